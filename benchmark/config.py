@@ -1,0 +1,137 @@
+"""Typed configuration: YAML in, frozen dataclasses out; an unknown key or a wrong type is an error that names the place.
+
+Values are validated by pydantic in strict mode, so `"8"` is not a number and `1e-4` (YAML 1.2) is one.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError
+
+from benchmark.errors import UserError, did_you_mean
+
+T = TypeVar("T")
+JSON = Any  # whatever json.dumps takes
+
+Positive = Annotated[int, Field(gt=0)]
+NonNegative = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Config:
+    """Base of every configuration dataclass: unknown keys are forbidden, NaN and infinity too."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+@dataclass(frozen=True)
+class Protocol(Config):
+    """A training recipe. `name` is for people; every other field is part of a cell's identity."""
+
+    lr: PositiveFloat
+    name: str = "custom"
+    epochs: Positive | None = None
+    steps: Positive | None = None
+    batch_size: Positive = 64
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    eps: PositiveFloat = 1e-8
+    weight_decay: NonNegativeFloat = 0.0
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    warmup_fraction: Fraction = 0.0
+    warmup_steps: NonNegative = 0
+    clip_norm: PositiveFloat | None = None
+    precision: Literal["fp32", "bf16"] = "fp32"
+    images: Literal["real", "zeroed"] = "real"
+    train_split: str = "train"
+    eval_split: str = "test"
+    train_limit: Positive | None = None
+    eval_limit: Positive | None = None
+    max_input_tokens: Positive = 20
+    max_output_tokens: Positive = 20
+    beams: Positive = 1
+    metric_tokenizer: Literal["ptb", "treebank"] = "ptb"
+
+    def __post_init__(self) -> None:
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError("set exactly one of epochs and steps")
+        if self.warmup_fraction and self.warmup_steps:
+            raise ValueError("set at most one of warmup_fraction and warmup_steps")
+
+    def total_steps(self, examples: int) -> int:
+        """Optimizer steps for a training set of `examples`; the last, smaller batch of an epoch is kept."""
+        if self.steps is not None:
+            return self.steps
+        return (self.epochs or 0) * math.ceil(examples / self.batch_size)
+
+
+def parse(cls: type[T], values: Mapping[str, JSON], where: str) -> T:
+    """Build the dataclass `cls` from plain values, strictly. Raises UserError naming `where`, the key and the fix."""
+    try:
+        return _adapter(cls).validate_json(json.dumps(values), strict=True)
+    except TypeError as error:
+        raise UserError(f"{where}: {error}; quote the value if it is meant as text") from error
+    except ValidationError as error:
+        raise UserError(f"{where}: {_explain(error, cls)}") from error
+
+
+def dump(config: object) -> dict[str, JSON]:
+    """Plain JSON values of a configuration dataclass, defaults spelled out."""
+    plain: dict[str, JSON] = _adapter(type(config)).dump_python(config, mode="json")
+    return plain
+
+
+def load_yaml(path: Path) -> dict[str, JSON]:
+    """Read a YAML 1.2 file holding one mapping. Raises UserError with the file and line."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            values = YAML(typ="safe", pure=True).load(file)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else "?"
+        raise UserError(f"{path}:{line}: not valid YAML: {error.problem}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text: {error.reason} at byte {error.start}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: expected `key: value` lines at the top level, found {type(values).__name__}")
+    return values
+
+
+def merge(*layers: Mapping[str, JSON]) -> dict[str, JSON]:
+    """Later layers override earlier ones, key by key; nested mappings are merged."""
+    out: dict[str, JSON] = {}
+    for layer in layers:
+        for key, value in layer.items():
+            old = out.get(key)
+            out[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return out
+
+
+@cache
+def _adapter(cls: type[T]) -> TypeAdapter[T]:
+    return TypeAdapter(cls)
+
+
+def _explain(error: ValidationError, cls: type[Any]) -> str:
+    first = error.errors()[0]
+    place: Sequence[int | str] = first["loc"]
+    key = ".".join(str(part) for part in place) or "settings"
+    if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        return f"unknown key '{key}'{did_you_mean(str(place[-1]), [f.name for f in fields(cls)])}"
+    if first["type"] in ("missing", "missing_argument"):
+        return f"'{key}' is required"
+    message = first["msg"].removeprefix("Value error, ")
+    shown = "" if place == () else f", got {json.dumps(first['input'], default=str)[:80]}"
+    return f"{key}: {message[0].lower()}{message[1:]}{shown}"

@@ -1,0 +1,61 @@
+"""What a dataset gives: examples of a split, and their images. One small class a file format, one YAML a dataset."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmark.config import Config
+
+Pixels = NDArray[np.uint8]  # (height, width, 3), RGB
+
+
+@dataclass(frozen=True)
+class Example:
+    """One annotated example.
+
+    `vqa`: question and its answers (ten for VQAv2, or one). `captioning`: question is "" and answers are the
+    reference captions.
+    """
+
+    id: str
+    image: str
+    question: str
+    answers: tuple[str, ...]
+    kind: str = ""  # question type, for breakdowns
+
+
+@dataclass(frozen=True)
+class DataFormat(Config, ABC):
+    """A file format: its fields are the keys of a dataset YAML (`format` and `tasks` aside).
+
+    `root` is where the files lie; it is no part of a cell's identity.
+    """
+
+    name: ClassVar[str]  # set by @register
+    tasks: ClassVar[tuple[str, ...]]  # set by @register
+
+    root: str = ""
+
+    @abstractmethod
+    def splits(self) -> tuple[str, ...]:
+        """Names of the splits."""
+
+    @abstractmethod
+    def examples(self, task: str, split: str) -> Sequence[Example]:
+        """All examples of a split in the files' order. Raises DataError naming file, record and fix."""
+
+    @abstractmethod
+    def image(self, image: str) -> Pixels:
+        """Decode one image by the id its examples use. Raises DataError naming the file."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Hash (12 hex digits) of the annotations' content: equal data has equal fingerprints wherever it lies."""
+
+

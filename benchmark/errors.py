@@ -1,0 +1,27 @@
+"""Errors whose message is written for the person at the keyboard."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Something the user can mend. The command line prints it on one line and exits with 2."""
+
+
+class DataError(UserError):
+    """A dataset's files are missing, unreadable or malformed; the message names the record and the fix."""
+
+
+class MetricUnavailable(Exception):
+    """A metric cannot run on this machine; the message is the reason a record and a table show."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return "; did you mean 'x'?" for the nearest known word, or the list of what is known."""
+    options = sorted(known)
+    near = difflib.get_close_matches(word, options, n=1, cutoff=0.6)
+    if near:
+        return f"; did you mean '{near[0]}'?"
+    return f"; known: {', '.join(options)}" if options else ""

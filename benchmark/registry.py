@@ -1,0 +1,115 @@
+"""One registry class for methods, backbones, tasks and data formats.
+
+An entry is found by *reading* the source files of its folder, not by importing them: adding one is adding one file,
+and listing them never imports torch. A class becomes an entry by its decorator, whose arguments are literals:
+
+    @register("lora", paper="Hu et al. 2022", needs=("linears",))
+    @dataclass(frozen=True)
+    class LoRA(Method): ...
+
+Other packages add entries through an entry point of the group `vlpeft.<kind>s`, for instance
+`[project.entry-points."vlpeft.methods"]  my_method = "my_package.my_module:MyMethod"`.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache, cached_property
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from benchmark.errors import UserError, did_you_mean
+
+T = TypeVar("T")
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def register(name: str, **options: object) -> Callable[[type[T]], type[T]]:
+    """Mark a class as the registry entry `name`. Name and options become class attributes; all must be literals."""
+
+    def mark(cls: type[T]) -> type[T]:
+        for key, value in {"name": name, **options}.items():
+            setattr(cls, key, value)
+        return cls
+
+    return mark
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is known of an entry before its module is imported."""
+
+    name: str
+    module: str
+    attribute: str
+    summary: str
+    options: Mapping[str, Any]
+    settings: Mapping[str, str]  # field -> its default as written, "" where it is required
+
+    def load(self) -> Any:
+        """Import the module and return the class."""
+        return getattr(importlib.import_module(self.module), self.attribute)
+
+
+class Registry(Generic[T]):
+    """The named classes of one kind, found in `folders` (package paths below the repository) and in entry points."""
+
+    def __init__(self, kind: str, *folders: str) -> None:
+        self.kind, self.folders = kind, folders
+
+    @cached_property
+    def entries(self) -> Mapping[str, Entry]:
+        """All entries by name, sorted. A name taken twice is an error."""
+        found: dict[str, Entry] = {}
+        for entry in [*self._from_source(), *map(_from_entry_point, entry_points(group=f"vlpeft.{self.kind}s"))]:
+            if entry.name in found:
+                raise UserError(f"{self.kind} '{entry.name}' is registered in {found[entry.name].module} and in {entry.module}")
+            found[entry.name] = entry
+        return dict(sorted(found.items()))
+
+    def entry(self, name: str) -> Entry:
+        """Return an entry without importing it. Raises UserError with the nearest name for an unknown one."""
+        if name not in self.entries:
+            raise UserError(f"unknown {self.kind} '{name}'{did_you_mean(name, self.entries)}")
+        return self.entries[name]
+
+    def load(self, name: str) -> type[T]:
+        """Import an entry's module and return its class."""
+        cls: type[T] = self.entry(name).load()
+        return cls
+
+    def _from_source(self) -> Iterator[Entry]:
+        for folder in self.folders:
+            for path in sorted((REPOSITORY / folder).glob("*.py")):
+                yield from _scan(path, f"{folder.replace('/', '.')}.{path.stem}")
+
+
+@cache
+def _scan(path: Path, module: str) -> tuple[Entry, ...]:
+    tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+    return tuple(entry for node in tree.body if isinstance(node, ast.ClassDef) for entry in _entry_of(node, module))
+
+
+def _entry_of(node: ast.ClassDef, module: str) -> Iterator[Entry]:
+    for call in node.decorator_list:
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "register":
+            options = {k.arg: ast.literal_eval(k.value) for k in call.keywords if k.arg}
+            summary = (ast.get_docstring(node) or "").split("\n\n")[0].replace("\n", " ")
+            yield Entry(ast.literal_eval(call.args[0]), module, node.name, summary, options, _fields_of(node))
+
+
+def _fields_of(node: ast.ClassDef) -> dict[str, str]:
+    return {
+        item.target.id: "" if item.value is None else ast.unparse(item.value)
+        for item in node.body
+        if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name) and "ClassVar" not in ast.unparse(item.annotation)
+    }
+
+
+def _from_entry_point(point: EntryPoint) -> Entry:
+    source = point.dist.name if point.dist else point.module
+    return Entry(point.name, point.module, point.attr, f"from the package {source}", {}, {})
