@@ -1,0 +1,1 @@
+"""Known methods of parameter-efficient fine-tuning, one file each."""

@@ -1,0 +1,22 @@
+"""Linear probing: only the task head trains."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from benchmark.backbones.base import Backbone
+from benchmark.method import Method
+from benchmark.registry import register
+
+
+@register("head_only", paper="Alain & Bengio 2017", needs=("head",))
+@dataclass(frozen=True)
+class HeadOnly(Method):
+    """Train the task head on a frozen model."""
+
+    def inject(self, backbone: Backbone) -> None:
+        """Nothing: the head of a backbone always trains."""
+
+    def trainable(self, backbone: Backbone) -> int:  # noqa: ARG002
+        """Nothing beside the head."""
+        return 0

@@ -1,0 +1,107 @@
+"""LoRA: a low-rank update beside a frozen linear map (Hu et al. 2022)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from benchmark.backbones.base import Backbone
+from benchmark.config import Fraction, Positive, PositiveFloat
+from benchmark.method import Method, UnfreezeGroup, check_rank, check_roles, shape, targets, unfreeze
+from benchmark.registry import register
+
+Role = Literal["query", "key", "value", "output", "up", "down"]
+Span = tuple[int, int]
+
+
+@register("lora", paper="Hu et al. 2022", needs=("linears",))
+@dataclass(frozen=True)
+class LoRA(Method):
+    """A low-rank update B A x, scaled by alpha / rank, beside the projections named in `targets`.
+
+    `also_train: [norms, target_biases]` unfreezes the sites' LayerNorms and the biases of the adapted projections,
+    as the routing-functions release does.
+    """
+
+    rank: Positive = 8
+    alpha: PositiveFloat = 16.0
+    targets: tuple[Role, ...] = ("query", "value")
+    dropout: Fraction = 0.0
+    also_train: tuple[UnfreezeGroup, ...] = ()
+
+    def inject(self, backbone: Backbone) -> None:
+        """Wrap every module that computes a target; a fused module is wrapped once."""
+        check_roles(backbone, self.targets)
+        for slot, spans in targets(backbone.sites, self.targets):
+            check_rank(self.rank, min(*shape(slot.module), *(stop - start for start, stop in spans)), "rank")
+            if "target_biases" in self.also_train:
+                unfreeze(p for name, p in slot.module.named_parameters() if name == "bias")
+            slot.replace(self.wrap(slot.module, spans, backbone))
+        if "norms" in self.also_train:
+            unfreeze(p for site in backbone.sites for p in site.norm.parameters())
+
+    def wrap(self, module: nn.Module, spans: Sequence[Span], backbone: Backbone) -> LoRALinear:  # noqa: ARG002 - routing reads it
+        """The module with its update."""
+        return LoRALinear(module, spans, self.rank, self.alpha, self.dropout)
+
+    def trainable(self, backbone: Backbone) -> int:
+        """rank x (inputs + outputs) for each target, plus what `also_train` names."""
+        total = 0
+        for slot, spans in targets(backbone.sites, self.targets):
+            inputs, outputs = shape(slot.module)
+            total += sum(self.rank * (inputs + stop - start) for start, stop in spans)
+            total += outputs if "target_biases" in self.also_train else 0
+        norms = sum(p.numel() for site in backbone.sites for p in site.norm.parameters())
+        return total + (norms if "norms" in self.also_train else 0)
+
+
+class LoRALinear(nn.Module):
+    """A frozen linear map plus scale * B A x on each of its `spans`.
+
+    A is (spans * rank, inputs): the down-projections of all spans, stacked. B is (outputs of all spans, rank).
+    A starts uniform in +-1/sqrt(inputs) and B at zero, so the update starts at zero.
+    """
+
+    def __init__(self, base: nn.Module, spans: Sequence[Span], rank: int, alpha: float, dropout: float) -> None:
+        super().__init__()
+        inputs, self.outputs = shape(base)
+        self.base, self.spans, self.rank, self.scale = base, tuple(spans), rank, alpha / rank
+        self.dropout = nn.Dropout(dropout)
+        self.lora_a = nn.Parameter(torch.empty(len(spans) * rank, inputs))
+        self.lora_b = nn.Parameter(torch.zeros(sum(stop - start for start, stop in spans), rank))
+        nn.init.kaiming_uniform_(self.lora_a, a=math.sqrt(5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., inputs) to (..., outputs)."""
+        y: Tensor = self.base(x)
+        return y + self.scale * self.up(self.bottleneck(self.down(x)))
+
+    def down(self, x: Tensor) -> Tensor:
+        """(..., inputs) to (..., spans * rank)."""
+        return functional.linear(self.dropout(x), self.lora_a)
+
+    def bottleneck(self, low: Tensor) -> Tensor:
+        """What happens between the projections: nothing in LoRA, routing in its routed form."""
+        return low
+
+    def up(self, low: Tensor) -> Tensor:
+        """(..., spans * rank) to (..., outputs); outputs outside the spans are zero."""
+        if len(self.spans) == 1 and self.spans[0] == (0, self.outputs):
+            return functional.linear(low, self.lora_b)
+        parts, done, row = [], 0, 0
+        for piece, (start, stop) in zip(low.split(self.rank, -1), self.spans, strict=True):
+            parts.append(low.new_zeros(*low.shape[:-1], start - done))
+            parts.append(functional.linear(piece, self.lora_b[row : row + stop - start]))
+            done, row = stop, row + stop - start
+        return torch.cat([*parts, low.new_zeros(*low.shape[:-1], self.outputs - done)], -1)
+
+    @torch.no_grad()
+    def delta_weight(self) -> Tensor:
+        """The update as one matrix (outputs, inputs): what merging adds to the base weight."""
+        return self.scale * self.up(self.lora_a.T).T  # column i of A is the bottleneck of unit input i

@@ -1,0 +1,103 @@
+"""The Backbone contract: a vision-language model assembled from pretrained parts, and the list of its sites."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from benchmark.config import Config
+from benchmark.errors import UserError
+from benchmark.method import Need, Site, VisualContext
+
+TINY = Path(__file__).parent / "tiny"
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How answers or captions are produced from the model."""
+
+    max_input_tokens: int
+    max_output_tokens: int
+    beams: int
+
+
+@dataclass(frozen=True)
+class BackboneConfig(Config, ABC):
+    """Settings of a backbone; `build` turns them into a model."""
+
+    name: ClassVar[str]  # set by @register
+    tasks: ClassVar[tuple[str, ...]]  # set by @register
+
+    @abstractmethod
+    def offers(self) -> frozenset[Need]:
+        """What a method finds at this backbone's sites."""
+
+    @abstractmethod
+    def build(self, answers: Sequence[str], decoding: Decoding) -> Backbone:
+        """Assemble the model. `answers` is the closed answer list of a classifier. Under `torch.device("meta")` no weight is read."""
+
+
+class Backbone(nn.Module, ABC):
+    """An assembled model. `vision` maps pixels to visual features; everything else is trained or frozen by a method."""
+
+    name: ClassVar[str]
+    vision: VisionTower
+    text: nn.Module  # the language tower
+    head: nn.Module | None  # parts no checkpoint holds; they always train
+    prompt: nn.Module | None  # () -> (tokens, width): soft prompts, put between visual prefix and text
+    token_embeddings: nn.Embedding
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.visual_context = VisualContext()
+        self.sites: list[Site] = []
+        self.head = None
+        self.prompt = None
+
+    @abstractmethod
+    def loss(self, visual: Tensor, prompts: Sequence[str], targets: Sequence[Mapping[str, float]]) -> Tensor:
+        """Mean training loss, a scalar. `visual` is (batch, tokens, width) from `vision`; targets map text to its score."""
+
+    @abstractmethod
+    def predict(self, visual: Tensor, prompts: Sequence[str]) -> list[str]:
+        """One answer or caption for each prompt."""
+
+    def head_parameters(self) -> Iterator[nn.Parameter]:
+        """Parameters of the parts that no checkpoint holds."""
+        return iter(()) if self.head is None else self.head.parameters()
+
+    def train(self, mode: bool = True) -> Self:
+        """Training mode for the language tower; a frozen vision tower stays in eval mode, so its features can be cached."""
+        super().train(mode)
+        if not any(p.requires_grad for p in self.vision.parameters()):
+            self.vision.eval()
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return next(self.parameters()).device
+
+
+class VisionTower(nn.Module, ABC):
+    """Pixels (batch, 3, size, size), normalised, to features (batch, 1 + tokens, width): the pooled vector, then context tokens if asked for."""
+
+    width: int
+    size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+def check_widths(vision: int, text: int, what: str) -> None:
+    """Refuse towers whose widths differ where a visual vector is used as a text vector."""
+    if vision != text:
+        raise UserError(
+            f"{what} needs vision and text towers of one width, got {vision} and {text}; choose matching towers, "
+            "or `prefix: projected` with a method that does not route"
+        )

@@ -1,0 +1,133 @@
+"""GPT-2 + ViT for captioning: the decoder-only assembly of the routing-functions paper (ECCV 2024)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import GPT2LMHeadModel
+
+from benchmark.backbones.base import Backbone, BackboneConfig, Decoding, check_widths
+from benchmark.backbones.vision import Pool, vision_tower
+from benchmark.backbones.weights import Source
+from benchmark.method import Need, Projection, Site, Slot
+from benchmark.registry import register
+
+RELEASE_IGNORED = 0  # the release masks GPT-2's "!" (id 0) in the loss, taking it for padding
+
+
+@register("vit_gpt2", tasks=("captioning",))
+@dataclass(frozen=True)
+class ViTGPT2(BackboneConfig):
+    """GPT-2 writes the caption behind a visual prefix.
+
+    `loss: release` is what the authors' code does: captions are padded with the end token to the full length and the
+    padding counts, token id 0 does not, and the first caption token is never trained. `loss: repaired` trains every
+    caption token and one end token, nothing else.
+    """
+
+    text: str = "gpt2"
+    vision: str = "google/vit-base-patch16-224-in21k"
+    pool: Pool = "pooler"
+    context: Literal["pooled", "tokens"] = "pooled"  # what routing functions mix in
+    prefix: Literal["raw", "projected", "none"] = "raw"
+    loss: Literal["release", "repaired"] = "release"
+
+    def offers(self) -> frozenset[Need]:
+        """Everything but a head, which only `prefix: projected` adds."""
+        head: frozenset[Need] = frozenset({"head"}) if self.prefix == "projected" else frozenset()
+        return head | {"linears", "sublayers", "embeddings", "visual_context"}
+
+    def build(self, answers: Sequence[str], decoding: Decoding) -> Backbone:  # noqa: ARG002 - captions have no answer list
+        """Assemble the model."""
+        return ViTGPT2Model(self, decoding)
+
+
+class ViTGPT2Model(Backbone):
+    """The assembled model."""
+
+    def __init__(self, config: ViTGPT2, decoding: Decoding) -> None:
+        super().__init__()
+        self.name, self.config, self.decoding = ViTGPT2.name, config, decoding
+        source = Source.parse(config.text, tiny="gpt2")
+        self.vision = vision_tower(config.vision, config.pool, tokens=config.context == "tokens")
+        self.text = cast("GPT2LMHeadModel", source.model(GPT2LMHeadModel))
+        self.token_embeddings = self.text.transformer.wte
+        self.tokenizer = source.tokenizer()
+        self.end = int(self.text.config.eos_token_id)
+        if config.prefix == "projected":
+            self.head = nn.ModuleDict({"prefix": nn.Linear(self.vision.width, self.width)})
+        elif config.prefix == "raw":
+            check_widths(self.vision.width, self.width, "prefix: raw")
+        self.sites = [site for i, block in enumerate(self.text.transformer.h) for site in _sites(i, block, self.width)]
+
+    @property
+    def width(self) -> int:
+        """Width of the language tower."""
+        return int(self.text.config.n_embd)
+
+    def loss(self, visual: Tensor, prompts: Sequence[str], targets: Sequence[Mapping[str, float]]) -> Tensor:  # noqa: ARG002
+        """Cross-entropy of the caption (each target mapping's first key), mean over the tokens that count."""
+        context = self._context(visual)
+        tokens, mask = self._captions([next(iter(target)) for target in targets])
+        embeds = torch.cat([context, self.token_embeddings(tokens)], 1)
+        seen = torch.cat([mask.new_ones(mask.shape[0], context.shape[1]), mask], 1)
+        states = self.text.transformer(inputs_embeds=embeds, attention_mask=seen).last_hidden_state
+        logits = self.text.lm_head(states[:, context.shape[1] - 1 : -1]).float()  # those that predict caption tokens
+        if self.config.loss == "release":
+            return functional.cross_entropy(logits[:, 1:].flatten(0, 1), tokens[:, 1:].flatten(), ignore_index=RELEASE_IGNORED)
+        return functional.cross_entropy(logits[mask.bool()], tokens[mask.bool()])
+
+    @torch.inference_mode()
+    def predict(self, visual: Tensor, prompts: Sequence[str]) -> list[str]:  # noqa: ARG002 - captioning has no prompt
+        """Captions by greedy or beam search."""
+        embeds = self._context(visual)
+        # Beams of one image lie side by side and share its visual context, so reordering beams never mixes images.
+        self.visual_context.value = self.visual_context.value.repeat_interleave(self.decoding.beams, 0)
+        tokens = self.text.generate(
+            inputs_embeds=embeds,
+            attention_mask=embeds.new_ones(embeds.shape[:2], dtype=torch.long),
+            max_new_tokens=self.decoding.max_output_tokens,
+            num_beams=self.decoding.beams,
+            do_sample=False,
+            eos_token_id=self.end,
+            pad_token_id=self.end,
+        )
+        return [text.replace("\n", " ").strip() for text in self.tokenizer.batch_decode(tokens, skip_special_tokens=True)]
+
+    def _context(self, visual: Tensor) -> Tensor:
+        """What stands before the caption, (batch, at least 1, width): visual prefix, soft prompts, or the end token as a start."""
+        self.visual_context.value = visual[:, 1:] if self.config.context == "tokens" else visual[:, :1]
+        pooled, parts = visual[:, :1], []
+        if self.config.prefix == "none":
+            parts.append(self.token_embeddings.weight[self.end].expand(pooled.shape[0], 1, -1))
+        else:
+            parts.append(cast("nn.ModuleDict", self.head)["prefix"](pooled) if self.config.prefix == "projected" else pooled)
+        if self.prompt is not None:
+            parts.append(self.prompt().expand(pooled.shape[0], -1, -1))
+        return torch.cat(parts, 1)
+
+    def _captions(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Token ids and mask, (batch, tokens): caption, end token, padding with the end token (masked)."""
+        limit = self.decoding.max_output_tokens
+        rows = [ids[: limit - 1] + [self.end] for ids in self.tokenizer(list(captions)).input_ids]
+        length = limit if self.config.loss == "release" else max(map(len, rows))
+        tokens = torch.tensor([row + [self.end] * (length - len(row)) for row in rows], device=self.device)
+        mask = torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in rows], device=self.device)
+        return tokens, mask
+
+
+def _sites(index: int, block: Any, width: int) -> tuple[Site, Site]:
+    fused = Slot(block.attn, "c_attn")
+    linears = {role: Projection(fused, (i * width, (i + 1) * width)) for i, role in enumerate(("query", "key", "value"))}
+    linears["output"] = Projection(Slot(block.attn, "c_proj"), (0, width))
+    wide = (0, block.mlp.c_fc.weight.shape[1])
+    ffn = {"up": Projection(Slot(block.mlp, "c_fc"), wide), "down": Projection(Slot(block.mlp, "c_proj"), (0, width))}
+    return (
+        Site(f"layer.{index}.self", "self", "decoder", index, width, linears, Slot(block.attn, "resid_dropout"), block.ln_1),
+        Site(f"layer.{index}.ffn", "ffn", "decoder", index, width, ffn, Slot(block.mlp, "dropout"), block.ln_2),
+    )

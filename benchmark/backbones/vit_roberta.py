@@ -1,0 +1,130 @@
+"""RoBERTa + ViT with an answer classifier: the encoder-only assembly of the routing-functions paper (ECCV 2024)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import RobertaModel
+
+from benchmark.backbones.base import Backbone, BackboneConfig, Decoding, check_widths
+from benchmark.backbones.vision import Pool, vision_tower
+from benchmark.backbones.weights import Source
+from benchmark.method import Need, Projection, Site, Slot
+from benchmark.registry import register
+
+
+@register("vit_roberta", tasks=("vqa",))
+@dataclass(frozen=True)
+class ViTRoberta(BackboneConfig):
+    """RoBERTa reads the question behind a visual prefix; a classifier over the answer list reads one position.
+
+    The defaults are the authors' release; `embed_text_twice: false` and `read: text` repair what it does by accident.
+    """
+
+    text: str = "roberta-base"
+    vision: str = "google/vit-base-patch16-224-in21k"
+    pool: Pool = "pooler"
+    context: Literal["pooled", "tokens"] = "pooled"  # what routing functions mix in
+    prefix: Literal["raw", "projected", "none"] = "raw"
+    embed_text_twice: bool = True  # the release embeds the text, then sends it through the embedding layer again
+    read: Literal["prefix", "text"] = "prefix"  # position the classifier reads: the visual prefix, or <s>
+    head_layers: Literal[1, 2] = 2
+
+    def offers(self) -> frozenset[Need]:
+        """Everything: linears, sub-layers, embeddings, visual context and a head."""
+        return frozenset({"linears", "sublayers", "embeddings", "visual_context", "head"})
+
+    def build(self, answers: Sequence[str], decoding: Decoding) -> Backbone:
+        """Assemble the model for this answer list."""
+        return ViTRobertaModel(self, answers, decoding)
+
+
+class ViTRobertaModel(Backbone):
+    """The assembled model."""
+
+    def __init__(self, config: ViTRoberta, answers: Sequence[str], decoding: Decoding) -> None:
+        super().__init__()
+        self.name, self.config, self.answers = ViTRoberta.name, config, list(answers)
+        source = Source.parse(config.text, tiny="roberta")
+        self.vision = vision_tower(config.vision, config.pool, tokens=config.context == "tokens")
+        self.text = cast("RobertaModel", source.model(RobertaModel))
+        self.token_embeddings = self.text.embeddings.word_embeddings
+        self.max_tokens = decoding.max_input_tokens
+        self.tokenizer = source.tokenizer()
+        self.head = nn.ModuleDict({"classifier": _classifier(self.width, len(answers), config.head_layers)})
+        if config.prefix == "projected":
+            self.head["prefix"] = nn.Linear(self.vision.width, self.width)
+        elif config.prefix == "raw":
+            check_widths(self.vision.width, self.width, "prefix: raw")
+        self.answer_index = {answer: i for i, answer in enumerate(answers)}
+        self.sites = [site for i, layer in enumerate(self.text.encoder.layer) for site in _sites(i, layer, self.width)]
+
+    @property
+    def width(self) -> int:
+        """Width of the language tower."""
+        return int(self.text.config.hidden_size)
+
+    def logits(self, visual: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Scores of all answers, (batch, answers)."""
+        self.visual_context.value = visual[:, 1:] if self.config.context == "tokens" else visual[:, :1]
+        prefix = self._prefix(visual[:, :1])
+        ids, mask = self._tokenize(prompts, self.max_tokens - prefix.shape[1])
+        words = self.text.embeddings(input_ids=ids) if self.config.embed_text_twice else self.token_embeddings(ids)
+        embeds = torch.cat([prefix, words], 1)
+        mask = torch.cat([mask.new_ones(mask.shape[0], prefix.shape[1]), mask], 1)
+        states = self.text(inputs_embeds=embeds, attention_mask=mask).last_hidden_state
+        position = prefix.shape[1] if self.config.read == "text" else 0
+        pooled = self.text.pooler(states[:, position : position + 1])
+        scores: Tensor = cast("nn.ModuleDict", self.head)["classifier"](pooled)
+        return scores
+
+    def loss(self, visual: Tensor, prompts: Sequence[str], targets: Sequence[Mapping[str, float]]) -> Tensor:
+        """Binary cross-entropy of soft scores, mean over batch x answers. Answers outside the list carry no score."""
+        logits = self.logits(visual, prompts)
+        goal = torch.zeros(logits.shape)
+        for row, scores in enumerate(targets):
+            for answer, score in scores.items():
+                if answer in self.answer_index:
+                    goal[row, self.answer_index[answer]] = score
+        return functional.binary_cross_entropy_with_logits(logits.float(), goal.to(logits.device))
+
+    @torch.inference_mode()
+    def predict(self, visual: Tensor, prompts: Sequence[str]) -> list[str]:
+        """The highest-scoring answer of each question."""
+        return [self.answers[i] for i in self.logits(visual, prompts).argmax(-1).tolist()]
+
+    def _prefix(self, pooled: Tensor) -> Tensor:
+        parts = []
+        if self.config.prefix != "none":
+            parts.append(cast("nn.ModuleDict", self.head)["prefix"](pooled) if self.config.prefix == "projected" else pooled)
+        if self.prompt is not None:
+            parts.append(self.prompt().expand(pooled.shape[0], -1, -1))
+        return torch.cat(parts, 1) if parts else pooled.new_zeros(pooled.shape[0], 0, self.width)
+
+    def _tokenize(self, prompts: Sequence[str], limit: int) -> tuple[Tensor, Tensor]:
+        batch: Any = self.tokenizer(list(prompts), padding=True, truncation=True, max_length=limit, return_tensors="pt")
+        return batch.input_ids.to(self.device), batch.attention_mask.to(self.device)
+
+
+def _classifier(width: int, answers: int, layers: int) -> nn.Module:
+    if layers == 1:
+        return nn.Sequential(nn.Dropout(0.1), nn.Linear(width, answers))
+    return nn.Sequential(nn.Linear(width, 2 * width), nn.LayerNorm(2 * width), nn.GELU(), nn.Linear(2 * width, answers))
+
+
+def _sites(index: int, layer: Any, width: int) -> tuple[Site, Site]:
+    attention, out, up, down = layer.attention.self, layer.attention.output, layer.intermediate, layer.output
+    whole = (0, width)
+    linears = {role: Projection(Slot(attention, role), whole) for role in ("query", "key", "value")}
+    linears["output"] = Projection(Slot(out, "dense"), whole)
+    wide = (0, up.dense.out_features)
+    ffn = {"up": Projection(Slot(up, "dense"), wide), "down": Projection(Slot(down, "dense"), whole)}
+    return (
+        Site(f"layer.{index}.self", "self", "encoder", index, width, linears, Slot(out, "dropout"), out.LayerNorm),
+        Site(f"layer.{index}.ffn", "ffn", "encoder", index, width, ffn, Slot(down, "dropout"), down.LayerNorm),
+    )

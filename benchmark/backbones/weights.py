@@ -1,0 +1,93 @@
+"""Where weights come from: `tiny` (shipped), a Hugging Face id, a local folder, `random:ID`; `@revision` pins a hub revision."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel
+from transformers.utils import logging
+
+from benchmark.backbones.base import TINY
+from benchmark.errors import UserError
+
+LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
+_ROBERTA = {"vocab_size": 50265, "max_position_embeddings": 514, "type_vocab_size": 1, "layer_norm_eps": 1e-5, "model_type": "roberta"}
+_VIT = {"model_type": "vit", "image_size": 224, "patch_size": 16}
+# Geometry of the papers' towers, so that they can be planned and counted with no file at hand.
+KNOWN: Mapping[str, Mapping[str, Any]] = {
+    "roberta-base": _ROBERTA,
+    "roberta-large": _ROBERTA | LARGE,
+    "gpt2": {"model_type": "gpt2"},
+    "gpt2-medium": {"model_type": "gpt2", "n_embd": 1024, "n_layer": 24, "n_head": 16},
+    "google/vit-base-patch16-224-in21k": _VIT,
+    "google/vit-large-patch16-224-in21k": _VIT | LARGE,
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """A parsed weight source."""
+
+    location: str
+    revision: str | None
+    random: bool
+
+    @classmethod
+    def parse(cls, text: str, tiny: str) -> Source:
+        """Parse a setting such as `roberta-base@abc123` or `random:gpt2`; `tiny` names the shipped folder of this kind."""
+        random = text.startswith("random:")
+        location, _, revision = text.removeprefix("random:").partition("@")
+        return cls(str(TINY / tiny) if location == "tiny" else location, revision or None, random)
+
+    def config(self) -> PretrainedConfig:
+        """The architecture, without weights."""
+        known = KNOWN.get(self.location)
+        if known is not None:
+            return AutoConfig.for_model(**known)
+        return self._guard(lambda: AutoConfig.from_pretrained(self.location, revision=self.revision))
+
+    def model(self, cls: type[PreTrainedModel], **options: Any) -> PreTrainedModel:
+        """The model in fp32, eval mode. Raises UserError if a weight the checkpoint should hold is missing from it."""
+        if self.random or torch.get_default_device().type == "meta":
+            return cls(self.config(), **options).eval()
+
+        def load() -> tuple[PreTrainedModel, dict[str, Any]]:
+            return cls.from_pretrained(self.location, revision=self.revision, dtype=torch.float32, output_loading_info=True, **options)
+
+        verbosity = logging.get_verbosity()
+        logging.set_verbosity_error()  # what is missing is checked below, key by key
+        try:
+            model, info = self._guard(load)
+        finally:
+            logging.set_verbosity(verbosity)
+        missing = sorted(key for key in info["missing_keys"] if not re.search(r"position_ids$", key))
+        if missing:
+            raise UserError(f"{self.location} lacks pretrained weights for {missing[0]} ({len(missing)} missing); {_hint(missing[0])}")
+        return model.eval()
+
+    def tokenizer(self) -> Any:
+        """The tokenizer beside the weights; None on the meta device, where nothing is read."""
+        if torch.get_default_device().type == "meta":
+            return None
+        return self._guard(lambda: AutoTokenizer.from_pretrained(self.location, revision=self.revision))
+
+    def _guard(self, load: Any) -> Any:
+        try:
+            return load()
+        except (OSError, ValueError) as error:
+            where = "the folder" if Path(self.location).exists() else "the id"
+            raise UserError(
+                f"cannot load weights from '{self.location}': check {where}, or download it where there is a network "
+                f"(`hf download {self.location}`) ({str(error).splitlines()[0][:120]})"
+            ) from error
+
+
+def _hint(key: str) -> str:
+    if "pooler" in key:
+        return "its pooler would be random: choose `pool: cls`, or a checkpoint with a pooler"
+    return "choose a complete checkpoint"

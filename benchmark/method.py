@@ -1,0 +1,158 @@
+"""The Method contract, and the places (sites) of a backbone at which a method may act."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from benchmark.config import Config
+from benchmark.errors import UserError
+
+if TYPE_CHECKING:
+    from benchmark.backbones.base import Backbone
+
+Need = Literal["linears", "sublayers", "embeddings", "visual_context", "head"]
+UnfreezeGroup = Literal["norms", "target_biases"]
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A named place in the module tree. `module` is what stands there now, wrappers included."""
+
+    owner: nn.Module
+    attribute: str
+
+    @property
+    def module(self) -> nn.Module:
+        """The module standing here."""
+        found: nn.Module = getattr(self.owner, self.attribute)
+        return found
+
+    def replace(self, module: nn.Module) -> None:
+        """Put another module here, usually one that wraps the old."""
+        setattr(self.owner, self.attribute, module)
+
+
+@dataclass(frozen=True)
+class Projection:
+    """One linear map (query, key, value, output, up or down): all of a module's outputs, or a span of a fused one."""
+
+    slot: Slot
+    span: tuple[int, int]  # [start, stop) among the module's output features
+
+
+@dataclass(frozen=True)
+class Site:
+    """One attention or feed-forward sub-layer of the language tower."""
+
+    name: str
+    kind: Literal["self", "cross", "ffn"]
+    side: Literal["encoder", "decoder"]
+    layer: int
+    width: int
+    projections: Mapping[str, Projection]
+    output: Slot  # its module's output is the sub-layer's, before the residual is added
+    norm: nn.Module  # the sub-layer's LayerNorm (before it in GPT-2, after the residual in RoBERTa)
+
+
+class VisualContext:
+    """What routing functions mix in: set by the backbone once a forward, read by the modules a method injects."""
+
+    def __init__(self) -> None:
+        self._value: Tensor | None = None
+
+    @property
+    def value(self) -> Tensor:
+        """Visual tokens, (batch, tokens, width). Raises if no forward has set them."""
+        if self._value is None:
+            raise RuntimeError("the visual context is read outside a backbone's forward")
+        return self._value
+
+    @value.setter
+    def value(self, tokens: Tensor) -> None:
+        self._value = tokens
+
+
+@dataclass(frozen=True)
+class Method(Config, ABC):
+    """A way to adapt a frozen backbone. Its fields are its settings; `inject` acts on sites, never on a model class."""
+
+    name: ClassVar[str]  # set by @register
+    paper: ClassVar[str]  # set by @register
+    needs: ClassVar[tuple[Need, ...]]  # set by @register
+
+    @abstractmethod
+    def inject(self, backbone: Backbone) -> None:
+        """Add modules at sites and mark what trains. The backbone comes frozen, but for its task head."""
+
+    @abstractmethod
+    def trainable(self, backbone: Backbone) -> int:
+        """Closed-form count of what this method trains, the task head aside, before anything is injected."""
+
+
+def apply(method: Method, backbone: Backbone) -> None:
+    """Freeze the backbone, inject the method, leave the task head training."""
+    backbone.requires_grad_(False)
+    method.inject(backbone)
+    for parameter in backbone.head_parameters():
+        parameter.requires_grad_(True)
+
+
+def shape(module: nn.Module) -> tuple[int, int]:
+    """(in, out) features of a linear map, stored as nn.Linear or as GPT-2's transposed Conv1D."""
+    if isinstance(module, nn.Linear):
+        return module.in_features, module.out_features
+    if isinstance(module, Conv1D):
+        return module.weight.shape[0], module.weight.shape[1]
+    raise UserError(f"{type(module).__name__} is not a linear map; is another method already injected here?")
+
+
+def targets(sites: Iterable[Site], roles: Iterable[str]) -> Iterator[tuple[Slot, tuple[tuple[int, int], ...]]]:
+    """Group the named projections by the module that computes them: a fused module comes once, with several spans."""
+    roles = tuple(roles)
+    for site in sites:
+        grouped: dict[str, list[Projection]] = {}
+        for role, projection in site.projections.items():
+            if role in roles:
+                grouped.setdefault(projection.slot.attribute, []).append(projection)
+        for members in grouped.values():
+            yield members[0].slot, tuple(p.span for p in members)
+
+
+def check_roles(backbone: Backbone, roles: Iterable[str]) -> None:
+    """Refuse a projection name that no site of the backbone has."""
+    known = {role for site in backbone.sites for role in site.projections}
+    for role in roles:
+        if role not in known:
+            raise UserError(f"targets: no site of {backbone.name} has a projection '{role}'; known: {', '.join(sorted(known))}")
+
+
+def check_rank(rank: int, width: int, setting: str) -> None:
+    """Refuse a bottleneck that is no bottleneck."""
+    if rank > width:
+        raise UserError(f"{setting}: {rank} is larger than the width {width} it is to compress; choose at most {width}")
+
+
+def unfreeze(parameters: Iterable[nn.Parameter]) -> None:
+    """Mark parameters as trainable."""
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+
+
+def count(parameters: Iterable[Tensor]) -> int:
+    """Number of scalars in distinct tensors."""
+    return sum({id(p): p.numel() for p in parameters}.values())
+
+
+@torch.no_grad()
+def init_normal(linear: nn.Linear, std: float = 0.02) -> nn.Linear:
+    """N(0, std) weight and zero bias: how Hugging Face models initialise keys missing from a checkpoint."""
+    nn.init.normal_(linear.weight, std=std)
+    nn.init.zeros_(linear.bias)
+    return linear
