@@ -61,6 +61,8 @@ class Protocol(Config):
     max_input_tokens: Positive = 20
     max_output_tokens: Positive = 20
     beams: Positive = 1
+    max_answers: Positive = 3129  # classes of an answer classifier, the most frequent training answers
+    metrics: tuple[str, ...] | None = None  # None: all the task's metrics
     metric_tokenizer: Literal["ptb", "treebank"] = "ptb"
 
     def __post_init__(self) -> None:

@@ -91,15 +91,26 @@ class Registry(Generic[T]):
 @cache
 def _scan(path: Path, module: str) -> tuple[Entry, ...]:
     tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
-    return tuple(entry for node in tree.body if isinstance(node, ast.ClassDef) for entry in _entry_of(node, module))
+    return tuple(entry for node in tree.body if isinstance(node, ast.ClassDef) for entry in _entry_of(node, tree, module))
 
 
-def _entry_of(node: ast.ClassDef, module: str) -> Iterator[Entry]:
+def _entry_of(node: ast.ClassDef, tree: ast.Module, module: str) -> Iterator[Entry]:
     for call in node.decorator_list:
         if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "register":
             options = {k.arg: ast.literal_eval(k.value) for k in call.keywords if k.arg}
             summary = (ast.get_docstring(node) or "").split("\n\n")[0].replace("\n", " ")
-            yield Entry(ast.literal_eval(call.args[0]), module, node.name, summary, options, _fields_of(node))
+            yield Entry(ast.literal_eval(call.args[0]), module, node.name, summary, options, _inherited(node, tree) | _fields_of(node))
+
+
+def _inherited(node: ast.ClassDef, tree: ast.Module) -> dict[str, str]:
+    """Settings of base classes that are entries of other files of this repository."""
+    sources = {alias.name: item.module for item in tree.body if isinstance(item, ast.ImportFrom) and item.module for alias in item.names}
+    found: dict[str, str] = {}
+    for base in (b.id for b in node.bases if isinstance(b, ast.Name) and b.id in sources):
+        path = REPOSITORY / f"{sources[base].replace('.', '/')}.py"
+        if path.exists():
+            found |= {k: v for entry in _scan(path, sources[base]) if entry.attribute == base for k, v in entry.settings.items()}
+    return found
 
 
 def _fields_of(node: ast.ClassDef) -> dict[str, str]:

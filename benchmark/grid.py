@@ -1,0 +1,262 @@
+"""Sweep -> cells. A cell is one training run with every setting resolved; its id is a hash of what changes the science."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from benchmark.config import JSON, Config, Protocol, dump, load_yaml, merge, parse
+from benchmark.datasets import DatasetSpec, load_spec
+from benchmark.errors import UserError, did_you_mean
+from benchmark.registry import Registry
+
+HERE = Path(__file__).resolve().parent
+SCIENCE = 1  # raised when the same settings come to mean another computation, so that old records are not mixed in
+METHODS: Registry[Any] = Registry("method", "baselines", "methods")
+NonEmpty = Annotated[tuple[Any, ...], Field(min_length=1)]
+
+
+@dataclass(frozen=True)
+class Choice(Config):
+    """A registry entry with all its settings, defaults spelled out."""
+
+    name: str
+    settings: dict[str, JSON]
+
+
+@dataclass(frozen=True)
+class Cell(Config):
+    """One (method, backbone, task + dataset, protocol, seed)."""
+
+    method: Choice
+    backbone: Choice
+    task: str
+    dataset: DatasetSpec
+    protocol: Protocol
+    seed: int
+
+    def identity(self) -> dict[str, JSON]:
+        """What the id is a hash of: no names of protocols, no paths of data, nothing of the machine."""
+        protocol = {key: value for key, value in dump(self.protocol).items() if key != "name"}
+        return {
+            "science": SCIENCE,
+            "method": dump(self.method),
+            "backbone": dump(self.backbone),
+            "task": self.task,
+            "dataset": self.dataset.identity(),
+            "protocol": protocol,
+            "seed": self.seed,
+        }
+
+    @property
+    def id(self) -> str:
+        """Twelve hex digits."""
+        canonical = json.dumps(self.identity(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class Planned(Config):
+    """A cell's place in a sweep's table, and whether it can run."""
+
+    id: str
+    row: str  # the method's label
+    backbone: str  # the backbone's label
+    task: str
+    dataset: str
+    seed: int
+    cell: Cell
+    skipped: str = ""  # the reason, where the grid itself rules the cell out
+    trainable: int = 0  # parameters that train, task head included
+    head: int = 0
+    total: int = 0  # parameters of the built model, both towers
+
+
+@dataclass(frozen=True)
+class Plan(Config):
+    """An expanded and checked sweep; `vlpeft sweep` leaves it in ROOT/sweeps/NAME.json, which status and table read."""
+
+    sweep: str
+    title: str
+    notes: str
+    cells: tuple[Planned, ...]
+
+    def runnable(self) -> tuple[Planned, ...]:
+        """Cells that the grid does not rule out."""
+        return tuple(cell for cell in self.cells if not cell.skipped)
+
+
+@dataclass(frozen=True)
+class Task(Config):
+    """One `tasks:` entry of a sweep."""
+
+    task: str
+    dataset: str  # a shipped dataset, or the path of a dataset YAML (relative to the sweep's file)
+
+
+@dataclass(frozen=True)
+class Entry(Config):
+    """One `methods:` or `backbones:` entry of a sweep."""
+
+    name: str
+    label: str = ""
+    settings: dict[str, JSON] = field(default_factory=dict)
+    protocol: dict[str, JSON] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Sweep(Config):
+    """A sweep file. Every method is crossed with every backbone, task and seed."""
+
+    methods: NonEmpty
+    backbones: NonEmpty
+    tasks: NonEmpty
+    protocol: str | dict[str, JSON]
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
+    title: str = ""
+    summary: str = ""
+    notes: str = ""  # printed under the table
+
+    def entries(self, kind: str, where: str) -> list[Entry]:
+        """The `methods` or `backbones` entries with unique labels."""
+        read = [_entry(item, f"{where}: {kind}[{i}]") for i, item in enumerate(getattr(self, kind))]
+        names = Counter(e.name for e in read)
+        labelled = [replace(e, label=e.label or (e.name if names[e.name] == 1 else _describe(e))) for e in read]
+        for label, times in Counter(e.label for e in labelled).items():
+            if times > 1:
+                raise UserError(f"{where}: {kind}: '{label}' stands {times} times; remove one, or give each its own `label`")
+        return labelled
+
+
+def sweep_names() -> tuple[str, ...]:
+    """Names of the shipped sweeps."""
+    return tuple(sorted(path.stem for path in (HERE / "sweeps").glob("*.yaml")))
+
+
+def sweep_path(name_or_path: str) -> Path:
+    """The file of a shipped sweep's name, or the path of a user's own. Raises UserError for neither."""
+    if name_or_path.endswith((".yaml", ".yml")):
+        return Path(name_or_path)
+    if name_or_path in sweep_names():
+        return HERE / "sweeps" / f"{name_or_path}.yaml"
+    raise UserError(f"unknown sweep '{name_or_path}'{did_you_mean(name_or_path, sweep_names())}; or give a path ending in .yaml")
+
+
+def load_sweep(name_or_path: str) -> Sweep:
+    """Read a sweep file. Raises UserError naming file, key and fix."""
+    path = sweep_path(name_or_path)
+    return parse(Sweep, load_yaml(path), str(path))
+
+
+def expand(name_or_path: str) -> list[Planned]:
+    """All cells of a sweep, resolved but not yet checked, in the sweep's order. Raises UserError for the first bad setting."""
+    from benchmark.backbones import BACKBONES
+    from benchmark.tasks import TASKS
+
+    path = sweep_path(name_or_path)
+    sweep, where = load_sweep(name_or_path), str(path)
+    methods = [(e, _resolve(METHODS, e, f"{where}: method '{e.label}'")) for e in sweep.entries("methods", where)]
+    backbones = [(e, _resolve(BACKBONES, e, f"{where}: backbone '{e.label}'")) for e in sweep.entries("backbones", where)]
+    tasks = [_task(item, path, f"{where}: tasks[{i}]") for i, item in enumerate(sweep.tasks)]
+    for task, spec in tasks:
+        TASKS.entry(task)
+        if task not in spec.tasks:
+            raise UserError(f"{where}: dataset '{spec.name}' has no task '{task}'; it has: {', '.join(spec.tasks)}")
+    return list(_cross(sweep, where, methods, backbones, tasks))
+
+
+def _cross(
+    sweep: Sweep,
+    where: str,
+    methods: list[tuple[Entry, Choice]],
+    backbones: list[tuple[Entry, Choice]],
+    tasks: list[tuple[str, DatasetSpec]],
+) -> Iterator[Planned]:
+    for (backbone, model), (task, spec), (method, way), seed in product(backbones, tasks, methods, sweep.seeds):
+        facts = {"backbone": backbone.name, "task": task, "dataset": spec.name, "method": method.name}
+        protocol = resolve_protocol(sweep.protocol, facts, (backbone.protocol, method.protocol), f"{where}: protocol")
+        cell = Cell(way, model, task, spec, protocol, seed)
+        yield Planned(cell.id, method.label, backbone.label, task, spec.name, seed, cell)
+
+
+def resolve_protocol(chosen: str | Mapping[str, JSON], facts: Mapping[str, str], overrides: tuple[Mapping[str, JSON], ...], where: str) -> Protocol:
+    """Layers, later over earlier: the named protocol's defaults, its matching rules in order, the sweep's own keys, the entries' keys."""
+    own = {} if isinstance(chosen, str) else {k: v for k, v in chosen.items() if k != "base"}
+    base = chosen if isinstance(chosen, str) else chosen.get("base")
+    layers: list[Mapping[str, JSON]] = []
+    if base is not None:
+        layers = [{"name": base}, *_protocol_layers(str(base), facts)]
+    return parse(Protocol, merge(*layers, own, *overrides), where)
+
+
+def _protocol_layers(name: str, facts: Mapping[str, str]) -> Iterator[Mapping[str, JSON]]:
+    folder = HERE / "protocols"
+    known = sorted(path.stem for path in folder.glob("*.yaml"))
+    if name not in known:
+        raise UserError(f"unknown protocol '{name}'{did_you_mean(name, known)}")
+    path = folder / f"{name}.yaml"
+    values = parse(ProtocolFile, load_yaml(path), str(path))
+    yield values.defaults
+    for rule in values.rules:
+        unknown = set(rule.when) - set(facts)
+        if unknown:
+            raise UserError(f"{path}: rules: unknown condition '{min(unknown)}'{did_you_mean(min(unknown), facts)}")
+        if all(facts[key] == value for key, value in rule.when.items()):
+            yield rule.set
+
+
+@dataclass(frozen=True)
+class Rule(Config):
+    """Settings for the cells that match all conditions."""
+
+    when: dict[str, str]
+    set: dict[str, JSON]
+
+
+@dataclass(frozen=True)
+class ProtocolFile(Config):
+    """A file of `benchmark/protocols/`."""
+
+    defaults: dict[str, JSON]
+    rules: tuple[Rule, ...] = ()
+    summary: str = ""
+
+
+def _entry(item: JSON, where: str) -> Entry:
+    if isinstance(item, str):
+        return Entry(item)
+    if not isinstance(item, dict) or "name" not in item:
+        raise UserError(f"{where}: write a name, or a mapping with `name:` and settings, got {json.dumps(item, default=str)[:80]}")
+    own = {key: item[key] for key in ("name", "label", "protocol") if key in item}
+    return parse(Entry, {**own, "settings": {k: v for k, v in item.items() if k not in own}}, where)
+
+
+def _describe(entry: Entry) -> str:
+    parts = [f"{k}={v}" for k, v in {**entry.settings, **entry.protocol}.items()]
+    return f"{entry.name} ({', '.join(parts)})" if parts else entry.name
+
+
+def _resolve(registry: Registry[Any], entry: Entry, where: str) -> Choice:
+    registry.entry(entry.name)
+    return Choice(entry.name, dump(parse(registry.load(entry.name), entry.settings, where)))
+
+
+def _task(item: JSON, path: Path, where: str) -> tuple[str, DatasetSpec]:
+    if isinstance(item, str) and item.count("/") == 1:
+        task, dataset = item.split("/")
+        item = {"task": task, "dataset": dataset}
+    if not isinstance(item, dict):
+        raise UserError(f"{where}: write task/dataset, or a mapping with `task:` and `dataset:`, got {json.dumps(item, default=str)[:80]}")
+    wanted = parse(Task, item, where)
+    dataset = wanted.dataset
+    if dataset.endswith((".yaml", ".yml")):
+        dataset = str(path.parent / dataset)
+    return wanted.task, load_spec(dataset)

@@ -1,0 +1,42 @@
+"""What a task is: how examples become training items, and what is measured."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from benchmark.datasets.base import Example
+
+
+@dataclass(frozen=True)
+class Item:
+    """One training item: an image, a prompt, and target texts with their scores."""
+
+    image: str
+    prompt: str
+    targets: Mapping[str, float]
+
+
+class Task(ABC):
+    """A task: stateless, one file."""
+
+    name: ClassVar[str]  # set by @register
+    metrics: ClassVar[tuple[str, ...]]  # set by @register: what a cell reports, the first one ranks
+
+    @abstractmethod
+    def items(self, examples: Iterable[Example]) -> list[Item]:
+        """Training items of a split."""
+
+    @abstractmethod
+    def prompt(self, example: Example) -> str:
+        """The model's text input for one example; the same in training and in evaluation."""
+
+    @abstractmethod
+    def answers(self, examples: Iterable[Example], limit: int) -> tuple[str, ...]:
+        """The closed answer list that a classifier chooses from, most frequent first; empty for open generation."""
+
+    def references(self, example: Example) -> Sequence[str]:
+        """What a prediction is compared with."""
+        return example.answers

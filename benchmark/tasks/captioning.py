@@ -1,0 +1,26 @@
+"""Image captioning."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from benchmark.datasets.base import Example
+from benchmark.registry import register
+from benchmark.tasks.base import Item, Task
+
+
+@register("captioning", metrics=("cider", "bleu", "rouge_l", "meteor", "spice"))
+class Captioning(Task):
+    """Describe an image in one sentence; scored against several references by the COCO caption metrics."""
+
+    def items(self, examples: Iterable[Example]) -> list[Item]:
+        """One item a (image, reference) pair."""
+        return [Item(e.image, self.prompt(e), {caption: 1.0}) for e in examples for caption in e.answers]
+
+    def prompt(self, example: Example) -> str:  # noqa: ARG002
+        """Nothing: the image is the whole input."""
+        return ""
+
+    def answers(self, examples: Iterable[Example], limit: int) -> tuple[str, ...]:  # noqa: ARG002
+        """Empty: captions are written, not chosen."""
+        return ()
