@@ -10,7 +10,7 @@ from transformers.activations import ACT2FN
 
 from benchmark.backbones.base import Backbone
 from benchmark.config import Positive
-from benchmark.method import Method, Site, UnfreezeGroup, check_rank, init_normal, unfreeze
+from benchmark.method import Method, Site, check_rank, init_normal, unfreeze
 from benchmark.registry import register
 
 Place = Literal["attention", "ffn"]

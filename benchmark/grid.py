@@ -87,11 +87,21 @@ class Plan(Config):
     sweep: str
     title: str
     notes: str
+    source: str  # hash of the sweep file it was made from
     cells: tuple[Planned, ...]
 
     def runnable(self) -> tuple[Planned, ...]:
         """Cells that the grid does not rule out."""
         return tuple(cell for cell in self.cells if not cell.skipped)
+
+    def find(self, beginning: str) -> Planned:
+        """The runnable cell whose id starts so. Raises UserError for none, several, or a skipped one."""
+        found = [cell for cell in self.cells if cell.id.startswith(beginning)]
+        if len(found) != 1:
+            raise UserError(f"--cell {beginning}: {len(found)} cells of '{self.sweep}' have an id that starts so; see `vlpeft plan`")
+        if found[0].skipped:
+            raise UserError(f"--cell {beginning}: skipped: {found[0].skipped}")
+        return found[0]
 
 
 @dataclass(frozen=True)
@@ -156,6 +166,32 @@ def load_sweep(name_or_path: str) -> Sweep:
     return parse(Sweep, load_yaml(path), str(path))
 
 
+def fingerprint(path: Path) -> str:
+    """Hash of a sweep file's content."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+
+
+def plan_file(root: Path, sweep: str) -> Path:
+    """Where a launched sweep's plan lies."""
+    return root / "sweeps" / f"{sweep}.json"
+
+
+def load_plan(name_or_path: str, root: Path) -> Plan:
+    """The plan that `vlpeft sweep` left in a result folder. Raises UserError if there is none or the sweep has changed since."""
+    path = sweep_path(name_or_path)
+    file = plan_file(root, path.stem)
+    again = f"run `vlpeft sweep {name_or_path} --root {root}`"
+    try:
+        plan = parse(Plan, json.loads(file.read_text(encoding="utf-8")), str(file))
+    except FileNotFoundError as error:
+        raise UserError(f"{root} holds no results of the sweep '{path.stem}'; {again}") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {file} ({error}); {again}") from error
+    if plan.source != fingerprint(path):
+        raise UserError(f"{path} has changed since it was launched in {root}; {again} for what is new or changed")
+    return plan
+
+
 def expand(name_or_path: str) -> list[Planned]:
     """All cells of a sweep, resolved but not yet checked, in the sweep's order. Raises UserError for the first bad setting."""
     from benchmark.backbones import BACKBONES
@@ -187,7 +223,9 @@ def _cross(
         yield Planned(cell.id, method.label, backbone.label, task, spec.name, seed, cell)
 
 
-def resolve_protocol(chosen: str | Mapping[str, JSON], facts: Mapping[str, str], overrides: tuple[Mapping[str, JSON], ...], where: str) -> Protocol:
+def resolve_protocol(
+    chosen: str | Mapping[str, JSON], facts: Mapping[str, str], overrides: tuple[Mapping[str, JSON], ...], where: str
+) -> Protocol:
     """Layers, later over earlier: the named protocol's defaults, its matching rules in order, the sweep's own keys, the entries' keys."""
     own = {} if isinstance(chosen, str) else {k: v for k, v in chosen.items() if k != "base"}
     base = chosen if isinstance(chosen, str) else chosen.get("base")

@@ -55,14 +55,14 @@ def truth_of(scenes: list[Scene]) -> Truth:
             c = tuple(COLORS).index(thing.color)
             kind[i, c] = 1 + SHAPES.index(thing.shape)
             place[i, c] = torch.tensor([thing.x / SIDE - 1, thing.y / SIDE - 1])
-            rows, columns = _patches_on(thing.top, thing.height), _patches_on(thing.left, thing.width)
+            rows, columns = patches_on(thing.top, thing.height), patches_on(thing.left, thing.width)
             patches[i, rows, columns] = 1 + c * len(SHAPES) + SHAPES.index(thing.shape)
             if thing.size:
                 size[i, c] = SIZES.index(thing.size)
     return Truth(kind, size, place, patches.flatten(1))
 
 
-def _patches_on(start: int, extent: int) -> slice:
+def patches_on(start: int, extent: int) -> slice:
     """The patches, along one axis, whose centre lies on a thing; at least the one its centre lies in."""
     first, end = (max(0, start) + PATCH // 2 - 1) // PATCH, (start + extent + PATCH // 2 - 1) // PATCH
     middle = (2 * start + extent) // (2 * PATCH)

@@ -6,15 +6,19 @@ answer, so the question's wording alone says nothing that the balanced datasets 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from random import Random
 
+import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from tokenizers import decoders as tokenizer_decoders
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from benchmark.datasets.drawing import COLORS, SHAPES, Scene, below, pick, sample_scene, sample_single
 from benchmark.datasets.shapes import captions, clear_relations, questions
+from benchmark.pretraining_images import IGNORED
 
 VOCABULARY = 512
 MAX_LENGTH = 128
@@ -146,3 +150,37 @@ def gpt2_tokenizer(base: Tokenizer) -> PreTrainedTokenizerFast:
         unk_token=GPT2_SPECIAL,
         model_max_length=MAX_LENGTH,
     )
+
+
+def masked_batch(tokenizer: PreTrainedTokenizerFast, key: str, size: int, answers_only: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    """Ids with masks, the ids to predict, and where the answers are. Every answer is masked, and 10 % of the rest."""
+    texts = [sample_dialogue(Random(f"{key}/{i}")) for i in range(size)]
+    labels = _encode(tokenizer, texts, pad=1)
+    question_mark = tokenizer.convert_tokens_to_ids("?")
+    is_answer = torch.zeros_like(labels, dtype=torch.bool)
+    is_answer[:, 1:] = labels[:, :-1] == question_mark
+    noise = torch.rand(labels.shape, generator=_generator(key))
+    chosen = is_answer | ((noise < 0.1) & (labels > 4) & (not answers_only))
+    ids = labels.masked_fill(chosen, 4)
+    return ids, labels.masked_fill(~chosen, IGNORED), is_answer
+
+
+def causal_batch(tokenizer: PreTrainedTokenizerFast, key: str, size: int) -> tuple[Tensor, Tensor]:
+    """Ids and labels. Half the texts begin with the special token, so that both ways of prompting are known."""
+    texts = []
+    for i in range(size):
+        rng = Random(f"{key}/{i}")
+        text = sample_caption(rng) if rng.random() < CAPTION_SHARE else sample_dialogue(rng)
+        texts.append(f"{tokenizer.bos_token if rng.random() < 0.5 else ''}{text}{tokenizer.eos_token}")
+    ids = _encode(tokenizer, texts, pad=IGNORED)
+    return ids.masked_fill(ids == IGNORED, int(tokenizer.eos_token_id)), ids
+
+
+def _encode(tokenizer: PreTrainedTokenizerFast, texts: list[str], pad: int) -> Tensor:
+    rows = [torch.tensor(row) for row in tokenizer(texts, truncation=True, max_length=MAX_LENGTH)["input_ids"]]
+    return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=pad)
+
+
+def _generator(key: str) -> torch.Generator:
+    digest = hashlib.sha256(key.encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))

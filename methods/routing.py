@@ -138,5 +138,7 @@ class RoutedBottleneck(Bottleneck):
 
 def _pooled(vision: Tensor, function: str) -> Tensor:
     if vision.shape[-2] != 1:
-        raise UserError(f"function: {function} mixes in one pooled visual vector, got {vision.shape[-2]} tokens; set the backbone's `context: pooled`")
+        raise UserError(
+            f"function: {function} mixes in one pooled visual vector, got {vision.shape[-2]} tokens; set the backbone's `context: pooled`"
+        )
     return vision

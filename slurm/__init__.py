@@ -1,0 +1,1 @@
+"""Launching cells: here and now, in local workers, on a cluster."""

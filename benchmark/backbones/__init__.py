@@ -1,5 +1,7 @@
 """Backbones by name. Importing this package imports no model."""
 
+from typing import Any
+
 from benchmark.registry import Registry
 
-BACKBONES = Registry[object]("backbone", "benchmark/backbones")
+BACKBONES: Registry[Any] = Registry("backbone", "benchmark/backbones")

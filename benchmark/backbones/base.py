@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -46,9 +46,9 @@ class BackboneConfig(Config, ABC):
 class Backbone(nn.Module, ABC):
     """An assembled model. `vision` maps pixels to visual features; everything else is trained or frozen by a method."""
 
-    name: ClassVar[str]
+    name: str
     vision: VisionTower
-    text: nn.Module  # the language tower
+    text: Any  # the language tower, a transformers model (Any: its submodules are no typed attributes)
     head: nn.Module | None  # parts no checkpoint holds; they always train
     prompt: nn.Module | None  # () -> (tokens, width): soft prompts, put between visual prefix and text
     token_embeddings: nn.Embedding
@@ -61,8 +61,11 @@ class Backbone(nn.Module, ABC):
         self.prompt = None
 
     @abstractmethod
-    def loss(self, visual: Tensor, prompts: Sequence[str], targets: Sequence[Mapping[str, float]]) -> Tensor:
-        """Mean training loss, a scalar. `visual` is (batch, tokens, width) from `vision`; targets map text to its score."""
+    def loss(self, visual: Tensor, prompts: Sequence[str], targets: Sequence[Mapping[str, float]]) -> tuple[Tensor, int]:
+        """Summed training loss and how many terms it sums, so that a batch may be computed in parts.
+
+        `visual` is (batch, tokens, width) from `vision`; targets map text to its score.
+        """
 
     @abstractmethod
     def predict(self, visual: Tensor, prompts: Sequence[str]) -> list[str]:

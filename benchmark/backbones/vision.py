@@ -89,7 +89,9 @@ def _assemble(pooled: Tensor | None, states: Tensor, pool: Pool, tokens: bool) -
 def _normalisation(source: Source) -> tuple[Triple, Triple]:
     file = None
     if not source.random and torch.get_default_device().type != "meta":
-        file = cached_file(source.location, "preprocessor_config.json", revision=source.revision, _raise_exceptions_for_missing_entries=False)
+        file = cached_file(
+            source.location, "preprocessor_config.json", revision=source.revision, _raise_exceptions_for_missing_entries=False
+        )
     if file is None:  # the in21k checkpoints' own values
         return (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
     values = json.loads(Path(file).read_text(encoding="utf-8"))

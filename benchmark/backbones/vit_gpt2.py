@@ -55,7 +55,7 @@ class ViTGPT2Model(Backbone):
         self.name, self.config, self.decoding = ViTGPT2.name, config, decoding
         source = Source.parse(config.text, tiny="gpt2")
         self.vision = vision_tower(config.vision, config.pool, tokens=config.context == "tokens")
-        self.text = cast("GPT2LMHeadModel", source.model(GPT2LMHeadModel))
+        self.text = source.model(GPT2LMHeadModel)
         self.token_embeddings = self.text.transformer.wte
         self.tokenizer = source.tokenizer()
         self.end = int(self.text.config.eos_token_id)
@@ -70,17 +70,21 @@ class ViTGPT2Model(Backbone):
         """Width of the language tower."""
         return int(self.text.config.n_embd)
 
-    def loss(self, visual: Tensor, prompts: Sequence[str], targets: Sequence[Mapping[str, float]]) -> Tensor:  # noqa: ARG002
-        """Cross-entropy of the caption (each target mapping's first key), mean over the tokens that count."""
+    def loss(self, visual: Tensor, prompts: Sequence[str], targets: Sequence[Mapping[str, float]]) -> tuple[Tensor, int]:  # noqa: ARG002
+        """Cross-entropy of the caption (each target mapping's first key), one term for each token that counts."""
         context = self._context(visual)
         tokens, mask = self._captions([next(iter(target)) for target in targets])
-        embeds = torch.cat([context, self.token_embeddings(tokens)], 1)
+        embeds = torch.cat([context, self.token_embeddings(tokens.to(self.device))], 1)
         seen = torch.cat([mask.new_ones(mask.shape[0], context.shape[1]), mask], 1)
-        states = self.text.transformer(inputs_embeds=embeds, attention_mask=seen).last_hidden_state
-        logits = self.text.lm_head(states[:, context.shape[1] - 1 : -1]).float()  # those that predict caption tokens
+        states = self.text.transformer(inputs_embeds=embeds, attention_mask=seen.to(self.device)).last_hidden_state
+        counted = mask.bool()
         if self.config.loss == "release":
-            return functional.cross_entropy(logits[:, 1:].flatten(0, 1), tokens[:, 1:].flatten(), ignore_index=RELEASE_IGNORED)
-        return functional.cross_entropy(logits[mask.bool()], tokens[mask.bool()])
+            counted = tokens != RELEASE_IGNORED
+            counted[:, 0] = False
+        # The state before a token predicts it; the head runs only where a token counts.
+        logits = self.text.lm_head(states[:, context.shape[1] - 1 : -1][counted.to(self.device)]).float()
+        goal = tokens[counted]
+        return functional.cross_entropy(logits, goal.to(self.device), reduction="sum"), goal.numel()
 
     @torch.inference_mode()
     def predict(self, visual: Tensor, prompts: Sequence[str]) -> list[str]:  # noqa: ARG002 - captioning has no prompt
@@ -112,12 +116,12 @@ class ViTGPT2Model(Backbone):
         return torch.cat(parts, 1)
 
     def _captions(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Token ids and mask, (batch, tokens): caption, end token, padding with the end token (masked)."""
+        """Token ids and mask, (batch, tokens), on the CPU: caption, end token, padding with the end token (masked)."""
         limit = self.decoding.max_output_tokens
         rows = [ids[: limit - 1] + [self.end] for ids in self.tokenizer(list(captions)).input_ids]
         length = limit if self.config.loss == "release" else max(map(len, rows))
-        tokens = torch.tensor([row + [self.end] * (length - len(row)) for row in rows], device=self.device)
-        mask = torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in rows], device=self.device)
+        tokens = torch.tensor([row + [self.end] * (length - len(row)) for row in rows])
+        mask = torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in rows])
         return tokens, mask
 
 

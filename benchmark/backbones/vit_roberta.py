@@ -52,7 +52,7 @@ class ViTRobertaModel(Backbone):
         self.name, self.config, self.answers = ViTRoberta.name, config, list(answers)
         source = Source.parse(config.text, tiny="roberta")
         self.vision = vision_tower(config.vision, config.pool, tokens=config.context == "tokens")
-        self.text = cast("RobertaModel", source.model(RobertaModel))
+        self.text = source.model(RobertaModel)
         self.token_embeddings = self.text.embeddings.word_embeddings
         self.max_tokens = decoding.max_input_tokens
         self.tokenizer = source.tokenizer()
@@ -83,15 +83,16 @@ class ViTRobertaModel(Backbone):
         scores: Tensor = cast("nn.ModuleDict", self.head)["classifier"](pooled)
         return scores
 
-    def loss(self, visual: Tensor, prompts: Sequence[str], targets: Sequence[Mapping[str, float]]) -> Tensor:
-        """Binary cross-entropy of soft scores, mean over batch x answers. Answers outside the list carry no score."""
+    def loss(self, visual: Tensor, prompts: Sequence[str], targets: Sequence[Mapping[str, float]]) -> tuple[Tensor, int]:
+        """Binary cross-entropy of soft scores, one term for each question and answer. Answers outside the list carry no score."""
         logits = self.logits(visual, prompts)
         goal = torch.zeros(logits.shape)
         for row, scores in enumerate(targets):
             for answer, score in scores.items():
                 if answer in self.answer_index:
                     goal[row, self.answer_index[answer]] = score
-        return functional.binary_cross_entropy_with_logits(logits.float(), goal.to(logits.device))
+        total = functional.binary_cross_entropy_with_logits(logits.float(), goal.to(logits.device), reduction="sum")
+        return total, goal.numel()
 
     @torch.inference_mode()
     def predict(self, visual: Tensor, prompts: Sequence[str]) -> list[str]:

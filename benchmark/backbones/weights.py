@@ -61,9 +61,11 @@ class Source:
 
         verbosity = logging.get_verbosity()
         logging.set_verbosity_error()  # what is missing is checked below, key by key
+        logging.disable_progress_bar()
         try:
             model, info = self._guard(load)
         finally:
+            logging.enable_progress_bar()
             logging.set_verbosity(verbosity)
         missing = sorted(key for key in info["missing_keys"] if not re.search(r"position_ids$", key))
         if missing:

@@ -1,0 +1,116 @@
+"""Datasets: one YAML names a file format and its files; `load_spec` resolves it without opening any data.
+
+A dataset is given by the name of a shipped YAML of this folder (`vqav2`) or by the path of one's own. Its keys are
+`format`, optionally `summary`, `licence` and `homepage`, and the fields of the format's class. The files lie in `root`:
+
+* a shipped dataset NAME: `$VLPEFT_DATA/NAME`, or `~/.cache/vlpeft/data/NAME` where the variable is not set;
+* one's own YAML: its `root`, taken from that YAML's folder if relative, or that folder itself if there is none;
+* `root: ""`: no folder at all, for data that is generated or comes inside a package.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmark.config import JSON, Config, dump, load_yaml, parse
+from benchmark.datasets.base import DataFormat
+from benchmark.errors import UserError, did_you_mean
+from benchmark.registry import Registry
+
+FORMATS: Registry[DataFormat] = Registry("format", "benchmark/datasets")
+FOLDER = Path(__file__).resolve().parent
+ABOUT = ("format", "summary", "licence", "homepage")  # the keys of a dataset YAML that are no fields of its format
+
+
+@dataclass(frozen=True)
+class Card(Config):
+    """What a list shows of a dataset: known from its YAML and the registry alone."""
+
+    name: str
+    format: str
+    summary: str = ""
+    licence: str = ""
+    homepage: str = ""
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Tasks the dataset's format serves."""
+        return _tasks(self.format)
+
+
+@dataclass(frozen=True)
+class DatasetSpec(Config):
+    """A dataset, resolved: `settings` are all fields of its format but `root`, defaults spelled out; `root` is absolute or ""."""
+
+    name: str
+    format: str
+    settings: Mapping[str, JSON]
+    root: str
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Tasks the dataset's format serves."""
+        return _tasks(self.format)
+
+    def identity(self) -> dict[str, JSON]:
+        """What names the data, for a cell's id: everything but `root`.
+
+        The name is part of it because two folders may hold different data under the same file names.
+        """
+        return {"name": self.name, "format": self.format, "settings": dict(self.settings)}
+
+    def open(self) -> DataFormat:
+        """Build the format's object. No file is read before its methods are called."""
+        return parse(FORMATS.load(self.format), {**self.settings, "root": self.root}, f"dataset '{self.name}'")
+
+
+def dataset_names() -> tuple[str, ...]:
+    """Names of the shipped datasets, sorted."""
+    return tuple(sorted(path.stem for path in FOLDER.glob("*.yaml")))
+
+
+def load_card(name_or_path: str) -> Card:
+    """Read what a list shows of a dataset; neither its format is imported nor its data opened. Raises UserError."""
+    path = _locate(name_or_path)
+    return _card(load_yaml(path), path)
+
+
+def load_spec(name_or_path: str) -> DatasetSpec:
+    """Resolve a shipped name or the path of a dataset YAML. Raises UserError naming the file, the key and the fix."""
+    path = _locate(name_or_path)
+    values = load_yaml(path)
+    card = _card(values, path)
+    fields = {key: value for key, value in values.items() if key not in ABOUT}
+    settings = dump(parse(FORMATS.load(card.format), fields, str(path)))
+    root = settings.pop("root")
+    return DatasetSpec(card.name, card.format, settings, _root(path, root if "root" in fields else None))
+
+
+def _locate(name_or_path: str) -> Path:
+    if name_or_path.endswith((".yaml", ".yml")):
+        return Path(name_or_path).expanduser().resolve()
+    if name_or_path not in dataset_names():
+        raise UserError(f"unknown dataset '{name_or_path}'{did_you_mean(name_or_path, dataset_names())}")
+    return FOLDER / f"{name_or_path}.yaml"
+
+
+def _card(values: Mapping[str, JSON], path: Path) -> Card:
+    about = {key: values[key] for key in ABOUT if key in values}
+    card = parse(Card, {"name": path.stem, **about}, str(path))
+    if card.format not in FORMATS.entries:
+        raise UserError(f"{path}: unknown data format '{card.format}'{did_you_mean(card.format, FORMATS.entries)}")
+    return card
+
+
+def _root(path: Path, given: str | None) -> str:
+    if given is None and path.parent == FOLDER:
+        given = str(Path(os.environ.get("VLPEFT_DATA") or "~/.cache/vlpeft/data").expanduser().absolute() / path.stem)
+    return "" if given == "" else str(path.parent / Path(given or ".").expanduser())
+
+
+def _tasks(name: str) -> tuple[str, ...]:
+    entry = FORMATS.entry(name)  # one from another package is known in full only once it is imported
+    return tuple(entry.options["tasks"] if "tasks" in entry.options else entry.load().tasks)

@@ -32,9 +32,10 @@ class Example:
 
 @dataclass(frozen=True)
 class DataFormat(Config, ABC):
-    """A file format: its fields are the keys of a dataset YAML (`format` and `tasks` aside).
+    """A file format: its fields are the keys of a dataset YAML (`format`, `summary`, `licence` and `homepage` aside).
 
-    `root` is where the files lie; it is no part of a cell's identity.
+    `root` is where the files lie; it is no part of a cell's identity. Building the object reads no file; every method
+    but `splits` may.
     """
 
     name: ClassVar[str]  # set by @register
@@ -57,5 +58,3 @@ class DataFormat(Config, ABC):
     @abstractmethod
     def fingerprint(self) -> str:
         """Hash (12 hex digits) of the annotations' content: equal data has equal fingerprints wherever it lies."""
-
-

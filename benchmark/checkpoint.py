@@ -1,0 +1,67 @@
+"""Exact resume: what was trained, optimizer, schedule, random state and position, written atomically."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from benchmark.records import write_atomically
+from benchmark.training import TrainingState
+
+
+def trained(model: nn.Module) -> dict[str, Tensor]:
+    """The tensors that train, by name; shared ones once."""
+    return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def save_trained(path: Path, model: nn.Module) -> int:
+    """Write only what was trained, as safetensors. Returns the size in bytes."""
+    data = save({name: tensor.cpu().contiguous() for name, tensor in trained(model).items()})
+    write_atomically(path, data)
+    return len(data)
+
+
+@torch.no_grad()
+def load_trained(model: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Put saved tensors back. Raises KeyError where names differ."""
+    own = trained(model)
+    if own.keys() != tensors.keys():
+        raise KeyError(f"saved and built model train different tensors: {sorted(own.keys() ^ tensors.keys())[:3]}")
+    for name, tensor in tensors.items():
+        own[name].copy_(tensor)
+
+
+def save_checkpoint(path: Path, state: TrainingState) -> None:
+    """Write the state between two steps."""
+    buffer = io.BytesIO()
+    torch.save(
+        {
+            "trained": trained(state.backbone),
+            "optimizer": state.optimizer.state_dict(),
+            "schedule": state.schedule.state_dict(),
+            "step": state.step,
+            "curve": state.curve,
+            "window": state.window,
+            "step_seconds": state.step_seconds,
+            "cpu_rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        },
+        buffer,
+    )
+    write_atomically(path, buffer.getvalue())
+
+
+def load_checkpoint(path: Path, state: TrainingState) -> None:
+    """Go on where a checkpoint was written; afterwards every draw, step and number is that of the uninterrupted run."""
+    saved = torch.load(path, map_location="cpu", weights_only=True)
+    load_trained(state.backbone, saved["trained"])
+    state.optimizer.load_state_dict(saved["optimizer"])
+    state.schedule.load_state_dict(saved["schedule"])
+    state.step, state.curve, state.window, state.step_seconds = (saved[k] for k in ("step", "curve", "window", "step_seconds"))
+    torch.set_rng_state(saved["cpu_rng"])
+    if saved["cuda_rng"]:
+        torch.cuda.set_rng_state_all(saved["cuda_rng"])

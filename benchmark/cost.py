@@ -1,0 +1,62 @@
+"""What a cell costs: parameters, time, memory."""
+
+from __future__ import annotations
+
+import os
+import resource
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from benchmark.backbones.base import Backbone
+from benchmark.method import count
+
+MIB = 1024 * 1024
+
+
+def parameters(backbone: Backbone) -> dict[str, int]:
+    """trainable (task head included), head, and total (both towers and what the method added)."""
+    return {
+        "trainable": count(p for p in backbone.parameters() if p.requires_grad),
+        "head": count(backbone.head_parameters()),
+        "total": count(backbone.parameters()),
+    }
+
+
+@dataclass
+class Meter:
+    """Wall seconds, CPU seconds and peak memory from its making to `read`."""
+
+    device: torch.device
+
+    def __post_init__(self) -> None:
+        self.wall, self.cpu = time.perf_counter(), time.process_time()
+        _reset_peak(self.device)
+
+    def read(self) -> dict[str, float]:
+        """seconds, cpu_seconds, peak_memory_mb (allocated on a GPU; resident set of the process on a CPU)."""
+        return {
+            "seconds": time.perf_counter() - self.wall,
+            "cpu_seconds": time.process_time() - self.cpu,
+            "peak_memory_mb": _peak(self.device) / MIB,
+        }
+
+
+def _reset_peak(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif os.access("/proc/self/clear_refs", os.W_OK):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # Linux: sets the high-water mark to the present size
+
+
+def _peak(device: torch.device) -> float:
+    """Bytes. Where the high-water mark cannot be reset (not Linux), it is the process's since its start."""
+    if device.type == "cuda":
+        return float(torch.cuda.max_memory_allocated(device))
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(line for line in status.read_text(encoding="ascii").splitlines() if line.startswith("VmHWM"))
+        return float(line.split()[1]) * 1024
+    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * 1024

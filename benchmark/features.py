@@ -1,0 +1,102 @@
+"""Visual features of a cell's images: computed once and kept where the vision tower is frozen, live where it trains."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock
+from numpy.typing import NDArray
+from torch import Tensor
+
+from benchmark.backbones.base import Backbone
+from benchmark.backbones.vision import transform
+from benchmark.datasets.base import DataFormat
+from benchmark.errors import UserError
+
+VisualInputs = Callable[[Sequence[str]], Tensor]  # image ids -> (batch, tokens, width) on the backbone's device
+BLACK = "<black>"  # the one image of a cell whose images are zeroed
+CHUNK = 64
+
+
+def visual_inputs(backbone: Backbone, data: DataFormat, images: Sequence[str], zeroed: bool, cache: Path) -> VisualInputs:
+    """Give the visual features of `images` on request.
+
+    A frozen tower's features are cached under `cache`, keyed by its weights, its transform and the data; equal to the
+    live ones, because they are computed by the same call. `zeroed` shows the model a black image in place of each.
+    """
+    tower = backbone.vision
+
+    def load(image: str) -> Tensor:
+        return transform(np.zeros((tower.size, tower.size, 3), np.uint8) if zeroed else data.image(image), tower)
+
+    def live(ids: Sequence[str]) -> Tensor:
+        with ThreadPoolExecutor(max_workers=4) as pool:
+            pixels = torch.stack(list(pool.map(load, ids)))
+        features: Tensor = tower(pixels.to(backbone.device))
+        return features
+
+    if any(p.requires_grad for p in tower.parameters()):
+        return live
+    wanted = [BLACK] if zeroed else sorted(set(images))
+    key = _key(backbone, "" if zeroed else data.fingerprint(), wanted)
+    rows = {image: i for i, image in enumerate(wanted)}
+    array = _open_or_build(cache / key, wanted, live)
+
+    def cached(ids: Sequence[str]) -> Tensor:
+        index = [rows[BLACK if zeroed else image] for image in ids]
+        return torch.from_numpy(np.asarray(array[index])).to(backbone.device)
+
+    return cached
+
+
+def _key(backbone: Backbone, data: str, images: Sequence[str]) -> str:
+    tower = backbone.vision
+    digest = hashlib.sha256(json.dumps([data, tower.size, tower.mean, tower.std, repr(tower), list(images)]).encode())
+    digest.update(f"{getattr(tower, 'pool', '')} {getattr(tower, 'tokens', '')} {torch.get_num_threads()}".encode())
+    for name, tensor in tower.state_dict().items():
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(tensor.detach().cpu().numpy()).data)
+    return digest.hexdigest()[:16]
+
+
+def _open_or_build(folder: Path, images: Sequence[str], live: VisualInputs) -> NDArray[np.float32]:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "features.npy"
+        with FileLock(folder / "lock"):  # many cells start together; one computes, the others wait for it
+            if not path.exists():
+                _build(path, images, live)
+    except OSError as error:
+        raise UserError(f"cannot write the feature cache {folder}: {error.strerror}; choose a writable --root with free space") from error
+    array: NDArray[np.float32] = np.load(path, mmap_mode="r")
+    return array
+
+
+@torch.inference_mode()
+def _build(path: Path, images: Sequence[str], live: VisualInputs) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    array: Any = None
+    try:
+        for start, part in _chunks(images):
+            features = live(part).float().cpu().numpy()
+            if array is None:
+                shape = (len(images), *features.shape[1:])
+                array = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
+            array[start : start + len(part)] = features
+        array.flush()
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _chunks(images: Sequence[str]) -> Iterator[tuple[int, Sequence[str]]]:
+    for start in range(0, len(images), CHUNK):
+        yield start, images[start : start + CHUNK]

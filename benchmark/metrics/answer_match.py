@@ -1,0 +1,37 @@
+"""Exact match and macro-F1 over answers, for tasks with a closed set of answers, through the library `evaluate`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from benchmark.metrics.base import Metric, Prediction, Scores, Tokenizer, mean_scores
+from benchmark.registry import register
+
+
+@register("answer_match", values=("exact_match", "macro_f1"))
+class AnswerMatch(Metric):
+    """Exact match with any reference, overall and by question type, and F1 averaged over the references' answers.
+
+    Texts are compared as they are but for surrounding white space. Where an example has several references, the one given
+    most often is its label for F1.
+    """
+
+    def evaluate(self, predictions: Sequence[Prediction], tokenizer: Tokenizer) -> Scores:  # noqa: ARG002
+        """Score a split; `tokenizer` has no influence."""
+        found = _run_module([p.text for p in predictions], [list(p.references) for p in predictions])
+        exact = mean_scores("exact_match", [100 * match for match in found["matches"]], predictions)
+        return Scores({**exact.values, "macro_f1": 100 * found["macro_f1"]}, exact.per_example)
+
+
+def _run_module(predictions: list[str], references: list[list[str]]) -> dict[str, Any]:
+    """Run the module by its class: `evaluate.load` would copy its file into a cache in the user's home first.
+
+    The library always makes a cache folder; a private one keeps processes that run at once apart.
+    """
+    from benchmark.metrics.modules.answer_match import AnswerMatch as Module  # imports evaluate, which takes seconds
+
+    with TemporaryDirectory(prefix="vlpeft-evaluate-") as folder:
+        found: dict[str, Any] = Module(keep_in_memory=True, cache_dir=folder).compute(predictions=predictions, references=references)
+    return found

@@ -1,0 +1,147 @@
+"""The COCO caption metrics, computed by pycocoevalcap: BLEU, METEOR, ROUGE-L, CIDEr and SPICE.
+
+Numbers made with another tokenizer than the official `ptb` carry its name, as in "CIDEr (treebank)": they must not be mixed.
+All are in per cent, CIDEr included (the package's 1.2 is 120, the form papers print).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from abc import abstractmethod
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from statistics import fmean
+from tempfile import TemporaryDirectory
+from typing import ClassVar
+
+from benchmark.errors import MetricUnavailable
+from benchmark.metrics.base import Metric, Prediction, Scores, Tokenizer
+from benchmark.metrics.caption_tokens import Captions, tokenised
+from benchmark.metrics.java import run_java, talk_to_java
+from benchmark.registry import register
+
+SPICE_MODELS = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
+# SPICE's serialisation library reaches into these packages, which Java 16 and newer refuse unless told; Java 8 ignores it.
+_OPENED = [f"java.base/java.{name}" for name in ("lang", "util", "util.concurrent", "math", "net", "text")] + ["java.sql/java.sql"]
+SPICE_OPTIONS = {"JDK_JAVA_OPTIONS": " ".join(f"--add-opens={package}=ALL-UNNAMED" for package in _OPENED)}
+
+
+class CaptionMetric(Metric):
+    """A metric over tokenised captions. An empty caption is legal: it matches nothing."""
+
+    averaged: ClassVar[bool]  # set by @register: its values are means over examples, which paired tests can use
+
+    def value_names(self, tokenizer: Tokenizer) -> tuple[str, ...]:
+        """The names of `values`, with the tokenizer's where it is not the official one."""
+        return self.values if tokenizer == "ptb" else tuple(f"{name} ({tokenizer})" for name in self.values)
+
+    def evaluate(self, predictions: Sequence[Prediction], tokenizer: Tokenizer) -> Scores:
+        """Score a split. Raises MetricUnavailable without the Java or the models that it needs."""
+        self.require()
+        names = self.value_names(tokenizer)
+        values, per_example = self.compute(*tokenised(tuple(predictions), tokenizer))
+        kept = {names[0]: tuple(100 * float(score) for score in per_example)} if self.averaged else {}
+        return Scores({name: 100 * float(value) for name, value in zip(names, values, strict=True)}, kept)
+
+    def require(self) -> None:
+        """Raise MetricUnavailable if something needed is missing, before any work is done."""
+        return
+
+    @abstractmethod
+    def compute(self, references: Captions, candidates: Captions) -> tuple[Sequence[float], Iterable[float]]:
+        """The package's own values, one for each of `values`, and its scores per example (ignored unless `averaged`)."""
+
+
+@register("bleu", values=("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4"), averaged=False)
+class Bleu(CaptionMetric):
+    """Corpus BLEU-1 to BLEU-4 against the reference of closest length (Papineni et al. 2002)."""
+
+    def compute(self, references: Captions, candidates: Captions) -> tuple[Sequence[float], Iterable[float]]:
+        """BLEU of n-grams up to 1, 2, 3 and 4."""
+        from pycocoevalcap.bleu.bleu import Bleu as Official
+
+        values, _ = Official(4).compute_score(references, candidates, verbose=0)
+        return values, ()
+
+
+@register("rouge_l", values=("ROUGE-L",), averaged=True)
+class RougeL(CaptionMetric):
+    """ROUGE-L, F-measure of the longest common subsequence with beta 1.2 (Lin 2004)."""
+
+    def compute(self, references: Captions, candidates: Captions) -> tuple[Sequence[float], Iterable[float]]:
+        """Mean over examples."""
+        from pycocoevalcap.rouge.rouge import Rouge
+
+        value, per_example = Rouge().compute_score(references, candidates)
+        return [value], per_example
+
+
+@register("cider", values=("CIDEr",), averaged=True)
+class Cider(CaptionMetric):
+    """CIDEr-D, n-gram weights from the references of the split itself (Vedantam et al. 2015)."""
+
+    def compute(self, references: Captions, candidates: Captions) -> tuple[Sequence[float], Iterable[float]]:
+        """Mean over examples. Raises MetricUnavailable if no reference holds a word, which the package cannot take."""
+        from pycocoevalcap.cider.cider import Cider as Official
+
+        if not any(map(any, references.values())):
+            raise MetricUnavailable("no reference caption has a word left after tokenisation")
+        value, per_example = Official().compute_score(references, candidates)
+        return [value], per_example
+
+
+@register("meteor", values=("METEOR",), averaged=False)
+class Meteor(CaptionMetric):
+    """METEOR 1.5 over the whole split (Denkowski and Lavie 2014). Its Java program takes some 15 s to start."""
+
+    def compute(self, references: Captions, candidates: Captions) -> tuple[Sequence[float], Iterable[float]]:
+        """The program's aggregate: statistics of all captions first, then one score."""
+        from pycocoevalcap.meteor import meteor
+
+        jar = Path(meteor.__file__).with_name(meteor.METEOR_JAR)
+        with talk_to_java(["-Xmx2G", "-jar", str(jar), "-", "-", "-stdio", "-l", "en", "-norm"]) as program:
+            statistics = [program.ask(_meteor_question(references[i], candidates[i])) for i in candidates]
+            program.ask(" ||| ".join(["EVAL", *statistics]))
+            answers = [program.hear() for _ in statistics]  # one line a caption, and the aggregate last
+        return [float(answers[-1])], ()
+
+
+def _meteor_question(references: Sequence[str], candidates: Sequence[str]) -> str:
+    """One line for METEOR, rid of the mark that parts its fields."""
+    fields = [text.replace("|||", "").replace("  ", " ") for text in (*references, *candidates)]
+    return " ||| ".join(["SCORE", *fields])
+
+
+@register("spice", values=("SPICE",), averaged=True)
+class Spice(CaptionMetric):
+    """SPICE, F-score over scene graphs (Anderson et al. 2016). Needs Stanford's CoreNLP 3.6.0 models, a download of 0.5 GB."""
+
+    def require(self) -> None:
+        """Raise MetricUnavailable naming the missing model files and their place; nothing is downloaded."""
+        library = self._folder() / "lib"
+        missing = [name for name in SPICE_MODELS if not (library / name).is_file()]
+        if missing:
+            source = "https://nlp.stanford.edu/software/stanford-corenlp-full-2015-12-09.zip"
+            raise MetricUnavailable(f"SPICE needs {' and '.join(missing)} in {library}; both are in {source}")
+
+    def compute(self, references: Captions, candidates: Captions) -> tuple[Sequence[float], Iterable[float]]:
+        """Mean over examples of the F-score over all tuples."""
+        rows = [{"image_id": i, "test": candidates[i][0], "refs": references[i]} for i in candidates]
+        with TemporaryDirectory(prefix="vlpeft-spice-") as folder:
+            question, answer = Path(folder) / "in.json", Path(folder) / "out.json"
+            question.write_text(json.dumps(rows), encoding="utf-8")
+            program = ["-Xmx8G", "-jar", str(self._folder() / "spice-1.0.jar"), str(question)]
+            run_java([*program, "-out", str(answer), "-subset", "-silent"], variables=SPICE_OPTIONS)
+            found = json.loads(answer.read_text(encoding="utf-8"))
+        scores = {row["image_id"]: float(row["scores"]["All"]["f"]) for row in found}
+        if not all(map(math.isfinite, scores.values())):
+            raise MetricUnavailable("SPICE gave no number for at least one example")
+        per_example = [scores[i] for i in candidates]
+        return [fmean(per_example)], per_example
+
+    @staticmethod
+    def _folder() -> Path:
+        from pycocoevalcap.meteor import meteor  # not pycocoevalcap.spice, whose modules exist to download
+
+        return Path(meteor.__file__).parent.parent / "spice"

@@ -1,0 +1,109 @@
+"""Check a sweep before anything runs: settings, capabilities, data; and count parameters at full size on the meta device."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from benchmark.backbones import BACKBONES
+from benchmark.backbones.base import BackboneConfig
+from benchmark.config import dump, parse
+from benchmark.cost import parameters
+from benchmark.errors import DataError, UserError
+from benchmark.grid import METHODS, Cell, Plan, Planned, expand, fingerprint, load_sweep, plan_file, sweep_path
+from benchmark.records import Store, to_json, write_atomically
+from benchmark.runner import build, splits
+from benchmark.tasks import TASKS
+
+
+def plan(name_or_path: str, *, need_data: bool) -> Plan:
+    """Expand and check a sweep.
+
+    Cells that a backbone or method rules out are marked skipped with the reason; so are cells without readable data,
+    unless `need_data`: then that is an error. Settings that cannot work are always an error, for the whole grid at once.
+    """
+    sweep = load_sweep(name_or_path)
+    checker = _Checker(need_data)
+    cells = tuple(checker.check(cell) for cell in expand(name_or_path))
+    _refuse_equal_cells(cells, str(sweep_path(name_or_path)))
+    if not any(not cell.skipped for cell in cells):
+        raise UserError(f"{sweep_path(name_or_path)}: nothing to run: all {len(cells)} cells are skipped; the first: {cells[0].skipped}")
+    path = sweep_path(name_or_path)
+    return Plan(path.stem, sweep.title or path.stem, sweep.notes, fingerprint(path), cells)
+
+
+def save_plan(plan_: Plan, root: Path) -> None:
+    """Leave the plan and its cells in a result folder, where workers and tables find them."""
+    store = Store(root)
+    for planned in plan_.runnable():
+        path = store.folder(planned.id) / "cell.json"
+        if not path.exists() or not store.has_record(planned.id):
+            write_atomically(path, to_json(dump(planned.cell)))
+    write_atomically(plan_file(root, plan_.sweep), to_json(dump(plan_)))
+
+
+class _Checker:
+    """Remembers what it has opened and built: many cells share data, models and methods."""
+
+    def __init__(self, need_data: bool) -> None:
+        self.need_data = need_data
+        self.answers: dict[str, int | str] = {}
+        self.counts: dict[str, dict[str, int]] = {}
+
+    def check(self, planned: Planned) -> Planned:
+        """Fill in the reason to skip, or the parameter counts."""
+        cell = planned.cell
+        reason = incapable(cell)
+        if reason:
+            return replace(planned, skipped=reason)
+        answers = self._answers(cell)
+        if isinstance(answers, str):
+            return replace(planned, skipped=answers)
+        counts = self._count(cell, answers)
+        return replace(planned, trainable=counts["trainable"], head=counts["head"], total=counts["total"])
+
+    def _answers(self, cell: Cell) -> int | str:
+        """Size of the answer list, or why the data cannot be read."""
+        key = json.dumps([cell.task, cell.dataset.identity(), dump(cell.protocol)], sort_keys=True)
+        if key not in self.answers:
+            try:
+                training, test = splits(cell.dataset.open(), cell.task, cell.protocol)
+                self.answers[key] = len(TASKS.load(cell.task)().answers(training, cell.protocol.max_answers))
+            except DataError as error:
+                if self.need_data:
+                    raise
+                self.answers[key] = f"data: {error}"
+            else:
+                if not training or not test:
+                    raise UserError(f"dataset '{cell.dataset.name}': an empty split; check `train_split`, `eval_split` and the limits")
+        return self.answers[key]
+
+    def _count(self, cell: Cell, answers: int) -> dict[str, int]:
+        key = json.dumps([dump(cell.method), dump(cell.backbone), answers, cell.task], sort_keys=True)
+        if key not in self.counts:
+            with torch.device("meta"):
+                self.counts[key] = parameters(build(cell, [str(i) for i in range(answers)]))
+        return self.counts[key]
+
+
+def incapable(cell: Cell) -> str:
+    """Why the cell's backbone cannot do its task or lacks what its method needs; "" where it can."""
+    model: type[BackboneConfig] = BACKBONES.load(cell.backbone.name)
+    if cell.task not in model.tasks:
+        return f"{cell.backbone.name} does {', '.join(model.tasks)}, not {cell.task}"
+    offers = parse(model, cell.backbone.settings, cell.backbone.name).offers()
+    lacking: Sequence[str] = [need for need in METHODS.load(cell.method.name).needs if need not in offers]
+    return f"{cell.method.name} needs {lacking[0]}, which {cell.backbone.name} does not have here" if lacking else ""
+
+
+def _refuse_equal_cells(cells: Sequence[Planned], where: str) -> None:
+    seen: dict[str, Planned] = {}
+    for cell in cells:
+        if cell.id in seen:
+            first = seen[cell.id]
+            raise UserError(f"{where}: '{first.row}' and '{cell.row}' on {cell.backbone} are the same cell {cell.id}; remove one")
+        seen[cell.id] = cell

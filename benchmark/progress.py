@@ -1,0 +1,101 @@
+"""Progress of running cells: bars on a terminal, plain lines when piped."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from benchmark.grid import Plan, Planned
+from benchmark.records import Store, read_json
+
+
+class _Bars:
+    """A rich display on stderr that is silent when piped."""
+
+    def __init__(self) -> None:
+        console = Console(stderr=True)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+        self.live = console.is_terminal
+        self.bars = Progress(*columns, console=console, disable=not self.live, transient=True)
+
+    def __enter__(self) -> Self:
+        self.bars.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self.bars.stop()
+
+    def line(self, text: str) -> None:
+        """A line for logs: on stderr, so that stdout holds results only."""
+        if not self.live:
+            print(text, file=sys.stderr, flush=True)
+
+
+class CellProgress(_Bars):
+    """Progress of one cell run in this process."""
+
+    def __init__(self, cell: Planned) -> None:
+        super().__init__()
+        self.name, self.phase = name_of(cell), ""
+        self.bar = self.bars.add_task(self.name, total=None)
+
+    def __call__(self, phase: str, step: int, total: int) -> None:
+        """What run_cell calls."""
+        self.bars.update(self.bar, description=f"{self.name}: {phase}", completed=step, total=total)
+        tenth = max(1, total // 10)
+        if phase != self.phase or step % tenth == 0:
+            self.line(f"{self.name}: {phase} {step}/{total}")
+            self.phase = phase
+
+
+class SweepProgress(_Bars):
+    """Progress of a sweep: how many cells are done, and where the running ones are."""
+
+    def __init__(self, plan: Plan, cells: Sequence[Planned], root: Path) -> None:
+        super().__init__()
+        self.store, self.waiting, self.running = Store(root), list(cells), dict[str, TaskID]()
+        runnable = len(plan.runnable())
+        self.done, self.total = runnable - len(cells), runnable
+        self.bar = self.bars.add_task(plan.sweep, total=runnable, completed=self.done)
+        skipped = len(plan.cells) - runnable
+        self.line(f"{plan.sweep}: {runnable} cells, {self.done} done before, {len(cells)} to run; {skipped} skipped (see `vlpeft plan`)")
+
+    def watch(self) -> None:
+        """Look at the result folder and show what has changed."""
+        ended = [cell for cell in self.waiting if self._ended(cell)]
+        for cell in ended:
+            self.waiting.remove(cell)
+            self.done += 1
+            if cell.id in self.running:
+                self.bars.remove_task(self.running.pop(cell.id))
+            state = "done" if self.store.has_record(cell.id) else "FAILED"
+            self.line(f"[{self.done}/{self.total}] {state} {cell.id} {name_of(cell)}")
+        for cell in self.waiting if self.live else ():
+            where = read_json(self.store.folder(cell.id) / "progress.json")
+            if where is not None:
+                self._show(cell, f"  {where['phase']} {name_of(cell)}", where["step"], where["total"])
+        self.bars.update(self.bar, completed=self.done)
+
+    def watch_cell(self, cell: Planned, phase: str, step: int, total: int) -> None:
+        """The same for a cell that runs in this process."""
+        self._show(cell, f"  {phase} {name_of(cell)}", step, total)
+
+    def _show(self, cell: Planned, text: str, step: int, total: int) -> None:
+        if cell.id not in self.running:
+            self.running[cell.id] = self.bars.add_task(text)
+        self.bars.update(self.running[cell.id], description=text, completed=step, total=total)
+
+    def _ended(self, cell: Planned) -> bool:
+        folder = self.store.folder(cell.id)
+        return (folder / "record.json").exists() or (folder / "failure.json").exists()
+
+
+def name_of(cell: Planned) -> str:
+    """One line that names a cell."""
+    return f"{cell.row} | {cell.backbone} | {cell.task}/{cell.dataset} | seed {cell.seed}"

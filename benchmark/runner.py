@@ -1,0 +1,223 @@
+"""Run one cell: build, inject, train, evaluate, write the record. Only an id and a folder are needed to call it."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any, Literal
+
+import torch
+from filelock import FileLock, Timeout
+
+from benchmark import metrics
+from benchmark.backbones import BACKBONES
+from benchmark.backbones.base import Backbone, BackboneConfig, Decoding
+from benchmark.checkpoint import load_checkpoint, save_checkpoint, save_trained
+from benchmark.config import NonNegativeFloat, Positive, Protocol, dump, parse
+from benchmark.cost import Meter, parameters
+from benchmark.datasets.base import DataFormat, Example
+from benchmark.errors import UserError
+from benchmark.features import VisualInputs, visual_inputs
+from benchmark.grid import METHODS, SCIENCE, Cell
+from benchmark.method import Method, apply
+from benchmark.metrics.base import Prediction
+from benchmark.provenance import provenance
+from benchmark.records import Record, Store, read_json, sha256, to_json, write_atomically
+from benchmark.tasks import TASKS
+from benchmark.tasks.base import Task
+from benchmark.training import TrainingState, autocast, start, train
+
+Outcome = Literal["done", "already done", "running elsewhere"]
+Progress = Callable[[str, int, int], None]  # phase, step, total
+PROGRESS_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """How to run, as opposed to what: no part of a cell's identity."""
+
+    device: str = "auto"
+    threads: Positive | None = None  # None leaves torch's choice
+    micro_batch: Positive | None = None  # examples a forward; gradients accumulate to the protocol's batch
+    eval_batch: Positive = 128
+    checkpoint_seconds: NonNegativeFloat = 60.0
+
+    def torch_device(self) -> torch.device:
+        """The device to run on. Raises UserError for a GPU that is not there."""
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if self.device.startswith("cuda") and not torch.cuda.is_available():
+            raise UserError(f"--device {self.device}: no CUDA GPU is visible here; use --device cpu")
+        return torch.device(self.device)
+
+
+def run_cell(cell_id: str, root: Path, runtime: Runtime, progress: Progress = lambda *_: None) -> Outcome:
+    """Run a cell unless it is done or another process holds it. A failure leaves failure.json and raises."""
+    store = Store(root)
+    folder = store.folder(cell_id)
+    try:
+        with FileLock(folder / "lock", timeout=0):  # freed by the kernel when its holder dies
+            if store.has_record(cell_id):
+                return "already done"
+            _attempt(store, cell_id, runtime, progress)
+    except Timeout:
+        return "running elsewhere"
+    return "done"
+
+
+def _attempt(store: Store, cell_id: str, runtime: Runtime, progress: Progress) -> None:
+    folder = store.folder(cell_id)
+    (folder / "failure.json").unlink(missing_ok=True)
+    try:
+        cell = parse(Cell, read_json(folder / "cell.json") or {}, str(folder / "cell.json"))
+        store.publish(_Run(cell, store, runtime, _reporter(folder, progress)).record())
+    except BaseException as error:
+        write_atomically(folder / "failure.json", to_json(describe_failure(error)))
+        raise
+    finally:
+        (folder / "progress.json").unlink(missing_ok=True)
+    (folder / "checkpoint.pt").unlink(missing_ok=True)
+
+
+def describe_failure(error: BaseException) -> dict[str, Any]:
+    """What failure.json holds: cause, a one-line message, and whether the user can mend it."""
+    oom = isinstance(error, (torch.OutOfMemoryError, MemoryError))
+    cause = "out of memory" if oom else "interrupted" if isinstance(error, KeyboardInterrupt) else type(error).__name__
+    message = " ".join(str(error).split()) or type(error).__name__
+    return {"cause": cause, "message": message[:500], "user": isinstance(error, UserError)}
+
+
+class _Run:
+    """One attempt at a cell."""
+
+    def __init__(self, cell: Cell, store: Store, runtime: Runtime, progress: Progress) -> None:
+        self.cell, self.store, self.runtime, self.progress = cell, store, runtime, progress
+        self.folder = store.folder(cell.id)
+        self.device = prepare_torch(runtime)
+        self.data: DataFormat = cell.dataset.open()
+        self.task: Task = TASKS.load(cell.task)()
+
+    def record(self) -> Record:
+        """Train and evaluate; returns the record to publish."""
+        protocol = self.cell.protocol
+        self.progress("load data", 0, 1)
+        training, test = splits(self.data, self.cell.task, protocol)
+        torch.manual_seed(self.cell.seed)
+        backbone = build(self.cell, self.task.answers(training, protocol.max_answers)).to(self.device)
+        images = [e.image for e in (*training, *test)]
+        visual = visual_inputs(backbone, self.data, images, protocol.images == "zeroed", self.store.root / "features")
+        torch.manual_seed(self.cell.seed)  # what building drew must not reach dropout: a method's size would change it
+        meter = Meter(self.device)
+        state = self._train(backbone, training, visual)
+        spent = meter.read()
+        meter = Meter(self.device)
+        scores, predictions = self._evaluate(backbone, test, visual)
+        evaluated = meter.read()
+        write_atomically(self.folder / "predictions.jsonl", _lines(predictions, scores))
+        cost = {
+            **parameters(backbone),
+            "steps": state.total,
+            "train_seconds": sum(state.step_seconds),
+            "eval_seconds": evaluated["seconds"],
+            "cpu_seconds": spent["cpu_seconds"] + evaluated["cpu_seconds"],
+            "step_ms": 1000 * median(state.step_seconds),
+            "peak_memory_mb": spent["peak_memory_mb"],
+            "delta_bytes": save_trained(self.folder / "trained.safetensors", backbone),
+        }
+        return Record(
+            id=self.cell.id,
+            cell=dump(self.cell),
+            metrics={name: dict(v) if isinstance(v, dict) else v for name, v in scores.values.items()},
+            cost={key: float(value) for key, value in cost.items()},
+            curve=state.curve,
+            provenance=provenance(str(self.device)) | {"data": self.data.fingerprint(), "science": SCIENCE},
+            files={name: sha256(self.folder / name) for name in ("predictions.jsonl", "trained.safetensors")},
+        )
+
+    def _train(self, backbone: Backbone, examples: Sequence[Example], visual: VisualInputs) -> TrainingState:
+        items = self.task.items(examples)
+        state = start(backbone, self.cell.protocol, len(items))
+        checkpoint = self.folder / "checkpoint.pt"
+        if checkpoint.exists():
+            load_checkpoint(checkpoint, state)
+        saved = time.monotonic()
+
+        def after_step(state: TrainingState) -> None:
+            nonlocal saved
+            self.progress("train", state.step, state.total)
+            if time.monotonic() - saved >= self.runtime.checkpoint_seconds and state.step < state.total:
+                save_checkpoint(checkpoint, state)
+                saved = time.monotonic()
+
+        train(state, items, visual, self.cell.protocol, self.cell.seed, self.runtime.micro_batch, after_step)
+        return state
+
+    def _evaluate(self, backbone: Backbone, examples: Sequence[Example], visual: VisualInputs) -> tuple[metrics.Report, list[Prediction]]:
+        backbone.eval()
+        predictions: list[Prediction] = []
+        for begin in range(0, len(examples), self.runtime.eval_batch):
+            part = examples[begin : begin + self.runtime.eval_batch]
+            with torch.inference_mode(), autocast(self.device, self.cell.protocol.precision):
+                texts = backbone.predict(visual([e.image for e in part]), [self.task.prompt(e) for e in part])
+            pairs = zip(part, texts, strict=True)
+            predictions += [Prediction(e.id, text, tuple(self.task.references(e)), e.kind) for e, text in pairs]
+            self.progress("evaluate", len(predictions), len(examples))
+        names = self.task.metrics if self.cell.protocol.metrics is None else self.cell.protocol.metrics
+        return metrics.score(names, predictions, self.cell.protocol.metric_tokenizer), predictions
+
+
+def prepare_torch(runtime: Runtime) -> torch.device:
+    """Threads, denormals and determinism: on a CPU the same cell gives the same bits for the same number of threads."""
+    if runtime.threads is not None:
+        torch.set_num_threads(runtime.threads)
+    torch.set_flush_denormal(True)  # denormals cost up to 15 x in backward passes on CPUs
+    device = runtime.torch_device()
+    torch.use_deterministic_algorithms(device.type == "cpu")
+    return device
+
+
+def splits(data: DataFormat, task: str, protocol: Protocol) -> tuple[Sequence[Example], Sequence[Example]]:
+    """Training and evaluation examples, the first `train_limit` and `eval_limit` of them."""
+    training = data.examples(task, protocol.train_split)
+    return training[: protocol.train_limit], data.examples(task, protocol.eval_split)[: protocol.eval_limit]
+
+
+def build(cell: Cell, answers: Sequence[str]) -> Backbone:
+    """The adapted model of a cell. Raises UserError where the method's settings do not fit the backbone."""
+    config: BackboneConfig = parse(BACKBONES.load(cell.backbone.name), cell.backbone.settings, f"backbone {cell.backbone.name}")
+    method: Method = parse(METHODS.load(cell.method.name), cell.method.settings, f"method {cell.method.name}")
+    protocol = cell.protocol
+    backbone = config.build(answers, Decoding(protocol.max_input_tokens, protocol.max_output_tokens, protocol.beams))
+    apply(method, backbone)
+    return backbone
+
+
+def _reporter(folder: Path, progress: Progress) -> Progress:
+    """Pass progress on, and leave it in progress.json about once a second for those who watch from outside."""
+    last = 0.0
+
+    def report(phase: str, step: int, total: int) -> None:
+        nonlocal last
+        progress(phase, step, total)
+        if time.monotonic() - last >= PROGRESS_SECONDS:
+            last = time.monotonic()
+            where = {"phase": phase, "step": step, "total": total, "updated": time.time(), "pid": os.getpid()}
+            temporary = folder / ".progress.json"  # watched, not kept: atomic, but not worth an fsync
+            temporary.write_bytes(to_json(where))
+            temporary.replace(folder / "progress.json")
+
+    return report
+
+
+def _lines(predictions: Sequence[Prediction], scores: metrics.Report) -> bytes:
+    rows = []
+    for i, p in enumerate(predictions):
+        each = {name: values[i] for name, values in scores.per_example.items()}
+        row = {"id": p.id, "kind": p.kind, "prediction": p.text, "references": list(p.references), "scores": each}
+        rows.append(json.dumps(row, sort_keys=True, ensure_ascii=False))
+    return ("\n".join(rows) + "\n").encode()

@@ -1,0 +1,159 @@
+"""Plan + records -> one tidy frame: a row for every (cell, metric) that the plan promises, finished or not.
+
+Columns of `Leaderboard.frame`, in this order:
+
+    method             the sweep's row label          backbone, task, dataset, seed, id    the rest of the cell
+    metric             its name; `vqa_accuracy/exist` is a breakdown of `vqa_accuracy` by question type
+    value              percent units (CIDEr, BLEU x 100), NaN unless the state is "done"
+    state              "done" | "missing" (no record) | "absent: reason" (the metric could not be computed)
+                       | "skipped: reason" (the grid rules the cell out)
+    trainable, head, total, trainable_percent    parameters as the record counted them, else as the plan did;
+                       empty where neither has; the percentage is of `total`
+    steps, train_seconds, eval_seconds, cpu_seconds, step_ms, peak_memory_mb, delta_bytes    measured, NaN if not
+
+Rows stand in the plan's order whatever the order of the records on disk, so equal records give an equal frame.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from benchmark.errors import UserError
+from benchmark.grid import Plan, Planned
+from benchmark.records import Record, Store
+from benchmark.tasks import TASKS
+
+COSTS = ("steps", "train_seconds", "eval_seconds", "cpu_seconds", "step_ms", "peak_memory_mb", "delta_bytes")
+PARAMETERS = ("trainable", "head", "total")
+SCHEMA = {
+    **dict.fromkeys(("method", "backbone", "task", "dataset"), "str"),
+    "seed": "int64",
+    **dict.fromkeys(("id", "metric"), "str"),
+    "value": "float64",
+    "state": "str",
+    **dict.fromkeys(PARAMETERS, "Int64"),
+    "trainable_percent": "float64",
+    **dict.fromkeys(COSTS, "float64"),
+}
+NAN = float("nan")
+Group = tuple[str, str, str]  # backbone, task, dataset
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """A sweep's results, tidy (see the module's docstring for the columns)."""
+
+    title: str
+    notes: str
+    frame: pd.DataFrame
+
+
+def leaderboard(plan: Plan, store: Store) -> Leaderboard:
+    """Join a plan with the records of its cells; records of other sweeps in the same folder are not even opened.
+
+    Raises UserError for an unreadable record, for a plan that holds a cell twice under one label, and where records
+    were made from different data or by different versions of the science.
+    """
+    _reject_duplicates(plan.cells)
+    records = {p.id: store.record(p.id) for p in plan.runnable() if store.has_record(p.id)}
+    _reject_mixtures(plan, records)
+    metrics = _metrics(plan, records)
+    rows = [row for p in plan.cells for row in _rows(p, records.get(p.id), metrics[_group(p)])]
+    frame = pd.DataFrame(rows, columns=list(SCHEMA)).astype(SCHEMA)
+    return Leaderboard(plan.title or plan.sweep, plan.notes, frame)
+
+
+def _group(planned: Planned) -> Group:
+    return planned.backbone, planned.task, planned.dataset
+
+
+def _rows(planned: Planned, record: Record | None, metrics: Iterable[str]) -> Iterator[dict[str, Any]]:
+    cell = {"method": planned.row, "backbone": planned.backbone, "task": planned.task, "dataset": planned.dataset}
+    shared = {**cell, "seed": planned.seed, "id": planned.id, **_parameters(planned, record), **_costs(record)}
+    for metric in metrics:
+        value, state = _outcome(planned, record, metric)
+        yield {**shared, "metric": metric, "value": value, "state": state}
+
+
+def _outcome(planned: Planned, record: Record | None, metric: str) -> tuple[float, str]:
+    if planned.skipped:
+        return NAN, f"skipped: {planned.skipped}"
+    if record is None:
+        return NAN, "missing"
+    value = record.metrics.get(metric, {"absent": "the record does not report it"})
+    if isinstance(value, Mapping):
+        return NAN, f"absent: {value.get('absent', 'no reason given')}"
+    return value, "done"
+
+
+def _parameters(planned: Planned, record: Record | None) -> dict[str, Any]:
+    # A plan counts before the data is opened; a classifier's head can turn out smaller, so the record is believed first.
+    known = planned.total > 0
+    counts: dict[str, Any] = {name: getattr(planned, name) if known else None for name in PARAMETERS}
+    if record is not None:
+        counts |= {name: int(record.cost[name]) for name in PARAMETERS if name in record.cost}
+    trainable, total = counts["trainable"], counts["total"]
+    return {**counts, "trainable_percent": 100 * trainable / total if trainable is not None and total else NAN}
+
+
+def _costs(record: Record | None) -> dict[str, float]:
+    return {name: NAN if record is None else record.cost.get(name, NAN) for name in COSTS}
+
+
+def _metrics(plan: Plan, records: Mapping[str, Record]) -> dict[Group, list[str]]:
+    """Metric names of each (backbone, task, dataset): those its records report, or else those its cells will."""
+    found: dict[Group, set[str]] = {_group(p): set() for p in plan.cells}
+    expected: dict[Group, set[str]] = {group: set() for group in found}
+    for p in plan.cells:
+        expected[_group(p)] |= set(p.cell.protocol.metrics or _declared(p.task))
+        found[_group(p)] |= set(records[p.id].metrics) if p.id in records else set()
+    return {group: _in_order(names or expected[group], _declared(group[1])) for group, names in found.items()}
+
+
+def _declared(task: str) -> tuple[str, ...]:
+    entry = TASKS.entry(task)  # one from another package is known in full only once it is imported
+    return tuple(entry.options["metrics"] if "metrics" in entry.options else entry.load().metrics)
+
+
+def _in_order(names: Iterable[str], declared: Sequence[str]) -> list[str]:
+    """The task's order; `bleu_4` and `bleu/long` stand where `bleu` does, what the task does not know comes last."""
+
+    def place(name: str) -> tuple[int, str]:
+        ranks = [i for i, known in enumerate(declared) if name == known or name.startswith((f"{known}_", f"{known}/"))]
+        return min(ranks, default=len(declared)), name
+
+    return sorted(names, key=place)
+
+
+def _reject_duplicates(cells: Iterable[Planned]) -> None:
+    places = Counter((p.row, p.backbone, p.task, p.dataset, p.seed) for p in cells)
+    for (row, backbone, task, dataset, seed), times in places.items():
+        if times > 1:
+            where = f"{row}, {backbone}, {task}/{dataset}, seed {seed}"
+            raise UserError(f"the plan holds {times} cells for ({where}), which would count as {times} seeds; remove all but one")
+
+
+def _reject_mixtures(plan: Plan, records: Mapping[str, Record]) -> None:
+    done = [p for p in plan.runnable() if p.id in records]
+    for dataset in dict.fromkeys(p.dataset for p in done):
+        _reject_mixture(f"dataset '{dataset}'", "data", [p for p in done if p.dataset == dataset], records)
+    _reject_mixture("this sweep", "science", done, records)
+
+
+def _reject_mixture(what: str, key: str, cells: Iterable[Planned], records: Mapping[str, Record]) -> None:
+    versions: dict[str, list[str]] = {}
+    for p in cells:
+        version = json.dumps(records[p.id].provenance.get(key, "not recorded"), sort_keys=True)
+        versions.setdefault(version, []).append(f"{p.id} ({p.row}, {p.backbone}, seed {p.seed})")
+    if len(versions) > 1:
+        listed = "; ".join(f"{version} in {', '.join(ids)}" for version, ids in versions.items())
+        raise UserError(
+            f"{what}: the records differ in provenance.{key} and cannot share a table: {listed}; "
+            "delete record.json of the outdated cells and run them again"
+        )

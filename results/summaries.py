@@ -1,0 +1,116 @@
+"""The leaderboard over seeds: scores, which are exactly repeatable, and costs, which are measured and never are."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import pandas as pd
+
+from results.leaderboard import NAN, Leaderboard
+
+KEYS = ["backbone", "method", "task", "dataset"]
+COST_COLUMNS = ("train_seconds", "step_ms", "peak_memory_mb")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One entry of a table: one metric (or cost) of one method on one backbone, task and dataset, over its seeds.
+
+    mean: None unless the state is "done", which takes every planned seed.
+    std: sample standard deviation (ddof=1), None for fewer than two seeds.
+    n, planned: seeds that have the value, seeds that the plan asks for.
+    state: "done" | "missing" | "absent: reason" | "skipped: reason".
+    flags: what makes the value suspicious, one sentence each.
+    """
+
+    backbone: str
+    method: str
+    task: str
+    dataset: str
+    metric: str
+    mean: float | None
+    std: float | None
+    n: int
+    planned: int
+    state: str
+    flags: tuple[str, ...]
+    trainable: int | None
+    head: int | None
+    total: int | None
+    trainable_percent: float | None
+
+
+def scores(board: Leaderboard, *, details: bool = False) -> list[Entry]:
+    """Every metric over its seeds, in the plan's order. Breakdowns (`metric/part`) are left out unless `details`."""
+    frame = board.frame
+    if not details:
+        frame = frame[~frame["metric"].str.contains("/", regex=False)]
+    return list(_entries(frame, suspect=True))
+
+
+def costs(board: Leaderboard) -> list[Entry]:
+    """Seconds of training, milliseconds a step and peak memory over the seeds, in the plan's order."""
+    cells = board.frame.drop_duplicates([*KEYS, "seed"])
+    frame = pd.concat([_as_metric(cells, name) for name in COST_COLUMNS]).sort_index(kind="stable")  # a cell's costs together
+    return list(_entries(frame, suspect=False))
+
+
+def _as_metric(cells: pd.DataFrame, name: str) -> pd.DataFrame:
+    """The cost column `name` in the shape of a metric. A cell is measured even where a metric is absent."""
+    value = cells[name]
+    ran = ~cells["state"].str.startswith(("missing", "skipped"))
+    state = cells["state"].where(~ran, "done").where(~ran | value.notna(), "absent: not measured")
+    return cells.assign(metric=name, value=value, state=state)
+
+
+def _entries(frame: pd.DataFrame, *, suspect: bool) -> Iterator[Entry]:
+    groups = dict(iter(frame.groupby([*KEYS, "metric"], sort=False)))
+    columns = list(dict.fromkeys(zip(frame["backbone"], frame["task"], frame["dataset"], frame["metric"], strict=True)))
+    for backbone, method in product(frame["backbone"].unique(), frame["method"].unique()):
+        for _, task, dataset, metric in (column for column in columns if column[0] == backbone):
+            key = (backbone, method, task, dataset, metric)
+            if key in groups:
+                yield _entry(key, groups[key], suspect=suspect)
+
+
+def _entry(key: tuple[str, str, str, str, str], rows: pd.DataFrame, *, suspect: bool) -> Entry:
+    states, seeds = rows["state"].tolist(), rows["seed"].tolist()
+    values = [(seed, value) for seed, value, state in zip(seeds, rows["value"].tolist(), states, strict=True) if state == "done"]
+    state = _state(states)
+    mean, std = _mean_std([value for _, value in values]) if state == "done" else (None, None)
+    flags = tuple(flag for seed, value in values for flag in _flags(seed, value)) if suspect else ()
+    return Entry(*key, mean, std, len(values), len(rows), state, flags, *_parameters(rows))
+
+
+def _state(states: Sequence[str]) -> str:
+    """The one word for all seeds: done only if all are. Different reasons are all kept."""
+    for kind in ("skipped", "missing", "absent"):
+        found = list(dict.fromkeys(state for state in states if state.startswith(kind)))
+        if found:
+            return found[0] + "".join(f"; {state.partition(': ')[2]}" for state in found[1:])
+    return "done"
+
+
+def _mean_std(values: Sequence[float]) -> tuple[float, float | None]:
+    if not all(map(math.isfinite, values)):
+        return NAN, NAN if len(values) > 1 else None
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+
+
+def _flags(seed: int, value: float) -> Iterator[str]:
+    if value == 0:
+        yield f"seed {seed} is exactly 0.0"
+    elif not math.isfinite(value):
+        yield f"seed {seed} is not a finite number ({value})"
+
+
+def _parameters(rows: pd.DataFrame) -> tuple[int | None, int | None, int | None, float | None]:
+    """What the records counted stands before what the plan did, should a missing seed be counted differently."""
+    recorded = rows[~rows["state"].str.startswith(("missing", "skipped"))]
+    first = (rows if recorded.empty else recorded).iloc[0]
+    trainable, head, total = (None if pd.isna(first[name]) else int(first[name]) for name in ("trainable", "head", "total"))
+    return trainable, head, total, None if pd.isna(first["trainable_percent"]) else float(first["trainable_percent"])

@@ -1,0 +1,154 @@
+"""What every renderer is given: a title, blocks of cell texts, footnotes, and the same content as tidy rows."""
+
+from __future__ import annotations
+
+import math
+import string
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from results.leaderboard import Leaderboard
+from results.summaries import Entry, costs, scores
+
+COST_TITLES = {"train_seconds": "train s", "step_ms": "step ms", "peak_memory_mb": "peak MB"}
+
+
+@dataclass(frozen=True)
+class Text:
+    """A cell's text, the footnotes it refers to, and its colour on a terminal."""
+
+    text: str
+    marks: tuple[str, ...] = ()
+    style: str = ""
+
+
+@dataclass(frozen=True)
+class Block:
+    """One grid. All header rows but the last name groups of columns; `align` has one of "l", "r" a column."""
+
+    title: str
+    align: str
+    header: tuple[tuple[str, ...], ...]
+    rows: tuple[tuple[Text, ...], ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Blocks under one title. `data` is the same content for machines: one flat mapping a row, all with equal keys."""
+
+    title: str
+    caption: tuple[str, ...]
+    blocks: tuple[Block, ...]
+    data: tuple[dict[str, Any], ...]
+    footnotes: tuple[tuple[str, str], ...] = ()  # mark, text
+    notes: tuple[str, ...] = ()
+
+
+@dataclass
+class Footnotes:
+    """Hands out marks a, b, ..., z, aa, ab, ...; equal texts share one."""
+
+    marks: dict[str, str] = field(default_factory=dict)
+
+    def mark(self, text: str) -> str:
+        """The mark of a text, a new one if the text is new."""
+        return self.marks.setdefault(one_line(text), _letters(len(self.marks)))
+
+    def listed(self) -> tuple[tuple[str, str], ...]:
+        """(mark, text) in the order of first use."""
+        return tuple((mark, text) for text, mark in self.marks.items())
+
+
+def score_table(board: Leaderboard, *, details: bool = False, digits: int = 1) -> Table:
+    """Means over seeds, one block a backbone; `digits` after the point. The same records give the same table."""
+    entries = scores(board, details=details)
+    seeds = {entry.planned for entry in entries if not entry.state.startswith("skipped")}
+    each = len(seeds) > 1
+
+    def show(entry: Entry) -> str:
+        mean = "NaN" if entry.mean is None or math.isnan(entry.mean) else f"{entry.mean:.{digits}f}"
+        std = "" if entry.std is None or math.isnan(entry.std) else f" ± {entry.std:.{digits}f}"
+        return f"{mean}{std}{f' (n={entry.n})' if each else ''}"
+
+    return _table(board, "", (f"{_seeds(seeds)}. Percent; CIDEr x 100.",), entries, show)
+
+
+def cost_table(board: Leaderboard) -> Table:
+    """Measured costs, one block a backbone. Depends on the machine, hence apart from the scores."""
+    caption = ("Mean over the seeds of a cell's training seconds, median step time and peak memory.",)
+
+    def show(entry: Entry) -> str:
+        return f"{entry.mean:,.0f}" if (entry.mean or 0) >= 100 else f"{entry.mean:.1f}"
+
+    return _table(board, ": cost", caption, costs(board), show)
+
+
+def one_line(text: str) -> str:
+    """Collapse white space and drop control characters, which would break a grid."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+def _seeds(counts: set[int]) -> str:
+    if counts <= {1}:
+        return "One seed each, hence no standard deviation"
+    return "Mean ± standard deviation (ddof=1)" + (f" over n={min(counts)} seeds" if len(counts) == 1 else "; n seeds beside each")
+
+
+def _table(board: Leaderboard, suffix: str, caption: tuple[str, ...], entries: Sequence[Entry], show: Callable[[Entry], str]) -> Table:
+    footnotes = Footnotes()
+    backbones = dict.fromkeys(entry.backbone for entry in entries)
+    blocks = tuple(_block(b, [entry for entry in entries if entry.backbone == b], show, footnotes) for b in backbones)
+    if any(entry.state == "missing" for entry in entries):
+        caption = (*caption, "k/n seeds: only k of n seeds are done, so there is no mean yet.")
+    notes = tuple(filter(None, map(one_line, board.notes.splitlines())))
+    return Table(one_line(board.title) + suffix, caption, blocks, tuple(map(asdict, entries)), footnotes.listed(), notes)
+
+
+def _block(backbone: str, entries: Sequence[Entry], show: Callable[[Entry], str], footnotes: Footnotes) -> Block:
+    columns = list(dict.fromkeys((entry.task, entry.dataset, entry.metric) for entry in entries))
+    found = {(entry.method, entry.task, entry.dataset, entry.metric): entry for entry in entries}
+    rows = []
+    for method in dict.fromkeys(entry.method for entry in entries):
+        own = [found.get((method, *column)) for column in columns]
+        there = [entry for entry in own if entry is not None]
+        rows.append((Text(one_line(method)), *_parameters(there), *(_text(entry, show, footnotes) for entry in own)))
+    tasks, datasets, metrics = zip(*columns, strict=True)
+    names = tuple(COST_TITLES.get(metric, metric) for metric in metrics)
+    header = (("", "", "", *tasks), ("", "", "", *datasets), ("method", "trainable", "%", *names))
+    return Block(one_line(backbone), "l" + "r" * (len(columns) + 2), header, tuple(rows))
+
+
+def _parameters(entries: Sequence[Entry]) -> tuple[Text, Text]:
+    if all(e.state.startswith("skipped") for e in entries):
+        return Text("–", style="dim"), Text("–", style="dim")
+    known = sorted({(e.trainable, e.trainable_percent) for e in entries if e.trainable is not None and e.trainable_percent is not None})
+    return _range([f"{count:,}" for count, _ in known]), _range([_percent(share) for _, share in known])
+
+
+def _range(texts: Sequence[str]) -> Text:
+    """One text, or lowest–highest where tasks differ (by their heads)."""
+    if not texts:
+        return Text("?")
+    return Text(texts[0] if texts[0] == texts[-1] else f"{texts[0]}–{texts[-1]}")
+
+
+def _percent(share: float) -> str:
+    return "<0.01" if 0 < share < 0.005 else f"{share:.2f}"
+
+
+def _text(entry: Entry | None, show: Callable[[Entry], str], footnotes: Footnotes) -> Text:
+    if entry is None:
+        return Text("")
+    kind, _, reason = entry.state.partition(": ")
+    marks = tuple(footnotes.mark(text) for text in (*((reason,) if reason else ()), *entry.flags))
+    if kind == "done":
+        return Text(show(entry), marks, "bold red" if entry.flags else "")
+    texts = {"missing": f"{entry.n}/{entry.planned} seeds", "absent": "absent", "skipped": "–"}
+    return Text(texts[kind], marks, "yellow" if kind == "missing" else "dim")
+
+
+def _letters(number: int) -> str:
+    """0 -> a, 25 -> z, 26 -> aa: the column names of a spreadsheet."""
+    high, low = divmod(number, 26)
+    return (_letters(high - 1) if high else "") + string.ascii_lowercase[low]

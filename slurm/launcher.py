@@ -1,0 +1,126 @@
+"""Run all unfinished cells of a plan, in this process or in several local workers started through submitit.
+
+Workers stay up and take one cell after another; the lock of each cell decides who runs it, so that any number of
+workers and launchers may share a result folder. Only ids and paths cross the process border.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+
+from benchmark.errors import UserError
+from benchmark.grid import Plan, Planned
+from benchmark.records import Store, read_json
+
+On = Literal["inline", "local"]
+Watch = Callable[[], None]  # called now and then; it looks at the result folder itself
+CellWatch = Callable[[Planned, str, int, int], None]  # cell, phase, step, total
+POLL_SECONDS = 0.5
+MONTH_MINUTES = 60 * 24 * 30  # submitit kills local jobs after 5 minutes unless told otherwise
+
+
+def unfinished(plan: Plan, root: Path) -> list[Planned]:
+    """Runnable cells without a record."""
+    store = Store(root)
+    return [cell for cell in plan.runnable() if not store.has_record(cell.id)]
+
+
+def clear_failures(cells: Sequence[Planned], root: Path) -> None:
+    """Forget why earlier attempts failed: what failure.json says from now on is of this attempt."""
+    for cell in cells:
+        (Store(root).folder(cell.id) / "failure.json").unlink(missing_ok=True)
+
+
+def launch_inline(cells: Sequence[Planned], root: Path, runtime: Any, watch_cell: CellWatch, watch: Watch) -> None:
+    """Run cells one after another in this process. A failing cell leaves failure.json; the others go on."""
+    from benchmark.runner import run_cell
+
+    for cell in cells:
+        try:
+            run_cell(cell.id, root, runtime, partial(watch_cell, cell))
+        except Exception as error:
+            print(f"{cell.id} failed: {error}", file=sys.stderr)
+        watch()
+
+
+def launch_local(cells: Sequence[Planned], root: Path, runtime: Any, workers: int, watch: Watch) -> None:
+    """Run cells in `workers` processes through submitit's LocalExecutor; returns when all have ended. Ctrl-C stops them."""
+    import submitit
+
+    folder = root / "jobs" / time.strftime("%Y%m%d-%H%M%S") / str(os.getpid())  # a fresh folder: submitit reuses job ids
+    executor = submitit.LocalExecutor(folder=folder)
+    executor.update_parameters(timeout_min=MONTH_MINUTES)
+    threads = runtime.threads or max(1, (os.cpu_count() or 1) // workers)
+    ids = [cell.id for cell in cells]
+    with _environment(OMP_NUM_THREADS=str(threads), TOKENIZERS_PARALLELISM="false"):
+        jobs = [executor.submit(work, ids, str(root.resolve()), replace(runtime, threads=threads), os.getpid()) for _ in range(workers)]
+    try:
+        while not all(job.done(force_check=True) for job in jobs):
+            watch()
+            time.sleep(POLL_SECONDS)
+    except BaseException:
+        for job in jobs:
+            job.cancel()
+        raise
+    watch()
+
+
+def work(ids: Sequence[str], root: str, runtime: Any, launcher: int) -> None:
+    """What a worker does: take every cell that is neither done nor taken; stop when the launcher is gone."""
+    from benchmark.runner import run_cell
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the launcher cancels its workers
+    for cell_id in ids:
+        if not psutil.pid_exists(launcher):
+            return
+        try:
+            outcome = run_cell(cell_id, Path(root), runtime)
+            print(cell_id, outcome, flush=True)
+        except Exception as error:
+            print(cell_id, "failed:", error, flush=True)
+
+
+def failures(cells: Sequence[Planned], root: Path) -> Iterator[tuple[Planned, dict[str, Any]]]:
+    """The cells that failed, with what their failure.json says; a cell without record and cause was killed."""
+    store = Store(root)
+    for cell in cells:
+        if not store.has_record(cell.id):
+            unknown = {"cause": "killed", "message": "its worker died without a word (out of memory?); see ROOT/jobs", "user": False}
+            yield cell, read_json(store.folder(cell.id) / "failure.json") or unknown
+
+
+def default_workers() -> int:
+    """One worker a core, at most eight: each needs about 1 GiB."""
+    return max(1, min(8, os.cpu_count() or 1))
+
+
+def check_workers(workers: int) -> int:
+    """Refuse less than one worker."""
+    if workers < 1:
+        raise UserError(f"--workers: {workers} cannot do anything; use 1 or more")
+    return workers
+
+
+@contextmanager
+def _environment(**values: str) -> Iterator[None]:
+    before = {key: os.environ.get(key) for key in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            if value is None:
+                del os.environ[key]
+            else:
+                os.environ[key] = value
