@@ -95,7 +95,7 @@ class LoRALinear(nn.Module):
         if len(self.spans) == 1 and self.spans[0] == (0, self.outputs):
             return functional.linear(low, self.lora_b)
         parts, done, row = [], 0, 0
-        for piece, (start, stop) in zip(low.split(self.rank, -1), self.spans, strict=True):
+        for piece, (start, stop) in zip(low.chunk(len(self.spans), -1), self.spans, strict=True):
             parts.append(low.new_zeros(*low.shape[:-1], start - done))
             parts.append(functional.linear(piece, self.lora_b[row : row + stop - start]))
             done, row = stop, row + stop - start

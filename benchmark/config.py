@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, cast
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from ruamel.yaml import YAML
@@ -81,16 +81,17 @@ class Protocol(Config):
 def parse(cls: type[T], values: Mapping[str, JSON], where: str) -> T:
     """Build the dataclass `cls` from plain values, strictly. Raises UserError naming `where`, the key and the fix."""
     try:
-        return _adapter(cls).validate_json(json.dumps(values), strict=True)
+        parsed: T = _adapter(cast("Hashable", cls)).validate_json(json.dumps(values), strict=True)
     except TypeError as error:
         raise UserError(f"{where}: {error}; quote the value if it is meant as text") from error
     except ValidationError as error:
         raise UserError(f"{where}: {_explain(error, cls)}") from error
+    return parsed
 
 
 def dump(config: object) -> dict[str, JSON]:
     """Plain JSON values of a configuration dataclass, defaults spelled out."""
-    plain: dict[str, JSON] = _adapter(type(config)).dump_python(config, mode="json")
+    plain: dict[str, JSON] = _adapter(cast("Hashable", type(config))).dump_python(config, mode="json")
     return plain
 
 
@@ -122,8 +123,8 @@ def merge(*layers: Mapping[str, JSON]) -> dict[str, JSON]:
 
 
 @cache
-def _adapter(cls: type[T]) -> TypeAdapter[T]:
-    return TypeAdapter(cls)
+def _adapter(cls: Hashable) -> TypeAdapter[Any]:
+    return TypeAdapter(cast("type[Any]", cls))
 
 
 def _explain(error: ValidationError, cls: type[Any]) -> str:

@@ -132,7 +132,7 @@ class _Run:
         return Record(
             id=self.cell.id,
             cell=dump(self.cell),
-            metrics={name: dict(v) if isinstance(v, dict) else v for name, v in scores.values.items()},
+            metrics={k: {"absent": v["absent"]} if isinstance(v, dict) else v for k, v in scores.values.items()},
             cost={key: float(value) for key, value in cost.items()},
             curve=state.curve,
             provenance=provenance(str(self.device)) | {"data": self.data.fingerprint(), "science": SCIENCE},

@@ -89,7 +89,7 @@ class Backbone(nn.Module, ABC):
 
 
 class VisionTower(nn.Module, ABC):
-    """Pixels (batch, 3, size, size), normalised, to features (batch, 1 + tokens, width): the pooled vector, then context tokens if asked for."""
+    """Normalised pixels (batch, 3, size, size) to features (batch, 1 + tokens, width): the pooled vector, then the tokens asked for."""
 
     width: int
     size: int

@@ -118,7 +118,7 @@ class ViTGPT2Model(Backbone):
     def _captions(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Token ids and mask, (batch, tokens), on the CPU: caption, end token, padding with the end token (masked)."""
         limit = self.decoding.max_output_tokens
-        rows = [ids[: limit - 1] + [self.end] for ids in self.tokenizer(list(captions)).input_ids]
+        rows = [[*ids[: limit - 1], self.end] for ids in self.tokenizer(list(captions)).input_ids]
         length = limit if self.config.loss == "release" else max(map(len, rows))
         tokens = torch.tensor([row + [self.end] * (length - len(row)) for row in rows])
         mask = torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in rows])

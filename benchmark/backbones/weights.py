@@ -57,7 +57,10 @@ class Source:
             return cls(self.config(), **options).eval()
 
         def load() -> tuple[PreTrainedModel, dict[str, Any]]:
-            return cls.from_pretrained(self.location, revision=self.revision, dtype=torch.float32, output_loading_info=True, **options)
+            loaded: tuple[PreTrainedModel, dict[str, Any]] = cls.from_pretrained(
+                self.location, revision=self.revision, dtype=torch.float32, output_loading_info=True, **options
+            )
+            return loaded
 
         verbosity = logging.get_verbosity()
         logging.set_verbosity_error()  # what is missing is checked below, key by key
