@@ -104,13 +104,10 @@ def _run_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _list(options: argparse.Namespace) -> int:
-    from results.listing import listing, listing_table
+    from results.listing import listing, listing_text
 
     rows = listing(options.what)
-    if options.json:
-        print(json.dumps(rows, indent=1, ensure_ascii=False))
-    else:
-        _print_text(listing_table(options.what, rows))
+    print(json.dumps(rows, indent=1, ensure_ascii=False) + "\n" if options.json else listing_text(rows), end="")
     return 0
 
 
@@ -147,7 +144,7 @@ def _run(options: argparse.Namespace) -> int:
 def _sweep(options: argparse.Namespace) -> int:
     from benchmark.planning import plan, save_plan
     from benchmark.progress import SweepProgress
-    from slurm.launcher import check_workers, clear_failures, default_workers, failures, launch_inline, launch_local, unfinished
+    from slurm.launcher import check_workers, clear_failures, default_workers, failures, launch_inline, launch_local, unfinished, wait_for_others
 
     runtime, workers = _runtime(options), check_workers(options.workers) if options.workers is not None else default_workers()
     made = plan(options.sweep, need_data=True)
@@ -159,6 +156,7 @@ def _sweep(options: argparse.Namespace) -> int:
             launch_inline(cells, options.root, runtime, progress.watch_cell, progress.watch)
         elif cells:
             launch_local(cells, options.root, runtime, min(workers, len(cells)), progress.watch)
+        wait_for_others(cells, options.root, progress.watch)
     _print_tables(options, made)
     failed = list(failures(cells, options.root))
     for cell, failure in failed:
@@ -229,3 +227,7 @@ def _runtime(options: argparse.Namespace) -> Any:
     runtime = parse(Runtime, given, "options")
     runtime.torch_device()  # a missing GPU is found before anything starts
     return runtime
+
+
+if __name__ == "__main__":
+    main()

@@ -15,7 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar, cast
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from benchmark.errors import UserError, did_you_mean
 
@@ -105,6 +105,8 @@ def load_yaml(path: Path) -> dict[str, JSON]:
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
         raise UserError(f"{path}:{line}: not valid YAML: {error.problem}") from error
+    except (YAMLError, RecursionError) as error:  # control characters and the like, which carry no mark
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text: {error.reason} at byte {error.start}") from error
     if not isinstance(values, dict):

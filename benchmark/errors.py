@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class UserError(Exception):
@@ -16,6 +17,15 @@ class DataError(UserError):
 
 class MetricUnavailable(Exception):
     """A metric cannot run on this machine; the message is the reason a record and a table show."""
+
+
+@contextmanager
+def located(where: str) -> Iterator[None]:
+    """Put the place in front of a UserError raised inside, for callees that do not know what they were called for."""
+    try:
+        yield
+    except UserError as error:
+        raise type(error)(f"{where}: {error}") from error
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

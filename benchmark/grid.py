@@ -15,12 +15,13 @@ from pydantic import Field
 
 from benchmark.config import JSON, Config, Protocol, dump, load_yaml, merge, parse
 from benchmark.datasets import DatasetSpec, load_spec
-from benchmark.errors import UserError, did_you_mean
+from benchmark.errors import UserError, did_you_mean, located
 from benchmark.registry import Registry
 
 HERE = Path(__file__).resolve().parent
 SCIENCE = 1  # raised when the same settings come to mean another computation, so that old records are not mixed in
 METHODS: Registry[Any] = Registry("method", "baselines", "methods")
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what every generator takes
 NonEmpty = Annotated[tuple[Any, ...], Field(min_length=1)]
 
 
@@ -130,7 +131,7 @@ class Sweep(Config):
     backbones: NonEmpty
     tasks: NonEmpty
     protocol: str | dict[str, JSON]
-    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
     title: str = ""
     summary: str = ""
     notes: str = ""  # printed under the table
@@ -168,7 +169,10 @@ def load_sweep(name_or_path: str) -> Sweep:
 
 def fingerprint(path: Path) -> str:
     """Hash of a sweep file's content."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
 
 
 def plan_file(root: Path, sweep: str) -> Path:
@@ -202,8 +206,9 @@ def expand(name_or_path: str) -> list[Planned]:
     methods = [(e, _resolve(METHODS, e, f"{where}: method '{e.label}'")) for e in sweep.entries("methods", where)]
     backbones = [(e, _resolve(BACKBONES, e, f"{where}: backbone '{e.label}'")) for e in sweep.entries("backbones", where)]
     tasks = [_task(item, path, f"{where}: tasks[{i}]") for i, item in enumerate(sweep.tasks)]
-    for task, spec in tasks:
-        TASKS.entry(task)
+    for i, (task, spec) in enumerate(tasks):
+        with located(f"{where}: tasks[{i}]"):
+            TASKS.entry(task)
         if task not in spec.tasks:
             raise UserError(f"{where}: dataset '{spec.name}' has no task '{task}'; it has: {', '.join(spec.tasks)}")
     return list(_cross(sweep, where, methods, backbones, tasks))
@@ -231,7 +236,8 @@ def resolve_protocol(
     base = chosen if isinstance(chosen, str) else chosen.get("base")
     layers: list[Mapping[str, JSON]] = []
     if base is not None:
-        layers = [{"name": base}, *_protocol_layers(str(base), facts)]
+        with located(where):
+            layers = [{"name": base}, *_protocol_layers(str(base), facts)]
     return parse(Protocol, merge(*layers, own, *overrides), where)
 
 
@@ -283,7 +289,8 @@ def _describe(entry: Entry) -> str:
 
 
 def _resolve(registry: Registry[Any], entry: Entry, where: str) -> Choice:
-    registry.entry(entry.name)
+    with located(where):
+        registry.entry(entry.name)
     return Choice(entry.name, dump(parse(registry.load(entry.name), entry.settings, where)))
 
 
@@ -296,5 +303,6 @@ def _task(item: JSON, path: Path, where: str) -> tuple[str, DatasetSpec]:
     wanted = parse(Task, item, where)
     dataset = wanted.dataset
     if dataset.endswith((".yaml", ".yml")):
-        dataset = str(path.parent / dataset)
-    return wanted.task, load_spec(dataset)
+        return wanted.task, load_spec(str(path.parent / dataset))  # its errors name its own file
+    with located(where):
+        return wanted.task, load_spec(dataset)

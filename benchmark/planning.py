@@ -13,8 +13,9 @@ from benchmark.backbones import BACKBONES
 from benchmark.backbones.base import BackboneConfig
 from benchmark.config import dump, parse
 from benchmark.cost import parameters
-from benchmark.errors import DataError, UserError
+from benchmark.errors import DataError, UserError, did_you_mean, located
 from benchmark.grid import METHODS, Cell, Plan, Planned, expand, fingerprint, load_sweep, plan_file, sweep_path
+from benchmark.metrics import METRICS
 from benchmark.records import Store, to_json, write_atomically
 from benchmark.runner import build, splits
 from benchmark.tasks import TASKS
@@ -27,7 +28,7 @@ def plan(name_or_path: str, *, need_data: bool) -> Plan:
     unless `need_data`: then that is an error. Settings that cannot work are always an error, for the whole grid at once.
     """
     sweep = load_sweep(name_or_path)
-    checker = _Checker(need_data)
+    checker = _Checker(need_data, str(sweep_path(name_or_path)))
     cells = tuple(checker.check(cell) for cell in expand(name_or_path))
     _refuse_equal_cells(cells, str(sweep_path(name_or_path)))
     if not any(not cell.skipped for cell in cells):
@@ -49,8 +50,8 @@ def save_plan(plan_: Plan, root: Path) -> None:
 class _Checker:
     """Remembers what it has opened and built: many cells share data, models and methods."""
 
-    def __init__(self, need_data: bool) -> None:
-        self.need_data = need_data
+    def __init__(self, need_data: bool, where: str) -> None:
+        self.need_data, self.where = need_data, where
         self.answers: dict[str, int | str] = {}
         self.counts: dict[str, dict[str, int]] = {}
 
@@ -60,10 +61,14 @@ class _Checker:
         reason = incapable(cell)
         if reason:
             return replace(planned, skipped=reason)
+        place = f"{self.where}: '{planned.row}' on '{planned.backbone}', {planned.task}/{planned.dataset}"
+        with located(place):
+            check_names(cell)
         answers = self._answers(cell)
         if isinstance(answers, str):
             return replace(planned, skipped=answers)
-        counts = self._count(cell, answers)
+        with located(place):
+            counts = self._count(cell, answers)
         return replace(planned, trainable=counts["trainable"], head=counts["head"], total=counts["total"])
 
     def _answers(self, cell: Cell) -> int | str:
@@ -98,6 +103,17 @@ def incapable(cell: Cell) -> str:
     offers = parse(model, cell.backbone.settings, cell.backbone.name).offers()
     lacking: Sequence[str] = [need for need in METHODS.load(cell.method.name).needs if need not in offers]
     return f"{cell.method.name} needs {lacking[0]}, which {cell.backbone.name} does not have here" if lacking else ""
+
+
+def check_names(cell: Cell) -> None:
+    """Refuse metrics and splits that do not exist: a slip of the keyboard must not cost a training run."""
+    for metric in cell.protocol.metrics or ():
+        METRICS.entry(metric)
+    known = cell.dataset.open().splits()
+    for key in ("train_split", "eval_split"):
+        split = getattr(cell.protocol, key)
+        if split not in known:
+            raise UserError(f"{key}: dataset '{cell.dataset.name}' has no split '{split}'{did_you_mean(split, known)}")
 
 
 def _refuse_equal_cells(cells: Sequence[Planned], where: str) -> None:

@@ -53,7 +53,13 @@ class Runtime:
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
         if self.device.startswith("cuda") and not torch.cuda.is_available():
             raise UserError(f"--device {self.device}: no CUDA GPU is visible here; use --device cpu")
-        return torch.device(self.device)
+        try:
+            device = torch.device(self.device)
+        except RuntimeError as error:
+            raise UserError(f"--device {self.device}: no such device; use auto, cpu, cuda or cuda:N") from error
+        if device.type not in ("cpu", "cuda") or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
+            raise UserError(f"--device {self.device}: not a device vlpeft can use here; use auto, cpu, cuda or cuda:N")
+        return device
 
 
 def run_cell(cell_id: str, root: Path, runtime: Runtime, progress: Progress = lambda *_: None) -> Outcome:

@@ -1,9 +1,10 @@
-"""What `vlpeft list` and `vlpeft plan` show, as plain rows for scripts and as tables for people."""
+"""What `vlpeft list` and `vlpeft plan` show: plain rows for scripts, text for people."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from textwrap import TextWrapper
 from typing import Any
 
 from benchmark.backbones import BACKBONES
@@ -32,10 +33,16 @@ def listing(what: str) -> list[dict[str, Any]]:
     return rows
 
 
-def listing_table(what: str, rows: Sequence[dict[str, Any]]) -> Table:
-    """Name, what it is, and how to set it."""
-    body = [(row["name"], _about(row), _settings(row)) for row in rows]
-    return _grid(what, ("name", "summary", "settings = defaults" if any(r[2] for r in body) else ""), body, rows)
+def listing_text(rows: Sequence[dict[str, Any]], width: int = 110) -> str:
+    """For people: one entry a paragraph, what it is and how to set it, wrapped."""
+    indent = 2 + max(len(row["name"]) for row in rows)
+    lines: list[str] = []
+    for row in rows:
+        wrap = TextWrapper(width, initial_indent=row["name"].ljust(indent), subsequent_indent=" " * indent)
+        lines += wrap.wrap(_about(row))
+        if row.get("settings"):
+            lines += TextWrapper(width, initial_indent=" " * indent, subsequent_indent=" " * indent).wrap(_settings(row))
+    return "\n".join(lines) + "\n"
 
 
 def plan_rows(plan: Plan, root: Path | None) -> list[dict[str, Any]]:
@@ -63,7 +70,8 @@ def plan_table(plan: Plan, root: Path | None) -> Table:
     header = ("id", "method", "backbone", "task", "seed", "trainable", "%", "state")
     skipped = sum(bool(cell.skipped) for cell in plan.cells)
     title = f"{plan.title}: {len(plan.cells)} cells, {len(plan.cells) - skipped} runnable, {skipped} skipped"
-    return _grid(title, header, body, plan_rows(plan, root), right=(4, 5, 6))
+    rows = tuple(tuple(Text(one_line(text)) for text in row) for row in body)
+    return Table(one_line(title), (), (Block("", "llllrrrl", (header,), rows),), tuple(plan_rows(plan, root)))
 
 
 def _state(cell_id: str, skipped: str, root: Path | None) -> str:
@@ -80,13 +88,4 @@ def _about(row: dict[str, Any]) -> str:
 
 
 def _settings(row: dict[str, Any]) -> str:
-    return ", ".join(f"{key}={default or '?'}" for key, default in row.get("settings", {}).items())
-
-
-def _grid(
-    title: str, header: tuple[str, ...], body: Iterable[Sequence[str]], data: Sequence[dict[str, Any]], right: tuple[int, ...] = ()
-) -> Table:
-    keep = [i for i, name in enumerate(header) if name]
-    align = "".join("r" if i in right else "l" for i in keep)
-    rows = tuple(tuple(Text(one_line(row[i])) for i in keep) for row in body)
-    return Table(one_line(title), (), (Block("", align, (tuple(header[i] for i in keep),), rows),), tuple(data))
+    return "settings: " + ", ".join(f"{key}={default or '?'}" for key, default in row.get("settings", {}).items())

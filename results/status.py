@@ -27,7 +27,7 @@ class Progress(Config):
 
     step: int
     total: int
-    phase: Literal["train", "evaluate"]
+    phase: str
     updated: float
     pid: int
 

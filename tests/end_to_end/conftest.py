@@ -1,0 +1,187 @@
+"""A tiny sweep, a user's own data, and two ways to run the command: in a process of its own, or in this one."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from benchmark import cli
+
+COMMAND = str(Path(sys.executable).with_name("vlpeft"))
+OFFLINE = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+RUN = ("--device", "cpu", "--threads", "1")  # the same threads everywhere: then the same cell gives the same bits
+
+SHAPES = """
+format: shapes
+root: ""
+train_scenes: 24
+val_scenes: 4
+test_scenes: 12
+"""
+PROTOCOL = """
+  lr: 1e-3
+  steps: {steps}
+  batch_size: 8
+  train_limit: 32
+  eval_limit: 16
+  max_output_tokens: 12
+  metric_tokenizer: treebank
+"""
+SWEEP = """
+title: A tiny sweep
+notes: It learns nothing; it only runs.
+seeds: [0, 1]
+protocol:{protocol}
+tasks: [{{task: vqa, dataset: small_shapes.yaml}}, {{task: captioning, dataset: small_shapes.yaml}}]
+backbones:
+  - {{name: vit_roberta, text: tiny, vision: tiny, protocol: {{metrics: [vqa_accuracy]}}}}
+  - {{name: vit_gpt2, text: tiny, vision: tiny, loss: repaired, protocol: {{metrics: [cider, bleu, rouge_l]}}}}
+methods:
+  - bitfit
+  - head_only
+  - {{name: lora, rank: 4}}
+  - {{name: routing_lora, rank: 4, function: mul}}
+{more}"""
+
+
+def write_sweep(folder: Path, name: str = "tiny.yaml", steps: int = 4, more: str = "") -> Path:
+    """The sweep's file, beside the dataset that it names."""
+    (folder / "small_shapes.yaml").write_text(SHAPES)
+    path = folder / name
+    path.write_text(SWEEP.format(protocol=PROTOCOL.format(steps=steps), more=more))
+    return path
+
+
+def write_one(folder: Path, *, dataset: str = "small_shapes.yaml", name: str = "one.yaml", **replaced: str) -> Path:
+    """A sweep of one VQA cell; keywords replace its lines, "" leaves one out."""
+    (folder / "small_shapes.yaml").write_text(SHAPES)
+    lines = {
+        "seeds": "[0]",
+        "protocol": "{lr: 1e-3, steps: 2, batch_size: 4, train_limit: 8, eval_limit: 4}",
+        "tasks": f"[{{task: vqa, dataset: {dataset}}}]",
+        "backbones": "[{name: vit_roberta, text: tiny, vision: tiny}]",
+        "methods": "[{name: lora, rank: 4}]",
+    }
+    path = folder / name
+    path.write_text("".join(f"{key}: {value}\n" for key, value in {**lines, **replaced}.items() if value))
+    return path
+
+
+def write_vqav2(folder: Path) -> Path:
+    """Six images with a question each, in the layout of VQA v2, and the YAML that names them."""
+    for split in ("train", "val"):
+        (folder / f"{split}2014").mkdir(parents=True)
+        questions, annotations = [], []
+        for number in range(1, 7):
+            pixels = np.full((40, 50, 3), (number * 40, 255 - number * 40, 90), np.uint8)
+            Image.fromarray(pixels).save(folder / f"{split}2014" / f"COCO_{split}2014_{number:012d}.jpg")
+            question = {"question_id": 10 * number, "image_id": number, "question": f"what number is in picture {number}?"}
+            answers = [{"answer": str(number % 3), "answer_confidence": "yes", "answer_id": i + 1} for i in range(10)]
+            questions.append(question)
+            annotations.append({"question_id": 10 * number, "image_id": number, "answer_type": "number", "answers": answers})
+        write_json(folder / f"v2_OpenEnded_mscoco_{split}2014_questions.json", {"questions": questions})
+        write_json(folder / f"v2_mscoco_{split}2014_annotations.json", {"annotations": annotations})
+    files = "".join(
+        f"  {split}:\n"
+        f"    questions: v2_OpenEnded_mscoco_{split}2014_questions.json\n"
+        f"    annotations: v2_mscoco_{split}2014_annotations.json\n"
+        f"    images: {split}2014\n"
+        f'    pattern: "COCO_{split}2014_{{image_id:012d}}.jpg"\n'
+        for split in ("train", "val")
+    )
+    path = folder / "my_questions.yaml"
+    path.write_text(f"format: vqav2\nfiles:\n{files}")
+    return path
+
+
+def write_karpathy(folder: Path) -> Path:
+    """Six captioned images in Karpathy's layout."""
+    (folder / "pictures").mkdir(parents=True)
+    images = []
+    for number in range(6):
+        Image.fromarray(np.full((30, 60, 3), number * 40, np.uint8)).save(folder / "pictures" / f"{number}.png")
+        sentences = [{"raw": f"A grey picture of level {number}."}, {"raw": f"level {number}, grey"}]
+        images.append({"filename": f"{number}.png", "imgid": number, "split": "train" if number < 4 else "test", "sentences": sentences})
+    write_json(folder / "dataset.json", {"images": images})
+    path = folder / "my_captions.yaml"
+    path.write_text("format: karpathy\nfile: dataset.json\nimages: pictures\n")
+    return path
+
+
+def write_json(path: Path, content: object) -> None:
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def edit_json(path: Path, change) -> None:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    change(content)
+    write_json(path, content)
+
+
+def environment() -> dict[str, str]:
+    kept = {key: value for key, value in os.environ.items() if key not in ("VLPEFT_DATA", "FORCE_COLOR", "COLUMNS")}
+    return {**kept, **OFFLINE}
+
+
+def vlpeft(*arguments: object) -> SimpleNamespace:
+    """The real command, piped; never a traceback, never an escape sequence."""
+    done = subprocess.run([COMMAND, *map(str, arguments)], capture_output=True, env=environment(), timeout=300, check=False)
+    return checked(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+def checked(code: int, out: str, err: str) -> SimpleNamespace:
+    assert "Traceback" not in out + err, err
+    assert "\x1b" not in out + err
+    return SimpleNamespace(code=code, out=out, err=err, lines=err.splitlines())
+
+
+def start_vlpeft(*arguments: object, log: Path) -> subprocess.Popen:
+    """The real command in the background, leader of its own process group."""
+    with log.open("wb") as file:
+        return subprocess.Popen([COMMAND, *map(str, arguments)], stdout=file, stderr=file, env=environment(), start_new_session=True)
+
+
+@pytest.fixture
+def main(capsys, monkeypatch):
+    """The command in this process: what it gives without the seconds that importing torch takes."""
+    for key, value in OFFLINE.items():
+        monkeypatch.setenv(key, value)
+    monkeypatch.delenv("VLPEFT_DATA", raising=False)
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+
+    def call(*arguments: object) -> SimpleNamespace:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as exit_:
+            cli.main([*map(str, arguments)])
+        out, err = capsys.readouterr()
+        return checked(exit_.value.code, out, err)
+
+    yield call
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(deterministic)
+
+
+def cells(root: Path) -> list[Path]:
+    return sorted((root / "cells").iterdir())
+
+
+def records(root: Path) -> dict[str, dict]:
+    return {path.parent.name: json.loads(path.read_text()) for path in sorted(root.glob("cells/*/record.json"))}
+
+
+def science(root: Path) -> dict[str, tuple]:
+    """What a record says of the model, machine and clock aside."""
+    return {id_: (r["metrics"], r["curve"], r["files"], r["cost"]["trainable"]) for id_, r in records(root).items()}
+
+
+def leftovers(root: Path) -> list[str]:
+    """Temporary files, checkpoints and progress: what a finished or refused command must not leave."""
+    names = ("checkpoint.pt", "progress.json", "failure.json")
+    return [str(p) for p in root.rglob("*") if p.is_file() and (p.name in names or p.name.startswith("."))]

@@ -1,0 +1,269 @@
+"""One tiny sweep through the real command: planned, run in two ways, interrupted, shared, failing and mended."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.conftest import (
+    RUN,
+    cells,
+    edit_json,
+    environment,
+    leftovers,
+    records,
+    science,
+    start_vlpeft,
+    vlpeft,
+    write_one,
+    write_sweep,
+)
+
+FORMATS = ("text", "md", "latex", "csv", "json")
+RUNNABLE = 4 * 2 + 3 * 2  # vit_roberta answers with four methods; vit_gpt2 captions with three, for want of a head
+PLANNED = 2 * 2 * 4 * 2
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory) -> Path:
+    return write_sweep(tmp_path_factory.mktemp("sweep"))
+
+
+@pytest.fixture(scope="module")
+def inline(sweep, tmp_path_factory):
+    """The sweep run in one process, and what the command said."""
+    root = tmp_path_factory.mktemp("inline")
+    return root, vlpeft("sweep", sweep, "--root", root, "--on", "inline", *RUN)
+
+
+@pytest.fixture
+def copy(inline, tmp_path) -> Path:
+    """A copy of the finished root, to be damaged."""
+    return Path(shutil.copytree(inline[0], tmp_path / "copy"))
+
+
+def score_rows(out: str) -> list[str]:
+    """The score table of what `sweep` prints; below it stand costs, which no two runs share."""
+    return out.split("A tiny sweep: cost", maxsplit=1)[0].rstrip().splitlines()
+
+
+def test_plan_as_text_and_json(sweep, main) -> None:
+    text, rows = main("plan", sweep), json.loads(main("plan", sweep, "--json").out)
+    assert text.code == 0
+    assert text.err == ""
+    assert len(rows) == PLANNED
+    assert len({row["id"] for row in rows}) == PLANNED
+    assert sum(row["state"] == "runnable" for row in rows) == RUNNABLE
+    assert f"{PLANNED} cells, {RUNNABLE} runnable, {PLANNED - RUNNABLE} skipped" in text.out
+    assert all(row["id"] in text.out for row in rows)
+    reasons = {row["skipped"] for row in rows if row["skipped"]}
+    assert reasons == {
+        "head_only needs head, which vit_gpt2 does not have here",
+        "vit_gpt2 does captioning, not vqa",
+        "vit_roberta does vqa, not captioning",
+    }
+    assert all(0 < row["trainable"] < row["total"] for row in rows if not row["skipped"])
+
+
+def test_inline(sweep, inline, main) -> None:
+    root, said = inline
+    assert said.code == 0, said.err
+    assert len(cells(root)) == len(records(root)) == RUNNABLE
+    assert leftovers(root) == []
+    assert said.lines[0] == f"tiny: {RUNNABLE} cells, 0 done before, {RUNNABLE} to run; {PLANNED - RUNNABLE} skipped (see `vlpeft plan`)"
+    assert f"[{RUNNABLE}/{RUNNABLE}] done" in said.lines[-1]
+    assert len(said.lines) == 1 + RUNNABLE
+    assert "[1/" not in said.out  # progress is for stderr alone
+    assert score_rows(said.out) == main("table", sweep, "--root", root).out.rstrip().splitlines()
+    for record in records(root).values():
+        assert [step for step, _ in record["curve"]] == [1, 2, 3, 4]
+        assert record["metrics"]
+        assert not any(isinstance(value, dict) for value in record["metrics"].values())
+
+
+def test_workers_give_the_same_bits_and_the_same_table(sweep, inline, tmp_path, main) -> None:
+    said = vlpeft("sweep", sweep, "--root", tmp_path, "--on", "local", "--workers", 2, *RUN)
+    assert said.code == 0, said.err
+    assert science(tmp_path) == science(inline[0])
+    assert leftovers(tmp_path) == []
+    for form in FORMATS:
+        assert (
+            main("table", sweep, "--root", tmp_path, "--format", form).out
+            == main("table", sweep, "--root", inline[0], "--format", form).out
+        )
+
+
+def test_again_runs_nothing(sweep, inline) -> None:
+    root, first = inline
+    before = {path: path.stat().st_mtime_ns for path in root.glob("cells/*/*")}
+    said = vlpeft("sweep", sweep, "--root", root, *RUN)
+    assert said.code == 0
+    assert said.lines == [f"tiny: {RUNNABLE} cells, {RUNNABLE} done before, 0 to run; {PLANNED - RUNNABLE} skipped (see `vlpeft plan`)"]
+    assert {path: path.stat().st_mtime_ns for path in root.glob("cells/*/*")} == before
+    assert said.out == first.out  # costs too: they are read from the same records
+
+
+def test_status(sweep, inline, main) -> None:
+    rows = json.loads(main("status", sweep, "--root", inline[0], "--json").out)
+    assert [row["state"] for row in rows].count("done") == RUNNABLE
+    assert {row["state"] for row in rows} == {"done", "skipped"}
+    assert f"{PLANNED} cells: {RUNNABLE} done, {PLANNED - RUNNABLE} skipped" in main("status", sweep, "--root", inline[0]).out
+    states = [row["state"] for row in json.loads(main("plan", sweep, "--root", inline[0], "--json").out)]
+    assert states.count("done") == RUNNABLE
+
+
+def test_status_while_a_cell_runs(sweep, copy, main) -> None:
+    folder = cells(copy)[0]
+    (folder / "record.json").unlink()
+    for phase in ("load data", "train", "evaluate"):  # all that a running cell reports
+        where = {"phase": phase, "step": 1, "total": 4, "updated": time.time(), "pid": os.getpid()}
+        (folder / "progress.json").write_text(json.dumps(where))
+        said = main("status", sweep, "--root", copy)
+        assert said.code == 0, said.err
+        assert f"{phase} 1/4" in said.out
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_table_formats_are_repeatable(sweep, inline, main, form) -> None:
+    first, second = (main("table", sweep, "--root", inline[0], "--format", form) for _ in range(2))
+    assert first.code == 0
+    assert first.err == ""
+    assert first.out.strip()
+    assert first.out == second.out
+    for more in ("--costs", "--details"):
+        assert main("table", sweep, "--root", inline[0], "--format", form, more).code == 0
+
+
+def test_a_missing_record_shows_and_comes_back(sweep, inline, copy, main) -> None:
+    whole = main("table", sweep, "--root", copy).out
+    kept = science(copy)
+    gone = main("status", sweep, "--root", copy, "--json")
+    cell = next(row for row in json.loads(gone.out) if row["method"] == "lora" and row["state"] == "done" and row["seed"] == 1)
+    (copy / "cells" / cell["id"] / "record.json").unlink()
+    assert "1/2 seeds" in main("table", sweep, "--root", copy).out
+    said = main("sweep", sweep, "--root", copy, "--on", "inline", *RUN)
+    assert said.code == 0, said.err
+    assert len(said.lines) == 2
+    assert main("table", sweep, "--root", copy).out == whole
+    assert science(copy) == kept
+
+
+def test_kill_nine_half_way(sweep, inline, tmp_path, main) -> None:
+    """The launcher and its workers die together; the same command finishes, and nothing in the table tells."""
+    root = tmp_path / "root"
+    process = start_vlpeft("sweep", sweep, "--root", root, "--workers", 2, *RUN, log=tmp_path / "log")
+    try:
+        deadline = time.monotonic() + 180
+        while len(list(root.glob("cells/*/record.json"))) < RUNNABLE // 3:
+            assert process.poll() is None, (tmp_path / "log").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    found = records(root)  # every record there is, is whole
+    assert 0 < len(found) < RUNNABLE
+    assert main("status", sweep, "--root", root).code == 0
+    assert "seeds" in main("table", sweep, "--root", root).out
+    said = vlpeft("sweep", sweep, "--root", root, "--workers", 2, *RUN)
+    assert said.code == 0, said.err
+    assert main("table", sweep, "--root", root).out == main("table", sweep, "--root", inline[0]).out
+    assert science(root) == science(inline[0])
+    assert {id_: records(root)[id_] for id_ in found} == found
+
+
+def test_two_launchers_share_a_root(sweep, inline, tmp_path, main) -> None:
+    root = tmp_path / "root"
+    ways = (("inline",), ("local", "--workers", 1))
+    logs = [tmp_path / "a", tmp_path / "b"]
+    both = [start_vlpeft("sweep", sweep, "--root", root, "--on", *way, *RUN, log=log) for way, log in zip(ways, logs, strict=True)]
+    codes = [process.wait(timeout=240) for process in both]
+    assert codes == [0, 0], [log.read_text() for log in logs]
+    assert science(root) == science(inline[0])
+    assert leftovers(root) == []
+    assert main("table", sweep, "--root", root).out == main("table", sweep, "--root", inline[0]).out
+
+
+def test_a_failing_cell_does_not_stop_the_others(tmp_path, main) -> None:
+    bad = "  - {name: lora, rank: 4, label: wild, protocol: {lr: 1e30}}\n"
+    path = write_one(tmp_path, methods=f"\n{bad}  - {{name: lora, rank: 4, label: calm}}")
+    root = tmp_path / "root"
+    said = vlpeft("sweep", path, "--root", root, "--on", "local", "--workers", 1, *RUN)
+    assert said.code == 2  # the user can mend it
+    failed = [line for line in said.lines if line.startswith("vlpeft: failed:")]
+    assert len(failed) == 1
+    assert "wild on vit_roberta" in failed[0]
+    assert "the loss became" in failed[0]
+    assert "lower `lr`" in failed[0]
+    assert said.lines[-1] == "vlpeft: 1 of 2 cells failed; mend the cause and run the same command again"
+    assert "0/1 seeds" in said.out
+    assert len(records(root)) == 1
+    states = {row["method"]: row for row in json.loads(main("status", path, "--root", root, "--json").out)}
+    assert states["calm"]["state"] == "done"
+    assert states["wild"]["state"] == "failed"
+    assert "the loss became" in states["wild"]["reason"]
+    assert "UserError" not in failed[0] + states["wild"]["reason"]  # a class name helps nobody
+
+    path.write_text(path.read_text().replace("1e30", "1e-4"))
+    mended = main("sweep", path, "--root", root, "--on", "inline", *RUN)
+    assert mended.code == 0, mended.err
+    assert len(mended.lines) == 2
+    assert {row["state"] for row in json.loads(main("status", path, "--root", root, "--json").out)} == {"done"}
+
+
+def test_run_one_cell(tmp_path, main) -> None:
+    path, root = write_one(tmp_path), tmp_path / "root"
+    (row,) = json.loads(main("plan", path, "--json").out)
+    said = main("run", path, "--cell", row["id"][:6], "--root", root, *RUN)
+    assert said.code == 0, said.err
+    answer = json.loads(said.out)
+    assert (answer["id"], answer["outcome"]) == (row["id"], "done")
+    assert answer["metrics"] == records(root)[row["id"]]["metrics"]
+    assert all(" | vit_roberta | vqa/small_shapes | seed 0: " in line for line in said.lines)
+    again = main("run", path, "--cell", row["id"], "--root", root, *RUN)
+    assert json.loads(again.out) == {**answer, "outcome": "already done"}
+    assert main("table", path, "--root", root).code == 0
+
+
+def test_micro_batches_do_not_change_the_cell(tmp_path, main) -> None:
+    path = write_one(tmp_path)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert main("sweep", path, "--root", whole, "--on", "inline", *RUN).code == 0
+    assert main("sweep", path, "--root", parts, "--on", "inline", "--micro-batch", 3, *RUN).code == 0
+    (one,), (other,) = records(whole).values(), records(parts).values()
+    assert one["id"] == other["id"]
+    for (_, loss), (_, same) in zip(one["curve"], other["curve"], strict=True):
+        assert loss == pytest.approx(same, rel=1e-5)
+
+
+def test_a_reader_that_leaves_early_is_no_error(sweep) -> None:
+    """`vlpeft ... | head` ends quietly."""
+    read, write = os.pipe()
+    os.close(read)
+    command = ["vlpeft", "list", "methods", "--json"]
+    command[0] = str(Path(sys.executable).with_name("vlpeft"))
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, env=environment(), check=False)
+    os.close(write)
+    assert done.stderr == b""
+    assert done.returncode == 0
+
+
+def test_a_record_of_another_cell_is_refused(sweep, copy, main) -> None:
+    one, other = cells(copy)[:2]
+    shutil.copy(one / "record.json", other / "record.json")
+    said = main("table", sweep, "--root", copy)
+    assert said.code == 2
+    assert said.lines[0].endswith(f"holds the record of cell {one.name}; move it to cells/{one.name}/")
+
+
+def test_records_of_changed_data_do_not_mix(sweep, copy, main) -> None:
+    edit_json(cells(copy)[0] / "record.json", lambda record: record["provenance"].update(data="another"))
+    said = main("table", sweep, "--root", copy)
+    assert said.code == 2
+    assert "the records differ in provenance.data" in said.err

@@ -1,0 +1,184 @@
+"""Backbones: weight sources, image transform, what the release does and what the repaired settings do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from torch.nn import functional
+from transformers import ViTConfig, ViTImageProcessorPil, ViTModel
+
+from benchmark.backbones import BACKBONES
+from benchmark.backbones.base import TINY, Backbone, Decoding
+from benchmark.backbones.vision import transform, vision_tower
+from benchmark.config import parse
+from benchmark.errors import UserError
+from benchmark.method import apply
+from methods.routing import RoutingLoRA
+
+QUESTIONS = ["is there a red circle?", "what color is the large rectangle that is left of the small circle?"]
+CAPTIONS = ["a red circle", "a large blue rectangle above a small red circle"]
+
+
+def build(name: str, **settings: object) -> Backbone:
+    torch.manual_seed(0)
+    config = parse(BACKBONES.load(name), {"text": "tiny", "vision": "tiny", **settings}, "test")
+    return config.build(["yes", "no", "red"], Decoding(24, 12, settings.pop("beams", 1))).eval()
+
+
+def features(count: int = 2, tokens: int = 1) -> torch.Tensor:
+    return torch.randn(count, tokens, 128, generator=torch.Generator().manual_seed(1)).tanh()
+
+
+def scenes(count: int = 2) -> torch.Tensor:
+    return torch.randn(count, 3, 64, 64, generator=torch.Generator().manual_seed(2))
+
+
+@pytest.mark.parametrize("size", [64, 40, 97])
+def test_the_transform_equals_hugging_faces_processor(size: int) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (size, size + 9, 3), dtype=np.uint8)
+    processor = ViTImageProcessorPil(size={"height": 64, "width": 64}, image_mean=[0.5] * 3, image_std=[0.5] * 3)
+    want = processor(pixels, return_tensors="pt").pixel_values[0]
+    torch.testing.assert_close(transform(pixels, vision_tower("tiny", "pooler", tokens=False)), want, atol=1e-6, rtol=0)
+
+
+def test_a_local_folder_equals_the_model_it_was_saved_from(tmp_path: Path) -> None:
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32, "image_size": 32}
+    model = ViTModel(ViTConfig(**shape)).eval()
+    model.save_pretrained(tmp_path)
+    tower = vision_tower(str(tmp_path), "pooler", tokens=True)
+    pixels = torch.randn(2, 3, 32, 32)
+    out = model(pixels)
+    torch.testing.assert_close(tower(pixels), torch.cat([out.pooler_output[:, None], out.last_hidden_state], 1))
+
+
+def test_a_checkpoint_without_pooler_is_refused_where_a_pooler_is_asked_for(tmp_path: Path) -> None:
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32, "image_size": 32}
+    ViTModel(ViTConfig(**shape), add_pooling_layer=False).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="pool: cls"):
+        vision_tower(str(tmp_path), "pooler", tokens=False)
+    assert vision_tower(str(tmp_path), "cls", tokens=False)(torch.zeros(1, 3, 32, 32)).shape == (1, 1, 16)
+
+
+def test_timm_towers_load_from_a_folder_and_pool_as_named(tmp_path: Path) -> None:
+    model = timm.create_model("vit_tiny_patch16_224", num_classes=0, img_size=32, depth=1).eval()
+    timm.models.save_for_hf(model, tmp_path, model_config={"num_classes": 0}, model_args={"img_size": 32, "depth": 1})
+    pixels = torch.randn(2, 3, 224, 224)
+    full = timm.create_model("vit_tiny_patch16_224", num_classes=0)
+    assert vision_tower("timm:random:vit_tiny_patch16_224", "cls", tokens=True)(pixels).shape == (2, 198, 192)
+    tower = vision_tower(f"timm:local-dir:{tmp_path}", "mean", tokens=False)
+    states = model.forward_features(pixels[:, :, :32, :32])
+    torch.testing.assert_close(tower(pixels[:, :, :32, :32])[:, 0], states[:, 1:].mean(1))
+    assert full.num_features == tower.width
+    with pytest.raises(UserError, match="no pretrained pooler"):
+        vision_tower("timm:vit_tiny_patch16_224", "pooler", tokens=False)
+
+
+@pytest.mark.parametrize("source", ["/no/such/folder", "no-such-model-of-ours"])
+def test_unknown_weights_name_the_fix(source: str) -> None:
+    with pytest.raises(UserError, match="cannot load weights"):
+        vision_tower(source, "cls", tokens=False)
+
+
+def test_towers_of_unlike_widths_are_refused() -> None:
+    with torch.device("meta"), pytest.raises(UserError, match="one width, got 768 and 1024"):
+        build("vit_roberta", text="roberta-large", vision="google/vit-base-patch16-224-in21k")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "vision"),
+    [
+        ("vit_roberta", "roberta-base", "google/vit-base-patch16-224-in21k"),
+        ("vit_roberta", "roberta-large", "google/vit-large-patch16-224-in21k"),
+        ("vit_gpt2", "gpt2", "google/vit-base-patch16-224-in21k"),
+        ("vit_gpt2", "gpt2-medium", "google/vit-large-patch16-224-in21k"),
+        ("vit_gpt2", "gpt2", "timm:vit_base_patch16_224"),
+    ],
+)
+def test_the_papers_sizes_build_on_the_meta_device(name: str, text: str, vision: str) -> None:
+    pool = "cls" if vision.startswith("timm") else "pooler"
+    with torch.device("meta"):
+        backbone = build(name, text=text, vision=vision, pool=pool)
+    assert len(backbone.sites) == (48 if text.endswith(("large", "medium")) else 24)
+
+
+def test_the_release_sends_text_through_the_embedding_layer_twice() -> None:
+    backbone = build("vit_roberta", embed_text_twice=True, read="prefix")
+    ids = backbone.tokenizer(QUESTIONS, padding=True, return_tensors="pt")
+    once = backbone.text.embeddings(input_ids=ids.input_ids)
+    twice = torch.cat([features(), once], 1)
+    mask = torch.cat([torch.ones(2, 1, dtype=torch.long), ids.attention_mask], 1)
+    states = backbone.text(inputs_embeds=twice, attention_mask=mask)
+    want = backbone.head["classifier"](states.pooler_output)
+    torch.testing.assert_close(backbone.logits(features(), QUESTIONS)[:, :], want[:, None].squeeze(1))
+
+
+def test_the_classifier_loss_is_binary_cross_entropy_of_soft_scores() -> None:
+    backbone = build("vit_roberta")
+    total, terms = backbone.loss(features(), QUESTIONS, [{"yes": 0.6, "unlisted": 1.0}, {"red": 1.0}])
+    goal = torch.tensor([[0.6, 0, 0], [0, 0, 1.0]])
+    want = functional.binary_cross_entropy_with_logits(backbone.logits(features(), QUESTIONS), goal)
+    torch.testing.assert_close(total / terms, want)
+
+
+@pytest.mark.parametrize("prefix", ["raw", "projected", "none"])
+def test_captioning_losses_are_the_literal_ones(prefix: str) -> None:
+    for mode in ("release", "repaired"):
+        backbone = build("vit_gpt2", loss=mode, prefix=prefix)
+        end = backbone.end
+        rows = [ids[:11] + [end] for ids in backbone.tokenizer(CAPTIONS).input_ids]
+        length = 12 if mode == "release" else max(map(len, rows))
+        losses = []
+        for row, visual in zip(rows, features(), strict=True):
+            context = backbone._context(visual[None])
+            padded = torch.tensor([row + [end] * (length - len(row))])
+            embeds = torch.cat([context, backbone.token_embeddings(padded)], 1)
+            seen = torch.ones(1, embeds.shape[1], dtype=torch.long)
+            seen[:, context.shape[1] + len(row) :] = 0
+            logits = backbone.text(inputs_embeds=embeds, attention_mask=seen).logits[0]
+            for i, token in enumerate(padded[0].tolist()):
+                counts = (token != 0 and i > 0) if mode == "release" else i < len(row)
+                if counts:
+                    losses.append(-logits[context.shape[1] + i - 1].log_softmax(-1)[token])
+        total, terms = backbone.loss(features(), ["", ""], [{c: 1.0} for c in CAPTIONS])
+        assert terms == len(losses)
+        torch.testing.assert_close(total, torch.stack(losses).sum(), atol=1e-3, rtol=1e-5)
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_cached_generation_equals_uncached_and_batches_do_not_matter(beams: int) -> None:
+    torch.manual_seed(0)
+    config = parse(BACKBONES.load("vit_gpt2"), {"text": "tiny", "vision": "tiny", "loss": "repaired"}, "test")
+    backbone = config.build([], Decoding(24, 12, beams)).eval()
+    apply(RoutingLoRA(rank=4, function="mul"), backbone)
+    for parameter in backbone.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.2)
+    visual = features(4)
+    together = backbone.predict(visual, [""] * 4)
+    backbone.text.generation_config.use_cache = False
+    assert backbone.predict(visual, [""] * 4) == together
+    assert [backbone.predict(visual[i : i + 1], [""])[0] for i in range(4)] == together
+    assert len(set(together)) > 1
+
+
+def test_patch_tokens_reach_routing_functions_but_not_the_prefix() -> None:
+    backbone = build("vit_roberta", context="tokens")
+    visual = backbone.vision(scenes())
+    assert visual.shape == (2, 1 + 65, 128)
+    apply(RoutingLoRA(rank=4, function="project"), backbone)
+    assert backbone.logits(visual, QUESTIONS).shape == (2, 3)
+    assert backbone.visual_context.value.shape == (2, 65, 128)
+
+
+def test_the_shipped_towers_are_those_of_the_manifest() -> None:
+    import hashlib
+    import json
+
+    manifest = json.loads((TINY / "manifest.json").read_text())
+    for name, about in manifest["files"].items():
+        assert hashlib.sha256((TINY / name).read_bytes()).hexdigest() == about["sha256"], name
+    assert sum(about["bytes"] for about in manifest["files"].values()) < 10 * 2**20
