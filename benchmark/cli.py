@@ -144,7 +144,16 @@ def _run(options: argparse.Namespace) -> int:
 def _sweep(options: argparse.Namespace) -> int:
     from benchmark.planning import plan, save_plan
     from benchmark.progress import SweepProgress
-    from slurm.launcher import check_workers, clear_failures, default_workers, failures, launch_inline, launch_local, unfinished, wait_for_others
+    from slurm.launcher import (
+        check_workers,
+        clear_failures,
+        default_workers,
+        failures,
+        launch_inline,
+        launch_local,
+        unfinished,
+        wait_for_others,
+    )
 
     runtime, workers = _runtime(options), check_workers(options.workers) if options.workers is not None else default_workers()
     made = plan(options.sweep, need_data=True)

@@ -86,6 +86,8 @@ def parse(cls: type[T], values: Mapping[str, JSON], where: str) -> T:
         raise UserError(f"{where}: {error}; quote the value if it is meant as text") from error
     except ValidationError as error:
         raise UserError(f"{where}: {_explain(error, cls)}") from error
+    except ValueError as error:  # an anchor that contains itself
+        raise UserError(f"{where}: {error}; write plain values") from error
     return parsed
 
 
@@ -130,13 +132,15 @@ def _adapter(cls: Hashable) -> TypeAdapter[Any]:
 
 
 def _explain(error: ValidationError, cls: type[Any]) -> str:
-    first = error.errors()[0]
+    found = error.errors()
+    unknown = ("unexpected_keyword_argument", "extra_forbidden")
+    first = next((e for e in found if e["type"] in unknown), found[0])  # a misspelt key explains why a required one is missing
     place: Sequence[int | str] = first["loc"]
-    key = ".".join(str(part) for part in place) or "settings"
-    if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+    key = ".".join(map(str, place))
+    if first["type"] in unknown:
         return f"unknown key '{key}'{did_you_mean(str(place[-1]), [f.name for f in fields(cls)])}"
     if first["type"] in ("missing", "missing_argument"):
         return f"'{key}' is required"
     message = first["msg"].removeprefix("Value error, ")
-    shown = "" if place == () else f", got {json.dumps(first['input'], default=str)[:80]}"
-    return f"{key}: {message[0].lower()}{message[1:]}{shown}"
+    message = f"{message[0].lower()}{message[1:]}"
+    return f"{key}: {message}, got {json.dumps(first['input'], default=str)[:80]}" if place else message

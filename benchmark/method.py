@@ -117,10 +117,10 @@ def targets(sites: Iterable[Site], roles: Iterable[str]) -> Iterator[tuple[Slot,
     """Group the named projections by the module that computes them: a fused module comes once, with several spans."""
     roles = tuple(roles)
     for site in sites:
-        grouped: dict[str, list[Projection]] = {}
+        grouped: dict[int, list[Projection]] = {}
         for role, projection in site.projections.items():
             if role in roles:
-                grouped.setdefault(projection.slot.attribute, []).append(projection)
+                grouped.setdefault(id(projection.slot.module), []).append(projection)
         for members in grouped.values():
             yield members[0].slot, tuple(p.span for p in members)
 

@@ -21,7 +21,7 @@ from benchmark.checkpoint import load_checkpoint, save_checkpoint, save_trained
 from benchmark.config import NonNegativeFloat, Positive, Protocol, dump, parse
 from benchmark.cost import Meter, parameters
 from benchmark.datasets.base import DataFormat, Example
-from benchmark.errors import UserError
+from benchmark.errors import DataError, UserError
 from benchmark.features import VisualInputs, visual_inputs
 from benchmark.grid import METHODS, SCIENCE, Cell
 from benchmark.method import Method, apply
@@ -93,7 +93,8 @@ def _attempt(store: Store, cell_id: str, runtime: Runtime, progress: Progress) -
 def describe_failure(error: BaseException) -> dict[str, Any]:
     """What failure.json holds: cause, a one-line message, and whether the user can mend it."""
     oom = isinstance(error, (torch.OutOfMemoryError, MemoryError))
-    cause = "out of memory" if oom else "interrupted" if isinstance(error, KeyboardInterrupt) else type(error).__name__
+    words = {KeyboardInterrupt: "interrupted", DataError: "data", UserError: "settings"}
+    cause = "out of memory" if oom else words.get(type(error), type(error).__name__)
     message = " ".join(str(error).split()) or type(error).__name__
     return {"cause": cause, "message": message[:500], "user": isinstance(error, UserError)}
 

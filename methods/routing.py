@@ -24,7 +24,7 @@ from baselines.adapter import Adapter, Bottleneck
 from baselines.lora import LoRA, LoRALinear, Span
 from benchmark.backbones.base import Backbone
 from benchmark.errors import UserError
-from benchmark.method import VisualContext
+from benchmark.method import VisualContext, shape
 from benchmark.registry import register
 
 Function = Literal["add", "mul", "mul_expand", "project"]
@@ -79,6 +79,7 @@ class RoutingLoRA(LoRA):
 
     def wrap(self, module: nn.Module, spans: Sequence[Span], backbone: Backbone) -> LoRALinear:
         """The module with its routed update."""
+        _check_width(shape(module)[0], backbone)
         route = routing_function(self.function, self.variant)
         groups = 1 if self.variant == "release" else len(spans)
         return RoutedLoRALinear(module, spans, self.rank, self.alpha, self.dropout, route, groups, backbone.visual_context)
@@ -120,6 +121,7 @@ class RoutingAdapter(Adapter):
 
     def bottleneck(self, width: int, backbone: Backbone) -> Bottleneck:
         """The module to add."""
+        _check_width(width, backbone)
         route = routing_function(self.function, self.variant)
         return RoutedBottleneck(width, self.size, self.activation, self.residual, route, backbone.visual_context)
 
@@ -142,3 +144,12 @@ def _pooled(vision: Tensor, function: str) -> Tensor:
             f"function: {function} mixes in one pooled visual vector, got {vision.shape[-2]} tokens; set the backbone's `context: pooled`"
         )
     return vision
+
+
+def _check_width(inputs: int, backbone: Backbone) -> None:
+    """Text and vision go through one down-projection, so they must be of one width."""
+    if inputs != backbone.vision.width:
+        raise UserError(
+            f"routing: a target with {inputs} inputs cannot take visual vectors of width {backbone.vision.width}; "
+            "leave `down` out of `targets`, and choose towers of one width"
+        )

@@ -99,6 +99,7 @@ def _table(board: Leaderboard, suffix: str, caption: tuple[str, ...], entries: S
     footnotes = Footnotes()
     backbones = dict.fromkeys(entry.backbone for entry in entries)
     blocks = tuple(_block(b, [entry for entry in entries if entry.backbone == b], show, footnotes) for b in backbones)
+    caption = (*caption, *dict.fromkeys(map(one_line, _ruled_out(entries))))
     if any(entry.state == "missing" for entry in entries):
         caption = (*caption, "k/n seeds: only k of n seeds are done, so there is no mean yet.")
     notes = tuple(filter(None, map(one_line, board.notes.splitlines())))
@@ -106,7 +107,7 @@ def _table(board: Leaderboard, suffix: str, caption: tuple[str, ...], entries: S
 
 
 def _block(backbone: str, entries: Sequence[Entry], show: Callable[[Entry], str], footnotes: Footnotes) -> Block:
-    columns = list(dict.fromkeys((entry.task, entry.dataset, entry.metric) for entry in entries))
+    columns = _shown(entries)
     found = {(entry.method, entry.task, entry.dataset, entry.metric): entry for entry in entries}
     rows = []
     for method in dict.fromkeys(entry.method for entry in entries):
@@ -117,6 +118,22 @@ def _block(backbone: str, entries: Sequence[Entry], show: Callable[[Entry], str]
     names = tuple(COST_TITLES.get(metric, metric) for metric in metrics)
     header = (("", "", "", *tasks), ("", "", "", *datasets), ("method", "trainable", "%", *names))
     return Block(one_line(backbone), "l" + "r" * (len(columns) + 2), header, tuple(rows))
+
+
+def _shown(entries: Sequence[Entry]) -> list[tuple[str, str, str]]:
+    """Columns in the plan's order, without the tasks that this backbone cannot do with any method (the caption says so)."""
+    every = dict.fromkeys((entry.task, entry.dataset, entry.metric) for entry in entries)
+    ran = {(entry.task, entry.dataset, entry.metric) for entry in entries if not entry.state.startswith("skipped")}
+    return [column for column in every if column in ran] or list(every)
+
+
+def _ruled_out(entries: Sequence[Entry]) -> list[str]:
+    """One line for each (backbone, task) whose cells are all skipped for one reason."""
+    groups: dict[tuple[str, str], set[str]] = {}
+    for entry in entries:
+        groups.setdefault((entry.backbone, f"{entry.task}/{entry.dataset}"), set()).add(entry.state)
+    alone = {key: min(states) for key, states in groups.items() if len(states) == 1}
+    return [f"{where[1]} is skipped: {state.partition(': ')[2]}." for where, state in alone.items() if state.startswith("skipped: ")]
 
 
 def _parameters(entries: Sequence[Entry]) -> tuple[Text, Text]:

@@ -19,7 +19,6 @@ from typing import Any, Literal
 
 import psutil
 from filelock import FileLock, Timeout
-from filelock import FileLock, Timeout
 
 from benchmark.errors import UserError
 from benchmark.grid import Plan, Planned
@@ -34,13 +33,8 @@ MONTH_MINUTES = 60 * 24 * 30  # submitit kills local jobs after 5 minutes unless
 
 def unfinished(plan: Plan, root: Path) -> list[Planned]:
     """Runnable cells without a record."""
-    return unfinished_of(plan.runnable(), root)
-
-
-def unfinished_of(cells: Sequence[Planned], root: Path) -> list[Planned]:
-    """Those of the cells without a record."""
     store = Store(root)
-    return [cell for cell in cells if not store.has_record(cell.id)]
+    return [cell for cell in plan.runnable() if not store.has_record(cell.id)]
 
 
 def clear_failures(cells: Sequence[Planned], root: Path) -> None:
@@ -59,7 +53,6 @@ def launch_inline(cells: Sequence[Planned], root: Path, runtime: Any, watch_cell
         except Exception as error:
             print(f"{cell.id} failed: {error}", file=sys.stderr)
         watch()
-    wait_for_others(cells, root, watch)
 
 
 def launch_local(cells: Sequence[Planned], root: Path, runtime: Any, workers: int, watch: Watch) -> None:
@@ -81,25 +74,7 @@ def launch_local(cells: Sequence[Planned], root: Path, runtime: Any, workers: in
         for job in jobs:
             job.cancel()
         raise
-    wait_for_others(cells, root, watch)
     watch()
-
-
-def wait_for_others(cells: Sequence[Planned], root: Path, watch: Watch) -> None:
-    """Wait for the cells that another launcher's processes hold: they are under way, neither missing nor failed."""
-    while any(_held_elsewhere(Store(root).folder(cell.id)) for cell in unfinished_of(cells, root)):
-        watch()
-        time.sleep(POLL_SECONDS)
-
-
-def _held_elsewhere(folder: Path) -> bool:
-    if (folder / "failure.json").exists() or not (folder / "lock").exists():
-        return False
-    try:
-        with FileLock(folder / "lock", timeout=0):
-            return False
-    except Timeout:
-        return True
 
 
 def work(ids: Sequence[str], root: str, runtime: Any, launcher: int) -> None:

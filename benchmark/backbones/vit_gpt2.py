@@ -38,9 +38,8 @@ class ViTGPT2(BackboneConfig):
     loss: Literal["release", "repaired"] = "release"
 
     def offers(self) -> frozenset[Need]:
-        """Everything but a head, which only `prefix: projected` adds."""
-        head: frozenset[Need] = frozenset({"head"}) if self.prefix == "projected" else frozenset()
-        return head | {"linears", "sublayers", "embeddings", "visual_context"}
+        """Everything but a head that could learn a task alone: captions come from the language model's own head."""
+        return frozenset({"linears", "sublayers", "embeddings", "visual_context"})
 
     def build(self, answers: Sequence[str], decoding: Decoding) -> Backbone:  # noqa: ARG002 - captions have no answer list
         """Assemble the model."""

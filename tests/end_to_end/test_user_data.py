@@ -15,7 +15,6 @@ def test_own_questions_and_captions(tmp_path, main) -> None:
     home.mkdir()
     write_vqav2(home / "vqa")
     write_karpathy(home / "captions")
-    # A split is named for each backbone, so for a pair of both with the other's data nothing would be checked: it is skipped.
     path, root = write_one(home, tasks=TWO_TASKS, backbones=BACKBONES), tmp_path / "root"
     said = vlpeft("sweep", path, "--root", root, "--on", "inline", *RUN)
     assert said.code == 0, said.err

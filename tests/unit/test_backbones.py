@@ -129,7 +129,7 @@ def test_captioning_losses_are_the_literal_ones(prefix: str) -> None:
     for mode in ("release", "repaired"):
         backbone = build("vit_gpt2", loss=mode, prefix=prefix)
         end = backbone.end
-        rows = [ids[:11] + [end] for ids in backbone.tokenizer(CAPTIONS).input_ids]
+        rows = [[*ids[:11], end] for ids in backbone.tokenizer(CAPTIONS).input_ids]
         length = 12 if mode == "release" else max(map(len, rows))
         losses = []
         for row, visual in zip(rows, features(), strict=True):

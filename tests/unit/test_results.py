@@ -40,7 +40,7 @@ def planned(row="lora", backbone="blip", task="vqa", dataset="shapes", seed=0, *
 
 
 def make_plan(*cells: Planned, title="A title", notes="") -> Plan:
-    return Plan("sweep", title, notes, cells)
+    return Plan("sweep", title, notes, "source", cells)
 
 
 def full_plan(rows=("lora", "bitfit"), backbones=("blip", "gpt2"), seeds=(0, 1)) -> Plan:

@@ -1,0 +1,220 @@
+"""What tests share: cases over everything registered, on tiny backbones, so that a new method or backbone is tested for free."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: the tests need no network
+os.environ["TRANSFORMERS_OFFLINE"] = "1"
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+import pytest
+import torch
+from torch import Tensor
+
+from benchmark.backbones import BACKBONES
+from benchmark.backbones.base import Backbone, BackboneConfig, Decoding
+from benchmark.config import Protocol, dump, parse
+from benchmark.datasets import DatasetSpec
+from benchmark.datasets.base import Example
+from benchmark.errors import UserError
+from benchmark.grid import METHODS, Cell, Choice
+from benchmark.method import Method
+from benchmark.planning import incapable
+from benchmark.runner import build
+from benchmark.tasks import TASKS
+from benchmark.tasks.base import Item
+from benchmark.training import TrainingState, start, train
+
+Settings = Mapping[str, Any]
+KNOWN_TINY: Mapping[str, Settings] = {  # as in the shipped quickstart sweep
+    "vit_roberta": {"text": "tiny", "vision": "tiny", "embed_text_twice": False},
+    "vit_gpt2": {"text": "tiny", "vision": "tiny", "loss": "repaired"},
+}
+ANSWERS = ("no", "yes", "circle", "rectangle", "triangle", "blue")
+QUESTIONS = (  # of quite different lengths, so that a batch is padded
+    ("is there a small triangle?", "no"),
+    ("what is the blue shape?", "rectangle"),
+    ("is the small red circle left of the large green rectangle?", "yes"),
+    ("how many circles?", "blue"),
+)
+CAPTIONS = (
+    "a circle",
+    "two shapes with a large blue rectangle and a small brown circle",
+    "there is a large teal triangle",
+    "a red circle is left of a large red triangle and there is a small green rectangle",
+)
+
+
+@pytest.fixture(autouse=True)
+def _torch_as_in_a_run() -> Iterator[None]:
+    """One thread and deterministic kernels; and nothing that a test sets reaches the next."""
+    state = torch.random.get_rng_state()
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.set_flush_denormal(False)
+    torch.random.set_rng_state(state)
+
+
+def tiny(backbone: str) -> Settings:
+    """Settings that build a backbone from the shipped tiny towers."""
+    if backbone in KNOWN_TINY:
+        return KNOWN_TINY[backbone]
+    names = {f.name for f in fields(BACKBONES.load(backbone))}
+    return {name: "tiny" for name in ("text", "vision") if name in names}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A method on a tiny backbone; `settings` and `model` are what differs from the defaults."""
+
+    method: str
+    backbone: str
+    settings: Settings = field(default_factory=dict)
+    model: Settings = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        changed = [f"{key}={value}" for key, value in {**self.settings, **self.model}.items()]
+        return "-".join([self.method, self.backbone, *changed]).replace(" ", "")
+
+    @property
+    def config(self) -> BackboneConfig:
+        """The backbone's parsed settings."""
+        return parse(BACKBONES.load(self.backbone), {**tiny(self.backbone), **self.model}, self.backbone)
+
+    @property
+    def adaptation(self) -> Method:
+        """The method's parsed settings."""
+        return parse(METHODS.load(self.method), self.settings, self.method)
+
+    @property
+    def task(self) -> str:
+        """The first task that the backbone does."""
+        return self.config.tasks[0]
+
+    @property
+    def protocol(self) -> Protocol:
+        """Three plain steps of AdamW on batches of all items."""
+        return Protocol(lr=1e-3, steps=3, batch_size=8, schedule="constant", max_input_tokens=24, max_output_tokens=24)
+
+    def cell(self, seed: int = 0) -> Cell:
+        """The cell a sweep would plan."""
+        method, model = Choice(self.method, dump(self.adaptation)), Choice(self.backbone, dump(self.config))
+        return Cell(method, model, self.task, DatasetSpec("none", "shapes", {}, ""), self.protocol, seed)
+
+    def fresh(self) -> Backbone:
+        """The backbone before the method is applied."""
+        return self.config.build(ANSWERS, Decoding(24, 24, 1))
+
+    def build(self, seed: int = 0) -> Backbone:
+        """The adapted backbone, as a run builds it."""
+        torch.manual_seed(seed)
+        return build(self.cell(seed), ANSWERS).eval()
+
+    def refusal(self) -> str:
+        """Why planning refuses these settings; "" where it does not."""
+        try:
+            with torch.device("meta"):
+                self.build()
+        except UserError as error:
+            return str(error)
+        return ""
+
+    def items(self) -> list[Item]:
+        """Eight training items; item i has image `i`."""
+        return TASKS.load(self.task)().items(self.examples())
+
+    def examples(self) -> list[Example]:
+        """Eight examples of the task."""
+        if self.task == "captioning":
+            return [Example(str(i), str(i), "", (CAPTIONS[i % 4],)) for i in range(8)]
+        return [Example(str(i), str(i), *_question(i)) for i in range(8)]
+
+    def train(self, backbone: Backbone, steps: int = 3, micro_batch: int | None = None, seed: int = 0) -> TrainingState:
+        """Train by the benchmark's own loop on fixed random images."""
+        state = start(backbone, self.protocol, 8)
+        state.total = steps
+        train(state, self.items(), lambda ids: visual(backbone, ids), self.protocol, seed, micro_batch, lambda _: None)
+        backbone.eval()
+        return state
+
+    def losses(self, backbone: Backbone) -> Tensor:
+        """The loss of each of four items alone: an output that every backbone has."""
+        with torch.no_grad():
+            return torch.stack([self.loss(backbone, [item]) for item in self.items()[:4]])
+
+    def loss(self, backbone: Backbone, items: list[Item]) -> Tensor:
+        """Summed loss of some items as one batch."""
+        features = visual(backbone, [item.image for item in items])
+        return backbone.loss(features, [item.prompt for item in items], [item.targets for item in items])[0]
+
+
+def visual(backbone: Backbone, ids: list[str]) -> Tensor:
+    """Visual features of random images, each a function of its id; through the tower, so that it trains where it should."""
+    tower = backbone.vision
+    pixels = [torch.randn(3, tower.size, tower.size, generator=torch.Generator().manual_seed(int(i))) for i in ids]
+    # A batch of another size may round otherwise; one image at a time keeps features apart from their neighbours'.
+    return torch.cat([tower(image[None]) for image in pixels])
+
+
+def variations(cls: type[Any], base: Settings) -> Iterator[Settings]:
+    """Settings that differ from `base` in one field of few values: a Literal, a bool, or a tuple of Literals."""
+    default = parse(cls, base, cls.__name__)
+    for name, hint in get_type_hints(cls, include_extras=True).items():
+        inner = get_args(hint)[0] if get_origin(hint) is Annotated else hint
+        for value in _values(inner):
+            if name in dump(default) and value != dump(default)[name]:
+                yield {name: value}
+
+
+def _values(hint: Any) -> list[Any]:
+    if hint is bool:
+        return [False, True]
+    if get_origin(hint) is Literal:
+        return list(get_args(hint))
+    if get_origin(hint) is tuple and get_origin(get_args(hint)[0]) is Literal:
+        options = list(get_args(get_args(hint)[0]))
+        return [[option] for option in options] + [options]
+    return []
+
+
+def _question(index: int) -> tuple[str, tuple[str, ...]]:
+    question, answer = QUESTIONS[index % 4]
+    return question, (answer,)
+
+
+def _capable(cases: Iterable[Case]) -> list[Case]:
+    return [case for case in cases if not incapable(case.cell())]
+
+
+def _accepted(cases: Iterable[Case]) -> list[Case]:
+    """Without the settings that planning refuses: some do not go together."""
+    return [case for case in _capable(cases) if not case.refusal()]
+
+
+CASES = _capable(Case(method, backbone) for backbone in BACKBONES.entries for method in METHODS.entries)
+METHOD_VARIATIONS = _accepted(
+    Case(case.method, case.backbone, settings) for case in CASES for settings in variations(METHODS.load(case.method), {})
+)
+BACKBONE_VARIATIONS = _accepted(
+    Case("full_finetuning", backbone, {}, changed)
+    for backbone in BACKBONES.entries
+    for changed in variations(BACKBONES.load(backbone), tiny(backbone))
+)
+
+
+@pytest.fixture(params=CASES, ids=str)
+def case(request: pytest.FixtureRequest) -> Case:
+    """Every method with its defaults on every tiny backbone that offers what it needs."""
+    return request.param
+
+
+@pytest.fixture(params=[*CASES, *METHOD_VARIATIONS, *BACKBONE_VARIATIONS], ids=str)
+def any_case(request: pytest.FixtureRequest) -> Case:
+    """The same, and every setting of few values one step away from its default."""
+    return request.param

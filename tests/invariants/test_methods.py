@@ -1,0 +1,203 @@
+"""Invariants of every method on every tiny backbone; whatever is registered comes here by itself (see tests/conftest.py)."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from benchmark.backbones import BACKBONES
+from benchmark.backbones.base import Backbone
+from benchmark.checkpoint import load_trained, save_trained, trained
+from benchmark.cost import parameters
+from benchmark.grid import METHODS
+from benchmark.method import apply, count
+from tests.conftest import BACKBONE_VARIATIONS, CASES, METHOD_VARIATIONS, Case, visual
+
+ROUTED = [case for case in CASES if METHODS.entries[case.method].module == "methods.routing"]
+FUNCTIONS = ("add", "mul", "mul_expand", "project")
+
+
+def moved(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
+    return {name for name in after if not torch.equal(before[name], after[name])}
+
+
+def copies(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in tensors.items()}
+
+
+# What is counted.
+
+
+def test_the_formula_equals_the_count_on_the_cpu_and_on_the_meta_device(any_case: Case) -> None:
+    fresh = any_case.fresh()
+    declared = any_case.adaptation.trainable(fresh) + count(fresh.head_parameters())
+    built = parameters(any_case.build())
+    assert built["trainable"] == declared
+    with torch.device("meta"):
+        assert any_case.adaptation.trainable(any_case.fresh()) + count(fresh.head_parameters()) == declared
+        assert parameters(any_case.build()) == built
+
+
+# What trains.
+
+
+def test_only_what_should_train_trains(any_case: Case) -> None:
+    """The frozen base is bit-equal after three steps, and every trainable tensor has moved.
+
+    One exception, by rule: a *pretrained* tensor may stand still if the loss does not depend on it, which is shown by
+    disturbing it (a softmax ignores the key's bias; a token type that no input has). What a method or a backbone adds
+    has no such excuse: it must move.
+    """
+    torch.manual_seed(0)
+    backbone = any_case.fresh()
+    before = {id(p): p.detach().clone() for p in (*backbone.parameters(), *backbone.buffers())}
+    head = {id(p) for p in backbone.head_parameters()}
+    apply(any_case.adaptation, backbone)
+    start = copies(trained(backbone))
+    any_case.train(backbone)
+    still = trained(backbone).keys() - moved(start, trained(backbone))
+    for name, parameter in backbone.named_parameters():
+        if not parameter.requires_grad:
+            assert id(parameter) not in before or torch.equal(parameter, before[id(parameter)]), f"{name} is frozen and moved"
+        elif name in still:
+            assert id(parameter) in before, f"{name}, which the method added, has not moved"
+            assert id(parameter) not in head, f"{name}, of the head, has not moved"
+            assert not matters(any_case, backbone, parameter), f"{name} trains and the loss depends on it, but it has not moved"
+    for name, buffer in backbone.named_buffers():
+        assert torch.equal(buffer, before[id(buffer)]), f"the buffer {name} moved"
+
+
+def matters(case: Case, backbone: Backbone, parameter: nn.Parameter) -> bool:
+    """Whether disturbing a tensor changes the loss by more than rounding."""
+    expected = case.losses(backbone)
+    with torch.no_grad():
+        kept = parameter.clone()
+        parameter.add_(torch.randn_like(parameter))
+        found = case.losses(backbone)
+        parameter.copy_(kept)
+    return not torch.allclose(found, expected, rtol=1e-4)
+
+
+def test_the_image_reaches_the_loss(case: Case) -> None:
+    """With a raw visual prefix every method sees the image."""
+    backbone = case.build()
+    items = case.items()
+    features = visual(backbone, [item.image for item in items]).detach().requires_grad_()
+    loss, _ = backbone.loss(features, [item.prompt for item in items], [item.targets for item in items])
+    loss.backward()
+    assert features.grad is not None
+    assert (features.grad.abs().amax((1, 2)) > 0).all(), "an image without influence on its own loss"
+
+
+def test_gradients_do_not_depend_on_the_micro_batch(case: Case) -> None:
+    whole, parts = without_dropout(case.build()), without_dropout(case.build())
+    state, again = case.train(whole, 1), case.train(parts, 1, micro_batch=3)
+    assert again.curve[0][1] == pytest.approx(state.curve[0][1], rel=1e-6)
+    grads = {name: p.grad for name, p in whole.named_parameters() if p.grad is not None}
+    others = {name: p.grad for name, p in parts.named_parameters() if p.grad is not None}
+    assert grads.keys() == others.keys()
+    scale = torch.stack([grad.norm() for grad in grads.values()]).norm()
+    for name, grad in grads.items():
+        assert (grad - others[name]).norm() <= 2e-6 * grad.norm() + 1e-6 * scale, name
+
+
+def without_dropout(backbone: Backbone) -> Backbone:
+    """Its draws depend on the shapes of a batch's parts."""
+    for module in backbone.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    return backbone
+
+
+# What is computed.
+
+
+def test_predicting_twice_gives_the_same_texts(case: Case) -> None:
+    backbone = case.build()
+    case.train(backbone, 1)
+    examples = case.examples()
+    features = visual(backbone, [e.image for e in examples]).detach()
+    first, second = (backbone.predict(features, [e.question for e in examples]) for _ in range(2))
+    assert first == second
+    assert [backbone.predict(features[i : i + 1], [e.question])[0] for i, e in enumerate(examples)] == first
+
+
+@pytest.mark.parametrize("case", [*CASES, *BACKBONE_VARIATIONS], ids=str)
+def test_a_sample_does_not_see_its_neighbours(case: Case) -> None:
+    """The loss of a padded batch is the sum of its samples' own, and the answers' scores are those of a sample alone."""
+    backbone = case.build()
+    case.train(backbone, 1)
+    alone = case.losses(backbone)
+    items = case.items()
+    with torch.no_grad():
+        for i, j in ((0, 2), (3, 0), (1, 3)):
+            torch.testing.assert_close(case.loss(backbone, [items[i], items[j]]), alone[i] + alone[j], rtol=1e-5, atol=1e-5)
+        if hasattr(backbone, "logits"):
+            features, prompts = visual(backbone, [item.image for item in items]), [item.prompt for item in items]
+            together = backbone.logits(features, prompts)
+            for i in range(4):
+                torch.testing.assert_close(backbone.logits(features[i : i + 1], prompts[i : i + 1])[0], together[i], rtol=1e-5, atol=1e-5)
+
+
+def test_what_was_trained_restores_the_model(case: Case, tmp_path: Path) -> None:
+    """Saved, loaded into a model built from another seed, it computes the same bits: nothing random is left outside it."""
+    backbone = case.build(seed=0)
+    case.train(backbone, 2)
+    size = save_trained(tmp_path / "trained.safetensors", backbone)
+    assert (tmp_path / "trained.safetensors").stat().st_size == size
+    restored = case.build(seed=1)
+    load_trained(restored, load_file(tmp_path / "trained.safetensors"))
+    assert torch.equal(case.losses(restored), case.losses(backbone))
+
+
+def test_other_tensors_are_refused(case: Case) -> None:
+    backbone = case.build()
+    with pytest.raises(KeyError, match="different tensors"):
+        load_trained(backbone, {**trained(backbone), "other": torch.zeros(1)})
+
+
+# What tells methods apart.
+
+
+def fingerprint(case: Case) -> tuple[dict[str, torch.Size], Tensor]:
+    backbone = case.build()
+    names = {name: tensor.shape for name, tensor in trained(backbone).items()}
+    case.train(backbone, 1)
+    return names, case.losses(backbone)
+
+
+@pytest.mark.parametrize("backbone", BACKBONES.entries)
+def test_any_two_methods_differ(backbone: str) -> None:
+    """In what trains, or in what is computed after one step from the same seed."""
+    made = {case.method: fingerprint(case) for case in CASES if case.backbone == backbone}
+    for one, other in combinations(made, 2):
+        same = made[one][0] == made[other][0] and torch.equal(made[one][1], made[other][1])
+        assert not same, f"{one} and {other} are the same method on {backbone}"
+
+
+@pytest.mark.parametrize("case", ROUTED, ids=str)
+def test_any_two_routing_functions_differ(case: Case) -> None:
+    plain = Case(base_of(case), case.backbone)
+    made = {"none": fingerprint(plain)} | {f: fingerprint(Case(case.method, case.backbone, {"function": f})) for f in FUNCTIONS}
+    for one, other in combinations(made, 2):
+        assert made[one][0] == made[other][0], "a routing function adds or renames parameters"
+        assert not torch.allclose(made[one][1], made[other][1], rtol=1e-6), f"{one} and {other} compute the same"
+
+
+@pytest.mark.parametrize("case", ROUTED + [c for c in METHOD_VARIATIONS if METHODS.entries[c.method].module == "methods.routing"], ids=str)
+def test_routing_adds_no_parameter(case: Case) -> None:
+    """For one seed, a routed method and its plain one start from the same bits."""
+    plain = Case(base_of(case), case.backbone, {k: v for k, v in case.settings.items() if k not in ("function", "variant")})
+    ours, theirs = trained(case.build()), trained(plain.build())
+    assert ours.keys() == theirs.keys()
+    assert not moved(theirs, ours)
+
+
+def base_of(case: Case) -> str:
+    """The registered method that a routed one derives from."""
+    return next(cls.name for cls in METHODS.load(case.method).__mro__[1:] if "name" in vars(cls))

@@ -1,0 +1,190 @@
+"""Typed configuration: what it takes, and what each refusal says."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmark.config import Config, Finite, Fraction, NonNegative, Positive, PositiveFloat, Protocol, dump, load_yaml, merge, parse
+from benchmark.errors import DataError, UserError, did_you_mean, located
+
+
+@dataclass(frozen=True)
+class Settings(Config):
+    """One field of every kind."""
+
+    size: Positive
+    rate: PositiveFloat = 1e-3
+    share: Fraction = 0.0
+    offset: Finite = 0.0
+    skip: NonNegative = 0
+    kind: Literal["soft", "hard"] = "soft"
+    names: tuple[str, ...] = ()
+    flag: bool = False
+
+
+def refusal(**values) -> str:
+    with pytest.raises(UserError) as error:
+        parse(Settings, {"size": 1, **values}, "here")
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+REFUSED = {
+    "unknown key": ({"sise": 2}, "here: unknown key 'sise'; did you mean 'size'?"),
+    "unknown key, nothing like it": ({"zzz": 2}, "here: unknown key 'zzz'; known: flag, kind, names, offset, rate, share, size, skip"),
+    "number as text": ({"size": "8"}, 'here: size: input should be a valid integer, got "8"'),
+    "fraction for a count": ({"size": 1.5}, "here: size: input should be a valid integer, got 1.5"),
+    "truth for a count": ({"size": True}, "here: size: input should be a valid integer, got true"),
+    "number for truth": ({"flag": 1}, "here: flag: input should be a valid boolean, got 1"),
+    "number for text": ({"names": ["a", 1]}, "here: names.1: input should be a valid string, got 1"),
+    "text for a list": ({"names": "ab"}, 'here: names: input should be a valid array, got "ab"'),
+    "zero": ({"size": 0}, "here: size: input should be greater than 0, got 0"),
+    "negative": ({"skip": -1}, "here: skip: input should be greater than or equal to 0, got -1"),
+    "NaN": ({"rate": float("nan")}, "here: rate: input should be a finite number, got NaN"),
+    "infinity": ({"rate": float("inf")}, "here: rate: input should be a finite number, got Infinity"),
+    "NaN for any number": ({"offset": float("nan")}, "here: offset: input should be a finite number, got NaN"),
+    "NaN for a share": ({"share": float("nan")}, "here: share:"),
+    "a share of one": ({"share": 1.0}, "here: share: input should be less than 1, got 1.0"),
+    "not offered": ({"kind": "sfot"}, "here: kind: input should be 'soft' or 'hard', got \"sfot\""),
+    "null": ({"rate": None}, "here: rate: input should be a valid number, got null"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refusals(name) -> None:
+    values, message = REFUSED[name]
+    assert refusal(**values).startswith(message)
+
+
+def test_a_required_key() -> None:
+    with pytest.raises(UserError, match=r"^here: 'size' is required$"):
+        parse(Settings, {}, "here")
+
+
+def test_what_json_does_not_know() -> None:
+    assert "quote the value" in refusal(kind={1, 2})
+
+
+def test_long_values_are_cut() -> None:
+    assert len(refusal(size="9" * 10_000)) < 200
+
+
+def test_defaults_and_round_trip() -> None:
+    parsed = parse(Settings, {"size": 3, "names": ["a"], "rate": 1}, "here")
+    assert parsed == Settings(3, 1.0, names=("a",))
+    assert parse(Settings, dump(parsed), "there") == parsed
+    assert dump(parsed)["share"] == 0.0  # defaults are spelled out
+
+
+@pytest.mark.parametrize("text", ["1e-4", "1.0e-4", "0.0001", "1E-4", "+1e-4"])
+def test_numbers_as_people_write_them(text, tmp_path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(f"lr: {text}\nsteps: 1\n")
+    assert parse(Protocol, load_yaml(path), str(path)).lr == 1e-4
+
+
+def test_yaml_1_2_has_no_norway_problem(tmp_path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("a: no\nb: on\nc: 012\nd: true\n")
+    assert load_yaml(path) == {"a": "no", "b": "on", "c": 12, "d": True}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"a: [1\n", r"a.yaml:2: not valid YAML: "),
+        (b"a: 1\na: 2\n", r"a.yaml:2: not valid YAML: found duplicate key"),
+        (b"a: *b\n", r"a.yaml:1: not valid YAML: found undefined alias"),
+        (b"a: \x01\n", r"a.yaml: not valid YAML: "),
+        (b"a: \xff\n", r"a.yaml: not UTF-8 text: "),
+        (b"", r"a.yaml: expected `key: value` lines at the top level, found NoneType"),
+        (b"just text", r"found str"),
+        (b"a: !!python/object:os.system {}\n", r"a.yaml:1: not valid YAML: could not determine a constructor"),
+    ],
+)
+def test_yaml_refusals(content, words, tmp_path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=words) as error:
+        load_yaml(path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_that_cannot_be_read(tmp_path) -> None:
+    for path, reason in (
+        (tmp_path / "none.yaml", "No such file"),
+        (tmp_path, "Is a directory"),
+        (Path(__file__) / "a.yaml", "Not a directory"),
+    ):
+        with pytest.raises(UserError, match=reason):
+            load_yaml(path)
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.integers() | st.text(max_size=3), lambda v: st.dictionaries(st.sampled_from("abc"), v, max_size=3)
+)
+LAYERS = st.dictionaries(st.sampled_from("abc"), JSON_VALUES, max_size=3)
+
+
+def test_merge() -> None:
+    assert merge({"a": 1, "b": {"x": 1, "y": 2}}, {"b": {"y": 3}}, {"a": None}) == {"a": None, "b": {"x": 1, "y": 3}}
+    assert merge({"a": [1, 2]}, {"a": [3]}) == {"a": [3]}  # lists are replaced
+    assert merge({"a": {"x": 1}}, {"a": 2}) == {"a": 2}
+    assert merge() == {}
+
+
+@given(LAYERS, LAYERS, LAYERS)
+def test_merge_is_associative_and_changes_no_layer(one, two, three) -> None:
+    before = json.dumps([one, two, three])
+    merged = merge(one, two, three)
+    assert merged == merge(merge(one, two), three)
+    assert merged == merge(merged, three)
+    assert list(merged) == list({**one, **two, **three})
+    assert json.dumps([one, two, three]) == before
+
+
+@given(st.lists(LAYERS, min_size=1, max_size=3))
+def test_the_last_layer_wins(layers) -> None:
+    merged = merge(*layers)
+    assert all(merged[key] == value for key, value in layers[-1].items() if not isinstance(value, dict))
+
+
+def test_protocol_length() -> None:
+    assert Protocol(lr=1.0, steps=7).total_steps(1000) == 7
+    assert Protocol(lr=1.0, epochs=2, batch_size=64).total_steps(65) == 4  # the last, smaller batch is kept
+    for wrong in ({}, {"steps": 1, "epochs": 1}):
+        with pytest.raises(UserError, match="set exactly one of epochs and steps"):
+            parse(Protocol, {"lr": 1.0, **wrong}, "here")
+    with pytest.raises(UserError, match="set at most one of warmup_fraction and warmup_steps"):
+        parse(Protocol, {"lr": 1.0, "steps": 1, "warmup_fraction": 0.1, "warmup_steps": 3}, "here")
+
+
+PROTOCOL_REFUSED = [
+    ("lr", 0.0), ("lr", -1e-3), ("steps", -2), ("steps", 0), ("batch_size", 0), ("betas", [0.9]), ("betas", [0.9, 1.0]),
+    ("eps", 0.0), ("weight_decay", -0.1), ("schedule", "cosin"), ("warmup_fraction", 1.0), ("warmup_steps", -1),
+    ("clip_norm", 0.0), ("precision", "fp16"), ("images", "black"), ("train_limit", 0), ("eval_limit", -1),
+    ("max_input_tokens", 0), ("max_output_tokens", 0), ("beams", 0), ("max_answers", 0), ("metrics", "cider"),
+    ("metric_tokenizer", "moses"), ("name", 1),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("key", "value"), PROTOCOL_REFUSED)
+def test_protocol_ranges(key, value) -> None:
+    with pytest.raises(UserError, match=rf"^here: '?{key}"):
+        parse(Protocol, {"lr": 1e-3, "steps": 1, key: value}, "here")
+
+
+def test_did_you_mean() -> None:
+    assert did_you_mean("loar", ["lora", "bitfit"]) == "; did you mean 'lora'?"
+    assert did_you_mean("zzz", ["b", "a"]) == "; known: a, b"
+    assert did_you_mean("zzz", []) == ""
+
+
+def test_located_keeps_the_kind_of_error() -> None:
+    with pytest.raises(DataError, match=r"^there: gone$"), located("there"):
+        raise DataError("gone")

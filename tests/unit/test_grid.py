@@ -1,0 +1,350 @@
+"""Sweeps become cells: what a cell's id depends on and what it does not, labels, and the layers of a protocol.
+
+`tests/golden/cell_ids.json` pins ids. An id that changes orphans every record made under it: whoever changes one on
+purpose (a new default, another protocol) writes the file anew and says so in CHANGELOG.md:
+
+    VLPEFT_WRITE_GOLDEN=1 pytest tests/unit/test_grid.py -k golden
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from benchmark import grid
+from benchmark.config import Protocol, dump, parse
+from benchmark.datasets import DatasetSpec
+from benchmark.errors import UserError
+from benchmark.grid import Cell, Choice, Plan, expand, fingerprint, load_plan, plan_file, resolve_protocol
+from benchmark.records import to_json
+
+GOLDEN = Path(__file__).resolve().parent.parent / "golden" / "cell_ids.json"
+LINES = {
+    "protocol": "{lr: 1e-3, steps: 2}",
+    "tasks": "[vqa/shapes]",
+    "backbones": "[{name: vit_roberta, text: tiny, vision: tiny}]",
+    "methods": "[lora]",
+}
+CELL = Cell(
+    Choice("lora", {"rank": 8}),
+    Choice("vit_roberta", {"text": "tiny"}),
+    "vqa",
+    DatasetSpec("shapes", "shapes", {"seed": 0}, "/data"),
+    Protocol(lr=1e-3, steps=10),
+    seed=0,
+)
+
+
+def write(path: Path, **replaced: str) -> str:
+    path.write_text("".join(f"{key}: {value}\n" for key, value in {**LINES, **replaced}.items()))
+    return str(path)
+
+
+@pytest.fixture
+def ids(tmp_path):
+    """The ids of a sweep whose lines are replaced."""
+
+    def call(**replaced: str) -> list[str]:
+        return [planned.id for planned in expand(write(tmp_path / "a.yaml", **replaced))]
+
+    return call
+
+
+@pytest.fixture
+def refusal(tmp_path):
+    def call(**replaced: str) -> str:
+        with pytest.raises(UserError) as error:
+            expand(write(tmp_path / "a.yaml", **replaced))
+        return str(error.value)
+
+    return call
+
+
+def golden_cells() -> dict[str, str]:
+    """One cell of every row and backbone of the quickstart, each with another task or seed than the one before."""
+    kept = [p for p in expand("quickstart") if (p.backbone, p.task) in (("vit_roberta", "vqa"), ("vit_gpt2", "captioning"))]
+    return {f"{p.row} | {p.backbone} | {p.task}/{p.dataset} | seed {p.seed}": p.id for p in kept[::7]}
+
+
+def test_golden_ids() -> None:
+    found = golden_cells()
+    if os.environ.get("VLPEFT_WRITE_GOLDEN"):
+        GOLDEN.write_text(json.dumps(found, indent=1) + "\n")
+    assert len(found) >= 10
+    assert found == json.loads(GOLDEN.read_text())
+
+
+def test_a_golden_id_that_depends_on_no_file() -> None:
+    """The hash itself: a cell written out here, whatever becomes of the quickstart."""
+    assert CELL.id == "c24e09cf18c1"
+
+
+def test_ids_are_the_same_in_every_process() -> None:
+    code = "from benchmark.grid import expand; print(*[p.id for p in expand('quickstart')])"
+    other = {**os.environ, "PYTHONHASHSEED": "1"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True, env=other)
+    assert done.stdout.split() == [p.id for p in expand("quickstart")]
+
+
+def test_quickstart_has_no_equal_cells_and_no_equal_places() -> None:
+    cells = expand("quickstart")
+    assert len({p.id for p in cells}) == len(cells)
+    assert len({(p.row, p.backbone, p.task, p.dataset, p.seed) for p in cells}) == len(cells)
+    assert all(re.fullmatch(r"[0-9a-f]{12}", p.id) for p in cells)
+
+
+SAME = {
+    "defaults of a method": {"methods": "[{name: lora, rank: 8, alpha: 16.0, targets: [query, value], dropout: 0.0}]"},
+    "an integer for a float": {"methods": "[{name: lora, alpha: 16}]"},
+    "keys in another order": {"backbones": "[{vision: tiny, text: tiny, name: vit_roberta}]"},
+    "defaults of a backbone": {"backbones": "[{name: vit_roberta, text: tiny, vision: tiny, read: prefix, head_layers: 2}]"},
+    "defaults of a protocol": {"protocol": "{steps: 2, batch_size: 64, beams: 1, clip_norm: null, betas: [0.9, 0.999], lr: 0.001}"},
+    "the protocol's name": {"protocol": "{lr: 1e-3, steps: 2, name: ours}"},
+    "a setting that moved to the method": {"protocol": "{lr: 1e-3}", "methods": "[{name: lora, protocol: {steps: 2}}]"},
+    "a setting that moved to the backbone": {
+        "protocol": "{lr: 1e-3}",
+        "backbones": "[{name: vit_roberta, text: tiny, vision: tiny, protocol: {steps: 2}}]",
+    },
+    "labels": {"methods": "[{name: lora, label: ours}]", "backbones": "[{name: vit_roberta, text: tiny, vision: tiny, label: small}]"},
+    "title and notes": {"title": "another", "notes": "another", "summary": "another"},
+    "the long form of a task": {"tasks": "[{task: vqa, dataset: shapes}]"},
+    "seeds spelled out": {"seeds": "[0]"},
+}
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_what_does_not_change_the_id(name, ids) -> None:
+    assert ids(**SAME[name]) == ids()
+
+
+OTHER = {
+    "seed": {"seeds": "[1]"},
+    "rank": {"methods": "[{name: lora, rank: 4}]"},
+    "method": {"methods": "[routing_lora]"},
+    "function": {"methods": "[{name: routing_lora, function: mul}]"},
+    "learning rate": {"protocol": "{lr: 2e-3, steps: 2}"},
+    "steps": {"protocol": "{lr: 1e-3, steps: 3}"},
+    "epochs": {"protocol": "{lr: 1e-3, epochs: 2}"},
+    "blind": {"protocol": "{lr: 1e-3, steps: 2, images: zeroed}"},
+    "limit": {"protocol": "{lr: 1e-3, steps: 2, train_limit: 100}"},
+    "metrics": {"protocol": "{lr: 1e-3, steps: 2, metrics: [vqa_accuracy]}"},
+    "weights": {"backbones": "[{name: vit_roberta, text: tiny}]"},
+    "backbone setting": {"backbones": "[{name: vit_roberta, text: tiny, vision: tiny, read: text}]"},
+    "dataset": {"tasks": "[vqa/easy_vqa]"},
+    "task": {"tasks": "[captioning/shapes]"},
+}
+
+
+def test_what_changes_the_id(ids) -> None:
+    found = {"as it is": ids()[0]} | {name: ids(**replaced)[0] for name, replaced in OTHER.items()}
+    assert len(set(found.values())) == len(found)
+
+
+def test_data_settings_change_the_id_and_moving_data_does_not(tmp_path, ids) -> None:
+    data = tmp_path / "mine.yaml"
+    lines = {"format": "shapes", "train_scenes": "20"}
+
+    def made(**more: str) -> str:
+        data.write_text("".join(f"{key}: {value}\n" for key, value in {**lines, **more}.items()))
+        return ids(tasks="[vqa/mine.yaml]")[0]
+
+    assert made() == made(root="elsewhere") == made(root='""') == made(seed="0") == made(summary="another", licence="another")
+    assert len({made(), made(seed="1"), made(train_scenes="21")}) == 3
+    (tmp_path / "yours.yaml").write_text(data.read_text())  # another name may be other data in files of the same names
+    assert ids(tasks="[vqa/yours.yaml]")[0] != made()
+
+
+def test_shipped_data_may_move(ids, monkeypatch, tmp_path) -> None:
+    before = ids(tasks="[vqa/vqav2]")
+    monkeypatch.setenv("VLPEFT_DATA", str(tmp_path))
+    assert ids(tasks="[vqa/vqav2]") == before
+
+
+@given(st.randoms(use_true_random=False))
+def test_order_of_keys(random) -> None:
+    def shuffled(value):
+        if not isinstance(value, dict):
+            return value
+        items = [(key, shuffled(v)) for key, v in value.items()]
+        random.shuffle(items)
+        return dict(items)
+
+    assert parse(Cell, shuffled(dump(CELL)), "a cell").id == CELL.id
+
+
+PROTOCOL_VALUES = {
+    "lr": st.floats(1e-6, 1.0), "batch_size": st.integers(1, 512), "weight_decay": st.floats(0, 1), "beams": st.integers(1, 5),
+    "schedule": st.sampled_from(["linear", "cosine", "constant"]), "images": st.sampled_from(["real", "zeroed"]),
+    "train_limit": st.none() | st.integers(1, 99), "metrics": st.none() | st.lists(st.sampled_from(["cider", "bleu"]), unique=True),
+}  # fmt: skip
+
+
+@given(st.fixed_dictionaries({}, optional=PROTOCOL_VALUES), st.fixed_dictionaries({}, optional=PROTOCOL_VALUES), st.text(max_size=5))
+def test_two_protocols_share_an_id_exactly_if_they_are_equal(one, other, name) -> None:
+    first, second = (replace(CELL, protocol=parse(Protocol, {"lr": 1e-3, "steps": 10, **values}, "")) for values in (one, other))
+    assert (first.id == second.id) == (first.protocol == second.protocol)
+    assert replace(first, protocol=replace(first.protocol, name=name)).id == first.id
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1))
+def test_seeds_and_ids(one, other) -> None:
+    assert (replace(CELL, seed=one).id == replace(CELL, seed=other).id) == (one == other)
+
+
+def test_every_field_of_a_protocol_but_its_name_is_identity() -> None:
+    assert set(CELL.identity()["protocol"]) == {f.name for f in fields(Protocol)} - {"name"}
+
+
+def test_cells_survive_the_way_through_json() -> None:
+    for planned in expand("quickstart")[::17]:
+        again = parse(Cell, json.loads(to_json(dump(planned.cell))), "cell.json")
+        assert again == planned.cell
+        assert again.id == planned.id
+
+
+def test_order_and_count(ids, tmp_path) -> None:
+    cells = expand(write(tmp_path / "a.yaml", seeds="[3, 1]", methods="[lora, bitfit]", tasks="[vqa/shapes, vqa/easy_vqa]"))
+    assert [(p.dataset, p.row, p.seed) for p in cells] == [
+        (dataset, method, seed) for dataset in ("shapes", "easy_vqa") for method in ("lora", "bitfit") for seed in (3, 1)
+    ]
+
+
+def test_labels(tmp_path) -> None:
+    methods = "[lora, bitfit, {name: lora, rank: 4}, {name: lora, protocol: {lr: 1.0}}, {name: lora, label: ours}]"
+    rows = [p.row for p in expand(write(tmp_path / "a.yaml", methods=methods))]
+    assert rows == ["lora", "bitfit", "lora (rank=4)", "lora (lr=1.0)", "ours"]
+
+
+REFUSED = {
+    "two equal labels": ({"methods": "[{name: lora, label: a}, {name: bitfit, label: a}]"}, "'a' stands 2 times"),
+    "two equal backbones": ({"backbones": "[vit_gpt2, vit_gpt2]"}, "backbones: 'vit_gpt2' stands 2 times"),
+    "no methods": ({"methods": "[]"}, "methods: "),
+    "no backbones": ({"backbones": "[]"}, "backbones: "),
+    "no tasks": ({"tasks": "[]"}, "tasks: "),
+    "no seeds": ({"seeds": "[]"}, "seeds: "),
+    "a bare method": ({"methods": "lora"}, 'methods: input should be a valid array, got "lora"'),
+    "a number for a method": ({"methods": "[3]"}, "methods[0]: write a name, or a mapping with `name:` and settings, got 3"),
+    "a number for a label": ({"methods": "[{name: lora, label: 3}]"}, "methods[0]: label: input should be a valid string, got 3"),
+    "a list for a protocol": ({"methods": "[{name: lora, protocol: [3]}]"}, "methods[0]: protocol: "),
+    "a task of three parts": ({"tasks": "[a/b/c]"}, "tasks[0]: write task/dataset"),
+    "a misspelt part of a task": (
+        {"tasks": "[{task: vqa, datasset: shapes}]"},
+        "tasks[0]: unknown key 'datasset'; did you mean 'dataset'?",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refusals(name, refusal) -> None:
+    replaced, message = REFUSED[name]
+    found = refusal(**replaced)
+    assert message in found
+    assert "a.yaml: " in found
+    assert "\n" not in found
+
+
+RULES = """
+defaults: {lr: 1e-3, steps: 100, batch_size: 8}
+rules:
+  - when: {task: vqa}
+    set: {steps: 200, batch_size: 16}
+  - when: {task: vqa, method: lora}
+    set: {batch_size: 32}
+  - when: {backbone: vit_gpt2}
+    set: {lr: 1e-4}
+"""
+FACTS = {"backbone": "vit_roberta", "task": "vqa", "dataset": "shapes", "method": "lora"}
+
+
+@pytest.fixture
+def rules(tmp_path, monkeypatch) -> Path:
+    (tmp_path / "protocols").mkdir()
+    path = tmp_path / "protocols" / "ours.yaml"
+    path.write_text(RULES)
+    monkeypatch.setattr(grid, "HERE", tmp_path)
+    return path
+
+
+def resolved(chosen="ours", *overrides, **facts) -> tuple[float, int | None, int]:
+    protocol = resolve_protocol(chosen, {**FACTS, **facts}, overrides, "here")
+    return protocol.lr, protocol.steps, protocol.batch_size
+
+
+def test_rules_apply_in_order_where_all_conditions_hold(rules) -> None:
+    assert resolved() == (1e-3, 200, 32)
+    assert resolved(method="bitfit") == (1e-3, 200, 16)
+    assert resolved(task="captioning") == (1e-3, 100, 8)
+    assert resolved(backbone="vit_gpt2") == (1e-4, 200, 32)
+    assert resolve_protocol("ours", FACTS, (), "here").name == "ours"
+
+
+def test_later_layers_win(rules) -> None:
+    own = {"base": "ours", "steps": 7}
+    assert resolved(own) == (1e-3, 7, 32)  # the sweep's own keys stand over the base's rules
+    assert resolved(own, {"steps": 8}, {"lr": 1.0}) == (1.0, 8, 32)
+    assert resolved(own, {"steps": 8}, {"steps": 9}) == (1e-3, 9, 32)  # the method's entry stands over the backbone's
+    assert resolved(own, {"steps": None}, {"steps": 4}) == (1e-3, 4, 32)
+    assert resolve_protocol(own, FACTS, ({"steps": None, "epochs": 3},), "here").epochs == 3
+    assert resolved({"lr": 1.0, "steps": 1}) == (1.0, 1, 64)  # no base at all
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("task: vqa}", "tsak: vqa}", "unknown condition 'tsak'; did you mean 'task'?"),
+        ("defaults", "default", "unknown key 'default'; did you mean 'defaults'?"),
+        ("set: {lr", "sett: {lr", "rules.2.set"),
+        ("steps: 200", "setps: 200", "here: unknown key 'setps'; did you mean 'steps'?"),
+    ],
+)
+def test_slips_in_a_protocol_file(rules, old, new, message) -> None:
+    rules.write_text(RULES.replace(old, new, 1))
+    with pytest.raises(UserError, match=re.escape(message)):
+        resolved()
+
+
+def test_unknown_protocols(rules) -> None:
+    for chosen in ("orus", {"base": "orus"}):
+        with pytest.raises(UserError, match=r"^here: unknown protocol 'orus'; did you mean 'ours'\?$"):
+            resolved(chosen)
+
+
+def test_plans_come_back_until_the_sweep_changes(tmp_path) -> None:
+    path = Path(write(tmp_path / "a.yaml", methods="[lora, bitfit]"))
+    plan = Plan("a", "A title", "", fingerprint(path), tuple(expand(str(path))))
+    file = plan_file(tmp_path, "a")
+    file.parent.mkdir()
+    file.write_bytes(to_json(dump(plan)))
+    assert load_plan(str(path), tmp_path) == plan
+    path.write_text(path.read_text() + "# a remark\n")
+    with pytest.raises(UserError, match="has changed since it was launched"):
+        load_plan(str(path), tmp_path)
+
+
+def test_finding_a_cell(tmp_path) -> None:
+    cells = expand(write(tmp_path / "a.yaml", seeds=str(list(range(20)))))
+    plan = Plan("a", "", "", "", (*cells[:-1], replace(cells[-1], skipped="for a reason")))
+    assert plan.find(cells[3].id) == cells[3]
+    assert plan.find(cells[3].id[:11]) == cells[3]
+    with pytest.raises(UserError, match=r"--cell : 20 cells of 'a'"):
+        plan.find("")
+    with pytest.raises(UserError, match="skipped: for a reason"):
+        plan.find(cells[-1].id)
+    assert len(plan.runnable()) == 19
+
+
+@settings(max_examples=20)
+@given(st.text(alphabet="abcdefghijklmnopqrstuvwxyz_", min_size=1, max_size=12))
+def test_no_word_is_a_sweep_but_the_shipped_ones(word) -> None:
+    if word in grid.sweep_names():
+        assert grid.sweep_path(word).exists()
+    else:
+        with pytest.raises(UserError, match="unknown sweep"):
+            grid.sweep_path(word)

@@ -1,0 +1,206 @@
+"""Registries: found by reading, not by importing; what is read equals what runs; other packages join through entry points."""
+
+import dataclasses
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmark import registry
+from benchmark.backbones import BACKBONES
+from benchmark.datasets import FORMATS
+from benchmark.errors import UserError
+from benchmark.grid import METHODS
+from benchmark.metrics import METRICS
+from benchmark.registry import Registry
+from benchmark.tasks import TASKS
+
+REGISTRIES = {"method": METHODS, "backbone": BACKBONES, "task": TASKS, "metric": METRICS, "format": FORMATS}
+ENTRIES = [(kind, name) for kind, known in REGISTRIES.items() for name in known.entries]
+HEAVY = ("torch", "transformers", "timm", "open_clip", "submitit")
+COMMAND = "import sys; from benchmark.cli import main\ntry: main(sys.argv[1:])\nfinally: print(*sorted(sys.modules), file=sys.stderr)"
+
+
+def modules_of(*arguments: object, folder: Path | None = None) -> tuple[str, set[str]]:
+    """Run the command in a fresh interpreter: its output, and what it has imported."""
+    paths = {"PYTHONPATH": os.pathsep.join(map(str, [folder, registry.REPOSITORY]))} if folder else {}
+    done = subprocess.run(
+        [sys.executable, "-c", COMMAND, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", **paths},
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.stdout, set(done.stderr.splitlines()[-1].split())
+
+
+@pytest.mark.parametrize("what", ["methods", "backbones", "tasks", "datasets", "metrics", "sweeps"])
+def test_listing_imports_nothing_heavy(what) -> None:
+    out, modules = modules_of("list", what, "--json")
+    assert json.loads(out)
+    assert modules.isdisjoint(HEAVY)
+    if what in ("methods", "backbones"):
+        assert not [m for m in modules if m.startswith(("baselines.", "methods.", "benchmark.backbones."))]
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("sweep", "--help"), ("sweeep",)])
+def test_help_imports_next_to_nothing(arguments) -> None:
+    out, modules = modules_of(*arguments)
+    assert modules.isdisjoint((*HEAVY, "pandas", "pydantic", "numpy"))
+    assert ("usage: vlpeft" in out) == ("--help" in arguments)
+
+
+@pytest.mark.parametrize("command", ["status", "table"])
+def test_reading_results_never_imports_torch(command, tmp_path) -> None:
+    """With a plan that holds every shipped sweep's kinds of cells, none of them run."""
+    from benchmark.config import dump
+    from benchmark.grid import Plan, expand, fingerprint, plan_file, sweep_path
+    from benchmark.records import to_json
+
+    file = plan_file(tmp_path, "quickstart")
+    file.parent.mkdir()
+    file.write_bytes(to_json(dump(Plan("quickstart", "A title", "", fingerprint(sweep_path("quickstart")), tuple(expand("quickstart"))))))
+    out, modules = modules_of(command, "quickstart", "--root", tmp_path)
+    assert "A title" in out
+    assert modules.isdisjoint(HEAVY)
+
+
+@pytest.mark.parametrize(("kind", "name"), ENTRIES)
+def test_what_is_read_equals_what_runs(kind, name) -> None:
+    """The source's decorator and fields against the class's attributes and dataclass fields."""
+    entry = REGISTRIES[kind].entry(name)
+    cls = REGISTRIES[kind].load(name)
+    assert (cls.__module__, cls.__name__, cls.name) == (entry.module, entry.attribute, name)
+    for key, value in entry.options.items():
+        assert getattr(cls, key) == value
+    assert entry.summary
+    assert entry.summary == " ".join((cls.__doc__ or "").strip().split("\n\n")[0].split())
+    fields = {f.name: f for f in dataclasses.fields(cls)} if dataclasses.is_dataclass(cls) else {}
+    fields.pop("root", None) if kind == "format" else None  # every format has it; it is no setting of a cell
+    assert set(entry.settings) == set(fields)
+    for key, written in entry.settings.items():
+        required = fields[key].default is dataclasses.MISSING and fields[key].default_factory is dataclasses.MISSING
+        assert required == (written == "")
+        if fields[key].default is not dataclasses.MISSING:
+            assert eval(written, vars(sys.modules[cls.__module__])) == fields[key].default
+
+
+@pytest.mark.parametrize("kind", REGISTRIES)
+def test_names_can_be_typed(kind) -> None:
+    names = list(REGISTRIES[kind].entries)
+    assert names == sorted(names)
+    assert names
+    assert all(re.fullmatch(r"[a-z][a-z0-9_]*", name) for name in names)
+
+
+@pytest.mark.parametrize("name", METHODS.entries)
+def test_methods_say_where_they_come_from(name) -> None:
+    options = METHODS.entry(name).options
+    assert set(options) == {"paper", "needs"}
+    assert re.search(r"\d{4}", options["paper"])
+    assert set(options["needs"]) <= {"linears", "sublayers", "embeddings", "visual_context", "head", "attention_probabilities"}
+
+
+def test_unknown_names() -> None:
+    with pytest.raises(UserError, match=r"^unknown method 'loar'; did you mean 'lora'\?$"):
+        METHODS.load("loar")
+    with pytest.raises(UserError, match=r"^unknown task 'zzzzzz'; known: captioning, vqa"):
+        TASKS.entry("zzzzzz")
+
+
+ENTRY = '@register("{name}", paper="Nobody 1999", needs=())\n@dataclass(frozen=True)\nclass {cls}({base}):\n    """A {name}."""\n\n'
+
+
+def source(path: Path, name: str, cls: str, base: str = "Method", body: str = "    size: int = 8\n") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("import nothing_that_exists\n\n" + ENTRY.format(name=name, cls=cls, base=base) + body)
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setattr(registry, "REPOSITORY", tmp_path)
+    return tmp_path
+
+
+def test_adding_a_file_is_all_there_is_to_do(repository) -> None:
+    source(repository / "plugins" / "one.py", "one", "One", body="    size: int = 8\n    names: tuple[str, ...] = ('a',)\n    must: str\n")
+    entry = Registry("thing", "plugins").entry("one")  # its module could not even be imported
+    assert (entry.module, entry.attribute, entry.summary) == ("plugins.one", "One", "A one.")
+    assert entry.options == {"paper": "Nobody 1999", "needs": ()}
+    assert entry.settings == {"size": "8", "names": "('a',)", "must": ""}
+
+
+def test_settings_of_a_base_class_are_listed(repository) -> None:
+    source(repository / "plugins" / "one.py", "one", "One")
+    source(repository / "plugins" / "two.py", "two", "Two", "One", body="    more: float = 1.0\n")
+    path = repository / "plugins" / "two.py"
+    path.write_text("from plugins.one import One\n" + path.read_text())
+    assert Registry("thing", "plugins").entry("two").settings == {"size": "8", "more": "1.0"}
+
+
+def test_a_name_taken_twice(repository) -> None:
+    source(repository / "plugins" / "a.py", "one", "One")
+    source(repository / "others" / "b.py", "one", "Another")
+    with pytest.raises(UserError, match=r"^thing 'one' is registered in plugins\.a and in others\.b$"):
+        _ = Registry("thing", "plugins", "others").entries
+
+
+METHOD = '''
+from dataclasses import dataclass
+
+from benchmark.config import Positive
+from benchmark.method import Method, unfreeze
+from benchmark.registry import register
+
+
+@register("foreign_norms", paper="Nobody 1999", needs=("sublayers",))
+@dataclass(frozen=True)
+class ForeignNorms(Method):
+    """Train the norms of every n-th site."""
+
+    every: Positive = 1
+
+    def inject(self, backbone):
+        for site in backbone.sites[:: self.every]:
+            unfreeze(site.norm.parameters())
+
+    def trainable(self, backbone):
+        return sum(p.numel() for site in backbone.sites[:: self.every] for p in site.norm.parameters())
+'''
+SWEEP = """
+protocol: {lr: 1e-3, steps: 2, batch_size: 4, train_limit: 8, eval_limit: 4}
+tasks: [{task: vqa, dataset: small.yaml}]
+backbones: [{name: vit_roberta, text: tiny, vision: tiny}]
+methods: [{name: foreign_norms, every: 2}]
+"""
+
+
+def test_a_method_of_another_package(tmp_path) -> None:
+    """Listed, planned and run in fresh processes that find the package on their path, as an installed one is found."""
+    site = tmp_path / "site"
+    about = site / "foreign_package-1.0.dist-info"
+    about.mkdir(parents=True)
+    (site / "foreign_module.py").write_text(METHOD)
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: foreign-package\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text("[vlpeft.methods]\nforeign_norms = foreign_module:ForeignNorms\n")
+    (tmp_path / "small.yaml").write_text("format: shapes\nroot: ''\ntrain_scenes: 24\nval_scenes: 4\ntest_scenes: 8\n")
+    sweep = tmp_path / "sweep.yaml"
+    sweep.write_text(SWEEP)
+
+    out, modules = modules_of("list", "methods", "--json", folder=site)
+    (row,) = (row for row in json.loads(out) if row["name"] == "foreign_norms")
+    assert row["summary"] == "from the package foreign-package"
+    assert "foreign_module" not in modules
+
+    arguments = ("--root", tmp_path / "root", "--on", "local", "--workers", 1, "--device", "cpu", "--threads", 1)
+    out, _ = modules_of("sweep", sweep, *arguments, folder=site)  # plans here, runs in a worker process
+    assert "foreign_norms" in out
+    (record,) = (json.loads(path.read_text()) for path in (tmp_path / "root").glob("cells/*/record.json"))
+    assert record["cell"]["method"] == {"name": "foreign_norms", "settings": {"every": 2}}
+    assert record["cost"]["trainable"] > record["cost"]["head"]
+    assert row["name"] not in METHODS.entries  # nothing is left behind
