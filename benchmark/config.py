@@ -62,7 +62,7 @@ class Protocol(Config):
     max_output_tokens: Positive = 20
     beams: Positive = 1
     max_answers: Positive = 3129  # classes of an answer classifier, the most frequent training answers
-    metrics: tuple[str, ...] | None = None  # None: all the task's metrics
+    metrics: Annotated[tuple[str, ...], Field(min_length=1)] | None = None  # None: all the task's metrics
     metric_tokenizer: Literal["ptb", "treebank"] = "ptb"
 
     def __post_init__(self) -> None:

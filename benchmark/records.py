@@ -24,6 +24,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from benchmark.config import Config, dump, parse
 from benchmark.errors import UserError
 
@@ -64,6 +66,17 @@ class Store:
     def has_record(self, cell_id: str) -> bool:
         """True once the cell is finished."""
         return (self.folder(cell_id) / "record.json").exists()
+
+    def is_held(self, cell_id: str) -> bool:
+        """True while some process runs the cell."""
+        path = self.folder(cell_id) / "lock"
+        if not path.exists():
+            return False
+        try:
+            with FileLock(path, timeout=0):
+                return False
+        except Timeout:
+            return True
 
     def record(self, cell_id: str) -> Record:
         """Read one record. Raises UserError naming the file if it is truncated, foreign or of a newer schema."""

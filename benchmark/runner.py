@@ -35,6 +35,7 @@ from benchmark.training import TrainingState, autocast, start, train
 Outcome = Literal["done", "already done", "running elsewhere"]
 Progress = Callable[[str, int, int], None]  # phase, step, total
 PROGRESS_SECONDS = 1.0
+LOCK_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,8 @@ def run_cell(cell_id: str, root: Path, runtime: Runtime, progress: Progress = la
     store = Store(root)
     folder = store.folder(cell_id)
     try:
-        with FileLock(folder / "lock", timeout=0):  # freed by the kernel when its holder dies
+        # Freed by the kernel when its holder dies. The short wait outlasts those who only look whether it is held.
+        with FileLock(folder / "lock", timeout=LOCK_SECONDS):
             if store.has_record(cell_id):
                 return "already done"
             _attempt(store, cell_id, runtime, progress)

@@ -26,6 +26,7 @@ import pandas as pd
 
 from benchmark.errors import UserError
 from benchmark.grid import Plan, Planned
+from benchmark.metrics import METRICS
 from benchmark.records import Record, Store
 from benchmark.tasks import TASKS
 
@@ -110,22 +111,32 @@ def _metrics(plan: Plan, records: Mapping[str, Record]) -> dict[Group, list[str]
     """Metric names of each (backbone, task, dataset): those its records report, or else those its cells will."""
     found: dict[Group, set[str]] = {_group(p): set() for p in plan.cells}
     expected: dict[Group, set[str]] = {group: set() for group in found}
+    order: dict[Group, list[tuple[str, ...]]] = {}
     for p in plan.cells:
-        expected[_group(p)] |= set(p.cell.protocol.metrics or _declared(p.task))
+        expected[_group(p)] |= {value for name in _declared(p) for value in _values(name, p)}
         found[_group(p)] |= set(records[p.id].metrics) if p.id in records else set()
-    return {group: _in_order(names or expected[group], _declared(group[1])) for group, names in found.items()}
+        order.setdefault(_group(p), [(name, *_values(name, p)) for name in _declared(p)])
+    return {group: _in_order(names or expected[group], order[group]) for group, names in found.items()}
 
 
-def _declared(task: str) -> tuple[str, ...]:
-    entry = TASKS.entry(task)  # one from another package is known in full only once it is imported
+def _declared(planned: Planned) -> tuple[str, ...]:
+    """Names of the metrics a cell computes."""
+    if planned.cell.protocol.metrics is not None:
+        return planned.cell.protocol.metrics
+    entry = TASKS.entry(planned.task)  # one from another package is known in full only once it is imported
     return tuple(entry.options["metrics"] if "metrics" in entry.options else entry.load().metrics)
 
 
-def _in_order(names: Iterable[str], declared: Sequence[str]) -> list[str]:
-    """The task's order; `bleu_4` and `bleu/long` stand where `bleu` does, what the task does not know comes last."""
+def _values(metric: str, planned: Planned) -> tuple[str, ...]:
+    """Names of the numbers a metric gives with the cell's tokenizer."""
+    return METRICS.load(metric)().value_names(planned.cell.protocol.metric_tokenizer)
+
+
+def _in_order(names: Iterable[str], declared: Sequence[Sequence[str]]) -> list[str]:
+    """The declared order of metrics; a breakdown stands behind its metric, what is not declared comes last."""
 
     def place(name: str) -> tuple[int, str]:
-        ranks = [i for i, known in enumerate(declared) if name == known or name.startswith((f"{known}_", f"{known}/"))]
+        ranks = [i for i, known in enumerate(declared) if name.partition("/")[0] in known]
         return min(ranks, default=len(declared)), name
 
     return sorted(names, key=place)

@@ -112,6 +112,8 @@ def _status(planned: Planned, store: Store, now: float) -> CellStatus:
     progress = _read(folder / "progress.json", Progress)
     if progress is None:
         return CellStatus(*cell, "pending")
+    if not store.is_held(planned.id):
+        return CellStatus(*cell, "pending", reason=f"interrupted in {progress.phase} {progress.step}/{progress.total}")
     # Clocks of two machines may disagree by a little; an update is never in the future.
     seconds = max(0.0, now - progress.updated)
     return CellStatus(*cell, "running", progress.step, progress.total, progress.phase, seconds)

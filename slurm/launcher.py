@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import psutil
-from filelock import FileLock, Timeout
 
 from benchmark.errors import UserError
 from benchmark.grid import Plan, Planned
@@ -50,8 +49,9 @@ def launch_inline(cells: Sequence[Planned], root: Path, runtime: Any, watch_cell
     for cell in cells:
         try:
             run_cell(cell.id, root, runtime, partial(watch_cell, cell))
-        except Exception as error:
-            print(f"{cell.id} failed: {error}", file=sys.stderr)
+        except Exception as error:  # its cause is in failure.json, where `failures` finds it
+            if not isinstance(error, UserError):
+                traceback.print_exc()
         watch()
 
 
@@ -88,26 +88,18 @@ def work(ids: Sequence[str], root: str, runtime: Any, launcher: int) -> None:
         try:
             outcome = run_cell(cell_id, Path(root), runtime)
             print(cell_id, outcome, flush=True)
-        except Exception as error:
-            print(cell_id, "failed:", error, flush=True)
+        except Exception:  # in the job's log; its cause is in failure.json too
+            print(cell_id, "failed:", traceback.format_exc(), flush=True)
 
 
 def wait_for_others(cells: Sequence[Planned], root: Path, watch: Watch) -> None:
     """Wait while another launcher's workers hold cells of ours, so that what is reported afterwards is final."""
     store = Store(root)
     for cell in cells:
-        while not store.has_record(cell.id) and _held(store.folder(cell.id) / "lock"):
+        while not store.has_record(cell.id) and store.is_held(cell.id):
             watch()
             time.sleep(POLL_SECONDS)
     watch()
-
-
-def _held(path: Path) -> bool:
-    try:
-        with FileLock(path, timeout=0):
-            return False
-    except Timeout:
-        return True
 
 
 def failures(cells: Sequence[Planned], root: Path) -> Iterator[tuple[Planned, dict[str, Any]]]:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from filelock import FileLock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -99,21 +100,23 @@ def test_one_row_a_cell_and_metric_in_the_documented_schema(tmp_path):
 
 def test_without_any_record_the_tasks_own_metrics_are_missing(tmp_path):
     frame = leaderboard(make_plan(planned(task="captioning")), Store(tmp_path)).frame
-    assert frame["metric"].tolist() == ["cider", "bleu", "rouge_l", "meteor", "spice"]
+    assert frame["metric"].tolist() == ["CIDEr", "BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "METEOR", "SPICE"]
     assert set(frame["state"]) == {"missing"}
-    assert frame["trainable"].tolist() == [1000] * 5
+    assert frame["trainable"].tolist() == [1000] * 8
 
 
 def test_protocol_metrics_limit_what_is_expected(tmp_path):
     cell = planned(task="captioning")
-    few = replace(cell, cell=replace(cell.cell, protocol=Protocol(lr=1.0, epochs=1, metrics=("spice", "cider"))))
-    assert leaderboard(make_plan(few), Store(tmp_path)).frame["metric"].tolist() == ["cider", "spice"]
+    few = replace(
+        cell, cell=replace(cell.cell, protocol=Protocol(lr=1.0, epochs=1, metrics=("spice", "cider"), metric_tokenizer="treebank"))
+    )
+    assert leaderboard(make_plan(few), Store(tmp_path)).frame["metric"].tolist() == ["SPICE (treebank)", "CIDEr (treebank)"]
 
 
 def test_metrics_keep_the_tasks_order_with_strangers_last(tmp_path):
     cell = planned(task="captioning")
-    plan, store = results(tmp_path, (cell, {"aaa": 1.0, "spice": 2.0, "bleu_4": 3.0, "bleu_1": 4.0, "cider": 5.0}))
-    assert leaderboard(plan, store).frame["metric"].tolist() == ["cider", "bleu_1", "bleu_4", "spice", "aaa"]
+    plan, store = results(tmp_path, (cell, {"aaa": 1.0, "SPICE": 2.0, "BLEU-4": 3.0, "BLEU-1": 4.0, "CIDEr": 5.0}))
+    assert leaderboard(plan, store).frame["metric"].tolist() == ["CIDEr", "BLEU-1", "BLEU-4", "SPICE", "aaa"]
 
 
 def test_the_record_is_believed_before_the_plan(tmp_path):
@@ -468,15 +471,27 @@ def states(root: Path) -> tuple[Plan, Store]:
     return make_plan(*cells), store
 
 
-def test_every_state_is_told(tmp_path):
-    found = status(*states(tmp_path), now=1012.4)
+@pytest.fixture
+def running(tmp_path):
+    plan, store = states(tmp_path)
+    with FileLock(store.folder(plan.cells[1].id) / "lock"):
+        yield plan, store
+
+
+def test_an_attempt_that_nobody_holds_is_pending_again(tmp_path):
+    found = status(*states(tmp_path), now=1012.4)[1]
+    assert (found.state, found.detail) == ("pending", "interrupted in train 30/100")
+
+
+def test_every_state_is_told(running):
+    found = status(*running, now=1012.4)
     assert [cell.state for cell in found] == ["done", "running", "failed", "pending", "pending", "skipped"]
     assert [cell.detail for cell in found] == ["", "train 30/100, 12 s ago", "OutOfMemory: CUDA out of memory", "", "", "no site"]
     assert summary(found) == {"done": 1, "running": 1, "failed": 1, "pending": 2, "skipped": 1}
 
 
-def test_status_renders_as_text_and_plain_values(tmp_path):
-    found = status(*states(tmp_path), now=1012.4)
+def test_status_renders_as_text_and_plain_values(running):
+    found = status(*running, now=1012.4)
     text = render(status_table("sweep", found), "text")
     assert text.startswith("sweep\n6 cells: 1 done, 1 running, 1 failed, 2 pending, 1 skipped\n\nstate")
     assert "\x1b" not in text
@@ -485,8 +500,8 @@ def test_status_renders_as_text_and_plain_values(tmp_path):
     assert json.loads(render(status_table("sweep", found), "json"))["rows"][2]["state"] == "failed"
 
 
-def test_a_clock_ahead_of_ours_is_no_negative_age(tmp_path):
-    assert status(*states(tmp_path), now=0.0)[1].seconds == 0.0
+def test_a_clock_ahead_of_ours_is_no_negative_age(running):
+    assert status(*running, now=0.0)[1].seconds == 0.0
 
 
 @pytest.mark.parametrize("content", ["{", {**PROGRESS, "step": "3"}, {**PROGRESS, "more": 1}])
