@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import RobertaModel
+from transformers.models.roberta.modeling_roberta import RobertaPooler
 
 from benchmark.backbones.base import Backbone, BackboneConfig, Decoding, check_widths
 from benchmark.backbones.vision import Pool, vision_tower
 from benchmark.backbones.weights import Source
-from benchmark.method import Need, Projection, Site, Slot
+from benchmark.method import Need, Projection, Site, Slot, init_normal
 from benchmark.registry import register
 
 
@@ -22,6 +23,9 @@ from benchmark.registry import register
 @dataclass(frozen=True)
 class ViTRoberta(BackboneConfig):
     """RoBERTa reads the question behind a visual prefix; a classifier over the answer list reads one position.
+
+    `pooler` is the tanh layer before the classifier. roberta-base and roberta-large hold no weights for it, so that the
+    release reads through a frozen `random` one; `checkpoint` takes the checkpoint's own, frozen; `trained` is new and trains.
 
     The defaults are the authors' release; `embed_text_twice: false` and `read: text` repair what it does by accident.
     """
@@ -33,6 +37,7 @@ class ViTRoberta(BackboneConfig):
     prefix: Literal["raw", "projected", "none"] = "raw"
     embed_text_twice: bool = True  # the release embeds the text, then sends it through the embedding layer again
     read: Literal["prefix", "text"] = "prefix"  # position the classifier reads: the visual prefix, or <s>
+    pooler: Literal["checkpoint", "random", "trained"] = "random"
     head_layers: Literal[1, 2] = 2
 
     def offers(self) -> frozenset[Need]:
@@ -52,11 +57,15 @@ class ViTRobertaModel(Backbone):
         self.name, self.config, self.answers = ViTRoberta.name, config, list(answers)
         source = Source.parse(config.text, tiny="roberta")
         self.vision = vision_tower(config.vision, config.pool, tokens=config.context == "tokens")
-        self.text = source.model(RobertaModel)
+        self.text = source.model(RobertaModel, add_pooling_layer=config.pooler == "checkpoint")
         self.token_embeddings = self.text.embeddings.word_embeddings
         self.max_tokens = decoding.max_input_tokens
         self.tokenizer = source.tokenizer()
         self.head = nn.ModuleDict({"classifier": _classifier(self.width, len(answers), config.head_layers)})
+        if config.pooler == "trained":
+            self.head["pooler"] = _new_pooler(self.text.config)
+        elif config.pooler == "random":
+            self.text.pooler = _new_pooler(self.text.config)
         if config.prefix == "projected":
             self.head["prefix"] = nn.Linear(self.vision.width, self.width)
         elif config.prefix == "raw":
@@ -79,8 +88,9 @@ class ViTRobertaModel(Backbone):
         mask = torch.cat([mask.new_ones(mask.shape[0], prefix.shape[1]), mask], 1)
         states = self.text(inputs_embeds=embeds, attention_mask=mask).last_hidden_state
         position = prefix.shape[1] if self.config.read == "text" else 0
-        pooled = self.text.pooler(states[:, position : position + 1])
-        scores: Tensor = cast("nn.ModuleDict", self.head)["classifier"](pooled)
+        head = cast("nn.ModuleDict", self.head)
+        pooler = head["pooler"] if self.config.pooler == "trained" else self.text.pooler
+        scores: Tensor = head["classifier"](pooler(states[:, position : position + 1]))
         return scores
 
     def loss(self, visual: Tensor, prompts: Sequence[str], targets: Sequence[Mapping[str, float]]) -> tuple[Tensor, int]:
@@ -110,6 +120,13 @@ class ViTRobertaModel(Backbone):
     def _tokenize(self, prompts: Sequence[str], limit: int) -> tuple[Tensor, Tensor]:
         batch: Any = self.tokenizer(list(prompts), padding=True, truncation=True, max_length=limit, return_tensors="pt")
         return batch.input_ids.to(self.device), batch.attention_mask.to(self.device)
+
+
+def _new_pooler(config: Any) -> nn.Module:
+    pooler: Any = RobertaPooler(config)
+    init_normal(pooler.dense, config.initializer_range)
+    made: nn.Module = pooler
+    return made
 
 
 def _classifier(width: int, answers: int, layers: int) -> nn.Module:

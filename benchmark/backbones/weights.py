@@ -94,5 +94,5 @@ class Source:
 
 def _hint(key: str) -> str:
     if "pooler" in key:
-        return "its pooler would be random: choose `pool: cls`, or a checkpoint with a pooler"
+        return "its pooler would be random: choose `pool: cls` for a vision tower, `pooler: random` or `pooler: trained` for a text tower"
     return "choose a complete checkpoint"

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import timm
 import torch
+from safetensors.torch import load_file
 from torch.nn import functional
-from transformers import ViTConfig, ViTImageProcessorPil, ViTModel
+from transformers import AutoTokenizer, RobertaConfig, RobertaModel, ViTConfig, ViTImageProcessorPil, ViTModel
 
+from baselines.head_only import HeadOnly
 from benchmark.backbones import BACKBONES
 from benchmark.backbones.base import TINY, Backbone, Decoding
 from benchmark.backbones.vision import transform, vision_tower
@@ -114,6 +116,22 @@ def test_the_release_sends_text_through_the_embedding_layer_twice() -> None:
     states = backbone.text(inputs_embeds=twice, attention_mask=mask)
     want = backbone.head["classifier"](states.pooler_output)
     torch.testing.assert_close(backbone.logits(features(), QUESTIONS)[:, :], want[:, None].squeeze(1))
+
+
+def test_poolers_come_from_where_the_setting_says(tmp_path: Path) -> None:
+    RobertaModel(
+        RobertaConfig(vocab_size=99, hidden_size=128, num_hidden_layers=1, num_attention_heads=2), add_pooling_layer=False
+    ).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(TINY / "roberta").save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="pooler: random"):
+        build("vit_roberta", text=str(tmp_path), pooler="checkpoint")
+    for pooler in ("random", "trained"):
+        backbone = build("vit_roberta", text=str(tmp_path), pooler=pooler)
+        apply(HeadOnly(), backbone)
+        trains = [name for name, p in backbone.named_parameters() if p.requires_grad and "pooler" in name]
+        assert bool(trains) == (pooler == "trained")
+    stored = load_file(TINY / "roberta" / "model.safetensors")["pooler.dense.weight"].float()
+    torch.testing.assert_close(build("vit_roberta", pooler="checkpoint").text.pooler.dense.weight, stored)
 
 
 def test_the_classifier_loss_is_binary_cross_entropy_of_soft_scores() -> None:
