@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,7 @@ Outcome = Literal["done", "already done", "running elsewhere"]
 Progress = Callable[[str, int, int], None]  # phase, step, total
 PROGRESS_SECONDS = 1.0
 LOCK_SECONDS = 0.5
+SPLITS_KEPT = 4
 
 
 @dataclass(frozen=True)
@@ -192,8 +194,21 @@ def prepare_torch(runtime: Runtime) -> torch.device:
 
 def splits(data: DataFormat, task: str, protocol: Protocol) -> tuple[Sequence[Example], Sequence[Example]]:
     """Training and evaluation examples, the first `train_limit` and `eval_limit` of them."""
-    training = data.examples(task, protocol.train_split)
-    return training[: protocol.train_limit], data.examples(task, protocol.eval_split)[: protocol.eval_limit]
+    content = data.fingerprint()
+    training = _examples(data, content, task, protocol.train_split)
+    return training[: protocol.train_limit], _examples(data, content, task, protocol.eval_split)[: protocol.eval_limit]
+
+
+_READ: OrderedDict[str, Sequence[Example]] = OrderedDict()  # a worker runs many cells on the same data: read it once
+
+
+def _examples(data: DataFormat, content: str, task: str, split: str) -> Sequence[Example]:
+    key = json.dumps([data.name, dump(data), content, task, split], sort_keys=True)
+    if key not in _READ:
+        _READ[key] = data.examples(task, split)
+        while len(_READ) > SPLITS_KEPT:
+            _READ.popitem(last=False)
+    return _READ[key]
 
 
 def build(cell: Cell, answers: Sequence[str]) -> Backbone:
