@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
+from pydantic import Field
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
@@ -26,7 +27,7 @@ class Adapter(Method):
     """
 
     size: Positive = 16
-    places: tuple[Place, ...] = ("attention", "ffn")
+    places: Annotated[tuple[Place, ...], Field(min_length=1)] = ("attention", "ffn")
     activation: Literal["relu", "gelu", "gelu_new"] = "gelu"
     residual: bool = True
     share_in_block: bool = False  # one adapter a block, used behind both sub-layers

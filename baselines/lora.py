@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -31,7 +32,7 @@ class LoRA(Method):
 
     rank: Positive = 8
     alpha: PositiveFloat = 16.0
-    targets: tuple[Role, ...] = ("query", "value")
+    targets: Annotated[tuple[Role, ...], Field(min_length=1)] = ("query", "value")
     dropout: Fraction = 0.0
     also_train: tuple[UnfreezeGroup, ...] = ()
 

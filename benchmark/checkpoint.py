@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from benchmark.errors import UserError
 from benchmark.records import write_atomically
 from benchmark.training import TrainingState
 
@@ -35,11 +36,12 @@ def load_trained(model: nn.Module, tensors: dict[str, Tensor]) -> None:
         own[name].copy_(tensor)
 
 
-def save_checkpoint(path: Path, state: TrainingState) -> None:
-    """Write the state between two steps."""
+def save_checkpoint(path: Path, state: TrainingState, origin: dict[str, str]) -> None:
+    """Write the state between two steps; `origin` names the cell and the data it belongs to."""
     buffer = io.BytesIO()
     torch.save(
         {
+            "origin": origin,
             "trained": trained(state.backbone),
             "optimizer": state.optimizer.state_dict(),
             "schedule": state.schedule.state_dict(),
@@ -55,9 +57,14 @@ def save_checkpoint(path: Path, state: TrainingState) -> None:
     write_atomically(path, buffer.getvalue())
 
 
-def load_checkpoint(path: Path, state: TrainingState) -> None:
-    """Go on where a checkpoint was written; afterwards every draw, step and number is that of the uninterrupted run."""
+def load_checkpoint(path: Path, state: TrainingState, origin: dict[str, str]) -> None:
+    """Go on where a checkpoint was written; afterwards every draw, step and number is that of the uninterrupted run.
+
+    Raises UserError for a checkpoint of another origin, such as one made before the data changed.
+    """
     saved = torch.load(path, map_location="cpu", weights_only=True)
+    if saved["origin"] != origin:
+        raise UserError(f"{path} was made with other data ({saved['origin']}, now {origin}); delete it to start the cell afresh")
     load_trained(state.backbone, saved["trained"])
     state.optimizer.load_state_dict(saved["optimizer"])
     state.schedule.load_state_dict(saved["schedule"])

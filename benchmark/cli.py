@@ -25,6 +25,8 @@ SWEEP is a shipped sweep (`vlpeft list sweeps`) or the path of your own YAML fil
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse, run, exit: 0 done, 1 some cells failed, 2 something the user can mend."""
     options = _parser().parse_args(arguments)
+    if "root" in options and options.root is None and options.run is not _plan:
+        options.root = Path("runs") / Path(options.sweep).stem
     try:
         code: int = options.run(options)
     except UserError as error:
@@ -67,12 +69,13 @@ def _parser() -> argparse.ArgumentParser:
     _run_flags(sweep)
     status = _command(commands, "status", _status, "where each cell stands")
     _sweep_argument(status)
-    status.add_argument("--root", type=Path, required=True, help="result folder")
+    _root_flag(status)
     _json_flag(status)
     table = _command(commands, "table", _table, "mean and standard deviation over seeds, from the records")
     _sweep_argument(table)
-    table.add_argument("--root", type=Path, required=True, help="result folder")
+    _root_flag(table)
     table.add_argument("--format", choices=("text", "md", "latex", "csv", "json"), default="text")
+    table.add_argument("--json", action="store_const", const="json", dest="format", help="the same as --format json")
     table.add_argument("--costs", action="store_true", help="seconds and memory instead of scores")
     table.add_argument("--details", action="store_true", help="with scores by question type")
     pretrain = _command(commands, "pretrain", _pretrain, "make the shipped tiny towers again, from a seed")
@@ -92,12 +95,16 @@ def _sweep_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("sweep", metavar="SWEEP", help="a shipped sweep's name, or the path of a YAML file")
 
 
+def _root_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--root", type=Path, help="result folder (default: runs/ and the sweep's name)")
+
+
 def _json_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON for scripts")
 
 
 def _run_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--root", type=Path, required=True, help="result folder; made if missing")
+    _root_flag(parser)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     parser.add_argument("--threads", type=int, help="CPU threads of one cell (default: the cores, shared among workers)")
     parser.add_argument("--micro-batch", type=int, help="examples a forward pass; gradients accumulate to the protocol's batch")
@@ -164,7 +171,7 @@ def _sweep(options: argparse.Namespace) -> int:
         if cells and options.on == "inline":
             launch_inline(cells, options.root, runtime, progress.watch_cell, progress.watch)
         elif cells:
-            launch_local(cells, options.root, runtime, min(workers, len(cells)), progress.watch)
+            launch_local(cells, options.root, runtime, workers, progress.watch)
         wait_for_others(cells, options.root, progress.watch)
     _print_tables(options, made)
     failed = list(failures(cells, options.root))

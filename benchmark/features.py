@@ -46,7 +46,8 @@ def visual_inputs(backbone: Backbone, data: DataFormat, images: Sequence[str], z
     if any(p.requires_grad for p in tower.parameters()):
         return live
     wanted = [BLACK] if zeroed else sorted(set(images))
-    key = _key(backbone, "" if zeroed else data.fingerprint(), wanted)
+    stamps = [] if zeroed else [data.name, data.root, data.fingerprint(), *map(data.image_stamp, wanted)]
+    key = _key(backbone, stamps, wanted)
     rows = {image: i for i, image in enumerate(wanted)}
     array = _open_or_build(cache / key, wanted, live)
 
@@ -57,9 +58,11 @@ def visual_inputs(backbone: Backbone, data: DataFormat, images: Sequence[str], z
     return cached
 
 
-def _key(backbone: Backbone, data: str, images: Sequence[str]) -> str:
+def _key(backbone: Backbone, data: Sequence[str], images: Sequence[str]) -> str:
     tower = backbone.vision
-    digest = hashlib.sha256(json.dumps([data, tower.size, tower.mean, tower.std, repr(tower), list(images)]).encode())
+    digest = hashlib.sha256(
+        json.dumps([list(data), str(backbone.device), tower.size, tower.mean, tower.std, repr(tower), list(images)]).encode()
+    )
     digest.update(f"{getattr(tower, 'pool', '')} {getattr(tower, 'tokens', '')} {torch.get_num_threads()}".encode())
     for name, tensor in tower.state_dict().items():
         digest.update(name.encode())

@@ -79,6 +79,7 @@ class Planned(Config):
     trainable: int = 0  # parameters that train, task head included
     head: int = 0
     total: int = 0  # parameters of the built model, both towers
+    data: str = ""  # fingerprint of the data as it is now
 
 
 @dataclass(frozen=True)

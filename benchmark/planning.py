@@ -41,9 +41,13 @@ def save_plan(plan_: Plan, root: Path) -> None:
     """Leave the plan and its cells in a result folder, where workers and tables find them."""
     store = Store(root)
     for planned in plan_.runnable():
-        path = store.folder(planned.id) / "cell.json"
-        if not path.exists() or not store.has_record(planned.id):
-            write_atomically(path, to_json(dump(planned.cell)))
+        if not store.has_record(planned.id):
+            write_atomically(store.folder(planned.id) / "cell.json", to_json(dump(planned.cell)))
+        elif store.record(planned.id).provenance.get("data") != planned.data:
+            raise UserError(
+                f"dataset '{planned.dataset}' has changed since cell {planned.id} was run; "
+                f"choose another --root, or delete {store.folder(planned.id)} and its like to run them again"
+            )
     write_atomically(plan_file(root, plan_.sweep), to_json(dump(plan_)))
 
 
@@ -54,6 +58,7 @@ class _Checker:
         self.need_data, self.where = need_data, where
         self.answers: dict[str, int | str] = {}
         self.counts: dict[str, dict[str, int]] = {}
+        self.data: dict[str, str] = {}
 
     def check(self, planned: Planned) -> Planned:
         """Fill in the reason to skip, or the parameter counts."""
@@ -69,7 +74,13 @@ class _Checker:
             return replace(planned, skipped=answers)
         with located(place):
             counts = self._count(cell, answers)
-        return replace(planned, trainable=counts["trainable"], head=counts["head"], total=counts["total"])
+        return replace(planned, trainable=counts["trainable"], head=counts["head"], total=counts["total"], data=self._data(cell))
+
+    def _data(self, cell: Cell) -> str:
+        key = json.dumps(dump(cell.dataset), sort_keys=True)
+        if key not in self.data:
+            self.data[key] = cell.dataset.open().fingerprint()
+        return self.data[key]
 
     def _answers(self, cell: Cell) -> int | str:
         """Size of the answer list, or why the data cannot be read."""

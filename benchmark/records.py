@@ -109,7 +109,7 @@ def read_record(path: Path) -> Record:
 
 def to_json(values: Mapping[str, Any]) -> bytes:
     """Pretty JSON with sorted keys; equal values give equal bytes."""
-    return (json.dumps(values, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=True) + "\n").encode()
+    return (json.dumps(values, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections import OrderedDict
@@ -30,7 +31,7 @@ from benchmark.metrics.base import Prediction
 from benchmark.provenance import provenance
 from benchmark.records import Record, Store, read_json, sha256, to_json, write_atomically
 from benchmark.tasks import TASKS
-from benchmark.tasks.base import Task
+from benchmark.tasks.base import Item, Task
 from benchmark.training import TrainingState, autocast, start, train
 
 Outcome = Literal["done", "already done", "running elsewhere"]
@@ -119,12 +120,13 @@ class _Run:
         self.progress("load data", 0, 1)
         training, test = splits(self.data, self.cell.task, protocol)
         torch.manual_seed(self.cell.seed)
-        backbone = build(self.cell, self.task.answers(training, protocol.max_answers)).to(self.device)
+        answers = self.task.answers(training, protocol.max_answers)
+        backbone = build(self.cell, answers).to(self.device)
         images = [e.image for e in (*training, *test)]
         visual = visual_inputs(backbone, self.data, images, protocol.images == "zeroed", self.store.root / "features")
         torch.manual_seed(self.cell.seed)  # what building drew must not reach dropout: a method's size would change it
         meter = Meter(self.device)
-        state = self._train(backbone, training, visual)
+        state = self._train(backbone, self.task.items(training, answers), visual)
         spent = meter.read()
         meter = Meter(self.device)
         scores, predictions = self._evaluate(backbone, test, visual)
@@ -150,19 +152,19 @@ class _Run:
             files={name: sha256(self.folder / name) for name in ("predictions.jsonl", "trained.safetensors")},
         )
 
-    def _train(self, backbone: Backbone, examples: Sequence[Example], visual: VisualInputs) -> TrainingState:
-        items = self.task.items(examples)
+    def _train(self, backbone: Backbone, items: Sequence[Item], visual: VisualInputs) -> TrainingState:
         state = start(backbone, self.cell.protocol, len(items))
         checkpoint = self.folder / "checkpoint.pt"
+        origin = {"cell": self.cell.id, "data": self.data.fingerprint()}
         if checkpoint.exists():
-            load_checkpoint(checkpoint, state)
+            load_checkpoint(checkpoint, state, origin)
         saved = time.monotonic()
 
         def after_step(state: TrainingState) -> None:
             nonlocal saved
             self.progress("train", state.step, state.total)
             if time.monotonic() - saved >= self.runtime.checkpoint_seconds and state.step < state.total:
-                save_checkpoint(checkpoint, state)
+                save_checkpoint(checkpoint, state, origin)
                 saved = time.monotonic()
 
         train(state, items, visual, self.cell.protocol, self.cell.seed, self.runtime.micro_batch, after_step)
@@ -179,7 +181,11 @@ class _Run:
             predictions += [Prediction(e.id, text, tuple(self.task.references(e)), e.kind) for e, text in pairs]
             self.progress("evaluate", len(predictions), len(examples))
         names = self.task.metrics if self.cell.protocol.metrics is None else self.cell.protocol.metrics
-        return metrics.score(names, predictions, self.cell.protocol.metric_tokenizer), predictions
+        report = metrics.score(names, predictions, self.cell.protocol.metric_tokenizer)
+        broken = [name for name, value in report.values.items() if isinstance(value, float) and not math.isfinite(value)]
+        if broken:
+            raise UserError(f"metric {broken[0]} came out as {report.values[broken[0]]}; see the predictions of cell {self.cell.id}")
+        return report, predictions
 
 
 def prepare_torch(runtime: Runtime) -> torch.device:

@@ -80,6 +80,7 @@ class RoutingLoRA(LoRA):
     def wrap(self, module: nn.Module, spans: Sequence[Span], backbone: Backbone) -> LoRALinear:
         """The module with its routed update."""
         _check_width(shape(module)[0], backbone)
+        check_context(self.function, backbone)
         route = routing_function(self.function, self.variant)
         groups = 1 if self.variant == "release" else len(spans)
         return RoutedLoRALinear(module, spans, self.rank, self.alpha, self.dropout, route, groups, backbone.visual_context)
@@ -122,6 +123,7 @@ class RoutingAdapter(Adapter):
     def bottleneck(self, width: int, backbone: Backbone) -> Bottleneck:
         """The module to add."""
         _check_width(width, backbone)
+        check_context(self.function, backbone)
         route = routing_function(self.function, self.variant)
         return RoutedBottleneck(width, self.size, self.activation, self.residual, route, backbone.visual_context)
 
@@ -136,6 +138,12 @@ class RoutedBottleneck(Bottleneck):
     def bottleneck(self, low: Tensor) -> Tensor:
         """Route (batch, length, size)."""
         return self.route(low, self.down(self.context.value))
+
+
+def check_context(function: Function, backbone: Backbone) -> None:
+    """Refuse, before anything runs, what only one pooled visual vector can do."""
+    if backbone.context_tokens and function != "project":
+        raise UserError(f"function: {function} mixes in one pooled visual vector; set the backbone's `context: pooled`")
 
 
 def _pooled(vision: Tensor, function: str) -> Tensor:

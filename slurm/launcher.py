@@ -37,9 +37,12 @@ def unfinished(plan: Plan, root: Path) -> list[Planned]:
 
 
 def clear_failures(cells: Sequence[Planned], root: Path) -> None:
-    """Forget why earlier attempts failed: what failure.json says from now on is of this attempt."""
+    """Forget how earlier attempts ended, so that what failure.json and progress.json say from now on is of this launch."""
+    store = Store(root)
     for cell in cells:
-        (Store(root).folder(cell.id) / "failure.json").unlink(missing_ok=True)
+        if not store.is_held(cell.id):
+            for name in ("failure.json", "progress.json"):
+                (store.folder(cell.id) / name).unlink(missing_ok=True)
 
 
 def launch_inline(cells: Sequence[Planned], root: Path, runtime: Any, watch_cell: CellWatch, watch: Watch) -> None:
@@ -56,7 +59,11 @@ def launch_inline(cells: Sequence[Planned], root: Path, runtime: Any, watch_cell
 
 
 def launch_local(cells: Sequence[Planned], root: Path, runtime: Any, workers: int, watch: Watch) -> None:
-    """Run cells in `workers` processes through submitit's LocalExecutor; returns when all have ended. Ctrl-C stops them."""
+    """Run cells in `workers` processes through submitit's LocalExecutor; returns when all have ended. Ctrl-C stops them.
+
+    The threads of a cell follow from the workers asked for, not from how many cells are left: the same command gives
+    the same bits when it finishes an interrupted sweep.
+    """
     import submitit
 
     folder = root / "jobs" / time.strftime("%Y%m%d-%H%M%S") / str(os.getpid())  # a fresh folder: submitit reuses job ids
@@ -65,7 +72,10 @@ def launch_local(cells: Sequence[Planned], root: Path, runtime: Any, workers: in
     threads = runtime.threads or max(1, (os.cpu_count() or 1) // workers)
     ids = [cell.id for cell in cells]
     with _environment(OMP_NUM_THREADS=str(threads), TOKENIZERS_PARALLELISM="false"):
-        jobs = [executor.submit(work, ids, str(root.resolve()), replace(runtime, threads=threads), os.getpid()) for _ in range(workers)]
+        jobs = [
+            executor.submit(work, ids, str(root.resolve()), replace(runtime, threads=threads), os.getpid())
+            for _ in range(min(workers, len(ids)))
+        ]
     try:
         while not all(job.done(force_check=True) for job in jobs):
             watch()
@@ -78,13 +88,18 @@ def launch_local(cells: Sequence[Planned], root: Path, runtime: Any, workers: in
 
 
 def work(ids: Sequence[str], root: str, runtime: Any, launcher: int) -> None:
-    """What a worker does: take every cell that is neither done nor taken; stop when the launcher is gone."""
+    """What a worker does: take every cell that nobody has taken; stop when the launcher is gone.
+
+    A cell that failed, or that took its worker down with it, is not tried again by the others.
+    """
     from benchmark.runner import run_cell
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the launcher cancels its workers
     for cell_id in ids:
         if not psutil.pid_exists(launcher):
             return
+        if any((Store(Path(root)).folder(cell_id) / name).exists() for name in ("failure.json", "progress.json")):
+            continue
         try:
             outcome = run_cell(cell_id, Path(root), runtime)
             print(cell_id, outcome, flush=True)

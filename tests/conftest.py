@@ -21,7 +21,7 @@ from benchmark.config import Protocol, dump, parse
 from benchmark.datasets import DatasetSpec
 from benchmark.datasets.base import Example
 from benchmark.errors import UserError
-from benchmark.grid import METHODS, Cell, Choice
+from benchmark.grid import METHODS, Cell, Choice, load_sweep
 from benchmark.method import Method
 from benchmark.planning import incapable
 from benchmark.runner import build
@@ -30,10 +30,7 @@ from benchmark.tasks.base import Item
 from benchmark.training import TrainingState, start, train
 
 Settings = Mapping[str, Any]
-KNOWN_TINY: Mapping[str, Settings] = {  # as in the shipped quickstart sweep
-    "vit_roberta": {"text": "tiny", "vision": "tiny", "embed_text_twice": False},
-    "vit_gpt2": {"text": "tiny", "vision": "tiny", "loss": "repaired"},
-}
+SHIPPED: Mapping[str, Settings] = {e.name: e.settings for e in load_sweep("quickstart").entries("backbones", "quickstart")}
 ANSWERS = ("no", "yes", "circle", "rectangle", "triangle", "blue")
 QUESTIONS = (  # of quite different lengths, so that a batch is padded
     ("is there a small triangle?", "no"),
@@ -62,9 +59,9 @@ def _torch_as_in_a_run() -> Iterator[None]:
 
 
 def tiny(backbone: str) -> Settings:
-    """Settings that build a backbone from the shipped tiny towers."""
-    if backbone in KNOWN_TINY:
-        return KNOWN_TINY[backbone]
+    """Settings that build a backbone from the shipped tiny towers; those of the quickstart where it has the backbone."""
+    if backbone in SHIPPED:
+        return SHIPPED[backbone]
     names = {f.name for f in fields(BACKBONES.load(backbone))}
     return {name: "tiny" for name in ("text", "vision") if name in names}
 
@@ -179,7 +176,7 @@ def _values(hint: Any) -> list[Any]:
         return list(get_args(hint))
     if get_origin(hint) is tuple and get_origin(get_args(hint)[0]) is Literal:
         options = list(get_args(get_args(hint)[0]))
-        return [[option] for option in options] + [options]
+        return [[option] for option in options] + ([options] if len(options) > 1 else [])
     return []
 
 
@@ -188,20 +185,21 @@ def _question(index: int) -> tuple[str, tuple[str, ...]]:
     return question, (answer,)
 
 
-def _capable(cases: Iterable[Case]) -> list[Case]:
+def capable(cases: Iterable[Case]) -> list[Case]:
+    """Without those that the grid rules out, by the grid's own rule."""
     return [case for case in cases if not incapable(case.cell())]
 
 
-def _accepted(cases: Iterable[Case]) -> list[Case]:
+def accepted(cases: Iterable[Case]) -> list[Case]:
     """Without the settings that planning refuses: some do not go together."""
-    return [case for case in _capable(cases) if not case.refusal()]
+    return [case for case in capable(cases) if not case.refusal()]
 
 
-CASES = _capable(Case(method, backbone) for backbone in BACKBONES.entries for method in METHODS.entries)
-METHOD_VARIATIONS = _accepted(
+CASES = capable(Case(method, backbone) for backbone in BACKBONES.entries for method in METHODS.entries)
+METHOD_VARIATIONS = accepted(
     Case(case.method, case.backbone, settings) for case in CASES for settings in variations(METHODS.load(case.method), {})
 )
-BACKBONE_VARIATIONS = _accepted(
+BACKBONE_VARIATIONS = accepted(
     Case("full_finetuning", backbone, {}, changed)
     for backbone in BACKBONES.entries
     for changed in variations(BACKBONES.load(backbone), tiny(backbone))

@@ -52,6 +52,7 @@ class Backbone(nn.Module, ABC):
     head: nn.Module | None  # parts no checkpoint holds; they always train
     prompt: nn.Module | None  # () -> (tokens, width): soft prompts, put between visual prefix and text
     token_embeddings: nn.Embedding
+    context_tokens: bool  # whether routing functions see all visual tokens, or the pooled one
 
     def __init__(self) -> None:
         super().__init__()

@@ -61,7 +61,12 @@ class TimmTower(VisionTower):
             raise UserError(f"timm:{name} has no pretrained pooler: choose `pool: cls` or `pool: mean`")
         self.pool, self.tokens = pool, tokens
         random = name.startswith("random:") or torch.get_default_device().type == "meta"
-        self.model: nn.Module = timm.create_model(name.removeprefix("random:"), pretrained=not random, num_classes=0).eval()
+        try:
+            self.model: nn.Module = timm.create_model(name.removeprefix("random:"), pretrained=not random, num_classes=0).eval()
+        except (RuntimeError, OSError, ValueError) as error:
+            raise UserError(f"cannot make timm:{name}: {' '.join(str(error).split())[:160]}; see timm.list_models('*vit*')") from error
+        if not getattr(self.model, "has_class_token", False) or getattr(self.model, "num_prefix_tokens", 0) != 1:
+            raise UserError(f"timm:{name} needs one class token and no other prefix token; choose one like vit_base_patch16_224")
         config = cast("dict[str, Any]", self.model.pretrained_cfg)
         self.width, self.size = int(cast("Any", self.model).num_features), int(config["input_size"][-1])
         self.mean, self.std = config["mean"], config["std"]

@@ -54,6 +54,7 @@ class ViTGPT2Model(Backbone):
         self.name, self.config, self.decoding = ViTGPT2.name, config, decoding
         source = Source.parse(config.text, tiny="gpt2")
         self.vision = vision_tower(config.vision, config.pool, tokens=config.context == "tokens")
+        self.context_tokens = config.context == "tokens"
         self.text = source.model(GPT2LMHeadModel)
         self.token_embeddings = self.text.transformer.wte
         self.tokenizer = source.tokenizer()

@@ -57,6 +57,7 @@ class ViTRobertaModel(Backbone):
         self.name, self.config, self.answers = ViTRoberta.name, config, list(answers)
         source = Source.parse(config.text, tiny="roberta")
         self.vision = vision_tower(config.vision, config.pool, tokens=config.context == "tokens")
+        self.context_tokens = config.context == "tokens"
         self.text = source.model(RobertaModel, add_pooling_layer=config.pooler == "checkpoint")
         self.token_embeddings = self.text.embeddings.word_embeddings
         self.max_tokens = decoding.max_input_tokens
@@ -82,7 +83,7 @@ class ViTRobertaModel(Backbone):
         """Scores of all answers, (batch, answers)."""
         self.visual_context.value = visual[:, 1:] if self.config.context == "tokens" else visual[:, :1]
         prefix = self._prefix(visual[:, :1])
-        ids, mask = self._tokenize(prompts, self.max_tokens - prefix.shape[1])
+        ids, mask = self._tokenize(prompts, self.max_tokens - (self.config.prefix != "none"))
         words = self.text.embeddings(input_ids=ids) if self.config.embed_text_twice else self.token_embeddings(ids)
         embeds = torch.cat([prefix, words], 1)
         mask = torch.cat([mask.new_ones(mask.shape[0], prefix.shape[1]), mask], 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -54,6 +55,14 @@ class DataFormat(Config, ABC):
     @abstractmethod
     def image(self, image: str) -> Pixels:
         """Decode one image by the id its examples use. Raises DataError naming the file."""
+
+    def image_stamp(self, image: str) -> str:
+        """Changes when the image's file does: its size and time of change. "" for images that are not files below `root`."""
+        path = Path(self.root) / image
+        if not self.root or not path.is_file():
+            return ""
+        about = path.stat()
+        return f"{about.st_size} {about.st_mtime_ns}"
 
     @abstractmethod
     def fingerprint(self) -> str:

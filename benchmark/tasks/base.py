@@ -26,8 +26,8 @@ class Task(ABC):
     metrics: ClassVar[tuple[str, ...]]  # set by @register: what a cell reports, the first one ranks
 
     @abstractmethod
-    def items(self, examples: Iterable[Example]) -> list[Item]:
-        """Training items of a split."""
+    def items(self, examples: Iterable[Example], answers: Sequence[str]) -> list[Item]:
+        """Training items of a split; `answers` is the closed answer list."""
 
     @abstractmethod
     def prompt(self, example: Example) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from benchmark.datasets.base import Example
 from benchmark.registry import register
@@ -13,7 +13,7 @@ from benchmark.tasks.base import Item, Task
 class Captioning(Task):
     """Describe an image in one sentence; scored against several references by the COCO caption metrics."""
 
-    def items(self, examples: Iterable[Example]) -> list[Item]:
+    def items(self, examples: Iterable[Example], answers: Sequence[str]) -> list[Item]:  # noqa: ARG002
         """One item a (image, reference) pair."""
         return [Item(e.image, self.prompt(e), {caption: 1.0}) for e in examples for caption in e.answers]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from itertools import combinations
 from pathlib import Path
 
@@ -16,9 +17,10 @@ from benchmark.checkpoint import load_trained, save_trained, trained
 from benchmark.cost import parameters
 from benchmark.grid import METHODS
 from benchmark.method import apply, count
-from tests.conftest import BACKBONE_VARIATIONS, CASES, METHOD_VARIATIONS, Case, visual
+from tests.conftest import BACKBONE_VARIATIONS, CASES, METHOD_VARIATIONS, Case, accepted, visual
 
 ROUTED = [case for case in CASES if METHODS.entries[case.method].module == "methods.routing"]
+RAW = accepted(Case(c.method, c.backbone, {}, {"prefix": "raw"} if "prefix" in {f.name for f in fields(c.config)} else {}) for c in CASES)
 FUNCTIONS = ("add", "mul", "mul_expand", "project")
 
 
@@ -83,6 +85,7 @@ def matters(case: Case, backbone: Backbone, parameter: nn.Parameter) -> bool:
     return not torch.allclose(found, expected, rtol=1e-4)
 
 
+@pytest.mark.parametrize("case", RAW, ids=str)
 def test_the_image_reaches_the_loss(case: Case) -> None:
     """With a raw visual prefix every method sees the image."""
     backbone = case.build()
@@ -95,15 +98,22 @@ def test_the_image_reaches_the_loss(case: Case) -> None:
 
 
 def test_gradients_do_not_depend_on_the_micro_batch(case: Case) -> None:
+    """However many parts a batch is computed in, they are those of the mean over all terms of the loss."""
     whole, parts = without_dropout(case.build()), without_dropout(case.build())
     state, again = case.train(whole, 1), case.train(parts, 1, micro_batch=3)
     assert again.curve[0][1] == pytest.approx(state.curve[0][1], rel=1e-6)
     grads = {name: p.grad for name, p in whole.named_parameters() if p.grad is not None}
     others = {name: p.grad for name, p in parts.named_parameters() if p.grad is not None}
     assert grads.keys() == others.keys()
+    direct = without_dropout(case.build())
+    items = case.items()
+    summed, terms = direct.loss(visual(direct, [i.image for i in items]), [i.prompt for i in items], [i.targets for i in items])
+    (summed / terms).backward()
+    means = {name: p.grad for name, p in direct.named_parameters() if p.grad is not None}
     scale = torch.stack([grad.norm() for grad in grads.values()]).norm()
     for name, grad in grads.items():
-        assert (grad - others[name]).norm() <= 2e-6 * grad.norm() + 1e-6 * scale, name
+        for other in (others[name], means[name]):
+            assert (grad - other).norm() <= 2e-6 * grad.norm() + 1e-6 * scale, name
 
 
 def without_dropout(backbone: Backbone) -> Backbone:

@@ -1,0 +1,182 @@
+"""The cache of frozen visual features: the same bits as live, built once, and never another tower's or another data's."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from benchmark.backbones.base import Backbone
+from benchmark.datasets.base import Pixels
+from benchmark.datasets.shapes import Shapes
+from benchmark.features import visual_inputs
+from tests.conftest import Case
+
+IMAGES = [f"train/{i}" for i in range(10)]
+# Two processes ask for the same features at the same moment; every image that is decoded leaves a line. Before that, a
+# third is killed in the middle of the work.
+BUILD = """
+import hashlib, os, signal, sys
+from pathlib import Path
+import torch
+from benchmark.backbones.base import Decoding
+from benchmark.backbones.vit_roberta import ViTRoberta
+from benchmark.datasets.shapes import Shapes
+from benchmark.features import visual_inputs
+
+torch.set_num_threads(1)
+cache, log = Path(sys.argv[1]), sys.argv[2]
+images = [f"train/{i}" for i in range(80)]
+
+class Logged(Shapes):
+    fatal = False
+    def image(self, image):
+        if self.fatal and image == images[-1]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if not self.fatal:
+            with open(log, "a") as file:
+                file.write(image + "\\n")
+        return super().image(image)
+
+def build(fatal):
+    backbone = ViTRoberta(text="tiny", vision="tiny").build(["yes", "no"], Decoding(20, 20, 1)).requires_grad_(False)
+    data = Logged(train_scenes=80, val_scenes=1, test_scenes=1)
+    Logged.fatal = fatal
+    features = visual_inputs(backbone, data, images, False, cache)(images)
+    print(hashlib.sha256(features.numpy().tobytes()).hexdigest(), flush=True)
+
+def start(fatal):
+    child = os.fork()
+    if child == 0:
+        build(fatal)
+        os._exit(0)
+    return child
+
+assert os.waitstatus_to_exitcode(os.waitpid(start(True), 0)[1]) == -9
+assert not list(cache.glob("*/features.npy"))
+for child in [start(False), start(False)]:
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+"""
+
+
+class Counting(Shapes):
+    """Shapes that count how often an image is drawn."""
+
+    drawn: list[str] = []  # noqa: RUF012
+
+    def image(self, image: str) -> Pixels:
+        self.drawn.append(image)
+        return super().image(image)
+
+
+@pytest.fixture
+def data() -> Shapes:
+    Counting.drawn.clear()
+    return Counting(train_scenes=10, val_scenes=1, test_scenes=1)
+
+
+@pytest.fixture
+def frozen() -> Backbone:
+    return Case("head_only", "vit_roberta").fresh().requires_grad_(False)
+
+
+@torch.no_grad()
+def live(data: Shapes, ids: list[str], *, zeroed: bool = False) -> torch.Tensor:
+    """What a tower that trains computes."""
+    backbone = Case("head_only", "vit_roberta").fresh().requires_grad_(True)
+    return visual_inputs(backbone, data, IMAGES, zeroed, Path("/nonexistent"))(ids)
+
+
+def test_cached_features_equal_live_ones_bit_for_bit(frozen: Backbone, data: Shapes, tmp_path: Path) -> None:
+    expected = live(data, IMAGES)
+    for _ in ("built", "read"):
+        cached = visual_inputs(frozen, data, IMAGES, False, tmp_path)
+        assert torch.equal(cached(IMAGES), expected)
+        assert cached(IMAGES).dtype is torch.float32
+        some = ["train/7", "train/0", "train/7"]
+        assert torch.equal(cached(some), expected[[7, 0, 7]])
+    torch.testing.assert_close(live(data, ["train/7"])[0], expected[7], rtol=1e-5, atol=1e-6)
+
+
+def test_the_second_use_draws_no_image(frozen: Backbone, data: Shapes, tmp_path: Path) -> None:
+    visual_inputs(frozen, data, [*IMAGES, *reversed(IMAGES)], False, tmp_path)
+    assert sorted(Counting.drawn) == sorted(IMAGES), "each image once"
+    visual_inputs(frozen, data, list(reversed(IMAGES)), False, tmp_path)(IMAGES)
+    assert len(Counting.drawn) == len(IMAGES)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_zeroed_images_are_all_one_black_image(frozen: Backbone, data: Shapes, tmp_path: Path) -> None:
+    zeroed = visual_inputs(frozen, data, IMAGES, True, tmp_path)(IMAGES)
+    assert Counting.drawn == []
+    assert all(torch.equal(row, zeroed[0]) for row in zeroed)
+    torch.testing.assert_close(zeroed, live(data, IMAGES, zeroed=True), rtol=1e-5, atol=1e-6)
+    real = visual_inputs(frozen, data, IMAGES, False, tmp_path)(IMAGES)
+    assert not torch.allclose(zeroed, real, rtol=1e-2)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_reading_gives_tensors_of_one_s_own(frozen: Backbone, data: Shapes, tmp_path: Path) -> None:
+    cached = visual_inputs(frozen, data, IMAGES, False, tmp_path)
+    before = cached(IMAGES).clone()
+    cached(IMAGES).zero_()
+    assert torch.equal(cached(IMAGES), before)
+
+
+def key(backbone: Backbone, data: Shapes, cache: Path, images: list[str] = IMAGES) -> str:
+    before = {path.name for path in cache.iterdir()} if cache.exists() else set()
+    visual_inputs(backbone, data, images, False, cache)
+    made = {path.name for path in cache.iterdir()} - before
+    return made.pop() if made else ""
+
+
+def test_anything_that_changes_the_features_changes_the_key(frozen: Backbone, data: Shapes, tmp_path: Path) -> None:
+    assert key(frozen, data, tmp_path)
+    assert not key(frozen, data, tmp_path), "the same key again"
+    assert not key(frozen, data, tmp_path, IMAGES[::-1]), "order and repetition play no part"
+    assert not key(Case("lora", "vit_roberta").build(seed=5), data, tmp_path), "the method plays no part"
+    assert key(frozen, replace(data, seed=1), tmp_path), "other data"
+    assert key(frozen, data, tmp_path, IMAGES[:5]), "other images"
+    for pool in ("cls", "mean"):
+        assert key(Case("head_only", "vit_roberta", {}, {"pool": pool}).fresh().requires_grad_(False), data, tmp_path), pool
+    tokens = Case("head_only", "vit_roberta", {}, {"context": "tokens"}).fresh().requires_grad_(False)
+    assert key(tokens, data, tmp_path), "all tokens"
+    for setting in ("mean", "std"):
+        kept = getattr(frozen.vision, setting)
+        setattr(frozen.vision, setting, (0.4, 0.5, 0.5))
+        assert key(frozen, data, tmp_path), setting
+        setattr(frozen.vision, setting, kept)
+    assert not key(frozen, data, tmp_path)
+    with torch.no_grad():
+        list(frozen.vision.parameters())[-1].view(-1)[0] += 1e-3
+    assert key(frozen, data, tmp_path), "one weight"
+
+
+def test_a_tower_that_trains_is_never_cached(data: Shapes, tmp_path: Path) -> None:
+    case = Case("full_finetuning", "vit_roberta", {"vision": True})
+    backbone = case.build()
+    features = visual_inputs(backbone, data, IMAGES, False, tmp_path)(IMAGES)
+    assert features.requires_grad
+    assert not list(tmp_path.iterdir())
+
+
+def test_images_are_loaded_in_the_order_asked_for(data: Shapes) -> None:
+    forward = live(data, IMAGES)
+    assert torch.equal(live(data, IMAGES[::-1]), forward.flip(0))
+
+
+def test_two_processes_build_once_and_a_killed_one_leaves_nothing(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", BUILD, str(tmp_path / "cache"), str(tmp_path / "log")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    hashes = done.stdout.split()
+    assert len(hashes) == 2
+    assert hashes[0] == hashes[1]
+    assert sorted((tmp_path / "log").read_text().split()) == sorted(f"train/{i}" for i in range(80))
+    (file,) = (tmp_path / "cache").glob("*/features.npy")
+    assert np.load(file).shape == (80, 1, 128)

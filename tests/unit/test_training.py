@@ -1,0 +1,237 @@
+"""The training loop: batch order, schedule, resuming after a death at any place, and its error messages."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from benchmark.config import Protocol
+from benchmark.errors import UserError
+from benchmark.grid import Plan
+from benchmark.planning import plan, save_plan
+from benchmark.records import Store
+from benchmark.runner import Runtime, run_cell
+from benchmark.training import batches, learning_rate_factor, start, train
+from tests.conftest import Case
+
+SWEEP = """
+protocol:
+  {steps: 12, batch_size: 24, lr: 2e-3, schedule: cosine, warmup_fraction: 0.25, weight_decay: 0.01, clip_norm: 1.0,
+   train_limit: 64, eval_limit: 16, max_input_tokens: 24, max_output_tokens: 24, metric_tokenizer: treebank}
+tasks: [{task: vqa, dataset: ./scenes.yaml}, {task: captioning, dataset: ./scenes.yaml}]
+backbones:
+  - {name: vit_roberta, text: tiny, vision: tiny, head_layers: 1, protocol: {metrics: [vqa_accuracy]}}
+  - {name: vit_gpt2, text: tiny, vision: tiny, protocol: {metrics: [bleu]}}
+methods: [{name: routing_lora, function: mul, dropout: 0.2}]
+"""
+SCENES = "{format: shapes, root: '', train_scenes: 60, val_scenes: 1, test_scenes: 20}\n"
+# Every attempt is a process of its own, forked before anything is computed; each but the last kills itself.
+WORKER = """
+import os, signal, sys
+from pathlib import Path
+from benchmark.runner import Runtime, run_cell
+
+root, *cells = sys.argv[1:]
+for cell in cells:
+    for phase, step in (("train", 5), ("train", 6), ("train", 11), ("evaluate", 16), ("never", 0)):
+        def progress(where, done, total):
+            if (where, done) == (phase, step):
+                os.kill(os.getpid(), signal.SIGKILL)
+        child = os.fork()
+        if child == 0:
+            outcome = run_cell(cell, Path(root), Runtime(device="cpu", threads=1, checkpoint_seconds=0), progress)
+            os._exit(0 if outcome == "done" else 1)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        folder = Path(root) / "cells" / cell
+        assert phase == "never" or ((folder / "checkpoint.pt").exists() and not (folder / "record.json").exists())
+"""
+TIMINGS = {"train_seconds", "eval_seconds", "cpu_seconds", "step_ms", "peak_memory_mb"}
+
+
+@pytest.fixture(scope="module")
+def planned(tmp_path_factory: pytest.TempPathFactory) -> Plan:
+    folder = tmp_path_factory.mktemp("sweep")
+    (folder / "scenes.yaml").write_text(SCENES)
+    (folder / "short.yaml").write_text(SWEEP)
+    return plan(str(folder / "short.yaml"), need_data=True)
+
+
+# Resuming.
+
+
+def test_deaths_change_nothing(planned: Plan, tmp_path: Path) -> None:
+    """Killed at three steps and in evaluation, resumed in new processes: the same bytes as in one go."""
+    whole, broken = Store(tmp_path / "whole"), Store(tmp_path / "broken")
+    cells = [cell.id for cell in planned.runnable()]
+    assert len(cells) == 2
+    for store in (whole, broken):
+        save_plan(planned, store.root)
+    for cell in cells:
+        assert run_cell(cell, whole.root, Runtime(device="cpu", threads=1)) == "done"
+    command = [sys.executable, "-c", WORKER, str(broken.root), *cells]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["-9", "-9", "-9", "-9", "0"] * 2
+    for cell in cells:
+        ours, theirs = broken.record(cell), whole.record(cell)
+        for name in ("trained.safetensors", "predictions.jsonl"):
+            assert (broken.folder(cell) / name).read_bytes() == (whole.folder(cell) / name).read_bytes(), name
+        assert (ours.metrics, ours.curve, ours.files) == (theirs.metrics, theirs.curve, theirs.files)
+        assert {k: v for k, v in ours.cost.items() if k not in TIMINGS} == {k: v for k, v in theirs.cost.items() if k not in TIMINGS}
+        assert len(ours.curve) == 12
+        left = {path.name for path in broken.folder(cell).iterdir() if not path.name.startswith(".")}
+        assert left == {"cell.json", "record.json", "predictions.jsonl", "trained.safetensors", "lock"}
+
+
+def test_a_failed_attempt_is_told_and_the_next_goes_on_from_its_checkpoint(planned: Plan, tmp_path: Path) -> None:
+    save_plan(planned, tmp_path)
+    cell = planned.runnable()[0].id
+    folder = Store(tmp_path).folder(cell)
+    runtime = Runtime(device="cpu", threads=1, checkpoint_seconds=0)
+
+    def stop(phase: str, step: int, total: int) -> None:
+        if (phase, step) == ("train", 7):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_cell(cell, tmp_path, runtime, stop)
+    assert '"cause": "interrupted"' in (folder / "failure.json").read_text()
+    steps: list[int] = []
+    outcome = run_cell(cell, tmp_path, runtime, lambda phase, step, _: steps.append(step) if phase == "train" else None)
+    assert outcome == "done"
+    assert steps == [7, 8, 9, 10, 11, 12], "the checkpoint was written behind step 6"
+    assert not (folder / "failure.json").exists()
+
+
+# Batches.
+
+counts, widths, seeds = st.integers(1, 40), st.integers(1, 12), st.integers(0, 2**31)
+
+
+def order(n: int, size: int, seed: int, first: int, last: int) -> list[list[int]]:
+    return list(batches(list(range(n)), size, seed, first, last))
+
+
+@settings(deadline=None)
+@given(counts, widths, seeds, st.integers(1, 4))
+def test_every_epoch_is_a_permutation_with_its_last_small_batch(n: int, size: int, seed: int, epochs: int) -> None:
+    per_epoch = math.ceil(n / size)
+    made = order(n, size, seed, 0, epochs * per_epoch)
+    for epoch in range(epochs):
+        part = made[epoch * per_epoch : (epoch + 1) * per_epoch]
+        assert sorted(i for batch in part for i in batch) == list(range(n))
+        assert [len(batch) for batch in part[:-1]] == [size] * (per_epoch - 1)
+        assert len(part[-1]) == n - size * (per_epoch - 1)
+
+
+@settings(deadline=None)
+@given(counts, widths, seeds, st.integers(0, 30), st.integers(0, 30))
+def test_any_step_can_be_the_first(n: int, size: int, seed: int, first: int, more: int) -> None:
+    assert order(n, size, seed, first, first + more) == order(n, size, seed, 0, first + more)[first:]
+
+
+def test_epochs_and_seeds_give_other_orders() -> None:
+    one, two = order(50, 50, 0, 0, 2)
+    assert one != two
+    assert order(50, 50, 1, 0, 1)[0] not in (one, two)
+
+
+def test_the_random_state_plays_no_part_in_the_order() -> None:
+    torch.manual_seed(1)
+    one = order(20, 7, 3, 0, 5)
+    state = torch.random.get_rng_state()
+    torch.manual_seed(2)
+    assert order(20, 7, 3, 0, 5) == one
+    torch.manual_seed(1)
+    assert torch.equal(torch.random.get_rng_state(), state), "drawing an order must not move dropout's draws"
+
+
+@pytest.mark.parametrize(("examples", "expected"), [(64, 6), (65, 9), (1, 3)])
+def test_steps_of_epochs(examples: int, expected: int) -> None:
+    assert Protocol(lr=1.0, epochs=3, batch_size=32).total_steps(examples) == expected
+    assert Protocol(lr=1.0, steps=5, batch_size=32).total_steps(examples) == 5
+
+
+# Learning rate.
+
+
+def factors(total: int = 20, **settings_: object) -> list[float]:
+    factor = learning_rate_factor(Protocol(lr=1.0, steps=total, **settings_), total)
+    return [factor(step) for step in range(total + 1)]
+
+
+def test_linear_decay() -> None:
+    assert factors(schedule="linear") == pytest.approx([1 - i / 20 for i in range(21)])
+
+
+def test_linear_decay_behind_a_warm_up() -> None:
+    expected = [0, 0.25, 0.5, 0.75, *(1 - i / 16 for i in range(17))]
+    assert factors(schedule="linear", warmup_steps=4) == pytest.approx(expected)
+    assert factors(schedule="linear", warmup_fraction=0.2) == pytest.approx(expected)
+
+
+def test_cosine_decay() -> None:
+    made = factors(schedule="cosine", warmup_steps=4)
+    assert made[:5] == pytest.approx([0, 0.25, 0.5, 0.75, 1])
+    assert made[12] == pytest.approx(0.5)
+    assert made[20] == pytest.approx(0)
+    assert all(a > b for a, b in pairwise(made[4:]))
+
+
+def test_constant() -> None:
+    assert factors(schedule="constant", warmup_steps=2) == [0, 0.5, *[1.0] * 19]
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
+def test_a_schedule_stays_between_0_and_1(schedule: str) -> None:
+    for warmup in (0, 1, 19):
+        assert all(0 <= factor <= 1 for factor in factors(schedule=schedule, warmup_steps=warmup))
+
+
+# One step.
+
+LORA = Case("lora", "vit_roberta")
+
+
+def test_matrices_decay_and_vectors_do_not() -> None:
+    backbone = Case("full_finetuning", "vit_roberta").build()
+    state = start(backbone, Protocol(lr=1e-3, steps=1, weight_decay=0.5), 8)
+    decay, plain = state.optimizer.param_groups
+    assert (decay["weight_decay"], plain["weight_decay"]) == (0.5, 0.0)
+    assert {p.ndim for p in plain["params"]} == {1}
+    assert min(p.ndim for p in decay["params"]) == 2
+    assert len(decay["params"]) + len(plain["params"]) == sum(p.requires_grad for p in backbone.parameters())
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_no_number_names_the_learning_rate(value: float) -> None:
+    backbone = LORA.build()
+
+    def broken(ids: object) -> Tensor:
+        return torch.full((8, 1, 128), value)
+
+    protocol = Protocol(lr=0.125, steps=3, batch_size=8)
+    with pytest.raises(UserError, match=r"loss became nan at step 0; lower `lr` \(0\.125\) or set `clip_norm`"):
+        train(start(backbone, protocol, 8), LORA.items(), broken, protocol, 0, None, lambda _: None)
+
+
+@pytest.fixture
+def curve() -> list[tuple[int, float]]:
+    backbone = LORA.build()
+    return LORA.train(backbone, 3).curve
+
+
+def test_the_curve_has_the_mean_loss_of_every_window(curve: list[tuple[int, float]]) -> None:
+    assert [step for step, _ in curve] == [1, 2, 3]
+    backbone = LORA.build()
+    first = sum(LORA.loss(backbone, [item]).item() for item in LORA.items()) / (8 * 6)
+    assert curve[0][1] == pytest.approx(first, rel=1e-5)
