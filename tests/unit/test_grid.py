@@ -182,7 +182,8 @@ def test_order_of_keys(random) -> None:
 PROTOCOL_VALUES = {
     "lr": st.floats(1e-6, 1.0), "batch_size": st.integers(1, 512), "weight_decay": st.floats(0, 1), "beams": st.integers(1, 5),
     "schedule": st.sampled_from(["linear", "cosine", "constant"]), "images": st.sampled_from(["real", "zeroed"]),
-    "train_limit": st.none() | st.integers(1, 99), "metrics": st.none() | st.lists(st.sampled_from(["cider", "bleu"]), min_size=1, unique=True),
+    "train_limit": st.none() | st.integers(1, 99),
+    "metrics": st.none() | st.lists(st.sampled_from(["cider", "bleu"]), min_size=1, unique=True),
 }  # fmt: skip
 
 
