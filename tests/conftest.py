@@ -124,7 +124,7 @@ class Case:
 
     def items(self) -> list[Item]:
         """Eight training items; item i has image `i`."""
-        return TASKS.load(self.task)().items(self.examples())
+        return TASKS.load(self.task)().items(self.examples(), ANSWERS)
 
     def examples(self) -> list[Example]:
         """Eight examples of the task."""

@@ -181,7 +181,7 @@ def test_a_gpu_that_is_not_there(tmp_path, refused, monkeypatch) -> None:
 
 def test_flags_that_do_not_exist(tmp_path, main) -> None:
     for arguments in (
-        ("sweep", "quickstart"),
+        ("run", "quickstart"),
         ("sweeep",),
         (),
         ("list", "method"),

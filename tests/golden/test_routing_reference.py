@@ -242,6 +242,15 @@ def test_a_target_of_another_width_than_the_image_is_refused(backbone: str) -> N
         Case("routing_lora", backbone, {"targets": ["down"]}).build()
 
 
+@pytest.mark.parametrize("method", ["routing_lora", "routing_adapter"])
+@pytest.mark.parametrize("backbone", ["vit_roberta", "vit_gpt2"])
+def test_only_project_takes_a_backbone_of_many_visual_tokens(backbone: str, method: str) -> None:
+    for function in FUNCTIONS:
+        case = Case(method, backbone, {"function": function}, {"context": "tokens"})
+        assert ("context: pooled" in case.refusal()) == (function != "project")
+    assert torch.isfinite(case.losses(case.build())).all()
+
+
 # Adapters with a routing function.
 
 ACTIVATIONS = {"relu": functional.relu, "gelu": functional.gelu, "gelu_new": lambda z: functional.gelu(z, approximate="tanh")}

@@ -123,7 +123,7 @@ def test_kill_at_any_moment_leaves_a_record_absent_or_whole(tmp_path: Path) -> N
     done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
     found = list(Store(tmp_path).records())  # reads and checks every one
-    assert len(found) > 5
+    assert found  # how many depends on the machine; none would mean that nothing was ever written
     assert all(len(r.curve) == 4000 for r in found)
 
 

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from benchmark.checkpoint import load_checkpoint, save_checkpoint
 from benchmark.config import Protocol
 from benchmark.errors import UserError
 from benchmark.grid import Plan
@@ -23,6 +24,7 @@ from benchmark.runner import Runtime, run_cell
 from benchmark.training import batches, learning_rate_factor, start, train
 from tests.conftest import Case
 
+LORA = Case("lora", "vit_roberta")
 SWEEP = """
 protocol:
   {steps: 12, batch_size: 24, lr: 2e-3, schedule: cosine, warmup_fraction: 0.25, weight_decay: 0.01, clip_norm: 1.0,
@@ -112,6 +114,16 @@ def test_a_failed_attempt_is_told_and_the_next_goes_on_from_its_checkpoint(plann
     assert not (folder / "failure.json").exists()
 
 
+def test_a_checkpoint_of_other_data_is_refused(tmp_path: Path) -> None:
+    backbone = LORA.build()
+    state = start(backbone, LORA.protocol, 8)
+    path = tmp_path / "checkpoint.pt"
+    save_checkpoint(path, state, {"cell": "a", "data": "old"})
+    load_checkpoint(path, state, {"cell": "a", "data": "old"})
+    with pytest.raises(UserError, match=r"checkpoint\.pt was made with other data .* delete it"):
+        load_checkpoint(path, state, {"cell": "a", "data": "new"})
+
+
 # Batches.
 
 counts, widths, seeds = st.integers(1, 40), st.integers(1, 12), st.integers(0, 2**31)
@@ -198,8 +210,6 @@ def test_a_schedule_stays_between_0_and_1(schedule: str) -> None:
 
 
 # One step.
-
-LORA = Case("lora", "vit_roberta")
 
 
 def test_matrices_decay_and_vectors_do_not() -> None:
