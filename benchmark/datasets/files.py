@@ -31,12 +31,8 @@ def read_json(path: Path) -> Any:
     """Parse a JSON file. Raises DataError when it is missing, unreadable or cut short."""
     try:
         return json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        raise DataError(
-            f"{path} does not exist; put the file there, or set `root` (shipped datasets: VLPEFT_DATA) to its folder"
-        ) from error
     except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}; check the path and its permissions") from error
+        raise _unreadable(path, error) from error
     except (ValueError, RecursionError) as error:  # both of JSON's and UTF-8's errors are ValueErrors
         raise DataError(f"{path} is not valid JSON ({error}): cut short or damaged; fetch it again") from error
 
@@ -126,5 +122,6 @@ def content_fingerprint(files: Mapping[str, Path]) -> str:
 
 
 def _unreadable(path: Path, error: OSError) -> DataError:
-    fix = "put the file there, or set `root` (for a shipped dataset the variable VLPEFT_DATA) to where it lies"
-    return DataError(f"cannot read {path}: {error.strerror}; {fix}")
+    if isinstance(error, FileNotFoundError):
+        return DataError(f"{path} does not exist; put the file there, or set `root` (shipped datasets: VLPEFT_DATA) to its folder")
+    return DataError(f"cannot read {path}: {error.strerror}; check the path and its permissions")
