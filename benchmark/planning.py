@@ -27,13 +27,13 @@ def plan(name_or_path: str, *, need_data: bool) -> Plan:
     Cells that a backbone or method rules out are marked skipped with the reason; so are cells without readable data,
     unless `need_data`: then that is an error. Settings that cannot work are always an error, for the whole grid at once.
     """
-    sweep = load_sweep(name_or_path)
-    checker = _Checker(need_data, str(sweep_path(name_or_path)))
-    cells = tuple(checker.check(cell) for cell in expand(name_or_path))
-    _refuse_equal_cells(cells, str(sweep_path(name_or_path)))
-    if not any(not cell.skipped for cell in cells):
-        raise UserError(f"{sweep_path(name_or_path)}: nothing to run: all {len(cells)} cells are skipped; the first: {cells[0].skipped}")
     path = sweep_path(name_or_path)
+    sweep = load_sweep(name_or_path)
+    checker = _Checker(need_data, str(path))
+    cells = tuple(checker.check(cell) for cell in expand(name_or_path))
+    _refuse_equal_cells(cells, str(path))
+    if not any(not cell.skipped for cell in cells):
+        raise UserError(f"{path}: nothing to run: all {len(cells)} cells are skipped; the first: {cells[0].skipped}")
     return Plan(path.stem, sweep.title or path.stem, sweep.notes, fingerprint(path), cells)
 
 
