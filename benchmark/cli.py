@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,14 +30,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options.root = Path("runs") / Path(options.sweep).stem
     try:
         code: int = options.run(options)
+        sys.stdout.flush()
     except UserError as error:
         print(f"vlpeft: error: {error}", file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
         print("vlpeft: interrupted; the same command goes on where it stopped", file=sys.stderr)
         code = 130
-    except BrokenPipeError:  # `vlpeft ... | head`
-        sys.stderr.close()
+    except BrokenPipeError:  # `vlpeft ... | head`; what is still buffered must not be written at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     sys.exit(code)
 

@@ -126,7 +126,7 @@ def edit_json(path: Path, change) -> None:
 
 
 def environment() -> dict[str, str]:
-    kept = {key: value for key, value in os.environ.items() if key not in ("VLPEFT_DATA", "FORCE_COLOR", "COLUMNS")}
+    kept = {key: value for key, value in os.environ.items() if key not in ("VLPEFT_DATA", "FORCE_COLOR", "COLUMNS", "PYTHONUNBUFFERED")}
     return {**kept, **OFFLINE}
 
 

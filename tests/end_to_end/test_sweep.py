@@ -242,12 +242,12 @@ def test_micro_batches_do_not_change_the_cell(tmp_path, main) -> None:
         assert loss == pytest.approx(same, rel=1e-5)
 
 
-def test_a_reader_that_leaves_early_is_no_error(sweep) -> None:
+@pytest.mark.parametrize("what", ["methods", "sweeps"])  # more and less than one buffer
+def test_a_reader_that_leaves_early_is_no_error(what) -> None:
     """`vlpeft ... | head` ends quietly."""
     read, write = os.pipe()
     os.close(read)
-    command = ["vlpeft", "list", "methods", "--json"]
-    command[0] = str(Path(sys.executable).with_name("vlpeft"))
+    command = [str(Path(sys.executable).with_name("vlpeft")), "list", what, "--json"]
     done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, env=environment(), check=False)
     os.close(write)
     assert done.stderr == b""
