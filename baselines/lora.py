@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from benchmark.backbones.base import Backbone
 from benchmark.config import Fraction, Positive, PositiveFloat
-from benchmark.method import Method, UnfreezeGroup, check_rank, check_roles, shape, targets, unfreeze
+from benchmark.method import Method, UnfreezeGroup, check_rank, check_roles, count, extra_parameters, shape, targets, unfreeze
 from benchmark.registry import register
 
 Role = Literal["query", "key", "value", "output", "up", "down"]
@@ -26,26 +26,23 @@ Span = tuple[int, int]
 class LoRA(Method):
     """A low-rank update B A x, scaled by alpha / rank, beside the projections named in `targets`.
 
-    `also_train: [norms, target_biases]` unfreezes the sites' LayerNorms and the biases of the adapted projections,
-    as the routing-functions release does.
+    `also_train` unfreezes `norms` (of the sites) and `target_biases` (of the adapted projections), as the routing-functions
+    release does, or `biases` (all), as VL-Adapter does, or `all_norms`.
     """
 
     rank: Positive = 8
     alpha: PositiveFloat = 16.0
     targets: Annotated[tuple[Role, ...], Field(min_length=1)] = ("query", "value")
     dropout: Fraction = 0.0
-    also_train: tuple[UnfreezeGroup, ...] = ()
+    also_train: tuple[UnfreezeGroup | Literal["target_biases"], ...] = ()
 
     def inject(self, backbone: Backbone) -> None:
         """Wrap every module that computes a target; a fused module is wrapped once."""
         check_roles(backbone, self.targets)
+        unfreeze(self._extras(backbone))
         for slot, spans in targets(backbone.sites, self.targets):
             check_rank(self.rank, min(*shape(slot.module), *(stop - start for start, stop in spans)), "rank")
-            if "target_biases" in self.also_train:
-                unfreeze(p for name, p in slot.module.named_parameters() if name == "bias")
             slot.replace(self.wrap(slot.module, spans, backbone))
-        if "norms" in self.also_train:
-            unfreeze(p for site in backbone.sites for p in site.norm.parameters())
 
     def wrap(self, module: nn.Module, spans: Sequence[Span], backbone: Backbone) -> LoRALinear:  # noqa: ARG002 - routing reads it
         """The module with its update."""
@@ -55,11 +52,16 @@ class LoRA(Method):
         """rank x (inputs + outputs) for each target, plus what `also_train` names."""
         total = 0
         for slot, spans in targets(backbone.sites, self.targets):
-            inputs, outputs = shape(slot.module)
+            inputs, _ = shape(slot.module)
             total += sum(self.rank * (inputs + stop - start) for start, stop in spans)
-            total += outputs if "target_biases" in self.also_train else 0
-        norms = sum(p.numel() for site in backbone.sites for p in site.norm.parameters())
-        return total + (norms if "norms" in self.also_train else 0)
+        return total + count(self._extras(backbone))
+
+    def _extras(self, backbone: Backbone) -> list[nn.Parameter]:
+        found = {id(p): p for p in extra_parameters(backbone, (g for g in self.also_train if g != "target_biases"))}
+        if "target_biases" in self.also_train:
+            modules = (slot.module for slot, _ in targets(backbone.sites, self.targets))
+            found |= {id(p): p for module in modules for name, p in module.named_parameters() if name == "bias"}
+        return list(found.values())
 
 
 class LoRALinear(nn.Module):

@@ -47,6 +47,7 @@ def save_checkpoint(path: Path, state: TrainingState, origin: dict[str, str]) ->
             "schedule": state.schedule.state_dict(),
             "step": state.step,
             "curve": state.curve,
+            "scalars": state.scalars,
             "window": state.window,
             "step_seconds": state.step_seconds,
             "cpu_rng": torch.get_rng_state(),
@@ -68,7 +69,8 @@ def load_checkpoint(path: Path, state: TrainingState, origin: dict[str, str]) ->
     load_trained(state.backbone, saved["trained"])
     state.optimizer.load_state_dict(saved["optimizer"])
     state.schedule.load_state_dict(saved["schedule"])
-    state.step, state.curve, state.window, state.step_seconds = (saved[k] for k in ("step", "curve", "window", "step_seconds"))
+    for name in ("step", "curve", "scalars", "window", "step_seconds"):
+        setattr(state, name, saved[name])
     torch.set_rng_state(saved["cpu_rng"])
     if saved["cuda_rng"]:
         torch.cuda.set_rng_state_all(saved["cuda_rng"])

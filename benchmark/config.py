@@ -58,10 +58,24 @@ class Protocol(Config):
     eval_split: str = "test"
     train_limit: Positive | None = None
     eval_limit: Positive | None = None
+    decays: Literal["matrices", "not_biases", "all"] = "matrices"  # what weight decay acts on
+    clean_text: Literal["none", "blip"] = "none"  # blip: lower-case, most punctuation removed, at most 20 (captions: 30) words
+    prompt: str = "{text}"  # what the model reads; {text} is the question, the hypothesis, or nothing
     max_input_tokens: Positive = 20
-    max_output_tokens: Positive = 20
+    max_output_tokens: Positive = 20  # of training targets
+    max_answers: Positive = 3129  # length of the closed answer list: the most frequent training answers
+    answer_weights: Literal["official", "frequency"] = "official"  # score of a training answer: the metric's, or its share of the ten
+    train_answers: Literal["all", "sampled"] = "all"  # of a question with several: all, or one a step, drawn by weight
+    label_smoothing: Fraction = 0.0
+    loss_mean: Literal["tokens", "sequences", "questions"] = "tokens"  # see benchmark/backbones/language.py
+    answering: Literal["rank", "generate"] = "rank"  # choose from the answer list by likelihood, or write freely
+    rank_candidates: Positive = 32  # answers that pass the first stage of ranking
     beams: Positive = 1
-    max_answers: Positive = 3129  # classes of an answer classifier, the most frequent training answers
+    max_generated_tokens: Positive | None = None  # None: as many as training targets have
+    min_generated_tokens: NonNegative = 0
+    no_repeat_ngram: NonNegative = 0
+    length_penalty: Finite = 1.0
+    early_stopping: bool = False
     metrics: Annotated[tuple[str, ...], Field(min_length=1)] | None = None  # None: all the task's metrics
     metric_tokenizer: Literal["ptb", "treebank"] = "ptb"
 

@@ -61,7 +61,9 @@ def visual_inputs(backbone: Backbone, data: DataFormat, images: Sequence[str], z
 def _key(backbone: Backbone, data: Sequence[str], images: Sequence[str]) -> str:
     tower = backbone.vision
     digest = hashlib.sha256(
-        json.dumps([list(data), str(backbone.device), tower.size, tower.mean, tower.std, repr(tower), list(images)]).encode()
+        json.dumps(
+            [list(data), str(backbone.device), tower.size, tower.resample, tower.mean, tower.std, repr(tower), list(images)]
+        ).encode()
     )
     digest.update(f"{getattr(tower, 'pool', '')} {getattr(tower, 'tokens', '')} {torch.get_num_threads()}".encode())
     for name, tensor in tower.state_dict().items():

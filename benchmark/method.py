@@ -5,20 +5,23 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from benchmark.attention import Attention
 from benchmark.config import Config
 from benchmark.errors import UserError
 
 if TYPE_CHECKING:
     from benchmark.backbones.base import Backbone
 
-Need = Literal["linears", "sublayers", "embeddings", "visual_context", "head"]
-UnfreezeGroup = Literal["norms", "target_biases"]
+Need = Literal["linears", "sublayers", "attention", "embeddings", "visual_context", "head"]
+
+
+UnfreezeGroup = Literal["norms", "all_norms", "biases"]
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,7 @@ class Site:
     projections: Mapping[str, Projection]
     output: Slot  # its module's output is the sub-layer's, before the residual is added
     norm: nn.Module  # the sub-layer's LayerNorm (before it in GPT-2, after the residual in RoBERTa)
+    attention: Attention | None = None  # None for a feed-forward sub-layer
 
 
 class VisualContext:
@@ -77,6 +81,14 @@ class VisualContext:
     @value.setter
     def value(self, tokens: Tensor) -> None:
         self._value = tokens
+
+
+@runtime_checkable
+class Followed(Protocol):
+    """A module with scalars worth following during training; they go into the record."""
+
+    def scalars(self) -> Mapping[str, float]:
+        """Present values by name; names are unique in the backbone."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +149,19 @@ def check_rank(rank: int, width: int, setting: str) -> None:
     """Refuse a bottleneck that is no bottleneck."""
     if rank > width:
         raise UserError(f"{setting}: {rank} is larger than the width {width} it is to compress; choose at most {width}")
+
+
+def extra_parameters(backbone: Backbone, groups: Iterable[UnfreezeGroup]) -> list[nn.Parameter]:
+    """Frozen parameters that `also_train` names: LayerNorms of the sites, all LayerNorms, or all biases of the language tower."""
+    groups = set(groups)
+    found: list[nn.Parameter] = []
+    if "norms" in groups:
+        found += [p for site in backbone.sites for p in site.norm.parameters()]
+    if "all_norms" in groups:
+        found += [p for module in backbone.text.modules() if isinstance(module, nn.LayerNorm) for p in module.parameters()]
+    if "biases" in groups:
+        found += [p for name, p in backbone.text.named_parameters() if name.endswith("bias")]
+    return list({id(p): p for p in found}.values())
 
 
 def unfreeze(parameters: Iterable[nn.Parameter]) -> None:

@@ -40,6 +40,7 @@ class Record(Config):
     cost: trainable, head, total (parameters); steps; train_seconds, eval_seconds, cpu_seconds; step_ms (median);
     peak_memory_mb; delta_bytes.
     curve: [step, training loss] pairs.
+    scalars: name -> [step, value] pairs of what a method follows during training, such as a learnable p in each layer.
     provenance: versions, git sha and dirty flag, hardware, data fingerprint, time.
     """
 
@@ -50,6 +51,7 @@ class Record(Config):
     curve: list[tuple[int, float]]
     provenance: dict[str, Any]
     schema: int = RECORD_SCHEMA
+    scalars: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)  # file beside the record -> sha256
 
 

@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 
 from benchmark import metrics
 from benchmark.backbones import BACKBONES
-from benchmark.backbones.base import Backbone, BackboneConfig, Decoding
+from benchmark.backbones.base import Backbone, BackboneConfig
 from benchmark.checkpoint import load_checkpoint, save_checkpoint, save_trained
 from benchmark.config import NonNegativeFloat, Positive, Protocol, dump, parse
 from benchmark.cost import Meter, parameters
@@ -126,7 +126,7 @@ class _Run:
         visual = visual_inputs(backbone, self.data, images, protocol.images == "zeroed", self.store.root / "features")
         torch.manual_seed(self.cell.seed)  # what building drew must not reach dropout: a method's size would change it
         meter = Meter(self.device)
-        state = self._train(backbone, self.task.items(training, answers), visual)
+        state = self._train(backbone, self.task.items(training, answers, protocol), visual)
         spent = meter.read()
         meter = Meter(self.device)
         scores, predictions = self._evaluate(backbone, test, visual)
@@ -148,6 +148,7 @@ class _Run:
             metrics={k: {"absent": v["absent"]} if isinstance(v, dict) else v for k, v in scores.values.items()},
             cost={key: float(value) for key, value in cost.items()},
             curve=state.curve,
+            scalars=state.scalars,
             provenance=provenance(str(self.device)) | {"data": self.data.fingerprint(), "science": SCIENCE},
             files={name: sha256(self.folder / name) for name in ("predictions.jsonl", "trained.safetensors")},
         )
@@ -176,7 +177,7 @@ class _Run:
         for begin in range(0, len(examples), self.runtime.eval_batch):
             part = examples[begin : begin + self.runtime.eval_batch]
             with torch.inference_mode(), autocast(self.device, self.cell.protocol.precision):
-                texts = backbone.predict(visual([e.image for e in part]), [self.task.prompt(e) for e in part])
+                texts = backbone.predict(visual([e.image for e in part]), [self.task.prompt(e, self.cell.protocol) for e in part])
             pairs = zip(part, texts, strict=True)
             predictions += [Prediction(e.id, text, tuple(self.task.references(e)), e.kind) for e, text in pairs]
             self.progress("evaluate", len(predictions), len(examples))
@@ -221,8 +222,7 @@ def build(cell: Cell, answers: Sequence[str]) -> Backbone:
     """The adapted model of a cell. Raises UserError where the method's settings do not fit the backbone."""
     config: BackboneConfig = parse(BACKBONES.load(cell.backbone.name), cell.backbone.settings, f"backbone {cell.backbone.name}")
     method: Method = parse(METHODS.load(cell.method.name), cell.method.settings, f"method {cell.method.name}")
-    protocol = cell.protocol
-    backbone = config.build(answers, Decoding(protocol.max_input_tokens, protocol.max_output_tokens, protocol.beams))
+    backbone = config.build(answers, cell.protocol)
     apply(method, backbone)
     return backbone
 

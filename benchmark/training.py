@@ -18,6 +18,7 @@ from benchmark.backbones.base import Backbone
 from benchmark.config import Protocol
 from benchmark.errors import UserError
 from benchmark.features import VisualInputs
+from benchmark.method import Followed
 from benchmark.tasks.base import Item
 
 CURVE_POINTS = 50
@@ -33,20 +34,26 @@ class TrainingState:
     total: int
     step: int = 0
     curve: list[tuple[int, float]] = field(default_factory=list)
+    scalars: dict[str, list[tuple[int, float]]] = field(default_factory=dict)  # what modules follow, at the points of the curve
     window: list[float] = field(default_factory=list)  # losses since the last point of the curve
     step_seconds: list[float] = field(default_factory=list)
 
 
 def start(backbone: Backbone, protocol: Protocol, examples: int) -> TrainingState:
-    """AdamW over what trains (matrices decay, biases and norms do not) and the protocol's schedule."""
-    parameters = [p for p in backbone.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": protocol.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+    """AdamW over what trains and the protocol's schedule; `decays` says which tensors weight decay acts on."""
+    named = [(name, p) for name, p in backbone.named_parameters() if p.requires_grad]
+    decay = [p for name, p in named if _decays(name, p, protocol.decays)]
+    rest = [p for name, p in named if not _decays(name, p, protocol.decays)]
+    groups = [{"params": decay, "weight_decay": protocol.weight_decay}, {"params": rest, "weight_decay": 0.0}]
     optimizer = AdamW([g for g in groups if g["params"]], lr=protocol.lr, betas=protocol.betas, eps=protocol.eps)
     total = protocol.total_steps(examples)
     return TrainingState(backbone, optimizer, LambdaLR(optimizer, learning_rate_factor(protocol, total)), total)
+
+
+def _decays(name: str, parameter: Tensor, which: str) -> bool:
+    if which == "matrices":
+        return parameter.ndim > 1
+    return which == "all" or not name.endswith("bias")
 
 
 def learning_rate_factor(protocol: Protocol, total: int) -> Callable[[int], float]:
@@ -87,7 +94,15 @@ def train(
         if state.step % every == 0 or state.step == state.total:
             state.curve.append((state.step, sum(state.window) / len(state.window)))
             state.window.clear()
+            _follow(state)
         after_step(state)
+
+
+def _follow(state: TrainingState) -> None:
+    for module in state.backbone.modules():
+        if isinstance(module, Followed):
+            for name, value in module.scalars().items():
+                state.scalars.setdefault(name, []).append((state.step, value))
 
 
 def batches(items: Sequence[Item], size: int, seed: int, first: int, last: int) -> Iterator[list[Item]]:

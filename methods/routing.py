@@ -156,8 +156,8 @@ def _pooled(vision: Tensor, function: str) -> Tensor:
 
 def _check_width(inputs: int, backbone: Backbone) -> None:
     """Text and vision go through one down-projection, so they must be of one width."""
-    if inputs != backbone.vision.width:
+    if inputs != backbone.context_width:
         raise UserError(
-            f"routing: a target with {inputs} inputs cannot take visual vectors of width {backbone.vision.width}; "
+            f"routing: a target with {inputs} inputs cannot take visual vectors of width {backbone.context_width}; "
             "leave `down` out of `targets`, and choose towers of one width"
         )

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from benchmark.backbones import BACKBONES
-from benchmark.backbones.base import Backbone, BackboneConfig, Decoding
+from benchmark.backbones.base import Backbone, BackboneConfig
 from benchmark.config import Protocol, dump, parse
 from benchmark.datasets import DatasetSpec
 from benchmark.datasets.base import Example
@@ -106,7 +106,7 @@ class Case:
 
     def fresh(self) -> Backbone:
         """The backbone before the method is applied."""
-        return self.config.build(ANSWERS, Decoding(24, 24, 1))
+        return self.config.build(ANSWERS, self.protocol)
 
     def build(self, seed: int = 0) -> Backbone:
         """The adapted backbone, as a run builds it."""
@@ -124,7 +124,7 @@ class Case:
 
     def items(self) -> list[Item]:
         """Eight training items; item i has image `i`."""
-        return TASKS.load(self.task)().items(self.examples(), ANSWERS)
+        return TASKS.load(self.task)().items(self.examples(), ANSWERS, self.protocol)
 
     def examples(self) -> list[Example]:
         """Eight examples of the task."""

@@ -9,22 +9,14 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
-from benchmark.config import Config
+from benchmark.config import Config, Protocol
 from benchmark.errors import UserError
 from benchmark.method import Need, Site, VisualContext
 
 TINY = Path(__file__).parent / "tiny"
-
-
-@dataclass(frozen=True)
-class Decoding:
-    """How answers or captions are produced from the model."""
-
-    max_input_tokens: int
-    max_output_tokens: int
-    beams: int
 
 
 @dataclass(frozen=True)
@@ -39,8 +31,11 @@ class BackboneConfig(Config, ABC):
         """What a method finds at this backbone's sites."""
 
     @abstractmethod
-    def build(self, answers: Sequence[str], decoding: Decoding) -> Backbone:
-        """Assemble the model. `answers` is the closed answer list of a classifier. Under `torch.device("meta")` no weight is read."""
+    def build(self, answers: Sequence[str], protocol: Protocol) -> Backbone:
+        """Assemble the model; under `torch.device("meta")` no weight is read.
+
+        `answers` is the closed list to classify or to rank; the protocol says how to read, train and decode.
+        """
 
 
 class Backbone(nn.Module, ABC):
@@ -84,6 +79,11 @@ class Backbone(nn.Module, ABC):
         return self
 
     @property
+    def context_width(self) -> int:
+        """Width of the visual context: the vision tower's, unless the backbone mixes in an embedding of it."""
+        return self.vision.width
+
+    @property
     def device(self) -> torch.device:
         """Where the weights lie."""
         return next(self.parameters()).device
@@ -96,6 +96,7 @@ class VisionTower(nn.Module, ABC):
     size: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    resample: Image.Resampling = Image.Resampling.BILINEAR
 
 
 def check_widths(vision: int, text: int, what: str) -> None:

@@ -78,9 +78,9 @@ class TimmTower(VisionTower):
 
 
 def transform(pixels: Pixels, tower: VisionTower) -> Tensor:
-    """Image to the tower's input, (3, size, size) float32: resized without crop (bilinear), scaled, normalised."""
+    """Image to the tower's input, (3, size, size) float32: resized without crop (by its interpolation), scaled, normalised."""
     if pixels.shape[:2] != (tower.size, tower.size):
-        pixels = np.asarray(Image.fromarray(pixels).resize((tower.size, tower.size), Image.Resampling.BILINEAR))
+        pixels = np.asarray(Image.fromarray(pixels).resize((tower.size, tower.size), tower.resample))
     scaled = torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 255
     return (scaled - torch.tensor(tower.mean)[:, None, None]) / torch.tensor(tower.std)[:, None, None]
 

@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import GPT2LMHeadModel
 
-from benchmark.backbones.base import Backbone, BackboneConfig, Decoding, check_widths
+from benchmark.attention import Attention
+from benchmark.backbones.base import Backbone, BackboneConfig, check_widths
 from benchmark.backbones.vision import Pool, vision_tower
 from benchmark.backbones.weights import Source
+from benchmark.config import Protocol
 from benchmark.method import Need, Projection, Site, Slot
 from benchmark.registry import register
 
@@ -39,19 +41,19 @@ class ViTGPT2(BackboneConfig):
 
     def offers(self) -> frozenset[Need]:
         """Everything but a head that could learn a task alone: captions come from the language model's own head."""
-        return frozenset({"linears", "sublayers", "embeddings", "visual_context"})
+        return frozenset({"linears", "sublayers", "attention", "embeddings", "visual_context"})
 
-    def build(self, answers: Sequence[str], decoding: Decoding) -> Backbone:  # noqa: ARG002 - captions have no answer list
+    def build(self, answers: Sequence[str], protocol: Protocol) -> Backbone:  # noqa: ARG002 - captions have no answer list
         """Assemble the model."""
-        return ViTGPT2Model(self, decoding)
+        return ViTGPT2Model(self, protocol)
 
 
 class ViTGPT2Model(Backbone):
     """The assembled model."""
 
-    def __init__(self, config: ViTGPT2, decoding: Decoding) -> None:
+    def __init__(self, config: ViTGPT2, protocol: Protocol) -> None:
         super().__init__()
-        self.name, self.config, self.decoding = ViTGPT2.name, config, decoding
+        self.name, self.config, self.protocol = ViTGPT2.name, config, protocol
         source = Source.parse(config.text, tiny="gpt2")
         self.vision = vision_tower(config.vision, config.pool, tokens=config.context == "tokens")
         self.context_tokens = config.context == "tokens"
@@ -63,7 +65,7 @@ class ViTGPT2Model(Backbone):
             self.head = nn.ModuleDict({"prefix": nn.Linear(self.vision.width, self.width)})
         elif config.prefix == "raw":
             check_widths(self.vision.width, self.width, "prefix: raw")
-        self.sites = [site for i, block in enumerate(self.text.transformer.h) for site in _sites(i, block, self.width)]
+        self.sites = [site for i, block in enumerate(self.text.transformer.h) for site in _sites(i, block, self.text)]
 
     @property
     def width(self) -> int:
@@ -91,12 +93,12 @@ class ViTGPT2Model(Backbone):
         """Captions by greedy or beam search."""
         embeds = self._context(visual)
         # Beams of one image lie side by side and share its visual context, so reordering beams never mixes images.
-        self.visual_context.value = self.visual_context.value.repeat_interleave(self.decoding.beams, 0)
+        self.visual_context.value = self.visual_context.value.repeat_interleave(self.protocol.beams, 0)
         tokens = self.text.generate(
             inputs_embeds=embeds,
             attention_mask=embeds.new_ones(embeds.shape[:2], dtype=torch.long),
-            max_new_tokens=self.decoding.max_output_tokens,
-            num_beams=self.decoding.beams,
+            max_new_tokens=self.protocol.max_generated_tokens or self.protocol.max_output_tokens,
+            num_beams=self.protocol.beams,
             do_sample=False,
             eos_token_id=self.end,
             pad_token_id=self.end,
@@ -117,7 +119,7 @@ class ViTGPT2Model(Backbone):
 
     def _captions(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Token ids and mask, (batch, tokens), on the CPU: caption, end token, padding with the end token (masked)."""
-        limit = self.decoding.max_output_tokens
+        limit = self.protocol.max_output_tokens
         rows = [[*ids[: limit - 1], self.end] for ids in self.tokenizer(list(captions)).input_ids]
         length = limit if self.config.loss == "release" else max(map(len, rows))
         tokens = torch.tensor([row + [self.end] * (length - len(row)) for row in rows])
@@ -125,13 +127,15 @@ class ViTGPT2Model(Backbone):
         return tokens, mask
 
 
-def _sites(index: int, block: Any, width: int) -> tuple[Site, Site]:
+def _sites(index: int, block: Any, tower: Any) -> tuple[Site, Site]:
+    width = tower.config.n_embd
     fused = Slot(block.attn, "c_attn")
     linears = {role: Projection(fused, (i * width, (i + 1) * width)) for i, role in enumerate(("query", "key", "value"))}
     linears["output"] = Projection(Slot(block.attn, "c_proj"), (0, width))
+    reader = Attention(block.attn, tower, causal=True)
     wide = (0, block.mlp.c_fc.weight.shape[1])
     ffn = {"up": Projection(Slot(block.mlp, "c_fc"), wide), "down": Projection(Slot(block.mlp, "c_proj"), (0, width))}
     return (
-        Site(f"layer.{index}.self", "self", "decoder", index, width, linears, Slot(block.attn, "resid_dropout"), block.ln_1),
+        Site(f"layer.{index}.self", "self", "decoder", index, width, linears, Slot(block.attn, "resid_dropout"), block.ln_1, reader),
         Site(f"layer.{index}.ffn", "ffn", "decoder", index, width, ffn, Slot(block.mlp, "dropout"), block.ln_2),
     )

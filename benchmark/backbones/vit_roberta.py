@@ -12,9 +12,11 @@ from torch.nn import functional
 from transformers import RobertaModel
 from transformers.models.roberta.modeling_roberta import RobertaPooler
 
-from benchmark.backbones.base import Backbone, BackboneConfig, Decoding, check_widths
+from benchmark.attention import Attention
+from benchmark.backbones.base import Backbone, BackboneConfig, check_widths
 from benchmark.backbones.vision import Pool, vision_tower
 from benchmark.backbones.weights import Source
+from benchmark.config import Protocol
 from benchmark.method import Need, Projection, Site, Slot, init_normal
 from benchmark.registry import register
 
@@ -41,18 +43,18 @@ class ViTRoberta(BackboneConfig):
     head_layers: Literal[1, 2] = 2
 
     def offers(self) -> frozenset[Need]:
-        """Everything: linears, sub-layers, embeddings, visual context and a head."""
-        return frozenset({"linears", "sublayers", "embeddings", "visual_context", "head"})
+        """Everything: linears, sub-layers, attentions, embeddings, visual context and a head."""
+        return frozenset({"linears", "sublayers", "attention", "embeddings", "visual_context", "head"})
 
-    def build(self, answers: Sequence[str], decoding: Decoding) -> Backbone:
+    def build(self, answers: Sequence[str], protocol: Protocol) -> Backbone:
         """Assemble the model for this answer list."""
-        return ViTRobertaModel(self, answers, decoding)
+        return ViTRobertaModel(self, answers, protocol)
 
 
 class ViTRobertaModel(Backbone):
     """The assembled model."""
 
-    def __init__(self, config: ViTRoberta, answers: Sequence[str], decoding: Decoding) -> None:
+    def __init__(self, config: ViTRoberta, answers: Sequence[str], protocol: Protocol) -> None:
         super().__init__()
         self.name, self.config, self.answers = ViTRoberta.name, config, list(answers)
         source = Source.parse(config.text, tiny="roberta")
@@ -60,7 +62,7 @@ class ViTRobertaModel(Backbone):
         self.context_tokens = config.context == "tokens"
         self.text = source.model(RobertaModel, add_pooling_layer=config.pooler == "checkpoint")
         self.token_embeddings = self.text.embeddings.word_embeddings
-        self.max_tokens = decoding.max_input_tokens
+        self.max_tokens = protocol.max_input_tokens
         self.tokenizer = source.tokenizer()
         self.head = nn.ModuleDict({"classifier": _classifier(self.width, len(answers), config.head_layers)})
         if config.pooler == "trained":
@@ -72,7 +74,7 @@ class ViTRobertaModel(Backbone):
         elif config.prefix == "raw":
             check_widths(self.vision.width, self.width, "prefix: raw")
         self.answer_index = {answer: i for i, answer in enumerate(answers)}
-        self.sites = [site for i, layer in enumerate(self.text.encoder.layer) for site in _sites(i, layer, self.width)]
+        self.sites = [site for i, layer in enumerate(self.text.encoder.layer) for site in _sites(i, layer, self.text)]
 
     @property
     def width(self) -> int:
@@ -136,14 +138,16 @@ def _classifier(width: int, answers: int, layers: int) -> nn.Module:
     return nn.Sequential(nn.Linear(width, 2 * width), nn.LayerNorm(2 * width), nn.GELU(), nn.Linear(2 * width, answers))
 
 
-def _sites(index: int, layer: Any, width: int) -> tuple[Site, Site]:
+def _sites(index: int, layer: Any, tower: Any) -> tuple[Site, Site]:
+    width = tower.config.hidden_size
     attention, out, up, down = layer.attention.self, layer.attention.output, layer.intermediate, layer.output
     whole = (0, width)
     linears = {role: Projection(Slot(attention, role), whole) for role in ("query", "key", "value")}
     linears["output"] = Projection(Slot(out, "dense"), whole)
+    reader = Attention(attention, tower, causal=False)
     wide = (0, up.dense.out_features)
     ffn = {"up": Projection(Slot(up, "dense"), wide), "down": Projection(Slot(down, "dense"), whole)}
     return (
-        Site(f"layer.{index}.self", "self", "encoder", index, width, linears, Slot(out, "dropout"), out.LayerNorm),
+        Site(f"layer.{index}.self", "self", "encoder", index, width, linears, Slot(out, "dropout"), out.LayerNorm, reader),
         Site(f"layer.{index}.ffn", "ffn", "encoder", index, width, ffn, Slot(down, "dropout"), down.LayerNorm),
     )

@@ -7,7 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from benchmark.config import Protocol
 from benchmark.datasets.base import Example
+from benchmark.tasks.text import clean_question
 
 
 @dataclass(frozen=True)
@@ -26,12 +28,16 @@ class Task(ABC):
     metrics: ClassVar[tuple[str, ...]]  # set by @register: what a cell reports, the first one ranks
 
     @abstractmethod
-    def items(self, examples: Iterable[Example], answers: Sequence[str]) -> list[Item]:
+    def items(self, examples: Iterable[Example], answers: Sequence[str], protocol: Protocol) -> list[Item]:
         """Training items of a split; `answers` is the closed answer list."""
 
     @abstractmethod
-    def prompt(self, example: Example) -> str:
-        """The model's text input for one example; the same in training and in evaluation."""
+    def text(self, example: Example) -> str:
+        """The text that belongs to the image: a question, a hypothesis, or nothing."""
+
+    def prompt(self, example: Example, protocol: Protocol) -> str:
+        """What the model reads beside the image: the text, cleaned and framed as the protocol says; the same in training and evaluation."""
+        return protocol.prompt.replace("{text}", clean_question(self.text(example), protocol.clean_text))
 
     @abstractmethod
     def answers(self, examples: Iterable[Example], limit: int) -> tuple[str, ...]:

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from benchmark.config import Protocol
 from benchmark.datasets.base import Example
 from benchmark.registry import register
 from benchmark.tasks.base import Item, Task
+from benchmark.tasks.text import clean_caption
 
 
 @register("captioning", metrics=("cider", "bleu", "rouge_l", "meteor", "spice"))
 class Captioning(Task):
     """Describe an image in one sentence; scored against several references by the COCO caption metrics."""
 
-    def items(self, examples: Iterable[Example], answers: Sequence[str]) -> list[Item]:  # noqa: ARG002
+    def items(self, examples: Iterable[Example], answers: Sequence[str], protocol: Protocol) -> list[Item]:  # noqa: ARG002
         """One item a (image, reference) pair."""
-        return [Item(e.image, self.prompt(e), {caption: 1.0}) for e in examples for caption in e.answers]
+        pairs = ((e, clean_caption(caption, protocol.clean_text)) for e in examples for caption in e.answers)
+        return [Item(e.image, self.prompt(e, protocol), {caption: 1.0}) for e, caption in pairs]
 
-    def prompt(self, example: Example) -> str:  # noqa: ARG002
+    def text(self, example: Example) -> str:  # noqa: ARG002
         """Nothing: the image is the whole input."""
         return ""
 

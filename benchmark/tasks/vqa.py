@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
+from benchmark.config import Protocol
 from benchmark.datasets.base import Example
 from benchmark.metrics.vqa_accuracy import normalise, vqa_accuracy
 from benchmark.registry import register
@@ -15,12 +16,22 @@ from benchmark.tasks.base import Item, Task
 class VQA(Task):
     """Answer a question about an image; scored by the official ten-answer rule."""
 
-    def items(self, examples: Iterable[Example], answers: Sequence[str]) -> list[Item]:
-        """One item a question; each answer in the list scored as the official rule would score it (0.3, 0.6, 0.9, 1 for ten)."""
-        spelling = {normalise(answer): answer for answer in answers}
-        return [Item(e.image, self.prompt(e), _soft_scores(e.answers, spelling)) for e in examples]
+    def items(self, examples: Iterable[Example], answers: Sequence[str], protocol: Protocol) -> list[Item]:
+        """One item a question.
 
-    def prompt(self, example: Example) -> str:
+        `answer_weights: official` scores each answer in the list as the metric would (0.3, 0.6, 0.9, 1 for ten);
+        `frequency` gives every answer, in the list or not, its share of the question's.
+        """
+        spelling = {normalise(answer): answer for answer in answers}
+
+        def targets(given: Sequence[str]) -> dict[str, float]:
+            if protocol.answer_weights == "official":
+                return _soft_scores(given, spelling)
+            return {answer: n / len(given) for answer, n in sorted(Counter(given).items())}
+
+        return [Item(e.image, self.prompt(e, protocol), targets(e.answers)) for e in examples]
+
+    def text(self, example: Example) -> str:
         """The question."""
         return example.question
 

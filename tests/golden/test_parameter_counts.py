@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from benchmark.backbones import BACKBONES
-from benchmark.backbones.base import Backbone, Decoding
-from benchmark.config import parse
+from benchmark.backbones.base import Backbone
+from benchmark.config import Protocol, parse
 from benchmark.grid import METHODS
 from benchmark.method import apply, count
 
@@ -45,7 +45,7 @@ def model(text: str, **settings: Any) -> Backbone:
     name = "vit_gpt2" if text.startswith("gpt2") else "vit_roberta"
     config = parse(BACKBONES.load(name), {"text": text, "vision": VIT[SIZE[text]], **settings}, name)
     with torch.device("meta"):
-        return config.build(ANSWERS, Decoding(20, 20, 1))
+        return config.build(ANSWERS, Protocol(lr=1e-3, steps=1))
 
 
 def adapted(text: str, method: str, settings: dict[str, Any]) -> Backbone:

@@ -14,9 +14,9 @@ from transformers import AutoTokenizer, RobertaConfig, RobertaModel, ViTConfig, 
 
 from baselines.head_only import HeadOnly
 from benchmark.backbones import BACKBONES
-from benchmark.backbones.base import TINY, Backbone, Decoding
+from benchmark.backbones.base import TINY, Backbone
 from benchmark.backbones.vision import transform, vision_tower
-from benchmark.config import parse
+from benchmark.config import Protocol, parse
 from benchmark.errors import UserError
 from benchmark.method import apply
 from methods.routing import RoutingLoRA
@@ -25,10 +25,14 @@ QUESTIONS = ["is there a red circle?", "what color is the large rectangle that i
 CAPTIONS = ["a red circle", "a large blue rectangle above a small red circle"]
 
 
+def protocol(beams: int) -> Protocol:
+    return Protocol(lr=1e-3, steps=1, max_input_tokens=24, max_output_tokens=12, beams=beams)
+
+
 def build(name: str, **settings: object) -> Backbone:
     torch.manual_seed(0)
     config = parse(BACKBONES.load(name), {"text": "tiny", "vision": "tiny", **settings}, "test")
-    return config.build(["yes", "no", "red"], Decoding(24, 12, settings.pop("beams", 1))).eval()
+    return config.build(["yes", "no", "red"], protocol(settings.pop("beams", 1))).eval()
 
 
 def features(count: int = 2, tokens: int = 1) -> torch.Tensor:
@@ -170,7 +174,7 @@ def test_captioning_losses_are_the_literal_ones(prefix: str) -> None:
 def test_cached_generation_equals_uncached_and_batches_do_not_matter(beams: int) -> None:
     torch.manual_seed(0)
     config = parse(BACKBONES.load("vit_gpt2"), {"text": "tiny", "vision": "tiny", "loss": "repaired"}, "test")
-    backbone = config.build([], Decoding(24, 12, beams)).eval()
+    backbone = config.build([], protocol(beams)).eval()
     apply(RoutingLoRA(rank=4, function="mul"), backbone)
     for parameter in backbone.parameters():
         if parameter.requires_grad:

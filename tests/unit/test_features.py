@@ -24,8 +24,8 @@ BUILD = """
 import hashlib, os, signal, sys
 from pathlib import Path
 import torch
-from benchmark.backbones.base import Decoding
 from benchmark.backbones.vit_roberta import ViTRoberta
+from benchmark.config import Protocol
 from benchmark.datasets.shapes import Shapes
 from benchmark.features import visual_inputs
 
@@ -44,7 +44,7 @@ class Logged(Shapes):
         return super().image(image)
 
 def build(fatal):
-    backbone = ViTRoberta(text="tiny", vision="tiny").build(["yes", "no"], Decoding(20, 20, 1)).requires_grad_(False)
+    backbone = ViTRoberta(text="tiny", vision="tiny").build(["yes", "no"], Protocol(lr=1e-3, steps=1)).requires_grad_(False)
     data = Logged(train_scenes=80, val_scenes=1, test_scenes=1)
     Logged.fatal = fatal
     features = visual_inputs(backbone, data, images, False, cache)(images)

@@ -1,0 +1,103 @@
+"""The attention of a site, as methods see it: they may read its probabilities, or put keys and values before its own.
+
+Both are off until a method asks for them; everything else keeps fused attention (SDPA). The hook is Hugging Face's
+registry of attention functions; a backbone whose model does not use that registry calls `attend` itself.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, eager_mask
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+NAME = "vlpeft"
+
+
+class Seen(NamedTuple):
+    """What one attention computed in one forward; cached keys and values included."""
+
+    query: Tensor  # (batch, queries, width): projected, heads merged
+    value: Tensor  # (batch, keys, width): projected, heads merged
+    probabilities: Tensor  # (batch, heads, queries, keys): after softmax, before dropout; masked entries are 0
+
+
+class Attention:
+    """One site's attention. `causal`: a query sees no later one; `fixed_keys`: no key is padding, and all batches have as many."""
+
+    def __init__(self, module: nn.Module, tower: PreTrainedModel | None, *, causal: bool, fixed_keys: bool = False) -> None:
+        self.module, self.tower, self.causal, self.fixed_keys = module, tower, causal, fixed_keys
+        self._recording = False
+        self._seen: Seen | None = None
+
+    def record(self) -> None:
+        """Leave fused attention from now on, and keep what each forward computes until `take`."""
+        self._recording = True
+        self._hook()
+
+    def take(self) -> Seen:
+        """What the forward under way has computed here. Raises if it has not."""
+        if self._seen is None:
+            raise RuntimeError("this attention has not run since it was last read")
+        seen, self._seen = self._seen, None
+        return seen
+
+    def prepend(self, prefix: nn.Module) -> None:
+        """Put keys and values before this attention's own: `prefix()` returns both, (heads, length, head width) each."""
+        self.module.add_module("prefix", prefix)
+        self._hook()
+
+    def _hook(self) -> None:
+        self.module.attention_hook = self  # type: ignore[assignment]
+        if self.tower is not None:
+            self.tower.set_attn_implementation(NAME)
+
+    def run(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float, dropout: float) -> Tensor:
+        """Attention of (batch, heads, tokens, head width) under an additive mask."""
+        if not self._recording:
+            return functional.scaled_dot_product_attention(query, key, value, mask, dropout, scale=scaling)
+        scores = (query @ key.transpose(-1, -2)) * scaling
+        probabilities = torch.softmax(scores if mask is None else scores + mask, -1)
+        self._seen = Seen(_merged(query), _merged(value), probabilities)
+        return functional.dropout(probabilities, dropout) @ value
+
+
+def attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **rest: Any,
+) -> tuple[Tensor, None]:
+    """Attention of (batch, heads, tokens, head width) under an additive mask; returns (batch, queries, heads, head width).
+
+    The signature is that of Hugging Face's attention functions; `dropout` is 0 outside training.
+    """
+    hook: Attention | None = getattr(module, "attention_hook", None)
+    if hook is None:
+        found, _ = sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **rest)
+        return found, None
+    prefix = getattr(module, "prefix", None)
+    if prefix is not None:
+        keys, values = prefix()
+        key = torch.cat([keys.to(key.dtype).expand(key.shape[0], -1, -1, -1), key], 2)
+        value = torch.cat([values.to(value.dtype).expand(value.shape[0], -1, -1, -1), value], 2)
+        attention_mask = None if attention_mask is None else functional.pad(attention_mask, (keys.shape[-2], 0))
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    return hook.run(query, key, value, attention_mask, scaling, dropout).transpose(1, 2), None
+
+
+def _merged(heads: Tensor) -> Tensor:
+    return heads.transpose(1, 2).flatten(2)
+
+
+ALL_ATTENTION_FUNCTIONS.register(NAME, attend)
+ALL_MASK_ATTENTION_FUNCTIONS.register(NAME, eager_mask)  # additive, and never skipped where causal

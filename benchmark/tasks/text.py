@@ -1,0 +1,22 @@
+"""Text processing by name, for protocols that ask for it."""
+
+from __future__ import annotations
+
+import re
+
+BLIP_REMOVED = re.compile(r"[.!\"()*#:;~]")
+QUESTION_WORDS, CAPTION_WORDS = 20, 30
+
+
+def clean_question(text: str, how: str) -> str:
+    """`blip`: lower-case, without `.!"()*#:;~` ("?" stays), at most 20 words. `none`: as it is."""
+    return _words(BLIP_REMOVED.sub("", text.lower()), QUESTION_WORDS) if how == "blip" else text
+
+
+def clean_caption(text: str, how: str) -> str:
+    """`blip`: lower-case, the same punctuation made blank, at most 30 words. `none`: as it is."""
+    return _words(BLIP_REMOVED.sub(" ", text.lower()), CAPTION_WORDS) if how == "blip" else text
+
+
+def _words(text: str, limit: int) -> str:
+    return " ".join(text.split()[:limit])
