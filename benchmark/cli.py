@@ -58,6 +58,9 @@ def _parser() -> argparse.ArgumentParser:
     _sweep_argument(plan)
     plan.add_argument("--root", type=Path, help="result folder whose state to show beside each cell")
     _json_flag(plan)
+    params = _command(commands, "params", _params, "what each method trains at full size, beside what papers say")
+    _sweep_argument(params)
+    _json_flag(params)
     run = _command(commands, "run", _run, "run one cell here and now")
     _sweep_argument(run)
     run.add_argument("--cell", required=True, metavar="ID", help="cell id, as `vlpeft plan` prints it (a unique beginning will do)")
@@ -129,6 +132,17 @@ def _plan(options: argparse.Namespace) -> int:
         print(json.dumps(plan_rows(made, options.root), indent=1, ensure_ascii=False))
     else:
         _print_text(plan_table(made, options.root))
+    return 0
+
+
+def _params(options: argparse.Namespace) -> int:
+    from results.parameters import parameter_rows, parameter_table
+
+    rows = parameter_rows(options.sweep)
+    if options.json:
+        print(json.dumps(rows, indent=1, ensure_ascii=False))
+    else:
+        _print_text(parameter_table(options.sweep, rows))
     return 0
 
 

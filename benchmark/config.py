@@ -6,7 +6,6 @@ Values are validated by pydantic in strict mode, so `"8"` is not a number and `1
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
@@ -85,11 +84,9 @@ class Protocol(Config):
         if self.warmup_fraction and self.warmup_steps:
             raise ValueError("set at most one of warmup_fraction and warmup_steps")
 
-    def total_steps(self, examples: int) -> int:
-        """Optimizer steps for a training set of `examples`; the last, smaller batch of an epoch is kept."""
-        if self.steps is not None:
-            return self.steps
-        return (self.epochs or 0) * math.ceil(examples / self.batch_size)
+    def total_steps(self, batches: int) -> int:
+        """Optimizer steps, where an epoch has so many batches."""
+        return self.steps if self.steps is not None else (self.epochs or 0) * batches
 
 
 def parse(cls: type[T], values: Mapping[str, JSON], where: str) -> T:

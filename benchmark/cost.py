@@ -17,10 +17,11 @@ MIB = 1024 * 1024
 
 
 def parameters(backbone: Backbone) -> dict[str, int]:
-    """trainable (task head included), head, and total (both towers and what the method added)."""
+    """trainable (task head included), head, vision (the tower), and total (both towers and what the method added)."""
     return {
         "trainable": count(p for p in backbone.parameters() if p.requires_grad),
         "head": count(backbone.head_parameters()),
+        "vision": count(backbone.vision.parameters()),
         "total": count(backbone.parameters()),
     }
 

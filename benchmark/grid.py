@@ -1,4 +1,4 @@
-"""Sweep -> cells. A cell is one training run with every setting resolved; its id is a hash of what changes the science."""
+"""Sweep -> cells: a sweep file read, its entries resolved, methods crossed with backbones, tasks and seeds."""
 
 from __future__ import annotations
 
@@ -13,97 +13,17 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from benchmark.cell import Cell, Choice, Part, Plan, Planned
 from benchmark.config import JSON, Config, Protocol, dump, load_yaml, merge, parse
 from benchmark.datasets import DatasetSpec, load_spec
 from benchmark.errors import UserError, did_you_mean, located
 from benchmark.registry import Registry
 
 HERE = Path(__file__).resolve().parent
-SCIENCE = 1  # raised when the same settings come to mean another computation, so that old records are not mixed in
 METHODS: Registry[Any] = Registry("method", "baselines", "methods")
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what every generator takes
 NonEmpty = Annotated[tuple[Any, ...], Field(min_length=1)]
-
-
-@dataclass(frozen=True)
-class Choice(Config):
-    """A registry entry with all its settings, defaults spelled out."""
-
-    name: str
-    settings: dict[str, JSON]
-
-
-@dataclass(frozen=True)
-class Cell(Config):
-    """One (method, backbone, task + dataset, protocol, seed)."""
-
-    method: Choice
-    backbone: Choice
-    task: str
-    dataset: DatasetSpec
-    protocol: Protocol
-    seed: int
-
-    def identity(self) -> dict[str, JSON]:
-        """What the id is a hash of: no names of protocols, no paths of data, nothing of the machine."""
-        protocol = {key: value for key, value in dump(self.protocol).items() if key != "name"}
-        return {
-            "science": SCIENCE,
-            "method": dump(self.method),
-            "backbone": dump(self.backbone),
-            "task": self.task,
-            "dataset": self.dataset.identity(),
-            "protocol": protocol,
-            "seed": self.seed,
-        }
-
-    @property
-    def id(self) -> str:
-        """Twelve hex digits."""
-        canonical = json.dumps(self.identity(), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()[:12]
-
-
-@dataclass(frozen=True)
-class Planned(Config):
-    """A cell's place in a sweep's table, and whether it can run."""
-
-    id: str
-    row: str  # the method's label
-    backbone: str  # the backbone's label
-    task: str
-    dataset: str
-    seed: int
-    cell: Cell
-    skipped: str = ""  # the reason, where the grid itself rules the cell out
-    trainable: int = 0  # parameters that train, task head included
-    head: int = 0
-    total: int = 0  # parameters of the built model, both towers
-    data: str = ""  # fingerprint of the data as it is now
-
-
-@dataclass(frozen=True)
-class Plan(Config):
-    """An expanded and checked sweep; `vlpeft sweep` leaves it in ROOT/sweeps/NAME.json, which status and table read."""
-
-    sweep: str
-    title: str
-    notes: str
-    source: str  # hash of the sweep file it was made from
-    cells: tuple[Planned, ...]
-
-    def runnable(self) -> tuple[Planned, ...]:
-        """Cells that the grid does not rule out."""
-        return tuple(cell for cell in self.cells if not cell.skipped)
-
-    def find(self, beginning: str) -> Planned:
-        """The runnable cell whose id starts so. Raises UserError for none, several, or a skipped one."""
-        found = [cell for cell in self.cells if cell.id.startswith(beginning)]
-        if len(found) != 1:
-            raise UserError(f"--cell {beginning}: {len(found)} cells of '{self.sweep}' have an id that starts so; see `vlpeft plan`")
-        if found[0].skipped:
-            raise UserError(f"--cell {beginning}: skipped: {found[0].skipped}")
-        return found[0]
+Place = tuple[str, DatasetSpec]
 
 
 @dataclass(frozen=True)
@@ -115,11 +35,19 @@ class Task(Config):
 
 
 @dataclass(frozen=True)
+class Joint(Config):
+    """A `tasks:` entry of several tasks that one model is trained on together."""
+
+    joint: Annotated[tuple[Any, ...], Field(min_length=2)]
+
+
+@dataclass(frozen=True)
 class Entry(Config):
     """One `methods:` or `backbones:` entry of a sweep."""
 
     name: str
     label: str = ""
+    on: tuple[str, ...] = ()  # of a method: labels of the only backbones to cross it with
     settings: dict[str, JSON] = field(default_factory=dict)
     protocol: dict[str, JSON] = field(default_factory=dict)
 
@@ -200,18 +128,13 @@ def load_plan(name_or_path: str, root: Path) -> Plan:
 def expand(name_or_path: str) -> list[Planned]:
     """All cells of a sweep, resolved but not yet checked, in the sweep's order. Raises UserError for the first bad setting."""
     from benchmark.backbones import BACKBONES
-    from benchmark.tasks import TASKS
 
     path = sweep_path(name_or_path)
     sweep, where = load_sweep(name_or_path), str(path)
     methods = [(e, _resolve(METHODS, e, f"{where}: method '{e.label}'")) for e in sweep.entries("methods", where)]
     backbones = [(e, _resolve(BACKBONES, e, f"{where}: backbone '{e.label}'")) for e in sweep.entries("backbones", where)]
-    tasks = [_task(item, path, f"{where}: tasks[{i}]") for i, item in enumerate(sweep.tasks)]
-    for i, (task, spec) in enumerate(tasks):
-        with located(f"{where}: tasks[{i}]"):
-            TASKS.entry(task)
-        if task not in spec.tasks:
-            raise UserError(f"{where}: dataset '{spec.name}' has no task '{task}'; it has: {', '.join(spec.tasks)}")
+    _check_on(methods, backbones, where)
+    tasks = [_tasks(item, path, f"{where}: tasks[{i}]") for i, item in enumerate(sweep.tasks)]
     return list(_cross(sweep, where, methods, backbones, tasks))
 
 
@@ -220,13 +143,32 @@ def _cross(
     where: str,
     methods: list[tuple[Entry, Choice]],
     backbones: list[tuple[Entry, Choice]],
-    tasks: list[tuple[str, DatasetSpec]],
+    tasks: list[tuple[Place, ...]],
 ) -> Iterator[Planned]:
-    for (backbone, model), (task, spec), (method, way), seed in product(backbones, tasks, methods, sweep.seeds):
-        facts = {"backbone": backbone.name, "task": task, "dataset": spec.name, "method": method.name}
-        protocol = resolve_protocol(sweep.protocol, facts, (backbone.protocol, method.protocol), f"{where}: protocol")
-        cell = Cell(way, model, task, spec, protocol, seed)
-        yield Planned(cell.id, method.label, backbone.label, task, spec.name, seed, cell)
+    for (backbone, model), places, (method, way), seed in product(backbones, tasks, methods, sweep.seeds):
+        if method.on and backbone.label not in method.on:
+            continue
+        first, *also = (_part(sweep, place, method, backbone, f"{where}: protocol") for place in places)
+        cell = Cell(way, model, first.task, first.dataset, first.protocol, seed, tuple(also))
+        task, dataset = ("+".join(dict.fromkeys(names)) for names in zip(*((p.task, p.dataset.name) for p in cell.parts), strict=True))
+        yield Planned(cell.id, method.label, backbone.label, task, dataset, seed, cell)
+
+
+def _check_on(methods: list[tuple[Entry, Choice]], backbones: list[tuple[Entry, Choice]], where: str) -> None:
+    labels = [entry.label for entry, _ in backbones]
+    for entry, _ in methods:
+        for label in entry.on:
+            if label not in labels:
+                raise UserError(f"{where}: method '{entry.label}': on: no backbone '{label}' here{did_you_mean(label, labels)}")
+    for entry, _ in backbones:
+        if entry.on:
+            raise UserError(f"{where}: backbone '{entry.label}': `on` belongs to a method; remove it")
+
+
+def _part(sweep: Sweep, place: Place, method: Entry, backbone: Entry, where: str) -> Part:
+    task, spec = place
+    facts = {"backbone": backbone.name, "task": task, "dataset": spec.name, "method": method.name}
+    return Part(task, spec, resolve_protocol(sweep.protocol, facts, (backbone.protocol, method.protocol), where))
 
 
 def resolve_protocol(
@@ -280,7 +222,7 @@ def _entry(item: JSON, where: str) -> Entry:
         return Entry(item)
     if not isinstance(item, dict) or "name" not in item:
         raise UserError(f"{where}: write a name, or a mapping with `name:` and settings, got {json.dumps(item, default=str)[:80]}")
-    own = {key: item[key] for key in ("name", "label", "protocol") if key in item}
+    own = {key: item[key] for key in ("name", "label", "on", "protocol") if key in item}
     return parse(Entry, {**own, "settings": {k: v for k, v in item.items() if k not in own}}, where)
 
 
@@ -295,15 +237,33 @@ def _resolve(registry: Registry[Any], entry: Entry, where: str) -> Choice:
     return Choice(entry.name, dump(parse(registry.load(entry.name), entry.settings, where)))
 
 
+def _tasks(item: JSON, path: Path, where: str) -> tuple[Place, ...]:
+    if isinstance(item, dict) and "joint" in item:
+        places = tuple(_task(each, path, f"{where}: joint[{i}]") for i, each in enumerate(parse(Joint, item, where).joint))
+        names = [f"{task}/{spec.name}" for task, spec in places]
+        if len(set(names)) < len(names):
+            raise UserError(f"{where}: joint: a task stands twice; remove one")
+        return places
+    return (_task(item, path, where),)
+
+
 def _task(item: JSON, path: Path, where: str) -> tuple[str, DatasetSpec]:
     if isinstance(item, str) and item.count("/") == 1:
         task, dataset = item.split("/")
         item = {"task": task, "dataset": dataset}
     if not isinstance(item, dict):
         raise UserError(f"{where}: write task/dataset, or a mapping with `task:` and `dataset:`, got {json.dumps(item, default=str)[:80]}")
+    from benchmark.tasks import TASKS
+
     wanted = parse(Task, item, where)
+    with located(where):
+        TASKS.entry(wanted.task)
     dataset = wanted.dataset
     if dataset.endswith((".yaml", ".yml")):
-        return wanted.task, load_spec(str(path.parent / dataset))  # its errors name its own file
-    with located(where):
-        return wanted.task, load_spec(dataset)
+        spec = load_spec(str(path.parent / dataset))  # its errors name its own file
+    else:
+        with located(where):
+            spec = load_spec(dataset)
+    if wanted.task not in spec.tasks:
+        raise UserError(f"{where}: dataset '{spec.name}' has no task '{wanted.task}'; it has: {', '.join(spec.tasks)}")
+    return wanted.task, spec

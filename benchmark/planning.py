@@ -11,14 +11,15 @@ import torch
 
 from benchmark.backbones import BACKBONES
 from benchmark.backbones.base import BackboneConfig
+from benchmark.cell import Cell, Part, Plan, Planned
 from benchmark.config import dump, parse
 from benchmark.cost import parameters
 from benchmark.errors import DataError, UserError, did_you_mean, located
-from benchmark.grid import METHODS, Cell, Plan, Planned, expand, fingerprint, load_sweep, plan_file, sweep_path
+from benchmark.grid import METHODS, expand, fingerprint, load_sweep, plan_file, sweep_path
+from benchmark.inputs import Inputs
 from benchmark.metrics import METRICS
 from benchmark.records import Store, to_json, write_atomically
-from benchmark.runner import build, splits
-from benchmark.tasks import TASKS
+from benchmark.runner import build
 
 
 def plan(name_or_path: str, *, need_data: bool) -> Plan:
@@ -68,63 +69,74 @@ class _Checker:
             return replace(planned, skipped=reason)
         place = f"{self.where}: '{planned.row}' on '{planned.backbone}', {planned.task}/{planned.dataset}"
         with located(place):
-            check_names(cell)
-        answers = self._answers(cell)
-        if isinstance(answers, str):
-            return replace(planned, skipped=answers)
+            for part in cell.parts:
+                check_names(part)
+        found = [self._answers(part) for part in cell.parts]
+        unreadable = next((answers for answers in found if isinstance(answers, str)), None)
+        if unreadable is not None:
+            return replace(planned, skipped=unreadable)
         with located(place):
-            counts = self._count(cell, answers)
-        return replace(planned, trainable=counts["trainable"], head=counts["head"], total=counts["total"], data=self._data(cell))
+            counts = self._count(cell, int(found[0]))
+        data = "+".join(self._data(part) for part in cell.parts)
+        return replace(planned, trainable=counts["trainable"], head=counts["head"], total=counts["total"], data=data)
 
-    def _data(self, cell: Cell) -> str:
-        key = json.dumps(dump(cell.dataset), sort_keys=True)
+    def _data(self, part: Part) -> str:
+        key = json.dumps(dump(part.dataset), sort_keys=True)
         if key not in self.data:
-            self.data[key] = cell.dataset.open().fingerprint()
+            self.data[key] = part.dataset.open().fingerprint()
         return self.data[key]
 
-    def _answers(self, cell: Cell) -> int | str:
+    def _answers(self, part: Part) -> int | str:
         """Size of the answer list, or why the data cannot be read."""
-        key = json.dumps([cell.task, cell.dataset.identity(), dump(cell.protocol)], sort_keys=True)
+        key = json.dumps(part.identity(), sort_keys=True)
         if key not in self.answers:
             try:
-                training, test = splits(cell.dataset.open(), cell.task, cell.protocol)
-                self.answers[key] = len(TASKS.load(cell.task)().answers(training, cell.protocol.max_answers))
+                found = Inputs.open(part)
+                self.answers[key] = len(found.answers)
             except DataError as error:
                 if self.need_data:
                     raise
                 self.answers[key] = f"data: {error}"
             else:
-                if not training or not test:
-                    raise UserError(f"dataset '{cell.dataset.name}': an empty split; check `train_split`, `eval_split` and the limits")
+                if not found.training or not found.test:
+                    raise UserError(f"dataset '{part.dataset.name}': an empty split; check `train_split`, `eval_split` and the limits")
         return self.answers[key]
 
     def _count(self, cell: Cell, answers: int) -> dict[str, int]:
-        key = json.dumps([dump(cell.method), dump(cell.backbone), answers, cell.task], sort_keys=True)
+        key = json.dumps([dump(cell.method), dump(cell.backbone), answers, dump(cell.protocol)], sort_keys=True)
         if key not in self.counts:
-            with torch.device("meta"):
-                self.counts[key] = parameters(build(cell, [str(i) for i in range(answers)]))
+            self.counts[key] = count_parameters(cell, answers)
         return self.counts[key]
+
+
+def count_parameters(cell: Cell, answers: int) -> dict[str, int]:
+    """What the adapted model trains and holds, built at full size without weights; see `benchmark.cost.parameters`."""
+    with torch.device("meta"):
+        return parameters(build(cell, [str(i) for i in range(answers)]))
 
 
 def incapable(cell: Cell) -> str:
     """Why the cell's backbone cannot do its task or lacks what its method needs; "" where it can."""
     model: type[BackboneConfig] = BACKBONES.load(cell.backbone.name)
-    if cell.task not in model.tasks:
-        return f"{cell.backbone.name} does {', '.join(model.tasks)}, not {cell.task}"
+    for part in cell.parts:
+        if part.task not in model.tasks:
+            return f"{cell.backbone.name} does {', '.join(model.tasks)}, not {part.task}"
+    if cell.also and not model.joint:
+        return f"{cell.backbone.name} trains on one task at a time"
     offers = parse(model, cell.backbone.settings, cell.backbone.name).offers()
     lacking: Sequence[str] = [need for need in METHODS.load(cell.method.name).needs if need not in offers]
     return f"{cell.method.name} needs {lacking[0]}, which {cell.backbone.name} does not have here" if lacking else ""
 
 
-def check_names(cell: Cell) -> None:
+def check_names(part: Part) -> None:
     """Refuse metrics and splits that do not exist: a slip of the keyboard must not cost a training run."""
-    for metric in cell.protocol.metrics or ():
+    for metric in part.protocol.metrics or ():
         METRICS.entry(metric)
-    known = cell.dataset.open().splits()
+    known = part.dataset.open().splits()
     for key in ("train_split", "eval_split"):
-        split = getattr(cell.protocol, key)
+        split = getattr(part.protocol, key)
         if split not in known:
-            raise UserError(f"{key}: dataset '{cell.dataset.name}' has no split '{split}'{did_you_mean(split, known)}")
+            raise UserError(f"{key}: dataset '{part.dataset.name}' has no split '{split}'{did_you_mean(split, known)}")
 
 
 def _refuse_equal_cells(cells: Sequence[Planned], where: str) -> None:

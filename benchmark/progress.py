@@ -11,7 +11,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from benchmark.grid import Plan, Planned
+from benchmark.cell import Plan, Planned
 from benchmark.records import Store, read_json
 
 

@@ -37,7 +37,7 @@ class Record(Config):
     """One finished cell.
 
     metrics: name -> value, or {"absent": reason}. In percent units (CIDEr, BLEU x 100).
-    cost: trainable, head, total (parameters); steps; train_seconds, eval_seconds, cpu_seconds; step_ms (median);
+    cost: trainable, head, vision, total (parameters); steps; train_seconds, eval_seconds, cpu_seconds; step_ms (median);
     peak_memory_mb; delta_bytes.
     curve: [step, training loss] pairs.
     scalars: name -> [step, value] pairs of what a method follows during training, such as a learnable p in each layer.

@@ -6,7 +6,6 @@ import json
 import math
 import os
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,26 +18,24 @@ from filelock import FileLock, Timeout
 from benchmark import metrics
 from benchmark.backbones import BACKBONES
 from benchmark.backbones.base import Backbone, BackboneConfig
+from benchmark.cell import SCIENCE, Cell
 from benchmark.checkpoint import load_checkpoint, save_checkpoint, save_trained
-from benchmark.config import NonNegativeFloat, Positive, Protocol, dump, parse
+from benchmark.config import NonNegativeFloat, Positive, dump, parse
 from benchmark.cost import Meter, parameters
-from benchmark.datasets.base import DataFormat, Example
 from benchmark.errors import DataError, UserError
-from benchmark.features import VisualInputs, visual_inputs
-from benchmark.grid import METHODS, SCIENCE, Cell
+from benchmark.features import visual_inputs
+from benchmark.grid import METHODS
+from benchmark.inputs import Inputs
 from benchmark.method import Method, apply
 from benchmark.metrics.base import Prediction
 from benchmark.provenance import provenance
 from benchmark.records import Record, Store, read_json, sha256, to_json, write_atomically
-from benchmark.tasks import TASKS
-from benchmark.tasks.base import Item, Task
-from benchmark.training import TrainingState, autocast, start, train
+from benchmark.training import Feed, TrainingState, autocast, start, train
 
 Outcome = Literal["done", "already done", "running elsewhere"]
 Progress = Callable[[str, int, int], None]  # phase, step, total
 PROGRESS_SECONDS = 1.0
 LOCK_SECONDS = 0.5
-SPLITS_KEPT = 4
 
 
 @dataclass(frozen=True)
@@ -111,27 +108,23 @@ class _Run:
         self.cell, self.store, self.runtime, self.progress = cell, store, runtime, progress
         self.folder = store.folder(cell.id)
         self.device = prepare_torch(runtime)
-        self.data: DataFormat = cell.dataset.open()
-        self.task: Task = TASKS.load(cell.task)()
 
     def record(self) -> Record:
         """Train and evaluate; returns the record to publish."""
-        protocol = self.cell.protocol
         self.progress("load data", 0, 1)
-        training, test = splits(self.data, self.cell.task, protocol)
         torch.manual_seed(self.cell.seed)
-        answers = self.task.answers(training, protocol.max_answers)
-        backbone = build(self.cell, answers).to(self.device)
-        images = [e.image for e in (*training, *test)]
-        visual = visual_inputs(backbone, self.data, images, protocol.images == "zeroed", self.store.root / "features")
+        inputs = [Inputs.open(part) for part in self.cell.parts]
+        self.data = "+".join(each.data.fingerprint() for each in inputs)
+        backbone = build(self.cell, inputs[0].answers).to(self.device)
+        feeds = [self._feed(each, backbone) for each in inputs]
         torch.manual_seed(self.cell.seed)  # what building drew must not reach dropout: a method's size would change it
         meter = Meter(self.device)
-        state = self._train(backbone, self.task.items(training, answers, protocol), visual)
+        state = self._train(backbone, feeds)
         spent = meter.read()
         meter = Meter(self.device)
-        scores, predictions = self._evaluate(backbone, test, visual)
+        reports = [self._evaluate(backbone, each, feed) for each, feed in zip(inputs, feeds, strict=True)]
         evaluated = meter.read()
-        write_atomically(self.folder / "predictions.jsonl", _lines(predictions, scores))
+        write_atomically(self.folder / "predictions.jsonl", "".join(lines for _, lines in reports).encode())
         cost = {
             **parameters(backbone),
             "steps": state.total,
@@ -145,18 +138,23 @@ class _Run:
         return Record(
             id=self.cell.id,
             cell=dump(self.cell),
-            metrics={k: {"absent": v["absent"]} if isinstance(v, dict) else v for k, v in scores.values.items()},
+            metrics={self.cell.metric_prefix(i) + name: value for i, (found, _) in enumerate(reports) for name, value in found.items()},
             cost={key: float(value) for key, value in cost.items()},
             curve=state.curve,
             scalars=state.scalars,
-            provenance=provenance(str(self.device)) | {"data": self.data.fingerprint(), "science": SCIENCE},
+            provenance=provenance(str(self.device)) | {"data": self.data, "science": SCIENCE},
             files={name: sha256(self.folder / name) for name in ("predictions.jsonl", "trained.safetensors")},
         )
 
-    def _train(self, backbone: Backbone, items: Sequence[Item], visual: VisualInputs) -> TrainingState:
-        state = start(backbone, self.cell.protocol, len(items))
+    def _feed(self, inputs: Inputs, backbone: Backbone) -> Feed:
+        zeroed = inputs.part.protocol.images == "zeroed"
+        visual = visual_inputs(backbone, inputs.data, inputs.images, zeroed, self.store.root / "features")
+        return Feed(inputs.items, visual, inputs.part.protocol, inputs.answers)
+
+    def _train(self, backbone: Backbone, feeds: Sequence[Feed]) -> TrainingState:
+        state = start(backbone, self.cell.protocol, sum(feed.batches for feed in feeds))
         checkpoint = self.folder / "checkpoint.pt"
-        origin = {"cell": self.cell.id, "data": self.data.fingerprint()}
+        origin = {"cell": self.cell.id, "data": self.data}
         if checkpoint.exists():
             load_checkpoint(checkpoint, state, origin)
         saved = time.monotonic()
@@ -168,25 +166,30 @@ class _Run:
                 save_checkpoint(checkpoint, state, origin)
                 saved = time.monotonic()
 
-        train(state, items, visual, self.cell.protocol, self.cell.seed, self.runtime.micro_batch, after_step)
+        train(state, feeds, self.cell.seed, self.runtime.micro_batch, after_step)
         return state
 
-    def _evaluate(self, backbone: Backbone, examples: Sequence[Example], visual: VisualInputs) -> tuple[metrics.Report, list[Prediction]]:
+    def _evaluate(self, backbone: Backbone, inputs: Inputs, feed: Feed) -> tuple[dict[str, float | dict[str, str]], str]:
+        """The metrics of one task, and the lines of its predictions."""
+        protocol, examples = inputs.part.protocol, inputs.test
         backbone.eval()
+        backbone.follow(protocol, inputs.answers)
         predictions: list[Prediction] = []
         for begin in range(0, len(examples), self.runtime.eval_batch):
             part = examples[begin : begin + self.runtime.eval_batch]
-            with torch.inference_mode(), autocast(self.device, self.cell.protocol.precision):
-                texts = backbone.predict(visual([e.image for e in part]), [self.task.prompt(e, self.cell.protocol) for e in part])
+            with torch.inference_mode(), autocast(self.device, protocol.precision):
+                texts = backbone.predict(feed.visual([e.image for e in part]), inputs.prompts(part))
             pairs = zip(part, texts, strict=True)
-            predictions += [Prediction(e.id, text, tuple(self.task.references(e)), e.kind) for e, text in pairs]
+            predictions += [Prediction(e.id, text, tuple(inputs.task.references(e)), e.kind) for e, text in pairs]
             self.progress("evaluate", len(predictions), len(examples))
-        names = self.task.metrics if self.cell.protocol.metrics is None else self.cell.protocol.metrics
-        report = metrics.score(names, predictions, self.cell.protocol.metric_tokenizer)
+        names = inputs.task.metrics if protocol.metrics is None else protocol.metrics
+        report = metrics.score(names, predictions, protocol.metric_tokenizer)
         broken = [name for name, value in report.values.items() if isinstance(value, float) and not math.isfinite(value)]
         if broken:
             raise UserError(f"metric {broken[0]} came out as {report.values[broken[0]]}; see the predictions of cell {self.cell.id}")
-        return report, predictions
+        about = {"task": inputs.part.name} if self.cell.also else {}
+        values = {name: {"absent": v["absent"]} if isinstance(v, dict) else v for name, v in report.values.items()}
+        return values, _lines(predictions, report, about)
 
 
 def prepare_torch(runtime: Runtime) -> torch.device:
@@ -197,25 +200,6 @@ def prepare_torch(runtime: Runtime) -> torch.device:
     device = runtime.torch_device()
     torch.use_deterministic_algorithms(device.type == "cpu")
     return device
-
-
-def splits(data: DataFormat, task: str, protocol: Protocol) -> tuple[Sequence[Example], Sequence[Example]]:
-    """Training and evaluation examples, the first `train_limit` and `eval_limit` of them."""
-    content = data.fingerprint()
-    training = _examples(data, content, task, protocol.train_split)
-    return training[: protocol.train_limit], _examples(data, content, task, protocol.eval_split)[: protocol.eval_limit]
-
-
-_READ: OrderedDict[str, Sequence[Example]] = OrderedDict()  # a worker runs many cells on the same data: read it once
-
-
-def _examples(data: DataFormat, content: str, task: str, split: str) -> Sequence[Example]:
-    key = json.dumps([data.name, dump(data), content, task, split], sort_keys=True)
-    if key not in _READ:
-        _READ[key] = data.examples(task, split)
-        while len(_READ) > SPLITS_KEPT:
-            _READ.popitem(last=False)
-    return _READ[key]
 
 
 def build(cell: Cell, answers: Sequence[str]) -> Backbone:
@@ -244,10 +228,10 @@ def _reporter(folder: Path, progress: Progress) -> Progress:
     return report
 
 
-def _lines(predictions: Sequence[Prediction], scores: metrics.Report) -> bytes:
+def _lines(predictions: Sequence[Prediction], scores: metrics.Report, about: dict[str, str]) -> str:
     rows = []
     for i, p in enumerate(predictions):
         each = {name: values[i] for name, values in scores.per_example.items()}
-        row = {"id": p.id, "kind": p.kind, "prediction": p.text, "references": list(p.references), "scores": each}
+        row = {**about, "id": p.id, "kind": p.kind, "prediction": p.text, "references": list(p.references), "scores": each}
         rows.append(json.dumps(row, sort_keys=True, ensure_ascii=False))
-    return ("\n".join(rows) + "\n").encode()
+    return "\n".join(rows) + "\n"

@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from itertools import count
+from random import Random
 from time import perf_counter
 from typing import cast
 
@@ -39,14 +41,29 @@ class TrainingState:
     step_seconds: list[float] = field(default_factory=list)
 
 
-def start(backbone: Backbone, protocol: Protocol, examples: int) -> TrainingState:
+@dataclass(frozen=True)
+class Feed:
+    """What one task of a cell trains on."""
+
+    items: Sequence[Item]
+    visual: VisualInputs
+    protocol: Protocol
+    answers: Sequence[str]
+
+    @property
+    def batches(self) -> int:
+        """Batches an epoch; the last, smaller one is kept."""
+        return math.ceil(len(self.items) / self.protocol.batch_size)
+
+
+def start(backbone: Backbone, protocol: Protocol, batches: int) -> TrainingState:
     """AdamW over what trains and the protocol's schedule; `decays` says which tensors weight decay acts on."""
     named = [(name, p) for name, p in backbone.named_parameters() if p.requires_grad]
     decay = [p for name, p in named if _decays(name, p, protocol.decays)]
     rest = [p for name, p in named if not _decays(name, p, protocol.decays)]
     groups = [{"params": decay, "weight_decay": protocol.weight_decay}, {"params": rest, "weight_decay": 0.0}]
     optimizer = AdamW([g for g in groups if g["params"]], lr=protocol.lr, betas=protocol.betas, eps=protocol.eps)
-    total = protocol.total_steps(examples)
+    total = protocol.total_steps(batches)
     return TrainingState(backbone, optimizer, LambdaLR(optimizer, learning_rate_factor(protocol, total)), total)
 
 
@@ -73,19 +90,23 @@ def learning_rate_factor(protocol: Protocol, total: int) -> Callable[[int], floa
 
 def train(
     state: TrainingState,
-    items: Sequence[Item],
-    visual: VisualInputs,
-    protocol: Protocol,
+    feeds: Sequence[Feed],
     seed: int,
     micro_batch: int | None,
     after_step: Callable[[TrainingState], None],
 ) -> None:
-    """Run from `state.step` to `state.total`. Batch order is a function of seed and step alone, so resuming needs no sampler state."""
+    """Run from `state.step` to `state.total`; every step is a batch of one task. The first feed's protocol clips.
+
+    Batch order is a function of seed and step alone, so resuming needs no sampler state.
+    """
     state.backbone.train()
     every = max(1, state.total // CURVE_POINTS)
-    for batch in batches(items, protocol.batch_size, seed, state.step, state.total):
+    protocol = feeds[0].protocol
+    for feed, batch in batches(feeds, seed, state.step, state.total):
         began = perf_counter()
-        loss = _step(state, batch, visual, protocol, micro_batch or protocol.batch_size)
+        if len(feeds) > 1:
+            state.backbone.follow(feed.protocol, feed.answers)
+        loss = _step(state, batch, feed, micro_batch or len(batch), protocol.clip_norm)
         if not math.isfinite(loss):
             raise UserError(f"the loss became {loss} at step {state.step}; lower `lr` ({protocol.lr}) or set `clip_norm`")
         state.step += 1
@@ -105,33 +126,52 @@ def _follow(state: TrainingState) -> None:
                 state.scalars.setdefault(name, []).append((state.step, value))
 
 
-def batches(items: Sequence[Item], size: int, seed: int, first: int, last: int) -> Iterator[list[Item]]:
-    """Batches of steps `first` to `last` - 1. Every epoch is a fresh permutation; its last, smaller batch is kept."""
-    per_epoch = math.ceil(len(items) / size)
-    order: list[int] = []
+def batches(feeds: Sequence[Feed], seed: int, first: int, last: int) -> Iterator[tuple[Feed, list[Item]]]:
+    """Batches of steps `first` to `last` - 1; an epoch shows every item of every task once, in a fresh permutation.
+
+    Which task a step takes is shuffled by the epoch alone, as VL-Adapter does; the order of its items by seed and epoch.
+    """
+    per_epoch = sum(feed.batches for feed in feeds)
+    turns: list[tuple[int, int]] = []
+    orders: list[list[int]] = []
     known = -1
     for step in range(first, last):
         epoch, position = divmod(step, per_epoch)
         if epoch != known:
-            generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-            order, known = torch.randperm(len(items), generator=generator).tolist(), epoch
-        yield [items[i] for i in order[position * size : (position + 1) * size]]
+            turns, orders, known = _turns(feeds, epoch), [_order(len(feed.items), seed, epoch) for feed in feeds], epoch
+        index, turn = turns[position]
+        size = feeds[index].protocol.batch_size
+        yield feeds[index], [feeds[index].items[i] for i in orders[index][turn * size : (turn + 1) * size]]
 
 
-def _step(state: TrainingState, batch: list[Item], visual: VisualInputs, protocol: Protocol, micro_batch: int) -> float:
+def _turns(feeds: Sequence[Feed], epoch: int) -> list[tuple[int, int]]:
+    """(feed, how many of its batches went before) for each step of an epoch."""
+    which = [i for i, feed in enumerate(feeds) for _ in range(feed.batches)]
+    Random(epoch).shuffle(which)
+    counters = [count() for _ in feeds]
+    return [(i, next(counters[i])) for i in which]
+
+
+def _order(items: int, seed: int, epoch: int) -> list[int]:
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    order: list[int] = torch.randperm(items, generator=generator).tolist()
+    return order
+
+
+def _step(state: TrainingState, batch: list[Item], feed: Feed, micro_batch: int, clip_norm: float | None) -> float:
     state.optimizer.zero_grad(set_to_none=True)
     total, terms = 0.0, 0
     for begin in range(0, len(batch), micro_batch):
         part = batch[begin : begin + micro_batch]
-        with autocast(state.backbone.device, protocol.precision):
-            summed, n = state.backbone.loss(visual([i.image for i in part]), [i.prompt for i in part], [i.targets for i in part])
+        with autocast(state.backbone.device, feed.protocol.precision):
+            summed, n = state.backbone.loss(feed.visual([i.image for i in part]), [i.prompt for i in part], [i.targets for i in part])
         torch.autograd.backward(summed)
         total, terms = total + summed.item(), terms + n
     parameters = [p for group in state.optimizer.param_groups for p in group["params"] if p.grad is not None]
     for parameter in parameters:  # gradients of the sum become those of the mean, however many parts made it
         cast("Tensor", parameter.grad).div_(terms)
-    if protocol.clip_norm is not None:
-        nn.utils.clip_grad_norm_(parameters, protocol.clip_norm)
+    if clip_norm is not None:
+        nn.utils.clip_grad_norm_(parameters, clip_norm)
     state.optimizer.step()
     state.schedule.step()
     return total / terms

@@ -24,8 +24,8 @@ from typing import Any
 
 import pandas as pd
 
+from benchmark.cell import Part, Plan, Planned
 from benchmark.errors import UserError
-from benchmark.grid import Plan, Planned
 from benchmark.metrics import METRICS
 from benchmark.records import Record, Store
 from benchmark.tasks import TASKS
@@ -65,20 +65,27 @@ def leaderboard(plan: Plan, store: Store) -> Leaderboard:
     records = {p.id: store.record(p.id) for p in plan.runnable() if store.has_record(p.id)}
     _reject_mixtures(plan, records)
     metrics = _metrics(plan, records)
-    rows = [row for p in plan.cells for row in _rows(p, records.get(p.id), metrics[_group(p)])]
+    rows = [row for p, part in _parts(plan) for row in _rows(p, part, records.get(p.id), metrics[_group(p, part)])]
     frame = pd.DataFrame(rows, columns=list(SCHEMA)).astype(SCHEMA)
     return Leaderboard(plan.title or plan.sweep, plan.notes, frame)
 
 
-def _group(planned: Planned) -> Group:
-    return planned.backbone, planned.task, planned.dataset
+def _parts(plan: Plan) -> Iterator[tuple[Planned, int]]:
+    """Every task of every cell: a joint cell stands in several columns."""
+    return ((p, i) for p in plan.cells for i in range(len(p.cell.parts)))
 
 
-def _rows(planned: Planned, record: Record | None, metrics: Iterable[str]) -> Iterator[dict[str, Any]]:
-    cell = {"method": planned.row, "backbone": planned.backbone, "task": planned.task, "dataset": planned.dataset}
+def _group(planned: Planned, part: int) -> Group:
+    found = planned.cell.parts[part]
+    return planned.backbone, found.task, f"{found.dataset.name}{' (joint)' if planned.cell.also else ''}"
+
+
+def _rows(planned: Planned, part: int, record: Record | None, metrics: Iterable[str]) -> Iterator[dict[str, Any]]:
+    backbone, task, dataset = _group(planned, part)
+    cell = {"method": planned.row, "backbone": backbone, "task": task, "dataset": dataset}
     shared = {**cell, "seed": planned.seed, "id": planned.id, **_parameters(planned, record), **_costs(record)}
     for metric in metrics:
-        value, state = _outcome(planned, record, metric)
+        value, state = _outcome(planned, record, planned.cell.metric_prefix(part) + metric)
         yield {**shared, "metric": metric, "value": value, "state": state}
 
 
@@ -109,27 +116,26 @@ def _costs(record: Record | None) -> dict[str, float]:
 
 def _metrics(plan: Plan, records: Mapping[str, Record]) -> dict[Group, list[str]]:
     """Metric names of each (backbone, task, dataset): those its records report, or else those its cells will."""
-    found: dict[Group, set[str]] = {_group(p): set() for p in plan.cells}
+    found: dict[Group, set[str]] = {_group(p, part): set() for p, part in _parts(plan)}
     expected: dict[Group, set[str]] = {group: set() for group in found}
     order: dict[Group, list[tuple[str, ...]]] = {}
-    for p in plan.cells:
-        expected[_group(p)] |= {value for name in _declared(p) for value in _values(name, p)}
-        found[_group(p)] |= set(records[p.id].metrics) if p.id in records else set()
-        order.setdefault(_group(p), [(name, *_values(name, p)) for name in _declared(p)])
+    for p, part in _parts(plan):
+        group, declared = _group(p, part), _declared(p.cell.parts[part])
+        order.setdefault(group, declared)
+        expected[group] |= {value for _, *values in declared for value in values}
+        prefix = p.cell.metric_prefix(part)
+        reported = records[p.id].metrics if p.id in records else {}
+        found[group] |= {name.removeprefix(prefix) for name in reported if name.startswith(prefix)}
     return {group: _in_order(names or expected[group], order[group]) for group, names in found.items()}
 
 
-def _declared(planned: Planned) -> tuple[str, ...]:
-    """Names of the metrics a cell computes."""
-    if planned.cell.protocol.metrics is not None:
-        return planned.cell.protocol.metrics
-    entry = TASKS.entry(planned.task)  # one from another package is known in full only once it is imported
-    return tuple(entry.options["metrics"] if "metrics" in entry.options else entry.load().metrics)
-
-
-def _values(metric: str, planned: Planned) -> tuple[str, ...]:
-    """Names of the numbers a metric gives with the cell's tokenizer."""
-    return METRICS.load(metric)().value_names(planned.cell.protocol.metric_tokenizer)
+def _declared(part: Part) -> list[tuple[str, ...]]:
+    """The metrics that are computed: each name, and the names of the numbers it gives."""
+    names = part.protocol.metrics
+    if names is None:
+        entry = TASKS.entry(part.task)  # one from another package is known in full only once it is imported
+        names = tuple(entry.options["metrics"] if "metrics" in entry.options else entry.load().metrics)
+    return [(name, *METRICS.load(name)().value_names(part.protocol.metric_tokenizer)) for name in names]
 
 
 def _in_order(names: Iterable[str], declared: Sequence[Sequence[str]]) -> list[str]:

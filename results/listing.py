@@ -8,8 +8,9 @@ from textwrap import TextWrapper
 from typing import Any
 
 from benchmark.backbones import BACKBONES
+from benchmark.cell import Plan
 from benchmark.datasets import dataset_names, load_card
-from benchmark.grid import METHODS, Plan, load_sweep, sweep_names
+from benchmark.grid import METHODS, load_sweep, sweep_names
 from benchmark.metrics import METRICS
 from benchmark.records import Store
 from benchmark.registry import Registry

@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from benchmark.cell import Plan, Planned
 from benchmark.config import Config, parse
 from benchmark.errors import UserError
-from benchmark.grid import Plan, Planned
 from benchmark.records import Store, read_json
 from results.tables import Block, Table, Text, one_line
 

@@ -19,8 +19,8 @@ from typing import Any, Literal
 
 import psutil
 
+from benchmark.cell import Plan, Planned
 from benchmark.errors import UserError
-from benchmark.grid import Plan, Planned
 from benchmark.records import Store, read_json
 
 On = Literal["inline", "local"]

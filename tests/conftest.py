@@ -11,23 +11,28 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
+import hypothesis
 import pytest
 import torch
 from torch import Tensor
 
 from benchmark.backbones import BACKBONES
 from benchmark.backbones.base import Backbone, BackboneConfig
+from benchmark.cell import Cell, Choice
 from benchmark.config import Protocol, dump, parse
 from benchmark.datasets import DatasetSpec
 from benchmark.datasets.base import Example
 from benchmark.errors import UserError
-from benchmark.grid import METHODS, Cell, Choice, load_sweep
+from benchmark.grid import METHODS, load_sweep
 from benchmark.method import Method
 from benchmark.planning import incapable
 from benchmark.runner import build
 from benchmark.tasks import TASKS
 from benchmark.tasks.base import Item
-from benchmark.training import TrainingState, start, train
+from benchmark.training import Feed, TrainingState, start, train
+
+hypothesis.settings.register_profile("shared", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("shared")  # a busy machine is no failure
 
 Settings = Mapping[str, Any]
 SHIPPED: Mapping[str, Settings] = {e.name: e.settings for e in load_sweep("quickstart").entries("backbones", "quickstart")}
@@ -134,9 +139,10 @@ class Case:
 
     def train(self, backbone: Backbone, steps: int = 3, micro_batch: int | None = None, seed: int = 0) -> TrainingState:
         """Train by the benchmark's own loop on fixed random images."""
-        state = start(backbone, self.protocol, 8)
+        feed = Feed(self.items(), lambda ids: visual(backbone, ids), self.protocol, ANSWERS)
+        state = start(backbone, self.protocol, feed.batches)
         state.total = steps
-        train(state, self.items(), lambda ids: visual(backbone, ids), self.protocol, seed, micro_batch, lambda _: None)
+        train(state, [feed], seed, micro_batch, lambda _: None)
         backbone.eval()
         return state
 

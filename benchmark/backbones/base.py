@@ -25,6 +25,7 @@ class BackboneConfig(Config, ABC):
 
     name: ClassVar[str]  # set by @register
     tasks: ClassVar[tuple[str, ...]]  # set by @register
+    joint: ClassVar[bool] = False  # set by @register: one model can be trained on several tasks together
 
     @abstractmethod
     def offers(self) -> frozenset[Need]:
@@ -47,6 +48,8 @@ class Backbone(nn.Module, ABC):
     head: nn.Module | None  # parts no checkpoint holds; they always train
     prompt: nn.Module | None  # () -> (tokens, width): soft prompts, put between visual prefix and text
     token_embeddings: nn.Embedding
+    protocol: Protocol
+    answers: Sequence[str]
     context_tokens: bool  # whether routing functions see all visual tokens, or the pooled one
 
     def __init__(self) -> None:
@@ -66,6 +69,10 @@ class Backbone(nn.Module, ABC):
     @abstractmethod
     def predict(self, visual: Tensor, prompts: Sequence[str]) -> list[str]:
         """One answer or caption for each prompt."""
+
+    def follow(self, protocol: Protocol, answers: Sequence[str]) -> None:
+        """Read, train and decode as another task of a joint cell asks, from the next batch on."""
+        self.protocol, self.answers = protocol, list(answers)
 
     def head_parameters(self) -> Iterator[nn.Parameter]:
         """Parameters of the parts that no checkpoint holds."""

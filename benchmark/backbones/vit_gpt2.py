@@ -43,17 +43,17 @@ class ViTGPT2(BackboneConfig):
         """Everything but a head that could learn a task alone: captions come from the language model's own head."""
         return frozenset({"linears", "sublayers", "attention", "embeddings", "visual_context"})
 
-    def build(self, answers: Sequence[str], protocol: Protocol) -> Backbone:  # noqa: ARG002 - captions have no answer list
+    def build(self, answers: Sequence[str], protocol: Protocol) -> Backbone:
         """Assemble the model."""
-        return ViTGPT2Model(self, protocol)
+        return ViTGPT2Model(self, answers, protocol)
 
 
 class ViTGPT2Model(Backbone):
     """The assembled model."""
 
-    def __init__(self, config: ViTGPT2, protocol: Protocol) -> None:
+    def __init__(self, config: ViTGPT2, answers: Sequence[str], protocol: Protocol) -> None:
         super().__init__()
-        self.name, self.config, self.protocol = ViTGPT2.name, config, protocol
+        self.name, self.config, self.protocol, self.answers = ViTGPT2.name, config, protocol, answers
         source = Source.parse(config.text, tiny="gpt2")
         self.vision = vision_tower(config.vision, config.pool, tokens=config.context == "tokens")
         self.context_tokens = config.context == "tokens"

@@ -56,13 +56,12 @@ class ViTRobertaModel(Backbone):
 
     def __init__(self, config: ViTRoberta, answers: Sequence[str], protocol: Protocol) -> None:
         super().__init__()
-        self.name, self.config, self.answers = ViTRoberta.name, config, list(answers)
+        self.name, self.config, self.protocol, self.answers = ViTRoberta.name, config, protocol, list(answers)
         source = Source.parse(config.text, tiny="roberta")
         self.vision = vision_tower(config.vision, config.pool, tokens=config.context == "tokens")
         self.context_tokens = config.context == "tokens"
         self.text = source.model(RobertaModel, add_pooling_layer=config.pooler == "checkpoint")
         self.token_embeddings = self.text.embeddings.word_embeddings
-        self.max_tokens = protocol.max_input_tokens
         self.tokenizer = source.tokenizer()
         self.head = nn.ModuleDict({"classifier": _classifier(self.width, len(answers), config.head_layers)})
         if config.pooler == "trained":
@@ -85,7 +84,7 @@ class ViTRobertaModel(Backbone):
         """Scores of all answers, (batch, answers)."""
         self.visual_context.value = visual[:, 1:] if self.config.context == "tokens" else visual[:, :1]
         prefix = self._prefix(visual[:, :1])
-        ids, mask = self._tokenize(prompts, self.max_tokens - (self.config.prefix != "none"))
+        ids, mask = self._tokenize(prompts, self.protocol.max_input_tokens - (self.config.prefix != "none"))
         words = self.text.embeddings(input_ids=ids) if self.config.embed_text_twice else self.token_embeddings(ids)
         embeds = torch.cat([prefix, words], 1)
         mask = torch.cat([mask.new_ones(mask.shape[0], prefix.shape[1]), mask], 1)

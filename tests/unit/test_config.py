@@ -156,7 +156,7 @@ def test_the_last_layer_wins(layers) -> None:
 
 def test_protocol_length() -> None:
     assert Protocol(lr=1.0, steps=7).total_steps(1000) == 7
-    assert Protocol(lr=1.0, epochs=2, batch_size=64).total_steps(65) == 4  # the last, smaller batch is kept
+    assert Protocol(lr=1.0, epochs=2).total_steps(65) == 130
     for wrong in ({}, {"steps": 1, "epochs": 1}):
         with pytest.raises(UserError, match="set exactly one of epochs and steps"):
             parse(Protocol, {"lr": 1.0, **wrong}, "here")

@@ -19,10 +19,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmark import grid
+from benchmark.cell import Cell, Choice, Plan
 from benchmark.config import Protocol, dump, parse
 from benchmark.datasets import DatasetSpec
 from benchmark.errors import UserError
-from benchmark.grid import Cell, Choice, Plan, expand, fingerprint, load_plan, plan_file, resolve_protocol
+from benchmark.grid import expand, fingerprint, load_plan, plan_file, resolve_protocol
 from benchmark.records import to_json
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden" / "cell_ids.json"

@@ -20,10 +20,10 @@ from filelock import FileLock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmark.cell import Cell, Choice, Plan, Planned
 from benchmark.config import Protocol
 from benchmark.datasets import DatasetSpec
 from benchmark.errors import UserError
-from benchmark.grid import Cell, Choice, Plan, Planned
 from benchmark.records import Record, Store
 from results.leaderboard import SCHEMA, leaderboard
 from results.render import FORMATS, render

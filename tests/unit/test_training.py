@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,14 +16,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from benchmark.cell import Plan
 from benchmark.checkpoint import load_checkpoint, save_checkpoint
 from benchmark.config import Protocol
 from benchmark.errors import UserError
-from benchmark.grid import Plan
 from benchmark.planning import plan, save_plan
 from benchmark.records import Store
 from benchmark.runner import Runtime, run_cell
-from benchmark.training import batches, learning_rate_factor, start, train
+from benchmark.training import Feed, batches, learning_rate_factor, start, train
 from tests.conftest import Case
 
 LORA = Case("lora", "vit_roberta")
@@ -116,7 +118,7 @@ def test_a_failed_attempt_is_told_and_the_next_goes_on_from_its_checkpoint(plann
 
 def test_a_checkpoint_of_other_data_is_refused(tmp_path: Path) -> None:
     backbone = LORA.build()
-    state = start(backbone, LORA.protocol, 8)
+    state = start(backbone, LORA.protocol, 1)
     path = tmp_path / "checkpoint.pt"
     save_checkpoint(path, state, {"cell": "a", "data": "old"})
     load_checkpoint(path, state, {"cell": "a", "data": "old"})
@@ -130,7 +132,11 @@ counts, widths, seeds = st.integers(1, 40), st.integers(1, 12), st.integers(0, 2
 
 
 def order(n: int, size: int, seed: int, first: int, last: int) -> list[list[int]]:
-    return list(batches(list(range(n)), size, seed, first, last))
+    return [batch for _, batch in batches([feed(range(n), size)], seed, first, last)]
+
+
+def feed(items: Sequence[Any], size: int, visual: Any = None) -> Feed:
+    return Feed(items, visual, Protocol(lr=0.125, steps=3, batch_size=size), ())
 
 
 @settings(deadline=None)
@@ -169,8 +175,8 @@ def test_the_random_state_plays_no_part_in_the_order() -> None:
 
 @pytest.mark.parametrize(("examples", "expected"), [(64, 6), (65, 9), (1, 3)])
 def test_steps_of_epochs(examples: int, expected: int) -> None:
-    assert Protocol(lr=1.0, epochs=3, batch_size=32).total_steps(examples) == expected
-    assert Protocol(lr=1.0, steps=5, batch_size=32).total_steps(examples) == 5
+    assert Protocol(lr=1.0, epochs=3).total_steps(feed(range(examples), 32).batches) == expected
+    assert Protocol(lr=1.0, steps=5).total_steps(examples) == 5
 
 
 # Learning rate.
@@ -209,12 +215,26 @@ def test_a_schedule_stays_between_0_and_1(schedule: str) -> None:
         assert all(0 <= factor <= 1 for factor in factors(schedule=schedule, warmup_steps=warmup))
 
 
+@settings(deadline=None)
+@given(st.lists(st.tuples(counts, widths), min_size=2, max_size=4), seeds)
+def test_an_epoch_of_a_joint_cell_shows_every_item_of_every_task_once(sizes: list[tuple[int, int]], seed: int) -> None:
+    feeds = [feed([(i, j) for j in range(n)], size) for i, (n, size) in enumerate(sizes)]
+    per_epoch = sum(f.batches for f in feeds)
+    made = list(batches(feeds, seed, 0, 2 * per_epoch))
+    for epoch in (made[:per_epoch], made[per_epoch:]):
+        shown = [item for _, batch in epoch for item in batch]
+        assert sorted(shown) == sorted(item for f in feeds for item in f.items)
+    assert all(len({task for task, _ in batch}) == 1 for _, batch in made)
+    assert [f.items[0][0] for f, _ in made] == [f.items[0][0] for f, _ in batches(feeds, seed + 1, 0, 2 * per_epoch)], "the seed has no say"
+    assert list(batches(feeds, seed, 1, per_epoch)) == made[1:per_epoch], "resumed"
+
+
 # One step.
 
 
 def test_matrices_decay_and_vectors_do_not() -> None:
     backbone = Case("full_finetuning", "vit_roberta").build()
-    state = start(backbone, Protocol(lr=1e-3, steps=1, weight_decay=0.5), 8)
+    state = start(backbone, Protocol(lr=1e-3, steps=1, weight_decay=0.5), 1)
     decay, plain = state.optimizer.param_groups
     assert (decay["weight_decay"], plain["weight_decay"]) == (0.5, 0.0)
     assert {p.ndim for p in plain["params"]} == {1}
@@ -229,9 +249,9 @@ def test_a_loss_that_is_no_number_names_the_learning_rate(value: float) -> None:
     def broken(ids: object) -> Tensor:
         return torch.full((8, 1, 128), value)
 
-    protocol = Protocol(lr=0.125, steps=3, batch_size=8)
+    one = feed(LORA.items(), 8, broken)
     with pytest.raises(UserError, match=r"loss became nan at step 0; lower `lr` \(0\.125\) or set `clip_norm`"):
-        train(start(backbone, protocol, 8), LORA.items(), broken, protocol, 0, None, lambda _: None)
+        train(start(backbone, one.protocol, 1), [one], 0, None, lambda _: None)
 
 
 @pytest.fixture

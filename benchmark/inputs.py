@@ -1,0 +1,69 @@
+"""What one task of a cell reads: the examples of its splits, its closed answer list, its training items."""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from benchmark.cell import Part
+from benchmark.config import Protocol, dump
+from benchmark.datasets.base import DataFormat, Example
+from benchmark.tasks import TASKS
+from benchmark.tasks.base import Item, Task
+
+SPLITS_KEPT = 8
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The opened data of a part."""
+
+    part: Part
+    data: DataFormat
+    task: Task
+    training: Sequence[Example]
+    test: Sequence[Example]
+    answers: tuple[str, ...]
+
+    @classmethod
+    def open(cls, part: Part) -> Inputs:
+        """Read both splits. Raises DataError where they cannot be read."""
+        data, task = part.dataset.open(), TASKS.load(part.task)()
+        training, test = splits(data, part.task, part.protocol)
+        return cls(part, data, task, training, test, task.answers(training, part.protocol.max_answers))
+
+    @property
+    def images(self) -> list[str]:
+        """Of both splits."""
+        return [example.image for example in (*self.training, *self.test)]
+
+    @cached_property
+    def items(self) -> list[Item]:
+        """What is trained on."""
+        return self.task.items(self.training, self.answers, self.part.protocol)
+
+    def prompts(self, examples: Sequence[Example]) -> list[str]:
+        """What the model reads beside each image."""
+        return [self.task.prompt(example, self.part.protocol) for example in examples]
+
+
+def splits(data: DataFormat, task: str, protocol: Protocol) -> tuple[Sequence[Example], Sequence[Example]]:
+    """Training and evaluation examples, the first `train_limit` and `eval_limit` of them."""
+    content = data.fingerprint()
+    training = _examples(data, content, task, protocol.train_split)
+    return training[: protocol.train_limit], _examples(data, content, task, protocol.eval_split)[: protocol.eval_limit]
+
+
+_READ: OrderedDict[str, Sequence[Example]] = OrderedDict()  # a worker runs many cells on the same data: read it once
+
+
+def _examples(data: DataFormat, content: str, task: str, split: str) -> Sequence[Example]:
+    key = json.dumps([data.name, dump(data), content, task, split], sort_keys=True)
+    if key not in _READ:
+        _READ[key] = data.examples(task, split)
+        while len(_READ) > SPLITS_KEPT:
+            _READ.popitem(last=False)
+    return _READ[key]

@@ -1,0 +1,126 @@
+"""`vlpeft params`: what every method of a sweep trains at full size, beside what papers say. Needs no weights and no data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from benchmark.backbones import BACKBONES
+from benchmark.cell import Cell, Choice, Planned
+from benchmark.config import JSON, Config, dump, load_yaml, parse
+from benchmark.errors import UserError
+from benchmark.grid import METHODS, expand, load_sweep
+from benchmark.planning import count_parameters, incapable
+from benchmark.registry import Registry
+from results.tables import Block, Table, Text, one_line
+
+PUBLISHED = Path(__file__).parent / "published" / "parameters.yaml"
+TOLERANCE = 0.0101  # of a printed percentage: papers round or cut off the second decimal
+Share = Literal["without_vision", "text", "unstated"]
+
+
+@dataclass(frozen=True)
+class Published(Config):
+    """One row of `published/parameters.yaml`; see the words at its top."""
+
+    source: str
+    backbone: dict[str, JSON]
+    method: dict[str, JSON]
+    share: Share
+    percent: float | None = None
+    trainable: int | None = None
+
+
+@dataclass(frozen=True)
+class PublishedFile(Config):
+    """The file: sources by name, and rows."""
+
+    sources: dict[str, str]
+    rows: tuple[Published, ...]
+
+
+def parameter_rows(name_or_path: str) -> list[dict[str, Any]]:
+    """One row for each method and backbone of a sweep that go together, in its order."""
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    for planned in expand(name_or_path):
+        key = (planned.row, planned.backbone)
+        if key not in rows and not incapable(planned.cell):
+            rows[key] = _row(planned)
+    if not rows:
+        raise UserError(f"{name_or_path}: no method of this sweep goes with a backbone and task of it; see `vlpeft plan {name_or_path}`")
+    return list(rows.values())
+
+
+def parameter_table(name_or_path: str, rows: list[dict[str, Any]]) -> Table:
+    """For `results.render.render`."""
+    header = ("backbone", "method", "trainable", "total", "%", "% without vision", "published", "published %", "of", "verdict")
+    body = tuple(tuple(Text(text) for text in _texts(row)) for row in rows)
+    sources = tuple(dict.fromkeys(row["source"] for row in rows if row["source"]))
+    title = load_sweep(name_or_path).title or name_or_path
+    caption = "trainable: task head included. total: both towers and what the method added."
+    return Table(one_line(title), (caption,), (Block("", "llrrrrrrll", (header,), body),), tuple(rows), notes=sources)
+
+
+def _row(planned: Planned) -> dict[str, Any]:
+    counts = count_parameters(planned.cell, planned.cell.protocol.max_answers)
+    trainable, total, without = counts["trainable"], counts["total"], counts["total"] - counts["vision"]
+    published, source = _published(planned.cell)
+    row = {
+        "method": planned.row,
+        "backbone": planned.backbone,
+        **counts,
+        "percent": 100 * trainable / total,
+        "percent_without_vision": 100 * trainable / without,
+        "published_trainable": published.trainable if published else None,
+        "published_percent": published.percent if published else None,
+        "share": published.share if published else None,
+        "source": source,
+    }
+    return {**row, "verdict": _verdict(row)}
+
+
+def _verdict(row: dict[str, Any]) -> str:
+    """equal, or where it is not; the percentage is only compared where the paper says of what it is."""
+    if row["share"] is None:
+        return ""
+    counted = row["trainable"] - (row["head"] if row["share"] == "text" else 0)
+    if row["published_trainable"] not in (None, counted):
+        return f"differs: {counted:,}"
+    percent = row["published_percent"]
+    if percent is not None and row["share"] == "without_vision" and abs(percent - row["percent_without_vision"]) > TOLERANCE:
+        return f"differs: {row['percent_without_vision']:.2f} %"
+    if row["published_trainable"] is None:
+        return "share of what is not stated" if row["share"] == "unstated" else "equal"
+    return "count equal; share of what is not stated" if row["share"] == "unstated" else "equal"
+
+
+def _texts(row: dict[str, Any]) -> Iterator[str]:
+    yield from (row["backbone"], row["method"], f"{row['trainable']:,}", f"{row['total']:,}")
+    yield from (f"{row['percent']:.3f}", f"{row['percent_without_vision']:.3f}")
+    yield "" if row["published_trainable"] is None else f"{row['published_trainable']:,}"
+    yield "" if row["published_percent"] is None else f"{row['published_percent']:.2f}"
+    yield {"without_vision": "all but vision", "text": "language tower, no head", "unstated": "not stated", None: ""}[row["share"]]
+    yield row["verdict"]
+
+
+def _published(cell: Cell) -> tuple[Published | None, str]:
+    for row, backbone, method, source in _known():
+        wanted = {key: value for key, value in row.backbone.items() if key != "name"}
+        same = backbone == cell.backbone.name and wanted.items() <= cell.backbone.settings.items()
+        if same and method == cell.method:
+            return row, source
+    return None, ""
+
+
+@cache
+def _known() -> tuple[tuple[Published, str, Choice, str], ...]:
+    file = parse(PublishedFile, load_yaml(PUBLISHED), str(PUBLISHED))
+    return tuple((row, _choice(BACKBONES, row.backbone).name, _choice(METHODS, row.method), file.sources[row.source]) for row in file.rows)
+
+
+def _choice(registry: Registry[Any], item: dict[str, JSON]) -> Choice:
+    settings = {key: value for key, value in item.items() if key != "name"}
+    return Choice(item["name"], dump(parse(registry.load(item["name"]), settings, str(PUBLISHED))))
