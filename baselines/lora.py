@@ -14,7 +14,23 @@ from torch.nn import functional
 
 from benchmark.backbones.base import Backbone
 from benchmark.config import Fraction, Positive, PositiveFloat
-from benchmark.method import Method, UnfreezeGroup, check_rank, check_roles, count, extra_parameters, shape, targets, unfreeze
+from benchmark.method import (
+    BOTH,
+    EVERYWHERE,
+    Method,
+    Place,
+    Side,
+    Slot,
+    UnfreezeGroup,
+    check_rank,
+    check_roles,
+    chosen,
+    count,
+    extra_parameters,
+    shape,
+    targets,
+    unfreeze,
+)
 from benchmark.registry import register
 
 Role = Literal["query", "key", "value", "output", "up", "down"]
@@ -26,6 +42,8 @@ Span = tuple[int, int]
 class LoRA(Method):
     """A low-rank update B A x, scaled by alpha / rank, beside the projections named in `targets`.
 
+    `places` and `sides` narrow where: query and key of the decoder's attentions are `targets: [query, key]`,
+    `places: [self, cross]`, `sides: [decoder]`. Query, key, value and output are an attention's, up and down a feed-forward's.
     `also_train` unfreezes `norms` (of the sites) and `target_biases` (of the adapted projections), as the routing-functions
     release does, or `biases` (all), as VL-Adapter does, or `all_norms`.
     """
@@ -33,14 +51,16 @@ class LoRA(Method):
     rank: Positive = 8
     alpha: PositiveFloat = 16.0
     targets: Annotated[tuple[Role, ...], Field(min_length=1)] = ("query", "value")
+    places: Annotated[tuple[Place, ...], Field(min_length=1)] = EVERYWHERE
+    sides: Annotated[tuple[Side, ...], Field(min_length=1)] = BOTH
     dropout: Fraction = 0.0
     also_train: tuple[UnfreezeGroup | Literal["target_biases"], ...] = ()
 
     def inject(self, backbone: Backbone) -> None:
         """Wrap every module that computes a target; a fused module is wrapped once."""
-        check_roles(backbone, self.targets)
+        check_roles(backbone, self.targets, chosen(backbone, self.places, self.sides))
         unfreeze(self._extras(backbone))
-        for slot, spans in targets(backbone.sites, self.targets):
+        for slot, spans in self._targets(backbone):
             check_rank(self.rank, min(*shape(slot.module), *(stop - start for start, stop in spans)), "rank")
             slot.replace(self.wrap(slot.module, spans, backbone))
 
@@ -51,15 +71,18 @@ class LoRA(Method):
     def trainable(self, backbone: Backbone) -> int:
         """rank x (inputs + outputs) for each target, plus what `also_train` names."""
         total = 0
-        for slot, spans in targets(backbone.sites, self.targets):
+        for slot, spans in self._targets(backbone):
             inputs, _ = shape(slot.module)
             total += sum(self.rank * (inputs + stop - start) for start, stop in spans)
         return total + count(self._extras(backbone))
 
+    def _targets(self, backbone: Backbone) -> list[tuple[Slot, tuple[Span, ...]]]:
+        return list(targets(chosen(backbone, self.places, self.sides), self.targets))
+
     def _extras(self, backbone: Backbone) -> list[nn.Parameter]:
         found = {id(p): p for p in extra_parameters(backbone, (g for g in self.also_train if g != "target_biases"))}
         if "target_biases" in self.also_train:
-            modules = (slot.module for slot, _ in targets(backbone.sites, self.targets))
+            modules = (slot.module for slot, _ in self._targets(backbone))
             found |= {id(p): p for module in modules for name, p in module.named_parameters() if name == "bias"}
         return list(found.values())
 
