@@ -98,6 +98,7 @@ class LoRALinear(nn.Module):
         super().__init__()
         inputs, self.outputs = shape(base)
         self.base, self.spans, self.rank, self.scale = base, tuple(spans), rank, alpha / rank
+        self.cuts = _cuts(spans, self.outputs)
         self.dropout = nn.Dropout(dropout)
         self.lora_a = nn.Parameter(torch.empty(len(spans) * rank, inputs))
         self.lora_b = nn.Parameter(torch.zeros(sum(stop - start for start, stop in spans), rank))
@@ -106,7 +107,7 @@ class LoRALinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(..., inputs) to (..., outputs)."""
         y: Tensor = self.base(x)
-        return y + self.scale * self.up(self.bottleneck(self.down(x)))
+        return self.add_update(y.flatten(0, -2), self.bottleneck(self.down(x)).flatten(0, -2)).view(y.shape)
 
     def down(self, x: Tensor) -> Tensor:
         """(..., inputs) to (..., spans * rank)."""
@@ -116,18 +117,30 @@ class LoRALinear(nn.Module):
         """What happens between the projections: nothing in LoRA, routing in its routed form."""
         return low
 
-    def up(self, low: Tensor) -> Tensor:
-        """(..., spans * rank) to (..., outputs); outputs outside the spans are zero."""
-        if len(self.spans) == 1 and self.spans[0] == (0, self.outputs):
-            return functional.linear(low, self.lora_b)
-        parts, done, row = [], 0, 0
-        for piece, (start, stop) in zip(low.chunk(len(self.spans), -1), self.spans, strict=True):
-            parts.append(low.new_zeros(*low.shape[:-1], start - done))
-            parts.append(functional.linear(piece, self.lora_b[row : row + stop - start]))
-            done, row = stop, row + stop - start
-        return torch.cat([*parts, low.new_zeros(*low.shape[:-1], self.outputs - done)], -1)
+    def add_update(self, y: Tensor, low: Tensor) -> Tensor:
+        """scale * B low, (tokens, spans * rank), added to the spans of y, (tokens, outputs); one fused product for each span."""
+        lengths = [stop - start for start, stop in self.spans]
+        updates = zip(low.chunk(len(self.spans), -1), self.lora_b.split_with_sizes(lengths), strict=True)
+        parts = []
+        for part, (_, adapted) in zip(y.split_with_sizes([size for size, _ in self.cuts], -1), self.cuts, strict=True):
+            if adapted:
+                piece, b = next(updates)
+                parts.append(torch.addmm(part, piece, b.T, alpha=self.scale))
+            else:
+                parts.append(part)
+        return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
     @torch.no_grad()
     def delta_weight(self) -> Tensor:
         """The update as one matrix (outputs, inputs): what merging adds to the base weight."""
-        return self.scale * self.up(self.lora_a.T).T  # column i of A is the bottleneck of unit input i
+        down = self.lora_a.T  # row i is the bottleneck of unit input i
+        return self.add_update(down.new_zeros(down.shape[0], self.outputs), down).T
+
+
+def _cuts(spans: Sequence[Span], outputs: int) -> list[tuple[int, bool]]:
+    """The outputs in order, as sizes of pieces: adapted or not."""
+    found, done = [], 0
+    for start, stop in spans:
+        found += [(start - done, False), (stop - start, True)]
+        done = stop
+    return [(size, adapted) for size, adapted in [*found, (outputs - done, False)] if size]
