@@ -43,7 +43,7 @@ def _row(roles: tuple[str, ...], pattern: str, tiny: bool, device: torch.device,
     towers = [tower.to(device).train() for tower in (ours.text, theirs)]
     if len({count(_trained(tower)) for tower in towers}) != 1:
         raise RuntimeError("the two sides train different numbers of parameters")
-    embeds = torch.randn(16, 32, towers[0].config.hidden_size, device=device)
+    embeds = torch.randn(8, 32, towers[0].config.hidden_size, device=device)
     mine, other, ratio = alternate(_step(towers[0], embeds), _step(towers[1], embeds), repeats)
     kept = [_kept(tower, embeds) for tower in towers]
     shape = "tiny" if tiny else "roberta-base"
