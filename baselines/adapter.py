@@ -1,9 +1,9 @@
-"""Adapter: a bottleneck with a nonlinearity behind a frozen sub-layer (Houlsby et al. 2019)."""
+"""Adapter: a bottleneck with a nonlinearity behind a frozen sub-layer (Houlsby et al. 2019), or beside it (He et al. 2022)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -11,52 +11,81 @@ from transformers.activations import ACT2FN
 
 from benchmark.backbones.base import Backbone
 from benchmark.config import Positive
-from benchmark.method import Method, Site, check_rank, init_normal, unfreeze
+from benchmark.errors import UserError
+from benchmark.method import (
+    BOTH,
+    EVERYWHERE,
+    Method,
+    Place,
+    Side,
+    Site,
+    UnfreezeGroup,
+    check_rank,
+    chosen,
+    count,
+    extra_parameters,
+    init_normal,
+    unfreeze,
+)
 from benchmark.registry import register
-
-Place = Literal["attention", "ffn"]
 
 
 @register("adapter", paper="Houlsby et al. 2019", needs=("sublayers",))
 @dataclass(frozen=True)
 class Adapter(Method):
-    """h + U act(D h + b) + c on the output of sub-layers, before the block's residual.
+    """A bottleneck f(h) = U act(D h + b) + c on sub-layers, before the block's residual.
+
+    `form: sequential` makes a sub-layer's output h into h + f(h); `form: parallel` adds f(x) to it, where x is what the
+    sub-layer reads (the query's input of an attention, the up-projection's of a feed-forward sub-layer). The p-adapter
+    release puts `parallel` ones with `relu` on `places: [ffn]`.
 
     Both maps start from N(0, 0.02). `residual: false` and `share_in_block: true` are what the routing-functions
-    release does on RoBERTa and on GPT-2.
+    release does on RoBERTa and on GPT-2. `also_train` unfreezes `norms` (of the sites), `all_norms`, as VL-Adapter does,
+    or `biases`.
     """
 
     size: Positive = 16
-    places: Annotated[tuple[Place, ...], Field(min_length=1)] = ("attention", "ffn")
+    places: Annotated[tuple[Place, ...], Field(min_length=1)] = EVERYWHERE
+    sides: Annotated[tuple[Side, ...], Field(min_length=1)] = BOTH
+    form: Literal["sequential", "parallel"] = "sequential"
     activation: Literal["relu", "gelu", "gelu_new"] = "gelu"
     residual: bool = True
-    share_in_block: bool = False  # one adapter a block, used behind both sub-layers
-    also_train: tuple[Literal["norms"], ...] = ()
+    share_in_block: bool = False  # one adapter a block, used behind all its sub-layers
+    also_train: tuple[UnfreezeGroup, ...] = ()
 
     def inject(self, backbone: Backbone) -> None:
-        """Put a bottleneck behind each chosen sub-layer."""
+        """Put a bottleneck behind or beside each chosen sub-layer."""
+        if self.form == "parallel" and not self.residual:
+            raise UserError("residual: false replaces the output of a sub-layer; with `form: parallel` leave it true")
+        unfreeze(extra_parameters(backbone, self.also_train))
         made: dict[str, Bottleneck] = {}
-        for site in self._sites(backbone):
+        for site in chosen(backbone, self.places, self.sides):
             check_rank(self.size, site.width, "size")
             key = self._key(site)
             if key not in made:
                 made[key] = self.bottleneck(site.width, backbone)
-            site.output.replace(nn.Sequential(site.output.module, made[key]))
-        if self.also_train:
-            unfreeze(p for site in backbone.sites for p in site.norm.parameters())
+            site.output.replace(self._joined(site, made[key]))
 
     def bottleneck(self, width: int, backbone: Backbone) -> Bottleneck:  # noqa: ARG002 - routing reads it
         """The module to add."""
-        return Bottleneck(width, self.size, self.activation, self.residual)
+        return Bottleneck(width, self.size, self.activation, self.inner_residual)
+
+    @property
+    def inner_residual(self) -> bool:
+        """Whether the bottleneck adds its own input to its output: a parallel one does not read what it is added to."""
+        return self.residual and self.form == "sequential"
 
     def trainable(self, backbone: Backbone) -> int:
         """2 x width x size + width + size for each distinct adapter, plus what `also_train` names."""
-        distinct = {self._key(site): site.width for site in self._sites(backbone)}
-        norms = sum(p.numel() for site in backbone.sites for p in site.norm.parameters())
-        return sum(2 * width * self.size + width + self.size for width in distinct.values()) + (norms if self.also_train else 0)
+        distinct = {self._key(site): site.width for site in chosen(backbone, self.places, self.sides)}
+        added = sum(2 * width * self.size + width + self.size for width in distinct.values())
+        return added + count(extra_parameters(backbone, self.also_train))
 
-    def _sites(self, backbone: Backbone) -> list[Site]:
-        return [site for site in backbone.sites if ("ffn" if site.kind == "ffn" else "attention") in self.places]
+    def _joined(self, site: Site, bottleneck: Bottleneck) -> nn.Module:
+        if self.form == "sequential":
+            return nn.Sequential(site.output.module, bottleneck)
+        reader = site.projections["up" if site.kind == "ffn" else "query"].slot.module
+        return Parallel(site.output.module, bottleneck, reader)
 
     def _key(self, site: Site) -> str:
         return f"{site.side}.{site.layer}" if self.share_in_block else site.name
@@ -79,3 +108,24 @@ class Bottleneck(nn.Module):
     def bottleneck(self, low: Tensor) -> Tensor:
         """What happens behind the down-projection: nothing here, routing in the routed form."""
         return low
+
+
+class Parallel(nn.Module):
+    """base(h) + bottleneck(x), where h is what stood before `base` and x is what `reader`, run earlier in the forward, has read."""
+
+    def __init__(self, base: nn.Module, bottleneck: Bottleneck, reader: nn.Module) -> None:
+        super().__init__()
+        self.base, self.bottleneck = base, bottleneck
+        self._read: Tensor | None = None
+        reader.register_forward_pre_hook(self._keep)
+
+    def forward(self, h: Tensor) -> Tensor:
+        """(..., inputs of base) to (..., width)."""
+        if self._read is None:
+            raise RuntimeError("the sub-layer beside which this adapter stands has read nothing in this forward")
+        x, self._read = self._read, None
+        y: Tensor = self.base(h) + self.bottleneck(x)
+        return y
+
+    def _keep(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:  # noqa: ARG002 - a hook's signature
+        self._read = inputs[0]

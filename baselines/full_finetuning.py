@@ -1,8 +1,11 @@
-"""Full fine-tuning of the language tower, of both towers on request."""
+"""Full fine-tuning of the language tower, with or without the vision encoder."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+
+from torch import nn
 
 from benchmark.backbones.base import Backbone
 from benchmark.method import Method, count, unfreeze
@@ -12,16 +15,24 @@ from benchmark.registry import register
 @register("full_finetuning", paper="Devlin et al. 2019", needs=())
 @dataclass(frozen=True)
 class FullFinetuning(Method):
-    """Train every weight of the language tower; `vision: true` trains the vision tower too."""
+    """Train every weight of the language tower; `vision: true` trains the vision tower too.
+
+    Where the papers freeze "the encoder" and train "the decoder", they mean the image encoder and the language model:
+    that is the default. CLIP stays frozen in VL-Adapter's and VL-PET's full fine-tuning too. Features of a vision tower
+    that trains cannot be cached.
+    """
 
     vision: bool = False
 
     def inject(self, backbone: Backbone) -> None:
         """Unfreeze; nothing is added."""
-        unfreeze(backbone.text.parameters())
-        if self.vision:
-            unfreeze(backbone.vision.parameters())
+        unfreeze(self._parameters(backbone))
 
     def trainable(self, backbone: Backbone) -> int:
         """All weights of the trained towers."""
-        return count(backbone.text.parameters()) + (count(backbone.vision.parameters()) if self.vision else 0)
+        return count(self._parameters(backbone))
+
+    def _parameters(self, backbone: Backbone) -> Iterator[nn.Parameter]:
+        yield from backbone.text.parameters()
+        if self.vision:
+            yield from backbone.vision.parameters()

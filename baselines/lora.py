@@ -14,7 +14,23 @@ from torch.nn import functional
 
 from benchmark.backbones.base import Backbone
 from benchmark.config import Fraction, Positive, PositiveFloat
-from benchmark.method import Method, UnfreezeGroup, check_rank, check_roles, count, extra_parameters, shape, targets, unfreeze
+from benchmark.method import (
+    BOTH,
+    EVERYWHERE,
+    Method,
+    Place,
+    Side,
+    Slot,
+    UnfreezeGroup,
+    check_rank,
+    check_roles,
+    chosen,
+    count,
+    extra_parameters,
+    shape,
+    targets,
+    unfreeze,
+)
 from benchmark.registry import register
 
 Role = Literal["query", "key", "value", "output", "up", "down"]
@@ -26,6 +42,8 @@ Span = tuple[int, int]
 class LoRA(Method):
     """A low-rank update B A x, scaled by alpha / rank, beside the projections named in `targets`.
 
+    `places` and `sides` narrow where: query and key of the decoder's attentions are `targets: [query, key]`,
+    `places: [self, cross]`, `sides: [decoder]`. Query, key, value and output are an attention's, up and down a feed-forward's.
     `also_train` unfreezes `norms` (of the sites) and `target_biases` (of the adapted projections), as the routing-functions
     release does, or `biases` (all), as VL-Adapter does, or `all_norms`.
     """
@@ -33,14 +51,16 @@ class LoRA(Method):
     rank: Positive = 8
     alpha: PositiveFloat = 16.0
     targets: Annotated[tuple[Role, ...], Field(min_length=1)] = ("query", "value")
+    places: Annotated[tuple[Place, ...], Field(min_length=1)] = EVERYWHERE
+    sides: Annotated[tuple[Side, ...], Field(min_length=1)] = BOTH
     dropout: Fraction = 0.0
     also_train: tuple[UnfreezeGroup | Literal["target_biases"], ...] = ()
 
     def inject(self, backbone: Backbone) -> None:
         """Wrap every module that computes a target; a fused module is wrapped once."""
-        check_roles(backbone, self.targets)
+        check_roles(backbone, self.targets, chosen(backbone, self.places, self.sides))
         unfreeze(self._extras(backbone))
-        for slot, spans in targets(backbone.sites, self.targets):
+        for slot, spans in self._targets(backbone):
             check_rank(self.rank, min(*shape(slot.module), *(stop - start for start, stop in spans)), "rank")
             slot.replace(self.wrap(slot.module, spans, backbone))
 
@@ -51,15 +71,18 @@ class LoRA(Method):
     def trainable(self, backbone: Backbone) -> int:
         """rank x (inputs + outputs) for each target, plus what `also_train` names."""
         total = 0
-        for slot, spans in targets(backbone.sites, self.targets):
+        for slot, spans in self._targets(backbone):
             inputs, _ = shape(slot.module)
             total += sum(self.rank * (inputs + stop - start) for start, stop in spans)
         return total + count(self._extras(backbone))
 
+    def _targets(self, backbone: Backbone) -> list[tuple[Slot, tuple[Span, ...]]]:
+        return list(targets(chosen(backbone, self.places, self.sides), self.targets))
+
     def _extras(self, backbone: Backbone) -> list[nn.Parameter]:
         found = {id(p): p for p in extra_parameters(backbone, (g for g in self.also_train if g != "target_biases"))}
         if "target_biases" in self.also_train:
-            modules = (slot.module for slot, _ in targets(backbone.sites, self.targets))
+            modules = (slot.module for slot, _ in self._targets(backbone))
             found |= {id(p): p for module in modules for name, p in module.named_parameters() if name == "bias"}
         return list(found.values())
 
@@ -75,6 +98,7 @@ class LoRALinear(nn.Module):
         super().__init__()
         inputs, self.outputs = shape(base)
         self.base, self.spans, self.rank, self.scale = base, tuple(spans), rank, alpha / rank
+        self.cuts = _cuts(spans, self.outputs)
         self.dropout = nn.Dropout(dropout)
         self.lora_a = nn.Parameter(torch.empty(len(spans) * rank, inputs))
         self.lora_b = nn.Parameter(torch.zeros(sum(stop - start for start, stop in spans), rank))
@@ -83,7 +107,7 @@ class LoRALinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(..., inputs) to (..., outputs)."""
         y: Tensor = self.base(x)
-        return y + self.scale * self.up(self.bottleneck(self.down(x)))
+        return self.add_update(y.flatten(0, -2), self.bottleneck(self.down(x)).flatten(0, -2)).view(y.shape)
 
     def down(self, x: Tensor) -> Tensor:
         """(..., inputs) to (..., spans * rank)."""
@@ -93,18 +117,30 @@ class LoRALinear(nn.Module):
         """What happens between the projections: nothing in LoRA, routing in its routed form."""
         return low
 
-    def up(self, low: Tensor) -> Tensor:
-        """(..., spans * rank) to (..., outputs); outputs outside the spans are zero."""
-        if len(self.spans) == 1 and self.spans[0] == (0, self.outputs):
-            return functional.linear(low, self.lora_b)
-        parts, done, row = [], 0, 0
-        for piece, (start, stop) in zip(low.chunk(len(self.spans), -1), self.spans, strict=True):
-            parts.append(low.new_zeros(*low.shape[:-1], start - done))
-            parts.append(functional.linear(piece, self.lora_b[row : row + stop - start]))
-            done, row = stop, row + stop - start
-        return torch.cat([*parts, low.new_zeros(*low.shape[:-1], self.outputs - done)], -1)
+    def add_update(self, y: Tensor, low: Tensor) -> Tensor:
+        """scale * B low, (tokens, spans * rank), added to the spans of y, (tokens, outputs); one fused product for each span."""
+        lengths = [stop - start for start, stop in self.spans]
+        updates = zip(low.chunk(len(self.spans), -1), self.lora_b.split_with_sizes(lengths), strict=True)
+        parts = []
+        for part, (_, adapted) in zip(y.split_with_sizes([size for size, _ in self.cuts], -1), self.cuts, strict=True):
+            if adapted:
+                piece, b = next(updates)
+                parts.append(torch.addmm(part, piece, b.T, alpha=self.scale))
+            else:
+                parts.append(part)
+        return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
     @torch.no_grad()
     def delta_weight(self) -> Tensor:
         """The update as one matrix (outputs, inputs): what merging adds to the base weight."""
-        return self.scale * self.up(self.lora_a.T).T  # column i of A is the bottleneck of unit input i
+        down = self.lora_a.T  # row i is the bottleneck of unit input i
+        return self.add_update(down.new_zeros(down.shape[0], self.outputs), down).T
+
+
+def _cuts(spans: Sequence[Span], outputs: int) -> list[tuple[int, bool]]:
+    """The outputs in order, as sizes of pieces: adapted or not."""
+    found, done = [], 0
+    for start, stop in spans:
+        found += [(start - done, False), (stop - start, True)]
+        done = stop
+    return [(size, adapted) for size, adapted in [*found, (outputs - done, False)] if size]

@@ -9,26 +9,35 @@ from torch import Tensor, nn
 
 from benchmark.backbones.base import Backbone
 from benchmark.config import Positive
-from benchmark.method import Method
+from benchmark.method import Method, init_normal
 from benchmark.registry import register
 
 
 @register("prompt_tuning", paper="Lester et al. 2021", needs=("embeddings",))
 @dataclass(frozen=True)
 class PromptTuning(Method):
-    """`length` learned embeddings between the visual prefix and the text, started from random words of the vocabulary."""
+    """`length` learned embeddings between the visual prefix and the text, started from random words of the vocabulary.
+
+    `mlp` is the hidden size of a map table -> Linear -> tanh -> Linear that makes the prompt, as in VL-Adapter (length 40,
+    mlp 800); table and maps then start from N(0, 0.02).
+    """
 
     length: Positive = 8
+    mlp: Positive | None = None
 
     def inject(self, backbone: Backbone) -> None:
         """Give the backbone its soft prompt."""
-        table = backbone.token_embeddings.weight
-        rows = torch.randint(table.shape[0], (self.length,), device="cpu")
-        backbone.prompt = SoftPrompt(table[rows.to(table.device)].detach().clone())
+        words = backbone.token_embeddings.weight
+        if self.mlp is not None:
+            backbone.prompt = MappedPrompt(self.length, words.shape[1], self.mlp)
+            return
+        rows = torch.randint(words.shape[0], (self.length,), device="cpu")
+        backbone.prompt = SoftPrompt(words[rows.to(words.device)].detach().clone())
 
     def trainable(self, backbone: Backbone) -> int:
-        """length x width."""
-        return self.length * backbone.token_embeddings.embedding_dim
+        """length x width, plus 2 x width x mlp + mlp + width."""
+        width = backbone.token_embeddings.embedding_dim
+        return self.length * width + (0 if self.mlp is None else 2 * width * self.mlp + self.mlp + width)
 
 
 class SoftPrompt(nn.Module):
@@ -41,3 +50,16 @@ class SoftPrompt(nn.Module):
     def forward(self) -> Tensor:
         """The prompt, (length, width)."""
         return self.embeddings
+
+
+class MappedPrompt(SoftPrompt):
+    """Returns (length, width) vectors made from a table of that shape by Linear -> tanh -> Linear."""
+
+    def __init__(self, length: int, width: int, hidden: int) -> None:
+        super().__init__(torch.empty(length, width).normal_(std=0.02))
+        self.map = nn.Sequential(init_normal(nn.Linear(width, hidden)), nn.Tanh(), init_normal(nn.Linear(hidden, width)))
+
+    def forward(self) -> Tensor:
+        """The prompt, (length, width)."""
+        prompt: Tensor = self.map(self.embeddings)
+        return prompt

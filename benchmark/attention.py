@@ -35,6 +35,12 @@ class Attention:
         self._recording = False
         self._seen: Seen | None = None
 
+    @property
+    def heads(self) -> int:
+        """How many heads it has, as its module says."""
+        names = ("num_attention_heads", "num_heads")  # RoBERTa and BLIP; GPT-2 and BART
+        return next(int(getattr(self.module, name)) for name in names if hasattr(self.module, name))
+
     def record(self) -> None:
         """Leave fused attention from now on, and keep what each forward computes until `take`."""
         self._recording = True
@@ -77,14 +83,16 @@ def attend(
     dropout: float = 0.0,
     **rest: Any,
 ) -> tuple[Tensor, None]:
-    """Attention of (batch, heads, tokens, head width) under an additive mask; returns (batch, queries, heads, head width).
+    """Attention of (batch, heads, tokens, head width); returns (batch, queries, heads, head width).
 
-    The signature is that of Hugging Face's attention functions; `dropout` is 0 outside training.
+    The signature is that of Hugging Face's attention functions: the mask is additive, or true where a query may look;
+    `dropout` is 0 outside training.
     """
     hook: Attention | None = getattr(module, "attention_hook", None)
     if hook is None:
         found, _ = sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **rest)
         return found, None
+    attention_mask = _additive(attention_mask, query.dtype)
     prefix = getattr(module, "prefix", None)
     if prefix is not None:
         keys, values = prefix()
@@ -93,6 +101,13 @@ def attend(
         attention_mask = None if attention_mask is None else functional.pad(attention_mask, (keys.shape[-2], 0))
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     return hook.run(query, key, value, attention_mask, scaling, dropout).transpose(1, 2), None
+
+
+def _additive(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """Every query sees at least one key of its own, so the smallest number does for minus infinity, without its NaN."""
+    if mask is None or mask.dtype != torch.bool:
+        return mask
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)
 
 
 def _merged(heads: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmark.bench import names as bench_names
 from benchmark.errors import UserError
 
 EXAMPLES = """examples:
@@ -18,6 +19,7 @@ EXAMPLES = """examples:
   vlpeft status quickstart --root runs/quickstart     where it stands
   vlpeft table quickstart --root runs/quickstart --format latex
   vlpeft list methods                                 what can be named in a sweep
+  vlpeft bench lora                                   how fast our LoRA is beside Hugging Face peft's
 
 SWEEP is a shipped sweep (`vlpeft list sweeps`) or the path of your own YAML file.
 """
@@ -83,6 +85,13 @@ def _parser() -> argparse.ArgumentParser:
     table.add_argument("--json", action="store_const", const="json", dest="format", help="the same as --format json")
     table.add_argument("--costs", action="store_true", help="seconds and memory instead of scores")
     table.add_argument("--details", action="store_true", help="with scores by question type")
+    bench = _command(commands, "bench", _bench, "time our code beside others', turn by turn on this machine")
+    bench.description = "Times our code beside others', turn by turn on this machine; a ratio below 1 means that ours is faster."
+    bench.add_argument("name", choices=bench_names(), help="lora: a training step of our LoRA beside Hugging Face peft's")
+    bench.add_argument("--tiny", action="store_true", help="the shipped tiny tower instead of one of the usual size")
+    bench.add_argument("--repeats", type=_positive, default=9, help="timed repeats of each side (default: 9)")
+    bench.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    _json_flag(bench)
     pretrain = _command(commands, "pretrain", _pretrain, "make the shipped tiny towers again, from a seed")
     pretrain.add_argument("what", choices=("tiny",))
     pretrain.add_argument("--out", type=Path, required=True, help="folder for vit/, roberta/, gpt2/ and manifest.json")
@@ -94,6 +103,13 @@ def _command(commands: Any, name: str, run: Any, text: str) -> argparse.Argument
     parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
     parser.set_defaults(run=run)
     return parser
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return number
 
 
 def _sweep_argument(parser: argparse.ArgumentParser) -> None:
@@ -224,6 +240,17 @@ def _table(options: argparse.Namespace) -> int:
     table = cost_table(board) if options.costs else score_table(board, details=options.details)
     form = {"md": "markdown"}.get(options.format, options.format)
     print(render(table, form, colour=sys.stdout.isatty()), end="")
+    return 0
+
+
+def _bench(options: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from benchmark import bench
+    from benchmark.runner import Runtime
+
+    rows = bench.run(options.name, options.tiny, str(Runtime(device=options.device).torch_device()), options.repeats)
+    print(json.dumps([asdict(row) for row in rows], indent=1) + "\n" if options.json else bench.text(rows), end="")
     return 0
 
 

@@ -22,6 +22,10 @@ Need = Literal["linears", "sublayers", "attention", "embeddings", "visual_contex
 
 
 UnfreezeGroup = Literal["norms", "all_norms", "biases"]
+Place = Literal["self", "cross", "ffn"]
+Side = Literal["encoder", "decoder"]
+EVERYWHERE: tuple[Place, ...] = ("self", "cross", "ffn")
+BOTH: tuple[Side, ...] = ("encoder", "decoder")
 
 
 @dataclass(frozen=True)
@@ -55,8 +59,8 @@ class Site:
     """One attention or feed-forward sub-layer of the language tower."""
 
     name: str
-    kind: Literal["self", "cross", "ffn"]
-    side: Literal["encoder", "decoder"]
+    kind: Place
+    side: Side
     layer: int
     width: int
     projections: Mapping[str, Projection]
@@ -137,12 +141,23 @@ def targets(sites: Iterable[Site], roles: Iterable[str]) -> Iterator[tuple[Slot,
             yield members[0].slot, tuple(p.span for p in members)
 
 
-def check_roles(backbone: Backbone, roles: Iterable[str]) -> None:
-    """Refuse a projection name that no site of the backbone has."""
-    known = {role for site in backbone.sites for role in site.projections}
+def chosen(backbone: Backbone, places: Iterable[Place], sides: Iterable[Side]) -> list[Site]:
+    """Sites of these kinds on these sides. Raises UserError if the backbone has none: a method that acts nowhere is a slip."""
+    places, sides = tuple(places), tuple(sides)
+    found = [site for site in backbone.sites if site.kind in places and site.side in sides]
+    if not found:
+        known = dict.fromkeys(f"{site.side} {site.kind}" for site in backbone.sites)
+        raise UserError(f"places, sides: {backbone.name} has no {'/'.join(sides)} {'/'.join(places)}; it has: {', '.join(known)}")
+    return found
+
+
+def check_roles(backbone: Backbone, roles: Iterable[str], sites: Iterable[Site] | None = None) -> None:
+    """Refuse a projection name that none of the sites (all of the backbone's unless given) has."""
+    known = {role for site in (backbone.sites if sites is None else sites) for role in site.projections}
     for role in roles:
         if role not in known:
-            raise UserError(f"targets: no site of {backbone.name} has a projection '{role}'; known: {', '.join(sorted(known))}")
+            where = "site" if sites is None else "chosen site"
+            raise UserError(f"targets: no {where} of {backbone.name} has a projection '{role}'; known: {', '.join(sorted(known))}")
 
 
 def check_rank(rank: int, width: int, setting: str) -> None:

@@ -125,7 +125,7 @@ class RoutingAdapter(Adapter):
         _check_width(width, backbone)
         check_context(self.function, backbone)
         route = routing_function(self.function, self.variant)
-        return RoutedBottleneck(width, self.size, self.activation, self.residual, route, backbone.visual_context)
+        return RoutedBottleneck(width, self.size, self.activation, self.inner_residual, route, backbone.visual_context)
 
 
 class RoutedBottleneck(Bottleneck):

@@ -1,93 +1,101 @@
-"""LoRA against Hugging Face peft on tiny towers, and against its formula where peft means something else."""
+"""LoRA against Hugging Face peft on tiny backbones, and against its formula where peft means something else."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from baselines.lora import LoRALinear
+from benchmark.backbones.base import Backbone
 from tests.conftest import Case
 
 # peft reads a property that the installed transformers has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 RANK, ALPHA = 4, 10.0
-# Our roles -> the names peft knows the modules by, and whether those store (in, out).
-LAYOUTS = {
-    "vit_roberta": [
-        (("query", "value"), r".*self\.(query|value)", False),
-        (("query", "key", "value", "output", "up", "down"), None, False),
-    ],
-    "vit_gpt2": [(("output", "up", "down"), r".*\.(c_proj|c_fc)", True)],
-}
+ALL = ("query", "key", "value", "output", "up", "down")
 ROBERTA_ALL = r".*encoder\.layer\.\d+\.(attention\.self\.(query|key|value)|attention\.output\.dense|intermediate\.dense|output\.dense)"
-GRID = [(backbone, roles, names or ROBERTA_ALL, fan) for backbone, rows in LAYOUTS.items() for roles, names, fan in rows]
+GRID = [  # backbone, our settings, the same modules as peft names them, whether those store (in, out)
+    ("vit_roberta", {"targets": ["query", "value"]}, r".*self\.(query|value)", False),
+    ("vit_roberta", {"targets": ALL}, ROBERTA_ALL, False),
+    ("vit_roberta", {"targets": ["output", "down"], "places": ["ffn", "self"], "sides": ["encoder"]}, r".*layer\..*output\.dense", False),
+    ("vit_gpt2", {"targets": ["output", "up", "down"]}, r".*\.(c_proj|c_fc)", True),
+    ("vit_gpt2", {"targets": ["output"], "places": ["self"]}, r".*attn\.c_proj", True),
+]
+LAYOUTS = pytest.mark.parametrize(("backbone", "settings", "pattern", "fan_in_fan_out"), GRID)
 
 
-def ours(backbone: str, roles: Sequence[str]) -> nn.Module:
-    """A text tower with LoRA, its updates drawn at random."""
-    tower = Case("lora", backbone, {"targets": list(roles), "rank": RANK, "alpha": ALPHA}).build().text
+def case(backbone: str, settings: dict[str, object]) -> Case:
+    return Case("lora", backbone, {"rank": RANK, "alpha": ALPHA, **settings})
+
+
+def ours(backbone: str, settings: dict[str, object]) -> Backbone:
+    """A backbone with LoRA, its updates drawn at random."""
+    made = case(backbone, settings).build()
     torch.manual_seed(1)
-    for layer in updates(tower).values():
+    for layer in updates(made.text).values():
         nn.init.normal_(layer.lora_b, std=0.1)
-    return tower
+    return made
 
 
 def updates(tower: nn.Module) -> dict[str, LoRALinear]:
     return {name: module for name, module in tower.named_modules() if isinstance(module, LoRALinear)}
 
 
-def theirs(backbone: str, pattern: str, fan_in_fan_out: bool, source: nn.Module) -> Any:
-    """The same tower with peft's LoRA, holding the updates of `source`."""
-    plain = Case("full_finetuning", backbone).build().text
+def theirs(backbone: str, pattern: str, fan_in_fan_out: bool, source: Backbone) -> Backbone:
+    """The same backbone with peft's LoRA, holding the updates of `source`."""
+    made = Case("full_finetuning", backbone).build()
     config = LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=pattern, lora_dropout=0.0, fan_in_fan_out=fan_in_fan_out)
-    model = get_peft_model(plain, config).eval()
-    layers = {name.removeprefix("base_model.model."): module for name, module in model.named_modules() if hasattr(module, "lora_A")}
-    assert layers.keys() == updates(source).keys()
+    inject_adapter_in_model(config, made.text)
+    layers = peft_layers(made.text)
+    assert layers.keys() == updates(source.text).keys()
     with torch.no_grad():
-        for name, layer in updates(source).items():
+        for name, layer in updates(source.text).items():
             layers[name].lora_A["default"].weight.copy_(layer.lora_a)
             layers[name].lora_B["default"].weight.copy_(layer.lora_b)
-    return model
+    return made.eval()
 
 
-def output(tower: Any) -> Tensor:
-    embeds = torch.randn(3, 7, 128, generator=torch.Generator().manual_seed(2))
-    with torch.no_grad():
-        return tower(inputs_embeds=embeds, attention_mask=torch.ones(3, 7, dtype=torch.long))[0]
+def peft_layers(tower: nn.Module) -> dict[str, LoraLayer]:
+    return {name: module for name, module in tower.named_modules() if isinstance(module, LoraLayer)}
 
 
-@pytest.mark.parametrize(("backbone", "roles", "pattern", "fan_in_fan_out"), GRID)
-def test_outputs_and_merged_weights_equal_peft(backbone: str, roles: Sequence[str], pattern: str, fan_in_fan_out: bool) -> None:
-    mine = ours(backbone, roles)
+@LAYOUTS
+def test_outputs_and_merged_weights_equal_peft(backbone: str, settings: dict[str, object], pattern: str, fan_in_fan_out: bool) -> None:
+    mine = ours(backbone, settings)
     reference = theirs(backbone, pattern, fan_in_fan_out, mine)
-    expected = output(reference)
-    torch.testing.assert_close(output(mine), expected, **CLOSE)
-    assert not torch.allclose(expected, output(Case("full_finetuning", backbone).build().text), rtol=1e-2), "the updates do nothing"
-    trainable = sum(p.numel() for p in reference.parameters() if p.requires_grad)
-    assert sum(p.numel() for layer in updates(mine).values() for p in (layer.lora_a, layer.lora_b)) == trainable
-    merged = dict(reference.merge_and_unload().named_modules())
-    for name, layer in updates(mine).items():
-        torch.testing.assert_close(merged_weight(layer), merged[name].weight, **CLOSE)
+    layers = peft_layers(reference.text)
+    expected = case(backbone, settings).losses(reference)
+    torch.testing.assert_close(case(backbone, settings).losses(mine), expected, **CLOSE)
+    plain = case(backbone, settings).losses(Case("full_finetuning", backbone).build())
+    assert not torch.allclose(expected, plain, rtol=1e-3), "the updates do nothing"
+    trainable = sum(p.numel() for p in reference.text.parameters() if p.requires_grad)
+    assert sum(p.numel() for p in mine.text.parameters() if p.requires_grad) == trainable
+    for name, layer in updates(mine.text).items():
+        x = torch.randn(2, 5, layer.lora_a.shape[1], generator=torch.Generator().manual_seed(3))
+        with torch.no_grad():
+            torch.testing.assert_close(layer(x), layers[name](x), **CLOSE)
+            layers[name].merge()
+        torch.testing.assert_close(merged_weight(layer), layers[name].get_base_layer().weight, **CLOSE)
 
 
-def test_the_gradients_equal_pefts() -> None:
-    mine = ours("vit_roberta", ("query", "value"))
-    reference = theirs("vit_roberta", LAYOUTS["vit_roberta"][0][1], False, mine)
-    embeds = torch.randn(3, 7, 128, generator=torch.Generator().manual_seed(2))
-    for tower in (mine, reference):
-        tower(inputs_embeds=embeds)[0].square().mean().backward()
-    layers = {name.removeprefix("base_model.model."): module for name, module in reference.named_modules() if hasattr(module, "lora_A")}
-    for name, layer in updates(mine).items():
-        torch.testing.assert_close(layer.lora_a.grad, layers[name].lora_A["default"].weight.grad, rtol=1e-4, atol=1e-7)
-        torch.testing.assert_close(layer.lora_b.grad, layers[name].lora_B["default"].weight.grad, rtol=1e-4, atol=1e-7)
+@LAYOUTS
+def test_the_gradients_equal_pefts(backbone: str, settings: dict[str, object], pattern: str, fan_in_fan_out: bool) -> None:
+    mine = ours(backbone, settings)
+    reference = theirs(backbone, pattern, fan_in_fan_out, mine)
+    items = case(backbone, settings).items()
+    for made in (mine, reference):
+        (case(backbone, settings).loss(made, items) / 100).backward()
+    layers = peft_layers(reference.text)
+    for name, layer in updates(mine.text).items():
+        torch.testing.assert_close(layer.lora_a.grad, layers[name].lora_A["default"].weight.grad, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(layer.lora_b.grad, layers[name].lora_B["default"].weight.grad, rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
@@ -100,8 +108,7 @@ def merged_weight(layer: LoRALinear) -> Tensor:
 @pytest.mark.parametrize("roles", [("query",), ("key",), ("query", "value"), ("query", "key"), ("query", "key", "value")])
 def test_a_fused_projection_equals_its_formula(roles: tuple[str, ...]) -> None:
     """peft gives q, k and v of GPT-2 one update of one rank; here each target has its own, as in the LoRA paper."""
-    tower = ours("vit_gpt2", roles)
-    layers = updates(tower)
+    layers = updates(ours("vit_gpt2", {"targets": roles}).text)
     assert [name.rsplit(".", 1)[1] for name in layers] == ["c_attn"] * 3
     x = torch.randn(2, 5, 128, generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
@@ -117,20 +124,21 @@ def test_a_fused_projection_equals_its_formula(roles: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize(("backbone", "roles"), [("vit_gpt2", ("query", "value")), ("vit_roberta", ("query", "value", "up", "down"))])
 def test_the_merged_tower_equals_the_unmerged(backbone: str, roles: tuple[str, ...]) -> None:
-    tower = ours(backbone, roles)
-    merged = copy.deepcopy(tower)
-    for name, layer in updates(merged).items():
+    made = ours(backbone, {"targets": roles})
+    merged = copy.deepcopy(made)
+    for name, layer in updates(merged.text).items():
         owner, _, attribute = name.rpartition(".")
         with torch.no_grad():
             layer.base.weight.copy_(merged_weight(layer))
-        setattr(merged.get_submodule(owner), attribute, layer.base)
+        setattr(merged.text.get_submodule(owner), attribute, layer.base)
     assert not updates(merged)
-    torch.testing.assert_close(output(merged), output(tower), rtol=1e-4, atol=1e-5)
+    expected = case(backbone, {}).losses(made)
+    torch.testing.assert_close(case(backbone, {}).losses(merged), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_each_target_has_an_update_of_its_own_size() -> None:
     """RoBERTa's feed-forward maps are two modules of one attribute name."""
-    layers = updates(ours("vit_roberta", ("up", "down")))
+    layers = updates(ours("vit_roberta", {"targets": ["up", "down"]}).text)
     shapes = {name: (tuple(layer.lora_a.shape), tuple(layer.lora_b.shape)) for name, layer in layers.items()}
     wide, narrow = ((RANK, 128), (512, RANK)), ((RANK, 512), (128, RANK))
     for i in range(3):

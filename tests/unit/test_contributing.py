@@ -36,18 +36,18 @@ def test_the_snippets_plan_and_run(tmp_path: Path) -> None:
     for title, text in found.items():
         (tmp_path / title).write_text(text)
     write_data(tmp_path / "data")
-    about = tmp_path / "norms-0.1.dist-info"
+    about = tmp_path / "scales-0.1.dist-info"
     about.mkdir()
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: norms\nVersion: 0.1\n")
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: scales\nVersion: 0.1\n")
     point = re.search(r"```toml\n\[project\.entry-points\.\"(.+?)\"\]\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     assert point is not None
     (about / "entry_points.txt").write_text(f"[{point[1]}]\n{point[2].replace(chr(34), '')}")
     environment = os.environ | {"PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "benchmark.cli", "sweep", "norms.yaml", "--on", "inline", "--root", "out"]
+    command = [sys.executable, "-m", "benchmark.cli", "sweep", "scales.yaml", "--on", "inline", "--root", "out"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    plan = json.loads((tmp_path / "out/sweeps/norms.json").read_text())
+    plan = json.loads((tmp_path / "out/sweeps/scales.json").read_text())
     trained = {cell["row"]: cell["trainable"] - cell["head"] for cell in plan["cells"]}
-    assert trained["layernorm_tuning"] == 3 * 2 * 2 * 128  # layers x norms x (weight, bias) x width
-    assert trained["layernorm_tuning (biases=False)"] == 3 * 2 * 128
+    assert trained["sublayer_scale"] == 3 * 2 * 128  # layers x sub-layers x width
+    assert trained["sublayer_scale (one=True)"] == 3 * 2
     assert len(list((tmp_path / "out").glob("cells/*/record.json"))) == 3 * 2 * 2

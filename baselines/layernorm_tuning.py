@@ -1,0 +1,41 @@
+"""LayerNorm tuning: train the LayerNorms of the language tower (Zhao et al. 2024)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import nn
+
+from benchmark.backbones.base import Backbone
+from benchmark.method import Method, count, unfreeze
+from benchmark.registry import register
+
+
+@register("layernorm_tuning", paper="Zhao et al. 2024", needs=("sublayers",))
+@dataclass(frozen=True)
+class LayerNormTuning(Method):
+    """Train LayerNorms: those of the sub-layers (`which: sites`), or `all`, which adds those of embeddings and final states."""
+
+    which: Literal["sites", "all"] = "sites"
+    biases: bool = True  # false: their weights only
+
+    def inject(self, backbone: Backbone) -> None:
+        """Unfreeze; nothing is added."""
+        unfreeze(self._parameters(backbone))
+
+    def trainable(self, backbone: Backbone) -> int:
+        """Width, or twice the width, for each LayerNorm."""
+        return count(self._parameters(backbone))
+
+    def _parameters(self, backbone: Backbone) -> Iterator[nn.Parameter]:
+        for norm in self._norms(backbone):
+            for name, parameter in norm.named_parameters():
+                if self.biases or name != "bias":
+                    yield parameter
+
+    def _norms(self, backbone: Backbone) -> Iterator[nn.Module]:
+        if self.which == "sites":
+            return (site.norm for site in backbone.sites)
+        return (module for module in backbone.text.modules() if isinstance(module, nn.LayerNorm))

@@ -1,0 +1,102 @@
+"""Prefix tuning: learned keys and values before those of frozen attentions (Li & Liang 2021)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from benchmark.attention import Attention
+from benchmark.backbones.base import Backbone
+from benchmark.config import Positive
+from benchmark.errors import UserError
+from benchmark.method import BOTH, Method, Side, Site, chosen, init_normal
+from benchmark.registry import register
+
+Attended = Literal["self", "cross"]
+
+
+@register("prefix_tuning", paper="Li & Liang 2021", needs=("attention",))
+@dataclass(frozen=True)
+class PrefixTuning(Method):
+    """`length` learned keys and values that every query of an attention sees before the attention's own; no position shifts.
+
+    `mlp` is the hidden size of the paper's re-parametrisation (section 4.3): a table (length, width) -> Linear -> tanh ->
+    Linear to 2 x width. Attentions of one side and kind share the table and the first map; each has its last.
+    Everything starts from N(0, 0.02).
+    """
+
+    length: Positive = 16
+    places: Annotated[tuple[Attended, ...], Field(min_length=1)] = ("self", "cross")
+    sides: Annotated[tuple[Side, ...], Field(min_length=1)] = BOTH
+    mlp: Positive | None = None
+
+    def inject(self, backbone: Backbone) -> None:
+        """Give each chosen attention its prefix."""
+        shared: dict[tuple[str, str], nn.Module] = {}
+        for site in chosen(backbone, self.places, self.sides):
+            attention = _attention(site)
+            if self.mlp is None:
+                attention.prepend(Prefix(self.length, attention.heads, site.width))
+                continue
+            if (site.side, site.kind) not in shared:
+                shared[site.side, site.kind] = Hidden(self.length, site.width, self.mlp)
+            attention.prepend(MappedPrefix(shared[site.side, site.kind], self.mlp, attention.heads, site.width))
+
+    def trainable(self, backbone: Backbone) -> int:
+        """2 x length x width for each attention; with `mlp` (mlp + 1) x 2 x width, and what each side and kind shares."""
+        sites = chosen(backbone, self.places, self.sides)
+        if self.mlp is None:
+            return sum(2 * self.length * site.width for site in sites)
+        shared = {(site.side, site.kind): self.length * site.width + (site.width + 1) * self.mlp for site in sites}
+        return sum((self.mlp + 1) * 2 * site.width for site in sites) + sum(shared.values())
+
+
+def _attention(site: Site) -> Attention:
+    if site.attention is None:
+        raise UserError(f"prefix_tuning: {site.name} gives no access to its attention; leave it out by `places` or `sides`")
+    return site.attention
+
+
+class Prefix(nn.Module):
+    """Returns its keys and values, (heads, length, head width) each."""
+
+    def __init__(self, length: int, heads: int, width: int) -> None:
+        super().__init__()
+        self.keys = nn.Parameter(torch.empty(heads, length, width // heads).normal_(std=0.02))
+        self.values = nn.Parameter(torch.empty(heads, length, width // heads).normal_(std=0.02))
+
+    def forward(self) -> tuple[Tensor, Tensor]:
+        """Keys and values, (heads, length, head width) each."""
+        return self.keys, self.values
+
+
+class Hidden(nn.Module):
+    """What the prefixes of several attentions share: tanh(Linear(table)), (length, hidden)."""
+
+    def __init__(self, length: int, width: int, hidden: int) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.empty(length, width).normal_(std=0.02))
+        self.first = init_normal(nn.Linear(width, hidden))
+
+    def forward(self) -> Tensor:
+        """(length, hidden)."""
+        return torch.tanh(self.first(self.table))
+
+
+class MappedPrefix(nn.Module):
+    """Keys and values made from a shared hidden table by a Linear."""
+
+    def __init__(self, shared: nn.Module, hidden: int, heads: int, width: int) -> None:
+        super().__init__()
+        self.shared, self.heads = shared, heads
+        self.last = init_normal(nn.Linear(hidden, 2 * width))
+
+    def forward(self) -> tuple[Tensor, Tensor]:
+        """Keys and values, (heads, length, head width) each."""
+        pair = self.last(self.shared())  # (length, 2 x width): keys, then values, heads side by side in each
+        keys, values = pair.view(pair.shape[0], 2, self.heads, -1).permute(1, 2, 0, 3)
+        return keys, values
