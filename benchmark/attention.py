@@ -35,6 +35,12 @@ class Attention:
         self._recording = False
         self._seen: Seen | None = None
 
+    @property
+    def heads(self) -> int:
+        """How many heads it has, as its module says."""
+        names = ("num_attention_heads", "num_heads")  # RoBERTa and BLIP; GPT-2 and BART
+        return next(int(getattr(self.module, name)) for name in names if hasattr(self.module, name))
+
     def record(self) -> None:
         """Leave fused attention from now on, and keep what each forward computes until `take`."""
         self._recording = True
