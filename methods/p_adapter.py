@@ -97,23 +97,18 @@ class PAdapter(Method):
         """Refuse settings that would change nothing here."""
         release, crossed = self.variant == "release", any(site.kind == "cross" for site in sites)
         cached = self.release_cached_graph and any(site.attention is not None and site.attention.causal for site in sites)
-        refused = {
-            "gnn, degrees: these are of the paper's equations; set `variant: paper`": release
-            and (self.gnn, self.degrees) != ("pgnn", "row"),
-            "image_tokens, release_cached_graph: these are of the released code; set `variant: release`": not release
-            and bool(self.image_tokens or self.release_cached_graph),
-            "degrees: graph normalises the p-Laplacian; set `gnn: pgnn`": self.gnn != "pgnn" and self.degrees == "graph",
-            "concat: gcn reads no query nodes; leave `concat: query`": self.gnn == "gcn" and self.concat != "query",
-            "concat: the release has query nodes in cross-attentions only; set `variant: paper`": release
-            and self.concat != "query"
-            and not (crossed or cached),
-            "release_cached_graph: no causal attention here, so nothing is cached; leave it false": self.release_cached_graph
-            and not cached,
-            "image_tokens: no cross-attention here; leave it out": self.image_tokens is not None and not crossed,
-        }
-        for message, applies in refused.items():
-            if applies:
-                raise UserError(message)
+        if release and (self.gnn, self.degrees) != ("pgnn", "row"):
+            raise UserError("gnn, degrees: these are of the paper's equations; set `variant: paper`")
+        if not release and (self.image_tokens or self.release_cached_graph):
+            raise UserError("image_tokens, release_cached_graph: these are of the released code; set `variant: release`")
+        if self.gnn != "pgnn" and self.degrees == "graph":
+            raise UserError("degrees: graph is of the p-Laplacian; set `gnn: pgnn`")
+        if self.concat != "query" and (self.gnn == "gcn" or (release and not (crossed or cached))):
+            raise UserError("concat: there are no query nodes here (gcn; release, but for cross-attention); leave `concat: query`")
+        if self.release_cached_graph and not cached:
+            raise UserError("release_cached_graph: no causal attention here, so nothing is cached; leave it false")
+        if self.image_tokens and not crossed:
+            raise UserError("image_tokens: no cross-attention here; leave it out")
 
     def _feed_forward(self, site: Site) -> nn.Module:
         if self.variant == "paper":

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,52 +10,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmark.attention import Attention, Seen
-from benchmark.method import Projection, Site, Slot
+from benchmark.attention import Seen
 from methods.p_adapter import PAdapter
+from tests.golden.p_adapter_block import Block, Shown
 
 REFERENCE = Path(__file__).parent / "reference"
 CASES = [f"{kind}_p{p}" for kind in ("self", "cross") for p in ("1.25", "1.5", "1.75", "2.0")]
 
 
-class Shown(Attention):
-    """An attention that shows what it is given."""
-
-    def __init__(self, heads: int, *, causal: bool, fixed_keys: bool) -> None:
-        module = nn.Module()
-        module.num_heads = heads
-        super().__init__(module, None, causal=causal, fixed_keys=fixed_keys)
-        self.shown: Seen | None = None
-
-    def take(self) -> Seen:
-        assert self.shown is not None
-        return self.shown
-
-
-class Block(nn.Module):
-    """The end of an attention: output projection, then whatever a method puts behind it."""
-
-    def __init__(self, kind: Any, projection: nn.Module, attention: Attention, method: PAdapter) -> None:
-        super().__init__()
-        self.projection, self.behind = projection.requires_grad_(False), nn.Identity()
-        width = projection.get_parameter("bias").numel()
-        projections = {"output": Projection(Slot(self, "projection"), (0, width))}
-        self.site = Site(f"{kind}.0", kind, "decoder", 0, width, projections, Slot(self, "behind"), nn.LayerNorm(width), attention)
-        method.inject(SimpleNamespace(name="block", sites=[self.site]))  # type: ignore[arg-type]
-
-    @property
-    def adapter(self) -> nn.Module:
-        return self.behind[1]
-
-    def forward(self, context: Tensor, seen: Seen) -> Tensor:
-        """(batch, queries, width) to the same."""
-        self.site.attention.shown = seen
-        return self.behind(self.projection(context))
-
-
 @pytest.mark.parametrize("name", CASES)
 def test_outputs_and_gradients_equal_the_authors(name: str) -> None:
-    """p and raw mu are float32 in the source, everything else float64."""
+    """p and raw mu are float32 in the source, everything else float64.
+
+    What float32 rounds is rounded alike, so outputs agree to 1e-14 and gradients to 1e-12 of their largest entry; only raw
+    mu's gradient does not where it is what is left of large terms (self-attention at p = 1.25: 3e-9, of which 3e-4).
+    """
     with np.load(REFERENCE / f"p_adapter_{name}.npz") as file:
         arrays = {key: torch.from_numpy(file[key]) for key in file.files}
     block = released(name, arrays)
@@ -67,8 +34,8 @@ def test_outputs_and_gradients_equal_the_authors(name: str) -> None:
     hidden = block(leaves["context"], Seen(query, leaves["value"], leaves["attention_probs"])) + arrays["residual"]
     output = functional.layer_norm(hidden, hidden.shape[-1:], norm["weight"], norm["bias"], eps=1e-12)
     (output * arrays["loss_weight"]).sum().backward()
-    torch.testing.assert_close(output, arrays["output"], rtol=0, atol=1e-8)
-    print("OUT", name, (output-arrays["output"]).abs().max().item())
+    torch.testing.assert_close(output, arrays["output"], rtol=0, atol=1e-13)
+    print("OUT", name, (output - arrays["output"]).abs().max().item())
     found = {key: leaf.grad for key, leaf in leaves.items()}
     found |= {f"norm.{key}": leaf.grad for key, leaf in norm.items()}
     found |= {key.replace("projection.", "out_proj."): p.grad for key, p in block.projection.named_parameters(prefix="projection")}
@@ -76,9 +43,15 @@ def test_outputs_and_gradients_equal_the_authors(name: str) -> None:
     expected = {key.removeprefix("grad.").removeprefix("grad_"): value for key, value in arrays.items() if key.startswith("grad")}
     assert found.keys() == expected.keys()
     for key, gradient in expected.items():
-        print(key, ((found[key]-gradient).abs().max()/gradient.abs().max()).item() if gradient.abs().max()>0 else 'zero '+str(found[key].abs().max()))
+        print(
+            key,
+            ((found[key] - gradient).abs().max() / gradient.abs().max()).item()
+            if gradient.abs().max() > 0
+            else "zero " + str(found[key].abs().max()),
+        )
     for key, gradient in expected.items():
-        assert (found[key] - gradient).abs().max() <= 1e-3 * gradient.abs().max(), key
+        tolerance = 1e-3 if key == "raw_mu" else 1e-11
+        assert (found[key] - gradient).abs().max() <= tolerance * gradient.abs().max(), key
 
 
 def released(name: str, arrays: dict[str, Tensor]) -> Block:
@@ -97,5 +70,4 @@ def released(name: str, arrays: dict[str, Tensor]) -> Block:
     with torch.no_grad():
         for key, parameter in (*block.adapter.named_parameters(), *projection.named_parameters(prefix="out_proj")):
             parameter.copy_(arrays[f"param.{key.removeprefix('laplacian.')}"])
-    projection.requires_grad_(True)
     return block
