@@ -22,8 +22,9 @@ CASES = [f"{kind}_p{p}" for kind in ("self", "cross") for p in ("1.25", "1.5", "
 def test_outputs_and_gradients_equal_the_authors(name: str) -> None:
     """p and raw mu are float32 in the source, everything else float64.
 
-    What float32 rounds is rounded alike, so outputs agree to 1e-14 and gradients to 1e-12 of their largest entry; only raw
-    mu's gradient does not where it is what is left of large terms (self-attention at p = 1.25: 3e-9, of which 3e-4).
+    What float32 rounds is rounded alike, so outputs agree to 1e-14 and gradients to 1e-12 of their largest entry. The
+    gradients of p and raw mu are float32 themselves; raw mu's is what is left of large terms in self-attention (at
+    p = 1.25 it is 3e-9, of which 3e-4 differ).
     """
     with np.load(REFERENCE / f"p_adapter_{name}.npz") as file:
         arrays = {key: torch.from_numpy(file[key]) for key in file.files}
@@ -35,7 +36,6 @@ def test_outputs_and_gradients_equal_the_authors(name: str) -> None:
     output = functional.layer_norm(hidden, hidden.shape[-1:], norm["weight"], norm["bias"], eps=1e-12)
     (output * arrays["loss_weight"]).sum().backward()
     torch.testing.assert_close(output, arrays["output"], rtol=0, atol=1e-13)
-    print("OUT", name, (output - arrays["output"]).abs().max().item())
     found = {key: leaf.grad for key, leaf in leaves.items()}
     found |= {f"norm.{key}": leaf.grad for key, leaf in norm.items()}
     found |= {key.replace("projection.", "out_proj."): p.grad for key, p in block.projection.named_parameters(prefix="projection")}
@@ -43,14 +43,7 @@ def test_outputs_and_gradients_equal_the_authors(name: str) -> None:
     expected = {key.removeprefix("grad.").removeprefix("grad_"): value for key, value in arrays.items() if key.startswith("grad")}
     assert found.keys() == expected.keys()
     for key, gradient in expected.items():
-        print(
-            key,
-            ((found[key] - gradient).abs().max() / gradient.abs().max()).item()
-            if gradient.abs().max() > 0
-            else "zero " + str(found[key].abs().max()),
-        )
-    for key, gradient in expected.items():
-        tolerance = 1e-3 if key == "raw_mu" else 1e-11
+        tolerance = {"p": 1e-6, "raw_mu": 1e-3}.get(key, 1e-11)
         assert (found[key] - gradient).abs().max() <= tolerance * gradient.abs().max(), key
 
 
