@@ -1,0 +1,406 @@
+"""p-Adapter against slow literal transcriptions: of the release, with its n x n x d tensor, and of the paper's equations, with loops."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers.pytorch_utils import Conv1D
+
+from benchmark.attention import Seen
+from benchmark.checkpoint import trained
+from benchmark.errors import UserError
+from benchmark.method import Site, count
+from methods.p_adapter import Bottleneck, Laplacian, PAdapter, PaperAdapter, ReleaseAdapter, linear
+from tests.conftest import Case
+from tests.golden.p_adapter_block import Block, Shown
+
+RANDOM = settings(max_examples=25, deadline=None)
+EXPONENTS = (1.0, 1.25, 1.5, 1.75, 2.0, 2.5)
+seeds, small = st.integers(0, 2**31), st.integers(1, 5)
+
+
+def block(kind: str, heads: int, head_width: int, *, causal: bool = False, transposed: bool = False, **chosen: Any) -> Block:
+    """A block of random float64 weights, far from their small initial values so that nonlinearities matter."""
+    width = heads * head_width
+    projection = Conv1D(width, width) if transposed else nn.Linear(width, width)
+    made = Block(kind, projection, Shown(heads, causal=causal, fixed_keys=kind == "cross"), PAdapter(**chosen)).double()
+    with torch.no_grad():
+        for name, parameter in made.named_parameters():
+            if not name.endswith(".p"):
+                parameter.copy_(torch.randn_like(parameter) / (parameter.shape[-1] ** 0.5 if parameter.ndim > 1 else 2))
+    return made
+
+
+def seen(batch: int, heads: int, queries: int, keys: int, width: int, *, causal: bool) -> Seen:
+    """Random queries and values, and the probabilities of random scores; the last query sees the last key."""
+    scores = torch.randn(batch, heads, queries, keys, dtype=torch.float64)
+    if causal:
+        scores = scores.masked_fill(torch.ones(queries, keys, dtype=torch.bool).triu(1 + keys - queries), -torch.inf)
+    query, value = (torch.randn(batch, n, width, dtype=torch.float64) for n in (queries, keys))
+    return Seen(query, value, scores.softmax(-1))
+
+
+def context(shown: Seen) -> Tensor:
+    """What the attention gives to its output projection."""
+    value = shown.value.unflatten(-1, (shown.probabilities.shape[1], -1)).transpose(1, 2)
+    return (shown.probabilities @ value).transpose(1, 2).flatten(2)
+
+
+# The release, with every node, edge and matrix it makes.
+
+
+def release(adapter: ReleaseAdapter, projection: nn.Module, output: Tensor, shown: Seen, *, bipartite: bool, tokens: int | None) -> Tensor:
+    """o + adapter(o) of section A.2: full adjacency over all nodes, (batch, heads, nodes, nodes, size / heads) differences."""
+    query, value, a = shown
+    heads, q = a.shape[1], a.shape[2]
+    if tokens:
+        value = functional.adaptive_avg_pool1d(value.mT, tokens).mT
+        a = functional.adaptive_avg_pool1d(a.flatten(0, 1), tokens).unflatten(0, a.shape[:2])
+    nodes = value
+    if bipartite:
+        nodes = torch.cat([query, value], 1)
+        keys = value.shape[1]
+        a = torch.cat(
+            [torch.cat([a.new_zeros(*a.shape[:2], q, q), a], -1), torch.cat([a.mT, a.new_zeros(*a.shape[:2], keys, keys)], -1)], 2
+        )
+    f = adapter.down(projection(nodes)).unflatten(-1, (heads, -1)).transpose(1, 2)
+    p, mu = adapter.laplacian.p, adapter.laplacian.c * (2 + torch.tanh(adapter.laplacian.raw_mu))
+    g = (a + 1e-8).sqrt().unsqueeze(-1) * (f.unsqueeze(2) - f.unsqueeze(3))
+    renormalised = a * torch.linalg.vector_norm(g + 1e-8, dim=-1) ** (p - 2)
+    alpha = 1 / (renormalised.sum(-1) + 2 * mu / p)
+    beta = torch.diag_embed(2 * mu / p * alpha)
+    w = torch.diag_embed(alpha) @ renormalised
+    z = w[:, :, :q, q:] @ f[:, :, q:] + beta[:, :, :q, q:] @ f[:, :, q:] if bipartite else w @ f + beta @ f
+    merged = z.transpose(1, 2).flatten(2)
+    return output + adapter.up(functional.gelu(adapter.gate(output)) * merged)
+
+
+@given(
+    st.sampled_from(("self", "cross", "cached")), small, st.sampled_from((1, 2, 3)), small, st.sampled_from(EXPONENTS), st.booleans(), seeds
+)
+@RANDOM
+def test_the_release_equals_its_transcription(kind: str, batch: int, heads: int, n: int, p: float, pooled: bool, seed: int) -> None:
+    """Squared differences are summed in another order, which costs eps |F| / ||F_j - F_i||: 1e-8 leaves room for nodes 1e-7 apart."""
+    torch.manual_seed(seed)
+    keys = n + (3 if kind != "self" else 0)
+    tokens = int(torch.randint(1, keys + 1, ())) if pooled and kind == "cross" else None
+    chosen = {"image_tokens": tokens, "release_cached_graph": kind == "cached", "size": 3 * heads if heads > 1 else 2, "p": p}
+    made = block("cross" if kind == "cross" else "self", heads, 4, causal=kind != "cross", transposed=seed % 2 == 0, **chosen)
+    shown = seen(batch, heads, n, keys, 4 * heads, causal=kind != "cross")
+    o = made.projection(context(shown))
+    expected = release(made.adapter, made.projection, o, shown, bipartite=kind != "self", tokens=tokens)
+    torch.testing.assert_close(made(context(shown), shown), expected, rtol=1e-8, atol=1e-8)
+
+
+# The paper, node by node and edge by edge.
+
+
+def paper(adapter: PaperAdapter, projection: nn.Module, shown: Seen, real: Tensor, degrees: str) -> Tensor:
+    """Equations (14) to (16), every head a graph of its own; `real` (batch, keys) says which tokens are no padding."""
+    batch, heads, q, k = shown.probabilities.shape
+    weight, bias = linear(projection, torch.float64)
+    head_width = shown.value.shape[-1] // heads
+    p, ratio = adapter.laplacian.p[0], 2 * adapter.laplacian.c / adapter.laplacian.p[0]
+    result = []
+    for b in range(batch):
+        total = bias.expand(q, -1)
+        for h in range(heads):
+            part = slice(h * head_width, (h + 1) * head_width)
+            nodes = torch.cat([shown.query[b, :, part], shown.value[b, :, part]]) @ weight.T[part]
+            m = torch.zeros(q + k, q + k, dtype=torch.float64)
+            m[:q, q:], m[q:, :q] = shown.probabilities[b, h], shown.probabilities[b, h].T
+            d = torch.ones(q + k, dtype=torch.float64)
+            if degrees == "graph":  # rows of padding are no nodes of the graph
+                d = torch.cat([m[:q].sum(1), m[q:, :q] @ real[b].double()])
+            total = total + torch.stack([_message(i, nodes, m, d, p, ratio) for i in range(q)])
+        result.append(total)
+    u = torch.stack(result)
+    return functional.relu(u @ adapter.down.weight.T + adapter.down.bias) @ adapter.up.weight.T + adapter.up.bias + u
+
+
+def _message(i: int, nodes: Tensor, m: Tensor, d: Tensor, p: Tensor, ratio: Tensor) -> Tensor:
+    """Row i of (15)."""
+    renormalised, aggregated = torch.zeros((), dtype=torch.float64), torch.zeros_like(nodes[i])
+    for j in range(len(nodes)):
+        if m[i, j] > 0:
+            gradient = (m[i, j] / d[i]).sqrt() * nodes[i] - (m[i, j] / d[j]).sqrt() * nodes[j]
+            if gradient.norm() > 0:
+                edge = m[i, j] * gradient.norm() ** (p - 2)
+                renormalised = renormalised + edge / d[i]
+                aggregated = aggregated + edge / (d[i] * d[j]).sqrt() * nodes[j]
+    alpha = 1 / (renormalised + ratio)
+    return alpha * aggregated + ratio * alpha * nodes[i]
+
+
+@given(st.sampled_from(("self", "cross", "cached")), st.integers(1, 2), st.integers(1, 2), small, st.sampled_from(EXPONENTS), seeds)
+@RANDOM
+def test_the_paper_variant_equals_its_equations(kind: str, batch: int, heads: int, n: int, p: float, seed: int) -> None:
+    """The Gram form costs eps (|X| / ||X_i - X_j||)^2 in a weight, and once more in gradients: tolerances for nodes 1e-4 apart."""
+    torch.manual_seed(seed)
+    keys, causal = n + (2 if kind != "self" else 0), kind != "cross"
+    made = block("cross" if kind == "cross" else "self", heads, 3, causal=causal, transposed=seed % 2 == 0, variant="paper", size=3, p=p)
+    shown = seen(batch, heads, n, keys, 3 * heads, causal=causal)
+    compare(made, shown, torch.ones(batch, keys, dtype=torch.bool), "row")
+
+
+@given(st.integers(1, 2), st.integers(2, 5), st.integers(0, 1), st.sampled_from(EXPONENTS), seeds)
+@RANDOM
+def test_degrees_of_the_whole_graph(heads: int, n: int, padding: int, p: float, seed: int) -> None:
+    """The last tokens may be padding: their columns are masked, and their rows do not count."""
+    torch.manual_seed(seed)
+    made = block("self", heads, 3, variant="paper", size=3, p=p, degrees="graph")
+    query, value, probabilities = seen(2, heads, n, n, 3 * heads, causal=False)
+    real = torch.arange(n).expand(2, n) < n - padding
+    probabilities = probabilities * real[:, None, None]
+    shown = Seen(query, value, probabilities / probabilities.sum(-1, keepdim=True))
+    compare(made, shown, real, "graph")
+
+
+def compare(made: Block, shown: Seen, real: Tensor, degrees: str) -> None:
+    """Outputs of real tokens, and gradients; those of probabilities reach the scores, whose rows sum to one whatever they are."""
+    leaves = [x.detach().requires_grad_() for x in (shown.query, shown.value, shown.probabilities.log())]
+    parameters = [*leaves, *made.adapter.parameters()]
+    rows = real[:, : shown.query.shape[1]] if degrees == "graph" else torch.ones(shown.query.shape[:2], dtype=torch.bool)
+    given_ = Seen(leaves[0], leaves[1], leaves[2].softmax(-1))
+    found = made(context(shown), given_)[rows]
+    expected = paper(made.adapter, made.projection, given_, real, degrees)[rows]
+    torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-7)
+    weights = torch.randn_like(found)
+    gradients = (torch.autograd.grad((x * weights).sum(), parameters, retain_graph=True) for x in (found, expected))
+    for a, b in zip(*gradients, strict=True):
+        assert (a - b).abs().max() <= 1e-5 * (1 + b.abs().max())
+
+
+@pytest.mark.parametrize("gnn", ["appnp", "gcnii"])
+def test_other_graph_networks(gnn: str) -> None:
+    torch.manual_seed(0)
+    made = block("self", 2, 3, causal=True, variant="paper", size=4, gnn=gnn, teleport=0.3, identity=0.2)
+    shown = seen(2, 2, 4, 4, 6, causal=True)
+    u = 0.7 * made.projection(context(shown)) + 0.3 * made.projection(shown.query)
+    low = functional.relu(made.adapter.down(u))
+    expected = u + made.adapter.up(low) if gnn == "appnp" else 0.2 * u + 0.8 * made.adapter.up(low)
+    torch.testing.assert_close(made(context(shown), shown), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("backbone", ["vit_roberta", "vit_gpt2"])
+def test_gcn_is_the_plain_adapter(backbone: str) -> None:
+    """Table 2 of the paper; to the bit, in names, initial values and what three steps of training make of them."""
+    ours, plain = Case("p_adapter", backbone, {"variant": "paper", "gnn": "gcn"}), Case("adapter", backbone, {"activation": "relu"})
+    made, other = ours.build(), plain.build()
+    ours.train(made)
+    plain.train(other)
+    assert trained(made).keys() == trained(other).keys()
+    assert all(torch.equal(tensor, trained(other)[name]) for name, tensor in trained(made).items())
+
+
+def test_what_stands_in_the_place_of_queries() -> None:
+    """Table 3: zeros ignore the query, noise is new each time, and both have their own results."""
+    torch.manual_seed(0)
+    shown = seen(1, 2, 3, 5, 8, causal=False)
+    other = shown._replace(query=torch.randn_like(shown.query))
+    for variant in ("release", "paper"):
+        made = {concat: block("cross", 2, 4, variant=variant, size=4, concat=concat) for concat in ("query", "zero", "noise")}
+        for each in made.values():
+            each.load_state_dict(made["query"].state_dict())
+        found = {concat: [each(context(shown), s) for s in (shown, shown, other)] for concat, each in made.items()}
+        assert [torch.equal(found[c][0], found[c][1]) for c in found] == [True, True, False]
+        assert [torch.equal(found[c][0], found[c][2]) for c in found] == [False, True, False]
+        zeroed = made["query"](context(shown), shown._replace(query=torch.zeros_like(shown.query)))
+        assert torch.equal(zeroed, found["zero"][0])
+
+
+# Decoding.
+
+DECODED = [{}, {"p": 1.25}, {"variant": "paper"}, {"variant": "paper", "gnn": "appnp"}, {"release_cached_graph": True}]
+
+
+@pytest.mark.parametrize("chosen", DECODED, ids=str)
+def test_cached_decoding_computes_what_training_does(chosen: dict[str, Any]) -> None:
+    """All but the release's other graph: there only the first token, which has no cache, agrees. Later tokens change nothing before."""
+    case = Case("p_adapter", "vit_gpt2", chosen)
+    text = case.build().double().text
+    with torch.no_grad():
+        for name, parameter in text.named_parameters():
+            if parameter.requires_grad and not name.endswith(".p"):
+                parameter.add_(0.1 * torch.randn_like(parameter))
+        ids = torch.tensor([[5, 9, 9, 30, 7, 5]])
+        whole, cache, steps = text(ids).logits, None, []
+        for i in range(ids.shape[1]):
+            step = text(ids[:, i : i + 1], past_key_values=cache, use_cache=True)
+            cache = step.past_key_values
+            steps.append(step.logits)
+        changed = text(torch.cat([ids[:, :4], ids[:, :2]], 1)).logits
+    same = [bool((one[:, 0] - whole[:, i]).abs().max() < 1e-9) for i, one in enumerate(steps)]
+    assert same == [True] + [not chosen.get("release_cached_graph")] * 5
+    torch.testing.assert_close(changed[:, :4], whole[:, :4], rtol=0, atol=1e-12)
+    assert (changed[:, 4:] - whole[:, 4:]).abs().amax(-1).gt(1e-3).all()
+
+
+# Arithmetic.
+
+
+@pytest.mark.parametrize("variant", ["release", "paper"])
+@pytest.mark.parametrize("kind", ["self", "cross"])
+@pytest.mark.parametrize("p", [1.25, 1.5, 2.0])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_equal_tokens_and_masked_rows_stay_finite(variant: str, kind: str, p: float, dtype: torch.dtype) -> None:
+    """Equal nodes, queries equal to values, a row that sees nothing and one that sees everything; float32 runs under autocast."""
+    torch.manual_seed(0)
+    made = block(kind, 2, 4, causal=kind == "self", variant=variant, size=4, p=p).to(dtype)
+    token = torch.randn(1, 1, 8).expand(2, 4, 8).clone()
+    token[1, 2:] = torch.randn(2, 8)
+    probabilities = torch.ones(2, 2, 4, 4).tril()
+    probabilities[:, :, 1], probabilities[:, :, 2] = 0, 1
+    probabilities = probabilities / probabilities.sum(-1, keepdim=True).clamp_min(1)
+    leaves = [x.to(dtype).requires_grad_() for x in (token, token, probabilities)]
+    with torch.autocast("cpu", enabled=dtype == torch.float32):
+        output = made(leaves[0], Seen(*leaves))
+    output.float().square().mean().backward()
+    assert output.isfinite().all()
+    for tensor in [*leaves, *(x for x in made.parameters() if x.requires_grad)]:
+        assert tensor.grad is None or tensor.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("chosen", [{}, {"variant": "paper"}, {"variant": "paper", "degrees": "graph"}], ids=str)
+def test_no_tensor_is_larger_than_the_attention(chosen: dict[str, Any]) -> None:
+    """Forward and backward, with sizes that make (batch, heads, queries, keys) larger than everything else but times a width."""
+    torch.manual_seed(0)
+    made = block("self", 2, 4, size=8, **chosen)
+    shown = Seen(*(x.requires_grad_() for x in seen(2, 2, 24, 24, 8, causal=False)))
+    with Largest() as seen_largest:
+        made(context(shown), shown).square().sum().backward()
+    assert seen_largest.elements == 2 * 2 * 24 * 24
+
+
+class Largest(TorchDispatchMode):
+    """Remembers the largest tensor that an operation has returned."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = operation(*args, **(kwargs or {}))
+        self.elements = max([self.elements, *(x.numel() for x in tree_leaves(result) if isinstance(x, Tensor))])
+        return result
+
+
+# The method.
+
+
+@pytest.mark.parametrize("variant", ["release", "paper"])
+def test_a_slot_that_is_the_projection_itself(variant: str) -> None:
+    """Projecting nodes must not run the adapter again, and the projection must be in the module tree once."""
+    torch.manual_seed(0)
+    method, shown = PAdapter(variant=variant, size=4), seen(1, 2, 3, 3, 8, causal=True)
+    blocks = [Block("self", nn.Linear(8, 8), Shown(2, causal=True), method, in_place=in_place).double() for in_place in (False, True)]
+    tensors = {name.split(".", 1)[1].removeprefix("0."): tensor for name, tensor in blocks[0].state_dict().items()}
+    named = {name: name.split(".", 1)[1].removeprefix("0.") for name in blocks[1].state_dict()}
+    assert len(named) == len(blocks[0].state_dict())
+    blocks[1].load_state_dict({name: tensors[short] for name, short in named.items()})
+    one, other = (made(context(shown), shown) for made in blocks)
+    assert torch.equal(one, other)
+
+
+def blip() -> Any:
+    """The sites of BLIP-B's text decoder, as far as counting reads them."""
+    sites = [
+        Site(f"layer.{i}.{kind}", kind, "decoder", i, 768, {}, None, nn.Identity(), None)  # type: ignore[arg-type]
+        for i in range(12)
+        for kind in ("self", "cross", "ffn")
+    ]
+    return SimpleNamespace(name="blip", sites=sites)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "expected"),
+    [
+        ({}, 24 * 222_146 + 12 * 148_320),
+        ({"learnable_p": False}, 24 * 222_145 + 12 * 148_320),
+        ({"variant": "paper"}, 36 * 148_320 + 24),
+        ({"variant": "paper", "learnable_p": False}, 36 * 148_320),
+        ({"variant": "paper", "gnn": "gcnii"}, 36 * 148_320),
+        ({"places": ("ffn",)}, 12 * 148_320),
+    ],
+)
+def test_published_counts(chosen: dict[str, Any], expected: int) -> None:
+    assert PAdapter(size=96, **chosen).trainable(blip()) == expected
+    with torch.device("meta"):
+        made = [Block(kind, nn.Linear(768, 768), Shown(12), PAdapter(size=96, **chosen)) for kind in _attentions(chosen)]
+    assert 12 * sum(count(p for p in each.adapter.parameters() if p.requires_grad) for each in made) + 12 * 148_320 == expected
+
+
+def _attentions(chosen: dict[str, Any]) -> list[str]:
+    return [kind for kind in ("self", "cross") if kind in chosen.get("places", ("self", "cross"))]
+
+
+def test_the_totals_of_the_specification() -> None:
+    assert (PAdapter(size=96).trainable(blip()), PAdapter(size=96, variant="paper").trainable(blip())) == (7_111_344, 5_339_544)
+
+
+@pytest.mark.parametrize(("variant", "mu"), [("release", 0.2), ("paper", 0.1)])
+def test_p_and_mu_of_each_layer_are_followed(variant: str, mu: float) -> None:
+    case = Case("p_adapter", "vit_gpt2", {"variant": variant})
+    backbone = case.build()
+    first = {name: value for m in backbone.modules() if isinstance(m, Laplacian) for name, value in m.scalars().items()}
+    assert first == pytest.approx({f"layer.{i}.self.{key}": value for i in range(3) for key, value in (("p", 1.5), ("mu", mu))})
+    found = case.train(backbone, 2).scalars
+    assert found.keys() == first.keys()
+    assert [step for step, _ in found["layer.0.self.p"]] == [1, 2]
+    assert (found["layer.0.self.mu"][-1][1] == pytest.approx(mu, abs=1e-7)) == (variant == "paper")
+
+
+def test_the_feed_forward_adapter_of_each_variant() -> None:
+    """The release's reads the feed-forward block's input and stands beside it; the paper's stands behind it."""
+    outputs = {}
+    for variant in ("release", "paper"):
+        backbone = Case("p_adapter", "vit_roberta", {"variant": variant, "places": ["ffn"]}).build()
+        layer = backbone.text.encoder.layer[0]
+        adapter = next(m for m in layer.modules() if isinstance(m, Bottleneck))
+        x = torch.randn(2, 3, layer.output.dense.out_features)
+        bare = layer.output.dense(layer.intermediate(x))
+        read = x if variant == "release" else bare
+        expected = layer.output.LayerNorm(bare + adapter.up(functional.relu(adapter.down(read))) + x)
+        outputs[variant] = (layer.output(layer.intermediate(x), x), expected)
+    for found, expected in outputs.values():
+        torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "chosen", "message"),
+    [
+        ("vit_roberta", {"size": 6}, "multiple of 4"),
+        ("vit_roberta", {"size": 1000}, "at most 128"),
+        ("vit_roberta", {"places": ["cross"]}, "it has: encoder self, encoder ffn"),
+        ("vit_gpt2", {"sides": ["encoder"]}, "it has: decoder self, decoder ffn"),
+        ("vit_roberta", {"gnn": "appnp"}, "variant: paper"),
+        ("vit_roberta", {"degrees": "graph"}, "variant: paper"),
+        ("vit_roberta", {"variant": "paper", "gnn": "appnp", "degrees": "graph"}, "gnn: pgnn"),
+        ("vit_roberta", {"variant": "paper", "gnn": "gcn", "concat": "zero"}, "no query nodes"),
+        ("vit_roberta", {"concat": "noise"}, "no query nodes"),
+        ("vit_gpt2", {"variant": "paper", "degrees": "graph"}, "later queries"),
+        ("vit_gpt2", {"variant": "paper", "release_cached_graph": True}, "variant: release"),
+        ("vit_roberta", {"release_cached_graph": True}, "nothing is cached"),
+        ("vit_roberta", {"image_tokens": 4}, "no cross-attention"),
+    ],
+)
+def test_settings_without_meaning_are_refused(backbone: str, chosen: dict[str, Any], message: str) -> None:
+    assert message in Case("p_adapter", backbone, chosen).refusal()
+
+
+def test_pooling_is_refused_over_padded_or_too_few_keys() -> None:
+    projection = nn.Linear(8, 8)
+    with pytest.raises(UserError, match="padded keys"):
+        Block("cross", projection, Shown(2), PAdapter(size=4, image_tokens=3))
+    with pytest.raises(UserError, match="later queries"):
+        Block("cross", projection, Shown(2), PAdapter(size=4, variant="paper", degrees="graph"))
+    made, shown = block("cross", 2, 4, size=4, image_tokens=3), seen(1, 2, 1, 2, 8, causal=False)
+    with pytest.raises(UserError, match="choose at most 2"):
+        made(context(shown), shown)
