@@ -41,8 +41,8 @@ def _save(path: Path, **changed: Any) -> Path:
     tokenizer = AutoTokenizer.from_pretrained(TINY / "roberta")
     sides = {f"{side}_{key}": n for side in ("encoder", "decoder") for key, n in (("layers", 2), ("attention_heads", 4), ("ffn_dim", 96))}
     torch.manual_seed(0)
-    shape = {"vocab_size": len(tokenizer), "d_model": 48, "max_position_embeddings": 64, "dropout": 0.0, "init_std": 0.3}
-    model = BartForConditionalGeneration(BartConfig(**shape, **sides, **changed))
+    shape = {"vocab_size": len(tokenizer), "d_model": 48, "max_position_embeddings": 64, "init_std": 0.3}
+    model = BartForConditionalGeneration(BartConfig(**{**shape, **sides, "dropout": 0.0, **changed}))
     model.generation_config.forced_bos_token_id, model.generation_config.no_repeat_ngram_size = BOS, 1
     nn.init.normal_(model.final_logits_bias)
     for name, parameter in model.named_parameters():  # so that what is written depends on the image, and on the place
@@ -114,6 +114,15 @@ class _Constant(nn.Module):
 
     def forward(self) -> Tensor:
         return self.value
+
+
+def test_dropout_acts_on_text_and_visual_tokens_alike(tmp_path: Path) -> None:
+    backbone = build(_save(tmp_path, dropout=0.5)).train()
+    seen: list[tuple[Any, ...]] = []
+    backbone.text.model.encoder.layers[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs))
+    backbone.encode(torch.randn(3, 36, 48), QUESTIONS)
+    for part in (seen[0][0][:, :-36], seen[0][0][:, -36:]):
+        assert (part == 0).float().mean().item() == pytest.approx(0.5, abs=0.05)
 
 
 def test_inputs_are_truncated_with_both_specials(folder: Path) -> None:
@@ -223,7 +232,8 @@ def test_greedy_answers_are_the_literal_ones_and_obey_no_setting_of_the_checkpoi
         assert tokens[0][row].tolist() == want + [PAD] * (tokens[0].shape[1] - len(want))
         assert texts[row] == backbone.tokenizer.decode(want, skip_special_tokens=True).strip()
     assert tokens[0].shape[1] == 8  # one answer at least reaches the limit, and ends there by force
-    assert (tokens[0][:, -1] <= END).all()
+    assert set(tokens[0][:, -1].tolist()) <= {PAD, END}
+    assert len(set(texts)) > 1
 
 
 @pytest.fixture
@@ -260,6 +270,7 @@ def test_ranking_equals_scoring_each_answer_anew(adapted: CLIPBartModel) -> None
         likely = sorted(range(5), key=lambda a: -logs[a][0, goals[a][0]].item())[:keep]
         want.append(ANSWERS[max(likely, key=lambda a: logs[a][range(len(goals[a])), goals[a]].sum().item())])
     assert adapted.predict(visual, QUESTIONS) == want
+    assert len(set(want)) > 1
 
 
 def test_without_a_list_captions_are_written(folder: Path) -> None:
