@@ -46,6 +46,7 @@ class Backbone(nn.Module, ABC):
     vision: VisionTower
     text: Any  # the language tower, a transformers model (Any: its submodules are no typed attributes)
     head: nn.Module | None  # parts no checkpoint holds; they always train
+    inert: frozenset[str] = frozenset()  # parameters of the head that no input reaches; published counts include them
     prompt: nn.Module | None  # () -> (tokens, width): soft prompts, put between visual prefix and text
     token_embeddings: nn.Embedding
     protocol: Protocol
@@ -97,9 +98,13 @@ class Backbone(nn.Module, ABC):
 
 
 class VisionTower(nn.Module, ABC):
-    """Normalised pixels (batch, 3, size, size) to features (batch, 1 + tokens, width): the pooled vector, then the tokens asked for."""
+    """Normalised pixels (batch, 3, size, size) to features (batch, 1 + tokens, width): the pooled vector, then the tokens asked for.
+
+    The last tokens are the image's grid, row by row; `leading` rows, pooled vector included, stand before it.
+    """
 
     width: int
+    leading: int
     size: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]

@@ -1,12 +1,16 @@
-"""Vision towers from transformers or timm, with one way of pooling and one image transform."""
+"""Vision towers from transformers, timm or open_clip, and one image transform."""
 
 from __future__ import annotations
 
 import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, Self, cast
 
 import numpy as np
+import open_clip
 import timm
 import torch
 from PIL import Image
@@ -17,18 +21,21 @@ from transformers.utils import cached_file
 from benchmark.backbones.base import VisionTower
 from benchmark.backbones.weights import Source
 from benchmark.datasets.base import Pixels
-from benchmark.errors import UserError
+from benchmark.errors import UserError, did_you_mean
 
 Pool = Literal["pooler", "cls", "mean"]
 Triple = tuple[float, float, float]
 
 
 def vision_tower(source: str, pool: Pool, tokens: bool) -> VisionTower:
-    """Build a tower from `tiny`, a Hugging Face id or folder, `random:ID`, or `timm:NAME` (also `timm:local-dir:FOLDER`).
+    """Build a tower from `tiny`, a Hugging Face id or folder, `random:ID`, `timm:NAME` (also `timm:local-dir:FOLDER`), or
+    `open_clip:NAME/TAG` (also `open_clip:NAME/FILE` and `open_clip:random:NAME`).
 
     `pool` makes the first feature: the pretrained tanh pooler, the CLS state after the final norm, or the mean patch.
     `tokens` appends all states of the last layer behind it.
     """
+    if source.startswith("open_clip:"):
+        return OpenClipTower(source.removeprefix("open_clip:"), pool, tokens)
     if source.startswith("timm:"):
         return TimmTower(source.removeprefix("timm:"), pool, tokens)
     return HuggingFaceTower(Source.parse(source, tiny="vit"), pool, tokens)
@@ -36,6 +43,8 @@ def vision_tower(source: str, pool: Pool, tokens: bool) -> VisionTower:
 
 class HuggingFaceTower(VisionTower):
     """transformers' ViTModel."""
+
+    leading = 2  # pooled, CLS
 
     def __init__(self, source: Source, pool: Pool, tokens: bool) -> None:
         super().__init__()
@@ -54,6 +63,8 @@ class HuggingFaceTower(VisionTower):
 
 class TimmTower(VisionTower):
     """A timm vision transformer with a class token; timm's checkpoints hold no tanh pooler, so `pool` is cls or mean."""
+
+    leading = 2  # pooled, CLS
 
     def __init__(self, name: str, pool: Pool, tokens: bool) -> None:
         super().__init__()
@@ -75,6 +86,88 @@ class TimmTower(VisionTower):
         """(batch, 3, size, size) to (batch, 1 + tokens, width)."""
         states = cast("Any", self.model).forward_features(pixels)
         return _assemble(None, states, self.pool, self.tokens)
+
+
+class OpenClipTower(VisionTower):
+    """The image side of a CLIP, without its projection.
+
+    A ResNet gives the output of layer4, before attention pooling: RN101 at 224 px a grid of 7 x 7, width 2048, row by row,
+    as VL-Adapter's features are (theirs were computed in half precision). It has no class state, so `pool` is mean.
+    A ViT gives its states after ln_post; `pool` is cls or mean.
+    """
+
+    def __init__(self, name: str, pool: Pool, tokens: bool) -> None:
+        super().__init__()
+        self.pool, self.tokens = pool, tokens
+        visual = _open_clip_visual(name)
+        if hasattr(visual, "layer4"):
+            self.leading, self.width = 1, visual.layer4[-1].conv3.out_channels
+            visual.attnpool = nn.Identity()
+        elif getattr(visual, "ln_post", None) is not None and visual.attn_pool is None and not visual.final_ln_after_pool:
+            self.leading, self.width = 2, visual.conv1.out_channels
+            visual.output_tokens, visual.pool_type, visual.proj = True, "none", None
+        else:
+            raise UserError(f"open_clip:{name} is no plain CLIP ResNet or ViT; choose one like RN101/openai, or `timm:NAME`")
+        if pool not in ("mean", "cls")[: self.leading]:
+            raise UserError(f"open_clip:{name} has no {pool} to pool by: choose `pool: mean`")
+        self.model: Any = visual
+        settings = visual.preprocess_cfg
+        self.size = int(np.max(settings["size"]))
+        self.mean, self.std, self.resample = settings["mean"], settings["std"], Image.Resampling[settings["interpolation"].upper()]
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """(batch, 3, size, size) to (batch, 1 + tokens, width)."""
+        if self.leading == 2:
+            return _assemble(None, self.model(pixels)[1], self.pool, self.tokens)
+        grid = self.model(pixels).flatten(2).transpose(1, 2)
+        return _assemble(grid.mean(1), grid, self.pool, self.tokens)
+
+    def train(self, mode: bool = True) -> Self:
+        """Batch norms keep CLIP's statistics in training too: an image's features must not depend on its neighbours."""
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+        return self
+
+
+def _open_clip_visual(name: str) -> Any:
+    """The image side of `NAME/TAG`, `NAME/FILE` or `random:NAME`. Tags of OpenAI's weights need QuickGELU, a file's NAME says it."""
+    model, _, weights = name.removeprefix("random:").partition("/")
+    random = name.startswith("random:")
+    known = open_clip.list_models()
+    if model not in known:
+        raise UserError(f"open_clip has no model '{model}'{did_you_mean(model, known)}")
+    tag = open_clip.get_pretrained_cfg(model, weights)
+    if not random and not tag and not Path(weights).is_file():
+        tags = open_clip.list_pretrained_tags_by_model(model)
+        raise UserError(f"open_clip:{name}: '{weights}' is neither a file nor a tag of {model}{did_you_mean(weights, tags)}")
+    read = not random and torch.get_default_device().type != "meta"
+    try:
+        with _quiet():
+            made = open_clip.create_model(
+                model,
+                weights if read else None,
+                device=torch.get_default_device(),
+                force_quick_gelu=bool(tag.get("quick_gelu")),
+                require_pretrained=read,
+            )
+    except (RuntimeError, OSError, ValueError) as error:
+        raise UserError(
+            f"cannot make open_clip:{name}: download the weights where there is a network, or give a file of them as "
+            f"`open_clip:{model}/FILE` ({' '.join(str(error).split())[:120]})"
+        ) from error
+    return made.visual.eval()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """open_clip logs through the root logger; what goes wrong it raises, too."""
+    logging.disable()
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def transform(pixels: Pixels, tower: VisionTower) -> Tensor:

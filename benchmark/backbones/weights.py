@@ -18,10 +18,17 @@ from benchmark.errors import UserError
 LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
 _ROBERTA = {"vocab_size": 50265, "max_position_embeddings": 514, "type_vocab_size": 1, "layer_norm_eps": 1e-5, "model_type": "roberta"}
 _VIT = {"model_type": "vit", "image_size": 224, "patch_size": 16}
+_BART = {
+    "model_type": "bart",
+    "d_model": 768,
+    **{f"{side}_{key}": n for side in ("encoder", "decoder") for key, n in (("layers", 6), ("attention_heads", 12), ("ffn_dim", 3072))},
+    **dict.fromkeys(("dropout", "attention_dropout", "activation_dropout"), 0.1),
+}
 # Geometry of the papers' towers, so that they can be planned and counted with no file at hand.
 KNOWN: Mapping[str, Mapping[str, Any]] = {
     "roberta-base": _ROBERTA,
     "roberta-large": _ROBERTA | LARGE,
+    "facebook/bart-base": _BART,
     "gpt2": {"model_type": "gpt2"},
     "gpt2-medium": {"model_type": "gpt2", "n_embd": 1024, "n_layer": 24, "n_head": 16},
     "google/vit-base-patch16-224-in21k": _VIT,

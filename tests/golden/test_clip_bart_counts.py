@@ -1,0 +1,76 @@
+"""Published parameter counts of CLIP-BART at full size, on the meta device: no weight is read.
+
+The numbers are those of the VL-Adapter and VL-PET benchmarks: CLIP counts nowhere, the visual embedding trains in every
+row, and the percentage is of all parameters with what the method added.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from benchmark.backbones import BACKBONES
+from benchmark.backbones.base import Backbone
+from benchmark.config import Protocol, parse
+from benchmark.grid import METHODS
+from benchmark.method import apply, count
+
+VISUAL_EMBEDDING, BART, ROWS = 1_582_848, 139_420_416, 153_600
+LORA = {"rank": 128, "alpha": 32, "targets": ["query", "value"], "dropout": 0.1, "also_train": ["biases"]}
+PUBLISHED = [  # method, settings, trained, all, per cent
+    ("full_finetuning", {}, 141_156_864, 141_156_864, 100.0),
+    ("bitfit", {}, 1_708_800, 141_156_864, 1.211),
+    ("head_only", {}, VISUAL_EMBEDDING, 141_156_864, 1.121),
+    ("lora", LORA, 8_786_688, 148_234_752, 5.928),
+]
+
+
+def adapted(method: str, settings: dict[str, Any], **model: Any) -> Backbone:
+    config = parse(BACKBONES.load("clip_bart"), model, "clip_bart")
+    with torch.device("meta"):
+        backbone = config.build([], Protocol(lr=1e-3, steps=1))
+        apply(parse(METHODS.load(method), settings, method), backbone)
+    return backbone
+
+
+@pytest.mark.parametrize(("method", "settings", "trained", "everything", "percent"), PUBLISHED)
+def test_what_the_papers_train(method: str, settings: dict[str, Any], trained: int, everything: int, percent: float) -> None:
+    backbone = adapted(method, settings)
+    found = count(p for p in backbone.parameters() if p.requires_grad)
+    whole = count(backbone.text.parameters()) + count(backbone.head_parameters())
+    assert (found, whole) == (trained, everything)
+    assert 100 * found / whole == pytest.approx(percent, abs=5e-4)
+    declared = parse(METHODS.load(method), settings, method).trainable(adapted("head_only", {}))
+    assert declared + VISUAL_EMBEDDING == trained
+
+
+def test_the_parts() -> None:
+    backbone = adapted("head_only", {})
+    assert count(backbone.text.parameters()) == BART + ROWS
+    assert count(adapted("head_only", {}, extra_tokens=36).text.parameters()) == BART + 36 * 768
+    assert sorted(p.numel() for p in backbone.head_parameters()) == sorted([2048 * 768, 768, 768, 768, 5 * 768, 768, 768, 768, 2 * 768])
+    assert count(backbone.head_parameters()) == VISUAL_EMBEDDING
+
+
+def test_the_vision_tower_is_rn101_without_its_pooling() -> None:
+    tower = adapted("head_only", {}).vision
+    assert (tower.width, tower.size, tower.leading) == (2048, 224, 1)
+    # ResNet-101: 3 + 4 + 23 + 3 blocks; three convolutions in the stem; no attention pooling, no projection.
+    convolutions = [m for m in tower.modules() if isinstance(m, torch.nn.Conv2d)]
+    assert len(convolutions) == 3 + 3 * 33 + 4
+    assert not any(isinstance(m, torch.nn.Linear) for m in tower.modules())
+
+
+@pytest.mark.parametrize(("per_layer", "side"), [(2, "encoder"), (3, "decoder")])
+def test_sites(per_layer: int, side: str) -> None:
+    sites = [s for s in adapted("head_only", {}).sites if s.side == side]
+    assert len(sites) == 6 * per_layer
+    assert sum(s.norm.weight.numel() + s.norm.bias.numel() for s in sites) == len(sites) * 1_536
+
+
+def test_the_adapters_of_the_papers() -> None:
+    """Thirty adapters of 148,320 parameters; the papers train all LayerNorms with them."""
+    backbone = adapted("adapter", {"size": 96, "activation": "gelu_new"})
+    assert count(p for p in backbone.parameters() if p.requires_grad) == VISUAL_EMBEDDING + 30 * 148_320
