@@ -18,12 +18,18 @@ from benchmark.errors import UserError
 LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
 _ROBERTA = {"vocab_size": 50265, "max_position_embeddings": 514, "type_vocab_size": 1, "layer_norm_eps": 1e-5, "model_type": "roberta"}
 _VIT = {"model_type": "vit", "image_size": 224, "patch_size": 16}
+_BLIP_PARTS = {"text_config": {"num_attention_heads": 12}, "vision_config": {"image_size": 384}}
+_BLIP_CAPTION = {"model_type": "blip", "architectures": ["BlipForConditionalGeneration"], **_BLIP_PARTS}
+_BLIP_VQA = {"model_type": "blip", "architectures": ["BlipForQuestionAnswering"], **_BLIP_PARTS}
 # Geometry of the papers' towers, so that they can be planned and counted with no file at hand.
 KNOWN: Mapping[str, Mapping[str, Any]] = {
     "roberta-base": _ROBERTA,
     "roberta-large": _ROBERTA | LARGE,
     "gpt2": {"model_type": "gpt2"},
     "gpt2-medium": {"model_type": "gpt2", "n_embd": 1024, "n_layer": 24, "n_head": 16},
+    "Salesforce/blip-image-captioning-base": _BLIP_CAPTION,
+    "Salesforce/blip-vqa-base": _BLIP_VQA,
+    "Salesforce/blip-vqa-capfilt-large": _BLIP_VQA,
     "google/vit-base-patch16-224-in21k": _VIT,
     "google/vit-large-patch16-224-in21k": _VIT | LARGE,
 }
