@@ -28,6 +28,7 @@ from benchmark.runner import build
 from benchmark.tasks import TASKS
 from benchmark.tasks.base import Item
 from benchmark.training import TrainingState, start, train
+from tests import blip_weights
 
 Settings = Mapping[str, Any]
 SHIPPED: Mapping[str, Settings] = {e.name: e.settings for e in load_sweep("quickstart").entries("backbones", "quickstart")}
@@ -63,6 +64,8 @@ def tiny(backbone: str) -> Settings:
     if backbone in SHIPPED:
         return SHIPPED[backbone]
     names = {f.name for f in fields(BACKBONES.load(backbone))}
+    if backbone == "blip":
+        return {"weights": blip_weights.weights(), "image_size": blip_weights.SIZE}
     return {name: "tiny" for name in ("text", "vision") if name in names}
 
 

@@ -21,6 +21,7 @@ from benchmark.errors import UserError
 from benchmark.method import Need, Projection, Site, Slot
 from benchmark.registry import register
 
+SOFT = -1  # stands for the soft prompt among token ids
 RANKED_TOGETHER = 64  # answers scored in one forward: each holds its own copy of the image's keys and values
 
 
@@ -186,33 +187,30 @@ class BLIPModel(Backbone):
             return Memory(visual[:, 1:], None)
         self._see(visual)
         first = self.start if self.tokenizer.cls_token_id is None else self.tokenizer.cls_token_id
-        rows = [[first, *ids, self.end] for ids in self._tokenize(prompts, self.protocol.max_input_tokens - 2)]
-        ids, mask = padded(rows, self.pad), padded([[1] * len(row) for row in rows], 0)
-        embeds, mask = self._with_soft_prompt(self.token_embeddings(ids.to(self.device)), mask.to(self.device))
-        states = self.reader(inputs_embeds=embeds, attention_mask=mask, encoder_hidden_states=visual[:, 1:]).last_hidden_state
-        return Memory(states, mask)
+        texts = self._tokenize(prompts, self.protocol.max_input_tokens - 2)
+        embeds, mask = self._embed(self.token_embeddings, [[first, SOFT, *ids, self.end] for ids in texts])
+        states = self.reader(inputs_embeds=embeds, attention_mask=mask, position_ids=_positions(mask), encoder_hidden_states=visual[:, 1:])
+        return Memory(states.last_hidden_state, mask)
 
     def _prefix(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """What stands before the answer: embeddings (batch, tokens, width) and mask (batch, tokens).
-
-        Shorter prompts are filled up behind [DEC], so that an answer begins at one place and no row is all padding.
-        """
+        """What stands before the answer: embeddings (batch, tokens, width) and mask (batch, tokens)."""
+        words = self.decoder.bert.embeddings.word_embeddings
         if self.config.form == "vqa":
-            ids = torch.full((len(prompts), 1), self.start, device=self.device)
-            return self._words(ids), torch.ones_like(ids)
-        rows = self._tokenize(prompts, self.protocol.max_input_tokens)
-        longest = max(map(len, rows))
-        gaps = [longest - len(row) for row in rows]
-        ids = torch.tensor([[self.start, *[self.pad] * gap, *row] for gap, row in zip(gaps, rows, strict=True)])
-        mask = torch.tensor([[1] + [0] * gap + [1] * (longest - gap) for gap in gaps])
-        return self._with_soft_prompt(self._words(ids.to(self.device)), mask.to(self.device))
+            return self._embed(words, [[self.start]] * len(prompts))
+        texts = self._tokenize(prompts, self.protocol.max_input_tokens)
+        return self._embed(words, [[self.start, SOFT, *ids] for ids in texts])
 
-    def _with_soft_prompt(self, embeds: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """The soft prompt, if there is one, behind the first token."""
-        if self.prompt is None:
-            return embeds, mask
-        soft = self.prompt().to(embeds.dtype).expand(embeds.shape[0], -1, -1)
-        return torch.cat([embeds[:, :1], soft, embeds[:, 1:]], 1), torch.cat([mask.new_ones(soft.shape[:2]), mask], 1)
+    def _embed(self, words: nn.Module, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """Embeddings and mask of rows filled up on the left, so that all end at one place; SOFT becomes the soft prompt."""
+        soft = None if self.prompt is None else self.prompt()
+        copies = 0 if soft is None else soft.shape[0]
+        spread = [[token for found in row for token in ([SOFT] * copies if found == SOFT else [found])] for row in rows]
+        longest = max(map(len, spread))
+        ids = torch.tensor([[IGNORED] * (longest - len(row)) + row for row in spread], device=self.device)
+        embeds: Tensor = words(ids.masked_fill(ids < 0, self.pad))
+        if soft is not None:
+            embeds = embeds.masked_scatter((ids == SOFT)[..., None], soft.to(embeds.dtype).expand(len(rows), -1, -1))
+        return embeds, (ids != IGNORED).long()
 
     def _targets(self, texts: Sequence[str]) -> Tensor:
         """Token ids of texts and their [SEP], at most `max_output_tokens`, (texts, longest), IGNORED behind the end."""
@@ -241,7 +239,7 @@ class BLIPModel(Backbone):
         return self.decoder.bert(
             inputs_embeds=embeds,
             attention_mask=mask,
-            position_ids=(mask.cumsum(1) - 1)[:, -embeds.shape[1] :],
+            position_ids=_positions(mask)[:, -embeds.shape[1] :],
             encoder_hidden_states=memory.states,
             encoder_attention_mask=memory.mask,
             past_key_values=cache,
@@ -260,6 +258,11 @@ class BLIPModel(Backbone):
                 f"max_input_tokens, max_output_tokens, max_generated_tokens and soft prompts may need {needed} positions, "
                 f"{self.config.weights} has {positions}; lower them"
             )
+
+
+def _positions(mask: Tensor) -> Tensor:
+    """Places of the tokens, (batch, tokens); padding takes none."""
+    return (mask.cumsum(1) - 1).clamp_min(0)
 
 
 def _rows(cache: EncoderDecoderCache, index: Tensor) -> EncoderDecoderCache:

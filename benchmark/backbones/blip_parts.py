@@ -121,21 +121,25 @@ class TextAttention(BlipTextSelfAttention):  # type: ignore[misc]
         """States (batch, queries, width), and the states to look at in cross-attention, to (batch, queries, width)."""
         cross = encoder_hidden_states is not None
         query = self._heads(self.query(hidden_states))
-        cache = past_key_values and (past_key_values.cross_attention_cache if cross else past_key_values.self_attention_cache)
-        if cross and past_key_values is not None and past_key_values.is_updated.get(self.layer_idx):
-            key, value = cache.layers[self.layer_idx].keys, cache.layers[self.layer_idx].values
-        else:
-            seen = encoder_hidden_states if cross else hidden_states
-            key, value = self._heads(self.key(seen)), self._heads(self.value(seen))
-            if past_key_values is not None:
-                key, value = cache.update(key, value, self.layer_idx)
-                past_key_values.is_updated[self.layer_idx] = cross or past_key_values.is_updated.get(self.layer_idx, False)
+        key, value = self._seen(encoder_hidden_states if cross else hidden_states, cross, past_key_values)
         if attention_mask is not None:
             # Half the smallest number: a kernel that multiplies the mask must not overflow to minus infinity.
             attention_mask = attention_mask.clamp_min(torch.finfo(query.dtype).min / 2).to(query.dtype)
         dropout = self.dropout.p if self.training else 0.0
         found, _ = attend(self, query, key, value, attention_mask, dropout=dropout, is_causal=False)
         return found.flatten(2), None
+
+    def _seen(self, states: Tensor, cross: bool, past: EncoderDecoderCache | None) -> tuple[Tensor, Tensor]:
+        """Keys and values, cached ones included; those of cross-attention are computed once."""
+        if past is None:
+            return self._heads(self.key(states)), self._heads(self.value(states))
+        cache: Any = past.cross_attention_cache if cross else past.self_attention_cache
+        if cross and past.is_updated.get(self.layer_idx):
+            return cache.layers[self.layer_idx].keys, cache.layers[self.layer_idx].values
+        if cross:
+            past.is_updated[self.layer_idx] = True
+        found: tuple[Tensor, Tensor] = cache.update(self._heads(self.key(states)), self._heads(self.value(states)), self.layer_idx)
+        return found
 
     def _heads(self, states: Tensor) -> Tensor:
         return states.unflatten(-1, (self.num_attention_heads, -1)).transpose(1, 2)
@@ -144,9 +148,9 @@ class TextAttention(BlipTextSelfAttention):  # type: ignore[misc]
 class TextDecoder(BlipTextLMHeadModel):  # type: ignore[misc]
     """BLIP's text decoder, which generates behind embeddings too."""
 
-    def prepare_inputs_for_generation(self, input_ids: Tensor, inputs_embeds: Tensor | None = None, **inputs: Any) -> dict[str, Any]:
-        """As in the original; naming `inputs_embeds` tells `generate` that they are passed on."""
-        prepared: dict[str, Any] = super().prepare_inputs_for_generation(input_ids, inputs_embeds=inputs_embeds, **inputs)
+    def prepare_inputs_for_generation(self, input_ids: Tensor, inputs_embeds: Tensor | None = None, **kwargs: Any) -> dict[str, Any]:
+        """As in the original; `generate` looks for these two names in the signature, to see what it may pass."""
+        prepared: dict[str, Any] = super().prepare_inputs_for_generation(input_ids, inputs_embeds=inputs_embeds, **kwargs)
         return prepared
 
 
@@ -235,5 +239,7 @@ def _fill(model: Any, state: Mapping[str, Tensor], path: Path) -> None:
         raise UserError(f"{path} lacks pretrained weights for {missing[0]} ({len(missing)} missing); choose a complete checkpoint")
     for name, parameter in wanted.items():
         if parameter.shape != state[name].shape:
-            raise UserError(f"{path}: {name} is of shape {tuple(state[name].shape)}, not {tuple(parameter.shape)}; choose another checkpoint")
+            raise UserError(
+                f"{path}: {name} is of shape {tuple(state[name].shape)}, not {tuple(parameter.shape)}; choose another checkpoint"
+            )
         parameter.data.copy_(state[name])
