@@ -161,7 +161,7 @@ class BLIPModel(Backbone):
             """Tokens (questions, keep, length) to log-likelihoods (questions, keep)."""
             keep = tokens.shape[1]
             parts = []
-            for questions in torch.arange(len(tokens), device=tokens.device).split(max(1, RANKED_TOGETHER // keep)):
+            for questions in torch.split(torch.arange(len(tokens), device=tokens.device), max(1, RANKED_TOGETHER // keep)):
                 rows, labels = questions.repeat_interleave(keep), tokens[questions].flatten(0, 1)
                 self._see(visual[rows])
                 seen = torch.cat([mask[rows], (labels[:, :-1] != IGNORED).long()], 1)

@@ -116,12 +116,12 @@ class TextAttention(BlipTextSelfAttention):  # type: ignore[misc]
         attention_mask: Tensor | None = None,
         encoder_hidden_states: Tensor | None = None,
         past_key_values: EncoderDecoderCache | None = None,
-        **_: Any,
+        **_rest: Any,
     ) -> tuple[Tensor, None]:
         """States (batch, queries, width), and the states to look at in cross-attention, to (batch, queries, width)."""
         cross = encoder_hidden_states is not None
         query = self._heads(self.query(hidden_states))
-        key, value = self._seen(encoder_hidden_states if cross else hidden_states, cross, past_key_values)
+        key, value = self._seen(hidden_states if encoder_hidden_states is None else encoder_hidden_states, cross, past_key_values)
         if attention_mask is not None:
             # Half the smallest number: a kernel that multiplies the mask must not overflow to minus infinity.
             attention_mask = attention_mask.clamp_min(torch.finfo(query.dtype).min / 2).to(query.dtype)
@@ -142,7 +142,7 @@ class TextAttention(BlipTextSelfAttention):  # type: ignore[misc]
         return found
 
     def _heads(self, states: Tensor) -> Tensor:
-        return states.unflatten(-1, (self.num_attention_heads, -1)).transpose(1, 2)
+        return states.view(*states.shape[:2], self.num_attention_heads, -1).transpose(1, 2)
 
 
 class TextDecoder(BlipTextLMHeadModel):  # type: ignore[misc]
