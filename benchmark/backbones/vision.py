@@ -25,6 +25,7 @@ from benchmark.errors import UserError, did_you_mean
 
 Pool = Literal["pooler", "cls", "mean"]
 Triple = tuple[float, float, float]
+HALF: tuple[Triple, Triple] = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # the in21k checkpoints' own values
 
 
 def vision_tower(source: str, pool: Pool, tokens: bool) -> VisionTower:
@@ -52,7 +53,7 @@ class HuggingFaceTower(VisionTower):
         self.model = source.model(ViTModel, add_pooling_layer=pool == "pooler")
         config = cast("Any", self.model.config)
         self.width, self.size = config.hidden_size, config.image_size
-        self.mean, self.std = _normalisation(source)
+        self.mean, self.std = normalisation(source, HALF)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """(batch, 3, size, size) to (batch, 1 + tokens, width)."""
@@ -184,13 +185,14 @@ def _assemble(pooled: Tensor | None, states: Tensor, pool: Pool, tokens: bool) -
     return torch.cat([pooled[:, None], states], 1) if tokens else pooled[:, None]
 
 
-def _normalisation(source: Source) -> tuple[Triple, Triple]:
+def normalisation(source: Source, otherwise: tuple[Triple, Triple]) -> tuple[Triple, Triple]:
+    """Mean and standard deviation of the pixels, from the checkpoint's preprocessor where it has one."""
     file = None
     if not source.random and torch.get_default_device().type != "meta":
         file = cached_file(
             source.location, "preprocessor_config.json", revision=source.revision, _raise_exceptions_for_missing_entries=False
         )
-    if file is None:  # the in21k checkpoints' own values
-        return (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+    if file is None:
+        return otherwise
     values = json.loads(Path(file).read_text(encoding="utf-8"))
     return tuple(values["image_mean"]), tuple(values["image_std"])

@@ -24,6 +24,9 @@ _BART = {
     **{f"{side}_{key}": n for side in ("encoder", "decoder") for key, n in (("layers", 6), ("attention_heads", 12), ("ffn_dim", 3072))},
     **dict.fromkeys(("dropout", "attention_dropout", "activation_dropout"), 0.1),
 }
+_BLIP_PARTS = {"text_config": {"num_attention_heads": 12}, "vision_config": {"image_size": 384}}
+_BLIP_CAPTION = {"model_type": "blip", "architectures": ["BlipForConditionalGeneration"], **_BLIP_PARTS}
+_BLIP_VQA = {"model_type": "blip", "architectures": ["BlipForQuestionAnswering"], **_BLIP_PARTS}
 # Geometry of the papers' towers, so that they can be planned and counted with no file at hand.
 KNOWN: Mapping[str, Mapping[str, Any]] = {
     "roberta-base": _ROBERTA,
@@ -31,6 +34,9 @@ KNOWN: Mapping[str, Mapping[str, Any]] = {
     "facebook/bart-base": _BART,
     "gpt2": {"model_type": "gpt2"},
     "gpt2-medium": {"model_type": "gpt2", "n_embd": 1024, "n_layer": 24, "n_head": 16},
+    "Salesforce/blip-image-captioning-base": _BLIP_CAPTION,
+    "Salesforce/blip-vqa-base": _BLIP_VQA,
+    "Salesforce/blip-vqa-capfilt-large": _BLIP_VQA,
     "google/vit-base-patch16-224-in21k": _VIT,
     "google/vit-large-patch16-224-in21k": _VIT | LARGE,
 }

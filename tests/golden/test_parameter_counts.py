@@ -143,3 +143,38 @@ def test_bitfit(text: str) -> None:
 def test_soft_prompts() -> None:
     backbone = adapted("gpt2", "prompt_tuning", {"length": 20})
     assert count(p for p in backbone.parameters() if p.requires_grad) == 20 * 768
+
+
+def blip(**settings: Any) -> Backbone:
+    with torch.device("meta"):
+        return parse(BACKBONES.load("blip"), settings, "blip").build(ANSWERS, Protocol(lr=1e-3, steps=1))
+
+
+def test_blip() -> None:
+    """BLIP with ViT-B/16 at 224 px, as the p-Adapter paper uses it; from a checkpoint of 384 px."""
+    backbone = blip()
+    assert (count(backbone.vision.parameters()), count(backbone.text.parameters())) == (85_798_656, 137_881_148)
+    assert count(backbone.parameters()) == 223_679_804
+    assert [site.name for site in backbone.sites][:4] == ["layer.0.self", "layer.0.cross", "layer.0.ffn", "layer.1.self"]
+    assert len(backbone.sites) == 36
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "expected"),
+    [
+        ("adapter", {"size": 96}, 5_339_520),
+        ("lora", {"rank": 8, "targets": ["query", "key"]}, 589_824),
+        ("prompt_tuning", {"length": 16}, 12_288),
+    ],
+)
+def test_what_methods_add_to_blip(method: str, settings: dict[str, Any], expected: int) -> None:
+    """36 adapters of 96 with biases; LoRA of rank 8 on query and key of 24 attentions."""
+    assert parse(METHODS.load(method), settings, method).trainable(blip()) == expected
+
+
+def test_blips_own_form_for_questions() -> None:
+    """A text encoder of 12 layers without a head: the decoder's size, less its head."""
+    backbone = blip(weights="Salesforce/blip-vqa-base", form="vqa")
+    head = 768 * 768 + 768 + 2 * 768 + 30_524
+    assert count(backbone.text.parameters()) == 2 * 137_881_148 - head
+    assert len(backbone.sites) == 72

@@ -1,0 +1,51 @@
+"""Tiny BLIP weights for tests: the shipped ones, or random ones of the same shape where none are shipped."""
+
+from __future__ import annotations
+
+import atexit
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from transformers import AutoTokenizer, BlipConfig, BlipForQuestionAnswering
+
+from benchmark.backbones.base import TINY
+
+SIZE = 64
+
+
+@cache
+def weights() -> str:
+    """A setting of `weights` that builds both forms."""
+    if (TINY / "blip").is_dir():
+        return "tiny"
+    folder = TemporaryDirectory()
+    atexit.register(folder.cleanup)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        save(random_model(), Path(folder.name))
+    return folder.name
+
+
+def random_model(heads: int = 4, vocabulary: int = 412) -> BlipForQuestionAnswering:
+    """A random BLIP whose images matter: Hugging Face's own start values leave the towers nearly blind."""
+    shared = {"hidden_size": 128, "intermediate_size": 256, "num_attention_heads": heads}
+    vision = {**shared, "num_hidden_layers": 4, "image_size": SIZE, "patch_size": 8}
+    rates = {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
+    ids = {"bos_token_id": vocabulary - 1, "sep_token_id": 2, "eos_token_id": 2, "pad_token_id": 1}
+    text = {**shared, **rates, **ids, "num_hidden_layers": 2, "vocab_size": vocabulary, "max_position_embeddings": 128}
+    model = BlipForQuestionAnswering(BlipConfig(vision_config=vision, text_config=text)).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(std=0.05)
+            elif name.endswith("bias"):
+                parameter.normal_(std=0.02)
+    return model
+
+
+def save(model: BlipForQuestionAnswering, folder: Path) -> None:
+    """Write weights and a tokenizer."""
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(TINY / "roberta").save_pretrained(folder)
