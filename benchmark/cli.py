@@ -94,8 +94,9 @@ def _parser() -> argparse.ArgumentParser:
     _json_flag(bench)
     pretrain = _command(commands, "pretrain", _pretrain, "make the shipped tiny towers again, from a seed")
     pretrain.add_argument("what", choices=("tiny",))
-    pretrain.add_argument("--out", type=Path, required=True, help="folder for vit/, roberta/, gpt2/ and manifest.json")
+    pretrain.add_argument("--out", type=Path, required=True, help="folder for the towers and manifest.json")
     pretrain.add_argument("--seed", type=int, default=0)
+    pretrain.add_argument("--only", metavar="TOWERS", help="make these and keep the others, such as blip,bart (default: all)")
     return parser
 
 
@@ -255,9 +256,9 @@ def _bench(options: argparse.Namespace) -> int:
 
 
 def _pretrain(options: argparse.Namespace) -> int:
-    from benchmark.pretrain import pretrain_tiny
+    from benchmark.pretraining.towers import TOWERS, pretrain_tiny
 
-    pretrain_tiny(options.out, options.seed)
+    pretrain_tiny(options.out, options.seed, only=options.only.split(",") if options.only else TOWERS)
     return 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import shutil
 from pathlib import Path
 from random import Random
 
@@ -12,17 +13,31 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
+from torch.nn import functional as F
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BartForConditionalGeneration,
+    BlipForConditionalGeneration,
+    BlipForQuestionAnswering,
+    ViTModel,
+)
 
 from benchmark.datasets.drawing import SHAPES, Scene, Thing, sample_single
 from benchmark.datasets.shapes import questions
-from benchmark.pretrain import Plan, pretrain_tiny
-from benchmark.pretraining_images import PATCH, patches_on, scene_of, truth_of
-from benchmark.pretraining_text import easy_questions, sample_dialogue
+from benchmark.errors import UserError
+from benchmark.pretraining.batches import MASK, PROMPT, blind_batch, captioned_batch, infilled_batch
+from benchmark.pretraining.common import HELD_OUT, Plan
+from benchmark.pretraining.images import IGNORED, PATCH, patches_on, pixel_values, scene_of, truth_of
+from benchmark.pretraining.text import easy_questions, sample_dialogue
+from benchmark.pretraining.towers import TOWERS, pretrain_tiny
 
-SHORT = Plan(vit_steps=2, roberta_steps=2, gpt2_steps=2, batch=4, tokenizer_texts=300, held_out=10)
+SHORT = Plan(vit_steps=2, roberta_steps=2, gpt2_steps=2, blip_steps=2, bart_steps=2, batch=4, tokenizer_texts=300, held_out=10)
 SHIPPED = Path(__file__).resolve().parents[2] / "benchmark" / "backbones" / "tiny"
-LIMIT = 6 * 2**20
+LIMIT = 10_000_000
+CLASSES = {"gpt2": AutoModelForCausalLM, "blip": BlipForQuestionAnswering, "bart": BartForConditionalGeneration}
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +63,28 @@ def test_the_same_seed_gives_the_same_bytes(made: Path, tmp_path: Path) -> None:
 def test_another_seed_gives_other_weights(made: Path, tmp_path: Path) -> None:
     pretrain_tiny(tmp_path, seed=4, plan=SHORT)
     ours, theirs = contents(tmp_path), contents(made)
-    assert all(ours[f"{tower}/model.safetensors"] != theirs[f"{tower}/model.safetensors"] for tower in ("vit", "roberta", "gpt2"))
+    assert all(ours[f"{tower}/model.safetensors"] != theirs[f"{tower}/model.safetensors"] for tower in TOWERS)
+
+
+def test_single_towers_are_made_as_with_the_others_which_stay(made: Path, tmp_path: Path) -> None:
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    for tower in ("blip", "bart"):
+        shutil.rmtree(tmp_path / tower)
+    pretrain_tiny(tmp_path, seed=3, plan=SHORT, only=("blip", "bart"))
+    assert contents(tmp_path) == contents(made)
+
+
+def test_blip_takes_the_shipped_image_tower_where_there_is_no_other(tmp_path: Path) -> None:
+    pretrain_tiny(tmp_path, seed=3, plan=SHORT, only=("blip",))
+    assert {path.name for path in tmp_path.iterdir()} == {"blip", "manifest.json"}
+    assert_same_vision(ViTModel.from_pretrained(SHIPPED / "vit"), tmp_path / "blip")
+
+
+def test_unknown_towers_and_mixed_seeds_are_errors(made: Path) -> None:
+    with pytest.raises(UserError, match="did you mean 'bart'"):
+        pretrain_tiny(made, seed=3, plan=SHORT, only=("brat",))
+    with pytest.raises(UserError, match="seed 3"):
+        pretrain_tiny(made, seed=4, plan=SHORT, only=("bart",))
 
 
 def described(folder: Path) -> dict[str, str]:
@@ -68,18 +104,100 @@ def test_shipped_towers_are_small() -> None:
     assert sum(path.stat().st_size for path in SHIPPED.rglob("*") if path.is_file()) < LIMIT
 
 
-@pytest.mark.parametrize("tower", ["vit", "roberta", "gpt2"])
+@pytest.mark.parametrize("tower", TOWERS)
 @pytest.mark.parametrize("shipped", [False, True])
 def test_towers_load_whole_and_as_float32(made: Path, tower: str, shipped: bool) -> None:
     folder = (SHIPPED if shipped else made) / tower
-    auto = AutoModelForCausalLM if tower == "gpt2" else AutoModel
-    model, loading = auto.from_pretrained(folder, output_loading_info=True)
+    model, loading = CLASSES.get(tower, AutoModel).from_pretrained(folder, output_loading_info=True)
     assert model.dtype == torch.float32
     assert not loading["missing_keys"]
     assert not loading["unexpected_keys"]
 
 
-@pytest.mark.parametrize("tower", ["roberta", "gpt2"])
+def test_blip_also_loads_for_captioning_whole() -> None:
+    model, loading = BlipForConditionalGeneration.from_pretrained(SHIPPED / "blip", output_loading_info=True)
+    assert model.dtype == torch.float32
+    assert not loading["missing_keys"]
+    assert all(key.startswith("text_encoder.") for key in loading["unexpected_keys"])
+
+
+def assert_same_vision(vit: ViTModel, blip: Path) -> None:
+    pixels = pixel_values([scene_of(0, HELD_OUT + i) for i in range(8)])
+    with torch.no_grad():
+        ours = BlipForQuestionAnswering.from_pretrained(blip).vision_model(pixel_values=pixels).last_hidden_state
+        theirs = vit(pixel_values=pixels).last_hidden_state
+    assert (ours - theirs).abs().max() < 1e-5
+
+
+def test_blip_sees_what_vit_sees() -> None:
+    assert_same_vision(ViTModel.from_pretrained(SHIPPED / "vit"), SHIPPED / "blip")
+
+
+def test_blips_text_encoder_is_a_copy_of_its_decoder() -> None:
+    model = BlipForQuestionAnswering.from_pretrained(SHIPPED / "blip")
+    theirs = model.text_decoder.bert.state_dict()
+    assert all(torch.equal(value, theirs[name]) for name, value in model.text_encoder.state_dict().items())
+
+
+def test_blip_captions_the_image_it_is_given() -> None:
+    metrics = json.loads((SHIPPED / "manifest.json").read_text(encoding="utf-8"))["metrics"]["blip"]
+    model, tokenizer = BlipForQuestionAnswering.from_pretrained(SHIPPED / "blip"), AutoTokenizer.from_pretrained(SHIPPED / "blip")
+    scenes = [scene_of(0, HELD_OUT + i) for i in range(100)]
+    ids, labels = captioned_batch(tokenizer, "test", scenes)
+    with torch.no_grad():
+        states = model.vision_model(pixel_values=pixel_values(scenes)).last_hidden_state
+        logits = [model.text_decoder(input_ids=ids, encoder_hidden_states=seen).logits for seen in (states, states.roll(1, 0))]
+    right, wrong = (F.cross_entropy(x[:, :-1].flatten(0, 1), labels[:, 1:].flatten()).exp().item() for x in logits)
+    assert right == pytest.approx(metrics["caption_perplexity"], rel=0.1)
+    assert wrong > 2 * right
+
+
+def test_bart_answers_from_a_text() -> None:
+    model, tokenizer = BartForConditionalGeneration.from_pretrained(SHIPPED / "bart"), AutoTokenizer.from_pretrained(SHIPPED / "bart")
+    for thing in ("red circle", "blue triangle", "green rectangle"):
+        color, shape = thing.split()
+        source = tokenizer(f"there is a {thing}. what shape is present?<mask>. what color is the {shape}?<mask>", return_tensors="pt")
+        text = tokenizer.decode(model.generate(**source, max_new_tokens=40, num_beams=1)[0], skip_special_tokens=True)
+        assert text.strip() == f"there is a {thing}. what shape is present? {shape}. what color is the {shape}? {color}"
+
+
+def test_infilling_hides_each_answer_behind_one_mask() -> None:
+    tokenizer = AutoTokenizer.from_pretrained(SHIPPED / "bart")
+    batch = infilled_batch(tokenizer, "test", 50, answers_only=True)
+    assert torch.equal(batch.hidden, batch.answers)
+    for source, label, answers in zip(batch.sources, batch.labels, batch.answers, strict=True):
+        assert source[source != 1].tolist() == label.masked_fill(answers, MASK)[label != IGNORED].tolist()
+    assert all(tokenizer.decode(word).strip().isalnum() for word in batch.labels[batch.answers])
+
+
+def test_infilling_hides_spans_but_never_the_frame() -> None:
+    tokenizer = AutoTokenizer.from_pretrained(SHIPPED / "bart")
+    batch = infilled_batch(tokenizer, "test", 200)
+    paired = ~batch.answers.any(1)
+    share = batch.hidden[paired].sum() / (batch.labels[paired] > MASK).sum()
+    assert 0.2 < paired.float().mean() < 0.6
+    assert 0.25 < share < 0.5
+    assert (batch.labels[batch.hidden] > MASK).all()
+    assert not ((batch.sources[:, 1:] == MASK) & (batch.sources[:, :-1] == MASK)).any()
+    for source, label, hidden in zip(batch.sources, batch.labels, batch.hidden, strict=True):
+        assert source[(source != 1) & (source != MASK)].tolist() == label[~hidden & (label != IGNORED)].tolist()
+
+
+def test_blips_captions_leave_the_prompt_out_and_its_texts_go_without_image() -> None:
+    tokenizer = AutoTokenizer.from_pretrained(SHIPPED / "blip")
+    ids, labels = captioned_batch(tokenizer, "test", [scene_of(0, i) for i in range(30)])
+    for row, label in zip(ids, labels, strict=True):
+        text = tokenizer.decode(row[row != tokenizer.pad_token_id])
+        assert text.startswith(f"[DEC] {PROMPT} ")
+        assert text.endswith("[SEP]")
+        assert tokenizer.decode(label[label != IGNORED]) == text.removeprefix(f"[DEC] {PROMPT}")
+        assert "?" not in text
+    ids, labels = blind_batch(tokenizer, "test", 100)
+    texts = tokenizer.batch_decode(ids)
+    assert 0.1 < sum("?" in text.split(". ")[0] for text in texts) / len(texts) < 0.5
+
+
+@pytest.mark.parametrize("tower", ["roberta", "gpt2", "blip", "bart"])
 def test_tokenizers_agree_on_words_wherever_they_stand(tower: str) -> None:
     tokenizer = AutoTokenizer.from_pretrained(SHIPPED / tower)
     for text in ("is there a red circle?", "two shapes with a small teal triangle"):
@@ -100,6 +218,15 @@ def test_roberta_frames_a_text_and_has_its_special_ids() -> None:
     assert tokenizer.convert_tokens_to_ids(["<s>", "<pad>", "</s>", "<unk>", "<mask>"]) == [0, 1, 2, 3, 4]
     ids = tokenizer("a circle")["input_ids"]
     assert (ids[0], ids[-1], len(ids)) == (0, 2, 4)
+
+
+def test_blip_has_its_special_ids_and_frames_nothing() -> None:
+    tokenizer, config = AutoTokenizer.from_pretrained(SHIPPED / "blip"), AutoConfig.from_pretrained(SHIPPED / "blip").text_config
+    assert len(tokenizer("a circle")["input_ids"]) == 2
+    assert (tokenizer.bos_token, tokenizer.sep_token, tokenizer.pad_token) == ("[DEC]", "[SEP]", "[PAD]")
+    theirs = (config.bos_token_id, config.sep_token_id, config.eos_token_id, config.pad_token_id)
+    assert theirs == tuple(tokenizer.convert_tokens_to_ids(["[DEC]", "[SEP]", "[SEP]", "[PAD]"])) == (0, 2, 2, 1)
+    assert config.vocab_size == len(tokenizer)
 
 
 def test_gpt2_ends_begins_and_pads_with_one_token() -> None:

@@ -6,27 +6,14 @@ answer, so the question's wording alone says nothing that the balanced datasets 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from random import Random
 
-import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
-from tokenizers import decoders as tokenizer_decoders
-from torch import Tensor, nn
-from transformers import PreTrainedTokenizerFast
-
 from benchmark.datasets.drawing import COLORS, SHAPES, Scene, below, pick, sample_scene, sample_single
 from benchmark.datasets.shapes import captions, clear_relations, questions
-from benchmark.pretraining_images import IGNORED
 
-VOCABULARY = 512
-MAX_LENGTH = 128
-ROBERTA_SPECIALS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")  # in the order of their ids
-GPT2_SPECIAL = "<|endoftext|>"
 ASKED = 2  # questions after a description
 SINGLE_SHARE = 0.3  # of the scenes hold one thing, as in easy-VQA
-CAPTION_SHARE = 0.3  # of the causal model's texts are captions alone
 
 # easy-VQA's grammar; {} is a noun such as "red shape" or "circle"
 PRESENT = (
@@ -76,6 +63,24 @@ def sample_caption(rng: Random) -> str:
     return pick(rng, captions(sample_scene(rng), rng), 1)[0]
 
 
+def sample_caption_pair(rng: Random) -> str:
+    """Two captions of one scene: what one leaves open the other tells."""
+    return ". ".join(pick(rng, captions(sample_scene(rng), rng), 2))
+
+
+def sample_questions(rng: Random) -> str:
+    """A dialogue without the description."""
+    return ". ".join(part for part in sample_dialogue(rng).split(". ") if "?" in part)
+
+
+def scene_caption(scene: Scene, rng: Random) -> str:
+    """One caption of a given scene, of one thing or several."""
+    if len(scene.things) > 1:
+        return pick(rng, captions(scene, rng), 1)[0]
+    (thing,) = scene.things
+    return f"{'' if below(rng, 2) else 'there is '}a {thing.color} {thing.shape}"
+
+
 def _described(scene: Scene, rng: Random) -> tuple[list[str], list[tuple[str, str]]]:
     told = captions(scene, rng)
     parts = [told[k] for k in pick(rng, (0, 1, 3), 1)]  # those that name sizes and keep to no relation
@@ -104,83 +109,3 @@ def _draw_by_answer(rng: Random, asked: list[tuple[str, str]]) -> list[tuple[str
         by_answer.setdefault(answer, []).append(text)
     drawn = [pick(rng, tuple(by_answer), 1)[0] for _ in range(ASKED)]
     return [(pick(rng, by_answer[answer], 1)[0], answer) for answer in drawn]
-
-
-def train_tokenizer(texts: Iterator[str]) -> Tokenizer:
-    """Byte-level BPE: any text is encoded, common words as one token. A word is the same token at the start of a text."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-    tokenizer.decoder = tokenizer_decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
-        special_tokens=[*ROBERTA_SPECIALS, GPT2_SPECIAL],
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    return tokenizer
-
-
-def roberta_tokenizer(base: Tokenizer) -> PreTrainedTokenizerFast:
-    """`<s> text </s>`, as RoBERTa's tokenizer frames it."""
-    tokenizer = Tokenizer.from_str(base.to_str())
-    tokenizer.post_processor = processors.RobertaProcessing(sep=("</s>", 2), cls_token=("<s>", 0), add_prefix_space=True)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token="<s>",
-        cls_token="<s>",
-        eos_token="</s>",
-        sep_token="</s>",
-        pad_token="<pad>",
-        unk_token="<unk>",
-        mask_token="<mask>",
-        model_max_length=MAX_LENGTH,
-    )
-
-
-def gpt2_tokenizer(base: Tokenizer) -> PreTrainedTokenizerFast:
-    """No frame; one special token ends a text, begins one and pads, as with GPT-2."""
-    tokenizer = Tokenizer.from_str(base.to_str())
-    tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token=GPT2_SPECIAL,
-        eos_token=GPT2_SPECIAL,
-        pad_token=GPT2_SPECIAL,
-        unk_token=GPT2_SPECIAL,
-        model_max_length=MAX_LENGTH,
-    )
-
-
-def masked_batch(tokenizer: PreTrainedTokenizerFast, key: str, size: int, answers_only: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-    """Ids with masks, the ids to predict, and where the answers are. Every answer is masked, and 10 % of the rest."""
-    texts = [sample_dialogue(Random(f"{key}/{i}")) for i in range(size)]
-    labels = _encode(tokenizer, texts, pad=1)
-    question_mark = tokenizer.convert_tokens_to_ids("?")
-    is_answer = torch.zeros_like(labels, dtype=torch.bool)
-    is_answer[:, 1:] = labels[:, :-1] == question_mark
-    noise = torch.rand(labels.shape, generator=_generator(key))
-    chosen = is_answer | ((noise < 0.1) & (labels > 4) & (not answers_only))
-    ids = labels.masked_fill(chosen, 4)
-    return ids, labels.masked_fill(~chosen, IGNORED), is_answer
-
-
-def causal_batch(tokenizer: PreTrainedTokenizerFast, key: str, size: int) -> tuple[Tensor, Tensor]:
-    """Ids and labels. Half the texts begin with the special token, so that both ways of prompting are known."""
-    texts = []
-    for i in range(size):
-        rng = Random(f"{key}/{i}")
-        text = sample_caption(rng) if rng.random() < CAPTION_SHARE else sample_dialogue(rng)
-        texts.append(f"{tokenizer.bos_token if rng.random() < 0.5 else ''}{text}{tokenizer.eos_token}")
-    ids = _encode(tokenizer, texts, pad=IGNORED)
-    return ids.masked_fill(ids == IGNORED, int(tokenizer.eos_token_id)), ids
-
-
-def _encode(tokenizer: PreTrainedTokenizerFast, texts: list[str], pad: int) -> Tensor:
-    rows = [torch.tensor(row) for row in tokenizer(texts, truncation=True, max_length=MAX_LENGTH)["input_ids"]]
-    return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=pad)
-
-
-def _generator(key: str) -> torch.Generator:
-    digest = hashlib.sha256(key.encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))

@@ -1,0 +1,130 @@
+"""BLIP's tower: the image tower as BLIP's, and a decoder pretrained to caption what it sees and to write without an image.
+
+It is never trained on a question together with its image: that is what adaptation is for.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import BlipConfig, BlipForQuestionAnswering, BlipVisionModel, PreTrainedTokenizerFast, ViTModel
+
+from benchmark.pretraining.batches import blind_batch, captioned_batch
+from benchmark.pretraining.common import HEADS, HELD_OUT, INIT, WIDTH, Plan, Scalars, save, stored, train, write_json
+from benchmark.pretraining.images import IGNORED, pixel_values, scene_of
+from benchmark.pretraining.tokenizer import MAX_LENGTH
+from benchmark.pretraining.vit import PREPROCESSOR
+
+LAYERS = 2
+FIRST_SCENE = HELD_OUT // 2  # the stream's part that the image tower is not trained on either
+
+
+def pretrain_blip(folder: Path, tokenizer: PreTrainedTokenizerFast, vit: Path, seed: int, plan: Plan) -> Scalars:
+    """Write the tower, made from the image tower in `vit`, and its tokenizer to `folder`."""
+    torch.manual_seed(seed)
+    image_tower = stored(ViTModel, vit)
+    model = BlipForQuestionAnswering(_config(image_tower.config, tokenizer))
+    model.vision_model.load_state_dict(vision_state(image_tower))
+    model.vision_model.requires_grad_(False)
+    half = plan.batch // 2
+
+    def loss(step: int) -> Tensor:
+        scenes = [scene_of(seed, FIRST_SCENE + step * half + i) for i in range(half)]
+        ids, labels = captioned_batch(tokenizer, f"blip/{seed}/{step}/captions", scenes)
+        told = _loss(model.text_decoder, ids, labels, _states(model.vision_model, pixel_values(scenes)))
+        ids, labels = blind_batch(tokenizer, f"blip/{seed}/{step}/texts", plan.batch - half)
+        return told + _loss(model.text_decoder, ids, labels, torch.zeros(len(ids), 1, WIDTH))  # 65 zeros give the same
+
+    train("blip", model.text_decoder, loss, plan.blip_steps, plan.blip_lr)
+    model.text_encoder.load_state_dict(model.text_decoder.bert.state_dict())
+    save(model, folder)
+    write_json(folder / "preprocessor_config.json", PREPROCESSOR)
+    tokenizer.save_pretrained(folder)
+    return _score(stored(BlipForQuestionAnswering, folder), tokenizer, seed, plan)
+
+
+def _config(vit: Any, tokenizer: PreTrainedTokenizerFast) -> BlipConfig:
+    vision = {
+        "hidden_size": vit.hidden_size,
+        "num_hidden_layers": vit.num_hidden_layers,
+        "num_attention_heads": vit.num_attention_heads,
+        "intermediate_size": vit.intermediate_size,
+        "image_size": vit.image_size,
+        "patch_size": vit.patch_size,
+        "hidden_act": vit.hidden_act,
+        "layer_norm_eps": vit.layer_norm_eps,
+    }
+    text = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": WIDTH,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": HEADS,
+        "intermediate_size": 4 * WIDTH,
+        "max_position_embeddings": MAX_LENGTH,
+        "initializer_range": INIT,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.sep_token_id,
+        "sep_token_id": tokenizer.sep_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    return BlipConfig(vision_config=vision, text_config=text, projection_dim=WIDTH, image_text_hidden_size=WIDTH)
+
+
+def vision_state(vit: Any) -> dict[str, Tensor]:
+    """The weights of a ViTModel under the names of a BlipVisionModel, which computes the same from them."""
+    old = vit.state_dict()
+    new = {
+        "embeddings.class_embedding": old["embeddings.cls_token"],
+        "embeddings.position_embedding": old["embeddings.position_embeddings"],
+    }
+    for kind in ("weight", "bias"):
+        new[f"embeddings.patch_embedding.{kind}"] = old[f"embeddings.patch_embeddings.projection.{kind}"]
+        new[f"post_layernorm.{kind}"] = old[f"layernorm.{kind}"]
+        for i in range(vit.config.num_hidden_layers):
+            ours, theirs = f"layers.{i}", f"encoder.layers.{i}"
+            qkv = [old[f"{ours}.attention.{name}_proj.{kind}"] for name in "qkv"]
+            new[f"{theirs}.self_attn.qkv.{kind}"] = torch.cat(qkv)
+            for name, other in _RENAMED.items():
+                new[f"{theirs}.{other}.{kind}"] = old[f"{ours}.{name}.{kind}"]
+    return new
+
+
+_RENAMED = {
+    "attention.o_proj": "self_attn.projection",
+    "layernorm_before": "layer_norm1",
+    "layernorm_after": "layer_norm2",
+    "mlp.fc1": "mlp.fc1",
+    "mlp.fc2": "mlp.fc2",
+}
+
+
+@torch.no_grad()
+def _states(vision: BlipVisionModel, pixels: Tensor) -> Tensor:
+    states: Tensor = vision(pixel_values=pixels).last_hidden_state
+    return states
+
+
+def _loss(decoder: Any, ids: Tensor, labels: Tensor, states: Tensor) -> Tensor:
+    """Mean cross-entropy of the next word; padding stands behind everything, where causal attention leaves it out."""
+    logits = decoder(input_ids=ids, encoder_hidden_states=states).logits[:, :-1]
+    return F.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED)
+
+
+@torch.no_grad()
+def _score(model: Any, tokenizer: PreTrainedTokenizerFast, seed: int, plan: Plan) -> Scalars:
+    """Perplexity of held-out captions beside their image and beside the next scene's, and of text without an image."""
+    scenes = [scene_of(seed, HELD_OUT + i) for i in range(plan.held_out)]
+    states = torch.cat([_states(model.vision_model, pixel_values(scenes[i : i + 100])) for i in range(0, len(scenes), 100)])
+    told = captioned_batch(tokenizer, f"blip/{seed}/held-out/captions", scenes)
+    texts = blind_batch(tokenizer, f"blip/{seed}/held-out/texts", plan.held_out)
+    losses = {
+        "caption_perplexity": _loss(model.text_decoder, *told, states),
+        "caption_perplexity_with_another_image": _loss(model.text_decoder, *told, states.roll(1, 0)),
+        "text_perplexity_without_image": _loss(model.text_decoder, *texts, torch.zeros(len(scenes), 1, WIDTH)),
+    }
+    return {name: math.exp(value.item()) for name, value in losses.items()}

@@ -1,0 +1,52 @@
+"""GPT-2's tower, pretrained by naming the next word."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+from benchmark.pretraining.batches import causal_batch
+from benchmark.pretraining.common import HEADS, INIT, WIDTH, Plan, Scalars, save, stored, train
+from benchmark.pretraining.images import IGNORED
+from benchmark.pretraining.tokenizer import MAX_LENGTH
+
+
+def pretrain_gpt2(folder: Path, tokenizer: PreTrainedTokenizerFast, seed: int, plan: Plan) -> Scalars:
+    torch.manual_seed(seed)
+    end = tokenizer.eos_token_id
+    config = GPT2Config(
+        vocab_size=len(tokenizer),
+        n_positions=MAX_LENGTH,
+        n_embd=WIDTH,
+        n_layer=3,
+        n_head=HEADS,
+        initializer_range=INIT,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        bos_token_id=end,
+        eos_token_id=end,
+    )
+    model = GPT2LMHeadModel(config)
+
+    def loss(step: int) -> Tensor:
+        ids, labels = causal_batch(tokenizer, f"gpt2/{seed}/{step}", plan.batch)
+        return F.cross_entropy(model(input_ids=ids).logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+
+    train("gpt2", model, loss, plan.gpt2_steps, plan.text_lr)
+    save(model, folder)
+    tokenizer.save_pretrained(folder)
+    with torch.no_grad():
+        ids, labels = causal_batch(tokenizer, f"gpt2/{seed}/held-out", plan.held_out)
+        logits = stored(GPT2LMHeadModel, folder)(input_ids=ids).logits[:, :-1]
+    target = labels[:, 1:]
+    answers = (ids[:, :-1] == tokenizer.convert_tokens_to_ids("?")) & (target != IGNORED)
+    return {
+        "answer_accuracy": (logits.argmax(-1) == target)[answers].float().mean().item(),
+        "perplexity": math.exp(F.cross_entropy(logits.flatten(0, 1), target.flatten()).item()),
+    }

@@ -1,0 +1,64 @@
+"""The image tower, pretrained as ViT-in21k was, by classification: here of drawn scenes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import ViTConfig, ViTModel
+
+from benchmark.datasets.drawing import COLORS, SIDE
+from benchmark.pretraining.common import HEADS, HELD_OUT, INIT, WIDTH, Plan, Scalars, save, stored, train, write_json
+from benchmark.pretraining.images import OUTPUTS, PATCH, PATCH_CLASSES, pixel_values, scene_loss, scene_of, scene_scores, truth_of
+
+
+def pretrain_vit(folder: Path, seed: int, plan: Plan) -> Scalars:
+    torch.manual_seed(seed)  # each tower on its own, so that changing one leaves the others
+    config = ViTConfig(
+        hidden_size=WIDTH,
+        num_hidden_layers=4,
+        num_attention_heads=HEADS,
+        intermediate_size=2 * WIDTH,
+        image_size=SIDE,
+        patch_size=PATCH,
+        initializer_range=INIT,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
+    vit, reader, namer = ViTModel(config), nn.Linear(WIDTH, len(COLORS) * OUTPUTS), nn.Linear(WIDTH, PATCH_CLASSES)
+
+    def loss(step: int) -> Tensor:
+        scenes = [scene_of(seed, step * plan.batch + i) for i in range(plan.batch)]
+        seen = vit(pixel_values(scenes))
+        return scene_loss(_per_color(reader(seen.pooler_output)), namer(seen.last_hidden_state[:, 1:]), truth_of(scenes))
+
+    train("vit", nn.ModuleList([vit, reader, namer]), loss, plan.vit_steps, plan.vit_lr)
+    save(vit, folder)
+    write_json(folder / "preprocessor_config.json", PREPROCESSOR)
+    return _score_vit(stored(ViTModel, folder), reader, seed, plan)
+
+
+def _per_color(outputs: Tensor) -> Tensor:
+    return outputs.view(-1, len(COLORS), OUTPUTS)
+
+
+@torch.no_grad()
+def _score_vit(vit: Any, reader: nn.Linear, seed: int, plan: Plan) -> Scalars:
+    scenes = [scene_of(seed, HELD_OUT + i) for i in range(plan.held_out)]
+    pooled = [vit(pixel_values(scenes[i : i + 100])).pooler_output for i in range(0, len(scenes), 100)]
+    return scene_scores(_per_color(reader(torch.cat(pooled))), truth_of(scenes))
+
+
+PREPROCESSOR = {
+    "image_processor_type": "ViTImageProcessor",
+    "do_resize": True,
+    "size": {"height": SIDE, "width": SIDE},
+    "resample": 2,
+    "do_rescale": True,
+    "rescale_factor": 1 / 255,
+    "do_normalize": True,
+    "image_mean": [0.5, 0.5, 0.5],
+    "image_std": [0.5, 0.5, 0.5],
+}
