@@ -158,8 +158,11 @@ def _reject_duplicates(cells: Iterable[Planned]) -> None:
 
 def _reject_mixtures(plan: Plan, records: Mapping[str, Record]) -> None:
     done = [p for p in plan.runnable() if p.id in records]
-    for dataset in dict.fromkeys(p.dataset for p in done):
-        _reject_mixture(f"dataset '{dataset}'", "data", [p for p in done if p.dataset == dataset], records)
+    by_data: dict[tuple[str, int], list[Planned]] = {}
+    for p in done:  # a joint cell's fingerprint covers the data of all its tasks
+        by_data.setdefault((p.dataset, len(p.cell.parts)), []).append(p)
+    for (dataset, _), cells in by_data.items():
+        _reject_mixture(f"dataset '{dataset}'", "data", cells, records)
     _reject_mixture("this sweep", "science", done, records)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -25,7 +24,7 @@ SOFT = -1  # stands for the soft prompt among token ids
 RANKED_TOGETHER = 64  # answers scored in one forward: each holds its own copy of the image's keys and values
 
 
-@register("blip", tasks=("vqa", "captioning"))
+@register("blip", tasks=("vqa", "captioning"), joint=True)
 @dataclass(frozen=True)
 class BLIP(BackboneConfig):
     """`form: decoder` is the p-Adapter paper's use: the prompt is the decoder's first text, the answer or caption follows.
@@ -110,6 +109,11 @@ class BLIPModel(Backbone):
             self._check_length(value().shape[0])
         super().__setattr__(name, value)
 
+    def follow(self, protocol: Protocol, answers: Sequence[str]) -> None:
+        """Read, train and decode as this protocol says."""
+        super().follow(protocol, answers)
+        self._check_length(0 if self.prompt is None else len(self.prompt()))
+
     @property
     def decoder(self) -> Any:
         """The tower that writes, with its language-model head."""
@@ -170,12 +174,7 @@ class BLIPModel(Backbone):
                 parts.append(log_likelihood(logits, labels, self.protocol).view(-1, keep))
             return torch.cat(parts)
 
-        return rank(first, self._candidates.to(self.device), self.protocol.rank_candidates, score)
-
-    @cached_property
-    def _candidates(self) -> Tensor:
-        """Tokens of all answers, (answers, longest)."""
-        return self._targets(self.answers)
+        return rank(first, self._targets(self.answers).to(self.device), self.protocol.rank_candidates, score)
 
     def _see(self, visual: Tensor) -> None:
         """Set what routing functions mix in, for the batch of the forward to come."""

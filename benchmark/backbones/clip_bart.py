@@ -28,7 +28,7 @@ STD = 0.02  # of every new embedding row and linear map
 ROLES = {"query": "q_proj", "key": "k_proj", "value": "v_proj", "output": "out_proj"}
 
 
-@register("clip_bart", tasks=("vqa", "captioning"))
+@register("clip_bart", tasks=("vqa", "captioning"), joint=True)
 @dataclass(frozen=True)
 class CLIPBart(BackboneConfig):
     """BART behind a trained embedding of CLIP's grid of features, as in the VL-Adapter and VL-PET benchmarks.
@@ -60,7 +60,7 @@ class CLIPBartModel(Backbone):
 
     def __init__(self, config: CLIPBart, answers: Sequence[str], protocol: Protocol) -> None:
         super().__init__()
-        self.name, self.config, self.answers, self.protocol = CLIPBart.name, config, list(answers), protocol
+        self.name, self.config = CLIPBart.name, config
         source = Source.parse(config.text, tiny="bart")
         self.vision = vision_tower(config.vision, "mean", tokens=True)
         self.context_tokens = config.context == "tokens"
@@ -71,10 +71,15 @@ class CLIPBartModel(Backbone):
         self.head = VisualEmbedding(self.vision.width, self.context_width)
         if config.grid is not None:
             self._order(config.grid**2)  # too few rows show while planning
+        self.follow(protocol, answers)
+        self.sites = [*_sites("encoder", self.text), *_sites("decoder", self.text)]
+
+    def follow(self, protocol: Protocol, answers: Sequence[str]) -> None:
+        """Read, train and decode as this protocol says."""
+        super().follow(protocol, answers)
         ids = self.text.config
         self.text.generation_config = generation(protocol, ids.decoder_start_token_id, ids.eos_token_id, ids.pad_token_id)
         self.text.generation_config.forced_eos_token_id = ids.eos_token_id
-        self.sites = [*_sites("encoder", self.text), *_sites("decoder", self.text)]
 
     @property
     def context_width(self) -> int:

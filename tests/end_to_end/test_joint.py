@@ -1,0 +1,64 @@
+"""Joint cells: one model trained on several tasks, a batch of one task at a time."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.conftest import RUN, SHAPES, cells, records
+
+JOINT = """
+protocol: {base: vl_adapter, epochs: null, steps: 6, batch_size: 8, train_limit: 24, eval_limit: 8, max_input_tokens: 32,
+           metric_tokenizer: treebank}
+tasks:
+  - joint:
+      - {task: vqa, dataset: small_shapes.yaml}
+      - {task: captioning, dataset: small_shapes.yaml}
+  - {task: vqa, dataset: small_shapes.yaml}
+backbones:
+  - {name: clip_bart, text: tiny, vision: tiny, protocol: {metrics: null}}
+  - {name: vit_roberta, text: tiny, vision: tiny, prefix: projected}
+methods:
+  - {name: lora, rank: 4, on: [clip_bart]}
+  - bitfit
+"""
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("joint")
+    (folder / "small_shapes.yaml").write_text(SHAPES)
+    (folder / "joint.yaml").write_text(JOINT)
+    return folder / "joint.yaml"
+
+
+def test_a_joint_cell_is_planned_run_and_shown_in_a_column_for_each_task(sweep, tmp_path, main) -> None:
+    planned = json.loads(main("plan", sweep, "--json").out)
+    joint = [cell for cell in planned if cell["cell"]["also"]]
+    assert {(c["row"], c["backbone"]) for c in joint} == {("lora", "clip_bart"), ("bitfit", "clip_bart"), ("bitfit", "vit_roberta")}
+    assert [c["skipped"] for c in joint if c["backbone"] == "vit_roberta"] == ["vit_roberta does vqa, not captioning"]
+    for cell in joint:
+        first, other = cell["cell"]["protocol"], cell["cell"]["also"][0]["protocol"]
+        assert (first["prompt"], first["loss_mean"], first["beams"]) == ("vqa: {text}", "sequences", 1)
+        assert (other["prompt"], other["loss_mean"], other["beams"]) == ("caption: ", "tokens", 5)
+    assert main("sweep", sweep, "--root", tmp_path, "--on", "inline", *RUN).code == 0
+    record = next(r for r in records(tmp_path).values() if r["cell"]["also"])
+    assert {name.partition(":")[0] for name in record["metrics"]} == {"vqa/small_shapes", "captioning/small_shapes"}
+    folder = next(folder for folder in cells(tmp_path) if folder.name == record["id"])
+    lines = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+    assert [line["task"] for line in lines] == ["vqa/small_shapes"] * 8 + ["captioning/small_shapes"] * 8
+    shown = main("table", sweep, "--root", tmp_path, "--format", "csv").out
+    for column in ("vqa,small_shapes,", "vqa,small_shapes (joint),", "captioning,small_shapes (joint),"):
+        assert column in shown, column
+    again = main("sweep", sweep, "--root", tmp_path, "--on", "inline", *RUN)
+    assert again.code == 0
+    assert "0 to run" in again.err
+
+
+def test_on_names_backbones_of_the_sweep(sweep, main) -> None:
+    sweep.with_name("wrong.yaml").write_text(sweep.read_text().replace("on: [clip_bart]", "on: [clip_bert]"))
+    said = main("plan", sweep.with_name("wrong.yaml"))
+    assert said.code == 2
+    assert "on: no backbone 'clip_bert' here; did you mean 'clip_bart'?" in said.err
