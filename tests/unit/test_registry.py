@@ -103,7 +103,7 @@ def test_methods_say_where_they_come_from(name) -> None:
     options = METHODS.entry(name).options
     assert set(options) == {"paper", "needs"}
     assert re.search(r"\d{4}", options["paper"])
-    assert set(options["needs"]) <= {"linears", "sublayers", "embeddings", "visual_context", "head", "attention_probabilities"}
+    assert set(options["needs"]) <= {"linears", "sublayers", "attention", "embeddings", "visual_context", "head"}
 
 
 def test_unknown_names() -> None:
