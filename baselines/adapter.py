@@ -13,8 +13,6 @@ from benchmark.backbones.base import Backbone
 from benchmark.config import Positive
 from benchmark.errors import UserError
 from benchmark.method import (
-    BOTH,
-    EVERYWHERE,
     Method,
     Place,
     Side,
@@ -45,8 +43,8 @@ class Adapter(Method):
     """
 
     size: Positive = 16
-    places: Annotated[tuple[Place, ...], Field(min_length=1)] = EVERYWHERE
-    sides: Annotated[tuple[Side, ...], Field(min_length=1)] = BOTH
+    places: Annotated[tuple[Place, ...], Field(min_length=1)] = ("self", "cross", "ffn")
+    sides: Annotated[tuple[Side, ...], Field(min_length=1)] = ("encoder", "decoder")
     form: Literal["sequential", "parallel"] = "sequential"
     activation: Literal["relu", "gelu", "gelu_new"] = "gelu"
     residual: bool = True

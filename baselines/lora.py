@@ -15,8 +15,6 @@ from torch.nn import functional
 from benchmark.backbones.base import Backbone
 from benchmark.config import Fraction, Positive, PositiveFloat
 from benchmark.method import (
-    BOTH,
-    EVERYWHERE,
     Method,
     Place,
     Side,
@@ -51,8 +49,8 @@ class LoRA(Method):
     rank: Positive = 8
     alpha: PositiveFloat = 16.0
     targets: Annotated[tuple[Role, ...], Field(min_length=1)] = ("query", "value")
-    places: Annotated[tuple[Place, ...], Field(min_length=1)] = EVERYWHERE
-    sides: Annotated[tuple[Side, ...], Field(min_length=1)] = BOTH
+    places: Annotated[tuple[Place, ...], Field(min_length=1)] = ("self", "cross", "ffn")
+    sides: Annotated[tuple[Side, ...], Field(min_length=1)] = ("encoder", "decoder")
     dropout: Fraction = 0.0
     also_train: tuple[UnfreezeGroup | Literal["target_biases"], ...] = ()
 

@@ -13,7 +13,7 @@ from benchmark.attention import Attention
 from benchmark.backbones.base import Backbone
 from benchmark.config import Positive
 from benchmark.errors import UserError
-from benchmark.method import BOTH, Method, Side, Site, chosen, init_normal
+from benchmark.method import Method, Side, Site, chosen, init_normal
 from benchmark.registry import register
 
 Attended = Literal["self", "cross"]
@@ -31,7 +31,7 @@ class PrefixTuning(Method):
 
     length: Positive = 16
     places: Annotated[tuple[Attended, ...], Field(min_length=1)] = ("self", "cross")
-    sides: Annotated[tuple[Side, ...], Field(min_length=1)] = BOTH
+    sides: Annotated[tuple[Side, ...], Field(min_length=1)] = ("encoder", "decoder")
     mlp: Positive | None = None
 
     def inject(self, backbone: Backbone) -> None:

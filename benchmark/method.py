@@ -24,8 +24,6 @@ Need = Literal["linears", "sublayers", "attention", "embeddings", "visual_contex
 UnfreezeGroup = Literal["norms", "all_norms", "biases"]
 Place = Literal["self", "cross", "ffn"]
 Side = Literal["encoder", "decoder"]
-EVERYWHERE: tuple[Place, ...] = ("self", "cross", "ffn")
-BOTH: tuple[Side, ...] = ("encoder", "decoder")
 
 
 @dataclass(frozen=True)

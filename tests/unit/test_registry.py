@@ -58,9 +58,8 @@ def test_help_imports_next_to_nothing(arguments) -> None:
 @pytest.mark.parametrize("command", ["status", "table"])
 def test_reading_results_never_imports_torch(command, tmp_path) -> None:
     """With a plan that holds every shipped sweep's kinds of cells, none of them run."""
-    from benchmark.cell import Plan
     from benchmark.config import dump
-    from benchmark.grid import expand, fingerprint, plan_file, sweep_path
+    from benchmark.grid import Plan, expand, fingerprint, plan_file, sweep_path
     from benchmark.records import to_json
 
     file = plan_file(tmp_path, "quickstart")
@@ -104,7 +103,7 @@ def test_methods_say_where_they_come_from(name) -> None:
     options = METHODS.entry(name).options
     assert set(options) == {"paper", "needs"}
     assert re.search(r"\d{4}", options["paper"])
-    assert set(options["needs"]) <= {"linears", "sublayers", "embeddings", "visual_context", "head", "attention"}
+    assert set(options["needs"]) <= {"linears", "sublayers", "attention", "embeddings", "visual_context", "head"}
 
 
 def test_unknown_names() -> None:
