@@ -306,18 +306,23 @@ def test_a_norm_that_vanishes_stays_finite() -> None:
 
 
 @pytest.mark.parametrize("variant", ["release", "paper"])
-def test_weights_are_computed_in_float32_under_autocast(variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    original, dtypes = getattr(p_adapter, f"{variant}_weights"), []
+def test_autocast_does_not_reach_the_graph(variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the same bf16 queries and values, what the weights are computed of is the same to the bit, in float32."""
+    original, given_ = getattr(p_adapter, f"{variant}_weights"), []
 
     def spy(*tensors: Tensor) -> tuple[Tensor, Tensor]:
-        dtypes.extend(x.dtype for x in tensors)
+        given_.append(tensors)
         return original(*tensors)
 
     monkeypatch.setattr(p_adapter, f"{variant}_weights", spy)
     made, shown = block("cross", 2, 4, variant=variant, size=4).float(), seen(1, 2, 3, 5, 8, causal=False)
-    with torch.autocast("cpu", torch.bfloat16):
-        output = made(context(shown).float(), Seen(*(x.bfloat16() for x in shown)))
-    assert (set(dtypes), output.dtype) == ({torch.float32}, torch.bfloat16)
+    for enabled in (True, False):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            output = made(context(shown).float(), Seen(*(x.bfloat16() for x in shown)))
+        assert output.dtype == (torch.bfloat16 if enabled else torch.float32)
+    for one, other in zip(*given_, strict=True):
+        assert one.dtype == torch.float32
+        assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize("chosen", [{}, {"variant": "paper"}, {"variant": "paper", "degrees": "graph"}], ids=str)
