@@ -314,9 +314,9 @@ def gram_distance(x: Tensor, y: Tensor, gram: Tensor) -> Tensor:
 
 
 def column_degrees(m: Tensor) -> Tensor:
-    """D_jj of value nodes in an unpadded count, (batch, heads, keys): column sums of (batch, heads, n, n), 1 for nodes that none reads.
+    """D_jj of value nodes, (batch, heads, keys): column sums of (batch, heads, n, n), 1 for nodes that none reads.
 
-    A padded token receives no attention in any head, so it can be told, and its own row must not count.
+    The rows of padding do not count: a padded token is one that receives no attention in any head.
     """
     real = (m.sum((1, 2), keepdim=True) > 0).mT
     degrees = (m * real).sum(-2)

@@ -19,7 +19,18 @@ from benchmark.attention import Seen
 from benchmark.checkpoint import trained
 from benchmark.errors import UserError
 from benchmark.method import Site, count
-from methods.p_adapter import Bottleneck, Laplacian, PAdapter, PaperAdapter, ReleaseAdapter, linear
+from methods import p_adapter
+from methods.p_adapter import (
+    Bottleneck,
+    Laplacian,
+    PAdapter,
+    PaperAdapter,
+    ReleaseAdapter,
+    gram_distance,
+    linear,
+    paper_weights,
+    release_weights,
+)
 from tests.conftest import Case
 from tests.golden.p_adapter_block import Block, Shown
 
@@ -268,6 +279,50 @@ def test_equal_tokens_and_masked_rows_stay_finite(variant: str, kind: str, p: fl
     assert output.isfinite().all()
     for tensor in [*leaves, *(x for x in made.parameters() if x.requires_grad)]:
         assert tensor.grad is None or tensor.grad.isfinite().all()
+
+
+def test_edges_between_equal_nodes() -> None:
+    """The paper's weight is 0 where it would be infinite (p < 2) and M at p = 2; rounding must not make equal nodes differ."""
+    torch.manual_seed(0)
+    nodes, w = torch.randn(64, 16), torch.randn(16, 48)
+    squared = gram_distance(nodes, nodes, w @ w.T)
+    assert torch.equal(squared == 0, torch.eye(64, dtype=torch.bool))
+    m, ratio = torch.rand(64, 64), torch.tensor([0.5])
+    weights, _ = paper_weights(m, squared, torch.tensor([1.5]), ratio)
+    assert torch.equal(weights == 0, squared == 0)
+    torch.testing.assert_close(paper_weights(m, squared, torch.tensor([2.0]), ratio)[0], m / (m.sum(-1, keepdim=True) + 0.5))
+
+
+def test_a_norm_that_vanishes_stays_finite() -> None:
+    """sqrt(A + e) (F_j - F_i) = -e in one dimension: the release's norm is 0, between nodes that differ."""
+    rows, ratio = torch.zeros(1, 1, dtype=torch.float64, requires_grad=True), torch.tensor([0.5], dtype=torch.float64)
+    a = torch.zeros(1, 1, dtype=torch.float64, requires_grad=True)
+    exact = -(1e-8 / (a + 1e-8).sqrt().detach())
+    candidates = [exact.nextafter(exact * side) for side in (0.5, 2.0)] + [exact]
+    assert any(((a + 1e-8).sqrt() * c + 1e-8).item() == 0 for c in candidates)
+    for nodes in candidates:
+        weights, beta = release_weights(a, rows, nodes, torch.tensor([1.5], dtype=torch.float64), ratio)
+        assert all(x.isfinite().all() for x in (weights, beta, *torch.autograd.grad(weights.sum() + beta.sum(), (a, rows))))
+
+
+@pytest.mark.parametrize("variant", ["release", "paper"])
+def test_autocast_does_not_reach_the_graph(variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the same bf16 queries and values, what the weights are computed of is the same to the bit, in float32."""
+    original, given_ = getattr(p_adapter, f"{variant}_weights"), []
+
+    def spy(*tensors: Tensor) -> tuple[Tensor, Tensor]:
+        given_.append(tensors)
+        return original(*tensors)
+
+    monkeypatch.setattr(p_adapter, f"{variant}_weights", spy)
+    made, shown = block("cross", 2, 4, variant=variant, size=4).float(), seen(1, 2, 3, 5, 8, causal=False)
+    for enabled in (True, False):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            output = made(context(shown).float(), Seen(*(x.bfloat16() for x in shown)))
+        assert output.dtype == (torch.bfloat16 if enabled else torch.float32)
+    for one, other in zip(*given_, strict=True):
+        assert one.dtype == torch.float32
+        assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize("chosen", [{}, {"variant": "paper"}, {"variant": "paper", "degrees": "graph"}], ids=str)
