@@ -50,7 +50,7 @@ def build(answers: tuple[str, ...] = (), method: Method | None = None, recipe: d
         apply(method, backbone)
         for parameter in backbone.parameters():
             if parameter.requires_grad:
-                nn.init.normal_(parameter, std=0.3)
+                nn.init.normal_(parameter, std=0.1)
     return backbone.eval()
 
 
@@ -362,7 +362,7 @@ def test_the_vqa_form_needs_a_text_encoder(tmp_path: Path) -> None:
 # BLIP's own checkpoints.
 
 
-def original(model: Any, vision: bool = True) -> dict[str, Tensor]:
+def original(model: Any) -> dict[str, Tensor]:
     """A state in BLIP's own layout, from transformers'; names written out by hand, not by the map under test."""
     plain = {
         "embeddings.class_embedding": "cls_token",
@@ -393,7 +393,7 @@ def written(path: Path, state: dict[str, Tensor], *, nested: bool = True) -> Pat
 
 
 def own(path: Path, **settings: Any) -> BLIPModel:
-    return build(weights=str(path), tokenizer=folder(), **settings)
+    return build(**{"weights": str(path), "tokenizer": folder(), **settings})
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -410,7 +410,7 @@ def test_an_original_checkpoint_equals_the_model_it_came_from(form: str, tmp_pat
     assert "visual_encoder.blocks.3.attn.qkv.weight" in state
     assert "visual_encoder.blocks.0.norm1.bias" in state
     assert "text_decoder.bert.encoder.layer.1.crossattention.self.query.weight" in state
-    ours = own(written(tmp_path / "model.pth", state, nested=form == "vqa"), form=form)
+    ours = own(written(tmp_path / "model.pth", state, nested=form == "vqa"), form=form, tokenizer=str(tmp_path / "port"))
     theirs = build(weights=str(tmp_path / "port"), form=form)
     torch.testing.assert_close(ours.vision(pixels(2)), theirs.vision(pixels(2)))
     visual = theirs.vision(pixels(2))
