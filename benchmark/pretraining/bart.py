@@ -62,7 +62,8 @@ def _config(vocabulary: int) -> BartConfig:
 def _logits(model: Any, batch: Infilling) -> Tensor:
     """(batch, length, vocabulary): the decoder reads `</s>` and the text up to each word."""
     start = torch.full_like(batch.labels[:, :1], 2)
-    told = torch.cat([start, batch.labels[:, :-1]], 1).masked_fill(torch.cat([start, batch.labels[:, :-1]], 1) == IGNORED, 1)
+    told = torch.cat([start, batch.labels[:, :-1]], 1)
+    told = told.masked_fill(told == IGNORED, 1)
     logits: Tensor = model(input_ids=batch.sources, attention_mask=(batch.sources != 1).long(), decoder_input_ids=told).logits
     return logits
 

@@ -24,7 +24,7 @@ Scalars = dict[str, float]
 
 @dataclass(frozen=True)
 class Plan:
-    """How long to pretrain: the default takes about 17 minutes on one core."""
+    """How long to pretrain: the default takes about half an hour on one core."""
 
     vit_steps: int = 2400
     roberta_steps: int = 1000
@@ -33,7 +33,8 @@ class Plan:
     bart_steps: int = 1000
     batch: int = 64
     vit_lr: float = 1e-3
-    text_lr: float = 2e-3
+    roberta_lr: float = 2e-3
+    gpt2_lr: float = 2e-3
     blip_lr: float = 1e-3
     bart_lr: float = 1e-3
     tokenizer_texts: int = 5000

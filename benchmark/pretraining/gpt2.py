@@ -38,7 +38,7 @@ def pretrain_gpt2(folder: Path, tokenizer: PreTrainedTokenizerFast, seed: int, p
         ids, labels = causal_batch(tokenizer, f"gpt2/{seed}/{step}", plan.batch)
         return F.cross_entropy(model(input_ids=ids).logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
 
-    train("gpt2", model, loss, plan.gpt2_steps, plan.text_lr)
+    train("gpt2", model, loss, plan.gpt2_steps, plan.gpt2_lr)
     save(model, folder)
     tokenizer.save_pretrained(folder)
     with torch.no_grad():

@@ -38,7 +38,7 @@ def pretrain_roberta(folder: Path, tokenizer: PreTrainedTokenizerFast, seed: int
     def loss(step: int) -> Tensor:
         return _masked_loss(model, *masked_batch(tokenizer, f"roberta/{seed}/{step}", plan.batch))
 
-    train("roberta", model, loss, plan.roberta_steps, plan.text_lr)
+    train("roberta", model, loss, plan.roberta_steps, plan.roberta_lr)
     tower = RobertaModel(config)  # its pooler stays as drawn: RoBERTa's pretraining has none either
     tower.load_state_dict(model.roberta.state_dict(), strict=False)
     save(tower, folder)

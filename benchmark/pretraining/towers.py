@@ -76,7 +76,7 @@ def _kept_metrics(out: Path, seed: int, only: Sequence[str]) -> dict[str, Scalar
     """What the manifest in OUT says of the towers that stay."""
     for name in only:
         if name not in TOWERS:
-            raise UserError(f"no tiny tower '{name}'{did_you_mean(name, TOWERS)}; choose from {', '.join(TOWERS)}")
+            raise UserError(f"no tiny tower '{name}'{did_you_mean(name, TOWERS)}")
     path = out / "manifest.json"
     if not path.exists() or set(only) == set(TOWERS):
         return {}
