@@ -27,6 +27,10 @@ GRID = [  # backbone, our settings, the same modules as peft names them, whether
     ("vit_roberta", {"targets": ["output", "down"], "places": ["ffn", "self"], "sides": ["encoder"]}, r".*layer\..*output\.dense", False),
     ("vit_gpt2", {"targets": ["output", "up", "down"]}, r".*\.(c_proj|c_fc)", True),
     ("vit_gpt2", {"targets": ["output"], "places": ["self"]}, r".*attn\.c_proj", True),
+    ("blip", {"targets": ["query", "key"], "places": ["self", "cross"]}, r".*attention\.self\.(query|key)", False),
+    ("blip", {"targets": ALL}, r".*layer\..*(query|key|value|dense)", False),
+    ("clip_bart", {"targets": ["query", "value"]}, r".*(q_proj|v_proj)", False),
+    ("clip_bart", {"targets": ALL, "sides": ["decoder"]}, r".*decoder.*(_proj|fc1|fc2)", False),
 ]
 LAYOUTS = pytest.mark.parametrize(("backbone", "settings", "pattern", "fan_in_fan_out"), GRID)
 
