@@ -63,6 +63,12 @@ def _parser() -> argparse.ArgumentParser:
     params = _command(commands, "params", _params, "what each method trains at full size, beside what papers say")
     _sweep_argument(params)
     _json_flag(params)
+    measured = _command(commands, "measure", _measure, "one training step of each method at full size: seconds and peak memory")
+    _sweep_argument(measured)
+    measured.add_argument("--batch", type=_positive, default=1, help="examples in the step (default: 1)")
+    measured.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    measured.add_argument("--threads", type=_positive, help="CPU threads (default: torch's choice)")
+    _json_flag(measured)
     run = _command(commands, "run", _run, "run one cell here and now")
     _sweep_argument(run)
     run.add_argument("--cell", required=True, metavar="ID", help="cell id, as `vlpeft plan` prints it (a unique beginning will do)")
@@ -161,6 +167,26 @@ def _params(options: argparse.Namespace) -> int:
     else:
         _print_text(parameter_table(options.sweep, rows))
     return 0
+
+
+def _measure(options: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from benchmark.config import parse
+    from benchmark.measure import measure
+    from benchmark.runner import Runtime
+    from results.listing import step_table
+
+    runtime = parse(Runtime, {"device": options.device, "threads": options.threads}, "options")
+    steps = []
+    for step in measure(options.sweep, options.batch, runtime):
+        steps.append(step)
+        print(f"{step.backbone}, {step.method}: {step.failed or f'{step.step_seconds:.1f} s'}", file=sys.stderr)
+    if options.json:
+        print(json.dumps([asdict(step) for step in steps], indent=1, ensure_ascii=False))
+    else:
+        _print_text(step_table(options.sweep, options.batch, steps))
+    return int(any(step.failed for step in steps))
 
 
 def _run(options: argparse.Namespace) -> int:

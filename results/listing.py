@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from textwrap import TextWrapper
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmark.backbones import BACKBONES
 from benchmark.cell import Plan
@@ -16,6 +17,9 @@ from benchmark.records import Store
 from benchmark.registry import Registry
 from benchmark.tasks import TASKS
 from results.tables import Block, Table, Text, one_line
+
+if TYPE_CHECKING:
+    from benchmark.measure import Step
 
 REGISTRIES: dict[str, Registry[Any]] = {"methods": METHODS, "backbones": BACKBONES, "tasks": TASKS, "metrics": METRICS}
 
@@ -90,3 +94,15 @@ def _about(row: dict[str, Any]) -> str:
 
 def _settings(row: dict[str, Any]) -> str:
     return "settings: " + ", ".join(f"{key}={default or '?'}" for key, default in row.get("settings", {}).items())
+
+
+def step_table(sweep: str, batch: int, steps: Sequence[Step]) -> Table:
+    """What `vlpeft measure` measured."""
+    header = ("backbone", "method", "task", "trainable", "total", "step s", "peak MB", "")
+    rows = []
+    for step in steps:
+        numbers = (f"{step.trainable:,}", f"{step.total:,}", f"{step.step_seconds:.2f}", f"{step.peak_memory_mb:,.0f}")
+        numbers = ("", "", "", "") if step.failed else numbers
+        rows.append(tuple(Text(one_line(text)) for text in (step.backbone, step.method, step.task, *numbers, step.failed)))
+    caption = f"One training step of {batch} example{'s' * (batch > 1)}, random weights; the vision tower's forward is part of it."
+    return Table(one_line(f"{sweep}: one step"), (caption,), (Block("", "lllrrrrl", (header,), tuple(rows)),), tuple(map(asdict, steps)))

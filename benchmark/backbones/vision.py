@@ -19,7 +19,7 @@ from transformers import ViTModel
 from transformers.utils import cached_file
 
 from benchmark.backbones.base import VisionTower
-from benchmark.backbones.weights import Source
+from benchmark.backbones.weights import Source, reads_weights
 from benchmark.datasets.base import Pixels
 from benchmark.errors import UserError, did_you_mean
 
@@ -72,7 +72,7 @@ class TimmTower(VisionTower):
         if pool == "pooler":
             raise UserError(f"timm:{name} has no pretrained pooler: choose `pool: cls` or `pool: mean`")
         self.pool, self.tokens = pool, tokens
-        random = name.startswith("random:") or torch.get_default_device().type == "meta"
+        random = name.startswith("random:") or not reads_weights()
         try:
             self.model: nn.Module = timm.create_model(name.removeprefix("random:"), pretrained=not random, num_classes=0).eval()
         except (RuntimeError, OSError, ValueError) as error:
@@ -143,7 +143,7 @@ def _open_clip_visual(name: str) -> Any:
     if not random and not tag and not Path(weights).is_file():
         tags = open_clip.list_pretrained_tags_by_model(model)
         raise UserError(f"open_clip:{name}: '{weights}' is neither a file nor a tag of {model}{did_you_mean(weights, tags)}")
-    read = not random and torch.get_default_device().type != "meta"
+    read = not random and reads_weights()
     try:
         with _quiet():
             made = open_clip.create_model(
@@ -188,7 +188,7 @@ def _assemble(pooled: Tensor | None, states: Tensor, pool: Pool, tokens: bool) -
 def normalisation(source: Source, otherwise: tuple[Triple, Triple]) -> tuple[Triple, Triple]:
     """Mean and standard deviation of the pixels, from the checkpoint's preprocessor where it has one."""
     file = None
-    if not source.random and torch.get_default_device().type != "meta":
+    if not source.random and reads_weights():
         file = cached_file(
             source.location, "preprocessor_config.json", revision=source.revision, _raise_exceptions_for_missing_entries=False
         )

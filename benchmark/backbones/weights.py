@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +44,24 @@ KNOWN: Mapping[str, Mapping[str, Any]] = {
 }
 
 
+_RANDOM: ContextVar[bool] = ContextVar("random weights", default=False)
+
+
+@contextmanager
+def random_weights() -> Iterator[None]:
+    """Build models with random weights and the shipped tiny tokenizers: speed and memory need no others, and no download."""
+    token = _RANDOM.set(True)
+    try:
+        yield
+    finally:
+        _RANDOM.reset(token)
+
+
+def reads_weights() -> bool:
+    """False on the meta device, where models are only counted, and under `random_weights`."""
+    return torch.get_default_device().type != "meta" and not _RANDOM.get()
+
+
 @dataclass(frozen=True)
 class Source:
     """A parsed weight source."""
@@ -49,13 +69,14 @@ class Source:
     location: str
     revision: str | None
     random: bool
+    tiny: str  # the shipped folder of this kind
 
     @classmethod
     def parse(cls, text: str, tiny: str) -> Source:
         """Parse a setting such as `roberta-base@abc123` or `random:gpt2`; `tiny` names the shipped folder of this kind."""
         random = text.startswith("random:")
         location, _, revision = text.removeprefix("random:").partition("@")
-        return cls(str(TINY / tiny) if location == "tiny" else location, revision or None, random)
+        return cls(str(TINY / tiny) if location == "tiny" else location, revision or None, random, tiny)
 
     def config(self) -> PretrainedConfig:
         """The architecture, without weights."""
@@ -66,7 +87,7 @@ class Source:
 
     def model(self, cls: type[PreTrainedModel], **options: Any) -> PreTrainedModel:
         """The model in fp32, eval mode. Raises UserError if a weight the checkpoint should hold is missing from it."""
-        if self.random or torch.get_default_device().type == "meta":
+        if self.random or not reads_weights():
             return cls(self.config(), **options).eval()
 
         def load() -> tuple[PreTrainedModel, dict[str, Any]]:
@@ -92,6 +113,8 @@ class Source:
         """The tokenizer beside the weights; None on the meta device, where nothing is read."""
         if torch.get_default_device().type == "meta":
             return None
+        if _RANDOM.get():
+            return AutoTokenizer.from_pretrained(TINY / self.tiny)
         return self._guard(lambda: AutoTokenizer.from_pretrained(self.location, revision=self.revision))
 
     def _guard(self, load: Any) -> Any:

@@ -1,0 +1,109 @@
+"""`vlpeft measure`: one training step of every method on every backbone of a sweep, at full size from random weights.
+
+It says what fits on a machine, and how long a step takes, before anything is downloaded. Each step runs in a process of
+its own, so that its peak memory is its own; the frozen vision tower's forward is part of it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+
+import torch
+from torch import Tensor
+
+from benchmark.backbones.base import Backbone
+from benchmark.backbones.weights import random_weights
+from benchmark.cell import Cell, Planned
+from benchmark.cost import Meter, parameters
+from benchmark.errors import UserError
+from benchmark.features import VisualInputs
+from benchmark.grid import expand
+from benchmark.planning import incapable
+from benchmark.runner import Runtime, build, prepare_torch
+from benchmark.tasks.base import Item
+from benchmark.training import Feed, start, train
+
+QUESTION, ANSWERS = "what is the man in the red shirt holding in his hand?", ("a racket", "a ball", "nothing")
+CAPTION = "a man in a red shirt is holding a tennis racket on a court"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One measured step: seconds, peak resident (CPU) or allocated (GPU) MiB of the process, loss; or why it could not run."""
+
+    backbone: str
+    method: str
+    task: str
+    trainable: int = 0
+    total: int = 0
+    build_seconds: float = 0.0
+    step_seconds: float = 0.0
+    peak_memory_mb: float = 0.0
+    loss: float | None = None
+    failed: str = ""
+
+
+def measure(name_or_path: str, batch: int, runtime: Runtime) -> Iterator[Step]:
+    """One step a (method, backbone), in the sweep's order; yields each as it is measured."""
+    seen: set[tuple[str, str]] = set()
+    for planned in expand(name_or_path):
+        key = (planned.row, planned.backbone)
+        if key not in seen and not incapable(planned.cell):
+            seen.add(key)
+            yield _isolated(planned, batch, runtime)
+    if not seen:
+        raise UserError(f"{name_or_path}: no method of this sweep goes with a backbone and task of it; see `vlpeft plan {name_or_path}`")
+
+
+def _isolated(planned: Planned, batch: int, runtime: Runtime) -> Step:
+    about = Step(planned.backbone, planned.row, planned.task)
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        try:
+            return pool.submit(_measure, planned.cell, about, batch, runtime).result()
+        except BrokenProcessPool:
+            return replace(about, failed="its process was killed: out of memory?")
+        except (UserError, torch.OutOfMemoryError) as error:
+            return replace(about, failed=" ".join(str(error).split())[:200])
+
+
+def _measure(cell: Cell, about: Step, batch: int, runtime: Runtime) -> Step:
+    device = prepare_torch(runtime)
+    torch.manual_seed(cell.seed)
+    meter, began = Meter(device), time.perf_counter()
+    with random_weights():
+        backbone = build(cell, ANSWERS).to(device)
+    built = time.perf_counter() - began
+    state = start(backbone, replace(cell.protocol, steps=1, epochs=None), 1)
+    feed = Feed(_items(cell.task, batch), _pixels(backbone, batch), replace(cell.protocol, batch_size=batch), ANSWERS)
+    train(state, [feed], cell.seed, runtime.micro_batch, lambda _: None)
+    counts = parameters(backbone)
+    return replace(
+        about,
+        trainable=counts["trainable"],
+        total=counts["total"],
+        build_seconds=built,
+        step_seconds=state.step_seconds[0],
+        peak_memory_mb=meter.read()["peak_memory_mb"],
+        loss=state.curve[0][1],
+    )
+
+
+def _items(task: str, batch: int) -> list[Item]:
+    text, targets = ("", {CAPTION: 1.0}) if task == "captioning" else (QUESTION, {ANSWERS[0]: 1.0})
+    return [Item(str(i), text, targets) for i in range(batch)]
+
+
+def _pixels(backbone: Backbone, batch: int) -> VisualInputs:
+    pixels = torch.randn(batch, 3, backbone.vision.size, backbone.vision.size)
+
+    def visual(ids: Sequence[str]) -> Tensor:
+        with torch.set_grad_enabled(any(p.requires_grad for p in backbone.vision.parameters())):
+            features: Tensor = backbone.vision(pixels[[int(i) for i in ids]].to(backbone.device))
+        return features
+
+    return visual
