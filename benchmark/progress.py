@@ -23,7 +23,7 @@ class _Bars:
     def __init__(self) -> None:
         console = Console(stderr=True)
         label = TextColumn("{task.description}", markup=False, table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"))
-        numbers = (MofNCompleteColumn(Column(no_wrap=True)), TimeElapsedColumn(Column(no_wrap=True)), _Remaining())
+        numbers = (MofNCompleteColumn(table_column=Column(no_wrap=True)), TimeElapsedColumn(Column(no_wrap=True)), _Remaining())
         self.live = console.is_terminal
         # Of a narrow terminal the label takes what is left, so that the numbers stay.
         self.bars = Progress(label, BarColumn(12), *numbers, console=console, disable=not self.live, transient=True, expand=True)

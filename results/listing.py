@@ -15,6 +15,7 @@ from benchmark.metrics import METRICS
 from benchmark.records import Store
 from benchmark.registry import Registry
 from benchmark.tasks import TASKS
+from results.status import status
 from results.tables import Block, Table, Text, one_line
 
 REGISTRIES: dict[str, Registry[Any]] = {"methods": METHODS, "backbones": BACKBONES, "tasks": TASKS, "metrics": METRICS}
@@ -50,7 +51,7 @@ def plan_rows(plan: Plan, root: Path | None) -> list[dict[str, Any]]:
     """One row a cell, for scripts: everything of the plan, resolved settings included, and the state."""
     from benchmark.config import dump
 
-    return [{**dump(cell), "state": _state(cell.id, cell.skipped, root)} for cell in plan.cells]
+    return [{**dump(cell), "state": state} for cell, state in zip(plan.cells, _states(plan, root), strict=True)]
 
 
 def plan_table(plan: Plan, root: Path | None) -> Table:
@@ -64,9 +65,9 @@ def plan_table(plan: Plan, root: Path | None) -> Table:
             str(cell.seed),
             "" if cell.skipped else f"{cell.trainable:,}",
             "" if cell.skipped else f"{100 * cell.trainable / cell.total:.2f}",
-            _state(cell.id, cell.skipped, root),
+            state,
         )
-        for cell in plan.cells
+        for cell, state in zip(plan.cells, _states(plan, root), strict=True)
     ]
     header = ("id", "method", "backbone", "task", "seed", "trainable", "%", "state")
     skipped = sum(bool(cell.skipped) for cell in plan.cells)
@@ -75,10 +76,12 @@ def plan_table(plan: Plan, root: Path | None) -> Table:
     return Table(one_line(title), (), (Block("", "llllrrrl", (header,), rows),), tuple(plan_rows(plan, root)))
 
 
-def _state(cell_id: str, skipped: str, root: Path | None) -> str:
-    if skipped:
-        return f"skipped: {skipped}"
-    return "done" if root is not None and Store(root).has_record(cell_id) else "runnable"
+def _states(plan: Plan, root: Path | None) -> list[str]:
+    """State and detail of each cell; what waits is runnable."""
+    if root is None:
+        return [f"skipped: {cell.skipped}" if cell.skipped else "runnable" for cell in plan.cells]
+    found = [("runnable" if cell.state == "pending" else cell.state, cell.detail) for cell in status(plan, Store(root))]
+    return [f"{state}: {detail}" if detail else state for state, detail in found]
 
 
 def _about(row: dict[str, Any]) -> str:
