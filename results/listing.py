@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import ast
+import json
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from textwrap import TextWrapper
 from typing import Any
 
+from benchmark import config
+from benchmark.annotations import parsed
 from benchmark.backbones import BACKBONES
 from benchmark.cell import Plan
+from benchmark.config import Protocol, dump
 from benchmark.datasets import dataset_names, load_card
-from benchmark.grid import METHODS, load_sweep, sweep_names
+from benchmark.grid import METHODS, load_protocol, load_sweep, protocol_names, sweep_names
 from benchmark.metrics import METRICS
 from benchmark.records import Store
-from benchmark.registry import Registry
+from benchmark.registry import Registry, fields_of
 from benchmark.tasks import TASKS
 from results.status import status
 from results.tables import Block, Table, Text, one_line
 
+GLUE = "\N{NO-BREAK SPACE}"  # keeps a setting on one line
+PLAIN = re.compile(r"(?!(?:true|false|null)$)[A-Za-z][\w./-]*")  # text that YAML takes without quotes
 REGISTRIES: dict[str, Registry[Any]] = {"methods": METHODS, "backbones": BACKBONES, "tasks": TASKS, "metrics": METRICS}
 
 
@@ -28,11 +36,38 @@ def listing(what: str) -> list[dict[str, Any]]:
         return [{"name": c.name, "tasks": list(c.tasks), "format": c.format, "licence": c.licence, "summary": c.summary} for c in cards]
     if what == "sweeps":
         return [{"name": name, "title": load_sweep(name).title, "summary": load_sweep(name).summary} for name in sweep_names()]
+    if what == "protocols":
+        return _protocols()
     rows = []
     for entry in REGISTRIES[what].entries.values():
         options = {key: list(value) if isinstance(value, tuple) else value for key, value in entry.options.items()}
-        rows.append({"name": entry.name, **options, "settings": dict(entry.settings), "summary": entry.summary})
+        rows.append({"name": entry.name, **options, **_fields(entry.settings, entry.choices), "summary": entry.summary})
     return rows
+
+
+def _protocols() -> list[dict[str, Any]]:
+    """The shipped recipes, then the keys of any recipe."""
+    source = parsed(Path(config.__file__))
+    (node,) = (item for item in source.body if isinstance(item, ast.ClassDef) and item.name == Protocol.__name__)
+    about = "a recipe of your own in a sweep's `protocol:`; with `base: NAME` it changes a shipped one"
+    shipped = [{"name": name, "summary": load_protocol(name).summary} for name in protocol_names()]
+    return [*shipped, {"name": Protocol.name, **_fields(*fields_of(node, source)), "summary": about}]
+
+
+def _fields(settings: Mapping[str, str], choices: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+    """Defaults as values, None where there is none; what is required and what is allowed, apart."""
+    return {
+        "settings": {key: _value(written) for key, written in settings.items()},
+        "required": [key for key, written in settings.items() if not written],
+        "choices": {key: list(values) for key, values in choices.items()},
+    }
+
+
+def _value(written: str) -> Any:
+    try:
+        return ast.literal_eval(written) if written else None
+    except ValueError:
+        return written  # an expression
 
 
 def listing_text(rows: Sequence[dict[str, Any]], width: int = 110) -> str:
@@ -43,14 +78,13 @@ def listing_text(rows: Sequence[dict[str, Any]], width: int = 110) -> str:
         wrap = TextWrapper(width, initial_indent=row["name"].ljust(indent), subsequent_indent=" " * indent)
         lines += wrap.wrap(_about(row))
         if row.get("settings"):
-            lines += TextWrapper(width, initial_indent=" " * indent, subsequent_indent=" " * indent).wrap(_settings(row))
+            wrap = TextWrapper(width, initial_indent=" " * indent, subsequent_indent=" " * indent)
+            lines += (line.replace(GLUE, " ") for line in wrap.wrap(_settings(row)))
     return "\n".join(lines) + "\n"
 
 
 def plan_rows(plan: Plan, root: Path | None) -> list[dict[str, Any]]:
     """One row a cell, for scripts: everything of the plan, resolved settings included, and the state."""
-    from benchmark.config import dump
-
     return [{**dump(cell), "state": state} for cell, state in zip(plan.cells, _states(plan, root), strict=True)]
 
 
@@ -92,4 +126,26 @@ def _about(row: dict[str, Any]) -> str:
 
 
 def _settings(row: dict[str, Any]) -> str:
-    return "settings: " + ", ".join(f"{key}={default or '?'}" for key, default in row.get("settings", {}).items())
+    return "settings: " + ", ".join(_setting(row, key, default).replace(" ", GLUE) for key, default in row["settings"].items())
+
+
+def _setting(row: dict[str, Any], key: str, default: Any) -> str:
+    """`function: add|mul = add`, as a sweep would write the default."""
+    allowed = "|".join(map(_flow, row["choices"].get(key, ())))
+    kind = (
+        f": [{allowed}]"
+        if allowed and isinstance(default, Sequence) and not isinstance(default, str)
+        else f": {allowed}"
+        if allowed
+        else ""
+    )
+    return f"{key}{kind} {'(required)' if key in row['required'] else f'= {_flow(default)}'}"
+
+
+def _flow(value: Any) -> str:
+    """YAML flow style."""
+    if isinstance(value, (tuple, list)):
+        return f"[{', '.join(map(_flow, value))}]"
+    if isinstance(value, str) and PLAIN.fullmatch(value):
+        return value
+    return json.dumps(value, ensure_ascii=False)
