@@ -45,8 +45,9 @@ def progress(store: Store, cell_id: str) -> Progress | None:
 
 
 def failure(store: Store, cell_id: str) -> Failure | None:
-    """Why the last attempt failed, if it did. Raises UserError for a damaged file."""
-    return _read(store.folder(cell_id) / "failure.json", Failure)
+    """Why the last attempt failed, if it did; being interrupted is no failure. Raises UserError for a damaged file."""
+    found = _read(store.folder(cell_id) / "failure.json", Failure)
+    return None if found is not None and found.cause == "interrupted" else found
 
 
 def _read(path: Path, cls: type[T]) -> T | None:

@@ -85,10 +85,11 @@ def _status(planned: Planned, store: Store, now: float) -> CellStatus:
     if failed is not None:
         return CellStatus(*cell, "failed", reason=failed.reason)
     where = progress(store, planned.id)
+    saved = (store.folder(planned.id) / "checkpoint.pt").exists()
     if where is None:
-        return CellStatus(*cell, "pending")
+        return CellStatus(*cell, "pending", reason="goes on from its checkpoint" if saved else "")
     if not store.is_held(planned.id):
-        next_time = "goes on from its checkpoint" if (store.folder(planned.id) / "checkpoint.pt").exists() else "starts afresh"
+        next_time = "goes on from its checkpoint" if saved else "starts afresh"
         return CellStatus(*cell, "pending", reason=f"interrupted in {where.phase} {where.step}/{where.total}; {next_time}")
     # Clocks of two machines may disagree by a little; an update is never in the future.
     seconds = max(0.0, now - where.updated)

@@ -45,6 +45,8 @@ KNOWN: Mapping[str, Mapping[str, Any]] = {
     "google/vit-base-patch16-224-in21k": _VIT,
     "google/vit-large-patch16-224-in21k": _VIT | LARGE,
 }
+NAMES = ("tiny", *KNOWN)
+SLIP = 0.87  # this alike and no more: distilgpt2 and xlm-roberta-base are no slips
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,8 @@ class Source:
                 return load()
         except (OSError, ValueError) as error:
             where = "the folder" if Path(self.location).exists() else "the id"
+            near = [] if where == "the folder" else difflib.get_close_matches(self.location, NAMES, n=1)
+            where += f" (did you mean '{near[0]}'?)" if near and near[0] != self.location else ""
             raise UserError(
                 f"cannot load weights from '{self.location}': check {where}, or download it where there is a network "
                 f"(`hf download {self.location}`) ({str(error).splitlines()[0][:120]})"
@@ -107,9 +111,9 @@ class Source:
 
 def _refuse_slip(location: str, revision: str | None) -> None:
     """A near miss of a known name is refused before the hub is asked, which takes long to say no."""
-    if location == "tiny" or location in KNOWN or "/" in location or Path(location).exists():
+    if location in NAMES or "/" in location or Path(location).exists():
         return
-    near = difflib.get_close_matches(location, ["tiny", *KNOWN], n=1, cutoff=0.87)
+    near = difflib.get_close_matches(location, NAMES, n=1, cutoff=SLIP)
     if near and not isinstance(try_to_load_from_cache(location, "config.json", revision=revision), str):
         raise UserError(
             f"unknown weights '{location}'; did you mean '{near[0]}'? "

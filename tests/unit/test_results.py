@@ -509,6 +509,16 @@ def test_an_attempt_that_nobody_holds_is_pending_again(tmp_path):
     assert status(plan, store)[1].detail == "interrupted in train 30/100; goes on from its checkpoint"
 
 
+def test_an_attempt_that_was_interrupted_has_not_failed(tmp_path):
+    cell, store = planned(), Store(tmp_path)
+    leave(store, cell, "failure.json", {**FAILURE, "cause": "interrupted"})
+    plan = make_plan(cell)
+    assert [(s.state, s.detail) for s in status(plan, store)] == [("pending", "")]
+    leave(store, cell, "checkpoint.pt", "")
+    assert [(s.state, s.detail) for s in status(plan, store)] == [("pending", "goes on from its checkpoint")]
+    assert set(leaderboard(plan, store).frame["state"]) == {"missing"}
+
+
 def test_every_state_is_told(running):
     found = status(*running, now=1012.4)
     assert [cell.state for cell in found] == ["done", "running", "failed", "pending", "pending", "skipped"]
