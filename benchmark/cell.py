@@ -118,6 +118,8 @@ class Plan(Config):
 
     def find(self, beginning: str) -> Planned:
         """The runnable cell whose id starts so. Raises UserError for none, several, or a skipped one."""
+        if not beginning:
+            raise UserError("--cell: give the beginning of a cell's id; see `vlpeft plan`")
         found = [cell for cell in self.cells if cell.id.startswith(beginning)]
         if len(found) != 1:
             raise UserError(f"--cell {beginning}: {len(found)} cells of '{self.sweep}' have an id that starts so; see `vlpeft plan`")

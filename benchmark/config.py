@@ -147,11 +147,14 @@ def _explain(error: ValidationError, cls: type[Any]) -> str:
     unknown = ("unexpected_keyword_argument", "extra_forbidden")
     first = next((e for e in found if e["type"] in unknown), found[0])  # a misspelt key explains why a required one is missing
     place: Sequence[int | str] = first["loc"]
-    key = ".".join(map(str, place))
+    key = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in place).removeprefix(".")
     if first["type"] in unknown:
         return f"unknown key '{key}'{did_you_mean(str(place[-1]), [f.name for f in fields(cls)])}"
     if first["type"] in ("missing", "missing_argument"):
         return f"'{key}' is required"
     message = first["msg"].removeprefix("Value error, ")
     message = f"{message[0].lower()}{message[1:]}"
-    return f"{key}: {message}, got {json.dumps(first['input'], default=str)[:80]}" if place else message
+    got = json.dumps(first["input"], default=str)[:80]
+    if first["type"] in ("tuple_type", "list_type"):
+        message = f"write a list, such as {'[0, 1, 2]' if key == 'seeds' else f'[{got}]'}"
+    return f"{key}: {message}, got {got}" if place else message

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
@@ -93,7 +93,9 @@ def sweep_path(name_or_path: str) -> Path:
 def load_sweep(name_or_path: str) -> Sweep:
     """Read a sweep file. Raises UserError naming file, key and fix."""
     path = sweep_path(name_or_path)
-    return parse(Sweep, load_yaml(path), str(path))
+    values = load_yaml(path)
+    _refuse_protocol_keys(values, Sweep, str(path), "under `protocol:`")
+    return parse(Sweep, values, str(path))
 
 
 def fingerprint(path: Path) -> str:
@@ -185,19 +187,31 @@ def resolve_protocol(
 
 
 def _protocol_layers(name: str, facts: Mapping[str, str]) -> Iterator[Mapping[str, JSON]]:
-    folder = HERE / "protocols"
-    known = sorted(path.stem for path in folder.glob("*.yaml"))
-    if name not in known:
-        raise UserError(f"unknown protocol '{name}'{did_you_mean(name, known)}")
-    path = folder / f"{name}.yaml"
-    values = parse(ProtocolFile, load_yaml(path), str(path))
+    values = load_protocol(name)
     yield values.defaults
     for rule in values.rules:
         unknown = set(rule.when) - set(facts)
         if unknown:
-            raise UserError(f"{path}: rules: unknown condition '{min(unknown)}'{did_you_mean(min(unknown), facts)}")
+            raise UserError(f"{_protocol_path(name)}: rules: unknown condition '{min(unknown)}'{did_you_mean(min(unknown), facts)}")
         if all(facts[key] == value for key, value in rule.when.items()):
             yield rule.set
+
+
+def protocol_names() -> tuple[str, ...]:
+    """Names of the shipped protocols."""
+    return tuple(sorted(path.stem for path in (HERE / "protocols").glob("*.yaml")))
+
+
+def load_protocol(name: str) -> ProtocolFile:
+    """Read a shipped protocol. Raises UserError for an unknown one."""
+    known = protocol_names()
+    if name not in known:
+        raise UserError(f"unknown protocol '{name}'{did_you_mean(name, known)}")
+    return parse(ProtocolFile, load_yaml(_protocol_path(name)), str(_protocol_path(name)))
+
+
+def _protocol_path(name: str) -> Path:
+    return HERE / "protocols" / f"{name}.yaml"
 
 
 @dataclass(frozen=True)
@@ -234,7 +248,17 @@ def _describe(entry: Entry) -> str:
 def _resolve(registry: Registry[Any], entry: Entry, where: str) -> Choice:
     with located(where):
         registry.entry(entry.name)
-    return Choice(entry.name, dump(parse(registry.load(entry.name), entry.settings, where)))
+    cls = registry.load(entry.name)
+    _refuse_protocol_keys(entry.settings, cls, where, "as `protocol: {{{key}: ...}}` in this entry")
+    return Choice(entry.name, dump(parse(cls, entry.settings, where)))
+
+
+def _refuse_protocol_keys(values: Mapping[str, JSON], cls: type[Any], where: str, fix: str) -> None:
+    """Say where a key of the training recipe belongs that stands in the wrong place."""
+    known = {f.name for f in fields(Protocol)} - {f.name for f in fields(cls)} - {"name"}
+    for key in values:
+        if key in known:
+            raise UserError(f"{where}: unknown key '{key}' here; it belongs to the protocol: write it {fix.format(key=key)}")
 
 
 def _tasks(item: JSON, path: Path, where: str) -> tuple[Place, ...]:
@@ -255,6 +279,7 @@ def _task(item: JSON, path: Path, where: str) -> tuple[str, DatasetSpec]:
         raise UserError(f"{where}: write task/dataset, or a mapping with `task:` and `dataset:`, got {json.dumps(item, default=str)[:80]}")
     from benchmark.tasks import TASKS
 
+    _refuse_protocol_keys(item, Task, where, "under the sweep's `protocol:`")
     wanted = parse(Task, item, where)
     with located(where):
         TASKS.entry(wanted.task)

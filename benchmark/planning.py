@@ -20,6 +20,7 @@ from benchmark.inputs import Inputs
 from benchmark.metrics import METRICS
 from benchmark.records import Store, to_json, write_atomically
 from benchmark.runner import build
+from benchmark.tasks import TASKS
 
 
 def plan(name_or_path: str, *, need_data: bool) -> Plan:
@@ -129,14 +130,25 @@ def incapable(cell: Cell) -> str:
 
 
 def check_names(part: Part) -> None:
-    """Refuse metrics and splits that do not exist: a slip of the keyboard must not cost a training run."""
+    """Refuse metrics and splits that do not exist here: a slip of the keyboard must not cost a training run."""
+    task = TASKS.load(part.task)
     for metric in part.protocol.metrics or ():
         METRICS.entry(metric)
+        if metric not in (*task.metrics, *task.optional):
+            raise UserError(f"metrics: '{metric}' is not for {part.task}; choose from: {', '.join((*task.metrics, *task.optional))}")
     known = part.dataset.open().splits()
     for key in ("train_split", "eval_split"):
         split = getattr(part.protocol, key)
         if split not in known:
-            raise UserError(f"{key}: dataset '{part.dataset.name}' has no split '{split}'{did_you_mean(split, known)}")
+            near = did_you_mean(split, known)
+            fix = f"; set `protocol: {{{key}: {_instead(key, known)}}}`" if near.startswith("; known") else ""
+            raise UserError(f"{key}: dataset '{part.dataset.name}' has no split '{split}'{near}{fix}")
+
+
+def _instead(key: str, known: Sequence[str]) -> str:
+    """The split of a dataset that serves as `key` most likely."""
+    usual = ("train",) if key == "train_split" else ("test", "val", "validation")
+    return next((split for split in usual if split in known), known[-1])
 
 
 def _refuse_equal_cells(cells: Sequence[Planned], where: str) -> None:

@@ -9,7 +9,9 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Column
+from rich.text import Text
 
 from benchmark.cell import Plan, Planned
 from benchmark.records import Store, read_json
@@ -20,9 +22,11 @@ class _Bars:
 
     def __init__(self) -> None:
         console = Console(stderr=True)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+        label = TextColumn("{task.description}", markup=False, table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"))
+        numbers = (MofNCompleteColumn(table_column=Column(no_wrap=True)), TimeElapsedColumn(Column(no_wrap=True)), _Remaining())
         self.live = console.is_terminal
-        self.bars = Progress(*columns, console=console, disable=not self.live, transient=True)
+        # Of a narrow terminal the label takes what is left, so that the numbers stay.
+        self.bars = Progress(label, BarColumn(12), *numbers, console=console, disable=not self.live, transient=True, expand=True)
 
     def __enter__(self) -> Self:
         self.bars.start()
@@ -37,6 +41,20 @@ class _Bars:
             print(text, file=sys.stderr, flush=True)
 
 
+class _Remaining(TimeRemainingColumn):
+    """Time left; of a sweep at the pace of this launch so far, since rich forgets what is older than half a minute."""
+
+    def render(self, task: Task) -> Text:
+        """-:--:-- until something is done."""
+        if "before" not in task.fields:
+            return super().render(task)
+        done = task.completed - task.fields["before"]
+        if not done or task.total is None:
+            return Text("-:--:--", style="progress.remaining")
+        seconds = int((task.elapsed or 0.0) * (task.total - task.completed) / done)
+        return Text(f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}", style="progress.remaining")
+
+
 class CellProgress(_Bars):
     """Progress of one cell run in this process."""
 
@@ -47,7 +65,7 @@ class CellProgress(_Bars):
 
     def __call__(self, phase: str, step: int, total: int) -> None:
         """What run_cell calls."""
-        self.bars.update(self.bar, description=f"{self.name}: {phase}", completed=step, total=total)
+        self.bars.update(self.bar, description=f"{phase} {self.name}", completed=step, total=total)
         tenth = max(1, total // 10)
         if phase != self.phase or step % tenth == 0:
             self.line(f"{self.name}: {phase} {step}/{total}")
@@ -62,7 +80,7 @@ class SweepProgress(_Bars):
         self.store, self.waiting, self.running = Store(root), list(cells), dict[str, TaskID]()
         runnable = len(plan.runnable())
         self.done, self.total = runnable - len(cells), runnable
-        self.bar = self.bars.add_task(plan.sweep, total=runnable, completed=self.done)
+        self.bar = self.bars.add_task(plan.sweep, total=runnable, completed=self.done, before=self.done)
         skipped = len(plan.cells) - runnable
         self.line(f"{plan.sweep}: {runnable} cells, {self.done} done before, {len(cells)} to run; {skipped} skipped (see `vlpeft plan`)")
 

@@ -16,12 +16,13 @@ from __future__ import annotations
 import ast
 import importlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from benchmark.annotations import allowed, imported, parsed
 from benchmark.errors import UserError, did_you_mean
 
 T = TypeVar("T")
@@ -49,6 +50,7 @@ class Entry:
     summary: str
     options: Mapping[str, Any]
     settings: Mapping[str, str]  # field -> its default as written, "" where it is required
+    choices: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)  # field -> allowed values, where they are listed
 
     def load(self) -> Any:
         """Import the module and return the class."""
@@ -90,7 +92,7 @@ class Registry(Generic[T]):
 
 @cache
 def _scan(path: Path, module: str) -> tuple[Entry, ...]:
-    tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+    tree = parsed(path)
     return tuple(entry for node in tree.body if isinstance(node, ast.ClassDef) for entry in _entry_of(node, tree, module))
 
 
@@ -99,26 +101,29 @@ def _entry_of(node: ast.ClassDef, tree: ast.Module, module: str) -> Iterator[Ent
         if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "register":
             options = {k.arg: ast.literal_eval(k.value) for k in call.keywords if k.arg}
             summary = (ast.get_docstring(node) or "").split("\n\n")[0].replace("\n", " ")
-            yield Entry(ast.literal_eval(call.args[0]), module, node.name, summary, options, _inherited(node, tree) | _fields_of(node))
+            settings, choices = fields_of(node, tree)
+            for base in _bases(node, tree):
+                settings, choices = {**base.settings, **settings}, {**base.choices, **choices}
+            yield Entry(ast.literal_eval(call.args[0]), module, node.name, summary, options, settings, choices)
 
 
-def _inherited(node: ast.ClassDef, tree: ast.Module) -> dict[str, str]:
-    """Settings of base classes that are entries of other files of this repository."""
-    sources = {alias.name: item.module for item in tree.body if isinstance(item, ast.ImportFrom) and item.module for alias in item.names}
-    found: dict[str, str] = {}
-    for base in (b.id for b in node.bases if isinstance(b, ast.Name) and b.id in sources):
-        path = REPOSITORY / f"{sources[base].replace('.', '/')}.py"
-        if path.exists():
-            found |= {k: v for entry in _scan(path, sources[base]) if entry.attribute == base for k, v in entry.settings.items()}
-    return found
+def _bases(node: ast.ClassDef, tree: ast.Module) -> Iterator[Entry]:
+    """Base classes that are entries of other files of this repository."""
+    sources = imported(tree, REPOSITORY)
+    for base in node.bases:
+        if isinstance(base, ast.Name) and base.id in sources:
+            yield from (entry for entry in _scan(*sources[base.id]) if entry.attribute == base.id)
 
 
-def _fields_of(node: ast.ClassDef) -> dict[str, str]:
-    return {
-        item.target.id: "" if item.value is None else ast.unparse(item.value)
-        for item in node.body
-        if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name) and "ClassVar" not in ast.unparse(item.annotation)
-    }
+def fields_of(node: ast.ClassDef, tree: ast.Module) -> tuple[dict[str, str], dict[str, tuple[Any, ...]]]:
+    """A dataclass's fields: defaults as written, and allowed values."""
+    settings, choices = {}, {}
+    for item in node.body:
+        if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name) and "ClassVar" not in ast.unparse(item.annotation):
+            settings[item.target.id] = "" if item.value is None else ast.unparse(item.value)
+            if values := allowed(item.annotation, tree):
+                choices[item.target.id] = values
+    return settings, choices
 
 
 def _from_entry_point(point: EntryPoint) -> Entry:

@@ -111,6 +111,10 @@ class RoutedLoRALinear(LoRALinear):
         pairs = zip(low.chunk(self.groups, -1), vision.chunk(self.groups, -1), strict=True)
         return torch.cat([self.route(text, image) for text, image in pairs], -1)
 
+    def delta_weight(self) -> Tensor:
+        """Refused: there is no such matrix."""
+        raise NotImplementedError("a routed update depends on the image, so no one matrix can be merged into the weights")
+
 
 @register("routing_adapter", paper="Qu et al. 2024", needs=("sublayers", "visual_context"))
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ Columns of `Leaderboard.frame`, in this order:
     method             the sweep's row label          backbone, task, dataset, seed, id    the rest of the cell
     metric             its name; `vqa_accuracy/exist` is a breakdown of `vqa_accuracy` by question type
     value              percent units (CIDEr, BLEU x 100), NaN unless the state is "done"
-    state              "done" | "missing" (no record) | "absent: reason" (the metric could not be computed)
-                       | "skipped: reason" (the grid rules the cell out)
+    state              "done" | "missing" (no record) | "failed: cause" (nor will there be one unless it is mended)
+                       | "absent: reason" (the metric could not be computed) | "skipped: reason" (the grid rules the cell out)
     trainable, head, total, trainable_percent    parameters as the record counted them, else as the plan did;
                        empty where neither has; the percentage is of `total`
     steps, train_seconds, eval_seconds, cpu_seconds, step_ms, peak_memory_mb, delta_bytes    measured, NaN if not
@@ -29,6 +29,7 @@ from benchmark.errors import UserError
 from benchmark.metrics import METRICS
 from benchmark.records import Record, Store
 from benchmark.tasks import TASKS
+from results.attempts import failure
 
 COSTS = ("steps", "train_seconds", "eval_seconds", "cpu_seconds", "step_ms", "peak_memory_mb", "delta_bytes")
 PARAMETERS = ("trainable", "head", "total")
@@ -65,7 +66,9 @@ def leaderboard(plan: Plan, store: Store) -> Leaderboard:
     records = {p.id: store.record(p.id) for p in plan.runnable() if store.has_record(p.id)}
     _reject_mixtures(plan, records)
     metrics = _metrics(plan, records)
-    rows = [row for p, part in _parts(plan) for row in _rows(p, part, records.get(p.id), metrics[_group(p, part)])]
+    undone = {p.id: failure(store, p.id) for p in plan.runnable() if p.id not in records}
+    failures = {cell_id: found.reason for cell_id, found in undone.items() if found is not None}
+    rows = [row for p, part in _parts(plan) for row in _rows(p, part, records.get(p.id), failures.get(p.id, ""), metrics[_group(p, part)])]
     frame = pd.DataFrame(rows, columns=list(SCHEMA)).astype(SCHEMA)
     return Leaderboard(plan.title or plan.sweep, plan.notes, frame)
 
@@ -80,20 +83,20 @@ def _group(planned: Planned, part: int) -> Group:
     return planned.backbone, found.task, f"{found.dataset.name}{' (joint)' if planned.cell.also else ''}"
 
 
-def _rows(planned: Planned, part: int, record: Record | None, metrics: Iterable[str]) -> Iterator[dict[str, Any]]:
+def _rows(planned: Planned, part: int, record: Record | None, failed: str, metrics: Iterable[str]) -> Iterator[dict[str, Any]]:
     backbone, task, dataset = _group(planned, part)
     cell = {"method": planned.row, "backbone": backbone, "task": task, "dataset": dataset}
     shared = {**cell, "seed": planned.seed, "id": planned.id, **_parameters(planned, record), **_costs(record)}
     for metric in metrics:
-        value, state = _outcome(planned, record, planned.cell.metric_prefix(part) + metric)
+        value, state = _outcome(planned, record, failed, planned.cell.metric_prefix(part) + metric)
         yield {**shared, "metric": metric, "value": value, "state": state}
 
 
-def _outcome(planned: Planned, record: Record | None, metric: str) -> tuple[float, str]:
+def _outcome(planned: Planned, record: Record | None, failed: str, metric: str) -> tuple[float, str]:
     if planned.skipped:
         return NAN, f"skipped: {planned.skipped}"
     if record is None:
-        return NAN, "missing"
+        return NAN, f"failed: {failed}" if failed else "missing"
     value = record.metrics.get(metric, {"absent": "the record does not report it"})
     if isinstance(value, Mapping):
         return NAN, f"absent: {value.get('absent', 'no reason given')}"

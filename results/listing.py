@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
+import ast
+import json
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from textwrap import TextWrapper
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from benchmark import config
+from benchmark.annotations import parsed
 from benchmark.backbones import BACKBONES
 from benchmark.cell import Plan
+from benchmark.config import Protocol, dump
 from benchmark.datasets import dataset_names, load_card
-from benchmark.grid import METHODS, load_sweep, sweep_names
+from benchmark.grid import METHODS, load_protocol, load_sweep, protocol_names, sweep_names
 from benchmark.metrics import METRICS
 from benchmark.records import Store
-from benchmark.registry import Registry
+from benchmark.registry import Registry, fields_of
 from benchmark.tasks import TASKS
+from results.status import status
 from results.tables import Block, Table, Text, one_line
 
-if TYPE_CHECKING:
-    from benchmark.measure import Step
-
+GLUE = "\N{NO-BREAK SPACE}"  # keeps a setting on one line
+PLAIN = re.compile(r"(?!(?:true|false|null)$)[A-Za-z][\w./-]*")  # text that YAML takes without quotes
 REGISTRIES: dict[str, Registry[Any]] = {"methods": METHODS, "backbones": BACKBONES, "tasks": TASKS, "metrics": METRICS}
 
 
@@ -31,11 +36,38 @@ def listing(what: str) -> list[dict[str, Any]]:
         return [{"name": c.name, "tasks": list(c.tasks), "format": c.format, "licence": c.licence, "summary": c.summary} for c in cards]
     if what == "sweeps":
         return [{"name": name, "title": load_sweep(name).title, "summary": load_sweep(name).summary} for name in sweep_names()]
+    if what == "protocols":
+        return _protocols()
     rows = []
     for entry in REGISTRIES[what].entries.values():
         options = {key: list(value) if isinstance(value, tuple) else value for key, value in entry.options.items()}
-        rows.append({"name": entry.name, **options, "settings": dict(entry.settings), "summary": entry.summary})
+        rows.append({"name": entry.name, **options, **_fields(entry.settings, entry.choices), "summary": entry.summary})
     return rows
+
+
+def _protocols() -> list[dict[str, Any]]:
+    """The shipped recipes, then the keys of any recipe."""
+    source = parsed(Path(config.__file__))
+    (node,) = (item for item in source.body if isinstance(item, ast.ClassDef) and item.name == Protocol.__name__)
+    about = "a recipe of your own in a sweep's `protocol:`; with `base: NAME` it changes a shipped one"
+    shipped = [{"name": name, "summary": load_protocol(name).summary} for name in protocol_names()]
+    return [*shipped, {"name": Protocol.name, **_fields(*fields_of(node, source)), "summary": about}]
+
+
+def _fields(settings: Mapping[str, str], choices: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+    """Defaults as values, None where there is none; what is required and what is allowed, apart."""
+    return {
+        "settings": {key: _value(written) for key, written in settings.items()},
+        "required": [key for key, written in settings.items() if not written],
+        "choices": {key: list(values) for key, values in choices.items()},
+    }
+
+
+def _value(written: str) -> Any:
+    try:
+        return ast.literal_eval(written) if written else None
+    except ValueError:
+        return written  # an expression
 
 
 def listing_text(rows: Sequence[dict[str, Any]], width: int = 110) -> str:
@@ -46,15 +78,14 @@ def listing_text(rows: Sequence[dict[str, Any]], width: int = 110) -> str:
         wrap = TextWrapper(width, initial_indent=row["name"].ljust(indent), subsequent_indent=" " * indent)
         lines += wrap.wrap(_about(row))
         if row.get("settings"):
-            lines += TextWrapper(width, initial_indent=" " * indent, subsequent_indent=" " * indent).wrap(_settings(row))
+            wrap = TextWrapper(width, initial_indent=" " * indent, subsequent_indent=" " * indent)
+            lines += (line.replace(GLUE, " ") for line in wrap.wrap(_settings(row)))
     return "\n".join(lines) + "\n"
 
 
 def plan_rows(plan: Plan, root: Path | None) -> list[dict[str, Any]]:
     """One row a cell, for scripts: everything of the plan, resolved settings included, and the state."""
-    from benchmark.config import dump
-
-    return [{**dump(cell), "state": _state(cell.id, cell.skipped, root)} for cell in plan.cells]
+    return [{**dump(cell), "state": state} for cell, state in zip(plan.cells, _states(plan, root), strict=True)]
 
 
 def plan_table(plan: Plan, root: Path | None) -> Table:
@@ -68,9 +99,9 @@ def plan_table(plan: Plan, root: Path | None) -> Table:
             str(cell.seed),
             "" if cell.skipped else f"{cell.trainable:,}",
             "" if cell.skipped else f"{100 * cell.trainable / cell.total:.2f}",
-            _state(cell.id, cell.skipped, root),
+            state,
         )
-        for cell in plan.cells
+        for cell, state in zip(plan.cells, _states(plan, root), strict=True)
     ]
     header = ("id", "method", "backbone", "task", "seed", "trainable", "%", "state")
     skipped = sum(bool(cell.skipped) for cell in plan.cells)
@@ -79,10 +110,12 @@ def plan_table(plan: Plan, root: Path | None) -> Table:
     return Table(one_line(title), (), (Block("", "llllrrrl", (header,), rows),), tuple(plan_rows(plan, root)))
 
 
-def _state(cell_id: str, skipped: str, root: Path | None) -> str:
-    if skipped:
-        return f"skipped: {skipped}"
-    return "done" if root is not None and Store(root).has_record(cell_id) else "runnable"
+def _states(plan: Plan, root: Path | None) -> list[str]:
+    """State and detail of each cell; what waits is runnable."""
+    if root is None:
+        return [f"skipped: {cell.skipped}" if cell.skipped else "runnable" for cell in plan.cells]
+    found = [("runnable" if cell.state == "pending" else cell.state, cell.detail) for cell in status(plan, Store(root))]
+    return [f"{state}: {detail}" if detail else state for state, detail in found]
 
 
 def _about(row: dict[str, Any]) -> str:
@@ -93,16 +126,26 @@ def _about(row: dict[str, Any]) -> str:
 
 
 def _settings(row: dict[str, Any]) -> str:
-    return "settings: " + ", ".join(f"{key}={default or '?'}" for key, default in row.get("settings", {}).items())
+    return "settings: " + ", ".join(_setting(row, key, default).replace(" ", GLUE) for key, default in row["settings"].items())
 
 
-def step_table(sweep: str, batch: int, steps: Sequence[Step]) -> Table:
-    """What `vlpeft measure` measured."""
-    header = ("backbone", "method", "task", "trainable", "total", "step s", "peak MB", "")
-    rows = []
-    for step in steps:
-        numbers = (f"{step.trainable:,}", f"{step.total:,}", f"{step.step_seconds:.2f}", f"{step.peak_memory_mb:,.0f}")
-        numbers = ("", "", "", "") if step.failed else numbers
-        rows.append(tuple(Text(one_line(text)) for text in (step.backbone, step.method, step.task, *numbers, step.failed)))
-    caption = f"One training step of {batch} example{'s' * (batch > 1)}, random weights; the vision tower's forward is part of it."
-    return Table(one_line(f"{sweep}: one step"), (caption,), (Block("", "lllrrrrl", (header,), tuple(rows)),), tuple(map(asdict, steps)))
+def _setting(row: dict[str, Any], key: str, default: Any) -> str:
+    """`function: add|mul = add`, as a sweep would write the default."""
+    allowed = "|".join(map(_flow, row["choices"].get(key, ())))
+    kind = (
+        f": [{allowed}]"
+        if allowed and isinstance(default, Sequence) and not isinstance(default, str)
+        else f": {allowed}"
+        if allowed
+        else ""
+    )
+    return f"{key}{kind} {'(required)' if key in row['required'] else f'= {_flow(default)}'}"
+
+
+def _flow(value: Any) -> str:
+    """YAML flow style."""
+    if isinstance(value, (tuple, list)):
+        return f"[{', '.join(map(_flow, value))}]"
+    if isinstance(value, str) and PLAIN.fullmatch(value):
+        return value
+    return json.dumps(value, ensure_ascii=False)

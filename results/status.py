@@ -2,43 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from benchmark.cell import Plan, Planned
-from benchmark.config import Config, parse
-from benchmark.errors import UserError
-from benchmark.records import Store, read_json
+from benchmark.records import Store
+from results.attempts import failure, progress
 from results.tables import Block, Table, Text, one_line
 
-T = TypeVar("T")
 State = Literal["done", "running", "failed", "pending", "skipped"]
 STYLES: dict[State, str] = {"done": "green", "running": "cyan", "failed": "bold red", "pending": "", "skipped": "dim"}
-
-
-@dataclass(frozen=True)
-class Progress(Config):
-    """progress.json: where a running attempt is; `updated` is Unix time."""
-
-    step: int
-    total: int
-    phase: str
-    updated: float
-    pid: int
-
-
-@dataclass(frozen=True)
-class Failure(Config):
-    """failure.json: why the last attempt failed; `user` if the user can mend it."""
-
-    cause: str
-    message: str
-    user: bool
 
 
 @dataclass(frozen=True)
@@ -105,23 +81,16 @@ def _status(planned: Planned, store: Store, now: float) -> CellStatus:
         return CellStatus(*cell, "skipped", reason=planned.skipped)
     if store.has_record(planned.id):
         return CellStatus(*cell, "done")
-    folder = store.folder(planned.id)
-    failure = _read(folder / "failure.json", Failure)
-    if failure is not None:
-        return CellStatus(*cell, "failed", reason=f"{failure.cause}: {failure.message}")
-    progress = _read(folder / "progress.json", Progress)
-    if progress is None:
-        return CellStatus(*cell, "pending")
+    failed = failure(store, planned.id)
+    if failed is not None:
+        return CellStatus(*cell, "failed", reason=failed.reason)
+    where = progress(store, planned.id)
+    saved = (store.folder(planned.id) / "checkpoint.pt").exists()
+    if where is None:
+        return CellStatus(*cell, "pending", reason="goes on from its checkpoint" if saved else "")
     if not store.is_held(planned.id):
-        return CellStatus(*cell, "pending", reason=f"interrupted in {progress.phase} {progress.step}/{progress.total}")
+        next_time = "goes on from its checkpoint" if saved else "starts afresh"
+        return CellStatus(*cell, "pending", reason=f"interrupted in {where.phase} {where.step}/{where.total}; {next_time}")
     # Clocks of two machines may disagree by a little; an update is never in the future.
-    seconds = max(0.0, now - progress.updated)
-    return CellStatus(*cell, "running", progress.step, progress.total, progress.phase, seconds)
-
-
-def _read(path: Path, cls: type[T]) -> T | None:
-    try:
-        values = read_json(path)
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"{path}: not readable ({error}); delete it, the next attempt writes it anew") from error
-    return None if values is None else parse(cls, values, str(path))
+    seconds = max(0.0, now - where.updated)
+    return CellStatus(*cell, "running", where.step, where.total, where.phase, seconds)

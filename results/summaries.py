@@ -12,6 +12,7 @@ import pandas as pd
 
 from results.leaderboard import NAN, Leaderboard
 
+NOT_RUN = ("failed", "missing", "skipped")  # how the states begin of cells without a record
 KEYS = ["backbone", "method", "task", "dataset"]
 COST_COLUMNS = ("train_seconds", "step_ms", "peak_memory_mb")
 
@@ -23,7 +24,7 @@ class Entry:
     mean: None unless the state is "done", which takes every planned seed.
     std: sample standard deviation (ddof=1), None for fewer than two seeds.
     n, planned: seeds that have the value, seeds that the plan asks for.
-    state: "done" | "missing" | "absent: reason" | "skipped: reason".
+    state: "done" | "failed: cause" | "missing" | "absent: reason" | "skipped: reason".
     flags: what makes the value suspicious, one sentence each.
     """
 
@@ -62,7 +63,7 @@ def costs(board: Leaderboard) -> list[Entry]:
 def _as_metric(cells: pd.DataFrame, name: str) -> pd.DataFrame:
     """The cost column `name` in the shape of a metric. A cell is measured even where a metric is absent."""
     value = cells[name]
-    ran = ~cells["state"].str.startswith(("missing", "skipped"))
+    ran = ~cells["state"].str.startswith(NOT_RUN)
     state = cells["state"].where(~ran, "done").where(~ran | value.notna(), "absent: not measured")
     return cells.assign(metric=name, value=value, state=state)
 
@@ -88,7 +89,7 @@ def _entry(key: tuple[str, str, str, str, str], rows: pd.DataFrame, *, suspect: 
 
 def _state(states: Sequence[str]) -> str:
     """The one word for all seeds: done only if all are. Different reasons are all kept."""
-    for kind in ("skipped", "missing", "absent"):
+    for kind in ("skipped", "failed", "missing", "absent"):
         found = list(dict.fromkeys(state for state in states if state.startswith(kind)))
         if found:
             return found[0] + "".join(f"; {state.partition(': ')[2]}" for state in found[1:])
@@ -110,7 +111,7 @@ def _flags(seed: int, value: float) -> Iterator[str]:
 
 def _parameters(rows: pd.DataFrame) -> tuple[int | None, int | None, int | None, float | None]:
     """What the records counted stands before what the plan did, should a missing seed be counted differently."""
-    recorded = rows[~rows["state"].str.startswith(("missing", "skipped"))]
+    recorded = rows[~rows["state"].str.startswith(NOT_RUN)]
     first = (rows if recorded.empty else recorded).iloc[0]
     trainable, head, total = (None if pd.isna(first[name]) else int(first[name]) for name in ("trainable", "head", "total"))
     return trainable, head, total, None if pd.isna(first["trainable_percent"]) else float(first["trainable_percent"])

@@ -161,8 +161,8 @@ def _text(entry: Entry | None, show: Callable[[Entry], str], footnotes: Footnote
     marks = tuple(footnotes.mark(text) for text in (*((reason,) if reason else ()), *entry.flags))
     if kind == "done":
         return Text(show(entry), marks, "bold red" if entry.flags else "")
-    texts = {"missing": f"{entry.n}/{entry.planned} seeds", "absent": "absent", "skipped": "–"}
-    return Text(texts[kind], marks, "yellow" if kind == "missing" else "dim")
+    texts = {"missing": f"{entry.n}/{entry.planned} seeds", "failed": "failed", "absent": "absent", "skipped": "–"}
+    return Text(texts[kind], marks, {"missing": "yellow", "failed": "bold red"}.get(kind, "dim"))
 
 
 def _letters(number: int) -> str:

@@ -11,7 +11,7 @@ import signal
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -27,6 +27,7 @@ On = Literal["inline", "local"]
 Watch = Callable[[], None]  # called now and then; it looks at the result folder itself
 CellWatch = Callable[[Planned, str, int, int], None]  # cell, phase, step, total
 POLL_SECONDS = 0.5
+STOP_SECONDS = 10.0
 MONTH_MINUTES = 60 * 24 * 30  # submitit kills local jobs after 5 minutes unless told otherwise
 
 
@@ -70,21 +71,35 @@ def launch_local(cells: Sequence[Planned], root: Path, runtime: Any, workers: in
     executor = submitit.LocalExecutor(folder=folder)
     executor.update_parameters(timeout_min=MONTH_MINUTES)
     threads = runtime.threads or max(1, (os.cpu_count() or 1) // workers)
-    ids = [cell.id for cell in cells]
-    with _environment(OMP_NUM_THREADS=str(threads), TOKENIZERS_PARALLELISM="false"):
-        jobs = [
-            executor.submit(work, ids, str(root.resolve()), replace(runtime, threads=threads), os.getpid())
-            for _ in range(min(workers, len(ids)))
-        ]
+    ids, jobs = [cell.id for cell in cells], list[Any]()
     try:
+        with _environment(OMP_NUM_THREADS=str(threads), TOKENIZERS_PARALLELISM="false"), _children_deaf_to_interrupts():
+            for _ in range(min(workers, len(ids))):
+                jobs.append(executor.submit(work, ids, str(root.resolve()), replace(runtime, threads=threads), os.getpid()))
         while not all(job.done(force_check=True) for job in jobs):
             watch()
             time.sleep(POLL_SECONDS)
     except BaseException:
-        for job in jobs:
-            job.cancel()
+        stop([int(job.job_id) for job in jobs if not job.done(force_check=True)])
         raise
     watch()
+
+
+def stop(controllers: Sequence[int]) -> None:
+    """Kill submitit's controllers and all they have started; whatever is killed when, records are whole.
+
+    `job.cancel()` makes each controller print a traceback.
+    """
+    doomed: list[psutil.Process] = []
+    for pid in controllers:
+        with suppress(psutil.NoSuchProcess):
+            controller = psutil.Process(pid)
+            controller.suspend()  # a worker that it starts now would get away
+            doomed += [controller, *controller.children(recursive=True)]
+    for process in doomed:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(doomed, timeout=STOP_SECONDS)
 
 
 def work(ids: Sequence[str], root: str, runtime: Any, launcher: int) -> None:
@@ -94,7 +109,6 @@ def work(ids: Sequence[str], root: str, runtime: Any, launcher: int) -> None:
     """
     from benchmark.runner import run_cell
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the launcher cancels its workers
     for cell_id in ids:
         if not psutil.pid_exists(launcher):
             return
@@ -126,6 +140,17 @@ def failures(cells: Sequence[Planned], root: Path) -> Iterator[tuple[Planned, di
             yield cell, read_json(store.folder(cell.id) / "failure.json") or unknown
 
 
+def by_cause(failed: Sequence[tuple[Planned, dict[str, Any]]]) -> Iterator[str]:
+    """One line for each cause, with the cell that it struck or how many: many often fail for one reason."""
+    causes: dict[str, list[Planned]] = {}
+    for cell, failure in failed:
+        causes.setdefault(f"{failure['cause']}: {failure['message']}", []).append(cell)
+    for cause, cells in causes.items():
+        first = cells[0]
+        one = f"{first.id} {first.row} on {first.backbone}, {first.task}/{first.dataset}, seed {first.seed}"
+        yield f"{one if len(cells) == 1 else f'{len(cells)} cells'}: {cause}"
+
+
 def default_workers() -> int:
     """One worker a core, at most eight: each needs about 1 GiB."""
     return max(1, min(8, os.cpu_count() or 1))
@@ -136,6 +161,16 @@ def check_workers(workers: int) -> int:
     if workers < 1:
         raise UserError(f"--workers: {workers} cannot do anything; use 1 or more")
     return workers
+
+
+@contextmanager
+def _children_deaf_to_interrupts() -> Iterator[None]:
+    """Ctrl-C reaches the whole process group: what is started here inherits the blocked signal, and the launcher stops it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from logging import ERROR
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.utils import logging as hub_logging
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
@@ -42,6 +46,8 @@ KNOWN: Mapping[str, Mapping[str, Any]] = {
     "google/vit-base-patch16-224-in21k": _VIT,
     "google/vit-large-patch16-224-in21k": _VIT | LARGE,
 }
+NAMES = ("tiny", *KNOWN)
+SLIP = 0.87  # this alike and no more: distilgpt2 and xlm-roberta-base are no slips
 
 
 _RANDOM: ContextVar[bool] = ContextVar("random weights", default=False)
@@ -76,6 +82,7 @@ class Source:
         """Parse a setting such as `roberta-base@abc123` or `random:gpt2`; `tiny` names the shipped folder of this kind."""
         random = text.startswith("random:")
         location, _, revision = text.removeprefix("random:").partition("@")
+        _refuse_slip(location, revision or None)
         return cls(str(TINY / tiny) if location == "tiny" else location, revision or None, random, tiny)
 
     def config(self) -> PretrainedConfig:
@@ -96,14 +103,7 @@ class Source:
             )
             return loaded
 
-        verbosity = logging.get_verbosity()
-        logging.set_verbosity_error()  # what is missing is checked below, key by key
-        logging.disable_progress_bar()
-        try:
-            model, info = self._guard(load)
-        finally:
-            logging.enable_progress_bar()
-            logging.set_verbosity(verbosity)
+        model, info = self._guard(load)  # what is missing is checked below, key by key
         missing = sorted(key for key in info["missing_keys"] if not re.search(r"position_ids$", key))
         if missing:
             raise UserError(f"{self.location} lacks pretrained weights for {missing[0]} ({len(missing)} missing); {_hint(missing[0])}")
@@ -119,13 +119,43 @@ class Source:
 
     def _guard(self, load: Any) -> Any:
         try:
-            return load()
+            with _quiet():
+                return load()
         except (OSError, ValueError) as error:
             where = "the folder" if Path(self.location).exists() else "the id"
+            near = [] if where == "the folder" else difflib.get_close_matches(self.location, NAMES, n=1)
+            where += f" (did you mean '{near[0]}'?)" if near and near[0] != self.location else ""
             raise UserError(
                 f"cannot load weights from '{self.location}': check {where}, or download it where there is a network "
                 f"(`hf download {self.location}`) ({str(error).splitlines()[0][:120]})"
             ) from error
+
+
+def _refuse_slip(location: str, revision: str | None) -> None:
+    """A near miss of a known name is refused before the hub is asked, which takes long to say no."""
+    if location in NAMES or "/" in location or Path(location).exists():
+        return
+    near = difflib.get_close_matches(location, NAMES, n=1, cutoff=SLIP)
+    if near and not isinstance(try_to_load_from_cache(location, "config.json", revision=revision), str):
+        raise UserError(
+            f"unknown weights '{location}'; did you mean '{near[0]}'? "
+            f"(If the hub does hold a model of that name, `hf download {location}` first.)"
+        )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No bars, no retries told one by one: what comes of a load is said once, by us."""
+    ours, hub = logging.get_verbosity(), hub_logging.get_verbosity()
+    logging.set_verbosity_error()
+    hub_logging.set_verbosity(ERROR)
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.enable_progress_bar()
+        hub_logging.set_verbosity(hub)
+        logging.set_verbosity(ours)
 
 
 def _hint(key: str) -> str:

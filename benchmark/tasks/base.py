@@ -26,6 +26,7 @@ class Task(ABC):
 
     name: ClassVar[str]  # set by @register
     metrics: ClassVar[tuple[str, ...]]  # set by @register: what a cell reports, the first one ranks
+    optional: ClassVar[tuple[str, ...]] = ()  # what it can report too, where a protocol names them
 
     @abstractmethod
     def items(self, examples: Iterable[Example], answers: Sequence[str], protocol: Protocol) -> list[Item]:

@@ -12,7 +12,7 @@ from benchmark.registry import register
 from benchmark.tasks.base import Item, Task
 
 
-@register("vqa", metrics=("vqa_accuracy",))
+@register("vqa", metrics=("vqa_accuracy",), optional=("answer_match",))
 class VQA(Task):
     """Answer a question about an image; scored by the official ten-answer rule."""
 

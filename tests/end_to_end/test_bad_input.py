@@ -92,12 +92,20 @@ SETTINGS = {
         {"protocol": f"{{lr: 1e-3, steps: 2, metrics: [vqa_acuracy], {LIMITS}}}"},
         ("one.yaml: 'lora' on 'vit_roberta'", "unknown metric 'vqa_acuracy'; did you mean 'vqa_accuracy'?"),
     ),
+    "a metric of another task": (
+        {"protocol": f"{{lr: 1e-3, steps: 2, metrics: [cider], {LIMITS}}}"},
+        ("one.yaml: 'lora' on 'vit_roberta'", "metrics: 'cider' is not for vqa; choose from: vqa_accuracy, answer_match"),
+    ),
+    "misspelt weights": (
+        {"backbones": "[{name: vit_roberta, text: tinny, vision: tiny}]"},
+        ("one.yaml: 'lora' on 'vit_roberta'", "unknown weights 'tinny'; did you mean 'tiny'?"),
+    ),
     "misspelt split": (
         {"protocol": f"{{lr: 1e-3, steps: 2, eval_split: tset, {LIMITS}}}"},
         ("one.yaml: 'lora' on 'vit_roberta'", "eval_split: dataset 'small_shapes' has no split 'tset'; did you mean 'test'?"),
     ),
-    "negative seed": ({"seeds": "[-1]"}, ("one.yaml: seeds.0:", "greater than or equal to 0", "got -1")),
-    "endless seed": ({"seeds": f"[{2**70}]"}, ("one.yaml: seeds.0:", "less than")),
+    "negative seed": ({"seeds": "[-1]"}, ("one.yaml: seeds[0]:", "greater than or equal to 0", "got -1")),
+    "endless seed": ({"seeds": f"[{2**70}]"}, ("one.yaml: seeds[0]:", "less than")),
     "a date where text belongs": ({"title": "2024-01-01"}, ("one.yaml:", "not JSON serializable; quote the value")),
     "broken YAML": ({"title": "[1, 2"}, ("one.yaml:", "not valid YAML")),
     "a key twice": ({"title": "a\ntitle: b"}, ("one.yaml:", "not valid YAML", "duplicate key")),
@@ -141,6 +149,7 @@ def test_before_any_launch(command, tmp_path, refused) -> None:
     refused(
         command, path, "--root", root, words=(f"{root} holds no results of the sweep 'one'", f"run `vlpeft sweep {path} --root {root}`")
     )
+    refused("plan", path, "--root", root, words=(f"--root {root}: no such folder",))
     file = tmp_path / "a_file"
     file.write_text("")
     refused(command, path, "--root", file / "below", words=("cannot read", "a_file"))
@@ -160,8 +169,9 @@ def test_a_root_that_cannot_be_written(command, tmp_path, refused, main) -> None
 
 OPTIONS = {
     "no workers": (("--workers", "0"), ("--workers: 0 cannot do anything; use 1 or more",)),
-    "no threads": (("--threads", "0"), ("threads:", "greater than 0", "got 0")),
-    "no micro batch": (("--micro-batch", "-1"), ("micro_batch:", "greater than 0", "got -1")),
+    "no threads": (("--threads", "0"), ("error: --threads: input should be greater than 0, got 0",)),
+    "no micro batch": (("--micro-batch", "-1"), ("error: --micro-batch: input should be greater than 0, got -1",)),
+    "no time between checkpoints": (("--checkpoint-seconds", "-1"), ("--checkpoint-seconds: input should be greater than or equal to 0",)),
     "a device that is none": (("--device", "toaster"), ("--device toaster", "use auto, cpu, cuda or cuda:N")),
     "a device without data": (("--device", "meta"), ("--device meta", "use auto, cpu, cuda or cuda:N")),
 }
@@ -186,6 +196,8 @@ def test_flags_that_do_not_exist(tmp_path, main) -> None:
         (),
         ("list", "method"),
         ("table", "quickstart", "--root", tmp_path, "--format", "pdf"),
+        ("table", "quickstart", "--root", tmp_path, "--costs", "--details"),
+        ("table", "quickstart", "--root", tmp_path, "--json", "--format", "md"),
     ):
         said = main(*arguments)
         assert said.code == 2
@@ -195,7 +207,7 @@ def test_flags_that_do_not_exist(tmp_path, main) -> None:
 def test_cell_ids(tmp_path, refused) -> None:
     path, root = write_one(tmp_path, seeds="[0, 1, 2]"), tmp_path / "root"
     refused("run", path, "--cell", "xyz", "--root", root, *RUN, words=("--cell xyz: 0 cells of 'one'", "see `vlpeft plan`"))
-    refused("run", path, "--cell", "", "--root", root, *RUN, words=("3 cells of 'one'",))
+    refused("run", path, "--cell", "", "--root", root, *RUN, words=("--cell: give the beginning of a cell's id",))
 
 
 def test_a_skipped_cell_is_not_run(tmp_path, refused, main) -> None:
@@ -230,6 +242,12 @@ def test_a_question_without_answers(own_data, tmp_path, refused) -> None:
     refused(*arguments, words=(str(annotations(own_data)), "question_id 30: has no answers", "add an answer"))
 
 
+def test_a_split_that_the_data_does_not_have(own_data, tmp_path, refused) -> None:
+    path = write_one(tmp_path, name="other.yaml", dataset="data/my_questions.yaml")
+    words = ("eval_split: dataset 'my_questions' has no split 'test'; known: train, val; set `protocol: {eval_split: val}`",)
+    refused("plan", path, words=words)
+
+
 def test_missing_and_truncated_annotations(own_data, tmp_path, refused) -> None:
     path = annotations(own_data)
     path.write_text(path.read_text()[:100])
@@ -257,7 +275,8 @@ def test_a_corrupt_image(own_data, tmp_path, main) -> None:
     assert [Path(path).name for path in leftovers(root)] == ["failure.json"]
     assert "cannot decode image" in main("status", own_data, "--root", root).out
     swept = main("sweep", own_data, "--root", root, "--on", "inline", *RUN)
-    assert swept.code == 2
+    assert swept.code == 1
+    assert swept.out == ""  # nothing was done: no table
     assert sum(line.startswith("vlpeft: failed: ") and "cannot decode image" in line for line in swept.lines) == 1
     image.write_bytes(whole)
     assert main("sweep", own_data, "--root", root, "--on", "inline", *RUN).code == 0

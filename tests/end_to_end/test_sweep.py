@@ -7,8 +7,10 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.end_to_end.conftest import (
@@ -118,6 +120,14 @@ def test_status(sweep, inline, main) -> None:
     assert states.count("done") == RUNNABLE
 
 
+def test_plan_looks_where_results_lie_by_default(sweep, copy, main, monkeypatch) -> None:
+    monkeypatch.chdir(copy.parent)
+    (copy.parent / "runs").mkdir()
+    copy.rename(copy.parent / "runs" / sweep.stem)
+    states = [row["state"] for row in json.loads(main("plan", sweep, "--json").out)]
+    assert states.count("done") == RUNNABLE
+
+
 def test_status_while_a_cell_runs(sweep, copy, main) -> None:
     folder = cells(copy)[0]
     (folder / "record.json").unlink()
@@ -178,6 +188,34 @@ def test_kill_nine_half_way(sweep, inline, tmp_path, main) -> None:
     assert {id_: records(root)[id_] for id_ in found} == found
 
 
+@pytest.mark.parametrize("everyone", [True, False], ids=["ctrl-c", "the launcher alone"])
+def test_an_interrupt_is_one_line_and_leaves_nobody(sweep, tmp_path, main, everyone) -> None:
+    """A terminal's Ctrl-C reaches the launcher, submitit's controllers and the workers alike."""
+    root, log = tmp_path / "root", tmp_path / "log"
+    process = start_vlpeft("sweep", sweep, "--root", root, "--workers", 2, "--checkpoint-seconds", 5, *RUN, log=log)
+    try:
+        deadline = time.monotonic() + 180
+        while not list(root.glob("cells/*/record.json")):
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        group = [p for p in psutil.process_iter() if os.getpgid(p.pid) == process.pid]
+        assert len(group) >= 3  # the launcher, and a controller with its worker at least
+        (os.killpg if everyone else os.kill)(process.pid, signal.SIGINT)
+        assert process.wait(timeout=60) == 130
+        assert not [p for p in group if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    said = log.read_text()
+    assert "Traceback" not in said
+    assert "KeyboardInterrupt" not in said
+    assert said.splitlines()[-1].startswith("vlpeft: interrupted; run the same command again: finished cells are kept")
+    assert "(at most 5 s back, see --checkpoint-seconds)" in said
+    assert main("status", sweep, "--root", root).code == 0
+
+
 def test_two_launchers_share_a_root(sweep, inline, tmp_path, main) -> None:
     root = tmp_path / "root"
     ways = (("inline",), ("local", "--workers", 1))
@@ -195,14 +233,16 @@ def test_a_failing_cell_does_not_stop_the_others(tmp_path, main) -> None:
     path = write_one(tmp_path, methods=f"\n{bad}  - {{name: lora, rank: 4, label: calm}}")
     root = tmp_path / "root"
     said = vlpeft("sweep", path, "--root", root, "--on", "local", "--workers", 1, *RUN)
-    assert said.code == 2  # the user can mend it
+    assert said.code == 1
     failed = [line for line in said.lines if line.startswith("vlpeft: failed:")]
     assert len(failed) == 1
     assert "wild on vit_roberta" in failed[0]
     assert "the loss became" in failed[0]
     assert "lower `lr`" in failed[0]
     assert said.lines[-1] == "vlpeft: 1 of 2 cells failed; mend the cause and run the same command again"
-    assert "0/1 seeds" in said.out
+    assert "failed [a]" in said.out
+    assert "[a] settings: the loss became" in said.out
+    assert "0/1 seeds" not in said.out
     assert len(records(root)) == 1
     states = {row["method"]: row for row in json.loads(main("status", path, "--root", root, "--json").out)}
     assert states["calm"]["state"] == "done"

@@ -198,6 +198,9 @@ def test_add_is_lora_on_the_sum_of_text_and_vision(batch: int, length: int, widt
     fill(plain, a, b)
     expected = hidden @ w.T + c + (plain(hidden + vision) - base(hidden + vision))
     torch.testing.assert_close(routed(hidden), expected, **EXACT)
+    assert plain.delta_weight().shape == (width, width)
+    with pytest.raises(NotImplementedError, match="depends on the image"):
+        routed.delta_weight()
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)

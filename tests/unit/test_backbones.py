@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
 import pytest
 import timm
 import torch
+from huggingface_hub.utils import logging as hub_logging
 from safetensors.torch import load_file
 from torch.nn import functional
 from transformers import AutoTokenizer, RobertaConfig, RobertaModel, ViTConfig, ViTImageProcessorPil, ViTModel
 
 from baselines.head_only import HeadOnly
-from benchmark.backbones import BACKBONES
+from benchmark.backbones import BACKBONES, weights
 from benchmark.backbones.base import TINY, Backbone
 from benchmark.backbones.vision import transform, vision_tower
+from benchmark.backbones.weights import Source
 from benchmark.config import Protocol, parse
 from benchmark.errors import UserError
 from benchmark.method import apply
@@ -87,6 +90,32 @@ def test_timm_towers_load_from_a_folder_and_pool_as_named(tmp_path: Path) -> Non
 def test_unknown_weights_name_the_fix(source: str) -> None:
     with pytest.raises(UserError, match="cannot load weights"):
         vision_tower(source, "cls", tokens=False)
+
+
+@pytest.mark.parametrize(("name", "meant"), [("tinny", "tiny"), ("random:gpt-2", "gpt2"), ("roberta-bse@main", "roberta-base")])
+def test_a_slip_is_refused_before_the_hub_is_asked(name: str, meant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=rf"unknown weights '[^']+'; did you mean '{meant}'\?"):
+        Source.parse(name, tiny="gpt2")
+    monkeypatch.setattr(weights, "try_to_load_from_cache", lambda *_, **__: "/cache/config.json")
+    Source.parse(name, tiny="gpt2")  # who has downloaded a model of that name means it
+
+
+@pytest.mark.parametrize("name", ["distilgpt2", "gpt2-large", "gpt2-xl", "distilroberta-base", "xlm-roberta-base", "some/tinny"])
+def test_other_names_of_the_hub_are_no_slips(name: str) -> None:
+    assert Source.parse(name, tiny="gpt2").location == name
+
+
+def test_the_hub_is_quiet_while_weights_load() -> None:
+    before, seen = hub_logging.get_verbosity(), []
+
+    def load() -> None:
+        seen.append(hub_logging.get_verbosity())
+        raise OSError("no network")
+
+    with pytest.raises(UserError, match=r"cannot load weights from 'gpt2-lrge': check the id \(did you mean 'gpt2'\?\)"):
+        Source("gpt2-lrge", None, False)._guard(load)
+    assert seen == [logging.ERROR]
+    assert hub_logging.get_verbosity() == before
 
 
 def test_towers_of_unlike_widths_are_refused() -> None:

@@ -22,13 +22,14 @@ def snippets() -> dict[str, str]:
 
 def write_data(folder: Path) -> None:
     (folder / "images").mkdir(parents=True)
-    questions, answers = [], []
-    for i in range(6):
-        Image.fromarray(np.full((64, 64, 3), 40 * i, np.uint8)).save(folder / "images" / f"{i}.png")
-        questions.append({"question_id": i, "image_id": i, "question": "is it dark?"})
-        answers.append({"question_id": i, "image_id": i, "answers": [{"answer": "yes" if i < 3 else "no"}] * 10})
-    (folder / "questions.json").write_text(json.dumps({"questions": questions}))
-    (folder / "answers.json").write_text(json.dumps({"annotations": answers}))
+    for split, numbers in {"train": range(6), "test": range(6, 12)}.items():
+        questions, answers = [], []
+        for i in numbers:
+            Image.fromarray(np.full((64, 64, 3), 20 * i, np.uint8)).save(folder / "images" / f"{i}.png")
+            questions.append({"question_id": i, "image_id": i, "question": "is it dark?"})
+            answers.append({"question_id": i, "image_id": i, "answers": [{"answer": "no" if i % 2 else "yes"}] * 10})
+        (folder / f"{split}_questions.json").write_text(json.dumps({"questions": questions}))
+        (folder / f"{split}_answers.json").write_text(json.dumps({"annotations": answers}))
 
 
 def test_the_snippets_plan_and_run(tmp_path: Path) -> None:

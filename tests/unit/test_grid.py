@@ -231,10 +231,22 @@ REFUSED = {
     "no backbones": ({"backbones": "[]"}, "backbones: "),
     "no tasks": ({"tasks": "[]"}, "tasks: "),
     "no seeds": ({"seeds": "[]"}, "seeds: "),
-    "a bare method": ({"methods": "lora"}, 'methods: input should be a valid array, got "lora"'),
+    "a bare method": ({"methods": "lora"}, 'methods: write a list, such as ["lora"], got "lora"'),
     "a number for a method": ({"methods": "[3]"}, "methods[0]: write a name, or a mapping with `name:` and settings, got 3"),
     "a number for a label": ({"methods": "[{name: lora, label: 3}]"}, "methods[0]: label: input should be a valid string, got 3"),
     "a list for a protocol": ({"methods": "[{name: lora, protocol: [3]}]"}, "methods[0]: protocol: "),
+    "a number for seeds": ({"seeds": "3"}, "seeds: write a list, such as [0, 1, 2], got 3"),
+    "a projection that is none": ({"methods": "[{name: lora, targets: [qeury]}]"}, "method 'lora': targets[0]: "),
+    "the recipe at the top": ({"title": "a\nlr: 1e-3"}, "unknown key 'lr' here; it belongs to the protocol: write it under `protocol:`"),
+    "the recipe in a task": (
+        {"tasks": "[{task: vqa, dataset: shapes, steps: 3}]"},
+        "tasks[0]: unknown key 'steps' here; it belongs to the protocol: write it under the sweep's `protocol:`",
+    ),
+    "the recipe in a method": (
+        {"methods": "[{name: lora, lr: 1e-3}]"},
+        "method 'lora': unknown key 'lr' here; it belongs to the protocol: write it as `protocol: {lr: ...}` in this entry",
+    ),
+    "the recipe in a backbone": ({"backbones": "[{name: vit_gpt2, beams: 3}]"}, "write it as `protocol: {beams: ...}` in this entry"),
     "a task of three parts": ({"tasks": "[a/b/c]"}, "tasks[0]: write task/dataset"),
     "a misspelt part of a task": (
         {"tasks": "[{task: vqa, datasset: shapes}]"},
@@ -302,7 +314,7 @@ def test_later_layers_win(rules) -> None:
     [
         ("task: vqa}", "tsak: vqa}", "unknown condition 'tsak'; did you mean 'task'?"),
         ("defaults", "default", "unknown key 'default'; did you mean 'defaults'?"),
-        ("set: {lr", "sett: {lr", "rules.2.set"),
+        ("set: {lr", "sett: {lr", "rules[2].set"),
         ("steps: 200", "setps: 200", "here: unknown key 'setps'; did you mean 'steps'?"),
     ],
 )
@@ -335,7 +347,9 @@ def test_finding_a_cell(tmp_path) -> None:
     plan = Plan("a", "", "", "", (*cells[:-1], replace(cells[-1], skipped="for a reason")))
     assert plan.find(cells[3].id) == cells[3]
     assert plan.find(cells[3].id[:11]) == cells[3]
-    with pytest.raises(UserError, match=r"--cell : 20 cells of 'a'"):
+    with pytest.raises(UserError, match=rf"--cell {cells[3].id[:1]}: \d+ cells of 'a'"):
+        plan.find(cells[3].id[:1])
+    with pytest.raises(UserError, match="--cell: give the beginning of a cell's id"):
         plan.find("")
     with pytest.raises(UserError, match="skipped: for a reason"):
         plan.find(cells[-1].id)

@@ -6,18 +6,22 @@ import os
 import re
 import subprocess
 import sys
+import typing
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from benchmark import registry
 from benchmark.backbones import BACKBONES
+from benchmark.config import Protocol, dump
 from benchmark.datasets import FORMATS
 from benchmark.errors import UserError
-from benchmark.grid import METHODS
+from benchmark.grid import METHODS, protocol_names
 from benchmark.metrics import METRICS
 from benchmark.registry import Registry
 from benchmark.tasks import TASKS
+from results.listing import listing, listing_text
 
 REGISTRIES = {"method": METHODS, "backbone": BACKBONES, "task": TASKS, "metric": METRICS, "format": FORMATS}
 ENTRIES = [(kind, name) for kind, known in REGISTRIES.items() for name in known.entries]
@@ -39,7 +43,7 @@ def modules_of(*arguments: object, folder: Path | None = None) -> tuple[str, set
     return done.stdout, set(done.stderr.splitlines()[-1].split())
 
 
-@pytest.mark.parametrize("what", ["methods", "backbones", "tasks", "datasets", "metrics", "sweeps"])
+@pytest.mark.parametrize("what", ["methods", "backbones", "tasks", "datasets", "metrics", "protocols", "sweeps"])
 def test_listing_imports_nothing_heavy(what) -> None:
     out, modules = modules_of("list", what, "--json")
     assert json.loads(out)
@@ -88,6 +92,43 @@ def test_what_is_read_equals_what_runs(kind, name) -> None:
         assert required == (written == "")
         if fields[key].default is not dataclasses.MISSING:
             assert eval(written, vars(sys.modules[cls.__module__])) == fields[key].default
+
+
+def listed(hint) -> tuple:
+    """The values of all Literals in a type."""
+    if typing.get_origin(hint) is Literal:
+        return typing.get_args(hint)
+    return tuple(value for inner in typing.get_args(hint) for value in listed(inner))
+
+
+@pytest.mark.parametrize(("kind", "name"), ENTRIES)
+def test_allowed_values_are_those_of_the_types(kind, name) -> None:
+    cls = REGISTRIES[kind].load(name)
+    hints = typing.get_type_hints(cls, include_extras=True) if dataclasses.is_dataclass(cls) else {}
+    settings = REGISTRIES[kind].entry(name).settings
+    assert REGISTRIES[kind].entry(name).choices == {key: listed(hints[key]) for key in settings if listed(hints[key])}
+
+
+def test_what_a_list_says_of_settings() -> None:
+    row = next(row for row in listing("methods") if row["name"] == "routing_lora")
+    assert (row["settings"]["alpha"], row["settings"]["targets"], row["required"]) == (16.0, ("query", "value"), [])
+    text = listing_text([row])
+    assert "function: add|mul|mul_expand|project = add" in text
+    assert "targets: [query|key|value|output|up|down] = [query, value]" in text
+    assert "also_train: [norms|all_norms|biases|target_biases] = []" in text
+    assert "mlp = null" in listing_text([row for row in listing("methods") if row["name"] == "prefix_tuning"])
+
+
+def test_protocols_are_listed_with_the_keys_of_all() -> None:
+    *shipped, keys = listing("protocols")
+    assert [row["name"] for row in shipped] == list(protocol_names())
+    assert all(row["summary"] for row in shipped)
+    values = {key: list(value) if isinstance(value, tuple) else value for key, value in keys["settings"].items()}
+    assert values == {**dump(Protocol(lr=1.0, steps=1)), "lr": None, "steps": None}
+    assert keys["required"] == ["lr"]
+    assert keys["choices"]["schedule"] == ["linear", "cosine", "constant"]
+    assert "lr (required), name = custom" in listing_text([keys])
+    assert 'prompt = "{text}"' in listing_text([keys])
 
 
 @pytest.mark.parametrize("kind", REGISTRIES)

@@ -26,6 +26,7 @@ from benchmark.datasets import DatasetSpec
 from benchmark.errors import UserError
 from benchmark.records import Record, Store
 from results.leaderboard import SCHEMA, leaderboard
+from results.listing import plan_rows
 from results.render import FORMATS, render
 from results.status import as_dicts, status, status_table, summary
 from results.summaries import costs, scores
@@ -200,6 +201,28 @@ def test_a_metric_that_only_some_records_have_is_absent_in_the_others(tmp_path):
     cells = (planned(), {"vqa_accuracy": 1.0, "extra": 2.0}), (planned("bitfit"), {"vqa_accuracy": 1.0})
     states = {(e.method, e.metric): e.state for e in scores(leaderboard(*results(tmp_path, *cells)))}
     assert states["bitfit", "extra"] == "absent: the record does not report it"
+
+
+def test_a_failed_cell_is_not_one_that_never_ran(tmp_path):
+    cells = [planned(), planned(seed=1), planned("bitfit")]
+    store = fill(tmp_path, [record(cells[0])])
+    leave(store, cells[1], "failure.json", FAILURE)
+    board = leaderboard(make_plan(*cells), store)
+    lora, bitfit = scores(board)
+    assert (lora.state, lora.mean, lora.n) == ("failed: OutOfMemory: CUDA\nout of memory", None, 1)
+    assert (bitfit.state, bitfit.n) == ("missing", 0)
+    assert {e.state for e in costs(board) if e.method == "lora"} == {lora.state}
+    text = render(score_table(board), "text")
+    assert re.search(r"^lora .* failed \[a\]$", text, re.MULTILINE)
+    assert re.search(r"^bitfit .* 0/1 seeds$", text, re.MULTILINE)
+    assert "[a] OutOfMemory: CUDA out of memory" in text
+
+
+def test_a_record_outlives_an_old_failure(tmp_path):
+    cell = planned()
+    store = fill(tmp_path, [record(cell)])
+    leave(store, cell, "failure.json", FAILURE)
+    assert only(scores(leaderboard(make_plan(cell), store))).state == "done"
 
 
 def test_skipped_cells_show_a_dash_with_the_reason(tmp_path):
@@ -479,8 +502,21 @@ def running(tmp_path):
 
 
 def test_an_attempt_that_nobody_holds_is_pending_again(tmp_path):
-    found = status(*states(tmp_path), now=1012.4)[1]
-    assert (found.state, found.detail) == ("pending", "interrupted in train 30/100")
+    plan, store = states(tmp_path)
+    found = status(plan, store, now=1012.4)[1]
+    assert (found.state, found.detail) == ("pending", "interrupted in train 30/100; starts afresh")
+    leave(store, plan.cells[1], "checkpoint.pt", "")
+    assert status(plan, store)[1].detail == "interrupted in train 30/100; goes on from its checkpoint"
+
+
+def test_an_attempt_that_was_interrupted_has_not_failed(tmp_path):
+    cell, store = planned(), Store(tmp_path)
+    leave(store, cell, "failure.json", {**FAILURE, "cause": "interrupted"})
+    plan = make_plan(cell)
+    assert [(s.state, s.detail) for s in status(plan, store)] == [("pending", "")]
+    leave(store, cell, "checkpoint.pt", "")
+    assert [(s.state, s.detail) for s in status(plan, store)] == [("pending", "goes on from its checkpoint")]
+    assert set(leaderboard(plan, store).frame["state"]) == {"missing"}
 
 
 def test_every_state_is_told(running):
@@ -498,6 +534,14 @@ def test_status_renders_as_text_and_plain_values(running):
     assert "train 30/100, 12 s ago" in text
     assert json.loads(json.dumps(as_dicts(found)))[1]["step"] == 30
     assert json.loads(render(status_table("sweep", found), "json"))["rows"][2]["state"] == "failed"
+
+
+def test_a_plan_shows_the_same_states(running):
+    plan, store = running
+    assert [row["state"].partition(",")[0] for row in plan_rows(plan, store.root)] == [
+        "done", "running: train 30/100", "failed: OutOfMemory: CUDA out of memory", "runnable", "runnable", "skipped: no site",
+    ]  # fmt: skip
+    assert [row["state"] for row in plan_rows(plan, None)] == ["runnable"] * 5 + ["skipped: no site"]
 
 
 def test_a_clock_ahead_of_ours_is_no_negative_age(running):

@@ -1,0 +1,139 @@
+"""The arguments of the `vlpeft` command. Imports next to nothing, so that help is there at once."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from benchmark.bench import names as bench_names
+
+EPILOG = """examples:
+  vlpeft sweep quickstart --root runs/quickstart      run everything that is not done, then print the table
+  vlpeft plan my_sweep.yaml                           what would run, what is skipped and why
+  vlpeft status quickstart --root runs/quickstart     where it stands
+  vlpeft table quickstart --root runs/quickstart --format latex
+  vlpeft list methods                                 what can be named in a sweep
+  vlpeft bench lora                                   how fast our LoRA is beside Hugging Face peft's
+
+SWEEP is a shipped sweep (`vlpeft list sweeps`) or the path of your own YAML file.
+
+exit codes: 0 done, 1 some cells of a sweep failed, 2 something to mend (one line says what and how), 130 interrupted
+"""
+PLAN = """Every cell of a sweep: id, runnable or skipped and why, trainable parameters, state.
+Settings, names and data files are checked; the weights of ids whose architecture is known (roberta-base and the like) are
+not opened, so that a cell whose weights cannot be loaded here is found only when it runs."""
+LISTS = ("methods", "backbones", "tasks", "datasets", "metrics", "protocols", "sweeps")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of all commands; `command` is the name of the chosen one."""
+    parser = argparse.ArgumentParser(
+        prog="vlpeft",
+        description="Benchmark parameter-efficient methods on vision-language backbones: methods x backbones x tasks, one record a cell.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _looking_ahead(commands)
+    _running(commands)
+    _looking_back(commands)
+    _tools(commands)
+    return parser
+
+
+def _looking_ahead(commands: Any) -> None:
+    listing = _command(commands, "list", f"what can be named: {', '.join(LISTS)}")
+    listing.add_argument("what", choices=LISTS)
+    _json_flag(listing)
+    plan = _command(commands, "plan", "every cell of a sweep: id, runnable or skipped and why, trainable parameters, state")
+    plan.description = PLAN
+    _sweep_argument(plan)
+    plan.add_argument("--root", type=Path, help="result folder whose state to show (default: runs/ and the sweep's name, if there is one)")
+    _json_flag(plan)
+    params = _command(commands, "params", "what each method trains at full size, beside what papers say")
+    _sweep_argument(params)
+    _json_flag(params)
+    measure = _command(commands, "measure", "one training step of each method at full size, from random weights: seconds and peak memory")
+    _sweep_argument(measure)
+    measure.add_argument("--batch", type=_positive, default=1, help="examples in the step (default: 1)")
+    measure.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    measure.add_argument("--threads", type=_positive, help="CPU threads (default: torch's choice)")
+    _json_flag(measure)
+
+
+def _running(commands: Any) -> None:
+    run = _command(commands, "run", "run one cell here and now")
+    _sweep_argument(run)
+    run.add_argument("--cell", required=True, metavar="ID", help="cell id, as `vlpeft plan` prints it (a unique beginning will do)")
+    _run_flags(run)
+    sweep = _command(commands, "sweep", "run all cells that are not done, then print the tables; again: only what is missing")
+    _sweep_argument(sweep)
+    sweep.add_argument(
+        "--on", choices=("inline", "local"), default="local", help="inline: in this process; local: in worker processes (default)"
+    )
+    sweep.add_argument("--workers", type=int, help="local workers (default: one a core, at most 8)")
+    _run_flags(sweep)
+
+
+def _looking_back(commands: Any) -> None:
+    status = _command(commands, "status", "where each cell stands")
+    _sweep_argument(status)
+    _root_flag(status)
+    _json_flag(status)
+    table = _command(commands, "table", "mean and standard deviation over seeds, from the records")
+    _sweep_argument(table)
+    _root_flag(table)
+    form, content = table.add_mutually_exclusive_group(), table.add_mutually_exclusive_group()
+    form.add_argument("--format", choices=("text", "md", "latex", "csv", "json"), default="text")
+    form.add_argument("--json", action="store_const", const="json", dest="format", help="the same as --format json")
+    content.add_argument("--costs", action="store_true", help="seconds and memory instead of scores")
+    content.add_argument("--details", action="store_true", help="with scores by question type")
+
+
+def _tools(commands: Any) -> None:
+    bench = _command(commands, "bench", "time our code beside others', turn by turn on this machine")
+    bench.description = "Times our code beside others', turn by turn on this machine; a ratio below 1 means that ours is faster."
+    bench.add_argument("name", choices=bench_names(), help="lora: a training step of our LoRA beside Hugging Face peft's")
+    bench.add_argument("--tiny", action="store_true", help="the shipped tiny tower instead of one of the usual size")
+    bench.add_argument("--repeats", type=_positive, default=9, help="timed repeats of each side (default: 9)")
+    bench.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    _json_flag(bench)
+    pretrain = _command(commands, "pretrain", "make the shipped tiny towers again, from a seed")
+    pretrain.add_argument("what", choices=("tiny",))
+    pretrain.add_argument("--out", type=Path, required=True, help="folder for the towers and manifest.json")
+    pretrain.add_argument("--seed", type=int, default=0)
+    pretrain.add_argument("--only", metavar="TOWERS", help="make these and keep the others, such as blip,bart (default: all)")
+
+
+def _command(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
+    made: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    made.set_defaults(command=name)
+    return made
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return number
+
+
+def _sweep_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("sweep", metavar="SWEEP", help="a shipped sweep's name, or the path of a YAML file")
+
+
+def _root_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--root", type=Path, help="result folder (default: runs/ and the sweep's name)")
+
+
+def _json_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON for scripts")
+
+
+def _run_flags(parser: argparse.ArgumentParser) -> None:
+    _root_flag(parser)
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    parser.add_argument("--threads", type=int, help="CPU threads of one cell (default: the cores, shared among workers)")
+    parser.add_argument("--micro-batch", type=int, help="examples a forward pass; gradients accumulate to the protocol's batch")
+    parser.add_argument("--checkpoint-seconds", type=float, default=60.0, help="time between two checkpoints of a cell (default: 60)")

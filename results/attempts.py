@@ -1,0 +1,58 @@
+"""What running and failed attempts leave beside a cell: progress.json and failure.json, read without torch."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from benchmark.config import Config, parse
+from benchmark.errors import UserError
+from benchmark.records import Store, read_json
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Progress(Config):
+    """progress.json: where a running attempt is; `updated` is Unix time."""
+
+    step: int
+    total: int
+    phase: str
+    updated: float
+    pid: int
+
+
+@dataclass(frozen=True)
+class Failure(Config):
+    """failure.json: why the last attempt failed; `user` if the user can mend it."""
+
+    cause: str
+    message: str
+    user: bool
+
+    @property
+    def reason(self) -> str:
+        """Cause and message."""
+        return f"{self.cause}: {self.message}"
+
+
+def progress(store: Store, cell_id: str) -> Progress | None:
+    """Where the last attempt was, if it says so. Raises UserError for a damaged file."""
+    return _read(store.folder(cell_id) / "progress.json", Progress)
+
+
+def failure(store: Store, cell_id: str) -> Failure | None:
+    """Why the last attempt failed, if it did; being interrupted is no failure. Raises UserError for a damaged file."""
+    found = _read(store.folder(cell_id) / "failure.json", Failure)
+    return None if found is not None and found.cause == "interrupted" else found
+
+
+def _read(path: Path, cls: type[T]) -> T | None:
+    try:
+        values = read_json(path)
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"{path}: not readable ({error}); delete it, the next attempt writes it anew") from error
+    return None if values is None else parse(cls, values, str(path))

@@ -1,0 +1,43 @@
+"""How failures are told, and how workers are stopped."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import psutil
+
+from benchmark.cell import Planned
+from slurm.launcher import by_cause, stop
+from tests.unit.test_grid import CELL
+
+
+def failed(seed: int, message: str) -> tuple[Planned, dict]:
+    cell = replace(CELL, seed=seed)
+    planned = Planned(f"id{seed}", "lora", "vit_roberta", "vqa", "shapes", seed, cell)
+    return planned, {"cause": "settings", "message": message, "user": True}
+
+
+def test_one_cause_is_told_once() -> None:
+    assert list(by_cause([failed(0, "no weights"), failed(1, "the loss"), failed(2, "no weights")])) == [
+        "2 cells: settings: no weights",
+        "id1 lora on vit_roberta, vqa/shapes, seed 1: settings: the loss",
+    ]
+    assert list(by_cause([])) == []
+
+
+CONTROLLER = """
+import subprocess, sys
+worker = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+print(worker.pid, flush=True)
+worker.wait()
+"""
+
+
+def test_stopping_takes_the_workers_too() -> None:
+    controller = subprocess.Popen([sys.executable, "-c", CONTROLLER], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    worker = psutil.Process(int(controller.stdout.readline()))
+    stop([controller.pid])
+    assert not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE
+    assert controller.communicate(timeout=10)[1] == ""
+    stop([controller.pid, os.getpid() + 2**22])  # gone already
