@@ -35,10 +35,25 @@ class Task(Config):
 
 
 @dataclass(frozen=True)
+class Only(Config):
+    """`on:` of a `tasks:` entry."""
+
+    on: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Joint(Config):
     """A `tasks:` entry of several tasks that one model is trained on together."""
 
     joint: Annotated[tuple[Any, ...], Field(min_length=2)]
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """A resolved `tasks:` entry: one task, or several to train on together; `on` labels the only backbones to cross it with."""
+
+    places: tuple[Place, ...]
+    on: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -135,8 +150,8 @@ def expand(name_or_path: str) -> list[Planned]:
     sweep, where = load_sweep(name_or_path), str(path)
     methods = [(e, _resolve(METHODS, e, f"{where}: method '{e.label}'")) for e in sweep.entries("methods", where)]
     backbones = [(e, _resolve(BACKBONES, e, f"{where}: backbone '{e.label}'")) for e in sweep.entries("backbones", where)]
-    _check_on(methods, backbones, where)
     tasks = [_tasks(item, path, f"{where}: tasks[{i}]") for i, item in enumerate(sweep.tasks)]
+    _check_on(methods, tasks, backbones, where)
     return list(_cross(sweep, where, methods, backbones, tasks))
 
 
@@ -145,26 +160,27 @@ def _cross(
     where: str,
     methods: list[tuple[Entry, Choice]],
     backbones: list[tuple[Entry, Choice]],
-    tasks: list[tuple[Place, ...]],
+    tasks: list[Tasks],
 ) -> Iterator[Planned]:
-    for (backbone, model), places, (method, way), seed in product(backbones, tasks, methods, sweep.seeds):
-        if method.on and backbone.label not in method.on:
+    for (backbone, model), chosen, (method, way), seed in product(backbones, tasks, methods, sweep.seeds):
+        if any(on and backbone.label not in on for on in (chosen.on, method.on)):
             continue
-        first, *also = (_part(sweep, place, method, backbone, f"{where}: protocol") for place in places)
+        first, *also = (_part(sweep, place, method, backbone, f"{where}: protocol") for place in chosen.places)
         cell = Cell(way, model, first.task, first.dataset, first.protocol, seed, tuple(also))
         task, dataset = ("+".join(dict.fromkeys(names)) for names in zip(*((p.task, p.dataset.name) for p in cell.parts), strict=True))
         yield Planned(cell.id, method.label, backbone.label, task, dataset, seed, cell)
 
 
-def _check_on(methods: list[tuple[Entry, Choice]], backbones: list[tuple[Entry, Choice]], where: str) -> None:
+def _check_on(methods: list[tuple[Entry, Choice]], tasks: list[Tasks], backbones: list[tuple[Entry, Choice]], where: str) -> None:
     labels = [entry.label for entry, _ in backbones]
-    for entry, _ in methods:
-        for label in entry.on:
+    users = [(f"method '{entry.label}'", entry.on) for entry, _ in methods] + [(f"tasks[{i}]", each.on) for i, each in enumerate(tasks)]
+    for user, on in users:
+        for label in on:
             if label not in labels:
-                raise UserError(f"{where}: method '{entry.label}': on: no backbone '{label}' here{did_you_mean(label, labels)}")
+                raise UserError(f"{where}: {user}: on: no backbone '{label}' here{did_you_mean(label, labels)}")
     for entry, _ in backbones:
         if entry.on:
-            raise UserError(f"{where}: backbone '{entry.label}': `on` belongs to a method; remove it")
+            raise UserError(f"{where}: backbone '{entry.label}': `on` belongs to a method or a task; remove it")
 
 
 def _part(sweep: Sweep, place: Place, method: Entry, backbone: Entry, where: str) -> Part:
@@ -261,7 +277,15 @@ def _refuse_protocol_keys(values: Mapping[str, JSON], cls: type[Any], where: str
             raise UserError(f"{where}: unknown key '{key}' here; it belongs to the protocol: write it {fix.format(key=key)}")
 
 
-def _tasks(item: JSON, path: Path, where: str) -> tuple[Place, ...]:
+def _tasks(item: JSON, path: Path, where: str) -> Tasks:
+    on: tuple[str, ...] = ()
+    if isinstance(item, dict) and "on" in item:
+        on = parse(Only, {"on": item["on"]}, where).on
+        item = {key: value for key, value in item.items() if key != "on"}
+    return Tasks(_places(item, path, where), on)
+
+
+def _places(item: JSON, path: Path, where: str) -> tuple[Place, ...]:
     if isinstance(item, dict) and "joint" in item:
         places = tuple(_task(each, path, f"{where}: joint[{i}]") for i, each in enumerate(parse(Joint, item, where).joint))
         names = [f"{task}/{spec.name}" for task, spec in places]

@@ -57,6 +57,13 @@ def test_a_joint_cell_is_planned_run_and_shown_in_a_column_for_each_task(sweep, 
     assert "0 to run" in again.err
 
 
+def test_a_task_may_be_for_some_backbones_only(sweep, main) -> None:
+    sweep.with_name("some.yaml").write_text(sweep.read_text().replace("  - joint:", "  - on: [clip_bart]\n    joint:"))
+    planned = json.loads(main("plan", sweep.with_name("some.yaml"), "--json").out)
+    assert {c["backbone"] for c in planned if c["cell"]["also"]} == {"clip_bart"}
+    assert {c["backbone"] for c in planned} == {"clip_bart", "vit_roberta"}
+
+
 def test_on_names_backbones_of_the_sweep(sweep, main) -> None:
     sweep.with_name("wrong.yaml").write_text(sweep.read_text().replace("on: [clip_bart]", "on: [clip_bert]"))
     said = main("plan", sweep.with_name("wrong.yaml"))
