@@ -34,7 +34,7 @@ def test_the_numbers_stay_where_labels_are_long(cells, tmp_path: Path) -> None:
     assert max(map(len, (sweep, cell))) <= 80
     assert " 0/8 " in sweep
     assert " 120/250 " in cell
-    assert cell.startswith("  train a method whose label [is]")
+    assert cell.startswith("  train: seed 0 | a method whose label [is]")
     assert all(line.rstrip().endswith("0:00:00 -:--:--") for line in (sweep, cell))
 
 
