@@ -97,14 +97,15 @@ class SweepProgress(_Bars):
         for cell in self.waiting if self.live else ():
             where = read_json(self.store.folder(cell.id) / "progress.json")
             if where is not None:
-                self._show(cell, f"  {where['phase']} {name_of(cell)}", where["step"], where["total"])
+                self._show(cell, where["phase"], where["step"], where["total"])
         self.bars.update(self.bar, completed=self.done)
 
     def watch_cell(self, cell: Planned, phase: str, step: int, total: int) -> None:
         """The same for a cell that runs in this process."""
-        self._show(cell, f"  {phase} {name_of(cell)}", step, total)
+        self._show(cell, phase, step, total)
 
-    def _show(self, cell: Planned, text: str, step: int, total: int) -> None:
+    def _show(self, cell: Planned, phase: str, step: int, total: int) -> None:
+        text = f"  {phase}: seed {cell.seed} | {cell.row} | {cell.backbone} | {cell.task}/{cell.dataset}"  # may be cut at the end
         if cell.id not in self.running:
             self.running[cell.id] = self.bars.add_task(text)
         self.bars.update(self.running[cell.id], description=text, completed=step, total=total)

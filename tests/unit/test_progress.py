@@ -11,7 +11,7 @@ from benchmark.config import Protocol
 from benchmark.datasets import DatasetSpec
 from benchmark.progress import CellProgress, SweepProgress
 
-ROW = "a method whose label [is] much too long for any narrow terminal, and then some more of it"
+ROW = "a [red] method whose label is much too long for any narrow terminal, and then some more of it"
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def test_the_numbers_stay_where_labels_are_long(cells, tmp_path: Path) -> None:
     assert max(map(len, (sweep, cell))) <= 80
     assert " 0/8 " in sweep
     assert " 120/250 " in cell
-    assert cell.startswith("  train a method whose label [is]")
+    assert cell.startswith("  train: seed 0 | a [red] method")
     assert all(line.rstrip().endswith("0:00:00 -:--:--") for line in (sweep, cell))
 
 
@@ -42,7 +42,7 @@ def test_one_cell_says_its_phase_first(cells) -> None:
     progress = CellProgress(cells[0])
     progress("evaluate", 3, 10)
     (line,) = shown(progress.bars)
-    assert line.startswith("evaluate a method")
+    assert line.startswith("evaluate a [red] method")
     assert " 3/10 " in line
 
 
