@@ -17,8 +17,8 @@ from benchmark.registry import register
 class FullFinetuning(Method):
     """Train every weight of the language tower; `vision: true` trains the vision tower too.
 
-    Where the papers freeze "the encoder" and train "the decoder", they mean the image encoder and the language model:
-    that is the default. CLIP stays frozen in VL-Adapter's and VL-PET's full fine-tuning too. Features of a vision tower
+    The p-Adapter paper freezes "the encoder"; whether in its full fine-tuning too, it does not say. Here the image encoder
+    is frozen by default. CLIP stays frozen in VL-Adapter's and VL-PET's full fine-tuning too. Features of a vision tower
     that trains cannot be cached.
     """
 

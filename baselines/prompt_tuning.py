@@ -16,7 +16,7 @@ from benchmark.registry import register
 @register("prompt_tuning", paper="Lester et al. 2021", needs=("embeddings",))
 @dataclass(frozen=True)
 class PromptTuning(Method):
-    """`length` learned embeddings between the visual prefix and the text, started from random words of the vocabulary.
+    """`length` learned embeddings beside the text (where, the backbone says), started from random words of the vocabulary.
 
     `mlp` is the hidden size of a map table -> Linear -> tanh -> Linear that makes the prompt, as in VL-Adapter (length 40,
     mlp 800); table and maps then start from N(0, 0.02).

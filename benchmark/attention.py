@@ -32,6 +32,7 @@ class Attention:
 
     def __init__(self, module: nn.Module, tower: PreTrainedModel | None, *, causal: bool, fixed_keys: bool = False) -> None:
         self.module, self.tower, self.causal, self.fixed_keys = module, tower, causal, fixed_keys
+        self.generating = False  # text is being written, a token at a time; see `Backbone.generating`
         self._recording = False
         self._seen: Seen | None = None
 

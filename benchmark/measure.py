@@ -1,6 +1,7 @@
 """`vlpeft measure`: one training step of every method on every backbone of a sweep, at full size from random weights.
 
-It says what fits on a machine, and how long a step takes, before anything is downloaded. Each step runs in a process of
+It says how long a step takes and about what fits on a machine, before anything is downloaded; questions have one short
+answer here, longer texts and more answers need more. Each step runs in a process of
 its own, so that its peak memory is its own; the frozen vision tower's forward is part of it.
 """
 
@@ -67,7 +68,7 @@ def _isolated(planned: Planned, batch: int, runtime: Runtime) -> Step:
             return pool.submit(_measure, planned.cell, about, batch, runtime).result()
         except BrokenProcessPool:
             return replace(about, failed="its process was killed: out of memory?")
-        except (UserError, torch.OutOfMemoryError) as error:
+        except (UserError, RuntimeError) as error:  # RuntimeError: out of memory, on a GPU and on a CPU
             return replace(about, failed=" ".join(str(error).split())[:200])
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import torch
@@ -12,7 +12,7 @@ import torch
 from benchmark.backbones import BACKBONES
 from benchmark.backbones.base import BackboneConfig
 from benchmark.cell import Cell, Part, Plan, Planned
-from benchmark.config import dump, parse
+from benchmark.config import Protocol, dump, parse
 from benchmark.cost import parameters
 from benchmark.errors import DataError, UserError, did_you_mean, located
 from benchmark.grid import METHODS, expand, fingerprint, load_sweep, plan_file, sweep_path
@@ -53,6 +53,9 @@ def save_plan(plan_: Plan, root: Path) -> None:
     write_atomically(plan_file(root, plan_.sweep), to_json(dump(plan_)))
 
 
+OPTIMIZER = ("lr", "epochs", "steps", "betas", "eps", "weight_decay", "decays", "schedule", "warmup_fraction", "warmup_steps", "clip_norm")
+
+
 class _Checker:
     """Remembers what it has opened and built: many cells share data, models and methods."""
 
@@ -70,6 +73,7 @@ class _Checker:
             return replace(planned, skipped=reason)
         place = f"{self.where}: '{planned.row}' on '{planned.backbone}', {planned.task}/{planned.dataset}"
         with located(place):
+            check_recipe(cell)
             for part in cell.parts:
                 check_names(part)
         found = [self._answers(part) for part in cell.parts]
@@ -112,8 +116,12 @@ class _Checker:
 
 def count_parameters(cell: Cell, answers: int) -> dict[str, int]:
     """What the adapted model trains and holds, built at full size without weights; see `benchmark.cost.parameters`."""
+    names = [str(i) for i in range(answers)]
     with torch.device("meta"):
-        return parameters(build(cell, [str(i) for i in range(answers)]))
+        backbone = build(cell, names)
+        for part in cell.also:  # what a joint cell's later tasks ask for must fit the backbone too
+            backbone.follow(part.protocol, names)
+        return parameters(backbone)
 
 
 def incapable(cell: Cell) -> str:
@@ -127,6 +135,21 @@ def incapable(cell: Cell) -> str:
     offers = parse(model, cell.backbone.settings, cell.backbone.name).offers()
     lacking: Sequence[str] = [need for need in METHODS.load(cell.method.name).needs if need not in offers]
     return f"{cell.method.name} needs {lacking[0]}, which {cell.backbone.name} does not have here" if lacking else ""
+
+
+def check_recipe(cell: Cell) -> None:
+    """Refuse protocol keys without effect: what the backbone does not heed, and optimizers that differ within a joint cell."""
+    model: type[BackboneConfig] = BACKBONES.load(cell.backbone.name)
+    defaults = {f.name: f.default for f in fields(Protocol)}
+    for part in cell.parts:
+        for key in model.ignores:
+            if getattr(part.protocol, key) != defaults[key]:
+                raise UserError(f"protocol: {key}: {cell.backbone.name} does not heed it; leave it out, or set it for other backbones only")
+    for part in cell.also:
+        for key in OPTIMIZER:
+            first, other = getattr(cell.protocol, key), getattr(part.protocol, key)
+            if first != other:
+                raise UserError(f"protocol: {key}: {first} and {other}; a joint cell has one optimizer: set one value for all its tasks")
 
 
 def check_names(part: Part) -> None:

@@ -148,6 +148,7 @@ def _turns(feeds: Sequence[Feed], epoch: int) -> list[tuple[int, int]]:
     """(feed, how many of its batches went before) for each step of an epoch."""
     which = [i for i, feed in enumerate(feeds) for _ in range(feed.batches)]
     Random(epoch).shuffle(which)
+    which.reverse()  # the release takes them from the end
     counters = [count() for _ in feeds]
     return [(i, next(counters[i])) for i in which]
 

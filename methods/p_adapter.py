@@ -8,7 +8,7 @@ both mapped by the frozen output projection Wo. One step of message passing re-w
     U_i = alpha_i sum_j (D_ii D_jj)^(-1/2) A'_ij X_j + beta_i X_i                             (11), (15)
 
 The equations and the released code differ in nearly everything else, so both are here: `ReleaseAdapter`, `PaperAdapter`.
-p is unconstrained in both; where training drives it to 0, the loss becomes infinite and the run stops with a message.
+p is unconstrained in both; a run whose p has become 0 or negative is stopped at the next point of its curve.
 """
 
 from __future__ import annotations
@@ -96,7 +96,9 @@ class PAdapter(Method):
     def _check(self, sites: list[Site]) -> None:
         """Refuse settings that would change nothing here."""
         release, crossed = self.variant == "release", any(site.kind == "cross" for site in sites)
-        cached = self.release_cached_graph and any(site.attention is not None and site.attention.causal for site in sites)
+        cached = self.release_cached_graph and any(
+            site.kind == "self" and site.attention is not None and site.attention.causal for site in sites
+        )
         if release and (self.gnn, self.degrees) != ("pgnn", "row"):
             raise UserError("gnn, degrees: these are of the paper's equations; set `variant: paper`")
         if not release and (self.image_tokens or self.release_cached_graph):
@@ -106,9 +108,19 @@ class PAdapter(Method):
         if self.concat != "query" and (self.gnn == "gcn" or (release and not (crossed or cached))):
             raise UserError("concat: there are no query nodes here (gcn; release, but for cross-attention); leave `concat: query`")
         if self.release_cached_graph and not cached:
-            raise UserError("release_cached_graph: no causal attention here, so nothing is cached; leave it false")
+            raise UserError("release_cached_graph: no causal self-attention here, so nothing is cached; leave it false")
         if self.image_tokens and not crossed:
             raise UserError("image_tokens: no cross-attention here; leave it out")
+        defaults, attended = PAdapter(), any(site.kind != "ffn" for site in sites)
+        for name, used in {
+            "gnn": attended,
+            "concat": attended,
+            **dict.fromkeys(("p", "mu", "learnable_p"), attended and self.gnn == "pgnn"),
+            "teleport": attended and self.gnn in ("appnp", "gcnii"),
+            "identity": attended and self.gnn == "gcnii",
+        }.items():
+            if not used and getattr(self, name) != getattr(defaults, name):
+                raise UserError(f"{name}: changes nothing with these `places` and this `gnn`; leave it out")
 
     def _feed_forward(self, site: Site) -> nn.Module:
         if self.variant == "paper":
@@ -150,6 +162,8 @@ class Laplacian(nn.Module):
 
     def scalars(self) -> Mapping[str, float]:
         """What the record keeps of the training."""
+        if self.p.item() <= 0:
+            raise UserError(f"p of {self.name} became {self.p.item():.3g}; lower `lr`, spare it weight decay, or fix p")
         return {f"{self.name}.p": self.p.item(), f"{self.name}.mu": self.mu().item()}
 
 
@@ -158,7 +172,8 @@ class ReleaseAdapter(nn.Module):
 
     Cross-attention has query and value nodes (keys pooled to `image_tokens`); beta acts on nothing there. Self-attention
     has value nodes only, and its rows are the last of them, so that cached decoding computes what training does;
-    `release_cached_graph` uses the graph of cross-attention instead wherever there are fewer queries than keys.
+    `release_cached_graph` uses the graph of cross-attention instead while text is written from a cache; not in ranking, where
+    the release has no cache.
     """
 
     def __init__(self, method: PAdapter, site: Site, attention: Attention) -> None:
@@ -184,7 +199,7 @@ class ReleaseAdapter(nn.Module):
             bins = pooling(a.shape[-1], self.image_tokens, a)
             value, a = bins.T @ value, a @ bins
         queries, keys = a.shape[-2:]
-        bipartite = self.cross or (self.cached_graph and queries < keys)
+        bipartite = self.cross or (self.cached_graph and self.attention.generating and queries < keys)
         nodes = self.nodes(value, a.shape[1])
         rows = self.nodes(replaced(query, self.concat), a.shape[1]) if bipartite else nodes[..., keys - queries :, :]
         weights, beta = release_weights(a, rows, nodes, *self.laplacian(a.dtype))
@@ -205,7 +220,7 @@ class PaperAdapter(Bottleneck):
     (Wo^h: its rows of Wo), and the heads' results are summed, as attention does. Aggregation is linear in the nodes, so
     Wo and its bias act once, on the concatenated heads, and distances need only the Gram matrix of Wo^h.
 
-    M is taken before the attention's dropout, as in the release, and no dropout acts on U.
+    M is taken before the attention's dropout, as in the release, and the dropout before the adapter does not act on U.
     """
 
     def __init__(self, method: PAdapter, site: Site, attention: Attention) -> None:

@@ -79,8 +79,9 @@ def _parts(plan: Plan) -> Iterator[tuple[Planned, int]]:
 
 
 def _group(planned: Planned, part: int) -> Group:
-    found = planned.cell.parts[part]
-    return planned.backbone, found.task, f"{found.dataset.name}{' (joint)' if planned.cell.also else ''}"
+    parts = planned.cell.parts
+    together = f" (joint: {' + '.join(each.name for each in parts)})" if planned.cell.also else ""
+    return planned.backbone, parts[part].task, f"{parts[part].dataset.name}{together}"
 
 
 def _rows(planned: Planned, part: int, record: Record | None, failed: str, metrics: Iterable[str]) -> Iterator[dict[str, Any]]:
@@ -152,7 +153,7 @@ def _in_order(names: Iterable[str], declared: Sequence[Sequence[str]]) -> list[s
 
 
 def _reject_duplicates(cells: Iterable[Planned]) -> None:
-    places = Counter((p.row, p.backbone, p.task, p.dataset, p.seed) for p in cells)
+    places = Counter((p.row, *_group(p, part), p.seed) for p in cells for part in range(len(p.cell.parts)))
     for (row, backbone, task, dataset, seed), times in places.items():
         if times > 1:
             where = f"{row}, {backbone}, {task}/{dataset}, seed {seed}"

@@ -32,6 +32,7 @@ class Published(Config):
     share: Share
     percent: float | None = None
     trainable: int | None = None
+    derived: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ def _row(planned: Planned) -> dict[str, Any]:
         "published_trainable": published.trainable if published else None,
         "published_percent": published.percent if published else None,
         "share": published.share if published else None,
+        "derived": published.derived if published else None,
         "source": source,
     }
     return {**row, "verdict": _verdict(row)}
@@ -92,9 +94,10 @@ def _verdict(row: dict[str, Any]) -> str:
     percent = row["published_percent"]
     if percent is not None and row["share"] == "without_vision" and abs(percent - row["percent_without_vision"]) > TOLERANCE:
         return f"differs: {row['percent_without_vision']:.2f} %"
-    if row["published_trainable"] is None:
-        return "share of what is not stated" if row["share"] == "unstated" else "equal"
-    return "count equal; share of what is not stated" if row["share"] == "unstated" else "equal"
+    if row["share"] != "unstated":
+        return "equal"
+    count = "" if row["published_trainable"] is None else "count as derived; " if row["derived"] else "count equal; "
+    return f"{count}share of what is not stated"
 
 
 def _texts(row: dict[str, Any]) -> Iterator[str]:
@@ -108,17 +111,15 @@ def _texts(row: dict[str, Any]) -> Iterator[str]:
 
 def _published(cell: Cell) -> tuple[Published | None, str]:
     for row, backbone, method, source in _known():
-        wanted = {key: value for key, value in row.backbone.items() if key != "name"}
-        same = backbone == cell.backbone.name and wanted.items() <= cell.backbone.settings.items()
-        if same and method == cell.method:
+        if (backbone, method) == (cell.backbone, cell.method):
             return row, source
     return None, ""
 
 
 @cache
-def _known() -> tuple[tuple[Published, str, Choice, str], ...]:
+def _known() -> tuple[tuple[Published, Choice, Choice, str], ...]:
     file = parse(PublishedFile, load_yaml(PUBLISHED), str(PUBLISHED))
-    return tuple((row, _choice(BACKBONES, row.backbone).name, _choice(METHODS, row.method), file.sources[row.source]) for row in file.rows)
+    return tuple((row, _choice(BACKBONES, row.backbone), _choice(METHODS, row.method), file.sources[row.source]) for row in file.rows)
 
 
 def _choice(registry: Registry[Any], item: dict[str, JSON]) -> Choice:

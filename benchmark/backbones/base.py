@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -26,6 +27,7 @@ class BackboneConfig(Config, ABC):
     name: ClassVar[str]  # set by @register
     tasks: ClassVar[tuple[str, ...]]  # set by @register
     joint: ClassVar[bool] = False  # set by @register: one model can be trained on several tasks together
+    ignores: ClassVar[tuple[str, ...]] = ()  # set by @register: protocol keys that have no effect here
 
     @abstractmethod
     def offers(self) -> frozenset[Need]:
@@ -47,7 +49,7 @@ class Backbone(nn.Module, ABC):
     text: Any  # the language tower, a transformers model (Any: its submodules are no typed attributes)
     head: nn.Module | None  # parts no checkpoint holds; they always train
     inert: frozenset[str] = frozenset()  # parameters of the head that no input reaches; published counts include them
-    prompt: nn.Module | None  # () -> (tokens, width): soft prompts, put between visual prefix and text
+    prompt: nn.Module | None  # () -> (tokens, width): soft prompts; where they stand, the backbone says
     token_embeddings: nn.Embedding
     protocol: Protocol
     answers: Sequence[str]
@@ -74,6 +76,18 @@ class Backbone(nn.Module, ABC):
     def follow(self, protocol: Protocol, answers: Sequence[str]) -> None:
         """Read, train and decode as another task of a joint cell asks, from the next batch on."""
         self.protocol, self.answers = protocol, list(answers)
+
+    @contextmanager
+    def generating(self) -> Iterator[None]:
+        """Tell the attentions of all sites that text is being written from a cache, which to some methods is another graph."""
+        attentions = [site.attention for site in self.sites if site.attention is not None]
+        for attention in attentions:
+            attention.generating = True
+        try:
+            yield
+        finally:
+            for attention in attentions:
+                attention.generating = False
 
     def head_parameters(self) -> Iterator[nn.Parameter]:
         """Parameters of the parts that no checkpoint holds."""

@@ -144,13 +144,14 @@ class BLIPModel(Backbone):
         embeds, mask = self._prefix(prompts)
         # `generate` repeats the image's features for its beams, which lie side by side: reordering them never mixes images.
         self._see(visual.repeat_interleave(self.protocol.beams, 0))
-        tokens = self.decoder.generate(
-            inputs_embeds=embeds,
-            attention_mask=mask,
-            encoder_hidden_states=memory.states,
-            encoder_attention_mask=memory.mask,
-            generation_config=generation(self.protocol, None, self.end, self.pad),
-        )
+        with self.generating():
+            tokens = self.decoder.generate(
+                inputs_embeds=embeds,
+                attention_mask=mask,
+                encoder_hidden_states=memory.states,
+                encoder_attention_mask=memory.mask,
+                generation_config=generation(self.protocol, None, self.end, self.pad),
+            )
         return [text.strip() for text in self.tokenizer.batch_decode(tokens, skip_special_tokens=True)]
 
     def _rank(self, visual: Tensor, prompts: Sequence[str]) -> Tensor:

@@ -24,6 +24,7 @@ from benchmark.errors import UserError
 from benchmark.method import Need, Projection, Site, Slot, init_normal
 from benchmark.registry import register
 
+RANKED_TOGETHER = 64  # answers scored in one forward: each holds its own copy of the keys and values it attends to
 STD = 0.02  # of every new embedding row and linear map
 ROLES = {"query": "q_proj", "key": "k_proj", "value": "v_proj", "output": "out_proj"}
 
@@ -78,6 +79,12 @@ class CLIPBartModel(Backbone):
         """Read, train and decode as this protocol says."""
         super().follow(protocol, answers)
         ids = self.text.config
+        needed = max(protocol.max_input_tokens, protocol.max_output_tokens, 1 + (protocol.max_generated_tokens or 0))
+        if needed > ids.max_position_embeddings:
+            raise UserError(
+                f"max_input_tokens, max_output_tokens and max_generated_tokens may need {needed} positions, {self.config.text} has "
+                f"{ids.max_position_embeddings}; lower them"
+            )
         self.text.generation_config = generation(protocol, ids.decoder_start_token_id, ids.eos_token_id, ids.pad_token_id)
         self.text.generation_config.forced_eos_token_id = ids.eos_token_id
 
@@ -107,10 +114,17 @@ class CLIPBartModel(Backbone):
         """
         states, mask = self.encode(self.embed(visual), prompts)
         if self.answers and self.protocol.answering == "rank":
-            return [self.answers[i] for i in self._rank(states, mask).tolist()]
+            context, together = self.visual_context.value, max(1, RANKED_TOGETHER // self.protocol.rank_candidates)
+            best: list[int] = []
+            for begin in range(0, len(states), together):
+                rows = slice(begin, begin + together)
+                self.visual_context.value = context[rows]
+                best += self._rank(states[rows], mask[rows]).tolist()
+            return [self.answers[i] for i in best]
         # Beams of one image lie side by side and share its visual context, so reordering beams never mixes images.
         self.visual_context.value = self.visual_context.value.repeat_interleave(self.protocol.beams, 0)
-        tokens = self.text.generate(encoder_outputs=BaseModelOutput(last_hidden_state=states), attention_mask=mask)
+        with self.generating():
+            tokens = self.text.generate(encoder_outputs=BaseModelOutput(last_hidden_state=states), attention_mask=mask)
         return [text.replace("\n", " ").strip() for text in self.tokenizer.batch_decode(tokens, skip_special_tokens=True)]
 
     def embed(self, visual: Tensor) -> Tensor:

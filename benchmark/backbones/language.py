@@ -40,20 +40,22 @@ def language_loss(
     """Summed loss and the number of its terms; the head runs only where a token counts.
 
     states (sequences, tokens, width): each predicts the label at its own place; labels (sequences, tokens), IGNORED where
-    none counts; weights: one a sequence. `loss_mean: tokens` is the mean over all counted tokens, weights aside;
+    none counts; weights: one a sequence. `loss_mean: tokens` is the mean over all counted tokens, where a sequence of
+    weight 0 has none and other weights make no difference;
     `sequences` sums each sequence's token mean x weight, `questions` each sequence's token sum x weight, and both divide
     by the number of questions.
     """
-    counted = labels != IGNORED
+    weight = torch.tensor(weights)
+    counted = (labels != IGNORED) & (weight > 0).to(labels.device)[:, None]
     logits = head(states[counted.to(states.device)]).float()
     goal = labels[counted].to(logits.device)
     losses = functional.cross_entropy(logits, goal, reduction="none", label_smoothing=protocol.label_smoothing)
     if protocol.loss_mean == "tokens":
         return losses.sum(), goal.numel()
-    scale = torch.tensor(weights)
+    scale = weight
     if protocol.loss_mean == "sequences":
-        scale = scale / counted.sum(1).clamp_min(1)
-    each = scale[counted.nonzero()[:, 0]]
+        scale = weight / counted.sum(1).clamp_min(1).cpu()
+    each = scale[counted.nonzero()[:, 0].cpu()]
     return (losses * each.to(losses.device)).sum(), questions
 
 

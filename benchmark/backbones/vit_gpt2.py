@@ -13,6 +13,7 @@ from transformers import GPT2LMHeadModel
 
 from benchmark.attention import Attention
 from benchmark.backbones.base import Backbone, BackboneConfig, check_widths
+from benchmark.backbones.language import generation
 from benchmark.backbones.vision import Pool, vision_tower
 from benchmark.backbones.weights import Source
 from benchmark.config import Protocol
@@ -22,7 +23,11 @@ from benchmark.registry import register
 RELEASE_IGNORED = 0  # the release masks GPT-2's "!" (id 0) in the loss, taking it for padding
 
 
-@register("vit_gpt2", tasks=("captioning",))
+@register(
+    "vit_gpt2",
+    tasks=("captioning",),
+    ignores=("prompt", "train_answers", "loss_mean", "label_smoothing", "answering", "rank_candidates"),
+)
 @dataclass(frozen=True)
 class ViTGPT2(BackboneConfig):
     """GPT-2 writes the caption behind a visual prefix.
@@ -94,15 +99,12 @@ class ViTGPT2Model(Backbone):
         embeds = self._context(visual)
         # Beams of one image lie side by side and share its visual context, so reordering beams never mixes images.
         self.visual_context.value = self.visual_context.value.repeat_interleave(self.protocol.beams, 0)
-        tokens = self.text.generate(
-            inputs_embeds=embeds,
-            attention_mask=embeds.new_ones(embeds.shape[:2], dtype=torch.long),
-            max_new_tokens=self.protocol.max_generated_tokens or self.protocol.max_output_tokens,
-            num_beams=self.protocol.beams,
-            do_sample=False,
-            eos_token_id=self.end,
-            pad_token_id=self.end,
-        )
+        with self.generating():
+            tokens = self.text.generate(
+                inputs_embeds=embeds,
+                attention_mask=embeds.new_ones(embeds.shape[:2], dtype=torch.long),
+                generation_config=generation(self.protocol, None, self.end, self.end),
+            )
         return [text.replace("\n", " ").strip() for text in self.tokenizer.batch_decode(tokens, skip_special_tokens=True)]
 
     def _context(self, visual: Tensor) -> Tensor:

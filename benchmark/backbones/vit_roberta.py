@@ -21,7 +21,23 @@ from benchmark.method import Need, Projection, Site, Slot, init_normal
 from benchmark.registry import register
 
 
-@register("vit_roberta", tasks=("vqa",))
+@register(
+    "vit_roberta",
+    tasks=("vqa",),
+    ignores=(
+        "train_answers",
+        "loss_mean",
+        "label_smoothing",
+        "answering",
+        "rank_candidates",
+        "beams",
+        "max_generated_tokens",
+        "min_generated_tokens",
+        "no_repeat_ngram",
+        "length_penalty",
+        "early_stopping",
+    ),
+)
 @dataclass(frozen=True)
 class ViTRoberta(BackboneConfig):
     """RoBERTa reads the question behind a visual prefix; a classifier over the answer list reads one position.

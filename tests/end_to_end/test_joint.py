@@ -19,7 +19,12 @@ tasks:
   - {task: vqa, dataset: small_shapes.yaml}
 backbones:
   - {name: clip_bart, text: tiny, vision: tiny, protocol: {metrics: null}}
-  - {name: vit_roberta, text: tiny, vision: tiny, prefix: projected}
+  - name: vit_roberta
+    text: tiny
+    vision: tiny
+    prefix: projected
+    protocol:
+      {train_answers: all, loss_mean: tokens, answering: rank, max_generated_tokens: null, no_repeat_ngram: 0, early_stopping: false}
 methods:
   - {name: lora, rank: 4, on: [clip_bart]}
   - bitfit
@@ -50,11 +55,28 @@ def test_a_joint_cell_is_planned_run_and_shown_in_a_column_for_each_task(sweep, 
     lines = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
     assert [line["task"] for line in lines] == ["vqa/small_shapes"] * 8 + ["captioning/small_shapes"] * 8
     shown = main("table", sweep, "--root", tmp_path, "--format", "csv").out
-    for column in ("vqa,small_shapes,", "vqa,small_shapes (joint),", "captioning,small_shapes (joint),"):
+    joint = " (joint: vqa/small_shapes + captioning/small_shapes),"
+    for column in ("vqa,small_shapes,", f"vqa,small_shapes{joint}", f"captioning,small_shapes{joint}"):
         assert column in shown, column
     again = main("sweep", sweep, "--root", tmp_path, "--on", "inline", *RUN)
     assert again.code == 0
     assert "0 to run" in again.err
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("epochs: null", "base: p_adapter, epochs: null", "lr: 0.0005 and 0.0003; a joint cell has one optimizer"),
+        ("early_stopping: false", "early_stopping: true", "early_stopping: vit_roberta does not heed it; leave it out"),
+        ("max_input_tokens: 32", "max_input_tokens: 32, max_output_tokens: 1000", "may need 1000 positions, tiny has 128; lower them"),
+    ],
+)
+def test_recipes_that_cannot_be_followed_are_refused(sweep, main, old, new, message) -> None:
+    text = sweep.read_text().replace(old, new)
+    sweep.with_name("refused.yaml").write_text(text.replace("base: vl_adapter, base", "base"))
+    said = main("plan", sweep.with_name("refused.yaml"))
+    assert said.code == 2
+    assert message in said.err
 
 
 def test_a_task_may_be_for_some_backbones_only(sweep, main) -> None:

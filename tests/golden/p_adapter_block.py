@@ -20,6 +20,7 @@ class Shown(Attention):
         module.num_heads = heads
         super().__init__(module, None, causal=causal, fixed_keys=fixed_keys)
         self.shown: Seen | None = None
+        self.generating = True
 
     def take(self) -> Seen:
         assert self.shown is not None

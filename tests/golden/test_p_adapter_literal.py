@@ -191,10 +191,10 @@ def compare(made: Block, shown: Seen, real: Tensor, degrees: str) -> None:
         assert (a - b).abs().max() <= 1e-5 * (1 + b.abs().max())
 
 
-@pytest.mark.parametrize("gnn", ["appnp", "gcnii"])
-def test_other_graph_networks(gnn: str) -> None:
+@pytest.mark.parametrize(("gnn", "more"), [("appnp", {}), ("gcnii", {"identity": 0.2})])
+def test_other_graph_networks(gnn: str, more: dict[str, Any]) -> None:
     torch.manual_seed(0)
-    made = block("self", 2, 3, causal=True, variant="paper", size=4, gnn=gnn, teleport=0.3, identity=0.2)
+    made = block("self", 2, 3, causal=True, variant="paper", size=4, gnn=gnn, teleport=0.3, **more)
     shown = seen(2, 2, 4, 4, 6, causal=True)
     u = 0.7 * made.projection(context(shown)) + 0.3 * made.projection(shown.query)
     low = functional.relu(made.adapter.down(u))
@@ -238,8 +238,9 @@ DECODED = [{}, {"p": 1.25}, {"variant": "paper"}, {"variant": "paper", "gnn": "a
 def test_cached_decoding_computes_what_training_does(chosen: dict[str, Any]) -> None:
     """All but the release's other graph: there only the first token, which has no cache, agrees. Later tokens change nothing before."""
     case = Case("p_adapter", "vit_gpt2", chosen)
-    text = case.build().double().text
-    with torch.no_grad():
+    backbone = case.build().double()
+    text = backbone.text
+    with torch.no_grad(), backbone.generating():
         for name, parameter in text.named_parameters():
             if parameter.requires_grad and not name.endswith(".p"):
                 parameter.add_(0.1 * torch.randn_like(parameter))
@@ -444,6 +445,10 @@ def test_the_feed_forward_adapter_of_each_variant() -> None:
         ("vit_gpt2", {"variant": "paper", "release_cached_graph": True}, "variant: release"),
         ("vit_roberta", {"release_cached_graph": True}, "nothing is cached"),
         ("vit_roberta", {"image_tokens": 4}, "no cross-attention"),
+        ("vit_roberta", {"variant": "paper", "gnn": "gcn", "p": 1.25}, "p: changes nothing"),
+        ("vit_roberta", {"teleport": 0.5}, "teleport: changes nothing"),
+        ("vit_roberta", {"places": ["ffn"], "mu": 1.0}, "mu: changes nothing"),
+        ("blip", {"places": ["cross"], "release_cached_graph": True}, "nothing is cached"),
     ],
 )
 def test_settings_without_meaning_are_refused(backbone: str, chosen: dict[str, Any], message: str) -> None:
@@ -459,3 +464,12 @@ def test_pooling_is_refused_over_padded_or_too_few_keys() -> None:
     made, shown = block("cross", 2, 4, size=4, image_tokens=3), seen(1, 2, 1, 2, 8, causal=False)
     with pytest.raises(UserError, match="choose at most 2"):
         made(context(shown), shown)
+
+
+def test_a_p_that_is_no_longer_positive_stops_the_run() -> None:
+    case = Case("p_adapter", "vit_roberta")
+    backbone = case.build()
+    with torch.no_grad():
+        next(p for name, p in backbone.named_parameters() if name.endswith("laplacian.p")).fill_(-0.1)
+    with pytest.raises(UserError, match=r"p of layer\.0\.self became -0\.1"):
+        case.train(backbone, 1)

@@ -22,6 +22,7 @@ from benchmark.backbones.vision import transform
 from benchmark.config import Protocol, parse
 from benchmark.errors import UserError
 from benchmark.method import Method, apply
+from methods.p_adapter import PAdapter
 from methods.routing import RoutingLoRA
 from tests.blip_weights import SIZE, random_model, save, weights
 
@@ -34,7 +35,9 @@ METHODS: tuple[Method | None, ...] = (
     LoRA(rank=4, targets=("query", "key", "value", "output")),
     PromptTuning(length=3),
     RoutingLoRA(rank=4, function="mul"),
+    PAdapter(size=4),
 )
+RANKED = (*METHODS, PAdapter(size=4, release_cached_graph=True))  # the release ranks without a cache, so by the graph of training
 
 
 def protocol(**changed: Any) -> Protocol:
@@ -201,10 +204,15 @@ def literal(backbone: BLIPModel, visual: Tensor, prompt: str, answer: str) -> tu
     return out.logits[0, len(start) - 1 :], ids
 
 
-def test_a_question_without_answer_costs_nothing() -> None:
-    backbone = build(recipe={"loss_mean": "questions"})
+@pytest.mark.parametrize("mean", ["tokens", "sequences", "questions"])
+def test_a_question_without_answer_costs_nothing(mean: str) -> None:
+    backbone = build(recipe={"loss_mean": mean})
     total, terms = backbone.loss(backbone.vision(pixels(1)), QUESTIONS[:1], [{}])
-    assert (total.item(), terms) == (0.0, 1)
+    assert (total.item(), terms) == (0.0, 0 if mean == "tokens" else 1)
+    alone = backbone.loss(backbone.vision(pixels()[:1]), QUESTIONS[:1], [{"yes": 1.0}])
+    beside = backbone.loss(backbone.vision(pixels()[:2]), QUESTIONS[:2], [{"yes": 1.0}, {}])
+    torch.testing.assert_close(beside[0], alone[0])
+    assert beside[1] == alone[1] + (mean != "tokens")
 
 
 # Cached equals uncached.
@@ -224,7 +232,7 @@ def scores(backbone: BLIPModel, visual: Tensor, prompt: str) -> list[float]:
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("method", METHODS, ids=lambda m: "none" if m is None else m.name)
+@pytest.mark.parametrize("method", RANKED, ids=lambda m: "none" if m is None else m.name)
 def test_ranking_from_the_cache_finds_the_likeliest_answer(form: str, method: Method | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of prompts of different lengths together; by scores equal to those of each sequence alone."""
     from benchmark.backbones import blip
