@@ -24,12 +24,12 @@ from torch.autograd.function import Function, once_differentiable
 from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
-from baselines.adapter import Bottleneck
+from baselines.adapter import Bottleneck, Parallel
 from benchmark.attention import Attention, Seen
 from benchmark.backbones.base import Backbone
 from benchmark.config import Fraction, Positive, PositiveFloat
 from benchmark.errors import UserError
-from benchmark.method import Method, Site, check_rank, init_normal
+from benchmark.method import Method, Site, check_rank, chosen, init_normal
 from benchmark.registry import register
 
 Gnn = Literal["pgnn", "gcn", "appnp", "gcnii"]
@@ -68,30 +68,26 @@ class PAdapter(Method):
 
     def inject(self, backbone: Backbone) -> None:
         """Put an adapter at each chosen sub-layer."""
-        sites = self._sites(backbone)
+        sites = chosen(backbone, self.places, self.sides)
         self._check(sites)
         for site in sites:
             check_rank(self.size, site.width, "size")
             module = site.output.module
-            adapter = self._feed_forward(site) if site.kind == "ffn" else self._attention(site)
-            site.output.replace(nn.Sequential(module, adapter))
+            if site.kind == "ffn" and self.variant == "release":
+                adapter = Bottleneck(site.width, self.size, "relu", residual=False)
+                site.output.replace(Parallel(module, adapter, site.projections["up"].slot.module))
+            else:
+                site.output.replace(nn.Sequential(module, self._adapter(site)))
 
     def trainable(self, backbone: Backbone) -> int:
         """Per site: two maps (release at attentions: three), their biases; at attentions also raw mu (release) and p (learnable)."""
-        return sum(self._parameters(site) for site in self._sites(backbone))
+        return sum(self._parameters(site) for site in chosen(backbone, self.places, self.sides))
 
     def _parameters(self, site: Site) -> int:
         plain = 2 * site.width * self.size + self.size + site.width
         if site.kind == "ffn" or self.gnn != "pgnn":
             return plain
         return plain + self.learnable_p + (site.width * self.size + self.size + 1 if self.variant == "release" else 0)
-
-    def _sites(self, backbone: Backbone) -> list[Site]:
-        found = [site for site in backbone.sites if site.kind in self.places and site.side in self.sides]
-        if not found:
-            known = ", ".join(dict.fromkeys(f"{site.side} {site.kind}" for site in backbone.sites))
-            raise UserError(f"places, sides: {backbone.name} has none of these; it has: {known}")
-        return found
 
     def _check(self, sites: list[Site]) -> None:
         """Refuse settings that would change nothing here."""
@@ -122,14 +118,9 @@ class PAdapter(Method):
             if not used and getattr(self, name) != getattr(defaults, name):
                 raise UserError(f"{name}: changes nothing with these `places` and this `gnn`; leave it out")
 
-    def _feed_forward(self, site: Site) -> nn.Module:
-        if self.variant == "paper":
+    def _adapter(self, site: Site) -> nn.Module:
+        if site.kind == "ffn" or self.gnn == "gcn":  # for gcn, aggregating M V Wo again gives what is there
             return Bottleneck(site.width, self.size, "relu", residual=True)
-        return ParallelAdapter(site.width, self.size, site.projections["up"].slot.module)
-
-    def _attention(self, site: Site) -> nn.Module:
-        if self.gnn == "gcn":
-            return Bottleneck(site.width, self.size, "relu", residual=True)  # aggregating M V Wo again gives what is there
         attention = site.attention
         if attention is None:
             raise UserError(f"{site.name}: this backbone does not show its attention; choose other `places`")
@@ -251,22 +242,6 @@ class PaperAdapter(Bottleneck):
         rows = weight.T.reshape(m.shape[1], -1, weight.shape[0])  # Wo^h, (heads, head width, width)
         weights, beta = paper_weights(m, gram_distance(query, value, rows @ rows.mT), *self.laplacian(m.dtype))
         return weights @ value + beta * query
-
-
-class ParallelAdapter(Bottleneck):
-    """FFN(x) + Wup relu(Wdown x): the release's adapter, beside the feed-forward block whose up-projection `reader` reads x."""
-
-    def __init__(self, width: int, size: int, reader: nn.Module) -> None:
-        super().__init__(width, size, "relu", residual=False)
-        self._read: list[Tensor] = []
-        reader.register_forward_pre_hook(self._keep)
-
-    def forward(self, output: Tensor) -> Tensor:
-        """(..., width), the block's output, to the same."""
-        return output + super().forward(self._read.pop())
-
-    def _keep(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:  # noqa: ARG002 - a hook's signature
-        self._read[:] = inputs[:1]
 
 
 def normalised(renormalised: Tensor, ratio: Tensor) -> tuple[Tensor, Tensor]:
