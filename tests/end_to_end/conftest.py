@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -143,9 +145,11 @@ def checked(code: int, out: str, err: str) -> SimpleNamespace:
 
 
 def start_vlpeft(*arguments: object, log: Path) -> subprocess.Popen:
-    """The real command in the background, leader of its own process group."""
+    """The real command in the background, leader of its own process group; it hears SIGINT even where the tests run unheard (nohup)."""
+    hear = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     with log.open("wb") as file:
-        return subprocess.Popen([COMMAND, *map(str, arguments)], stdout=file, stderr=file, env=environment(), start_new_session=True)
+        options = {"stdout": file, "stderr": file, "env": environment(), "start_new_session": True}
+        return subprocess.Popen([COMMAND, *map(str, arguments)], preexec_fn=hear, **options)  # noqa: PLW1509 - the child only resets a signal
 
 
 @pytest.fixture

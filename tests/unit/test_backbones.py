@@ -113,7 +113,7 @@ def test_the_hub_is_quiet_while_weights_load() -> None:
         raise OSError("no network")
 
     with pytest.raises(UserError, match=r"cannot load weights from 'gpt2-lrge': check the id \(did you mean 'gpt2'\?\)"):
-        Source("gpt2-lrge", None, False)._guard(load)
+        Source("gpt2-lrge", None, False, "gpt2")._guard(load)
     assert seen == [logging.ERROR]
     assert hub_logging.get_verbosity() == before
 
