@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
-from torch import nn
-
 from benchmark.backbones.base import Backbone
-from benchmark.method import Method, count, unfreeze
+from benchmark.method import Method, count, extra_parameters, unfreeze
 from benchmark.registry import register
 
 
@@ -19,12 +16,8 @@ class BitFit(Method):
 
     def inject(self, backbone: Backbone) -> None:
         """Unfreeze the biases."""
-        unfreeze(_biases(backbone))
+        unfreeze(extra_parameters(backbone, ("biases",)))
 
     def trainable(self, backbone: Backbone) -> int:
         """One scalar for each output of each biased module."""
-        return count(_biases(backbone))
-
-
-def _biases(backbone: Backbone) -> Iterator[nn.Parameter]:
-    return (parameter for name, parameter in backbone.text.named_parameters() if name.endswith("bias"))
+        return count(extra_parameters(backbone, ("biases",)))

@@ -9,7 +9,7 @@ from typing import Literal
 from torch import nn
 
 from benchmark.backbones.base import Backbone
-from benchmark.method import Method, count, unfreeze
+from benchmark.method import Method, count, layer_norms, unfreeze
 from benchmark.registry import register
 
 
@@ -30,12 +30,7 @@ class LayerNormTuning(Method):
         return count(self._parameters(backbone))
 
     def _parameters(self, backbone: Backbone) -> Iterator[nn.Parameter]:
-        for norm in self._norms(backbone):
+        for norm in layer_norms(backbone, everywhere=self.which == "all"):
             for name, parameter in norm.named_parameters():
                 if self.biases or name != "bias":
                     yield parameter
-
-    def _norms(self, backbone: Backbone) -> Iterator[nn.Module]:
-        if self.which == "sites":
-            return (site.norm for site in backbone.sites)
-        return (module for module in backbone.text.modules() if isinstance(module, nn.LayerNorm))

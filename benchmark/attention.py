@@ -70,7 +70,7 @@ class Attention:
             return functional.scaled_dot_product_attention(query, key, value, mask, dropout, scale=scaling)
         scores = (query @ key.transpose(-1, -2)) * scaling
         probabilities = torch.softmax(scores if mask is None else scores + mask, -1)
-        self._seen = Seen(_merged(query), _merged(value), probabilities)
+        self._seen = Seen(merge_heads(query), merge_heads(value), probabilities)
         return functional.dropout(probabilities, dropout) @ value
 
 
@@ -111,7 +111,8 @@ def _additive(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)
 
 
-def _merged(heads: Tensor) -> Tensor:
+def merge_heads(heads: Tensor) -> Tensor:
+    """(batch, heads, tokens, head width) to (batch, tokens, width)."""
     return heads.transpose(1, 2).flatten(2)
 
 

@@ -23,8 +23,7 @@ from benchmark.cell import Cell, Planned
 from benchmark.cost import Meter, parameters
 from benchmark.errors import UserError
 from benchmark.features import VisualInputs
-from benchmark.grid import expand
-from benchmark.planning import incapable
+from benchmark.planning import combinations
 from benchmark.runner import Runtime, build, prepare_torch
 from benchmark.tasks.base import Item
 from benchmark.training import Feed, start, train
@@ -51,14 +50,8 @@ class Step:
 
 def measure(name_or_path: str, batch: int, runtime: Runtime) -> Iterator[Step]:
     """One step a (method, backbone), in the sweep's order; yields each as it is measured."""
-    seen: set[tuple[str, str]] = set()
-    for planned in expand(name_or_path):
-        key = (planned.row, planned.backbone)
-        if key not in seen and not incapable(planned.cell):
-            seen.add(key)
-            yield _isolated(planned, batch, runtime)
-    if not seen:
-        raise UserError(f"{name_or_path}: no method of this sweep goes with a backbone and task of it; see `vlpeft plan {name_or_path}`")
+    for planned in combinations(name_or_path):
+        yield _isolated(planned, batch, runtime)
 
 
 def _isolated(planned: Planned, batch: int, runtime: Runtime) -> Step:

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from benchmark.backbones.base import Backbone
 
 Need = Literal["linears", "sublayers", "attention", "embeddings", "visual_context", "head"]
-
-
 UnfreezeGroup = Literal["norms", "all_norms", "biases"]
 Place = Literal["self", "cross", "ffn"]
 Side = Literal["encoder", "decoder"]
@@ -168,13 +166,19 @@ def extra_parameters(backbone: Backbone, groups: Iterable[UnfreezeGroup]) -> lis
     """Frozen parameters that `also_train` names: LayerNorms of the sites, all LayerNorms, or all biases of the language tower."""
     groups = set(groups)
     found: list[nn.Parameter] = []
-    if "norms" in groups:
-        found += [p for site in backbone.sites for p in site.norm.parameters()]
-    if "all_norms" in groups:
-        found += [p for module in backbone.text.modules() if isinstance(module, nn.LayerNorm) for p in module.parameters()]
+    for group in ("norms", "all_norms"):
+        if group in groups:
+            found += [p for norm in layer_norms(backbone, everywhere=group == "all_norms") for p in norm.parameters()]
     if "biases" in groups:
         found += [p for name, p in backbone.text.named_parameters() if name.endswith("bias")]
     return list({id(p): p for p in found}.values())
+
+
+def layer_norms(backbone: Backbone, *, everywhere: bool) -> list[nn.Module]:
+    """LayerNorms of the sites, or `everywhere` in the language tower."""
+    if everywhere:
+        return [module for module in backbone.text.modules() if isinstance(module, nn.LayerNorm)]
+    return [site.norm for site in backbone.sites]
 
 
 def unfreeze(parameters: Iterable[nn.Parameter]) -> None:

@@ -108,7 +108,8 @@ class _Checker:
         return self.answers[key]
 
     def _count(self, cell: Cell, answers: int) -> dict[str, int]:
-        key = json.dumps([dump(cell.method), dump(cell.backbone), answers, dump(cell.protocol)], sort_keys=True)
+        recipes = [dump(part.protocol) for part in cell.parts]
+        key = json.dumps([dump(cell.method), dump(cell.backbone), answers, recipes], sort_keys=True)
         if key not in self.counts:
             self.counts[key] = count_parameters(cell, answers)
         return self.counts[key]
@@ -122,6 +123,17 @@ def count_parameters(cell: Cell, answers: int) -> dict[str, int]:
         for part in cell.also:  # what a joint cell's later tasks ask for must fit the backbone too
             backbone.follow(part.protocol, names)
         return parameters(backbone)
+
+
+def combinations(name_or_path: str) -> list[Planned]:
+    """The first cell of each method and backbone of a sweep that go together, in its order. Raises UserError if none do."""
+    first: dict[tuple[str, str], Planned] = {}
+    for planned in expand(name_or_path):
+        if (planned.row, planned.backbone) not in first and not incapable(planned.cell):
+            first[planned.row, planned.backbone] = planned
+    if not first:
+        raise UserError(f"{name_or_path}: no method of this sweep goes with a backbone and task of it; see `vlpeft plan {name_or_path}`")
+    return list(first.values())
 
 
 def incapable(cell: Cell) -> str:

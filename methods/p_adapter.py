@@ -25,11 +25,11 @@ from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
 from baselines.adapter import Bottleneck, Parallel
-from benchmark.attention import Attention, Seen
+from benchmark.attention import Attention, Seen, merge_heads
 from benchmark.backbones.base import Backbone
 from benchmark.config import Fraction, Positive, PositiveFloat
 from benchmark.errors import UserError
-from benchmark.method import Method, Site, check_rank, chosen, init_normal
+from benchmark.method import Method, Place, Side, Site, check_rank, chosen, init_normal
 from benchmark.registry import register
 
 Gnn = Literal["pgnn", "gcn", "appnp", "gcnii"]
@@ -53,8 +53,8 @@ class PAdapter(Method):
 
     variant: Literal["release", "paper"] = "release"
     size: Positive = 16
-    places: Annotated[tuple[Literal["self", "cross", "ffn"], ...], Field(min_length=1)] = ("self", "cross", "ffn")
-    sides: Annotated[tuple[Literal["encoder", "decoder"], ...], Field(min_length=1)] = ("encoder", "decoder")
+    places: Annotated[tuple[Place, ...], Field(min_length=1)] = ("self", "cross", "ffn")
+    sides: Annotated[tuple[Side, ...], Field(min_length=1)] = ("encoder", "decoder")
     p: PositiveFloat = 1.5
     learnable_p: bool = True
     mu: PositiveFloat = 0.1
@@ -195,7 +195,7 @@ class ReleaseAdapter(nn.Module):
         rows = self.nodes(replaced(query, self.concat), a.shape[1]) if bipartite else nodes[..., keys - queries :, :]
         weights, beta = release_weights(a, rows, nodes, *self.laplacian(a.dtype))
         z = weights @ nodes
-        return _merged(z if bipartite else z + beta * rows)
+        return merge_heads(z if bipartite else z + beta * rows)
 
     def nodes(self, x: Tensor, heads: int) -> Tensor:
         """F = (x Wo + bo) Wi + bi, as one map; (batch, n, width) to (batch, heads, n, size / heads)."""
@@ -227,7 +227,7 @@ class PaperAdapter(Bottleneck):
             seen = _exact(self.attention.take())
             heads = seen.probabilities.shape[1]
             query, value = _split(replaced(seen.query, self.concat), heads), _split(seen.value, heads)
-            mixed = _merged(self.mix(query, value, seen.probabilities))
+            mixed = merge_heads(self.mix(query, value, seen.probabilities))
         u = self.projection[0](mixed.to(output.dtype))  # (15)
         y = super().forward(u)  # (16)
         return torch.lerp(y, u, self.identity) if self.gnn == "gcnii" else y
@@ -342,7 +342,3 @@ def _exact(seen: Seen) -> Seen:
 
 def _split(x: Tensor, heads: int) -> Tensor:
     return x.reshape(*x.shape[:2], heads, -1).transpose(1, 2)
-
-
-def _merged(x: Tensor) -> Tensor:
-    return x.transpose(1, 2).flatten(2)

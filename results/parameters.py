@@ -11,9 +11,8 @@ from typing import Any, Literal
 from benchmark.backbones import BACKBONES
 from benchmark.cell import Cell, Choice, Planned
 from benchmark.config import JSON, Config, dump, load_yaml, parse
-from benchmark.errors import UserError
-from benchmark.grid import METHODS, expand, load_sweep
-from benchmark.planning import count_parameters, incapable
+from benchmark.grid import METHODS, load_sweep
+from benchmark.planning import combinations, count_parameters
 from benchmark.registry import Registry
 from results.tables import Block, Table, Text, one_line
 
@@ -45,14 +44,7 @@ class PublishedFile(Config):
 
 def parameter_rows(name_or_path: str) -> list[dict[str, Any]]:
     """One row for each method and backbone of a sweep that go together, in its order."""
-    rows: dict[tuple[str, str], dict[str, Any]] = {}
-    for planned in expand(name_or_path):
-        key = (planned.row, planned.backbone)
-        if key not in rows and not incapable(planned.cell):
-            rows[key] = _row(planned)
-    if not rows:
-        raise UserError(f"{name_or_path}: no method of this sweep goes with a backbone and task of it; see `vlpeft plan {name_or_path}`")
-    return list(rows.values())
+    return [_row(planned) for planned in combinations(name_or_path)]
 
 
 def parameter_table(name_or_path: str, rows: list[dict[str, Any]]) -> Table:

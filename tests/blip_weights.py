@@ -1,11 +1,8 @@
-"""Tiny BLIP weights for tests: the shipped ones, or random ones of the same shape where none are shipped."""
+"""A small random BLIP for tests of checkpoint layouts."""
 
 from __future__ import annotations
 
-import atexit
-from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
 from transformers import AutoTokenizer, BlipConfig, BlipForQuestionAnswering
@@ -15,20 +12,7 @@ from benchmark.backbones.base import TINY
 SIZE = 64
 
 
-@cache
-def weights() -> str:
-    """A setting of `weights` that builds both forms."""
-    if (TINY / "blip").is_dir():
-        return "tiny"
-    folder = TemporaryDirectory()
-    atexit.register(folder.cleanup)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        save(random_model(), Path(folder.name))
-    return folder.name
-
-
-def random_model(heads: int = 4, vocabulary: int = 412) -> BlipForQuestionAnswering:
+def random_model(heads: int, vocabulary: int) -> BlipForQuestionAnswering:
     """A random BLIP whose images matter: Hugging Face's own start values leave the towers nearly blind."""
     shared = {"hidden_size": 128, "intermediate_size": 256, "num_attention_heads": heads}
     vision = {**shared, "num_hidden_layers": 4, "image_size": SIZE, "patch_size": 8}

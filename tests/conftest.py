@@ -30,7 +30,6 @@ from benchmark.runner import build
 from benchmark.tasks import TASKS
 from benchmark.tasks.base import Item
 from benchmark.training import Feed, TrainingState, start, train
-from tests import blip_weights
 
 hypothesis.settings.register_profile("shared", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("shared")  # a busy machine is no failure
@@ -69,8 +68,6 @@ def tiny(backbone: str) -> Settings:
     if backbone in SHIPPED:
         return SHIPPED[backbone]
     names = {f.name for f in fields(BACKBONES.load(backbone))}
-    if backbone == "blip":
-        return {"weights": blip_weights.weights(), "image_size": blip_weights.SIZE}
     return {name: "tiny" for name in ("text", "vision") if name in names}
 
 

@@ -88,7 +88,7 @@ class BLIPModel(Backbone):
 
     def __init__(self, config: BLIP, answers: Sequence[str], protocol: Protocol) -> None:
         super().__init__()
-        self.name, self.config, self.answers, self.protocol = BLIP.name, config, list(answers), protocol
+        self.name, self.config = BLIP.name, config
         loaded = load(config.weights, config.tokenizer, config.form, config.image_size)
         self.vision = BLIPTower(loaded)
         self.context_tokens = config.context == "tokens"
@@ -97,7 +97,7 @@ class BLIPModel(Backbone):
         self.tokenizer = loaded.tokenizer
         ids = self.decoder.config  # the tokenizers do not know [DEC]
         self.start, self.end, self.pad = int(ids.bos_token_id), int(ids.sep_token_id), int(ids.pad_token_id)
-        self._check_length(0)
+        self.follow(protocol, answers)
         layers = enumerate(self.decoder.bert.encoder.layer)
         self.sites = [site for i, layer in layers for site in _sites(i, layer, "decoder", fixed=config.form == "decoder")]
         if config.form == "vqa":

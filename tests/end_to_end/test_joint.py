@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from benchmark.cell import Part
+from benchmark.errors import UserError
+from benchmark.planning import _Checker
+from tests.conftest import Case
 from tests.end_to_end.conftest import RUN, SHAPES, cells, records
 
 JOINT = """
@@ -77,6 +82,15 @@ def test_recipes_that_cannot_be_followed_are_refused(sweep, main, old, new, mess
     said = main("plan", sweep.with_name("refused.yaml"))
     assert said.code == 2
     assert message in said.err
+
+
+def test_further_tasks_are_checked_even_where_an_earlier_cell_has_the_same_first_one() -> None:
+    checker, cell = _Checker(need_data=False, where="a sweep"), Case("lora", "blip").cell()
+    short = Part("captioning", cell.dataset, cell.protocol)
+    long = replace(short, protocol=replace(cell.protocol, max_output_tokens=1000))
+    assert checker._count(replace(cell, also=(short,)), 2)["trainable"] > 0
+    with pytest.raises(UserError, match="lower them"):
+        checker._count(replace(cell, also=(long,)), 2)
 
 
 def test_a_task_may_be_for_some_backbones_only(sweep, main) -> None:

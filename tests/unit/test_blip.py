@@ -16,6 +16,7 @@ from transformers.models.blip.modeling_blip_text import BlipTextSelfAttention
 from baselines.lora import LoRA
 from baselines.prompt_tuning import PromptTuning, SoftPrompt
 from benchmark.backbones import BACKBONES
+from benchmark.backbones.base import TINY
 from benchmark.backbones.blip import BLIPModel
 from benchmark.backbones.blip_parts import TextAttention
 from benchmark.backbones.vision import transform
@@ -24,7 +25,7 @@ from benchmark.errors import UserError
 from benchmark.method import Method, apply
 from methods.p_adapter import PAdapter
 from methods.routing import RoutingLoRA
-from tests.blip_weights import SIZE, random_model, save, weights
+from tests.blip_weights import SIZE, random_model, save
 
 QUESTIONS = ("how many circles?", "is the small red circle left of the large green rectangle?", "", "what is the blue shape?")
 ANSWERS = ("no", "yes", "circle", "a large green rectangle", "triangle", "blue", "a red circle and a blue triangle")
@@ -47,7 +48,7 @@ def protocol(**changed: Any) -> Protocol:
 def build(answers: tuple[str, ...] = (), method: Method | None = None, recipe: dict[str, Any] | None = None, **settings: Any) -> BLIPModel:
     """The tiny model, in eval mode; what a method adds is random and large enough to matter."""
     torch.manual_seed(0)
-    config = parse(BACKBONES.load("blip"), {"weights": weights(), "image_size": SIZE, **settings}, "test")
+    config = parse(BACKBONES.load("blip"), {"weights": "tiny", "image_size": SIZE, **settings}, "test")
     backbone: Any = config.build(answers, protocol(**(recipe or {})))
     if method is not None:
         apply(method, backbone)
@@ -61,16 +62,9 @@ def pixels(count: int = 4) -> Tensor:
     return torch.randn(count, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
 
 
-def folder() -> str:
-    """Where the tiny weights lie."""
-    from benchmark.backbones.base import TINY
-
-    return str(TINY / "blip") if weights() == "tiny" else weights()
-
-
 def port(cls: type[Any]) -> Any:
     """transformers' own model on the tiny weights."""
-    return cls.from_pretrained(folder()).eval()
+    return cls.from_pretrained(TINY / "blip").eval()
 
 
 def sequence(backbone: BLIPModel, *texts: str) -> list[int]:
@@ -401,7 +395,7 @@ def written(path: Path, state: dict[str, Tensor], *, nested: bool = True) -> Pat
 
 
 def own(path: Path, **settings: Any) -> BLIPModel:
-    return build(**{"weights": str(path), "tokenizer": folder(), **settings})
+    return build(**{"weights": str(path), "tokenizer": "tiny", **settings})
 
 
 @pytest.mark.parametrize("form", FORMS)
