@@ -21,7 +21,8 @@ from benchmark.backbones.vision import transform
 from benchmark.datasets.base import DataFormat
 from benchmark.errors import UserError
 
-VisualInputs = Callable[[Sequence[str]], Tensor]  # image ids -> (batch, tokens, width) on the backbone's device
+VisualInputs = Callable[[Sequence[Sequence[str]]], Tensor]  # image ids of each example -> (batch, images, tokens, width) on the device
+Live = Callable[[Sequence[str]], Tensor]  # image ids -> (images, tokens, width)
 BLACK = "<black>"  # the one image of a cell whose images are zeroed
 CHUNK = 64
 
@@ -44,7 +45,7 @@ def visual_inputs(backbone: Backbone, data: DataFormat, images: Sequence[str], z
         return features
 
     if any(p.requires_grad for p in tower.parameters()):
-        return live
+        return lambda ids: _per_example(ids, live)
     wanted = [BLACK] if zeroed else sorted(set(images))
     stamps = [] if zeroed else [data.name, data.root, data.fingerprint(), *map(data.image_stamp, wanted)]
     key = _key(backbone, stamps, wanted)
@@ -55,7 +56,13 @@ def visual_inputs(backbone: Backbone, data: DataFormat, images: Sequence[str], z
         index = [rows[BLACK if zeroed else image] for image in ids]
         return torch.from_numpy(np.asarray(array[index])).to(backbone.device)
 
-    return cached
+    return lambda ids: _per_example(ids, cached)
+
+
+def _per_example(ids: Sequence[Sequence[str]], features: Live) -> Tensor:
+    """All examples of a task have as many images."""
+    found = features([image for images in ids for image in images])
+    return found.view(len(ids), -1, *found.shape[1:])
 
 
 def _key(backbone: Backbone, data: Sequence[str], images: Sequence[str]) -> str:
@@ -72,7 +79,7 @@ def _key(backbone: Backbone, data: Sequence[str], images: Sequence[str]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _open_or_build(folder: Path, images: Sequence[str], live: VisualInputs) -> NDArray[np.float32]:
+def _open_or_build(folder: Path, images: Sequence[str], live: Live) -> NDArray[np.float32]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "features.npy"
@@ -86,7 +93,7 @@ def _open_or_build(folder: Path, images: Sequence[str], live: VisualInputs) -> N
 
 
 @torch.inference_mode()
-def _build(path: Path, images: Sequence[str], live: VisualInputs) -> None:
+def _build(path: Path, images: Sequence[str], live: Live) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     array: Any = None
     try:

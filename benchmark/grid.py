@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from benchmark.cell import Cell, Choice, Part, Plan, Planned
-from benchmark.config import JSON, Config, Protocol, dump, load_yaml, merge, parse
+from benchmark.config import JSON, Config, Protocol, essence, load_yaml, merge, parse
 from benchmark.datasets import DatasetSpec, load_spec
 from benchmark.errors import UserError, did_you_mean, located
 from benchmark.registry import Registry
@@ -266,7 +266,7 @@ def _resolve(registry: Registry[Any], entry: Entry, where: str) -> Choice:
         registry.entry(entry.name)
     cls = registry.load(entry.name)
     _refuse_protocol_keys(entry.settings, cls, where, "as `protocol: {{{key}: ...}}` in this entry")
-    return Choice(entry.name, dump(parse(cls, entry.settings, where)))
+    return Choice(entry.name, essence(parse(cls, entry.settings, where)))
 
 
 def _refuse_protocol_keys(values: Mapping[str, JSON], cls: type[Any], where: str, fix: str) -> None:

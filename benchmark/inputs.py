@@ -33,12 +33,12 @@ class Inputs:
         """Read both splits. Raises DataError where they cannot be read."""
         data, task = part.dataset.open(), TASKS.load(part.task)()
         training, test = splits(data, part.task, part.protocol)
-        return cls(part, data, task, training, test, task.answers(training, part.protocol.max_answers))
+        return cls(part, data, task, training, test, task.answers(training, part.protocol))
 
     @property
     def images(self) -> list[str]:
         """Of both splits."""
-        return [example.image for example in (*self.training, *self.test)]
+        return [image for example in (*self.training, *self.test) for image in example.images]
 
     @cached_property
     def items(self) -> list[Item]:

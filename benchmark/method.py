@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, runtime_checkable
 
@@ -81,6 +81,29 @@ class VisualContext:
     @value.setter
     def value(self, tokens: Tensor) -> None:
         self._value = tokens
+
+
+@dataclass
+class ActiveTask:
+    """Which task of a joint cell the present batch belongs to: set by `Backbone.follow`, read by modules with copies for each."""
+
+    index: int = 0
+    count: int = 1
+
+
+class PerTask(nn.Module):
+    """Copies of a module, one for each task of a joint cell (VL-Adapter's "multiple"); the batch's task chooses."""
+
+    def __init__(self, make: Callable[[], nn.Module], active: ActiveTask) -> None:
+        super().__init__()
+        if active.count < 2:
+            raise UserError("per_task: this cell has one task; give the sweep a `joint:` entry under `tasks`, or leave `per_task` out")
+        self.copies, self.active = nn.ModuleList(make() for _ in range(active.count)), active
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """What the copy of the batch's task makes of it."""
+        made: Tensor = self.copies[self.active.index](*inputs)
+        return made
 
 
 @runtime_checkable

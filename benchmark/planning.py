@@ -21,6 +21,7 @@ from benchmark.metrics import METRICS
 from benchmark.records import Store, to_json, write_atomically
 from benchmark.runner import build
 from benchmark.tasks import TASKS
+from benchmark.tasks.labelled import Labelled
 
 
 def plan(name_or_path: str, *, need_data: bool) -> Plan:
@@ -120,8 +121,8 @@ def count_parameters(cell: Cell, answers: int) -> dict[str, int]:
     names = [str(i) for i in range(answers)]
     with torch.device("meta"):
         backbone = build(cell, names)
-        for part in cell.also:  # what a joint cell's later tasks ask for must fit the backbone too
-            backbone.follow(part.protocol, names)
+        for task, part in enumerate(cell.parts):  # what a joint cell's later tasks ask for must fit the backbone too
+            backbone.follow(part.protocol, names, task)
         return parameters(backbone)
 
 
@@ -171,6 +172,8 @@ def check_names(part: Part) -> None:
         METRICS.entry(metric)
         if metric not in (*task.metrics, *task.optional):
             raise UserError(f"metrics: '{metric}' is not for {part.task}; choose from: {', '.join((*task.metrics, *task.optional))}")
+    if part.protocol.label_words is not None and not issubclass(task, Labelled):
+        raise UserError(f"label_words: {part.task} has no labels; leave it out, or set it in a rule for the tasks that have")
     known = part.dataset.open().splits()
     for key in ("train_split", "eval_split"):
         split = getattr(part.protocol, key)

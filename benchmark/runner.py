@@ -116,7 +116,7 @@ class _Run:
         inputs = [Inputs.open(part) for part in self.cell.parts]
         self.data = "+".join(each.data.fingerprint() for each in inputs)
         backbone = build(self.cell, inputs[0].answers).to(self.device)
-        feeds = [self._feed(each, backbone) for each in inputs]
+        feeds = [self._feed(task, each, backbone) for task, each in enumerate(inputs)]
         torch.manual_seed(self.cell.seed)  # what building drew must not reach dropout: a method's size would change it
         meter = Meter(self.device)
         state = self._train(backbone, feeds)
@@ -146,10 +146,10 @@ class _Run:
             files={name: sha256(self.folder / name) for name in ("predictions.jsonl", "trained.safetensors")},
         )
 
-    def _feed(self, inputs: Inputs, backbone: Backbone) -> Feed:
+    def _feed(self, task: int, inputs: Inputs, backbone: Backbone) -> Feed:
         zeroed = inputs.part.protocol.images == "zeroed"
         visual = visual_inputs(backbone, inputs.data, inputs.images, zeroed, self.store.root / "features")
-        return Feed(inputs.items, visual, inputs.part.protocol, inputs.answers)
+        return Feed(inputs.items, visual, inputs.part.protocol, inputs.answers, task)
 
     def _train(self, backbone: Backbone, feeds: Sequence[Feed]) -> TrainingState:
         state = start(backbone, self.cell.protocol, sum(feed.batches for feed in feeds))
@@ -173,14 +173,14 @@ class _Run:
         """The metrics of one task, and the lines of its predictions."""
         protocol, examples = inputs.part.protocol, inputs.test
         backbone.eval()
-        backbone.follow(protocol, inputs.answers)
+        backbone.follow(protocol, inputs.answers, feed.task)
         predictions: list[Prediction] = []
         for begin in range(0, len(examples), self.runtime.eval_batch):
             part = examples[begin : begin + self.runtime.eval_batch]
             with torch.inference_mode(), autocast(self.device, protocol.precision):
-                texts = backbone.predict(feed.visual([e.image for e in part]), inputs.prompts(part))
+                texts = backbone.predict(feed.visual([e.images for e in part]), inputs.prompts(part))
             pairs = zip(part, texts, strict=True)
-            predictions += [Prediction(e.id, text, tuple(inputs.task.references(e)), e.kind) for e, text in pairs]
+            predictions += [Prediction(e.id, text, tuple(inputs.task.references(e, protocol)), e.kind) for e, text in pairs]
             self.progress("evaluate", len(predictions), len(examples))
         names = inputs.task.metrics if protocol.metrics is None else protocol.metrics
         report = metrics.score(names, predictions, protocol.metric_tokenizer)
@@ -207,6 +207,7 @@ def build(cell: Cell, answers: Sequence[str]) -> Backbone:
     config: BackboneConfig = parse(BACKBONES.load(cell.backbone.name), cell.backbone.settings, f"backbone {cell.backbone.name}")
     method: Method = parse(METHODS.load(cell.method.name), cell.method.settings, f"method {cell.method.name}")
     backbone = config.build(answers, cell.protocol)
+    backbone.active_task.count = len(cell.parts)
     apply(method, backbone)
     return backbone
 

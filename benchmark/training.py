@@ -49,6 +49,7 @@ class Feed:
     visual: VisualInputs
     protocol: Protocol
     answers: Sequence[str]
+    task: int = 0  # which part of the cell
 
     @property
     def batches(self) -> int:
@@ -105,7 +106,7 @@ def train(
     for feed, batch in batches(feeds, seed, state.step, state.total):
         began = perf_counter()
         if len(feeds) > 1:
-            state.backbone.follow(feed.protocol, feed.answers)
+            state.backbone.follow(feed.protocol, feed.answers, feed.task)
         loss = _step(state, batch, feed, micro_batch or len(batch), protocol.clip_norm)
         if not math.isfinite(loss):
             raise UserError(f"the loss became {loss} at step {state.step}; lower `lr` ({protocol.lr}) or set `clip_norm`")
@@ -165,7 +166,7 @@ def _step(state: TrainingState, batch: list[Item], feed: Feed, micro_batch: int,
     for begin in range(0, len(batch), micro_batch):
         part = batch[begin : begin + micro_batch]
         with autocast(state.backbone.device, feed.protocol.precision):
-            summed, n = state.backbone.loss(feed.visual([i.image for i in part]), [i.prompt for i in part], [i.targets for i in part])
+            summed, n = state.backbone.loss(feed.visual([i.images for i in part]), [i.prompt for i in part], [i.targets for i in part])
         torch.autograd.backward(summed)
         total, terms = total + summed.item(), terms + n
     parameters = [p for group in state.optimizer.param_groups for p in group["params"] if p.grad is not None]

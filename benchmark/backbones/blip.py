@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, EncoderDecoderCache
 
 from benchmark.attention import Attention
-from benchmark.backbones.base import Backbone, BackboneConfig, VisionTower
+from benchmark.backbones.base import Backbone, BackboneConfig, VisionTower, single
 from benchmark.backbones.blip_parts import Weights, load, text_towers
 from benchmark.backbones.language import IGNORED, generation, language_loss, log_likelihood, padded, rank, training_targets
 from benchmark.config import Fraction, Positive, Protocol
@@ -24,7 +24,7 @@ SOFT = -1  # stands for the soft prompt among token ids
 RANKED_TOGETHER = 64  # answers scored in one forward: each holds its own copy of the image's keys and values
 
 
-@register("blip", tasks=("vqa", "captioning"), joint=True)
+@register("blip", tasks=("vqa", "captioning", "entailment"), joint=True)
 @dataclass(frozen=True)
 class BLIP(BackboneConfig):
     """`form: decoder` is the p-Adapter paper's use: the prompt is the decoder's first text, the answer or caption follows.
@@ -109,9 +109,9 @@ class BLIPModel(Backbone):
             self._check_length(value().shape[0])
         super().__setattr__(name, value)
 
-    def follow(self, protocol: Protocol, answers: Sequence[str]) -> None:
+    def follow(self, protocol: Protocol, answers: Sequence[str], task: int = 0) -> None:
         """Read, train and decode as this protocol says."""
-        super().follow(protocol, answers)
+        super().follow(protocol, answers, task)
         self._check_length(0 if self.prompt is None else len(self.prompt()))
 
     @property
@@ -126,7 +126,7 @@ class BLIPModel(Backbone):
 
     def loss(self, visual: Tensor, prompts: Sequence[str], targets: Sequence[Mapping[str, float]]) -> tuple[Tensor, int]:
         """Cross-entropy of answers or captions and their [SEP]; which of them train and what is averaged, the protocol says."""
-        chosen = training_targets(targets, self.protocol)
+        visual, chosen = single(visual), training_targets(targets, self.protocol)
         rows = torch.tensor([target.question for target in chosen], device=visual.device)
         memory = self._memory(visual, prompts).rows(rows)
         self._see(visual[rows])
@@ -138,6 +138,7 @@ class BLIPModel(Backbone):
     @torch.inference_mode()
     def predict(self, visual: Tensor, prompts: Sequence[str]) -> list[str]:
         """The likeliest answer of the list, or what beam search writes; captions, which have no list, are always written."""
+        visual = single(visual)
         if self.answers and self.protocol.answering == "rank":
             return [self.answers[i] for i in self._rank(visual, prompts).tolist()]
         memory = self._memory(visual, prompts)

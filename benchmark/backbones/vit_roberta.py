@@ -23,7 +23,7 @@ from benchmark.registry import register
 
 @register(
     "vit_roberta",
-    tasks=("vqa",),
+    tasks=("vqa", "entailment", "nlvr2"),
     ignores=(
         "train_answers",
         "loss_mean",
@@ -98,9 +98,11 @@ class ViTRobertaModel(Backbone):
 
     def logits(self, visual: Tensor, prompts: Sequence[str]) -> Tensor:
         """Scores of all answers, (batch, answers)."""
-        self.visual_context.value = visual[:, 1:] if self.config.context == "tokens" else visual[:, :1]
-        prefix = self._prefix(visual[:, :1])
-        ids, mask = self._tokenize(prompts, self.protocol.max_input_tokens - (self.config.prefix != "none"))
+        # Of two images the prefix holds both, in order; routing functions mix in their mean, or the tokens of both.
+        self.visual_context.value = visual[:, :, 1:].flatten(1, 2) if self.context_tokens else visual[:, :, 0].mean(1, keepdim=True)
+        prefix = self._prefix(visual[:, :, 0])
+        shown = visual.shape[1] if self.config.prefix != "none" else 0
+        ids, mask = self._tokenize(prompts, self.protocol.max_input_tokens - shown)
         words = self.text.embeddings(input_ids=ids) if self.config.embed_text_twice else self.token_embeddings(ids)
         embeds = torch.cat([prefix, words], 1)
         mask = torch.cat([mask.new_ones(mask.shape[0], prefix.shape[1]), mask], 1)

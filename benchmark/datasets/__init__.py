@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmark.config import JSON, Config, dump, load_yaml, parse
+from benchmark.config import JSON, Config, essence, load_yaml, parse
 from benchmark.datasets.base import DataFormat
 from benchmark.errors import UserError, did_you_mean
 from benchmark.registry import Registry
@@ -84,7 +84,7 @@ def load_spec(name_or_path: str) -> DatasetSpec:
     values = load_yaml(path)
     card = _card(values, path)
     fields = {key: value for key, value in values.items() if key not in ABOUT}
-    settings = dump(parse(FORMATS.load(card.format), fields, str(path)))
+    settings = essence(parse(FORMATS.load(card.format), fields, str(path)))
     root = settings.pop("root")
     return DatasetSpec(card.name, card.format, settings, _root(path, root if "root" in fields else None))
 
