@@ -47,7 +47,10 @@ def added(default: T) -> T:
 
 @dataclass(frozen=True)
 class Protocol(Config):
-    """A training recipe. `name` is for people; every other field is part of a cell's identity."""
+    """A training recipe. `name` is for people; every other field is part of a cell's identity.
+
+    A field that is added must be `added(default)`, where the default is what was done before it was there: ids stay.
+    """
 
     lr: PositiveFloat
     name: str = "custom"
@@ -88,12 +91,19 @@ class Protocol(Config):
     metrics: Annotated[tuple[str, ...], Field(min_length=1)] | None = None  # None: all the task's metrics
     metric_tokenizer: Literal["ptb", "treebank"] = "ptb"
     label_words: dict[str, str] | None = added(None)  # what is written for a label of entailment or nlvr2; None: the label
+    augment: Literal["none", "blip"] = added("none")  # of training images, see benchmark/augmentation.py
+    select: Literal["last", "best"] = added("last")  # whose weights are tested: the last step's, or the best epoch's
+    select_split: str = added("val")  # what the epochs are compared on; `eval_limit` holds for it, too
+    # The sum of these values of metrics, as records name them, without a tokenizer; None: the first one of the task's first metric.
+    select_metric: Annotated[tuple[str, ...], Field(min_length=1)] | None = added(None)
 
     def __post_init__(self) -> None:
         if (self.epochs is None) == (self.steps is None):
             raise ValueError("set exactly one of epochs and steps")
         if self.warmup_fraction and self.warmup_steps:
             raise ValueError("set at most one of warmup_fraction and warmup_steps")
+        if self.select == "best" and self.epochs is None:
+            raise ValueError("`select: best` compares epochs: set `epochs` in place of `steps`, or `select: last`")
 
     def total_steps(self, batches: int) -> int:
         """Optimizer steps, where an epoch has so many batches."""
