@@ -1,4 +1,7 @@
-"""Sweep -> cells: a sweep file read, its entries resolved, methods crossed with backbones, tasks and seeds."""
+"""Sweep -> cells: a sweep file read, its entries resolved, methods crossed with backbones, tasks and seeds.
+
+What recipe each cell follows is worked out in `benchmark/recipes.py`.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +16,12 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from benchmark.backbones import BACKBONES
 from benchmark.cell import Cell, Choice, Part, Plan, Planned
-from benchmark.config import JSON, Config, Protocol, dump, load_yaml, merge, parse
+from benchmark.config import JSON, Config, Protocol, dump, essence, load_yaml, parse
 from benchmark.datasets import DatasetSpec, load_spec
 from benchmark.errors import UserError, did_you_mean, located
+from benchmark.recipes import Layer, resolve, sweep_layers
 from benchmark.registry import Registry
 
 HERE = Path(__file__).resolve().parent
@@ -65,6 +70,16 @@ class Entry(Config):
     on: tuple[str, ...] = ()  # of a method: labels of the only backbones to cross it with
     settings: dict[str, JSON] = field(default_factory=dict)
     protocol: dict[str, JSON] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Crossed:
+    """A cell of a sweep beside what it was made from."""
+
+    planned: Planned
+    method: Entry
+    backbone: Entry
+    layers: tuple[tuple[Layer, ...], ...]  # of the recipe of each of its tasks
 
 
 @dataclass(frozen=True)
@@ -144,8 +159,11 @@ def load_plan(name_or_path: str, root: Path) -> Plan:
 
 def expand(name_or_path: str) -> list[Planned]:
     """All cells of a sweep, resolved but not yet checked, in the sweep's order. Raises UserError for the first bad setting."""
-    from benchmark.backbones import BACKBONES
+    return [each.planned for each in crossed(name_or_path)]
 
+
+def crossed(name_or_path: str) -> list[Crossed]:
+    """The same, each with its entries and the layers of its recipe."""
     path = sweep_path(name_or_path)
     sweep, where = load_sweep(name_or_path), str(path)
     methods = [(e, _resolve(METHODS, e, f"{where}: method '{e.label}'")) for e in sweep.entries("methods", where)]
@@ -161,14 +179,18 @@ def _cross(
     methods: list[tuple[Entry, Choice]],
     backbones: list[tuple[Entry, Choice]],
     tasks: list[Tasks],
-) -> Iterator[Planned]:
+) -> Iterator[Crossed]:
     for (backbone, model), chosen, (method, way), seed in product(backbones, tasks, methods, sweep.seeds):
         if any(on and backbone.label not in on for on in (chosen.on, method.on)):
             continue
-        first, *also = (_part(sweep, place, method, backbone, f"{where}: protocol") for place in chosen.places)
+        entries = ((method, way), (backbone, model))
+        layers = tuple(_layers(sweep, place, entries, f"{where}: protocol") for place in chosen.places)
+        recipes = [resolve(each, f"{where}: protocol") for each in layers]
+        first, *also = (Part(*place, recipe) for place, recipe in zip(chosen.places, recipes, strict=True))
         cell = Cell(way, model, first.task, first.dataset, first.protocol, seed, tuple(also))
         task, dataset = ("+".join(dict.fromkeys(names)) for names in zip(*((p.task, p.dataset.name) for p in cell.parts), strict=True))
-        yield Planned(cell.id, method.label, backbone.label, task, dataset, seed, cell)
+        planned = Planned(cell.id, method.label, backbone.label, task, dataset, seed, cell)
+        yield Crossed(planned, method, backbone, layers)
 
 
 def _check_on(methods: list[tuple[Entry, Choice]], tasks: list[Tasks], backbones: list[tuple[Entry, Choice]], where: str) -> None:
@@ -183,68 +205,15 @@ def _check_on(methods: list[tuple[Entry, Choice]], tasks: list[Tasks], backbones
             raise UserError(f"{where}: backbone '{entry.label}': `on` belongs to a method or a task; remove it")
 
 
-def _part(sweep: Sweep, place: Place, method: Entry, backbone: Entry, where: str) -> Part:
+def _layers(sweep: Sweep, place: Place, entries: tuple[tuple[Entry, Choice], tuple[Entry, Choice]], where: str) -> tuple[Layer, ...]:
+    """The recipe's layers for one task of a method and a backbone, lowest first."""
     task, spec = place
-    facts = {"backbone": backbone.name, "task": task, "dataset": spec.name, "method": method.name}
-    return Part(task, spec, resolve_protocol(sweep.protocol, facts, (backbone.protocol, method.protocol), where))
-
-
-def resolve_protocol(
-    chosen: str | Mapping[str, JSON], facts: Mapping[str, str], overrides: tuple[Mapping[str, JSON], ...], where: str
-) -> Protocol:
-    """Layers, later over earlier: the named protocol's defaults, its matching rules in order, the sweep's own keys, the entries' keys."""
-    own = {} if isinstance(chosen, str) else {k: v for k, v in chosen.items() if k != "base"}
-    base = chosen if isinstance(chosen, str) else chosen.get("base")
-    layers: list[Mapping[str, JSON]] = []
-    if base is not None:
-        with located(where):
-            layers = [{"name": base}, *_protocol_layers(str(base), facts)]
-    return parse(Protocol, merge(*layers, own, *overrides), where)
-
-
-def _protocol_layers(name: str, facts: Mapping[str, str]) -> Iterator[Mapping[str, JSON]]:
-    values = load_protocol(name)
-    yield values.defaults
-    for rule in values.rules:
-        unknown = set(rule.when) - set(facts)
-        if unknown:
-            raise UserError(f"{_protocol_path(name)}: rules: unknown condition '{min(unknown)}'{did_you_mean(min(unknown), facts)}")
-        if all(facts[key] == value for key, value in rule.when.items()):
-            yield rule.set
-
-
-def protocol_names() -> tuple[str, ...]:
-    """Names of the shipped protocols."""
-    return tuple(sorted(path.stem for path in (HERE / "protocols").glob("*.yaml")))
-
-
-def load_protocol(name: str) -> ProtocolFile:
-    """Read a shipped protocol. Raises UserError for an unknown one."""
-    known = protocol_names()
-    if name not in known:
-        raise UserError(f"unknown protocol '{name}'{did_you_mean(name, known)}")
-    return parse(ProtocolFile, load_yaml(_protocol_path(name)), str(_protocol_path(name)))
-
-
-def _protocol_path(name: str) -> Path:
-    return HERE / "protocols" / f"{name}.yaml"
-
-
-@dataclass(frozen=True)
-class Rule(Config):
-    """Settings for the cells that match all conditions."""
-
-    when: dict[str, str]
-    set: dict[str, JSON]
-
-
-@dataclass(frozen=True)
-class ProtocolFile(Config):
-    """A file of `benchmark/protocols/`."""
-
-    defaults: dict[str, JSON]
-    rules: tuple[Rule, ...] = ()
-    summary: str = ""
+    (method, way), (backbone, model) = entries
+    facts: dict[str, JSON] = {"backbone": backbone.name, "task": task, "dataset": spec.name, "method": method.name}
+    for kind, registry, choice in (("method", METHODS, way), ("backbone", BACKBONES, model)):
+        facts |= {f"{kind}.{key}": value for key, value in dump(parse(registry.load(choice.name), choice.settings, kind)).items()}
+    own = (Layer(f"{kind} '{entry.label}'", entry.protocol) for kind, entry in (("backbone", backbone), ("method", method)))
+    return (Layer(f"dataset {spec.name}", spec.protocol), *sweep_layers(sweep.protocol, facts, where), *own)
 
 
 def _entry(item: JSON, where: str) -> Entry:
@@ -266,7 +235,7 @@ def _resolve(registry: Registry[Any], entry: Entry, where: str) -> Choice:
         registry.entry(entry.name)
     cls = registry.load(entry.name)
     _refuse_protocol_keys(entry.settings, cls, where, "as `protocol: {{{key}: ...}}` in this entry")
-    return Choice(entry.name, dump(parse(cls, entry.settings, where)))
+    return Choice(entry.name, essence(parse(cls, entry.settings, where)))
 
 
 def _refuse_protocol_keys(values: Mapping[str, JSON], cls: type[Any], where: str, fix: str) -> None:
