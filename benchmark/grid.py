@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field
 
@@ -28,7 +28,14 @@ HERE = Path(__file__).resolve().parent
 METHODS: Registry[Any] = Registry("method", "baselines", "methods")
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what every generator takes
 NonEmpty = Annotated[tuple[Any, ...], Field(min_length=1)]
-Place = tuple[str, DatasetSpec]
+
+
+class Place(NamedTuple):
+    """A task on a dataset; `source` is how the sweep names the dataset: as shipped, or its YAML's path."""
+
+    task: str
+    spec: DatasetSpec
+    source: str
 
 
 @dataclass(frozen=True)
@@ -71,15 +78,20 @@ class Entry(Config):
     settings: dict[str, JSON] = field(default_factory=dict)
     protocol: dict[str, JSON] = field(default_factory=dict)
 
+    def layer(self, kind: str) -> Layer:
+        """Its settings, and where they stand."""
+        return Layer(f"{kind} '{self.label}'", self.settings)
+
 
 @dataclass(frozen=True)
 class Crossed:
     """A cell of a sweep beside what it was made from."""
 
     planned: Planned
-    method: Entry
-    backbone: Entry
-    layers: tuple[tuple[Layer, ...], ...]  # of the recipe of each of its tasks
+    places: tuple[Place, ...]  # of its tasks
+    method: tuple[Layer, ...]  # layers of the method's settings
+    backbone: tuple[Layer, ...]
+    protocols: tuple[tuple[Layer, ...], ...]  # layers of the recipe of each task
 
 
 @dataclass(frozen=True)
@@ -163,7 +175,7 @@ def expand(name_or_path: str) -> list[Planned]:
 
 
 def crossed(name_or_path: str) -> list[Crossed]:
-    """The same, each with its entries and the layers of its recipe."""
+    """The same, each with the layers of its settings."""
     path = sweep_path(name_or_path)
     sweep, where = load_sweep(name_or_path), str(path)
     methods = [(e, _resolve(METHODS, e, f"{where}: method '{e.label}'")) for e in sweep.entries("methods", where)]
@@ -183,14 +195,13 @@ def _cross(
     for (backbone, model), chosen, (method, way), seed in product(backbones, tasks, methods, sweep.seeds):
         if any(on and backbone.label not in on for on in (chosen.on, method.on)):
             continue
-        entries = ((method, way), (backbone, model))
-        layers = tuple(_layers(sweep, place, entries, f"{where}: protocol") for place in chosen.places)
+        layers = tuple(_layers(sweep, place, ((method, way), (backbone, model)), f"{where}: protocol") for place in chosen.places)
         recipes = [resolve(each, f"{where}: protocol") for each in layers]
-        first, *also = (Part(*place, recipe) for place, recipe in zip(chosen.places, recipes, strict=True))
+        first, *also = (Part(place.task, place.spec, recipe) for place, recipe in zip(chosen.places, recipes, strict=True))
         cell = Cell(way, model, first.task, first.dataset, first.protocol, seed, tuple(also))
         task, dataset = ("+".join(dict.fromkeys(names)) for names in zip(*((p.task, p.dataset.name) for p in cell.parts), strict=True))
         planned = Planned(cell.id, method.label, backbone.label, task, dataset, seed, cell)
-        yield Crossed(planned, method, backbone, layers)
+        yield Crossed(planned, chosen.places, (method.layer("method"),), (backbone.layer("backbone"),), layers)
 
 
 def _check_on(methods: list[tuple[Entry, Choice]], tasks: list[Tasks], backbones: list[tuple[Entry, Choice]], where: str) -> None:
@@ -207,7 +218,7 @@ def _check_on(methods: list[tuple[Entry, Choice]], tasks: list[Tasks], backbones
 
 def _layers(sweep: Sweep, place: Place, entries: tuple[tuple[Entry, Choice], tuple[Entry, Choice]], where: str) -> tuple[Layer, ...]:
     """The recipe's layers for one task of a method and a backbone, lowest first."""
-    task, spec = place
+    task, spec, _ = place
     (method, way), (backbone, model) = entries
     facts: dict[str, JSON] = {"backbone": backbone.name, "task": task, "dataset": spec.name, "method": method.name}
     for kind, registry, choice in (("method", METHODS, way), ("backbone", BACKBONES, model)):
@@ -257,14 +268,14 @@ def _tasks(item: JSON, path: Path, where: str) -> Tasks:
 def _places(item: JSON, path: Path, where: str) -> tuple[Place, ...]:
     if isinstance(item, dict) and "joint" in item:
         places = tuple(_task(each, path, f"{where}: joint[{i}]") for i, each in enumerate(parse(Joint, item, where).joint))
-        names = [f"{task}/{spec.name}" for task, spec in places]
+        names = [f"{place.task}/{place.spec.name}" for place in places]
         if len(set(names)) < len(names):
             raise UserError(f"{where}: joint: a task stands twice; remove one")
         return places
     return (_task(item, path, where),)
 
 
-def _task(item: JSON, path: Path, where: str) -> tuple[str, DatasetSpec]:
+def _task(item: JSON, path: Path, where: str) -> Place:
     if isinstance(item, str) and item.count("/") == 1:
         task, dataset = item.split("/")
         item = {"task": task, "dataset": dataset}
@@ -278,10 +289,11 @@ def _task(item: JSON, path: Path, where: str) -> tuple[str, DatasetSpec]:
         TASKS.entry(wanted.task)
     dataset = wanted.dataset
     if dataset.endswith((".yaml", ".yml")):
-        spec = load_spec(str(path.parent / dataset))  # its errors name its own file
+        dataset = str(path.parent / dataset)
+        spec = load_spec(dataset)  # its errors name its own file
     else:
         with located(where):
             spec = load_spec(dataset)
     if wanted.task not in spec.tasks:
         raise UserError(f"{where}: dataset '{spec.name}' has no task '{wanted.task}'; it has: {', '.join(spec.tasks)}")
-    return wanted.task, spec
+    return Place(wanted.task, spec, dataset)

@@ -92,6 +92,11 @@ def load_spec(name_or_path: str) -> DatasetSpec:
     return DatasetSpec(card.name, card.format, settings, _root(path, root if "root" in own else None), card.protocol)
 
 
+def given(name_or_path: str) -> dict[str, JSON]:
+    """The format's settings that a dataset's YAML itself holds."""
+    return {key: value for key, value in load_yaml(_locate(name_or_path)).items() if key not in ABOUT}
+
+
 def _locate(name_or_path: str) -> Path:
     if name_or_path.endswith((".yaml", ".yml")):
         return Path(name_or_path).expanduser().resolve()

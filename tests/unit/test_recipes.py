@@ -157,7 +157,7 @@ backbones: [{name: blip, label: small, weights: tiny, image_size: 64, protocol: 
 methods: [{name: lora, label: ours, protocol: {precision: bf16}}]
 """)
     (cell,) = crossed(str(tmp_path / "a.yaml"))
-    found = origins(cell.layers[0], dump(cell.planned.cell.protocol), DEFAULT)
+    found = origins(cell.protocols[0], dump(cell.planned.cell.protocol), DEFAULT)
     assert {key: found[key] for key in ("eval_split", "beams", "lr", "batch_size", "eps", "clip_norm", "precision", "betas")} == {
         "eval_split": "dataset mine",
         "beams": "dataset mine",
