@@ -11,6 +11,7 @@ from benchmark.bench import names as bench_names
 EPILOG = """examples:
   vlpeft sweep quickstart --root runs/quickstart      run everything that is not done, then print the table
   vlpeft plan my_sweep.yaml                           what would run, what is skipped and why
+  vlpeft plan quickstart --explain 02f7               each setting of a cell and where it comes from
   vlpeft status quickstart --root runs/quickstart     where it stands
   vlpeft table quickstart --root runs/quickstart --format latex
   vlpeft list methods                                 what can be named in a sweep
@@ -50,6 +51,7 @@ def _looking_ahead(commands: Any) -> None:
     plan.description = PLAN
     _sweep_argument(plan)
     plan.add_argument("--root", type=Path, help="result folder whose state to show (default: runs/ and the sweep's name, if there is one)")
+    plan.add_argument("--explain", metavar="CELL", help="every setting of one cell and where it comes from; CELL is a beginning of its id")
     _json_flag(plan)
     params = _command(commands, "params", "what each method trains at full size, beside what papers say")
     _sweep_argument(params)

@@ -6,7 +6,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 
-from benchmark.config import JSON, Config, Protocol, dump
+from benchmark.config import JSON, Config, Protocol, dump, essence
 from benchmark.datasets import DatasetSpec
 from benchmark.errors import UserError
 
@@ -15,7 +15,7 @@ SCIENCE = 1  # raised when the same settings come to mean another computation, s
 
 @dataclass(frozen=True)
 class Choice(Config):
-    """A registry entry with all its settings, defaults spelled out."""
+    """A registry entry with all its settings, defaults spelled out (see `benchmark.config.added` for the exception)."""
 
     name: str
     settings: dict[str, JSON]
@@ -36,7 +36,7 @@ class Part(Config):
 
     def identity(self) -> dict[str, JSON]:
         """No name of the protocol, no path of the data."""
-        protocol = {key: value for key, value in dump(self.protocol).items() if key != "name"}
+        protocol = {key: value for key, value in essence(self.protocol).items() if key != "name"}
         return {"task": self.task, "dataset": self.dataset.identity(), "protocol": protocol}
 
 

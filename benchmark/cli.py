@@ -60,6 +60,8 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _plan(options: argparse.Namespace) -> int:
+    if options.explain is not None:
+        return _explain(options)
     from benchmark.planning import plan
     from results.listing import plan_rows, plan_table
 
@@ -72,6 +74,17 @@ def _plan(options: argparse.Namespace) -> int:
         print(json.dumps(plan_rows(made, options.root), indent=1, ensure_ascii=False))
     else:
         _print_text(plan_table(made, options.root))
+    return 0
+
+
+def _explain(options: argparse.Namespace) -> int:
+    from results.explain import explain_rows, explain_table, find
+
+    cell = find(options.sweep, options.explain)
+    if options.json:
+        print(json.dumps(explain_rows(cell), indent=1, ensure_ascii=False))
+    else:
+        _print_text(explain_table(cell))
     return 0
 
 

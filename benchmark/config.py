@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, cast
@@ -20,6 +20,7 @@ from benchmark.errors import UserError, did_you_mean
 
 T = TypeVar("T")
 JSON = Any  # whatever json.dumps takes
+ADDED = "added"
 
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[int, Field(ge=0)]
@@ -105,6 +106,28 @@ def parse(cls: type[T], values: Mapping[str, JSON], where: str) -> T:
 def dump(config: object) -> dict[str, JSON]:
     """Plain JSON values of a configuration dataclass, defaults spelled out."""
     plain: dict[str, JSON] = _adapter(cast("Hashable", type(config))).dump_python(config, mode="json")
+    return plain
+
+
+def added(default: T) -> T:
+    """A field that came after cells had been given ids. While it has its default it is left out of what ids are made of.
+
+    So a new setting keeps every old id; to change such a default later, raise `benchmark.cell.SCIENCE`.
+    """
+    made: T = field(default=default, metadata={ADDED: True})
+    return made
+
+
+def essence(config: Any) -> dict[str, JSON]:
+    """`dump`, without `added` fields that have their default."""
+    plain = dump(config)
+    defaults = dump_defaults(config)
+    return {key: value for key, value in plain.items() if key not in defaults or value != defaults[key]}
+
+
+def dump_defaults(config: Any) -> dict[str, JSON]:
+    """Plain defaults of the `added` fields of a configuration dataclass."""
+    plain: dict[str, JSON] = json.loads(json.dumps({f.name: f.default for f in fields(config) if f.metadata.get(ADDED)}))
     return plain
 
 

@@ -1,4 +1,7 @@
-"""Sweep -> cells: a sweep file read, its entries resolved, methods crossed with backbones, tasks and seeds."""
+"""Sweep -> cells: a sweep file read, its entries resolved, methods crossed with backbones, tasks and seeds.
+
+What recipe each cell follows is worked out in `benchmark/recipes.py`.
+"""
 
 from __future__ import annotations
 
@@ -9,21 +12,30 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field
 
+from benchmark.backbones import BACKBONES
 from benchmark.cell import Cell, Choice, Part, Plan, Planned
-from benchmark.config import JSON, Config, Protocol, dump, load_yaml, merge, parse
+from benchmark.config import JSON, Config, Protocol, dump, essence, load_yaml, parse
 from benchmark.datasets import DatasetSpec, load_spec
 from benchmark.errors import UserError, did_you_mean, located
+from benchmark.recipes import Layer, resolve, sweep_layers
 from benchmark.registry import Registry
 
 HERE = Path(__file__).resolve().parent
 METHODS: Registry[Any] = Registry("method", "baselines", "methods")
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what every generator takes
 NonEmpty = Annotated[tuple[Any, ...], Field(min_length=1)]
-Place = tuple[str, DatasetSpec]
+
+
+class Place(NamedTuple):
+    """A task on a dataset; `source` is how the sweep names the dataset: as shipped, or its YAML's path."""
+
+    task: str
+    spec: DatasetSpec
+    source: str
 
 
 @dataclass(frozen=True)
@@ -65,6 +77,21 @@ class Entry(Config):
     on: tuple[str, ...] = ()  # of a method: labels of the only backbones to cross it with
     settings: dict[str, JSON] = field(default_factory=dict)
     protocol: dict[str, JSON] = field(default_factory=dict)
+
+    def layer(self, kind: str) -> Layer:
+        """Its settings, and where they stand."""
+        return Layer(f"{kind} '{self.label}'", self.settings)
+
+
+@dataclass(frozen=True)
+class Crossed:
+    """A cell of a sweep beside what it was made from."""
+
+    planned: Planned
+    places: tuple[Place, ...]  # of its tasks
+    method: tuple[Layer, ...]  # layers of the method's settings
+    backbone: tuple[Layer, ...]
+    protocols: tuple[tuple[Layer, ...], ...]  # layers of the recipe of each task
 
 
 @dataclass(frozen=True)
@@ -144,8 +171,11 @@ def load_plan(name_or_path: str, root: Path) -> Plan:
 
 def expand(name_or_path: str) -> list[Planned]:
     """All cells of a sweep, resolved but not yet checked, in the sweep's order. Raises UserError for the first bad setting."""
-    from benchmark.backbones import BACKBONES
+    return [each.planned for each in crossed(name_or_path)]
 
+
+def crossed(name_or_path: str) -> list[Crossed]:
+    """The same, each with the layers of its settings."""
     path = sweep_path(name_or_path)
     sweep, where = load_sweep(name_or_path), str(path)
     methods = [(e, _resolve(METHODS, e, f"{where}: method '{e.label}'")) for e in sweep.entries("methods", where)]
@@ -161,14 +191,17 @@ def _cross(
     methods: list[tuple[Entry, Choice]],
     backbones: list[tuple[Entry, Choice]],
     tasks: list[Tasks],
-) -> Iterator[Planned]:
+) -> Iterator[Crossed]:
     for (backbone, model), chosen, (method, way), seed in product(backbones, tasks, methods, sweep.seeds):
         if any(on and backbone.label not in on for on in (chosen.on, method.on)):
             continue
-        first, *also = (_part(sweep, place, method, backbone, f"{where}: protocol") for place in chosen.places)
+        layers = tuple(_layers(sweep, place, ((method, way), (backbone, model)), f"{where}: protocol") for place in chosen.places)
+        recipes = [resolve(each, f"{where}: protocol") for each in layers]
+        first, *also = (Part(place.task, place.spec, recipe) for place, recipe in zip(chosen.places, recipes, strict=True))
         cell = Cell(way, model, first.task, first.dataset, first.protocol, seed, tuple(also))
         task, dataset = ("+".join(dict.fromkeys(names)) for names in zip(*((p.task, p.dataset.name) for p in cell.parts), strict=True))
-        yield Planned(cell.id, method.label, backbone.label, task, dataset, seed, cell)
+        planned = Planned(cell.id, method.label, backbone.label, task, dataset, seed, cell)
+        yield Crossed(planned, chosen.places, (method.layer("method"),), (backbone.layer("backbone"),), layers)
 
 
 def _check_on(methods: list[tuple[Entry, Choice]], tasks: list[Tasks], backbones: list[tuple[Entry, Choice]], where: str) -> None:
@@ -183,68 +216,15 @@ def _check_on(methods: list[tuple[Entry, Choice]], tasks: list[Tasks], backbones
             raise UserError(f"{where}: backbone '{entry.label}': `on` belongs to a method or a task; remove it")
 
 
-def _part(sweep: Sweep, place: Place, method: Entry, backbone: Entry, where: str) -> Part:
-    task, spec = place
-    facts = {"backbone": backbone.name, "task": task, "dataset": spec.name, "method": method.name}
-    return Part(task, spec, resolve_protocol(sweep.protocol, facts, (backbone.protocol, method.protocol), where))
-
-
-def resolve_protocol(
-    chosen: str | Mapping[str, JSON], facts: Mapping[str, str], overrides: tuple[Mapping[str, JSON], ...], where: str
-) -> Protocol:
-    """Layers, later over earlier: the named protocol's defaults, its matching rules in order, the sweep's own keys, the entries' keys."""
-    own = {} if isinstance(chosen, str) else {k: v for k, v in chosen.items() if k != "base"}
-    base = chosen if isinstance(chosen, str) else chosen.get("base")
-    layers: list[Mapping[str, JSON]] = []
-    if base is not None:
-        with located(where):
-            layers = [{"name": base}, *_protocol_layers(str(base), facts)]
-    return parse(Protocol, merge(*layers, own, *overrides), where)
-
-
-def _protocol_layers(name: str, facts: Mapping[str, str]) -> Iterator[Mapping[str, JSON]]:
-    values = load_protocol(name)
-    yield values.defaults
-    for rule in values.rules:
-        unknown = set(rule.when) - set(facts)
-        if unknown:
-            raise UserError(f"{_protocol_path(name)}: rules: unknown condition '{min(unknown)}'{did_you_mean(min(unknown), facts)}")
-        if all(facts[key] == value for key, value in rule.when.items()):
-            yield rule.set
-
-
-def protocol_names() -> tuple[str, ...]:
-    """Names of the shipped protocols."""
-    return tuple(sorted(path.stem for path in (HERE / "protocols").glob("*.yaml")))
-
-
-def load_protocol(name: str) -> ProtocolFile:
-    """Read a shipped protocol. Raises UserError for an unknown one."""
-    known = protocol_names()
-    if name not in known:
-        raise UserError(f"unknown protocol '{name}'{did_you_mean(name, known)}")
-    return parse(ProtocolFile, load_yaml(_protocol_path(name)), str(_protocol_path(name)))
-
-
-def _protocol_path(name: str) -> Path:
-    return HERE / "protocols" / f"{name}.yaml"
-
-
-@dataclass(frozen=True)
-class Rule(Config):
-    """Settings for the cells that match all conditions."""
-
-    when: dict[str, str]
-    set: dict[str, JSON]
-
-
-@dataclass(frozen=True)
-class ProtocolFile(Config):
-    """A file of `benchmark/protocols/`."""
-
-    defaults: dict[str, JSON]
-    rules: tuple[Rule, ...] = ()
-    summary: str = ""
+def _layers(sweep: Sweep, place: Place, entries: tuple[tuple[Entry, Choice], tuple[Entry, Choice]], where: str) -> tuple[Layer, ...]:
+    """The recipe's layers for one task of a method and a backbone, lowest first."""
+    task, spec, _ = place
+    (method, way), (backbone, model) = entries
+    facts: dict[str, JSON] = {"backbone": backbone.name, "task": task, "dataset": spec.name, "method": method.name}
+    for kind, registry, choice in (("method", METHODS, way), ("backbone", BACKBONES, model)):
+        facts |= {f"{kind}.{key}": value for key, value in dump(parse(registry.load(choice.name), choice.settings, kind)).items()}
+    own = (Layer(f"{kind} '{entry.label}'", entry.protocol) for kind, entry in (("backbone", backbone), ("method", method)))
+    return (Layer(f"dataset {spec.name}", spec.protocol), *sweep_layers(sweep.protocol, facts, where), *own)
 
 
 def _entry(item: JSON, where: str) -> Entry:
@@ -266,7 +246,7 @@ def _resolve(registry: Registry[Any], entry: Entry, where: str) -> Choice:
         registry.entry(entry.name)
     cls = registry.load(entry.name)
     _refuse_protocol_keys(entry.settings, cls, where, "as `protocol: {{{key}: ...}}` in this entry")
-    return Choice(entry.name, dump(parse(cls, entry.settings, where)))
+    return Choice(entry.name, essence(parse(cls, entry.settings, where)))
 
 
 def _refuse_protocol_keys(values: Mapping[str, JSON], cls: type[Any], where: str, fix: str) -> None:
@@ -288,14 +268,14 @@ def _tasks(item: JSON, path: Path, where: str) -> Tasks:
 def _places(item: JSON, path: Path, where: str) -> tuple[Place, ...]:
     if isinstance(item, dict) and "joint" in item:
         places = tuple(_task(each, path, f"{where}: joint[{i}]") for i, each in enumerate(parse(Joint, item, where).joint))
-        names = [f"{task}/{spec.name}" for task, spec in places]
+        names = [f"{place.task}/{place.spec.name}" for place in places]
         if len(set(names)) < len(names):
             raise UserError(f"{where}: joint: a task stands twice; remove one")
         return places
     return (_task(item, path, where),)
 
 
-def _task(item: JSON, path: Path, where: str) -> tuple[str, DatasetSpec]:
+def _task(item: JSON, path: Path, where: str) -> Place:
     if isinstance(item, str) and item.count("/") == 1:
         task, dataset = item.split("/")
         item = {"task": task, "dataset": dataset}
@@ -309,10 +289,11 @@ def _task(item: JSON, path: Path, where: str) -> tuple[str, DatasetSpec]:
         TASKS.entry(wanted.task)
     dataset = wanted.dataset
     if dataset.endswith((".yaml", ".yml")):
-        spec = load_spec(str(path.parent / dataset))  # its errors name its own file
+        dataset = str(path.parent / dataset)
+        spec = load_spec(dataset)  # its errors name its own file
     else:
         with located(where):
             spec = load_spec(dataset)
     if wanted.task not in spec.tasks:
         raise UserError(f"{where}: dataset '{spec.name}' has no task '{wanted.task}'; it has: {', '.join(spec.tasks)}")
-    return wanted.task, spec
+    return Place(wanted.task, spec, dataset)

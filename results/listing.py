@@ -16,8 +16,9 @@ from benchmark.backbones import BACKBONES
 from benchmark.cell import Plan
 from benchmark.config import Protocol, dump
 from benchmark.datasets import dataset_names, load_card
-from benchmark.grid import METHODS, load_protocol, load_sweep, protocol_names, sweep_names
+from benchmark.grid import METHODS, load_sweep, sweep_names
 from benchmark.metrics import METRICS
+from benchmark.recipes import load_protocol, protocol_names
 from benchmark.records import Store
 from benchmark.registry import Registry, fields_of
 from benchmark.tasks import TASKS
@@ -131,7 +132,7 @@ def _settings(row: dict[str, Any]) -> str:
 
 def _setting(row: dict[str, Any], key: str, default: Any) -> str:
     """`function: add|mul = add`, as a sweep would write the default."""
-    allowed = "|".join(map(_flow, row["choices"].get(key, ())))
+    allowed = "|".join(map(flow, row["choices"].get(key, ())))
     kind = (
         f": [{allowed}]"
         if allowed and isinstance(default, Sequence) and not isinstance(default, str)
@@ -139,13 +140,15 @@ def _setting(row: dict[str, Any], key: str, default: Any) -> str:
         if allowed
         else ""
     )
-    return f"{key}{kind} {'(required)' if key in row['required'] else f'= {_flow(default)}'}"
+    return f"{key}{kind} {'(required)' if key in row['required'] else f'= {flow(default)}'}"
 
 
-def _flow(value: Any) -> str:
+def flow(value: Any) -> str:
     """YAML flow style."""
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{key}: {flow(each)}' for key, each in value.items())}}}"
     if isinstance(value, (tuple, list)):
-        return f"[{', '.join(map(_flow, value))}]"
+        return f"[{', '.join(map(flow, value))}]"
     if isinstance(value, str) and PLAIN.fullmatch(value):
         return value
     return json.dumps(value, ensure_ascii=False)

@@ -1,7 +1,8 @@
 """Datasets: one YAML names a file format and its files; `load_spec` resolves it without opening any data.
 
 A dataset is given by the name of a shipped YAML of this folder (`vqav2`) or by the path of one's own. Its keys are
-`format`, optionally `summary`, `licence` and `homepage`, and the fields of the format's class. The files lie in `root`:
+`format`, optionally `summary`, `licence`, `homepage` and `protocol` (what any recipe starts from on this data, such as
+`{eval_split: val}`), and the fields of the format's class. The files lie in `root`:
 
 * a shipped dataset NAME: `$VLPEFT_DATA/NAME`, or `~/.cache/vlpeft/data/NAME` where the variable is not set;
 * one's own YAML: its `root`, taken from that YAML's folder if relative, or that folder itself if there is none;
@@ -12,17 +13,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from benchmark.config import JSON, Config, dump, load_yaml, parse
+from benchmark.config import JSON, Config, Protocol, essence, load_yaml, parse
 from benchmark.datasets.base import DataFormat
 from benchmark.errors import UserError, did_you_mean
 from benchmark.registry import Registry
 
 FORMATS: Registry[DataFormat] = Registry("format", "benchmark/datasets")
 FOLDER = Path(__file__).resolve().parent
-ABOUT = ("format", "summary", "licence", "homepage")  # the keys of a dataset YAML that are no fields of its format
+ABOUT = ("format", "summary", "licence", "homepage", "protocol")  # the keys of a dataset YAML that are no fields of its format
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Card(Config):
     summary: str = ""
     licence: str = ""
     homepage: str = ""
+    protocol: Mapping[str, JSON] = field(default_factory=dict)
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -49,6 +51,7 @@ class DatasetSpec(Config):
     format: str
     settings: Mapping[str, JSON]
     root: str
+    protocol: Mapping[str, JSON] = field(default_factory=dict)  # the lowest layer of any recipe on this data
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -56,7 +59,7 @@ class DatasetSpec(Config):
         return _tasks(self.format)
 
     def identity(self) -> dict[str, JSON]:
-        """What names the data, for a cell's id: everything but `root`.
+        """What names the data, for a cell's id: everything but `root`, and `protocol`, which the cell's own holds.
 
         The name is part of it because two folders may hold different data under the same file names.
         """
@@ -83,10 +86,15 @@ def load_spec(name_or_path: str) -> DatasetSpec:
     path = _locate(name_or_path)
     values = load_yaml(path)
     card = _card(values, path)
-    fields = {key: value for key, value in values.items() if key not in ABOUT}
-    settings = dump(parse(FORMATS.load(card.format), fields, str(path)))
+    own = {key: value for key, value in values.items() if key not in ABOUT}
+    settings = essence(parse(FORMATS.load(card.format), own, str(path)))
     root = settings.pop("root")
-    return DatasetSpec(card.name, card.format, settings, _root(path, root if "root" in fields else None))
+    return DatasetSpec(card.name, card.format, settings, _root(path, root if "root" in own else None), card.protocol)
+
+
+def given(name_or_path: str) -> dict[str, JSON]:
+    """The format's settings that a dataset's YAML itself holds."""
+    return {key: value for key, value in load_yaml(_locate(name_or_path)).items() if key not in ABOUT}
 
 
 def _locate(name_or_path: str) -> Path:
@@ -102,6 +110,9 @@ def _card(values: Mapping[str, JSON], path: Path) -> Card:
     card = parse(Card, {"name": path.stem, **about}, str(path))
     if card.format not in FORMATS.entries:
         raise UserError(f"{path}: unknown data format '{card.format}'{did_you_mean(card.format, FORMATS.entries)}")
+    known = {f.name for f in fields(Protocol)} - {"name"}
+    if unknown := set(card.protocol) - known:
+        raise UserError(f"{path}: protocol: unknown key '{min(unknown)}'{did_you_mean(min(unknown), known)}")
     return card
 
 

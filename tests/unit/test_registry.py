@@ -17,8 +17,9 @@ from benchmark.backbones import BACKBONES
 from benchmark.config import Protocol, dump
 from benchmark.datasets import FORMATS
 from benchmark.errors import UserError
-from benchmark.grid import METHODS, protocol_names
+from benchmark.grid import METHODS
 from benchmark.metrics import METRICS
+from benchmark.recipes import protocol_names
 from benchmark.registry import Registry
 from benchmark.tasks import TASKS
 from results.listing import listing, listing_text

@@ -1,0 +1,97 @@
+"""`vlpeft plan --explain`: every setting of a cell, each with its origin."""
+
+import json
+from dataclasses import fields
+
+import pytest
+
+from benchmark import cli
+from benchmark.config import Protocol, dump
+from benchmark.errors import UserError
+from benchmark.grid import crossed
+from results.explain import explain_rows, explain_table, find
+
+SWEEP = """
+protocol: {base: vl_adapter, epochs: 1}
+tasks: [{joint: [{task: vqa, dataset: mine.yaml}, captioning/shapes]}]
+backbones: [{name: clip_bart, label: small, text: tiny, vision: tiny}]
+methods:
+  - {name: lora, label: ours, rank: 4, protocol: {beams: 2}}
+  - p_adapter
+"""
+
+
+@pytest.fixture
+def sweep(tmp_path) -> str:
+    (tmp_path / "mine.yaml").write_text("{format: shapes, root: '', train_scenes: 20, protocol: {eval_split: val}}")
+    (tmp_path / "a.yaml").write_text(SWEEP)
+    return str(tmp_path / "a.yaml")
+
+
+@pytest.fixture
+def told(sweep) -> dict[str, dict]:
+    cell = find(sweep, crossed(sweep)[0].planned.id[:8])
+    return {section["title"]: section["settings"] for section in explain_rows(cell)["sections"]}
+
+
+def test_one_block_for_each_thing_and_task(told) -> None:
+    assert list(told) == [
+        "method lora",
+        "backbone clip_bart",
+        "vqa/mine: dataset mine",
+        "vqa/mine: protocol vl_adapter",
+        "captioning/shapes: dataset shapes",
+        "captioning/shapes: protocol vl_adapter",
+    ]
+
+
+def test_each_value_has_its_origin(told) -> None:
+    assert told["method lora"]["rank"] == {"value": 4, "from": "method 'ours'"}
+    assert told["method lora"]["alpha"] == {"value": 16.0, "from": "default of lora"}
+    assert told["backbone clip_bart"]["text"] == {"value": "tiny", "from": "backbone 'small'"}
+    assert told["backbone clip_bart"]["grid"] == {"value": 6, "from": "default of clip_bart"}
+    assert told["vqa/mine: dataset mine"]["train_scenes"] == {"value": 20, "from": "dataset mine"}
+    assert told["vqa/mine: dataset mine"]["seed"] == {"value": 0, "from": "default of format shapes"}
+    vqa, captioning = told["vqa/mine: protocol vl_adapter"], told["captioning/shapes: protocol vl_adapter"]
+    assert vqa["eval_split"] == {"value": "val", "from": "dataset mine"}
+    assert captioning["eval_split"] == {"value": "test", "from": "default of Protocol"}
+    assert vqa["epochs"] == {"value": 1, "from": "sweep"}
+    assert vqa["beams"] == captioning["beams"] == {"value": 2, "from": "method 'ours'"}
+    assert vqa["clip_norm"] == {"value": 5.0, "from": "protocol vl_adapter"}
+    assert captioning["prompt"]["value"] == "caption: "
+    assert captioning["prompt"]["from"].startswith("protocol vl_adapter, rule ")
+    assert captioning["prompt"]["from"].endswith("(task: captioning)")
+
+
+def test_nothing_is_left_out(sweep, told) -> None:
+    cell = crossed(sweep)[0].planned.cell
+    assert {key: each["value"] for key, each in told["vqa/mine: protocol vl_adapter"].items()} == dump(cell.protocol)
+    assert set(told["vqa/mine: protocol vl_adapter"]) == {f.name for f in fields(Protocol)}
+    assert {key: each["value"] for key, each in told["method lora"].items()}.items() >= cell.method.settings.items()
+    assert all(each["from"] for settings in told.values() for each in settings.values())
+
+
+def test_the_command_prints_text_and_json(sweep, capsys) -> None:
+    cell = crossed(sweep)[0]
+    for more in ([], ["--json"]):
+        with pytest.raises(SystemExit) as done:
+            cli.main(["plan", sweep, "--explain", cell.planned.id, *more])
+        assert done.value.code == 0
+        out = capsys.readouterr().out
+        if more:
+            assert json.loads(out) == json.loads(json.dumps(explain_rows(cell)))
+        else:
+            assert f"{cell.planned.id}: ours on small, vqa+captioning/mine+shapes, seed 0" in out
+            assert any(line.split() == ["rank", "4", "method", "'ours'"] for line in out.splitlines())
+
+
+def test_machines_get_one_row_a_setting(sweep) -> None:
+    cell = crossed(sweep)[0]
+    rows = explain_table(cell).data
+    assert len(rows) == sum(len(section["settings"]) for section in explain_rows(cell)["sections"])
+
+
+@pytest.mark.parametrize("beginning", ["", "zzz"])
+def test_no_such_cell(sweep, beginning) -> None:
+    with pytest.raises(UserError, match=rf"^--explain {beginning}: \d+ cells have an id that starts so; see `vlpeft plan .*a\.yaml`$"):
+        find(sweep, beginning)
