@@ -98,9 +98,12 @@ def _caption(table: PublishedTable, comparisons: Sequence[Comparison]) -> Iterat
     yield "Measured: mean ± standard deviation (ddof=1) over n seeds. Percent; CIDEr x 100."
     counts = Counter(comparison.verdict for comparison in comparisons)
     listed = ", ".join(f"{counts[verdict]} {verdict}" for verdict in (*STYLES, "unknown") if counts[verdict])
-    yield f"{len(comparisons)} numbers: {listed}. Reproduced: within the larger of 2 std and the tolerance."
+    printed = sum(comparison.number.value is not None and not comparison.number.row.again for comparison in comparisons)
+    yield f"{printed} numbers in {len(comparisons)} lines: {listed}."
     points = ", ".join(f"{column.name} {column.tolerance:g}" for column in table.columns if column.tolerance)
-    yield f"Tolerance: {f'{points} points ({table.tolerance})' if points else table.tolerance}."
+    if points:
+        yield f"Reproduced: within the larger of 2 standard deviations (measured) and the tolerance. Tolerance in points: {points}."
+    yield f"Tolerance: {table.tolerance}."
 
 
 def _block(title: str, comparisons: Sequence[Comparison], table: PublishedTable, footnotes: Footnotes) -> Block:

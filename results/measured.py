@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from benchmark.cell import Plan, Planned
+from benchmark.errors import UserError
 from benchmark.records import Store
 from results.leaderboard import leaderboard
 from results.published import SHARE, Column, Group, PublishedTable, Row
@@ -68,6 +69,8 @@ class Measurements:
     def _measured(self, method: str, backbone: str, column: Column) -> Outcome:
         cells = self._cells.get((method, backbone, column.task if column.measured != SHARE else ""), [])
         found = {cell.seed: self._value(cell, part, column) for cell, part in cells}
+        if len(found) < len(cells):
+            raise UserError(f"{method}, {backbone}, {column.task}: more than one cell a seed could be meant; give each its own label")
         values = {seed: value for seed, (value, state) in found.items() if state == "done"}
         states = [state for _, state in found.values() if state != "done"]
         labels = dict.fromkeys(label for cell, _ in cells for label in small(cell.cell))
