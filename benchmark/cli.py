@@ -211,10 +211,12 @@ def _published(options: argparse.Namespace) -> Any:
     from benchmark.grid import load_plan, plan_file
     from benchmark.records import Store
     from results.compare import published_table
+    from results.published import load_published
 
     sweep = _swept(options.sweep)
-    launched = plan_file(options.root, sweep).exists()
-    return published_table(options.sweep, load_plan(sweep, options.root) if launched else None, Store(options.root))
+    launched = plan_file(options.root, sweep, options.scale).exists()
+    plan = load_plan(sweep, options.root, options.scale) if launched else None
+    return published_table(options.sweep, load_published(options.sweep), plan, Store(options.root))
 
 
 def _board(options: argparse.Namespace) -> Any:
@@ -223,7 +225,7 @@ def _board(options: argparse.Namespace) -> Any:
     from results.leaderboard import leaderboard
     from results.tables import cost_table, score_table
 
-    board = leaderboard(load_plan(options.sweep, options.root), Store(options.root))
+    board = leaderboard(load_plan(options.sweep, options.root, options.scale), Store(options.root))
     return cost_table(board) if options.costs else score_table(board, details=options.details)
 
 

@@ -161,16 +161,16 @@ def fingerprint(path: Path) -> str:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
 
 
-def plan_file(root: Path, sweep: str) -> Path:
-    """Where a launched sweep's plan lies."""
-    return root / "sweeps" / f"{sweep}.json"
+def plan_file(root: Path, sweep: str, scale: str = "") -> Path:
+    """Where a launched sweep's plan lies; at another scale than its own, under NAME@SCALE."""
+    return root / "sweeps" / f"{sweep}{f'@{scale}' if scale else ''}.json"
 
 
-def load_plan(name_or_path: str, root: Path) -> Plan:
+def load_plan(name_or_path: str, root: Path, scale: str = "") -> Plan:
     """The plan that `vlpeft sweep` left in a result folder. Raises UserError if there is none or the sweep has changed since."""
     path = sweep_path(name_or_path)
-    file = plan_file(root, sweep_name(path))
-    again = f"run `vlpeft sweep {name_or_path} --root {root}`"
+    file = plan_file(root, sweep_name(path), scale)
+    again = f"run `vlpeft sweep {name_or_path} --root {root}{f' --scale {scale}' if scale else ''}`"
     try:
         plan = parse(Plan, json.loads(file.read_text(encoding="utf-8")), str(file))
     except FileNotFoundError as error:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from benchmark.cell import Plan
 from benchmark.records import Store
 from results.measured import Measurements, Outcome
-from results.published import Number, PublishedTable, load_published
+from results.published import Number, PublishedTable
 from results.scale import labelled
 from results.tables import Block, Footnotes, Table, Text, one_line
 
@@ -44,16 +44,15 @@ class Comparison:
         return self.outcome.mean - self.number.value
 
 
-def compare(name: str, plan: Plan | None, store: Store | None) -> list[Comparison]:
+def compare(table: PublishedTable, plan: Plan | None, store: Store | None) -> list[Comparison]:
     """Every number of a published table beside what the plan's cells have measured; without a plan nothing is."""
-    table = load_published(name)
     measurements = Measurements(table, plan, store)
     return [_compared(number, measurements) for number in table.numbers()]
 
 
-def published_table(name: str, plan: Plan | None, store: Store | None) -> Table:
+def published_table(name: str, table: PublishedTable, plan: Plan | None, store: Store | None) -> Table:
     """For `results.render.render`: one line a number, one block a group of rows."""
-    table, comparisons, footnotes = load_published(name), compare(name, plan, store), Footnotes()
+    comparisons, footnotes = compare(table, plan, store), Footnotes()
     blocks = tuple(_block(group.name, [c for c in comparisons if c.number.group is group], table, footnotes) for group in table.groups)
     data = tuple(_plain(name, table, comparison) for comparison in comparisons)
     title = labelled(table.title, [cell.cell for cell in plan.cells] if plan else [])

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from benchmark.cell import Plan, Planned
 from benchmark.errors import UserError
+from benchmark.grid import Sweep, load_sweep
 from benchmark.records import Store
 from results.leaderboard import leaderboard
 from results.published import SHARE, Column, Group, PublishedTable, Row
@@ -81,7 +82,8 @@ class Measurements:
             return self._share(cell)
         where = cell.cell.parts[part]
         metrics = self._values.get((cell.id, where.task, where.dataset.name), {})
-        value, state = metrics.get(column.measured, (math.nan, f"absent: the cell does not report {column.measured}"))
+        names = [name for name in metrics if _same(name, column.measured, loosely=bool(small(cell.cell)))]
+        value, state = metrics[names[0]] if names else (math.nan, f"absent: the cell does not report {column.measured}")
         return (value, state) if state != "done" or math.isfinite(value) else (value, f"absent: the value is {value}")
 
     def _share(self, cell: Planned) -> tuple[float, str]:
@@ -97,9 +99,9 @@ class Measurements:
     def _cells(self) -> dict[tuple[str, str, str], list[tuple[Planned, int]]]:
         """Cells and the place of the task in them, by method, backbone and task/dataset; under "" each cell once."""
         found: dict[tuple[str, str, str], list[tuple[Planned, int]]] = {}
-        for cell in self.plan.cells if self.plan else ():
-            for part, where in enumerate(cell.cell.parts):
-                found.setdefault((cell.row, cell.backbone, where.name), []).append((cell, part))
+        for cell, names in _named(self.plan) if self.plan else ():
+            for part, name in enumerate(names):
+                found.setdefault((cell.row, cell.backbone, name), []).append((cell, part))
         for (method, backbone, _), cells in list(found.items()):
             found.setdefault((method, backbone, ""), cells)  # of several tasks the first
         return found
@@ -116,6 +118,38 @@ class Measurements:
             name = dataset.partition(" (joint: ")[0]
             found.setdefault((cell, task, name), {})[metric] = (value, state)
         return found
+
+
+def _same(name: str, wanted: str, *, loosely: bool) -> bool:
+    """Whether a metric is the wanted one; loosely, with another tokenizer too, which small cells have."""
+    return name == wanted or (loosely and name.partition(" (")[0] == wanted)
+
+
+def _named(plan: Plan) -> Iterator[tuple[Planned, tuple[str, ...]]]:
+    """Cells, and their tasks as the sweep names them: at another scale its datasets are replaced, one by one."""
+    sweep, _, scale = plan.sweep.partition("@")
+    if not scale:
+        yield from ((cell, tuple(part.name for part in cell.cell.parts)) for cell in plan.cells)
+        return
+    entries = list(_entries(load_sweep(sweep)))
+    groups: dict[tuple[str, str, int], list[Planned]] = {}
+    for cell in plan.cells:
+        groups.setdefault((cell.row, cell.backbone, cell.seed), []).append(cell)
+    for (row, backbone, _), cells in groups.items():
+        own = [names for names, on in entries if not on or backbone in on]
+        if len(own) != len(cells):
+            raise UserError(
+                f"the plan of {plan.sweep} holds {len(cells)} tasks of {row} on {backbone}, the sweep {len(own)}; launch it again"
+            )
+        yield from zip(cells, own, strict=True)
+
+
+def _entries(sweep: Sweep) -> Iterator[tuple[tuple[str, ...], Sequence[str]]]:
+    """The task/dataset names of each `tasks:` entry, and the only backbones it is for."""
+    for item in sweep.tasks:
+        on = item.get("on", ()) if isinstance(item, Mapping) else ()
+        places = item["joint"] if isinstance(item, Mapping) and "joint" in item else (item,)
+        yield tuple(place if isinstance(place, str) else f"{place['task']}/{place['dataset']}" for place in places), on
 
 
 def _joined(parts: Sequence[Outcome], compute: Callable[[Sequence[float]], float]) -> Outcome:
