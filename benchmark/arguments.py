@@ -86,6 +86,7 @@ def _looking_back(commands: Any) -> None:
     table = _command(commands, "table", "mean and standard deviation over seeds, from the records")
     _sweep_argument(table)
     _root_flag(table)
+    table.add_argument("--scale", default="", metavar="NAME", help="what was measured at another scale, such as tiny")
     form, content = table.add_mutually_exclusive_group(), table.add_mutually_exclusive_group()
     form.add_argument("--format", choices=("text", "md", "latex", "csv", "json"), default="text")
     form.add_argument("--json", action="store_const", const="json", dest="format", help="the same as --format json")

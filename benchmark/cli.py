@@ -37,8 +37,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _root(options: argparse.Namespace) -> Path | None:
     """The result folder: as given, or runs/ and the sweep's name; None where `plan` has none to look at."""
     given: Path | None = options.root
-    default = Path("runs") / Path(options.sweep).stem
+    own = options.sweep.endswith((".yaml", ".yml"))
+    default = Path("runs") / (Path(options.sweep).stem if own else _swept(options.sweep))
     return given or (default if options.command != "plan" or default.exists() else None)
+
+
+def _swept(name: str) -> str:
+    """The sweep that belongs to a published table's name; any other name as it is."""
+    from benchmark.grid import sweep_names
+    from results.published import load_published, published_names
+
+    return (load_published(name).sweep or name) if name in published_names() and name not in sweep_names() else name
 
 
 def _how_to_go_on(options: argparse.Namespace) -> str:
@@ -187,17 +196,37 @@ def _status(options: argparse.Namespace) -> int:
 
 
 def _table(options: argparse.Namespace) -> int:
-    from benchmark.grid import load_plan
-    from benchmark.records import Store
-    from results.leaderboard import leaderboard
+    from results.published import published_names
     from results.render import render
-    from results.tables import cost_table, score_table
 
-    board = leaderboard(load_plan(options.sweep, options.root), Store(options.root))
-    table = cost_table(board) if options.costs else score_table(board, details=options.details)
+    published = options.sweep in published_names() and not (options.costs or options.details)
+    table = _published(options) if published else _board(options)
     form = {"md": "markdown"}.get(options.format, options.format)
     print(render(table, form, colour=sys.stdout.isatty()), end="")
     return 0
+
+
+def _published(options: argparse.Namespace) -> Any:
+    """A paper's table beside what the sweep's cells have measured, if it was launched."""
+    from benchmark.grid import load_plan, plan_file
+    from benchmark.records import Store
+    from results.compare import published_table
+    from results.published import load_published
+
+    sweep = _swept(options.sweep)
+    launched = plan_file(options.root, sweep, options.scale).exists()
+    plan = load_plan(sweep, options.root, options.scale) if launched else None
+    return published_table(options.sweep, load_published(options.sweep), plan, Store(options.root))
+
+
+def _board(options: argparse.Namespace) -> Any:
+    from benchmark.grid import load_plan
+    from benchmark.records import Store
+    from results.leaderboard import leaderboard
+    from results.tables import cost_table, score_table
+
+    board = leaderboard(load_plan(options.sweep, options.root, options.scale), Store(options.root))
+    return cost_table(board) if options.costs else score_table(board, details=options.details)
 
 
 def _bench(options: argparse.Namespace) -> int:

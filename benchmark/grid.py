@@ -24,7 +24,7 @@ from benchmark.errors import UserError, did_you_mean, located
 from benchmark.recipes import Layer, resolve, sweep_layers
 from benchmark.registry import Registry
 
-HERE = Path(__file__).resolve().parent
+SWEEPS = Path(__file__).resolve().parent / "sweeps"
 METHODS: Registry[Any] = Registry("method", "baselines", "methods")
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what every generator takes
 NonEmpty = Annotated[tuple[Any, ...], Field(min_length=1)]
@@ -75,12 +75,19 @@ class Entry(Config):
     name: str
     label: str = ""
     on: tuple[str, ...] = ()  # of a method: labels of the only backbones to cross it with
+    by_task: dict[str, dict[str, JSON]] = field(default_factory=dict)  # of a method: settings that differ from task to task
     settings: dict[str, JSON] = field(default_factory=dict)
     protocol: dict[str, JSON] = field(default_factory=dict)
 
-    def layer(self, kind: str) -> Layer:
-        """Its settings, and where they stand."""
-        return Layer(f"{kind} '{self.label}'", self.settings)
+    def layers(self, kind: str, task: str = "") -> tuple[Layer, ...]:
+        """Its settings, those of a task over them, and where they stand."""
+        where = f"{kind} '{self.label}'"
+        own = (Layer(f"{where}, by_task: {task}", self.by_task[task]),) if task in self.by_task else ()
+        return (Layer(where, self.settings), *own)
+
+    def at(self, task: str) -> Entry:
+        """The entry as it is for a task."""
+        return replace(self, settings={**self.settings, **self.by_task.get(task, {})})
 
 
 @dataclass(frozen=True)
@@ -119,8 +126,14 @@ class Sweep(Config):
 
 
 def sweep_names() -> tuple[str, ...]:
-    """Names of the shipped sweeps."""
-    return tuple(sorted(path.stem for path in (HERE / "sweeps").glob("*.yaml")))
+    """Names of the shipped sweeps; those in a folder are called folder/name."""
+    return tuple(sorted(sweep_name(path) for path in SWEEPS.rglob("*.yaml")))
+
+
+def sweep_name(path: Path) -> str:
+    """What a sweep's file is called: a shipped one by its place among them, a user's own by its file's name."""
+    shipped = path.resolve().is_relative_to(SWEEPS)
+    return path.resolve().relative_to(SWEEPS).with_suffix("").as_posix() if shipped else path.stem
 
 
 def sweep_path(name_or_path: str) -> Path:
@@ -128,7 +141,7 @@ def sweep_path(name_or_path: str) -> Path:
     if name_or_path.endswith((".yaml", ".yml")):
         return Path(name_or_path)
     if name_or_path in sweep_names():
-        return HERE / "sweeps" / f"{name_or_path}.yaml"
+        return SWEEPS / f"{name_or_path}.yaml"
     raise UserError(f"unknown sweep '{name_or_path}'{did_you_mean(name_or_path, sweep_names())}; or give a path ending in .yaml")
 
 
@@ -148,20 +161,20 @@ def fingerprint(path: Path) -> str:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
 
 
-def plan_file(root: Path, sweep: str) -> Path:
-    """Where a launched sweep's plan lies."""
-    return root / "sweeps" / f"{sweep}.json"
+def plan_file(root: Path, sweep: str, scale: str = "") -> Path:
+    """Where a launched sweep's plan lies; at another scale than its own, under NAME@SCALE."""
+    return root / "sweeps" / f"{sweep}{f'@{scale}' if scale else ''}.json"
 
 
-def load_plan(name_or_path: str, root: Path) -> Plan:
+def load_plan(name_or_path: str, root: Path, scale: str = "") -> Plan:
     """The plan that `vlpeft sweep` left in a result folder. Raises UserError if there is none or the sweep has changed since."""
     path = sweep_path(name_or_path)
-    file = plan_file(root, path.stem)
-    again = f"run `vlpeft sweep {name_or_path} --root {root}`"
+    file = plan_file(root, sweep_name(path), scale)
+    again = f"run `vlpeft sweep {name_or_path} --root {root}{f' --scale {scale}' if scale else ''}`"
     try:
         plan = parse(Plan, json.loads(file.read_text(encoding="utf-8")), str(file))
     except FileNotFoundError as error:
-        raise UserError(f"{root} holds no results of the sweep '{path.stem}'; {again}") from error
+        raise UserError(f"{root} holds no results of the sweep '{sweep_name(path)}'; {again}") from error
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read {file} ({error}); {again}") from error
     if plan.source != fingerprint(path):
@@ -182,6 +195,7 @@ def crossed(name_or_path: str) -> list[Crossed]:
     backbones = [(e, _resolve(BACKBONES, e, f"{where}: backbone '{e.label}'")) for e in sweep.entries("backbones", where)]
     tasks = [_tasks(item, path, f"{where}: tasks[{i}]") for i, item in enumerate(sweep.tasks)]
     _check_on(methods, tasks, backbones, where)
+    _check_by_task([entry for entry, _ in methods], [entry for entry, _ in backbones], tasks, where)
     return list(_cross(sweep, where, methods, backbones, tasks))
 
 
@@ -195,13 +209,15 @@ def _cross(
     for (backbone, model), chosen, (method, way), seed in product(backbones, tasks, methods, sweep.seeds):
         if any(on and backbone.label not in on for on in (chosen.on, method.on)):
             continue
+        if method.by_task:
+            way = _resolve(METHODS, method.at(chosen.places[0].task), f"{where}: method '{method.label}'")  # noqa: PLW2901
         layers = tuple(_layers(sweep, place, ((method, way), (backbone, model)), f"{where}: protocol") for place in chosen.places)
         recipes = [resolve(each, f"{where}: protocol") for each in layers]
         first, *also = (Part(place.task, place.spec, recipe) for place, recipe in zip(chosen.places, recipes, strict=True))
         cell = Cell(way, model, first.task, first.dataset, first.protocol, seed, tuple(also))
         task, dataset = ("+".join(dict.fromkeys(names)) for names in zip(*((p.task, p.dataset.name) for p in cell.parts), strict=True))
         planned = Planned(cell.id, method.label, backbone.label, task, dataset, seed, cell)
-        yield Crossed(planned, chosen.places, (method.layer("method"),), (backbone.layer("backbone"),), layers)
+        yield Crossed(planned, chosen.places, method.layers("method", first.task), backbone.layers("backbone"), layers)
 
 
 def _check_on(methods: list[tuple[Entry, Choice]], tasks: list[Tasks], backbones: list[tuple[Entry, Choice]], where: str) -> None:
@@ -214,6 +230,17 @@ def _check_on(methods: list[tuple[Entry, Choice]], tasks: list[Tasks], backbones
     for entry, _ in backbones:
         if entry.on:
             raise UserError(f"{where}: backbone '{entry.label}': `on` belongs to a method or a task; remove it")
+
+
+def _check_by_task(methods: list[Entry], backbones: list[Entry], tasks: list[Tasks], where: str) -> None:
+    known = {chosen.places[0].task for chosen in tasks if len(chosen.places) == 1}
+    for entry in methods:
+        for task in entry.by_task:
+            if task not in known:
+                raise UserError(f"{where}: method '{entry.label}': by_task: no task '{task}' alone here{did_you_mean(task, known)}")
+    for entry in backbones:
+        if entry.by_task:
+            raise UserError(f"{where}: backbone '{entry.label}': `by_task` belongs to a method; remove it")
 
 
 def _layers(sweep: Sweep, place: Place, entries: tuple[tuple[Entry, Choice], tuple[Entry, Choice]], where: str) -> tuple[Layer, ...]:
@@ -232,7 +259,7 @@ def _entry(item: JSON, where: str) -> Entry:
         return Entry(item)
     if not isinstance(item, dict) or "name" not in item:
         raise UserError(f"{where}: write a name, or a mapping with `name:` and settings, got {json.dumps(item, default=str)[:80]}")
-    own = {key: item[key] for key in ("name", "label", "on", "protocol") if key in item}
+    own = {key: item[key] for key in ("name", "label", "on", "by_task", "protocol") if key in item}
     return parse(Entry, {**own, "settings": {k: v for k, v in item.items() if k not in own}}, where)
 
 

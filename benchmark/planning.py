@@ -15,7 +15,7 @@ from benchmark.cell import Cell, Part, Plan, Planned
 from benchmark.config import Protocol, dump, parse
 from benchmark.cost import parameters
 from benchmark.errors import DataError, UserError, did_you_mean, located
-from benchmark.grid import METHODS, expand, fingerprint, load_sweep, plan_file, sweep_path
+from benchmark.grid import METHODS, expand, fingerprint, load_sweep, plan_file, sweep_name, sweep_path
 from benchmark.inputs import Inputs
 from benchmark.metrics import METRICS
 from benchmark.records import Store, to_json, write_atomically
@@ -38,7 +38,8 @@ def plan(name_or_path: str, *, need_data: bool) -> Plan:
     _refuse_equal_cells(cells, str(path))
     if not any(not cell.skipped for cell in cells):
         raise UserError(f"{path}: nothing to run: all {len(cells)} cells are skipped; the first: {cells[0].skipped}")
-    return Plan(path.stem, sweep.title or path.stem, sweep.notes, fingerprint(path), cells)
+    name = sweep_name(path)
+    return Plan(name, sweep.title or name, sweep.notes, fingerprint(path), cells)
 
 
 def save_plan(plan_: Plan, root: Path) -> None:

@@ -30,6 +30,7 @@ from benchmark.metrics import METRICS
 from benchmark.records import Record, Store
 from benchmark.tasks import TASKS
 from results.attempts import failure
+from results.scale import labelled
 
 COSTS = ("steps", "train_seconds", "eval_seconds", "cpu_seconds", "step_ms", "peak_memory_mb", "delta_bytes")
 PARAMETERS = ("trainable", "head", "total")
@@ -70,7 +71,7 @@ def leaderboard(plan: Plan, store: Store) -> Leaderboard:
     failures = {cell_id: found.reason for cell_id, found in undone.items() if found is not None}
     rows = [row for p, part in _parts(plan) for row in _rows(p, part, records.get(p.id), failures.get(p.id, ""), metrics[_group(p, part)])]
     frame = pd.DataFrame(rows, columns=list(SCHEMA)).astype(SCHEMA)
-    return Leaderboard(plan.title or plan.sweep, plan.notes, frame)
+    return Leaderboard(labelled(plan.title or plan.sweep, [p.cell for p in plan.cells]), plan.notes, frame)
 
 
 def _parts(plan: Plan) -> Iterator[tuple[Planned, int]]:

@@ -22,6 +22,7 @@ from benchmark.recipes import load_protocol, protocol_names
 from benchmark.records import Store
 from benchmark.registry import Registry, fields_of
 from benchmark.tasks import TASKS
+from results.published import load_published, published_names
 from results.status import status
 from results.tables import Block, Table, Text, one_line
 
@@ -36,7 +37,7 @@ def listing(what: str) -> list[dict[str, Any]]:
         cards = map(load_card, dataset_names())
         return [{"name": c.name, "tasks": list(c.tasks), "format": c.format, "licence": c.licence, "summary": c.summary} for c in cards]
     if what == "sweeps":
-        return [{"name": name, "title": load_sweep(name).title, "summary": load_sweep(name).summary} for name in sweep_names()]
+        return _sweeps()
     if what == "protocols":
         return _protocols()
     rows = []
@@ -44,6 +45,23 @@ def listing(what: str) -> list[dict[str, Any]]:
         options = {key: list(value) if isinstance(value, tuple) else value for key, value in entry.options.items()}
         rows.append({"name": entry.name, **options, **_fields(entry.settings, entry.choices), "summary": entry.summary})
     return rows
+
+
+def _sweeps() -> list[dict[str, Any]]:
+    """Shipped sweeps, those of papers behind the others, and papers' tables that no sweep can reproduce."""
+    names = sorted({*sweep_names(), *published_names()}, key=lambda name: ("/" in name, name))
+    return [_sweep(name) if name in sweep_names() else _without_sweep(name) for name in names]
+
+
+def _sweep(name: str) -> dict[str, Any]:
+    sweep = load_sweep(name)
+    return {"name": name, "title": sweep.title, "summary": sweep.summary}
+
+
+def _without_sweep(name: str) -> dict[str, Any]:
+    table = load_published(name)
+    why = f"numbers for the cells of {table.sweep}" if table.sweep else "no sweep: nothing here can reproduce it"
+    return {"name": name, "title": table.title, "summary": f"{table.table} ({why}; see `vlpeft table {name}`)"}
 
 
 def _protocols() -> list[dict[str, Any]]:
@@ -75,13 +93,20 @@ def listing_text(rows: Sequence[dict[str, Any]], width: int = 110) -> str:
     """For people: one entry a paragraph, what it is and how to set it, wrapped."""
     indent = 2 + max(len(row["name"]) for row in rows)
     lines: list[str] = []
-    for row in rows:
+    for row, before in zip(rows, [*rows[:1], *rows], strict=False):
+        if _folder(row["name"]) != _folder(before["name"]):
+            lines.append("")
         wrap = TextWrapper(width, initial_indent=row["name"].ljust(indent), subsequent_indent=" " * indent)
         lines += wrap.wrap(_about(row))
         if row.get("settings"):
             wrap = TextWrapper(width, initial_indent=" " * indent, subsequent_indent=" " * indent)
             lines += (line.replace(GLUE, " ") for line in wrap.wrap(_settings(row)))
     return "\n".join(lines) + "\n"
+
+
+def _folder(name: str) -> str:
+    """The part before a slash; names of sweeps alone have one."""
+    return name.rpartition("/")[0]
 
 
 def plan_rows(plan: Plan, root: Path | None) -> list[dict[str, Any]]:

@@ -23,12 +23,14 @@ from transformers.models.blip.modeling_blip_text import BlipTextLMHeadModel, Bli
 
 from benchmark.attention import attend
 from benchmark.backbones.vision import Triple, normalisation
-from benchmark.backbones.weights import Source
+from benchmark.backbones.weights import Source, reads_weights
 from benchmark.errors import UserError
 
 CLASSES = {"decoder": BlipForConditionalGeneration, "vqa": BlipForQuestionAnswering}
 CLIP: tuple[Triple, Triple] = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 BERT = "bert-base-uncased"  # the tokenizer of BLIP's own checkpoints, which hold none
+# The file that BLIP's papers start from, by the hub's models of its geometry: so it can be planned where it does not lie.
+KNOWN_FILES = {"model_base_capfilt_large.pth": {"decoder": "Salesforce/blip-image-captioning-base", "vqa": "Salesforce/blip-vqa-base"}}
 SEP, PAD = 102, 0  # of that tokenizer; [DEC] and [ENC] are the last two of the vocabulary
 
 # From BLIP's own names to those of transformers; the names inside its text towers are the same.
@@ -57,7 +59,10 @@ class Weights(NamedTuple):
 def load(weights: str, tokenizer: str | None, form: str, image_size: int) -> Weights:
     """Towers of a form, at an image size. Raises UserError where the checkpoint does not hold them."""
     source = Source.parse(weights, tiny="blip")
-    if weights.endswith(".pth"):
+    known = KNOWN_FILES.get(Path(weights).name)
+    if known and not reads_weights() and not Path(weights).exists():
+        model, (mean, std) = Source.parse(known[form], tiny="blip").model(CLASSES[form]), CLIP
+    elif weights.endswith(".pth"):
         model, (mean, std) = load_original(Path(weights), form), CLIP
     else:
         check_form(source, form)
