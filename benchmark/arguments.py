@@ -50,6 +50,7 @@ def _looking_ahead(commands: Any) -> None:
     plan = _command(commands, "plan", "every cell of a sweep: id, runnable or skipped and why, trainable parameters, state")
     plan.description = PLAN
     _sweep_argument(plan)
+    _scale_flag(plan)
     plan.add_argument("--root", type=Path, help="result folder whose state to show (default: runs/ and the sweep's name, if there is one)")
     plan.add_argument("--explain", metavar="CELL", help="every setting of one cell and where it comes from; CELL is a beginning of its id")
     _json_flag(plan)
@@ -67,10 +68,12 @@ def _looking_ahead(commands: Any) -> None:
 def _running(commands: Any) -> None:
     run = _command(commands, "run", "run one cell here and now")
     _sweep_argument(run)
+    _scale_flag(run)
     run.add_argument("--cell", required=True, metavar="ID", help="cell id, as `vlpeft plan` prints it (a unique beginning will do)")
     _run_flags(run)
     sweep = _command(commands, "sweep", "run all cells that are not done, then print the tables; again: only what is missing")
     _sweep_argument(sweep)
+    _scale_flag(sweep)
     sweep.add_argument(
         "--on", choices=("inline", "local"), default="local", help="inline: in this process; local: in worker processes (default)"
     )
@@ -81,12 +84,13 @@ def _running(commands: Any) -> None:
 def _looking_back(commands: Any) -> None:
     status = _command(commands, "status", "where each cell stands")
     _sweep_argument(status)
+    _scale_flag(status)
     _root_flag(status)
     _json_flag(status)
     table = _command(commands, "table", "mean and standard deviation over seeds, from the records")
     _sweep_argument(table)
     _root_flag(table)
-    table.add_argument("--scale", default="", metavar="NAME", help="what was measured at another scale, such as tiny")
+    _scale_flag(table)
     form, content = table.add_mutually_exclusive_group(), table.add_mutually_exclusive_group()
     form.add_argument("--format", choices=("text", "md", "latex", "csv", "json"), default="text")
     form.add_argument("--json", action="store_const", const="json", dest="format", help="the same as --format json")
@@ -124,6 +128,12 @@ def _positive(text: str) -> int:
 
 def _sweep_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("sweep", metavar="SWEEP", help="a shipped sweep's name, or the path of a YAML file")
+
+
+def _scale_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--scale", default="", metavar="NAME", help="the cells at another size; tiny: tiny towers, drawn data, minutes"
+    )
 
 
 def _root_flag(parser: argparse.ArgumentParser) -> None:
