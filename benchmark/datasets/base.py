@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from benchmark.config import Config
 
 Pixels = NDArray[np.uint8]  # (height, width, 3), RGB
+Features = NDArray[np.float32]  # (tokens, width)
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Example:
     """
 
     id: str
-    images: tuple[str, ...]  # ids for `DataFormat.image`
+    images: tuple[str, ...]  # ids for `DataFormat.image` or `DataFormat.features`
     question: str
     answers: tuple[str, ...]
     kind: str = ""  # question type, for breakdowns
@@ -34,7 +35,7 @@ class Example:
 
 @dataclass(frozen=True)
 class DataFormat(Config, ABC):
-    """A file format: its fields are the keys of a dataset YAML (`format`, `summary`, `licence` and `homepage` aside).
+    """A file format: its fields are the keys of a dataset YAML (those of `benchmark.datasets.Card` aside).
 
     `root` is where the files lie; it is no part of a cell's identity. Building the object reads no file; every method
     but `splits` may.
@@ -56,6 +57,23 @@ class DataFormat(Config, ABC):
     @abstractmethod
     def image(self, image: str) -> Pixels:
         """Decode one image by the id its examples use. Raises DataError naming the file."""
+
+    def features(self, image: str) -> Features | None:
+        """Precomputed visual features of an image, (tokens, width); None where the dataset gives pixels.
+
+        An id that ends in ".h5" is a feature file below `root`: a dataset gives all its images as features or none, and
+        then `image` raises DataError for all of them. Raises DataError naming the file where it is missing or damaged.
+        """
+        if not image.endswith(".h5"):
+            return None
+        from benchmark.datasets.hdf5 import read_features
+
+        return read_features(Path(self.root) / image)
+
+    def counts(self, split: str, examples: Sequence[Example]) -> dict[str, int]:  # noqa: ARG002
+        """What `vlpeft data check` compares with the `expected` numbers of the dataset's YAML; `examples` are the split's."""
+        images = {image for example in examples for image in example.images}
+        return {"examples": len(examples), "images": len(images), "answers": sum(len(example.answers) for example in examples)}
 
     def image_stamp(self, image: str) -> str:
         """Changes when the image's file does: its size and time of change. "" for images that are not files below `root`."""
