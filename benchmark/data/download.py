@@ -20,7 +20,7 @@ from benchmark.data.unpack import unpack
 from benchmark.datasets.sources import Download
 from benchmark.errors import UserError
 
-CHUNK = 1 << 20
+CHUNK = 1 << 16  # so much of what came is lost at most when a connection is cut
 MIB = 1 << 20
 TRIES = 4  # without a byte of progress
 PAUSE = 2.0  # seconds before the next try, times the tries so far
@@ -142,7 +142,8 @@ def _append(answer: requests.Response, part: Path, start: int, url: str, watch: 
         file.truncate()
         for chunk in answer.iter_content(CHUNK):
             file.write(chunk)
-            watch(f"fetch MiB of {part.stem}", file.tell() // MIB, total // MIB if total is not None else None)
+            if file.tell() % MIB < len(chunk):
+                watch(f"fetch MiB of {part.stem}", file.tell() // MIB, total // MIB if total is not None else None)
         done = file.tell()
     if total is not None and done < total:
         raise _Cut(f"{done:,} of {total:,} bytes came")

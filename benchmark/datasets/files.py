@@ -174,7 +174,7 @@ def find_images(root: Path, folders: Sequence[str], wanted: Iterable[tuple[str, 
     if missing:
         record, name = missing[0]
         count, where = len({name for _, name in missing}), " or ".join(str(root / folder) for folder in folders)
-        raise DataError(f"{record}: its image {name} is not in {where}, {count} are missing; unpack the images there")
+        raise DataError(f"{record}: its image {name} is missing in {where}, {count} missing there; unpack the images there")
     return {name: places[name] for _, name in pairs}
 
 
