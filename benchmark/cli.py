@@ -232,49 +232,15 @@ def _board(options: argparse.Namespace) -> Any:
 
 
 def _data_check(options: argparse.Namespace) -> int:
-    from dataclasses import asdict
+    from benchmark.data.command import check_files
 
-    from benchmark.data.check import check, report_text
-    from benchmark.progress import PhaseProgress
-
-    with PhaseProgress(options.name) as progress:
-        report = check(options.name, options.path, options.split, options.images, progress)
-    print(json.dumps(asdict(report), indent=1, ensure_ascii=False) if options.json else report_text(report))
-    for problem in report.problems:
-        print(f"vlpeft: error: {problem}", file=sys.stderr)
-    for line in report.to_get:
-        print(f"vlpeft: to get: {line}", file=sys.stderr)
-    return 2 if report.problems else 0
+    return check_files(options.name, options.path, options.split, images=options.images, as_json=options.json)
 
 
 def _data_download(options: argparse.Namespace) -> int:
-    from benchmark.data.check import by_hand, located_spec
-    from benchmark.data.download import download
-    from benchmark.datasets import load_card
-    from benchmark.progress import PhaseProgress
+    from benchmark.data.command import download_files
 
-    card, root = load_card(options.name), Path(located_spec(options.name, options.path).root)
-    wanted = [source for source in card.downloads if source.missing(root)]
-    print(f"{card.name}: {card.summary or 'no summary'}\nlicence: {card.licence or 'not stated'}\nterms: {card.homepage or 'not stated'}")
-    for source in wanted:
-        print(f"to fetch: {source.url}{f' ({source.bytes:,} bytes)' if source.bytes else ''}")
-    if wanted and not options.yes:
-        _accept(card.name)
-    with PhaseProgress(card.name) as progress:
-        fetched = download(card.downloads, root, progress) if wanted else []
-    print(f"fetched into {root}: {', '.join(fetched)}" if fetched else f"nothing to fetch for {root}")
-    for request in card.by_hand:
-        if gone := request.missing(root):
-            print(f"by hand: {by_hand(request, gone, root)}")
-    return 0
-
-
-def _accept(name: str) -> None:
-    """Ask whether the licence is accepted. Raises UserError for no, and where nobody can answer."""
-    if not sys.stdin.isatty():
-        raise UserError(f"the licence of '{name}' must be accepted before its files are fetched: read its terms, then add --yes")
-    if input("Do you accept this licence? [y/N] ").strip().lower() not in ("y", "yes"):
-        raise UserError(f"the licence of '{name}' was not accepted; nothing was fetched")
+    return download_files(options.name, options.path, accepted=options.yes)
 
 
 def _bench(options: argparse.Namespace) -> int:

@@ -126,10 +126,11 @@ def _broken(data: DataFormat, split: str, examples: Sequence[Example], watch: Wa
         for image in example.images:
             owner.setdefault(image, example.id)
 
+    read = data.features if data.precomputed else data.image
+
     def problem(image: str) -> str:
         try:
-            if data.features(image) is None:
-                data.image(image)
+            read(image)
         except DataError as error:
             return f"{split}: example {owner[image]}: {error}"
         return ""

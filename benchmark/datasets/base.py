@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmark.config import Config
+from benchmark.errors import DataError
 
 Pixels = NDArray[np.uint8]  # (height, width, 3), RGB
 Features = NDArray[np.float32]  # (tokens, width)
@@ -58,17 +59,17 @@ class DataFormat(Config, ABC):
     def image(self, image: str) -> Pixels:
         """Decode one image by the id its examples use. Raises DataError naming the file."""
 
-    def features(self, image: str) -> Features | None:
-        """Precomputed visual features of an image, (tokens, width); None where the dataset gives pixels.
+    @property
+    def precomputed(self) -> bool:
+        """Whether the images are given as features (by `features`), not as pixels (by `image`); no file is read to know."""
+        return False
 
-        An id that ends in ".h5" is a feature file below `root`: a dataset gives all its images as features or none, and
-        then `image` raises DataError for all of them. Raises DataError naming the file where it is missing or damaged.
+    def features(self, image: str) -> Features:
+        """The features of one image by its id, (tokens, width), of a dataset that is `precomputed`.
+
+        Raises DataError naming the file where it is missing or damaged, and for datasets of pixels.
         """
-        if not image.endswith(".h5"):
-            return None
-        from benchmark.datasets.hdf5 import read_features
-
-        return read_features(Path(self.root) / image)
+        raise DataError(f"data format '{self.name}' gives images, not features: {image}; use a backbone with a vision tower")
 
     def counts(self, split: str, examples: Sequence[Example]) -> dict[str, int]:  # noqa: ARG002
         """What `vlpeft data check` compares with the `expected` numbers of the dataset's YAML; `examples` are the split's."""

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from benchmark.datasets.base import DataFormat, Pixels
+from benchmark.datasets.base import DataFormat, Features, Pixels
 from benchmark.errors import DataError, did_you_mean
 
 Row = dict[str, Any]
@@ -34,6 +34,14 @@ class FileFormat(DataFormat):
     def image(self, image: str) -> Pixels:
         """Decode one image by its path below `root`. Raises DataError naming the file."""
         return decode_image(Path(self.root) / image)
+
+    def features(self, image: str) -> Features:
+        """Read one feature file by its path below `root`. Raises DataError naming the file."""
+        if not self.precomputed:
+            return super().features(image)
+        from benchmark.datasets.hdf5 import read_features
+
+        return read_features(Path(self.root) / image)
 
     def fingerprint(self) -> str:
         """Hash (12 hex digits) of the bytes of every annotation file; images are not read."""

@@ -55,6 +55,11 @@ class Karpathy(FileFormat):
             require_images(Path(self.root) / folder, names)
         return examples
 
+    @property
+    def precomputed(self) -> bool:
+        """Where there is a folder of features."""
+        return bool(self.feature_folder)
+
     def annotation_files(self) -> Mapping[str, str]:
         """The one file, whichever part is used."""
         return {"captions": self.file}

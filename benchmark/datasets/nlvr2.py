@@ -34,7 +34,7 @@ class NLVR2(FileFormat):
       dev-850-0-1 are dev-850-0-img0 and dev-850-0-img1.
     * vl_t5: a list of `identifier`, `sent`, `img0`, `img1` and `label` (1 or 0).
 
-    `pattern` makes a file name of an image's id, which it calls {image}.
+    `pattern` makes a file name of an image's id, which it calls {image}; one of feature files ends in .h5.
     """
 
     files: dict[str, StatementFiles]
@@ -47,6 +47,11 @@ class NLVR2(FileFormat):
     def splits(self) -> tuple[str, ...]:
         """Names of the splits: the keys of `files`."""
         return tuple(self.files)
+
+    @property
+    def precomputed(self) -> bool:
+        """A pattern that ends in .h5 names feature files."""
+        return self.pattern.endswith(".h5")
 
     def annotation_files(self) -> Mapping[str, str]:
         """Every split's statements."""

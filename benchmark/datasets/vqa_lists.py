@@ -60,7 +60,7 @@ class VQALists(FileFormat):
       `label` must hold one answer of score 1, as GQA's does.
     * blip: a list; `question_id`, `image` (its folders do not count), `question`, and the texts of `answer`.
 
-    `pattern` makes a file name of the image's id, which it calls {image}.
+    `pattern` makes a file name of the image's id, which it calls {image}; one of feature files ends in .h5.
     """
 
     layout: Layout
@@ -73,6 +73,11 @@ class VQALists(FileFormat):
     def splits(self) -> tuple[str, ...]:
         """Names of the splits: the keys of `files`."""
         return tuple(self.files)
+
+    @property
+    def precomputed(self) -> bool:
+        """A pattern that ends in .h5 names feature files."""
+        return self.pattern.endswith(".h5")
 
     def annotation_files(self) -> Mapping[str, str]:
         """Every split's questions, and the answers where they lie apart."""

@@ -44,8 +44,7 @@ def json_files(root: Path) -> list[Path]:
 
 def read(data, image: str):
     """Features where the dataset gives them, pixels where not."""
-    found = data.features(image)
-    return data.image(image) if found is None else found
+    return (data.features if data.precomputed else data.image)(image)
 
 
 # What is read

@@ -134,7 +134,9 @@ def test_karpathys_captions_with_features_in_place_of_images(tmp_path):
 def test_datasets_of_pixels_give_no_features(tmp_path):
     write_sample("coco", tmp_path)
     data = opened("coco", tmp_path)
-    assert data.features(data.examples("captioning", "test")[0].images[0]) is None
+    assert not data.precomputed
+    with pytest.raises(DataError, match="'karpathy' gives images, not features: .*jpg; use a backbone with a vision tower"):
+        data.features(data.examples("captioning", "test")[0].images[0])
 
 
 # Bad records
