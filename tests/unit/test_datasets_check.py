@@ -172,6 +172,36 @@ def test_the_report_as_json(tmp_path, said):
     assert len(report["splits"][0]["problems"]) == 2
 
 
+BAD = {  # of each task one record that no reader takes: file, text in it, what replaces it
+    "vqav2_karpathy": ("vqa", "vit_roberta", "karpathy_train.json", '"question_id": 1000', '"question_id": 2000'),
+    "vizwiz_vqa": ("vqa", "vit_roberta", "Annotations/train.json", '"question": "What is can 0?"', '"question": null'),
+    "gqa": ("vqa", "vit_roberta", "train_balanced_questions.json", '"answer": "no"', '"answer": 0'),
+    "textcaps": ("captioning", "vit_gpt2", "TextCaps_0.1_train.json", '"image_id": "traincd"', '"image_id": "x"'),
+    "vizwiz_caps": ("captioning", "vit_gpt2", "annotations/train.json", '"is_rejected": false', '"is_rejected": 0'),
+    "snli_ve": ("entailment", "clip_bart", "snli_ve_train.jsonl", '"gold_label": "neutral"', '"gold_label": "-"'),
+    "nlvr2": ("nlvr2", "clip_bart", "train.json", '"label": "True"', '"label": "Yes"'),
+}
+
+
+@pytest.mark.parametrize("name", sorted(BAD))
+def test_a_sweep_says_the_same_as_the_check_before_anything_runs(tmp_path, capsys, said, name):
+    task, backbone, file, old, new = BAD[name]
+    path = write_sample(name, tmp_path) / file
+    path.write_text(path.read_text().replace(old, new, 1))
+    dataset = own(tmp_path, name)
+    (tmp_path / "one.yaml").write_text(
+        f"protocol: {{lr: 1e-3, steps: 1, eval_split: {located_spec(name, tmp_path).open().splits()[1]}}}\nseeds: [0]\nmethods: [bitfit]\n"
+        f"tasks: [{{task: {task}, dataset: {dataset}}}]\nbackbones: [{{name: {backbone}, text: tiny, vision: tiny}}]\n"
+    )
+    code, _, lines = said("check", dataset, "--split", "train")
+    assert code == 2
+    assert str(path) in lines[0]
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["sweep", str(tmp_path / "one.yaml"), "--root", str(tmp_path / "out"), "--on", "inline", "--device", "cpu"])
+    assert (ended.value.code, capsys.readouterr().err.splitlines()) == (2, lines)
+    assert not (tmp_path / "out").exists()
+
+
 def test_generated_data_pass(said):
     code, out, err = said("check", "easy_vqa")
     assert (code, err) == (0, [])

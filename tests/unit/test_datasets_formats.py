@@ -135,7 +135,7 @@ def test_datasets_of_pixels_give_no_features(tmp_path):
     write_sample("coco", tmp_path)
     data = opened("coco", tmp_path)
     assert not data.precomputed
-    with pytest.raises(DataError, match="'karpathy' gives images, not features: .*jpg; use a backbone with a vision tower"):
+    with pytest.raises(DataError, match=r"'karpathy' gives images, not features: .*jpg; use a backbone with a vision tower"):
         data.features(data.examples("captioning", "test")[0].images[0])
 
 
@@ -312,3 +312,14 @@ def test_a_bad_source_in_a_yaml_is_named(tmp_path, line, expected):
         load_spec(str(tmp_path / "mine.yaml"))
     assert expected in str(caught.value)
     assert str(tmp_path / "mine.yaml") in str(caught.value)
+
+
+def test_the_yaml_of_the_documentation_is_one(tmp_path):
+    page = Path(__file__).parents[2] / "docs/data.md"
+    text = page.read_text(encoding="utf-8")
+    (tmp_path / "mine.yaml").write_text(text.split("```yaml\n")[1].split("```")[0], encoding="utf-8")
+    assert load_spec(str(tmp_path / "mine.yaml")).tasks == ("vqa",)
+    assert load_card(str(tmp_path / "mine.yaml")).expected == {"test": {"examples": 26280}}
+    assert {name for name in dataset_names() if f"| {name} |" in text or f"{name}, " in text or f"{name} |" in text} >= set(SAMPLES) - {
+        "easy_vqa"
+    }
