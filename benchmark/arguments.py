@@ -15,6 +15,7 @@ EPILOG = """examples:
   vlpeft status quickstart --root runs/quickstart     where it stands
   vlpeft table quickstart --root runs/quickstart --format latex
   vlpeft list methods                                 what can be named in a sweep
+  vlpeft data check vqav2 --path /data/vqav2          are the files there, whole and the published ones
   vlpeft bench lora                                   how fast our LoRA is beside Hugging Face peft's
 
 SWEEP is a shipped sweep (`vlpeft list sweeps`) or the path of your own YAML file.
@@ -39,6 +40,7 @@ def parser() -> argparse.ArgumentParser:
     _looking_ahead(commands)
     _running(commands)
     _looking_back(commands)
+    _data(commands)
     _tools(commands)
     return parser
 
@@ -96,6 +98,25 @@ def _looking_back(commands: Any) -> None:
     form.add_argument("--json", action="store_const", const="json", dest="format", help="the same as --format json")
     content.add_argument("--costs", action="store_true", help="seconds and memory instead of scores")
     content.add_argument("--details", action="store_true", help="with scores by question type")
+
+
+def _data(commands: Any) -> None:
+    actions = _command(commands, "data", "check a dataset's files, or fetch them").add_subparsers(metavar="ACTION", required=True)
+    check = _command(actions, "check", "counts, ids, images and checksums of a dataset's files, and where to get what is missing")
+    check.set_defaults(command="data check")
+    _dataset_arguments(check)
+    check.add_argument("--split", metavar="SPLIT", help="this split only (default: all)")
+    check.add_argument("--images", action="store_true", help="decode every image too (default: only see that each is there)")
+    _json_flag(check)
+    fetch = _command(actions, "download", "fetch what is missing of a dataset; again: go on where it was cut")
+    fetch.set_defaults(command="data download")
+    _dataset_arguments(fetch)
+    fetch.add_argument("--yes", action="store_true", help="accept the licence without being asked")
+
+
+def _dataset_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", help="a shipped dataset (`vlpeft list datasets`), or the path of a YAML file")
+    parser.add_argument("--path", type=Path, metavar="DIR", help="folder of its files (default: $VLPEFT_DATA/NAME, or the YAML's `root`)")
 
 
 def _tools(commands: Any) -> None:

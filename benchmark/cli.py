@@ -52,6 +52,8 @@ def _swept(name: str) -> str:
 
 
 def _how_to_go_on(options: argparse.Namespace) -> str:
+    if options.command == "data download":
+        return "; run the same command again: what was fetched is kept"
     if options.command not in ("sweep", "run"):
         return ""
     seconds = f"{options.checkpoint_seconds:g}"
@@ -230,6 +232,18 @@ def _board(options: argparse.Namespace) -> Any:
     return cost_table(board) if options.costs else score_table(board, details=options.details)
 
 
+def _data_check(options: argparse.Namespace) -> int:
+    from benchmark.data.command import check_files
+
+    return check_files(options.name, options.path, options.split, images=options.images, as_json=options.json)
+
+
+def _data_download(options: argparse.Namespace) -> int:
+    from benchmark.data.command import download_files
+
+    return download_files(options.name, options.path, accepted=options.yes)
+
+
 def _bench(options: argparse.Namespace) -> int:
     from dataclasses import asdict
 
@@ -292,6 +306,8 @@ COMMANDS = {
     "sweep": _sweep,
     "status": _status,
     "table": _table,
+    "data check": _data_check,
+    "data download": _data_download,
     "bench": _bench,
     "pretrain": _pretrain,
 }

@@ -156,7 +156,15 @@ def incapable(cell: Cell) -> str:
             return f"{cell.backbone.name} does {', '.join(model.tasks)}, not {part.task}"
     if cell.also and not model.joint:
         return f"{cell.backbone.name} trains on one task at a time"
-    offers = parse(model, cell.backbone.settings, cell.backbone.name).offers()
+    config = parse(model, cell.backbone.settings, cell.backbone.name)
+    for part in cell.parts:
+        precomputed = part.dataset.open().precomputed
+        if precomputed != config.reads_features:
+            holds, needs = ("images", "features") if config.reads_features else ("features", "images")
+            return f"{cell.backbone.name} needs {needs} here, and {part.dataset.name} holds {holds}"
+        if precomputed and part.protocol.images == "zeroed":
+            return f"images: zeroed needs images, and {part.dataset.name} holds features"
+    offers = config.offers()
     lacking: Sequence[str] = [need for need in METHODS.load(cell.method.name).needs if need not in offers]
     return f"{cell.method.name} needs {lacking[0]}, which {cell.backbone.name} does not have here" if lacking else ""
 
