@@ -90,4 +90,6 @@ def test_the_model_learns_the_words_it_is_told_to_write(sweep: Path, tmp_path: P
     (record,) = records(tmp_path).values()
     lines = [json.loads(line) for line in (tmp_path / "cells" / record["id"] / "predictions.jsonl").read_text().splitlines()]
     assert {line["prediction"] for line in lines} <= {"sure", "perhaps", "wrong"}
-    assert {reference for line in lines for reference in line["references"]} == {"sure", "perhaps", "wrong"}
+    references = {reference for line in lines for reference in line["references"]}
+    assert references <= {"sure", "perhaps", "wrong"}
+    assert len(references) > 1

@@ -150,7 +150,7 @@ def test_methods_say_where_they_come_from(name) -> None:
 def test_unknown_names() -> None:
     with pytest.raises(UserError, match=r"^unknown method 'loar'; did you mean 'lora'\?$"):
         METHODS.load("loar")
-    with pytest.raises(UserError, match=r"^unknown task 'zzzzzz'; known: captioning, vqa"):
+    with pytest.raises(UserError, match=r"^unknown task 'zzzzzz'; known: captioning, entailment, nlvr2, vqa"):
         TASKS.entry("zzzzzz")
 
 
