@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from benchmark.config import Config, Protocol
 from benchmark.errors import UserError
-from benchmark.method import ActiveTask, Need, Site, VisualContext
+from benchmark.method import ActiveTask, EncoderMask, Need, Site, VisualContext
 
 TINY = Path(__file__).parent / "tiny"
 
@@ -59,6 +59,7 @@ class Backbone(nn.Module, ABC):
         super().__init__()
         self.visual_context = VisualContext()
         self.active_task = ActiveTask()
+        self.encoder_mask = EncoderMask()
         self.sites: list[Site] = []
         self.head = None
         self.prompt = None
@@ -100,6 +101,11 @@ class Backbone(nn.Module, ABC):
         if not any(p.requires_grad for p in self.vision.parameters()):
             self.vision.eval()
         return self
+
+    @property
+    def encoder(self) -> nn.Module:
+        """The part of the language tower whose sites are of the side `encoder`, where the backbone offers one."""
+        raise RuntimeError(f"{self.name} has no encoder")
 
     @property
     def context_width(self) -> int:

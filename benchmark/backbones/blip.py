@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from PIL import Image
@@ -46,8 +46,9 @@ class BLIP(BackboneConfig):
     dropout: Fraction | None = None  # of the text towers; None: the checkpoint's (0 on the hub, 0.1 in a .pth, as BLIP has it)
 
     def offers(self) -> frozenset[Need]:
-        """Everything but a head that could learn a task alone: answers come from the language model's own head."""
-        return frozenset({"linears", "sublayers", "attention", "embeddings", "visual_context"})
+        """Everything but a head that could learn a task alone; a text encoder with `form: vqa`."""
+        common: frozenset[Need] = frozenset({"linears", "sublayers", "attention", "embeddings", "visual_context"})
+        return common | {"encoder"} if self.form == "vqa" else common
 
     def build(self, answers: Sequence[str], protocol: Protocol) -> Backbone:
         """Assemble the model; the answers are ranked if the protocol says so."""
@@ -120,6 +121,11 @@ class BLIPModel(Backbone):
         return self.text if self.config.form == "decoder" else self.text["decoder"]
 
     @property
+    def encoder(self) -> nn.Module:
+        """The text encoder of `form: vqa`."""
+        return cast("nn.Module", self.reader) if self.config.form == "vqa" else super().encoder
+
+    @property
     def reader(self) -> Any:
         """The tower that reads the prompt."""
         return self.text.bert if self.config.form == "decoder" else self.text["encoder"]
@@ -190,6 +196,7 @@ class BLIPModel(Backbone):
         first = self.start if self.tokenizer.cls_token_id is None else self.tokenizer.cls_token_id
         texts = self._tokenize(prompts, self.protocol.max_input_tokens - 2)
         embeds, mask = self._embed(self.token_embeddings, [[first, SOFT, *ids, self.end] for ids in texts])
+        self.encoder_mask.value = mask
         states = self.reader(inputs_embeds=embeds, attention_mask=mask, position_ids=_positions(mask), encoder_hidden_states=visual[:, 1:])
         return Memory(states.last_hidden_state, mask)
 

@@ -46,8 +46,8 @@ class CLIPBart(BackboneConfig):
     context: Literal["pooled", "tokens"] = "pooled"
 
     def offers(self) -> frozenset[Need]:
-        """Everything: linears, sub-layers, attentions, embeddings, visual context and a head (the visual embedding)."""
-        return frozenset({"linears", "sublayers", "attention", "embeddings", "visual_context", "head"})
+        """Everything: linears, sub-layers, attentions, embeddings, visual context, encoder and a head (the visual embedding)."""
+        return frozenset({"linears", "sublayers", "attention", "embeddings", "visual_context", "encoder", "head"})
 
     def build(self, answers: Sequence[str], protocol: Protocol) -> Backbone:
         """Assemble the model; `answers` are what `answering: rank` chooses from."""
@@ -87,6 +87,11 @@ class CLIPBartModel(Backbone):
             )
         self.text.generation_config = generation(protocol, ids.decoder_start_token_id, ids.eos_token_id, ids.pad_token_id)
         self.text.generation_config.forced_eos_token_id = ids.eos_token_id
+
+    @property
+    def encoder(self) -> nn.Module:
+        """BART's."""
+        return cast("nn.Module", self.text.model.encoder)
 
     @property
     def context_width(self) -> int:
@@ -149,6 +154,7 @@ class CLIPBartModel(Backbone):
         states = functional.dropout(states, encoder.dropout, self.training)
         mask = batch.attention_mask
         mask = functional.pad(mask, (words.shape[1] - mask.shape[1], tokens.shape[1]), value=1)
+        self.encoder_mask.value = mask
         allowed = create_bidirectional_mask(config=encoder.config, inputs_embeds=states, attention_mask=mask)
         for layer in encoder.layers:
             states = layer(states, allowed)

@@ -59,8 +59,8 @@ class ViTRoberta(BackboneConfig):
     head_layers: Literal[1, 2] = 2
 
     def offers(self) -> frozenset[Need]:
-        """Everything: linears, sub-layers, attentions, embeddings, visual context and a head."""
-        return frozenset({"linears", "sublayers", "attention", "embeddings", "visual_context", "head"})
+        """Everything: linears, sub-layers, attentions, embeddings, visual context, encoder and a head."""
+        return frozenset({"linears", "sublayers", "attention", "embeddings", "visual_context", "encoder", "head"})
 
     def build(self, answers: Sequence[str], protocol: Protocol) -> Backbone:
         """Assemble the model for this answer list."""
@@ -92,6 +92,11 @@ class ViTRobertaModel(Backbone):
         self.sites = [site for i, layer in enumerate(self.text.encoder.layer) for site in _sites(i, layer, self.text)]
 
     @property
+    def encoder(self) -> nn.Module:
+        """The whole language tower."""
+        return cast("nn.Module", self.text)
+
+    @property
     def width(self) -> int:
         """Width of the language tower."""
         return int(self.text.config.hidden_size)
@@ -106,6 +111,7 @@ class ViTRobertaModel(Backbone):
         words = self.text.embeddings(input_ids=ids) if self.config.embed_text_twice else self.token_embeddings(ids)
         embeds = torch.cat([prefix, words], 1)
         mask = torch.cat([mask.new_ones(mask.shape[0], prefix.shape[1]), mask], 1)
+        self.encoder_mask.value = mask
         states = self.text(inputs_embeds=embeds, attention_mask=mask).last_hidden_state
         position = prefix.shape[1] if self.config.read == "text" else 0
         head = cast("nn.ModuleDict", self.head)
