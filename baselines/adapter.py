@@ -80,7 +80,7 @@ class Adapter(Method):
         """(width + 1) x size + (size + 1) x width for each distinct adapter, copies for tasks too, plus what `also_train` names."""
         distinct = {self._key(site): site.width for site in chosen(backbone, self.places, self.sides)}
         downs, ups = (backbone.active_task.count if self.per_task in (part, "all") else 1 for part in ("down", "up"))
-        added = sum(downs * (width + 1) * self.size + ups * (self.size + 1) * width for width in distinct.values())
+        added = sum(downs * self.map_count(width, self.size) + ups * self.map_count(self.size, width) for width in distinct.values())
         return added + count(extra_parameters(backbone, self.also_train))
 
     def _copied(self, width: int, backbone: Backbone) -> Bottleneck:
@@ -90,6 +90,10 @@ class Adapter(Method):
             if self.per_task in (part, "all"):
                 setattr(made, part, PerTask(lambda: getattr(self.bottleneck(width, backbone), part), backbone.active_task))  # noqa: B023
         return made
+
+    def map_count(self, inputs: int, outputs: int) -> int:
+        """Parameters of one of the two maps."""
+        return (inputs + 1) * outputs
 
     def _joined(self, site: Site, bottleneck: Bottleneck) -> nn.Module:
         if self.form == "sequential":
@@ -106,8 +110,8 @@ class Bottleneck(nn.Module):
 
     def __init__(self, width: int, size: int, activation: str, residual: bool) -> None:
         super().__init__()
-        self.down = init_normal(nn.Linear(width, size))
-        self.up = init_normal(nn.Linear(size, width))
+        self.down: nn.Module = init_normal(nn.Linear(width, size))
+        self.up: nn.Module = init_normal(nn.Linear(size, width))
         self.activation, self.residual = ACT2FN[activation], residual
 
     def forward(self, h: Tensor) -> Tensor:
@@ -131,11 +135,15 @@ class Parallel(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         """(..., inputs of base) to (..., width)."""
+        y: Tensor = self.base(h) + self.bottleneck(self.take())
+        return y
+
+    def take(self) -> Tensor:
+        """What the sub-layer has read in this forward."""
         if self._read is None:
             raise RuntimeError("the sub-layer beside which this adapter stands has read nothing in this forward")
         x, self._read = self._read, None
-        y: Tensor = self.base(h) + self.bottleneck(x)
-        return y
+        return x
 
     def _keep(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:  # noqa: ARG002 - a hook's signature
         self._read = inputs[0]
