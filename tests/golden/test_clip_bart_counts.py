@@ -22,6 +22,7 @@ TASKS = 4  # VQA, GQA, NLVR2, captions
 LORA = {"rank": 128, "alpha": 32, "targets": ["query", "value"], "dropout": 0.1, "also_train": ["biases"]}
 ADAPTER = {"size": 96, "activation": "gelu_new", "also_train": ["all_norms"]}
 PROMPT = {"length": 40, "mlp": 800}
+HYPERFORMER = {"size": 96, "also_train": ["all_norms"]}
 PUBLISHED = [  # method, settings, trained, all, per cent
     ("full_finetuning", {}, 141_156_864, 141_156_864, 100.0),
     ("bitfit", {}, 1_708_800, 141_156_864, 1.211),
@@ -34,6 +35,22 @@ PUBLISHED = [  # method, settings, trained, all, per cent
     ("adapter", ADAPTER | {"per_task": "all"}, 19_430_400, 158_955_264, 12.224),
     ("lora", LORA, 8_786_688, 148_234_752, 5.928),
     ("lora", LORA | {"per_task": True}, 30_020_352, 169_468_416, 17.714),
+    ("compacter", ADAPTER, 3_870_240, 143_395_104, 2.699),
+    ("compacter", ADAPTER | {"per_task": "all"}, 10_584_960, 150_109_824, 7.051),
+    ("hyperformer", HYPERFORMER, 8_579_088, 148_103_952, 5.793),
+    ("vl_pet", {"size": 96, "gate": "small"}, 4_291_020, 143_845_068, 2.983),
+    ("vl_pet", {"size": 96, "gate": "middleX"}, 4_281_804, 143_835_852, 2.977),
+    ("vl_pet", {"size": 96, "gate": "middleY"}, 4_281_792, 143_835_840, 2.977),
+    ("vl_pet", {"size": 96, "gate": "large"}, 6_052_416, 145_606_464, 4.157),
+    # VL-PET's table 9: 18 modules of VL-Adapter or Compacter, 12 gates, 13 LayerNorms of the encoder.
+    ("vl_pet", {"size": 96, "gate": "small", "modules": "adapter"}, 4_291_020, 143_845_068, 2.983),
+    ("vl_pet", {"size": 96, "gate": "middleX", "modules": "adapter"}, 4_281_804, 143_835_852, 2.977),
+    ("vl_pet", {"size": 96, "gate": "middleY", "modules": "adapter"}, 4_281_792, 143_835_840, 2.977),
+    ("vl_pet", {"size": 96, "gate": "large", "modules": "adapter"}, 6_052_416, 145_606_464, 4.157),
+    ("vl_pet", {"size": 96, "gate": "small", "modules": "compacter"}, 2_964_204, 142_518_252, 2.080),
+    ("vl_pet", {"size": 96, "gate": "middleX", "modules": "compacter"}, 2_954_988, 142_509_036, 2.0735),
+    ("vl_pet", {"size": 96, "gate": "middleY", "modules": "compacter"}, 2_954_976, 142_509_024, 2.0735),
+    ("vl_pet", {"size": 96, "gate": "large", "modules": "compacter"}, 4_725_600, 144_279_648, 3.275),
 ]
 
 

@@ -168,6 +168,22 @@ def test_what_hyperformer_shares() -> None:
     assert not any(torch.equal(one, other) for i, one in enumerate(weights) for other in weights[:i])
 
 
+def test_the_batch_s_task_chooses_the_adapters() -> None:
+    """One task trains its own embedding, and what all tasks share; never another's embedding."""
+    case = Case("hyperformer", "clip_bart")
+    torch.manual_seed(0)
+    backbone = case.fresh()
+    backbone.active_task.count = 2
+    apply(case.adaptation, backbone)
+    source = next(m for m in backbone.modules() if isinstance(m, Generated)).source
+    before = source.tasks.detach().clone()
+    case.train(backbone)  # the first task
+    assert [torch.equal(new, old) for new, old in zip(source.tasks, before, strict=True)] == [False, True]
+    first = case.losses(backbone)
+    backbone.follow(backbone.protocol, backbone.answers, 1)
+    assert not torch.allclose(case.losses(backbone), first)
+
+
 @torch.no_grad()
 def test_how_hyperformer_starts() -> None:
     source = next(m for m in Case("hyperformer", "clip_bart").build().modules() if isinstance(m, Generated)).source

@@ -19,6 +19,7 @@ SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("adapter", {"per_task": "up"}),
     ("adapter", {"per_task": "all"}),
     ("routing_adapter", {"per_task": "all"}),
+    ("compacter", {"per_task": "all"}),
     ("lora", {"per_task": True}),
     ("routing_lora", {"per_task": True}),
     ("prompt_tuning", {"per_task": True}),
