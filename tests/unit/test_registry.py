@@ -144,7 +144,7 @@ def test_methods_say_where_they_come_from(name) -> None:
     options = METHODS.entry(name).options
     assert set(options) == {"paper", "needs"}
     assert re.search(r"\d{4}", options["paper"])
-    assert set(options["needs"]) <= {"linears", "sublayers", "attention", "embeddings", "visual_context", "head"}
+    assert set(options["needs"]) <= {"linears", "sublayers", "attention", "embeddings", "visual_context", "encoder", "head"}
 
 
 def test_unknown_names() -> None:
