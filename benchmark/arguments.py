@@ -152,9 +152,7 @@ def _sweep_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def _scale_flag(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--scale", default="", metavar="NAME", help="the cells at another size; tiny: tiny towers, drawn data, minutes"
-    )
+    parser.add_argument("--scale", default="", metavar="NAME", help="the cells at another size; tiny: tiny towers, drawn data, minutes")
 
 
 def _root_flag(parser: argparse.ArgumentParser) -> None:
