@@ -96,10 +96,15 @@ def load_spec(name_or_path: str) -> DatasetSpec:
     path = _locate(name_or_path)
     values = load_yaml(path)
     card = _card(values, path)
-    given = {key: value for key, value in values.items() if key not in ABOUT}
-    settings = essence(parse(FORMATS.load(card.format), given, str(path)))
+    own = {key: value for key, value in values.items() if key not in ABOUT}
+    settings = essence(parse(FORMATS.load(card.format), own, str(path)))
     root = settings.pop("root")
-    return DatasetSpec(card.name, card.format, settings, _root(path, root if "root" in given else None))
+    return DatasetSpec(card.name, card.format, settings, _root(path, root if "root" in own else None), card.protocol)
+
+
+def given(name_or_path: str) -> dict[str, JSON]:
+    """The format's settings that a dataset's YAML itself holds."""
+    return {key: value for key, value in load_yaml(_locate(name_or_path)).items() if key not in ABOUT}
 
 
 def _locate(name_or_path: str) -> Path:
