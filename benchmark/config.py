@@ -71,7 +71,8 @@ class Protocol(Config):
     train_limit: Positive | None = None
     eval_limit: Positive | None = None
     decays: Literal["matrices", "not_biases", "all"] = "matrices"  # what weight decay acts on
-    clean_text: Literal["none", "blip"] = "none"  # blip: lower-case, most punctuation removed, at most 20 (captions: 30) words
+    # blip: lower-case, most punctuation removed, at most 20 (captions: 30) words; sentence: lower-case, without a last full stop
+    clean_text: Literal["none", "blip", "sentence"] = "none"
     prompt: str = "{text}"  # what the model reads; {text} is the question, the hypothesis, or nothing
     max_input_tokens: Positive = 20
     max_output_tokens: Positive = 20  # of training targets

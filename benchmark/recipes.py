@@ -7,7 +7,7 @@ its `base` before), the sweep's own keys, the backbone's entry, the method's ent
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -48,9 +48,10 @@ class Rule(Config):
 class ProtocolFile(Config):
     """A file of `benchmark/protocols/`; all layers of `base`, another one, stand below its own."""
 
-    defaults: dict[str, JSON]
+    defaults: dict[str, JSON] = field(default_factory=dict)
     rules: tuple[Rule, ...] = ()
     summary: str = ""
+    covers: dict[str, tuple[str, ...]] = field(default_factory=dict)  # backbone -> tasks it was made for; others may use it
     base: str | None = None
 
 

@@ -70,7 +70,8 @@ def _protocols() -> list[dict[str, Any]]:
     source = parsed(Path(config.__file__))
     (node,) = (item for item in source.body if isinstance(item, ast.ClassDef) and item.name == Protocol.__name__)
     about = "a recipe of your own in a sweep's `protocol:`; with `base: NAME` it changes a shipped one"
-    shipped = [{"name": name, "summary": load_protocol(name).summary} for name in protocol_names()]
+    files = {name: load_protocol(name) for name in protocol_names()}
+    shipped = [{"name": name, "covers": file.covers, "summary": file.summary} for name, file in files.items()]
     return [*shipped, {"name": Protocol.name, **_fields(*fields_of(node, source)), "summary": about}]
 
 
@@ -149,7 +150,8 @@ def _about(row: dict[str, Any]) -> str:
     if row.get("paper"):
         return f"{row['summary']} ({row['paper']})"
     text = str(row.get("summary") or row.get("title") or "")
-    return f"[{', '.join(row['tasks'])}] {text}" if row.get("tasks") else text
+    served = [f"{backbone}: {', '.join(tasks)}" for backbone, tasks in row.get("covers", {}).items()] or row.get("tasks", [])
+    return f"[{(', ', '; ')['covers' in row].join(served)}] {text}" if served else text
 
 
 def _settings(row: dict[str, Any]) -> str:

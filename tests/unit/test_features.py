@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 import torch
 
+from benchmark.augmentation import augmented
 from benchmark.backbones.base import Backbone
+from benchmark.backbones.vision import transform
 from benchmark.datasets.base import Pixels
 from benchmark.datasets.shapes import Shapes
-from benchmark.features import visual_inputs
+from benchmark.features import views, visual_inputs
 from tests.conftest import Case
 
 IMAGES = [f"train/{i}" for i in range(10)]
@@ -185,3 +187,14 @@ def test_two_processes_build_once_and_a_killed_one_leaves_nothing(tmp_path: Path
     assert sorted((tmp_path / "log").read_text().split()) == sorted(f"train/{i}" for i in range(80))
     (file,) = (tmp_path / "cache").glob("*/features.npy")
     assert np.load(file).shape == (80, 1, 128)
+
+
+@torch.no_grad()
+def test_a_view_is_drawn_from_its_example_s_seed_and_its_place(frozen: Backbone, data: Shapes) -> None:
+    tower = frozen.vision
+    found = views(frozen, data)([["train/1", "train/2"], ["train/1", "train/1"]], ["a", "b"])
+    drawn = [("train/1", "a/0"), ("train/2", "a/1"), ("train/1", "b/0"), ("train/1", "b/1")]
+    expected = torch.stack([transform(augmented(data.image(image), tower.size, seed), tower) for image, seed in drawn])
+    assert torch.equal(found.flatten(0, 1), tower(expected))
+    assert len({row.numpy().tobytes() for row in found.flatten(0, 1)}) == 4
+    assert not found.requires_grad

@@ -117,19 +117,18 @@ def test_a_score_is_the_sum_of_the_named_values(run: Run) -> None:
     one, _ = run("select: best, select_split: test, select_metric: [vqa_accuracy]")
     assert one.selection is not None
     assert max(one.selection.scores) == one.metrics["vqa_accuracy"], "the split that is tested, scored by the same metric"
-    twice, _ = run("select: best, select_split: test, select_metric: [vqa_accuracy, answer_match]")
+    twice, _ = run("select: best, select_split: test, select_metric: [vqa_accuracy, exact_match]")
     assert twice.selection is not None
-    assert twice.selection.scores != one.selection.scores
+    assert twice.selection.scores == tuple(2 * score for score in one.selection.scores), "one of a single answer's two names"
+    assert max(one.selection.scores) > 0
 
 
 def test_augmentation_changes_training_and_not_what_is_tested(run: Run) -> None:
     plain, _ = run("eval_limit: 4")
     seen, _ = run("augment: blip, eval_limit: 4")
-    assert plain.curve != seen.curve
+    assert plain.curve[0] != seen.curve[0]
     parts, _ = run("augment: blip, eval_limit: 4", root="parts", micro_batch=5)
-    assert [loss for _, loss in parts.curve] == pytest.approx([loss for _, loss in seen.curve], rel=1e-4), (
-        "micro-batches see the same views"
-    )
+    assert parts.curve[0][1] == pytest.approx(seen.curve[0][1], rel=1e-5), "micro-batches see the same views"
     blind, _ = run("images: zeroed, eval_limit: 4")
     same, _ = run("images: zeroed, augment: blip, eval_limit: 4")
     assert blind.curve == same.curve, "black stays black"
