@@ -86,7 +86,7 @@ def test_it_is_told_where_they_come_from(write):
             "method 'ours': by_task: no task 'captoining' alone here; did you mean 'captioning'?",
         ),
         ("[vqa/shapes, captioning/shapes]", "[{joint: [vqa/shapes, captioning/shapes]}]", "by_task: no task 'captioning' alone here"),
-        ("mu: 3", "nu: 3", "method 'ours': unknown key 'nu'; did you mean 'mu'?"),
+        ("mu: 3", "nu: 3", "method 'ours': unknown key 'nu'"),
         ("image_size: 64", "image_size: 64, by_task: {vqa: {}}", "backbone 'blip': `by_task` belongs to a method"),
     ],
 )
