@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
 from benchmark.backbones.base import Backbone
-from benchmark.config import Positive
+from benchmark.config import Positive, added
 from benchmark.errors import UserError
 from benchmark.method import (
     Method,
+    PerTask,
     Place,
     Side,
     Site,
@@ -39,7 +40,8 @@ class Adapter(Method):
 
     Both maps start from N(0, 0.02). `residual: false` and `share_in_block: true` are what the routing-functions
     release does on RoBERTa and on GPT-2. `also_train` unfreezes `norms` (of the sites), `all_norms`, as VL-Adapter does,
-    or `biases`.
+    or `biases`. In a joint cell, `per_task` gives every task its own copy of the down-projection, the up-projection or both:
+    VL-Adapter's half-shared (up: `per_task: down`; down: `per_task: up`) and multiple adapters.
     """
 
     size: Positive = 16
@@ -50,6 +52,7 @@ class Adapter(Method):
     residual: bool = True
     share_in_block: bool = False  # one adapter a block, used behind all its sub-layers
     also_train: tuple[UnfreezeGroup, ...] = ()
+    per_task: Literal["nothing", "down", "up", "all"] = added("nothing")
 
     def inject(self, backbone: Backbone) -> None:
         """Put a bottleneck behind or beside each chosen sub-layer."""
@@ -61,7 +64,7 @@ class Adapter(Method):
             check_rank(self.size, site.width, "size")
             key = self._key(site)
             if key not in made:
-                made[key] = self.bottleneck(site.width, backbone)
+                made[key] = self._copied(site.width, backbone)
             site.output.replace(self._joined(site, made[key]))
 
     def bottleneck(self, width: int, backbone: Backbone) -> Bottleneck:  # noqa: ARG002 - routing reads it
@@ -74,10 +77,23 @@ class Adapter(Method):
         return self.residual and self.form == "sequential"
 
     def trainable(self, backbone: Backbone) -> int:
-        """2 x width x size + width + size for each distinct adapter, plus what `also_train` names."""
+        """(width + 1) x size + (size + 1) x width for each distinct adapter, copies for tasks too, plus what `also_train` names."""
         distinct = {self._key(site): site.width for site in chosen(backbone, self.places, self.sides)}
-        added = sum(2 * width * self.size + width + self.size for width in distinct.values())
+        downs, ups = (backbone.active_task.count if self.per_task in (part, "all") else 1 for part in ("down", "up"))
+        added = sum(downs * self.map_count(width, self.size) + ups * self.map_count(self.size, width) for width in distinct.values())
         return added + count(extra_parameters(backbone, self.also_train))
+
+    def _copied(self, width: int, backbone: Backbone) -> Bottleneck:
+        """The module to add, with copies of the parts that every task has for itself."""
+        made = self.bottleneck(width, backbone)
+        for part in ("down", "up"):
+            if self.per_task in (part, "all"):
+                setattr(made, part, PerTask(lambda: getattr(self.bottleneck(width, backbone), part), backbone.active_task))  # noqa: B023
+        return made
+
+    def map_count(self, inputs: int, outputs: int) -> int:
+        """Parameters of one of the two maps."""
+        return (inputs + 1) * outputs
 
     def _joined(self, site: Site, bottleneck: Bottleneck) -> nn.Module:
         if self.form == "sequential":
@@ -94,8 +110,8 @@ class Bottleneck(nn.Module):
 
     def __init__(self, width: int, size: int, activation: str, residual: bool) -> None:
         super().__init__()
-        self.down = init_normal(nn.Linear(width, size))
-        self.up = init_normal(nn.Linear(size, width))
+        self.down: nn.Module = init_normal(nn.Linear(width, size))
+        self.up: nn.Module = init_normal(nn.Linear(size, width))
         self.activation, self.residual = ACT2FN[activation], residual
 
     def forward(self, h: Tensor) -> Tensor:
@@ -119,11 +135,15 @@ class Parallel(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         """(..., inputs of base) to (..., width)."""
+        y: Tensor = self.base(h) + self.bottleneck(self.take())
+        return y
+
+    def take(self) -> Tensor:
+        """What the sub-layer has read in this forward."""
         if self._read is None:
             raise RuntimeError("the sub-layer beside which this adapter stands has read nothing in this forward")
         x, self._read = self._read, None
-        y: Tensor = self.base(h) + self.bottleneck(x)
-        return y
+        return x
 
     def _keep(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:  # noqa: ARG002 - a hook's signature
         self._read = inputs[0]

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmark.backbones.base import Backbone
-from benchmark.config import Fraction, Positive, PositiveFloat
+from benchmark.config import Fraction, Positive, PositiveFloat, added
 from benchmark.method import (
     Method,
+    PerTask,
     Place,
     Side,
     Slot,
@@ -43,7 +44,8 @@ class LoRA(Method):
     `places` and `sides` narrow where: query and key of the decoder's attentions are `targets: [query, key]`,
     `places: [self, cross]`, `sides: [decoder]`. Query, key, value and output are an attention's, up and down a feed-forward's.
     `also_train` unfreezes `norms` (of the sites) and `target_biases` (of the adapted projections), as the routing-functions
-    release does, or `biases` (all), as VL-Adapter does, or `all_norms`.
+    release does, or `biases` (all), as VL-Adapter does, or `all_norms`. `per_task` gives every task of a joint cell an update of
+    its own (VL-Adapter's multiple LoRA).
     """
 
     rank: Positive = 8
@@ -53,6 +55,7 @@ class LoRA(Method):
     sides: Annotated[tuple[Side, ...], Field(min_length=1)] = ("encoder", "decoder")
     dropout: Fraction = 0.0
     also_train: tuple[UnfreezeGroup | Literal["target_biases"], ...] = ()
+    per_task: bool = added(False)
 
     def inject(self, backbone: Backbone) -> None:
         """Wrap every module that computes a target; a fused module is wrapped once."""
@@ -60,7 +63,12 @@ class LoRA(Method):
         unfreeze(self._extras(backbone))
         for slot, spans in self._targets(backbone):
             check_rank(self.rank, min(*shape(slot.module), *(stop - start for start, stop in spans)), "rank")
-            slot.replace(self.wrap(slot.module, spans, backbone))
+            slot.replace(self._wrapped(slot.module, spans, backbone))
+
+    def _wrapped(self, module: nn.Module, spans: Sequence[Span], backbone: Backbone) -> nn.Module:
+        if self.per_task:
+            return PerTask(lambda: self.wrap(module, spans, backbone), backbone.active_task)
+        return self.wrap(module, spans, backbone)
 
     def wrap(self, module: nn.Module, spans: Sequence[Span], backbone: Backbone) -> LoRALinear:  # noqa: ARG002 - routing reads it
         """The module with its update."""
@@ -72,7 +80,7 @@ class LoRA(Method):
         for slot, spans in self._targets(backbone):
             inputs, _ = shape(slot.module)
             total += sum(self.rank * (inputs + stop - start) for start, stop in spans)
-        return total + count(self._extras(backbone))
+        return total * (backbone.active_task.count if self.per_task else 1) + count(self._extras(backbone))
 
     def _targets(self, backbone: Backbone) -> list[tuple[Slot, tuple[Span, ...]]]:
         return list(targets(chosen(backbone, self.places, self.sides), self.targets))

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.backbones.base import Backbone
-from benchmark.config import Positive
-from benchmark.method import Method, init_normal
+from benchmark.config import Positive, added
+from benchmark.method import Method, PerTask, init_normal
 from benchmark.registry import register
 
 
@@ -19,25 +19,29 @@ class PromptTuning(Method):
     """`length` learned embeddings beside the text (where, the backbone says), started from random words of the vocabulary.
 
     `mlp` is the hidden size of a map table -> Linear -> tanh -> Linear that makes the prompt, as in VL-Adapter (length 40,
-    mlp 800); table and maps then start from N(0, 0.02).
+    mlp 800); table and maps then start from N(0, 0.02). `per_task` gives every task of a joint cell a prompt of its own.
     """
 
     length: Positive = 8
     mlp: Positive | None = None
+    per_task: bool = added(False)
 
     def inject(self, backbone: Backbone) -> None:
         """Give the backbone its soft prompt."""
         words = backbone.token_embeddings.weight
+        backbone.prompt = PerTask(lambda: self._prompt(words), backbone.active_task) if self.per_task else self._prompt(words)
+
+    def _prompt(self, words: Tensor) -> SoftPrompt:
         if self.mlp is not None:
-            backbone.prompt = MappedPrompt(self.length, words.shape[1], self.mlp)
-            return
+            return MappedPrompt(self.length, words.shape[1], self.mlp)
         rows = torch.randint(words.shape[0], (self.length,), device="cpu")
-        backbone.prompt = SoftPrompt(words[rows.to(words.device)].detach().clone())
+        return SoftPrompt(words[rows.to(words.device)].detach().clone())
 
     def trainable(self, backbone: Backbone) -> int:
         """length x width, plus 2 x width x mlp + mlp + width."""
         width = backbone.token_embeddings.embedding_dim
-        return self.length * width + (0 if self.mlp is None else 2 * width * self.mlp + self.mlp + width)
+        copies = backbone.active_task.count if self.per_task else 1
+        return copies * (self.length * width + (0 if self.mlp is None else 2 * width * self.mlp + self.mlp + width))
 
 
 class SoftPrompt(nn.Module):

@@ -50,6 +50,8 @@ def save_checkpoint(path: Path, state: TrainingState, origin: dict[str, str]) ->
             "scalars": state.scalars,
             "window": state.window,
             "step_seconds": state.step_seconds,
+            "selection": state.selection,
+            "best": state.best,
             "cpu_rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         },
@@ -69,7 +71,7 @@ def load_checkpoint(path: Path, state: TrainingState, origin: dict[str, str]) ->
     load_trained(state.backbone, saved["trained"])
     state.optimizer.load_state_dict(saved["optimizer"])
     state.schedule.load_state_dict(saved["schedule"])
-    for name in ("step", "curve", "scalars", "window", "step_seconds"):
+    for name in ("step", "curve", "scalars", "window", "step_seconds", "selection", "best"):
         setattr(state, name, saved[name])
     torch.set_rng_state(saved["cpu_rng"])
     if saved["cuda_rng"]:

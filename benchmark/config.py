@@ -36,9 +36,21 @@ class Config:
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
+def added(default: T) -> T:
+    """A field that came after cells had been given ids. While it has its default it is left out of what ids are made of.
+
+    So a new setting keeps every old id; to change such a default later, raise `benchmark.cell.SCIENCE`.
+    """
+    made: T = field(default=default, metadata={ADDED: True})
+    return made
+
+
 @dataclass(frozen=True)
 class Protocol(Config):
-    """A training recipe. `name` is for people; every other field is part of a cell's identity."""
+    """A training recipe. `name` is for people; every other field is part of a cell's identity.
+
+    A field that is added must be `added(default)`, where the default is what was done before it was there: ids stay.
+    """
 
     lr: PositiveFloat
     name: str = "custom"
@@ -78,12 +90,20 @@ class Protocol(Config):
     early_stopping: bool = False
     metrics: Annotated[tuple[str, ...], Field(min_length=1)] | None = None  # None: all the task's metrics
     metric_tokenizer: Literal["ptb", "treebank"] = "ptb"
+    label_words: dict[str, str] | None = added(None)  # what is written for a label of entailment or nlvr2; None: the label
+    augment: Literal["none", "blip"] = added("none")  # of training images, see benchmark/augmentation.py
+    select: Literal["last", "best"] = added("last")  # whose weights are tested: the last step's, or the best epoch's
+    select_split: str = added("val")  # what the epochs are compared on; `eval_limit` holds for it, too
+    # The sum of these values of metrics, as records name them, without a tokenizer; None: the first one of the task's first metric.
+    select_metric: Annotated[tuple[str, ...], Field(min_length=1)] | None = added(None)
 
     def __post_init__(self) -> None:
         if (self.epochs is None) == (self.steps is None):
             raise ValueError("set exactly one of epochs and steps")
         if self.warmup_fraction and self.warmup_steps:
             raise ValueError("set at most one of warmup_fraction and warmup_steps")
+        if self.select == "best" and self.epochs is None:
+            raise ValueError("`select: best` compares epochs: set `epochs` in place of `steps`, or `select: last`")
 
     def total_steps(self, batches: int) -> int:
         """Optimizer steps, where an epoch has so many batches."""
@@ -107,15 +127,6 @@ def dump(config: object) -> dict[str, JSON]:
     """Plain JSON values of a configuration dataclass, defaults spelled out."""
     plain: dict[str, JSON] = _adapter(cast("Hashable", type(config))).dump_python(config, mode="json")
     return plain
-
-
-def added(default: T) -> T:
-    """A field that came after cells had been given ids. While it has its default it is left out of what ids are made of.
-
-    So a new setting keeps every old id; to change such a default later, raise `benchmark.cell.SCIENCE`.
-    """
-    made: T = field(default=default, metadata={ADDED: True})
-    return made
 
 
 def essence(config: Any) -> dict[str, JSON]:

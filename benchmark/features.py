@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -16,12 +16,16 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from torch import Tensor
 
+from benchmark.augmentation import augmented
 from benchmark.backbones.base import Backbone
 from benchmark.backbones.vision import transform
 from benchmark.datasets.base import DataFormat
 from benchmark.errors import UserError
 
-VisualInputs = Callable[[Sequence[str]], Tensor]  # image ids -> (batch, tokens, width) on the backbone's device
+VisualInputs = Callable[[Sequence[Sequence[str]]], Tensor]  # image ids of each example -> (batch, images, tokens, width) on the device
+Views = Callable[[Sequence[Sequence[str]], Sequence[str]], Tensor]  # the same of augmented views, which a seed an example draws
+Live = Callable[[Sequence[str]], Tensor]  # image ids -> (images, tokens, width)
+T = TypeVar("T")
 BLACK = "<black>"  # the one image of a cell whose images are zeroed
 CHUNK = 64
 
@@ -38,13 +42,10 @@ def visual_inputs(backbone: Backbone, data: DataFormat, images: Sequence[str], z
         return transform(np.zeros((tower.size, tower.size, 3), np.uint8) if zeroed else data.image(image), tower)
 
     def live(ids: Sequence[str]) -> Tensor:
-        with ThreadPoolExecutor(max_workers=4) as pool:
-            pixels = torch.stack(list(pool.map(load, ids)))
-        features: Tensor = tower(pixels.to(backbone.device))
-        return features
+        return _computed(backbone, load, ids)
 
     if any(p.requires_grad for p in tower.parameters()):
-        return live
+        return lambda ids: _per_example(ids, live)
     wanted = [BLACK] if zeroed else sorted(set(images))
     stamps = [] if zeroed else [data.name, data.root, data.fingerprint(), *map(data.image_stamp, wanted)]
     key = _key(backbone, stamps, wanted)
@@ -55,7 +56,37 @@ def visual_inputs(backbone: Backbone, data: DataFormat, images: Sequence[str], z
         index = [rows[BLACK if zeroed else image] for image in ids]
         return torch.from_numpy(np.asarray(array[index])).to(backbone.device)
 
-    return cached
+    return lambda ids: _per_example(ids, cached)
+
+
+def views(backbone: Backbone, data: DataFormat) -> Views:
+    """Give the features of augmented views of images on request, live: hardly any view comes twice."""
+    tower = backbone.vision
+
+    def load(chosen: tuple[str, str]) -> Tensor:
+        image, seed = chosen
+        return transform(augmented(data.image(image), tower.size, seed), tower)
+
+    def seen(ids: Sequence[Sequence[str]], seeds: Sequence[str]) -> Tensor:
+        pairs = [(image, f"{seed}/{i}") for images, seed in zip(ids, seeds, strict=True) for i, image in enumerate(images)]
+        found = _computed(backbone, load, pairs)
+        return found.view(len(ids), -1, *found.shape[1:])
+
+    return seen
+
+
+def _computed(backbone: Backbone, load: Callable[[T], Tensor], images: Sequence[T]) -> Tensor:
+    """The tower's features, (images, tokens, width), of what `load` makes of each."""
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        pixels = torch.stack(list(pool.map(load, images)))
+    features: Tensor = backbone.vision(pixels.to(backbone.device))
+    return features
+
+
+def _per_example(ids: Sequence[Sequence[str]], features: Live) -> Tensor:
+    """All examples of a task have as many images."""
+    found = features([image for images in ids for image in images])
+    return found.view(len(ids), -1, *found.shape[1:])
 
 
 def _key(backbone: Backbone, data: Sequence[str], images: Sequence[str]) -> str:
@@ -72,7 +103,7 @@ def _key(backbone: Backbone, data: Sequence[str], images: Sequence[str]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _open_or_build(folder: Path, images: Sequence[str], live: VisualInputs) -> NDArray[np.float32]:
+def _open_or_build(folder: Path, images: Sequence[str], live: Live) -> NDArray[np.float32]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "features.npy"
@@ -86,7 +117,7 @@ def _open_or_build(folder: Path, images: Sequence[str], live: VisualInputs) -> N
 
 
 @torch.inference_mode()
-def _build(path: Path, images: Sequence[str], live: VisualInputs) -> None:
+def _build(path: Path, images: Sequence[str], live: Live) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     array: Any = None
     try:

@@ -27,18 +27,20 @@ class Inputs:
     training: Sequence[Example]
     test: Sequence[Example]
     answers: tuple[str, ...]
+    selection: Sequence[Example] = ()  # what epochs are compared on
 
     @classmethod
     def open(cls, part: Part) -> Inputs:
-        """Read both splits. Raises DataError where they cannot be read."""
+        """Read all splits that are used. Raises DataError where they cannot be read."""
         data, task = part.dataset.open(), TASKS.load(part.task)()
-        training, test = splits(data, part.task, part.protocol)
-        return cls(part, data, task, training, test, task.answers(training, part.protocol.max_answers))
+        training, test, selection = splits(data, part.task, part.protocol)
+        return cls(part, data, task, training, test, task.answers(training, part.protocol), selection)
 
     @property
     def images(self) -> list[str]:
-        """Of both splits."""
-        return [example.image for example in (*self.training, *self.test)]
+        """All that are seen as they are; augmented training images are not."""
+        training = self.training if self.part.protocol.augment == "none" else ()
+        return [image for example in (*training, *self.selection, *self.test) for image in example.images]
 
     @cached_property
     def items(self) -> list[Item]:
@@ -50,11 +52,17 @@ class Inputs:
         return [self.task.prompt(example, self.part.protocol) for example in examples]
 
 
-def splits(data: DataFormat, task: str, protocol: Protocol) -> tuple[Sequence[Example], Sequence[Example]]:
-    """Training and evaluation examples, the first `train_limit` and `eval_limit` of them."""
+def splits(data: DataFormat, task: str, protocol: Protocol) -> tuple[Sequence[Example], Sequence[Example], Sequence[Example]]:
+    """Training, test and selection examples: the first `train_limit`, and of the other two the first `eval_limit`, of them.
+
+    Without `select: best` there are none of the last kind.
+    """
     content = data.fingerprint()
-    training = _examples(data, content, task, protocol.train_split)
-    return training[: protocol.train_limit], _examples(data, content, task, protocol.eval_split)[: protocol.eval_limit]
+    training = _examples(data, content, task, protocol.train_split)[: protocol.train_limit]
+    test = _examples(data, content, task, protocol.eval_split)[: protocol.eval_limit]
+    if protocol.select != "best":
+        return training, test, ()
+    return training, test, _examples(data, content, task, protocol.select_split)[: protocol.eval_limit]
 
 
 _READ: OrderedDict[str, Sequence[Example]] = OrderedDict()  # a worker runs many cells on the same data: read it once

@@ -25,6 +25,7 @@ from benchmark.errors import UserError
 from benchmark.features import VisualInputs
 from benchmark.planning import combinations
 from benchmark.runner import Runtime, build, prepare_torch
+from benchmark.tasks import TASKS
 from benchmark.tasks.base import Item
 from benchmark.training import Feed, start, train
 
@@ -89,15 +90,15 @@ def _measure(cell: Cell, about: Step, batch: int, runtime: Runtime) -> Step:
 
 def _items(task: str, batch: int) -> list[Item]:
     text, targets = ("", {CAPTION: 1.0}) if task == "captioning" else (QUESTION, {ANSWERS[0]: 1.0})
-    return [Item(str(i), text, targets) for i in range(batch)]
+    return [Item((str(i),) * TASKS.load(task).images, text, targets) for i in range(batch)]
 
 
 def _pixels(backbone: Backbone, batch: int) -> VisualInputs:
     pixels = torch.randn(batch, 3, backbone.vision.size, backbone.vision.size)
 
-    def visual(ids: Sequence[str]) -> Tensor:
+    def visual(ids: Sequence[Sequence[str]]) -> Tensor:
         with torch.set_grad_enabled(any(p.requires_grad for p in backbone.vision.parameters())):
-            features: Tensor = backbone.vision(pixels[[int(i) for i in ids]].to(backbone.device))
-        return features
+            features: Tensor = backbone.vision(pixels[[int(image) for images in ids for image in images]].to(backbone.device))
+        return features.view(len(ids), -1, *features.shape[1:])
 
     return visual

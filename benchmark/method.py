@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, runtime_checkable
 
@@ -18,7 +18,7 @@ from benchmark.errors import UserError
 if TYPE_CHECKING:
     from benchmark.backbones.base import Backbone
 
-Need = Literal["linears", "sublayers", "attention", "embeddings", "visual_context", "head"]
+Need = Literal["linears", "sublayers", "attention", "embeddings", "visual_context", "encoder", "head"]
 UnfreezeGroup = Literal["norms", "all_norms", "biases"]
 Place = Literal["self", "cross", "ffn"]
 Side = Literal["encoder", "decoder"]
@@ -65,22 +65,59 @@ class Site:
     attention: Attention | None = None  # None for a feed-forward sub-layer
 
 
-class VisualContext:
-    """What routing functions mix in: set by the backbone once a forward, read by the modules a method injects."""
+class PerForward:
+    """A tensor that the backbone sets once a forward, for the modules a method injects."""
+
+    what: ClassVar[str]
 
     def __init__(self) -> None:
         self._value: Tensor | None = None
 
     @property
     def value(self) -> Tensor:
-        """Visual tokens, (batch, tokens, width). Raises if no forward has set them."""
+        """The tensor. Raises if no forward has set it."""
         if self._value is None:
-            raise RuntimeError("the visual context is read outside a backbone's forward")
+            raise RuntimeError(f"{self.what} is read outside a backbone's forward")
         return self._value
 
     @value.setter
-    def value(self, tokens: Tensor) -> None:
-        self._value = tokens
+    def value(self, tensor: Tensor) -> None:
+        self._value = tensor
+
+
+class VisualContext(PerForward):
+    """What routing functions mix in: visual tokens, (batch, tokens, width)."""
+
+    what = "the visual context"
+
+
+class EncoderMask(PerForward):
+    """Which tokens of the encoder are no padding, (batch, tokens): 1, or 0 for padding."""
+
+    what = "the encoder's mask"
+
+
+@dataclass
+class ActiveTask:
+    """Which task of a joint cell the present batch belongs to: set by `Backbone.follow`, read by modules with copies for each."""
+
+    index: int = 0
+    count: int = 1
+
+
+class PerTask(nn.Module):
+    """Copies of a module, one for each task of a joint cell (VL-Adapter's "multiple"); the batch's task chooses."""
+
+    def __init__(self, make: Callable[[], nn.Module], active: ActiveTask) -> None:
+        super().__init__()
+        if active.count < 2:
+            raise UserError("per_task: this cell has one task; give the sweep a `joint:` entry under `tasks`, or leave `per_task` out")
+        self.copies, self.active = nn.ModuleList(make() for _ in range(active.count)), active
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """What the copy of the batch's task makes of it."""
+        made: Tensor = self.copies[self.active.index](*inputs)
+        return made
 
 
 @runtime_checkable
@@ -176,9 +213,12 @@ def extra_parameters(backbone: Backbone, groups: Iterable[UnfreezeGroup]) -> lis
 
 def layer_norms(backbone: Backbone, *, everywhere: bool) -> list[nn.Module]:
     """LayerNorms of the sites, or `everywhere` in the language tower."""
-    if everywhere:
-        return [module for module in backbone.text.modules() if isinstance(module, nn.LayerNorm)]
-    return [site.norm for site in backbone.sites]
+    return norms_in(backbone.text) if everywhere else [site.norm for site in backbone.sites]
+
+
+def norms_in(module: nn.Module) -> list[nn.Module]:
+    """All LayerNorms of a module."""
+    return [each for each in module.modules() if isinstance(each, nn.LayerNorm)]
 
 
 def unfreeze(parameters: Iterable[nn.Parameter]) -> None:

@@ -20,7 +20,9 @@ from benchmark.inputs import Inputs
 from benchmark.metrics import METRICS
 from benchmark.records import Store, to_json, write_atomically
 from benchmark.runner import build
+from benchmark.selection import selecting
 from benchmark.tasks import TASKS
+from benchmark.tasks.labelled import Labelled
 
 
 def plan(name_or_path: str, *, need_data: bool) -> Plan:
@@ -104,8 +106,11 @@ class _Checker:
                     raise
                 self.answers[key] = f"data: {error}"
             else:
-                if not found.training or not found.test:
-                    raise UserError(f"dataset '{part.dataset.name}': an empty split; check `train_split`, `eval_split` and the limits")
+                empty = not found.training or not found.test or (part.protocol.select == "best" and not found.selection)
+                if empty:
+                    raise UserError(
+                        f"dataset '{part.dataset.name}': an empty split; check `train_split`, `eval_split`, `select_split` and the limits"
+                    )
         return self.answers[key]
 
     def _count(self, cell: Cell, answers: int) -> dict[str, int]:
@@ -121,8 +126,8 @@ def count_parameters(cell: Cell, answers: int) -> dict[str, int]:
     names = [str(i) for i in range(answers)]
     with torch.device("meta"):
         backbone = build(cell, names)
-        for part in cell.also:  # what a joint cell's later tasks ask for must fit the backbone too
-            backbone.follow(part.protocol, names)
+        for task, part in enumerate(cell.parts):  # what a joint cell's later tasks ask for must fit the backbone too
+            backbone.follow(part.protocol, names, task)
         return parameters(backbone)
 
 
@@ -158,6 +163,8 @@ def check_recipe(cell: Cell) -> None:
         for key in model.ignores:
             if getattr(part.protocol, key) != defaults[key]:
                 raise UserError(f"protocol: {key}: {cell.backbone.name} does not heed it; leave it out, or set it for other backbones only")
+    if cell.also and any(part.protocol.select != "last" for part in cell.parts):
+        raise UserError("protocol: select: a joint cell is tested with its last weights; set `select: last`")
     for part in cell.also:
         for key in OPTIMIZER:
             first, other = getattr(cell.protocol, key), getattr(part.protocol, key)
@@ -172,8 +179,13 @@ def check_names(part: Part) -> None:
         METRICS.entry(metric)
         if metric not in (*task.metrics, *task.optional):
             raise UserError(f"metrics: '{metric}' is not for {part.task}; choose from: {', '.join((*task.metrics, *task.optional))}")
+    if part.protocol.label_words is not None and not issubclass(task, Labelled):
+        raise UserError(f"label_words: {part.task} has no labels; leave it out, or set it in a rule for the tasks that have")
+    chosen = part.protocol.select == "best"
+    if chosen:
+        selecting(task, part.protocol)
     known = part.dataset.open().splits()
-    for key in ("train_split", "eval_split"):
+    for key in ("train_split", "eval_split", *(("select_split",) if chosen else ())):
         split = getattr(part.protocol, key)
         if split not in known:
             near = did_you_mean(split, known)
@@ -183,7 +195,7 @@ def check_names(part: Part) -> None:
 
 def _instead(key: str, known: Sequence[str]) -> str:
     """The split of a dataset that serves as `key` most likely."""
-    usual = ("train",) if key == "train_split" else ("test", "val", "validation")
+    usual = {"train_split": ("train",), "eval_split": ("test", "val", "validation")}.get(key, ("val", "validation", "dev"))
     return next((split for split in usual if split in known), known[-1])
 
 

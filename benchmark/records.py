@@ -33,6 +33,16 @@ RECORD_SCHEMA = 1
 
 
 @dataclass(frozen=True)
+class Selected(Config):
+    """Which epoch's weights were tested, and why: the score of each epoch on a split, the sum of some metrics' values."""
+
+    epoch: int  # the first is 1
+    split: str
+    metric: tuple[str, ...]
+    scores: tuple[float, ...]  # one an epoch
+
+
+@dataclass(frozen=True)
 class Record(Config):
     """One finished cell.
 
@@ -52,6 +62,7 @@ class Record(Config):
     provenance: dict[str, Any]
     schema: int = RECORD_SCHEMA
     scalars: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+    selection: Selected | None = None  # None: the last step's weights were tested
     files: dict[str, str] = field(default_factory=dict)  # file beside the record -> sha256
 
 

@@ -107,6 +107,13 @@ def _entry_of(node: ast.ClassDef, tree: ast.Module, module: str) -> Iterator[Ent
             yield Entry(ast.literal_eval(call.args[0]), module, node.name, summary, options, settings, choices)
 
 
+def _default(value: ast.expr | None) -> str:
+    """A default as written, without the `added(...)` around those of later fields."""
+    if isinstance(value, ast.Call) and isinstance(value.func, ast.Name) and value.func.id == "added":
+        value = value.args[0]
+    return "" if value is None else ast.unparse(value)
+
+
 def _bases(node: ast.ClassDef, tree: ast.Module) -> Iterator[Entry]:
     """Base classes that are entries of other files of this repository."""
     sources = imported(tree, REPOSITORY)
@@ -120,7 +127,7 @@ def fields_of(node: ast.ClassDef, tree: ast.Module) -> tuple[dict[str, str], dic
     settings, choices = {}, {}
     for item in node.body:
         if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name) and "ClassVar" not in ast.unparse(item.annotation):
-            settings[item.target.id] = "" if item.value is None else ast.unparse(item.value)
+            settings[item.target.id] = _default(item.value)
             if values := allowed(item.annotation, tree):
                 choices[item.target.id] = values
     return settings, choices

@@ -23,14 +23,16 @@ from benchmark.checkpoint import load_checkpoint, save_checkpoint, save_trained
 from benchmark.config import NonNegativeFloat, Positive, dump, parse
 from benchmark.cost import Meter, parameters
 from benchmark.errors import DataError, UserError
-from benchmark.features import visual_inputs
+from benchmark.evaluation import predictions
+from benchmark.features import views, visual_inputs
 from benchmark.grid import METHODS
 from benchmark.inputs import Inputs
 from benchmark.method import Method, apply
 from benchmark.metrics.base import Prediction
 from benchmark.provenance import provenance
-from benchmark.records import Record, Store, read_json, sha256, to_json, write_atomically
-from benchmark.training import Feed, TrainingState, autocast, start, train
+from benchmark.records import Record, Selected, Store, read_json, sha256, to_json, write_atomically
+from benchmark.selection import Selection
+from benchmark.training import Feed, TrainingState, start, train
 
 Outcome = Literal["done", "already done", "running elsewhere"]
 Progress = Callable[[str, int, int], None]  # phase, step, total
@@ -116,10 +118,10 @@ class _Run:
         inputs = [Inputs.open(part) for part in self.cell.parts]
         self.data = "+".join(each.data.fingerprint() for each in inputs)
         backbone = build(self.cell, inputs[0].answers).to(self.device)
-        feeds = [self._feed(each, backbone) for each in inputs]
+        feeds = [self._feed(task, each, backbone) for task, each in enumerate(inputs)]
         torch.manual_seed(self.cell.seed)  # what building drew must not reach dropout: a method's size would change it
         meter = Meter(self.device)
-        state = self._train(backbone, feeds)
+        state, selected = self._train(backbone, inputs, feeds)
         spent = meter.read()
         meter = Meter(self.device)
         reports = [self._evaluate(backbone, each, feed) for each, feed in zip(inputs, feeds, strict=True)]
@@ -142,54 +144,59 @@ class _Run:
             cost={key: float(value) for key, value in cost.items()},
             curve=state.curve,
             scalars=state.scalars,
+            selection=selected,
             provenance=provenance(str(self.device)) | {"data": self.data, "science": SCIENCE},
             files={name: sha256(self.folder / name) for name in ("predictions.jsonl", "trained.safetensors")},
         )
 
-    def _feed(self, inputs: Inputs, backbone: Backbone) -> Feed:
+    def _feed(self, task: int, inputs: Inputs, backbone: Backbone) -> Feed:
         zeroed = inputs.part.protocol.images == "zeroed"
         visual = visual_inputs(backbone, inputs.data, inputs.images, zeroed, self.store.root / "features")
-        return Feed(inputs.items, visual, inputs.part.protocol, inputs.answers)
+        seen = None if zeroed or inputs.part.protocol.augment == "none" else views(backbone, inputs.data)
+        return Feed(inputs.items, visual, inputs.part.protocol, inputs.answers, task, seen)
 
-    def _train(self, backbone: Backbone, feeds: Sequence[Feed]) -> TrainingState:
+    def _train(self, backbone: Backbone, inputs: Sequence[Inputs], feeds: Sequence[Feed]) -> tuple[TrainingState, Selected | None]:
         state = start(backbone, self.cell.protocol, sum(feed.batches for feed in feeds))
         checkpoint = self.folder / "checkpoint.pt"
         origin = {"cell": self.cell.id, "data": self.data}
         if checkpoint.exists():
             load_checkpoint(checkpoint, state, origin)
+        selection = self._selection(inputs[0], feeds[0])
         saved = time.monotonic()
 
         def after_step(state: TrainingState) -> None:
             nonlocal saved
             self.progress("train", state.step, state.total)
+            if selection is not None:
+                selection.after_step(state)
             if time.monotonic() - saved >= self.runtime.checkpoint_seconds and state.step < state.total:
                 save_checkpoint(checkpoint, state, origin)
                 saved = time.monotonic()
 
         train(state, feeds, self.cell.seed, self.runtime.micro_batch, after_step)
-        return state
+        return state, selection.finish(state) if selection is not None else None
+
+    def _selection(self, inputs: Inputs, feed: Feed) -> Selection | None:
+        if feed.protocol.select == "last":
+            return None
+        selection = Selection(inputs, feed, self.runtime.eval_batch, lambda done, total: self.progress("select", done, total))
+        selection.check()
+        return selection
 
     def _evaluate(self, backbone: Backbone, inputs: Inputs, feed: Feed) -> tuple[dict[str, float | dict[str, str]], str]:
         """The metrics of one task, and the lines of its predictions."""
         protocol, examples = inputs.part.protocol, inputs.test
-        backbone.eval()
-        backbone.follow(protocol, inputs.answers)
-        predictions: list[Prediction] = []
-        for begin in range(0, len(examples), self.runtime.eval_batch):
-            part = examples[begin : begin + self.runtime.eval_batch]
-            with torch.inference_mode(), autocast(self.device, protocol.precision):
-                texts = backbone.predict(feed.visual([e.image for e in part]), inputs.prompts(part))
-            pairs = zip(part, texts, strict=True)
-            predictions += [Prediction(e.id, text, tuple(inputs.task.references(e)), e.kind) for e, text in pairs]
-            self.progress("evaluate", len(predictions), len(examples))
+        made = predictions(
+            backbone, inputs, feed, examples, self.runtime.eval_batch, lambda done, total: self.progress("evaluate", done, total)
+        )
         names = inputs.task.metrics if protocol.metrics is None else protocol.metrics
-        report = metrics.score(names, predictions, protocol.metric_tokenizer)
+        report = metrics.score(names, made, protocol.metric_tokenizer)
         broken = [name for name, value in report.values.items() if isinstance(value, float) and not math.isfinite(value)]
         if broken:
             raise UserError(f"metric {broken[0]} came out as {report.values[broken[0]]}; see the predictions of cell {self.cell.id}")
         about = {"task": inputs.part.name} if self.cell.also else {}
         values = {name: {"absent": v["absent"]} if isinstance(v, dict) else v for name, v in report.values.items()}
-        return values, _lines(predictions, report, about)
+        return values, _lines(made, report, about)
 
 
 def prepare_torch(runtime: Runtime) -> torch.device:
@@ -207,6 +214,7 @@ def build(cell: Cell, answers: Sequence[str]) -> Backbone:
     config: BackboneConfig = parse(BACKBONES.load(cell.backbone.name), cell.backbone.settings, f"backbone {cell.backbone.name}")
     method: Method = parse(METHODS.load(cell.method.name), cell.method.settings, f"method {cell.method.name}")
     backbone = config.build(answers, cell.protocol)
+    backbone.active_task.count = len(cell.parts)
     apply(method, backbone)
     return backbone
 

@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from benchmark.backbones.base import Backbone
 from benchmark.config import Protocol
 from benchmark.errors import UserError
-from benchmark.features import VisualInputs
+from benchmark.features import Views, VisualInputs
 from benchmark.method import Followed
 from benchmark.tasks.base import Item
 
@@ -39,6 +39,8 @@ class TrainingState:
     scalars: dict[str, list[tuple[int, float]]] = field(default_factory=dict)  # what modules follow, at the points of the curve
     window: list[float] = field(default_factory=list)  # losses since the last point of the curve
     step_seconds: list[float] = field(default_factory=list)
+    selection: list[float] = field(default_factory=list)  # score of each epoch on the selection split, see benchmark/selection.py
+    best: dict[str, Tensor] = field(default_factory=dict)  # what was trained, as it was after the best of these epochs
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ class Feed:
     visual: VisualInputs
     protocol: Protocol
     answers: Sequence[str]
+    task: int = 0  # which part of the cell
+    views: Views | None = None  # what training sees in place of `visual`
 
     @property
     def batches(self) -> int:
@@ -105,8 +109,8 @@ def train(
     for feed, batch in batches(feeds, seed, state.step, state.total):
         began = perf_counter()
         if len(feeds) > 1:
-            state.backbone.follow(feed.protocol, feed.answers)
-        loss = _step(state, batch, feed, micro_batch or len(batch), protocol.clip_norm)
+            state.backbone.follow(feed.protocol, feed.answers, feed.task)
+        loss = _step(state, batch, feed, seed, micro_batch or len(batch), protocol.clip_norm)
         if not math.isfinite(loss):
             raise UserError(f"the loss became {loss} at step {state.step}; lower `lr` ({protocol.lr}) or set `clip_norm`")
         state.step += 1
@@ -159,13 +163,20 @@ def _order(items: int, seed: int, epoch: int) -> list[int]:
     return order
 
 
-def _step(state: TrainingState, batch: list[Item], feed: Feed, micro_batch: int, clip_norm: float | None) -> float:
+def _visual(feed: Feed, items: Sequence[Item], seeds: Sequence[str]) -> Tensor:
+    """Visual features of training items; a view is a function of its seed alone, so resuming needs no state of a generator."""
+    images = [item.images for item in items]
+    return feed.visual(images) if feed.views is None else feed.views(images, seeds)
+
+
+def _step(state: TrainingState, batch: list[Item], feed: Feed, seed: int, micro_batch: int, clip_norm: float | None) -> float:
     state.optimizer.zero_grad(set_to_none=True)
     total, terms = 0.0, 0
     for begin in range(0, len(batch), micro_batch):
         part = batch[begin : begin + micro_batch]
         with autocast(state.backbone.device, feed.protocol.precision):
-            summed, n = state.backbone.loss(feed.visual([i.image for i in part]), [i.prompt for i in part], [i.targets for i in part])
+            visual = _visual(feed, part, [f"{seed}/{state.step}/{begin + i}" for i in range(len(part))])
+            summed, n = state.backbone.loss(visual, [i.prompt for i in part], [i.targets for i in part])
         torch.autograd.backward(summed)
         total, terms = total + summed.item(), terms + n
     parameters = [p for group in state.optimizer.param_groups for p in group["params"] if p.grad is not None]

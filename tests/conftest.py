@@ -7,7 +7,7 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: the tests need no network
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -134,8 +134,8 @@ class Case:
     def examples(self) -> list[Example]:
         """Eight examples of the task."""
         if self.task == "captioning":
-            return [Example(str(i), str(i), "", (CAPTIONS[i % 4],)) for i in range(8)]
-        return [Example(str(i), str(i), *_question(i)) for i in range(8)]
+            return [Example(str(i), (str(i),), "", (CAPTIONS[i % 4],)) for i in range(8)]
+        return [Example(str(i), (str(i),), *_question(i)) for i in range(8)]
 
     def train(self, backbone: Backbone, steps: int = 3, micro_batch: int | None = None, seed: int = 0) -> TrainingState:
         """Train by the benchmark's own loop on fixed random images."""
@@ -153,16 +153,17 @@ class Case:
 
     def loss(self, backbone: Backbone, items: list[Item]) -> Tensor:
         """Summed loss of some items as one batch."""
-        features = visual(backbone, [item.image for item in items])
+        features = visual(backbone, [item.images for item in items])
         return backbone.loss(features, [item.prompt for item in items], [item.targets for item in items])[0]
 
 
-def visual(backbone: Backbone, ids: list[str]) -> Tensor:
-    """Visual features of random images, each a function of its id; through the tower, so that it trains where it should."""
+def visual(backbone: Backbone, ids: Sequence[Sequence[str]]) -> Tensor:
+    """Visual features, (batch, images, tokens, width), of random images that are functions of their ids, through the tower, to train it."""
     tower = backbone.vision
-    pixels = [torch.randn(3, tower.size, tower.size, generator=torch.Generator().manual_seed(int(i))) for i in ids]
+    flat = [image for images in ids for image in images]
+    pixels = [torch.randn(3, tower.size, tower.size, generator=torch.Generator().manual_seed(int(i))) for i in flat]
     # A batch of another size may round otherwise; one image at a time keeps features apart from their neighbours'.
-    return torch.cat([tower(image[None]) for image in pixels])
+    return torch.cat([tower(image[None]) for image in pixels]).unflatten(0, (len(ids), -1))
 
 
 def variations(cls: type[Any], base: Settings) -> Iterator[Settings]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from benchmark.config import Config, Protocol
 from benchmark.errors import UserError
-from benchmark.method import Need, Site, VisualContext
+from benchmark.method import ActiveTask, EncoderMask, Need, Site, VisualContext
 
 TINY = Path(__file__).parent / "tiny"
 
@@ -58,6 +58,8 @@ class Backbone(nn.Module, ABC):
     def __init__(self) -> None:
         super().__init__()
         self.visual_context = VisualContext()
+        self.active_task = ActiveTask()
+        self.encoder_mask = EncoderMask()
         self.sites: list[Site] = []
         self.head = None
         self.prompt = None
@@ -66,16 +68,16 @@ class Backbone(nn.Module, ABC):
     def loss(self, visual: Tensor, prompts: Sequence[str], targets: Sequence[Mapping[str, float]]) -> tuple[Tensor, int]:
         """Summed training loss and how many terms it sums, so that a batch may be computed in parts.
 
-        `visual` is (batch, tokens, width) from `vision`; targets map text to its score.
+        `visual` is (batch, images, tokens, width), each image's from `vision`; targets map text to its score.
         """
 
     @abstractmethod
     def predict(self, visual: Tensor, prompts: Sequence[str]) -> list[str]:
         """One answer or caption for each prompt."""
 
-    def follow(self, protocol: Protocol, answers: Sequence[str]) -> None:
-        """Read, train and decode as another task of a joint cell asks, from the next batch on."""
-        self.protocol, self.answers = protocol, list(answers)
+    def follow(self, protocol: Protocol, answers: Sequence[str], task: int = 0) -> None:
+        """Read, train and decode as another task of a joint cell asks (the `task`-th of its parts), from the next batch on."""
+        self.protocol, self.answers, self.active_task.index = protocol, list(answers), task
 
     @contextmanager
     def generating(self) -> Iterator[None]:
@@ -101,6 +103,11 @@ class Backbone(nn.Module, ABC):
         return self
 
     @property
+    def encoder(self) -> nn.Module:
+        """The part of the language tower whose sites are of the side `encoder`, where the backbone offers one."""
+        raise RuntimeError(f"{self.name} has no encoder")
+
+    @property
     def context_width(self) -> int:
         """Width of the visual context: the vision tower's, unless the backbone mixes in an embedding of it."""
         return self.vision.width
@@ -123,6 +130,13 @@ class VisionTower(nn.Module, ABC):
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     resample: Image.Resampling = Image.Resampling.BILINEAR
+
+
+def single(visual: Tensor) -> Tensor:
+    """(batch, 1, tokens, width) to (batch, tokens, width), for a backbone that reads one image."""
+    if visual.shape[1] != 1:
+        raise RuntimeError(f"this backbone reads one image an example, got {visual.shape[1]}")
+    return visual[:, 0]
 
 
 def check_widths(vision: int, text: int, what: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from PIL import Image
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, EncoderDecoderCache
 
 from benchmark.attention import Attention
-from benchmark.backbones.base import Backbone, BackboneConfig, VisionTower
+from benchmark.backbones.base import Backbone, BackboneConfig, VisionTower, single
 from benchmark.backbones.blip_parts import Weights, load, text_towers
 from benchmark.backbones.language import IGNORED, generation, language_loss, log_likelihood, padded, rank, training_targets
 from benchmark.config import Fraction, Positive, Protocol
@@ -24,7 +24,7 @@ SOFT = -1  # stands for the soft prompt among token ids
 RANKED_TOGETHER = 64  # answers scored in one forward: each holds its own copy of the image's keys and values
 
 
-@register("blip", tasks=("vqa", "captioning"), joint=True)
+@register("blip", tasks=("vqa", "captioning", "entailment"), joint=True)
 @dataclass(frozen=True)
 class BLIP(BackboneConfig):
     """`form: decoder` is the p-Adapter paper's use: the prompt is the decoder's first text, the answer or caption follows.
@@ -46,8 +46,9 @@ class BLIP(BackboneConfig):
     dropout: Fraction | None = None  # of the text towers; None: the checkpoint's (0 on the hub, 0.1 in a .pth, as BLIP has it)
 
     def offers(self) -> frozenset[Need]:
-        """Everything but a head that could learn a task alone: answers come from the language model's own head."""
-        return frozenset({"linears", "sublayers", "attention", "embeddings", "visual_context"})
+        """Everything but a head that could learn a task alone; a text encoder with `form: vqa`."""
+        common: frozenset[Need] = frozenset({"linears", "sublayers", "attention", "embeddings", "visual_context"})
+        return common | {"encoder"} if self.form == "vqa" else common
 
     def build(self, answers: Sequence[str], protocol: Protocol) -> Backbone:
         """Assemble the model; the answers are ranked if the protocol says so."""
@@ -109,9 +110,9 @@ class BLIPModel(Backbone):
             self._check_length(value().shape[0])
         super().__setattr__(name, value)
 
-    def follow(self, protocol: Protocol, answers: Sequence[str]) -> None:
+    def follow(self, protocol: Protocol, answers: Sequence[str], task: int = 0) -> None:
         """Read, train and decode as this protocol says."""
-        super().follow(protocol, answers)
+        super().follow(protocol, answers, task)
         self._check_length(0 if self.prompt is None else len(self.prompt()))
 
     @property
@@ -120,13 +121,18 @@ class BLIPModel(Backbone):
         return self.text if self.config.form == "decoder" else self.text["decoder"]
 
     @property
+    def encoder(self) -> nn.Module:
+        """The text encoder of `form: vqa`."""
+        return cast("nn.Module", self.reader) if self.config.form == "vqa" else super().encoder
+
+    @property
     def reader(self) -> Any:
         """The tower that reads the prompt."""
         return self.text.bert if self.config.form == "decoder" else self.text["encoder"]
 
     def loss(self, visual: Tensor, prompts: Sequence[str], targets: Sequence[Mapping[str, float]]) -> tuple[Tensor, int]:
         """Cross-entropy of answers or captions and their [SEP]; which of them train and what is averaged, the protocol says."""
-        chosen = training_targets(targets, self.protocol)
+        visual, chosen = single(visual), training_targets(targets, self.protocol)
         rows = torch.tensor([target.question for target in chosen], device=visual.device)
         memory = self._memory(visual, prompts).rows(rows)
         self._see(visual[rows])
@@ -138,6 +144,7 @@ class BLIPModel(Backbone):
     @torch.inference_mode()
     def predict(self, visual: Tensor, prompts: Sequence[str]) -> list[str]:
         """The likeliest answer of the list, or what beam search writes; captions, which have no list, are always written."""
+        visual = single(visual)
         if self.answers and self.protocol.answering == "rank":
             return [self.answers[i] for i in self._rank(visual, prompts).tolist()]
         memory = self._memory(visual, prompts)
@@ -189,6 +196,7 @@ class BLIPModel(Backbone):
         first = self.start if self.tokenizer.cls_token_id is None else self.tokenizer.cls_token_id
         texts = self._tokenize(prompts, self.protocol.max_input_tokens - 2)
         embeds, mask = self._embed(self.token_embeddings, [[first, SOFT, *ids, self.end] for ids in texts])
+        self.encoder_mask.value = mask
         states = self.reader(inputs_embeds=embeds, attention_mask=mask, position_ids=_positions(mask), encoder_hidden_states=visual[:, 1:])
         return Memory(states.last_hidden_state, mask)
 

@@ -29,7 +29,7 @@ STD = 0.02  # of every new embedding row and linear map
 ROLES = {"query": "q_proj", "key": "k_proj", "value": "v_proj", "output": "out_proj"}
 
 
-@register("clip_bart", tasks=("vqa", "captioning"), joint=True)
+@register("clip_bart", tasks=("vqa", "captioning", "entailment", "nlvr2"), joint=True)
 @dataclass(frozen=True)
 class CLIPBart(BackboneConfig):
     """BART behind a trained embedding of CLIP's grid of features, as in the VL-Adapter and VL-PET benchmarks.
@@ -46,8 +46,8 @@ class CLIPBart(BackboneConfig):
     context: Literal["pooled", "tokens"] = "pooled"
 
     def offers(self) -> frozenset[Need]:
-        """Everything: linears, sub-layers, attentions, embeddings, visual context and a head (the visual embedding)."""
-        return frozenset({"linears", "sublayers", "attention", "embeddings", "visual_context", "head"})
+        """Everything: linears, sub-layers, attentions, embeddings, visual context, encoder and a head (the visual embedding)."""
+        return frozenset({"linears", "sublayers", "attention", "embeddings", "visual_context", "encoder", "head"})
 
     def build(self, answers: Sequence[str], protocol: Protocol) -> Backbone:
         """Assemble the model; `answers` are what `answering: rank` chooses from."""
@@ -75,9 +75,9 @@ class CLIPBartModel(Backbone):
         self.follow(protocol, answers)
         self.sites = [*_sites("encoder", self.text), *_sites("decoder", self.text)]
 
-    def follow(self, protocol: Protocol, answers: Sequence[str]) -> None:
+    def follow(self, protocol: Protocol, answers: Sequence[str], task: int = 0) -> None:
         """Read, train and decode as this protocol says."""
-        super().follow(protocol, answers)
+        super().follow(protocol, answers, task)
         ids = self.text.config
         needed = max(protocol.max_input_tokens, protocol.max_output_tokens, 1 + (protocol.max_generated_tokens or 0))
         if needed > ids.max_position_embeddings:
@@ -87,6 +87,11 @@ class CLIPBartModel(Backbone):
             )
         self.text.generation_config = generation(protocol, ids.decoder_start_token_id, ids.eos_token_id, ids.pad_token_id)
         self.text.generation_config.forced_eos_token_id = ids.eos_token_id
+
+    @property
+    def encoder(self) -> nn.Module:
+        """BART's."""
+        return cast("nn.Module", self.text.model.encoder)
 
     @property
     def context_width(self) -> int:
@@ -129,8 +134,9 @@ class CLIPBartModel(Backbone):
 
     def embed(self, visual: Tensor) -> Tensor:
         """Visual features to visual tokens, (batch, tokens, width of BART), and the visual context of this forward."""
-        grid = _pool(visual[:, self.vision.leading :], self.config.grid)
-        tokens: Tensor = cast("nn.Module", self.head)(grid, self._order(grid.shape[1]))
+        grid = _pool(visual[:, :, self.vision.leading :].flatten(0, 1), self.config.grid)
+        order, images = self._order(grid.shape[1]), visual.shape[1]
+        tokens: Tensor = cast("nn.Module", self.head)(grid.view(-1, images, *grid.shape[1:]), order).flatten(1, 2)
         self.visual_context.value = tokens if self.context_tokens else tokens.mean(1, keepdim=True)
         return tokens
 
@@ -148,6 +154,7 @@ class CLIPBartModel(Backbone):
         states = functional.dropout(states, encoder.dropout, self.training)
         mask = batch.attention_mask
         mask = functional.pad(mask, (words.shape[1] - mask.shape[1], tokens.shape[1]), value=1)
+        self.encoder_mask.value = mask
         allowed = create_bidirectional_mask(config=encoder.config, inputs_embeds=states, attention_mask=mask)
         for layer in encoder.layers:
             states = layer(states, allowed)
@@ -199,8 +206,8 @@ class CLIPBartModel(Backbone):
 class VisualEmbedding(nn.Module):
     """LN(W_f x + b_f) + LN(W_p box + b_p) + image order + token order, trained from random (VL-Adapter; VL-T5's, after it).
 
-    All boxes and areas are zero in this benchmark, so that the second term is one vector for all tokens, and of the two
-    images of the order table only the first is seen.
+    All boxes and areas are zero in this benchmark, so that the second term is one vector for all tokens. The image order
+    tells the two images of NLVR2 apart; the token order starts again with the second.
     """
 
     def __init__(self, inputs: int, width: int) -> None:
@@ -211,8 +218,9 @@ class VisualEmbedding(nn.Module):
         nn.init.normal_(self.image_order.weight, std=STD)
 
     def forward(self, grid: Tensor, order: Tensor) -> Tensor:
-        """Features (batch, tokens, inputs) and token order (tokens, width) to visual tokens (batch, tokens, width)."""
-        embedded: Tensor = self.feature(grid) + self.position(grid.new_zeros(5)) + self.image_order.weight[0] + order
+        """Features (batch, images, tokens, inputs) and token order (tokens, width) to (batch, images, tokens, width)."""
+        image = self.image_order.weight[: grid.shape[1], None]
+        embedded: Tensor = self.feature(grid) + self.position(grid.new_zeros(5)) + image + order
         return embedded
 
 

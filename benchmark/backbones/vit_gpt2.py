@@ -12,7 +12,7 @@ from torch.nn import functional
 from transformers import GPT2LMHeadModel
 
 from benchmark.attention import Attention
-from benchmark.backbones.base import Backbone, BackboneConfig, check_widths
+from benchmark.backbones.base import Backbone, BackboneConfig, check_widths, single
 from benchmark.backbones.language import generation
 from benchmark.backbones.vision import Pool, vision_tower
 from benchmark.backbones.weights import Source
@@ -109,6 +109,7 @@ class ViTGPT2Model(Backbone):
 
     def _context(self, visual: Tensor) -> Tensor:
         """What stands before the caption, (batch, at least 1, width): visual prefix, soft prompts, or the end token as a start."""
+        visual = single(visual)
         self.visual_context.value = visual[:, 1:] if self.config.context == "tokens" else visual[:, :1]
         pooled, parts = visual[:, :1], []
         if self.config.prefix == "none":

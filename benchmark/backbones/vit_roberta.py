@@ -23,7 +23,7 @@ from benchmark.registry import register
 
 @register(
     "vit_roberta",
-    tasks=("vqa",),
+    tasks=("vqa", "entailment", "nlvr2"),
     ignores=(
         "train_answers",
         "loss_mean",
@@ -59,8 +59,8 @@ class ViTRoberta(BackboneConfig):
     head_layers: Literal[1, 2] = 2
 
     def offers(self) -> frozenset[Need]:
-        """Everything: linears, sub-layers, attentions, embeddings, visual context and a head."""
-        return frozenset({"linears", "sublayers", "attention", "embeddings", "visual_context", "head"})
+        """Everything: linears, sub-layers, attentions, embeddings, visual context, encoder and a head."""
+        return frozenset({"linears", "sublayers", "attention", "embeddings", "visual_context", "encoder", "head"})
 
     def build(self, answers: Sequence[str], protocol: Protocol) -> Backbone:
         """Assemble the model for this answer list."""
@@ -92,18 +92,26 @@ class ViTRobertaModel(Backbone):
         self.sites = [site for i, layer in enumerate(self.text.encoder.layer) for site in _sites(i, layer, self.text)]
 
     @property
+    def encoder(self) -> nn.Module:
+        """The whole language tower."""
+        return cast("nn.Module", self.text)
+
+    @property
     def width(self) -> int:
         """Width of the language tower."""
         return int(self.text.config.hidden_size)
 
     def logits(self, visual: Tensor, prompts: Sequence[str]) -> Tensor:
         """Scores of all answers, (batch, answers)."""
-        self.visual_context.value = visual[:, 1:] if self.config.context == "tokens" else visual[:, :1]
-        prefix = self._prefix(visual[:, :1])
-        ids, mask = self._tokenize(prompts, self.protocol.max_input_tokens - (self.config.prefix != "none"))
+        # Of two images the prefix holds both, in order; routing functions mix in their mean, or the tokens of both.
+        self.visual_context.value = visual[:, :, 1:].flatten(1, 2) if self.context_tokens else visual[:, :, 0].mean(1, keepdim=True)
+        prefix = self._prefix(visual[:, :, 0])
+        shown = visual.shape[1] if self.config.prefix != "none" else 0
+        ids, mask = self._tokenize(prompts, self.protocol.max_input_tokens - shown)
         words = self.text.embeddings(input_ids=ids) if self.config.embed_text_twice else self.token_embeddings(ids)
         embeds = torch.cat([prefix, words], 1)
         mask = torch.cat([mask.new_ones(mask.shape[0], prefix.shape[1]), mask], 1)
+        self.encoder_mask.value = mask
         states = self.text(inputs_embeds=embeds, attention_mask=mask).last_hidden_state
         position = prefix.shape[1] if self.config.read == "text" else 0
         head = cast("nn.ModuleDict", self.head)

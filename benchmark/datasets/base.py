@@ -21,11 +21,12 @@ class Example:
     """One annotated example.
 
     `vqa`: question and its answers (ten for VQAv2, or one). `captioning`: question is "" and answers are the
-    reference captions.
+    reference captions. `entailment`: the hypothesis, and "entailment", "neutral" or "contradiction". `nlvr2`: the statement,
+    and "true" or "false"; it is about two images, left and right.
     """
 
     id: str
-    image: str
+    images: tuple[str, ...]  # ids for `DataFormat.image`
     question: str
     answers: tuple[str, ...]
     kind: str = ""  # question type, for breakdowns

@@ -50,7 +50,7 @@ class COCOCaptions(DataFormat):
         if bare := [image for image, texts in captions.items() if not texts]:
             raise DataError(f"{path}: image id {bare[0]} has no caption ({len(bare)} have none); remove it from 'images' or add one")
         require_images(Path(self.root) / files.images, ((f"{path}: image id {key}", row["file_name"]) for key, row in images.items()))
-        return [Example(key, f"{files.images}/{row['file_name']}", "", tuple(captions[key])) for key, row in images.items()]
+        return [Example(key, (f"{files.images}/{row['file_name']}",), "", tuple(captions[key])) for key, row in images.items()]
 
     def image(self, image: str) -> Pixels:
         """Decode one image by its path below `root`. Raises DataError naming the file."""

@@ -34,6 +34,13 @@ SIDE = 64  # of an image, in pixels
 EXTENTS = {"small": (8, 12), "large": (16, 22)}  # shortest and longest side, far enough apart to be told apart
 SINGLE_EXTENT = (7, 32)
 GAP = 2  # free pixels between two things
+CURTAIN_WIDTH, CURTAIN_COLOR = 20, (96, 80, 128)
+CURTAIN = {  # rows and columns that it covers
+    "left": (slice(None), slice(CURTAIN_WIDTH)),
+    "right": (slice(None), slice(-CURTAIN_WIDTH, None)),
+    "top": (slice(CURTAIN_WIDTH), slice(None)),
+    "bottom": (slice(-CURTAIN_WIDTH, None), slice(None)),
+}
 SUBSAMPLES = 4  # per pixel and axis, for smooth edges
 NOISE_PERIOD = 128
 
@@ -72,11 +79,12 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """A light background and the things on it. `noise` is an offset into the noise table, None for a flat background."""
+    """A light background, the things on it, and a curtain or none. `noise` is an offset into the noise table; None: flat."""
 
     background: tuple[int, int, int]
     noise: tuple[int, int] | None
     things: tuple[Thing, ...]
+    curtain: str = ""  # the side it hangs along: left, right, top or bottom
 
 
 def below(rng: Random, n: int) -> int:
@@ -149,6 +157,8 @@ def draw(scene: Scene) -> Pixels:
         canvas += _noise_table()[row : row + SIDE, column : column + SIDE]
     for thing in scene.things:
         _paint(canvas, thing)
+    if scene.curtain:
+        canvas[CURTAIN[scene.curtain]] = CURTAIN_COLOR
     return canvas.clip(0, 255).astype(np.uint8)
 
 

@@ -41,7 +41,7 @@ class EasyVQA(DataFormat):
         if not isinstance(rows, list) or not rows:
             raise DataError(f"{path}: expected a list of rows [question, answer, image id]; install easy-vqa again")
         examples = [_example(row, index, split, path) for index, row in enumerate(rows)]
-        wanted = ((f"{path}: {example.id}", Path(example.image).name) for example in examples)
+        wanted = ((f"{path}: {example.id}", Path(example.images[0]).name) for example in examples)
         require_images(self._folder() / split / "images", wanted)
         return examples
 
@@ -66,5 +66,5 @@ def _example(row: object, index: int, split: str, path: Path) -> Example:
     name = f"{split}/{index}"
     match row:
         case [str(question), str(answer), int(image)] if answer in KIND_OF:
-            return Example(name, f"{split}/images/{image}.png", question, (answer,), KIND_OF[answer])
+            return Example(name, (f"{split}/images/{image}.png",), question, (answer,), KIND_OF[answer])
     raise DataError(f"{path}: {name}: expected [question, one of the 13 answers, image id], found {str(row)[:80]}; mend the row")

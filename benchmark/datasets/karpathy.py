@@ -43,10 +43,10 @@ class Karpathy(DataFormat):
         chosen = {key: row for key, row in rows.items() if row["split"] in marks}
         if not chosen:
             raise DataError(f"{path}: no image is marked '{split}'; use another split or fetch the file again")
-        examples = [Example(key, self._place(row), "", _captions(row, f"{path}: image {key}")) for key, row in chosen.items()]
+        examples = [Example(key, (self._place(row),), "", _captions(row, f"{path}: image {key}")) for key, row in chosen.items()]
         wanted = defaultdict[str, list[tuple[str, str]]](list)
         for example in examples:
-            folder, _, name = example.image.rpartition("/")
+            folder, _, name = example.images[0].rpartition("/")
             wanted[folder].append((f"{path}: image {example.id}", name))
         for folder, names in wanted.items():
             require_images(Path(self.root) / folder, names)

@@ -66,7 +66,7 @@ class VQAv2(DataFormat):
         return [
             Example(
                 id=name,
-                image=f"{files.images}/{images[name]}",
+                images=(f"{files.images}/{images[name]}",),
                 question=row["question"],
                 answers=_answers(annotations[name], f"{answered}: question_id {name}"),
                 kind=str(annotations[name].get("answer_type", "")),

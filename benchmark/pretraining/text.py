@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from random import Random
 
 from benchmark.datasets.drawing import COLORS, SHAPES, Scene, below, pick, sample_scene, sample_single
-from benchmark.datasets.shapes import captions, clear_relations, questions
+from benchmark.datasets.questions import clear_relations, questions
+from benchmark.datasets.shapes import captions
 
 ASKED = 2  # questions after a description
 SINGLE_SHARE = 0.3  # of the scenes hold one thing, as in easy-VQA

@@ -14,9 +14,9 @@ from benchmark.tasks.text import clean_question
 
 @dataclass(frozen=True)
 class Item:
-    """One training item: an image, a prompt, and target texts with their scores."""
+    """One training item: its images, a prompt, and target texts with their scores."""
 
-    image: str
+    images: tuple[str, ...]
     prompt: str
     targets: Mapping[str, float]
 
@@ -26,6 +26,7 @@ class Task(ABC):
 
     name: ClassVar[str]  # set by @register
     metrics: ClassVar[tuple[str, ...]]  # set by @register: what a cell reports, the first one ranks
+    images: ClassVar[int] = 1  # of an example
     optional: ClassVar[tuple[str, ...]] = ()  # what it can report too, where a protocol names them
 
     @abstractmethod
@@ -41,9 +42,9 @@ class Task(ABC):
         return protocol.prompt.replace("{text}", clean_question(self.text(example), protocol.clean_text))
 
     @abstractmethod
-    def answers(self, examples: Iterable[Example], limit: int) -> tuple[str, ...]:
-        """The closed answer list that a classifier chooses from, most frequent first; empty for open generation."""
+    def answers(self, examples: Iterable[Example], protocol: Protocol) -> tuple[str, ...]:
+        """The closed answer list that a classifier or a ranking chooses from; empty for open generation."""
 
-    def references(self, example: Example) -> Sequence[str]:
+    def references(self, example: Example, protocol: Protocol) -> Sequence[str]:  # noqa: ARG002 - labels are written as it says
         """What a prediction is compared with."""
         return example.answers

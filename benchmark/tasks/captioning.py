@@ -18,12 +18,12 @@ class Captioning(Task):
     def items(self, examples: Iterable[Example], answers: Sequence[str], protocol: Protocol) -> list[Item]:  # noqa: ARG002
         """One item a (image, reference) pair."""
         pairs = ((e, clean_caption(caption, protocol.clean_text)) for e in examples for caption in e.answers)
-        return [Item(e.image, self.prompt(e, protocol), {caption: 1.0}) for e, caption in pairs]
+        return [Item(e.images, self.prompt(e, protocol), {caption: 1.0}) for e, caption in pairs]
 
     def text(self, example: Example) -> str:  # noqa: ARG002
         """Nothing: the image is the whole input."""
         return ""
 
-    def answers(self, examples: Iterable[Example], limit: int) -> tuple[str, ...]:  # noqa: ARG002
+    def answers(self, examples: Iterable[Example], protocol: Protocol) -> tuple[str, ...]:  # noqa: ARG002
         """Empty: captions are written, not chosen."""
         return ()

@@ -12,7 +12,7 @@ from benchmark.registry import register
 from benchmark.tasks.base import Item, Task
 
 
-@register("vqa", metrics=("vqa_accuracy",), optional=("answer_match",))
+@register("vqa", metrics=("vqa_accuracy",), optional=("answer_match", "accuracy"))
 class VQA(Task):
     """Answer a question about an image; scored by the official ten-answer rule."""
 
@@ -29,14 +29,14 @@ class VQA(Task):
                 return _soft_scores(given, spelling)
             return {answer: n / len(given) for answer, n in sorted(Counter(given).items())}
 
-        return [Item(e.image, self.prompt(e, protocol), targets(e.answers)) for e in examples]
+        return [Item(e.images, self.prompt(e, protocol), targets(e.answers)) for e in examples]
 
     def text(self, example: Example) -> str:
         """The question."""
         return example.question
 
-    def answers(self, examples: Iterable[Example], limit: int) -> tuple[str, ...]:
-        """The most frequent answers; ties in alphabetical order.
+    def answers(self, examples: Iterable[Example], protocol: Protocol) -> tuple[str, ...]:
+        """The `max_answers` most frequent answers; ties in alphabetical order.
 
         Answers that are equal after the official text processing are one, in its most frequent spelling: unanimous
         references are compared as they are written.
@@ -46,7 +46,7 @@ class VQA(Task):
             for answer in example.answers:
                 spellings[normalise(answer)][answer.strip()] += 1
         ranked = sorted(spellings.values(), key=lambda counts: (-counts.total(), min(counts)))
-        return tuple(min(counts, key=lambda answer: (-counts[answer], answer)) for counts in ranked[:limit])
+        return tuple(min(counts, key=lambda answer: (-counts[answer], answer)) for counts in ranked[: protocol.max_answers])
 
 
 def _soft_scores(answers: Sequence[str], spelling: Mapping[str, str]) -> dict[str, float]:

@@ -70,7 +70,7 @@ SETTINGS = {
     "methods left out": ({"methods": ""}, ("one.yaml: 'methods' is required",)),
     "everything skipped": (
         {"tasks": "[captioning/shapes]"},
-        ("one.yaml: nothing to run: all 1 cells are skipped", "vit_roberta does vqa, not captioning"),
+        ("one.yaml: nothing to run: all 1 cells are skipped", "vit_roberta does vqa, entailment, nlvr2, not captioning"),
     ),
     "rank larger than the width": (
         {"methods": "[{name: lora, rank: 4096}]"},
@@ -214,7 +214,7 @@ def test_a_skipped_cell_is_not_run(tmp_path, refused, main) -> None:
     path = write_one(tmp_path, tasks="[vqa/small_shapes.yaml, captioning/small_shapes.yaml]")
     rows = {row["task"]: row for row in json.loads(main("plan", path, "--json").out)}
     arguments = ("run", path, "--cell", rows["captioning"]["id"], "--root", tmp_path / "root", *RUN)
-    refused(*arguments, words=("skipped: vit_roberta does vqa, not captioning",))
+    refused(*arguments, words=("skipped: vit_roberta does vqa, entailment, nlvr2, not captioning",))
 
 
 @pytest.fixture

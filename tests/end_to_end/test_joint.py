@@ -48,7 +48,7 @@ def test_a_joint_cell_is_planned_run_and_shown_in_a_column_for_each_task(sweep, 
     planned = json.loads(main("plan", sweep, "--json").out)
     joint = [cell for cell in planned if cell["cell"]["also"]]
     assert {(c["row"], c["backbone"]) for c in joint} == {("lora", "clip_bart"), ("bitfit", "clip_bart"), ("bitfit", "vit_roberta")}
-    assert [c["skipped"] for c in joint if c["backbone"] == "vit_roberta"] == ["vit_roberta does vqa, not captioning"]
+    assert [c["skipped"] for c in joint if c["backbone"] == "vit_roberta"] == ["vit_roberta does vqa, entailment, nlvr2, not captioning"]
     for cell in (c for c in joint if c["backbone"] == "clip_bart"):
         first, other = cell["cell"]["protocol"], cell["cell"]["also"][0]["protocol"]
         assert (first["prompt"], first["loss_mean"], first["beams"]) == ("vqa: {text}", "sequences", 1)

@@ -68,7 +68,7 @@ def test_plan_as_text_and_json(sweep, main) -> None:
     assert reasons == {
         "head_only needs head, which vit_gpt2 does not have here",
         "vit_gpt2 does captioning, not vqa",
-        "vit_roberta does vqa, not captioning",
+        "vit_roberta does vqa, entailment, nlvr2, not captioning",
     }
     assert all(0 < row["trainable"] < row["total"] for row in rows if not row["skipped"])
 

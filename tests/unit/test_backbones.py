@@ -39,7 +39,7 @@ def build(name: str, **settings: object) -> Backbone:
 
 
 def features(count: int = 2, tokens: int = 1) -> torch.Tensor:
-    return torch.randn(count, tokens, 128, generator=torch.Generator().manual_seed(1)).tanh()
+    return torch.randn(count, tokens, 128, generator=torch.Generator().manual_seed(1)).tanh()[:, None]
 
 
 def scenes(count: int = 2) -> torch.Tensor:
@@ -144,7 +144,7 @@ def test_the_release_sends_text_through_the_embedding_layer_twice() -> None:
     backbone = build("vit_roberta", embed_text_twice=True, read="prefix")
     ids = backbone.tokenizer(QUESTIONS, padding=True, return_tensors="pt")
     once = backbone.text.embeddings(input_ids=ids.input_ids)
-    twice = torch.cat([features(), once], 1)
+    twice = torch.cat([features()[:, 0], once], 1)
     mask = torch.cat([torch.ones(2, 1, dtype=torch.long), ids.attention_mask], 1)
     states = backbone.text(inputs_embeds=twice, attention_mask=mask)
     want = backbone.head["classifier"](states.pooler_output)
@@ -218,8 +218,8 @@ def test_cached_generation_equals_uncached_and_batches_do_not_matter(beams: int)
 
 def test_patch_tokens_reach_routing_functions_but_not_the_prefix() -> None:
     backbone = build("vit_roberta", context="tokens")
-    visual = backbone.vision(scenes())
-    assert visual.shape == (2, 1 + 65, 128)
+    visual = backbone.vision(scenes())[:, None]
+    assert visual.shape == (2, 1, 1 + 65, 128)
     apply(RoutingLoRA(rank=4, function="project"), backbone)
     assert backbone.logits(visual, QUESTIONS).shape == (2, 3)
     assert backbone.visual_context.value.shape == (2, 65, 128)

@@ -137,7 +137,7 @@ def test_the_caption_loss_is_that_of_transformers(smoothing: float) -> None:
     labels = ids.masked_fill(mask == 0, -100)
     labels[:, :prompt] = -100
     want = other(pixels(2), ids, mask, labels=labels).loss
-    total, terms = backbone.loss(backbone.vision(pixels(2)), ["a picture of"] * 2, [{text: 1.0} for text in CAPTIONS])
+    total, terms = backbone.loss(backbone.vision(pixels(2))[:, None], ["a picture of"] * 2, [{text: 1.0} for text in CAPTIONS])
     assert terms == (labels != -100).sum()
     torch.testing.assert_close(total / terms, want)
 
@@ -147,7 +147,7 @@ def test_the_vqa_loss_is_that_of_transformers() -> None:
     labels = torch.tensor([sequence(backbone, "a large green rectangle")])
     ids = question(backbone, QUESTIONS[1])
     want = port(BlipForQuestionAnswering)(ids, pixels(1), attention_mask=torch.ones_like(ids), labels=labels).loss
-    total, terms = backbone.loss(backbone.vision(pixels(1)), [QUESTIONS[1]], [{"a large green rectangle": 1.0}])
+    total, terms = backbone.loss(backbone.vision(pixels(1))[:, None], [QUESTIONS[1]], [{"a large green rectangle": 1.0}])
     torch.testing.assert_close(total / terms, want)
 
 
@@ -164,7 +164,7 @@ def test_generation_is_that_of_transformers(form: str, beams: int) -> None:
         given = {"input_ids": ids, "num_beams": beams, "do_sample": False, "max_new_tokens": 12, "min_new_tokens": 3}
         tokens = other.generate(pixel_values=image[None], attention_mask=torch.ones_like(ids), **given)[0]
         want.append(backbone.tokenizer.decode(tokens[ids.shape[1] - 1 if form == "decoder" else 1 :], skip_special_tokens=True).strip())
-    assert backbone.predict(backbone.vision(pixels(3)), prompts) == want
+    assert backbone.predict(backbone.vision(pixels(3))[:, None], prompts) == want
     assert all(want)
 
 
@@ -178,7 +178,7 @@ def test_the_release_sums_all_answers_by_their_share(form: str) -> None:
     backbone = build(form=form, recipe=recipe)
     visual = backbone.vision(pixels(2))
     targets = [{"two": 0.7, "a small circle": 0.3}, {"yes": 1.0}]
-    total, terms = backbone.loss(visual, QUESTIONS[:2], targets)
+    total, terms = backbone.loss(visual[:, None], QUESTIONS[:2], targets)
     want = torch.zeros(())
     for i, scores in enumerate(targets):
         for text, weight in scores.items():
@@ -201,10 +201,10 @@ def literal(backbone: BLIPModel, visual: Tensor, prompt: str, answer: str) -> tu
 @pytest.mark.parametrize("mean", ["tokens", "sequences", "questions"])
 def test_a_question_without_answer_costs_nothing(mean: str) -> None:
     backbone = build(recipe={"loss_mean": mean})
-    total, terms = backbone.loss(backbone.vision(pixels(1)), QUESTIONS[:1], [{}])
+    total, terms = backbone.loss(backbone.vision(pixels(1))[:, None], QUESTIONS[:1], [{}])
     assert (total.item(), terms) == (0.0, 0 if mean == "tokens" else 1)
-    alone = backbone.loss(backbone.vision(pixels()[:1]), QUESTIONS[:1], [{"yes": 1.0}])
-    beside = backbone.loss(backbone.vision(pixels()[:2]), QUESTIONS[:2], [{"yes": 1.0}, {}])
+    alone = backbone.loss(backbone.vision(pixels()[:1])[:, None], QUESTIONS[:1], [{"yes": 1.0}])
+    beside = backbone.loss(backbone.vision(pixels()[:2])[:, None], QUESTIONS[:2], [{"yes": 1.0}, {}])
     torch.testing.assert_close(beside[0], alone[0])
     assert beside[1] == alone[1] + (mean != "tokens")
 
@@ -237,7 +237,7 @@ def test_ranking_from_the_cache_finds_the_likeliest_answer(form: str, method: Me
     monkeypatch.setattr(blip, "RANKED_TOGETHER", 2 * len(ANSWERS))  # two questions together, of four
     true = blip.log_likelihood
     monkeypatch.setattr(blip, "log_likelihood", lambda *args: given.append(true(*args)) or given[-1])
-    found = backbone.predict(visual, QUESTIONS)
+    found = backbone.predict(visual[:, None], QUESTIONS)
     with torch.no_grad():
         want = torch.tensor([scores(backbone, visual[i : i + 1], prompt) for i, prompt in enumerate(QUESTIONS)])
     assert [len(part) for part in given] == [2 * len(ANSWERS)] * 2
@@ -251,7 +251,7 @@ def test_the_image_is_projected_once_for_all_candidates() -> None:
     for site in backbone.sites:
         if site.kind == "cross":
             site.attention.module.key.register_forward_hook(lambda _, args, __: calls.append(tuple(args[0].shape)))
-    backbone.predict(backbone.vision(pixels()), QUESTIONS)
+    backbone.predict(backbone.vision(pixels())[:, None], QUESTIONS)
     assert calls == [(4, 65, 128)] * 2
 
 
@@ -262,7 +262,7 @@ def test_generation_equals_a_loop_without_cache(form: str, method: Method | None
     visual = backbone.vision(pixels()).detach()
     with torch.no_grad():
         want = [greedy(backbone, visual[i : i + 1], prompt) for i, prompt in enumerate(QUESTIONS)]
-    assert backbone.predict(visual, QUESTIONS) == want
+    assert backbone.predict(visual[:, None], QUESTIONS) == want
     assert len(set(want)) > 1
 
 
@@ -281,8 +281,8 @@ def greedy(backbone: BLIPModel, visual: Tensor, prompt: str) -> str:
 def test_beams_of_a_batch_are_those_of_each_image_alone(form: str) -> None:
     backbone = build((), METHODS[-1], {"answering": "generate", "beams": 3}, form=form)
     visual = backbone.vision(pixels())
-    together = backbone.predict(visual, QUESTIONS)
-    assert [backbone.predict(visual[i : i + 1], [prompt])[0] for i, prompt in enumerate(QUESTIONS)] == together
+    together = backbone.predict(visual[:, None], QUESTIONS)
+    assert [backbone.predict(visual[i : i + 1][:, None], [prompt])[0] for i, prompt in enumerate(QUESTIONS)] == together
     assert len(set(together)) > 1
 
 
@@ -294,10 +294,10 @@ def test_a_soft_prompt_of_words_equals_the_words(form: str) -> None:
     backbone = build(form=form)
     visual = backbone.vision(pixels(2))
     words = [{"a circle": 1.0}] * 2
-    want, _ = backbone.loss(visual, ["what is there"] * 2, words)
+    want, _ = backbone.loss(visual[:, None], ["what is there"] * 2, words)
     ids = torch.tensor(sequence(backbone, "what is there")[1:-1])
     backbone.prompt = SoftPrompt(backbone.token_embeddings(ids).detach())
-    found, _ = backbone.loss(visual, ["", ""], words)
+    found, _ = backbone.loss(visual[:, None], ["", ""], words)
     torch.testing.assert_close(found, want)
 
 
@@ -315,9 +315,9 @@ def test_dropout_is_the_settings_and_lies_in_the_text_alone(form: str) -> None:
     assert {m.p for m in backbone.text.modules() if isinstance(m, nn.Dropout)} == {0.25}
     assert {m.p for m in backbone.vision.modules() if isinstance(m, nn.Dropout)} == {0.0}
     visual = backbone.vision(pixels(1))
-    still = backbone.loss(visual, QUESTIONS[:1], [{"no": 1.0}])[0]
+    still = backbone.loss(visual[:, None], QUESTIONS[:1], [{"no": 1.0}])[0]
     backbone.train()
-    assert not torch.equal(backbone.loss(visual, QUESTIONS[:1], [{"no": 1.0}])[0], still)
+    assert not torch.equal(backbone.loss(visual[:, None], QUESTIONS[:1], [{"no": 1.0}])[0], still)
 
 
 def test_sites_say_what_their_attention_may_see() -> None:
@@ -417,7 +417,7 @@ def test_an_original_checkpoint_equals_the_model_it_came_from(form: str, tmp_pat
     torch.testing.assert_close(ours.vision(pixels(2)), theirs.vision(pixels(2)))
     visual = theirs.vision(pixels(2))
     targets = [{text: 1.0} for text in CAPTIONS]
-    torch.testing.assert_close(ours.loss(visual, QUESTIONS[:2], targets), theirs.loss(visual, QUESTIONS[:2], targets))
+    torch.testing.assert_close(ours.loss(visual[:, None], QUESTIONS[:2], targets), theirs.loss(visual[:, None], QUESTIONS[:2], targets))
     assert {m.p for m in ours.text.modules() if isinstance(m, nn.Dropout)} == {0.1}
     with torch.device("meta"):
         planned = own(tmp_path / "model.pth", form=form)

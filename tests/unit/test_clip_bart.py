@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +63,8 @@ def build(folder: Path, model: dict[str, Any] | None = None, **recipe: Any) -> C
     return backbone
 
 
-def features(count: int = 3) -> Tensor:
-    return torch.randn(count, 2 + 64, 128, generator=torch.Generator().manual_seed(1))
+def features(count: int = 3, images: int = 1) -> Tensor:
+    return torch.randn(count, images, 2 + 64, 128, generator=torch.Generator().manual_seed(1))
 
 
 def written(backbone: CLIPBartModel, states: Tensor, mask: Tensor, ids: list[int]) -> Tensor:
@@ -136,18 +137,19 @@ def test_inputs_are_truncated_with_both_specials(folder: Path) -> None:
 # The visual embedding.
 
 
-def test_the_visual_embedding_is_the_literal_formula(folder: Path) -> None:
+@pytest.mark.parametrize("images", [1, 2])
+def test_the_visual_embedding_is_the_literal_formula(folder: Path, images: int) -> None:
     backbone = build(folder)
-    head, table, visual = backbone.head, backbone.token_embeddings.weight, features()
+    head, table, visual = backbone.head, backbone.token_embeddings.weight, features(images=images)
     found = backbone.embed(visual)
-    assert found.shape == (3, 36, 48)
-    for token in (0, 1, 8, 35):
+    assert found.shape == (3, images * 36, 48)
+    for image, token in product(range(images), (0, 1, 8, 35)):
         rows, columns = (range(8 * i // 6, -(-8 * (i + 1) // 6)) for i in divmod(token, 6))  # adaptive windows overlap
-        pooled = torch.stack([visual[:, 2 + 8 * r + c] for r in rows for c in columns]).amax(0)
+        pooled = torch.stack([visual[:, image, 2 + 8 * r + c] for r in rows for c in columns]).amax(0)
         f = head.feature[1](pooled @ head.feature[0].weight.T + head.feature[0].bias)
         p = head.position[1](head.position[0].bias)
-        want = f + p + head.image_order.weight[0] + table[len(table) - 1 - token]
-        torch.testing.assert_close(found[:, token], want)
+        want = f + p + head.image_order.weight[image] + table[len(table) - 1 - token]
+        torch.testing.assert_close(found[:, 36 * image + token], want)
     assert torch.equal(backbone.visual_context.value, found.mean(1, keepdim=True))
 
 
@@ -169,7 +171,7 @@ def test_the_whole_grid_may_be_kept_and_be_the_visual_context(folder: Path) -> N
 )
 def test_grids_that_cannot_be_are_refused(folder: Path, model: dict[str, Any], rows: int, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        build(folder, model).embed(features()[:, :rows])
+        build(folder, model).embed(features()[:, :, :rows])
 
 
 def test_new_rows_are_the_same_in_every_run_and_old_ones_the_checkpoints(folder: Path) -> None:

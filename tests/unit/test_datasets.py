@@ -102,7 +102,7 @@ def test_vqav2_joins_questions_and_annotations_in_the_questions_order(tmp_path):
     make_vqav2(tmp_path)
     first, second = opened("vqav2", tmp_path).examples("vqa", "val")
     assert (first.id, second.id) == ("9000", "9001")
-    assert (first.image, first.question, first.kind) == ("val2014/COCO_val2014_000000000009.jpg", "What is 0?", "number")
+    assert (first.images, first.question, first.kind) == (("val2014/COCO_val2014_000000000009.jpg",), "What is 0?", "number")
     assert first.answers == ("two",) * 10
 
 
@@ -117,7 +117,7 @@ def test_karpathy_trains_on_restval_unless_told_otherwise(tmp_path, restval, tra
     make_coco(tmp_path)
     data = opened("coco", tmp_path, restval_in_train=restval)
     assert [e.id for e in data.examples("captioning", "train")] == train
-    assert [(e.id, e.answers, e.image) for e in data.examples("captioning", "test")] == [
+    assert [(e.id, e.answers, e.images[0]) for e in data.examples("captioning", "test")] == [
         ("0", ("A 0.", "B."), "val2014/" + coco_name("val", 0))
     ]
 
@@ -127,18 +127,18 @@ def test_karpathy_reads_flickr_files_without_filepath_and_cocoid(tmp_path):
     write(tmp_path / "dataset_flickr8k.json", {"images": [image]})
     picture(tmp_path / "pictures/1.jpg")
     (example,) = opened("coco", tmp_path, file="dataset_flickr8k.json", images="pictures").examples("captioning", "val")
-    assert (example.id, example.image) == ("3", "pictures/1.jpg")
+    assert (example.id, example.images) == ("3", ("pictures/1.jpg",))
 
 
 def test_easy_vqa_is_the_published_set():
     data = load_spec("easy_vqa").open()
     both = {split: data.examples("vqa", split) for split in data.splits()}
-    assert {split: (len(e), len({x.image for x in e})) for split, e in both.items()} == {"train": (38575, 4000), "test": (9673, 1000)}
+    assert {split: (len(e), len({x.images for x in e})) for split, e in both.items()} == {"train": (38575, 4000), "test": (9673, 1000)}
     for split, yes_no in (("train", 28407), ("test", 7136)):  # the package's own README
         assert len({x.answers for x in both[split]}) == 13
         assert sum(x.kind == "yes_no" for x in both[split]) == yes_no
         assert {x.kind for x in both[split]} == {"yes_no", "color", "shape"}
-    assert data.image(both["test"][0].image).shape == (64, 64, 3)
+    assert data.image(both["test"][0].images[0]).shape == (64, 64, 3)
     assert data.fingerprint() == "6cbde25dd021"
 
 
@@ -154,7 +154,7 @@ def test_every_image_of_every_split_decodes_and_ids_are_unique(sample):
         examples = data.examples(data.tasks[0], split)
         assert len({e.id for e in examples}) == len(examples)
         for example in examples:
-            pixels = data.image(example.image)
+            pixels = data.image(example.images[0])
             assert (pixels.shape, pixels.dtype) == ((2, 3, 3), np.uint8)
 
 
@@ -255,7 +255,7 @@ def test_a_missing_image_is_found_when_examples_are_listed(sample):
 def test_images_that_do_not_decode_are_named(sample):
     name, root = sample
     data = opened(name, root)
-    image = data.examples(data.tasks[0], "train")[0].image
+    image = data.examples(data.tasks[0], "train")[0].images[0]
     path = root / image
     content = path.read_bytes()
     for damaged in (b"", b"not an image", content[: len(content) // 2]):

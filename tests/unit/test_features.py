@@ -47,7 +47,7 @@ def build(fatal):
     backbone = ViTRoberta(text="tiny", vision="tiny").build(["yes", "no"], Protocol(lr=1e-3, steps=1)).requires_grad_(False)
     data = Logged(train_scenes=80, val_scenes=1, test_scenes=1)
     Logged.fatal = fatal
-    features = visual_inputs(backbone, data, images, False, cache)(images)
+    features = visual_inputs(backbone, data, images, False, cache)([(image,) for image in images])
     print(hashlib.sha256(features.numpy().tobytes()).hexdigest(), flush=True)
 
 def start(fatal):
@@ -74,6 +74,11 @@ class Counting(Shapes):
         return super().image(image)
 
 
+def alone(ids: list[str]) -> list[tuple[str]]:
+    """Examples of one image each."""
+    return [(image,) for image in ids]
+
+
 @pytest.fixture
 def data() -> Shapes:
     Counting.drawn.clear()
@@ -89,43 +94,43 @@ def frozen() -> Backbone:
 def live(data: Shapes, ids: list[str], *, zeroed: bool = False) -> torch.Tensor:
     """What a tower that trains computes."""
     backbone = Case("head_only", "vit_roberta").fresh().requires_grad_(True)
-    return visual_inputs(backbone, data, IMAGES, zeroed, Path("/nonexistent"))(ids)
+    return visual_inputs(backbone, data, IMAGES, zeroed, Path("/nonexistent"))(alone(ids))
 
 
 def test_cached_features_equal_live_ones_bit_for_bit(frozen: Backbone, data: Shapes, tmp_path: Path) -> None:
     expected = live(data, IMAGES)
     for _ in ("built", "read"):
         cached = visual_inputs(frozen, data, IMAGES, False, tmp_path)
-        assert torch.equal(cached(IMAGES), expected)
-        assert cached(IMAGES).dtype is torch.float32
+        assert torch.equal(cached(alone(IMAGES)), expected)
+        assert cached(alone(IMAGES)).dtype is torch.float32
         some = ["train/7", "train/0", "train/7"]
-        assert torch.equal(cached(some), expected[[7, 0, 7]])
+        assert torch.equal(cached(alone(some)), expected[[7, 0, 7]])
     torch.testing.assert_close(live(data, ["train/7"])[0], expected[7], rtol=1e-5, atol=1e-6)
 
 
 def test_the_second_use_draws_no_image(frozen: Backbone, data: Shapes, tmp_path: Path) -> None:
     visual_inputs(frozen, data, [*IMAGES, *reversed(IMAGES)], False, tmp_path)
     assert sorted(Counting.drawn) == sorted(IMAGES), "each image once"
-    visual_inputs(frozen, data, list(reversed(IMAGES)), False, tmp_path)(IMAGES)
+    visual_inputs(frozen, data, list(reversed(IMAGES)), False, tmp_path)(alone(IMAGES))
     assert len(Counting.drawn) == len(IMAGES)
     assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_zeroed_images_are_all_one_black_image(frozen: Backbone, data: Shapes, tmp_path: Path) -> None:
-    zeroed = visual_inputs(frozen, data, IMAGES, True, tmp_path)(IMAGES)
+    zeroed = visual_inputs(frozen, data, IMAGES, True, tmp_path)(alone(IMAGES))
     assert Counting.drawn == []
     assert all(torch.equal(row, zeroed[0]) for row in zeroed)
     torch.testing.assert_close(zeroed, live(data, IMAGES, zeroed=True), rtol=1e-5, atol=1e-6)
-    real = visual_inputs(frozen, data, IMAGES, False, tmp_path)(IMAGES)
+    real = visual_inputs(frozen, data, IMAGES, False, tmp_path)(alone(IMAGES))
     assert not torch.allclose(zeroed, real, rtol=1e-2)
     assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_reading_gives_tensors_of_one_s_own(frozen: Backbone, data: Shapes, tmp_path: Path) -> None:
     cached = visual_inputs(frozen, data, IMAGES, False, tmp_path)
-    before = cached(IMAGES).clone()
-    cached(IMAGES).zero_()
-    assert torch.equal(cached(IMAGES), before)
+    before = cached(alone(IMAGES)).clone()
+    cached(alone(IMAGES)).zero_()
+    assert torch.equal(cached(alone(IMAGES)), before)
 
 
 def key(backbone: Backbone, data: Shapes, cache: Path, images: list[str] = IMAGES) -> str:
@@ -160,7 +165,7 @@ def test_anything_that_changes_the_features_changes_the_key(frozen: Backbone, da
 def test_a_tower_that_trains_is_never_cached(data: Shapes, tmp_path: Path) -> None:
     case = Case("full_finetuning", "vit_roberta", {"vision": True})
     backbone = case.build()
-    features = visual_inputs(backbone, data, IMAGES, False, tmp_path)(IMAGES)
+    features = visual_inputs(backbone, data, IMAGES, False, tmp_path)(alone(IMAGES))
     assert features.requires_grad
     assert not list(tmp_path.iterdir())
 

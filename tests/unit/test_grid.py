@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from benchmark import grid
 from benchmark.cell import Cell, Choice, Plan
-from benchmark.config import ADDED, Protocol, dump, parse
+from benchmark.config import Protocol, dump, dump_defaults, parse
 from benchmark.datasets import DatasetSpec
 from benchmark.errors import UserError
 from benchmark.grid import expand, fingerprint, load_plan, plan_file
@@ -201,9 +201,16 @@ def test_seeds_and_ids(one, other) -> None:
 
 
 def test_every_field_of_a_protocol_but_its_name_is_identity() -> None:
-    """Those that were added later, once they differ from their default."""
-    later = {f.name for f in fields(Protocol) if f.metadata.get(ADDED)}
+    later = set(dump_defaults(CELL.protocol))
     assert set(CELL.identity()["protocol"]) == {f.name for f in fields(Protocol)} - {"name"} - later
+
+
+def test_a_field_added_later_is_identity_only_where_it_is_used() -> None:
+    assert "label_words" in dump_defaults(CELL.protocol)
+    spelt = replace(CELL, protocol=replace(CELL.protocol, label_words=None))
+    used = replace(CELL, protocol=replace(CELL.protocol, label_words={"neutral": "maybe"}))
+    assert spelt.id == CELL.id != used.id
+    assert used.identity()["protocol"]["label_words"] == {"neutral": "maybe"}
 
 
 def test_cells_survive_the_way_through_json() -> None:

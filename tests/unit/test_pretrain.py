@@ -26,7 +26,7 @@ from transformers import (
 )
 
 from benchmark.datasets.drawing import SHAPES, Scene, Thing, sample_single
-from benchmark.datasets.shapes import questions
+from benchmark.datasets.questions import questions
 from benchmark.errors import UserError
 from benchmark.pretraining.batches import MASK, PROMPT, blind_batch, captioned_batch, infilled_batch
 from benchmark.pretraining.common import HELD_OUT, Plan

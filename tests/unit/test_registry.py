@@ -145,13 +145,13 @@ def test_methods_say_where_they_come_from(name) -> None:
     options = METHODS.entry(name).options
     assert set(options) == {"paper", "needs"}
     assert re.search(r"\d{4}", options["paper"])
-    assert set(options["needs"]) <= {"linears", "sublayers", "attention", "embeddings", "visual_context", "head"}
+    assert set(options["needs"]) <= {"linears", "sublayers", "attention", "embeddings", "visual_context", "encoder", "head"}
 
 
 def test_unknown_names() -> None:
     with pytest.raises(UserError, match=r"^unknown method 'loar'; did you mean 'lora'\?$"):
         METHODS.load("loar")
-    with pytest.raises(UserError, match=r"^unknown task 'zzzzzz'; known: captioning, vqa"):
+    with pytest.raises(UserError, match=r"^unknown task 'zzzzzz'; known: captioning, entailment, nlvr2, vqa"):
         TASKS.entry("zzzzzz")
 
 

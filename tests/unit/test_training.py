@@ -247,7 +247,7 @@ def test_a_loss_that_is_no_number_names_the_learning_rate(value: float) -> None:
     backbone = LORA.build()
 
     def broken(ids: object) -> Tensor:
-        return torch.full((8, 1, 128), value)
+        return torch.full((8, 1, 1, 128), value)
 
     one = feed(LORA.items(), 8, broken)
     with pytest.raises(UserError, match=r"loss became nan at step 0; lower `lr` \(0\.125\) or set `clip_norm`"):

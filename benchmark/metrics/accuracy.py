@@ -1,0 +1,20 @@
+"""Accuracy: a prediction is right that is, letter for letter, one of the example's answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from benchmark.metrics.base import Metric, Prediction, Scores, Tokenizer, mean_scores
+from benchmark.registry import register
+
+
+@register("accuracy", values=("accuracy",))
+class Accuracy(Metric):
+    """Share of predictions equal to one of their references, with its breakdown by kind; case and white space count.
+
+    The measure of GQA, NLVR2 and SNLI-VE, as VL-T5 and VL-Adapter compute it: membership in the example's labels.
+    """
+
+    def evaluate(self, predictions: Sequence[Prediction], tokenizer: Tokenizer) -> Scores:  # noqa: ARG002
+        """Score a split; `tokenizer` has no influence."""
+        return mean_scores("accuracy", [100.0 * (p.text in p.references) for p in predictions], predictions)

@@ -1,0 +1,14 @@
+"""NLVR2: is a statement about two images true?"""
+
+from __future__ import annotations
+
+from benchmark.registry import register
+from benchmark.tasks.labelled import Labelled
+
+
+@register("nlvr2", metrics=("accuracy",))
+class NLVR2(Labelled):
+    """Say whether a statement about two images, left and right, is true or false; scored by accuracy."""
+
+    labels = ("true", "false")
+    images = 2
