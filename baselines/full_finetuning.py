@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from benchmark.backbones.base import Backbone
+from benchmark.errors import UserError
 from benchmark.method import Method, count, unfreeze
 from benchmark.registry import register
 
@@ -26,6 +27,8 @@ class FullFinetuning(Method):
 
     def inject(self, backbone: Backbone) -> None:
         """Unfreeze; nothing is added."""
+        if self.vision and not count(backbone.vision.parameters()):
+            raise UserError(f"vision: {backbone.name} has no vision tower here; leave it out")
         unfreeze(self._parameters(backbone))
 
     def trainable(self, backbone: Backbone) -> int:

@@ -23,7 +23,7 @@ from benchmark.registry import register
 class VLPET(Method):
     """In the encoder, with X what a sub-layer reads, H what it gives and f a bottleneck: H1 = H + f(H), then scale G(X, H1) H1.
 
-    G is one number an example (`small`), a token (`middleX`) or a channel (`middleY`), or one of its own for each (`large`). In
+    G is one number an example (`small`), a token (`middleX`), a channel (`middleY`), or a token and channel (`large`). In
     the decoder, f(E) stands beside the value projection of cross-attention, E being the encoder's output. The paper's
     multi-head down-projection, heads side by side, is one linear map of all of H; nothing tells the two apart.
 

@@ -15,6 +15,7 @@ EPILOG = """examples:
   vlpeft status quickstart --root runs/quickstart     where it stands
   vlpeft table quickstart --root runs/quickstart --format latex
   vlpeft list methods                                 what can be named in a sweep
+  vlpeft data check vqav2 --path /data/vqav2          are the files there, whole and the published ones
   vlpeft bench lora                                   how fast our LoRA is beside Hugging Face peft's
 
 SWEEP is a shipped sweep (`vlpeft list sweeps`) or the path of your own YAML file.
@@ -39,6 +40,7 @@ def parser() -> argparse.ArgumentParser:
     _looking_ahead(commands)
     _running(commands)
     _looking_back(commands)
+    _data(commands)
     _tools(commands)
     return parser
 
@@ -50,6 +52,7 @@ def _looking_ahead(commands: Any) -> None:
     plan = _command(commands, "plan", "every cell of a sweep: id, runnable or skipped and why, trainable parameters, state")
     plan.description = PLAN
     _sweep_argument(plan)
+    _scale_flag(plan)
     plan.add_argument("--root", type=Path, help="result folder whose state to show (default: runs/ and the sweep's name, if there is one)")
     plan.add_argument("--explain", metavar="CELL", help="every setting of one cell and where it comes from; CELL is a beginning of its id")
     _json_flag(plan)
@@ -67,10 +70,12 @@ def _looking_ahead(commands: Any) -> None:
 def _running(commands: Any) -> None:
     run = _command(commands, "run", "run one cell here and now")
     _sweep_argument(run)
+    _scale_flag(run)
     run.add_argument("--cell", required=True, metavar="ID", help="cell id, as `vlpeft plan` prints it (a unique beginning will do)")
     _run_flags(run)
     sweep = _command(commands, "sweep", "run all cells that are not done, then print the tables; again: only what is missing")
     _sweep_argument(sweep)
+    _scale_flag(sweep)
     sweep.add_argument(
         "--on", choices=("inline", "local"), default="local", help="inline: in this process; local: in worker processes (default)"
     )
@@ -81,17 +86,37 @@ def _running(commands: Any) -> None:
 def _looking_back(commands: Any) -> None:
     status = _command(commands, "status", "where each cell stands")
     _sweep_argument(status)
+    _scale_flag(status)
     _root_flag(status)
     _json_flag(status)
     table = _command(commands, "table", "mean and standard deviation over seeds, from the records")
     _sweep_argument(table)
     _root_flag(table)
-    table.add_argument("--scale", default="", metavar="NAME", help="what was measured at another scale, such as tiny")
+    _scale_flag(table)
     form, content = table.add_mutually_exclusive_group(), table.add_mutually_exclusive_group()
     form.add_argument("--format", choices=("text", "md", "latex", "csv", "json"), default="text")
     form.add_argument("--json", action="store_const", const="json", dest="format", help="the same as --format json")
     content.add_argument("--costs", action="store_true", help="seconds and memory instead of scores")
     content.add_argument("--details", action="store_true", help="with scores by question type")
+
+
+def _data(commands: Any) -> None:
+    actions = _command(commands, "data", "check a dataset's files, or fetch them").add_subparsers(metavar="ACTION", required=True)
+    check = _command(actions, "check", "counts, ids, images and checksums of a dataset's files, and where to get what is missing")
+    check.set_defaults(command="data check")
+    _dataset_arguments(check)
+    check.add_argument("--split", metavar="SPLIT", help="this split only (default: all)")
+    check.add_argument("--images", action="store_true", help="decode every image too (default: only see that each is there)")
+    _json_flag(check)
+    fetch = _command(actions, "download", "fetch what is missing of a dataset; again: go on where it was cut")
+    fetch.set_defaults(command="data download")
+    _dataset_arguments(fetch)
+    fetch.add_argument("--yes", action="store_true", help="accept the licence without being asked")
+
+
+def _dataset_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", help="a shipped dataset (`vlpeft list datasets`), or the path of a YAML file")
+    parser.add_argument("--path", type=Path, metavar="DIR", help="folder of its files (default: $VLPEFT_DATA/NAME, or the YAML's `root`)")
 
 
 def _tools(commands: Any) -> None:
@@ -124,6 +149,10 @@ def _positive(text: str) -> int:
 
 def _sweep_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("sweep", metavar="SWEEP", help="a shipped sweep's name, or the path of a YAML file")
+
+
+def _scale_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--scale", default="", metavar="NAME", help="the cells at another size; tiny: tiny towers, drawn data, minutes")
 
 
 def _root_flag(parser: argparse.ArgumentParser) -> None:

@@ -38,19 +38,22 @@ def _root(options: argparse.Namespace) -> Path | None:
     """The result folder: as given, or runs/ and the sweep's name; None where `plan` has none to look at."""
     given: Path | None = options.root
     own = options.sweep.endswith((".yaml", ".yml"))
-    default = Path("runs") / (Path(options.sweep).stem if own else _swept(options.sweep))
+    name = Path(options.sweep).stem if own else _swept(options.sweep)
+    default = Path("runs") / (f"{name}@{options.scale}" if options.scale else name)
     return given or (default if options.command != "plan" or default.exists() else None)
 
 
 def _swept(name: str) -> str:
     """The sweep that belongs to a published table's name; any other name as it is."""
-    from benchmark.grid import sweep_names
+    from benchmark.sweep import sweep_names
     from results.published import load_published, published_names
 
     return (load_published(name).sweep or name) if name in published_names() and name not in sweep_names() else name
 
 
 def _how_to_go_on(options: argparse.Namespace) -> str:
+    if options.command == "data download":
+        return "; run the same command again: what was fetched is kept"
     if options.command not in ("sweep", "run"):
         return ""
     seconds = f"{options.checkpoint_seconds:g}"
@@ -78,7 +81,7 @@ def _plan(options: argparse.Namespace) -> int:
         raise UserError(
             f"--root {options.root}: no such folder; leave --root out, or run `vlpeft sweep {options.sweep} --root {options.root}`"
         )
-    made = plan(options.sweep, need_data=False)
+    made = plan(options.sweep, need_data=False, scale=options.scale)
     if options.json:
         print(json.dumps(plan_rows(made, options.root), indent=1, ensure_ascii=False))
     else:
@@ -89,7 +92,7 @@ def _plan(options: argparse.Namespace) -> int:
 def _explain(options: argparse.Namespace) -> int:
     from results.explain import explain_rows, explain_table, find
 
-    cell = find(options.sweep, options.explain)
+    cell = find(options.sweep, options.explain, options.scale)
     if options.json:
         print(json.dumps(explain_rows(cell), indent=1, ensure_ascii=False))
     else:
@@ -135,7 +138,7 @@ def _run(options: argparse.Namespace) -> int:
     from benchmark.runner import run_cell
 
     runtime = _runtime(options)
-    made = plan(options.sweep, need_data=True)
+    made = plan(options.sweep, need_data=True, scale=options.scale)
     cell = made.find(options.cell)
     save_plan(made, options.root)
     with CellProgress(cell) as progress:
@@ -162,7 +165,7 @@ def _sweep(options: argparse.Namespace) -> int:
     )
 
     runtime, workers = _runtime(options), check_workers(options.workers) if options.workers is not None else default_workers()
-    made = plan(options.sweep, need_data=True)
+    made = plan(options.sweep, need_data=True, scale=options.scale)
     save_plan(made, options.root)
     cells = unfinished(made, options.root)
     clear_failures(cells, options.root)
@@ -182,11 +185,11 @@ def _sweep(options: argparse.Namespace) -> int:
 
 
 def _status(options: argparse.Namespace) -> int:
-    from benchmark.grid import load_plan
     from benchmark.records import Store
+    from benchmark.sweep import load_plan
     from results.status import as_dicts, status, status_table
 
-    made = load_plan(options.sweep, options.root)
+    made = load_plan(options.sweep, options.root, options.scale)
     cells = status(made, Store(options.root))
     if options.json:
         print(json.dumps(as_dicts(cells), indent=1, ensure_ascii=False))
@@ -208,8 +211,8 @@ def _table(options: argparse.Namespace) -> int:
 
 def _published(options: argparse.Namespace) -> Any:
     """A paper's table beside what the sweep's cells have measured, if it was launched."""
-    from benchmark.grid import load_plan, plan_file
     from benchmark.records import Store
+    from benchmark.sweep import load_plan, plan_file
     from results.compare import published_table
     from results.published import load_published
 
@@ -220,13 +223,25 @@ def _published(options: argparse.Namespace) -> Any:
 
 
 def _board(options: argparse.Namespace) -> Any:
-    from benchmark.grid import load_plan
     from benchmark.records import Store
+    from benchmark.sweep import load_plan
     from results.leaderboard import leaderboard
     from results.tables import cost_table, score_table
 
     board = leaderboard(load_plan(options.sweep, options.root, options.scale), Store(options.root))
     return cost_table(board) if options.costs else score_table(board, details=options.details)
+
+
+def _data_check(options: argparse.Namespace) -> int:
+    from benchmark.data.command import check_files
+
+    return check_files(options.name, options.path, options.split, images=options.images, as_json=options.json)
+
+
+def _data_download(options: argparse.Namespace) -> int:
+    from benchmark.data.command import download_files
+
+    return download_files(options.name, options.path, accepted=options.yes)
 
 
 def _bench(options: argparse.Namespace) -> int:
@@ -291,6 +306,8 @@ COMMANDS = {
     "sweep": _sweep,
     "status": _status,
     "table": _table,
+    "data check": _data_check,
+    "data download": _data_download,
     "bench": _bench,
     "pretrain": _pretrain,
 }

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from benchmark.augmentation import augmented
 from benchmark.backbones.base import Backbone
-from benchmark.backbones.vision import transform
+from benchmark.backbones.vision import FeatureTower, transform
 from benchmark.datasets.base import DataFormat
-from benchmark.errors import UserError
+from benchmark.errors import DataError, UserError
 
 VisualInputs = Callable[[Sequence[Sequence[str]]], Tensor]  # image ids of each example -> (batch, images, tokens, width) on the device
 Views = Callable[[Sequence[Sequence[str]], Sequence[str]], Tensor]  # the same of augmented views, which a seed an example draws
@@ -35,8 +35,11 @@ def visual_inputs(backbone: Backbone, data: DataFormat, images: Sequence[str], z
 
     A frozen tower's features are cached under `cache`, keyed by its weights, its transform and the data; equal to the
     live ones, because they are computed by the same call. `zeroed` shows the model a black image in place of each.
+    Features that the dataset itself holds are read as they are needed: cached again they would fill the disk.
     """
     tower = backbone.vision
+    if data.precomputed:
+        return _given(backbone, data, zeroed)
 
     def load(image: str) -> Tensor:
         return transform(np.zeros((tower.size, tower.size, 3), np.uint8) if zeroed else data.image(image), tower)
@@ -81,6 +84,32 @@ def _computed(backbone: Backbone, load: Callable[[T], Tensor], images: Sequence[
         pixels = torch.stack(list(pool.map(load, images)))
     features: Tensor = backbone.vision(pixels.to(backbone.device))
     return features
+
+
+def _given(backbone: Backbone, data: DataFormat, zeroed: bool) -> VisualInputs:
+    """The dataset's own features. Raises UserError where the backbone or the protocol needs images."""
+    tower = backbone.vision
+    if not isinstance(tower, FeatureTower):
+        raise UserError(f"{backbone.name} needs images, this dataset holds features; use clip_bart with `vision: features:2048`")
+    if zeroed:
+        raise UserError("images: zeroed needs images, this dataset holds features; leave it out")
+
+    def load(image: str) -> Tensor:
+        features = data.features(image)
+        if features.shape[1] != tower.width:
+            raise DataError(
+                f"image {image}: features of width {features.shape[1]}, not {tower.width}; set `vision: features:{features.shape[1]}`"
+            )
+        return torch.from_numpy(features)
+
+    def read(ids: Sequence[str]) -> Tensor:
+        with ThreadPoolExecutor(max_workers=4) as pool:
+            found = list(pool.map(load, ids))
+        if other := next((image for image, each in zip(ids, found, strict=True) if len(each) != len(found[0])), None):
+            raise DataError(f"image {other}: another number of tokens than image {ids[0]}; replace the file that is wrong")
+        return torch.stack(found).to(backbone.device)
+
+    return lambda ids: _per_example(ids, read)
 
 
 def _per_example(ids: Sequence[Sequence[str]], features: Live) -> Tensor:

@@ -94,7 +94,7 @@ def _items(task: str, batch: int) -> list[Item]:
 
 
 def _pixels(backbone: Backbone, batch: int) -> VisualInputs:
-    pixels = torch.randn(batch, 3, backbone.vision.size, backbone.vision.size)
+    pixels = backbone.vision.random_inputs(batch)
 
     def visual(ids: Sequence[Sequence[str]]) -> Tensor:
         with torch.set_grad_enabled(any(p.requires_grad for p in backbone.vision.parameters())):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -15,31 +15,37 @@ from benchmark.cell import Cell, Part, Plan, Planned
 from benchmark.config import Protocol, dump, parse
 from benchmark.cost import parameters
 from benchmark.errors import DataError, UserError, did_you_mean, located
-from benchmark.grid import METHODS, expand, fingerprint, load_sweep, plan_file, sweep_name, sweep_path
+from benchmark.grid import METHODS, expand
 from benchmark.inputs import Inputs
 from benchmark.metrics import METRICS
 from benchmark.records import Store, to_json, write_atomically
 from benchmark.runner import build
 from benchmark.selection import selecting
+from benchmark.sweep import fingerprint, load_sweep, plan_file, sweep_name, sweep_path
 from benchmark.tasks import TASKS
 from benchmark.tasks.labelled import Labelled
 
 
-def plan(name_or_path: str, *, need_data: bool) -> Plan:
+def plan(name_or_path: str, *, need_data: bool, scale: str = "") -> Plan:
     """Expand and check a sweep.
 
     Cells that a backbone or method rules out are marked skipped with the reason; so are cells without readable data,
-    unless `need_data`: then that is an error. Settings that cannot work are always an error, for the whole grid at once.
+    unless `need_data`: then that is an error. At another `scale`, so are cells that it makes equal to an earlier one.
+    Settings that cannot work are always an error, for the whole grid at once.
     """
     path = sweep_path(name_or_path)
     sweep = load_sweep(name_or_path)
     checker = _Checker(need_data, str(path))
-    cells = tuple(checker.check(cell) for cell in expand(name_or_path))
+    cells = tuple(checker.check(cell) for cell in expand(name_or_path, scale))
+    if scale:
+        cells = tuple(_without_repetition(cells))
     _refuse_equal_cells(cells, str(path))
     if not any(not cell.skipped for cell in cells):
         raise UserError(f"{path}: nothing to run: all {len(cells)} cells are skipped; the first: {cells[0].skipped}")
-    name = sweep_name(path)
-    return Plan(name, sweep.title or name, sweep.notes, fingerprint(path), cells)
+    name, title = sweep_name(path), sweep.title or sweep_name(path)
+    if scale:
+        name, title = f"{name}@{scale}", f"{title} (scale: {scale})"
+    return Plan(name, title, sweep.notes, fingerprint(path, scale), cells)
 
 
 def save_plan(plan_: Plan, root: Path) -> None:
@@ -150,7 +156,15 @@ def incapable(cell: Cell) -> str:
             return f"{cell.backbone.name} does {', '.join(model.tasks)}, not {part.task}"
     if cell.also and not model.joint:
         return f"{cell.backbone.name} trains on one task at a time"
-    offers = parse(model, cell.backbone.settings, cell.backbone.name).offers()
+    config = parse(model, cell.backbone.settings, cell.backbone.name)
+    for part in cell.parts:
+        precomputed = part.dataset.open().precomputed
+        if precomputed != config.reads_features:
+            holds, needs = ("images", "features") if config.reads_features else ("features", "images")
+            return f"{cell.backbone.name} needs {needs} here, and {part.dataset.name} holds {holds}"
+        if precomputed and part.protocol.images == "zeroed":
+            return f"images: zeroed needs images, and {part.dataset.name} holds features"
+    offers = config.offers()
     lacking: Sequence[str] = [need for need in METHODS.load(cell.method.name).needs if need not in offers]
     return f"{cell.method.name} needs {lacking[0]}, which {cell.backbone.name} does not have here" if lacking else ""
 
@@ -199,10 +213,21 @@ def _instead(key: str, known: Sequence[str]) -> str:
     return next((split for split in usual if split in known), known[-1])
 
 
+def _without_repetition(cells: Sequence[Planned]) -> Iterator[Planned]:
+    """Towers of two sizes may become one at a smaller scale: such a cell runs once."""
+    first: dict[str, Planned] = {}
+    for cell in cells:
+        same = first.setdefault(cell.id, cell)
+        if same is cell or cell.skipped:
+            yield cell
+        else:
+            yield replace(cell, skipped=f"at this scale it is the cell of {same.row} on {same.backbone}, {same.task}/{same.dataset}")
+
+
 def _refuse_equal_cells(cells: Sequence[Planned], where: str) -> None:
     seen: dict[str, Planned] = {}
     for cell in cells:
-        if cell.id in seen:
+        if cell.id in seen and not cell.skipped:
             first = seen[cell.id]
             raise UserError(f"{where}: '{first.row}' and '{cell.row}' on {cell.backbone} are the same cell {cell.id}; remove one")
         seen[cell.id] = cell

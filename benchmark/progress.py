@@ -55,21 +55,28 @@ class _Remaining(TimeRemainingColumn):
         return Text(f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}", style="progress.remaining")
 
 
-class CellProgress(_Bars):
-    """Progress of one cell run in this process."""
+class PhaseProgress(_Bars):
+    """Progress of one thing that goes through phases."""
 
-    def __init__(self, cell: Planned) -> None:
+    def __init__(self, name: str) -> None:
         super().__init__()
-        self.name, self.phase = name_of(cell), ""
+        self.name, self.phase = name, ""
         self.bar = self.bars.add_task(self.name, total=None)
 
-    def __call__(self, phase: str, step: int, total: int) -> None:
-        """What run_cell calls."""
+    def __call__(self, phase: str, step: int, total: int | None) -> None:
+        """`step` of `total` (None: nobody knows) of a phase is done."""
         self.bars.update(self.bar, description=f"{phase} {self.name}", completed=step, total=total)
-        tenth = max(1, total // 10)
+        tenth = max(1, total // 10) if total else 1000
         if phase != self.phase or step % tenth == 0:
-            self.line(f"{self.name}: {phase} {step}/{total}")
+            self.line(f"{self.name}: {phase} {step}/{'?' if total is None else total}")
             self.phase = phase
+
+
+class CellProgress(PhaseProgress):
+    """Progress of one cell run in this process; what run_cell calls."""
+
+    def __init__(self, cell: Planned) -> None:
+        super().__init__(name_of(cell))
 
 
 class SweepProgress(_Bars):

@@ -1,7 +1,7 @@
 """Training recipes in layers: each says where its values come from; later layers stand over earlier ones.
 
 From low to high: what a dataset's YAML asks for, a shipped protocol's defaults and its matching rules in order (those of
-its `base` before), the sweep's own keys, the backbone's entry, the method's entry.
+its `base` before), the sweep's own keys, the backbone's entry, the method's entry, a scale asked for.
 """
 
 from __future__ import annotations
@@ -88,9 +88,14 @@ def protocol_layers(name: str, facts: Mapping[str, JSON], _derived: tuple[str, .
     if file.base is not None:
         yield from protocol_layers(file.base, facts, (*_derived, name))
     yield Layer(f"protocol {name}", {"name": name, **file.defaults})
-    for number, rule in enumerate(file.rules, 1):
-        if _matches(rule, facts, f"{_path(name)}: rules[{number - 1}]"):
-            yield Layer(f"protocol {name}, rule {number} ({rule.words})", rule.set)
+    yield from matching(file.rules, facts, f"protocol {name}", str(_path(name)))
+
+
+def matching(rules: Sequence[Rule], facts: Mapping[str, JSON], origin: str, where: str) -> Iterator[Layer]:
+    """The rules whose conditions these facts meet, in order."""
+    for number, rule in enumerate(rules, 1):
+        if _matches(rule, facts, f"{where}: rules[{number - 1}]"):
+            yield Layer(f"{origin}, rule {number} ({rule.words})", rule.set)
 
 
 def resolve(layers: Sequence[Layer], where: str) -> Protocol:

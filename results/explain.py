@@ -10,9 +10,10 @@ from benchmark.backbones import BACKBONES
 from benchmark.config import JSON, dump, parse
 from benchmark.datasets import given
 from benchmark.errors import UserError
-from benchmark.grid import METHODS, Crossed, Place, crossed
+from benchmark.grid import METHODS, Crossed, crossed
 from benchmark.recipes import DEFAULT, Layer, origins
 from benchmark.registry import Registry
+from benchmark.sweep import Place
 from results.listing import flow
 from results.tables import Block, Table, Text, one_line
 
@@ -26,9 +27,9 @@ class Section:
     origins: Mapping[str, str]
 
 
-def find(name_or_path: str, beginning: str) -> Crossed:
+def find(name_or_path: str, beginning: str, scale: str = "") -> Crossed:
     """The cell of a sweep, runnable or not, whose id starts so. Raises UserError for none or several."""
-    found = [each for each in crossed(name_or_path) if each.planned.id.startswith(beginning)]
+    found = [each for each in crossed(name_or_path, scale) if each.planned.id.startswith(beginning)]
     if not beginning or len(found) != 1:
         raise UserError(f"--explain {beginning}: {len(found)} cells have an id that starts so; see `vlpeft plan {name_or_path}`")
     return found[0]

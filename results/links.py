@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from benchmark.cell import Planned
-from benchmark.grid import expand, sweep_names
+from benchmark.grid import expand
 from benchmark.metrics import METRICS
+from benchmark.sweep import sweep_names
 from benchmark.tasks import TASKS
 from results.published import SHARE, Column, Group, Number, PublishedTable, Row, load_published
 

@@ -16,11 +16,12 @@ from benchmark.backbones import BACKBONES
 from benchmark.cell import Plan
 from benchmark.config import Protocol, dump
 from benchmark.datasets import dataset_names, load_card
-from benchmark.grid import METHODS, load_sweep, sweep_names
+from benchmark.grid import METHODS
 from benchmark.metrics import METRICS
 from benchmark.recipes import load_protocol, protocol_names
 from benchmark.records import Store
 from benchmark.registry import Registry, fields_of
+from benchmark.sweep import load_sweep, sweep_names
 from benchmark.tasks import TASKS
 from results.published import load_published, published_names
 from results.status import status

@@ -10,7 +10,6 @@ from functools import cached_property
 
 from benchmark.cell import Plan, Planned
 from benchmark.errors import UserError
-from benchmark.grid import Sweep, load_sweep
 from benchmark.records import Store
 from results.leaderboard import leaderboard
 from results.published import SHARE, Column, Group, PublishedTable, Row
@@ -129,30 +128,9 @@ def _same(name: str, wanted: str, *, loosely: bool) -> bool:
 
 
 def _named(plan: Plan) -> Iterator[tuple[Planned, tuple[str, ...]]]:
-    """Cells, and their tasks as the sweep names them: at another scale its datasets are replaced, one by one."""
-    sweep, _, scale = plan.sweep.partition("@")
-    if not scale:
-        yield from ((cell, tuple(part.name for part in cell.cell.parts)) for cell in plan.cells)
-        return
-    entries = list(_entries(load_sweep(sweep)))
-    groups: dict[tuple[str, str, int], list[Planned]] = {}
+    """Cells, and their tasks as the sweep names them: at another scale the data that stands for a dataset says so behind its name."""
     for cell in plan.cells:
-        groups.setdefault((cell.row, cell.backbone, cell.seed), []).append(cell)
-    for (row, backbone, _), cells in groups.items():
-        own = [names for names, on in entries if not on or backbone in on]
-        if len(own) != len(cells):
-            raise UserError(
-                f"the plan of {plan.sweep} holds {len(cells)} tasks of {row} on {backbone}, the sweep {len(own)}; launch it again"
-            )
-        yield from zip(cells, own, strict=True)
-
-
-def _entries(sweep: Sweep) -> Iterator[tuple[tuple[str, ...], Sequence[str]]]:
-    """The task/dataset names of each `tasks:` entry, and the only backbones it is for."""
-    for item in sweep.tasks:
-        on = item.get("on", ()) if isinstance(item, Mapping) else ()
-        places = item["joint"] if isinstance(item, Mapping) and "joint" in item else (item,)
-        yield tuple(place if isinstance(place, str) else f"{place['task']}/{place['dataset']}" for place in places), on
+        yield cell, tuple(part.name.partition(" (")[0] for part in cell.cell.parts)
 
 
 def _joined(parts: Sequence[Outcome], compute: Callable[[Sequence[float]], float]) -> Outcome:

@@ -11,9 +11,10 @@ from typing import Any, Literal
 from benchmark.backbones import BACKBONES
 from benchmark.cell import Cell, Choice, Planned
 from benchmark.config import JSON, Config, essence, load_yaml, parse
-from benchmark.grid import METHODS, load_sweep
+from benchmark.grid import METHODS
 from benchmark.planning import combinations, count_parameters
 from benchmark.registry import Registry
+from benchmark.sweep import load_sweep
 from results.tables import Block, Table, Text, one_line
 
 PUBLISHED = Path(__file__).parent / "published" / "parameters.yaml"

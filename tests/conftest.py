@@ -23,10 +23,11 @@ from benchmark.config import Protocol, dump, parse
 from benchmark.datasets import DatasetSpec
 from benchmark.datasets.base import Example
 from benchmark.errors import UserError
-from benchmark.grid import METHODS, load_sweep
+from benchmark.grid import METHODS
 from benchmark.method import Method
 from benchmark.planning import incapable
 from benchmark.runner import build
+from benchmark.sweep import load_sweep
 from benchmark.tasks import TASKS
 from benchmark.tasks.base import Item
 from benchmark.training import Feed, TrainingState, start, train

@@ -29,6 +29,11 @@ class BackboneConfig(Config, ABC):
     joint: ClassVar[bool] = False  # set by @register: one model can be trained on several tasks together
     ignores: ClassVar[tuple[str, ...]] = ()  # set by @register: protocol keys that have no effect here
 
+    @property
+    def reads_features(self) -> bool:
+        """Whether it reads a dataset's precomputed features in place of images, without a vision tower of its own."""
+        return False
+
     @abstractmethod
     def offers(self) -> frozenset[Need]:
         """What a method finds at this backbone's sites."""
@@ -130,6 +135,10 @@ class VisionTower(nn.Module, ABC):
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     resample: Image.Resampling = Image.Resampling.BILINEAR
+
+    def random_inputs(self, images: int) -> Tensor:
+        """Random input of so many images, to measure with."""
+        return torch.randn(images, 3, self.size, self.size)
 
 
 def single(visual: Tensor) -> Tensor:

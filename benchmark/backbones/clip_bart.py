@@ -17,7 +17,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from benchmark.attention import Attention
 from benchmark.backbones.base import Backbone, BackboneConfig
 from benchmark.backbones.language import IGNORED, generation, language_loss, log_likelihood, padded, rank, training_targets
-from benchmark.backbones.vision import vision_tower
+from benchmark.backbones.vision import FEATURES, FeatureTower, vision_tower
 from benchmark.backbones.weights import Source
 from benchmark.config import NonNegative, Positive, Protocol
 from benchmark.errors import UserError
@@ -45,6 +45,11 @@ class CLIPBart(BackboneConfig):
     # What routing functions mix in: the embedded visual tokens, or their mean. Our choice: the paper's code has no CLIP-BART.
     context: Literal["pooled", "tokens"] = "pooled"
 
+    @property
+    def reads_features(self) -> bool:
+        """`vision: features:2048` reads the dataset's features, 2048 wide, in place of images: VL-Adapter's own setting."""
+        return self.vision.startswith(FEATURES)
+
     def offers(self) -> frozenset[Need]:
         """Everything: linears, sub-layers, attentions, embeddings, visual context, encoder and a head (the visual embedding)."""
         return frozenset({"linears", "sublayers", "attention", "embeddings", "visual_context", "encoder", "head"})
@@ -63,7 +68,7 @@ class CLIPBartModel(Backbone):
         super().__init__()
         self.name, self.config = CLIPBart.name, config
         source = Source.parse(config.text, tiny="bart")
-        self.vision = vision_tower(config.vision, "mean", tokens=True)
+        self.vision = FeatureTower(config.vision) if config.reads_features else vision_tower(config.vision, "mean", tokens=True)
         self.context_tokens = config.context == "tokens"
         self.text = source.model(BartForConditionalGeneration)
         _append_rows(self.text, config.extra_tokens)

@@ -25,6 +25,7 @@ from benchmark.errors import UserError, did_you_mean
 
 Pool = Literal["pooler", "cls", "mean"]
 Triple = tuple[float, float, float]
+FEATURES = "features:"
 HALF: tuple[Triple, Triple] = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # the in21k checkpoints' own values
 
 
@@ -32,14 +33,40 @@ def vision_tower(source: str, pool: Pool, tokens: bool) -> VisionTower:
     """Build a tower from `tiny`, a Hugging Face id or folder, `random:ID`, `timm:NAME` (also `timm:local-dir:FOLDER`), or
     `open_clip:NAME/TAG` (also `open_clip:NAME/FILE` and `open_clip:random:NAME`).
 
+    `features:WIDTH` (see `FeatureTower`) is for backbones that need no pooled vector, and refused here.
+
     `pool` makes the first feature: the pretrained tanh pooler, the CLS state after the final norm, or the mean patch.
     `tokens` appends all states of the last layer behind it.
     """
+    if source.startswith(FEATURES):
+        raise UserError(f"vision: {source}: this backbone needs a pooled vector of each image, which features do not hold; use clip_bart")
     if source.startswith("open_clip:"):
         return OpenClipTower(source.removeprefix("open_clip:"), pool, tokens)
     if source.startswith("timm:"):
         return TimmTower(source.removeprefix("timm:"), pool, tokens)
     return HuggingFaceTower(Source.parse(source, tiny="vit"), pool, tokens)
+
+
+class FeatureTower(VisionTower):
+    """No tower: the dataset holds what one would give, the grid alone, (tokens, width) an image (`DataFormat.features`)."""
+
+    leading = 0
+    tokens = 49  # of VL-Adapter's release, 7 x 7; only `random_inputs` needs to know
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        width = source.removeprefix(FEATURES)
+        if not width.isdecimal() or not int(width):
+            raise UserError(f"vision: {source}: write {FEATURES}WIDTH, as in {FEATURES}2048")
+        self.width = int(width)
+
+    def random_inputs(self, images: int) -> Tensor:
+        """(images, tokens, width)."""
+        return torch.randn(images, self.tokens, self.width)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(batch, tokens, width), as it is."""
+        return features
 
 
 class HuggingFaceTower(VisionTower):

@@ -1,8 +1,9 @@
 """Datasets: one YAML names a file format and its files; `load_spec` resolves it without opening any data.
 
 A dataset is given by the name of a shipped YAML of this folder (`vqav2`) or by the path of one's own. Its keys are
-`format`, optionally `summary`, `licence`, `homepage` and `protocol` (what any recipe starts from on this data, such as
-`{eval_split: val}`), and the fields of the format's class. The files lie in `root`:
+`format`, optionally `summary`, `licence`, `homepage`, `protocol` (what any recipe starts from on this data, such as
+`{eval_split: val}`), `expected`, `downloads` and `by_hand` (for `vlpeft data`), and the fields of the format's class. The
+files lie in `root`:
 
 * a shipped dataset NAME: `$VLPEFT_DATA/NAME`, or `~/.cache/vlpeft/data/NAME` where the variable is not set;
 * one's own YAML: its `root`, taken from that YAML's folder if relative, or that folder itself if there is none;
@@ -16,31 +17,40 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from benchmark.config import JSON, Config, Protocol, essence, load_yaml, parse
+from benchmark.config import JSON, Config, NonNegative, Protocol, essence, load_yaml, parse
 from benchmark.datasets.base import DataFormat
+from benchmark.datasets.sources import ByHand, Download
 from benchmark.errors import UserError, did_you_mean
 from benchmark.registry import Registry
 
 FORMATS: Registry[DataFormat] = Registry("format", "benchmark/datasets")
 FOLDER = Path(__file__).resolve().parent
-ABOUT = ("format", "summary", "licence", "homepage", "protocol")  # the keys of a dataset YAML that are no fields of its format
 
 
 @dataclass(frozen=True)
 class Card(Config):
-    """What a list shows of a dataset: known from its YAML and the registry alone."""
+    """What is known of a dataset from its YAML and the registry alone; none of it changes what a cell computes.
+
+    `expected` holds published numbers by split, in the words of `DataFormat.counts`.
+    """
 
     name: str
     format: str
     summary: str = ""
     licence: str = ""
     homepage: str = ""
+    expected: Mapping[str, Mapping[str, NonNegative]] = field(default_factory=dict)
+    downloads: tuple[Download, ...] = ()
+    by_hand: tuple[ByHand, ...] = ()
     protocol: Mapping[str, JSON] = field(default_factory=dict)
 
     @property
     def tasks(self) -> tuple[str, ...]:
         """Tasks the dataset's format serves."""
         return _tasks(self.format)
+
+
+ABOUT = tuple(f.name for f in fields(Card) if f.name != "name")  # the keys of a dataset YAML that are no fields of its format
 
 
 @dataclass(frozen=True)
@@ -86,15 +96,10 @@ def load_spec(name_or_path: str) -> DatasetSpec:
     path = _locate(name_or_path)
     values = load_yaml(path)
     card = _card(values, path)
-    own = {key: value for key, value in values.items() if key not in ABOUT}
-    settings = essence(parse(FORMATS.load(card.format), own, str(path)))
+    given = {key: value for key, value in values.items() if key not in ABOUT}
+    settings = essence(parse(FORMATS.load(card.format), given, str(path)))
     root = settings.pop("root")
-    return DatasetSpec(card.name, card.format, settings, _root(path, root if "root" in own else None), card.protocol)
-
-
-def given(name_or_path: str) -> dict[str, JSON]:
-    """The format's settings that a dataset's YAML itself holds."""
-    return {key: value for key, value in load_yaml(_locate(name_or_path)).items() if key not in ABOUT}
+    return DatasetSpec(card.name, card.format, settings, _root(path, root if "root" in given else None))
 
 
 def _locate(name_or_path: str) -> Path:

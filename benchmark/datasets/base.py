@@ -12,8 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmark.config import Config
+from benchmark.errors import DataError
 
 Pixels = NDArray[np.uint8]  # (height, width, 3), RGB
+Features = NDArray[np.float32]  # (tokens, width)
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Example:
     """
 
     id: str
-    images: tuple[str, ...]  # ids for `DataFormat.image`
+    images: tuple[str, ...]  # ids for `DataFormat.image` or `DataFormat.features`
     question: str
     answers: tuple[str, ...]
     kind: str = ""  # question type, for breakdowns
@@ -34,7 +36,7 @@ class Example:
 
 @dataclass(frozen=True)
 class DataFormat(Config, ABC):
-    """A file format: its fields are the keys of a dataset YAML (`format`, `summary`, `licence` and `homepage` aside).
+    """A file format: its fields are the keys of a dataset YAML (those of `benchmark.datasets.Card` aside).
 
     `root` is where the files lie; it is no part of a cell's identity. Building the object reads no file; every method
     but `splits` may.
@@ -56,6 +58,23 @@ class DataFormat(Config, ABC):
     @abstractmethod
     def image(self, image: str) -> Pixels:
         """Decode one image by the id its examples use. Raises DataError naming the file."""
+
+    @property
+    def precomputed(self) -> bool:
+        """Whether the images are given as features (by `features`), not as pixels (by `image`); no file is read to know."""
+        return False
+
+    def features(self, image: str) -> Features:
+        """The features of one image by its id, (tokens, width), of a dataset that is `precomputed`.
+
+        Raises DataError naming the file where it is missing or damaged, and for datasets of pixels.
+        """
+        raise DataError(f"data format '{self.name}' gives images, not features: {image}; use a backbone with a vision tower")
+
+    def counts(self, split: str, examples: Sequence[Example]) -> dict[str, int]:  # noqa: ARG002
+        """What `vlpeft data check` compares with the `expected` numbers of the dataset's YAML; `examples` are the split's."""
+        images = {image for example in examples for image in example.images}
+        return {"examples": len(examples), "images": len(images), "answers": sum(len(example.answers) for example in examples)}
 
     def image_stamp(self, image: str) -> str:
         """Changes when the image's file does: its size and time of change. "" for images that are not files below `root`."""

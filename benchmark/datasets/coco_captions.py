@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmark.config import Config
-from benchmark.datasets.base import DataFormat, Example, Pixels
-from benchmark.datasets.files import ID, by_id, check_request, content_fingerprint, decode_image, read_rows, require_images
+from benchmark.config import Config, added
+from benchmark.datasets.base import Example
+from benchmark.datasets.files import ID, FileFormat, Row, by_id, check_request, read_rows, require_images
 from benchmark.errors import DataError
 from benchmark.registry import register
+
+FLAGS = ("is_precanned", "is_rejected")  # of VizWiz's captions: a stock phrase for an image that shows nothing, spam
 
 
 @dataclass(frozen=True)
@@ -23,14 +25,16 @@ class CaptionFiles(Config):
 
 @register("coco_captions", tasks=("captioning",))
 @dataclass(frozen=True, kw_only=True)
-class COCOCaptions(DataFormat):
+class COCOCaptions(FileFormat):
     """One captions JSON a split, with `images` and `annotations`, as COCO publishes them.
 
     One example an image; its answers are all of its captions. An image without a caption and a caption without an image
     are errors: the official files have neither, and the test sets' files (no captions) cannot be scored here.
+    `drop_flagged` leaves out what VizWiz marks `is_precanned` or `is_rejected`, and images that keep no caption.
     """
 
     files: dict[str, CaptionFiles]
+    drop_flagged: bool = added(False)
 
     def splits(self) -> tuple[str, ...]:
         """Names of the splits: the keys of `files`."""
@@ -43,19 +47,29 @@ class COCOCaptions(DataFormat):
         path = Path(self.root) / files.annotations
         images = by_id(read_rows(path, "images", id=ID, file_name=str), "id", path)
         captions: dict[str, list[str]] = {image: [] for image in images}
-        for row in read_rows(path, "annotations", image_id=ID, caption=str):
+        for row in self._captions(path):
             if str(row["image_id"]) not in captions:
                 raise DataError(f"{path}: image_id {row['image_id']} has a caption but is not in 'images'; remove the caption or add it")
-            captions[str(row["image_id"])].append(row["caption"])
-        if bare := [image for image, texts in captions.items() if not texts]:
+            captions[str(row["image_id"])] += [] if self.drop_flagged and any(row[flag] for flag in FLAGS) else [row["caption"]]
+        bare = [image for image, texts in captions.items() if not texts]
+        if bare and not self.drop_flagged:
             raise DataError(f"{path}: image id {bare[0]} has no caption ({len(bare)} have none); remove it from 'images' or add one")
-        require_images(Path(self.root) / files.images, ((f"{path}: image id {key}", row["file_name"]) for key, row in images.items()))
-        return [Example(key, (f"{files.images}/{row['file_name']}",), "", tuple(captions[key])) for key, row in images.items()]
+        kept = {key: row for key, row in images.items() if captions[key]}
+        require_images(Path(self.root) / files.images, ((f"{path}: image id {key}", row["file_name"]) for key, row in kept.items()))
+        return [Example(key, (f"{files.images}/{row['file_name']}",), "", tuple(captions[key])) for key, row in kept.items()]
 
-    def image(self, image: str) -> Pixels:
-        """Decode one image by its path below `root`. Raises DataError naming the file."""
-        return decode_image(Path(self.root) / image)
+    def counts(self, split: str, examples: Sequence[Example]) -> dict[str, int]:
+        """With the numbers before anything is dropped, where something may be."""
+        counts = super().counts(split, examples)
+        if self.drop_flagged:
+            path = Path(self.root) / self.files[split].annotations
+            counts |= {"images in the file": len(read_rows(path, "images")), "captions in the file": len(self._captions(path))}
+        return counts
 
-    def fingerprint(self) -> str:
-        """Hash (12 hex digits) of the bytes of every split's captions file; images are not read."""
-        return content_fingerprint({split: Path(self.root) / files.annotations for split, files in self.files.items()})
+    def annotation_files(self) -> Mapping[str, str]:
+        """Every split's captions file."""
+        return {split: files.annotations for split, files in self.files.items()}
+
+    def _captions(self, path: Path) -> list[Row]:
+        flags = dict.fromkeys(FLAGS, bool) if self.drop_flagged else {}
+        return read_rows(path, "annotations", image_id=ID, caption=str, **flags)

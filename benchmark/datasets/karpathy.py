@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmark.datasets.base import DataFormat, Example, Pixels
-from benchmark.datasets.files import ID, Row, check_request, check_row, content_fingerprint, decode_image, read_rows, require_images
+from benchmark.config import added
+from benchmark.datasets.base import Example
+from benchmark.datasets.files import ID, FileFormat, Row, check_request, check_row, read_rows, require_images
 from benchmark.errors import DataError, did_you_mean
 from benchmark.registry import register
 
@@ -18,17 +19,19 @@ MARKS = (*SPLITS, "restval")  # what the file's `split` may say
 
 @register("karpathy", tasks=("captioning",))
 @dataclass(frozen=True, kw_only=True)
-class Karpathy(DataFormat):
+class Karpathy(FileFormat):
     """One JSON for all splits: `dataset_coco.json`, `dataset_flickr8k.json` or `dataset_flickr30k.json`.
 
     One example an image; its answers are the raw sentences and its id is the `cocoid`, or `imgid` where the file has none.
     `images` is the folder that an image's own `filepath` (Flickr files have none) is below. "restval" marks the part of
     val2014 that is in neither val nor test; nearly every paper trains on it (113,287 instead of 82,783 images).
+    `feature_folder` holds feature files, NAME.h5 for the image NAME.jpg, that are given in place of images.
     """
 
     file: str
     images: str = ""
     restval_in_train: bool = True
+    feature_folder: str = added("")
 
     def splits(self) -> tuple[str, ...]:
         """Names of the splits: always train, val and test."""
@@ -52,15 +55,18 @@ class Karpathy(DataFormat):
             require_images(Path(self.root) / folder, names)
         return examples
 
-    def image(self, image: str) -> Pixels:
-        """Decode one image by its path below `root`. Raises DataError naming the file."""
-        return decode_image(Path(self.root) / image)
+    @property
+    def precomputed(self) -> bool:
+        """Where there is a folder of features."""
+        return bool(self.feature_folder)
 
-    def fingerprint(self) -> str:
-        """Hash (12 hex digits) of the file's bytes, the same whichever part is used; images are not read."""
-        return content_fingerprint({"captions": Path(self.root) / self.file})
+    def annotation_files(self) -> Mapping[str, str]:
+        """The one file, whichever part is used."""
+        return {"captions": self.file}
 
     def _place(self, row: Row) -> str:
+        if self.feature_folder:
+            return Path(self.feature_folder, f"{Path(row['filename']).stem}.h5").as_posix()
         return Path(self.images, str(row.get("filepath", "")), str(row["filename"])).as_posix()
 
 

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmark.config import Config
-from benchmark.datasets.base import DataFormat, Example, Pixels
-from benchmark.datasets.files import ID, Row, by_id, check_request, check_row, content_fingerprint, decode_image, read_rows, require_images
+from benchmark.datasets.base import Example
+from benchmark.datasets.files import (
+    ID,
+    FileFormat,
+    answer_texts,
+    by_id,
+    check_pattern,
+    check_request,
+    image_name,
+    read_rows,
+    require_images,
+)
 from benchmark.errors import DataError
 from benchmark.registry import register
 
@@ -23,19 +33,12 @@ class VQAFiles(Config):
     pattern: str
 
     def __post_init__(self) -> None:
-        try:
-            names = {self.pattern.format(image_id=number) for number in (1, 2)}
-        except (AttributeError, LookupError, TypeError, ValueError) as error:
-            raise ValueError(f"pattern '{self.pattern}' must use image_id only, as in 'COCO_val2014_{{image_id:012d}}.jpg'") from error
-        if len(names) < 2:
-            raise ValueError(f"pattern '{self.pattern}' gives every image one name; write {{image_id}} in it")
-        if "/" in self.pattern:
-            raise ValueError(f"pattern '{self.pattern}' must be a file name; put its folder in 'images'")
+        check_pattern(self.pattern, "image_id")
 
 
 @register("vqav2", tasks=("vqa",))
 @dataclass(frozen=True, kw_only=True)
-class VQAv2(DataFormat):
+class VQAv2(FileFormat):
     """Questions and annotations as two JSON files a split, as VQA v2 publishes them.
 
     An example's kind is the official `answer_type` (yes/no, number, other). Questions and annotations must match one to
@@ -61,40 +64,22 @@ class VQAv2(DataFormat):
                 raise DataError(
                     f"{path}: question_id {lonely[0]} is not in {other} ({len(lonely)} are not); use the two files of one split"
                 )
-        images = {name: _image_name(files, row, f"{asked}: question_id {name}") for name, row in questions.items()}
+        images = {
+            name: image_name(files.pattern, "image_id", row["image_id"], f"{asked}: question_id {name}") for name, row in questions.items()
+        }
         require_images(root / files.images, ((f"{asked}: question_id {name}", image) for name, image in images.items()))
         return [
             Example(
                 id=name,
                 images=(f"{files.images}/{images[name]}",),
                 question=row["question"],
-                answers=_answers(annotations[name], f"{answered}: question_id {name}"),
+                answers=answer_texts(annotations[name], f"{answered}: question_id {name}"),
                 kind=str(annotations[name].get("answer_type", "")),
             )
             for name, row in questions.items()
         ]
 
-    def image(self, image: str) -> Pixels:
-        """Decode one image by its path below `root`. Raises DataError naming the file."""
-        return decode_image(Path(self.root) / image)
-
-    def fingerprint(self) -> str:
-        """Hash (12 hex digits) of the bytes of every split's questions and annotations; images are not read."""
+    def annotation_files(self) -> Mapping[str, str]:
+        """Every split's questions and annotations."""
         roles = {f"{split}/questions": files.questions for split, files in self.files.items()}
-        roles |= {f"{split}/annotations": files.annotations for split, files in self.files.items()}
-        return content_fingerprint({role: Path(self.root) / name for role, name in roles.items()})
-
-
-def _image_name(files: VQAFiles, row: Row, where: str) -> str:
-    try:
-        return files.pattern.format(image_id=row["image_id"])
-    except ValueError as error:
-        raise DataError(f"{where}: image_id {row['image_id']!r} does not fit the pattern '{files.pattern}'; mend one of them") from error
-
-
-def _answers(row: Row, where: str) -> tuple[str, ...]:
-    if not row["answers"]:
-        raise DataError(f"{where}: has no answers; remove the question and its annotation, or add an answer")
-    for answer in row["answers"]:
-        check_row(answer, {"answer": str}, f"{where}: answers")
-    return tuple(answer["answer"] for answer in row["answers"])
+        return roles | {f"{split}/annotations": files.annotations for split, files in self.files.items()}

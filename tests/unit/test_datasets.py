@@ -17,18 +17,7 @@ from PIL import Image
 from benchmark.datasets import DatasetSpec, dataset_names, load_card, load_spec
 from benchmark.datasets.files import content_fingerprint, decode_image, read_rows
 from benchmark.errors import DataError, UserError
-
-SPLITS = ("train", "val")
-
-
-def write(path: Path, content: object) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content), encoding="utf-8")
-
-
-def picture(path: Path, mode: str = "RGB") -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new(mode, (3, 2)).save(path)
+from tests.samples import SAMPLES, coco_name, picture, write, write_sample
 
 
 def edit(path: Path, change) -> None:
@@ -37,69 +26,32 @@ def edit(path: Path, change) -> None:
     write(path, content)
 
 
-def coco_name(split: str, number: int) -> str:
-    return f"COCO_{split}2014_{number:012d}.jpg"
-
-
-def make_vqav2(root: Path) -> None:
-    for split in SPLITS:
-        questions = [{"image_id": 9, "question": f"What is {i}?", "question_id": 9000 + i} for i in range(2)]
-        answers = [{"answer": "two", "answer_confidence": "yes", "answer_id": i + 1} for i in range(10)]
-        annotations = [{"question_id": 9001 - i, "image_id": 9, "answer_type": "number", "answers": answers} for i in range(2)]
-        write(root / f"v2_OpenEnded_mscoco_{split}2014_questions.json", {"info": {}, "questions": questions})
-        write(root / f"v2_mscoco_{split}2014_annotations.json", {"info": {}, "annotations": annotations})
-        picture(root / f"{split}2014" / coco_name(split, 9))
-
-
-def make_coco_captions2014(root: Path) -> None:
-    for split in SPLITS:
-        images = [{"id": number, "file_name": coco_name(split, number)} for number in (9, 25)]
-        captions = [{"id": i, "image_id": number, "caption": f"a {i}"} for i, number in enumerate((25, 9, 9))]
-        write(root / f"annotations/captions_{split}2014.json", {"images": images, "annotations": captions})
-        for number in (9, 25):
-            picture(root / f"{split}2014" / coco_name(split, number))
-
-
-def make_coco(root: Path) -> None:
-    images = []
-    for number, split in enumerate(("test", "train", "restval", "val", "train")):
-        folder = "train" if split == "train" else "val"
-        name, raw = coco_name(folder, number), [{"raw": f"A {number}.", "tokens": []}, {"raw": "B.", "tokens": []}]
-        images.append({"filepath": f"{folder}2014", "filename": name, "split": split, "sentences": raw, "cocoid": number, "imgid": 7})
-        picture(root / f"{folder}2014" / name)
-    write(root / "dataset_coco.json", {"dataset": "coco", "images": images})
-
-
-def make_easy_vqa(root: Path) -> None:
-    for split in ("train", "test"):
-        rows = [["what color is the shape?", "blue", 0], ["is there a circle?", "no", 0], ["what shape is present?", "circle", 0]]
-        write(root / split / "questions.json", rows)
-        picture(root / split / "images/0.png")
-
-
-MAKERS = {"vqav2": make_vqav2, "coco_captions2014": make_coco_captions2014, "coco": make_coco, "easy_vqa": make_easy_vqa}
-
-
 def opened(name: str, root: Path, **changes):
     spec = load_spec(name)
     return DatasetSpec(spec.name, spec.format, {**spec.settings, **changes}, str(root)).open()
 
 
-@pytest.fixture(params=sorted(MAKERS))
+@pytest.fixture(params=sorted(SAMPLES))
 def sample(request, tmp_path):
-    MAKERS[request.param](tmp_path / "data")
+    write_sample(request.param, tmp_path / "data")
     return request.param, tmp_path / "data"
 
 
 def json_files(root: Path) -> list[Path]:
-    return sorted(root.rglob("*.json"))
+    """Annotation files, one that the split train needs first."""
+    return sorted(root.rglob("*.json*"), key=lambda path: ("train" not in path.name, path))
+
+
+def read(data, image: str):
+    """Features where the dataset gives them, pixels where not."""
+    return (data.features if data.precomputed else data.image)(image)
 
 
 # What is read
 
 
 def test_vqav2_joins_questions_and_annotations_in_the_questions_order(tmp_path):
-    make_vqav2(tmp_path)
+    write_sample("vqav2", tmp_path)
     first, second = opened("vqav2", tmp_path).examples("vqa", "val")
     assert (first.id, second.id) == ("9000", "9001")
     assert (first.images, first.question, first.kind) == (("val2014/COCO_val2014_000000000009.jpg",), "What is 0?", "number")
@@ -107,14 +59,14 @@ def test_vqav2_joins_questions_and_annotations_in_the_questions_order(tmp_path):
 
 
 def test_coco_captions_has_one_example_an_image_with_all_its_captions(tmp_path):
-    make_coco_captions2014(tmp_path)
+    write_sample("coco_captions2014", tmp_path)
     found = opened("coco_captions2014", tmp_path).examples("captioning", "train")
     assert [(e.id, e.question, e.answers) for e in found] == [("9", "", ("a 1", "a 2")), ("25", "", ("a 0",))]
 
 
 @pytest.mark.parametrize(("restval", "train"), [(True, ["1", "2", "4"]), (False, ["1", "4"])])
 def test_karpathy_trains_on_restval_unless_told_otherwise(tmp_path, restval, train):
-    make_coco(tmp_path)
+    write_sample("coco", tmp_path)
     data = opened("coco", tmp_path, restval_in_train=restval)
     assert [e.id for e in data.examples("captioning", "train")] == train
     assert [(e.id, e.answers, e.images[0]) for e in data.examples("captioning", "test")] == [
@@ -153,9 +105,10 @@ def test_every_image_of_every_split_decodes_and_ids_are_unique(sample):
     for split in data.splits():
         examples = data.examples(data.tasks[0], split)
         assert len({e.id for e in examples}) == len(examples)
-        for example in examples:
-            pixels = data.image(example.images[0])
-            assert (pixels.shape, pixels.dtype) == ((2, 3, 3), np.uint8)
+        for image in {image for example in examples for image in example.images}:
+            got = read(data, image)
+            assert (got.shape, got.dtype) == (((49, 2048), np.float32) if image.endswith(".h5") else ((2, 3, 3), np.uint8))
+            assert data.image_stamp(image)
 
 
 def test_image_folders_are_listed_once_and_no_image_is_looked_up(sample, monkeypatch):
@@ -165,7 +118,7 @@ def test_image_folders_are_listed_once_and_no_image_is_looked_up(sample, monkeyp
         patch.setattr(os, "scandir", lambda folder: listed.append(folder) or scandir(folder))
         patch.setattr(os, "stat", lambda path, **options: looked_up.append(path) or stat(path, **options))
         data.examples(data.tasks[0], "train")
-    assert len(listed) == len(set(listed)) == (2 if name == "coco" else 1)
+    assert len(listed) == len(set(listed)) == (2 if name in ("coco", "vqav2_karpathy") else 1)
     assert looked_up == []
 
 
@@ -218,14 +171,14 @@ def refused(name: str, root: Path, split: str = "train") -> str:
 def test_unknown_split_and_task_suggest_a_known_one(sample):
     data = opened(*sample)
     assert "did you mean 'train'" in refused(*sample, split="trian")
-    with pytest.raises(DataError, match=r"does not serve the task 'nlvr2'; known: "):
-        data.examples("nlvr2", "train")
+    with pytest.raises(DataError, match=r"does not serve the task 'sorting'; known: "):
+        data.examples("sorting", "train")
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated", "empty", "not text", "wrong top level", "folder"])
 def test_a_damaged_json_is_named_with_a_fix(sample, damage):
     name, root = sample
-    path = next(p for p in json_files(root) if name == "coco" or "train" in p.as_posix().removeprefix(root.as_posix()))
+    path = next(p for p in json_files(root) if name != "easy_vqa" or p.parent.name == "train")
     content = path.read_bytes()
     path.unlink()
     if damage == "folder":
@@ -243,10 +196,12 @@ def test_a_damaged_json_is_named_with_a_fix(sample, damage):
 
 def test_a_missing_image_is_found_when_examples_are_listed(sample):
     name, root = sample
-    gone = next(p for p in sorted(root.rglob("*.[jp][pn]g")) if "train" in p.as_posix().removeprefix(root.as_posix()))
+    data = opened(name, root)
+    gone = root / data.examples(data.tasks[0], "train")[0].images[-1]
     gone.unlink()
     message = refused(name, root)
-    assert str(gone) in message
+    assert str(gone.parent) in message
+    assert gone.name in message
     assert "1 missing" in message
     shutil.rmtree(gone.parent)
     assert f"cannot list the image folder {gone.parent}" in refused(name, root)
@@ -260,12 +215,12 @@ def test_images_that_do_not_decode_are_named(sample):
     content = path.read_bytes()
     for damaged in (b"", b"not an image", content[: len(content) // 2]):
         path.write_bytes(damaged)
-        with pytest.raises(DataError, match="cannot decode image") as caught:
-            data.image(image)
+        with pytest.raises(DataError, match=r"cannot (decode image|read features)") as caught:
+            read(data, image)
         assert path.name in str(caught.value)
     path.unlink()
     with pytest.raises(DataError, match="does not exist"):
-        data.image(image)
+        read(data, image)
 
 
 # Bad records, format by format
@@ -309,7 +264,7 @@ BAD_RECORDS = {
 @pytest.mark.parametrize("case", sorted(BAD_RECORDS))
 def test_a_bad_record_is_named(tmp_path, case):
     name, file, change, expected = BAD_RECORDS[case]
-    MAKERS[name](tmp_path)
+    write_sample(name, tmp_path)
     edit(tmp_path / file, change)
     data = opened(name, tmp_path)
     with pytest.raises(DataError, match=expected) as caught:
@@ -402,13 +357,11 @@ def test_damaged_images_decode_or_are_refused(tmp_path_factory, kind, data):
 
 
 def test_shipped_datasets_are_listed_with_their_tasks():
-    assert set(MAKERS) <= set(dataset_names())
-    cards = {name: load_card(name) for name in MAKERS}
+    assert set(SAMPLES) <= set(dataset_names())
+    cards = {name: load_card(name) for name in SAMPLES}
+    tasks = {"coco": "captioning", "textcaps": "captioning", "vizwiz_caps": "captioning", "snli_ve": "entailment", "nlvr2": "nlvr2"}
     assert {name: card.tasks for name, card in cards.items()} == {
-        "vqav2": ("vqa",),
-        "easy_vqa": ("vqa",),
-        "coco": ("captioning",),
-        "coco_captions2014": ("captioning",),
+        name: (next((task for of, task in tasks.items() if name.startswith(of)), "vqa"),) for name in SAMPLES
     }
     assert all(card.summary and card.licence and card.homepage.startswith("https://") for card in cards.values())
     assert all(load_spec(name).tasks == card.tasks for name, card in cards.items())

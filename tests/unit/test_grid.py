@@ -18,13 +18,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmark import grid
+from benchmark import sweep as sweeps
 from benchmark.cell import Cell, Choice, Plan
 from benchmark.config import Protocol, dump, dump_defaults, parse
 from benchmark.datasets import DatasetSpec
 from benchmark.errors import UserError
-from benchmark.grid import expand, fingerprint, load_plan, plan_file
+from benchmark.grid import expand
 from benchmark.records import to_json
+from benchmark.sweep import fingerprint, load_plan, plan_file
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden" / "cell_ids.json"
 LINES = {
@@ -302,8 +303,8 @@ def test_finding_a_cell(tmp_path) -> None:
 @settings(max_examples=20)
 @given(st.text(alphabet="abcdefghijklmnopqrstuvwxyz_", min_size=1, max_size=12))
 def test_no_word_is_a_sweep_but_the_shipped_ones(word) -> None:
-    if word in grid.sweep_names():
-        assert grid.sweep_path(word).exists()
+    if word in sweeps.sweep_names():
+        assert sweeps.sweep_path(word).exists()
     else:
         with pytest.raises(UserError, match="unknown sweep"):
-            grid.sweep_path(word)
+            sweeps.sweep_path(word)

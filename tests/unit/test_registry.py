@@ -63,9 +63,11 @@ def test_help_imports_next_to_nothing(arguments) -> None:
 @pytest.mark.parametrize("command", ["status", "table"])
 def test_reading_results_never_imports_torch(command, tmp_path) -> None:
     """With a plan that holds every shipped sweep's kinds of cells, none of them run."""
+    from benchmark.cell import Plan
     from benchmark.config import dump
-    from benchmark.grid import Plan, expand, fingerprint, plan_file, sweep_path
+    from benchmark.grid import expand
     from benchmark.records import to_json
+    from benchmark.sweep import fingerprint, plan_file, sweep_path
 
     file = plan_file(tmp_path, "quickstart")
     file.parent.mkdir()

@@ -1,0 +1,1 @@
+"""`vlpeft data`: check a dataset's files, and fetch them."""

@@ -1,0 +1,95 @@
+"""NLVR2 (https://lil.nlp.cornell.edu/nlvr/): is a statement true of two photographs?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from benchmark.config import Config
+from benchmark.datasets.base import Example
+from benchmark.datasets.files import FileFormat, Row, by_id, check_pattern, check_request, find_images, read_lines, read_list
+from benchmark.errors import DataError
+from benchmark.registry import register
+
+Layout = Literal["official", "vl_t5"]
+LABELS: dict[Layout, dict[object, str]] = {"official": {"True": "true", "False": "false"}, "vl_t5": {1: "true", 0: "false"}}
+
+
+@dataclass(frozen=True)
+class StatementFiles(Config):
+    """The files of a split, relative to `root`: the statements, and the folders to look for images in."""
+
+    statements: str
+    images: tuple[str, ...]
+
+
+@register("nlvr2", tasks=("nlvr2",))
+@dataclass(frozen=True, kw_only=True)
+class NLVR2(FileFormat):
+    """A statement, two images, true or false. `layout` says how the records are written.
+
+    * official: one record a line, `identifier`, `sentence` and `label` ("True" or "False"). The images of
+      dev-850-0-1 are dev-850-0-img0 and dev-850-0-img1.
+    * vl_t5: a list of `identifier`, `sent`, `img0`, `img1` and `label` (1 or 0).
+
+    `pattern` makes a file name of an image's id, which it calls {image}; one of feature files ends in .h5.
+    """
+
+    files: dict[str, StatementFiles]
+    layout: Layout = "official"
+    pattern: str = "{image}.png"
+
+    def __post_init__(self) -> None:
+        check_pattern(self.pattern, "image")
+
+    def splits(self) -> tuple[str, ...]:
+        """Names of the splits: the keys of `files`."""
+        return tuple(self.files)
+
+    @property
+    def precomputed(self) -> bool:
+        """A pattern that ends in .h5 names feature files."""
+        return self.pattern.endswith(".h5")
+
+    def annotation_files(self) -> Mapping[str, str]:
+        """Every split's statements."""
+        return {split: files.statements for split, files in self.files.items()}
+
+    def examples(self, task: str, split: str) -> Sequence[Example]:
+        """One example a statement and pair, in the file's order. Raises DataError naming file, record and fix."""
+        check_request(self, task, split)
+        files, root = self.files[split], Path(self.root)
+        path = root / files.statements
+        rows = by_id(self._read(path), "identifier", path)
+        names = {key: self._images(row, f"{path}: identifier {key}") for key, row in rows.items()}
+        places = find_images(root, files.images, ((f"{path}: identifier {key}", name) for key, pair in names.items() for name in pair))
+        return [
+            Example(key, tuple(places[name] for name in names[key]), self._sentence(row), (self._label(row, f"{path}: identifier {key}"),))
+            for key, row in rows.items()
+        ]
+
+    def _read(self, path: Path) -> list[Row]:
+        if self.layout == "official":
+            return read_lines(path, identifier=str, sentence=str, label=str)
+        return read_list(path, identifier=str, sent=str, img0=str, img1=str, label=int)
+
+    def _sentence(self, row: Row) -> str:
+        return str(row["sentence" if self.layout == "official" else "sent"])
+
+    def _label(self, row: Row, where: str) -> str:
+        known = LABELS[self.layout]
+        if row["label"] not in known:
+            raise DataError(f"{where}: label {row['label']!r} is none of {', '.join(map(repr, known))}; mend or remove the record")
+        return known[row["label"]]
+
+    def _images(self, row: Row, where: str) -> tuple[str, str]:
+        if self.layout == "vl_t5":
+            first, second = row["img0"], row["img1"]
+        else:
+            pair, dash, _ = row["identifier"].rpartition("-")
+            if not dash:
+                raise DataError(f"{where}: expected SPLIT-SET-PAIR-SENTENCE, as in dev-850-0-1; mend or remove the record")
+            first, second = f"{pair}-img0", f"{pair}-img1"
+        return self.pattern.format(image=first), self.pattern.format(image=second)
