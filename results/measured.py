@@ -70,7 +70,8 @@ class Measurements:
         cells = self._cells.get((method, backbone, column.task if column.measured != SHARE else ""), [])
         found = {cell.seed: self._value(cell, part, column) for cell, part in cells}
         if len(found) < len(cells):
-            raise UserError(f"{method}, {backbone}, {column.task}: more than one cell a seed could be meant; give each its own label")
+            what = column.task or column.name
+            raise UserError(f"{method}, {backbone}, {what}: more than one cell a seed could be meant; give each its own label")
         values = {seed: value for seed, (value, state) in found.items() if state == "done"}
         states = [state for _, state in found.values() if state != "done"]
         labels = dict.fromkeys(label for cell, _ in cells for label in small(cell.cell))
@@ -92,6 +93,8 @@ class Measurements:
         if self.store is None or not self.store.has_record(cell.id):
             return math.nan, MISSING
         cost = self.store.record(cell.id).cost
+        if not {"trainable", "total", "vision"} <= set(cost):
+            return math.nan, "absent: the record does not count parameters"
         return 100 * cost["trainable"] / (cost["total"] - cost["vision"]), "done"
 
     @cached_property
@@ -135,7 +138,7 @@ def _joined(parts: Sequence[Outcome], compute: Callable[[Sequence[float]], float
     seeds = [seed for seed in parts[0].values if all(seed in part.values for part in parts)]
     labels = dict.fromkeys(label for part in parts for label in part.small)
     state = next((part.state for part in parts if part.state != "done"), "done")
-    values = {seed: compute([part.values[seed] for part in parts]) for seed in seeds} if state == "done" else {}
+    values = {seed: compute([part.values[seed] for part in parts]) for seed in seeds}
     if state == "done" and not values:
         state = "absent: no seed is common to all parts"
     return Outcome(values, min(part.planned for part in parts), state, tuple(labels))

@@ -148,7 +148,7 @@ class PublishedTable(Config):
         for group in self.groups:
             _unique(f"rows of '{group.name}'", [row.name for row in group.rows])
             for row in group.rows:
-                self._check(group, row, f"{group.name}, {row.name}")
+                self._check(group, row, f"row '{group.name}, {row.name}'")
 
     @property
     def names(self) -> tuple[str, ...]:

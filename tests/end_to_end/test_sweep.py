@@ -52,7 +52,7 @@ def copy(inline, tmp_path) -> Path:
 
 def score_rows(out: str) -> list[str]:
     """The score table of what `sweep` prints; below it stand costs, which no two runs share."""
-    return out.split("A tiny sweep: cost", maxsplit=1)[0].rstrip().splitlines()
+    return out.split("A tiny sweep (tiny towers, embedded data): cost", maxsplit=1)[0].rstrip().splitlines()
 
 
 def test_plan_as_text_and_json(sweep, main) -> None:

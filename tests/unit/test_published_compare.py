@@ -1,0 +1,415 @@
+"""Published beside measured: means and gains seed by seed, every verdict, five formats, and the command."""
+
+import csv
+import io
+import json
+import os
+import statistics
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from benchmark import cli
+from benchmark.cell import Cell, Choice, Part, Plan, Planned
+from benchmark.config import Protocol, dump, parse
+from benchmark.datasets import DatasetSpec
+from benchmark.errors import UserError
+from benchmark.grid import fingerprint, plan_file, sweep_path
+from benchmark.records import Record, Store, to_json, write_atomically
+from results.compare import Comparison, compare, published_table
+from results.leaderboard import leaderboard
+from results.published import PublishedTable, load_published, published_names
+from results.render import FORMATS, render
+from results.scale import labelled, small
+
+GOLDEN = Path(__file__).resolve().parent.parent / "golden" / "results"
+RECIPE = Protocol(lr=1.0, epochs=1)
+TABLE = {
+    "paper": "A paper",
+    "table": "Table 1: methods_1 ± #2",
+    "sources": {
+        "pdf": {"url": "https://example.org/a.pdf", "primary": True, "read": "text"},
+        "plot": {"url": "https://example.org/b.pdf", "primary": False, "read": "coordinates"},
+    },
+    "tolerance": "ours: half a point",
+    "columns": [
+        {"name": "Params", "metric": "trainable %", "measured": "share", "tolerance": 0.0101},
+        {"name": "VQA", "metric": "accuracy", "task": "vqa/vqav2", "measured": "vqa_accuracy", "tolerance": 0.5, "note": "measured on val"},
+        {"name": "COCO", "metric": "CIDEr", "decimals": 1, "task": "captioning/coco", "measured": "CIDEr", "tolerance": 0.5},
+        {"name": "Avg.", "metric": "mean", "mean_of": ["VQA", "COCO"], "within": 0.01, "tolerance": 0.5},
+        {"name": "Claim", "metric": "unstated", "not_comparable": "basis unstated"},
+    ],
+    "groups": [
+        {
+            "name": "BLIP",
+            "backbone": "BLIP-B",
+            "rows": [
+                {"name": "Full", "method": "full", "values": [100, 70.0, 120.0, 95.0, 20], "std": [None, 0.1, 0.2, 0.1, None]},
+                {"name": "LoRA", "method": "lora", "values": [0.5, 60.0, None, 90.0, 20], "unknown": "not found"},
+                {"name": "Full over LoRA", "gain": {"of": "Full", "over": "LoRA"}, "source": "plot", "values": {"VQA": 10.0}},
+                {"name": "Full over LoRA, %", "gain": {"of": "full", "over": "lora", "relative": True}, "values": {"VQA": 16.67}},
+                {"name": "derived", "method": "full", "derived": True, "values": {"VQA": 70.9}, "qualifier": "over"},
+            ],
+        },
+        {"name": "mPLUG", "cannot": "no mPLUG here", "rows": [{"name": "Full", "values": {"VQA": 71.0}}]},
+    ],
+}
+
+
+def table(**columns) -> PublishedTable:
+    """The table; keywords replace keys of the column VQA."""
+    values = {**TABLE, "columns": [{**c, **columns} if c["name"] == "VQA" else c for c in TABLE["columns"]]}
+    return parse(PublishedTable, values, "a.yaml")
+
+
+def cell(
+    row: str, task: str, dataset: str, seed: int, *, root: str = "/data", weights: str = "big.pth", also: tuple[Part, ...] = ()
+) -> Planned:
+    backbone = Choice("blip", {"weights": weights})
+    made = Cell(Choice(row, {}), backbone, task, DatasetSpec(dataset, "none", {}, root), RECIPE, seed, also)
+    return Planned(made.id, row, "BLIP-B", task, dataset, seed, made, trainable=5, head=0, total=2000)
+
+
+SCORES = {  # row, task: by seed
+    ("full", "vqa"): (69.0, 71.5),
+    ("full", "captioning"): (119.0, 120.0),
+    ("lora", "vqa"): (59.0, 60.5),
+    ("lora", "captioning"): (100.0, 101.0),
+}
+METRICS = {"vqa": ("vqav2", "vqa_accuracy"), "captioning": ("coco", "CIDEr")}
+
+
+def cells(**more) -> list[Planned]:
+    return [cell(row, task, METRICS[task][0], seed, **more) for row, task in SCORES for seed in (0, 1)]
+
+
+def record(planned: Planned, **metrics) -> Record:
+    own = {METRICS[planned.task][1]: SCORES[planned.row, planned.task][planned.seed]}
+    cost = {"trainable": 1000.0 if planned.row == "full" else 5.0, "total": 2000.0, "vision": 1000.0, "head": 0.0}
+    return Record(planned.id, {}, metrics or own, cost, [], {"data": {}, "science": 1})
+
+
+def results(root: Path, *records: Record, planned: list[Planned] | None = None, sweep: str = "a") -> tuple[Plan, Store]:
+    store = Store(root)
+    for one in records:
+        assert store.publish(one)
+    return Plan(sweep, "A title", "", "source", tuple(planned or cells())), store
+
+
+def full(root: Path) -> tuple[Plan, Store]:
+    return results(root, *map(record, cells()))
+
+
+def find(found: list[Comparison], row: str, column: str) -> Comparison:
+    (one,) = (c for c in found if (c.number.row.name, c.number.column.name) == (row, column) and c.number.group.name == "BLIP")
+    return one
+
+
+def verdict(found: list[Comparison], row: str, column: str) -> tuple[str, str]:
+    one = find(found, row, column)
+    return one.verdict, one.reason
+
+
+# --- what stands beside a number ---
+
+
+def test_a_cell_is_compared_by_its_mean_and_spread(tmp_path):
+    found = compare(table(), *full(tmp_path))
+    one = find(found, "Full", "VQA")
+    assert one.outcome.mean == pytest.approx(70.25)
+    assert one.outcome.std == pytest.approx(statistics.stdev([69.0, 71.5]))
+    assert (one.difference, one.verdict, one.outcome.planned) == (pytest.approx(0.25), "reproduced", 2)
+
+
+def test_a_mean_of_columns_is_taken_seed_by_seed(tmp_path):
+    one = find(compare(table(), *full(tmp_path)), "Full", "Avg.")
+    assert one.outcome.values == {0: 94.0, 1: 95.75}
+    assert one.outcome.std == pytest.approx(statistics.stdev([94.0, 95.75]))
+
+
+def test_gains_are_taken_seed_by_seed_whether_the_rows_are_printed_or_not(tmp_path):
+    found = compare(table(), *full(tmp_path))
+    assert find(found, "Full over LoRA", "VQA").outcome.values == {0: 10.0, 1: 11.0}
+    relative = find(found, "Full over LoRA, %", "VQA").outcome.values
+    assert relative == {0: pytest.approx(100 * 10 / 59), 1: pytest.approx(100 * 11 / 60.5)}
+
+
+def test_a_share_leaves_the_vision_tower_out(tmp_path):
+    found = compare(table(), *full(tmp_path))
+    assert [find(found, row, "Params").outcome.values for row in ("Full", "LoRA")] == [{0: 100.0, 1: 100.0}, {0: 0.5, 1: 0.5}]
+    assert verdict(found, "LoRA", "Params") == ("reproduced", "")
+
+
+def test_a_task_of_a_joint_cell(tmp_path):
+    also = (Part("captioning", DatasetSpec("coco", "none", {}, "/data"), RECIPE),)
+    planned = [cell("full", "vqa", "vqav2", seed, also=also) for seed in (0, 1)]
+    records = [record(p, **{"vqa/vqav2:vqa_accuracy": 70.0 + p.seed, "captioning/coco:CIDEr": 120.0}) for p in planned]
+    found = compare(table(), *results(tmp_path, *records, planned=planned))
+    assert find(found, "Full", "VQA").outcome.values == {0: 70.0, 1: 71.0}
+    assert find(found, "Full", "Avg.").outcome.values == {0: 95.0, 1: 95.5}
+
+
+def test_two_cells_a_seed_are_refused(tmp_path):
+    also = (Part("captioning", DatasetSpec("coco", "none", {}, "/data"), RECIPE),)
+    planned = [cell("full", "vqa", "vqav2", 0), cell("full", "vqa", "vqav2", 0, also=also)]
+    with pytest.raises(UserError, match="full, BLIP-B, Params: more than one cell a seed"):
+        compare(table(), *results(tmp_path, planned=planned))
+
+
+# --- verdicts ---
+
+
+def test_the_larger_of_spread_and_tolerance_decides(tmp_path):
+    near = full(tmp_path)
+    assert find(compare(table(), *near), "derived", "VQA").verdict == "reproduced"  # 0.65 off, 2 std are 3.5
+    even = [record(p, vqa_accuracy=70.25) if p.task == "vqa" else record(p) for p in cells()]
+    steady = results(tmp_path / "steady", *even)
+    assert find(compare(table(), *steady), "derived", "VQA").verdict == "off"
+    assert find(compare(table(), *steady), "Full", "VQA").verdict == "reproduced"
+    assert find(compare(table(tolerance=0.2), *steady), "Full", "VQA").verdict == "off"
+    assert find(compare(table(tolerance=0.7), *steady), "derived", "VQA").verdict == "reproduced"
+
+
+def test_one_seed_has_no_spread_but_a_verdict(tmp_path):
+    one = [p for p in cells() if p.seed == 0]
+    found = find(compare(table(), *results(tmp_path, *map(record, one), planned=one)), "Full", "VQA")
+    assert (found.outcome.std, found.verdict) == (None, "off")
+
+
+def test_without_a_plan_nothing_is_run():
+    found = compare(table(), None, None)
+    assert verdict(found, "Full", "VQA") == verdict(found, "Full over LoRA", "VQA") == verdict(found, "Full", "Avg.") == ("not run", "")
+    assert verdict(found, "Full", "Claim") == ("not comparable", "basis unstated")
+    assert [(c.verdict, c.reason) for c in found if c.number.group.name == "mPLUG"] == [("cannot run", "no mPLUG here")]
+
+
+def test_seeds_that_are_missing_leave_a_number_not_run(tmp_path):
+    found = compare(table(), *results(tmp_path, *(record(p) for p in cells() if p.seed == 0)))
+    assert verdict(found, "Full", "VQA") == ("not run", "1 of 2 seeds are done")
+    assert find(found, "Full", "VQA").difference is None
+
+
+def test_failed_absent_and_skipped_cells_say_why(tmp_path):
+    planned = [replace(p, skipped="no site") if (p.row, p.task) == ("full", "captioning") else p for p in cells()]
+    records = [record(p, vqa_accuracy={"absent": "no java"}) for p in planned if (p.row, p.task) == ("lora", "vqa")]
+    plan, store = results(tmp_path, *records, planned=planned)
+    failed = next(p for p in planned if (p.row, p.task) == ("full", "vqa"))
+    store.folder(failed.id).mkdir(parents=True)
+    (store.folder(failed.id) / "failure.json").write_text(json.dumps({"cause": "OutOfMemory", "message": "too big", "user": False}))
+    found = compare(table(), plan, store)
+    assert verdict(found, "Full", "VQA") == ("not run", "failed: OutOfMemory: too big")
+    assert verdict(found, "LoRA", "VQA") == ("not run", "absent: no java")
+    assert verdict(found, "Full", "COCO") == ("cannot run", "no site")
+
+
+def test_a_value_that_is_no_number_reproduces_nothing(tmp_path, monkeypatch):
+    plan, store = full(tmp_path)
+    frame = leaderboard(plan, store)
+    frame.frame["value"] = float("nan")
+    monkeypatch.setattr("results.measured.leaderboard", lambda *_: frame)
+    assert verdict(compare(table(), plan, store), "Full", "VQA") == ("not run", "absent: the value is nan")
+
+
+def test_a_record_without_counts_has_no_share(tmp_path):
+    records = [replace(record(p), cost={}) for p in cells()]
+    assert verdict(compare(table(), *results(tmp_path, *records)), "Full", "Params") == (
+        "not run",
+        "absent: the record does not count parameters",
+    )
+
+
+def test_a_metric_that_no_cell_reports_is_no_number(tmp_path):
+    found = compare(table(measured="accuracy"), *full(tmp_path))
+    assert verdict(found, "Full", "VQA") == ("not run", "absent: the cell does not report accuracy")
+
+
+def test_an_unknown_number_is_never_judged(tmp_path):
+    found = compare(table(), *full(tmp_path))
+    assert verdict(found, "LoRA", "COCO") == ("unknown", "not found")
+    assert find(found, "LoRA", "COCO").difference is None
+
+
+def test_a_basis_that_is_unstated_is_not_judged(tmp_path):
+    found = compare(table(not_comparable="basis unstated"), *full(tmp_path))
+    assert verdict(found, "Full over LoRA, %", "VQA") == ("not comparable", "basis unstated")
+    assert find(found, "Full over LoRA, %", "VQA").outcome.mean is not None
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        ({"weights": "tiny"}, "tiny towers"),
+        ({"root": ""}, "embedded data"),
+        ({"weights": "tiny", "root": ""}, "tiny towers, embedded data"),
+    ],
+)
+def test_small_cells_are_shown_and_not_judged(tmp_path, more, reason):
+    planned = cells(**more)
+    plan, store = results(tmp_path, *map(record, planned), planned=planned)
+    found = compare(table(), plan, store)
+    assert verdict(found, "Full", "VQA") == verdict(found, "Full over LoRA", "VQA") == ("not comparable", reason)
+    assert published_table("a", table(), plan, store).title == f"A paper, Table 1: methods_1 ± #2 ({reason})"
+
+
+def test_another_scale_keeps_the_places_of_the_sweeps_tasks(tmp_path):
+    """Its datasets have other names; the k-th task of a row stands for the k-th of the sweep."""
+    table_1 = load_published("p_adapter/table1")
+    names = [
+        ("vqa", "shapes"),
+        ("vqa", "easy_vqa"),
+        ("entailment", "shapes"),
+        ("captioning", "shapes"),
+        ("captioning", "b"),
+        ("captioning", "c"),
+    ]
+    planned = []
+    for task, dataset in names:
+        made = cell("lora", task, dataset, 42, root="", weights="tiny")
+        planned.append(replace(made, backbone="BLIP CapFilt-L"))
+    values = (
+        {"vqa_accuracy": 1.0},
+        {"vqa_accuracy": 2.0},
+        {"accuracy": 3.0},
+        *({"CIDEr (treebank)": x, "BLEU-4 (treebank)": 0.5} for x in (4.0, 5.0, 6.0)),
+    )
+    records = [Record(p.id, {}, dict(found), {}, [], {"data": {}, "science": 1}) for p, found in zip(planned, values, strict=True)]
+    found = compare(table_1, *results(tmp_path, *records, planned=planned, sweep="p_adapter/table1@tiny"))
+    row = {
+        c.number.column.name: (c.outcome.mean, c.verdict)
+        for c in found
+        if (c.number.group.name, c.number.row.name) == ("BLIP CapFilt-L", "LoRA")
+    }
+    scores = {name: mean for name, (mean, _) in row.items()}
+    assert [scores[name] for name in ("VQA2.0", "VizWizVQA", "SNLI-VE", "COCO C", "TextCaps C", "VizWizCaps C")] == [1, 2, 3, 4, 5, 6]
+    assert {judged for _, judged in row.values()} == {"not comparable"}
+    with pytest.raises(UserError, match="holds 5 tasks of lora on BLIP CapFilt-L, the sweep 6"):
+        compare(table_1, *results(tmp_path, planned=planned[:5], sweep="p_adapter/table1@tiny"))
+
+
+# --- labels ---
+
+
+def test_what_is_small():
+    assert small(cell("full", "vqa", "vqav2", 0).cell) == ()
+    part = (Part("captioning", DatasetSpec("shapes", "shapes", {}, ""), RECIPE),)
+    assert small(cell("full", "vqa", "vqav2", 0, also=part).cell) == ("embedded data",)
+
+
+def test_titles_say_what_is_small_once():
+    tiny, big = cell("a", "vqa", "shapes", 0, root="", weights="tiny").cell, cell("a", "vqa", "vqav2", 0).cell
+    assert labelled("A title", [big]) == "A title"
+    assert labelled("A title", []) == "A title"
+    assert labelled("A title", [tiny]) == "A title (tiny towers, embedded data)"
+    assert labelled("A title", [tiny, big]) == "A title (tiny towers in part, embedded data in part)"
+    said = "Quickstart: tiny pretrained towers, embedded data"
+    assert labelled(said, [tiny]) == said
+    assert labelled("Is tiny LoRA enough?", [tiny]) == "Is tiny LoRA enough? (tiny towers, embedded data)"
+
+
+def test_a_table_of_scores_is_labelled_too(tmp_path):
+    planned = cells(root="")
+    assert leaderboard(*results(tmp_path, planned=planned)).title == "A title (embedded data)"
+    assert leaderboard(*results(tmp_path, planned=cells())).title == "A title"
+
+
+# --- the table ---
+
+
+def example(root: Path) -> tuple[Plan, Store]:
+    planned = cells()
+    kept = [p for p in planned if (p.row, p.task, p.seed) != ("lora", "captioning", 1)]
+    return results(root, *map(record, kept), planned=planned)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_golden(tmp_path, format):  # noqa: A002
+    got = render(published_table("paper/table1", table(), *example(tmp_path)), format)
+    path = GOLDEN / f"published.{format}"
+    if os.environ.get("UPDATE_GOLDEN"):  # after a wanted change of format; read the diff
+        path.write_text(got, encoding="utf-8")
+    assert got == path.read_text(encoding="utf-8")
+
+
+def test_rows_for_scripts_hold_where_a_number_comes_from(tmp_path):
+    rows = list(csv.DictReader(io.StringIO(render(published_table("paper/table1", table(), *example(tmp_path)), "csv"))))
+    plot = next(row for row in rows if row["row"] == "Full over LoRA")
+    assert (plot["source"], plot["primary"], plot["read"]) == ("https://example.org/b.pdf", "False", "coordinates")
+    assert (plot["published_table"], plot["paper"], plot["table"]) == ("paper/table1", "A paper", "Table 1: methods_1 ± #2")
+
+
+@pytest.mark.parametrize("name", published_names())
+def test_every_shipped_table_prints_without_results(name):
+    for form in FORMATS:
+        assert render(published_table(name, load_published(name), None, None), form)
+
+
+# --- the command ---
+
+
+def run(capsys, *arguments: object) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as done:
+        cli.main([*map(str, arguments)])
+    out, err = capsys.readouterr()
+    return int(done.value.code or 0), out, err
+
+
+def test_the_command_needs_no_results(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(capsys, "table", "p_adapter/table1")
+    assert (code, err) == (0, "")
+    assert out.startswith("p-Adapter (Wu et al., AAAI 2024, arXiv 2312.10613), Table 1")
+    assert "not run" in out
+    assert "no mPLUG backbone here" in out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_imports_no_torch(tmp_path):
+    code = "import sys; from benchmark import cli\ntry: cli.main(['table', 'vl_pet/table2'])\nfinally: assert 'torch' not in sys.modules"
+    subprocess.run(
+        [sys.executable, "-c", code],
+        check=True,
+        cwd=tmp_path,
+        capture_output=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+
+
+@pytest.mark.parametrize(("scale", "says"), [("", "reproduced"), ("tiny", "not comparable")])
+def test_the_command_finds_the_sweeps_plan(capsys, tmp_path, monkeypatch, scale, says):
+    """A table without a sweep of its name looks where the sweep that it names was launched; the two scales never mix."""
+    monkeypatch.chdir(tmp_path)
+    root = tmp_path / "runs" / "vl_pet" / "table2"
+    small_ones = {"root": "", "weights": "tiny"} if scale else {}
+    made = cell("vl_pet large", "vqa", "vqav2_clip_bart", 42, **small_ones)
+    planned = replace(made, backbone="CLIP-BART", task="vqa")
+    source = fingerprint(sweep_path("vl_pet/table2"))
+    name = f"vl_pet/table2@{scale}" if scale else "vl_pet/table2"
+    others = [("vqa", "gqa_clip_bart"), ("nlvr2", "nlvr2_clip_bart"), ("captioning", "coco_clip_bart")]
+    also = tuple(Part(task, DatasetSpec(dataset, "none", {}, planned.cell.dataset.root), RECIPE) for task, dataset in others)
+    whole = replace(planned.cell, also=also)
+    planned = replace(planned, cell=whole, id=whole.id)
+    plan = Plan(name, "A title", "", source, (planned,))
+    write_atomically(plan_file(root, "vl_pet/table2", scale), to_json(dump(plan)))
+    metrics = {"vqa/vqav2_clip_bart:vqa_accuracy": 66.4, "vqa/gqa_clip_bart:accuracy": 54.94, "nlvr2/nlvr2_clip_bart:accuracy": 73.36}
+    Store(root).publish(Record(whole.id, {}, metrics, {}, [], {"data": {}, "science": 1}))
+    code, out, err = run(capsys, "table", "vl_pet/checkpoints", "--json", *(["--scale", scale] if scale else []))
+    assert (code, err) == (0, "")
+    rows = {(row["row"], row["column"]): row["verdict"] for row in json.loads(out)["rows"]}
+    assert {rows["VL-PET-large", column] for column in ("VQA", "GQA", "NLVR2")} == {says}
+    assert rows["VL-PET-small", "VQA"] == "not run"
+    _, other, _ = run(capsys, "table", "vl_pet/checkpoints", "--json", *([] if scale else ["--scale", "tiny"]))
+    assert {row["verdict"] for row in json.loads(other)["rows"]} == {"not run"}
+
+
+def test_the_list_of_sweeps_shows_every_published_table(capsys):
+    code, out, _ = run(capsys, "list", "sweeps", "--json")
+    names = [row["name"] for row in json.loads(out)]
+    assert code == 0
+    assert set(published_names()) < set(names)
+    assert names.index("quickstart") < names.index("dora/table") < names.index("p_adapter/table1")
+    assert len(set(names)) == len(names)
+    _, text, _ = run(capsys, "list", "sweeps")
+    assert "\n\np_adapter/figure4" in text  # a new group behind an empty line

@@ -1,0 +1,35 @@
+"""Every published number has a cell of its sweep or a reason; every cell of such a sweep has a number."""
+
+import pytest
+
+from benchmark.grid import expand, sweep_names
+from results.links import places, sweep_of, unlinked, used
+from results.published import load_published, published_names
+from results.scale import small
+
+SWEPT = sorted({sweep for name in published_names() if (sweep := sweep_of(name))})
+WITHOUT_TABLE = {"routing/repaired"}  # shows what mending the release changes; nothing was printed
+
+
+@pytest.mark.parametrize("name", published_names())
+def test_every_number_has_a_cell_or_a_reason(name: str) -> None:
+    assert unlinked(name) == []
+    if sweep_of(name) is None:
+        assert all(number.cannot or number.column.not_comparable for number in load_published(name).numbers())
+
+
+@pytest.mark.parametrize("sweep", SWEPT)
+def test_every_cell_has_a_number(sweep: str) -> None:
+    linked = set().union(*(used(name) for name in published_names() if sweep_of(name) == sweep))
+    assert set(places(sweep)) == linked
+
+
+@pytest.mark.parametrize("sweep", SWEPT)
+def test_sweeps_of_papers_are_of_full_size(sweep: str) -> None:
+    cells = expand(sweep)
+    assert not [cell.row for cell in cells if small(cell.cell)]
+    assert len({cell.id for cell in cells}) == len(cells)
+
+
+def test_every_sweep_in_a_papers_folder_is_a_table_or_known() -> None:
+    assert {name for name in sweep_names() if "/" in name} == {*SWEPT, *WITHOUT_TABLE}

@@ -1,0 +1,107 @@
+"""Sweeps in folders, settings of a method by task, and BLIP's own checkpoint planned where it does not lie."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmark import grid
+from benchmark.backbones.blip import BLIP
+from benchmark.config import Protocol
+from benchmark.errors import UserError
+from benchmark.grid import crossed, expand, plan_file, sweep_name, sweep_names, sweep_path
+from benchmark.method import count
+
+SWEEP = """
+protocol: {lr: 1e-3, steps: 2}
+tasks: [vqa/shapes, captioning/shapes]
+backbones: [{name: blip, weights: tiny, image_size: 64}]
+methods:
+  - {name: p_adapter, label: ours, size: 16, p: 1.9, by_task: {captioning: {p: 1.75, mu: 3}}}
+  - lora
+"""
+
+
+@pytest.fixture
+def write(tmp_path):
+    def call(text: str = SWEEP) -> str:
+        path = tmp_path / "a.yaml"
+        path.write_text(text)
+        return str(path)
+
+    return call
+
+
+def refusal(path: str) -> str:
+    with pytest.raises(UserError) as error:
+        expand(path)
+    return str(error.value)
+
+
+def test_a_folder_is_part_of_a_shipped_sweeps_name(tmp_path, monkeypatch):
+    (tmp_path / "paper").mkdir()
+    for name in ("paper/table1", "table1"):
+        (tmp_path / f"{name}.yaml").write_text(SWEEP)
+    monkeypatch.setattr(grid, "SWEEPS", tmp_path)
+    assert sweep_names() == ("paper/table1", "table1")
+    for name in sweep_names():
+        assert sweep_path(name) == tmp_path / f"{name}.yaml"
+        assert sweep_name(sweep_path(name)) == name
+    with pytest.raises(UserError, match="unknown sweep 'paper/tabel1'; did you mean 'paper/table1'"):
+        sweep_path("paper/tabel1")
+
+
+def test_a_sweep_of_ones_own_is_called_by_its_file(write):
+    assert sweep_name(Path(write())) == "a"
+
+
+def test_plans_of_equal_names_in_two_folders_lie_apart(tmp_path):
+    files = {plan_file(tmp_path, name, scale) for name in ("p/table1", "q/table1", "table1") for scale in ("", "tiny")}
+    assert len(files) == 6
+    assert plan_file(tmp_path, "p/table1", "tiny") == tmp_path / "sweeps" / "p" / "table1@tiny.json"
+
+
+def test_settings_of_a_task_stand_over_the_entrys_own(write):
+    settings = {(cell.row, cell.task): cell.cell.method.settings for cell in expand(write())}
+    assert (settings["ours", "vqa"]["p"], settings["ours", "vqa"]["mu"]) == (1.9, 0.1)
+    assert (settings["ours", "captioning"]["p"], settings["ours", "captioning"]["mu"]) == (1.75, 3)
+    assert settings["ours", "captioning"]["size"] == 16
+    assert settings["lora", "vqa"] == settings["lora", "captioning"]
+
+
+def test_it_is_told_where_they_come_from(write):
+    (cell,) = (each for each in crossed(write()) if (each.planned.row, each.planned.task) == ("ours", "captioning"))
+    assert [(layer.origin, sorted(layer.values)) for layer in cell.method] == [
+        ("method 'ours'", ["p", "size"]),
+        ("method 'ours', by_task: captioning", ["mu", "p"]),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        (
+            "by_task: {captioning:",
+            "by_task: {captoining:",
+            "method 'ours': by_task: no task 'captoining' alone here; did you mean 'captioning'?",
+        ),
+        ("[vqa/shapes, captioning/shapes]", "[{joint: [vqa/shapes, captioning/shapes]}]", "by_task: no task 'captioning' alone here"),
+        ("mu: 3", "nu: 3", "method 'ours': unknown key 'nu'"),
+        ("image_size: 64", "image_size: 64, by_task: {vqa: {}}", "backbone 'blip': `by_task` belongs to a method"),
+    ],
+)
+def test_what_by_task_refuses(write, old, new, says):
+    assert says in refusal(write(SWEEP.replace(old, new)))
+
+
+def test_a_known_checkpoint_is_counted_without_its_file(tmp_path, monkeypatch):
+    """223,679,804 parameters at 224 px, as the p-Adapter's release uses it; another file must be there."""
+    monkeypatch.chdir(tmp_path)
+    recipe = Protocol(lr=1.0, steps=1)
+    with torch.device("meta"):
+        model = BLIP(weights="model_base_capfilt_large.pth").build([], recipe)
+        assert count(model.parameters()) == 223_679_804
+        with pytest.raises(UserError, match=r"cannot read the checkpoint model_large\.pth"):
+            BLIP(weights="model_large.pth").build([], recipe)
+    with pytest.raises(UserError, match=r"cannot read the checkpoint model_base_capfilt_large\.pth"):
+        BLIP(weights="model_base_capfilt_large.pth").build([], recipe)
