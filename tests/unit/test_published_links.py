@@ -2,7 +2,8 @@
 
 import pytest
 
-from benchmark.grid import expand, sweep_names
+from benchmark.grid import expand
+from benchmark.sweep import sweep_names
 from results.links import places, sweep_of, unlinked, used
 from results.published import load_published, published_names
 from results.scale import small

@@ -5,12 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmark import grid
+from benchmark import sweep
 from benchmark.backbones.blip import BLIP
 from benchmark.config import Protocol
 from benchmark.errors import UserError
-from benchmark.grid import crossed, expand, plan_file, sweep_name, sweep_names, sweep_path
+from benchmark.grid import crossed, expand
 from benchmark.method import count
+from benchmark.sweep import plan_file, sweep_name, sweep_names, sweep_path
 
 SWEEP = """
 protocol: {lr: 1e-3, steps: 2}
@@ -42,7 +43,7 @@ def test_a_folder_is_part_of_a_shipped_sweeps_name(tmp_path, monkeypatch):
     (tmp_path / "paper").mkdir()
     for name in ("paper/table1", "table1"):
         (tmp_path / f"{name}.yaml").write_text(SWEEP)
-    monkeypatch.setattr(grid, "SWEEPS", tmp_path)
+    monkeypatch.setattr(sweep, "SWEEPS", tmp_path)
     assert sweep_names() == ("paper/table1", "table1")
     for name in sweep_names():
         assert sweep_path(name) == tmp_path / f"{name}.yaml"
