@@ -26,6 +26,9 @@ from benchmark.tasks import TASKS
 from benchmark.tasks.labelled import Labelled
 
 
+NO_DATA = "data: "  # how the reason begins where a cell could run, had it its data
+
+
 def plan(name_or_path: str, *, need_data: bool, scale: str = "") -> Plan:
     """Expand and check a sweep.
 
@@ -40,7 +43,7 @@ def plan(name_or_path: str, *, need_data: bool, scale: str = "") -> Plan:
     if scale:
         cells = tuple(_without_repetition(cells))
     _refuse_equal_cells(cells, str(path))
-    if not any(not cell.skipped for cell in cells):
+    if all(cell.skipped and not cell.skipped.startswith(NO_DATA) for cell in cells):
         raise UserError(f"{path}: nothing to run: all {len(cells)} cells are skipped; the first: {cells[0].skipped}")
     name, title = sweep_name(path), sweep.title or sweep_name(path)
     if scale:
@@ -110,7 +113,7 @@ class _Checker:
             except DataError as error:
                 if self.need_data:
                     raise
-                self.answers[key] = f"data: {error}"
+                self.answers[key] = f"{NO_DATA}{error}"
             else:
                 empty = not found.training or not found.test or (part.protocol.select == "best" and not found.selection)
                 if empty:
