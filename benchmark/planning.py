@@ -26,15 +26,13 @@ from benchmark.tasks import TASKS
 from benchmark.tasks.labelled import Labelled
 
 
-NO_DATA = "data: "  # how the reason begins where a cell could run, had it its data
-
-
 def plan(name_or_path: str, *, need_data: bool, scale: str = "") -> Plan:
     """Expand and check a sweep.
 
     Cells that a backbone or method rules out are marked skipped with the reason; so are cells without readable data,
     unless `need_data`: then that is an error. At another `scale`, so are cells that it makes equal to an earlier one.
-    Settings that cannot work are always an error, for the whole grid at once.
+    Settings that cannot work are always an error, for the whole grid at once; so is a grid of which nothing can run, unless
+    that is for data whose whole folder is not on this machine.
     """
     path = sweep_path(name_or_path)
     sweep = load_sweep(name_or_path)
@@ -43,12 +41,16 @@ def plan(name_or_path: str, *, need_data: bool, scale: str = "") -> Plan:
     if scale:
         cells = tuple(_without_repetition(cells))
     _refuse_equal_cells(cells, str(path))
-    if all(cell.skipped and not cell.skipped.startswith(NO_DATA) for cell in cells):
+    if all(cell.skipped for cell in cells) and (need_data or not any(map(_data_elsewhere, cells))):
         raise UserError(f"{path}: nothing to run: all {len(cells)} cells are skipped; the first: {cells[0].skipped}")
     name, title = sweep_name(path), sweep.title or sweep_name(path)
     if scale:
         name, title = f"{name}@{scale}", f"{title} (scale: {scale})"
     return Plan(name, title, sweep.notes, fingerprint(path, scale), cells)
+
+
+def _data_elsewhere(cell: Planned) -> bool:
+    return any(part.dataset.root and not Path(part.dataset.root).exists() for part in cell.cell.parts)
 
 
 def save_plan(plan_: Plan, root: Path) -> None:
@@ -91,6 +93,8 @@ class _Checker:
         found = [self._answers(part) for part in cell.parts]
         unreadable = next((answers for answers in found if isinstance(answers, str)), None)
         if unreadable is not None:
+            with located(place):
+                self._count(cell, cell.protocol.max_answers)  # what cannot be built must show all the same
             return replace(planned, skipped=unreadable)
         with located(place):
             counts = self._count(cell, int(found[0]))
@@ -113,7 +117,7 @@ class _Checker:
             except DataError as error:
                 if self.need_data:
                     raise
-                self.answers[key] = f"{NO_DATA}{error}"
+                self.answers[key] = f"data: {error}"
             else:
                 empty = not found.training or not found.test or (part.protocol.select == "best" and not found.selection)
                 if empty:

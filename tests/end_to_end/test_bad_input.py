@@ -248,17 +248,14 @@ def test_a_split_that_the_data_does_not_have(own_data, tmp_path, refused) -> Non
     refused("plan", path, words=words)
 
 
-def test_missing_and_truncated_annotations(own_data, tmp_path, refused, main) -> None:
+def test_missing_and_truncated_annotations(own_data, tmp_path, refused) -> None:
     path = annotations(own_data)
     path.write_text(path.read_text()[:100])
     arguments = ("sweep", own_data, "--root", tmp_path / "root", *RUN)
     refused(*arguments, words=(f"{path} is not valid JSON", "cut short or damaged"))
     path.unlink()
     refused(*arguments, words=(f"{path} does not exist", "put the file there"))
-    planned = main("plan", own_data)
-    assert planned.code == 0
-    assert "0 runnable" in planned.out
-    assert f"skipped: data: {path} does not exist" in planned.out
+    refused("plan", own_data, words=("nothing to run", f"{path} does not exist"))
 
 
 def test_a_corrupt_image(own_data, tmp_path, main) -> None:

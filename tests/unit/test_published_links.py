@@ -1,8 +1,12 @@
 """Every published number has a cell of its sweep or a reason; every cell of such a sweep has a number."""
 
+from pathlib import Path
+
 import pytest
 
+from benchmark.errors import UserError
 from benchmark.grid import expand
+from benchmark.planning import plan
 from benchmark.sweep import sweep_names
 from results.links import places, sweep_of, unlinked, used
 from results.published import load_published, published_names
@@ -34,3 +38,14 @@ def test_sweeps_of_papers_are_of_full_size(sweep: str) -> None:
 
 def test_every_sweep_in_a_papers_folder_is_a_table_or_known() -> None:
     assert {name for name in sweep_names() if "/" in name} == {*SWEPT, *WITHOUT_TABLE}
+
+
+@pytest.mark.parametrize("sweep", ["p_adapter/table1", "routing/claims", "vl_pet/table9"])
+def test_a_sweep_is_planned_where_its_data_is_not(sweep: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every cell is built on the meta device and listed with what it lacks; nothing is launched without data."""
+    monkeypatch.setenv("VLPEFT_DATA", str(tmp_path / "nowhere"))
+    cells = plan(sweep, need_data=False).cells
+    assert [cell.id for cell in cells] == [cell.id for cell in expand(sweep)]
+    assert all(cell.skipped.startswith("data: ") for cell in cells)
+    with pytest.raises(UserError, match="nowhere"):
+        plan(sweep, need_data=True)
