@@ -13,6 +13,8 @@ from benchmark.errors import UserError
 from benchmark.records import write_atomically
 from benchmark.training import TrainingState
 
+PLAIN = ("step", "curve", "scalars", "window", "step_seconds", "selection", "best")  # fields of the state, kept as they are
+
 
 def trained(model: nn.Module) -> dict[str, Tensor]:
     """The tensors that train, by name; shared ones once."""
@@ -45,13 +47,7 @@ def save_checkpoint(path: Path, state: TrainingState, origin: dict[str, str]) ->
             "trained": trained(state.backbone),
             "optimizer": state.optimizer.state_dict(),
             "schedule": state.schedule.state_dict(),
-            "step": state.step,
-            "curve": state.curve,
-            "scalars": state.scalars,
-            "window": state.window,
-            "step_seconds": state.step_seconds,
-            "selection": state.selection,
-            "best": state.best,
+            **{name: getattr(state, name) for name in PLAIN},
             "cpu_rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         },
@@ -63,15 +59,17 @@ def save_checkpoint(path: Path, state: TrainingState, origin: dict[str, str]) ->
 def load_checkpoint(path: Path, state: TrainingState, origin: dict[str, str]) -> None:
     """Go on where a checkpoint was written; afterwards every draw, step and number is that of the uninterrupted run.
 
-    Raises UserError for a checkpoint of another origin, such as one made before the data changed.
+    Raises UserError for a checkpoint of another origin, such as one made before the data changed, or of another version.
     """
     saved = torch.load(path, map_location="cpu", weights_only=True)
     if saved["origin"] != origin:
         raise UserError(f"{path} was made with other data ({saved['origin']}, now {origin}); delete it to start the cell afresh")
+    if missing := set(PLAIN) - set(saved):
+        raise UserError(f"{path} was made by another version of vlpeft (no '{min(missing)}'); delete it to start the cell afresh")
     load_trained(state.backbone, saved["trained"])
     state.optimizer.load_state_dict(saved["optimizer"])
     state.schedule.load_state_dict(saved["schedule"])
-    for name in ("step", "curve", "scalars", "window", "step_seconds", "selection", "best"):
+    for name in PLAIN:
         setattr(state, name, saved[name])
     torch.set_rng_state(saved["cpu_rng"])
     if saved["cuda_rng"]:

@@ -165,15 +165,23 @@ def incapable(cell: Cell) -> str:
         return f"{cell.backbone.name} trains on one task at a time"
     config = parse(model, cell.backbone.settings, cell.backbone.name)
     for part in cell.parts:
-        precomputed = part.dataset.open().precomputed
-        if precomputed != config.reads_features:
-            holds, needs = ("images", "features") if config.reads_features else ("features", "images")
-            return f"{cell.backbone.name} needs {needs} here, and {part.dataset.name} holds {holds}"
-        if precomputed and part.protocol.images == "zeroed":
-            return f"images: zeroed needs images, and {part.dataset.name} holds features"
+        if reason := _unfit(part, config):
+            return reason
     offers = config.offers()
     lacking: Sequence[str] = [need for need in METHODS.load(cell.method.name).needs if need not in offers]
     return f"{cell.method.name} needs {lacking[0]}, which {cell.backbone.name} does not have here" if lacking else ""
+
+
+def _unfit(part: Part, config: BackboneConfig) -> str:
+    """Why a backbone cannot see a part's images, where a dataset holds features in their place; "" where it can."""
+    precomputed = part.dataset.open().precomputed
+    if precomputed != config.reads_features:
+        holds, needs = ("images", "features") if config.reads_features else ("features", "images")
+        return f"{config.name} needs {needs} here, and {part.dataset.name} holds {holds}"
+    for key, plain in (("images", "real"), ("augment", "none")):
+        if precomputed and getattr(part.protocol, key) != plain:
+            return f"{key}: {getattr(part.protocol, key)} needs images, and {part.dataset.name} holds features"
+    return ""
 
 
 def check_recipe(cell: Cell) -> None:

@@ -30,6 +30,7 @@ class Published(Config):
     backbone: dict[str, JSON]
     method: dict[str, JSON]
     share: Share
+    tasks: int | None = None
     percent: float | None = None
     trainable: int | None = None
     derived: bool = False
@@ -104,7 +105,7 @@ def _texts(row: dict[str, Any]) -> Iterator[str]:
 
 def _published(cell: Cell) -> tuple[Published | None, str]:
     for row, backbone, method, source in _known():
-        if (backbone, method) == (cell.backbone, cell.method):
+        if (backbone, method) == (cell.backbone, cell.method) and row.tasks in (None, len(cell.parts)):
             return row, source
     return None, ""
 

@@ -58,16 +58,17 @@ def fetch(source: Download, path: Path, watch: Watch) -> None:
 
     Raises UserError: the server refuses, the connection stays cut, or the file is not the published one (then it is removed).
     """
-    part, failures = path.with_name(f"{path.name}.part"), 0
+    part = path.with_name(f"{path.name}.part")
+    failures, furthest = 0, _size(part)
     path.parent.mkdir(parents=True, exist_ok=True)
     with requests.Session() as session:
         while True:
-            before = _size(part)
             try:
                 _complete(session, source, part, watch)
                 break
             except _Cut as error:
-                failures = 0 if _size(part) > before else failures + 1
+                failures = 0 if _size(part) > furthest else failures + 1
+                furthest = max(furthest, _size(part))
                 if failures == TRIES:
                     raise UserError(
                         f"{source.url}: {error}; {_size(part):,} bytes are kept in {part}: run the command again to go on"
@@ -118,6 +119,10 @@ def _refuse(answer: requests.Response, source: Download, part: Path, have: int) 
     if status not in (200, 206):
         raise UserError(
             f"{source.url}: the server answers {status} {answer.reason}; fetch it with a browser and save it as {part.with_suffix('')}"
+        )
+    if answer.headers.get("Content-Encoding", "identity") != "identity":
+        raise UserError(
+            f"{source.url}: the server sends it compressed, unasked; fetch it with a browser and save it as {part.with_suffix('')}"
         )
 
 

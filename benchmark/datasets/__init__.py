@@ -29,7 +29,7 @@ FOLDER = Path(__file__).resolve().parent
 
 @dataclass(frozen=True)
 class Card(Config):
-    """What is known of a dataset from its YAML and the registry alone; none of it changes what a cell computes.
+    """What is known of a dataset from its YAML and the registry alone.
 
     `expected` holds published numbers by split, in the words of `DataFormat.counts`.
     """

@@ -256,7 +256,7 @@ def decode_image(path: Path) -> Pixels:
 
 def content_fingerprint(files: Mapping[str, Path]) -> str:
     """Hash (12 hex digits) of the bytes of `files` and of what each is (its key), not of where it lies or its name."""
-    digests = {path: _digest(path) for path in set(files.values())}  # two splits may share a file
+    digests = {path: _digest(path) for path in dict.fromkeys(files.values())}  # two splits may share a file
     total = hashlib.sha256()
     for role in sorted(files):
         total.update(f"{role}\0{digests[files[role]]}\n".encode())

@@ -133,7 +133,10 @@ def _annotated(root: Path, names: Sequence[str]) -> dict[str, tuple[str, Row]]:
     out: dict[str, tuple[str, Row]] = {}
     for path in (root / name for name in names):
         rows = by_id(read_rows(path, "annotations", question_id=ID, answers=list), "question_id", path)
-        out |= {key: (f"{path}: question_id {key}", row) for key, row in rows.items()}
+        for key, row in rows.items():
+            if key in out:
+                raise DataError(f"{path}: question_id {key} is in {out[key][0].rpartition(':')[0]} too; name one of the files only")
+            out[key] = f"{path}: question_id {key}", row
     return out
 
 

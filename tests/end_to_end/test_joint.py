@@ -71,7 +71,7 @@ def test_a_joint_cell_is_planned_run_and_shown_in_a_column_for_each_task(sweep, 
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("epochs: null", "base: p_adapter, epochs: null", "lr: 0.0005 and 0.0003; a joint cell has one optimizer"),
+        ("epochs: null", "base: p_adapter, select: last, epochs: null", "lr: 0.0005 and 0.0003; a joint cell has one optimizer"),
         ("early_stopping: false", "early_stopping: true", "early_stopping: vit_roberta does not heed it; leave it out"),
         ("max_input_tokens: 32", "max_input_tokens: 32, max_output_tokens: 1000", "may need 1000 positions, tiny has 128; lower them"),
     ],

@@ -30,7 +30,7 @@ def test_the_command_prints_them(capsys: pytest.CaptureFixture[str]) -> None:
         cli.main(["params", "parameters_clip_bart", "--json"])
     assert done.value.code == 0
     rows = {row["method"]: row for row in json.loads(capsys.readouterr().out)}
-    lora = rows["lora"]
+    lora = rows["single lora"]
     assert (lora["trainable"], lora["published_percent"], lora["verdict"]) == (8_786_688, 5.93, "equal")
     assert lora["percent_without_vision"] == pytest.approx(5.928, abs=5e-4)
     with pytest.raises(SystemExit):

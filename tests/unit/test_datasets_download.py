@@ -28,7 +28,7 @@ class Server(ThreadingHTTPServer):
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
         self.files, self.cuts, self.statuses, self.asked = {}, [], [], []
-        self.ranges, self.etag, self.shift, self.length = True, '"one"', 0, True
+        self.ranges, self.etag, self.shift, self.length, self.encoding = True, '"one"', 0, True, ""
 
     def url(self, name):
         return f"http://127.0.0.1:{self.server_port}/{name}"
@@ -66,6 +66,8 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(206 if asked and server.ranges and unchanged else 200)
         if asked and server.ranges and unchanged:
             self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
+        if server.encoding:
+            self.send_header("Content-Encoding", server.encoding)
         if server.etag:
             self.send_header("ETag", server.etag)
         if server.length:
@@ -148,6 +150,13 @@ def test_a_server_without_ranges_is_asked_for_everything(server, tmp_path):
     get(server, tmp_path)
     assert (tmp_path / "a.bin").read_bytes() == BODY
     assert len(server.asked) == 2
+
+
+def test_a_server_without_ranges_that_never_gets_further_is_given_up(server, tmp_path):
+    server.ranges, server.cuts = False, [131_072, 65_536] * 20
+    with pytest.raises(UserError, match="connection lost"):
+        get(server, tmp_path)
+    assert len(server.asked) == 1 + module.TRIES
 
 
 def test_a_server_that_begins_before_the_asked_byte(server, tmp_path):
@@ -234,6 +243,12 @@ def test_a_refusal_names_url_status_and_place(server, tmp_path, status):
     assert f"{server.url('a.bin')}: the server answers {status}" in str(caught.value)
     assert f"save it as {tmp_path / 'a.bin'}" in str(caught.value)
     assert len(server.asked) == 1
+
+
+def test_a_transfer_compressed_against_our_wish_is_refused(server, tmp_path):
+    server.encoding = "gzip"
+    with pytest.raises(UserError, match="sends it compressed, unasked; fetch it with a browser"):
+        get(server, tmp_path)
 
 
 def test_progress_is_reported_once_a_mebibyte(server, tmp_path):

@@ -88,6 +88,11 @@ def test_towers_and_zeroed_images_are_refused(pairs, tmp_path):
         visual_inputs(built(), data, [], True, tmp_path)
 
 
+def test_random_features_to_measure_with_have_the_release_s_shape():
+    tower = built().vision
+    assert tuple(tower(tower.random_inputs(3)).shape) == (3, 49, 2048)
+
+
 @pytest.mark.parametrize("source", ["features:", "features:x", "features:0", "features:-3", "features:1.5"])
 def test_a_width_must_be_given(source):
     with pytest.raises(UserError, match=r"write features:WIDTH, as in features:2048"):

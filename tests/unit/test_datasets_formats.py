@@ -190,6 +190,12 @@ BAD_RECORDS = {
     "nlvr2 label 2": ("nlvr2_clip_bart", "nlvr/train.json", lambda c: c[0].update(label=2), "train-850-0-0: label 2 is none of 1, 0"),
     "nlvr2 label true": ("nlvr2_clip_bart", "nlvr/train.json", lambda c: c[0].update(label=True), "'label' must be int, found bool"),
 }
+BAD_RECORDS["answers in two files"] = (
+    "vqav2_karpathy",
+    "v2_mscoco_val2014_annotations.json",
+    lambda c: c["annotations"][0].update(question_id=1000),
+    "question_id 1000 is in .*train2014_annotations.json too; name one",
+)
 BAD_LINES = {
     "no gold label": ("snli_ve", "snli_ve_train.jsonl", {"gold_label": "-"}, "129893|029893.jpg#0r1n: unknown gold_label '-'"),
     "label misspelt": ("snli_ve", "snli_ve_train.jsonl", {"gold_label": "entailed"}, "did you mean 'entailment'"),

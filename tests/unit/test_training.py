@@ -126,6 +126,17 @@ def test_a_checkpoint_of_other_data_is_refused(tmp_path: Path) -> None:
         load_checkpoint(path, state, {"cell": "a", "data": "new"})
 
 
+def test_a_checkpoint_of_another_version_is_refused(tmp_path: Path) -> None:
+    state, origin = start(LORA.build(), LORA.protocol, 1), {"cell": "a", "data": "b"}
+    path = tmp_path / "checkpoint.pt"
+    save_checkpoint(path, state, origin)
+    saved = torch.load(path, weights_only=True)
+    del saved["selection"]
+    torch.save(saved, path)
+    with pytest.raises(UserError, match=r"made by another version of vlpeft \(no 'selection'\); delete it"):
+        load_checkpoint(path, state, origin)
+
+
 # Batches.
 
 counts, widths, seeds = st.integers(1, 40), st.integers(1, 12), st.integers(0, 2**31)
