@@ -38,8 +38,8 @@ class Comparison:
 
     @property
     def difference(self) -> float | None:
-        """Measured minus published; None where either is missing or the two are not comparable."""
-        if self.outcome.mean is None or self.number.value is None or self.verdict == "not comparable":
+        """Measured minus published; None where the two cannot be set against each other."""
+        if self.verdict not in ("reproduced", "off") or self.outcome.mean is None or self.number.value is None:
             return None
         return self.outcome.mean - self.number.value
 

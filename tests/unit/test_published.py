@@ -2,6 +2,7 @@
 
 from collections import Counter
 from copy import deepcopy
+from statistics import median
 
 import pytest
 
@@ -134,6 +135,24 @@ def test_figure_4_ends_where_table_1_says() -> None:
         assert row is not None
         assert end is not None
         assert {key: one.values(row)[key] for key in shared} == four.values(end)
+
+
+@pytest.mark.parametrize(
+    "name", ["vl_adapter/table1", "vl_pet/table2", "vl_pet/table9", "vl_pet/checkpoints", "dora/table", "p_adapter/table1"]
+)
+def test_tolerances_are_what_the_files_say(name: str) -> None:
+    """Twice the median spread that VL-PET prints for a column, rounded; p-Adapter's accuracies and BLEU take that of VQA."""
+    spread = {}
+    for column in ("VQA", "GQA", "NLVR2", "COCO", "Avg."):
+        known = [
+            n.std for n in load_published("vl_pet/table2").numbers() if n.group.name == "CLIP-BART" and n.column.name == column and n.std
+        ]
+        assert len(known) == 11
+        spread[column] = round(2 * median(known), 1)
+    other = {"CIDEr": spread["COCO"], "accuracy": spread["VQA"], "BLEU@4": spread["VQA"]}
+    for column in load_published(name).columns:
+        if column.name != "Updated params":
+            assert column.tolerance == spread.get(column.name, other.get(column.metric)), column.name
 
 
 def test_every_number_has_its_source() -> None:

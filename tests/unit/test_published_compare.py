@@ -251,6 +251,7 @@ def test_small_cells_are_shown_and_not_judged(tmp_path, more, reason):
     plan, store = results(tmp_path, *map(record, planned), planned=planned)
     found = compare(table(), plan, store)
     assert verdict(found, "Full", "VQA") == verdict(found, "Full over LoRA", "VQA") == ("not comparable", reason)
+    assert find(found, "Full", "VQA").difference is None
     assert published_table("a", table(), plan, store).title == f"A paper, Table 1: methods_1 ± #2 ({reason})"
 
 
