@@ -167,5 +167,5 @@ def test_score_refuses_what_cannot_be_scored() -> None:
 def test_metrics_are_listed_with_their_values_without_importing_them() -> None:
     values = {name: entry.options["values"] for name, entry in METRICS.entries.items()}
     assert values["bleu"] == ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4")
-    assert set(values) == {"answer_match", "bleu", "cider", "meteor", "rouge_l", "spice", "vqa_accuracy"}
+    assert set(values) == {"accuracy", "answer_match", "bleu", "cider", "meteor", "rouge_l", "spice", "vqa_accuracy"}
     assert all(entry.summary for entry in METRICS.entries.values())
