@@ -13,7 +13,7 @@ from typing import Any
 from benchmark import config
 from benchmark.annotations import parsed
 from benchmark.backbones import BACKBONES
-from benchmark.cell import Plan
+from benchmark.cell import Plan, Planned
 from benchmark.config import Protocol, dump
 from benchmark.datasets import dataset_names, load_card
 from benchmark.grid import METHODS
@@ -25,7 +25,7 @@ from benchmark.sweep import load_sweep, sweep_names
 from benchmark.tasks import TASKS
 from results.published import load_published, published_names
 from results.status import status
-from results.tables import Block, Table, Text, one_line
+from results.tables import Block, Footnotes, Table, Text, one_line
 
 GLUE = "\N{NO-BREAK SPACE}"  # keeps a setting on one line
 PLAIN = re.compile(r"(?!(?:true|false|null)$)[A-Za-z][\w./-]*")  # text that YAML takes without quotes
@@ -117,25 +117,23 @@ def plan_rows(plan: Plan, root: Path | None) -> list[dict[str, Any]]:
 
 
 def plan_table(plan: Plan, root: Path | None) -> Table:
-    """One row a cell: id, what it is, what trains, and whether it will run."""
-    body = [
-        (
-            cell.id,
-            cell.row,
-            cell.backbone,
-            f"{cell.task}/{cell.dataset}",
-            str(cell.seed),
-            "" if cell.skipped else f"{cell.trainable:,}",
-            "" if cell.skipped else f"{100 * cell.trainable / cell.total:.2f}",
-            state,
-        )
-        for cell, state in zip(plan.cells, _states(plan, root), strict=True)
-    ]
+    """One row a cell: id, what it is, what trains, and whether it will run; why not stands below, once for all its cells."""
+    footnotes = Footnotes()
+    rows = tuple(_plan_row(cell, state, footnotes) for cell, state in zip(plan.cells, _states(plan, root), strict=True))
     header = ("id", "method", "backbone", "task", "seed", "trainable", "%", "state")
     skipped = sum(bool(cell.skipped) for cell in plan.cells)
     title = f"{plan.title}: {len(plan.cells)} cells, {len(plan.cells) - skipped} runnable, {skipped} skipped"
-    rows = tuple(tuple(Text(one_line(text)) for text in row) for row in body)
-    return Table(one_line(title), (), (Block("", "llllrrrl", (header,), rows),), tuple(plan_rows(plan, root)))
+    data = tuple(plan_rows(plan, root))
+    return Table(one_line(title), (), (Block("", "llllrrrl", (header,), rows),), data, footnotes.listed())
+
+
+def _plan_row(cell: Planned, state: str, footnotes: Footnotes) -> tuple[Text, ...]:
+    about = (cell.id, cell.row, cell.backbone, f"{cell.task}/{cell.dataset}", str(cell.seed))
+    if cell.skipped:
+        texts, last = (*about, "", ""), Text("skipped", (footnotes.mark(cell.skipped),))
+    else:
+        texts, last = (*about, f"{cell.trainable:,}", f"{100 * cell.trainable / cell.total:.2f}"), Text(one_line(state))
+    return (*(Text(one_line(text)) for text in texts), last)
 
 
 def _states(plan: Plan, root: Path | None) -> list[str]:
