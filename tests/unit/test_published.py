@@ -2,6 +2,7 @@
 
 from collections import Counter
 from copy import deepcopy
+from statistics import median
 
 import pytest
 
@@ -134,6 +135,24 @@ def test_figure_4_ends_where_table_1_says() -> None:
         assert row is not None
         assert end is not None
         assert {key: one.values(row)[key] for key in shared} == four.values(end)
+
+
+def test_tolerances_are_twice_the_median_spread_of_vl_pet() -> None:
+    """As the files say: of the rows on BART, rounded; Table 2's deviations are those of two transcriptions that agree."""
+    table = load_published("vl_pet/table2")
+    spreads = {
+        name: [number.std for number in table.numbers() if number.group.name == "CLIP-BART" and number.column.name == name]
+        for name in ("VQA", "GQA", "NLVR2", "COCO", "Avg.")
+    }
+    known = {name: [std for std in found if std is not None] for name, found in spreads.items()}
+    assert known["VQA"] == [0.17, 0.52, 0.45, 0.09, 0.67, 0.16, 0.28, 0.06, 0.09, 0.15, 0.27]
+    expected = {name: round(2 * median(found), 1) for name, found in known.items()}
+    for other in ("vl_pet/table2", "vl_pet/table9", "vl_pet/checkpoints", "vl_adapter/table1", "vl_adapter/table5", "dora/table"):
+        found = {column.name: column.tolerance for column in load_published(other).columns}
+        assert {name: found[name] for name in expected} == expected, other
+    paper = {column.name: column.tolerance for column in load_published("p_adapter/table1").columns if column.linked}
+    assert {name: paper[name] for name in ("VQA2.0", "COCO C")} == {"VQA2.0": expected["VQA"], "COCO C": expected["COCO"]}
+    assert {found for name, found in paper.items() if not name.endswith(" C")} == {expected["VQA"]}
 
 
 def test_every_number_has_its_source() -> None:
