@@ -213,6 +213,11 @@ def check_names(part: Part) -> None:
     chosen = part.protocol.select == "best"
     if chosen:
         selecting(task, part.protocol)
+        if part.protocol.select_split == part.protocol.eval_split:
+            tested = part.protocol.eval_split
+            raise UserError(
+                f"select_split: '{tested}' is what is tested, and epochs chosen on it flatter the result; set `select: last`, or another"
+            )
     known = part.dataset.open().splits()
     for key in ("train_split", "eval_split", *(("select_split",) if chosen else ())):
         split = getattr(part.protocol, key)
