@@ -7,6 +7,7 @@ import os
 import statistics
 import subprocess
 import sys
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -171,6 +172,16 @@ def test_the_larger_of_spread_and_tolerance_decides(tmp_path):
     assert find(compare(table(), *steady), "Full", "VQA").verdict == "reproduced"
     assert find(compare(table(tolerance=0.2), *steady), "Full", "VQA").verdict == "off"
     assert find(compare(table(tolerance=0.7), *steady), "derived", "VQA").verdict == "reproduced"
+
+
+def test_a_number_of_something_else_is_not_judged(tmp_path):
+    odd = deepcopy(TABLE)
+    odd["groups"][0]["rows"][0]["not_comparable"] = {"VQA": "of another split"}
+    found = compare(parse(PublishedTable, odd, "a.yaml"), *full(tmp_path))
+    assert verdict(found, "Full", "VQA") == ("not comparable", "of another split")
+    assert verdict(found, "Full", "COCO") == ("reproduced", "")
+    shares = {n.row.name: n.not_comparable for n in load_published("vl_adapter/table5").numbers() if n.column.name == "Updated params"}
+    assert [name for name, why in shares.items() if why] == ["Visual embedding alone", "and LayerNorms"]
 
 
 def test_one_seed_has_no_spread_but_a_verdict(tmp_path):
