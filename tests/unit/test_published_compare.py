@@ -19,9 +19,10 @@ from benchmark.config import Protocol, dump, parse
 from benchmark.datasets import DatasetSpec
 from benchmark.errors import UserError
 from benchmark.records import Record, Store, to_json, write_atomically
-from benchmark.sweep import fingerprint, plan_file, sweep_path
+from benchmark.sweep import fingerprint, plan_file, sweep_names, sweep_path
 from results.compare import Comparison, compare, published_table
 from results.leaderboard import leaderboard
+from results.listing import listing
 from results.published import PublishedTable, load_published, published_names
 from results.render import FORMATS, render
 from results.scale import labelled, small
@@ -374,6 +375,21 @@ def test_the_command_imports_no_torch(tmp_path):
         capture_output=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
+
+
+def test_every_listed_name_can_be_planned_or_says_why_not(capsys, monkeypatch):
+    planned = []
+    monkeypatch.setattr("benchmark.planning.plan", lambda name, **_: planned.append(name) or Plan(name, name, "", "", ()))
+    for name in (row["name"] for row in listing("sweeps")):
+        code, _, err = run(capsys, "plan", name)
+        table = load_published(name) if name in published_names() else None
+        if name in sweep_names() or (table and table.sweep):
+            assert (code, planned[-1]) == (0, (table and table.sweep) or name)
+        else:
+            assert code == 2
+            assert f"{name} is a published table without a sweep, since nothing here can reproduce it (" in err
+            assert f": see `vlpeft table {name}`" in err
+            assert len(err.splitlines()) == 1
 
 
 @pytest.mark.parametrize(("scale", "says"), [("", "reproduced"), ("tiny", "not comparable")])
