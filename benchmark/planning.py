@@ -208,7 +208,9 @@ def check_names(part: Part) -> None:
         METRICS.entry(metric)
         if metric not in (*task.metrics, *task.optional):
             raise UserError(f"metrics: '{metric}' is not for {part.task}; choose from: {', '.join((*task.metrics, *task.optional))}")
-    if part.protocol.label_words is not None and not issubclass(task, Labelled):
+    if issubclass(task, Labelled):
+        task().answers((), part.protocol)
+    elif part.protocol.label_words is not None:
         raise UserError(f"label_words: {part.task} has no labels; leave it out, or set it in a rule for the tasks that have")
     chosen = part.protocol.select == "best"
     if chosen:
