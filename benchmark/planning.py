@@ -208,6 +208,8 @@ def check_names(part: Part) -> None:
         METRICS.entry(metric)
         if metric not in (*task.metrics, *task.optional):
             raise UserError(f"metrics: '{metric}' is not for {part.task}; choose from: {', '.join((*task.metrics, *task.optional))}")
+    if task.asks and "{text}" not in part.protocol.prompt:
+        raise UserError(f"prompt: '{part.protocol.prompt}' leaves out the text of {part.task}; write {{text}} where it belongs")
     if issubclass(task, Labelled):
         task().answers((), part.protocol)
     elif part.protocol.label_words is not None:

@@ -70,6 +70,13 @@ def test_words_that_do_not_fit_the_labels_are_refused(sweep: Path, main: Any, wo
     assert f"words.yaml: 'lora' on 'blip', entailment/small_shapes: {message}" in said.err
 
 
+def test_a_prompt_holds_the_text_it_is_for(sweep: Path, main: Any) -> None:
+    sweep.with_name("mute.yaml").write_text(sweep.read_text().replace("metrics: null", "metrics: null, prompt: 'is it true?'"))
+    said = main("plan", sweep.with_name("mute.yaml"))
+    assert said.code == 2
+    assert "prompt: 'is it true?' leaves out the text of entailment; write {text} where it belongs" in said.err
+
+
 def test_label_words_are_for_tasks_with_labels(sweep: Path, main: Any) -> None:
     text = (
         sweep.read_text().replace("metrics: null", "metrics: null, label_words: {neutral: maybe}").replace("task: entailment", "task: vqa")
