@@ -120,9 +120,13 @@ class Plan(Config):
         """The runnable cell whose id starts so. Raises UserError for none, several, or a skipped one."""
         if not beginning:
             raise UserError("--cell: give the beginning of a cell's id; see `vlpeft plan`")
-        found = [cell for cell in self.cells if cell.id.startswith(beginning)]
+        found: dict[str, Planned] = {}
+        for cell in self.cells:  # at another scale a cell may repeat an earlier one, whose id it has
+            if cell.id.startswith(beginning):
+                found.setdefault(cell.id, cell)
         if len(found) != 1:
             raise UserError(f"--cell {beginning}: {len(found)} cells of '{self.sweep}' have an id that starts so; see `vlpeft plan`")
-        if found[0].skipped:
-            raise UserError(f"--cell {beginning}: skipped: {found[0].skipped}")
-        return found[0]
+        (chosen,) = found.values()
+        if chosen.skipped:
+            raise UserError(f"--cell {beginning}: skipped: {chosen.skipped}")
+        return chosen

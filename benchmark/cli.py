@@ -17,9 +17,11 @@ from benchmark.errors import UserError
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse, run, exit: 0 done, 1 some cells of a sweep failed, 2 something the user can mend, 130 interrupted."""
     options = parser().parse_args(arguments)
-    if "root" in options:
-        options.root = _root(options)
     try:
+        if "root" in options:
+            options.root = _root(options)
+        if "sweep" in options and options.command != "table":
+            options.sweep = _planned(options.sweep)
         code: int = COMMANDS[options.command](options)
         sys.stdout.flush()
     except UserError as error:
@@ -49,6 +51,20 @@ def _swept(name: str) -> str:
     from results.published import load_published, published_names
 
     return (load_published(name).sweep or name) if name in published_names() and name not in sweep_names() else name
+
+
+def _planned(name: str) -> str:
+    """The sweep that a name stands for. Raises UserError for a published table that has none."""
+    from benchmark.sweep import sweep_names
+    from results.published import load_published, published_names
+
+    sweep = _swept(name)
+    if sweep in published_names() and sweep not in sweep_names():
+        reasons = "; ".join(dict.fromkeys(number.cannot for number in load_published(sweep).numbers() if number.cannot))
+        raise UserError(
+            f"{name} is a published table without a sweep, since nothing here can reproduce it ({reasons}): see `vlpeft table {name}`"
+        )
+    return sweep
 
 
 def _how_to_go_on(options: argparse.Namespace) -> str:

@@ -6,6 +6,7 @@ Values are validated by pydantic in strict mode, so `"8"` is not a number and `1
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cache
@@ -105,6 +106,8 @@ class Protocol(Config):
             raise ValueError("set at most one of warmup_fraction and warmup_steps")
         if self.select == "best" and self.epochs is None:
             raise ValueError("`select: best` compares epochs: set `epochs` in place of `steps`, or `select: last`")
+        if unknown := set(re.findall(r"\{\w*\}", self.prompt)) - {"{text}"}:
+            raise ValueError(f"prompt: unknown {min(unknown)}; {{text}} stands for the question or the hypothesis")
 
     def total_steps(self, batches: int) -> int:
         """Optimizer steps, where an epoch has so many batches."""

@@ -13,6 +13,7 @@ from typing import Any
 from benchmark.backbones import BACKBONES
 from benchmark.cell import Cell, Choice, Part, Planned
 from benchmark.config import JSON, dump, essence, parse
+from benchmark.datasets import given
 from benchmark.errors import UserError, did_you_mean, located
 from benchmark.recipes import Layer, resolve, sweep_layers
 from benchmark.registry import Registry
@@ -27,7 +28,7 @@ class Crossed:
     """A cell of a sweep beside what it was made from."""
 
     planned: Planned
-    places: tuple[Place, ...]  # of its tasks
+    data: tuple[tuple[Layer, ...], ...]  # layers of the settings of each task's dataset
     method: tuple[Layer, ...]  # layers of the method's settings
     backbone: tuple[Layer, ...]
     protocols: tuple[tuple[Layer, ...], ...]  # layers of the recipe of each task
@@ -62,8 +63,9 @@ def _cross(
     for (backbone, model), chosen, (method, way), seed in product(backbones, tasks, methods, sweep.seeds):
         if any(on and backbone.label not in on for on in (chosen.on, method.on)):
             continue
-        if method.by_task:
-            way = _resolve(METHODS, method.at(chosen.places[0].task), f"{where}: method '{method.label}'")  # noqa: PLW2901
+        alone = chosen.places[0].task if len(chosen.places) == 1 else ""  # `by_task` says nothing of joint cells
+        if alone in method.by_task:
+            way = _resolve(METHODS, method.at(alone), f"{where}: method '{method.label}'")  # noqa: PLW2901
         layers = tuple(_layers(sweep, place, ((method, way), (backbone, model)), size, f"{where}: protocol") for place in chosen.places)
         places = tuple(place if size is None else place._replace(spec=size.stand_in(place.spec)) for place in chosen.places)
         recipes = [resolve(each, f"{where}: protocol") for each in layers]
@@ -72,7 +74,8 @@ def _cross(
         task, dataset = ("+".join(dict.fromkeys(names)) for names in zip(*((p.task, p.dataset.name) for p in cell.parts), strict=True))
         planned = Planned(cell.id, method.label, backbone.label, task, dataset, seed, cell)
         built = (*backbone.layers("backbone"), *(() if size is None else (Layer(size.origin, size.settings_of(backbone.name)),)))
-        yield Crossed(planned, places, method.layers("method", first.task), built, layers)
+        data = tuple(_data_layers(place, size) for place in chosen.places)
+        yield Crossed(planned, data, method.layers("method", alone), built, layers)
 
 
 def _check_on(methods: list[tuple[Entry, Choice]], tasks: list[Tasks], backbones: list[tuple[Entry, Choice]], where: str) -> None:
@@ -114,6 +117,12 @@ def _layers(
     own = (Layer(f"{kind} '{entry.label}'", entry.protocol) for kind, entry in (("backbone", backbone), ("method", method)))
     above = () if size is None else size.layers(facts)
     return (Layer(f"dataset {spec.name}", spec.protocol), *sweep_layers(sweep.protocol, facts, where), *own, *above)
+
+
+def _data_layers(place: Place, size: Scale | None) -> tuple[Layer, ...]:
+    """Where the settings of a task's dataset come from, or of what stands for it at another scale."""
+    own = (Layer(f"dataset {place.spec.name}", given(place.source)),)
+    return own if size is None else size.data_layers(place.spec) or own
 
 
 def _resolve(registry: Registry[Any], entry: Entry, where: str) -> Choice:

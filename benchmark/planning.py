@@ -208,11 +208,20 @@ def check_names(part: Part) -> None:
         METRICS.entry(metric)
         if metric not in (*task.metrics, *task.optional):
             raise UserError(f"metrics: '{metric}' is not for {part.task}; choose from: {', '.join((*task.metrics, *task.optional))}")
-    if part.protocol.label_words is not None and not issubclass(task, Labelled):
+    if task.asks and "{text}" not in part.protocol.prompt:
+        raise UserError(f"prompt: '{part.protocol.prompt}' leaves out the text of {part.task}; write {{text}} where it belongs")
+    if issubclass(task, Labelled):
+        task().answers((), part.protocol)
+    elif part.protocol.label_words is not None:
         raise UserError(f"label_words: {part.task} has no labels; leave it out, or set it in a rule for the tasks that have")
     chosen = part.protocol.select == "best"
     if chosen:
         selecting(task, part.protocol)
+        if part.protocol.select_split == part.protocol.eval_split:
+            tested = part.protocol.eval_split
+            raise UserError(
+                f"select_split: '{tested}' is what is tested, and epochs chosen on it flatter the result; set `select: last`, or another"
+            )
     known = part.dataset.open().splits()
     for key in ("train_split", "eval_split", *(("select_split",) if chosen else ())):
         split = getattr(part.protocol, key)

@@ -11,7 +11,7 @@ from pathlib import Path
 from zlib import crc32
 
 from benchmark.config import JSON, Config, essence, load_yaml, parse
-from benchmark.datasets import FORMATS, DatasetSpec, load_spec
+from benchmark.datasets import FORMATS, DatasetSpec, given, load_spec
 from benchmark.errors import UserError, did_you_mean
 from benchmark.recipes import Layer, Rule, matching
 
@@ -51,10 +51,19 @@ class Scale(Config):
         base = load_spec(self.dataset)
         if spec.format == base.format:
             return spec
-        settings = {**base.settings, **self.settings, "seed": crc32(spec.name.encode())}
+        settings = {**base.settings, **self._settings(spec)}
         made = essence(parse(FORMATS.load(base.format), settings, f"scale: dataset '{self.dataset}'"))
         made.pop("root")
         return DatasetSpec(f"{spec.name} ({base.name})", base.format, made, base.root)
+
+    def data_layers(self, spec: DatasetSpec) -> tuple[Layer, ...]:
+        """Layers of the settings of what stands for a dataset; none where that is the dataset itself."""
+        if spec.format == load_spec(self.dataset).format:
+            return ()
+        return Layer(f"dataset {self.dataset}", given(self.dataset)), Layer(self.origin, self._settings(spec))
+
+    def _settings(self, spec: DatasetSpec) -> dict[str, JSON]:
+        return {**self.settings, "seed": crc32(spec.name.encode())}
 
 
 def scale_names() -> tuple[str, ...]:

@@ -4,7 +4,7 @@ reproduced      the difference is within the larger of 2 standard deviations (me
 off             it is not
 not run         cells are missing or have failed
 cannot run      no cell can reproduce it; the reason stands below
-not comparable  the cells are of tiny towers or embedded data, or the paper does not say what its number is
+not comparable  the cells are of tiny towers or embedded data, or the paper's number is of something else, or it does not say of what
 unknown         something was measured, but the printed number was not found
 """
 
@@ -73,8 +73,8 @@ def _verdict(number: Number, found: Outcome) -> tuple[Verdict, str]:
         return "cannot run", number.cannot or reason
     if number.column.linked and found.mean is None:
         return "not run", _why(kind, reason, found)
-    if found.small or number.column.not_comparable:
-        return "not comparable", ", ".join(found.small) or number.column.not_comparable
+    if found.small or number.not_comparable:
+        return "not comparable", ", ".join(found.small) or number.not_comparable
     return _judged(number, found.mean or 0.0, found.std)
 
 

@@ -8,12 +8,11 @@ from typing import Any
 
 from benchmark.backbones import BACKBONES
 from benchmark.config import JSON, dump, parse
-from benchmark.datasets import given
+from benchmark.datasets import DatasetSpec
 from benchmark.errors import UserError
 from benchmark.grid import METHODS, Crossed, crossed
 from benchmark.recipes import DEFAULT, Layer, origins
 from benchmark.registry import Registry
-from benchmark.sweep import Place
 from results.listing import flow
 from results.tables import Block, Table, Text, one_line
 
@@ -29,10 +28,13 @@ class Section:
 
 def find(name_or_path: str, beginning: str, scale: str = "") -> Crossed:
     """The cell of a sweep, runnable or not, whose id starts so. Raises UserError for none or several."""
-    found = [each for each in crossed(name_or_path, scale) if each.planned.id.startswith(beginning)]
+    found: dict[str, Crossed] = {}  # at another scale two cells may be one
+    for each in crossed(name_or_path, scale):
+        if each.planned.id.startswith(beginning):
+            found.setdefault(each.planned.id, each)
     if not beginning or len(found) != 1:
         raise UserError(f"--explain {beginning}: {len(found)} cells have an id that starts so; see `vlpeft plan {name_or_path}`")
-    return found[0]
+    return next(iter(found.values()))
 
 
 def sections(cell: Crossed) -> Iterator[Section]:
@@ -40,9 +42,9 @@ def sections(cell: Crossed) -> Iterator[Section]:
     model, way = cell.planned.cell.backbone, cell.planned.cell.method
     yield _choice("method", way.name, way.settings, cell.method, METHODS)
     yield _choice("backbone", model.name, model.settings, cell.backbone, BACKBONES)
-    for part, place, layers in zip(cell.planned.cell.parts, cell.places, cell.protocols, strict=True):
+    for part, data, layers in zip(cell.planned.cell.parts, cell.data, cell.protocols, strict=True):
         several = f"{part.name}: " if cell.planned.cell.also else ""
-        yield _dataset(place, several)
+        yield _dataset(part.dataset, data, several)
         recipe = dump(part.protocol)
         yield Section(f"{several}protocol {part.protocol.name}", recipe, origins(layers, recipe, DEFAULT))
 
@@ -52,11 +54,10 @@ def _choice(kind: str, name: str, settings: Mapping[str, JSON], layers: Sequence
     return Section(f"{kind} {name}", values, origins(layers, values, f"default of {name}"))
 
 
-def _dataset(place: Place, several: str) -> Section:
-    spec = place.spec
+def _dataset(spec: DatasetSpec, layers: Sequence[Layer], several: str) -> Section:
     values = {**dump(spec.open()), "root": spec.root}
-    found = origins([Layer(f"dataset {spec.name}", given(place.source))], values, f"default of format {spec.format}")
-    if "root" not in given(place.source):
+    found = origins(layers, values, f"default of format {spec.format}")
+    if not any("root" in layer.values for layer in layers):
         found["root"] = "$VLPEFT_DATA, or where data lies without it"
     return Section(f"{several}dataset {spec.name}", values, found)
 

@@ -48,7 +48,7 @@ def _problems(name: str, number: Number, known: dict[Place, Planned]) -> Iterato
     where = f"{name}: {number.group.name}, {number.row.name}, {number.column.name}"
     if number.cannot:
         return
-    if not number.column.linked and not number.column.not_comparable:
+    if not number.column.linked and not number.not_comparable:
         yield f"{where}: neither a cell nor a reason"
     for place, metric in _wanted(load_published(name), number):
         if place[2] and place not in known:

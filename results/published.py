@@ -7,7 +7,7 @@ file names: `backbone` and `method` are that sweep's labels, a column's `task` a
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Annotated
@@ -80,6 +80,7 @@ class Row(Config):
 
     again: the same printed numbers beside other cells.  derived: not printed, but following from what is.
     cannot: why no cell can reproduce it.  within: as the columns', where this row is printed otherwise.
+    not_comparable: as the columns', for the row's own number in a column.
     """
 
     name: NonEmpty
@@ -94,6 +95,7 @@ class Row(Config):
     unknown: str = ""
     source: str = ""
     within: NonNegativeFloat | None = None
+    not_comparable: Mapping[str, NonEmpty] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,11 @@ class Number:
     def cannot(self) -> str:
         """Why no cell can reproduce it, or ""."""
         return self.row.cannot or self.group.cannot
+
+    @property
+    def not_comparable(self) -> str:
+        """Why no measurement can be judged by it, or ""."""
+        return self.row.not_comparable.get(self.column.name) or self.column.not_comparable
 
 
 @dataclass(frozen=True)
@@ -180,6 +187,7 @@ class PublishedTable(Config):
         if row.std and len(row.std) != len(self.columns):
             raise ValueError(f"{where}: {len(row.std)} std for {len(self.columns)} columns")
         _known(f"{where}: values", self.values(row), self.names)
+        _known(f"{where}: not_comparable", row.not_comparable, self.values(row))
         _known(f"{where}: source", [row.source] if row.source else [], self.sources)
         if (None in self.values(row).values()) != bool(row.unknown):
             raise ValueError(f"{where}: give `unknown` where, and only where, a value is null")

@@ -28,7 +28,8 @@ def check_files(name: str, path: Path | None, split: str | None, *, images: bool
 
 def download_files(name: str, path: Path | None, *, accepted: bool) -> int:
     """Show the licence, have it accepted, fetch what is missing, and say what must be asked for. Raises UserError."""
-    card, root = load_card(name), Path(located_spec(name, path).root)
+    card, spec = load_card(name), located_spec(name, path)
+    root = Path(spec.root)
     wanted = tuple(source for source in card.downloads if source.missing(root))
     print(f"{card.name}: {card.summary or 'no summary'}\nlicence: {card.licence or 'not stated'}\nterms: {card.homepage or 'not stated'}")
     for source in wanted:
@@ -37,7 +38,11 @@ def download_files(name: str, path: Path | None, *, accepted: bool) -> int:
         _accept(card.name)
     with PhaseProgress(card.name) as progress:
         fetched = download(wanted, root, progress) if wanted else []
-    print(f"fetched into {root}: {', '.join(fetched)}" if fetched else f"nothing to fetch for {root}")
+    print(
+        f"fetched into {root}: {', '.join(fetched)}"
+        if fetched
+        else f"nothing to fetch{f' for {root}' if spec.root else ', the data needs no folder'}"
+    )
     for request in card.by_hand:
         if gone := request.missing(root):
             print(f"by hand: {by_hand(request, gone, root)}")

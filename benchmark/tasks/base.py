@@ -27,6 +27,7 @@ class Task(ABC):
     name: ClassVar[str]  # set by @register
     metrics: ClassVar[tuple[str, ...]]  # set by @register: what a cell reports, the first one ranks
     images: ClassVar[int] = 1  # of an example
+    asks: ClassVar[bool] = True  # whether a text belongs to the image, which a prompt must hold
     optional: ClassVar[tuple[str, ...]] = ()  # what it can report too, where a protocol names them
 
     @abstractmethod

@@ -15,6 +15,8 @@ from benchmark.tasks.text import clean_caption
 class Captioning(Task):
     """Describe an image in one sentence; scored against several references by the COCO caption metrics."""
 
+    asks = False
+
     def items(self, examples: Iterable[Example], answers: Sequence[str], protocol: Protocol) -> list[Item]:  # noqa: ARG002
         """One item a (image, reference) pair."""
         pairs = ((e, clean_caption(caption, protocol.clean_text)) for e in examples for caption in e.answers)

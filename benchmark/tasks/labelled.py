@@ -45,6 +45,8 @@ class Labelled(Task):
             if label not in self.labels:
                 raise UserError(f"label_words: {self.name} has no label '{label}'{did_you_mean(label, self.labels)}")
         words = {label: given.get(label, label) for label in self.labels}
+        if empty := next((label for label, word in words.items() if not word.strip()), None):
+            raise UserError(f"label_words: the word of '{empty}' is empty; give it one")
         if len(set(words.values())) < len(words):
             raise UserError(f"label_words: two labels of {self.name} have one word; give each its own")
         return words

@@ -59,6 +59,7 @@ def test_each_runs_or_says_why_not(sweep: Path, tmp_path: Path, main: Any) -> No
     [
         ("{entails: yes}", "label_words: entailment has no label 'entails'; did you mean 'entailment'?"),
         ("{entailment: sure, neutral: sure}", "label_words: two labels of entailment have one word"),
+        ("{neutral: ' '}", "label_words: the word of 'neutral' is empty; give it one"),
     ],
 )
 def test_words_that_do_not_fit_the_labels_are_refused(sweep: Path, main: Any, words: str, message: str) -> None:
@@ -66,7 +67,14 @@ def test_words_that_do_not_fit_the_labels_are_refused(sweep: Path, main: Any, wo
     sweep.with_name("words.yaml").write_text(text)
     said = main("plan", sweep.with_name("words.yaml"))
     assert said.code == 2
-    assert message in said.err
+    assert f"words.yaml: 'lora' on 'blip', entailment/small_shapes: {message}" in said.err
+
+
+def test_a_prompt_holds_the_text_it_is_for(sweep: Path, main: Any) -> None:
+    sweep.with_name("mute.yaml").write_text(sweep.read_text().replace("metrics: null", "metrics: null, prompt: 'is it true?'"))
+    said = main("plan", sweep.with_name("mute.yaml"))
+    assert said.code == 2
+    assert "prompt: 'is it true?' leaves out the text of entailment; write {text} where it belongs" in said.err
 
 
 def test_label_words_are_for_tasks_with_labels(sweep: Path, main: Any) -> None:

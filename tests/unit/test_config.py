@@ -164,6 +164,12 @@ def test_protocol_length() -> None:
         parse(Protocol, {"lr": 1.0, "steps": 1, "warmup_fraction": 0.1, "warmup_steps": 3}, "here")
 
 
+def test_a_prompt_has_no_slip_in_its_braces() -> None:
+    assert parse(Protocol, {"lr": 1e-3, "steps": 1, "prompt": "vqa: {text}"}, "here").prompt == "vqa: {text}"
+    with pytest.raises(UserError, match=r"^here: prompt: unknown \{txt\}; \{text\} stands for the question or the hypothesis$"):
+        parse(Protocol, {"lr": 1e-3, "steps": 1, "prompt": "vqa: {txt}"}, "here")
+
+
 PROTOCOL_REFUSED = [
     ("lr", 0.0), ("lr", -1e-3), ("steps", -2), ("steps", 0), ("batch_size", 0), ("betas", [0.9]), ("betas", [0.9, 1.0]),
     ("eps", 0.0), ("weight_decay", -0.1), ("schedule", "cosin"), ("warmup_fraction", 1.0), ("warmup_steps", -1),

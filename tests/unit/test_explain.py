@@ -91,6 +91,24 @@ def test_machines_get_one_row_a_setting(sweep) -> None:
     assert len(rows) == sum(len(section["settings"]) for section in explain_rows(cell)["sections"])
 
 
+def test_at_another_scale_what_stands_for_the_data_has_its_own_origins() -> None:
+    cell = next(each for each in crossed("p_adapter/table2", "tiny") if each.planned.task == "vqa")
+    (data,) = (each for each in explain_rows(cell)["sections"] if each["title"] == "dataset vqav2_karpathy (shapes)")
+    origin = {key: each["from"] for key, each in data["settings"].items()}
+    assert origin == dict.fromkeys(("train_scenes", "val_scenes", "test_scenes", "seed"), "scale tiny") | {"root": "dataset shapes"}
+
+
+def test_at_another_scale_drawn_data_stays_what_it_is(sweep) -> None:
+    titles = {each["title"]: each["settings"] for each in explain_rows(crossed(sweep, "tiny")[0])["sections"]}
+    assert titles["captioning/shapes: dataset shapes"]["train_scenes"] == {"value": 4000, "from": "dataset shapes"}
+
+
+def test_a_cell_that_two_towers_share_at_a_smaller_scale() -> None:
+    cells = [each.planned for each in crossed("parameters_routing", "tiny")]
+    twice = next(cell for cell in cells if sum(other.id == cell.id for other in cells) > 1)
+    assert find("parameters_routing", twice.id, "tiny").planned == twice
+
+
 @pytest.mark.parametrize("beginning", ["", "zzz"])
 def test_no_such_cell(sweep, beginning) -> None:
     with pytest.raises(UserError, match=rf"^--explain {beginning}: \d+ cells have an id that starts so; see `vlpeft plan .*a\.yaml`$"):

@@ -298,6 +298,8 @@ def test_finding_a_cell(tmp_path) -> None:
     with pytest.raises(UserError, match="skipped: for a reason"):
         plan.find(cells[-1].id)
     assert len(plan.runnable()) == 19
+    again = replace(cells[3], row="of a larger tower", skipped="at this scale it is another's cell")
+    assert replace(plan, cells=(*plan.cells, again)).find(cells[3].id) == cells[3]
 
 
 @settings(max_examples=20)

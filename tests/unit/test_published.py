@@ -192,6 +192,7 @@ def test_an_unknown_part_leaves_its_average_alone() -> None:
         ("groups__0__rows__0__source", "web", "row 'G, one': source: no 'web' here"),
         ("groups__0__rows__0__method", "", "give one of `method`, `gain` and `cannot`"),
         ("groups__0__rows__0__cannot", "no", "give one of `method`, `gain` and `cannot`"),
+        ("groups__0__rows__0__not_comparable", {"C": "another share"}, "row 'G, one': not_comparable: no 'C' here"),
         ("groups__0__rows__1__name", "one", "rows of 'G': a name stands twice"),
         ("columns__2__mean_of", ["A", "C"], "column 'Avg.': mean_of: no 'C' here"),
         ("columns__1__name", "A", "columns: a name stands twice"),

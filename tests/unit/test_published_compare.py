@@ -7,6 +7,7 @@ import os
 import statistics
 import subprocess
 import sys
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,9 +19,10 @@ from benchmark.config import Protocol, dump, parse
 from benchmark.datasets import DatasetSpec
 from benchmark.errors import UserError
 from benchmark.records import Record, Store, to_json, write_atomically
-from benchmark.sweep import fingerprint, plan_file, sweep_path
+from benchmark.sweep import fingerprint, plan_file, sweep_names, sweep_path
 from results.compare import Comparison, compare, published_table
 from results.leaderboard import leaderboard
+from results.listing import listing
 from results.published import PublishedTable, load_published, published_names
 from results.render import FORMATS, render
 from results.scale import labelled, small
@@ -171,6 +173,16 @@ def test_the_larger_of_spread_and_tolerance_decides(tmp_path):
     assert find(compare(table(), *steady), "Full", "VQA").verdict == "reproduced"
     assert find(compare(table(tolerance=0.2), *steady), "Full", "VQA").verdict == "off"
     assert find(compare(table(tolerance=0.7), *steady), "derived", "VQA").verdict == "reproduced"
+
+
+def test_a_number_of_something_else_is_not_judged(tmp_path):
+    odd = deepcopy(TABLE)
+    odd["groups"][0]["rows"][0]["not_comparable"] = {"VQA": "of another split"}
+    found = compare(parse(PublishedTable, odd, "a.yaml"), *full(tmp_path))
+    assert verdict(found, "Full", "VQA") == ("not comparable", "of another split")
+    assert verdict(found, "Full", "COCO") == ("reproduced", "")
+    shares = {n.row.name: n.not_comparable for n in load_published("vl_adapter/table5").numbers() if n.column.name == "Updated params"}
+    assert [name for name, why in shares.items() if why] == ["Visual embedding alone", "and LayerNorms"]
 
 
 def test_one_seed_has_no_spread_but_a_verdict(tmp_path):
@@ -364,6 +376,21 @@ def test_the_command_imports_no_torch(tmp_path):
         capture_output=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
+
+
+def test_every_listed_name_can_be_planned_or_says_why_not(capsys, monkeypatch):
+    planned = []
+    monkeypatch.setattr("benchmark.planning.plan", lambda name, **_: planned.append(name) or Plan(name, name, "", "", ()))
+    for name in (row["name"] for row in listing("sweeps")):
+        code, _, err = run(capsys, "plan", name)
+        table = load_published(name) if name in published_names() else None
+        if name in sweep_names() or (table and table.sweep):
+            assert (code, planned[-1]) == (0, (table and table.sweep) or name)
+        else:
+            assert code == 2
+            assert f"{name} is a published table without a sweep, since nothing here can reproduce it (" in err
+            assert f": see `vlpeft table {name}`" in err
+            assert len(err.splitlines()) == 1
 
 
 @pytest.mark.parametrize(("scale", "says"), [("", "reproduced"), ("tiny", "not comparable")])

@@ -78,6 +78,17 @@ def test_it_is_told_where_they_come_from(write):
     ]
 
 
+def test_joint_cells_have_the_entrys_own(write):
+    joint = SWEEP.replace("captioning/shapes]", "captioning/shapes, {joint: [captioning/shapes, vqa/shapes]}]")
+    found = {each.planned.task: each for each in crossed(write(joint)) if each.planned.row == "ours"}
+    assert {task: each.planned.cell.method.settings["p"] for task, each in found.items()} == {
+        "vqa": 1.9,
+        "captioning": 1.75,
+        "captioning+vqa": 1.9,
+    }
+    assert [layer.origin for layer in found["captioning+vqa"].method] == ["method 'ours'"]
+
+
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
