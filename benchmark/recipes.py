@@ -32,7 +32,7 @@ class Rule(Config):
     """Settings for the cells that match all conditions; a list of values matches any of them.
 
     Conditions are `backbone`, `task`, `dataset` and `method` (names, never labels), and `method.KEY` or `backbone.KEY`, a
-    setting of theirs as it is resolved, defaults included.
+    setting of theirs as it is resolved, defaults included; a setting that is itself a list cannot be asked for.
     """
 
     when: dict[str, JSON]
@@ -66,6 +66,17 @@ def load_protocol(name: str) -> ProtocolFile:
     if name not in known:
         raise UserError(f"unknown protocol '{name}'{did_you_mean(name, known)}")
     return _read(_path(name), _path(name).read_bytes())
+
+
+def protocol_files(chosen: str | Mapping[str, JSON]) -> tuple[Path, ...]:
+    """The files that a sweep's `protocol:` rests on: a shipped protocol's and those of its bases."""
+    name = chosen if isinstance(chosen, str) else chosen.get("base")
+    found: list[Path] = []
+    while isinstance(name, str) and _path(name) not in found:
+        base = load_protocol(name).base
+        found.append(_path(name))
+        name = base
+    return tuple(found)
 
 
 def sweep_layers(chosen: str | Mapping[str, JSON], facts: Mapping[str, JSON], where: str) -> Iterator[Layer]:

@@ -14,9 +14,9 @@ from pydantic import Field
 
 from benchmark.cell import Plan
 from benchmark.config import JSON, Config, Protocol, load_yaml, parse
-from benchmark.datasets import DatasetSpec, load_spec
+from benchmark.datasets import DatasetSpec, dataset_path, load_spec
 from benchmark.errors import UserError, did_you_mean, located
-from benchmark.recipes import Layer
+from benchmark.recipes import Layer, protocol_files
 from benchmark.scale import scale_path
 
 SWEEPS = Path(__file__).resolve().parent / "sweeps"
@@ -137,12 +137,14 @@ def load_sweep(name_or_path: str) -> Sweep:
 
 
 def fingerprint(path: Path, scale: str = "") -> str:
-    """Hash of the content of a sweep's file, and of a scale's."""
-    try:
-        content = path.read_bytes() + (scale_path(scale).read_bytes() if scale else b"")
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    return hashlib.sha256(content).hexdigest()[:12]
+    """Hash of all that says what a sweep's cells are: its file, its protocol's, its datasets' and a scale's."""
+    sweep, where = load_sweep(str(path)), str(path)
+    places = [place for i, item in enumerate(sweep.tasks) for place in tasks_of(item, path, f"{where}: tasks[{i}]").places]
+    files = [path, *protocol_files(sweep.protocol), *(dataset_path(place.source) for place in places)]
+    digest = hashlib.sha256()
+    for file in (*dict.fromkeys(files), *((scale_path(scale),) if scale else ())):
+        digest.update(file.read_bytes() + b"\0")
+    return digest.hexdigest()[:12]
 
 
 def plan_file(root: Path, sweep: str, scale: str = "") -> Path:
@@ -162,7 +164,9 @@ def load_plan(name_or_path: str, root: Path, scale: str = "") -> Plan:
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read {file} ({error}); {again}") from error
     if plan.source != fingerprint(path, scale):
-        raise UserError(f"{path} has changed since it was launched in {root}; {again} for what is new or changed")
+        raise UserError(
+            f"{path}, its protocol or a dataset of it has changed since it was launched in {root}; {again} for what is new or changed"
+        )
     return plan
 
 

@@ -73,7 +73,7 @@ class Measurements:
             what = column.task or column.name
             raise UserError(f"{method}, {backbone}, {what}: more than one cell a seed could be meant; give each its own label")
         values = {seed: value for seed, (value, state) in found.items() if state == "done"}
-        states = [state for _, state in found.values() if state != "done"]
+        states = sorted((state for _, state in found.values() if state != "done"), key=_severity)
         labels = dict.fromkeys(label for cell, _ in cells for label in small(cell.cell))
         return Outcome(values, len(found), states[0] if states else "done" if found else MISSING, tuple(labels))
 
@@ -120,6 +120,12 @@ class Measurements:
             name = dataset.partition(" (joint: ")[0]
             found.setdefault((cell, task, name), {})[metric] = (value, state)
         return found
+
+
+def _severity(state: str) -> int:
+    """What will not mend itself comes first: a seed that failed, a metric that could not be computed, then what is only missing."""
+    kinds = ("skipped", "failed", "absent", MISSING)
+    return kinds.index(state.partition(": ")[0])
 
 
 def _same(name: str, wanted: str, *, loosely: bool) -> bool:

@@ -17,8 +17,11 @@ from benchmark.backbones.base import Backbone, BackboneConfig, check_widths
 from benchmark.backbones.vision import Pool, vision_tower
 from benchmark.backbones.weights import Source
 from benchmark.config import Protocol
+from benchmark.errors import UserError
 from benchmark.method import Need, Projection, Site, Slot, init_normal
 from benchmark.registry import register
+
+SHORTEST = 5  # tokens: two images, <s>, one of text, </s>
 
 
 @register(
@@ -72,6 +75,8 @@ class ViTRobertaModel(Backbone):
 
     def __init__(self, config: ViTRoberta, answers: Sequence[str], protocol: Protocol) -> None:
         super().__init__()
+        if protocol.max_input_tokens < SHORTEST:
+            raise UserError(f"max_input_tokens: {protocol.max_input_tokens} leaves no room for text; choose at least {SHORTEST}")
         self.name, self.config, self.protocol, self.answers = ViTRoberta.name, config, protocol, list(answers)
         source = Source.parse(config.text, tiny="roberta")
         self.vision = vision_tower(config.vision, config.pool, tokens=config.context == "tokens")

@@ -87,13 +87,13 @@ def dataset_names() -> tuple[str, ...]:
 
 def load_card(name_or_path: str) -> Card:
     """Read what a list shows of a dataset; neither its format is imported nor its data opened. Raises UserError."""
-    path = _locate(name_or_path)
+    path = dataset_path(name_or_path)
     return _card(load_yaml(path), path)
 
 
 def load_spec(name_or_path: str) -> DatasetSpec:
     """Resolve a shipped name or the path of a dataset YAML. Raises UserError naming the file, the key and the fix."""
-    path = _locate(name_or_path)
+    path = dataset_path(name_or_path)
     values = load_yaml(path)
     card = _card(values, path)
     own = {key: value for key, value in values.items() if key not in ABOUT}
@@ -104,10 +104,11 @@ def load_spec(name_or_path: str) -> DatasetSpec:
 
 def given(name_or_path: str) -> dict[str, JSON]:
     """The format's settings that a dataset's YAML itself holds."""
-    return {key: value for key, value in load_yaml(_locate(name_or_path)).items() if key not in ABOUT}
+    return {key: value for key, value in load_yaml(dataset_path(name_or_path)).items() if key not in ABOUT}
 
 
-def _locate(name_or_path: str) -> Path:
+def dataset_path(name_or_path: str) -> Path:
+    """The YAML of a shipped name, or a path of one's own. Raises UserError for an unknown name."""
     if name_or_path.endswith((".yaml", ".yml")):
         return Path(name_or_path).expanduser().resolve()
     if name_or_path not in dataset_names():

@@ -292,7 +292,7 @@ def test_after_the_launch(tmp_path, refused, main) -> None:
 
     path.write_text(sweep + "notes: changed\n")
     for command in ("table", "status"):
-        refused(command, path, "--root", root, words=(f"{path} has changed since it was launched", "run `vlpeft sweep"))
+        refused(command, path, "--root", root, words=(f"{path}, its protocol or a dataset of it has changed", "run `vlpeft sweep"))
     path.unlink()
     refused("table", path, "--root", root, words=(f"cannot read {path}: No such file",))
     path.write_text(sweep)

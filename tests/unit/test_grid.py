@@ -310,3 +310,13 @@ def test_no_word_is_a_sweep_but_the_shipped_ones(word) -> None:
     else:
         with pytest.raises(UserError, match="unknown sweep"):
             sweeps.sweep_path(word)
+
+
+def test_a_changed_dataset_changes_what_a_plan_was_made_from(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("format: shapes\nroot: ''\nseed: 1\n")
+    path = Path(write(tmp_path / "a.yaml", tasks="[{task: vqa, dataset: mine.yaml}]"))
+    before = fingerprint(path)
+    assert before == fingerprint(path)
+    assert before != fingerprint(path, "tiny"), "a scale is part of it"
+    (tmp_path / "mine.yaml").write_text("format: shapes\nroot: ''\nseed: 2\n")
+    assert fingerprint(path) != before
