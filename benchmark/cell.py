@@ -125,7 +125,8 @@ class Plan(Config):
             if cell.id.startswith(beginning):
                 found.setdefault(cell.id, cell)
         if len(found) != 1:
-            raise UserError(f"--cell {beginning}: {len(found)} cells of '{self.sweep}' have an id that starts so; see `vlpeft plan`")
+            number = len(found) or "no"
+            raise UserError(f"--cell {beginning}: {number} cells of '{self.sweep}' have an id that starts so; see `vlpeft plan`")
         (chosen,) = found.values()
         if chosen.skipped:
             raise UserError(f"--cell {beginning}: skipped: {chosen.skipped}")

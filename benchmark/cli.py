@@ -39,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _root(options: argparse.Namespace) -> Path | None:
     """The result folder: as given, or runs/ and the sweep's name; None where `plan` has none to look at."""
     given: Path | None = options.root
+    options.asked = given is not None or bool(options.scale)
     own = options.sweep.endswith((".yaml", ".yml"))
     name = Path(options.sweep).stem if own else _swept(options.sweep)
     default = Path("runs") / (f"{name}@{options.scale}" if options.scale else name)
@@ -228,12 +229,13 @@ def _table(options: argparse.Namespace) -> int:
 def _published(options: argparse.Namespace) -> Any:
     """A paper's table beside what the sweep's cells have measured, if it was launched."""
     from benchmark.records import Store
-    from benchmark.sweep import load_plan, plan_file
+    from benchmark.sweep import load_plan, plan_file, sweep_names
     from results.compare import published_table
     from results.published import load_published
 
     sweep = _swept(options.sweep)
-    launched = plan_file(options.root, sweep, options.scale).exists()
+    asked = options.asked and sweep in sweep_names()  # results that were asked for must be there
+    launched = asked or plan_file(options.root, sweep, options.scale).exists()
     plan = load_plan(sweep, options.root, options.scale) if launched else None
     return published_table(options.sweep, load_published(options.sweep), plan, Store(options.root))
 

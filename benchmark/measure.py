@@ -73,7 +73,7 @@ def _measure(cell: Cell, about: Step, batch: int, runtime: Runtime) -> Step:
     with random_weights():
         backbone = build(cell, ANSWERS).to(device)
     built = time.perf_counter() - began
-    state = start(backbone, replace(cell.protocol, steps=1, epochs=None), 1)
+    state = start(backbone, replace(cell.protocol, steps=1, epochs=None, select="last"), 1)
     feed = Feed(_items(cell.task, batch), _pixels(backbone, batch), replace(cell.protocol, batch_size=batch), ANSWERS)
     train(state, [feed], cell.seed, runtime.micro_batch, lambda _: None)
     counts = parameters(backbone)

@@ -163,6 +163,8 @@ def incapable(cell: Cell) -> str:
             return f"{cell.backbone.name} does {', '.join(model.tasks)}, not {part.task}"
     if cell.also and not model.joint:
         return f"{cell.backbone.name} trains on one task at a time"
+    if cell.method.settings.get("per_task", False) not in (False, "nothing") and not cell.also:
+        return "per_task is for a model trained on several tasks (`joint:`)"
     config = parse(model, cell.backbone.settings, cell.backbone.name)
     for part in cell.parts:
         if reason := _unfit(part, config):

@@ -155,6 +155,8 @@ def plan_file(root: Path, sweep: str, scale: str = "") -> Path:
 def load_plan(name_or_path: str, root: Path, scale: str = "") -> Plan:
     """The plan that `vlpeft sweep` left in a result folder. Raises UserError if there is none or the sweep has changed since."""
     path = sweep_path(name_or_path)
+    if scale:
+        scale_path(scale)  # a misspelt one is said to be that
     file = plan_file(root, sweep_name(path), scale)
     again = f"run `vlpeft sweep {name_or_path} --root {root}{f' --scale {scale}' if scale else ''}`"
     try:

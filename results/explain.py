@@ -33,7 +33,7 @@ def find(name_or_path: str, beginning: str, scale: str = "") -> Crossed:
         if each.planned.id.startswith(beginning):
             found.setdefault(each.planned.id, each)
     if not beginning or len(found) != 1:
-        raise UserError(f"--explain {beginning}: {len(found)} cells have an id that starts so; see `vlpeft plan {name_or_path}`")
+        raise UserError(f"--explain {beginning}: {len(found) or 'no'} cells have an id that starts so; see `vlpeft plan {name_or_path}`")
     return next(iter(found.values()))
 
 

@@ -51,12 +51,15 @@ def parameter_rows(name_or_path: str) -> list[dict[str, Any]]:
 
 def parameter_table(name_or_path: str, rows: list[dict[str, Any]]) -> Table:
     """For `results.render.render`."""
-    header = ("backbone", "method", "trainable", "total", "%", "% without vision", "published", "published %", "of", "verdict")
+    header = ("backbone", "method", "trainable", "total", "%", "% without vision", "expected", "printed %", "of", "verdict")
     body = tuple(tuple(Text(text) for text in _texts(row)) for row in rows)
     sources = tuple(dict.fromkeys(row["source"] for row in rows if row["source"]))
     title = load_sweep(name_or_path).title or name_or_path
-    caption = "trainable: task head included. total: both towers and what the method added."
-    return Table(one_line(title), (caption,), (Block("", "llrrrrrrll", (header,), body),), tuple(rows), notes=sources)
+    captions = (
+        "trainable: task head included. total: both towers and what the method added.",
+        "expected: from released code, or derived where there is none. printed %: the paper's. equal: counts; percentages to 0.01.",
+    )
+    return Table(one_line(title), captions, (Block("", "llrrrrrrll", (header,), body),), tuple(rows), notes=sources)
 
 
 def _row(planned: Planned) -> dict[str, Any]:
@@ -91,7 +94,7 @@ def _verdict(row: dict[str, Any]) -> str:
     if row["share"] != "unstated":
         return "equal"
     count = "" if row["published_trainable"] is None else "count as derived; " if row["derived"] else "count equal; "
-    return f"{count}share of what is not stated"
+    return f"{count}the % has no stated base"
 
 
 def _texts(row: dict[str, Any]) -> Iterator[str]:

@@ -148,7 +148,7 @@ def report_text(report: Report) -> str:
     """A line a split: counts, and what is published where that differs."""
     lines = [f"{report.dataset}: {report.root or 'no folder'}"]
     for each in report.splits:
-        counts = ", ".join(f"{number:,} {what}" for what, number in each.counts.items()) or "cannot be read"
         verdict = "WRONG" if each.problems else "as published" if each.expected else "ok, no published numbers"
-        lines.append(f"  {each.split} ({each.task}): {counts}: {verdict}")
+        counts = ", ".join(f"{number:,} {what}" for what, number in each.counts.items())
+        lines.append(f"  {each.split} ({each.task}): {f'{counts}: {verdict}' if counts else 'cannot be read'}")
     return "\n".join(lines)

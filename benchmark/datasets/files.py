@@ -276,6 +276,6 @@ def unreadable(path: Path, error: OSError) -> DataError:
     if isinstance(error, FileNotFoundError):
         return DataError(
             f"{path} does not exist; put the file there, or set `root` (shipped datasets: VLPEFT_DATA) to its folder; "
-            "`vlpeft data check NAME` says where to get it"
+            "`vlpeft data check` says where to get it"
         )
     return DataError(f"cannot read {path}: {error.strerror}; check the path and its permissions")

@@ -105,3 +105,13 @@ def test_on_names_backbones_of_the_sweep(sweep, main) -> None:
     said = main("plan", sweep.with_name("wrong.yaml"))
     assert said.code == 2
     assert "on: no backbone 'clip_bert' here; did you mean 'clip_bart'?" in said.err
+
+
+def test_copies_for_each_task_are_for_joint_cells_and_skipped_elsewhere(sweep, main) -> None:
+    text = sweep.read_text().replace("- {name: lora, rank: 4, on: [clip_bart]}", "- {name: lora, rank: 4, per_task: true, on: [clip_bart]}")
+    sweep.with_name("copies.yaml").write_text(text)
+    cells = [c for c in json.loads(main("plan", sweep.with_name("copies.yaml"), "--json").out) if c["row"] == "lora"]
+    assert [(bool(c["cell"]["also"]), c["skipped"]) for c in cells] == [
+        (True, ""),
+        (False, "per_task is for a model trained on several tasks (`joint:`)"),
+    ]

@@ -28,7 +28,7 @@ SETTINGS: list[tuple[str, dict[str, Any]]] = [
 JOINT = [
     case
     for method, settings in SETTINGS
-    for case in capable(Case(method, name, settings) for name in BACKBONES.entries)
+    for case in (Case(each.method, each.backbone, settings) for each in capable(Case(method, name) for name in BACKBONES.entries))
     if BACKBONES.load(case.backbone).joint
 ]
 

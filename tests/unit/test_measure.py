@@ -14,7 +14,7 @@ from benchmark.backbones.weights import random_weights
 from benchmark.config import Protocol
 
 SWEEP = """
-protocol: {lr: 1e-3, steps: 1}
+protocol: {lr: 1e-3, epochs: 2, select: best}
 tasks: [vqa/shapes, captioning/shapes]
 backbones:
   - {name: blip, weights: tiny, image_size: 64}

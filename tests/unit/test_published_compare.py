@@ -416,8 +416,11 @@ def test_the_command_finds_the_sweeps_plan(capsys, tmp_path, monkeypatch, scale,
     rows = {(row["row"], row["column"]): row["verdict"] for row in json.loads(out)["rows"]}
     assert {rows["VL-PET-large", column] for column in ("VQA", "GQA", "NLVR2")} == {says}
     assert rows["VL-PET-small", "VQA"] == "not run"
-    _, other, _ = run(capsys, "table", "vl_pet/checkpoints", "--json", *([] if scale else ["--scale", "tiny"]))
-    assert {row["verdict"] for row in json.loads(other)["rows"]} == {"not run"}
+    _, other, err = run(capsys, "table", "vl_pet/checkpoints", "--json", *([] if scale else ["--scale", "tiny"]))
+    if scale:
+        assert {row["verdict"] for row in json.loads(other)["rows"]} == {"not run"}
+    else:
+        assert "holds no results of the sweep 'vl_pet/table2'; run `vlpeft sweep vl_pet/table2 --root" in err
 
 
 def test_the_list_of_sweeps_shows_every_published_table(capsys):
@@ -429,3 +432,19 @@ def test_the_list_of_sweeps_shows_every_published_table(capsys):
     assert len(set(names)) == len(names)
     _, text, _ = run(capsys, "list", "sweeps")
     assert "\n\np_adapter/figure4" in text  # a new group behind an empty line
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--scale", "tinny"], "--scale: unknown scale 'tinny'; did you mean 'tiny'"),
+        (["--root", "/nonexistent"], "/nonexistent holds no results of the sweep 'vl_adapter/table3'"),
+        (["--scale", "tiny"], "holds no results of the sweep 'vl_adapter/table3'; run `vlpeft sweep vl_adapter/table3 --root"),
+    ],
+)
+def test_results_that_were_asked_for_must_be_there(options, words, capsys, monkeypatch, tmp_path) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as done:
+        cli.main(["table", "vl_adapter/table3", *options])
+    assert done.value.code == 2
+    assert words in capsys.readouterr().err

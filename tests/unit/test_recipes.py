@@ -162,7 +162,7 @@ methods: [{name: lora, label: ours, protocol: {precision: bf16}}]
         "eval_split": "dataset mine",
         "beams": "dataset mine",
         "lr": "protocol quickstart",
-        "batch_size": "protocol quickstart, rule 3 (backbone: blip)",
+        "batch_size": "protocol quickstart, rule 4 (backbone: blip)",
         "eps": "sweep",
         "clip_norm": "backbone 'small'",
         "precision": "method 'ours'",
