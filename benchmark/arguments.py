@@ -10,6 +10,7 @@ from benchmark.bench import names as bench_names
 
 EPILOG = """examples:
   vlpeft sweep quickstart --root runs/quickstart      run everything that is not done, then print the table
+  vlpeft sweep p_adapter/table1 --on slurm --profile my_cluster.yaml --root /shared/table1
   vlpeft plan my_sweep.yaml                           what would run, what is skipped and why
   vlpeft plan quickstart --explain 02f7               each setting of a cell and where it comes from
   vlpeft status quickstart --root runs/quickstart     where it stands
@@ -76,10 +77,8 @@ def _running(commands: Any) -> None:
     sweep = _command(commands, "sweep", "run all cells that are not done, then print the tables; again: only what is missing")
     _sweep_argument(sweep)
     _scale_flag(sweep)
-    sweep.add_argument(
-        "--on", choices=("inline", "local"), default="local", help="inline: in this process; local: in worker processes (default)"
-    )
-    sweep.add_argument("--workers", type=int, help="local workers (default: one a core, at most 8)")
+    _launch_flags(sweep)
+    sweep.add_argument("--dry-run", action="store_true", help="slurm: print the script and what SLURM says to it, submit nothing")
     _run_flags(sweep)
 
 
@@ -161,6 +160,20 @@ def _root_flag(parser: argparse.ArgumentParser) -> None:
 
 def _json_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON for scripts")
+
+
+def _launch_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--on",
+        choices=("inline", "local", "slurm"),
+        default="local",
+        help="inline: in this process; local: in worker processes (default); slurm: in jobs of a cluster",
+    )
+    parser.add_argument("--workers", type=int, help="local: workers (default: one a core, at most 8)")
+    parser.add_argument(
+        "--profile", metavar="NAME", help="slurm: what to ask the cluster for; a shipped profile, or the path of a YAML file"
+    )
+    parser.add_argument("--detach", action="store_true", help="slurm: do not wait for the jobs")
 
 
 def _run_flags(parser: argparse.ArgumentParser) -> None:

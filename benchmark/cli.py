@@ -73,6 +73,8 @@ def _how_to_go_on(options: argparse.Namespace) -> str:
         return "; run the same command again: what was fetched is kept"
     if options.command not in ("sweep", "run"):
         return ""
+    if options.command == "sweep" and options.on == "slurm":
+        return f"; jobs that are submitted go on{_how_to_watch(options)}"
     seconds = f"{options.checkpoint_seconds:g}"
     return (
         "; run the same command again: finished cells are kept, unfinished ones go on from their last checkpoint "
@@ -168,30 +170,28 @@ def _run(options: argparse.Namespace) -> int:
 
 def _sweep(options: argparse.Namespace) -> int:
     from benchmark.planning import plan, save_plan
-    from benchmark.progress import SweepProgress
-    from slurm.launcher import (
-        by_cause,
-        check_workers,
-        clear_failures,
-        default_workers,
-        failures,
-        launch_inline,
-        launch_local,
-        unfinished,
-        wait_for_others,
-    )
+    from slurm.launcher import unfinished
+    from slurm.ways import Slurm, chosen
 
-    runtime, workers = _runtime(options), check_workers(options.workers) if options.workers is not None else default_workers()
+    way = chosen(options, lambda: _runtime(options))
     made = plan(options.sweep, need_data=True, scale=options.scale)
+    if isinstance(way, Slurm) and options.dry_run:
+        print(way.dry_run(unfinished(made, options.root), options.root), end="")
+        return 0
     save_plan(made, options.root)
-    cells = unfinished(made, options.root)
-    clear_failures(cells, options.root)
+    return _launch(options, way, made, unfinished(made, options.root))
+
+
+def _launch(options: argparse.Namespace, way: Any, made: Any, cells: Any) -> int:
+    """Run cells of a plan, then print its tables and why cells failed."""
+    from benchmark.progress import SweepProgress
+    from slurm.launcher import by_cause, failures
+
     with SweepProgress(made, cells, options.root) as progress:
-        if cells and options.on == "inline":
-            launch_inline(cells, options.root, runtime, progress.watch_cell, progress.watch)
-        elif cells:
-            launch_local(cells, options.root, runtime, workers, progress.watch)
-        wait_for_others(cells, options.root, progress.watch)
+        way.run(cells, options.root, progress)
+    if options.detach:
+        print(f"vlpeft: the jobs go on by themselves{_how_to_watch(options)}", file=sys.stderr)
+        return 0
     _print_tables(options, made)
     failed = list(failures(cells, options.root))
     for line in by_cause(failed):
@@ -199,6 +199,11 @@ def _sweep(options: argparse.Namespace) -> int:
     if failed:
         print(f"vlpeft: {len(failed)} of {len(cells)} cells failed; mend the cause and run the same command again", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _how_to_watch(options: argparse.Namespace) -> str:
+    where = f"{options.sweep} --root {options.root}{f' --scale {options.scale}' if options.scale else ''}"
+    return f"; watch them with `vlpeft status {where}`; `vlpeft sweep` again submits what the cluster has lost"
 
 
 def _status(options: argparse.Namespace) -> int:
@@ -311,7 +316,8 @@ def _runtime(options: argparse.Namespace) -> Any:
     except UserError as error:
         name, _, message = str(error).removeprefix("options: ").partition(":")
         raise UserError(f"--{name.replace('_', '-')}:{message}") from error
-    runtime.torch_device()  # a missing GPU is found before anything starts
+    if getattr(options, "on", "inline") != "slurm":
+        runtime.torch_device()  # a missing GPU is found before anything starts
     return runtime
 
 

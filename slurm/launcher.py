@@ -10,12 +10,12 @@ import os
 import signal
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import psutil
 
@@ -23,7 +23,6 @@ from benchmark.cell import Plan, Planned
 from benchmark.errors import UserError
 from benchmark.records import Store, read_json
 
-On = Literal["inline", "local"]
 Watch = Callable[[], None]  # called now and then; it looks at the result folder itself
 CellWatch = Callable[[Planned, str, int, int], None]  # cell, phase, step, total
 POLL_SECONDS = 0.5
@@ -37,13 +36,13 @@ def unfinished(plan: Plan, root: Path) -> list[Planned]:
     return [cell for cell in plan.runnable() if not store.has_record(cell.id)]
 
 
-def clear_failures(cells: Sequence[Planned], root: Path) -> None:
-    """Forget how earlier attempts ended, so that what failure.json and progress.json say from now on is of this launch."""
+def clear_failures(ids: Iterable[str], root: Path) -> None:
+    """Forget how earlier attempts ended, so that what the status files say from now on is of this launch."""
     store = Store(root)
-    for cell in cells:
-        if not store.is_held(cell.id):
-            for name in ("failure.json", "progress.json"):
-                (store.folder(cell.id) / name).unlink(missing_ok=True)
+    for cell_id in ids:
+        if not store.is_held(cell_id):
+            for name in ("failure.json", "progress.json", "tries.json"):
+                (store.folder(cell_id) / name).unlink(missing_ok=True)
 
 
 def launch_inline(cells: Sequence[Planned], root: Path, runtime: Any, watch_cell: CellWatch, watch: Watch) -> None:
