@@ -241,13 +241,18 @@ def build(cell: Cell, answers: Sequence[str]) -> Backbone:
 def _reporter(folder: Path, progress: Progress) -> Progress:
     """Pass progress on, and leave it in progress.json about once a second for those who watch from outside."""
     last = 0.0
+    began = ("", 0, 0.0)  # the phase that is on, the step at which it was first heard of, and when
 
     def report(phase: str, step: int, total: int) -> None:
-        nonlocal last
+        nonlocal last, began
         progress(phase, step, total)
-        if time.monotonic() - last >= PROGRESS_SECONDS:
-            last = time.monotonic()
-            where = {"phase": phase, "step": step, "total": total, "updated": time.time(), "pid": os.getpid()}
+        now = time.monotonic()
+        if phase != began[0] or step < began[1]:
+            began = (phase, step, now)
+        if now - last >= PROGRESS_SECONDS:
+            last = now
+            left = (now - began[2]) * (total - step) / (step - began[1]) if step > began[1] else None
+            where = {"phase": phase, "step": step, "total": total, "updated": time.time(), "pid": os.getpid(), "left": left}
             temporary = folder / ".progress.json"  # watched, not kept: atomic, but not worth an fsync
             temporary.write_bytes(to_json(where))
             temporary.replace(folder / "progress.json")

@@ -37,7 +37,7 @@ class Job:
 def jobs() -> dict[str, Job]:
     """This user's jobs that SLURM still knows: waiting, running, and ended some minutes ago. Keys: 123, or 123_4 in an array."""
     found = {}
-    for line in _ask("squeue", "-h", "-r", "-t", "all", "-u", str(os.getuid()), "-o", "%F|%K|%T|%r"):
+    for line in ask("squeue", "-h", "-r", "-t", "all", "-u", str(os.getuid()), "-o", "%F|%K|%T|%r"):
         job, index, state, reason = line.split("|", 3)
         found[job if index == "N/A" else f"{job}_{index}"] = Job(state, "" if reason == "None" else reason)
     return found
@@ -49,7 +49,7 @@ def ended(ids: Iterable[str]) -> dict[str, Job]:
     if not arrays or shutil.which("sacct") is None:
         return {}
     try:
-        lines = _ask("sacct", "-X", "-n", "-P", "-o", "JobID,State,ExitCode", "-j", ",".join(arrays))
+        lines = ask("sacct", "-X", "-n", "-P", "-o", "JobID,State,ExitCode", "-j", ",".join(arrays))
     except SlurmSilent:
         return {}
     found = {}
@@ -62,7 +62,7 @@ def ended(ids: Iterable[str]) -> dict[str, Job]:
 
 def max_array_size() -> int:
     """How many jobs an array may have. Raises SlurmSilent."""
-    for line in _ask("scontrol", "show", "config"):
+    for line in ask("scontrol", "show", "config"):
         if line.startswith("MaxArraySize"):
             return max(1, int(line.split("=", 1)[1]))
     raise SlurmSilent("`scontrol show config` names no MaxArraySize")
@@ -71,10 +71,11 @@ def max_array_size() -> int:
 def cancel(ids: Sequence[str]) -> None:
     """Cancel jobs that wait or run. Raises SlurmSilent."""
     for start in range(0, len(ids), 500):  # a command line has an end
-        _ask("scancel", *ids[start : start + 500])
+        ask("scancel", *ids[start : start + 500])
 
 
-def _ask(*command: str) -> list[str]:
+def ask(*command: str) -> list[str]:
+    """The lines that a command of SLURM prints. Raises SlurmSilent."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_SECONDS, check=False)
     except FileNotFoundError as error:

@@ -17,6 +17,7 @@ from submitit.core.job_environment import JobEnvironment
 from submitit.helpers import Checkpointable, DelayedSubmission
 
 from benchmark.records import Store
+from slurm.cluster import SlurmSilent, ask
 from slurm.tries import LIMIT, note
 from slurm.worker import SIGNALS, STOPPED, ended
 
@@ -38,10 +39,8 @@ class CellJob(Checkpointable):  # type: ignore[misc]
             code = self._work(log)
             if code == 0:
                 return
-            if code == STOPPED:  # SLURM is ending the job, and says so in its own accounts
-                sys.exit(STOPPED)
-            if code > 0:
-                raise RuntimeError(f"the worker ended with exit code {code}; see above")
+            if code > 0:  # it has said why in the log, or was asked to stop: SLURM is ending the job, and keeps account of that
+                sys.exit(code)
             current = next((cell for cell in self.ids if not ended(store, cell) and not store.is_held(cell)), self.ids[-1])
             end = f"killed by {signal.Signals(-code).name}{' (out of memory?)' if code == -signal.SIGKILL else ''}"
             print(f"=== {current} {end}", flush=True)
@@ -54,6 +53,9 @@ class CellJob(Checkpointable):  # type: ignore[misc]
             worker = psutil.Process(self.worker)
             worker.send_signal(signal.SIGTERM)
             psutil.wait_procs([worker], timeout=SHARE * self.signal_seconds)
+        if not _requeueable():
+            print("this job may not be requeued; `vlpeft sweep` submits its cells anew", flush=True)
+            sys.exit(STOPPED)
         return DelayedSubmission(CellJob(self.ids, self.root, self.runtime, self.signal_seconds))
 
     def _work(self, log: str) -> int:
@@ -69,3 +71,11 @@ class CellJob(Checkpointable):  # type: ignore[misc]
         while (code := process.poll()) is None:
             time.sleep(POLL_SECONDS)
         return code
+
+
+def _requeueable() -> bool:
+    """False where SLURM would refuse, or cannot be asked from this node."""
+    try:
+        return "Requeue=1" in "".join(ask("scontrol", "show", "job", os.environ["SLURM_JOB_ID"]))
+    except SlurmSilent:
+        return False

@@ -7,7 +7,9 @@ workers and launchers may share a result folder. Only ids and paths cross the pr
 from __future__ import annotations
 
 import os
+import platform
 import signal
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -66,7 +68,8 @@ def launch_local(cells: Sequence[Planned], root: Path, runtime: Any, workers: in
     """
     import submitit
 
-    folder = root / "jobs" / time.strftime("%Y%m%d-%H%M%S") / str(os.getpid())  # a fresh folder: submitit reuses job ids
+    name = f"{platform.node()}-{os.getpid()}"  # `vlpeft cancel` looks for it
+    folder = root / "jobs" / time.strftime("%Y%m%d-%H%M%S") / name  # a fresh folder: submitit reuses job ids
     executor = submitit.LocalExecutor(folder=folder)
     executor.update_parameters(timeout_min=MONTH_MINUTES)
     threads = runtime.threads or max(1, (os.cpu_count() or 1) // workers)
@@ -113,11 +116,19 @@ def work(ids: Sequence[str], root: str, runtime: Any, launcher: int) -> None:
             return
         if any((Store(Path(root)).folder(cell_id) / name).exists() for name in ("failure.json", "progress.json")):
             continue
+        say(f"=== {cell_id} starts")
         try:
-            outcome = run_cell(cell_id, Path(root), runtime)
-            print(cell_id, outcome, flush=True)
+            outcome: str = run_cell(cell_id, Path(root), runtime)
         except Exception:  # in the job's log; its cause is in failure.json too
-            print(cell_id, "failed:", traceback.format_exc(), flush=True)
+            traceback.print_exc()
+            outcome = "failed"
+        say(f"=== {cell_id} {outcome}")
+
+
+def say(line: str) -> None:
+    """Mark the place in both logs of a worker; `vlpeft logs` cuts there."""
+    for stream in (sys.stdout, sys.stderr):
+        print(line, file=stream, flush=True)
 
 
 def wait_for_others(cells: Sequence[Planned], root: Path, watch: Watch) -> None:

@@ -8,7 +8,9 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from signal import SIGKILL
 
 from benchmark.records import Store
 from slurm.cluster import Job, SlurmSilent, ended, jobs
@@ -19,6 +21,7 @@ from slurm.worker import STOPPED
 from slurm.worker import ended as cell_ended
 
 POLL_SECONDS = 5.0
+UNKNOWN = Job("UNKNOWN")
 CAUSES = {  # SLURM's words in ours, as failure.json and `retry --cause` have them
     "OUT_OF_MEMORY": "out of memory",
     "TIMEOUT": "time limit",
@@ -40,10 +43,13 @@ class Supervisor:
     again: Counter[str] = field(default_factory=Counter)  # how often a cell was lost since it last got further
     checkpoints: dict[str, int | None] = field(default_factory=dict)  # when it was lost last
     missed: frozenset[str] = frozenset()  # cells without a live job at the last look
+    ending: frozenset[str] = frozenset()  # jobs that were ending when the launch began: cancelled before, say
 
     def wait(self, cells: Sequence[str]) -> None:
         """Return when every cell has ended."""
         store = Store(self.submitter.ledger.root)
+        with suppress(SlurmSilent):
+            self.ending = frozenset(job for job, about in jobs().items() if about.state == "COMPLETING")
         while waiting := [cell for cell in cells if not cell_ended(store, cell)]:
             self.look(store, waiting)
             self.watch()
@@ -67,7 +73,9 @@ class Supervisor:
     def _mend(self, store: Store, lost: dict[str, Sent], known: dict[str, Job]) -> None:
         told = ended(each.job for each in lost.values())
         for cell, each in lost.items():
-            job = told.get(each.job) or known.get(each.job) or Job("UNKNOWN")
+            job = told.get(each.job) or known.get(each.job) or UNKNOWN
+            if each.job in self.ending:
+                job = UNKNOWN
             now = checkpoint(store, cell)
             self.again[cell] = self.again[cell] + 1 if self.checkpoints.get(cell) == now else 1
             self.checkpoints[cell] = now
@@ -83,9 +91,11 @@ def verdict(job: Job, count: int) -> str:
     """
     if job.state == "CANCELLED":
         return "cancelled"
-    by_itself = job.state == "FAILED" and not job.signal and job.code not in (None, 0, STOPPED)
+    # srun reports a killed task as the signal's number or 128 more; other numbers may be exit codes of programs.
+    killed = bool(job.signal) or job.code == SIGKILL or (job.code or 0) > 128
+    by_itself = job.state == "FAILED" and not killed and job.code not in (None, 0, STOPPED)
     if by_itself or count >= LIMIT:
-        return CAUSES.get(job.state, "job failed")
+        return CAUSES.get(job.state, "killed" if killed else "job failed")
     return ""
 
 

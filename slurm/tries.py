@@ -6,6 +6,7 @@ stands there is of attempts that could not. Progress counts: after a new checkpo
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from benchmark.records import Store, read_json, to_json, write_atomically
 LIMIT = 3
 TAIL_LINES = 3
 TAIL_BYTES = 4096
+MEMORY = re.compile(r"oom.?kill|exceeded (job |step )?memory limit", re.IGNORECASE)  # what slurmstepd says
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,10 @@ def spent(store: Store, cell_id: str) -> Tries | None:
 
 
 def give_up(store: Store, cell_id: str, cause: str, message: str, log: str) -> None:
-    """Leave failure.json, with the last lines of the log."""
+    """Leave failure.json, with the last lines of the log. What was killed for its memory is told by the log alone, sometimes."""
     said = f"{message}; {log} ends: {tail(Path(log))}" if log else message
+    if cause in ("killed", "job failed") and MEMORY.search(said):
+        cause = "out of memory"
     write_atomically(store.folder(cell_id) / "failure.json", to_json({"cause": cause, "message": said[:1000], "user": False}))
     forget(store, cell_id)
 

@@ -65,6 +65,8 @@ class Slurm:
         """Submit what no job has yet; unless detached, wait for all and submit again what SLURM has lost."""
         from slurm.supervise import Supervisor
 
+        if not cells:
+            return
         submitter, ids = self._submitter(root), [cell.id for cell in cells]
         sent = submitter.submit(ids, afresh=True)
         progress.line(f"{sent} cells submitted, {len(ids) - sent} were in the queue")

@@ -12,9 +12,11 @@ from benchmark.records import Store, read_json
 from benchmark.runner import Runtime
 from slurm import supervise, worker
 from slurm.cluster import Job, ended, jobs
+from slurm.control import cancel, sections
 from slurm.job import CellJob
 from slurm.ledger import Ledger
 from slurm.profiles import Profile
+from slurm.states import notes
 from slurm.submit import Submitter
 from slurm.supervise import Supervisor, verdict
 from slurm.tries import LIMIT, begin, forget, give_up, note, spent, tail
@@ -167,6 +169,9 @@ def test_squeue_and_sacct_are_read(slurm) -> None:
         (Job("FAILED", "", 2, 0), 1, "job failed"),  # its setup or Python does not work: so it will be the next time
         (Job("FAILED", "", worker.STOPPED, 0), 1, ""),
         (Job("FAILED", "", 0, 9), 1, ""),
+        (Job("FAILED", "", 9, 0), 1, ""),  # what srun makes of a task that is killed
+        (Job("FAILED", "", 137, 0), 1, ""),
+        (Job("FAILED", "", 9, 0), LIMIT, "killed"),
         (Job("FAILED"), LIMIT - 1, ""),
         (Job("NODE_FAIL"), 1, ""),
         (Job("NODE_FAIL"), LIMIT, "node failure"),
@@ -253,6 +258,10 @@ def test_tries_are_counted_until_there_is_progress(store, tmp_path) -> None:
     give_up(store, cell, "killed", "by SIGSEGV", str(log))
     assert read_json(store.folder(cell) / "failure.json")["message"] == f"by SIGSEGV; {log} ends: two | three | four"
     assert "cannot be read" in tail(tmp_path / "nowhere")
+    for line, cause in (("slurmstepd: error: Detected 1 oom_kill event in StepId=7.0", "out of memory"), ("Bus error", "killed")):
+        log.write_text(line)
+        give_up(store, cell, "killed", "by SIGKILL", str(log))
+        assert read_json(store.folder(cell) / "failure.json")["cause"] == cause
 
 
 def test_a_killed_worker_is_followed_by_another(store, monkeypatch) -> None:
@@ -278,22 +287,78 @@ def test_a_killed_worker_is_followed_by_another(store, monkeypatch) -> None:
     assert store.has_record(fine)
 
 
-@pytest.mark.parametrize(("code", "error"), [(worker.STOPPED, SystemExit), (1, RuntimeError)])
-def test_a_job_whose_worker_stops_ends(store, monkeypatch, code, error) -> None:
+@pytest.mark.parametrize("code", [worker.STOPPED, 1])
+def test_a_job_ends_as_its_worker_did(store, monkeypatch, code) -> None:
     job = CellJob(tuple(ids(1)), str(store.root), {}, 90)
     monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setenv("SUBMITIT_FOLDER", str(store.root))
     monkeypatch.setattr(job, "_work", lambda _: code)
-    with pytest.raises(error):
+    with pytest.raises(SystemExit) as end:
         job()
+    assert end.value.code == code
 
 
-def test_requeueing_keeps_the_cells(store) -> None:
+def test_requeueing_keeps_the_cells(slurm, store, monkeypatch) -> None:
     job = CellJob(tuple(ids(2)), str(store.root), {"threads": 1}, 90)
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    with pytest.raises(SystemExit) as end:  # the cluster refuses
+        job.checkpoint()
+    assert end.value.code == worker.STOPPED
+    (slurm / "scontrol").write_text("#!/bin/bash\necho 'JobId=7 Requeue=1 Restarts=0'\n")
     again = job.checkpoint().function
     assert (again.ids, again.root, again.runtime, again.signal_seconds) == (job.ids, job.root, job.runtime, 90)
 
 
 def test_the_ledger_reads_what_it_writes(tmp_path) -> None:
     assert Ledger(tmp_path / "nothing").sent() == {}
+
+
+def test_what_waits_is_told(slurm, submitter, store) -> None:
+    root, (queued, running, lost, forgotten, never) = submitter.ledger.root, ids(5)
+    submitter.submit([queued, "x", running, "y", lost, "z"])
+    submitter.submit([forgotten])
+    (slurm / "queue").write_text("1001|0|PENDING|Priority\n1001|1|RUNNING|None\n1001|2|TIMEOUT|None\n")
+    told = notes(root, [queued, running, lost, forgotten, never])
+    assert told == {
+        queued: "queued as job 1001_0 (Priority)",
+        running: "in job 1001_1, RUNNING",
+        lost: "its job 1001_2 ended as TIMEOUT; `vlpeft sweep` submits it again",
+        forgotten: "its job 1002 has ended; `vlpeft sweep` submits it again",
+    }
+    (slurm / "accounts").write_text("1002|NODE_FAIL|0:9\n")
+    assert "ended as NODE_FAIL, signal 9" in notes(root, [forgotten])[forgotten]
+    (slurm / "squeue").unlink()
+    (slurm / "squeue").write_text("#!/bin/bash\nexit 1\n")
+    (slurm / "squeue").chmod(0o755)
+    assert "nobody knows: `squeue` failed" in notes(root, [lost])[lost]
+    assert notes(root.parent / "elsewhere", [lost]) == {}
+
+
+def test_cancelling_names_the_jobs_of_these_cells_only(slurm, submitter) -> None:
+    submitter.submit(ids(6))
+    (slurm / "queue").write_text("1001|0|PENDING|Priority\n1001|1|RUNNING|None\n1001|2|TIMEOUT|None\n1|N/A|RUNNING|None\n")
+    (slurm / "scancel").write_text(f'#!/bin/bash\necho "$@" > {slurm}/cancelled\n')
+    (slurm / "scancel").chmod(0o755)
+    assert cancel(submitter.ledger.root, ids(6)[2:]) == (1, 0)
+    assert (slurm / "cancelled").read_text() == "1001_1\n"
+    assert cancel(submitter.ledger.root, ids(2)) == (1, 0)
+    assert (slurm / "cancelled").read_text() == "1001_0\n"
+
+
+def test_logs_are_cut_at_the_cell(slurm, submitter) -> None:
+    root, (one, two, late) = submitter.ledger.root, ids(3)
+    submitter.submit([one, two])
+    submitter.submit([late])
+    (log,) = {sent.log for cell in (one, two) for sent in submitter.ledger.sent()[cell]}
+    log.write_text(f"before\n=== {one} starts\nfirst\n=== {one} done\nbetween\n=== {two} starts\nsecond\n")
+    submitter.ledger.sent()[late][0].log.write_text("slurmstepd: error: no room\n")
+    worker_log = root / "jobs" / "20260101-000000" / "host-1" / "5_0_log.out"
+    worker_log.parent.mkdir(parents=True)
+    worker_log.write_text(f"=== {two} starts\nlocally\n=== {two} failed\n=== {one} starts\n")
+    assert [text for _, text in sections(root, one)] == [f"=== {one} starts\nfirst\n=== {one} done\n", f"=== {one} starts\n"]
+    assert [text for _, text in sections(root, two)] == [
+        f"=== {two} starts\nsecond\n",
+        f"=== {two} starts\nlocally\n=== {two} failed\n",
+    ]
+    assert [text for _, text in sections(root, late)] == ["slurmstepd: error: no room\n"]
