@@ -77,10 +77,11 @@ def retry(options: argparse.Namespace) -> int:
 
     way = chosen(options, lambda: _runtime(options))
     made, store = load_plan(options.sweep, options.root, options.scale), Store(options.root)
-    failed = {cell: failure(store, cell.id) for cell in made.runnable() if not store.has_record(cell.id)}
-    cells = [cell for cell, why in failed.items() if why is not None and (options.cause or "") in why.cause]
+    waiting = [(cell, failure(store, cell.id)) for cell in made.runnable() if not store.has_record(cell.id)]
+    failed = [(cell, why.cause) for cell, why in waiting if why is not None]
+    cells = [cell for cell, cause in failed if (options.cause or "") in cause]
     if not cells:
-        causes = sorted({why.cause for why in failed.values() if why is not None})
+        causes = sorted({cause for _, cause in failed})
         print(f"vlpeft: nothing to retry; causes of failure: {', '.join(causes) or 'none'}", file=sys.stderr)
         return 0
     return _launch(options, way, made, cells)

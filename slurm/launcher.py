@@ -24,6 +24,7 @@ import psutil
 from benchmark.cell import Plan, Planned
 from benchmark.errors import UserError
 from benchmark.records import Store, read_json
+from slurm.worker import tell
 
 Watch = Callable[[], None]  # called now and then; it looks at the result folder itself
 CellWatch = Callable[[Planned, str, int, int], None]  # cell, phase, step, total
@@ -119,8 +120,8 @@ def work(ids: Sequence[str], root: str, runtime: Any, launcher: int) -> None:
         say(f"=== {cell_id} starts")
         try:
             outcome: str = run_cell(cell_id, Path(root), runtime)
-        except Exception:  # in the job's log; its cause is in failure.json too
-            traceback.print_exc()
+        except Exception as error:  # in the job's log; its cause is in failure.json too
+            tell(error)
             outcome = "failed"
         say(f"=== {cell_id} {outcome}")
 

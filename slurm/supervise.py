@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from signal import SIGKILL
+from signal import SIGABRT, SIGBUS, SIGKILL, SIGSEGV, SIGTERM, SIGUSR2
 
 from benchmark.records import Store
 from slurm.cluster import Job, SlurmSilent, ended, jobs
@@ -21,6 +21,8 @@ from slurm.worker import STOPPED
 from slurm.worker import ended as cell_ended
 
 POLL_SECONDS = 5.0
+# srun reports a killed task as the signal's number or 128 more. SIGUSR2 kills a job that has not yet begun to listen.
+KILLED = (SIGABRT, SIGBUS, SIGKILL, SIGSEGV, SIGTERM, SIGUSR2)
 UNKNOWN = Job("UNKNOWN")
 CAUSES = {  # SLURM's words in ours, as failure.json and `retry --cause` have them
     "OUT_OF_MEMORY": "out of memory",
@@ -91,8 +93,7 @@ def verdict(job: Job, count: int) -> str:
     """
     if job.state == "CANCELLED":
         return "cancelled"
-    # srun reports a killed task as the signal's number or 128 more; other numbers may be exit codes of programs.
-    killed = bool(job.signal) or job.code == SIGKILL or (job.code or 0) > 128
+    killed = bool(job.signal) or job.code in KILLED or (job.code or 0) > 128
     by_itself = job.state == "FAILED" and not killed and job.code not in (None, 0, STOPPED)
     if by_itself or count >= LIMIT:
         return CAUSES.get(job.state, "killed" if killed else "job failed")

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import FrameType
 
 from benchmark.config import parse
+from benchmark.errors import UserError
 from benchmark.records import Store
 from slurm.tries import begin, forget, give_up, spent
 
@@ -44,6 +45,11 @@ def ended(store: Store, cell_id: str) -> bool:
     return store.has_record(cell_id) or (store.folder(cell_id) / "failure.json").exists()
 
 
+def tell(error: Exception) -> None:
+    """What went wrong, for the log: where, too, unless the message is written for the user."""
+    print(f"error: {error}" if isinstance(error, UserError) else "".join(traceback.format_exception(error)), file=sys.stderr, flush=True)
+
+
 def main(root: str, runtime: str, log: str, ids: Sequence[str]) -> int:
     """Run what has not ended. Returns the exit code."""
     asked, store = Asked(), Store(Path(root))
@@ -65,8 +71,8 @@ def main(root: str, runtime: str, log: str, ids: Sequence[str]) -> int:
             outcome: str = run_cell(cell_id, store.root, settings, asked=asked)
         except Stopped:
             outcome = "stopped"
-        except Exception:  # its cause is in failure.json
-            traceback.print_exc()
+        except Exception as error:  # its cause is in failure.json
+            tell(error)
             outcome = "failed"
         forget(store, cell_id)
         print(f"=== {cell_id} {outcome}", flush=True)

@@ -91,3 +91,28 @@ def running(root: Path) -> dict[str, int]:
 def job_of(root: Path, cell: str) -> str:
     """The last job that a cell was in."""
     return Ledger(root).sent()[cell][-1].job
+
+
+def strike(root: Path, struck: set[str], blow) -> None:
+    """Do `blow(job, its worker's process id)` to a running job that was not struck before; one that ends just then is let go."""
+
+    def hit() -> bool:
+        for cell, pid in running(root).items():
+            job = job_of(root, cell)
+            if job not in struck:
+                struck.add(job)
+                with suppress(subprocess.CalledProcessError, psutil.NoSuchProcess):
+                    blow(job, pid)
+                    return True
+        return False
+
+    wait_until(hit)
+
+
+BLOWS = {
+    "asked to stop": lambda job, _: output("scancel", "--signal=USR2", job),
+    "requeued": lambda job, _: output("scontrol", "requeue", job),
+    "worker killed": lambda _, pid: psutil.Process(pid).kill(),
+    "job killed": lambda _, pid: psutil.Process(pid).parent().kill(),
+    "cancelled": lambda job, _: output("scancel", job),
+}

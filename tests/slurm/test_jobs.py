@@ -1,8 +1,6 @@
 """The life of jobs on a real cluster, with cells that only take time: what is killed, cancelled, requeued or out of time."""
 
 import json
-import os
-import signal
 import subprocess
 import threading
 from itertools import pairwise
@@ -14,7 +12,7 @@ import pytest
 
 from slurm.tries import LIMIT
 from tests.end_to_end.conftest import leftovers, records
-from tests.slurm.conftest import job_of, output, running, trace, wait_until, write_fake_sweep, write_profile
+from tests.slurm.conftest import BLOWS, job_of, output, running, strike, trace, wait_until, write_fake_sweep, write_profile
 
 pytestmark = pytest.mark.slurm
 
@@ -91,18 +89,10 @@ def test_disturbed_cells_end_well(launch, root) -> None:
     """Forty cells on four nodes; jobs are asked to stop, requeued, killed, and a node dies."""
 
     def disturb() -> None:
-        seen: set[str] = set()
-
-        def victim() -> tuple[str, int]:
-            cell, pid = wait_until(lambda: next(((c, p) for c, p in running(root).items() if job_of(root, c) not in seen), None))
-            seen.add(job_of(root, cell))
-            return job_of(root, cell), pid
-
-        for _ in range(2):
-            output("scancel", "--signal=USR2", victim()[0])
-            output("scontrol", "requeue", victim()[0])
-            os.kill(victim()[1], signal.SIGKILL)  # the worker
-            psutil.Process(psutil.Process(victim()[1]).ppid()).kill()  # the job's own process
+        struck: set[str] = set()
+        for name, blow in BLOWS.items():
+            if name != "cancelled":
+                strike(root, struck, blow)
         kill_node("n2")
 
     said = launch(
@@ -131,7 +121,7 @@ def kill_node(node: str) -> None:
 
 def test_out_of_time(launch, root, tmp_path) -> None:
     """Cells that take longer than a job may: one is warned and requeued, one killed and submitted anew; no step is lost."""
-    slow, killed = {"": {"steps": 75, "seconds": 1.0}}, tmp_path / "killed"
+    slow, killed = {"": {"steps": 95, "seconds": 1.0}}, tmp_path / "killed"
     unwarned = {"number": 1, "cells": slow, "time": 1, "signal_seconds": 1, "sbatch": {"signal": "CONT@1"}, "root": killed}
     assert launch("--detach", **unwarned).code == 0
     said = launch(number=1, cells=slow, time=1, signal_seconds=20)
@@ -140,7 +130,7 @@ def test_out_of_time(launch, root, tmp_path) -> None:
     assert said.code == 0, said.err
     for each in (root, killed):
         (cell,) = records(each)
-        assert trace(each, cell) == list(range(1, 76))
+        assert trace(each, cell) == list(range(1, 96))
     assert (sbatches(root), sbatches(killed)) == (1, 2)
 
 

@@ -5,11 +5,10 @@ import os
 import signal
 import threading
 
-import psutil
 import pytest
 
 from tests.end_to_end.conftest import RUN, records, science, write_sweep
-from tests.slurm.conftest import job_of, output, running, wait_until, write_profile
+from tests.slurm.conftest import BLOWS, output, running, strike, wait_until, write_profile
 
 pytestmark = pytest.mark.slurm
 SEEDS = "seeds: [0, 1, 2, 3, 4, 5]"
@@ -23,17 +22,9 @@ def test_a_disturbed_sweep_gives_the_same_table(cluster, main, tmp_path) -> None
     done: list[str] = []
 
     def disturb() -> None:
-        seen: set[str] = set()
-
-        def victim() -> tuple[str, int]:
-            cell, pid = wait_until(lambda: next(((c, p) for c, p in running(root).items() if job_of(root, c) not in seen), None))
-            seen.add(job_of(root, cell))
-            return job_of(root, cell), pid
-
-        output("scancel", "--signal=USR2", victim()[0])
-        psutil.Process(victim()[1]).kill()
-        output("scontrol", "requeue", victim()[0])
-        output("scancel", victim()[0])
+        struck: set[str] = set()
+        for blow in BLOWS.values():
+            strike(root, struck, blow)
         done.append("all")
 
     thread = threading.Thread(target=disturb)
@@ -77,7 +68,7 @@ def test_ctrl_c_leaves_the_jobs(cluster, main, tmp_path) -> None:
     assert said.code == 130
     assert "jobs that are submitted go on; watch them with `vlpeft status" in said.err
     assert main("cancel", *where).out.startswith("1 jobs cancelled, 0 local launchers interrupted")
-    wait_until(lambda: not running(tmp_path / "root"))
+    wait_until(lambda: not output("squeue", "-h"))  # saved, and gone
     rows = json.loads(main("status", *where, "--json").out)
     waiting = [row for row in rows if row["state"] == "pending"]
     assert waiting

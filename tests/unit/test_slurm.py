@@ -171,6 +171,7 @@ def test_squeue_and_sacct_are_read(slurm) -> None:
         (Job("FAILED", "", 0, 9), 1, ""),
         (Job("FAILED", "", 9, 0), 1, ""),  # what srun makes of a task that is killed
         (Job("FAILED", "", 137, 0), 1, ""),
+        (Job("FAILED", "", 12, 0), 1, ""),  # SIGUSR2, before Python listened
         (Job("FAILED", "", 9, 0), LIMIT, "killed"),
         (Job("FAILED"), LIMIT - 1, ""),
         (Job("NODE_FAIL"), 1, ""),
