@@ -28,7 +28,7 @@ class Section(NamedTuple):
 def cancel(root: Path, cells: Collection[str]) -> tuple[int, int]:
     """Cancel SLURM jobs with any of these cells, and interrupt this machine's local launchers of the folder. Returns how many of each."""
     try:
-        doomed = sorted({sent.job for cell, (sent, _) in live(root).items() if cell in cells})
+        doomed = sorted({sent.job for cell, (sent, job) in live(root).items() if cell in cells and job.state != "COMPLETING"})
         cluster.cancel(doomed)
     except SlurmSilent as error:
         raise UserError(f"SLURM does not answer: {error}") from error

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import signal
 import subprocess
 import time
 from contextlib import suppress
@@ -110,7 +111,8 @@ def strike(root: Path, struck: set[str], blow) -> None:
 
 
 BLOWS = {
-    "asked to stop": lambda job, _: output("scancel", "--signal=USR2", job),
+    # As slurmstepd does it, to every process of the job. `scancel --signal` tries again for half a minute where a job has just begun.
+    "asked to stop": lambda _, pid: [p.send_signal(signal.SIGUSR2) for p in (psutil.Process(pid).parent(), psutil.Process(pid))],
     "requeued": lambda job, _: output("scontrol", "requeue", job),
     "worker killed": lambda _, pid: psutil.Process(pid).kill(),
     "job killed": lambda _, pid: psutil.Process(pid).parent().kill(),

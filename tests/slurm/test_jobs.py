@@ -110,8 +110,8 @@ def test_disturbed_cells_end_well(launch, root) -> None:
 
 
 def kill_node(node: str) -> None:
-    """Kill a slurmd and what it runs, and bring it back."""
-    here = [p for p in psutil.process_iter(["cmdline"]) if node in p.info["cmdline"] and "slurmd" in p.info["cmdline"][0]]
+    """Kill a slurmd, and bring it back."""
+    here = [p for p in psutil.process_iter(["cmdline"]) if (p.info["cmdline"] or [])[:3] == ["slurmd", "-N", node]]
     assert here
     for each in here:
         each.kill()

@@ -6,8 +6,9 @@ import signal
 import threading
 
 import pytest
+import torch
 
-from tests.end_to_end.conftest import RUN, records, science, write_sweep
+from tests.end_to_end.conftest import RUN, records, science, write_one, write_sweep
 from tests.slurm.conftest import BLOWS, output, running, strike, wait_until, write_profile
 
 pytestmark = pytest.mark.slurm
@@ -80,3 +81,15 @@ def test_ctrl_c_leaves_the_jobs(cluster, main, tmp_path) -> None:
     assert watched.out.splitlines()[-1].startswith("2 done")
     assert "nothing to retry" in main("retry", *where, "--failed").err
     assert main("cancel", *where).out.startswith("0 jobs cancelled")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU that works")
+def test_a_gpu_that_does_not_work_is_told(cluster, main, tmp_path) -> None:
+    """The cluster gives out a GPU, which nothing can compute on: the cell fails and says so, and does not run on the CPU."""
+    sweep, profile = write_one(tmp_path), write_profile(tmp_path, mem_gb=3, gpus=1)
+    said = main("sweep", sweep, "--root", tmp_path / "root", "--on", "slurm", "--profile", profile)
+    assert said.code == 1
+    assert "no CUDA GPU is visible here" in said.err
+    (row,) = json.loads(main("status", sweep, "--root", tmp_path / "root", "--json").out)
+    assert (row["state"], row["reason"].split(":")[0]) == ("failed", "settings")
+    assert records(tmp_path / "root") == {}

@@ -338,7 +338,7 @@ def test_what_waits_is_told(slurm, submitter, store) -> None:
 
 def test_cancelling_names_the_jobs_of_these_cells_only(slurm, submitter) -> None:
     submitter.submit(ids(6))
-    (slurm / "queue").write_text("1001|0|PENDING|Priority\n1001|1|RUNNING|None\n1001|2|TIMEOUT|None\n1|N/A|RUNNING|None\n")
+    (slurm / "queue").write_text("1001|0|PENDING|Priority\n1001|1|RUNNING|None\n1001|2|COMPLETING|None\n1|N/A|RUNNING|None\n")
     (slurm / "scancel").write_text(f'#!/bin/bash\necho "$@" > {slurm}/cancelled\n')
     (slurm / "scancel").chmod(0o755)
     assert cancel(submitter.ledger.root, ids(6)[2:]) == (1, 0)
