@@ -80,6 +80,7 @@ def test_ctrl_c_leaves_the_jobs(cluster, main, tmp_path) -> None:
     watched = main("status", *where, "--watch")
     assert watched.out.splitlines()[-1].startswith("2 done")
     assert "nothing to retry" in main("retry", *where, "--failed").err
+    wait_until(lambda: not output("squeue", "-h"))
     assert main("cancel", *where).out.startswith("0 jobs cancelled")
 
 
