@@ -6,7 +6,7 @@ loaded where there is no network. No model is built.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,8 @@ from benchmark.errors import UserError
 CONFIG, PIXELS = "config.json", "preprocessor_config.json"
 CHECKPOINTS = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME, WEIGHTS_INDEX_NAME)  # in transformers' order
 OPEN_CLIP = "open_clip_pytorch_model.bin"  # where a tag names no file
-SAFE = {WEIGHTS_NAME: SAFE_WEIGHTS_NAME, OPEN_CLIP: "open_clip_model.safetensors"}  # what timm and open_clip take instead, if it is there
+OPEN_CLIP_SAFE = {OPEN_CLIP: "open_clip_model.safetensors"}  # what open_clip takes instead, if it is there
+TIMM_SAFE = {WEIGHTS_NAME: SAFE_WEIGHTS_NAME, **OPEN_CLIP_SAFE}
 
 
 class NotHere(UserError):
@@ -104,12 +105,12 @@ def _timm(name: str, fetch: bool) -> None:
         return
     if where in ("hf-hub", "hf_hub"):
         _first(place, (CONFIG,), fetch)
-        _first(place, choices(WEIGHTS_NAME, (".bin",)), fetch)
+        _first(place, timm_choices(WEIGHTS_NAME), fetch)
         return
     known = timm.models.get_pretrained_cfg(name)
     if known is None or not known.hf_hub_id:
         raise ValueError("timm knows no weights of it on the hub")
-    _first(known.hf_hub_id, choices(known.hf_hub_filename or WEIGHTS_NAME, (".bin",)), fetch)
+    _first(known.hf_hub_id, timm_choices(known.hf_hub_filename or WEIGHTS_NAME), fetch)
 
 
 def _open_clip(name: str, fetch: bool) -> None:
@@ -121,16 +122,25 @@ def _open_clip(name: str, fetch: bool) -> None:
         _file(tag)
         return
     place, _, file = known["hf_hub"].rpartition("/")
-    _first(place, choices(file or OPEN_CLIP, (".bin", ".pth")), fetch)
+    _first(place, open_clip_choices(file or OPEN_CLIP), fetch)
     text = open_clip.get_model_config(model)["text_cfg"].get("hf_model_name")  # built, too, from its configuration
     if text:
         cached_file(text, CONFIG, local_files_only=not fetch)
 
 
-def choices(file: str, endings: tuple[str, ...]) -> tuple[str, ...]:
-    """Files that a loader tries in turn, where the one it was told has one of these endings."""
-    if file in SAFE:
-        return SAFE[file], file
+def timm_choices(file: str) -> tuple[str, ...]:
+    """Files that timm tries in turn where it is told one."""
+    return _choices(file, TIMM_SAFE, (".bin",))
+
+
+def open_clip_choices(file: str) -> tuple[str, ...]:
+    """Files that open_clip tries in turn where it is told one."""
+    return _choices(file, OPEN_CLIP_SAFE, (".bin", ".pth"))
+
+
+def _choices(file: str, safe: Mapping[str, str], endings: tuple[str, ...]) -> tuple[str, ...]:
+    if file in safe:
+        return safe[file], file
     return (f"{file[:-4]}.safetensors", file) if file.endswith(endings) else (file,)
 
 
