@@ -25,7 +25,7 @@ exit codes: 0 done, 1 some cells of a sweep failed, 2 something to mend (one lin
 """
 PLAN = """Every cell of a sweep: id, runnable or skipped and why, trainable parameters, state.
 Settings, names and data files are checked; the weights of ids whose architecture is known (roberta-base and the like) are
-not opened, so that a cell whose weights cannot be loaded here is found only when it runs."""
+not opened: `vlpeft prefetch SWEEP --dry-run` says whether they are here."""
 PREFETCH = """Fetch what a sweep needs from the net and is not here: weights, into the hub's cache, and the files of datasets that have
 addresses. Ends with 0 once all is here; else with 2, and a line for each thing that is missing. Again: only what is missing."""
 LISTS = ("methods", "backbones", "tasks", "datasets", "metrics", "protocols", "sweeps")
