@@ -25,7 +25,9 @@ exit codes: 0 done, 1 some cells of a sweep failed, 2 something to mend (one lin
 """
 PLAN = """Every cell of a sweep: id, runnable or skipped and why, trainable parameters, state.
 Settings, names and data files are checked; the weights of ids whose architecture is known (roberta-base and the like) are
-not opened, so that a cell whose weights cannot be loaded here is found only when it runs."""
+not opened: `vlpeft prefetch SWEEP --dry-run` says whether they are here."""
+PREFETCH = """Fetch what a sweep needs from the net and is not here: weights, into the hub's cache, and the files of datasets that have
+addresses. Ends with 0 once all is here; else with 2, and a line for each thing that is missing. Again: only what is missing."""
 LISTS = ("methods", "backbones", "tasks", "datasets", "metrics", "protocols", "sweeps")
 
 
@@ -57,6 +59,13 @@ def _looking_ahead(commands: Any) -> None:
     plan.add_argument("--root", type=Path, help="result folder whose state to show (default: runs/ and the sweep's name, if there is one)")
     plan.add_argument("--explain", metavar="CELL", help="every setting of one cell and where it comes from; CELL is a beginning of its id")
     _json_flag(plan)
+    prefetch = _command(commands, "prefetch", "fetch the weights and data of a sweep that are not here, for nodes without a network")
+    prefetch.description = PREFETCH
+    _sweep_argument(prefetch)
+    _scale_flag(prefetch)
+    prefetch.add_argument("--dry-run", action="store_true", help="say what is missing, fetch nothing")
+    prefetch.add_argument("--yes", action="store_true", help="accept the licences of the datasets")
+    _json_flag(prefetch)
     params = _command(commands, "params", "what each method trains at full size, beside what papers say")
     _sweep_argument(params)
     _json_flag(params)

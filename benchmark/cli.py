@@ -106,6 +106,24 @@ def _explain(options: argparse.Namespace) -> int:
     return 0
 
 
+def _prefetch(options: argparse.Namespace) -> int:
+    """A line for each thing; what stays missing, and its fix, on stderr."""
+    from dataclasses import asdict
+
+    from benchmark.prefetch import prefetch
+
+    found = []
+    for each in prefetch(options.sweep, options.scale, fetch=not options.dry_run, accepted=options.yes):
+        found.append(each)
+        print(f"{each.kind} {each.name}: {each.state}", file=sys.stderr if options.json else sys.stdout, flush=True)
+    if options.json:
+        print(json.dumps([asdict(each) for each in found], indent=1, ensure_ascii=False))
+    for each in found:
+        if each.problem:
+            print(f"vlpeft: {'to fetch' if each.state == 'to fetch' else 'error'}: {each.problem}", file=sys.stderr)
+    return 2 if any(each.problem for each in found) else 0
+
+
 def _params(options: argparse.Namespace) -> int:
     from results.parameters import parameter_rows, parameter_table
 
@@ -205,6 +223,7 @@ def _pretrain(options: argparse.Namespace) -> int:
 COMMANDS = {
     "list": _list,
     "plan": _plan,
+    "prefetch": _prefetch,
     "params": _params,
     "measure": _measure,
     "run": run,

@@ -12,6 +12,8 @@ Layout of a result folder:
                     checkpoint.pt     where an interrupted attempt goes on
                     lock              held by the process that runs the cell
     ROOT/slurm/<submission>/          what was submitted: script, pickles, logs, and which job has which cells
+    ROOT/slurm/code/<hash>/           the code that jobs run, as it was when they were submitted
+    ROOT/diffs/<hash>.diff            how code that was not committed differs from its commit
     ROOT/features/<key>/              cached features of frozen vision towers
 """
 
@@ -53,7 +55,8 @@ class Record(Config):
     peak_memory_mb; delta_bytes.
     curve: [step, training loss] pairs.
     scalars: name -> [step, value] pairs of what a method follows during training, such as a learnable p in each layer.
-    provenance: versions, git sha and dirty flag, hardware, data fingerprint, time.
+    provenance: versions, git sha and dirty flag, hardware, data fingerprint, time; of a dirty tree `git.diff`, which names
+    ROOT/diffs/<diff>.diff; on a cluster `snapshot`, which names ROOT/slurm/code/<snapshot>.
     """
 
     id: str

@@ -20,6 +20,7 @@ from benchmark.backbones import BACKBONES
 from benchmark.backbones.base import Backbone, BackboneConfig
 from benchmark.cell import SCIENCE, Cell
 from benchmark.checkpoint import load_checkpoint, save_checkpoint, save_trained
+from benchmark.codebase import code, keep_diff
 from benchmark.config import NonNegativeFloat, Positive, dump, parse
 from benchmark.cost import Meter, parameters
 from benchmark.errors import DataError, UserError
@@ -120,6 +121,7 @@ class _Run:
         self.cell, self.store, self.runtime, self.report, self.asked = cell, store, runtime, report, asked
         self.folder = store.folder(cell.id)
         self.device = prepare_torch(runtime)
+        self.code = code()
 
     def progress(self, phase: str, step: int, total: int) -> None:
         """Say where the cell is. Between steps of training it stops elsewhere, where it can be saved."""
@@ -142,6 +144,7 @@ class _Run:
         meter = Meter(self.device)
         reports = [self._evaluate(backbone, each, feed) for each, feed in zip(inputs, feeds, strict=True)]
         evaluated = meter.read()
+        keep_diff(self.store.root)
         write_atomically(self.folder / "predictions.jsonl", "".join(lines for _, lines in reports).encode())
         cost = {
             **parameters(backbone),
@@ -161,7 +164,7 @@ class _Run:
             curve=state.curve,
             scalars=state.scalars,
             selection=selected,
-            provenance=provenance(str(self.device)) | {"data": self.data, "science": SCIENCE},
+            provenance=provenance(str(self.device), self.code) | {"data": self.data, "science": SCIENCE},
             files={name: sha256(self.folder / name) for name in ("predictions.jsonl", "trained.safetensors")},
         )
 

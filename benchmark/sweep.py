@@ -138,13 +138,17 @@ def load_sweep(name_or_path: str) -> Sweep:
 
 def fingerprint(path: Path, scale: str = "") -> str:
     """Hash of all that says what a sweep's cells are: its file, its protocol's, its datasets' and a scale's."""
-    sweep, where = load_sweep(str(path)), str(path)
-    places = [place for i, item in enumerate(sweep.tasks) for place in tasks_of(item, path, f"{where}: tasks[{i}]").places]
-    files = [path, *protocol_files(sweep.protocol), *(dataset_path(place.source) for place in places)]
+    files = [path, *protocol_files(load_sweep(str(path)).protocol), *(dataset_path(place.source) for place in places(path))]
     digest = hashlib.sha256()
     for file in (*dict.fromkeys(files), *((scale_path(scale),) if scale else ())):
         digest.update(file.read_bytes() + b"\0")
     return digest.hexdigest()[:12]
+
+
+def places(path: Path) -> list[Place]:
+    """Every task of a sweep's file, on its dataset; those of joint entries, too."""
+    tasks = (tasks_of(item, path, f"{path}: tasks[{i}]") for i, item in enumerate(load_sweep(str(path)).tasks))
+    return [place for each in tasks for place in each.places]
 
 
 def plan_file(root: Path, sweep: str, scale: str = "") -> Path:

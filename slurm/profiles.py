@@ -56,7 +56,6 @@ class Profile(Config):
             "stderr_to_stdout": True,
             **{f"slurm_{name}": getattr(self, name) for name in names},
             "slurm_signal_delay_s": self.signal_seconds,
-            "slurm_setup": list(self.setup) or None,
             "slurm_additional_parameters": {"requeue" if self.requeue else "no-requeue": True, **self.sbatch},
         }
 

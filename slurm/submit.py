@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from benchmark.codebase import keep_diff
 from benchmark.config import dump
 from benchmark.errors import UserError
 from slurm.cluster import SlurmSilent, jobs, max_array_size
@@ -20,18 +21,20 @@ from slurm.job import CellJob
 from slurm.launcher import clear_failures
 from slurm.ledger import Ledger, Submission
 from slurm.profiles import Profile
+from slurm.snapshot import Snapshot
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Submitter:
-    """Submits cells of one result folder with one profile and one runtime."""
+    """Submits cells of one result folder with one profile, one runtime and the code of one moment."""
 
     ledger: Ledger
     profile: Profile
     runtime: Mapping[str, Any]
     name: str  # of the jobs, as squeue shows it
+    code: Snapshot
 
     @classmethod
     def make(cls, root: Path, profile: Profile, runtime: Any, name: str) -> Submitter:
@@ -40,7 +43,7 @@ class Submitter:
         settings["threads"] = settings["threads"] or profile.cpus
         if profile.gpus and settings["device"] == "auto":
             settings["device"] = "cuda"  # a node whose GPU cannot be seen is an error, not a reason to take weeks on its CPU
-        return cls(Ledger(root.resolve()), profile, settings, f"vlpeft-{name}")
+        return cls(Ledger(root.resolve()), profile, settings, f"vlpeft-{name}", Snapshot.take())
 
     def submit(self, ids: Sequence[str], *, afresh: bool = False) -> int:
         """Submit those cells that are in no live job; returns how many. `afresh` forgets how they ended before.
@@ -51,6 +54,9 @@ class Submitter:
             new = self._not_live(ids)
             if afresh:
                 clear_failures(new, self.ledger.root)
+            if new:
+                self.code.write(self._copies)
+                keep_diff(self.ledger.root)
             groups, done = list(chunks(new, self.profile.cells_per_job)), 0
             for array in chunks(groups, _array_size()) if groups else ():
                 self._submit(array, f"; {done} of {len(new)} cells are submitted, the same command submits the rest" if done else "")
@@ -106,8 +112,15 @@ class Submitter:
             executor = submitit.AutoExecutor(folder, cluster="slurm", slurm_python=started, slurm_max_num_timeout=self.profile.time_outs)
         except RuntimeError as error:
             raise UserError("there is no SLURM on this machine (no `srun`); use --on local, or go to the cluster's login node") from error
-        executor.update_parameters(name=self.name, **self.profile.parameters())
+        parameters = self.profile.parameters()
+        # The profile's lines stand between: they may point to another cache or allow the hub, but never to other code.
+        setup = ["export HF_HUB_OFFLINE=1", *self.profile.setup, *self.code.setup(self._copies)]
+        executor.update_parameters(name=self.name, **{**parameters, "slurm_setup": setup})
         return executor
+
+    @property
+    def _copies(self) -> Path:
+        return self.ledger.folder / "code"
 
 
 def chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:

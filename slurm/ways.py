@@ -58,15 +58,19 @@ class Slurm:
 
     runtime: Any
     profile: Profile
-    sweep: str
+    sweep: str  # as it was given
     detach: bool
 
     def run(self, cells: Sequence[Planned], root: Path, progress: SweepProgress) -> None:
-        """Submit what no job has yet; unless detached, wait for all and submit again what SLURM has lost."""
+        """Submit what no job has yet; unless detached, wait for all and submit again what SLURM has lost.
+
+        Raises UserError where weights are not on this machine: jobs do not fetch any.
+        """
         from slurm.supervise import Supervisor
 
         if not cells:
             return
+        self._require_weights(cells)
         submitter, ids = self._submitter(root), [cell.id for cell in cells]
         sent = submitter.submit(ids, afresh=True)
         progress.line(f"{sent} cells submitted, {len(ids) - sent} were in the queue")
@@ -75,13 +79,19 @@ class Slurm:
 
     def dry_run(self, cells: Sequence[Planned], root: Path) -> str:
         """The script that would be submitted, and what SLURM says to it."""
+        self._require_weights(cells)
         text: str = self._submitter(root).dry_run([cell.id for cell in cells])
         return text
 
     def _submitter(self, root: Path) -> Any:
         from slurm.submit import Submitter
 
-        return Submitter.make(root, self.profile, self.runtime, self.sweep)
+        return Submitter.make(root, self.profile, self.runtime, Path(self.sweep).stem)
+
+    def _require_weights(self, cells: Sequence[Planned]) -> None:
+        from benchmark.prefetch import require_weights
+
+        require_weights((cell.cell for cell in cells), self.sweep)
 
 
 def chosen(options: argparse.Namespace, runtime: Callable[[], Any]) -> Way:
@@ -92,7 +102,7 @@ def chosen(options: argparse.Namespace, runtime: Callable[[], Any]) -> Way:
     if options.on == "slurm":
         if options.profile is None:
             raise UserError("--on slurm needs --profile NAME or FILE.yaml; one_gpu is an example (see slurm/profiles)")
-        return Slurm(runtime(), load_profile(options.profile), Path(options.sweep).stem, options.detach)
+        return Slurm(runtime(), load_profile(options.profile), options.sweep, options.detach)
     if options.on == "inline":
         return Inline(runtime())
     return Local(runtime(), default_workers() if options.workers is None else check_workers(options.workers))

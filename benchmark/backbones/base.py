@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from PIL import Image
@@ -18,6 +18,18 @@ from benchmark.errors import UserError
 from benchmark.method import ActiveTask, EncoderMask, Need, Site, VisualContext
 
 TINY = Path(__file__).parent / "tiny"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Files of a weight source that a backbone opens, to look for them, or fetch them, before anything is built.
+
+    source: as the setting has it; tiny: the shipped folder that `tiny` stands for. `pixels`: how the checkpoint scales its images.
+    """
+
+    source: str
+    tiny: str
+    files: tuple[Literal["model", "tokenizer", "pixels"], ...]
 
 
 @dataclass(frozen=True)
@@ -37,6 +49,10 @@ class BackboneConfig(Config, ABC):
     @abstractmethod
     def offers(self) -> frozenset[Need]:
         """What a method finds at this backbone's sites."""
+
+    @abstractmethod
+    def wanted(self) -> tuple[Wanted, ...]:
+        """The weight sources that `build` opens."""
 
     @abstractmethod
     def build(self, answers: Sequence[str], protocol: Protocol) -> Backbone:

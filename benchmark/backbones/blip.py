@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from transformers import DynamicCache, EncoderDecoderCache
 
 from benchmark.attention import Attention
-from benchmark.backbones.base import Backbone, BackboneConfig, VisionTower, single
-from benchmark.backbones.blip_parts import Weights, load, text_towers
+from benchmark.backbones.base import Backbone, BackboneConfig, VisionTower, Wanted, single
+from benchmark.backbones.blip_parts import Weights, load, text_towers, words_of
 from benchmark.backbones.language import IGNORED, generation, language_loss, log_likelihood, padded, rank, training_targets
 from benchmark.config import Fraction, Positive, Protocol
 from benchmark.errors import UserError
@@ -49,6 +49,13 @@ class BLIP(BackboneConfig):
         """Everything but a head that could learn a task alone; a text encoder with `form: vqa`."""
         common: frozenset[Need] = frozenset({"linears", "sublayers", "attention", "embeddings", "visual_context"})
         return common | {"encoder"} if self.form == "vqa" else common
+
+    def wanted(self) -> tuple[Wanted, ...]:
+        """The checkpoint, and the tokenizer where that is another's."""
+        words = words_of(self.weights, self.tokenizer)
+        if words == self.weights:
+            return (Wanted(words, "blip", ("model", "pixels", "tokenizer")),)
+        return Wanted(self.weights, "blip", ("model", "pixels")), Wanted(words, "blip", ("tokenizer",))
 
     def build(self, answers: Sequence[str], protocol: Protocol) -> Backbone:
         """Assemble the model; the answers are ranked if the protocol says so."""

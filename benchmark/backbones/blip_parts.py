@@ -68,8 +68,13 @@ def load(weights: str, tokenizer: str | None, form: str, image_size: int) -> Wei
         check_form(source, form)
         model, (mean, std) = source.model(CLASSES[form]), normalisation(source, CLIP)
     resize(model, image_size)
-    words = Source.parse(tokenizer or (BERT if weights.endswith(".pth") else weights), tiny="blip")
+    words = Source.parse(words_of(weights, tokenizer), tiny="blip")
     return Weights(model, words.tokenizer(), mean, std)
+
+
+def words_of(weights: str, tokenizer: str | None) -> str:
+    """Where the tokenizer comes from."""
+    return tokenizer or (BERT if weights.endswith(".pth") else weights)
 
 
 def check_form(source: Source, form: str) -> None:

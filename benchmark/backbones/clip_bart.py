@@ -15,7 +15,7 @@ from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_outputs import BaseModelOutput
 
 from benchmark.attention import Attention
-from benchmark.backbones.base import Backbone, BackboneConfig
+from benchmark.backbones.base import Backbone, BackboneConfig, Wanted
 from benchmark.backbones.language import IGNORED, generation, language_loss, log_likelihood, padded, rank, training_targets
 from benchmark.backbones.vision import FEATURES, FeatureTower, vision_tower
 from benchmark.backbones.weights import Source
@@ -53,6 +53,11 @@ class CLIPBart(BackboneConfig):
     def offers(self) -> frozenset[Need]:
         """Everything: linears, sub-layers, attentions, embeddings, visual context, encoder and a head (the visual embedding)."""
         return frozenset({"linears", "sublayers", "attention", "embeddings", "visual_context", "encoder", "head"})
+
+    def wanted(self) -> tuple[Wanted, ...]:
+        """BART with its tokenizer; and the vision tower, where there is one."""
+        text = Wanted(self.text, "bart", ("model", "tokenizer"))
+        return (text,) if self.reads_features else (text, Wanted(self.vision, "vit", ("model", "pixels")))
 
     def build(self, answers: Sequence[str], protocol: Protocol) -> Backbone:
         """Assemble the model; `answers` are what `answering: rank` chooses from."""

@@ -12,7 +12,7 @@ from torch.nn import functional
 from transformers import GPT2LMHeadModel
 
 from benchmark.attention import Attention
-from benchmark.backbones.base import Backbone, BackboneConfig, check_widths, single
+from benchmark.backbones.base import Backbone, BackboneConfig, Wanted, check_widths, single
 from benchmark.backbones.language import generation
 from benchmark.backbones.vision import Pool, vision_tower
 from benchmark.backbones.weights import Source
@@ -47,6 +47,10 @@ class ViTGPT2(BackboneConfig):
     def offers(self) -> frozenset[Need]:
         """Everything but a head that could learn a task alone: captions come from the language model's own head."""
         return frozenset({"linears", "sublayers", "attention", "embeddings", "visual_context"})
+
+    def wanted(self) -> tuple[Wanted, ...]:
+        """Both towers and the tokenizer."""
+        return Wanted(self.text, "gpt2", ("model", "tokenizer")), Wanted(self.vision, "vit", ("model", "pixels"))
 
     def build(self, answers: Sequence[str], protocol: Protocol) -> Backbone:
         """Assemble the model."""

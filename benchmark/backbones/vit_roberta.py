@@ -13,7 +13,7 @@ from transformers import RobertaModel
 from transformers.models.roberta.modeling_roberta import RobertaPooler
 
 from benchmark.attention import Attention
-from benchmark.backbones.base import Backbone, BackboneConfig, check_widths
+from benchmark.backbones.base import Backbone, BackboneConfig, Wanted, check_widths
 from benchmark.backbones.vision import Pool, vision_tower
 from benchmark.backbones.weights import Source
 from benchmark.config import Protocol
@@ -64,6 +64,10 @@ class ViTRoberta(BackboneConfig):
     def offers(self) -> frozenset[Need]:
         """Everything: linears, sub-layers, attentions, embeddings, visual context, encoder and a head."""
         return frozenset({"linears", "sublayers", "attention", "embeddings", "visual_context", "encoder", "head"})
+
+    def wanted(self) -> tuple[Wanted, ...]:
+        """Both towers and the tokenizer."""
+        return Wanted(self.text, "roberta", ("model", "tokenizer")), Wanted(self.vision, "vit", ("model", "pixels"))
 
     def build(self, answers: Sequence[str], protocol: Protocol) -> Backbone:
         """Assemble the model for this answer list."""

@@ -2,14 +2,17 @@
 
 import json
 import os
+import shutil
 import signal
+import subprocess
 import threading
 
 import pytest
 import torch
 
-from tests.end_to_end.conftest import RUN, records, science, write_one, write_sweep
-from tests.slurm.conftest import BLOWS, output, running, strike, wait_until, write_profile
+from benchmark import codebase
+from tests.end_to_end.conftest import COMMAND, RUN, environment, records, science, write_one, write_sweep
+from tests.slurm.conftest import BLOWS, ROOT, output, running, strike, wait_until, write_profile
 
 pytestmark = pytest.mark.slurm
 SEEDS = "seeds: [0, 1, 2, 3, 4, 5]"
@@ -94,3 +97,51 @@ def test_a_gpu_that_does_not_work_is_told(cluster, main, tmp_path) -> None:
     (row,) = json.loads(main("status", sweep, "--root", tmp_path / "root", "--json").out)
     assert (row["state"], row["reason"].split(":")[0]) == ("failed", "settings")
     assert records(tmp_path / "root") == {}
+
+
+def test_jobs_run_the_code_of_their_submission(cluster, main, tmp_path) -> None:
+    """The checkout that jobs were submitted in is broken while they wait; a later launch is of the code as it is then."""
+    source, root = tmp_path / "checkout", tmp_path / "root"
+    for name in codebase.files(ROOT):
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / name, source / name)
+    for words in (("init", "-q"), ("add", "-A"), ("-c", "user.name=a", "-c", "user.email=a@b.example", "commit", "-qm", "all")):
+        output("git", "-C", source, *words)
+    sweep = write_one(tmp_path, methods="[bitfit, head_only]")
+    profile = write_profile(tmp_path, mem_gb=3, setup=["echo its tools are ready"])
+    ids = [row["id"] for row in json.loads(main("plan", sweep, "--json").out)]
+
+    def launch(*more: str) -> str:
+        """The real command, of the checkout's code."""
+        words = ("sweep", sweep, "--root", root, "--on", "slurm", "--profile", profile, *RUN, *more)
+        environ = {**environment(), "PYTHONPATH": str(source)}
+        done = subprocess.run(
+            [COMMAND, *map(str, words)], cwd=source, env=environ, capture_output=True, text=True, timeout=200, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stderr
+
+    output("scontrol", "update", "partition=main", "state=down")  # jobs wait
+    try:
+        launch("--detach")
+        (source / "benchmark" / "runner.py").write_text("raise RuntimeError('edited')\n")
+    finally:
+        output("scontrol", "update", "partition=main", "state=up")
+    wait_until(lambda: len(records(root)) == 2, 150)
+    (snapshot,) = (root / "slurm" / "code").iterdir()
+    made = records(root)
+    head = {"sha": output("git", "-C", source, "rev-parse", "HEAD"), "dirty": False}
+    for cell in ids:
+        assert (made[cell]["provenance"]["snapshot"], made[cell]["provenance"]["git"]) == (snapshot.name, head)
+
+    output("git", "-C", source, "checkout", "-q", "--", ".")
+    with (source / "benchmark" / "provenance.py").open("a") as file:
+        file.write("\nPACKAGES = ('numpy',)\n")
+    (root / "cells" / ids[0] / "record.json").unlink()
+    launch()
+    again = records(root)[ids[0]]["provenance"]
+    assert set(again["packages"]) == {"vlpeft", "numpy"}
+    assert again["git"]["dirty"]
+    assert "+PACKAGES = ('numpy',)" in (root / "diffs" / f"{again['git']['diff']}.diff").read_text()
+    assert records(root)[ids[1]] == made[ids[1]]
+    assert len(list((root / "slurm" / "code").iterdir())) == 2

@@ -1,0 +1,210 @@
+"""Which code a record names, and the copy of it that jobs run."""
+
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from benchmark import codebase
+from benchmark.codebase import NOTE, PACKAGES, code, commit, files, keep_diff
+from benchmark.errors import UserError
+from benchmark.registry import REPOSITORY
+from slurm.snapshot import Snapshot
+
+GIT = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
+AUTHOR = ("-c", "user.name=a", "-c", "user.email=a@b.example")
+
+
+def git(folder: Path, *words: str) -> str:
+    return subprocess.run(["git", "-C", folder, *words], env={**os.environ, **GIT}, capture_output=True, text=True, check=True).stdout
+
+
+def write_packages(folder: Path) -> Path:
+    for package in PACKAGES:
+        (folder / package / "__pycache__").mkdir(parents=True)
+        (folder / package / "__init__.py").write_text(f'"""{package}."""\n')
+        (folder / package / "__pycache__" / "a.pyc").write_bytes(b"\0")
+    (folder / "slurm" / "profiles").mkdir()
+    (folder / "slurm" / "profiles" / "weights.bin").write_bytes(bytes(range(256)))
+    return folder
+
+
+@pytest.fixture
+def installed(tmp_path) -> Path:
+    """The packages as a wheel leaves them."""
+    return write_packages(tmp_path / "site-packages")
+
+
+@pytest.fixture
+def checkout(tmp_path) -> Path:
+    """The packages in a repository, all committed."""
+    folder = write_packages(tmp_path / "checkout")
+    (folder / ".gitignore").write_text("__pycache__/\n*.log\n")
+    (folder / "README.md").write_text("read me\n")
+    git(folder, "init", "-q")
+    git(folder, "add", "-A")
+    git(folder, *AUTHOR, "commit", "-qm", "all")
+    return folder
+
+
+def edit(folder: Path) -> None:
+    """A changed, a new, a deleted, an ignored file; and a changed one that is not code."""
+    (folder / "methods" / "__init__.py").write_text("edited = 1\n")
+    (folder / "methods" / "new one.py").write_text("new = 1\n")
+    (folder / "results" / "__init__.py").unlink()
+    (folder / "results" / "run.log").write_text("noise\n")
+    (folder / "README.md").write_text("read me twice\n")
+
+
+def test_the_packages_are_those_of_the_wheel() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+    assert list(PACKAGES) == project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
+
+
+def test_a_clean_checkout(checkout, tmp_path) -> None:
+    (checkout / "README.md").write_text("no code\n")
+    found = code(checkout)
+    assert found.git() == {"sha": git(checkout, "rev-parse", "HEAD").strip(), "dirty": False}
+    keep_diff(tmp_path / "root", checkout)
+    assert not (tmp_path / "root").exists()
+
+
+def test_the_difference_makes_the_same_code_again(checkout, tmp_path) -> None:
+    """And looking for it changes nothing of the repository."""
+    again = tmp_path / "again"
+    git(tmp_path, "clone", "-q", str(checkout), str(again))
+    edit(checkout)
+    before = {path: path.read_bytes() for path in (checkout / ".git").rglob("*") if path.is_file()}
+    found = code(checkout)
+    keep_diff(tmp_path / "root", checkout)
+    assert before == {path: path.read_bytes() for path in (checkout / ".git").rglob("*") if path.is_file()}
+    assert found.dirty
+    assert found.git()["diff"] == found.diff
+    git(again, "apply", "--binary", str(tmp_path / "root" / "diffs" / f"{found.diff}.diff"))
+    assert {name: (again / name).read_bytes() for name in files(again)} == {
+        name: (checkout / name).read_bytes() for name in files(checkout)
+    }
+    assert (again / "methods" / "new one.py").exists()
+
+
+def test_files_are_those_that_git_does_not_ignore(checkout) -> None:
+    edit(checkout)
+    expected = [f"{package}/__init__.py" for package in PACKAGES if package != "results"]
+    assert files(checkout) == sorted([*expected, "methods/new one.py", "slurm/profiles/weights.bin"])
+
+
+def test_an_installed_copy_has_no_commit(installed) -> None:
+    assert code(installed).git() == {}
+    assert files(installed) == sorted([*(f"{package}/__init__.py" for package in PACKAGES), "slurm/profiles/weights.bin"])
+
+
+def test_an_environment_in_a_repository_is_no_checkout(checkout) -> None:
+    """The repository around it belongs to somebody's own project."""
+    inside = write_packages(checkout / ".venv" / "site-packages")
+    assert commit(checkout) != ""
+    assert commit(inside) == ""
+    assert len(files(inside)) == len(PACKAGES) + 1
+
+
+def test_without_git_it_is_an_installed_copy(checkout, monkeypatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert code(checkout).git() == {}
+
+
+@pytest.fixture(params=["checkout", "installed"])
+def source(request) -> Path:
+    return request.getfixturevalue(request.param)
+
+
+def test_a_snapshot_is_made_once(source, tmp_path) -> None:
+    folder, made = tmp_path / "code", Snapshot.take(source)
+    made.write(folder)
+    target = folder / made.name
+    assert {path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()} == {*files(source), NOTE}
+    assert all((target / name).read_bytes() == (source / name).read_bytes() for name in files(source))
+    when = {path: path.stat().st_mtime_ns for path in target.rglob("*")}
+    Snapshot.take(source).write(folder)
+    assert {path: path.stat().st_mtime_ns for path in target.rglob("*")} == when
+    assert [path.name for path in folder.iterdir()] == [made.name]
+
+
+def test_edited_code_is_another_snapshot_and_the_old_one_stays(source, tmp_path) -> None:
+    made = Snapshot.take(source)
+    (source / "methods" / "__init__.py").write_text("edited = 1\n")
+    made.write(tmp_path / "code")  # what was read before
+    assert (tmp_path / "code" / made.name / "methods" / "__init__.py").read_text() == '"""methods."""\n'
+    assert Snapshot.take(source).name != made.name
+
+
+def test_a_snapshot_tells_the_commit_and_can_be_taken_again(checkout, tmp_path) -> None:
+    edit(checkout)
+    made = Snapshot.take(checkout)
+    made.write(tmp_path / "code")
+    target = tmp_path / "code" / made.name
+    assert code(target).git() == code(checkout).git()
+    assert code(target).snapshot == made.name
+    keep_diff(tmp_path / "root", target)
+    assert not (tmp_path / "root").exists()
+    (target / "methods" / "__pycache__").mkdir()
+    (target / "methods" / "__pycache__" / "a.pyc").write_bytes(b"\0")
+    assert Snapshot.take(target) == made
+
+
+def test_a_killed_launch_leaves_nothing(installed, tmp_path, monkeypatch) -> None:
+    made, folder = Snapshot.take(installed), tmp_path / "code"
+    real, written = Path.write_bytes, []
+
+    def write(self, content) -> int:
+        if len(written) == 3:
+            raise KeyboardInterrupt
+        written.append(self)
+        return real(self, content)
+
+    monkeypatch.setattr(Path, "write_bytes", write)
+    with pytest.raises(KeyboardInterrupt):
+        made.write(folder)
+    monkeypatch.undo()
+    assert list(folder.iterdir()) == []
+    (folder / ".torn" / "slurm").mkdir(parents=True)  # what `kill -9` leaves
+    made.write(folder)
+    assert [path.name for path in folder.iterdir()] == [made.name]
+
+
+def test_a_changed_snapshot_is_refused(installed, tmp_path) -> None:
+    made = Snapshot.take(installed)
+    made.write(tmp_path)
+    (tmp_path / made.name / "slurm" / "__init__.py").write_text("edited = 1\n")
+    with pytest.raises(UserError, match=r"slurm/__init__.py is not what was copied there; .* remove .* and run again"):
+        made.write(tmp_path)
+
+
+def test_a_folder_that_cannot_be_written(installed, tmp_path) -> None:
+    (tmp_path / "code").write_text("a file")
+    with pytest.raises(UserError, match=r"cannot write .*; choose a writable --root"):
+        Snapshot.take(installed).write(tmp_path / "code")
+
+
+def test_jobs_import_from_the_snapshot(installed, tmp_path) -> None:
+    """Not from the folder they were submitted in, nor from where PYTHONPATH pointed, which is looked into afterwards."""
+    for package in PACKAGES:
+        (installed / package / "__init__.py").write_text("value = 'old'\n")
+    (installed / "plugin.py").write_text("")
+    made = Snapshot.take(installed)
+    made.write(tmp_path / "a folder")
+    (installed / "methods" / "__init__.py").write_text("value = 'new'\n")
+    (installed / "main.py").write_text("import methods, plugin; print(methods.value)\n")
+    script = "\n".join([*made.setup(tmp_path / "a folder"), f"{sys.executable} -m main"])
+    for before, said in (({"PYTHONPATH": str(installed)}, "old\n"), ({}, "")):
+        environment = {**{key: value for key, value in os.environ.items() if key != "PYTHONPATH"}, **before}
+        done = subprocess.run(["bash", "-c", script], cwd=installed, env=environment, capture_output=True, text=True, check=False)
+        assert done.stdout == said, done.stderr
+
+
+def test_this_code_can_be_copied() -> None:
+    made = Snapshot.take()
+    assert {"slurm/worker.py", "benchmark/backbones/tiny/vit/config.json", "results/listing.py", NOTE} <= set(made.files)
+    assert not [name for name in made.files if "__pycache__" in name]
+    assert codebase.code().snapshot == ""
