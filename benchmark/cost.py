@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +44,15 @@ class Meter:
             "cpu_seconds": time.process_time() - self.cpu,
             "peak_memory_mb": _peak(self.device) / MIB,
         }
+
+
+def together(readings: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """What the ranks of a cell took: the seconds of the slowest, the CPU seconds of all, the peak of the one that had the highest."""
+    return {
+        "seconds": max(each["seconds"] for each in readings),
+        "cpu_seconds": sum(each["cpu_seconds"] for each in readings),
+        "peak_memory_mb": max(each["peak_memory_mb"] for each in readings),
+    }
 
 
 def _reset_peak(device: torch.device) -> None:
