@@ -15,7 +15,7 @@ from benchmark.backbones.base import BackboneConfig, Wanted
 from benchmark.backbones.fetching import NotHere, obtain
 from benchmark.cell import Cell, Part
 from benchmark.config import dump, parse
-from benchmark.data.check import hints
+from benchmark.data.check import by_hand
 from benchmark.data.download import download
 from benchmark.datasets import Card, load_card
 from benchmark.datasets.sources import Download
@@ -61,10 +61,10 @@ def require_weights(cells: Iterable[Cell], sweep: str) -> None:
 
 
 def wanted(cells: Iterable[Cell]) -> list[Wanted]:
-    """The weight sources of cells, each once."""
+    """The weight sources of cells, each once, without the shipped ones."""
     choices = {json.dumps(dump(cell.backbone), sort_keys=True): cell.backbone for cell in cells}.values()
     configs: list[BackboneConfig] = [parse(BACKBONES.load(choice.name), choice.settings, choice.name) for choice in choices]
-    return list(dict.fromkeys(each for config in configs for each in config.wanted()))
+    return list(dict.fromkeys(each for config in configs for each in config.wanted() if each.source != "tiny"))
 
 
 def weights(each: Wanted, *, fetch: bool) -> Found:
@@ -99,11 +99,11 @@ def _data(source: str, parts: Sequence[Part], *, fetch: bool, accepted: bool) ->
     card, root = load_card(source), Path(parts[0].dataset.root)
     gone = tuple(each for each in card.downloads if each.missing(root)) if parts[0].dataset.root else ()
     if gone and not fetch:
-        places = ", ".join(place for each in gone for place in each.missing(root))
-        return Found("data", card.name, "to fetch", f"data '{card.name}': {root} lacks {places}")
+        lacking = f"{root} lacks {', '.join(place for each in gone for place in each.missing(root))}"
+        return Found("data", card.name, "to fetch", f"data '{card.name}': {'; '.join((lacking, *_by_hand(card, root)))}")
     problem = _download(card, gone, root, accepted) if gone else ""
-    if not problem and parts[0].dataset.root:
-        problem = "; ".join(hints(source, root, card))
+    if not problem and (asked := "; ".join(_by_hand(card, root))):
+        problem = f"data '{card.name}': {asked}"
     problem = problem or _unreadable(parts)
     return Found("data", card.name, "missing" if problem else "fetched" if gone else "here", problem)
 
@@ -119,6 +119,11 @@ def _download(card: Card, gone: tuple[Download, ...], root: Path, accepted: bool
     except UserError as error:
         return f"data '{card.name}': {error}"
     return ""
+
+
+def _by_hand(card: Card, root: Path) -> list[str]:
+    """What a person must do for files that no program can fetch."""
+    return [by_hand(each, gone, root) for each in card.by_hand if (gone := each.missing(root))]
 
 
 def _unreadable(parts: Sequence[Part]) -> str:

@@ -232,9 +232,11 @@ def test_the_command(hub, main, monkeypatch, tmp_path) -> None:
     hub.plain["all.zip"] = (tmp_path / "all.zip").read_bytes()
     gives = sorted(path.name for path in data.parent.iterdir() if path.suffix != ".yaml")
     sum_ = hashlib.sha256(hub.plain["all.zip"]).hexdigest()
+    later = {"what": "the key", "get": "ask", "places": ["key.txt"]}
     source = {"file": "all.zip", "url": f"{hub.url}/all.zip", "sha256": sum_, "gives": gives}
     own = tmp_path / "mine.yaml"
-    own.write_text(f"root: new\nlicence: CC BY 4.0\nhomepage: https://example.org\ndownloads: [{json.dumps(source)}]\n{data.read_text()}")
+    about = f"root: new\nlicence: CC BY 4.0\nhomepage: https://example.org\ndownloads: [{json.dumps(source)}]\n"
+    own.write_text(f"{about}by_hand: [{json.dumps(later)}]\n{data.read_text()}")
     sweep = write_one(
         tmp_path, dataset="mine.yaml", backbones=IDS, protocol="{lr: 1e-3, steps: 2, batch_size: 4, max_input_tokens: 12, eval_split: val}"
     )
@@ -246,6 +248,8 @@ def test_the_command(hub, main, monkeypatch, tmp_path) -> None:
     said, found = states("--dry-run")
     assert (said.code, found) == (2, ["to fetch"] * 3)
     assert [line.partition(": ")[0] for line in said.lines] == ["vlpeft"] * 3
+    assert "mine': " in said.lines[2]
+    assert "; key.txt: the key cannot be fetched by program; ask; put key.txt at " in said.lines[2]
     assert hub.asked == []
     said, found = states()
     assert (said.code, found) == (2, ["fetched", "fetched", "missing"])
@@ -254,7 +258,8 @@ def test_the_command(hub, main, monkeypatch, tmp_path) -> None:
         "read its terms, then add --yes"
     ]
     said, found = states("--yes")
-    assert (said.code, found) == (0, ["here", "here", "fetched"])
+    assert (said.code, found) == (2, ["here", "here", "missing"])  # fetched, and the key asked for
+    (tmp_path / "new" / "key.txt").write_text("")
     hub.asked.clear()
     said = main("prefetch", sweep, "--json")
     assert said.code == 0
@@ -282,7 +287,8 @@ def test_data_that_no_program_fetches(hub, main, tmp_path) -> None:
     assert said.code == 2
     assert said.out.splitlines()[-1] == "data mine: missing"
     assert said.lines == [
-        f"vlpeft: error: q.json: the questions cannot be fetched by program; ask the authors; put q.json at {tmp_path}/new/q.json"
+        "vlpeft: error: data 'mine': q.json: the questions cannot be fetched by program; "
+        f"ask the authors; put q.json at {tmp_path}/new/q.json"
     ]
 
 
