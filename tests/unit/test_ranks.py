@@ -205,7 +205,7 @@ def test_a_killed_rank_fails_the_cell(tmp_path) -> None:
 
 
 def test_what_the_user_can_mend_is_told_as_such(tmp_path) -> None:
-    made = planned(tmp_path, protocol="{lr: 1e38, steps: 4, batch_size: 4, train_limit: 8, eval_limit: 4}")
+    made = planned(tmp_path, protocol="{lr: 1e30, steps: 4, batch_size: 4, train_limit: 8, eval_limit: 4}")
     with pytest.raises(UserError, match="the loss became nan at step"):
         run(made, tmp_path / "root", 2)
     (path,) = (tmp_path / "root").glob("cells/*/failure.json")
