@@ -34,9 +34,10 @@ from benchmark.records import Record, Selected, Store, read_json, sha256, to_jso
 from benchmark.selection import Selection
 from benchmark.training import Feed, TrainingState, start, train
 
-Outcome = Literal["done", "already done", "running elsewhere"]
+Outcome = Literal["done", "already done", "running elsewhere", "left alone"]
 Progress = Callable[[str, int, int], None]  # phase, step, total
 Asked = Callable[[], bool]  # has the cell been asked to stop
+Begin = Callable[[], bool]  # called once the cell is this process's; False: leave it alone
 PROGRESS_SECONDS = 1.0
 LOCK_SECONDS = 0.5
 
@@ -70,7 +71,14 @@ class Stopped(BaseException):
     """The cell has stopped because it was asked to; it goes on from its checkpoint another time."""
 
 
-def run_cell(cell_id: str, root: Path, runtime: Runtime, progress: Progress = lambda *_: None, asked: Asked = lambda: False) -> Outcome:
+def run_cell(
+    cell_id: str,
+    root: Path,
+    runtime: Runtime,
+    progress: Progress = lambda *_: None,
+    asked: Asked = lambda: False,
+    begin: Begin = lambda: True,
+) -> Outcome:
     """Run a cell unless it is done or another process holds it. A failure leaves failure.json and raises.
 
     `asked` is asked after every step, and now and then besides: once it is true, the cell is saved and Stopped is raised.
@@ -82,6 +90,8 @@ def run_cell(cell_id: str, root: Path, runtime: Runtime, progress: Progress = la
         with FileLock(folder / "lock", timeout=LOCK_SECONDS):
             if store.has_record(cell_id):
                 return "already done"
+            if not begin():
+                return "left alone"
             _attempt(store, cell_id, runtime, progress, asked)
     except Timeout:
         return "running elsewhere"

@@ -28,9 +28,10 @@ class Profile(Config):
     qos: Word | None = None
     constraint: Word | None = None
     gpus: NonNegative = 0  # with 1 or more, cells run on the GPU or fail
-    cpus: Positive = 1  # threads of a cell, unless --threads says otherwise
+    cpus: Positive = 1  # of a job; the cells that run at once share them as threads, unless --threads says otherwise
     array_parallelism: Positive = 100  # jobs of an array at a time
-    cells_per_job: Positive = 1  # one after another
+    cells_per_job: Positive = 1
+    cells_at_once: Positive = 1  # of a job's cells; they share its GPUs, its memory and its CPUs
     requeue: bool = True  # false where the cluster forbids it: jobs are then submitted anew
     signal_seconds: Positive = 90  # warning before the time is over: enough for one step and a checkpoint
     time_outs: NonNegative = 100  # how often a job may be requeued for want of time
@@ -42,6 +43,15 @@ class Profile(Config):
     def __post_init__(self) -> None:
         if self.signal_seconds >= 60 * self.time:
             raise ValueError(f"signal_seconds: {self.signal_seconds} leaves nothing of the {self.time} minutes of `time`")
+        if self.cells_at_once > self.cells_per_job:
+            raise ValueError(f"cells_at_once: {self.cells_at_once} is more than the job's cells; set `cells_per_job` to at least that")
+        if self.cells_at_once > self.cpus:
+            raise ValueError(f"cells_at_once: {self.cells_at_once} cells need a CPU each; set `cpus` to at least that")
+
+    @property
+    def threads(self) -> int:
+        """CPU threads of one cell."""
+        return self.cpus // self.cells_at_once
 
     def parameters(self) -> dict[str, Any]:
         """What submitit's AutoExecutor is told."""

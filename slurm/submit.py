@@ -37,7 +37,7 @@ class Submitter:
     def make(cls, root: Path, profile: Profile, runtime: Any, name: str) -> Submitter:
         """With the profile's threads and device where the runtime leaves them open."""
         settings = dump(runtime)
-        settings["threads"] = settings["threads"] or profile.cpus
+        settings["threads"] = settings["threads"] or profile.threads
         if profile.gpus and settings["device"] == "auto":
             settings["device"] = "cuda"  # a node whose GPU cannot be seen is an error, not a reason to take weeks on its CPU
         return cls(Ledger(root.resolve()), profile, settings, f"vlpeft-{name}")
@@ -87,10 +87,10 @@ class Submitter:
     def _submit(self, groups: Sequence[Sequence[str]], left: str) -> None:
         folder = self.ledger.new()
         executor = self._executor(folder)
-        root, warning = str(self.ledger.root), self.profile.signal_seconds
+        root, warning, at_once = str(self.ledger.root), self.profile.signal_seconds, self.profile.cells_at_once
         try:
             with contextlib.redirect_stderr(io.StringIO()), executor.batch():  # submitit prints what it raises, too
-                made = [executor.submit(CellJob(tuple(ids), root, self.runtime, warning)) for ids in groups]
+                made = [executor.submit(CellJob(tuple(ids), root, self.runtime, warning, at_once)) for ids in groups]
         except RuntimeError as error:  # of submitit, with what sbatch said
             raise UserError(f"SLURM refuses the jobs: {' '.join(str(error).split())}{left}") from error
         except OSError as error:

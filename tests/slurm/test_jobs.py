@@ -85,6 +85,26 @@ def test_a_poisoned_cell_blocks_nobody(launch, root, main, tmp_path) -> None:
     assert states[crashing]["reason"].startswith("killed: killed by SIGSEGV")
 
 
+def test_cells_of_a_job_run_at_once(launch, root, main, tmp_path) -> None:
+    """Three at a time in one job; one crashes and takes only itself along; asked to stop, each is saved and goes on in the requeued job."""
+    rows = json.loads(main("plan", write_fake_sweep(tmp_path, 6), "--json").out)
+    crashing = rows[1]["id"]
+    seen: list[int] = []
+
+    def stop() -> None:
+        seen.append(len(wait_until(lambda: (found := running(root)) and len(found) >= 2 and found)))
+        strike(root, set(), BLOWS["asked to stop"])
+
+    cells = {"": {"steps": 20, "seconds": 0.3}, crashing: {"does": "segfault"}}
+    said = launch(number=6, cells=cells, cells_per_job=6, cells_at_once=3, cpus=3, signal_seconds=20, meanwhile=stop)
+    assert said.code == 1
+    assert seen[0] >= 2
+    assert {cell: failure["cause"] for cell, failure in failures(root).items()} == {crashing: "killed"}
+    assert len(records(root)) == 5
+    assert all(trace(root, cell) == list(range(1, 21)) for cell in records(root))  # all were saved at the step where they were stopped
+    assert sbatches(root) == 1
+
+
 def test_disturbed_cells_end_well(launch, root) -> None:
     """Forty cells on four nodes; jobs are asked to stop, requeued, killed, and a node dies."""
 

@@ -26,6 +26,8 @@ def test_shipped_profiles_load_and_say_what_they_are_for() -> None:
         ({"setup": "module load cuda"}, "setup: write a list"),
         ({"time": 1, "signal_seconds": 60}, "signal_seconds: 60 leaves nothing of the 1 minutes"),
         ({"cells_per_job": 0}, "cells_per_job:"),
+        ({"cells_at_once": 2, "cpus": 2}, "cells_at_once: 2 is more than the job's cells; set `cells_per_job`"),
+        ({"cells_at_once": 2, "cells_per_job": 4}, "cells_at_once: 2 cells need a CPU each; set `cpus`"),
     ],
 )
 def test_a_wrong_setting_is_refused(more, words) -> None:
