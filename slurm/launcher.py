@@ -69,7 +69,7 @@ def launch_local(cells: Sequence[Planned], root: Path, runtime: Any, workers: in
     """
     import submitit
 
-    name = f"{platform.node()}-{os.getpid()}"  # `vlpeft cancel` looks for it
+    name = f"{platform.node()}-{os.getpid()}"
     folder = root / "jobs" / time.strftime("%Y%m%d-%H%M%S") / name  # a fresh folder: submitit reuses job ids
     executor = submitit.LocalExecutor(folder=folder)
     executor.update_parameters(timeout_min=MONTH_MINUTES)

@@ -268,7 +268,9 @@ def test_a_failing_cell_does_not_stop_the_others(tmp_path, main) -> None:
     mended = main("sweep", path, "--root", root, "--on", "inline", *RUN)
     assert mended.code == 0, mended.err
     assert len(mended.lines) == 2
-    assert {row["state"] for row in json.loads(main("status", path, "--root", root, "--json").out)} == {"done"}
+    rows = json.loads(main("status", path, "--root", root, "--json").out)
+    assert [row["state"] for row in rows] == ["done", "done", "stale"]  # the last one has the settings that were wrong
+    assert rows[-1]["id"] == states["wild"]["id"]
 
 
 def test_run_one_cell(tmp_path, main) -> None:

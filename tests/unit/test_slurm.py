@@ -12,7 +12,7 @@ from benchmark.config import parse
 from benchmark.errors import UserError
 from benchmark.records import Store, read_json
 from benchmark.runner import Runtime
-from slurm import supervise, worker
+from slurm import cluster, supervise, worker
 from slurm.cluster import Job, ended, jobs
 from slurm.control import cancel, sections
 from slurm.job import CellJob
@@ -365,24 +365,34 @@ def test_the_ledger_reads_what_it_writes(tmp_path) -> None:
     assert Ledger(tmp_path / "nothing").sent() == {}
 
 
-def test_what_waits_is_told(slurm, submitter, store) -> None:
+def test_what_waits_is_told(slurm, submitter, store, monkeypatch) -> None:
     root, (queued, running, lost, forgotten, never) = submitter.ledger.root, ids(5)
     submitter.submit([queued, "x", running, "y", lost, "z"])
     submitter.submit([forgotten])
     (slurm / "queue").write_text("1001|0|PENDING|Priority\n1001|1|RUNNING|None\n1001|2|TIMEOUT|None\n")
     told = notes(root, [queued, running, lost, forgotten, never])
     assert told == {
-        queued: "queued as job 1001_0 (Priority)",
-        running: "in job 1001_1, RUNNING",
-        lost: "its job 1001_2 ended as TIMEOUT; `vlpeft sweep` submits it again",
-        forgotten: "its job 1002 has ended; `vlpeft sweep` submits it again",
+        queued: ("pending", "queued as job 1001_0 (Priority)"),
+        running: ("pending", "in job 1001_1, RUNNING"),
+        lost: ("missing", "its job 1001_2 ended as TIMEOUT; `vlpeft sweep` submits it again"),
+        forgotten: ("missing", "its job 1002 has ended; `vlpeft sweep` submits it again"),
     }
     (slurm / "accounts").write_text("1002|NODE_FAIL|0:9\n")
-    assert "ended as NODE_FAIL, signal 9" in notes(root, [forgotten])[forgotten]
+    assert "ended as NODE_FAIL, signal 9" in notes(root, [forgotten])[forgotten].text
+    (slurm / "accounts").write_text("1001_0|PREEMPTED|0:0\n1001_0|PENDING|0:0\n1002|PREEMPTED|0:0\n")
+    told = notes(root, [queued, forgotten], begun=[queued])
+    assert told[queued] == ("preempted", "queued again as job 1001_0 (Priority)")
+    assert told[forgotten] == ("preempted", "its job 1002 ended as PREEMPTED; `vlpeft sweep` submits it again")
+    (slurm / "accounts").write_text("1001_0|PREEMPTED|0:0\n1001_0|REQUEUED|0:0\n1001_0|PENDING|0:0\n")
+    assert notes(root, [queued], begun=[queued])[queued].state == "pending"  # it has run since, and was requeued for another reason
+    (slurm / "sacct").unlink()
+    monkeypatch.setattr(cluster.shutil, "which", lambda _: None)  # without accounting nobody can know
+    assert notes(root, [queued], begun=[queued])[queued].state == "pending"
     (slurm / "squeue").unlink()
     (slurm / "squeue").write_text("#!/bin/bash\nexit 1\n")
     (slurm / "squeue").chmod(0o755)
-    assert "nobody knows: `squeue` failed" in notes(root, [lost])[lost]
+    assert notes(root, [lost])[lost].state == "pending"
+    assert "nobody knows: `squeue` failed" in notes(root, [lost])[lost].text
     assert notes(root.parent / "elsewhere", [lost]) == {}
 
 
@@ -391,9 +401,9 @@ def test_cancelling_names_the_jobs_of_these_cells_only(slurm, submitter) -> None
     (slurm / "queue").write_text("1001|0|PENDING|Priority\n1001|1|RUNNING|None\n1001|2|COMPLETING|None\n1|N/A|RUNNING|None\n")
     (slurm / "scancel").write_text(f'#!/bin/bash\necho "$@" > {slurm}/cancelled\n')
     (slurm / "scancel").chmod(0o755)
-    assert cancel(submitter.ledger.root, ids(6)[2:]) == (1, 0)
+    assert cancel(submitter.ledger.root, "sweep", ids(6)[2:]) == (1, 0, [])
     assert (slurm / "cancelled").read_text() == "1001_1\n"
-    assert cancel(submitter.ledger.root, ids(2)) == (1, 0)
+    assert cancel(submitter.ledger.root, "sweep", ids(2)) == (1, 0, [])
     assert (slurm / "cancelled").read_text() == "1001_0\n"
 
 
