@@ -56,6 +56,7 @@ def _data_elsewhere(cell: Planned) -> bool:
 def save_plan(plan_: Plan, root: Path) -> None:
     """Leave the plan and its cells in a result folder, where workers and tables find them."""
     store = Store(root)
+    store.reserve()
     for planned in plan_.runnable():
         if not store.has_record(planned.id):
             store.write_cell(planned.id, dump(planned.cell))

@@ -12,6 +12,8 @@ Layout of a result folder:
                     checkpoint.pt     where an interrupted attempt goes on
                     lock              held by the process that runs the cell
     ROOT/slurm/<submission>/          what was submitted: script, pickles, logs, and which job has which cells
+    ROOT/launchers/                   who is at work, see slurm/presence.py
+    ROOT/reserve                      room for failure.json files, given up on a full disk
     ROOT/features/<key>/              cached features of frozen vision towers
 """
 
@@ -31,9 +33,10 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from benchmark.config import Config, dump, parse
-from benchmark.errors import UserError
+from benchmark.errors import UserError, disk_trouble
 
 RECORD_SCHEMA = 1
+RESERVE_BYTES = 2**18
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,22 @@ class Store:
                 temporary.replace(path)
             finally:
                 temporary.unlink(missing_ok=True)
+
+    def write_failure(self, cell_id: str, failure: Mapping[str, Any]) -> None:
+        """Write failure.json; where the disk is full, into the room that `reserve` took. Raises UserError if that is gone, too."""
+        path, data = self.folder(cell_id) / "failure.json", to_json(failure)
+        try:
+            write_atomically(path, data)
+        except UserError as error:
+            if disk_trouble(error) != "disk full":
+                raise
+            (self.root / "reserve").unlink(missing_ok=True)
+            write_atomically(path, data)
+
+    def reserve(self) -> None:
+        """Take room on the disk for the causes of failure of many cells, so that a full disk can be told."""
+        if not (self.root / "reserve").exists():
+            write_atomically(self.root / "reserve", bytes(RESERVE_BYTES))
 
     def publish(self, record: Record) -> bool:
         """Write the record unless one stands already; True if this call wrote it. Of several writers exactly one wins."""

@@ -22,7 +22,7 @@ from benchmark.cell import SCIENCE, Cell
 from benchmark.checkpoint import load_checkpoint, save_checkpoint, save_trained
 from benchmark.config import NonNegativeFloat, Positive, dump, parse
 from benchmark.cost import Meter, parameters
-from benchmark.errors import DataError, UserError
+from benchmark.errors import DataError, UserError, disk_trouble
 from benchmark.evaluation import predictions
 from benchmark.features import views, visual_inputs
 from benchmark.grid import METHODS
@@ -30,7 +30,7 @@ from benchmark.inputs import Inputs
 from benchmark.method import Method, apply
 from benchmark.metrics.base import Prediction
 from benchmark.provenance import provenance
-from benchmark.records import Record, Selected, Store, read_json, sha256, to_json, write_atomically
+from benchmark.records import Record, Selected, Store, read_json, sha256, to_json, write_atomically, writing
 from benchmark.selection import Selection
 from benchmark.training import Feed, TrainingState, start, train
 
@@ -107,7 +107,13 @@ def _attempt(store: Store, cell_id: str, runtime: Runtime, progress: Progress, a
     except Stopped:
         raise
     except BaseException as error:
-        write_atomically(folder / "failure.json", to_json(describe_failure(error)))
+        for name in (
+            "progress.json",
+            "predictions.jsonl",
+            "trained.safetensors",
+        ):  # worthless without a record; on a full disk this makes room
+            (folder / name).unlink(missing_ok=True)
+        store.write_failure(cell_id, describe_failure(error))
         raise
     finally:
         (folder / "progress.json").unlink(missing_ok=True)
@@ -118,7 +124,7 @@ def describe_failure(error: BaseException) -> dict[str, Any]:
     """What failure.json holds: cause, a one-line message, and whether the user can mend it."""
     oom = isinstance(error, (torch.OutOfMemoryError, MemoryError))
     words = {KeyboardInterrupt: "interrupted", DataError: "data", UserError: "settings"}
-    cause = "out of memory" if oom else words.get(type(error), type(error).__name__)
+    cause = "out of memory" if oom else disk_trouble(error) or words.get(type(error), type(error).__name__)
     message = " ".join(str(error).split()) or type(error).__name__
     return {"cause": cause, "message": message[:500], "user": isinstance(error, UserError)}
 
@@ -264,8 +270,13 @@ def _reporter(folder: Path, progress: Progress) -> Progress:
             left = (now - began[2]) * (total - step) / (step - began[1]) if step > began[1] else None
             where = {"phase": phase, "step": step, "total": total, "updated": time.time(), "pid": os.getpid(), "left": left}
             temporary = folder / ".progress.json"  # watched, not kept: atomic, but not worth an fsync
-            temporary.write_bytes(to_json(where))
-            temporary.replace(folder / "progress.json")
+            with writing(folder / "progress.json"):
+                try:
+                    temporary.write_bytes(to_json(where))
+                    temporary.replace(folder / "progress.json")
+                except OSError:
+                    temporary.unlink(missing_ok=True)
+                    raise
 
     return report
 

@@ -67,10 +67,8 @@ def _accounts(ids: Iterable[str], *more: str) -> Iterator[tuple[str, str, str]]:
 def preempted(ids: Iterable[str]) -> set[str]:
     """Those jobs that ended last by being pre-empted, whether or not they wait again. Empty where there is no accounting."""
     wanted = set(ids)
-    last: dict[str, str] = {}
-    for job, state, _ in _accounts(wanted, "-D"):  # with a line for each time that a job ran
-        if state in (*DEAD, "REQUEUED"):
-            last[job] = state
+    rounds = _accounts(wanted, "-D")  # a line for each time that a job ran
+    last = {job: state for job, state, _ in rounds if state in DEAD or state == "REQUEUED"}
     return {job for job, state in last.items() if job in wanted and state == "PREEMPTED"}
 
 

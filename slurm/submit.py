@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from benchmark.config import dump
 from benchmark.errors import UserError
-from slurm.cluster import SlurmSilent, jobs, max_array_size
+from slurm.cluster import SlurmSilent, cancel, jobs, max_array_size
 from slurm.job import CellJob
 from slurm.launcher import clear_failures
 from slurm.ledger import Ledger, Submission
@@ -95,7 +95,12 @@ class Submitter:
             raise UserError(f"SLURM refuses the jobs: {' '.join(str(error).split())}{left}") from error
         except OSError as error:
             raise UserError(f"cannot write {folder}: {error.strerror}; choose a writable --root with free space{left}") from error
-        self.ledger.write(folder, Submission(made[0].job_id.split("_")[0], tuple(map(tuple, groups))))
+        job = made[0].job_id.split("_")[0]
+        try:
+            self.ledger.write(folder, Submission(job, tuple(map(tuple, groups))))
+        except UserError as error:  # a job that nobody knows of must not run
+            cancel([job])
+            raise UserError(f"{error}{left}") from error
 
     def _executor(self, folder: Path) -> Any:
         import submitit

@@ -73,7 +73,7 @@ def give_up(store: Store, cell_id: str, cause: str, message: str, log: str) -> N
     said = f"{message}; {log} ends: {tail(Path(log))}" if log else message
     if cause in ("killed", "job failed") and MEMORY.search(said):
         cause = "out of memory"
-    write_atomically(store.folder(cell_id) / "failure.json", to_json({"cause": cause, "message": said[:1000], "user": False}))
+    store.write_failure(cell_id, {"cause": cause, "message": said[:1000], "user": False})
     forget(store, cell_id)
 
 

@@ -10,9 +10,14 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
+from benchmark.records import Store
+from benchmark.sweep import read_plan
+from results.status import begun, noted, status
+from slurm.ledger import Ledger
+from slurm.states import notes
 from slurm.tries import LIMIT
-from tests.end_to_end.conftest import leftovers, records
-from tests.slurm.conftest import BLOWS, job_of, output, running, strike, trace, wait_until, write_fake_sweep, write_profile
+from tests.end_to_end.conftest import leftovers, records, start_vlpeft
+from tests.slurm.conftest import BLOWS, job_of, output, processes, running, strike, trace, wait_until, write_fake_sweep, write_profile
 
 pytestmark = pytest.mark.slurm
 
@@ -131,7 +136,7 @@ def test_disturbed_cells_end_well(launch, root) -> None:
 
 def kill_node(node: str) -> None:
     """Kill a slurmd, and bring it back."""
-    here = [p for p in psutil.process_iter(["cmdline"]) if (p.info["cmdline"] or [])[:3] == ["slurmd", "-N", node]]
+    here = processes(f"slurmd -N {node} ")
     assert here
     for each in here:
         each.kill()
@@ -186,19 +191,31 @@ def test_refused_requeueing(launch, root) -> None:
 
 
 @pytest.mark.parametrize("partition", ["preemptible", "cancelling"])
-def test_preempted(launch, root, partition) -> None:
+def test_preempted(launch, root, tmp_path, partition) -> None:
     """A more urgent job takes the node: SLURM requeues the job, or cancels it for good."""
 
     def press() -> None:
         wait_until(lambda: running(root))
-        output("sbatch", "-p", "urgent", "--exclusive", "-N", 4, "-t", 1, "--output=/dev/null", "--wait", "--wrap", "sleep 1")
+        urgent = output("sbatch", "-p", "urgent", "--parsable", "--exclusive", "-N", 4, "-t", 1, "--output=/dev/null", "--wrap", "sleep 15")
+        wait_until(lambda: output("squeue", "-h", "-j", urgent, "-t", "RUNNING"))
+        wait_until(look)
+        output("scancel", urgent)
 
+    def look() -> bool:
+        plan, store = read_plan(str(tmp_path / "one.yaml"), root), Store(root)
+        cells = status(plan, store)
+        found = noted(cells, notes(root, [cell.id for cell in cells], [cell.id for cell in cells if begun(cell)]))
+        seen.update(cell.state for cell in found)
+        return "preempted" in seen
+
+    seen: set[str] = set()
     said = launch(number=2, cells={"": {"steps": 40, "seconds": 0.25}}, partition=partition, meanwhile=press)
     assert said.code == 0, said.err
     assert len(records(root)) == 2
     for cell in records(root):
         assert trace(root, cell) == list(range(1, 41))
     assert (sbatches(root) > 1) == (partition == "cancelling")
+    assert "preempted" in seen
 
 
 def test_out_of_memory(launch, root) -> None:
@@ -225,6 +242,22 @@ def test_what_slurm_refuses(launch, root) -> None:
         assert said.lines[-1].startswith("vlpeft: error: SLURM refuses the jobs: ")
         assert word in said.lines[-1]
     assert sbatches(root) == 0
+
+
+def test_two_launchers_started_at_once_run_each_cell_once(cluster, root, tmp_path) -> None:
+    """Two processes at the same moment: between them they submit each cell once, and both end well."""
+    sweep = write_fake_sweep(tmp_path, 12)
+    profile = write_profile(tmp_path, cells={"": {"steps": 10, "seconds": 0.2}}, cells_per_job=2)
+    command = ("sweep", sweep, "--root", root, "--on", "slurm", "--profile", profile, "--device", "cpu")
+    logs = [tmp_path / name for name in ("a", "b")]
+    both = [start_vlpeft(*command, log=log) for log in logs]
+    codes = [process.wait(timeout=300) for process in both]
+    assert codes == [0, 0], [log.read_text() for log in logs]
+    sent = Ledger(root).sent()
+    assert len(sent) == 12
+    assert all(len(jobs) == 1 for jobs in sent.values())
+    assert all(trace(root, cell) == list(range(1, 11)) for cell in records(root))
+    assert len(records(root)) == 12
 
 
 def test_two_launchers_submit_each_cell_once(launch, root, main) -> None:
