@@ -244,6 +244,27 @@ def test_what_slurm_refuses(launch, root) -> None:
     assert sbatches(root) == 0
 
 
+def test_a_full_disk(launch, disk, main, tmp_path) -> None:
+    """Full at submission: refused on one line. Filled by a cell: the cause is told. With room again the same command finishes."""
+    root = disk.path / "root"
+    disk.fill()
+    refused = launch(number=4, root=root)
+    assert refused.code == 2
+    assert "No space left on device; choose a writable --root with free space" in refused.lines[-1]
+    disk.free()
+    rows = json.loads(main("plan", tmp_path / "one.yaml", "--json").out)
+    said = launch(number=4, cells={rows[1]["id"]: {"does": "fill"}}, root=root)
+    assert said.code in (1, 2)
+    assert "disk full" in said.err or "No space left on device" in said.err
+    states = {row["id"]: row for row in json.loads(main("status", tmp_path / "one.yaml", "--root", root, "--json").out)}
+    assert states[rows[1]["id"]]["reason"].startswith("disk full: ")
+    wait_until(lambda: not output("squeue", "-h"))
+    disk.free()
+    again = launch(number=4, root=root)
+    assert again.code == 0, again.err
+    assert len(records(root)) == 4
+
+
 def test_two_launchers_started_at_once_run_each_cell_once(cluster, root, tmp_path) -> None:
     """Two processes at the same moment: between them they submit each cell once, and both end well."""
     sweep = write_fake_sweep(tmp_path, 12)

@@ -52,6 +52,7 @@ def run_cell(cell_id, root, runtime, progress=None, asked=lambda: False, begin=l
 
 
 def attempt(store, cell_id, asked, steps, seconds, does):
+    from benchmark.errors import disk_trouble
     from benchmark.records import Record, read_json, to_json, write_atomically
 
     folder = store.folder(cell_id)
@@ -65,14 +66,14 @@ def attempt(store, cell_id, asked, steps, seconds, does):
                 file.write(f"{step}\n")
             where = {"phase": "train", "step": step, "total": steps, "updated": time.time(), "pid": os.getpid()}
             write_atomically(folder / "progress.json", to_json(where))
-            misbehave(does)
+            misbehave(does, store.root)
             stop = asked() and does != "deaf"
             if stop or step % CHECKPOINT_STEPS == 0:
                 write_atomically(saved, str(step).encode())
             if stop:
                 raise Stopped
     except Exception as error:
-        write_atomically(folder / "failure.json", to_json({"cause": type(error).__name__, "message": str(error), "user": False}))
+        store.write_failure(cell_id, {"cause": disk_trouble(error) or type(error).__name__, "message": str(error), "user": False})
         raise
     finally:
         (folder / "progress.json").unlink(missing_ok=True)
@@ -85,7 +86,11 @@ def attempt(store, cell_id, asked, steps, seconds, does):
     saved.unlink(missing_ok=True)
 
 
-def misbehave(does):
+def misbehave(does, root):
+    if does == "fill":
+        with (root.parent / "ballast").open("ab", buffering=0) as file:
+            while file.write(bytes(2**12)):  # until there is no room
+                pass
     if does == "raise":
         raise RuntimeError("it was told to")
     if does == "segfault":
