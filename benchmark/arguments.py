@@ -92,7 +92,8 @@ def _running(commands: Any) -> None:
     _scale_flag(retry)
     which = retry.add_mutually_exclusive_group(required=True)
     which.add_argument("--failed", action="store_true", help="all that failed")
-    which.add_argument("--cause", metavar="WORDS", help="those whose cause holds these words, such as memory, cancelled or node")
+    words = "those whose cause holds these words, such as cancelled; oom, timeout, node and disk stand for the usual ones"
+    which.add_argument("--cause", metavar="WORDS", help=words)
     _launch_flags(retry)
     retry.set_defaults(dry_run=False)
     _run_flags(retry)

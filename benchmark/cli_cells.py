@@ -6,11 +6,16 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from benchmark.errors import UserError
 
 WATCH_SECONDS = 5.0
+CAUSES = {"oom": "out of memory", "timeout": "time limit", "node": "node failure", "disk": "disk full"}  # short words for `retry --cause`
 
 
 def run(options: argparse.Namespace) -> int:
@@ -49,8 +54,9 @@ def _launch(options: argparse.Namespace, way: Any, made: Any, cells: Any) -> int
     """Run cells of a plan, then print its tables and why cells failed."""
     from benchmark.progress import SweepProgress
     from slurm.launcher import by_cause, failures
+    from slurm.presence import at_work
 
-    with SweepProgress(made, cells, options.root) as progress:
+    with SweepProgress(made, cells, options.root) as progress, at_work(options.root, made.sweep, options.on):
         way.run(cells, options.root, progress)
     if options.detach:
         print(f"vlpeft: the jobs go on by themselves{_how_to_watch(options)}", file=sys.stderr)
@@ -79,7 +85,7 @@ def retry(options: argparse.Namespace) -> int:
     made, store = load_plan(options.sweep, options.root, options.scale), Store(options.root)
     waiting = [(cell, failure(store, cell.id)) for cell in made.runnable() if not store.has_record(cell.id)]
     failed = [(cell, why.cause) for cell, why in waiting if why is not None]
-    cells = [cell for cell, cause in failed if (options.cause or "") in cause]
+    cells = [cell for cell, cause in failed if CAUSES.get(options.cause, options.cause or "") in cause]
     if not cells:
         causes = sorted({cause for _, cause in failed})
         print(f"vlpeft: nothing to retry; causes of failure: {', '.join(causes) or 'none'}", file=sys.stderr)
@@ -88,17 +94,14 @@ def retry(options: argparse.Namespace) -> int:
 
 
 def status(options: argparse.Namespace) -> int:
-    from benchmark.records import Store
-    from benchmark.sweep import load_plan
-    from results.status import as_dicts, noted, status, status_table
-    from slurm.states import notes
+    from benchmark.sweep import how_to_launch, outdated, read_plan
+    from results.status import as_dicts, status_table
 
-    made, store = load_plan(options.sweep, options.root, options.scale), Store(options.root)
-
-    def look() -> Any:
-        cells = status(made, store)
-        return noted(cells, notes(options.root, [cell.id for cell in cells if cell.state == "pending"]))
-
+    made = read_plan(options.sweep, options.root, options.scale)
+    if changed := outdated(made, options.sweep, options.scale):
+        again = how_to_launch(options.sweep, options.root, options.scale)
+        print(f"vlpeft: {changed}; {again} for what is new or changed", file=sys.stderr)
+    look = partial(_look, made, options.root, changed)
     if options.json:
         print(json.dumps(as_dicts(look()), indent=1, ensure_ascii=False))
     elif options.watch:
@@ -108,39 +111,64 @@ def status(options: argparse.Namespace) -> int:
     return 0
 
 
-def _watch(title: str, look: Any) -> None:
-    """What runs, waits with something to say, or has failed, until all has ended; piped: a line when the numbers change."""
-    from results.status import busy, status_table, summary
+def _look(made: Any, root: Path, changed: str) -> Any:
+    """The state of each cell, with all that is known of it here; then what the folder holds of settings that are no more."""
+    from benchmark.records import Store
+    from results.status import begun, noted, outdated, status, strangers
+    from slurm.presence import launchers
+    from slurm.states import notes
+
+    store = Store(root)
+    cells, foreign = status(made, store), strangers(made, store)
+    waiting = [cell.id for cell in cells if cell.state == "missing"]
+    found = noted(cells, notes(root, waiting, [cell.id for cell in cells if begun(cell)]), launched=bool(launchers(root, made.sweep)))
+    return [*(outdated(found, "the sweep has changed since") if changed else found), *foreign]
+
+
+def _watch(title: str, look: Callable[[], Any]) -> None:
+    """What runs, waits with something to say, or has failed, until nothing changes by itself; piped: a line when the numbers change."""
+    from rich.live import Live
+    from rich.text import Text
+
+    from results.render import render
+    from results.status import COMING, busy, status_table, summary
 
     before = None
-    while True:
-        cells = look()
-        numbers = summary(cells)
-        if sys.stdout.isatty():
-            print("\x1b[2J\x1b[H", end="")
-            print_text(status_table(title, cells, shown=[cell for cell in cells if busy(cell)]))
-        elif numbers != before:
-            print(", ".join(f"{number} {state}" for state, number in numbers.items() if number), flush=True)
-        before = numbers
-        if not numbers["running"] and not numbers["pending"]:
-            return
-        time.sleep(WATCH_SECONDS)
+    with Live(auto_refresh=False, vertical_overflow="ellipsis") if sys.stdout.isatty() else nullcontext() as live:
+        while True:
+            cells = look()
+            numbers = summary(cells)
+            if live is not None:
+                shown = status_table(title, cells, shown=[cell for cell in cells if busy(cell)])
+                live.update(Text.from_ansi(render(shown, "text", colour=True), no_wrap=True), refresh=True)
+            elif numbers != before:
+                print(", ".join(f"{number} {state}" for state, number in numbers.items() if number), flush=True)
+            before = numbers
+            if not any(numbers[state] for state in COMING):
+                return
+            time.sleep(WATCH_SECONDS)
 
 
 def cancel(options: argparse.Namespace) -> int:
-    from benchmark.sweep import load_plan
+    from benchmark.records import Store
+    from benchmark.sweep import read_plan
+    from results.status import strangers
     from slurm.control import cancel
 
-    jobs, local = cancel(options.root, {cell.id for cell in load_plan(options.sweep, options.root, options.scale).runnable()})
+    made = read_plan(options.sweep, options.root, options.scale)
+    stale = (cell.id for cell in strangers(made, Store(options.root)))
+    jobs, local, elsewhere = cancel(options.root, made.sweep, {*(cell.id for cell in made.runnable()), *stale})
     print(f"{jobs} jobs cancelled, {local} local launchers interrupted; what is done stays, `vlpeft sweep` goes on")
+    if elsewhere:
+        print(f"vlpeft: local launchers are at work on {', '.join(elsewhere)}, too: run this command there", file=sys.stderr)
     return 0
 
 
 def logs(options: argparse.Namespace) -> int:
-    from benchmark.sweep import load_plan
+    from benchmark.sweep import read_plan
     from slurm.control import sections
 
-    cell = load_plan(options.sweep, options.root, options.scale).find(options.cell)
+    cell = read_plan(options.sweep, options.root, options.scale).find(options.cell)
     found = list(sections(options.root, cell.id))
     if not found:
         raise UserError(f"no log of cell {cell.id} in {options.root}: it was not started, or ran with --on inline")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+
+DISK = {errno.ENOSPC: "disk full", errno.EDQUOT: "disk full", errno.EROFS: "read-only disk"}
 
 
 class UserError(Exception):
@@ -17,6 +20,15 @@ class DataError(UserError):
 
 class MetricUnavailable(Exception):
     """A metric cannot run on this machine; the message is the reason a record and a table show."""
+
+
+def disk_trouble(error: BaseException | None) -> str:
+    """ "disk full" or "read-only disk" where that is what an error comes from; "" for any other."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in DISK:
+            return DISK[error.errno]
+        error = error.__cause__
+    return ""
 
 
 @contextmanager

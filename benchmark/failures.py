@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from benchmark.errors import DataError, UserError
+from benchmark.errors import DataError, UserError, disk_trouble
 
 
 class RankFailed(RuntimeError):
@@ -23,7 +23,7 @@ def describe_failure(error: BaseException) -> dict[str, Any]:
         return error.about
     oom = isinstance(error, (torch.OutOfMemoryError, MemoryError))
     words = {KeyboardInterrupt: "interrupted", DataError: "data", UserError: "settings"}
-    cause = "out of memory" if oom else words.get(type(error), type(error).__name__)
+    cause = "out of memory" if oom else disk_trouble(error) or words.get(type(error), type(error).__name__)
     message = " ".join(str(error).split()) or type(error).__name__
     return {"cause": cause, "message": message[:500], "user": isinstance(error, UserError)}
 

@@ -155,11 +155,18 @@ def _build(path: Path, images: Sequence[str], live: Live) -> None:
             if array is None:
                 shape = (len(images), *features.shape[1:])
                 array = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
+                _allocate(temporary)
             array[start : start + len(part)] = features
         array.flush()
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _allocate(path: Path) -> None:
+    """Take the room on the disk now: where there is too little, writing to memory would kill the process by SIGBUS."""
+    with path.open("r+b") as file:
+        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
 def _chunks(images: Sequence[str]) -> Iterator[tuple[int, Sequence[str]]]:

@@ -56,15 +56,16 @@ def _data_elsewhere(cell: Planned) -> bool:
 def save_plan(plan_: Plan, root: Path) -> None:
     """Leave the plan and its cells in a result folder, where workers and tables find them."""
     store = Store(root)
+    store.reserve()
     for planned in plan_.runnable():
         if not store.has_record(planned.id):
-            write_atomically(store.folder(planned.id) / "cell.json", to_json(dump(planned.cell)))
+            store.write_cell(planned.id, dump(planned.cell))
         elif store.record(planned.id).provenance.get("data") != planned.data:
             raise UserError(
                 f"dataset '{planned.dataset}' has changed since cell {planned.id} was run; "
                 f"choose another --root, or delete {store.folder(planned.id)} and its like to run them again"
             )
-    write_atomically(plan_file(root, plan_.sweep), to_json(dump(plan_)))
+    write_atomically(plan_file(root, plan_.sweep), to_json(dump(plan_), indent=None))
 
 
 OPTIMIZER = ("lr", "epochs", "steps", "betas", "eps", "weight_decay", "decays", "schedule", "warmup_fraction", "warmup_steps", "clip_norm")
@@ -78,9 +79,18 @@ class _Checker:
         self.answers: dict[str, int | str] = {}
         self.counts: dict[str, dict[str, int]] = {}
         self.data: dict[str, str] = {}
+        self.last: Planned | None = None
 
     def check(self, planned: Planned) -> Planned:
-        """Fill in the reason to skip, or the parameter counts."""
+        """Fill in the reason to skip, or the parameter counts. Seeds differ in nothing of this."""
+        last = self.last
+        if last is not None and replace(planned.cell, seed=last.seed) == last.cell:
+            same = {name: getattr(last, name) for name in ("skipped", "trainable", "head", "total", "data")}
+            return replace(planned, **same)
+        self.last = self._check(planned)
+        return self.last
+
+    def _check(self, planned: Planned) -> Planned:
         cell = planned.cell
         reason = incapable(cell)
         if reason:

@@ -36,13 +36,14 @@ from benchmark.method import Method, apply
 from benchmark.metrics.base import Prediction
 from benchmark.provenance import provenance
 from benchmark.ranks import Link, run_ranks
-from benchmark.records import Record, Selected, Store, read_json, sha256, to_json, write_atomically
+from benchmark.records import Record, Selected, Store, read_json, sha256, to_json, write_atomically, writing
 from benchmark.selection import Selection
 from benchmark.training import Feed, TrainingState, start, train
 
-Outcome = Literal["done", "already done", "running elsewhere"]
+Outcome = Literal["done", "already done", "running elsewhere", "left alone"]
 Progress = Callable[[str, int, int], None]  # phase, step, total
 Asked = Callable[[], bool]  # has the cell been asked to stop
+Begin = Callable[[], bool]  # called once the cell is this process's; False: leave it alone
 PROGRESS_SECONDS = 1.0
 LOCK_SECONDS = 0.5
 
@@ -67,7 +68,14 @@ class Stopped(BaseException):
     """The cell has stopped because it was asked to; it goes on from its checkpoint another time."""
 
 
-def run_cell(cell_id: str, root: Path, runtime: Runtime, progress: Progress = lambda *_: None, asked: Asked = lambda: False) -> Outcome:
+def run_cell(
+    cell_id: str,
+    root: Path,
+    runtime: Runtime,
+    progress: Progress = lambda *_: None,
+    asked: Asked = lambda: False,
+    begin: Begin = lambda: True,
+) -> Outcome:
     """Run a cell unless it is done or another process holds it. A failure leaves failure.json and raises.
 
     `asked` is asked after every step, and now and then besides: once it is true, the cell is saved and Stopped is raised.
@@ -79,6 +87,8 @@ def run_cell(cell_id: str, root: Path, runtime: Runtime, progress: Progress = la
         with FileLock(folder / "lock", timeout=LOCK_SECONDS):
             if store.has_record(cell_id):
                 return "already done"
+            if not begin():
+                return "left alone"
             _attempt(store, cell_id, runtime, progress, asked)
     except Timeout:
         return "running elsewhere"
@@ -97,7 +107,9 @@ def _attempt(store: Store, cell_id: str, runtime: Runtime, progress: Progress, a
     except Stopped:
         raise
     except BaseException as error:
-        write_atomically(folder / "failure.json", to_json(describe_failure(error)))
+        for name in ("progress.json", "predictions.jsonl", "trained.safetensors"):  # worthless now; on a full disk this makes room
+            (folder / name).unlink(missing_ok=True)
+        store.write_failure(cell_id, describe_failure(error))
         raise
     finally:
         (folder / "progress.json").unlink(missing_ok=True)
@@ -282,8 +294,13 @@ def _reporter(folder: Path, progress: Progress) -> Progress:
             left = (now - began[2]) * (total - step) / (step - began[1]) if step > began[1] else None
             where = {"phase": phase, "step": step, "total": total, "updated": time.time(), "pid": os.getpid(), "left": left}
             temporary = folder / ".progress.json"  # watched, not kept: atomic, but not worth an fsync
-            temporary.write_bytes(to_json(where))
-            temporary.replace(folder / "progress.json")
+            with writing(folder / "progress.json"):
+                try:
+                    temporary.write_bytes(to_json(where))
+                    temporary.replace(folder / "progress.json")
+                except OSError:
+                    temporary.unlink(missing_ok=True)
+                    raise
 
     return report
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import Field
 
 from benchmark.cell import Plan
-from benchmark.config import JSON, Config, Protocol, load_yaml, parse
+from benchmark.config import JSON, Config, Protocol, load_yaml, parse, parse_json
 from benchmark.datasets import DatasetSpec, dataset_path, load_spec
 from benchmark.errors import UserError, did_you_mean, located
 from benchmark.recipes import Layer, protocol_files
@@ -158,22 +158,37 @@ def plan_file(root: Path, sweep: str, scale: str = "") -> Path:
 
 def load_plan(name_or_path: str, root: Path, scale: str = "") -> Plan:
     """The plan that `vlpeft sweep` left in a result folder. Raises UserError if there is none or the sweep has changed since."""
+    plan = read_plan(name_or_path, root, scale)
+    if changed := outdated(plan, name_or_path, scale):
+        raise UserError(f"{changed} in {root}; {how_to_launch(name_or_path, root, scale)} for what is new or changed")
+    return plan
+
+
+def outdated(plan: Plan, name_or_path: str, scale: str = "") -> str:
+    """Why a plan is not what its sweep says now; "" where it is."""
+    path = sweep_path(name_or_path)
+    same = plan.source == fingerprint(path, scale)
+    return "" if same else f"{path}, its protocol or a dataset of it has changed since it was launched"
+
+
+def how_to_launch(name_or_path: str, root: Path, scale: str = "") -> str:
+    """The command, for messages."""
+    return f"run `vlpeft sweep {name_or_path} --root {root}{f' --scale {scale}' if scale else ''}`"
+
+
+def read_plan(name_or_path: str, root: Path, scale: str = "") -> Plan:
+    """The same, even if the sweep has changed. Raises UserError if there is no plan."""
     path = sweep_path(name_or_path)
     if scale:
         scale_path(scale)  # a misspelt one is said to be that
     file = plan_file(root, sweep_name(path), scale)
-    again = f"run `vlpeft sweep {name_or_path} --root {root}{f' --scale {scale}' if scale else ''}`"
+    again = how_to_launch(name_or_path, root, scale)
     try:
-        plan = parse(Plan, json.loads(file.read_text(encoding="utf-8")), str(file))
+        return parse_json(Plan, file.read_text(encoding="utf-8"), str(file))
     except FileNotFoundError as error:
         raise UserError(f"{root} holds no results of the sweep '{sweep_name(path)}'; {again}") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, UserError) as error:
         raise UserError(f"cannot read {file} ({error}); {again}") from error
-    if plan.source != fingerprint(path, scale):
-        raise UserError(
-            f"{path}, its protocol or a dataset of it has changed since it was launched in {root}; {again} for what is new or changed"
-        )
-    return plan
 
 
 def _entry(item: JSON, where: str) -> Entry:

@@ -140,7 +140,7 @@ def _states(plan: Plan, root: Path | None) -> list[str]:
     """State and detail of each cell; what waits is runnable."""
     if root is None:
         return [f"skipped: {cell.skipped}" if cell.skipped else "runnable" for cell in plan.cells]
-    found = [("runnable" if cell.state == "pending" else cell.state, cell.detail) for cell in status(plan, Store(root))]
+    found = [("runnable" if cell.state == "missing" else cell.state, cell.detail) for cell in status(plan, Store(root))]
     return [f"{state}: {detail}" if detail else state for state, detail in found]
 
 

@@ -1,21 +1,42 @@
-"""How far a sweep is, read from the result folder alone, so it works anywhere; what SLURM says of waiting cells may be added."""
+"""How far a sweep is, read from the result folder alone, so it works anywhere; what launchers and SLURM say may be added.
+
+done          has its record
+running       a process holds it
+failed        the last attempt left a cause
+preempted     its job had to make room for another; it waits again, or is gone for good
+pending       waits: a launcher is at work, or a job of a cluster has it
+missing       nothing will bring it: `vlpeft sweep` runs it
+stale         made for settings that the sweep does not have any more, and not done
+skipped       the grid rules it out
+"""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, Literal
 
 from benchmark.cell import Plan, Planned
-from benchmark.records import Store
+from benchmark.records import Store, read_json
 from results.attempts import failure, progress
 from results.tables import Block, Table, Text, one_line
 
-State = Literal["done", "running", "failed", "pending", "skipped"]
-STYLES: dict[State, str] = {"done": "green", "running": "cyan", "failed": "bold red", "pending": "", "skipped": "dim"}
+State = Literal["done", "running", "failed", "preempted", "pending", "missing", "stale", "skipped"]
+STYLES: dict[State, str] = {
+    "done": "green",
+    "running": "cyan",
+    "failed": "bold red",
+    "preempted": "yellow",
+    "pending": "",
+    "missing": "yellow",
+    "stale": "magenta",
+    "skipped": "dim",
+}
+COMING: tuple[State, ...] = ("running", "preempted", "pending")  # what may change by itself
 
 
 @dataclass(frozen=True)
@@ -51,17 +72,49 @@ class CellStatus:
 
 
 def status(plan: Plan, store: Store, *, now: float | None = None) -> list[CellStatus]:
-    """State of every planned cell, in the plan's order. Raises UserError for a status file that is damaged."""
+    """State of every planned cell, in the plan's order; what waits is missing. Raises UserError for a damaged status file."""
     return [_status(planned, store, time.time() if now is None else now) for planned in plan.cells]
 
 
-def noted(cells: Iterable[CellStatus], notes: Mapping[str, str]) -> list[CellStatus]:
-    """With what the cluster says of cells that wait, behind what they say themselves."""
-    return [_noted(cell, notes.get(cell.id, "")) if cell.state == "pending" else cell for cell in cells]
+def noted(cells: Iterable[CellStatus], notes: Mapping[str, tuple[State, str]], *, launched: bool = False) -> list[CellStatus]:
+    """With what a cluster says of cells that are not done, behind what they say themselves. `launched`: a launcher is at work."""
+    default: tuple[State, str] = ("pending" if launched else "missing", "")
+    return [_noted(cell, *notes.get(cell.id, default), launched=launched) if cell.state == "missing" else cell for cell in cells]
 
 
-def _noted(cell: CellStatus, note: str) -> CellStatus:
-    return replace(cell, reason="; ".join(filter(None, (cell.reason, note))))
+def _noted(cell: CellStatus, state: State, note: str, launched: bool) -> CellStatus:
+    return replace(cell, state="pending" if launched and state == "missing" else state, reason=_joined(cell.reason, note))
+
+
+def outdated(cells: Iterable[CellStatus], reason: str) -> list[CellStatus]:
+    """With those marked stale that wait, where the sweep has changed since."""
+    waits = ("missing", "pending", "preempted")
+    return [replace(cell, state="stale", reason=_joined(reason, cell.reason)) if cell.state in waits else cell for cell in cells]
+
+
+def _joined(*reasons: str) -> str:
+    return "; ".join(filter(None, reasons))
+
+
+def begun(cell: CellStatus) -> bool:
+    """Has it been attempted: there is something to go on from, or it was interrupted."""
+    return cell.state == "missing" and bool(cell.reason)
+
+
+def strangers(plan: Plan, store: Store) -> list[CellStatus]:
+    """Cells of the folder that are not done and in no plan that lies there: a sweep was changed after its launch."""
+    folder = store.root / "cells"
+    unknown = set(_names(folder)) - {cell.id for cell in plan.cells}
+    for path in sorted(store.root.glob("sweeps/*.json")) if unknown else ():
+        unknown -= {cell["id"] for cell in (read_json(path) or {}).get("cells", ())}
+    return [_stranger(cell_id, store) for cell_id in sorted(unknown) if not store.has_record(cell_id)]
+
+
+def _stranger(cell_id: str, store: Store) -> CellStatus:
+    cell = read_json(store.folder(cell_id) / "cell.json") or {}
+    names = [cell.get(key, {}).get("name", "?") for key in ("method", "backbone", "dataset")]
+    reason = "of settings that no sweep here has any more"
+    return CellStatus(cell_id, names[0], names[1], cell.get("task", "?"), names[2], cell.get("seed", 0), "stale", reason=reason)
 
 
 def summary(cells: Iterable[CellStatus]) -> dict[State, int]:
@@ -77,7 +130,7 @@ def as_dicts(cells: Iterable[CellStatus]) -> list[dict[str, Any]]:
 
 def busy(cell: CellStatus) -> bool:
     """Is there anything to see of the cell: it runs, has failed, or waits for a reason."""
-    return cell.state in ("running", "failed") or (cell.state == "pending" and bool(cell.reason))
+    return cell.state in ("running", "failed", "preempted") or (cell.state not in ("done", "skipped") and bool(cell.reason))
 
 
 def status_table(title: str, cells: Sequence[CellStatus], shown: Sequence[CellStatus] | None = None) -> Table:
@@ -97,18 +150,27 @@ def _status(planned: Planned, store: Store, now: float) -> CellStatus:
     cell = (planned.id, planned.row, planned.backbone, planned.task, planned.dataset, planned.seed)
     if planned.skipped:
         return CellStatus(*cell, "skipped", reason=planned.skipped)
-    if store.has_record(planned.id):
+    there = _names(store.folder(planned.id))
+    if "record.json" in there:
         return CellStatus(*cell, "done")
-    failed = failure(store, planned.id)
+    failed = failure(store, planned.id) if "failure.json" in there else None
     if failed is not None:
         return CellStatus(*cell, "failed", reason=failed.reason)
-    where = progress(store, planned.id)
-    saved = (store.folder(planned.id) / "checkpoint.pt").exists()
+    where = progress(store, planned.id) if "progress.json" in there else None
+    saved = "checkpoint.pt" in there
     if where is None:
-        return CellStatus(*cell, "pending", reason="goes on from its checkpoint" if saved else "")
+        return CellStatus(*cell, "missing", reason="goes on from its checkpoint" if saved else "")
     if not store.is_held(planned.id):
         next_time = "goes on from its checkpoint" if saved else "starts afresh"
-        return CellStatus(*cell, "pending", reason=f"interrupted in {where.phase} {where.step}/{where.total}; {next_time}")
+        return CellStatus(*cell, "missing", reason=f"interrupted in {where.phase} {where.step}/{where.total}; {next_time}")
     # Clocks of two machines may disagree by a little; an update is never in the future.
     seconds = max(0.0, now - where.updated)
     return CellStatus(*cell, "running", where.step, where.total, where.phase, seconds, where.left)
+
+
+def _names(folder: Path) -> Collection[str]:
+    """One look at a folder in place of one a file: there may be thousands of cells, and the disk far away."""
+    try:
+        return {path.name for path in folder.iterdir()}
+    except (FileNotFoundError, NotADirectoryError):
+        return ()

@@ -6,7 +6,8 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 DEAD = frozenset(
@@ -45,19 +46,36 @@ def jobs() -> dict[str, Job]:
 
 def ended(ids: Iterable[str]) -> dict[str, Job]:
     """How jobs ended, exit codes included. Empty where there is no accounting."""
+    found = {}
+    for job, state, code in _accounts(ids):
+        numbers = re.fullmatch(r"(\d+):(\d+)", code)
+        found[job] = Job(state, "", *map(int, numbers.groups())) if numbers else Job(state)
+    return found
+
+
+def _accounts(ids: Iterable[str], *more: str) -> Iterator[tuple[str, str, str]]:
+    """Job, state and exit code of each line of sacct."""
     arrays = sorted({job.split("_", maxsplit=1)[0] for job in ids})
     if not arrays or shutil.which("sacct") is None:
-        return {}
-    try:
-        lines = ask("sacct", "-X", "-n", "-P", "-o", "JobID,State,ExitCode", "-j", ",".join(arrays))
-    except SlurmSilent:
-        return {}
-    found = {}
-    for line in lines:
-        job, state, code = line.split("|", 2)
-        numbers = re.fullmatch(r"(\d+):(\d+)", code)
-        found[job] = Job(state.split(" ", maxsplit=1)[0], "", *map(int, numbers.groups())) if numbers else Job(state.split(" ")[0])
-    return found
+        return
+    with suppress(SlurmSilent):
+        for line in ask("sacct", "-X", *more, "-n", "-P", "-o", "JobID,State,ExitCode", "-j", ",".join(arrays)):
+            job, state, code = line.split("|", 2)
+            yield job, state.split(" ", maxsplit=1)[0], code  # CANCELLED by 1000
+
+
+def preempted(ids: Iterable[str]) -> set[str]:
+    """Those jobs that ended last by being pre-empted, whether or not they wait again. Empty where there is no accounting."""
+    wanted = set(ids)
+    rounds = _accounts(wanted, "-D")  # a line for each time that a job ran
+    last = {job: state for job, state, _ in rounds if state in DEAD or state == "REQUEUED"}
+    return {job for job, state in last.items() if job in wanted and state == "PREEMPTED"}
+
+
+def describe(job: Job) -> str:
+    """State, with exit code or signal if there is one."""
+    more = f", signal {job.signal}" if job.signal else f", exit code {job.code}" if job.code else ""
+    return f"{job.state}{more}"
 
 
 def max_array_size() -> int:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import platform
+import os
 import signal
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-import psutil
-
 from benchmark.errors import UserError
 from slurm import cluster
 from slurm.cluster import SlurmSilent
 from slurm.ledger import Ledger
+from slurm.presence import launchers
 from slurm.states import live
 
 
@@ -25,27 +24,21 @@ class Section(NamedTuple):
     text: str
 
 
-def cancel(root: Path, cells: Collection[str]) -> tuple[int, int]:
-    """Cancel SLURM jobs with any of these cells, and interrupt this machine's local launchers of the folder. Returns how many of each."""
+def cancel(root: Path, sweep: str, cells: Collection[str]) -> tuple[int, int, list[str]]:
+    """Cancel SLURM jobs with any of these cells, and interrupt this machine's local launchers of the sweep.
+
+    Returns how many of each, and the other machines on which there are local launchers.
+    """
     try:
         doomed = sorted({sent.job for cell, (sent, job) in live(root).items() if cell in cells and job.state != "COMPLETING"})
         cluster.cancel(doomed)
     except SlurmSilent as error:
         raise UserError(f"SLURM does not answer: {error}") from error
-    local = list(_launchers(root))
-    for process in local:
-        with suppress(psutil.NoSuchProcess):
-            process.send_signal(signal.SIGINT)
-    return len(doomed), len(local)
-
-
-def _launchers(root: Path) -> Iterator[psutil.Process]:
-    """Local launchers that still run: their folders are named by host and process."""
-    for folder in root.glob(f"jobs/*/{platform.node()}-*"):
-        with suppress(psutil.NoSuchProcess):
-            process = psutil.Process(int(folder.name.rpartition("-")[2]))
-            if process.create_time() <= folder.stat().st_ctime and any("vlpeft" in word for word in process.cmdline()):
-                yield process
+    local = [each for each in launchers(root, sweep) if each.way != "slurm"]
+    for each in (here := [each for each in local if each.here]):
+        with suppress(ProcessLookupError):
+            os.kill(each.process, signal.SIGINT)
+    return len(doomed), len(here), sorted({each.host for each in local if not each.here})
 
 
 def sections(root: Path, cell: str) -> Iterator[Section]:

@@ -16,10 +16,10 @@ CPUS=${VLPEFT_CLUSTER_CPUS:-4}
 GPUS=2 # made up, on each node: requests for them are scheduled, nothing can compute on them
 MUNGE=/run/munge/munge.socket.2
 DATABASE=$D/run/mysqld.sock
-DAEMONS="slurmctld slurmdbd mariadbd munged"
 
 say() { echo "dev_cluster: $*"; }
 die() { echo "dev_cluster: error: $*" >&2; exit 1; }
+cannot() { echo "dev_cluster: error: $*" >&2; exit 3; } # no fault of the cluster: there can be none here
 
 why_not() {
   [ "$(id -u)" = 0 ] || { echo "it needs root, and this is $(id -un)"; return; }
@@ -31,7 +31,13 @@ why_not() {
 
 ours() { [ "$(readlink "/etc/slurm/$1.conf")" = "$D/$1.conf" ]; }
 installed() { for each in slurmctld slurmd slurmdbd munged mariadbd; do command -v $each >/dev/null || return 1; done; }
-alive() { [ -s "$1" ] && kill -0 "$(cat "$1")" 2>/dev/null; }
+alive() { [ -s "$1" ] && grep -qs "^$2" "/proc/$(cat "$1")/comm"; } # PIDFILE NAME: an old number may be someone else's by now
+# Every process of the cluster, whatever pid files are left: SLURM's daemons are ours if the configuration is, the others name our folder.
+processes() {
+  local names="munged|mariadbd"
+  if ours slurm; then pgrep -x "slurmctld|slurmdbd|slurmd|slurmstepd|slurmscriptd" || true; fi
+  pgrep -f "^($names) .*$D/" || true
+}
 
 wait_for() { # WHAT COMMAND...: at most 20 s
   local what=$1 end=$((SECONDS + 20)); shift
@@ -44,8 +50,8 @@ wait_for() { # WHAT COMMAND...: at most 20 s
 install_packages() {
   say "installing SLURM, munge and MariaDB"
   export DEBIAN_FRONTEND=noninteractive
-  { apt-get update -qq && apt-get install -y -qq --no-install-recommends slurm-wlm slurmdbd munge mariadb-server; } >"$D/log/apt.log" 2>&1 ||
-    die "the packages cannot be installed: $(tail -n 1 "$D/log/apt.log")"
+  { apt-get -o Acquire::http::Timeout=30 update -qq && apt-get -o Acquire::http::Timeout=30 install -y -qq --no-install-recommends slurm-wlm slurmdbd munge mariadb-server; } >"$D/log/apt.log" 2>&1 ||
+    cannot "the packages cannot be installed: $(tail -n 1 "$D/log/apt.log")"
 }
 
 configure() {
@@ -152,7 +158,7 @@ start_slurm() {
 }
 
 all_idle() { [ "$(sinfo -hN -p main -t idle -o %N 2>/dev/null | sort -u | wc -l)" = "$NODES" ]; }
-is_up() { alive "$D/run/slurmctld.pid" && alive "$D/run/slurmdbd.pid" && [ "$(timeout 5 sinfo -hN -p main -t idle,mixed,allocated -o %N 2>/dev/null | sort -u | wc -l)" = "$NODES" ]; }
+is_up() { alive "$D/run/slurmctld.pid" slurmctld && alive "$D/run/slurmdbd.pid" slurmdbd && [ "$(timeout 5 sinfo -hN -p main -t idle,mixed,allocated -o %N 2>/dev/null | sort -u | wc -l)" = "$NODES" ]; }
 
 up() {
   local reason; reason=$(why_not)
@@ -172,23 +178,24 @@ up() {
 }
 
 down() {
-  local file pid pids=""
-  if alive "$D/run/slurmctld.pid"; then timeout 10 scancel -u root 2>/dev/null || true; fi
-  for file in "$D"/run/slurmd.*.pid $(printf "$D/run/%s.pid " $DAEMONS); do
-    if alive "$file"; then pid=$(cat "$file"); kill "$pid"; pids="$pids $pid"; fi
-  done
-  for pid in $pids; do
-    for _ in $(seq 50); do kill -0 "$pid" 2>/dev/null || break; sleep 0.1; done
-    kill -9 "$pid" 2>/dev/null || true
-  done
+  local file end=$((SECONDS + 10))
+  if alive "$D/run/slurmctld.pid" slurmctld; then timeout 10 scancel -u root 2>/dev/null || true; fi
+  processes | xargs -r kill 2>/dev/null || true
+  while [ -n "$(processes)" ] && [ $SECONDS -lt $end ]; do sleep 0.1; done
+  processes | xargs -r kill -9 2>/dev/null || true
   rm -f "$D"/run/*.pid
   for file in slurm gres slurmdbd; do if ours "$file"; then rm -f "/etc/slurm/$file.conf"; fi; done
   [ "${1:-}" = quietly ] || say "down; logs stay in $D/log"
 }
 
+if [ "$ACTION" = up ] || [ "$ACTION" = down ]; then # one at a time on a machine
+  [ "$(id -u)" = 0 ] || die "it needs root, and this is $(id -un)"
+  exec 9>/var/tmp/vlpeft-cluster.lock
+  flock -w 300 9 || die "another $0 has been at work for five minutes"
+fi
 case $ACTION in
-up) up ;;
-down) [ "$(id -u)" = 0 ] || die "it needs root, and this is $(id -un)"; down ;;
+up) up 9>&- ;; # the daemons must not hold the lock: the shell itself does
+down) down ;;
 possible)
   REASON=$(why_not)
   [ -z "$REASON" ] || { echo "$REASON"; exit 1; }

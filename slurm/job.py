@@ -1,4 +1,4 @@
-"""What a SLURM job calls: a light process without torch, which starts a worker for its cells and answers SLURM's signals."""
+"""What a SLURM job calls: a light process without torch, which starts workers for its cells and answers SLURM's signals."""
 
 from __future__ import annotations
 
@@ -18,59 +18,74 @@ from submitit.helpers import Checkpointable, DelayedSubmission
 
 from benchmark.records import Store
 from slurm.cluster import SlurmSilent, ask
-from slurm.tries import LIMIT, note
-from slurm.worker import SIGNALS, STOPPED, ended
+from slurm.tries import LIMIT, attempted_by, note
+from slurm.worker import SIGNALS, STOPPED
 
 POLL_SECONDS = 0.2
 SHARE = 0.75  # of the warning that a worker may take to save its cell; the rest is for requeueing
 
 
 class CellJob(Checkpointable):  # type: ignore[misc]
-    """Runs cells. Of it only ids, a path and the runtime's plain settings are pickled."""
+    """Runs cells, `at_once` of them at a time. Only ids, a path and plain settings are pickled."""
 
-    def __init__(self, ids: tuple[str, ...], root: str, runtime: Mapping[str, Any], signal_seconds: int) -> None:
-        self.ids, self.root, self.runtime, self.signal_seconds = ids, root, dict(runtime), signal_seconds
-        self.worker: int | None = None
+    def __init__(self, ids: tuple[str, ...], root: str, runtime: Mapping[str, Any], signal_seconds: int, at_once: int = 1) -> None:
+        self.ids, self.root, self.runtime, self.signal_seconds, self.at_once = ids, root, dict(runtime), signal_seconds, at_once
+        self.workers: dict[int, subprocess.Popen[bytes]] = {}  # by process id
 
     def __call__(self) -> None:
         """Run every cell that has not ended; a worker that is killed is followed by another, and its cell counts a try."""
-        store, log = Store(Path(self.root)), str(JobEnvironment().paths.stdout)
-        for _ in range(LIMIT * len(self.ids) + 1):
-            code = self._work(log)
-            if code == 0:
-                return
-            if code > 0:  # it has said why in the log, or was asked to stop: SLURM is ending the job, and keeps account of that
-                sys.exit(code)
-            current = next((cell for cell in self.ids if not ended(store, cell) and not store.is_held(cell)), self.ids[-1])
-            end = f"killed by {signal.Signals(-code).name}{' (out of memory?)' if code == -signal.SIGKILL else ''}"
-            print(f"=== {current} {end}", flush=True)
-            note(store, current, end)
-        raise RuntimeError("one worker after another was killed before it ran anything; see above")
+        log, killed, code = str(JobEnvironment().paths.stdout), 0, 0
+        for _ in range(min(self.at_once, len(self.ids))):
+            self._start(log)
+        while self.workers:
+            pid, ended = self._wait()
+            if ended < 0 and killed <= LIMIT * len(self.ids):
+                killed += 1
+                self._mourn(pid, -ended, log)
+                self._start(log)
+            elif ended:  # it has said why in the log, or was asked to stop: SLURM is ending the job, and keeps account of that
+                code = abs(ended)
+        if code:
+            sys.exit(code)
 
     def checkpoint(self) -> DelayedSubmission:
-        """Called by submitit when SLURM announces the end of the job: stop the worker where it is saved, and be requeued."""
-        if self.worker is not None and psutil.pid_exists(self.worker):
-            worker = psutil.Process(self.worker)
+        """Called by submitit when SLURM announces the end of the job: stop the workers where they are saved, and be requeued."""
+        for worker in (alive := [psutil.Process(pid) for pid in self.workers if psutil.pid_exists(pid)]):
             worker.send_signal(signal.SIGTERM)
-            psutil.wait_procs([worker], timeout=SHARE * self.signal_seconds)
+        psutil.wait_procs(alive, timeout=SHARE * self.signal_seconds)
         if not _requeueable():
             print("this job may not be requeued; `vlpeft sweep` submits its cells anew", flush=True)
             sys.exit(STOPPED)
-        return DelayedSubmission(CellJob(self.ids, self.root, self.runtime, self.signal_seconds))
+        return DelayedSubmission(CellJob(self.ids, self.root, self.runtime, self.signal_seconds, self.at_once))
 
-    def _work(self, log: str) -> int:
+    def _start(self, log: str) -> None:
         command = [sys.executable, "-u", "-m", "slurm.worker", self.root, json.dumps(self.runtime), log, *self.ids]
         threads = self.runtime.get("threads")
         environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
         before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # the worker inherits this, and listens when it can
         try:
             process = subprocess.Popen(command, env=environment)
-            self.worker = process.pid
+            self.workers[process.pid] = process
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        while (code := process.poll()) is None:
+
+    def _wait(self) -> tuple[int, int]:
+        """The next worker that ends, and its exit code; negative: the signal that killed it."""
+        while True:
+            for pid, process in self.workers.items():
+                if (code := process.poll()) is not None:
+                    del self.workers[pid]
+                    return pid, code
             time.sleep(POLL_SECONDS)
-        return code
+
+    def _mourn(self, pid: int, number: int, log: str) -> None:
+        """Say in the log, and beside the cell, what killed a worker."""
+        store = Store(Path(self.root))
+        end = f"killed by {signal.Signals(number).name}{' (out of memory?)' if number == signal.SIGKILL else ''}"
+        current = next((cell for cell in self.ids if attempted_by(store, cell, pid, log)), None)
+        print(f"=== {current or 'no cell yet:'} {end}", flush=True)
+        if current is not None:
+            note(store, current, end)
 
 
 def _requeueable() -> bool:

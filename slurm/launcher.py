@@ -10,6 +10,7 @@ import os
 import platform
 import signal
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,7 +23,7 @@ from typing import Any
 import psutil
 
 from benchmark.cell import Plan, Planned
-from benchmark.errors import UserError
+from benchmark.errors import UserError, disk_trouble
 from benchmark.records import Store, read_json
 from slurm.worker import tell
 
@@ -69,7 +70,7 @@ def launch_local(cells: Sequence[Planned], root: Path, runtime: Any, workers: in
     """
     import submitit
 
-    name = f"{platform.node()}-{os.getpid()}"  # `vlpeft cancel` looks for it
+    name = f"{platform.node()}-{os.getpid()}"
     folder = root / "jobs" / time.strftime("%Y%m%d-%H%M%S") / name  # a fresh folder: submitit reuses job ids
     executor = submitit.LocalExecutor(folder=folder)
     executor.update_parameters(timeout_min=MONTH_MINUTES)
@@ -147,8 +148,19 @@ def failures(cells: Sequence[Planned], root: Path) -> Iterator[tuple[Planned, di
     store = Store(root)
     for cell in cells:
         if not store.has_record(cell.id):
-            unknown = {"cause": "killed", "message": "its worker died without a word (out of memory?); see ROOT/jobs", "user": False}
-            yield cell, read_json(store.folder(cell.id) / "failure.json") or unknown
+            yield cell, read_json(store.folder(cell.id) / "failure.json") or _unknown(root)
+
+
+def _unknown(root: Path) -> dict[str, Any]:
+    """What to say of a cell that has left no word: perhaps nothing can be written there."""
+    try:
+        with tempfile.TemporaryFile(dir=root) as file:
+            file.write(bytes(2**16))
+    except OSError as error:
+        if cause := disk_trouble(error):
+            return {"cause": cause, "message": f"nothing can be written in {root}: {error.strerror}", "user": True}
+        raise
+    return {"cause": "killed", "message": "its worker died without a word (out of memory?); see ROOT/jobs", "user": False}
 
 
 def by_cause(failed: Sequence[tuple[Planned, dict[str, Any]]]) -> Iterator[str]:

@@ -29,9 +29,10 @@ class Profile(Config):
     constraint: Word | None = None
     gpus: NonNegative = 0  # with 1 or more, cells run on the GPU or fail
     ranks: Positive = 1  # processes that train a cell together: on a GPU each, or sharing the CPUs
-    cpus: Positive = 1  # threads of a cell, shared among its ranks, unless --threads says otherwise
+    cpus: Positive = 1  # of a job; the cells that run at once and their ranks share them as threads, unless --threads says otherwise
     array_parallelism: Positive = 100  # jobs of an array at a time
-    cells_per_job: Positive = 1  # one after another
+    cells_per_job: Positive = 1
+    cells_at_once: Positive = 1  # of a job's cells; they share its GPUs, its memory and its CPUs
     requeue: bool = True  # false where the cluster forbids it: jobs are then submitted anew
     signal_seconds: Positive = 90  # warning before the time is over: enough for one step and a checkpoint
     time_outs: NonNegative = 100  # how often a job may be requeued for want of time
@@ -43,10 +44,18 @@ class Profile(Config):
     def __post_init__(self) -> None:
         if self.signal_seconds >= 60 * self.time:
             raise ValueError(f"signal_seconds: {self.signal_seconds} leaves nothing of the {self.time} minutes of `time`")
+        if self.cells_at_once > self.cells_per_job:
+            raise ValueError(f"cells_at_once: {self.cells_at_once} is more than the job's cells; set `cells_per_job` to at least that")
         if self.gpus and self.ranks > self.gpus:
             raise ValueError(f"ranks: {self.ranks} need a GPU each, `gpus` asks for {self.gpus}")
-        if self.ranks > self.cpus:
-            raise ValueError(f"ranks: {self.ranks} need a CPU each, `cpus` asks for {self.cpus}")
+        if self.threads < 1:
+            processes = self.ranks * self.cells_at_once
+            raise ValueError(f"cpus: {self.cpus} is less than one for each of the {processes} processes that run at once")
+
+    @property
+    def threads(self) -> int:
+        """CPU threads of one process."""
+        return self.cpus // (self.ranks * self.cells_at_once)
 
     def parameters(self) -> dict[str, Any]:
         """What submitit's AutoExecutor is told."""

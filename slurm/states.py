@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from pathlib import Path
+from typing import Literal, NamedTuple
 
-from slurm.cluster import Job, SlurmSilent, ended, jobs
+from slurm.cluster import Job, SlurmSilent, describe, ended, jobs, preempted
 from slurm.ledger import Ledger, Sent
-from slurm.supervise import describe
+
+
+class Note(NamedTuple):
+    """Whether a cell will run by itself, or why it will not, in words."""
+
+    state: Literal["pending", "preempted", "missing"]
+    text: str
 
 
 def live(root: Path) -> dict[str, tuple[Sent, Job]]:
@@ -18,8 +25,8 @@ def live(root: Path) -> dict[str, tuple[Sent, Job]]:
     return {cell: (each, job) for cell, (each, job) in pairs.items() if job.live}
 
 
-def notes(root: Path, cells: Iterable[str]) -> dict[str, str]:
-    """A line for each of those cells that was submitted: where it waits, or how its last job ended.
+def notes(root: Path, cells: Collection[str], begun: Collection[str] = ()) -> dict[str, Note]:
+    """A note on each of those cells that was submitted: where it waits, or how its last job ended. `begun`: those that ran before.
 
     Without accounting, jobs that SLURM has forgotten are said to have ended; without SLURM on this machine nothing is known.
     """
@@ -30,18 +37,21 @@ def notes(root: Path, cells: Iterable[str]) -> dict[str, str]:
     try:
         known = jobs()
     except SlurmSilent as error:
-        return dict.fromkeys(last, f"in the queue or not, nobody knows: {error}")
+        return dict.fromkeys(last, Note("pending", f"in the queue or not, nobody knows: {error}"))
     gone = {job for job in last.values() if job not in known or not known[job].live}
-    told = ended(gone)
-    return {cell: _note(job, told.get(job) if job in gone else None, known.get(job)) for cell, job in last.items()}
+    waiting = {last[cell] for cell in begun if cell in last and last[cell] not in gone}
+    told, struck = ended(gone), preempted(waiting)
+    return {cell: _note(job, told.get(job) if job in gone else None, known.get(job), job in struck) for cell, job in last.items()}
 
 
-def _note(job: str, told: Job | None, known: Job | None) -> str:
+def _note(job: str, told: Job | None, known: Job | None, struck: bool) -> Note:
     about = told or known
     if about is None:
-        return f"its job {job} has ended; `vlpeft sweep` submits it again"
+        return Note("missing", f"its job {job} has ended; `vlpeft sweep` submits it again")
     if not about.live:
-        return f"its job {job} ended as {describe(about)}; `vlpeft sweep` submits it again"
-    if about.state == "PENDING":
-        return f"queued as job {job} ({about.reason})" if about.reason else f"queued as job {job}"
-    return f"in job {job}, {about.state}"
+        state: Literal["preempted", "missing"] = "preempted" if about.state == "PREEMPTED" else "missing"
+        return Note(state, f"its job {job} ended as {describe(about)}; `vlpeft sweep` submits it again")
+    if about.state != "PENDING":
+        return Note("pending", f"in job {job}, {about.state}")
+    reason = f" ({about.reason})" if about.reason else ""
+    return Note("preempted", f"queued again as job {job}{reason}") if struck else Note("pending", f"queued as job {job}{reason}")

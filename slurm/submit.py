@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from benchmark.codebase import keep_diff
 from benchmark.config import dump
 from benchmark.errors import UserError
-from slurm.cluster import SlurmSilent, jobs, max_array_size
+from slurm.cluster import SlurmSilent, cancel, jobs, max_array_size
 from slurm.job import CellJob
 from slurm.launcher import clear_failures
 from slurm.ledger import Ledger, Submission
@@ -41,7 +41,7 @@ class Submitter:
         """With the profile's threads and device where the runtime leaves them open."""
         settings = dump(runtime)
         settings["ranks"] = profile.ranks
-        settings["threads"] = settings["threads"] or profile.cpus // profile.ranks
+        settings["threads"] = settings["threads"] or profile.threads
         if profile.gpus and settings["device"] == "auto":
             settings["device"] = "cuda"  # a node whose GPU cannot be seen is an error, not a reason to take weeks on its CPU
         return cls(Ledger(root.resolve()), profile, settings, f"vlpeft-{name}", Snapshot.take())
@@ -94,15 +94,20 @@ class Submitter:
     def _submit(self, groups: Sequence[Sequence[str]], left: str) -> None:
         folder = self.ledger.new()
         executor = self._executor(folder)
-        root, warning = str(self.ledger.root), self.profile.signal_seconds
+        root, warning, at_once = str(self.ledger.root), self.profile.signal_seconds, self.profile.cells_at_once
         try:
             with contextlib.redirect_stderr(io.StringIO()), executor.batch():  # submitit prints what it raises, too
-                made = [executor.submit(CellJob(tuple(ids), root, self.runtime, warning)) for ids in groups]
+                made = [executor.submit(CellJob(tuple(ids), root, self.runtime, warning, at_once)) for ids in groups]
         except RuntimeError as error:  # of submitit, with what sbatch said
             raise UserError(f"SLURM refuses the jobs: {' '.join(str(error).split())}{left}") from error
         except OSError as error:
             raise UserError(f"cannot write {folder}: {error.strerror}; choose a writable --root with free space{left}") from error
-        self.ledger.write(folder, Submission(made[0].job_id.split("_")[0], tuple(map(tuple, groups))))
+        job = made[0].job_id.split("_")[0]
+        try:
+            self.ledger.write(folder, Submission(job, tuple(map(tuple, groups))))
+        except UserError as error:  # a job that nobody knows of must not run
+            cancel([job])
+            raise UserError(f"{error}{left}") from error
 
     def _executor(self, folder: Path) -> Any:
         import submitit

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from signal import SIGABRT, SIGBUS, SIGKILL, SIGSEGV, SIGTERM, SIGUSR2
 
 from benchmark.records import Store
-from slurm.cluster import Job, SlurmSilent, ended, jobs
+from slurm.cluster import Job, SlurmSilent, describe, ended, jobs
 from slurm.ledger import Sent
 from slurm.submit import Submitter
 from slurm.tries import LIMIT, checkpoint, give_up
@@ -98,12 +98,6 @@ def verdict(job: Job, count: int) -> str:
     if by_itself or count >= LIMIT:
         return CAUSES.get(job.state, "killed" if killed else "job failed")
     return ""
-
-
-def describe(job: Job) -> str:
-    """State, with exit code or signal if there is one."""
-    more = f", signal {job.signal}" if job.signal else f", exit code {job.code}" if job.code else ""
-    return f"{job.state}{more}"
 
 
 def _live(known: dict[str, Job], each: Sent) -> bool:

@@ -6,6 +6,7 @@ stands there is of attempts that could not. Progress counts: after a new checkpo
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +28,7 @@ class Tries(Config):
     checkpoint: int | None  # when it was written, ns
     log: str
     end: str = "ended without a word"
+    pid: int = 0  # of the worker that makes the attempt
 
 
 def tries(store: Store, cell_id: str) -> Tries | None:
@@ -39,7 +41,13 @@ def begin(store: Store, cell_id: str, log: str) -> None:
     """Count an attempt that begins now."""
     before, saved = tries(store, cell_id), checkpoint(store, cell_id)
     count = before.count if before is not None and before.checkpoint == saved else 0
-    _write(store, cell_id, Tries(count + 1, saved, log))
+    _write(store, cell_id, Tries(count + 1, saved, log, pid=os.getpid()))
+
+
+def attempted_by(store: Store, cell_id: str, pid: int, log: str) -> bool:
+    """Is the cell's last attempt, which has not ended, of that worker of the job with that log?"""
+    last = tries(store, cell_id)
+    return last is not None and (last.pid, last.log) == (pid, log)
 
 
 def forget(store: Store, cell_id: str) -> None:
@@ -65,7 +73,7 @@ def give_up(store: Store, cell_id: str, cause: str, message: str, log: str) -> N
     said = f"{message}; {log} ends: {tail(Path(log))}" if log else message
     if cause in ("killed", "job failed") and MEMORY.search(said):
         cause = "out of memory"
-    write_atomically(store.folder(cell_id) / "failure.json", to_json({"cause": cause, "message": said[:1000], "user": False}))
+    store.write_failure(cell_id, {"cause": cause, "message": said[:1000], "user": False})
     forget(store, cell_id)
 
 

@@ -12,6 +12,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -56,27 +57,36 @@ def main(root: str, runtime: str, log: str, ids: Sequence[str]) -> int:
     from benchmark.runner import Runtime, Stopped, run_cell
 
     settings = parse(Runtime, json.loads(runtime), "runtime")
+
     for cell_id in ids:
         if asked():
             return STOPPED
         if ended(store, cell_id) or store.is_held(cell_id):
             continue
-        last = spent(store, cell_id)
-        if last is not None:
-            give_up(store, cell_id, "killed", f"{last.end}, {last.count} times without getting further", last.log)
-            continue
-        begin(store, cell_id, log)
-        print(f"=== {cell_id} starts", flush=True)
         try:
-            outcome: str = run_cell(cell_id, store.root, settings, asked=asked)
+            outcome: str = run_cell(cell_id, store.root, settings, asked=asked, begin=partial(_begin, store, cell_id, log))
         except Stopped:
             outcome = "stopped"
         except Exception as error:  # its cause is in failure.json
             tell(error)
             outcome = "failed"
-        forget(store, cell_id)
-        print(f"=== {cell_id} {outcome}", flush=True)
+        if outcome in ("done", "failed", "stopped"):
+            forget(store, cell_id)
+            print(f"=== {cell_id} {outcome}", flush=True)
     return STOPPED if asked() else 0
+
+
+def _begin(store: Store, cell_id: str, log: str) -> bool:
+    """Count the attempt that begins now, unless it is one too many, or another of the job's workers was quicker."""
+    if ended(store, cell_id):
+        return False
+    last = spent(store, cell_id)
+    if last is not None:
+        give_up(store, cell_id, "killed", f"{last.end}, {last.count} times without getting further", last.log)
+        return False
+    begin(store, cell_id, log)
+    print(f"=== {cell_id} starts", flush=True)
+    return True
 
 
 if __name__ == "__main__":

@@ -296,8 +296,12 @@ def test_after_the_launch(tmp_path, refused, main) -> None:
     text, sweep, plan = record.read_text(), path.read_text(), root / "sweeps" / "one.json"
 
     path.write_text(sweep + "notes: changed\n")
-    for command in ("table", "status"):
-        refused(command, path, "--root", root, words=(f"{path}, its protocol or a dataset of it has changed", "run `vlpeft sweep"))
+    changed = (f"{path}, its protocol or a dataset of it has changed", "run `vlpeft sweep")
+    refused("table", path, "--root", root, words=changed)
+    said = main("status", path, "--root", root)  # tells what there is, and that it is of the sweep as it was
+    assert said.code == 0
+    assert "1 cells: 1 done" in said.out
+    assert all(words in said.err for words in changed)
     path.unlink()
     refused("table", path, "--root", root, words=(f"cannot read {path}: No such file",))
     path.write_text(sweep)

@@ -216,15 +216,21 @@ def test_an_interrupt_is_one_line_and_leaves_nobody(sweep, tmp_path, main, every
     assert main("status", sweep, "--root", root).code == 0
 
 
-def test_two_launchers_share_a_root(sweep, inline, tmp_path, main) -> None:
+@pytest.mark.parametrize("first", ["inline", "local"])
+def test_two_launchers_share_a_root(sweep, inline, tmp_path, main, first) -> None:
+    """Started at the same moment: every cell is run once, and both wait until all are done."""
     root = tmp_path / "root"
-    ways = (("inline",), ("local", "--workers", 1))
+    ways = ((first,), ("local", "--workers", 1))
     logs = [tmp_path / "a", tmp_path / "b"]
     both = [start_vlpeft("sweep", sweep, "--root", root, "--on", *way, *RUN, log=log) for way, log in zip(ways, logs, strict=True)]
     codes = [process.wait(timeout=240) for process in both]
     assert codes == [0, 0], [log.read_text() for log in logs]
+    begun = [line for log in root.glob("jobs/*/*/*_log.out") for line in log.read_text().splitlines() if line.endswith(" done")]
+    assert len(begun) == len(set(begun))
+    assert len(begun) == RUNNABLE or first == "inline"  # which leaves no log
     assert science(root) == science(inline[0])
     assert leftovers(root) == []
+    assert not list(root.glob("launchers/*"))
     assert main("table", sweep, "--root", root).out == main("table", sweep, "--root", inline[0]).out
 
 
@@ -268,7 +274,9 @@ def test_a_failing_cell_does_not_stop_the_others(tmp_path, main) -> None:
     mended = main("sweep", path, "--root", root, "--on", "inline", *RUN)
     assert mended.code == 0, mended.err
     assert len(mended.lines) == 2
-    assert {row["state"] for row in json.loads(main("status", path, "--root", root, "--json").out)} == {"done"}
+    rows = json.loads(main("status", path, "--root", root, "--json").out)
+    assert [row["state"] for row in rows] == ["done", "done", "stale"]  # the last one has the settings that were wrong
+    assert rows[-1]["id"] == states["wild"]["id"]
 
 
 def test_run_one_cell(tmp_path, main) -> None:

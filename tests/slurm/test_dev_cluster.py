@@ -1,10 +1,12 @@
 """The cluster that the other tests run on is a real one: it schedules, accounts, and is not brought up twice."""
 
+import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
-from tests.slurm.conftest import NODES, dev_cluster, output
+from tests.slurm.conftest import NODES, dev_cluster, output, processes
 
 pytestmark = pytest.mark.slurm
 
@@ -15,6 +17,28 @@ def test_up_again_changes_nothing(cluster) -> None:
     assert said.returncode == 0, said.stderr
     assert f"already up with {NODES} nodes" in said.stdout
     assert output("scontrol", "show", "config").split("BOOT_TIME", 1)[1].splitlines()[0] == before
+
+
+def test_up_from_a_half_dead_cluster(cluster) -> None:
+    """Of an interrupted run some daemons and wrong pid files are left: `up` clears them away; what is not ours lives on."""
+    bystander = subprocess.Popen(["sleep", "600"])
+    try:
+        for each in (*processes("slurmctld"), *processes("slurmd -N n2 ")):
+            each.kill()
+        run = Path("/var/tmp/vlpeft-cluster/run")
+        (run / "slurmd.n3.pid").unlink()  # its process goes on
+        (run / "slurmctld.pid").write_text(f"{bystander.pid}\n")
+        before = {p.pid for p in processes("slurmd -N n3 ")}
+        said = dev_cluster("up", NODES)
+        assert said.returncode == 0, said.stderr
+        assert f"up with {NODES} nodes" in said.stdout
+        assert "already" not in said.stdout
+        assert bystander.poll() is None
+        assert before
+        assert not before & {p.pid for p in processes("slurmd -N n3 ")}
+    finally:
+        bystander.kill()
+        bystander.wait()
 
 
 def test_what_jobs_leave_is_accounted(cluster) -> None:

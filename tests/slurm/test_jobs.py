@@ -10,9 +10,14 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
+from benchmark.records import Store
+from benchmark.sweep import read_plan
+from results.status import begun, noted, status
+from slurm.ledger import Ledger
+from slurm.states import notes
 from slurm.tries import LIMIT
-from tests.end_to_end.conftest import leftovers, records
-from tests.slurm.conftest import BLOWS, job_of, output, running, strike, trace, wait_until, write_fake_sweep, write_profile
+from tests.end_to_end.conftest import leftovers, records, start_vlpeft
+from tests.slurm.conftest import BLOWS, job_of, output, processes, running, strike, trace, wait_until, write_fake_sweep, write_profile
 
 pytestmark = pytest.mark.slurm
 
@@ -85,6 +90,26 @@ def test_a_poisoned_cell_blocks_nobody(launch, root, main, tmp_path) -> None:
     assert states[crashing]["reason"].startswith("killed: killed by SIGSEGV")
 
 
+def test_cells_of_a_job_run_at_once(launch, root, main, tmp_path) -> None:
+    """Three at a time in one job; one crashes and takes only itself along; asked to stop, each is saved and goes on in the requeued job."""
+    rows = json.loads(main("plan", write_fake_sweep(tmp_path, 6), "--json").out)
+    crashing = rows[1]["id"]
+    seen: list[int] = []
+
+    def stop() -> None:
+        seen.append(len(wait_until(lambda: (found := running(root)) and len(found) >= 2 and found)))
+        strike(root, set(), BLOWS["asked to stop"])
+
+    cells = {"": {"steps": 20, "seconds": 0.3}, crashing: {"does": "segfault"}}
+    said = launch(number=6, cells=cells, cells_per_job=6, cells_at_once=3, cpus=3, signal_seconds=20, meanwhile=stop)
+    assert said.code == 1
+    assert seen[0] >= 2
+    assert {cell: failure["cause"] for cell, failure in failures(root).items()} == {crashing: "killed"}
+    assert len(records(root)) == 5
+    assert all(trace(root, cell) == list(range(1, 21)) for cell in records(root))  # all were saved at the step where they were stopped
+    assert sbatches(root) == 1
+
+
 def test_disturbed_cells_end_well(launch, root) -> None:
     """Forty cells on four nodes; jobs are asked to stop, requeued, killed, and a node dies."""
 
@@ -111,7 +136,7 @@ def test_disturbed_cells_end_well(launch, root) -> None:
 
 def kill_node(node: str) -> None:
     """Kill a slurmd, and bring it back."""
-    here = [p for p in psutil.process_iter(["cmdline"]) if (p.info["cmdline"] or [])[:3] == ["slurmd", "-N", node]]
+    here = processes(f"slurmd -N {node} ")
     assert here
     for each in here:
         each.kill()
@@ -166,19 +191,31 @@ def test_refused_requeueing(launch, root) -> None:
 
 
 @pytest.mark.parametrize("partition", ["preemptible", "cancelling"])
-def test_preempted(launch, root, partition) -> None:
+def test_preempted(launch, root, tmp_path, partition) -> None:
     """A more urgent job takes the node: SLURM requeues the job, or cancels it for good."""
 
     def press() -> None:
         wait_until(lambda: running(root))
-        output("sbatch", "-p", "urgent", "--exclusive", "-N", 4, "-t", 1, "--output=/dev/null", "--wait", "--wrap", "sleep 1")
+        urgent = output("sbatch", "-p", "urgent", "--parsable", "--exclusive", "-N", 4, "-t", 1, "--output=/dev/null", "--wrap", "sleep 15")
+        wait_until(lambda: output("squeue", "-h", "-j", urgent, "-t", "RUNNING"))
+        wait_until(look)
+        output("scancel", urgent)
 
+    def look() -> bool:
+        plan, store = read_plan(str(tmp_path / "one.yaml"), root), Store(root)
+        cells = status(plan, store)
+        found = noted(cells, notes(root, [cell.id for cell in cells], [cell.id for cell in cells if begun(cell)]))
+        seen.update(cell.state for cell in found)
+        return "preempted" in seen
+
+    seen: set[str] = set()
     said = launch(number=2, cells={"": {"steps": 40, "seconds": 0.25}}, partition=partition, meanwhile=press)
     assert said.code == 0, said.err
     assert len(records(root)) == 2
     for cell in records(root):
         assert trace(root, cell) == list(range(1, 41))
     assert (sbatches(root) > 1) == (partition == "cancelling")
+    assert "preempted" in seen
 
 
 def test_out_of_memory(launch, root) -> None:
@@ -205,6 +242,43 @@ def test_what_slurm_refuses(launch, root) -> None:
         assert said.lines[-1].startswith("vlpeft: error: SLURM refuses the jobs: ")
         assert word in said.lines[-1]
     assert sbatches(root) == 0
+
+
+def test_a_full_disk(launch, disk, main, tmp_path) -> None:
+    """Full at submission: refused on one line. Filled by a cell: the cause is told. With room again the same command finishes."""
+    root = disk.path / "root"
+    disk.fill()
+    refused = launch(number=4, root=root)
+    assert refused.code == 2
+    assert "No space left on device; choose a writable --root with free space" in refused.lines[-1]
+    disk.free()
+    rows = json.loads(main("plan", tmp_path / "one.yaml", "--json").out)
+    said = launch(number=4, cells={rows[1]["id"]: {"does": "fill"}}, root=root)
+    assert said.code in (1, 2)
+    assert "disk full" in said.err or "No space left on device" in said.err
+    states = {row["id"]: row for row in json.loads(main("status", tmp_path / "one.yaml", "--root", root, "--json").out)}
+    assert states[rows[1]["id"]]["reason"].startswith("disk full: ")
+    wait_until(lambda: not output("squeue", "-h"))
+    disk.free()
+    again = launch(number=4, root=root)
+    assert again.code == 0, again.err
+    assert len(records(root)) == 4
+
+
+def test_two_launchers_started_at_once_run_each_cell_once(cluster, root, tmp_path) -> None:
+    """Two processes at the same moment: between them they submit each cell once, and both end well."""
+    sweep = write_fake_sweep(tmp_path, 12)
+    profile = write_profile(tmp_path, cells={"": {"steps": 10, "seconds": 0.2}}, cells_per_job=2)
+    command = ("sweep", sweep, "--root", root, "--on", "slurm", "--profile", profile, "--device", "cpu")
+    logs = [tmp_path / name for name in ("a", "b")]
+    both = [start_vlpeft(*command, log=log) for log in logs]
+    codes = [process.wait(timeout=300) for process in both]
+    assert codes == [0, 0], [log.read_text() for log in logs]
+    sent = Ledger(root).sent()
+    assert len(sent) == 12
+    assert all(len(jobs) == 1 for jobs in sent.values())
+    assert all(trace(root, cell) == list(range(1, 11)) for cell in records(root))
+    assert len(records(root)) == 12
 
 
 def test_two_launchers_submit_each_cell_once(launch, root, main) -> None:

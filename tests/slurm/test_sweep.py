@@ -6,13 +6,15 @@ import shutil
 import signal
 import subprocess
 import threading
+from pathlib import Path
 
 import pytest
 import torch
 
 from benchmark import codebase
+from slurm.ledger import Ledger
 from tests.end_to_end.conftest import COMMAND, RUN, environment, records, science, write_one, write_sweep
-from tests.slurm.conftest import BLOWS, ROOT, output, running, strike, wait_until, write_profile
+from tests.slurm.conftest import HARDER, ROOT, output, running, strike, trace, wait_until, write_profile
 
 pytestmark = pytest.mark.slurm
 SEEDS = "seeds: [0, 1, 2, 3, 4, 5]"
@@ -20,23 +22,26 @@ CELLS = 42
 
 
 def test_a_disturbed_sweep_gives_the_same_table(cluster, main, tmp_path) -> None:
-    sweep, profile = write_sweep(tmp_path, steps=6), write_profile(tmp_path, cells_per_job=6, mem_gb=3, signal_seconds=20)
+    """A job hangs until its time is over; others are asked to stop, requeued, killed, cancelled, pre-empted; a node crashes."""
+    sweep = write_sweep(tmp_path, steps=6)
+    profile = write_profile(tmp_path, partition="preemptible", cells_per_job=3, mem_gb=3, signal_seconds=20, array_parallelism=5)
     sweep.write_text(sweep.read_text().replace("seeds: [0, 1]", SEEDS))
     root, local = tmp_path / "root", tmp_path / "local"
     done: list[str] = []
 
     def disturb() -> None:
         struck: set[str] = set()
-        for blow in BLOWS.values():
+        for name, blow in HARDER.items():
             strike(root, struck, blow)
-        done.append("all")
+            done.append(name)
 
     thread = threading.Thread(target=disturb)
     thread.start()
     command = ("sweep", sweep, "--root", root, "--on", "slurm", "--profile", profile, *RUN)
     first = main(*command)
     thread.join()
-    assert done
+    assert done == list(HARDER)
+    assert history(root) >= {"TIMEOUT", "CANCELLED", "PREEMPTED", "NODE_FAIL", "REQUEUED", "COMPLETED"}
     assert first.code == 1
     assert "cancelled" in first.err
     assert 0 < len(records(root)) < CELLS
@@ -53,16 +58,20 @@ def test_a_disturbed_sweep_gives_the_same_table(cluster, main, tmp_path) -> None
         assert tables[0] == tables[1]
 
 
+def history(root: Path) -> set[str]:
+    """In which states jobs of a folder have ended, also those that were requeued."""
+    arrays = sorted({sent.job.split("_")[0] for all_ in Ledger(root).sent().values() for sent in all_})
+    return {line.split(" ")[0] for line in output("sacct", "-XDnPo", "State", "-j", ",".join(arrays)).splitlines()}
+
+
 def test_ctrl_c_leaves_the_jobs(cluster, main, tmp_path) -> None:
-    """The command says how to watch them; `logs` shows what they say, `cancel` stops them, `retry` goes on."""
-    sweep = write_sweep(tmp_path, steps=6)
-    sweep.write_text(sweep.read_text().replace("seeds: [0, 1]", "seeds: [0]").split("methods:")[0] + "methods: [{name: lora, rank: 4}]\n")
-    where = (sweep, "--root", tmp_path / "root")
-    profile = write_profile(tmp_path, mem_gb=3, cells_per_job=2)
-    command = ("sweep", *where, "--on", "slurm", "--profile", profile, *RUN)
+    """The command says how to watch them; `logs` shows what they say, `cancel` stops them, the same command goes on."""
+    sweep, root = write_one(tmp_path, seeds="[0, 1]"), tmp_path / "root"
+    where, cells = (sweep, "--root", root), {"": {"steps": 60, "seconds": 0.25}}
+    command = ("sweep", *where, "--on", "slurm", "--profile", write_profile(tmp_path, cells=cells, cells_per_job=2), *RUN)
 
     def interrupt() -> None:
-        wait_until(lambda: running(tmp_path / "root"))
+        wait_until(lambda: running(root))
         os.kill(os.getpid(), signal.SIGINT)
 
     thread = threading.Thread(target=interrupt)
@@ -71,17 +80,17 @@ def test_ctrl_c_leaves_the_jobs(cluster, main, tmp_path) -> None:
     thread.join()
     assert said.code == 130
     assert "jobs that are submitted go on; watch them with `vlpeft status" in said.err
+    assert {row["state"] for row in json.loads(main("status", *where, "--json").out)} <= {"running", "pending"}
     assert main("cancel", *where).out.startswith("1 jobs cancelled, 0 local launchers interrupted")
     wait_until(lambda: not output("squeue", "-h"))  # saved, and gone
     rows = json.loads(main("status", *where, "--json").out)
-    waiting = [row for row in rows if row["state"] == "pending"]
-    assert waiting
-    assert all("ended as CANCELLED" in row["reason"] for row in waiting)
-    first = next(row["id"] for row in rows if row["state"] != "skipped")
-    assert f"=== {first} starts" in main("logs", sweep, first[:8], "--root", tmp_path / "root").out
+    assert {row["state"] for row in rows} == {"missing"}
+    assert all("ended as CANCELLED" in row["reason"] for row in rows)
+    assert f"=== {rows[0]['id']} starts" in main("logs", sweep, rows[0]["id"][:8], "--root", root).out
+    assert main("status", *where, "--watch").out == "2 missing\n"  # and ends, since nothing comes by itself
     assert main(*command).code == 0
-    watched = main("status", *where, "--watch")
-    assert watched.out.splitlines()[-1].startswith("2 done")
+    assert all(trace(root, row["id"]) == list(range(1, 61)) for row in rows)
+    assert main("status", *where, "--watch").out == "2 done\n"
     assert "nothing to retry" in main("retry", *where, "--failed").err
     wait_until(lambda: not output("squeue", "-h"))
     assert main("cancel", *where).out.startswith("0 jobs cancelled")

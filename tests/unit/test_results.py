@@ -21,14 +21,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmark.cell import Cell, Choice, Plan, Planned
-from benchmark.config import Protocol
+from benchmark.config import Protocol, dump
 from benchmark.datasets import DatasetSpec
 from benchmark.errors import UserError
-from benchmark.records import Record, Store
+from benchmark.records import Record, Store, to_json
 from results.leaderboard import SCHEMA, leaderboard
 from results.listing import plan_rows
 from results.render import FORMATS, render
-from results.status import as_dicts, status, status_table, summary
+from results.status import as_dicts, noted, outdated, status, status_table, strangers, summary
 from results.summaries import costs, scores
 from results.tables import Block, Footnotes, Table, Text, cost_table, score_table
 
@@ -501,10 +501,10 @@ def running(tmp_path):
         yield plan, store
 
 
-def test_an_attempt_that_nobody_holds_is_pending_again(tmp_path):
+def test_an_attempt_that_nobody_holds_is_missing_again(tmp_path):
     plan, store = states(tmp_path)
     found = status(plan, store, now=1012.4)[1]
-    assert (found.state, found.detail) == ("pending", "interrupted in train 30/100; starts afresh")
+    assert (found.state, found.detail) == ("missing", "interrupted in train 30/100; starts afresh")
     leave(store, plan.cells[1], "checkpoint.pt", "")
     assert status(plan, store)[1].detail == "interrupted in train 30/100; goes on from its checkpoint"
 
@@ -513,23 +513,24 @@ def test_an_attempt_that_was_interrupted_has_not_failed(tmp_path):
     cell, store = planned(), Store(tmp_path)
     leave(store, cell, "failure.json", {**FAILURE, "cause": "interrupted"})
     plan = make_plan(cell)
-    assert [(s.state, s.detail) for s in status(plan, store)] == [("pending", "")]
+    assert [(s.state, s.detail) for s in status(plan, store)] == [("missing", "")]
     leave(store, cell, "checkpoint.pt", "")
-    assert [(s.state, s.detail) for s in status(plan, store)] == [("pending", "goes on from its checkpoint")]
+    assert [(s.state, s.detail) for s in status(plan, store)] == [("missing", "goes on from its checkpoint")]
     assert set(leaderboard(plan, store).frame["state"]) == {"missing"}
 
 
 def test_every_state_is_told(running):
     found = status(*running, now=1012.4)
-    assert [cell.state for cell in found] == ["done", "running", "failed", "pending", "pending", "skipped"]
+    assert [cell.state for cell in found] == ["done", "running", "failed", "missing", "missing", "skipped"]
     assert [cell.detail for cell in found] == ["", "train 30/100, 12 s ago", "OutOfMemory: CUDA out of memory", "", "", "no site"]
-    assert summary(found) == {"done": 1, "running": 1, "failed": 1, "pending": 2, "skipped": 1}
+    counts = {state: number for state, number in summary(found).items() if number}
+    assert counts == {"done": 1, "running": 1, "failed": 1, "missing": 2, "skipped": 1}
 
 
 def test_status_renders_as_text_and_plain_values(running):
     found = status(*running, now=1012.4)
     text = render(status_table("sweep", found), "text")
-    assert text.startswith("sweep\n6 cells: 1 done, 1 running, 1 failed, 2 pending, 1 skipped\n\nstate")
+    assert text.startswith("sweep\n6 cells: 1 done, 1 running, 1 failed, 2 missing, 1 skipped\n\nstate")
     assert "\x1b" not in text
     assert "train 30/100, 12 s ago" in text
     assert json.loads(json.dumps(as_dicts(found)))[1]["step"] == 30
@@ -542,6 +543,36 @@ def test_a_plan_shows_the_same_states(running):
         "done", "running: train 30/100", "failed: OutOfMemory: CUDA out of memory", "runnable", "runnable", "skipped: no site",
     ]  # fmt: skip
     assert [row["state"] for row in plan_rows(plan, None)] == ["runnable"] * 5 + ["skipped: no site"]
+
+
+def test_what_a_cluster_and_launchers_say_is_added(running):
+    """They know what waits; what they say nothing of is missing, unless a launcher is at work."""
+    plan, store = running
+    cells = [cell.id for cell in plan.cells]
+    found = status(plan, store)
+    told = noted(found, {cells[0]: ("missing", "no"), cells[3]: ("preempted", "queued again")})
+    assert [cell.state for cell in told] == ["done", "running", "failed", "preempted", "missing", "skipped"]
+    assert told[3].detail == "queued again"
+    lost = noted(found, {cells[3]: ("missing", "its job has ended")}, launched=True)
+    assert [cell.state for cell in lost] == ["done", "running", "failed", "pending", "pending", "skipped"]
+    stale = outdated(told, "changed")
+    assert [cell.state for cell in stale] == ["done", "running", "failed", "stale", "stale", "skipped"]
+    assert stale[3].detail == "changed; queued again"
+
+
+def test_cells_of_settings_that_are_no_more(running):
+    """What lies in the folder and in no plan there is stale, unless it is done."""
+    plan, store = running
+    other, done = planned(seed=77), planned(seed=78)
+    leave(store, other, "cell.json", dump(other.cell))
+    fill(store.root, [record(done)])
+    (found,) = strangers(plan, store)
+    assert (found.id, found.state, found.seed) == (other.id, "stale", 77)
+    assert (found.method, found.task) == (other.cell.method.name, other.cell.task)
+    elsewhere = store.root / "sweeps" / "another.json"
+    elsewhere.parent.mkdir(exist_ok=True)
+    elsewhere.write_bytes(to_json(dump(make_plan(other))))
+    assert strangers(plan, store) == []
 
 
 def test_a_clock_ahead_of_ours_is_no_negative_age(running):

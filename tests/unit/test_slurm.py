@@ -1,5 +1,7 @@
 """Submitting, watching and giving up, with SLURM's commands played by scripts on PATH."""
 
+import itertools
+import os
 import pickle
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +12,7 @@ from benchmark.config import parse
 from benchmark.errors import UserError
 from benchmark.records import Store, read_json
 from benchmark.runner import Runtime
-from slurm import supervise, worker
+from slurm import cluster, supervise, worker
 from slurm.cluster import Job, ended, jobs
 from slurm.control import cancel, sections
 from slurm.job import CellJob
@@ -19,7 +21,8 @@ from slurm.profiles import Profile
 from slurm.states import notes
 from slurm.submit import Submitter
 from slurm.supervise import Supervisor, verdict
-from slurm.tries import LIMIT, begin, forget, give_up, note, spent, tail
+from slurm.tries import LIMIT, begin, forget, give_up, note, spent, tail, tries
+from tests.end_to_end.conftest import edit_json
 
 PROFILE = parse(Profile, {"time": 10, "mem_gb": 2, "cells_per_job": 2}, "test")
 COMMANDS = {
@@ -149,6 +152,7 @@ def test_a_gpu_profile_does_not_run_on_the_cpu(tmp_path) -> None:
     assert Submitter.make(tmp_path, PROFILE, Runtime(), "").runtime["device"] == "auto"
     assert Submitter.make(tmp_path, gpu, Runtime(), "").runtime["threads"] == 6
     assert Submitter.make(tmp_path, gpu, Runtime(threads=1), "").runtime["threads"] == 1
+    assert Submitter.make(tmp_path, replace(gpu, cells_per_job=4, cells_at_once=2), Runtime(), "").runtime["threads"] == 3
 
 
 def test_ranks_share_the_cpus(tmp_path) -> None:
@@ -270,74 +274,130 @@ def test_tries_are_counted_until_there_is_progress(store, tmp_path) -> None:
         assert read_json(store.folder(cell) / "failure.json")["cause"] == cause
 
 
-def test_a_killed_worker_is_followed_by_another(store, monkeypatch) -> None:
+class Worker:
+    """A worker of a job that has ended already."""
+
+    def __init__(self, pid: int, code: int) -> None:
+        self.pid, self.poll = pid, lambda: code
+
+
+@pytest.fixture
+def start(store, monkeypatch):
+    """A job whose workers end at once: with what `works(pid, log)` returns."""
+    for name, value in {"SUBMITIT_EXECUTOR": "slurm", "SLURM_JOB_ID": "7", "SUBMITIT_FOLDER": str(store.root)}.items():
+        monkeypatch.setenv(name, value)
+
+    def call(cells: list[str], works, at_once: int = 1) -> None:
+        job, pids = CellJob(tuple(cells), str(store.root), {}, 90, at_once), itertools.count(1)
+
+        def begin_worker(log: str) -> None:
+            pid = next(pids)
+            job.workers[pid] = Worker(pid, works(pid, log))
+
+        monkeypatch.setattr(job, "_start", begin_worker)
+        job()
+
+    return call
+
+
+def test_a_killed_worker_is_followed_by_another(store, start, monkeypatch) -> None:
     """The cell that kills its worker is tried LIMIT times and given up; the cells behind it run."""
     poisoned, fine = ids(2)
-    job = CellJob((poisoned, fine), str(store.root), {}, 90)
-    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
-    monkeypatch.setenv("SLURM_JOB_ID", "7")
-    monkeypatch.setenv("SUBMITIT_FOLDER", str(store.root))
 
-    def work(log: str) -> int:
-        last = spent(store, poisoned)
-        if last is None:
-            begin(store, poisoned, log)
+    def work(pid: int, log: str) -> int:
+        monkeypatch.setattr(os, "getpid", lambda: pid)
+        if worker._begin(store, poisoned, log):
             return -11
-        give_up(store, poisoned, "killed", last.end, last.log)
         finish(store, fine)
         return 0
 
-    monkeypatch.setattr(job, "_work", work)
-    job()
-    assert "killed by SIGSEGV" in read_json(store.folder(poisoned) / "failure.json")["message"]
+    start([poisoned, fine], work)
+    failure = read_json(store.folder(poisoned) / "failure.json")
+    assert failure["message"].startswith(f"killed by SIGSEGV, {LIMIT} times without getting further")
     assert store.has_record(fine)
 
 
-@pytest.mark.parametrize("code", [worker.STOPPED, 1])
-def test_a_job_ends_as_its_worker_did(store, monkeypatch, code) -> None:
-    job = CellJob(tuple(ids(1)), str(store.root), {}, 90)
-    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
-    monkeypatch.setenv("SLURM_JOB_ID", "7")
-    monkeypatch.setenv("SUBMITIT_FOLDER", str(store.root))
-    monkeypatch.setattr(job, "_work", lambda _: code)
+def test_the_cell_of_the_killed_worker_is_blamed(store, start) -> None:
+    """Of two workers at once the second is killed: the cell that the first one runs has nothing to do with it."""
+    first, second = ids(2)
+
+    def work(pid: int, log: str) -> int:
+        if pid <= 2:
+            begin(store, (first, second)[pid - 1], log)
+            edit_json(store.folder((first, second)[pid - 1]) / "tries.json", lambda content: content.update(pid=pid))
+        return -9 if pid == 2 else 0
+
+    start([first, second], work, at_once=2)
+    ends = [read_json(store.folder(cell) / "tries.json")["end"] for cell in (first, second)]
+    assert ends == ["ended without a word", "killed by SIGKILL (out of memory?)"]
+
+
+def test_workers_that_die_at_once_are_not_followed_for_ever(start) -> None:
+    pids: list[int] = []
     with pytest.raises(SystemExit) as end:
-        job()
+        start(ids(1), lambda pid, _: pids.append(pid) or -11)
+    assert end.value.code == 11
+    assert LIMIT < len(pids) <= LIMIT + 2
+
+
+@pytest.mark.parametrize("code", [worker.STOPPED, 1])
+def test_a_job_ends_as_its_workers_did(start, code) -> None:
+    with pytest.raises(SystemExit) as end:
+        start(ids(2), lambda pid, _: {1: code}.get(pid, 0), at_once=2)
     assert end.value.code == code
 
 
+def test_a_cell_that_another_worker_has_ended_is_left_alone(store, tmp_path) -> None:
+    """It fails between this worker's look and its turn: it is not tried a second time."""
+    (cell,) = ids(1)
+    give_up(store, cell, "settings", "by the other worker", "")
+    assert not worker._begin(store, cell, str(tmp_path / "log"))
+    assert tries(store, cell) is None
+
+
 def test_requeueing_keeps_the_cells(slurm, store, monkeypatch) -> None:
-    job = CellJob(tuple(ids(2)), str(store.root), {"threads": 1}, 90)
+    job = CellJob(tuple(ids(2)), str(store.root), {"threads": 1}, 90, 2)
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     with pytest.raises(SystemExit) as end:  # the cluster refuses
         job.checkpoint()
     assert end.value.code == worker.STOPPED
     (slurm / "scontrol").write_text("#!/bin/bash\necho 'JobId=7 Requeue=1 Restarts=0'\n")
     again = job.checkpoint().function
-    assert (again.ids, again.root, again.runtime, again.signal_seconds) == (job.ids, job.root, job.runtime, 90)
+    assert (again.ids, again.root, again.runtime, again.signal_seconds, again.at_once) == (job.ids, job.root, job.runtime, 90, 2)
 
 
 def test_the_ledger_reads_what_it_writes(tmp_path) -> None:
     assert Ledger(tmp_path / "nothing").sent() == {}
 
 
-def test_what_waits_is_told(slurm, submitter, store) -> None:
+def test_what_waits_is_told(slurm, submitter, store, monkeypatch) -> None:
     root, (queued, running, lost, forgotten, never) = submitter.ledger.root, ids(5)
     submitter.submit([queued, "x", running, "y", lost, "z"])
     submitter.submit([forgotten])
     (slurm / "queue").write_text("1001|0|PENDING|Priority\n1001|1|RUNNING|None\n1001|2|TIMEOUT|None\n")
     told = notes(root, [queued, running, lost, forgotten, never])
     assert told == {
-        queued: "queued as job 1001_0 (Priority)",
-        running: "in job 1001_1, RUNNING",
-        lost: "its job 1001_2 ended as TIMEOUT; `vlpeft sweep` submits it again",
-        forgotten: "its job 1002 has ended; `vlpeft sweep` submits it again",
+        queued: ("pending", "queued as job 1001_0 (Priority)"),
+        running: ("pending", "in job 1001_1, RUNNING"),
+        lost: ("missing", "its job 1001_2 ended as TIMEOUT; `vlpeft sweep` submits it again"),
+        forgotten: ("missing", "its job 1002 has ended; `vlpeft sweep` submits it again"),
     }
     (slurm / "accounts").write_text("1002|NODE_FAIL|0:9\n")
-    assert "ended as NODE_FAIL, signal 9" in notes(root, [forgotten])[forgotten]
+    assert "ended as NODE_FAIL, signal 9" in notes(root, [forgotten])[forgotten].text
+    (slurm / "accounts").write_text("1001_0|PREEMPTED|0:0\n1001_0|PENDING|0:0\n1002|PREEMPTED|0:0\n")
+    told = notes(root, [queued, forgotten], begun=[queued])
+    assert told[queued] == ("preempted", "queued again as job 1001_0 (Priority)")
+    assert told[forgotten] == ("preempted", "its job 1002 ended as PREEMPTED; `vlpeft sweep` submits it again")
+    (slurm / "accounts").write_text("1001_0|PREEMPTED|0:0\n1001_0|REQUEUED|0:0\n1001_0|PENDING|0:0\n")
+    assert notes(root, [queued], begun=[queued])[queued].state == "pending"  # it has run since, and was requeued for another reason
+    (slurm / "sacct").unlink()
+    monkeypatch.setattr(cluster.shutil, "which", lambda _: None)  # without accounting nobody can know
+    assert notes(root, [queued], begun=[queued])[queued].state == "pending"
     (slurm / "squeue").unlink()
     (slurm / "squeue").write_text("#!/bin/bash\nexit 1\n")
     (slurm / "squeue").chmod(0o755)
-    assert "nobody knows: `squeue` failed" in notes(root, [lost])[lost]
+    assert notes(root, [lost])[lost].state == "pending"
+    assert "nobody knows: `squeue` failed" in notes(root, [lost])[lost].text
     assert notes(root.parent / "elsewhere", [lost]) == {}
 
 
@@ -346,9 +406,9 @@ def test_cancelling_names_the_jobs_of_these_cells_only(slurm, submitter) -> None
     (slurm / "queue").write_text("1001|0|PENDING|Priority\n1001|1|RUNNING|None\n1001|2|COMPLETING|None\n1|N/A|RUNNING|None\n")
     (slurm / "scancel").write_text(f'#!/bin/bash\necho "$@" > {slurm}/cancelled\n')
     (slurm / "scancel").chmod(0o755)
-    assert cancel(submitter.ledger.root, ids(6)[2:]) == (1, 0)
+    assert cancel(submitter.ledger.root, "sweep", ids(6)[2:]) == (1, 0, [])
     assert (slurm / "cancelled").read_text() == "1001_1\n"
-    assert cancel(submitter.ledger.root, ids(2)) == (1, 0)
+    assert cancel(submitter.ledger.root, "sweep", ids(2)) == (1, 0, [])
     assert (slurm / "cancelled").read_text() == "1001_0\n"
 
 

@@ -34,7 +34,7 @@ def behaviour(cell_id):
     return next((told[key] for key in sorted(told, reverse=True) if cell_id.startswith(key)), {})
 
 
-def run_cell(cell_id, root, runtime, progress=None, asked=lambda: False):
+def run_cell(cell_id, root, runtime, progress=None, asked=lambda: False, begin=lambda: True):
     from filelock import FileLock, Timeout
 
     from benchmark.records import Store
@@ -44,6 +44,8 @@ def run_cell(cell_id, root, runtime, progress=None, asked=lambda: False):
         with FileLock(store.folder(cell_id) / "lock", timeout=0.5):
             if store.has_record(cell_id):
                 return "already done"
+            if not begin():
+                return "left alone"
             attempt(store, cell_id, asked, **{"steps": 5, "seconds": 0.1, "does": "", **behaviour(cell_id)})
     except Timeout:
         return "running elsewhere"
@@ -51,6 +53,7 @@ def run_cell(cell_id, root, runtime, progress=None, asked=lambda: False):
 
 
 def attempt(store, cell_id, asked, steps, seconds, does):
+    from benchmark.errors import disk_trouble
     from benchmark.records import Record, read_json, to_json, write_atomically
 
     folder = store.folder(cell_id)
@@ -64,14 +67,14 @@ def attempt(store, cell_id, asked, steps, seconds, does):
                 file.write(f"{step}\n")
             where = {"phase": "train", "step": step, "total": steps, "updated": time.time(), "pid": os.getpid()}
             write_atomically(folder / "progress.json", to_json(where))
-            misbehave(does)
+            misbehave(does, store.root)
             stop = asked() and does != "deaf"
             if stop or step % CHECKPOINT_STEPS == 0:
                 write_atomically(saved, str(step).encode())
             if stop:
                 raise Stopped
     except Exception as error:
-        write_atomically(folder / "failure.json", to_json({"cause": type(error).__name__, "message": str(error), "user": False}))
+        store.write_failure(cell_id, {"cause": disk_trouble(error) or type(error).__name__, "message": str(error), "user": False})
         raise
     finally:
         (folder / "progress.json").unlink(missing_ok=True)
@@ -84,7 +87,11 @@ def attempt(store, cell_id, asked, steps, seconds, does):
     saved.unlink(missing_ok=True)
 
 
-def misbehave(does):
+def misbehave(does, root):
+    if does == "fill":
+        with (root.parent / "ballast").open("ab", buffering=0) as file:
+            while file.write(bytes(2**12)):  # until there is no room
+                pass
     if does == "raise":
         raise RuntimeError("it was told to")
     if does == "segfault":
