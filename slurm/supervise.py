@@ -11,14 +11,17 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from signal import SIGABRT, SIGBUS, SIGKILL, SIGSEGV, SIGTERM, SIGUSR2
+from typing import TYPE_CHECKING
 
 from benchmark.records import Store
 from slurm.cluster import Job, SlurmSilent, describe, ended, jobs
 from slurm.ledger import Sent
-from slurm.submit import Submitter
 from slurm.tries import LIMIT, checkpoint, give_up
 from slurm.worker import STOPPED
 from slurm.worker import ended as cell_ended
+
+if TYPE_CHECKING:
+    from slurm.submit import Submitter  # imports submitit, which `vlpeft status` can do without
 
 POLL_SECONDS = 5.0
 # srun reports a killed task as the signal's number or 128 more. SIGUSR2 kills a job that has not yet begun to listen.
