@@ -105,6 +105,20 @@ def test_ranks_with_other_weights_are_found_out() -> None:
         in_ranks(be_unlike, 2)
 
 
+def test_each_rank_has_a_gpu(monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for name in ("auto", "cuda"):
+        assert [str(Runtime(device=name, ranks=2).torch_device(rank)) for rank in range(2)] == ["cuda:0", "cuda:1"]
+        assert str(Runtime(device=name).torch_device()) == "cuda"
+        with pytest.raises(UserError, match="ranks: 3 need a GPU each, 2 visible here; use at most 2, or --device cpu"):
+            Runtime(device=name, ranks=3).torch_device()
+    with pytest.raises(UserError, match="--device cuda:1: 2 ranks need a GPU each; use --device cuda"):
+        Runtime(device="cuda:1", ranks=2).torch_device()
+    assert str(Runtime(device="cuda:1").torch_device()) == "cuda:1"
+    assert str(Runtime(device="cpu", ranks=3).torch_device(2)) == "cpu"
+
+
 # Whole cells.
 
 RECIPE = (
