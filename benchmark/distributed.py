@@ -102,17 +102,18 @@ class Ranks:
 ALONE = Ranks()
 
 
-@contextmanager
-def joined(rank: int, world: int, meeting: Path, device: torch.device) -> Iterator[Ranks]:
-    """Meet the other ranks of this machine in the file `meeting`: gloo carries what lies on the CPU, nccl what lies on GPUs."""
+def join(rank: int, world: int, meeting: Path, device: torch.device) -> Ranks:
+    """Meet the other ranks of this machine in the file `meeting`: gloo carries what lies on the CPU, nccl what lies on GPUs.
+
+    There is no parting: a process is a rank until it ends, and to part would be to wait for ranks that may be gone.
+    """
     if Path(f"/sys/class/net/{LOOPBACK}").exists():
         os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK)  # else it asks for the host's name, which not every node can resolve
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     store = distributed.FileStore(str(meeting), world)  # type: ignore[attr-defined] # public, but not in torch's __all__
     with _talking():
         distributed.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=PATIENCE)
-    yield Ranks(rank, world)
-    distributed.destroy_process_group()  # not behind an error: it would wait for the others
+    return Ranks(rank, world)
 
 
 @contextmanager

@@ -144,7 +144,7 @@ def _be_rank(work: Work, link: Link) -> None:
         link.line.close()
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(0)  # torch's communication threads may hang an ordinary exit once a peer is gone
+        os._exit(0)  # an ordinary exit would have torch part from ranks that may be gone
 
 
 def _end_with_parent() -> None:

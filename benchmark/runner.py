@@ -25,7 +25,7 @@ from benchmark.codebase import code, keep_diff
 from benchmark.config import NonNegativeFloat, Positive, dump, parse
 from benchmark.cost import Meter, parameters, together
 from benchmark.devices import chosen_device
-from benchmark.distributed import ALONE, Ranks, joined
+from benchmark.distributed import ALONE, Ranks, join
 from benchmark.errors import UserError
 from benchmark.evaluation import predictions
 from benchmark.failures import describe_failure
@@ -126,12 +126,12 @@ def _run_in_ranks(root: Path, cell_id: str, runtime: Runtime, report: Progress, 
 
 def _be_rank(root: Path, cell_id: str, runtime: Runtime, link: Link) -> bool:
     """Run a cell as one of its ranks; False if it was asked to stop. Only the first one reports, and hears that."""
-    with joined(link.rank, link.world, link.meeting, runtime.torch_device(link.rank)) as ranks:
-        report, asked = (link.report, link.asked) if ranks.first else (lambda *_: None, lambda: False)
-        try:
-            _Run(Store(root), cell_id, runtime, report, asked, ranks).run()
-        except Stopped:
-            return False
+    ranks = join(link.rank, link.world, link.meeting, runtime.torch_device(link.rank))
+    report, asked = (link.report, link.asked) if ranks.first else (lambda *_: None, lambda: False)
+    try:
+        _Run(Store(root), cell_id, runtime, report, asked, ranks).run()
+    except Stopped:
+        return False
     return True
 
 

@@ -16,13 +16,15 @@ from torch import Tensor, nn
 
 from benchmark.cell import Cell
 from benchmark.checkpoint import trained
-from benchmark.distributed import Ranks, joined
+from benchmark.distributed import Ranks, join
 from benchmark.ranks import Link, run_ranks
 from benchmark.runner import build
 from benchmark.tasks.base import Item
 from benchmark.training import Feed, start, train
 
-CPU = torch.device("cpu")
+
+def meet(link: Link) -> Ranks:
+    return join(link.rank, link.world, link.meeting, torch.device("cpu"))
 
 
 @dataclass(frozen=True)
@@ -57,8 +59,8 @@ def train_alike(job: Job, ranks: Ranks) -> dict[str, Any]:
 def train_all(jobs: Sequence[Job], link: Link) -> list[dict[str, Any]]:
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
-    with joined(link.rank, link.world, link.meeting, CPU) as ranks:
-        return [train_alike(job, ranks) for job in jobs]
+    ranks = meet(link)
+    return [train_alike(job, ranks) for job in jobs]
 
 
 def sum_some(link: Link) -> list[Any]:
@@ -66,26 +68,24 @@ def sum_some(link: Link) -> list[Any]:
     parameters = [nn.Parameter(torch.zeros(2)) for _ in range(3)]
     for p in parameters[: link.rank + 1]:
         p.grad = torch.tensor([1.0, 10.0]) * (link.rank + 1)
-    with joined(link.rank, link.world, link.meeting, CPU) as ranks:
-        sums = ranks.sum_gradients(parameters, 0.5, 10**10 + link.rank)
-        return [sums, [None if p.grad is None else p.grad.tolist() for p in parameters]]
+    sums = meet(link).sum_gradients(parameters, 0.5, 10**10 + link.rank)
+    return [sums, [None if p.grad is None else p.grad.tolist() for p in parameters]]
 
 
 def be_unlike(link: Link) -> None:
-    with joined(link.rank, link.world, link.meeting, CPU) as ranks:
-        ranks.check_equal({"weight": torch.full((2,), float(link.rank))})
+    meet(link).check_equal({"weight": torch.full((2,), float(link.rank))})
 
 
 def fail(failing: int, how: str, link: Link) -> None:
     """One rank ends badly while the others wait for it."""
-    with joined(link.rank, link.world, link.meeting, CPU) as ranks:
-        if link.rank == failing:
-            if how == "raise":
-                raise MemoryError("no more")
-            if how == "leave":
-                os._exit(3)
-            os.kill(os.getpid(), signal.SIGKILL)
-        ranks.gather(0)
+    ranks = meet(link)
+    if link.rank == failing:
+        if how == "raise":
+            raise MemoryError("no more")
+        if how == "leave":
+            os._exit(3)
+        os.kill(os.getpid(), signal.SIGKILL)
+    ranks.gather(0)
 
 
 def be_deaf(link: Link) -> list[int]:
