@@ -95,7 +95,7 @@ def retry(options: argparse.Namespace) -> int:
 
 def status(options: argparse.Namespace) -> int:
     from benchmark.sweep import how_to_launch, outdated, read_plan
-    from results.status import as_dicts, status_table
+    from results.status import as_dicts, status_table, worth_showing
 
     made = read_plan(options.sweep, options.root, options.scale)
     if changed := outdated(made, options.sweep, options.scale):
@@ -107,7 +107,8 @@ def status(options: argparse.Namespace) -> int:
     elif options.watch:
         _watch(made.title, look)
     else:
-        print_text(status_table(made.title, look()))
+        cells = look()
+        print_text(status_table(made.title, cells, shown=worth_showing(cells)))
     return 0
 
 
@@ -131,7 +132,7 @@ def _watch(title: str, look: Callable[[], Any]) -> None:
     from rich.text import Text
 
     from results.render import render
-    from results.status import COMING, busy, status_table, summary
+    from results.status import COMING, busy, status_table, summary, worth_showing
 
     before = None
     with Live(auto_refresh=False, vertical_overflow="ellipsis") if sys.stdout.isatty() else nullcontext() as live:
@@ -139,7 +140,7 @@ def _watch(title: str, look: Callable[[], Any]) -> None:
             cells = look()
             numbers = summary(cells)
             if live is not None:
-                shown = status_table(title, cells, shown=[cell for cell in cells if busy(cell)])
+                shown = status_table(title, cells, shown=[cell for cell in worth_showing(cells) if busy(cell)])
                 live.update(Text.from_ansi(render(shown, "text", colour=True), no_wrap=True), refresh=True)
             elif numbers != before:
                 print(", ".join(f"{number} {state}" for state, number in numbers.items() if number), flush=True)

@@ -36,6 +36,7 @@ STYLES: dict[State, str] = {
     "stale": "magenta",
     "skipped": "dim",
 }
+ROWS = 1000  # of the table; --json has all
 COMING: tuple[State, ...] = ("running", "preempted", "pending")  # what may change by itself
 
 
@@ -133,12 +134,20 @@ def busy(cell: CellStatus) -> bool:
     return cell.state in ("running", "failed", "preempted") or (cell.state not in ("done", "skipped") and bool(cell.reason))
 
 
+def worth_showing(cells: Sequence[CellStatus]) -> list[CellStatus]:
+    """All of them; of thousands those of which there is anything to see, and of these no more than a person reads."""
+    return list(cells) if len(cells) <= ROWS else [cell for cell in cells if busy(cell)][:ROWS]
+
+
 def status_table(title: str, cells: Sequence[CellStatus], shown: Sequence[CellStatus] | None = None) -> Table:
     """For `results.render.render`: the summary of `cells` in the caption, one row for each of `shown` (all of them)."""
     counts = ", ".join(f"{number} {state}" for state, number in summary(cells).items() if number)
     header = ("state", "method", "backbone", "task", "dataset", "seed", "id", "detail")
     block = Block("", "l" * len(header), (header,), tuple(map(_row, cells if shown is None else shown)))
-    return Table(one_line(title), (f"{len(cells)} cells: {counts}" if cells else "no cells",), (block,), tuple(as_dicts(cells)))
+    caption = f"{len(cells)} cells: {counts}" if cells else "no cells"
+    if shown is not None and len(shown) < len(cells):
+        caption += f"; {len(shown)} of them below, all with --json"
+    return Table(one_line(title), (caption,), (block,), tuple(as_dicts(cells)))
 
 
 def _row(cell: CellStatus) -> tuple[Text, ...]:

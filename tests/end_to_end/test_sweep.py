@@ -23,6 +23,7 @@ from tests.end_to_end.conftest import (
     science,
     start_vlpeft,
     vlpeft,
+    write_json,
     write_one,
     write_sweep,
 )
@@ -118,6 +119,36 @@ def test_status(sweep, inline, main) -> None:
     assert f"{PLANNED} cells: {RUNNABLE} done, {PLANNED - RUNNABLE} skipped" in main("status", sweep, "--root", inline[0]).out
     states = [row["state"] for row in json.loads(main("plan", sweep, "--root", inline[0], "--json").out)]
     assert states.count("done") == RUNNABLE
+
+
+LOGIN_NODE = """
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "transformers", "timm"):
+            raise ImportError(f"{name} is not on this machine")
+sys.meta_path.insert(0, Refuse())
+from benchmark.cli import main
+main(sys.argv[1:])
+"""
+
+
+def test_status_on_a_login_node(sweep, copy, tmp_path) -> None:
+    """Without torch, and without any command of SLURM: what was submitted waits, as far as one can know."""
+    ids = [path.parent.name for path in sorted(copy.glob("cells/*/record.json"))]
+    (copy / "cells" / ids[0] / "record.json").unlink()
+    (copy / "cells" / ids[1] / "record.json").unlink()
+    folder = copy / "slurm" / "00000-20260101-000000"
+    folder.mkdir(parents=True)
+    write_json(folder / "submission.json", {"job": "7", "cells": [[ids[0]]]})
+    (tmp_path / "bin").mkdir()
+    command = [sys.executable, "-c", LOGIN_NODE, "status", str(sweep), "--root", str(copy), "--json"]
+    said = subprocess.run(command, capture_output=True, text=True, env={**environment(), "PATH": str(tmp_path / "bin")}, check=False)
+    assert said.returncode == 0, said.stderr
+    rows = {row["id"]: row for row in json.loads(said.stdout)}
+    assert rows[ids[0]]["state"] == "pending"
+    assert rows[ids[0]]["reason"] == "in the queue or not, nobody knows: `squeue` is not on this machine"
+    assert rows[ids[1]]["state"] == "missing"
 
 
 def test_plan_looks_where_results_lie_by_default(sweep, copy, main, monkeypatch) -> None:

@@ -134,13 +134,17 @@ def press(job: str, _: int) -> None:
 
 
 def crash_node(job: str, pid: int) -> None:
-    """All that is of the job and of SLURM on its node dies; the node is given up, and comes back."""
+    """All that is of the job and of SLURM on its node dies; the node is given up, and comes back.
+
+    SLURM would give it up by itself, after a while that depends on the machine's load.
+    """
     node, number = node_of(job), output("squeue", "-h", "-j", job, "-o", "%A")
     doomed = [*processes(f"slurmd -N {node} "), *processes(f"slurmstepd: [{number}."), psutil.Process(pid).parent(), psutil.Process(pid)]
     for process in doomed:
         process.kill()
-    wait_until(lambda: "down" in output("sinfo", "-h", "-n", node, "-o", "%T"), seconds=120)
+    output("scontrol", "update", f"nodename={node}", "state=down", "reason=crashed")
     subprocess.run(["slurmd", "-N", node, "-c"], check=True)
+    output("scontrol", "update", f"nodename={node}", "state=resume")
 
 
 def node_of(job: str) -> str:

@@ -75,10 +75,14 @@ def test_ctrl_c_leaves_the_jobs(cluster, main, tmp_path) -> None:
         wait_until(lambda: running(root))
         os.kill(os.getpid(), signal.SIGINT)
 
-    thread = threading.Thread(target=interrupt)
-    thread.start()
-    said = main(*command)
-    thread.join()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # the tests may run unheard (nohup)
+    try:
+        thread = threading.Thread(target=interrupt)
+        thread.start()
+        said = main(*command)
+        thread.join()
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert said.code == 130
     assert "jobs that are submitted go on; watch them with `vlpeft status" in said.err
     assert {row["state"] for row in json.loads(main("status", *where, "--json").out)} <= {"running", "pending"}

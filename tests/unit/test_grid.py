@@ -11,6 +11,7 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmark import grid
 from benchmark import sweep as sweeps
 from benchmark.cell import Cell, Choice, Plan
 from benchmark.config import Protocol, dump, dump_defaults, parse
@@ -284,6 +286,21 @@ def test_plans_come_back_until_the_sweep_changes(tmp_path) -> None:
     path.write_text(path.read_text() + "# a remark\n")
     with pytest.raises(UserError, match="has changed since it was launched"):
         load_plan(str(path), tmp_path)
+
+
+def test_seeds_cost_next_to_nothing(tmp_path, monkeypatch) -> None:
+    """However many seeds there are, files are read and settings are resolved and checked as for one."""
+    calls = Counter()
+    for name in ("resolve", "_data_layers", "_resolve"):
+        real = getattr(grid, name)
+        monkeypatch.setattr(grid, name, lambda *given, name=name, real=real: calls.update([name]) or real(*given))
+    counted = []
+    for seeds in (1, 50):
+        calls.clear()
+        path = write(tmp_path / f"{seeds}.yaml", seeds=str(list(range(seeds))))
+        assert len(expand(path)) % seeds == 0
+        counted.append(dict(calls))
+    assert counted[0] == counted[1]
 
 
 def test_finding_a_cell(tmp_path) -> None:

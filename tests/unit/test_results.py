@@ -25,10 +25,11 @@ from benchmark.config import Protocol, dump
 from benchmark.datasets import DatasetSpec
 from benchmark.errors import UserError
 from benchmark.records import Record, Store, to_json
+from results import status as statuses
 from results.leaderboard import SCHEMA, leaderboard
 from results.listing import plan_rows
 from results.render import FORMATS, render
-from results.status import as_dicts, noted, outdated, status, status_table, strangers, summary
+from results.status import as_dicts, noted, outdated, status, status_table, strangers, summary, worth_showing
 from results.summaries import costs, scores
 from results.tables import Block, Footnotes, Table, Text, cost_table, score_table
 
@@ -558,6 +559,15 @@ def test_what_a_cluster_and_launchers_say_is_added(running):
     stale = outdated(told, "changed")
     assert [cell.state for cell in stale] == ["done", "running", "failed", "stale", "stale", "skipped"]
     assert stale[3].detail == "changed; queued again"
+
+
+def test_of_thousands_only_what_there_is_to_see_is_shown(running, monkeypatch):
+    found = status(*running, now=1012.4)
+    assert worth_showing(found) == found
+    monkeypatch.setattr(statuses, "ROWS", 5)
+    assert [cell.state for cell in worth_showing(found)] == ["running", "failed"]
+    text = render(status_table("sweep", found, worth_showing(found)), "text")
+    assert "2 missing, 1 skipped; 2 of them below, all with --json" in text
 
 
 def test_cells_of_settings_that_are_no_more(running):
