@@ -119,7 +119,7 @@ class Source:
 
     def _guard(self, load: Any) -> Any:
         try:
-            with _quiet():
+            with quiet():
                 return load()
         except (OSError, ValueError) as error:
             where = "the folder" if Path(self.location).exists() else "the id"
@@ -144,7 +144,7 @@ def _refuse_slip(location: str, revision: str | None) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No bars, no retries told one by one: what comes of a load is said once, by us."""
     ours, hub = logging.get_verbosity(), hub_logging.get_verbosity()
     logging.set_verbosity_error()
