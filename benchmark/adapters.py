@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -37,6 +38,8 @@ SCHEMA = 1
 TENSORS, BASE, CONFIG = "adapter.safetensors", "base.json", "config.json"
 BESIDE = "./"  # marks weights that lie in the folder itself
 SAME = 1e-5  # norms of equal weights differ by rounding alone
+SOURCES = ("text", "vision", "weights", "tokenizer")  # settings of backbones that name weights
+SNAPSHOT = re.compile(r"/models--(.+)/snapshots/([0-9a-f]{40})/?$")  # a folder of the hub's cache
 Format = Literal["vlpeft", "peft", "merged"]
 
 
@@ -45,9 +48,9 @@ class Adapter(Config):
     """An exported adapter's config.json.
 
     `cell` is what to build, without paths of data; that of a merged model trains the head alone. `answers` holds each
-    task's closed list. `weights` replaces settings of the backbone: hub ids with their revision, or folders beside
-    (`./text`). `metrics` are the finished cell's, `trained` its parameter counts. `reproduced`: of so many test examples, how
-    many were answered as in the run when it was exported.
+    task's closed list. `base` are the weights that it was trained on, hub ids with their revision; `weights` replaces settings
+    of the backbone: those ids, or folders beside (`./text`). `metrics` are the finished cell's, `trained` its parameter counts.
+    `reproduced`: how many test examples were answered as in the run when it was exported, and of how many.
     """
 
     id: str  # the finished cell's
@@ -55,6 +58,7 @@ class Adapter(Config):
     cell: Cell
     method: str  # the finished cell's
     answers: tuple[tuple[str, ...], ...]
+    base: dict[str, str]
     weights: dict[str, str]
     image: dict[str, JSON]
     metrics: dict[str, float | dict[str, str]]
@@ -146,9 +150,7 @@ def check_base(backbone: Backbone, expected: Mapping[str, float], weights: str) 
 
 
 def _named(adapter: Adapter) -> str:
-    sources = ("text", "vision", "weights")
-    settings = {**adapter.cell.backbone.settings, **adapter.weights}
-    return " or ".join(f"{key}: {settings[key]}" for key in sources if key in settings)
+    return " or ".join(f"{key}: {value}" for key, value in (adapter.base | adapter.weights).items())
 
 
 def image_transform(tower: VisionTower) -> dict[str, JSON]:
@@ -158,20 +160,21 @@ def image_transform(tower: VisionTower) -> dict[str, JSON]:
     return {"size": tower.size, "mean": list(tower.mean), "std": list(tower.std), "resample": tower.resample.name.lower()}
 
 
-def pinned(settings: Mapping[str, JSON]) -> dict[str, str]:
-    """The settings that name models of the hub, each with the revision that lies in the hub's cache."""
-    found = {}
-    for key, value in settings.items():
-        if isinstance(value, str) and (commit := _commit(value)):
-            found[key] = f"{value.partition('@')[0]}@{commit}"
-    return found
+def base_weights(settings: Mapping[str, JSON]) -> dict[str, str]:
+    """The settings of a backbone that name weights, as they are or pinned."""
+    return {key: pinned(settings[key]) or settings[key] for key in SOURCES if isinstance(settings.get(key), str)}
 
 
-def _commit(source: str) -> str:
-    """The commit of a hub id as it is cached; "" for what is none, or lies in a local folder."""
+def pinned(source: str) -> str:
+    """A hub id, or a folder of the hub's cache, as `id@commit`; "" for other weights."""
     location, _, revision = source.partition("@")
-    if Path(location).exists():
-        return ""
+    if cached := SNAPSHOT.search(location):
+        return f"{cached[1].replace('--', '/', 1)}@{cached[2]}"
+    commit = "" if Path(location).exists() else _commit(location, revision)
+    return f"{location}@{commit}" if commit else ""
+
+
+def _commit(location: str, revision: str) -> str:
     try:
         path = try_to_load_from_cache(location, "config.json", revision=revision or None)
     except HFValidationError:  # a path, or another kind of weights

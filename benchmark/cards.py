@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from huggingface_hub import ModelCardData
 
 from benchmark.adapters import Adapter
-from benchmark.cell import Cell, Part
+from benchmark.cell import Part
 
 PIPELINES = {"vqa": "visual-question-answering", "captioning": "image-to-text"}
 DRAWN = ("shapes", "easy_vqa")  # formats of drawn pictures
+WHAT = {
+    "vlpeft": "What was trained, without the base weights it belongs to.",
+    "peft": "The low-rank updates in the format of Hugging Face peft, without the base weights they belong to.",
+    "merged": "The full weights of the language model with what was trained folded in; the task head, if there is one, beside.",
+}
 
 
 def card(adapter: Adapter, notes: Sequence[str]) -> str:
@@ -18,7 +24,7 @@ def card(adapter: Adapter, notes: Sequence[str]) -> str:
     cell = adapter.cell
     tasks = [part.task for part in cell.parts]
     data = ModelCardData(
-        base_model=[source.partition("@")[0] for source in _hub(adapter).values()] or None,
+        base_model=[source.partition("@")[0] for source in adapter.base.values() if "@" in source] or None,
         library_name="peft" if adapter.format == "peft" else "vlpeft",
         pipeline_tag=PIPELINES.get(tasks[0]) if len(tasks) == 1 else None,
         tags=["vlpeft", adapter.method, cell.backbone.name, *dict.fromkeys(tasks)],
@@ -27,21 +33,16 @@ def card(adapter: Adapter, notes: Sequence[str]) -> str:
     return "\n".join(parts) + "\n"
 
 
-def _hub(adapter: Adapter) -> dict[str, str]:
-    return {key: value for key, value in adapter.weights.items() if "@" in value}
-
-
 def _body(adapter: Adapter, notes: Sequence[str]) -> Iterator[str]:
-    cell = adapter.cell
-    yield f"# {adapter.method} on {cell.backbone.name}: {', '.join(part.name for part in cell.parts)}"
-    yield f"\n{_what(adapter)}"
-    for warning in _warnings(cell):
+    cell, (same, tried) = adapter.cell, adapter.reproduced
+    yield f"# {adapter.method} on {cell.backbone.name}: {', '.join(part.name for part in cell.parts)}\n"
+    yield f"{WHAT[adapter.format]} Made with vlpeft and `{adapter.method}`."
+    for warning in _warnings(adapter):
         yield f"\n**{warning}**"
     yield "\n## Scores\n\n| task | metric | value | split |\n| --- | --- | ---: | --- |"
     for index, part in enumerate(cell.parts):
         yield from _scores(adapter, part, cell.metric_prefix(index))
-    yield f"\nOne run, seed {cell.seed}; in per cent (CIDEr x 100). Of {adapter.reproduced[1]} test examples answered again when this "
-    yield f"was exported, {adapter.reproduced[0]} gave the very answer of the run."
+    yield f"\nOne run, seed {cell.seed}; in per cent (CIDEr x 100). At export {same} of {tried} test examples were answered as in the run."
     yield "\n## Use\n"
     yield from _use(adapter)
     yield from (f"\n{note}" for note in notes)
@@ -51,18 +52,10 @@ def _body(adapter: Adapter, notes: Sequence[str]) -> Iterator[str]:
     yield from _provenance(adapter)
 
 
-def _what(adapter: Adapter) -> str:
-    kinds = {
-        "vlpeft": "What was trained, without the base weights it belongs to.",
-        "peft": "The low-rank updates in the format of Hugging Face peft, without the base weights they belong to.",
-        "merged": "The full weights of the language model with what was trained folded in; the task head, if there is one, beside.",
-    }
-    return f"{kinds[adapter.format]} Made with [vlpeft](https://pypi.org/project/vlpeft/) and `{adapter.method}`."
-
-
-def _warnings(cell: Cell) -> Iterator[str]:
-    if "tiny" in cell.backbone.settings.values():
-        yield "Tiny towers (a few layers, width 128, shipped with vlpeft): this shows the machinery and is good for nothing else."
+def _warnings(adapter: Adapter) -> Iterator[str]:
+    cell = adapter.cell
+    if "tiny" in adapter.base.values():
+        yield "Tiny towers, those shipped with vlpeft: this shows the machinery and is good for nothing else."
     drawn = [part.dataset.name for part in cell.parts if part.dataset.format in DRAWN]
     if drawn:
         yield f"Drawn pictures ({', '.join(drawn)}): the scores say nothing about photographs."
@@ -88,15 +81,15 @@ def _use(adapter: Adapter) -> Iterator[str]:
     images = "--image LEFT --image RIGHT" if any(part.task == "nlvr2" for part in adapter.cell.parts) else "--image IMAGE"
     asks = "" if all(part.task == "captioning" for part in adapter.cell.parts) else ' --question "..."'
     task = f" --task {adapter.cell.parts[0].name}" if adapter.cell.also else ""
-    yield f"```bash\npip install vlpeft\nvlpeft predict --adapter FOLDER {images}{asks}{task}\n```"
+    yield f"Where vlpeft is installed:\n\n```bash\nvlpeft predict --adapter FOLDER {images}{asks}{task}\n```"
     if adapter.format == "merged":
         folders = ", ".join(f"`{key}: FOLDER/{key}`" for key, value in adapter.weights.items() if value.startswith("./"))
         yield f"\nIn a sweep of vlpeft the towers are {folders}; other code loads these folders with transformers."
 
 
 def _weights(adapter: Adapter) -> str:
-    settings = {**adapter.cell.backbone.settings, **adapter.weights}
-    return ", ".join(f"{key} `{settings[key]}`" for key in ("text", "weights", "vision") if key in settings)
+    """The base weights; a folder of the maker's machine by its last name alone."""
+    return ", ".join(f"{key} `{Path(value).name if Path(value).is_absolute() else value}`" for key, value in adapter.base.items())
 
 
 def _trained(adapter: Adapter) -> Iterator[str]:

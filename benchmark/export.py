@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from benchmark.adapters import BASE, CONFIG, TENSORS, Adapter, Format, base_norms, image_transform, pinned, plugin, revive
+from benchmark.adapters import BASE, CONFIG, TENSORS, Adapter, Format, base_norms, base_weights, image_transform, plugin, revive
 from benchmark.backbones.base import Backbone
 from benchmark.cards import card
 from benchmark.cell import Cell, Part, Planned
@@ -110,7 +110,7 @@ def _answers(backbone: Backbone, cell: Finished) -> list[list[str]]:
 
 
 def _describe(cell: Finished, backbone: Backbone, form: Format, reproduced: tuple[int, int]) -> Adapter:
-    record, name = cell.record, cell.cell.method.name
+    record, name, base = cell.record, cell.cell.method.name, base_weights(cell.cell.backbone.settings)
     kept = ("packages", "python", "git", "device", "data", "science", "finished")
     return Adapter(
         id=record.id,
@@ -118,7 +118,8 @@ def _describe(cell: Finished, backbone: Backbone, form: Format, reproduced: tupl
         cell=_without_paths(cell.cell),
         method=name,
         answers=tuple(inputs.answers for inputs in cell.inputs),
-        weights=pinned(cell.cell.backbone.settings),
+        base=base,
+        weights={key: value for key, value in base.items() if "@" in value},
         image=image_transform(backbone.vision),
         metrics=record.metrics,
         trained={key: record.cost[key] for key in ("trainable", "head", "total", "steps")},

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from benchmark.method import LowRank, LowRankUpdate, PerTask
 
 PLAIN = Choice("head_only", {})  # how a merged model is built: nothing is added, and only the head is not in its folders
 HEAD = "head.safetensors"
+PEFT = "base_model.model."  # in front of a module's name in peft's files
 
 
 def updates(backbone: Backbone) -> dict[str, LowRank]:
@@ -43,36 +46,49 @@ def write_peft(folder: Path, backbone: Backbone, adapter: Adapter) -> list[str]:
     if not found:
         raise UserError(f"peft's format is for LoRA, and {adapter.method} adds no low-rank update; leave `--format peft` out")
     setting, checkpoint = next(iter(backbone.checkpoints().items()))
-    model, tensors = checkpoint.model, dict[str, Tensor]()
-    names = {id(module): name for name, module in model.named_modules(remove_duplicate=False)}
-    ranks: dict[str, int] = {}
-    scales: dict[str, float] = {}
-    rest = trained(backbone)
-    for place, update in found.items():
-        name = names[id(backbone.get_submodule(place))]
-        ranks[name], scales[name] = len(update.a), update.scale * len(update.a)
-        tensors[f"base_model.model.{name}.lora_A.weight"] = update.a
-        tensors[f"base_model.model.{name}.lora_B.weight"] = update.b
-        own = [parameter for parameter in rest if parameter.startswith(f"{place}.")]
-        if biases := [parameter for parameter in own if parameter.removeprefix(f"{place}.").startswith("base.")]:
-            raise UserError(f"peft's LoRA cannot hold {biases[0]}, which trained too (`also_train`); leave `--format peft` out")
-        rest = {parameter: tensor for parameter, tensor in rest.items() if parameter not in own}
-    saved = _whole_modules(rest, backbone, names)
-    tensors |= {f"base_model.model.{name}.{key}": value for name, module in saved.items() for key, value in module.state_dict().items()}
-    beside = {parameter: tensor for parameter, tensor in rest.items() if names.get(id(_owner(backbone, parameter))) not in saved}
-    save_file(_plain(tensors), folder / "adapter_model.safetensors")
-    if beside:
-        save_file(_plain(beside), folder / HEAD)
-    layouts = {isinstance(update.base, Conv1D) for update in found.values()}
-    config = _peft_config(adapter.weights.get(setting), ranks, scales, sorted(saved), layouts == {True})
+    names = {id(module): name for name, module in checkpoint.model.named_modules(remove_duplicate=False)}
+    low_rank = {names[id(backbone.get_submodule(place))]: update for place, update in found.items()}
+    rest = _beside_updates(backbone, found)
+    saved = {names[id(owner)]: owner for owner in (_owner(backbone, name) for name in rest) if id(owner) in names}
+    head = {name: tensor for name, tensor in rest.items() if id(_owner(backbone, name)) not in names}
+    save_file(_plain(_peft_tensors(low_rank, saved)), folder / "adapter_model.safetensors")
+    config = _peft_config(adapter.weights.get(setting, ""), low_rank, sorted(saved))
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    return [f"`{HEAD}` holds {', '.join(sorted({name.split('.')[0] for name in beside}))}, which peft has no place for."] if beside else []
+    if not head:
+        return []
+    save_file(_plain(head), folder / HEAD)
+    modules = ", ".join(sorted({f"`{'.'.join(name.split('.')[:2])}`" for name in head}))
+    return [f"`{HEAD}` holds what trained outside that model and peft has no place for: {modules}."]
 
 
-def _peft_config(base: str | None, ranks: dict[str, int], scales: dict[str, float], saved: list[str], transposed: bool) -> dict[str, Any]:
+def _beside_updates(backbone: Backbone, found: Mapping[str, LowRank]) -> dict[str, Tensor]:
+    """What trained beside the updates. Raises UserError for parts of the very maps they belong to."""
+    rest = trained(backbone)
+    for place in found:
+        own = [name for name in rest if name.startswith(f"{place}.")]
+        if inside := [name for name in own if name.startswith(f"{place}.base.")]:
+            raise UserError(f"peft's LoRA cannot hold {inside[0]}, which `also_train` trained too; leave `--format peft` out")
+        rest = {name: tensor for name, tensor in rest.items() if name not in own}
+    return rest
+
+
+def _peft_tensors(low_rank: Mapping[str, LowRank], saved: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    """Tensors by peft's names: the updates, and modules that are saved whole."""
+    tensors = {}
+    for name, update in low_rank.items():
+        tensors[f"{PEFT}{name}.lora_A.weight"] = update.a
+        tensors[f"{PEFT}{name}.lora_B.weight"] = update.b
+    for name, module in saved.items():
+        tensors |= {f"{PEFT}{name}.{key}": value for key, value in module.state_dict().items()}
+    return tensors
+
+
+def _peft_config(base: str, low_rank: Mapping[str, LowRank], saved: list[str]) -> dict[str, Any]:
     """peft's LoraConfig as JSON: one rank and alpha, and patterns for modules that differ; the scale is alpha / rank."""
-    rank, alpha = next(iter(ranks.values())), next(iter(scales.values()))
-    location, _, revision = (base or "").partition("@")
+    ranks = {name: len(update.a) for name, update in low_rank.items()}
+    alphas = {name: update.scale * len(update.a) for name, update in low_rank.items()}
+    rank, alpha = next(iter(ranks.values())), next(iter(alphas.values()))
+    location, _, revision = base.partition("@")
     return {
         "peft_type": "LORA",
         "task_type": None,
@@ -83,18 +99,12 @@ def _peft_config(base: str | None, ranks: dict[str, int], scales: dict[str, floa
         "lora_alpha": alpha,
         "lora_dropout": 0.0,
         "bias": "none",
-        "fan_in_fan_out": transposed,
+        "fan_in_fan_out": all(isinstance(update.base, Conv1D) for update in low_rank.values()),
         "target_modules": sorted(ranks),
-        "rank_pattern": {f"^{name}$": r for name, r in ranks.items() if r != rank},
-        "alpha_pattern": {f"^{name}$": a for name, a in scales.items() if a != alpha},
+        "rank_pattern": {f"^{re.escape(name)}$": r for name, r in ranks.items() if r != rank},
+        "alpha_pattern": {f"^{re.escape(name)}$": a for name, a in alphas.items() if a != alpha},
         "modules_to_save": saved or None,
     }
-
-
-def _whole_modules(rest: dict[str, Tensor], backbone: Backbone, names: dict[int, str]) -> dict[str, nn.Module]:
-    """The modules of the language tower that train as they are, by their names in the Hugging Face model."""
-    owners = [_owner(backbone, parameter) for parameter in rest]
-    return {names[id(owner)]: owner for owner in owners if id(owner) in names}
 
 
 def _owner(backbone: Backbone, parameter: str) -> nn.Module:
