@@ -15,6 +15,8 @@ EPILOG = """examples:
   vlpeft plan quickstart --explain 02f7               each setting of a cell and where it comes from
   vlpeft status quickstart --root runs/quickstart     where it stands
   vlpeft table quickstart --root runs/quickstart --format latex
+  vlpeft export-adapter quickstart 02f7 -o my_adapter take what a cell trained along, with a model card
+  vlpeft predict --adapter my_adapter --image cat.jpg --question "what is it?"
   vlpeft list methods                                 what can be named in a sweep
   vlpeft data check vqav2 --path /data/vqav2          are the files there, whole and the published ones
   vlpeft bench lora                                   how fast our LoRA is beside Hugging Face peft's

@@ -29,6 +29,7 @@ BACKBONE = {
     "vit_roberta": "{name: vit_roberta, text: tiny, vision: tiny, pooler: random}",
     "vit_gpt2": "{name: vit_gpt2, text: tiny, vision: tiny, prefix: projected}",
     "blip": "{name: blip, weights: tiny, image_size: 64, protocol: {answering: generate}}",
+    "blip_vqa": "{name: blip, weights: tiny, image_size: 64, form: vqa}",
     "clip_bart": "{name: clip_bart, text: tiny, vision: tiny, grid: 4}",
 }
 TASK = {task: f"{{task: {task}, dataset: shapes.yaml}}" for task in ("vqa", "entailment", "nlvr2")}
@@ -104,4 +105,4 @@ class Ran:
 def fresh(cell: Planned, answers: tuple[str, ...], **other: Any) -> Backbone:
     """The backbone without its method; `other` settings replace its own."""
     settings = {**cell.cell.backbone.settings, **other}
-    return parse(BACKBONES.load(cell.backbone), settings, cell.backbone).build(answers, cell.cell.protocol).eval()
+    return parse(BACKBONES.load(cell.cell.backbone.name), settings, cell.backbone).build(answers, cell.cell.protocol).eval()

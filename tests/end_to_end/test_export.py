@@ -94,7 +94,7 @@ def test_a_joint_adapter_does_each_of_its_tasks(ran: Ran, tmp_path: Path) -> Non
 # The formats.
 
 PEFT = [("all", "vit_roberta", "vqa"), ("all", "vit_gpt2", "captioning"), ("lora", "vit_gpt2", "captioning")]
-PEFT += [("all", "blip", "vqa"), ("all", "clip_bart", "nlvr2")]
+PEFT += [("all", "blip", "vqa"), ("all", "blip_vqa", "vqa"), ("all", "clip_bart", "nlvr2")]
 SMALL = pytest.mark.parametrize(("method", "backbone", "task"), PEFT)
 
 
@@ -110,7 +110,7 @@ def test_peft_loads_what_was_exported_and_computes_the_same(ran: Ran, tmp_path: 
     if head.exists():
         base.load_state_dict(load_file(head), strict=False)
     before = ran.losses(base, cell)
-    model = base.checkpoints()["weights"].model if backbone == "blip" else base.text
+    model = base.checkpoints()["weights"].model if backbone.startswith("blip") else base.text
     PeftModel.from_pretrained(model, tmp_path / "out")  # puts its modules into the model
     torch.testing.assert_close(ran.losses(base.eval(), cell), expected, **CLOSE)
     assert not torch.allclose(before, expected, rtol=1e-3), "the updates do nothing"
@@ -146,7 +146,7 @@ def test_a_merged_model_computes_the_same(ran: Ran, tmp_path: Path, method: str,
     assert all(name.startswith("head.") for name in load_file(moved / TENSORS))
     answers = predict(adapter, merged, 0, ran.asked(cell, tmp_path), 3, top=0)
     assert [answer.text for answer in answers] == ran.predictions(cell)
-    folder = "weights" if backbone == "blip" else "text"
+    folder = "weights" if backbone.startswith("blip") else "text"
     assert set(adapter.weights) == {folder} | ({"vision"} if method == "vision" else set())
     again = fresh(cell, data.inputs[0].answers, **{**adapter.cell.backbone.settings, **{key: str(moved / key) for key in adapter.weights}})
     for name, tensor in again.text.state_dict().items():
