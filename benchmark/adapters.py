@@ -31,7 +31,6 @@ from benchmark.config import JSON, Config, parse
 from benchmark.errors import UserError, located
 from benchmark.grid import METHODS
 from benchmark.records import sha256
-from benchmark.registry import REPOSITORY
 from benchmark.runner import build
 
 SCHEMA = 1
@@ -185,4 +184,4 @@ def _commit(location: str, revision: str) -> str:
 def plugin(method: str) -> str:
     """The module of a method from another package, "" for vlpeft's own."""
     module = METHODS.entry(method).module
-    return "" if (REPOSITORY / f"{module.replace('.', '/')}.py").exists() else module
+    return "" if module.split(".")[0] in METHODS.folders else module
