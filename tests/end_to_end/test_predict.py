@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from benchmark.adapters import CONFIG, TENSORS, read_adapter, rebuild
 from benchmark.backbones.base import TINY
 from benchmark.errors import UserError
 from benchmark.export import export
-from benchmark.predict import read_rows
+from benchmark.predict import Asked, predict, read_rows
 from benchmark.records import Store
 from tests.end_to_end.conftest import leftovers
 from tests.end_to_end.finished import Ran
@@ -151,6 +152,13 @@ def test_other_base_weights_are_refused(out: Path, tmp_path: Path) -> None:
     assert "is not what the adapter was trained on (" in load(folder, {**config, "weights": {"text": str(other)}})
     drawn = {**config, "cell": {**config["cell"], "seed": 7}}
     assert "is not what the adapter was trained on (text.pooler" in load(folder, drawn), "a random frozen part comes from the seed"
+
+
+def test_features_are_no_images(out: Path) -> None:
+    """A backbone that reads a dataset's features can be exported, but not be shown a picture."""
+    adapter = read_adapter(out / "vqa")
+    with pytest.raises(UserError, match="this adapter reads features that shapes holds, not images"):
+        predict(replace(adapter, image={}), rebuild(adapter, out / "vqa"), 0, [Asked((str(out / "red.png"),), "why?")], 1, top=0)
 
 
 def test_only_whole_and_finished_cells_are_exported(ran: Ran, tmp_path: Path) -> None:
