@@ -15,6 +15,7 @@ from torch.nn import functional
 from benchmark.backbones.base import Backbone
 from benchmark.config import Fraction, Positive, PositiveFloat, added
 from benchmark.method import (
+    LowRank,
     Method,
     PerTask,
     Place,
@@ -141,6 +142,16 @@ class LoRALinear(nn.Module):
         """The update as one matrix (outputs, inputs): what merging adds to the base weight."""
         down = self.lora_a.T  # row i is the bottleneck of unit input i
         return self.add_update(down.new_zeros(down.shape[0], self.outputs), down).T
+
+    @torch.no_grad()
+    def low_rank(self) -> LowRank:
+        """The same as two factors: those of several spans lie in one, a block for each."""
+        b = self.lora_b.new_zeros(self.outputs, len(self.spans) * self.rank)
+        done = 0
+        for i, (start, stop) in enumerate(self.spans):
+            b[start:stop, i * self.rank : (i + 1) * self.rank] = self.lora_b[done : done + stop - start]
+            done += stop - start
+        return LowRank(self.base, self.lora_a, b, self.scale)
 
 
 def _cuts(spans: Sequence[Span], outputs: int) -> list[tuple[int, bool]]:

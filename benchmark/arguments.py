@@ -15,6 +15,8 @@ EPILOG = """examples:
   vlpeft plan quickstart --explain 02f7               each setting of a cell and where it comes from
   vlpeft status quickstart --root runs/quickstart     where it stands
   vlpeft table quickstart --root runs/quickstart --format latex
+  vlpeft export-adapter quickstart 02f7 -o my_adapter take what a cell trained along, with a model card
+  vlpeft predict --adapter my_adapter --image cat.jpg --question "what is it?"
   vlpeft list methods                                 what can be named in a sweep
   vlpeft data check vqav2 --path /data/vqav2          are the files there, whole and the published ones
   vlpeft bench lora                                   how fast our LoRA is beside Hugging Face peft's
@@ -43,6 +45,7 @@ def parser() -> argparse.ArgumentParser:
     _looking_ahead(commands)
     _running(commands)
     _looking_back(commands)
+    _adapters(commands)
     _data(commands)
     _tools(commands)
     return parser
@@ -127,6 +130,28 @@ def _looking_back(commands: Any) -> None:
     form.add_argument("--json", action="store_const", const="json", dest="format", help="the same as --format json")
     content.add_argument("--costs", action="store_true", help="seconds and memory instead of scores")
     content.add_argument("--details", action="store_true", help="with scores by question type")
+
+
+def _adapters(commands: Any) -> None:
+    export = _command(commands, "export-adapter", "take a finished cell's trained weights out: a folder with a model card")
+    _sweep_argument(export)
+    export.add_argument("cell", metavar="CELL", help="cell id, as `vlpeft status` prints it (a unique beginning will do)")
+    _scale_flag(export)
+    _root_flag(export)
+    export.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="folder to make")
+    forms = "vlpeft: what was trained, alone (default); peft: LoRA for Hugging Face peft; merged: full weights with it folded in"
+    export.add_argument("--format", choices=("vlpeft", "peft", "merged"), default="vlpeft", help=forms)
+    predict = _command(commands, "predict", "what an exported adapter says of an image")
+    predict.add_argument("--adapter", type=Path, required=True, metavar="DIR", help="a folder of `vlpeft export-adapter`")
+    predict.add_argument("--image", type=Path, action="append", metavar="FILE", help="the image; twice, left and right, for nlvr2")
+    predict.add_argument("--question", default="", metavar="TEXT", help="the question, hypothesis or statement; none for captions")
+    predict.add_argument(
+        "--from", dest="rows", type=Path, metavar="FILE", help='JSON lines of {"image": PATH, "question": TEXT} ("images" for two)'
+    )
+    predict.add_argument("--task", default="", metavar="TASK", help="which task, where the adapter does several")
+    predict.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    predict.add_argument("--threads", type=_positive, help="CPU threads (default: torch's choice)")
+    predict.add_argument("--json", action="store_true", help="a line of JSON each, with the best answers and their scores")
 
 
 def _data(commands: Any) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.arguments import parser
+from benchmark.cli_adapters import export_adapter, predict
 from benchmark.cli_cells import cancel, how_to_go_on, logs, print_text, retry, run, status, sweep
 from benchmark.errors import UserError
 
@@ -233,6 +234,8 @@ COMMANDS = {
     "cancel": cancel,
     "logs": logs,
     "table": _table,
+    "export-adapter": export_adapter,
+    "predict": predict,
     "data check": _data_check,
     "data download": _data_download,
     "bench": _bench,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 from benchmark.backbones.base import Backbone
 from benchmark.datasets.base import Example
@@ -12,6 +14,8 @@ from benchmark.distributed import ALONE, Ranks
 from benchmark.inputs import Inputs
 from benchmark.metrics.base import Prediction
 from benchmark.training import Feed, autocast
+
+T = TypeVar("T")
 
 
 def predictions(
@@ -23,20 +27,34 @@ def predictions(
     progress: Callable[[int, int], None],
     ranks: Ranks = ALONE,
 ) -> list[Prediction]:
-    """One prediction an example, in their order; leaves the model in eval mode. `progress` is told how many of how many are done.
+    """One prediction an example, in their order; leaves the model in eval mode. `progress` is told how many of how many are done."""
+    texts = said(backbone, backbone.predict, inputs, feed, examples, batch, progress, ranks)
+    pairs = zip(examples, texts, strict=True)
+    return [Prediction(e.id, text, tuple(inputs.task.references(e, feed.protocol)), e.kind) for e, text in pairs]
+
+
+def said(
+    backbone: Backbone,
+    say: Callable[[Tensor, Sequence[str]], list[T]],
+    inputs: Inputs,
+    feed: Feed,
+    examples: Sequence[Example],
+    batch: int,
+    progress: Callable[[int, int], None] = lambda *_: None,
+    ranks: Ranks = ALONE,
+) -> list[T]:
+    """What `say`, the backbone's `predict` or `ranked`, says of each example.
 
     Ranks take whole batches in turn, none twice: a batch is padded as in one process, and so gives the same bits.
     """
-    protocol, made = feed.protocol, list[list[str]]()
+    protocol, made = feed.protocol, list[list[T]]()
     begins = range(0, len(examples), batch)
     backbone.eval()
     backbone.follow(protocol, inputs.answers, feed.task)
     for begin in begins[ranks.rank :: ranks.world]:
         part = examples[begin : begin + batch]
         with torch.inference_mode(), autocast(backbone.device, protocol.precision):
-            made.append(backbone.predict(feed.visual([e.images for e in part]), inputs.prompts(part)))
+            made.append(say(feed.visual([e.images for e in part]), inputs.prompts(part)))
         progress(begin + len(part), len(examples))
     found = ranks.gather(made)
-    texts = [text for turn in range(len(begins)) for text in found[turn % ranks.world][turn // ranks.world]]
-    pairs = zip(examples, texts, strict=True)
-    return [Prediction(e.id, text, tuple(inputs.task.references(e, protocol)), e.kind) for e, text in pairs]
+    return [each for turn in range(len(begins)) for each in found[turn % ranks.world][turn // ranks.world]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -126,6 +126,23 @@ class Followed(Protocol):
 
     def scalars(self) -> Mapping[str, float]:
         """Present values by name; names are unique in the backbone."""
+
+
+class LowRank(NamedTuple):
+    """scale * B A beside a linear map: a (rank, inputs), b (outputs, rank)."""
+
+    base: nn.Module
+    a: Tensor
+    b: Tensor
+    scale: float
+
+
+@runtime_checkable
+class LowRankUpdate(Protocol):
+    """A module that does nothing but add a low-rank matrix to a linear map: it can be merged into it, and written for peft."""
+
+    def low_rank(self) -> LowRank:
+        """The map and what is added to it. Raises UserError with the reason where there is no such matrix."""
 
 
 @dataclass(frozen=True)

@@ -24,11 +24,12 @@ from baselines.adapter import Adapter, Bottleneck
 from baselines.lora import LoRA, LoRALinear, Span
 from benchmark.backbones.base import Backbone
 from benchmark.errors import UserError
-from benchmark.method import VisualContext, shape
+from benchmark.method import LowRank, VisualContext, shape
 from benchmark.registry import register
 
 Function = Literal["add", "mul", "mul_expand", "project"]
 Variant = Literal["paper", "release"]
+NO_MATRIX = "a routed update depends on the image, so no one matrix can be merged into the weights"
 Route = Callable[[Tensor, Tensor], Tensor]  # text (batch, length, k), vision (batch, tokens, k) -> (batch, length, k)
 
 
@@ -113,7 +114,11 @@ class RoutedLoRALinear(LoRALinear):
 
     def delta_weight(self) -> Tensor:
         """Refused: there is no such matrix."""
-        raise NotImplementedError("a routed update depends on the image, so no one matrix can be merged into the weights")
+        raise NotImplementedError(NO_MATRIX)
+
+    def low_rank(self) -> LowRank:
+        """Refused for the same reason."""
+        raise UserError(NO_MATRIX)
 
 
 @register("routing_adapter", paper="Qu et al. 2024", needs=("sublayers", "visual_context"))

@@ -7,11 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from benchmark.config import Config, Protocol
 from benchmark.errors import UserError
@@ -62,11 +63,20 @@ class BackboneConfig(Config, ABC):
         """
 
 
+class Checkpoint(NamedTuple):
+    """A Hugging Face model, and the tokenizer that belongs to it."""
+
+    model: PreTrainedModel
+    tokenizer: Any
+
+
 class Backbone(nn.Module, ABC):
     """An assembled model. `vision` maps pixels to visual features; everything else is trained or frozen by a method."""
 
     name: str
     vision: VisionTower
+    tokenizer: Any
+    score: ClassVar[str] = "log_likelihood"  # what `ranked` compares
     text: Any  # the language tower, a transformers model (Any: its submodules are no typed attributes)
     head: nn.Module | None  # parts no checkpoint holds; they always train
     inert: frozenset[str] = frozenset()  # parameters of the head that no input reaches; published counts include them
@@ -95,6 +105,25 @@ class Backbone(nn.Module, ABC):
     @abstractmethod
     def predict(self, visual: Tensor, prompts: Sequence[str]) -> list[str]:
         """One answer or caption for each prompt."""
+
+    def ranked(self, visual: Tensor, prompts: Sequence[str]) -> list[list[tuple[str, float]]]:  # noqa: ARG002 - most text is written
+        """The listed answers compared for each prompt and their scores, best first; none where text is written freely."""
+        return [[] for _ in prompts]
+
+    def checkpoints(self) -> dict[str, Checkpoint]:
+        """Its Hugging Face models as folders hold them, by the setting that names each.
+
+        What was appended to them is taken off, so that the backbone is of no further use. Raises UserError where that would
+        lose what was trained.
+        """
+        found = {"text": Checkpoint(self.text, self.tokenizer)}
+        if self.vision.hub_model is not None:
+            found["vision"] = Checkpoint(self.vision.hub_model, None)
+        return found
+
+    def checkpoint_settings(self) -> dict[str, Any]:
+        """Other settings to build it with from its own checkpoints."""
+        return {}
 
     def follow(self, protocol: Protocol, answers: Sequence[str], task: int = 0) -> None:
         """Read, train and decode as another task of a joint cell asks (the `task`-th of its parts), from the next batch on."""
@@ -151,6 +180,11 @@ class VisionTower(nn.Module, ABC):
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     resample: Image.Resampling = Image.Resampling.BILINEAR
+
+    @property
+    def hub_model(self) -> PreTrainedModel | None:
+        """The Hugging Face model that it is, where it is one of its own."""
+        return None
 
     def random_inputs(self, images: int) -> Tensor:
         """Random input of so many images, to measure with."""

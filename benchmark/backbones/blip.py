@@ -12,9 +12,18 @@ from torch import Tensor, nn
 from transformers import DynamicCache, EncoderDecoderCache
 
 from benchmark.attention import Attention
-from benchmark.backbones.base import Backbone, BackboneConfig, VisionTower, Wanted, single
-from benchmark.backbones.blip_parts import Weights, load, text_towers, words_of
-from benchmark.backbones.language import IGNORED, generation, language_loss, log_likelihood, padded, rank, training_targets
+from benchmark.backbones.base import Backbone, BackboneConfig, Checkpoint, VisionTower, Wanted, single
+from benchmark.backbones.blip_parts import Weights, assembled, load, text_towers, words_of
+from benchmark.backbones.language import (
+    IGNORED,
+    Candidates,
+    generation,
+    language_loss,
+    log_likelihood,
+    padded,
+    rank,
+    training_targets,
+)
 from benchmark.config import Fraction, Positive, Protocol
 from benchmark.errors import UserError
 from benchmark.method import Need, Projection, Site, Slot
@@ -153,7 +162,7 @@ class BLIPModel(Backbone):
         """The likeliest answer of the list, or what beam search writes; captions, which have no list, are always written."""
         visual = single(visual)
         if self.answers and self.protocol.answering == "rank":
-            return [self.answers[i] for i in self._rank(visual, prompts).tolist()]
+            return [self.answers[i] for i in self._rank(visual, prompts).best()]
         memory = self._memory(visual, prompts)
         embeds, mask = self._prefix(prompts)
         # `generate` repeats the image's features for its beams, which lie side by side: reordering them never mixes images.
@@ -168,8 +177,19 @@ class BLIPModel(Backbone):
             )
         return [text.strip() for text in self.tokenizer.batch_decode(tokens, skip_special_tokens=True)]
 
-    def _rank(self, visual: Tensor, prompts: Sequence[str]) -> Tensor:
-        """Index of each question's answer, (batch,). A prompt and its image are encoded once; candidates continue their cache."""
+    @torch.inference_mode()
+    def ranked(self, visual: Tensor, prompts: Sequence[str]) -> list[list[tuple[str, float]]]:
+        """The answers whose likelihoods are compared, if any are."""
+        if not self.answers or self.protocol.answering != "rank":
+            return super().ranked(visual, prompts)
+        return self._rank(single(visual), prompts).named(self.answers)
+
+    def checkpoints(self) -> dict[str, Checkpoint]:
+        """The whole of BLIP."""
+        return {"weights": Checkpoint(assembled(self.config.form, self.vision.model, self.text), self.tokenizer)}
+
+    def _rank(self, visual: Tensor, prompts: Sequence[str]) -> Candidates:
+        """Score the likelier answers. A prompt and its image are encoded once; candidates continue their cache."""
         memory = self._memory(visual, prompts)
         embeds, mask = self._prefix(prompts)
         self._see(visual)

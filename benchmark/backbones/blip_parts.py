@@ -114,6 +114,17 @@ def text_towers(model: Any, form: str, dropout: float | None) -> nn.Module:
     return towers
 
 
+def assembled(form: str, vision: Any, text: Any) -> PreTrainedModel:
+    """The towers of a form as the one model of transformers that a checkpoint holds."""
+    decoder = text if form == "decoder" else text["decoder"]
+    with torch.device("meta"):
+        model = CLASSES[form](BlipConfig(text_config=decoder.config.to_dict(), vision_config=vision.config.to_dict()))
+    model.vision_model, model.text_decoder = vision, decoder
+    if form == "vqa":
+        model.text_encoder = text["encoder"]
+    return model
+
+
 class TextAttention(BlipTextSelfAttention):  # type: ignore[misc]
     """BLIP's text attention, fused unless a method looks into it.
 

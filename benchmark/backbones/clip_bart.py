@@ -10,13 +10,22 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import BartForConditionalGeneration
+from transformers import BartForConditionalGeneration, GenerationConfig
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_outputs import BaseModelOutput
 
 from benchmark.attention import Attention
-from benchmark.backbones.base import Backbone, BackboneConfig, Wanted
-from benchmark.backbones.language import IGNORED, generation, language_loss, log_likelihood, padded, rank, training_targets
+from benchmark.backbones.base import Backbone, BackboneConfig, Checkpoint, Wanted
+from benchmark.backbones.language import (
+    IGNORED,
+    Candidates,
+    generation,
+    language_loss,
+    log_likelihood,
+    padded,
+    rank,
+    training_targets,
+)
 from benchmark.backbones.vision import FEATURES, FeatureTower, vision_tower
 from benchmark.backbones.weights import Source
 from benchmark.config import NonNegative, Positive, Protocol
@@ -129,18 +138,28 @@ class CLIPBartModel(Backbone):
         """
         states, mask = self.encode(self.embed(visual), prompts)
         if self.answers and self.protocol.answering == "rank":
-            context, together = self.visual_context.value, max(1, RANKED_TOGETHER // self.protocol.rank_candidates)
-            best: list[int] = []
-            for begin in range(0, len(states), together):
-                rows = slice(begin, begin + together)
-                self.visual_context.value = context[rows]
-                best += self._rank(states[rows], mask[rows]).tolist()
-            return [self.answers[i] for i in best]
+            return [self.answers[i] for part in self._rankings(states, mask) for i in part.best()]
         # Beams of one image lie side by side and share its visual context, so reordering beams never mixes images.
         self.visual_context.value = self.visual_context.value.repeat_interleave(self.protocol.beams, 0)
         with self.generating():
             tokens = self.text.generate(encoder_outputs=BaseModelOutput(last_hidden_state=states), attention_mask=mask)
         return [text.replace("\n", " ").strip() for text in self.tokenizer.batch_decode(tokens, skip_special_tokens=True)]
+
+    @torch.inference_mode()
+    def ranked(self, visual: Tensor, prompts: Sequence[str]) -> list[list[tuple[str, float]]]:
+        """The answers whose likelihoods are compared, if any are."""
+        if not self.answers or self.protocol.answering != "rank":
+            return super().ranked(visual, prompts)
+        return [row for part in self._rankings(*self.encode(self.embed(visual), prompts)) for row in part.named(self.answers)]
+
+    def checkpoints(self) -> dict[str, Checkpoint]:
+        """BART without the appended rows, which are drawn alike whenever it is built."""
+        if self.config.extra_tokens and self.token_embeddings.weight.requires_grad:
+            raise UserError("the rows appended to BART's token table have been trained, and no checkpoint of BART has a place for them")
+        if self.config.extra_tokens:
+            self.text.resize_token_embeddings(self.text.config.vocab_size - self.config.extra_tokens)
+        self.text.generation_config = GenerationConfig.from_model_config(self.text.config)
+        return super().checkpoints()
 
     def embed(self, visual: Tensor) -> Tensor:
         """Visual features to visual tokens, (batch, tokens, width of BART), and the visual context of this forward."""
@@ -181,8 +200,16 @@ class CLIPBartModel(Backbone):
         scores: Tensor = self.text.lm_head(states) + self.text.final_logits_bias
         return scores
 
-    def _rank(self, states: Tensor, mask: Tensor) -> Tensor:
-        """Index of the likeliest answer of each question. The encoder and the decoder's start run once for all candidates."""
+    def _rankings(self, states: Tensor, mask: Tensor) -> Iterator[Candidates]:
+        """Rank for so many questions at a time as fit."""
+        context, together = self.visual_context.value, max(1, RANKED_TOGETHER // self.protocol.rank_candidates)
+        for begin in range(0, len(states), together):
+            rows = slice(begin, begin + together)
+            self.visual_context.value = context[rows]
+            yield self._rank(states[rows], mask[rows])
+
+    def _rank(self, states: Tensor, mask: Tensor) -> Candidates:
+        """Score the likelier answers of each question. The encoder and the decoder's start run once for all candidates."""
         start = torch.tensor([[self.text.config.decoder_start_token_id, self.text.config.bos_token_id]])
         begun = self._decode(start.expand(len(states), -1), states, mask, use_cache=True)
         first = self._logits(begun.last_hidden_state[:, -1])

@@ -67,16 +67,33 @@ def log_likelihood(logits: Tensor, labels: Tensor, protocol: Protocol) -> Tensor
     return -losses.view(labels.shape).sum(-1)
 
 
-def rank(first: Tensor, answers: Tensor, keep: int, score: Callable[[Tensor], Tensor]) -> Tensor:
-    """Index of the likeliest answer of each question, in two stages as BLIP ranks.
+class Candidates(NamedTuple):
+    """Answers that passed the first stage of ranking, (questions, kept): their indices and log-likelihoods."""
+
+    answers: Tensor
+    scores: Tensor
+
+    def best(self) -> list[int]:
+        """Index of the likeliest answer of each question."""
+        found: list[int] = self.answers.gather(1, self.scores.argmax(1, keepdim=True)).squeeze(1).tolist()
+        return found
+
+    def named(self, answers: Sequence[str]) -> list[list[tuple[str, float]]]:
+        """Answers and their scores, the likeliest first, for each question."""
+        order = self.scores.sort(dim=1, descending=True, stable=True).indices
+        rows = zip(self.answers.gather(1, order).tolist(), self.scores.gather(1, order).tolist(), strict=True)
+        return [[(answers[i], score) for i, score in zip(*row, strict=True)] for row in rows]
+
+
+def rank(first: Tensor, answers: Tensor, keep: int, score: Callable[[Tensor], Tensor]) -> Candidates:
+    """Score the likelier answers of each question, in two stages as BLIP ranks.
 
     first (questions, vocabulary): logits of an answer's first token; the `keep` answers whose first token is likeliest
     pass, earlier ones first where they tie. `score` takes their tokens (questions, keep, tokens), IGNORED behind the end,
     and returns log-likelihoods (questions, keep). answers (answers, tokens).
     """
     likely = first[:, answers[:, 0]].sort(dim=1, descending=True, stable=True).indices[:, : min(keep, len(answers))]
-    best = score(answers[likely]).argmax(1, keepdim=True)
-    return likely.gather(1, best).squeeze(1)
+    return Candidates(likely, score(answers[likely]))
 
 
 def padded(rows: Sequence[Sequence[int]], value: int) -> Tensor:

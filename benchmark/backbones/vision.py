@@ -15,7 +15,7 @@ import timm
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from transformers import ViTModel
+from transformers import PreTrainedModel, ViTModel
 from transformers.utils import cached_file
 
 from benchmark.backbones.base import VisionTower
@@ -81,6 +81,11 @@ class HuggingFaceTower(VisionTower):
         config = cast("Any", self.model.config)
         self.width, self.size = config.hidden_size, config.image_size
         self.mean, self.std = normalisation(source, HALF)
+
+    @property
+    def hub_model(self) -> PreTrainedModel:
+        """The whole tower."""
+        return self.model
 
     def forward(self, pixels: Tensor) -> Tensor:
         """(batch, 3, size, size) to (batch, 1 + tokens, width)."""

@@ -77,6 +77,8 @@ class ViTRoberta(BackboneConfig):
 class ViTRobertaModel(Backbone):
     """The assembled model."""
 
+    score = "probability"
+
     def __init__(self, config: ViTRoberta, answers: Sequence[str], protocol: Protocol) -> None:
         super().__init__()
         if protocol.max_input_tokens < SHORTEST:
@@ -143,6 +145,17 @@ class ViTRobertaModel(Backbone):
     def predict(self, visual: Tensor, prompts: Sequence[str]) -> list[str]:
         """The highest-scoring answer of each question."""
         return [self.answers[i] for i in self.logits(visual, prompts).argmax(-1).tolist()]
+
+    @torch.inference_mode()
+    def ranked(self, visual: Tensor, prompts: Sequence[str]) -> list[list[tuple[str, float]]]:
+        """All answers and their probabilities, each by itself (a sigmoid), best first."""
+        scores, order = self.logits(visual, prompts).float().sigmoid().sort(dim=-1, descending=True, stable=True)
+        rows = zip(order.tolist(), scores.tolist(), strict=True)
+        return [[(self.answers[i], score) for i, score in zip(*row, strict=True)] for row in rows]
+
+    def checkpoint_settings(self) -> dict[str, Any]:
+        """A random pooler lies in the text tower's checkpoint."""
+        return {"pooler": "checkpoint"} if self.config.pooler == "random" else {}
 
     def _prefix(self, pooled: Tensor) -> Tensor:
         parts = []

@@ -1,0 +1,62 @@
+"""The commands that take trained cells out and ask them: `export-adapter` and `predict`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import TYPE_CHECKING
+
+from benchmark.errors import UserError
+
+if TYPE_CHECKING:
+    from benchmark.predict import Asked
+    from benchmark.tasks.base import Task
+
+BATCH = 32
+
+
+def export_adapter(options: argparse.Namespace) -> int:
+    from benchmark.export import export
+    from benchmark.records import Store
+    from benchmark.sweep import load_plan
+
+    planned = load_plan(options.sweep, options.root, options.scale).find(options.cell)
+    adapter = export(planned, Store(options.root), options.output, options.format)
+    same, tried = adapter.reproduced
+    print(f"{options.output}: {adapter.method} of cell {adapter.id}; {same} of {tried} test examples answered as in the run")
+    return 0
+
+
+def predict(options: argparse.Namespace) -> int:
+    from benchmark.adapters import read_adapter, rebuild
+    from benchmark.config import parse
+    from benchmark.predict import TOP, as_rows, chosen_part, predict
+    from benchmark.runner import Runtime, prepare_torch
+    from benchmark.tasks import TASKS
+
+    adapter = read_adapter(options.adapter)
+    part = chosen_part(adapter, options.task)
+    wanted = _wanted(options, TASKS.load(adapter.cell.parts[part].task)())
+    device = prepare_torch(parse(Runtime, {"device": options.device, "threads": options.threads}, "options"))
+    backbone = rebuild(adapter, options.adapter).to(device)
+    made = predict(adapter, backbone, part, wanted, BATCH, TOP if options.json else 0)
+    for row in as_rows(wanted, made, backbone.score):
+        print(json.dumps(row, ensure_ascii=False) if options.json else row["prediction"])
+    sys.stdout.flush()
+    return 0
+
+
+def _wanted(options: argparse.Namespace, task: Task) -> list[Asked]:
+    """What is asked: the lines of a file, or one image with its question."""
+    from benchmark.predict import Asked, check, read_rows
+
+    if options.rows is None:
+        asked = [Asked(tuple(map(str, options.image or ())), options.question)]
+    elif options.image or options.question:
+        raise UserError("--from gives images and questions; leave out --image and --question")
+    else:
+        asked = read_rows(options.rows)
+    for number, each in enumerate(asked, 1):
+        check(each, task, "" if options.rows is None else f"{options.rows}: request {number}: ")
+    return asked
