@@ -45,6 +45,7 @@ SCHEMA = {
     **dict.fromkeys(COSTS, "float64"),
 }
 NAN = float("nan")
+JOINT = " (joint: "  # stands behind a dataset's name in the frame where a cell was trained on several
 Group = tuple[str, str, str]  # backbone, task, dataset
 
 
@@ -81,7 +82,7 @@ def _parts(plan: Plan) -> Iterator[tuple[Planned, int]]:
 
 def _group(planned: Planned, part: int) -> Group:
     parts = planned.cell.parts
-    together = f" (joint: {' + '.join(each.name for each in parts)})" if planned.cell.also else ""
+    together = f"{JOINT}{' + '.join(each.name for each in parts)})" if planned.cell.also else ""
     return planned.backbone, parts[part].task, f"{parts[part].dataset.name}{together}"
 
 

@@ -20,53 +20,19 @@ from filelock import FileLock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmark.cell import Cell, Choice, Plan, Planned
+from benchmark.cell import Plan, Planned
 from benchmark.config import Protocol
-from benchmark.datasets import DatasetSpec
 from benchmark.errors import UserError
-from benchmark.records import Record, Store
+from benchmark.records import Store
 from results.leaderboard import SCHEMA, leaderboard
 from results.listing import plan_rows
 from results.render import FORMATS, render
 from results.status import as_dicts, status, status_table, summary
 from results.summaries import costs, scores
 from results.tables import Block, Footnotes, Table, Text, cost_table, score_table
+from tests.synthetic import fill, full_plan, make_plan, planned, record, results
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden" / "results"
-SCORES = {"vqa": {"vqa_accuracy": 70.0, "vqa_accuracy/exist": 80.0}, "captioning": {"cider": 100.0, "bleu": 30.0}}
-
-
-def planned(row="lora", backbone="blip", task="vqa", dataset="shapes", seed=0, **more) -> Planned:
-    cell = Cell(Choice(row, {}), Choice(backbone, {}), task, DatasetSpec(dataset, "none", {}, "/nowhere"), Protocol(lr=1.0, epochs=1), seed)
-    return Planned(cell.id, row, backbone, task, dataset, seed, cell, **{"trainable": 1000, "head": 10, "total": 200_000} | more)
-
-
-def make_plan(*cells: Planned, title="A title", notes="") -> Plan:
-    return Plan("sweep", title, notes, "source", cells)
-
-
-def full_plan(rows=("lora", "bitfit"), backbones=("blip", "gpt2"), seeds=(0, 1)) -> Plan:
-    tasks = (("vqa", "shapes"), ("captioning", "coco"))
-    return make_plan(*(planned(r, b, t, d, s) for b in backbones for t, d in tasks for r in rows for s in seeds))
-
-
-def record(cell: Planned, metrics=None, data="d1", science=1, **cost) -> Record:
-    found = {name: value + cell.seed for name, value in SCORES[cell.task].items()} if metrics is None else metrics
-    measured = {"train_seconds": 120.0, "step_ms": 12.5, "peak_memory_mb": 900.0} | cost
-    counts = {"trainable": cell.trainable, "head": cell.head, "total": cell.total}
-    return Record(cell.id, {}, found, measured | counts, [], {"data": {"test": data}, "science": science})
-
-
-def fill(root: Path, records) -> Store:
-    store = Store(root)
-    for one in records:
-        assert store.publish(one)
-    return store
-
-
-def results(root: Path, *pairs) -> tuple[Plan, Store]:
-    """A plan of cells and a store of their records; None is a cell that has not run."""
-    return make_plan(*(cell for cell, _ in pairs)), fill(root, [record(c, m) for c, m in pairs if m is not None])
 
 
 def only(entries):
