@@ -137,7 +137,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     """A small status file, or None where there is none."""
     try:
         values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):  # where results are kept in one file, there are no status files
         return None
     return values
 

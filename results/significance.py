@@ -15,6 +15,7 @@ from results.leaderboard import JOINT, Leaderboard
 from results.statistics import Difference, Floats, differences, ranks
 
 Place = tuple[str, str, str, str]  # backbone, task, dataset, metric
+MISSING = "a value is missing"
 TOLERANCE = 10.0**-DECIMALS
 
 
@@ -31,12 +32,12 @@ class Column:
     examples: Floats
     seeds: tuple[Mapping[int, float], ...]
 
-    @property
+    @cached_property
     def means(self) -> Floats:
         """In per cent."""
         return np.asarray(self.sums.sum(1) / self.examples.sum())
 
-    @property
+    @cached_property
     def best(self) -> str:
         """The method of the highest mean; of several the first."""
         return self.methods[int(np.argmax(self.means))]
@@ -64,7 +65,7 @@ class Column:
         best, other = (self.seeds[self.methods.index(name)] for name in (self.best, method))
         return [best[seed] - other[seed] for seed in best if seed in other]
 
-    @property
+    @cached_property
     def clear(self) -> bool:
         """Whether the best has beaten every other method, of which there is one at least."""
         return bool(self.below) and all(map(self.beaten, self.below))
@@ -87,6 +88,17 @@ class Significance:
         """Whether a table may set the method's value in bold."""
         column = self.columns.get(place)
         return column is not None and column.clear and column.best == method
+
+    def rank(self, place: Place, method: str) -> int | None:
+        """The method's rank in its column; None where there was no test."""
+        return self._ranks[place].get(method) if place in self.columns else None
+
+    @cached_property
+    def _ranks(self) -> dict[Place, dict[str, int]]:
+        return {place: column.ranks for place, column in self.columns.items()}
+
+
+UNTESTED = Significance({}, {})
 
 
 def significance(board: Leaderboard, store: Store) -> Significance:
@@ -139,7 +151,7 @@ def _column(place: Place, cells: Sequence[_Cell], reader: _Reader) -> Column | s
     if len(methods) < 2:
         return ""
     if any(cell.state != "done" for cell in cells):
-        return "a value is missing"
+        return MISSING
     found = [reader.scores(cell.id, _task(place)) for cell in cells]
     parts = [part for part in found if part is not None]
     if len(parts) < len(cells):
