@@ -5,6 +5,7 @@ Layout of a result folder:
     ROOT/cells/<id>/cell.json         the cell, all settings resolved (written at launch)
                     record.json       the result: absent or complete
                     predictions.jsonl one line a test example, written before the record
+                    scores.json       the same scores, added up by image (`benchmark.scores`)
                     trained.safetensors  what was trained
                     failure.json      why the last attempt failed, until one succeeds
                     progress.json     where a running attempt is
@@ -34,8 +35,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from benchmark.config import Config, dump, parse
+from benchmark.config import Config, dump, parse_json
 from benchmark.errors import UserError, disk_trouble
+from benchmark.scores import NAME, ImageScores, read_scores
 
 RECORD_SCHEMA = 1
 RESERVE_BYTES = 2**18
@@ -103,6 +105,10 @@ class Store:
         for path in sorted(self.root.glob("cells/*/record.json")):
             yield read_record(path)
 
+    def scores(self, cell_id: str) -> tuple[ImageScores, ...]:
+        """Its scores by image, one a task; nothing where none were kept. Raises UserError for a damaged file."""
+        return read_scores(self.folder(cell_id) / NAME)
+
     def write_cell(self, cell_id: str, cell: Mapping[str, Any]) -> None:
         """Write cell.json, unless it stands there. Every launch does so: it is atomic, but not worth 10,000 fsyncs."""
         path, data = self.folder(cell_id) / "cell.json", to_json(cell)
@@ -154,18 +160,34 @@ def held(lock: Path) -> bool:
 
 
 def read_record(path: Path) -> Record:
-    """Read and check one record file."""
+    """Read and check one record file. Raises UserError naming it if it is truncated, foreign or of a newer schema."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        text = path.read_bytes()
+    except OSError as error:
         raise UserError(f"{path}: not a readable record ({error}); delete it to run the cell again") from error
-    if not isinstance(values, dict) or values.get("schema") != RECORD_SCHEMA:
-        found = values.get("schema") if isinstance(values, dict) else type(values).__name__
-        raise UserError(f"{path}: record schema {found}, this version reads {RECORD_SCHEMA}; use a matching version of vlpeft")
-    record = parse(Record, values, str(path))
+    try:
+        record = parse_json(Record, text, str(path))
+    except UserError as error:
+        raise _explained(path, text) or error from error
+    if record.schema != RECORD_SCHEMA:
+        raise _newer(path, record.schema)
     if record.id != path.parent.name:
         raise UserError(f"{path}: holds the record of cell {record.id}; move it to cells/{record.id}/")
     return record
+
+
+def _explained(path: Path, text: bytes) -> UserError | None:
+    """What is wrong with the file as a whole: truncated, or of another schema."""
+    try:
+        values = json.loads(text)
+    except ValueError as error:
+        return UserError(f"{path}: not a readable record ({error}); delete it to run the cell again")
+    found = values.get("schema") if isinstance(values, dict) else type(values).__name__
+    return None if found == RECORD_SCHEMA else _newer(path, found)
+
+
+def _newer(path: Path, schema: object) -> UserError:
+    return UserError(f"{path}: record schema {schema}, this version reads {RECORD_SCHEMA}; use a matching version of vlpeft")
 
 
 def to_json(values: Mapping[str, Any], indent: int | None = 1) -> bytes:
@@ -177,7 +199,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     """A small status file, or None where there is none."""
     try:
         values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):  # where results are kept in one file, there are no status files
         return None
     return values
 

@@ -184,7 +184,7 @@ def read_plan(name_or_path: str, root: Path, scale: str = "") -> Plan:
     file = plan_file(root, sweep_name(path), scale)
     again = how_to_launch(name_or_path, root, scale)
     try:
-        return parse_json(Plan, file.read_text(encoding="utf-8"), str(file))
+        return parse_json(Plan, file.read_bytes(), str(file))
     except FileNotFoundError as error:
         raise UserError(f"{root} holds no results of the sweep '{sweep_name(path)}'; {again}") from error
     except (OSError, ValueError, UserError) as error:

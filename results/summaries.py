@@ -7,12 +7,14 @@ import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import pandas as pd
 
-from results.leaderboard import NAN, Leaderboard
+from results.leaderboard import NAN, PARAMETERS, Leaderboard
 
 NOT_RUN = ("failed", "missing", "skipped")  # how the states begin of cells without a record
+Row = dict[str, Any]
 KEYS = ["backbone", "method", "task", "dataset"]
 COST_COLUMNS = ("train_seconds", "step_ms", "peak_memory_mb")
 
@@ -50,44 +52,55 @@ def scores(board: Leaderboard, *, details: bool = False) -> list[Entry]:
     frame = board.frame
     if not details:
         frame = frame[~frame["metric"].str.contains("/", regex=False)]
-    return list(_entries(frame, suspect=True))
+    return list(_entries(_rows(frame), suspect=True))
 
 
 def costs(board: Leaderboard) -> list[Entry]:
     """Seconds of training, milliseconds a step and peak memory over the seeds, in the plan's order."""
-    cells = board.frame.drop_duplicates([*KEYS, "seed"])
-    frame = pd.concat([_as_metric(cells, name) for name in COST_COLUMNS]).sort_index(kind="stable")  # a cell's costs together
-    return list(_entries(frame, suspect=False))
+    cells = _rows(board.frame.drop_duplicates([*KEYS, "seed"]))
+    return list(_entries([_as_metric(cell, name) for cell in cells for name in COST_COLUMNS], suspect=False))
 
 
-def _as_metric(cells: pd.DataFrame, name: str) -> pd.DataFrame:
-    """The cost column `name` in the shape of a metric. A cell is measured even where a metric is absent."""
-    value = cells[name]
-    ran = ~cells["state"].str.startswith(NOT_RUN)
-    state = cells["state"].where(~ran, "done").where(~ran | value.notna(), "absent: not measured")
-    return cells.assign(metric=name, value=value, state=state)
+def _rows(frame: pd.DataFrame) -> list[Row]:
+    """Plain values, what is not known as None: thousands of groups are far quicker so than with pandas."""
+    names = [*KEYS, "metric", "seed", "value", "state", *PARAMETERS, "trainable_percent", *COST_COLUMNS]
+    whole = {name: [None if pd.isna(value) else int(value) for value in frame[name]] for name in PARAMETERS}
+    columns = [whole[name] if name in whole else frame[name].tolist() for name in names]
+    return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
 
 
-def _entries(frame: pd.DataFrame, *, suspect: bool) -> Iterator[Entry]:
-    groups = dict(iter(frame.groupby([*KEYS, "metric"], sort=False)))
-    columns = list(dict.fromkeys(zip(frame["backbone"], frame["task"], frame["dataset"], frame["metric"], strict=True)))
-    for backbone, method in product(frame["backbone"].unique(), frame["method"].unique()):
-        for _, task, dataset, metric in (column for column in columns if column[0] == backbone):
-            key = (backbone, method, task, dataset, metric)
+def _as_metric(cell: Row, name: str) -> Row:
+    """The cost `name` in the shape of a metric. A cell is measured even where a metric is absent."""
+    state, value = cell["state"], cell[name]
+    if not state.startswith(NOT_RUN):
+        state = "absent: not measured" if math.isnan(value) else "done"
+    return {**cell, "metric": name, "value": value, "state": state}
+
+
+def _entries(rows: Sequence[Row], *, suspect: bool) -> Iterator[Entry]:
+    groups: dict[tuple[str, str, str, str, str], list[Row]] = {}
+    columns: dict[str, dict[tuple[str, str, str], None]] = {}
+    for row in rows:
+        backbone, method, *column = (row[name] for name in (*KEYS, "metric"))
+        groups.setdefault((backbone, method, *column), []).append(row)
+        columns.setdefault(backbone, {})[tuple(column)] = None
+    methods = dict.fromkeys(row["method"] for row in rows)
+    for backbone, method in product(columns, methods):
+        for column in columns[backbone]:
+            key = (backbone, method, *column)
             if key in groups:
                 yield _entry(key, groups[key], suspect=suspect)
 
 
-def _entry(key: tuple[str, str, str, str, str], rows: pd.DataFrame, *, suspect: bool) -> Entry:
-    states, seeds = rows["state"].tolist(), rows["seed"].tolist()
-    values = [(seed, value) for seed, value, state in zip(seeds, rows["value"].tolist(), states, strict=True) if state == "done"]
-    state = _state(states)
+def _entry(key: tuple[str, str, str, str, str], rows: Sequence[Row], *, suspect: bool) -> Entry:
+    values = [(row["seed"], row["value"]) for row in rows if row["state"] == "done"]
+    state = state_of([row["state"] for row in rows])
     mean, std = _mean_std([value for _, value in values]) if state == "done" else (None, None)
     flags = tuple(flag for seed, value in values for flag in _flags(seed, value)) if suspect else ()
     return Entry(*key, mean, std, len(values), len(rows), state, flags, *_parameters(rows))
 
 
-def _state(states: Sequence[str]) -> str:
+def state_of(states: Sequence[str]) -> str:
     """The one word for all seeds: done only if all are. Different reasons are all kept."""
     for kind in ("skipped", "failed", "missing", "absent"):
         found = list(dict.fromkeys(state for state in states if state.startswith(kind)))
@@ -109,9 +122,8 @@ def _flags(seed: int, value: float) -> Iterator[str]:
         yield f"seed {seed} is not a finite number ({value})"
 
 
-def _parameters(rows: pd.DataFrame) -> tuple[int | None, int | None, int | None, float | None]:
+def _parameters(rows: Sequence[Row]) -> tuple[int | None, int | None, int | None, float | None]:
     """What the records counted stands before what the plan did, should a missing seed be counted differently."""
-    recorded = rows[~rows["state"].str.startswith(NOT_RUN)]
-    first = (rows if recorded.empty else recorded).iloc[0]
-    trainable, head, total = (None if pd.isna(first[name]) else int(first[name]) for name in ("trainable", "head", "total"))
-    return trainable, head, total, None if pd.isna(first["trainable_percent"]) else float(first["trainable_percent"])
+    first = next((row for row in rows if not row["state"].startswith(NOT_RUN)), rows[0])
+    share = first["trainable_percent"]
+    return first["trainable"], first["head"], first["total"], None if math.isnan(share) else share
