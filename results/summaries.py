@@ -81,9 +81,9 @@ def _entries(rows: Sequence[Row], *, suspect: bool) -> Iterator[Entry]:
     groups: dict[tuple[str, str, str, str, str], list[Row]] = {}
     columns: dict[str, dict[tuple[str, str, str], None]] = {}
     for row in rows:
-        backbone, method, *column = (row[name] for name in (*KEYS, "metric"))
-        groups.setdefault((backbone, method, *column), []).append(row)
-        columns.setdefault(backbone, {})[tuple(column)] = None
+        column = row["task"], row["dataset"], row["metric"]
+        groups.setdefault((row["backbone"], row["method"], *column), []).append(row)
+        columns.setdefault(row["backbone"], {})[column] = None
     methods = dict.fromkeys(row["method"] for row in rows)
     for backbone, method in product(columns, methods):
         for column in columns[backbone]:
