@@ -86,7 +86,7 @@ class Store:
 
     def folder(self, cell_id: str) -> Path:
         """Where everything of one cell lies."""
-        return self.root / "cells" / cell_id
+        return self.root.joinpath("cells", cell_id)
 
     def has_record(self, cell_id: str) -> bool:
         """True once the cell is finished."""
