@@ -4,6 +4,7 @@ import json
 import shlex
 import signal
 import subprocess
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -132,8 +133,16 @@ def let_time_out(job: str, pid: int) -> None:
     """The job hangs, deaf to every warning, and its minute is soon over."""
     HUNG.add(node_of(job))
     output("scontrol", "update", f"job={job}", "TimeLimit=1")
-    for process in (psutil.Process(pid).parent(), psutil.Process(pid)):
-        process.suspend()
+    hanging = (psutil.Process(pid).parent(), psutil.Process(pid))
+
+    def hold() -> None:  # SLURM wakes a stopped job before it ends it
+        with suppress(psutil.NoSuchProcess):
+            while True:
+                for process in hanging:
+                    process.suspend()
+                time.sleep(0.05)
+
+    threading.Thread(target=hold, daemon=True).start()
 
 
 def press(job: str, _: int) -> bool:
