@@ -4,6 +4,7 @@ import json
 import shlex
 import signal
 import subprocess
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -101,16 +102,20 @@ def job_of(root: Path, cell: str) -> str:
 
 
 def strike(root: Path, struck: set[str], blow) -> None:
-    """Do `blow(job, its worker's process id)` to a running job that was not struck before; one that ends just then is let go."""
+    """Do `blow(job, its worker's process id)` to a running job that was not struck before; one that ends just then is let go,
+    and so is one of which `blow` says False.
+    """
 
     def hit() -> bool:
         for cell, pid in running(root).items():
             job = job_of(root, cell)
             if job not in struck:
-                struck.add(job)
                 with suppress(subprocess.CalledProcessError, psutil.NoSuchProcess):
-                    blow(job, pid)
+                    if blow(job, pid) is False:
+                        continue
+                    struck.add(job)
                     return True
+                struck.add(job)
         return False
 
     wait_until(hit)
@@ -121,30 +126,49 @@ def processes(name: str) -> list[psutil.Process]:
     return [p for p in psutil.process_iter(["cmdline"]) if " ".join(p.info["cmdline"] or []).startswith(name)]
 
 
+HUNG: set[str] = set()  # nodes with a job that is to run out of time: what strikes a whole node spares them
+
+
 def let_time_out(job: str, pid: int) -> None:
     """The job hangs, deaf to every warning, and its minute is soon over."""
+    HUNG.add(node_of(job))
     output("scontrol", "update", f"job={job}", "TimeLimit=1")
-    for process in (psutil.Process(pid).parent(), psutil.Process(pid)):
-        process.suspend()
+    hanging = (psutil.Process(pid).parent(), psutil.Process(pid))
+
+    def hold() -> None:  # SLURM wakes a stopped job before it ends it
+        with suppress(psutil.NoSuchProcess):
+            while True:
+                for process in hanging:
+                    process.suspend()
+                time.sleep(0.05)
+
+    threading.Thread(target=hold, daemon=True).start()
 
 
-def press(job: str, _: int) -> None:
+def press(job: str, _: int) -> bool:
     """A more urgent job wants the node."""
-    output("sbatch", "-p", "urgent", "--exclusive", "-w", node_of(job), "-t", 1, "--output=/dev/null", "--wrap", "sleep 1")
+    node = node_of(job)
+    if node in HUNG:
+        return False
+    output("sbatch", "-p", "urgent", "--exclusive", "-w", node, "-t", 1, "--output=/dev/null", "--wrap", "sleep 1")
+    return True
 
 
-def crash_node(job: str, pid: int) -> None:
+def crash_node(job: str, pid: int) -> bool:
     """All that is of the job and of SLURM on its node dies; the node is given up, and comes back.
 
     SLURM would give it up by itself, after a while that depends on the machine's load.
     """
     node, number = node_of(job), output("squeue", "-h", "-j", job, "-o", "%A")
+    if node in HUNG:
+        return False
     doomed = [*processes(f"slurmd -N {node} "), *processes(f"slurmstepd: [{number}."), psutil.Process(pid).parent(), psutil.Process(pid)]
     for process in doomed:
         process.kill()
     output("scontrol", "update", f"nodename={node}", "state=down", "reason=crashed")
     subprocess.run(["slurmd", "-N", node, "-c"], check=True)
     output("scontrol", "update", f"nodename={node}", "state=resume")
+    return True
 
 
 def node_of(job: str) -> str:

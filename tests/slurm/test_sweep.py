@@ -15,7 +15,7 @@ import torch
 from benchmark import codebase
 from slurm.ledger import Ledger
 from tests.end_to_end.conftest import COMMAND, RUN, environment, records, science, write_one, write_sweep
-from tests.slurm.conftest import HARDER, ROOT, output, running, strike, trace, wait_until, write_profile
+from tests.slurm.conftest import HARDER, HUNG, ROOT, output, running, strike, trace, wait_until, write_profile
 
 pytestmark = pytest.mark.slurm
 SEEDS = "seeds: [0, 1, 2, 3, 4, 5]"
@@ -25,10 +25,11 @@ CELLS = 42
 def test_a_disturbed_sweep_gives_the_same_table(cluster, main, tmp_path) -> None:
     """A job hangs until its time is over; others are asked to stop, requeued, killed, cancelled, pre-empted; a node crashes."""
     sweep = write_sweep(tmp_path, steps=6)
-    profile = write_profile(tmp_path, partition="preemptible", cells_per_job=3, mem_gb=3, signal_seconds=20, array_parallelism=5)
+    profile = write_profile(tmp_path, partition="preemptible", cells_per_job=3, cpus=2, mem_gb=3, signal_seconds=20, array_parallelism=5)
     sweep.write_text(sweep.read_text().replace("seeds: [0, 1]", SEEDS))
     root, local = tmp_path / "root", tmp_path / "local"
     done: list[str] = []
+    HUNG.clear()
 
     def disturb() -> None:
         struck: set[str] = set()
