@@ -15,6 +15,7 @@ EPILOG = """examples:
   vlpeft plan quickstart --explain 02f7               each setting of a cell and where it comes from
   vlpeft status quickstart --root runs/quickstart     where it stands
   vlpeft table quickstart --root runs/quickstart --format latex
+  vlpeft report quickstart -o report/                 a page to open: report/index.html
   vlpeft list methods                                 what can be named in a sweep
   vlpeft data check vqav2 --path /data/vqav2          are the files there, whole and the published ones
   vlpeft bench lora                                   how fast our LoRA is beside Hugging Face peft's
@@ -117,6 +118,16 @@ def _looking_back(commands: Any) -> None:
     form.add_argument("--json", action="store_const", const="json", dest="format", help="the same as --format json")
     content.add_argument("--costs", action="store_true", help="seconds and memory instead of scores")
     content.add_argument("--details", action="store_true", help="with scores by question type")
+    _report(commands)
+
+
+def _report(commands: Any) -> None:
+    report = _command(commands, "report", "a page of tables, charts and predictions, which opens in any browser without a network")
+    report.add_argument("sweep", metavar="SWEEP|ROOT", help="a sweep, as elsewhere; or a result folder: all sweeps launched in it")
+    _root_flag(report)
+    _scale_flag(report)
+    report.add_argument("-o", "--out", type=Path, default=Path("report"), metavar="DIR", help="folder of the page (default: report)")
+    report.add_argument("--examples", type=_count, default=48, metavar="N", help="predictions shown on a page (default: 48)")
 
 
 def _data(commands: Any) -> None:
@@ -163,6 +174,13 @@ def _positive(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError("must be at least 1")
+    return number
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError("must be at least 0")
     return number
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from benchmark.arguments import parser
 from benchmark.cli_cells import cancel, how_to_go_on, logs, print_text, retry, run, status, sweep
+from benchmark.cli_report import report
 from benchmark.errors import UserError
 
 
@@ -214,6 +215,7 @@ COMMANDS = {
     "cancel": cancel,
     "logs": logs,
     "table": _table,
+    "report": report,
     "data check": _data_check,
     "data download": _data_download,
     "bench": _bench,

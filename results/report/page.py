@@ -1,0 +1,223 @@
+"""The report's files: one page a sweep, each a single HTML file that loads nothing; of several sweeps, an index beside them."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from benchmark.cell import Plan
+from benchmark.records import Store, write_atomically
+from results.compare import published_table
+from results.published import load_published, published_names
+from results.report import charts
+from results.report.data import Model, ReadOnce, Score, gather
+from results.report.examples import Browser, Series, browsers
+from results.report.figures import COLOURS, SHAPES, Figure
+from results.scale import small
+from results.tables import Table, cost_table, score_table
+
+EXAMPLES = 48
+
+
+def write_report(plans: Sequence[Plan], root: Path, out: Path, examples: int = EXAMPLES) -> list[Path]:
+    """Write the pages of launched sweeps; the one to open comes first. The same records give the same bytes.
+
+    `examples`: predictions shown on each page. Raises UserError for what `leaderboard` refuses and where `out` cannot be written.
+    """
+    if len(plans) == 1:
+        return [_write(out / "index.html", _page(plans[0], root, examples)[0])]
+    made = [(plan, f"{re.sub(r'[^A-Za-z0-9@._-]', '-', plan.sweep)}.html", *_page(plan, root, examples)) for plan in plans]
+    index = _environment().get_template("index.html.j2").render(pages=[(model, name) for _, name, _, model in made], **_assets())
+    return [_write(out / "index.html", index), *(_write(out / name, text) for _, name, text, _ in made)]
+
+
+def _write(path: Path, text: str) -> Path:
+    write_atomically(path, text.encode())
+    return path
+
+
+def _page(plan: Plan, root: Path, examples: int) -> tuple[str, Model]:
+    store = ReadOnce(root)
+    model = gather(plan, store)
+    found = browsers(plan, store, model, examples)
+    places = [(score.entry.backbone, f"{score.entry.task}/{score.entry.dataset}") for score in model.main]
+    text = (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            plan=plan,
+            model=model,
+            labels=list(dict.fromkeys(label for cell in plan.cells for label in small(cell.cell))),
+            scores=score_table(model.board),
+            costs=cost_table(model.board),
+            published=[_published(name, plan, store) for name in _published_names(plan)],
+            pareto=charts.pareto(model),
+            spread=charts.spread(model),
+            curves=charts.curves(model),
+            last_sites=charts.last_sites(model),
+            followed=charts.followed(model),
+            breakdowns=list(_breakdowns(model)),
+            browsers=found,
+            duels=[duel for browser in found for duel in _duels(browser)],
+            backbones=list(dict.fromkeys(backbone for backbone, _ in places)),
+            places=list(dict.fromkeys(place for _, place in places)),
+            swatches=[(number % COLOURS, SHAPES[number // COLOURS % len(SHAPES)]) for number in range(COLOURS * len(SHAPES))],
+            data=_data(model, found),
+            **_assets(),
+        )
+    )
+    return text, model
+
+
+@cache
+def _environment() -> Environment:
+    made = Environment(
+        loader=PackageLoader("results.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
+    )
+    made.filters |= {"grouped": _by_place, "columns": _columns, "named": _named, "counted": lambda words: list(Counter(words).items())}
+    return made
+
+
+def _by_place(figures: Iterable[Figure]) -> list[tuple[tuple[str, str], list[Figure]]]:
+    return [(place, list(own)) for place, own in groupby(figures, lambda each: (each.backbone, each.data))]
+
+
+def _columns(header: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
+    return list(zip(*header, strict=True))
+
+
+def _named(by: Iterable[int], series: Sequence[Series]) -> list[tuple[str, list[str]]]:
+    """Methods by backbone."""
+    return [(backbone, [method for _, method in own]) for backbone, own in groupby((series[i] for i in by), lambda each: each[0])]
+
+
+def _assets() -> dict[str, Any]:
+    """Style sheet and script, which the page holds, and the script's hash: no other script may run in the page."""
+    folder = files("results.report") / "templates"
+    style, script = ((folder / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return {"style": Markup(style), "script": Markup(script), "digest": digest}  # noqa: S704 - our own files
+
+
+def _published_names(plan: Plan) -> list[str]:
+    """Published tables that the sweep reproduces, at whatever scale."""
+    sweep = plan.sweep.partition("@")[0]
+    return [name for name in published_names() if (load_published(name).sweep or name) == sweep]
+
+
+def _published(name: str, plan: Plan, store: Store) -> Table:
+    return published_table(name, load_published(name), plan, store)
+
+
+@dataclass(frozen=True)
+class Heat:
+    """A number of a breakdown: text, and its place between the lowest and the highest of its column, 0 to 1."""
+
+    text: str
+    share: float | None
+
+
+@dataclass(frozen=True)
+class Breakdown:
+    """One metric by question type: a row a method."""
+
+    backbone: str
+    data: str
+    metric: str
+    seeds: str
+    kinds: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[Heat, ...]], ...]
+
+
+def _breakdowns(model: Model) -> Iterator[Breakdown]:
+    found: dict[tuple[str, str, str], list[Score]] = {}
+    for score in model.scores:
+        metric, slash, _ = score.entry.metric.partition("/")
+        if slash:
+            found.setdefault((score.entry.backbone, f"{score.entry.task}/{score.entry.dataset}", metric), []).append(score)
+    for (backbone, data, metric), own in found.items():
+        kinds = tuple(dict.fromkeys(score.entry.metric.partition("/")[2] for score in own))
+        by = {(score.entry.method, score.entry.metric.partition("/")[2]): score for score in own}
+        columns = [_heats([by.get((method, kind)) for method in dict.fromkeys(score.entry.method for score in own)]) for kind in kinds]
+        methods = dict.fromkeys(score.entry.method for score in own)
+        counts = sorted({score.entry.n for score in own if score.entry.n})
+        seeds = " to ".join(dict.fromkeys((str(counts[0]), str(counts[-1])))) if counts else "0"
+        yield Breakdown(backbone, data, metric, seeds, kinds, tuple(zip(methods, zip(*columns, strict=True), strict=True)))
+
+
+def _heats(scores: Sequence[Score | None]) -> list[Heat]:
+    means = [score.entry.mean for score in scores if score is not None and score.entry.mean is not None]
+    low, high = (min(means), max(means)) if means else (0.0, 0.0)
+    return [_heat(score, low, high) for score in scores]
+
+
+def _heat(score: Score | None, low: float, high: float) -> Heat:
+    if score is None or score.entry.mean is None:
+        return Heat("" if score is None else score.entry.state.partition(": ")[0], None)
+    std = "" if score.entry.std is None else f" ± {score.entry.std:.1f}"
+    return Heat(f"{score.entry.mean:.1f}{std}", round((score.entry.mean - low) / (high - low), 3) if high > low else 0.5)
+
+
+@dataclass(frozen=True)
+class Duel:
+    """The best method of a backbone against the others, on the same examples, those of one seed."""
+
+    backbone: str
+    data: str
+    metric: str
+    seed: int
+    n: int
+    winner: str
+    mean: float
+    rows: tuple[tuple[str, float, int, int, int], ...]  # method, mean, better than the winner on, worse on, equal on
+
+
+def _duels(browser: Browser) -> Iterator[Duel]:
+    for backbone in dict.fromkeys(backbone for backbone, _ in browser.series):
+        own = [(i, mean) for i, mean in enumerate(browser.means) if browser.series[i][0] == backbone and mean is not None]
+        if len(own) < 2:
+            continue
+        best, top = max(own, key=lambda each: (each[1], -each[0]))
+        others = sorted((each for each in own if each[0] != best), key=lambda each: (-each[1], each[0]))
+        rows = tuple((browser.series[i][1], mean, browser.better[i][best], browser.better[best][i], browser.equal[i][best]) for i, mean in others)
+        data = f"{browser.task}/{browser.dataset}"
+        yield Duel(backbone, data, browser.metric, browser.seed, browser.n, browser.series[best][1], top, rows)
+
+
+def _data(model: Model, found: Iterable[Browser]) -> dict[str, Any]:
+    """What the page holds for machines, and for its own script."""
+    rows = [
+        {
+            **{name: _plain(getattr(score.entry, name)) for name in FIELDS},
+            "values": list(map(_plain, score.values)),
+            "train_seconds": score.seconds,
+            "peak_memory_mb": score.memory,
+        }
+        for score in model.scores
+    ]
+    pairs = [
+        {"series": [list(series) for series in browser.series], "n": browser.n, "better": browser.better, "equal": browser.equal}
+        for browser in found
+    ]
+    return {"title": model.board.title, "cells": dict(model.states), "scores": rows, "pairs": pairs}
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN: null, and the row's flags say why."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+FIELDS = ("backbone", "method", "task", "dataset", "metric", "mean", "std", "n", "planned", "state", "flags", "trainable", "total")
