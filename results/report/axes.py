@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 DECADES = 1.0  # a range wider than this is drawn on a logarithmic axis, where one is asked for
 STEPS = (1.0, 2.0, 5.0, 10.0)
-SHORT = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
+SHORT = ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k"))  # from where, divided by what
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Axis:
 
 def short(value: float) -> str:
     """12,000 as 12k; never more digits than needed."""
-    for size, letter in SHORT:
-        if abs(value) >= size:
+    for least, size, letter in SHORT:
+        if abs(value) >= least:
             return f"{value / size:g}{letter}"
-    return f"{value:g}"
+    return f"{value:,.10g}"

@@ -19,17 +19,17 @@ def pareto(model: Model) -> list[Figure]:
 
 def _pareto(column: Column, scores: Sequence[Score], model: Model) -> Iterator[Figure]:
     costs = (
-        ("trainable parameters", [score.entry.trainable for score in scores]),
-        ("s of training", [score.seconds for score in scores]),
-        ("MB of peak memory", [score.memory for score in scores]),
+        ("trainable parameters", "", [score.entry.trainable for score in scores]),
+        ("training time", "s", [score.seconds for score in scores]),
+        ("peak memory", "MB", [score.memory for score in scores]),
     )
-    for name, values in costs:
+    for name, unit, values in costs:
         pairs = zip(scores, values, strict=True)
         dots = [_dot(score, value, model) for score, value in pairs if value is not None and score.entry.mean is not None]
         if dots:
-            title = f"{column[3]} against {name}"
+            title = f"{column[3]} by {name}"
             caption = f"n = {len(dots)} methods, mean over {_seeds(scores)}; bars: ± 1 std; line: Pareto front"
-            yield scatter(dots, name, _unit(column[3]), title=title, caption=caption, **_where(column))
+            yield scatter(dots, (name, unit), _unit(column[3]), title=title, caption=caption, **_where(column))
 
 
 def _dot(score: Score, cost: float, model: Model) -> Dot:
@@ -46,7 +46,7 @@ def _strips(column: Column, scores: Sequence[Score], model: Model) -> Figure:
     best = sorted(scores, key=lambda score: -(score.entry.mean or 0.0))[:SHOWN_ROWS]
     rows = [Row(score.entry.method, model.methods.index(score.entry.method), score.values) for score in best]
     caption = f"n = {_shown(rows, scores)}, {_seeds(scores)} each; dot: one seed, bar: their mean"
-    return strips(rows, _unit(column[3]), title=f"{column[3]}, seed by seed", caption=caption, **_where(column))
+    return strips(rows, _unit(column[3]), title=column[3], caption=caption, **_where(column))
 
 
 def curves(model: Model) -> list[Figure]:
@@ -63,7 +63,8 @@ def curves(model: Model) -> list[Figure]:
                 lines(
                     ways,
                     "optimizer step" if loss else "epoch",
-                    "training loss (the protocol's)" if loss else f"{each.name} (%)",
+                    "training loss" if loss else f"{each.name} (%)",
+                    log=loss,
                     title=each.name[0].upper() + each.name[1:],
                     caption=f"n = {_shown(ways, each.lines)}, mean over {seeds}",
                     backbone=each.backbone,
@@ -84,8 +85,8 @@ def last_sites(model: Model) -> list[Figure]:
 def _last(backbone: str, quantity: str, names: Sequence[str], settings: Sequence[Followed]) -> Figure:
     ways = [(f"{each.method}, {each.data}", [site.last for site in each.sites]) for each in settings]
     seeds = _range([len(site.last) for each in settings for site in each.sites])
-    caption = f"n = {len(ways)} settings, {seeds} each; dot: one seed, line: their mean"
-    title = f"{quantity} of each site after training"
+    caption = f"n = {len(ways)} setting{'s' if len(ways) > 1 else ''}, {seeds} each; dot: one seed, line: their mean"
+    title = f"{quantity} after training"
     return sites(ways, list(map(_site, names)), f"{quantity} (no unit)", title=title, caption=caption, backbone=backbone, data="")
 
 
@@ -101,7 +102,7 @@ def _course(each: Followed) -> Figure:
         [Way(_site(site.name), number, site.line.points) for number, site in enumerate(shown)],
         "optimizer step",
         f"{each.quantity} (no unit)",
-        title=f"{each.quantity} during training: {each.method}",
+        title=f"{each.quantity} of {each.method}",
         caption=f"n = {_shown(shown, each.sites, 'sites', '')}, mean over {_range([site.line.n for site in shown])}",
         backbone=each.backbone,
         data=each.data,
@@ -154,4 +155,5 @@ def _shown(shown: Sized, every: Sized, what: str = "methods", which: str = "the 
 
 def _site(name: str) -> str:
     """`encoder.0.self` as "enc 0 self"."""
-    return name.replace("encoder", "enc").replace("decoder", "dec").replace("layer.", "").replace(".", " ")
+    where, _, what = name.rpartition(".")
+    return f"{where.replace('encoder.', 'enc ').replace('decoder.', 'dec ').replace('layer.', '')} {what}".strip()

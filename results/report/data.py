@@ -18,6 +18,7 @@ from results.summaries import Entry, costs, scores
 from results.tables import Block, Text, one_line
 
 POINTS = 60
+FLOW = {"self": 0, "cross": 1, "ffn": 2}
 Place = tuple[str, str, str]  # backbone, task, dataset
 Points = tuple[tuple[float, float], ...]
 
@@ -197,10 +198,10 @@ def _site(name: str, records: Iterable[Record]) -> Site:
     return Site(name.rpartition(".")[0], line(ways), tuple(way[-1][1] for way in ways))
 
 
-def _natural(name: str) -> list[tuple[int, str]]:
-    """Layer 10 behind layer 9; the encoder before the decoder, as the data flows."""
-    parts = name.replace("encoder.", "0.", 1).split(".") if name.startswith("encoder.") else name.split(".")
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
+def _natural(name: str) -> tuple[bool, list[tuple[int, str]]]:
+    """As the data flows: the encoder before the decoder, layer 9 before layer 10, self-attention before cross-attention."""
+    parts = name.split(".")
+    return parts[0] == "decoder", [(int(part), "") if part.isdecimal() else (FLOW.get(part, len(FLOW)), part) for part in parts]
 
 
 def _problems(failed: Sequence[tuple[Planned, str, str]], board: Leaderboard) -> Iterator[Block]:

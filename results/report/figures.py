@@ -14,6 +14,7 @@ from results.report.axes import Axis, short
 WIDTH, HEIGHT = 360.0, 260.0
 LEFT, RIGHT, TOP, BOTTOM = 46.0, 14.0, 10.0, 42.0
 COLOURS = 8
+SITES = 8  # written below a chart
 ROW = 17.0  # height of a row of a strip chart
 CHARACTER = 5.6  # width of one, about, in the smaller letters
 
@@ -67,11 +68,12 @@ class Path:
 
 @dataclass(frozen=True)
 class Tick:
-    """A value on an axis: where, and what is written."""
+    """A value on an axis: where, and what is written, in one line or two."""
 
     at: float
     text: str
     method: int | None = None
+    second: str = ""
 
 
 @dataclass(frozen=True)
@@ -155,9 +157,10 @@ def front(dots: Iterable[Dot]) -> list[Dot]:
     return found
 
 
-def scatter(dots: Sequence[Dot], x_title: str, y_title: str, **about: str) -> Figure:
-    """Score against cost, with the Pareto front as steps and the names of the methods on it."""
-    best = front(dots)
+def scatter(dots: Sequence[Dot], cost: tuple[str, str], y_title: str, **about: str) -> Figure:
+    """Score against cost (its name and unit), with the Pareto front as steps and the names of the methods on it."""
+    best, unit = front(dots), cost[1] or cost[0]
+    x_title = f"{cost[0]} ({cost[1]})" if cost[1] else cost[0]
     ends = [dot.y + sign * (dot.std or 0.0) for dot in dots for sign in (-1, 1)]
     frame = Frame(Axis.around(x_title, [dot.x for dot in dots], log=True), Axis.around(y_title, ends))
     bars = [Path(_bar(frame, dot), dot.method, kind="bar") for dot in dots if dot.std]
@@ -165,13 +168,12 @@ def scatter(dots: Sequence[Dot], x_title: str, y_title: str, **about: str) -> Fi
     line = [Path(frame.path([*steps, (frame.x.high, best[-1].y)]), None, kind="front")] if best else []
     labels = _labels(frame, best)
     marks = tuple(
-        Mark(frame.to_x(dot.x), frame.to_y(dot.y), dot.method, _said(dot, x_title), *labels.get(dot.name, ("", False))) for dot in dots
+        Mark(frame.to_x(dot.x), frame.to_y(dot.y), dot.method, _said(dot, unit), *labels.get(dot.name, ("", False))) for dot in dots
     )
-    scale = " (logarithmic)" if frame.x.log else ""
     return Figure(
         **about,
-        about=f"{len(dots)} methods. On the Pareto front, cheapest first: {'; '.join(_said(dot, x_title) for dot in best)}.",
-        x_title=x_title + scale,
+        about=f"{len(dots)} methods. On the Pareto front, cheapest first: {'; '.join(_said(dot, unit) for dot in best)}.",
+        x_title=f"{x_title}, log scale" if frame.x.log else x_title,
         y_title=y_title,
         x_ticks=frame.x_ticks(),
         y_ticks=frame.y_ticks(),
@@ -186,9 +188,9 @@ def _bar(frame: Frame, dot: Dot) -> str:
     return frame.path([(dot.x, dot.y - std), (dot.x, dot.y + std)])
 
 
-def _said(dot: Dot, x_title: str) -> str:
+def _said(dot: Dot, unit: str) -> str:
     std = "" if dot.std is None else f" ± {dot.std:.1f}"
-    return f"{dot.name}: {dot.y:.1f}{std} at {short(float(f'{dot.x:.3g}'))} {x_title}"
+    return f"{dot.name}: {dot.y:.1f}{std} at {short(float(f'{dot.x:.4g}'))} {unit}"
 
 
 def _labels(frame: Frame, best: Sequence[Dot]) -> dict[str, tuple[str, bool]]:
@@ -214,18 +216,18 @@ class Way:
     points: Sequence[tuple[float, float]]
 
 
-def lines(ways: Sequence[Way], x_title: str, y_title: str, **about: str) -> Figure:
-    """Lines over steps."""
+def lines(ways: Sequence[Way], x_title: str, y_title: str, *, log: bool = False, **about: str) -> Figure:
+    """Lines over steps; `log`: the y axis may be logarithmic."""
     frame = Frame(
         Axis.around(x_title, [x for way in ways for x, _ in way.points], whole=True),
-        Axis.around(y_title, [y for way in ways for _, y in way.points]),
+        Axis.around(y_title, [y for way in ways for _, y in way.points], log=log),
     )
     paths = tuple(Path(frame.path(way.points), way.method, f"{way.name}: ends at {way.points[-1][1]:.4g}") for way in ways)
     return Figure(
         **about,
         about=f"{len(ways)} lines. {'; '.join(path.text for path in paths)}.",
         x_title=x_title,
-        y_title=y_title,
+        y_title=f"{y_title}, log scale" if frame.y.log else y_title,
         x_ticks=frame.x_ticks(),
         y_ticks=frame.y_ticks(),
         paths=paths,
@@ -286,15 +288,21 @@ def sites(ways: Sequence[tuple[str, Sequence[Sequence[float]]]], names: Sequence
         paths.append(Path(frame.path(means), number, f"{name}: {', '.join(f'{mean:.3f}' for _, mean in means)}"))
         points = [(i, value) for i, seeds in enumerate(way) for value in seeds]
         marks += [Mark(frame.to_x(i), frame.to_y(v), number, f"{name}, {names[i]}: {v:.4f}") for i, v in points]
-    every = max(1, -(-len(names) // 6))
+    every = -(-len(names) // SITES)
     return Figure(
         **about,
         about=f"Sites: {', '.join(names)}. {'; '.join(path.text for path in paths)}.",
         x_title="site, in the model's order",
         y_title=y_title,
-        x_ticks=tuple(Tick(frame.to_x(i), name) for i, name in enumerate(names) if i % every == 0),
+        x_ticks=tuple(Tick(frame.to_x(i), *_two_lines(name)) for i, name in enumerate(names) if i % every == 0),
         y_ticks=frame.y_ticks(),
         paths=tuple(paths),
         marks=tuple(marks),
         legend=tuple((number, name) for number, (name, _) in enumerate(ways)),
     )
+
+
+def _two_lines(name: str) -> tuple[str, None, str]:
+    """`enc 0 self` as "enc 0" above "self"."""
+    first, _, second = name.rpartition(" ")
+    return first or second, None, second if first else ""

@@ -8,18 +8,19 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from benchmark.cell import Plan
-from benchmark.records import Store, write_atomically
+from benchmark.errors import UserError
+from benchmark.records import Store
 from results.compare import published_table
 from results.published import load_published, published_names
 from results.report import charts
@@ -27,9 +28,10 @@ from results.report.data import Model, ReadOnce, Score, gather
 from results.report.examples import Browser, Series, browsers
 from results.report.figures import COLOURS, SHAPES, Figure
 from results.scale import small
-from results.tables import Table, cost_table, score_table
+from results.tables import Block, Table, cost_table, score_table
 
 EXAMPLES = 48
+T = TypeVar("T")
 
 
 def write_report(plans: Sequence[Plan], root: Path, out: Path, examples: int = EXAMPLES) -> list[Path]:
@@ -45,7 +47,11 @@ def write_report(plans: Sequence[Plan], root: Path, out: Path, examples: int = E
 
 
 def _write(path: Path, text: str) -> Path:
-    write_atomically(path, text.encode())
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; choose another folder with -o") from error
     return path
 
 
@@ -61,7 +67,7 @@ def _page(plan: Plan, root: Path, examples: int) -> tuple[str, Model]:
             plan=plan,
             model=model,
             labels=list(dict.fromkeys(label for cell in plan.cells for label in small(cell.cell))),
-            scores=score_table(model.board),
+            scores=_scores_first(score_table(model.board)),
             costs=cost_table(model.board),
             published=[_published(name, plan, store) for name in _published_names(plan)],
             pareto=charts.pareto(model),
@@ -87,7 +93,7 @@ def _environment() -> Environment:
     made = Environment(
         loader=PackageLoader("results.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
     )
-    made.filters |= {"grouped": _by_place, "columns": _columns, "named": _named, "counted": lambda words: list(Counter(words).items())}
+    made.filters |= {"grouped": _by_place, "columns": _columns, "shares": _shares, "named": _named, "counted": lambda words: list(Counter(words).items())}
     return made
 
 
@@ -97,6 +103,34 @@ def _by_place(figures: Iterable[Figure]) -> list[tuple[tuple[str, str], list[Fig
 
 def _columns(header: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
     return list(zip(*header, strict=True))
+
+
+def _scores_first(table: Table) -> Table:
+    """The parameters behind the scores, which a phone should show without scrolling."""
+
+    def moved(row: tuple[T, ...]) -> tuple[T, ...]:
+        return row[0], *row[3:], *row[1:3]
+
+    blocks = (replace(block, header=tuple(map(moved, block.header)), rows=tuple(map(moved, block.rows))) for block in table.blocks)
+    return replace(table, blocks=tuple(blocks))
+
+
+def _shares(block: Block) -> list[tuple[float | None, ...]]:
+    """Of each cell of a score table its place between the lowest and the highest of its column, 0 to 1; None for what is no score."""
+    scores = range(1, len(block.align) - 2)
+    numbers = [[_leading(cell.text) if i in scores and not cell.marks else None for i, cell in enumerate(row)] for row in block.rows]
+    return list(zip(*(_spread(column) for column in zip(*numbers, strict=True)), strict=True))
+
+
+def _leading(text: str) -> float | None:
+    found = re.match(r"-?\d+(\.\d+)?(?![\d/])", text)
+    return float(found[0]) if found else None
+
+
+def _spread(values: Sequence[float | None]) -> list[float | None]:
+    known = [value for value in values if value is not None]
+    low, high = (min(known), max(known)) if known else (0.0, 0.0)
+    return [None if value is None or high == low else round((value - low) / (high - low), 3) for value in values]
 
 
 def _named(by: Iterable[int], series: Sequence[Series]) -> list[tuple[str, list[str]]]:
@@ -159,16 +193,14 @@ def _breakdowns(model: Model) -> Iterator[Breakdown]:
 
 
 def _heats(scores: Sequence[Score | None]) -> list[Heat]:
-    means = [score.entry.mean for score in scores if score is not None and score.entry.mean is not None]
-    low, high = (min(means), max(means)) if means else (0.0, 0.0)
-    return [_heat(score, low, high) for score in scores]
+    return [Heat(_mean(score), share) for score, share in zip(scores, _spread([score and score.entry.mean for score in scores]), strict=True)]
 
 
-def _heat(score: Score | None, low: float, high: float) -> Heat:
+def _mean(score: Score | None) -> str:
     if score is None or score.entry.mean is None:
-        return Heat("" if score is None else score.entry.state.partition(": ")[0], None)
+        return "" if score is None else score.entry.state.partition(": ")[0]
     std = "" if score.entry.std is None else f" ± {score.entry.std:.1f}"
-    return Heat(f"{score.entry.mean:.1f}{std}", round((score.entry.mean - low) / (high - low), 3) if high > low else 0.5)
+    return f"{score.entry.mean:.1f}{std}"
 
 
 @dataclass(frozen=True)
@@ -200,19 +232,15 @@ def _duels(browser: Browser) -> Iterator[Duel]:
 def _data(model: Model, found: Iterable[Browser]) -> dict[str, Any]:
     """What the page holds for machines, and for its own script."""
     rows = [
-        {
-            **{name: _plain(getattr(score.entry, name)) for name in FIELDS},
-            "values": list(map(_plain, score.values)),
-            "train_seconds": score.seconds,
-            "peak_memory_mb": score.memory,
-        }
+        [*(_plain(getattr(score.entry, name)) for name in FIELDS), list(map(_plain, score.values)), score.seconds, score.memory]
         for score in model.scores
     ]
+    scores = {"columns": [*FIELDS, "values", "train_seconds", "peak_memory_mb"], "rows": rows}
     pairs = [
         {"series": [list(series) for series in browser.series], "n": browser.n, "better": browser.better, "equal": browser.equal}
         for browser in found
     ]
-    return {"title": model.board.title, "cells": dict(model.states), "scores": rows, "pairs": pairs}
+    return {"title": model.board.title, "cells": dict(model.states), "scores": scores, "pairs": pairs}
 
 
 def _plain(value: Any) -> Any:

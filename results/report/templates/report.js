@@ -118,6 +118,7 @@ function browse(browser, words) {
     for (const item of all(".answers li", card)) {
       item.classList.toggle("chosen", [a, b].some((series) => series && item.dataset.by.split(" ").includes(series)));
     }
+    all(".more", card).forEach((more) => (more.open = more.querySelector(".chosen") !== null));
   }
   const shown = all(".card:not([hidden])", browser).length;
   browser.querySelector(".duel output").textContent = says(data.pairs[browser.dataset.browser], a, b, shown);
