@@ -37,7 +37,7 @@ class Axis:
             return math.log(value / self.low) / math.log(self.high / self.low)
         return (value - self.low) / (self.high - self.low)
 
-    def ticks(self, wanted: int = 5) -> list[tuple[float, str]]:
+    def ticks(self, wanted: int = 6) -> list[tuple[float, str]]:
         """Round values in the range, and their texts."""
         values = list(self._decades() if self.log else self._steps(wanted))
         return [(value, short(value)) for value in values]
@@ -51,7 +51,7 @@ class Axis:
         yield from (round((first + i) * step, 12) for i in range(count))
 
     def _decades(self) -> Iterator[float]:
-        factors = (1,) if math.log10(self.high / self.low) > 3 else (1, 3) if math.log10(self.high / self.low) > 1.6 else (1, 2, 5)
+        factors = (1,) if math.log10(self.high / self.low) > 3.5 else (1, 3) if math.log10(self.high / self.low) > 1.6 else (1, 2, 5)
         for power in range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1):
             yield from (factor * 10.0**power for factor in factors if self.low <= factor * 10.0**power <= self.high)
 
