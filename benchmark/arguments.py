@@ -22,7 +22,7 @@ EPILOG = """examples:
 
 SWEEP is a shipped sweep (`vlpeft list sweeps`) or the path of your own YAML file.
 
-exit codes: 0 done, 1 some cells of a sweep failed, 2 something to mend (one line says what and how), 130 interrupted
+exit codes: 0 done, 1 some cells of a sweep failed or results differ, 2 something to mend (one line says what and how), 130 interrupted
 """
 PLAN = """Every cell of a sweep: id, runnable or skipped and why, trainable parameters, state.
 Settings, names and data files are checked; the weights of ids whose architecture is known (roberta-base and the like) are
@@ -109,15 +109,36 @@ def _looking_back(commands: Any) -> None:
     logs.add_argument("cell", metavar="CELL", help="cell id, as `vlpeft status` prints it (a unique beginning will do)")
     _scale_flag(logs)
     _root_flag(logs)
+    _tables(commands)
+
+
+def _tables(commands: Any) -> None:
     table = _command(commands, "table", "mean and standard deviation over seeds, from the records")
     _sweep_argument(table)
-    _root_flag(table)
+    place, form, content = (table.add_mutually_exclusive_group() for _ in range(3))
+    _root_flag(place)
+    place.add_argument("--measured", action="store_true", help="read the results that ship with vlpeft (results/measured)")
     _scale_flag(table)
-    form, content = table.add_mutually_exclusive_group(), table.add_mutually_exclusive_group()
-    form.add_argument("--format", choices=("text", "md", "latex", "csv", "json"), default="text")
+    form.add_argument("--format", choices=("text", "md", "latex", "html", "csv", "json", "parquet"), default="text")
     form.add_argument("--json", action="store_const", const="json", dest="format", help="the same as --format json")
     content.add_argument("--costs", action="store_true", help="seconds and memory instead of scores")
     content.add_argument("--details", action="store_true", help="with scores by question type")
+    content.add_argument("--significance", action="store_true", help="the best of each column beside the others: intervals, p, ranks")
+    content.add_argument("--tidy", action="store_true", help="one row a cell and metric, nothing averaged: csv, json or parquet")
+    table.add_argument("--rows", metavar="SIDES", help="any of method,backbone,task,dataset,scale; what no side names is averaged over")
+    table.add_argument("--columns", metavar="SIDES", help="the same; metrics always stand in columns")
+    table.add_argument("-o", "--out", type=Path, metavar="FILE", help="write there instead of printing")
+    diff = _command(commands, "diff", "what differs between two sets of results; exit code 1 if anything does but costs and versions")
+    diff.add_argument("a", metavar="A", type=Path, help="result folder, or file of evidence")
+    diff.add_argument("b", metavar="B", type=Path, help="the other one")
+    diff.add_argument("name", metavar="SWEEP", nargs="?", help="the cells of this sweep only")
+    _scale_flag(diff)
+    _json_flag(diff)
+    keep = _command(commands, "keep", "write a sweep's results into one file, as evidence that is never changed again")
+    _sweep_argument(keep)
+    _root_flag(keep)
+    _scale_flag(keep)
+    keep.add_argument("--out", type=Path, metavar="DIR", help="folder of the file (default: results/measured of this checkout)")
     _report(commands)
 
 
@@ -192,7 +213,7 @@ def _scale_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scale", default="", metavar="NAME", help="the cells at another size; tiny: tiny towers, drawn data, minutes")
 
 
-def _root_flag(parser: argparse.ArgumentParser) -> None:
+def _root_flag(parser: Any) -> None:
     parser.add_argument("--root", type=Path, help="result folder (default: runs/ and the sweep's name)")
 
 

@@ -8,16 +8,16 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from benchmark.arguments import parser
 from benchmark.cli_cells import cancel, how_to_go_on, logs, print_text, retry, run, status, sweep
 from benchmark.cli_report import report
+from benchmark.cli_tables import diff, keep, table
 from benchmark.errors import UserError
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Parse, run, exit: 0 done, 1 some cells of a sweep failed, 2 something the user can mend, 130 interrupted."""
+    """Parse, run, exit: 0 done, 1 some cells of a sweep failed or two results differ, 2 something the user can mend, 130 interrupted."""
     options = parser().parse_args(arguments)
     try:
         if "root" in options:
@@ -40,28 +40,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _root(options: argparse.Namespace) -> Path | None:
     """The result folder: as given, or runs/ and the sweep's name; None where `plan` has none to look at."""
+    from results.published import swept
+
     given: Path | None = options.root
     options.asked = given is not None or bool(options.scale)
     own = options.sweep.endswith((".yaml", ".yml"))
-    name = Path(options.sweep).stem if own else _swept(options.sweep)
+    name = Path(options.sweep).stem if own else swept(options.sweep)
     default = Path("runs") / (f"{name}@{options.scale}" if options.scale else name)
     return given or (default if options.command != "plan" or default.exists() else None)
-
-
-def _swept(name: str) -> str:
-    """The sweep that belongs to a published table's name; any other name as it is."""
-    from benchmark.sweep import sweep_names
-    from results.published import load_published, published_names
-
-    return (load_published(name).sweep or name) if name in published_names() and name not in sweep_names() else name
 
 
 def _planned(name: str) -> str:
     """The sweep that a name stands for. Raises UserError for a published table that has none."""
     from benchmark.sweep import sweep_names
-    from results.published import load_published, published_names
+    from results.published import load_published, published_names, swept
 
-    sweep = _swept(name)
+    sweep = swept(name)
     if sweep in published_names() and sweep not in sweep_names():
         reasons = "; ".join(dict.fromkeys(number.cannot for number in load_published(sweep).numbers() if number.cannot))
         raise UserError(
@@ -138,41 +132,6 @@ def _measure(options: argparse.Namespace) -> int:
     return int(any(step.failed for step in steps))
 
 
-def _table(options: argparse.Namespace) -> int:
-    from results.published import published_names
-    from results.render import render
-
-    published = options.sweep in published_names() and not (options.costs or options.details)
-    table = _published(options) if published else _board(options)
-    form = {"md": "markdown"}.get(options.format, options.format)
-    print(render(table, form, colour=sys.stdout.isatty()), end="")
-    return 0
-
-
-def _published(options: argparse.Namespace) -> Any:
-    """A paper's table beside what the sweep's cells have measured, if it was launched."""
-    from benchmark.records import Store
-    from benchmark.sweep import load_plan, plan_file, sweep_names
-    from results.compare import published_table
-    from results.published import load_published
-
-    sweep = _swept(options.sweep)
-    asked = options.asked and sweep in sweep_names()  # results that were asked for must be there
-    launched = asked or plan_file(options.root, sweep, options.scale).exists()
-    plan = load_plan(sweep, options.root, options.scale) if launched else None
-    return published_table(options.sweep, load_published(options.sweep), plan, Store(options.root))
-
-
-def _board(options: argparse.Namespace) -> Any:
-    from benchmark.records import Store
-    from benchmark.sweep import load_plan
-    from results.leaderboard import leaderboard
-    from results.tables import cost_table, score_table
-
-    board = leaderboard(load_plan(options.sweep, options.root, options.scale), Store(options.root))
-    return cost_table(board) if options.costs else score_table(board, details=options.details)
-
-
 def _data_check(options: argparse.Namespace) -> int:
     from benchmark.data.command import check_files
 
@@ -214,8 +173,10 @@ COMMANDS = {
     "status": status,
     "cancel": cancel,
     "logs": logs,
-    "table": _table,
+    "table": table,
     "report": report,
+    "diff": diff,
+    "keep": keep,
     "data check": _data_check,
     "data download": _data_download,
     "bench": _bench,

@@ -153,13 +153,14 @@ def _print_tables(options: argparse.Namespace, made: Any) -> None:
     """Scores and costs, once there are any."""
     from benchmark.records import Store
     from results.leaderboard import leaderboard
+    from results.significance import significance
     from results.tables import cost_table, score_table
 
     store = Store(options.root)
     if not any(store.has_record(cell.id) for cell in made.runnable()):
         return
     board = leaderboard(made, store)
-    print_text(score_table(board))
+    print_text(score_table(board, significance(board, store)))
     print()
     print_text(cost_table(board))
 

@@ -5,6 +5,7 @@ Layout of a result folder:
     ROOT/cells/<id>/cell.json         the cell, all settings resolved (written at launch)
                     record.json       the result: absent or complete
                     predictions.jsonl one line a test example, written before the record
+                    scores.json       the same scores, added up by image (`benchmark.scores`)
                     trained.safetensors  what was trained
                     failure.json      why the last attempt failed, until one succeeds
                     progress.json     where a running attempt is
@@ -30,6 +31,7 @@ from filelock import FileLock, Timeout
 
 from benchmark.config import Config, dump, parse
 from benchmark.errors import UserError
+from benchmark.scores import NAME, ImageScores, read_scores
 
 RECORD_SCHEMA = 1
 
@@ -102,6 +104,10 @@ class Store:
         for path in sorted(self.root.glob("cells/*/record.json")):
             yield read_record(path)
 
+    def scores(self, cell_id: str) -> tuple[ImageScores, ...]:
+        """Its scores by image, one a task; nothing where none were kept. Raises UserError for a damaged file."""
+        return read_scores(self.folder(cell_id) / NAME)
+
     def publish(self, record: Record) -> bool:
         """Write the record unless one stands already; True if this call wrote it. Of several writers exactly one wins."""
         return write_atomically(self.folder(record.id) / "record.json", to_json(dump(record)), exclusive=True)
@@ -131,7 +137,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     """A small status file, or None where there is none."""
     try:
         values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):  # where results are kept in one file, there are no status files
         return None
     return values
 

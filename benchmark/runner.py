@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from filelock import FileLock, Timeout
 
-from benchmark import metrics
+from benchmark import metrics, scores
 from benchmark.backbones import BACKBONES
 from benchmark.backbones.base import Backbone, BackboneConfig
 from benchmark.cell import SCIENCE, Cell
@@ -31,6 +31,7 @@ from benchmark.method import Method, apply
 from benchmark.metrics.base import Prediction
 from benchmark.provenance import provenance
 from benchmark.records import Record, Selected, Store, read_json, sha256, to_json, write_atomically
+from benchmark.scores import ImageScores
 from benchmark.selection import Selection
 from benchmark.training import Feed, TrainingState, start, train
 
@@ -142,7 +143,8 @@ class _Run:
         meter = Meter(self.device)
         reports = [self._evaluate(backbone, each, feed) for each, feed in zip(inputs, feeds, strict=True)]
         evaluated = meter.read()
-        write_atomically(self.folder / "predictions.jsonl", "".join(lines for _, lines in reports).encode())
+        write_atomically(self.folder / "predictions.jsonl", "".join(lines for _, lines, _ in reports).encode())
+        write_atomically(self.folder / scores.NAME, scores.to_bytes([by_image for _, _, by_image in reports]))
         cost = {
             **parameters(backbone),
             "steps": state.total,
@@ -156,13 +158,13 @@ class _Run:
         return Record(
             id=self.cell.id,
             cell=dump(self.cell),
-            metrics={self.cell.metric_prefix(i) + name: value for i, (found, _) in enumerate(reports) for name, value in found.items()},
+            metrics={self.cell.metric_prefix(i) + name: value for i, (found, _, _) in enumerate(reports) for name, value in found.items()},
             cost={key: float(value) for key, value in cost.items()},
             curve=state.curve,
             scalars=state.scalars,
             selection=selected,
             provenance=provenance(str(self.device)) | {"data": self.data, "science": SCIENCE},
-            files={name: sha256(self.folder / name) for name in ("predictions.jsonl", "trained.safetensors")},
+            files={name: sha256(self.folder / name) for name in ("predictions.jsonl", scores.NAME, "trained.safetensors")},
         )
 
     def _feed(self, task: int, inputs: Inputs, backbone: Backbone) -> Feed:
@@ -202,8 +204,8 @@ class _Run:
         selection.check()
         return selection
 
-    def _evaluate(self, backbone: Backbone, inputs: Inputs, feed: Feed) -> tuple[dict[str, float | dict[str, str]], str]:
-        """The metrics of one task, and the lines of its predictions."""
+    def _evaluate(self, backbone: Backbone, inputs: Inputs, feed: Feed) -> tuple[dict[str, float | dict[str, str]], str, ImageScores]:
+        """The metrics of one task, the lines of its predictions, and its scores by image."""
         protocol, examples = inputs.part.protocol, inputs.test
         made = predictions(
             backbone, inputs, feed, examples, self.runtime.eval_batch, lambda done, total: self.progress("evaluate", done, total)
@@ -215,7 +217,7 @@ class _Run:
             raise UserError(f"metric {broken[0]} came out as {report.values[broken[0]]}; see the predictions of cell {self.cell.id}")
         about = {"task": inputs.part.name} if self.cell.also else {}
         values = {name: {"absent": v["absent"]} if isinstance(v, dict) else v for name, v in report.values.items()}
-        return values, _lines(made, report, about)
+        return values, _lines(made, report, about), scores.by_image(inputs.part.name, examples, report.per_example)
 
 
 def prepare_torch(runtime: Runtime) -> torch.device:
@@ -260,10 +262,10 @@ def _reporter(folder: Path, progress: Progress) -> Progress:
     return report
 
 
-def _lines(predictions: Sequence[Prediction], scores: metrics.Report, about: dict[str, str]) -> str:
+def _lines(predictions: Sequence[Prediction], report: metrics.Report, about: dict[str, str]) -> str:
     rows = []
     for i, p in enumerate(predictions):
-        each = {name: values[i] for name, values in scores.per_example.items()}
+        each = {name: values[i] for name, values in report.per_example.items()}
         row = {**about, "id": p.id, "kind": p.kind, "prediction": p.text, "references": list(p.references), "scores": each}
         rows.append(json.dumps(row, sort_keys=True, ensure_ascii=False))
     return "\n".join(rows) + "\n"

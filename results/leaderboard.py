@@ -3,6 +3,7 @@
 Columns of `Leaderboard.frame`, in this order:
 
     method             the sweep's row label          backbone, task, dataset, seed, id    the rest of the cell
+    scale              "full size", or what makes the cell small: "tiny towers, embedded data" (`results.scale`)
     metric             its name; `vqa_accuracy/exist` is a breakdown of `vqa_accuracy` by question type
     value              percent units (CIDEr, BLEU x 100), NaN unless the state is "done"
     state              "done" | "missing" (no record) | "failed: cause" (nor will there be one unless it is mended)
@@ -19,7 +20,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -30,12 +31,12 @@ from benchmark.metrics import METRICS
 from benchmark.records import Record, Store
 from benchmark.tasks import TASKS
 from results.attempts import failure
-from results.scale import labelled
+from results.scale import FULL, labelled, small
 
 COSTS = ("steps", "train_seconds", "eval_seconds", "cpu_seconds", "step_ms", "peak_memory_mb", "delta_bytes")
 PARAMETERS = ("trainable", "head", "total")
 SCHEMA = {
-    **dict.fromkeys(("method", "backbone", "task", "dataset"), "str"),
+    **dict.fromkeys(("method", "backbone", "task", "dataset", "scale"), "str"),
     "seed": "int64",
     **dict.fromkeys(("id", "metric"), "str"),
     "value": "float64",
@@ -45,6 +46,7 @@ SCHEMA = {
     **dict.fromkeys(COSTS, "float64"),
 }
 NAN = float("nan")
+JOINT = " (joint: "  # stands behind a dataset's name in the frame where a cell was trained on several
 Group = tuple[str, str, str]  # backbone, task, dataset
 
 
@@ -64,6 +66,7 @@ def leaderboard(plan: Plan, store: Store) -> Leaderboard:
     were made from different data or by different versions of the science.
     """
     _reject_duplicates(plan.cells)
+    _reject_recipes(plan.cells)
     records = {p.id: store.record(p.id) for p in plan.runnable() if store.has_record(p.id)}
     _reject_mixtures(plan, records)
     metrics = _metrics(plan, records)
@@ -81,13 +84,14 @@ def _parts(plan: Plan) -> Iterator[tuple[Planned, int]]:
 
 def _group(planned: Planned, part: int) -> Group:
     parts = planned.cell.parts
-    together = f" (joint: {' + '.join(each.name for each in parts)})" if planned.cell.also else ""
+    together = f"{JOINT}{' + '.join(each.name for each in parts)})" if planned.cell.also else ""
     return planned.backbone, parts[part].task, f"{parts[part].dataset.name}{together}"
 
 
 def _rows(planned: Planned, part: int, record: Record | None, failed: str, metrics: Iterable[str]) -> Iterator[dict[str, Any]]:
     backbone, task, dataset = _group(planned, part)
-    cell = {"method": planned.row, "backbone": backbone, "task": task, "dataset": dataset}
+    size = ", ".join(small(planned.cell)) or FULL
+    cell = {"method": planned.row, "backbone": backbone, "task": task, "dataset": dataset, "scale": size}
     shared = {**cell, "seed": planned.seed, "id": planned.id, **_parameters(planned, record), **_costs(record)}
     for metric in metrics:
         value, state = _outcome(planned, record, failed, planned.cell.metric_prefix(part) + metric)
@@ -159,6 +163,18 @@ def _reject_duplicates(cells: Iterable[Planned]) -> None:
         if times > 1:
             where = f"{row}, {backbone}, {task}/{dataset}, seed {seed}"
             raise UserError(f"the plan holds {times} cells for ({where}), which would count as {times} seeds; remove all but one")
+
+
+def _reject_recipes(cells: Iterable[Planned]) -> None:
+    """Seeds that are averaged may differ by their seed alone."""
+    first: dict[tuple[str, Group], Planned] = {}
+    for p in cells:
+        other = first.setdefault((p.row, _group(p, 0)), p)
+        if replace(p.cell, seed=other.seed) != other.cell:
+            where = f"{p.row}, {p.backbone}, {p.task}/{p.dataset}"
+            raise UserError(
+                f"{where}: seeds {other.seed} and {p.seed} differ in more than their seed ({other.id}, {p.id}); use one protocol"
+            )
 
 
 def _reject_mixtures(plan: Plan, records: Mapping[str, Record]) -> None:

@@ -11,7 +11,7 @@ from functools import cached_property
 from benchmark.cell import Plan, Planned
 from benchmark.errors import UserError
 from benchmark.records import Store
-from results.leaderboard import leaderboard
+from results.leaderboard import JOINT, leaderboard
 from results.published import SHARE, Column, Group, PublishedTable, Row
 from results.scale import small
 
@@ -117,7 +117,7 @@ class Measurements:
         found: dict[tuple[str, str, str], dict[str, tuple[float, str]]] = {}
         columns = (frame[name].tolist() for name in ("id", "task", "dataset", "metric", "value", "state"))
         for cell, task, dataset, metric, value, state in zip(*columns, strict=True):
-            name = dataset.partition(" (joint: ")[0]
+            name = dataset.partition(JOINT)[0]
             found.setdefault((cell, task, name), {})[metric] = (value, state)
         return found
 

@@ -15,6 +15,7 @@ from typing import Annotated
 from pydantic import Field
 
 from benchmark.config import Config, Finite, NonNegative, NonNegativeFloat, load_yaml, parse
+from benchmark.sweep import sweep_names
 
 FOLDER = Path(__file__).parent / "published"
 SHARE = "share"  # `measured:` of trainable parameters in per cent of all, those of the vision tower left out
@@ -207,6 +208,11 @@ class Recomputed:
     def agrees(self) -> bool:
         """Whether the printed number is as near as the file says."""
         return self.number.value is not None and abs(self.number.value - self.value) <= self.within + SLACK
+
+
+def swept(name: str) -> str:
+    """The sweep that belongs to a published table's name; any other name as it is."""
+    return (load_published(name).sweep or name) if name in published_names() and name not in sweep_names() else name
 
 
 def published_names() -> tuple[str, ...]:

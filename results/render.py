@@ -1,4 +1,4 @@
-"""Table -> text, Markdown, LaTeX, CSV, JSON. Pure functions: the same table gives the same bytes."""
+"""Table -> text, Markdown, LaTeX, HTML, CSV, JSON. Pure functions: the same table gives the same bytes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import groupby
 from typing import Any, Literal
 
 from rich import box
@@ -18,37 +17,18 @@ from rich.table import Table as RichTable
 from rich.text import Text as RichText
 
 from benchmark.errors import UserError, did_you_mean
+from results.hypertext import html
+from results.latex import latex
 from results.tables import Block, Table, Text
 
 WIDE = 100_000  # columns: nothing is ever cut off; a pager or a spreadsheet handles what does not fit
 GAP = "   "  # what the grid puts between two columns
-LATEX = {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    **{c: f"\\{c}" for c in "%&_#${}"},
-    # Not special, yet wrong: brackets and stars after `\\` are read as its argument, the rest has no glyph in OT1.
-    **{c: f"{{{c}}}" for c in "[]*"},
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    '"': "''",
-    "±": r"$\pm$",
-    "×": r"$\times$",
-    "≤": r"$\le$",
-    "≥": r"$\ge$",
-    "–": r"\textendash{}",
-    "—": r"\textemdash{}",
-    "…": r"\ldots{}",
-    "`": r"\textasciigrave{}",
-}
-LATEX_SPECIAL = re.compile("|".join([*map(re.escape, LATEX), "(?<=-)-"]))  # two hyphens would become a dash
 # An underscore inside a word is literal in Markdown and stays readable unescaped.
 MARKDOWN = re.compile(r"[\\`*\[\]<>|~$&#]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|^[-+=](?=\s)|(?<=^\d)[.)](?=\s)")
 
 
 def render(table: Table, format: str, *, colour: bool = False) -> str:  # noqa: A002
-    """The table as "text", "markdown", "latex", "csv" or "json". `colour` is for text that goes to a terminal."""
+    """The table in one of FORMATS. `colour` is for text that goes to a terminal."""
     if format == "text":
         return _text(table, colour=colour)
     if format not in _RENDERERS:
@@ -73,9 +53,9 @@ def _text(table: Table, *, colour: bool) -> str:
 
 def _grid(block: Block) -> Iterator[RichText | RichTable]:
     """The lines of group titles, which rich cannot let span columns, then the grid below them."""
-    rows = [[" ".join([cell.text, *(f"[{mark}]" for mark in cell.marks)]) for cell in row] for row in block.rows]
+    rows = [[" ".join([f"{'*' * cell.bold}{cell.text}", *(f"[{mark}]" for mark in cell.marks)]) for cell in row] for row in block.rows]
     widths = [max(map(cell_len, column)) for column in zip(block.header[-1], *rows, strict=True)]
-    groups = [list(_groups(block, depth)) for depth in range(1, len(block.header))]
+    groups = [list(block.groups(depth)) for depth in range(1, len(block.header))]
     for title, start, stop in (group for line in groups for group in line):
         widths[stop - 1] += max(0, cell_len(title) - _span(widths[start:stop]))
     for line in groups:
@@ -84,7 +64,7 @@ def _grid(block: Block) -> Iterator[RichText | RichTable]:
     for align, title, width in zip(block.align, block.header[-1], widths, strict=True):
         grid.add_column(RichText(title), justify="left" if align == "l" else "right", no_wrap=True, min_width=width)
     for row, texts in zip(block.rows, rows, strict=True):
-        grid.add_row(*(RichText(text, cell.style) for cell, text in zip(row, texts, strict=True)))
+        grid.add_row(*(RichText(text, cell.style or ("bold" if cell.bold else "")) for cell, text in zip(row, texts, strict=True)))
     yield grid
 
 
@@ -94,15 +74,6 @@ def _span(widths: Sequence[int]) -> int:
 
 def _centred(title: str, width: int) -> str:
     return title.center(width - cell_len(title) + len(title))  # in columns of the screen, not characters
-
-
-def _groups(block: Block, depth: int) -> Iterator[tuple[str, int, int]]:
-    """(title, first column, column after the last) in header row `depth` - 1: neighbours under equal titles so far."""
-    start = 0
-    for titles, run in groupby(column[:depth] for column in zip(*block.header, strict=True)):
-        stop = start + len(list(run))
-        yield titles[-1], start, stop
-        start = stop
 
 
 def _markdown(table: Table) -> str:
@@ -119,58 +90,20 @@ def _markdown_lines(block: Block) -> Iterator[str]:
     yield _pipes(titles)
     yield _pipes("---" if align == "l" else "---:" for align in block.align)
     for row in block.rows:
-        yield _pipes(_md(cell.text) + _raised(cell, "<sup>{}</sup>") for cell in row)
+        yield _pipes(map(_markdown_cell, row))
 
 
 def _pipes(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _raised(cell: Text, pattern: str) -> str:
-    return pattern.format(",".join(cell.marks)) if cell.marks else ""
+def _markdown_cell(cell: Text) -> str:
+    text = f"**{_md(cell.text)}**" if cell.bold else _md(cell.text)
+    return f"{text}<sup>{','.join(cell.marks)}</sup>" if cell.marks else text
 
 
 def _md(text: str) -> str:
     return MARKDOWN.sub(lambda match: f"\\{match[0]}", text)
-
-
-def _latex(table: Table) -> str:
-    caption = ". ".join(_tex(line.rstrip(".")) for line in (table.title, *table.caption))
-    lines = [r"% needs \usepackage{booktabs}", r"\begin{table}", r"\centering", rf"\caption{{{caption}.}}"]
-    for block in table.blocks:
-        lines += [rf"\par\medskip\textbf{{{_tex(block.title)}}}\par\smallskip"] if block.title else []
-        lines += _latex_lines(block)
-    small = [rf"\textsuperscript{{{mark}}} {_tex(text)}" for mark, text in table.footnotes]
-    lines += [rf"\par\smallskip{{\footnotesize {line}\par}}" for line in (*small, *map(_tex, table.notes))]
-    return "\n".join([*lines, r"\end{table}", ""])
-
-
-def _latex_lines(block: Block) -> Iterator[str]:
-    yield rf"\begin{{tabular}}{{{block.align}}}"
-    yield r"\toprule"
-    for depth in range(1, len(block.header)):
-        yield from _latex_groups(block, depth, ruled=depth == len(block.header) - 1)
-    yield _ampersands(map(_tex, block.header[-1]))
-    yield r"\midrule"
-    for row in block.rows:
-        yield _ampersands(_tex(cell.text) + _raised(cell, r"\textsuperscript{{{}}}") for cell in row)
-    yield r"\bottomrule"
-    yield r"\end{tabular}"
-
-
-def _latex_groups(block: Block, depth: int, *, ruled: bool) -> Iterator[str]:
-    groups = list(_groups(block, depth))
-    yield _ampersands(rf"\multicolumn{{{stop - start}}}{{c}}{{{_tex(title)}}}" for title, start, stop in groups)
-    if ruled:
-        yield "".join(rf"\cmidrule(lr){{{start + 1}-{stop}}}" for title, start, stop in groups if title)
-
-
-def _ampersands(cells: Iterable[str]) -> str:
-    return rf"{' & '.join(cells)} \\"
-
-
-def _tex(text: str) -> str:
-    return LATEX_SPECIAL.sub(lambda match: LATEX.get(match[0], "{}-"), text)
 
 
 def _csv(table: Table) -> str:
@@ -178,7 +111,9 @@ def _csv(table: Table) -> str:
     if table.data:
         writer = csv.DictWriter(out, list(table.data[0]), lineterminator="\n")
         writer.writeheader()
-        writer.writerows({key: "; ".join(value) if isinstance(value, tuple) else value for key, value in row.items()} for row in table.data)
+        writer.writerows(
+            {key: "; ".join(map(str, value)) if isinstance(value, tuple) else value for key, value in row.items()} for row in table.data
+        )
     return out.getvalue()
 
 
@@ -192,5 +127,5 @@ def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
     return {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()}
 
 
-_RENDERERS: dict[str, Callable[[Table], str]] = {"markdown": _markdown, "latex": _latex, "csv": _csv, "json": _json}
+_RENDERERS: dict[str, Callable[[Table], str]] = {"markdown": _markdown, "latex": latex, "html": html, "csv": _csv, "json": _json}
 FORMATS = ("text", *_RENDERERS)

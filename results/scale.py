@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from benchmark.cell import Cell
 
 TINY, EMBEDDED = "tiny towers", "embedded data"
+FULL = "full size"
 
 
 def small(cell: Cell) -> tuple[str, ...]:

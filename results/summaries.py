@@ -81,13 +81,13 @@ def _entries(frame: pd.DataFrame, *, suspect: bool) -> Iterator[Entry]:
 def _entry(key: tuple[str, str, str, str, str], rows: pd.DataFrame, *, suspect: bool) -> Entry:
     states, seeds = rows["state"].tolist(), rows["seed"].tolist()
     values = [(seed, value) for seed, value, state in zip(seeds, rows["value"].tolist(), states, strict=True) if state == "done"]
-    state = _state(states)
+    state = state_of(states)
     mean, std = _mean_std([value for _, value in values]) if state == "done" else (None, None)
     flags = tuple(flag for seed, value in values for flag in _flags(seed, value)) if suspect else ()
     return Entry(*key, mean, std, len(values), len(rows), state, flags, *_parameters(rows))
 
 
-def _state(states: Sequence[str]) -> str:
+def state_of(states: Sequence[str]) -> str:
     """The one word for all seeds: done only if all are. Different reasons are all kept."""
     for kind in ("skipped", "failed", "missing", "absent"):
         found = list(dict.fromkeys(state for state in states if state.startswith(kind)))

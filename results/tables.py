@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import math
 import string
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from itertools import groupby
 from typing import Any
 
 from results.leaderboard import Leaderboard
+from results.significance import MISSING, UNTESTED, Place, Significance
 from results.summaries import Entry, costs, scores
 
+BOLD = (
+    "Bold, * in plain text: above every other method of its column with every seed, and by a paired test over images "
+    "(sign flips, seeds averaged, p < 5 % after Holm's correction). No bold: the best could be another."
+)
 COST_TITLES = {"train_seconds": "train s", "step_ms": "step ms", "peak_memory_mb": "peak MB"}
 
 
 @dataclass(frozen=True)
 class Text:
-    """A cell's text, the footnotes it refers to, and its colour on a terminal."""
+    """A cell's text, the footnotes it refers to, its colour on a terminal, and whether it stands out."""
 
     text: str
     marks: tuple[str, ...] = ()
     style: str = ""
+    bold: bool = False
 
 
 @dataclass(frozen=True)
@@ -31,6 +38,14 @@ class Block:
     align: str
     header: tuple[tuple[str, ...], ...]
     rows: tuple[tuple[Text, ...], ...]
+
+    def groups(self, depth: int) -> Iterator[tuple[str, int, int]]:
+        """(title, first column, column after the last) in header row `depth` - 1: neighbours under equal titles so far."""
+        start = 0
+        for titles, run in groupby(column[:depth] for column in zip(*self.header, strict=True)):
+            stop = start + len(list(run))
+            yield titles[-1], start, stop
+            start = stop
 
 
 @dataclass(frozen=True)
@@ -60,8 +75,11 @@ class Footnotes:
         return tuple((mark, text) for text, mark in self.marks.items())
 
 
-def score_table(board: Leaderboard, *, details: bool = False, digits: int = 1) -> Table:
-    """Means over seeds, one block a backbone; `digits` after the point. The same records give the same table."""
+def score_table(board: Leaderboard, tests: Significance = UNTESTED, *, details: bool = False, digits: int = 1) -> Table:
+    """Means over seeds, one block a backbone; `digits` after the point. The same records give the same table.
+
+    Bold is what `tests` allow; where a column could not be tested, the caption says why.
+    """
     entries = scores(board, details=details)
     seeds = {entry.planned for entry in entries if not entry.state.startswith("skipped")}
     each = len(seeds) > 1
@@ -71,7 +89,26 @@ def score_table(board: Leaderboard, *, details: bool = False, digits: int = 1) -
         std = "" if entry.std is None or math.isnan(entry.std) else f" ± {entry.std:.{digits}f}"
         return f"{mean}{std}{f' (n={entry.n})' if each else ''}"
 
-    return _table(board, "", (f"{_seeds(seeds)}. Percent; CIDEr x 100.",), entries, show)
+    caption = (f"{_seeds(seeds)}. Percent; CIDEr x 100.", *_tested(tests))
+    table = _table(board, "", caption, entries, show, tests)
+    ranked = ({"rank": tests.rank(_place(entry), entry.method), "bold": tests.bold(_place(entry), entry.method)} for entry in entries)
+    return replace(table, data=tuple({**row, **more} for row, more in zip(table.data, ranked, strict=True)))
+
+
+def _place(entry: Entry) -> Place:
+    return entry.backbone, entry.task, entry.dataset, entry.metric
+
+
+def _tested(tests: Significance) -> Iterator[str]:
+    """What bold means, and which columns have none for want of a test."""
+    if tests.columns:
+        yield BOLD
+    why: dict[str, list[str]] = {}
+    for (backbone, task, dataset, metric), reason in tests.reasons.items():
+        if reason != MISSING:  # which the table shows
+            why.setdefault(reason, []).append(f"{metric} of {task}/{dataset} on {backbone}")
+    for reason, places in why.items():
+        yield f"Differences not tested ({reason}): {', '.join(places)}."
 
 
 def cost_table(board: Leaderboard) -> Table:
@@ -95,28 +132,42 @@ def _seeds(counts: set[int]) -> str:
     return "Mean ± standard deviation (ddof=1)" + (f" over n={min(counts)} seeds" if len(counts) == 1 else "; n seeds beside each")
 
 
-def _table(board: Leaderboard, suffix: str, caption: tuple[str, ...], entries: Sequence[Entry], show: Callable[[Entry], str]) -> Table:
+def _table(
+    board: Leaderboard,
+    suffix: str,
+    caption: Sequence[str],
+    entries: Sequence[Entry],
+    show: Callable[[Entry], str],
+    tests: Significance = UNTESTED,
+) -> Table:
     footnotes = Footnotes()
-    backbones = dict.fromkeys(entry.backbone for entry in entries)
-    blocks = tuple(_block(b, [entry for entry in entries if entry.backbone == b], show, footnotes) for b in backbones)
-    caption = (*caption, *dict.fromkeys(map(one_line, _ruled_out(entries))))
+
+    def text(entry: Entry | None) -> Text:
+        made = _text(entry, show, footnotes)
+        return replace(made, bold=True) if entry is not None and tests.bold(_place(entry), entry.method) else made
+
+    grouped: dict[str, list[Entry]] = {}
+    for entry in entries:
+        grouped.setdefault(entry.backbone, []).append(entry)
+    blocks = tuple(_block(backbone, own, text) for backbone, own in grouped.items())
+    caption = (*map(one_line, caption), *dict.fromkeys(map(one_line, _ruled_out(entries))))
     if any(entry.state == "missing" for entry in entries):
         caption = (*caption, "k/n seeds: only k of n seeds are done, so there is no mean yet.")
     notes = tuple(filter(None, map(one_line, board.notes.splitlines())))
     return Table(one_line(board.title) + suffix, caption, blocks, tuple(map(asdict, entries)), footnotes.listed(), notes)
 
 
-def _block(backbone: str, entries: Sequence[Entry], show: Callable[[Entry], str], footnotes: Footnotes) -> Block:
+def _block(backbone: str, entries: Sequence[Entry], text: Callable[[Entry | None], Text]) -> Block:
     columns = _shown(entries)
     found = {(entry.method, entry.task, entry.dataset, entry.metric): entry for entry in entries}
     rows = []
     for method in dict.fromkeys(entry.method for entry in entries):
         own = [found.get((method, *column)) for column in columns]
         there = [entry for entry in own if entry is not None]
-        rows.append((Text(one_line(method)), *_parameters(there), *(_text(entry, show, footnotes) for entry in own)))
+        rows.append((Text(one_line(method)), *_parameters(there), *map(text, own)))
     tasks, datasets, metrics = zip(*columns, strict=True)
     names = tuple(COST_TITLES.get(metric, metric) for metric in metrics)
-    header = (("", "", "", *tasks), ("", "", "", *datasets), ("method", "trainable", "%", *names))
+    header = (("", "", "", *tasks), ("", "", "", *map(one_line, datasets)), ("method", "trainable", "%", *map(one_line, names)))
     return Block(one_line(backbone), "l" + "r" * (len(columns) + 2), header, tuple(rows))
 
 

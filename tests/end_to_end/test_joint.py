@@ -11,6 +11,7 @@ import pytest
 from benchmark.cell import Part
 from benchmark.errors import UserError
 from benchmark.planning import _Checker
+from benchmark.records import Store
 from tests.conftest import Case
 from tests.end_to_end.conftest import RUN, SHAPES, cells, records
 
@@ -59,6 +60,9 @@ def test_a_joint_cell_is_planned_run_and_shown_in_a_column_for_each_task(sweep, 
     folder = next(folder for folder in cells(tmp_path) if folder.name == record["id"])
     lines = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
     assert [line["task"] for line in lines] == ["vqa/small_shapes"] * 8 + ["captioning/small_shapes"] * 8
+    scores = {part.task: part for part in Store(tmp_path).scores(record["id"])}
+    for task, metric in (("vqa/small_shapes", "vqa_accuracy"), ("captioning/small_shapes", "CIDEr (treebank)")):
+        assert scores[task].mean(metric) == pytest.approx(record["metrics"][f"{task}:{metric}"], abs=1e-3)
     shown = main("table", sweep, "--root", tmp_path, "--format", "csv").out
     joint = " (joint: vqa/small_shapes + captioning/small_shapes),"
     for column in ("vqa,small_shapes,", f"vqa,small_shapes{joint}", f"captioning,small_shapes{joint}"):

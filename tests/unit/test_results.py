@@ -20,53 +20,22 @@ from filelock import FileLock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmark.cell import Cell, Choice, Plan, Planned
+from benchmark.cell import Plan, Planned
 from benchmark.config import Protocol
-from benchmark.datasets import DatasetSpec
 from benchmark.errors import UserError
-from benchmark.records import Record, Store
+from benchmark.records import Store
+from results.comparisons import significance_table
 from results.leaderboard import SCHEMA, leaderboard
 from results.listing import plan_rows
+from results.pivot import pivot_table
 from results.render import FORMATS, render
+from results.significance import significance
 from results.status import as_dicts, status, status_table, summary
 from results.summaries import costs, scores
 from results.tables import Block, Footnotes, Table, Text, cost_table, score_table
+from tests.synthetic import SCORES, fill, full_plan, make_plan, planned, record, results, score
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden" / "results"
-SCORES = {"vqa": {"vqa_accuracy": 70.0, "vqa_accuracy/exist": 80.0}, "captioning": {"cider": 100.0, "bleu": 30.0}}
-
-
-def planned(row="lora", backbone="blip", task="vqa", dataset="shapes", seed=0, **more) -> Planned:
-    cell = Cell(Choice(row, {}), Choice(backbone, {}), task, DatasetSpec(dataset, "none", {}, "/nowhere"), Protocol(lr=1.0, epochs=1), seed)
-    return Planned(cell.id, row, backbone, task, dataset, seed, cell, **{"trainable": 1000, "head": 10, "total": 200_000} | more)
-
-
-def make_plan(*cells: Planned, title="A title", notes="") -> Plan:
-    return Plan("sweep", title, notes, "source", cells)
-
-
-def full_plan(rows=("lora", "bitfit"), backbones=("blip", "gpt2"), seeds=(0, 1)) -> Plan:
-    tasks = (("vqa", "shapes"), ("captioning", "coco"))
-    return make_plan(*(planned(r, b, t, d, s) for b in backbones for t, d in tasks for r in rows for s in seeds))
-
-
-def record(cell: Planned, metrics=None, data="d1", science=1, **cost) -> Record:
-    found = {name: value + cell.seed for name, value in SCORES[cell.task].items()} if metrics is None else metrics
-    measured = {"train_seconds": 120.0, "step_ms": 12.5, "peak_memory_mb": 900.0} | cost
-    counts = {"trainable": cell.trainable, "head": cell.head, "total": cell.total}
-    return Record(cell.id, {}, found, measured | counts, [], {"data": {"test": data}, "science": science})
-
-
-def fill(root: Path, records) -> Store:
-    store = Store(root)
-    for one in records:
-        assert store.publish(one)
-    return store
-
-
-def results(root: Path, *pairs) -> tuple[Plan, Store]:
-    """A plan of cells and a store of their records; None is a cell that has not run."""
-    return make_plan(*(cell for cell, _ in pairs)), fill(root, [record(c, m) for c, m in pairs if m is not None])
 
 
 def only(entries):
@@ -76,7 +45,13 @@ def only(entries):
 
 def everything(plan: Plan, store: Store) -> dict[str, str]:
     board = leaderboard(plan, store)
-    tables = {"scores": score_table(board, details=True), "costs": cost_table(board)}
+    tests = significance(board, store)
+    tables = {
+        "scores": score_table(board, tests, details=True),
+        "costs": cost_table(board),
+        "significance": significance_table(board, tests),
+        "pivot": pivot_table(board, ("backbone", "method"), ("task",)),
+    }
     return {f"{name}.{form}": render(table, form) for name, table in tables.items() for form in FORMATS}
 
 
@@ -313,6 +288,15 @@ def test_dropping_one_record_marks_its_entries_and_no_other(index):
 # --- renderers ---
 
 
+RIPPLE = {  # sums of zero: what images add to a method's mean
+    "full": [(-1) ** i * i / 10 for i in range(1, 41)],
+    "lora_r8 & 50%": [(-1) ** i * (i % 5) for i in range(1, 41)],
+    "prompt": [(-1) ** i * (i % 7) / 4 for i in range(1, 41)],
+}
+RIPPLE = {row: [round(value - statistics.fmean(values), 3) for value in values] for row, values in RIPPLE.items()}
+LEAD = {"full": 0.0, "lora_r8 & 50%": 3.0, "prompt": 1.0}  # how far a method's captions are above the first one's
+
+
 def example(root: Path) -> tuple[Plan, Store]:
     """Everything a table can hold, in two small blocks."""
     rows = ("full", "lora_r8 & 50%", "prompt")
@@ -326,19 +310,33 @@ def example(root: Path) -> tuple[Plan, Store]:
     cells = [
         replace(c, skipped="vit_gpt2 has no site 'self' with <q|k>") if (c.row, c.backbone) == ("prompt", "vit_gpt2") else c for c in cells
     ]
-    found = {c.id: record(c) for c in cells if not c.skipped}
+    found = {
+        c.id: record(c, {name: value + c.seed + LEAD[c.row] for name, value in SCORES[c.task].items()}) for c in cells if not c.skipped
+    }
     del found[cells[3].id]  # lora on blip, vqa, seed 1
     zero, absent = cells[0], cells[6]
     found[zero.id] = record(zero, {"vqa_accuracy": 0.0})
     found[absent.id] = record(absent, {"cider": 101.25, "bleu": {"absent": "no `java` on PATH"}})
-    return make_plan(*cells, title="Methods_1 ± #2", notes="A note.\n\nAnother: 100%."), fill(root, found.values())
+    store = fill(root, found.values())
+    for cell in cells:
+        if cell.id in found and cell.task == "captioning":
+            score(store, cell, {"cider": [value + found[cell.id].metrics["cider"] for value in RIPPLE[cell.row]]})
+    return make_plan(*cells, title="Methods_1 ± #2", notes="A note.\n\nAnother: 100%."), store
 
 
 @pytest.mark.parametrize("format", FORMATS)
-@pytest.mark.parametrize("kind", ["scores", "costs"])
+@pytest.mark.parametrize("kind", ["scores", "costs", "significance", "pivot"])
 def test_golden(tmp_path, kind, format):  # noqa: A002
-    board = leaderboard(*example(tmp_path))
-    got = render(score_table(board) if kind == "scores" else cost_table(board), format)
+    plan, store = example(tmp_path)
+    board = leaderboard(plan, store)
+    tests = significance(board, store)
+    made = {
+        "scores": lambda: score_table(board, tests),
+        "costs": lambda: cost_table(board),
+        "significance": lambda: significance_table(board, tests),
+        "pivot": lambda: pivot_table(board, ("method",), ("task", "scale")),
+    }
+    got = render(made[kind](), format)
     path = GOLDEN / f"{kind}.{format}"
     if os.environ.get("UPDATE_GOLDEN"):  # after a wanted change of format; read the diff
         path.write_text(got, encoding="utf-8")

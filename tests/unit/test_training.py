@@ -87,13 +87,13 @@ def test_deaths_change_nothing(planned: Plan, tmp_path: Path) -> None:
     assert done.stdout.split() == ["-9", "-9", "-9", "-9", "0"] * 2
     for cell in cells:
         ours, theirs = broken.record(cell), whole.record(cell)
-        for name in ("trained.safetensors", "predictions.jsonl"):
+        for name in ("trained.safetensors", "predictions.jsonl", "scores.json"):
             assert (broken.folder(cell) / name).read_bytes() == (whole.folder(cell) / name).read_bytes(), name
         assert (ours.metrics, ours.curve, ours.files) == (theirs.metrics, theirs.curve, theirs.files)
         assert {k: v for k, v in ours.cost.items() if k not in TIMINGS} == {k: v for k, v in theirs.cost.items() if k not in TIMINGS}
         assert len(ours.curve) == 12
         left = {path.name for path in broken.folder(cell).iterdir() if not path.name.startswith(".")}
-        assert left == {"cell.json", "record.json", "predictions.jsonl", "trained.safetensors", "lock"}
+        assert left == {"cell.json", "record.json", "predictions.jsonl", "scores.json", "trained.safetensors", "lock"}
 
 
 def test_a_failed_attempt_is_told_and_the_next_goes_on_from_its_checkpoint(planned: Plan, tmp_path: Path) -> None:

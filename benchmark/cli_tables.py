@@ -1,0 +1,118 @@
+"""The commands that read results: `table`, `diff`, `keep`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmark.errors import UserError
+
+
+def table(options: argparse.Namespace) -> int:
+    from results.published import published_names
+    from results.render import render
+
+    _place(options)
+    if (options.rows or options.columns) and (options.costs or options.details or options.significance or options.tidy):
+        raise UserError("--rows and --columns arrange the scores; leave out --costs, --details, --significance and --tidy")
+    if options.tidy:
+        return _tidy(options)
+    if options.format == "parquet":
+        raise UserError("--format parquet: goes with --tidy, the table of single cells")
+    other = options.costs or options.details or options.significance or options.rows or options.columns
+    made = _board(options) if other or options.sweep not in published_names() else _published(options)
+    form = {"md": "markdown"}.get(options.format, options.format)
+    _write(options, render(made, form, colour=options.out is None and sys.stdout.isatty()).encode())
+    return 0
+
+
+def _place(options: argparse.Namespace) -> None:
+    """With --measured, results are read from the shipped evidence."""
+    from results.evidence import measured
+    from results.published import swept
+
+    if options.measured:
+        options.root, options.asked = measured(swept(options.sweep), options.scale), True
+
+
+def _write(options: argparse.Namespace, content: bytes) -> None:
+    if options.out is None:
+        sys.stdout.write(content.decode())
+        return
+    try:
+        options.out.write_bytes(content)
+    except OSError as error:
+        raise UserError(f"-o {options.out}: {error.strerror}; name a file in a folder that you may write to") from error
+
+
+def _tidy(options: argparse.Namespace) -> int:
+    from results.evidence import opened
+    from results.leaderboard import leaderboard
+    from results.tidy import FORMS, tidy
+
+    form = "csv" if options.format == "text" else options.format
+    if form not in FORMS:
+        raise UserError(f"--tidy --format {form}: the table of single cells is for programs; choose {', '.join(FORMS)}")
+    if form == "parquet" and options.out is None:
+        raise UserError("--format parquet: not text; name a file by -o")
+    _write(options, tidy(leaderboard(*opened(options.sweep, options.root, options.scale)).frame, form))
+    return 0
+
+
+def _published(options: argparse.Namespace) -> Any:
+    """A paper's table beside what the sweep's cells have measured, if it was launched."""
+    from benchmark.records import Store
+    from benchmark.sweep import plan_file, sweep_names
+    from results.compare import published_table
+    from results.evidence import opened
+    from results.published import load_published, swept
+
+    sweep = swept(options.sweep)
+    asked = options.asked and sweep in sweep_names()  # results that were asked for must be there
+    launched = asked or plan_file(options.root, sweep, options.scale).exists()
+    plan, store = opened(sweep, options.root, options.scale) if launched else (None, Store(options.root))
+    return published_table(options.sweep, load_published(options.sweep), plan, store)
+
+
+def _board(options: argparse.Namespace) -> Any:
+    from results.comparisons import significance_table
+    from results.evidence import opened
+    from results.leaderboard import leaderboard
+    from results.pivot import pivot_table, sides
+    from results.significance import significance
+    from results.tables import cost_table, score_table
+
+    plan, store = opened(options.sweep, options.root, options.scale)
+    board = leaderboard(plan, store)
+    if options.rows or options.columns:
+        return pivot_table(board, sides(options.rows or "method"), sides(options.columns or "task,dataset"))
+    if options.costs:
+        return cost_table(board)
+    tests = significance(board, store)
+    return significance_table(board, tests) if options.significance else score_table(board, tests, details=options.details)
+
+
+def diff(options: argparse.Namespace) -> int:
+    """0 where results are equal, 1 where they differ, as diff(1) does."""
+    from dataclasses import asdict
+
+    from benchmark.cli_cells import print_text
+    from results.difference import diff, diff_table
+
+    found = diff(options.a, options.b, options.name or "", options.scale)
+    if options.json:
+        print(json.dumps({"equal": found.equal, **asdict(found)}, indent=1, ensure_ascii=False))
+    else:
+        print_text(diff_table(options.a, options.b, found))
+    return 0 if found.equal else 1
+
+
+def keep(options: argparse.Namespace) -> int:
+    from results.evidence import MEASURED, keep
+
+    path: Path = keep(options.sweep, options.root, options.out or MEASURED, options.scale)
+    print(f"{path} ({path.stat().st_size / 1e6:.1f} MB); read it with `vlpeft table {options.sweep} --root {path}`")
+    return 0

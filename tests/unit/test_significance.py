@@ -1,0 +1,152 @@
+"""What is called significant in a table: from records and scores by image, made up so that the answer is known."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from benchmark.datasets.base import Example
+from benchmark.errors import UserError
+from benchmark.records import Store
+from benchmark.scores import NAME, by_image, read_scores, to_bytes
+from results.leaderboard import leaderboard
+from results.significance import Significance, significance
+from tests.synthetic import fill, make_plan, planned, record, score
+
+PLACE = ("blip", "vqa", "shapes", "accuracy")
+NOISE = np.random.default_rng(0).normal(0, 10, 200)
+
+
+def found_in(root, methods) -> Significance:
+    """Two seeds a method; `methods`: label -> scores of each image, or one list a seed."""
+    cells, store, fits = [], Store(root), []
+    for method, values in methods.items():
+        for seed in (0, 1):
+            cell = planned(method, seed=seed)
+            mine = np.round(values[seed] if isinstance(values, tuple) else values, 3)
+            fits.append((cell, mine))
+            cells.append(cell)
+    fill(root, [record(cell, {"accuracy": float(mine.mean())}) for cell, mine in fits])
+    for cell, mine in fits:
+        score(store, cell, {"accuracy": mine.tolist()})
+    return significance(leaderboard(make_plan(*cells), store), store)
+
+
+def bold(found: Significance, *methods: str) -> list[str]:
+    return [method for method in methods if found.bold(PLACE, method)]
+
+
+def test_what_is_clearly_above_all_is_bold(tmp_path):
+    found = found_in(tmp_path, {"low": 60 + NOISE, "high": 66 + NOISE[::-1], "lower": 50 + NOISE})
+    assert bold(found, "low", "high", "lower") == ["high"]
+    assert found.columns[PLACE].ranks == {"low": 2, "high": 1, "lower": 3}
+    assert found.columns[PLACE].below["low"].value == pytest.approx(6, abs=1e-3)
+
+
+def test_nothing_is_bold_where_the_second_could_be_first(tmp_path):
+    found = found_in(tmp_path, {"low": 40 + NOISE, "high": 60.2 + NOISE[::-1], "near": 60 + NOISE})
+    assert bold(found, "low", "high", "near") == []
+    assert found.columns[PLACE].ranks == {"low": 3, "high": 1, "near": 1}
+
+
+def test_a_lead_that_one_seed_turns_round_is_not_clear(tmp_path):
+    found = found_in(tmp_path, {"steady": 60 + NOISE, "lucky": (58 + NOISE, 80 + NOISE)})
+    assert found.columns[PLACE].below["steady"].significant
+    assert found.columns[PLACE].by_seed("steady") == pytest.approx([-2, 20])
+    assert bold(found, "steady", "lucky") == []
+
+
+def test_pairing_sees_what_means_alone_do_not(tmp_path):
+    found = found_in(tmp_path, {"low": 60 + NOISE, "high": 60.5 + NOISE + NOISE[::-1] / 50})
+    assert bold(found, "low", "high") == ["high"]  # half a point, where images scatter by 10
+
+
+def test_equal_methods_are_tied(tmp_path):
+    found = found_in(tmp_path, {"one": 60 + NOISE, "same": 60 + NOISE})
+    assert found.columns[PLACE].ranks == {"one": 1, "same": 1}
+    assert bold(found, "one", "same") == []
+
+
+def test_one_method_alone_is_not_bold(tmp_path):
+    found = found_in(tmp_path, {"one": 60 + NOISE})
+    assert (found.columns, found.reasons) == ({}, {})
+
+
+def pair(root, **more):
+    cells = [planned("a"), planned("b")]
+    store = fill(root, [record(cell, {"accuracy": 50.0}) for cell in cells])
+    for cell in cells:
+        score(store, cell, {"accuracy": [25.0, 75.0]})
+    return cells, store
+
+
+def reason(cells, store) -> str:
+    return significance(leaderboard(make_plan(*cells), store), store).reasons[PLACE]
+
+
+def test_a_missing_cell_could_be_the_best(tmp_path):
+    cells, store = pair(tmp_path)
+    assert reason([*cells, planned("c")], store) == "a value is missing"
+
+
+def test_cells_that_the_grid_rules_out_do_not_count(tmp_path):
+    cells, store = pair(tmp_path)
+    found = significance(leaderboard(make_plan(*cells, planned("c", skipped="no site")), store), store)
+    assert found.columns[PLACE].methods == ("a", "b")
+
+
+def test_records_of_older_versions_have_no_scores(tmp_path):
+    cells, store = pair(tmp_path)
+    (store.folder(cells[0].id) / NAME).unlink()
+    assert "no scores by image were kept" in reason(cells, store)
+
+
+def test_a_metric_that_is_no_mean_cannot_be_tested(tmp_path):
+    cells, store = pair(tmp_path)
+    score(store, cells[0], {"other": [25.0, 75.0]})
+    assert reason(cells, store) == "it is no mean over examples"
+
+
+def test_different_examples_cannot_be_paired(tmp_path):
+    cells, store = pair(tmp_path)
+    score(store, cells[0], {"accuracy": [50.0, 50.0, 50.0]})
+    assert reason(cells, store) == "its cells were tested on different examples"
+
+
+def test_scores_of_another_run_are_refused(tmp_path):
+    cells, store = pair(tmp_path)
+    score(store, cells[1], {"accuracy": [25.0, 76.0]})
+    with pytest.raises(UserError, match=rf"cell {cells[1].id}: .* 50\.5000, its record says 50\.0000"):
+        reason(cells, store)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda text: text[:-9], "not readable"),
+        (lambda text: text.replace('"schema":1', '"schema":2'), "scores schema 2, this version reads 1"),
+        (lambda text: text.replace("[1,1]", "[1]"), "lists of unequal length"),
+        (lambda text: text.replace("test/1", "test/0"), "an image twice"),
+        (lambda _: "[]", "scores schema list"),
+    ],
+)
+def test_damaged_scores_are_named(tmp_path, damage, message):
+    cells, store = pair(tmp_path)
+    path = store.folder(cells[0].id) / NAME
+    path.write_text(damage(path.read_text()))
+    with pytest.raises(UserError, match=message) as error:
+        reason(cells, store)
+    assert str(path) in str(error.value)
+
+
+def test_scores_are_added_up_by_image(tmp_path):
+    examples = [Example(str(i), images, "", ("x",)) for i, images in enumerate([("a",), ("b", "c"), ("a",)])]
+    part = by_image("vqa/shapes", examples, {"accuracy": [100.0, 100 / 3, 0.0]})
+    assert (part.images, part.examples, part.sums) == (("a", "b+c"), (2, 1), {"accuracy": (100.0, 33.333)})
+    assert part.mean("accuracy") == pytest.approx(133.333 / 3)
+    path = tmp_path / NAME
+    path.write_bytes(to_bytes([part, replace(part, task="captioning/shapes")]))
+    assert [each.task for each in read_scores(path)] == ["vqa/shapes", "captioning/shapes"]
+    assert read_scores(path)[0] == part
+    assert json.loads(path.read_text())["schema"] == 1
