@@ -12,20 +12,31 @@ from benchmark.errors import UserError
 
 def report(options: argparse.Namespace) -> int:
     """Write the page and print where it is."""
-    from benchmark.sweep import load_plan, sweep_names
     from results.report.page import write_report
 
-    folder = Path(options.sweep)
-    if folder.is_dir() and options.sweep not in sweep_names() and not options.asked:
-        plans, root = plans_in(folder), folder
-    else:
-        plans, root = [load_plan(options.sweep, options.root, options.scale)], options.root
-    for path in write_report(plans, root, options.out, options.examples):
+    for path in write_report(_sweeps(options), options.out, options.examples):
         print(path)
     return 0
 
 
-def plans_in(root: Path) -> list[Any]:
+def _sweeps(options: argparse.Namespace) -> list[Any]:
+    """Plans and results of what was named: a result folder, a file of evidence, or a sweep."""
+    from benchmark.records import Store
+    from benchmark.sweep import sweep_names
+    from results.evidence import SUFFIX, opened, read_evidence
+
+    named = Path(options.sweep)
+    if options.asked or options.sweep in sweep_names():
+        return [opened(options.sweep, options.root, options.scale)]
+    if named.is_dir():
+        return [(plan, Store(named)) for plan in launched(named)]
+    if named.suffix == SUFFIX:
+        evidence = read_evidence(named)
+        return [(evidence.plan, evidence)]
+    return [opened(options.sweep, options.root, options.scale)]
+
+
+def launched(root: Path) -> list[Any]:
     """The plans of a result folder, by name. What was launched there counts, whatever has become of the sweep's file since."""
     found = [_read(path) for path in sorted((root / "sweeps").rglob("*.json"))]
     if not found:

@@ -12,6 +12,7 @@ from statistics import fmean
 
 from benchmark.cell import Plan, Planned
 from benchmark.records import Record, Store
+from benchmark.scores import ImageScores
 from results.attempts import failure
 from results.leaderboard import Leaderboard, leaderboard
 from results.summaries import Entry, costs, scores
@@ -25,15 +26,29 @@ Points = tuple[tuple[float, float], ...]
 
 @dataclass(frozen=True)
 class ReadOnce(Store):
-    """A result folder whose records are kept once they are read: several tables are made from each."""
+    """Results whose records are kept once they are read: several tables are made from each."""
 
+    inner: Store = field(kw_only=True)
     kept: dict[str, Record] = field(default_factory=dict)
 
+    @classmethod
+    def of(cls, store: Store) -> ReadOnce:
+        """The same results, from a folder or from evidence."""
+        return cls(store.root, inner=store)
+
+    def has_record(self, cell_id: str) -> bool:
+        """True once the cell is finished."""
+        return cell_id in self.kept or self.inner.has_record(cell_id)
+
     def record(self, cell_id: str) -> Record:
-        """As `Store.record`, from memory the second time."""
+        """As of a `Store`, from memory the second time."""
         if cell_id not in self.kept:
-            self.kept[cell_id] = super().record(cell_id)
+            self.kept[cell_id] = self.inner.record(cell_id)
         return self.kept[cell_id]
+
+    def scores(self, cell_id: str) -> tuple[ImageScores, ...]:
+        """Its scores by image."""
+        return self.inner.scores(cell_id)
 
 
 @dataclass(frozen=True)

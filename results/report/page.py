@@ -21,6 +21,7 @@ from markupsafe import Markup
 from benchmark.cell import Plan
 from benchmark.errors import UserError
 from benchmark.records import Store
+from results.comparisons import significance_table
 from results.compare import published_table
 from results.published import load_published, published_names
 from results.report import charts
@@ -28,22 +29,23 @@ from results.report.data import Model, ReadOnce, Score, gather
 from results.report.examples import Browser, Series, browsers
 from results.report.figures import COLOURS, SHAPES, Figure
 from results.scale import small
+from results.significance import significance
 from results.tables import Block, Table, cost_table, score_table
 
 EXAMPLES = 48
 T = TypeVar("T")
 
 
-def write_report(plans: Sequence[Plan], root: Path, out: Path, examples: int = EXAMPLES) -> list[Path]:
+def write_report(sweeps: Sequence[tuple[Plan, Store]], out: Path, examples: int = EXAMPLES) -> list[Path]:
     """Write the pages of launched sweeps; the one to open comes first. The same records give the same bytes.
 
     `examples`: predictions shown on each page. Raises UserError for what `leaderboard` refuses and where `out` cannot be written.
     """
-    if len(plans) == 1:
-        return [_write(out / "index.html", _page(plans[0], root, examples)[0])]
-    made = [(plan, f"{re.sub(r'[^A-Za-z0-9@._-]', '-', plan.sweep)}.html", *_page(plan, root, examples)) for plan in plans]
-    index = _environment().get_template("index.html.j2").render(pages=[(model, name) for _, name, _, model in made], **_assets())
-    return [_write(out / "index.html", index), *(_write(out / name, text) for _, name, text, _ in made)]
+    if len(sweeps) == 1:
+        return [_write(out / "index.html", _page(*sweeps[0], examples)[0])]
+    made = [(re.sub(r"[^A-Za-z0-9@._-]", "-", plan.sweep) + ".html", *_page(plan, store, examples)) for plan, store in sweeps]
+    index = _environment().get_template("index.html.j2").render(pages=[(model, name) for name, _, model in made], **_assets())
+    return [_write(out / "index.html", index), *(_write(out / name, text) for name, text, _ in made)]
 
 
 def _write(path: Path, text: str) -> Path:
@@ -55,9 +57,10 @@ def _write(path: Path, text: str) -> Path:
     return path
 
 
-def _page(plan: Plan, root: Path, examples: int) -> tuple[str, Model]:
-    store = ReadOnce(root)
+def _page(plan: Plan, results: Store, examples: int) -> tuple[str, Model]:
+    store = ReadOnce.of(results)
     model = gather(plan, store)
+    tests = significance(model.board, store)
     found = browsers(plan, store, model, examples)
     places = [(score.entry.backbone, f"{score.entry.task}/{score.entry.dataset}") for score in model.main]
     text = (
@@ -67,7 +70,8 @@ def _page(plan: Plan, root: Path, examples: int) -> tuple[str, Model]:
             plan=plan,
             model=model,
             labels=list(dict.fromkeys(label for cell in plan.cells for label in small(cell.cell))),
-            scores=_scores_first(score_table(model.board)),
+            scores=_scores_first(score_table(model.board, tests)),
+            tests=significance_table(model.board, tests),
             costs=cost_table(model.board),
             published=[_published(name, plan, store) for name in _published_names(plan)],
             pareto=charts.pareto(model),

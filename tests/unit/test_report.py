@@ -65,7 +65,7 @@ def made(tmp_path_factory):
     """The result folder, its plan and the page's text."""
     root = tmp_path_factory.mktemp("root")
     launched = fill(root, plan())
-    (path,) = write_report([launched], root, tmp_path_factory.mktemp("out"), 8)
+    (path,) = write_report([(launched, Store(root))], tmp_path_factory.mktemp("out"), 8)
     return root, launched, path.read_text(encoding="utf-8")
 
 
@@ -110,7 +110,7 @@ def test_what_people_and_models_wrote_stays_text(made, page):
 
 def test_the_same_records_give_the_same_bytes_wherever_they_lie(made, tmp_path):
     launched = fill(tmp_path / "elsewhere", plan())
-    (path,) = write_report([launched], tmp_path / "elsewhere", tmp_path / "out", 8)
+    (path,) = write_report([(launched, Store(tmp_path / "elsewhere"))], tmp_path / "out", 8)
     assert path.read_text(encoding="utf-8") == made[2]
 
 
@@ -125,7 +125,7 @@ def test_ids_are_unique_and_every_reference_has_a_target(page):
 def test_several_sweeps_have_an_index(made, tmp_path):
     root, launched, text = made
     other = replace(launched, sweep="paper/table@tiny", title="Another")
-    index, first, second = write_report([launched, other], root, tmp_path, 8)
+    index, first, second = write_report([(launched, Store(root)), (other, Store(root))], tmp_path, 8)
     assert (first.read_text(encoding="utf-8"), second.name) == (text, "paper-table@tiny.html")
     links = Page(index.read_text(encoding="utf-8")).all("a")
     assert [(attrs["href"], said) for attrs, said in links[1:]] == [
@@ -137,7 +137,7 @@ def test_several_sweeps_have_an_index(made, tmp_path):
 def test_a_folder_that_cannot_be_written_is_named(made, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot write .*file.*-o"):
-        write_report([made[1]], made[0], tmp_path / "file", 0)
+        write_report([(made[1], Store(made[0]))], tmp_path / "file", 0)
 
 
 # --- what it says ---
@@ -193,14 +193,14 @@ def test_tables_and_sections_can_be_found_without_a_script(page):
 
 def test_published_numbers_stand_beside_measured_ones(made, tmp_path):
     root, launched, _ = made
-    (path,) = write_report([replace(launched, sweep="p_adapter/table2@tiny")], root, tmp_path, 0)
+    (path,) = write_report([(replace(launched, sweep="p_adapter/table2@tiny"), Store(root))], tmp_path, 0)
     shown = Page(path.read_text(encoding="utf-8"))
     assert "published" in {attrs["id"] for attrs, _ in shown.all("section")}
     assert sum(text.endswith("not run") for _, text in shown.all("tr")) > 10
 
 
 def test_a_page_without_any_record_says_what_is_missing(tmp_path):
-    (path,) = write_report([plan()], tmp_path, tmp_path / "out")
+    (path,) = write_report([(plan(), Store(tmp_path))], tmp_path / "out")
     shown = Page(path.read_text(encoding="utf-8"))
     assert embedded(shown)["cells"] == {"done": 0, "failed": 0, "missing": 14, "skipped": 2}
     assert shown.all("figure") == []
@@ -218,7 +218,7 @@ def test_each_record_is_read_once(made, monkeypatch):
         return read_record(path)
 
     monkeypatch.setattr("benchmark.records.read_record", counting)
-    store = ReadOnce(made[0])
+    store = ReadOnce.of(Store(made[0]))
     browsers(made[1], store, gather(made[1], store), 8)
     assert set(read.values()) == {1}
     assert len(read) == 12
@@ -231,12 +231,12 @@ def test_curves_are_means_at_common_steps_thinned_with_both_ends():
 
 
 def test_a_page_does_not_grow_with_the_length_of_curves(made):
-    model = gather(made[1], ReadOnce(made[0]))
+    model = gather(made[1], ReadOnce.of(Store(made[0])))
     assert {len(way.points) for curves in model.curves for way in curves.lines.values()} == {data.POINTS}
 
 
 def test_sites_stand_in_the_models_order(made):
-    model = gather(made[1], ReadOnce(made[0]))
+    model = gather(made[1], ReadOnce.of(Store(made[0])))
     assert [(each.backbone, each.quantity) for each in model.followed] == [("blip", "p"), ("blip", "mu"), ("gpt2", "p"), ("gpt2", "mu")]
     assert [site.name for site in model.followed[0].sites] == ["encoder.9.self", "encoder.9.cross", "encoder.10.self", "decoder.0.self"]
     assert model.followed[0].sites[0].last == (pytest.approx(1.7), pytest.approx(2.7))
@@ -282,7 +282,7 @@ def test_points_lie_inside_their_chart():
 
 
 def test_examples_are_those_with_most_disagreement_and_their_answers_are_grouped(made):
-    store = ReadOnce(made[0])
+    store = ReadOnce.of(Store(made[0]))
     (found,) = browsers(made[1], store, gather(made[1], store), 4)
     assert len(found.shown) == 4
     assert found.n == len(predictions(made[1].cells[0]))
@@ -296,7 +296,7 @@ def test_examples_are_those_with_most_disagreement_and_their_answers_are_grouped
 
 
 def test_who_is_better_is_counted_over_all_examples(made):
-    store = ReadOnce(made[0])
+    store = ReadOnce.of(Store(made[0]))
     (found,) = browsers(made[1], store, gather(made[1], store), 1)
     lora, best = 0, 3
     expected = sum(1 for i in range(found.n) if 0 < i % 5 <= 3)
@@ -304,7 +304,7 @@ def test_who_is_better_is_counted_over_all_examples(made):
 
 
 def test_pictures_are_embedded_once_and_are_the_datasets(made):
-    store = ReadOnce(made[0])
+    store = ReadOnce.of(Store(made[0]))
     (found,) = browsers(made[1], store, gather(made[1], store), 8)
     assert set(found.images) == {image for shown in found.shown for image in shown.images}
     name, uri = next(iter(found.images.items()))
@@ -315,7 +315,7 @@ def test_pictures_are_embedded_once_and_are_the_datasets(made):
 
 def test_data_that_is_not_what_the_cells_saw_is_not_shown(made, monkeypatch):
     monkeypatch.setattr(type(DATA.open()), "fingerprint", lambda self: "0" * 12)
-    store = ReadOnce(made[0])
+    store = ReadOnce.of(Store(made[0]))
     (found,) = browsers(made[1], store, gather(made[1], store), 2)
     assert found.images == {}
     assert {(shown.question, shown.missing) for shown in found.shown} == {
@@ -329,14 +329,14 @@ def test_missing_images_say_so_in_place(made, monkeypatch):
         raise UserError(f"no file {image}.png")
 
     monkeypatch.setattr(type(DATA.open()), "image", gone)
-    store = ReadOnce(made[0])
+    store = ReadOnce.of(Store(made[0]))
     (found,) = browsers(made[1], store, gather(made[1], store), 2)
     assert all(shown.question and shown.missing.startswith("the image is not here: no file") for shown in found.shown)
 
 
 def test_of_many_methods_the_best_are_shown(made, monkeypatch):
     monkeypatch.setattr(examples, "METHODS", 2)
-    store = ReadOnce(made[0])
+    store = ReadOnce.of(Store(made[0]))
     (found,) = browsers(made[1], store, gather(made[1], store), 2)
     assert found.series == (("blip", "bitfit"), ("blip", METHODS[3]), ("gpt2", "p_adapter"), ("gpt2", METHODS[3]))
     assert found.left_out == 2
@@ -347,5 +347,5 @@ def test_a_damaged_line_of_predictions_is_named(tmp_path):
     path = Store(tmp_path).folder(launched.cells[0].id) / "predictions.jsonl"
     path.write_text(path.read_text()[:-20])
     with pytest.raises(UserError, match=rf"{path}: line \d+ is damaged .*--examples 0"):
-        write_report([launched], tmp_path, tmp_path / "out")
-    assert write_report([launched], tmp_path, tmp_path / "out", 0)
+        write_report([(launched, Store(tmp_path))], tmp_path / "out")
+    assert write_report([(launched, Store(tmp_path))], tmp_path / "out", 0)
