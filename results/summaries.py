@@ -7,10 +7,11 @@ import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import pandas as pd
 
-from results.leaderboard import NAN, Leaderboard
+from results.leaderboard import NAN, PARAMETERS, Leaderboard
 
 NOT_RUN = ("failed", "missing", "skipped")  # how the states begin of cells without a record
 KEYS = ["backbone", "method", "task", "dataset"]
@@ -69,19 +70,24 @@ def _as_metric(cells: pd.DataFrame, name: str) -> pd.DataFrame:
 
 
 def _entries(frame: pd.DataFrame, *, suspect: bool) -> Iterator[Entry]:
-    groups = dict(iter(frame.groupby([*KEYS, "metric"], sort=False)))
-    columns = list(dict.fromkeys(zip(frame["backbone"], frame["task"], frame["dataset"], frame["metric"], strict=True)))
-    for backbone, method in product(frame["backbone"].unique(), frame["method"].unique()):
-        for _, task, dataset, metric in (column for column in columns if column[0] == backbone):
-            key = (backbone, method, task, dataset, metric)
+    # Plain rows: a frame a group costs a thousand times as much as what is done with it.
+    groups: dict[tuple[str, str, str, str, str], list[Any]] = {}
+    for row in frame[[*KEYS, "metric", "seed", "value", "state", *PARAMETERS, "trainable_percent"]].itertuples(index=False):
+        groups.setdefault((row.backbone, row.method, row.task, row.dataset, row.metric), []).append(row)
+    columns: dict[str, dict[tuple[str, str, str], None]] = {}
+    for backbone, _, *column in groups:
+        columns.setdefault(backbone, {})[column[0], column[1], column[2]] = None
+    methods = dict.fromkeys(method for _, method, *_ in groups)
+    for (backbone, own), method in product(columns.items(), methods):
+        for column in own:
+            key = (backbone, method, *column)
             if key in groups:
                 yield _entry(key, groups[key], suspect=suspect)
 
 
-def _entry(key: tuple[str, str, str, str, str], rows: pd.DataFrame, *, suspect: bool) -> Entry:
-    states, seeds = rows["state"].tolist(), rows["seed"].tolist()
-    values = [(seed, value) for seed, value, state in zip(seeds, rows["value"].tolist(), states, strict=True) if state == "done"]
-    state = state_of(states)
+def _entry(key: tuple[str, str, str, str, str], rows: Sequence[Any], *, suspect: bool) -> Entry:
+    values = [(row.seed, row.value) for row in rows if row.state == "done"]
+    state = state_of([row.state for row in rows])
     mean, std = _mean_std([value for _, value in values]) if state == "done" else (None, None)
     flags = tuple(flag for seed, value in values for flag in _flags(seed, value)) if suspect else ()
     return Entry(*key, mean, std, len(values), len(rows), state, flags, *_parameters(rows))
@@ -109,9 +115,8 @@ def _flags(seed: int, value: float) -> Iterator[str]:
         yield f"seed {seed} is not a finite number ({value})"
 
 
-def _parameters(rows: pd.DataFrame) -> tuple[int | None, int | None, int | None, float | None]:
+def _parameters(rows: Sequence[Any]) -> tuple[int | None, int | None, int | None, float | None]:
     """What the records counted stands before what the plan did, should a missing seed be counted differently."""
-    recorded = rows[~rows["state"].str.startswith(NOT_RUN)]
-    first = (rows if recorded.empty else recorded).iloc[0]
-    trainable, head, total = (None if pd.isna(first[name]) else int(first[name]) for name in ("trainable", "head", "total"))
-    return trainable, head, total, None if pd.isna(first["trainable_percent"]) else float(first["trainable_percent"])
+    first = next((row for row in rows if not row.state.startswith(NOT_RUN)), rows[0])
+    trainable, head, total = (None if pd.isna(count) else int(count) for count in (first.trainable, first.head, first.total))
+    return trainable, head, total, None if pd.isna(first.trainable_percent) else float(first.trainable_percent)
