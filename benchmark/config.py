@@ -127,6 +127,15 @@ def parse(cls: type[T], values: Mapping[str, JSON], where: str) -> T:
     return parsed
 
 
+def parse_text(cls: type[T], text: bytes) -> T | None:
+    """As `parse`, of JSON, in a third of its time; None where the text does not fit, of which `parse` then says why."""
+    try:
+        parsed: T = _adapter(cast("Hashable", cls)).validate_json(text, strict=True)
+    except ValueError:
+        return None
+    return parsed
+
+
 def dump(config: object) -> dict[str, JSON]:
     """Plain JSON values of a configuration dataclass, defaults spelled out."""
     plain: dict[str, JSON] = _adapter(cast("Hashable", type(config))).dump_python(config, mode="json")

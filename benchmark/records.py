@@ -29,7 +29,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from benchmark.config import Config, dump, parse
+from benchmark.config import Config, dump, parse, parse_text
 from benchmark.errors import UserError
 from benchmark.scores import NAME, ImageScores, read_scores
 
@@ -116,16 +116,23 @@ class Store:
 def read_record(path: Path) -> Record:
     """Read and check one record file."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_bytes()
+        record = parse_text(Record, text)
+        if record is None or record.schema != RECORD_SCHEMA:
+            record = _explained(json.loads(text), path)
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise UserError(f"{path}: not a readable record ({error}); delete it to run the cell again") from error
-    if not isinstance(values, dict) or values.get("schema") != RECORD_SCHEMA:
-        found = values.get("schema") if isinstance(values, dict) else type(values).__name__
-        raise UserError(f"{path}: record schema {found}, this version reads {RECORD_SCHEMA}; use a matching version of vlpeft")
-    record = parse(Record, values, str(path))
     if record.id != path.parent.name:
         raise UserError(f"{path}: holds the record of cell {record.id}; move it to cells/{record.id}/")
     return record
+
+
+def _explained(values: Any, path: Path) -> Record:
+    """Says what is wrong with a record that does not fit."""
+    if not isinstance(values, dict) or values.get("schema") != RECORD_SCHEMA:
+        found = values.get("schema") if isinstance(values, dict) else type(values).__name__
+        raise UserError(f"{path}: record schema {found}, this version reads {RECORD_SCHEMA}; use a matching version of vlpeft")
+    return parse(Record, values, str(path))
 
 
 def to_json(values: Mapping[str, Any]) -> bytes:

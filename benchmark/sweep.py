@@ -13,7 +13,7 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import Field
 
 from benchmark.cell import Plan
-from benchmark.config import JSON, Config, Protocol, load_yaml, parse
+from benchmark.config import JSON, Config, Protocol, load_yaml, parse, parse_text
 from benchmark.datasets import DatasetSpec, dataset_path, load_spec
 from benchmark.errors import UserError, did_you_mean, located
 from benchmark.recipes import Layer, protocol_files
@@ -160,7 +160,7 @@ def load_plan(name_or_path: str, root: Path, scale: str = "") -> Plan:
     file = plan_file(root, sweep_name(path), scale)
     again = f"run `vlpeft sweep {name_or_path} --root {root}{f' --scale {scale}' if scale else ''}`"
     try:
-        plan = parse(Plan, json.loads(file.read_text(encoding="utf-8")), str(file))
+        plan = read_plan(file)
     except FileNotFoundError as error:
         raise UserError(f"{root} holds no results of the sweep '{sweep_name(path)}'; {again}") from error
     except (OSError, ValueError) as error:
@@ -170,6 +170,12 @@ def load_plan(name_or_path: str, root: Path, scale: str = "") -> Plan:
             f"{path}, its protocol or a dataset of it has changed since it was launched in {root}; {again} for what is new or changed"
         )
     return plan
+
+
+def read_plan(file: Path) -> Plan:
+    """A plan's file, whatever has become of its sweep. Raises UserError for one that does not fit, OSError and ValueError."""
+    text = file.read_bytes()
+    return parse_text(Plan, text) or parse(Plan, json.loads(text), str(file))
 
 
 def _entry(item: JSON, where: str) -> Entry:
