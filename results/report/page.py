@@ -97,7 +97,13 @@ def _environment() -> Environment:
     made = Environment(
         loader=PackageLoader("results.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
     )
-    made.filters |= {"grouped": _by_place, "columns": _columns, "shares": _shares, "named": _named, "counted": lambda words: list(Counter(words).items())}
+    made.filters |= {
+        "grouped": _by_place,
+        "columns": _columns,
+        "shares": _shares,
+        "named": _named,
+        "counted": lambda words: list(Counter(words).items()),
+    }
     return made
 
 
@@ -197,7 +203,9 @@ def _breakdowns(model: Model) -> Iterator[Breakdown]:
 
 
 def _heats(scores: Sequence[Score | None]) -> list[Heat]:
-    return [Heat(_mean(score), share) for score, share in zip(scores, _spread([score and score.entry.mean for score in scores]), strict=True)]
+    return [
+        Heat(_mean(score), share) for score, share in zip(scores, _spread([score and score.entry.mean for score in scores]), strict=True)
+    ]
 
 
 def _mean(score: Score | None) -> str:
@@ -228,7 +236,9 @@ def _duels(browser: Browser) -> Iterator[Duel]:
             continue
         best, top = max(own, key=lambda each: (each[1], -each[0]))
         others = sorted((each for each in own if each[0] != best), key=lambda each: (-each[1], each[0]))
-        rows = tuple((browser.series[i][1], mean, browser.better[i][best], browser.better[best][i], browser.equal[i][best]) for i, mean in others)
+        rows = tuple(
+            (browser.series[i][1], mean, browser.better[i][best], browser.better[best][i], browser.equal[i][best]) for i, mean in others
+        )
         data = f"{browser.task}/{browser.dataset}"
         yield Duel(backbone, data, browser.metric, browser.seed, browser.n, browser.series[best][1], top, rows)
 
