@@ -72,7 +72,8 @@ def _as_metric(cells: pd.DataFrame, name: str) -> pd.DataFrame:
 def _entries(frame: pd.DataFrame, *, suspect: bool) -> Iterator[Entry]:
     # Plain rows: a frame a group costs a thousand times as much as what is done with it.
     groups: dict[tuple[str, str, str, str, str], list[Any]] = {}
-    for row in frame[[*KEYS, "metric", "seed", "value", "state", *PARAMETERS, "trainable_percent"]].itertuples(index=False):
+    rows: Iterator[Any] = frame[[*KEYS, "metric", "seed", "value", "state", *PARAMETERS, "trainable_percent"]].itertuples(index=False)
+    for row in rows:
         groups.setdefault((row.backbone, row.method, row.task, row.dataset, row.metric), []).append(row)
     columns: dict[str, dict[tuple[str, str, str], None]] = {}
     for backbone, _, *column in groups:

@@ -125,7 +125,7 @@ def _ranked(model: Model, backbone: str, data: str) -> dict[str, int]:
     means: dict[str, float] = {}
     for score in model.main:
         there = f"{score.entry.task}/{score.entry.dataset.partition(' (joint: ')[0]}"
-        if score.entry.backbone == backbone and data.split(" + ")[0] == there and score.entry.mean is not None:
+        if score.entry.backbone == backbone and data.split(" + ", 1)[0] == there and score.entry.mean is not None:
             place = place or score.place
             if score.place == place:
                 means.setdefault(score.entry.method, score.entry.mean)

@@ -159,9 +159,9 @@ def _scores(board: Leaderboard) -> Iterator[Score]:
             values.setdefault(tuple(key), []).append(value)
     spent = {_key(entry): entry.mean for entry in costs(board)}
     for entry in scores(board, details=True):
-        key = _key(entry)
-        seconds, memory = (spent.get((*key[:4], name)) for name in ("train_seconds", "peak_memory_mb"))
-        yield Score(entry, tuple(values.get(key, ())), seconds, memory)
+        name = _key(entry)
+        seconds, memory = (spent.get((*name[:4], cost)) for cost in ("train_seconds", "peak_memory_mb"))
+        yield Score(entry, tuple(values.get(name, ())), seconds, memory)
 
 
 def _key(entry: Entry) -> tuple[str, ...]:
@@ -201,7 +201,7 @@ def line(ways: Iterable[Sequence[tuple[int, float]]]) -> Line:
 
 def _followed(done: Iterable[tuple[Planned, Record]]) -> Iterator[Followed]:
     for (backbone, data, method), records in _grouped(done).items():
-        names = [name for name in dict.fromkeys(name for record in records for name in record.scalars)]
+        names = list(dict.fromkeys(name for record in records for name in record.scalars))
         quantities = dict.fromkeys(sorted((name.rpartition(".")[2] for name in names), reverse=True))  # p before mu
         for quantity in quantities:
             own = [name for name in names if name.rpartition(".")[2] == quantity]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from results.report.axes import Axis, short
 
@@ -157,7 +158,7 @@ def front(dots: Iterable[Dot]) -> list[Dot]:
     return found
 
 
-def scatter(dots: Sequence[Dot], cost: tuple[str, str], y_title: str, **about: str) -> Figure:
+def scatter(dots: Sequence[Dot], cost: tuple[str, str], y_title: str, **about: Any) -> Figure:
     """Score against cost (its name and unit), with the Pareto front as steps and the names of the methods on it."""
     best, unit = front(dots), cost[1] or cost[0]
     x_title = f"{cost[0]} ({cost[1]})" if cost[1] else cost[0]
@@ -216,7 +217,7 @@ class Way:
     points: Sequence[tuple[float, float]]
 
 
-def lines(ways: Sequence[Way], x_title: str, y_title: str, *, log: bool = False, **about: str) -> Figure:
+def lines(ways: Sequence[Way], x_title: str, y_title: str, *, log: bool = False, **about: Any) -> Figure:
     """Lines over steps; `log`: the y axis may be logarithmic."""
     frame = Frame(
         Axis.around(x_title, [x for way in ways for x, _ in way.points], whole=True),
@@ -250,7 +251,7 @@ class Row:
         return sum(self.values) / len(self.values)
 
 
-def strips(rows: Sequence[Row], x_title: str, **about: str) -> Figure:
+def strips(rows: Sequence[Row], x_title: str, **about: Any) -> Figure:
     """One row a method, the best on top; one dot a seed, a bar at their mean."""
     ordered = sorted(rows, key=lambda row: (-row.mean, row.method))
     left = min(170.0, 12 + CHARACTER * max(len(row.name) for row in rows))
@@ -279,7 +280,7 @@ def _seeds(row: Row) -> str:
     return f"{row.name}: {', '.join(f'{value:.1f}' for value in row.values)}"
 
 
-def sites(ways: Sequence[tuple[str, Sequence[Sequence[float]]]], names: Sequence[str], y_title: str, **about: str) -> Figure:
+def sites(ways: Sequence[tuple[str, Sequence[Sequence[float]]]], names: Sequence[str], y_title: str, **about: Any) -> Figure:
     """Last values site by site, a line through the means and a dot a seed for each setting. `ways`: name, seeds' values a site."""
     frame = Frame(Axis("", -0.5, len(names) - 0.5), Axis.around(y_title, [value for _, way in ways for seeds in way for value in seeds]))
     paths, marks = list[Path](), list[Mark]()

@@ -21,8 +21,8 @@ from markupsafe import Markup
 from benchmark.cell import Plan
 from benchmark.errors import UserError
 from benchmark.records import Store
-from results.comparisons import significance_table
 from results.compare import published_table
+from results.comparisons import significance_table
 from results.published import load_published, published_names
 from results.report import charts
 from results.report.data import Model, ReadOnce, Score, gather
@@ -153,7 +153,7 @@ def _assets() -> dict[str, Any]:
     folder = files("results.report") / "templates"
     style, script = ((folder / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return {"style": Markup(style), "script": Markup(script), "digest": digest}  # noqa: S704 - our own files
+    return {"style": Markup(style), "script": Markup(script), "digest": digest}
 
 
 def _published_names(plan: Plan) -> list[str]:
@@ -204,7 +204,8 @@ def _breakdowns(model: Model) -> Iterator[Breakdown]:
 
 def _heats(scores: Sequence[Score | None]) -> list[Heat]:
     return [
-        Heat(_mean(score), share) for score, share in zip(scores, _spread([score and score.entry.mean for score in scores]), strict=True)
+        Heat(_mean(score), share)
+        for score, share in zip(scores, _spread([score.entry.mean if score is not None else None for score in scores]), strict=True)
     ]
 
 

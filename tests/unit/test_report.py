@@ -145,7 +145,7 @@ def test_a_folder_that_cannot_be_written_is_named(made, tmp_path):
 
 def test_the_title_says_what_is_small(page):
     title = "A made sweep (tiny towers, embedded data)"
-    assert [text for _, text in page.all("title")][0] == [text for _, text in page.all("h1")][0] == title
+    assert {page.all("title")[0][1], page.all("h1")[0][1]} == {title}
     ((_, warning),) = page.all("p", **{"class": "label-small"})
     assert warning.startswith("Tiny towers, embedded data")
 
@@ -314,7 +314,7 @@ def test_pictures_are_embedded_once_and_are_the_datasets(made):
 
 
 def test_data_that_is_not_what_the_cells_saw_is_not_shown(made, monkeypatch):
-    monkeypatch.setattr(type(DATA.open()), "fingerprint", lambda self: "0" * 12)
+    monkeypatch.setattr(type(DATA.open()), "fingerprint", lambda _: "0" * 12)
     store = ReadOnce.of(Store(made[0]))
     (found,) = browsers(made[1], store, gather(made[1], store), 2)
     assert found.images == {}

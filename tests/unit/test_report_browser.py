@@ -26,7 +26,8 @@ CONTRAST = """(() => {
     const [front, back] = [light(parse(svg ? style.fill : style.color)), light(behind(element))];
     const ratio = (Math.max(front, back) + 0.05) / (Math.min(front, back) + 0.05);
     seen += 1;
-    if (ratio < (parseFloat(style.fontSize) >= 24 ? 3 : 4.5)) low.add(`${element.tagName}.${element.getAttribute("class")} ${ratio.toFixed(2)}`);
+    const least = parseFloat(style.fontSize) >= 24 ? 3 : 4.5;
+    if (ratio < least) low.add(`${element.tagName}.${element.getAttribute("class")} ${ratio.toFixed(2)}`);
   }
   return { seen, low: [...low] };
 })()"""
