@@ -224,7 +224,7 @@ class Duel:
     data: str
     metric: str
     seed: int
-    n: int
+    compared: str
     winner: str
     mean: float
     rows: tuple[tuple[str, float, int, int, int], ...]  # method, mean, better than the winner on, worse on, equal on
@@ -241,7 +241,7 @@ def _duels(browser: Browser) -> Iterator[Duel]:
             (browser.series[i][1], mean, browser.better[i][best], browser.better[best][i], browser.equal[i][best]) for i, mean in others
         )
         data = f"{browser.task}/{browser.dataset}"
-        yield Duel(backbone, data, browser.metric, browser.seed, browser.n, browser.series[best][1], top, rows)
+        yield Duel(backbone, data, browser.metric, browser.seed, browser.compared, browser.series[best][1], top, rows)
 
 
 def _data(model: Model, found: Iterable[Browser]) -> dict[str, Any]:
