@@ -24,6 +24,7 @@ from results.report.data import Model, ReadOnce
 
 LINES = 20_000  # read of a cell's predictions, so that time stays bounded; the page says where there may be more
 METHODS = 16  # shown on a backbone: those with the highest scores
+LOSSLESS = 8000  # drawn scenes lose by JPEG, photographs do not
 THUMBNAIL = 192  # pixels, the longer side
 Series = tuple[str, str]  # backbone, method
 Scores = NDArray[np.float64]
@@ -92,12 +93,17 @@ class Browser:
     @property
     def compared(self) -> str:
         """How many examples, in words."""
-        return f"the first {self.n:,} examples" if self.n >= LINES else f"{self.n:,} examples"
+        return counted(self.n)
 
     @property
     def judged(self) -> bool:
         """Whether an answer is right or wrong; captions are better or worse."""
         return self.task != "captioning"
+
+
+def counted(n: int) -> str:
+    """So many examples, of those that were read."""
+    return f"the first {n:,} examples" if n >= LINES else f"{n:,} examples"
 
 
 def browsers(plan: Plan, store: ReadOnce, model: Model, wanted: int) -> list[Browser]:
@@ -267,13 +273,14 @@ def _is_other(data: DataFormat, part: int, recorded: object) -> bool:
 
 
 def _thumbnail(data: DataFormat, image: str) -> str:
-    """A data URI of the image, at most THUMBNAIL pixels wide and high: PNG or JPEG, whichever is smaller."""
+    """A data URI of the image, at most THUMBNAIL pixels wide and high: PNG, or JPEG where that would be more than LOSSLESS bytes."""
     if data.precomputed:
         raise UserError("this dataset is of features, not of pictures")
     picture = Image.fromarray(data.image(image))
     picture.thumbnail((THUMBNAIL, THUMBNAIL))
-    coded = (("png", _encoded(picture, "PNG", optimize=True)), ("jpeg", _encoded(picture, "JPEG", quality=80)))
-    kind, content = min(coded, key=lambda each: len(each[1]))
+    kind, content = "png", _encoded(picture, "PNG", optimize=True)
+    if len(content) > LOSSLESS:
+        kind, content = "jpeg", _encoded(picture, "JPEG", quality=80)
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
