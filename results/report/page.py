@@ -26,7 +26,7 @@ from results.comparisons import significance_table
 from results.published import load_published, published_names
 from results.report import charts
 from results.report.data import Model, ReadOnce, Score, gather
-from results.report.examples import Browser, Series, browsers
+from results.report.examples import Browser, Series, browsers, counted
 from results.report.figures import COLOURS, SHAPES, Figure
 from results.scale import small
 from results.significance import significance
@@ -241,7 +241,7 @@ def _duels(browser: Browser) -> Iterator[Duel]:
             (browser.series[i][1], mean, browser.better[i][best], browser.better[best][i], browser.equal[i][best]) for i, mean in others
         )
         data = f"{browser.task}/{browser.dataset}"
-        yield Duel(backbone, data, browser.metric, browser.seed, browser.compared, browser.series[best][1], top, rows)
+        yield Duel(backbone, data, browser.metric, browser.seed, counted(browser.equal[best][best]), browser.series[best][1], top, rows)
 
 
 def _data(model: Model, found: Iterable[Browser]) -> dict[str, Any]:
@@ -251,10 +251,7 @@ def _data(model: Model, found: Iterable[Browser]) -> dict[str, Any]:
         for score in model.scores
     ]
     scores = {"columns": [*FIELDS, "values", "train_seconds", "peak_memory_mb"], "rows": rows}
-    pairs = [
-        {"series": [list(series) for series in browser.series], "n": browser.n, "better": browser.better, "equal": browser.equal}
-        for browser in found
-    ]
+    pairs = [{"series": [list(series) for series in browser.series], "better": browser.better, "equal": browser.equal} for browser in found]
     return {"title": model.board.title, "cells": dict(model.states), "scores": scores, "pairs": pairs}
 
 

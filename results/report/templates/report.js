@@ -107,8 +107,9 @@ function fits(card, a, b) {
 
 function says(pair, a, b, shown) {
   if (!a || !b) return a || b ? `${shown} of the examples below` : "";
-  const [n, better, worse, equal] = [pair.n, pair.better[a][b], pair.better[b][a], pair.equal[a][b]];
-  return `Of all ${n.toLocaleString("en")} examples: better on ${better}, worse on ${worse}, equal on ${equal}. ${shown} of the better ones below.`;
+  const [better, worse, equal] = [pair.better[a][b], pair.better[b][a], pair.equal[a][b]];
+  const both = (better + worse + equal).toLocaleString("en");
+  return `Of all ${both} examples that both answered: better on ${better}, worse on ${worse}, equal on ${equal}. ${shown} of the better ones below.`;
 }
 
 function browse(browser, words) {
