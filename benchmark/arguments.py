@@ -15,6 +15,7 @@ EPILOG = """examples:
   vlpeft plan quickstart --explain 02f7               each setting of a cell and where it comes from
   vlpeft status quickstart --root runs/quickstart     where it stands
   vlpeft table quickstart --root runs/quickstart --format latex
+  vlpeft report quickstart -o report/                 a page to open: report/index.html
   vlpeft export-adapter quickstart 02f7 -o my_adapter take what a cell trained along, with a model card
   vlpeft predict --adapter my_adapter --image cat.jpg --question "what is it?"
   vlpeft list methods                                 what can be named in a sweep
@@ -151,6 +152,16 @@ def _tables(commands: Any) -> None:
     _root_flag(keep)
     _scale_flag(keep)
     keep.add_argument("--out", type=Path, metavar="DIR", help="folder of the file (default: results/measured of this checkout)")
+    _report(commands)
+
+
+def _report(commands: Any) -> None:
+    report = _command(commands, "report", "a page of tables, charts and predictions, which opens in any browser without a network")
+    report.add_argument("sweep", metavar="SWEEP|ROOT", help="a sweep, as elsewhere; or a result folder: all sweeps launched in it")
+    _root_flag(report)
+    _scale_flag(report)
+    report.add_argument("-o", "--out", type=Path, default=Path("report"), metavar="DIR", help="folder of the page (default: report)")
+    report.add_argument("--examples", type=_count, default=48, metavar="N", help="predictions shown on a page (default: 48)")
 
 
 def _adapters(commands: Any) -> None:
@@ -219,6 +230,13 @@ def _positive(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError("must be at least 1")
+    return number
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError("must be at least 0")
     return number
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from benchmark.arguments import parser
 from benchmark.cli_adapters import export_adapter, predict
 from benchmark.cli_cells import cancel, how_to_go_on, logs, print_text, retry, run, status, sweep
+from benchmark.cli_report import report
 from benchmark.cli_tables import diff, keep, table
 from benchmark.errors import UserError
 
@@ -193,6 +194,7 @@ COMMANDS = {
     "cancel": cancel,
     "logs": logs,
     "table": table,
+    "report": report,
     "diff": diff,
     "keep": keep,
     "export-adapter": export_adapter,
