@@ -34,9 +34,9 @@ installed() { for each in slurmctld slurmd slurmdbd munged mariadbd; do command 
 alive() { [ -s "$1" ] && grep -qs "^$2" "/proc/$(cat "$1")/comm"; } # PIDFILE NAME: an old number may be someone else's by now
 # Every process of the cluster, whatever pid files are left: SLURM's daemons are ours if the configuration is, the others name our folder.
 processes() {
-  local names="munged|mariadbd"
-  if ours slurm; then pgrep -x "slurmctld|slurmdbd|slurmd|slurmstepd|slurmscriptd" || true; fi
-  pgrep -f "^($names) .*$D/" || true
+  local name
+  if ours slurm; then for name in slurmctld slurmdbd slurmd slurmstepd slurmscriptd; do pgrep -x $name || true; done; fi
+  pgrep -f "^(munged|mariadbd) .*$D/" || true
 }
 
 wait_for() { # WHAT COMMAND...: at most 20 s
@@ -98,6 +98,7 @@ SlurmdTimeout=10
 KillWait=5
 WaitTime=0
 MinJobAge=300
+MaxJobCount=50000
 FirstJobId=$(($(date +%s) % 60000000 + 1000))
 JobRequeue=1
 DefMemPerCPU=1000
