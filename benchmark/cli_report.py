@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import json
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +47,11 @@ def launched(root: Path) -> list[Any]:
 
 
 def _read(path: Path) -> Any:
-    from benchmark.sweep import read_plan
+    from benchmark.cell import Plan
+    from benchmark.config import parse, parse_text
 
     try:
-        return read_plan(path)
+        text = path.read_bytes()
+        return parse_text(Plan, text) or parse(Plan, json.loads(text), str(path))
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read {path} ({error}); run its sweep again with --root, which writes it anew") from error

@@ -78,7 +78,7 @@ class Store:
 
     def folder(self, cell_id: str) -> Path:
         """Where everything of one cell lies."""
-        return self.root / "cells" / cell_id
+        return self.root.joinpath("cells", cell_id)
 
     def has_record(self, cell_id: str) -> bool:
         """True once the cell is finished."""
@@ -114,21 +114,25 @@ class Store:
 
 
 def read_record(path: Path) -> Record:
-    """Read and check one record file."""
+    """Read and check one record file. Raises UserError naming it if it is truncated, foreign or of a newer schema."""
     try:
         text = path.read_bytes()
-        record = parse_text(Record, text)
-        if record is None or record.schema != RECORD_SCHEMA:
-            record = _explained(json.loads(text), path)
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except OSError as error:
         raise UserError(f"{path}: not a readable record ({error}); delete it to run the cell again") from error
+    record = parse_text(Record, text)
+    if record is None or record.schema != RECORD_SCHEMA:
+        record = _explained(path, text)
     if record.id != path.parent.name:
         raise UserError(f"{path}: holds the record of cell {record.id}; move it to cells/{record.id}/")
     return record
 
 
-def _explained(values: Any, path: Path) -> Record:
-    """Says what is wrong with a record that does not fit."""
+def _explained(path: Path, text: bytes) -> Record:
+    """Read it slowly, to say what is wrong."""
+    try:
+        values = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{path}: not a readable record ({error}); delete it to run the cell again") from error
     if not isinstance(values, dict) or values.get("schema") != RECORD_SCHEMA:
         found = values.get("schema") if isinstance(values, dict) else type(values).__name__
         raise UserError(f"{path}: record schema {found}, this version reads {RECORD_SCHEMA}; use a matching version of vlpeft")

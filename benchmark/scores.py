@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmark.config import Config, dump, parse
+from benchmark.config import Config, dump, parse, parse_text
 from benchmark.datasets.base import Example
 from benchmark.errors import UserError
 
@@ -74,9 +74,19 @@ def short(sums: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
 def read_scores(path: Path) -> tuple[ImageScores, ...]:
     """Read and check the file; nothing where there is none, as beside records of older versions. Raises UserError for a damaged one."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return ()
+    file = parse_text(ScoresFile, text)
+    if file is None or file.schema != SCORES_SCHEMA:
+        file = _explained(path, text)
+    for part in file.parts:
+        check_lengths(part, str(path))
+    return file.parts
+
+
+def _explained(path: Path, text: bytes) -> ScoresFile:
+    """Read it slowly, to say what is wrong."""
     try:
         values = json.loads(text)
     except ValueError as error:
@@ -84,10 +94,7 @@ def read_scores(path: Path) -> tuple[ImageScores, ...]:
     if not isinstance(values, dict) or values.get("schema") != SCORES_SCHEMA:
         found = values.get("schema") if isinstance(values, dict) else type(values).__name__
         raise UserError(f"{path}: scores schema {found}, this version reads {SCORES_SCHEMA}; use a matching version of vlpeft")
-    file = parse(ScoresFile, values, str(path))
-    for part in file.parts:
-        check_lengths(part, str(path))
-    return file.parts
+    return parse(ScoresFile, values, str(path))
 
 
 def check_lengths(part: ImageScores, where: str) -> None:

@@ -160,7 +160,8 @@ def load_plan(name_or_path: str, root: Path, scale: str = "") -> Plan:
     file = plan_file(root, sweep_name(path), scale)
     again = f"run `vlpeft sweep {name_or_path} --root {root}{f' --scale {scale}' if scale else ''}`"
     try:
-        plan = read_plan(file)
+        text = file.read_bytes()
+        plan = parse_text(Plan, text) or parse(Plan, json.loads(text), str(file))
     except FileNotFoundError as error:
         raise UserError(f"{root} holds no results of the sweep '{sweep_name(path)}'; {again}") from error
     except (OSError, ValueError) as error:
@@ -170,12 +171,6 @@ def load_plan(name_or_path: str, root: Path, scale: str = "") -> Plan:
             f"{path}, its protocol or a dataset of it has changed since it was launched in {root}; {again} for what is new or changed"
         )
     return plan
-
-
-def read_plan(file: Path) -> Plan:
-    """A plan's file, whatever has become of its sweep. Raises UserError for one that does not fit, OSError and ValueError."""
-    text = file.read_bytes()
-    return parse_text(Plan, text) or parse(Plan, json.loads(text), str(file))
 
 
 def _entry(item: JSON, where: str) -> Entry:

@@ -13,7 +13,7 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import stdtrit
 
 LEVEL = 0.05
 POWER = 0.8
@@ -101,8 +101,8 @@ def standard_errors(sums: Floats, examples: Floats) -> Floats:
 
 
 def _t(count: int, level: float = LEVEL) -> float:
-    """How many standard errors leave `level` outside, on both sides together; NaN where there is no spread."""
-    return float(stats.t.ppf(1 - level / 2, count - 1)) if count > 1 else float("nan")
+    """Quantile of Student's t: how many standard errors leave `level` outside, on both sides together; NaN where there is no spread."""
+    return float(stdtrit(count - 1, 1 - level / 2)) if count > 1 else float("nan")
 
 
 def holm(p: Sequence[float] | Floats) -> Floats:
@@ -137,4 +137,4 @@ def ranks(means: Sequence[float], tied: Sequence[bool]) -> list[int]:
     """
     level = np.asarray(means, dtype=np.float64)
     level[np.asarray(tied, dtype=bool)] = np.inf
-    return [int(rank) for rank in stats.rankdata(-level, method="min")]
+    return [1 + int((level > own).sum()) for own in level]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import string
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
 
@@ -154,7 +154,7 @@ def _table(
     if any(entry.state == "missing" for entry in entries):
         caption = (*caption, "k/n seeds: only k of n seeds are done, so there is no mean yet.")
     notes = tuple(filter(None, map(one_line, board.notes.splitlines())))
-    return Table(one_line(board.title) + suffix, caption, blocks, tuple(map(asdict, entries)), footnotes.listed(), notes)
+    return Table(one_line(board.title) + suffix, caption, blocks, tuple(dict(vars(entry)) for entry in entries), footnotes.listed(), notes)
 
 
 def _block(backbone: str, entries: Sequence[Entry], text: Callable[[Entry | None], Text]) -> Block:

@@ -1,0 +1,87 @@
+"""`vlpeft table`, `diff` and `keep` as they are typed, on results that ship or are made up."""
+
+import io
+import json
+
+import pandas as pd
+import pytest
+
+from benchmark.cli import main
+from results.evidence import measured
+from results.leaderboard import SCHEMA
+from tests.synthetic import fill, planned, record
+
+
+@pytest.fixture
+def vlpeft(capsys):
+    def call(*words):
+        with pytest.raises(SystemExit) as ended:
+            main(list(map(str, words)))
+        return ended.value.code, *capsys.readouterr()
+
+    return call
+
+
+def test_tidy_rows_are_the_same_in_every_form(vlpeft, tmp_path):
+    code, printed, _ = vlpeft("table", "quickstart", "--measured", "--tidy")
+    file = tmp_path / "rows.parquet"
+    assert (code, vlpeft("table", "quickstart", "--measured", "--tidy", "--format", "parquet", "-o", file)[0]) == (0, 0)
+    frame = pd.read_parquet(file)
+    assert list(frame.columns) == list(SCHEMA)
+    kept = ["method", "id", "metric", "value", "state"]
+    pd.testing.assert_frame_equal(pd.read_csv(io.StringIO(printed))[kept], frame[kept], check_dtype=False)
+    again = tmp_path / "again.parquet"
+    vlpeft("table", "quickstart", "--root", measured("quickstart"), "--tidy", "--format", "parquet", "-o", again)
+    assert again.read_bytes() == file.read_bytes()
+
+
+def test_significance_of_what_ships(vlpeft):
+    _, printed, _ = vlpeft("table", "quickstart", "--measured", "--significance", "--json")
+    rows = json.loads(printed)["rows"]
+    best = [row for row in rows if row["difference"] is None]
+    assert len(best) == len({(row["backbone"], row["dataset"], row["metric"]) for row in rows}) == 10
+    assert all(row["p_holm"] >= row["p"] > 0 for row in rows if row["difference"] is not None)
+    bold = [row for row in json.loads(vlpeft("table", "quickstart", "--measured", "--json")[1])["rows"] if row["bold"]]
+    assert bold
+    assert all(row["rank"] == 1 for row in bold)
+
+
+def test_a_pivot(vlpeft):
+    code, printed, _ = vlpeft("table", "quickstart", "--measured", "--rows", "backbone", "--columns", "method", "--format", "csv")
+    assert code == 0
+    assert printed.startswith("backbone,method,metric,mean,std,n,over,state\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--tidy", "--format", "parquet"), "not text; name a file by -o"),
+        (("--tidy", "--format", "latex"), "choose csv, json, parquet"),
+        (("--format", "parquet"), "goes with --tidy"),
+        (("--rows", "task", "--costs"), "leave out --costs"),
+        (("--rows", "tusk"), "unknown side 'tusk'; did you mean 'task'"),
+        (("-o", "no/such/folder/file"), "name a file in a folder that you may write to"),
+    ],
+)
+def test_slips_are_told_in_one_line(vlpeft, words, message):
+    code, _, told = vlpeft("table", "quickstart", "--measured", *words)
+    assert (code, told.count("\n")) == (2, 1)
+    assert message in told
+
+
+def test_diff_ends_like_diff(vlpeft, tmp_path):
+    cells = [planned(), planned("bitfit")]
+    for root, count in (("a", 2), ("b", 2), ("c", 1)):
+        fill(tmp_path / root, [record(cell) for cell in cells[:count]])
+    assert vlpeft("diff", tmp_path / "a", tmp_path / "b")[0] == 0
+    code, printed, _ = vlpeft("diff", tmp_path / "a", tmp_path / "c", "--json")
+    assert (code, json.loads(printed)["equal"], json.loads(printed)["only_a"]) == (1, False, [cells[1].id])
+    assert vlpeft("diff", tmp_path / "a", tmp_path / "none")[0] == 2
+    file = measured("quickstart")
+    assert vlpeft("diff", file, file, "quickstart")[0] == 0
+
+
+def test_keep_needs_a_launched_sweep(vlpeft, tmp_path):
+    code, _, told = vlpeft("keep", "quickstart", "--root", tmp_path)
+    assert code == 2
+    assert "holds no results of the sweep" in told

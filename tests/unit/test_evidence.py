@@ -1,0 +1,143 @@
+"""Evidence: one file that gives the tables its result folder gives, is never overwritten, and is refused where it is damaged."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from benchmark.errors import UserError
+from benchmark.grid import expand
+from benchmark.records import to_json
+from benchmark.sweep import fingerprint, plan_file, sweep_path
+from results import evidence
+from results.comparisons import significance_table
+from results.evidence import MEASURED, keep, measured, opened, read_evidence
+from results.leaderboard import leaderboard
+from results.render import render
+from results.significance import significance
+from results.tables import cost_table, score_table
+from tests.synthetic import fill, make_plan, planned, record, score
+
+ABOUT = {"system": "Linux-6.1-x86_64-with-glibc2.36", "device": "AMD EPYC", "finished": "2026-11-21T10:00:00+00:00", "host": "mine"}
+README = Path(__file__).resolve().parents[2] / "README.md"
+
+
+def launched(root: Path, **about):
+    """A launched quickstart of three cells, one of which is skipped."""
+    cells = [planned(), planned("bitfit"), planned("prompt", skipped="no embeddings")]
+    plan = replace(make_plan(*cells), sweep="quickstart", source=fingerprint(sweep_path("quickstart")))
+    made = ABOUT | about | {"packages": {"torch": "2.15.0+cpu"}}
+    records = [record(cell, {"accuracy": value}) for cell, value in zip(cells[:2], (50.0, 70.0), strict=True)]
+    store = fill(root, [replace(r, provenance={**r.provenance, **made}, curve=[(1, 0.5)], files={"x": "y"}) for r in records])
+    for cell, sums in zip(cells[:2], ([25.0, 75.0], [60.0, 80.0]), strict=True):
+        score(store, cell, {"accuracy": sums})
+    from benchmark.config import dump
+
+    path = plan_file(root, "quickstart")
+    path.parent.mkdir()
+    path.write_bytes(to_json(dump(plan)))
+    return plan, store
+
+
+def tables(plan, store) -> list[str]:
+    board = leaderboard(replace(plan, notes=""), store)
+    tests = significance(board, store)
+    made = score_table(board, tests), cost_table(board), significance_table(board, tests)
+    return [render(table, form) for table in made for form in ("text", "json")]
+
+
+@pytest.fixture
+def kept(tmp_path):
+    launched(tmp_path / "root")
+    return keep("quickstart", tmp_path / "root", tmp_path / "measured")
+
+
+def test_a_file_gives_the_tables_of_its_folder(tmp_path, kept):
+    assert kept.name == "quickstart--linux-x86_64-amd-epyc-torch2.15.0.jsonl"
+    plan, store = opened("quickstart", kept)
+    assert tables(plan, store) == tables(*opened("quickstart", tmp_path / "root"))
+    assert plan.notes == f"From {kept.name}: 2026-11-21, AMD EPYC, torch 2.15.0+cpu."
+    assert [r.id for r in store.records()] == sorted(cell.id for cell in plan.runnable())
+    text = kept.read_text()
+    assert "mine" not in text
+    assert "curve" not in text
+
+
+def test_evidence_is_never_overwritten(tmp_path, kept):
+    before = kept.read_bytes()
+    with pytest.raises(UserError, match="evidence is only ever added to"):
+        keep("quickstart", tmp_path / "root", tmp_path / "measured")
+    assert kept.read_bytes() == before
+
+
+def test_one_file_holds_one_environment(tmp_path):
+    _, store = launched(tmp_path)
+    second = list(store.records())[1]
+    other = replace(second, provenance={**second.provenance, "device": "NVIDIA H200"})
+    (store.folder(second.id) / "record.json").unlink()
+    store.publish(other)
+    with pytest.raises(UserError, match=rf"nvidia-h200-torch2\.15\.0: {second.id}"):
+        keep("quickstart", tmp_path, tmp_path / "measured")
+
+
+def test_nothing_done_is_nothing_to_keep(tmp_path):
+    _, store = launched(tmp_path)
+    for one in store.records():
+        (store.folder(one.id) / "record.json").unlink()
+    with pytest.raises(UserError, match="nothing to keep"):
+        keep("quickstart", tmp_path, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda text: text[:-40], "line 5: not readable"),
+        (lambda text: text + text.splitlines()[2] + "\n", "line 6: a second record of cell"),
+        (lambda text: text.replace('"evidence":1', '"evidence":2'), "line 1: evidence schema 2"),
+        (lambda text: text.replace('"schema":1', '"schema":7', 1), "line 3: record schema 7"),
+        (lambda text: text.replace('"set":0', '"set":4', 1), "line 3: refers to images of set 4"),
+        (lambda text: text.replace("[1,1]", "[1]"), "lists of unequal length"),
+        (lambda text: text.replace('"seed":0', '"sead":0', 1), "line 3: .*sead"),
+        (lambda _: "[]\n", "line 1: a list"),
+        (lambda _: "", "empty"),
+    ],
+)
+def test_damage_is_named_with_its_line(kept, damage, message):
+    kept.write_text(damage(kept.read_text()))
+    with pytest.raises(UserError, match=message) as error:
+        read_evidence(kept)
+    assert str(kept) in str(error.value)
+
+
+def test_another_sweeps_file_is_refused(kept):
+    with pytest.raises(UserError, match="holds the sweep 'quickstart', not 'full_size'"):
+        opened("full_size", kept)
+
+
+def test_what_ships_is_found_by_its_sweep(tmp_path, kept, monkeypatch):
+    monkeypatch.setattr(evidence, "MEASURED", kept.parent)
+    assert measured("quickstart") == kept
+    with pytest.raises(UserError, match=r"no evidence of 'p_adapter/table1@tiny' is shipped; there is of: quickstart"):
+        measured("p_adapter/table1", "tiny")
+    (kept.parent / "quickstart--other.jsonl").write_text("")
+    with pytest.raises(UserError, match="choose one by --root"):
+        measured("quickstart")
+
+
+@pytest.mark.parametrize("path", sorted(MEASURED.rglob("*.jsonl")), ids=lambda path: path.stem)
+def test_shipped_evidence_is_of_the_sweep_as_it_is_now(path):
+    kept = read_evidence(path)
+    assert not kept.plan.sweep.partition("@")[2], "of a scale: compare it with that scale's cells"
+    assert {cell.id for cell in kept.plan.cells} == {cell.id for cell in expand(kept.plan.sweep)}
+
+
+def test_the_readmes_tables_come_out_of_the_repository_alone():
+    plan, store = opened("quickstart", measured("quickstart"))
+    board = leaderboard(plan, store)
+    made = render(score_table(board, significance(board, store)), "markdown")
+    found = re.search(r"^### Quickstart: .*?^From \S+.*?\n", README.read_text(), re.MULTILINE | re.DOTALL)
+    assert found is not None
+    assert found[0] == made
+    assert json.loads(render(cost_table(board), "json"))["rows"]
