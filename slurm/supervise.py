@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from signal import SIGABRT, SIGBUS, SIGKILL, SIGSEGV, SIGTERM, SIGUSR2
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from benchmark.records import Store
 from slurm.cluster import Job, SlurmSilent, describe, ended, jobs
 from slurm.ledger import Sent
-from slurm.tries import LIMIT, checkpoint, give_up
+from slurm.tries import LIMIT, checkpoint, cut_short, give_up
 from slurm.worker import STOPPED
 from slurm.worker import ended as cell_ended
 
@@ -27,6 +27,7 @@ POLL_SECONDS = 5.0
 # srun reports a killed task as the signal's number or 128 more. SIGUSR2 kills a job that has not yet begun to listen.
 KILLED = (SIGABRT, SIGBUS, SIGKILL, SIGSEGV, SIGTERM, SIGUSR2)
 UNKNOWN = Job("UNKNOWN")
+FOR_ALL = ("CANCELLED", "COMPLETED")  # true of each cell of a job: it is not wanted, or has had its turn
 CAUSES = {  # SLURM's words in ours, as failure.json and `retry --cause` have them
     "OUT_OF_MEMORY": "out of memory",
     "TIMEOUT": "time limit",
@@ -72,20 +73,36 @@ class Supervisor:
         lost = [cell for cell in waiting if cell in idle & self.missed and not cell_ended(store, cell) and not store.is_held(cell)]
         self.missed = frozenset(idle) - set(lost)
         if lost:
-            self._mend(store, {cell: sent[cell][-1] for cell in lost if cell in sent}, known)
+            self._mend(store, {cell: sent[cell][-1] for cell in lost if cell in sent}, known, self._blamed(store, lost, sent))
             self.submitter.submit([cell for cell in lost if not cell_ended(store, cell)])
 
-    def _mend(self, store: Store, lost: dict[str, Sent], known: dict[str, Job]) -> None:
+    def _blamed(self, store: Store, lost: Sequence[str], sent: Mapping[str, Sequence[Sent]]) -> set[str]:
+        """The cells that the end of their job speaks against: those that it cut short; of a job that cut none short, all.
+
+        But none of a job in which another cell got further: they have only not come to their turn.
+        """
+        gone = {sent[cell][-1].job for cell in lost if cell in sent}
+        cut, excused = set[str](), set[str]()
+        for cell, each in ((cell, each) for cell, all_ in sent.items() for each in all_ if each.job in gone):
+            if cut_short(store, cell, str(each.log)):
+                cut.add(cell)
+                excused.add(each.job)
+            elif cell_ended(store, cell) or checkpoint(store, cell) != self.checkpoints.get(cell):
+                excused.add(each.job)
+        return cut | {cell for cell in lost if cell in sent and sent[cell][-1].job not in excused}
+
+    def _mend(self, store: Store, lost: dict[str, Sent], known: dict[str, Job], blamed: set[str]) -> None:
         told = ended(each.job for each in lost.values())
         for cell, each in lost.items():
             job = told.get(each.job) or known.get(each.job) or UNKNOWN
             if each.job in self.ending:
                 job = UNKNOWN
             now = checkpoint(store, cell)
-            self.again[cell] = self.again[cell] + 1 if self.checkpoints.get(cell) == now else 1
+            blame = cell in blamed or job.state in FOR_ALL
+            if blame:
+                self.again[cell] = self.again[cell] + 1 if self.checkpoints.get(cell) == now else 1
             self.checkpoints[cell] = now
-            cause = verdict(job, self.again[cell])
-            if cause:
+            if blame and (cause := verdict(job, self.again[cell])):
                 give_up(store, cell, cause, f"job {each.job} ended as {describe(job)}", str(each.log))
 
 
