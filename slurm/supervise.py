@@ -5,6 +5,7 @@ SLURM is not believed: only a record or a failure.json ends a cell, whatever sta
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 from signal import SIGABRT, SIGBUS, SIGKILL, SIGSEGV, SIGTERM, SIGUSR2
 from typing import TYPE_CHECKING
 
+from benchmark.errors import UserError
 from benchmark.records import Store
 from slurm.cluster import Job, SlurmSilent, describe, ended, jobs
 from slurm.ledger import Sent
@@ -48,6 +50,8 @@ class Supervisor:
     watch: Callable[[], None]
     again: Counter[str] = field(default_factory=Counter)  # how often a cell was lost since it last got further
     checkpoints: dict[str, int | None] = field(default_factory=dict)  # when it was lost last
+    judged: dict[str, str] = field(default_factory=dict)  # the job of which that was counted last
+    refusal: str = ""  # what SLURM said when it last refused to take cells again
     missed: frozenset[str] = frozenset()  # cells without a live job at the last look
     ending: frozenset[str] = frozenset()  # jobs that were ending when the launch began: cancelled before, say
 
@@ -74,7 +78,18 @@ class Supervisor:
         self.missed = frozenset(idle) - set(lost)
         if lost:
             self._mend(store, {cell: sent[cell][-1] for cell in lost if cell in sent}, known, self._blamed(store, lost, sent))
-            self.submitter.submit([cell for cell in lost if not cell_ended(store, cell)])
+            self._submit([cell for cell in lost if not cell_ended(store, cell)], alone=len(idle) == len(waiting))
+
+    def _submit(self, cells: Sequence[str], *, alone: bool) -> None:
+        """Submit them again. Where SLURM refuses while other jobs go on (a user may have so many, say), it is asked again later."""
+        try:
+            self.submitter.submit(cells)
+        except UserError as error:
+            if alone:
+                raise
+            if str(error) != self.refusal:
+                print(f"vlpeft: {error}; it is tried again while other jobs go on", file=sys.stderr)
+            self.refusal = str(error)
 
     def _blamed(self, store: Store, lost: Sequence[str], sent: Mapping[str, Sequence[Sent]]) -> set[str]:
         """The cells that the end of their job speaks against: those that it cut short; of a job that cut none short, all.
@@ -98,7 +113,8 @@ class Supervisor:
             if each.job in self.ending:
                 job = UNKNOWN
             now = checkpoint(store, cell)
-            blame = cell in blamed or job.state in FOR_ALL
+            blame = (cell in blamed or job.state in FOR_ALL) and self.judged.get(cell) != each.job
+            self.judged[cell] = each.job
             if blame:
                 self.again[cell] = self.again[cell] + 1 if self.checkpoints.get(cell) == now else 1
             self.checkpoints[cell] = now

@@ -132,6 +132,18 @@ def test_a_refusal_is_one_line_and_nothing_is_noted(slurm, submitter, capsys) ->
     assert capsys.readouterr().err == ""
 
 
+def test_what_slurm_would_misread_in_a_path_is_refused(tmp_path) -> None:
+    with pytest.raises(UserError, match=r"--root .*/100%: SLURM reads % and"):
+        Submitter.make(tmp_path / "100%", PROFILE, Runtime(), "test")
+    assert Submitter.make(tmp_path / "it's mine", PROFILE, Runtime(), "two\nlines").name == "vlpeft-two lines"
+
+
+def test_what_keeps_a_submission_from_being_written_is_told(tmp_path) -> None:
+    (tmp_path / "slurm").write_text("no folder")
+    with pytest.raises(UserError, match=r"cannot write .*: Not a directory; choose a writable --root"):
+        Ledger(tmp_path).new()
+
+
 def test_a_dry_run_leaves_nothing(slurm, submitter) -> None:
     text = submitter.dry_run(ids(15))
     assert "#SBATCH --time=10" in text
@@ -272,6 +284,24 @@ def test_accounts_that_are_behind_are_not_believed(slurm, submitter, store) -> N
     lose(slurm, store, supervisor, [cell], 1001, "CANCELLED")
     assert read_json(store.folder(cell) / "failure.json")["cause"] == "cancelled"
     assert notes(submitter.ledger.root, [cell])[cell].text.startswith("its job 1001 ended as CANCELLED")
+
+
+def test_a_refusal_is_waited_out_while_other_jobs_go_on(slurm, submitter, store, capsys) -> None:
+    """It is said once, costs the cell no try, and ends the launch only where nothing else goes on."""
+    supervisor, cells = Supervisor(submitter, lambda: None), ids(4)
+    submitter.submit(cells)
+    (slurm / "queue").write_text("1001|0|NODE_FAIL|None\n1001|1|RUNNING|None\n")
+    (slurm / "refusal").write_text("sbatch: error: QOSMaxSubmitJobPerUserLimit\n")
+    for _ in range(2 * LIMIT):
+        supervisor.look(store, cells)
+    assert capsys.readouterr().err.count("QOSMaxSubmitJobPerUserLimit; it is tried again while other jobs go on") == 1
+    finish(store, *cells[2:])
+    with pytest.raises(UserError, match="QOSMaxSubmitJobPerUserLimit"):
+        [supervisor.look(store, cells[:2]) for _ in range(2)]
+    (slurm / "refusal").unlink()
+    [supervisor.look(store, cells) for _ in range(2)]
+    assert not any(worker.ended(store, cell) for cell in cells[:2])
+    assert len(submitter.ledger.sent()[cells[0]]) == 2
 
 
 def test_silence_changes_nothing(slurm, submitter, store) -> None:
@@ -457,6 +487,12 @@ def test_cancelling_names_the_jobs_of_these_cells_only(slurm, submitter) -> None
     assert (slurm / "cancelled").read_text() == "1001_1\n"
     assert cancel(submitter.ledger.root, "sweep", ids(2)) == (1, 0, [])
     assert (slurm / "cancelled").read_text() == "1001_0\n"
+
+
+def test_another_users_launcher_is_not_interrupted(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(os, "kill", lambda *_: (_ for _ in ()).throw(PermissionError))
+    with at_work(tmp_path, "sweep", "local"), pytest.raises(UserError, match=f"process {os.getpid()}, is another user's"):
+        cancel(tmp_path, "sweep", [])
 
 
 def test_logs_are_cut_at_the_cell(slurm, submitter) -> None:
