@@ -71,7 +71,9 @@ def _launch(options: argparse.Namespace, way: Any, made: Any, cells: Any) -> int
 
 
 def _how_to_watch(options: argparse.Namespace) -> str:
-    where = f"{options.sweep} --root {options.root}{f' --scale {options.scale}' if options.scale else ''}"
+    from benchmark.sweep import as_typed
+
+    where = as_typed(options.sweep, options.root, options.scale)
     return f"; watch them with `vlpeft status {where}`; `vlpeft sweep` again submits what the cluster has lost"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -173,7 +174,12 @@ def outdated(plan: Plan, name_or_path: str, scale: str = "") -> str:
 
 def how_to_launch(name_or_path: str, root: Path, scale: str = "") -> str:
     """The command, for messages."""
-    return f"run `vlpeft sweep {name_or_path} --root {root}{f' --scale {scale}' if scale else ''}`"
+    return f"run `vlpeft sweep {as_typed(name_or_path, root, scale)}`"
+
+
+def as_typed(name_or_path: str, root: Path, scale: str = "") -> str:
+    """A command's words for a sweep and its result folder, as a shell reads them."""
+    return shlex.join([name_or_path, "--root", str(root), *(("--scale", scale) if scale else ())])
 
 
 def read_plan(name_or_path: str, root: Path, scale: str = "") -> Plan:

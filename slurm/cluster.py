@@ -45,11 +45,12 @@ def jobs() -> dict[str, Job]:
 
 
 def ended(ids: Iterable[str]) -> dict[str, Job]:
-    """How jobs ended, exit codes included. Empty where there is no accounting."""
+    """How jobs ended, exit codes included. Empty where there is no accounting; without those that it has not heard of yet."""
     found = {}
     for job, state, code in _accounts(ids):
-        numbers = re.fullmatch(r"(\d+):(\d+)", code)
-        found[job] = Job(state, "", *map(int, numbers.groups())) if numbers else Job(state)
+        if state in DEAD:  # the accounts may be minutes behind
+            numbers = re.fullmatch(r"(\d+):(\d+)", code)
+            found[job] = Job(state, "", *map(int, numbers.groups())) if numbers else Job(state)
     return found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Collection, Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from benchmark.errors import UserError
 from slurm import cluster
 from slurm.cluster import SlurmSilent
 from slurm.ledger import Ledger
-from slurm.presence import launchers
+from slurm.presence import Launcher, launchers
 from slurm.states import live
 
 
@@ -29,16 +29,30 @@ def cancel(root: Path, sweep: str, cells: Collection[str]) -> tuple[int, int, li
 
     Returns how many of each, and the other machines on which there are local launchers.
     """
-    try:
-        doomed = sorted({sent.job for cell, (sent, job) in live(root).items() if cell in cells and job.state != "COMPLETING"})
-        cluster.cancel(doomed)
-    except SlurmSilent as error:
-        raise UserError(f"SLURM does not answer: {error}") from error
+    doomed = _cancel_jobs(root, cells)
     local = [each for each in launchers(root, sweep) if each.way != "slurm"]
     for each in (here := [each for each in local if each.here]):
+        _interrupt(each)
+    return doomed, len(here), sorted({each.host for each in local if not each.here})
+
+
+def _cancel_jobs(root: Path, cells: Collection[str]) -> int:
+    ledger = Ledger(root.resolve())
+    try:
+        with ledger.lock() if ledger.folder.exists() else nullcontext():  # what a launcher is submitting just now is cancelled, too
+            doomed = sorted({sent.job for cell, (sent, job) in live(root).items() if cell in cells and job.state != "COMPLETING"})
+            cluster.cancel(doomed)
+    except SlurmSilent as error:
+        raise UserError(f"SLURM does not answer: {error}") from error
+    return len(doomed)
+
+
+def _interrupt(each: Launcher) -> None:
+    try:
         with suppress(ProcessLookupError):
             os.kill(each.process, signal.SIGINT)
-    return len(doomed), len(here), sorted({each.host for each in local if not each.here})
+    except PermissionError as error:
+        raise UserError(f"the launcher at work here, process {each.process}, is another user's; only they can interrupt it") from error
 
 
 def sections(root: Path, cell: str) -> Iterator[Section]:

@@ -13,7 +13,7 @@ from filelock import FileLock
 
 from benchmark.config import Config, dump, parse
 from benchmark.errors import UserError
-from benchmark.records import read_json, to_json, write_atomically
+from benchmark.records import read_json, to_json, write_atomically, writing
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,11 @@ class Ledger:
         return FileLock(self.folder / "lock")
 
     def new(self) -> Path:
-        """A fresh folder for one submission; names sort by time. Call it with the lock held."""
+        """A fresh folder for one submission; names sort by time. Call it with the lock held. Raises UserError on a full disk."""
         number = len(list(self.folder.glob("*-*/")))
         folder = self.folder / f"{number:05d}-{time.strftime('%Y%m%d-%H%M%S')}"
-        folder.mkdir()
+        with writing(folder):
+            folder.mkdir()
         return folder
 
     def write(self, folder: Path, submission: Submission) -> None:

@@ -48,8 +48,9 @@ def at_work(root: Path, sweep: str, way: str) -> Iterator[None]:
 def launchers(root: Path, sweep: str) -> list[Launcher]:
     """Those that are at work on a sweep, on any machine that shares the folder."""
     found = []
-    for path in sorted(root.glob("launchers/*")):
-        name, *about = path.name.rsplit("~", 3)
+    folder = root / "launchers"
+    for path in sorted(folder.rglob("*~*~*~*")):  # shipped sweeps have names like p_adapter/table1
+        name, *about = path.relative_to(folder).as_posix().rsplit("~", 3)
         if name == sweep and held(path):
             found.append(Launcher(about[0], about[1], int(about[2])))
     return found

@@ -32,7 +32,7 @@ class Profile(Config):
     cpus: Positive = 1  # of a job; the cells that run at once and their ranks share them as threads, unless --threads says otherwise
     array_parallelism: Positive = 100  # jobs of an array at a time
     cells_per_job: Positive = 1
-    cells_at_once: Positive = 1  # of a job's cells; they share its GPUs, its memory and its CPUs
+    cells_at_once: Positive = 1  # of a job's cells; they share its GPUs (each uses one a rank), its memory and its CPUs
     requeue: bool = True  # false where the cluster forbids it: jobs are then submitted anew
     signal_seconds: Positive = 90  # warning before the time is over: enough for one step and a checkpoint
     time_outs: NonNegative = 100  # how often a job may be requeued for want of time
@@ -48,6 +48,9 @@ class Profile(Config):
             raise ValueError(f"cells_at_once: {self.cells_at_once} is more than the job's cells; set `cells_per_job` to at least that")
         if self.gpus and self.ranks > self.gpus:
             raise ValueError(f"ranks: {self.ranks} need a GPU each, `gpus` asks for {self.gpus}")
+        if self.gpus > self.ranks:
+            idle = f"gpus: {self.gpus} for ranks: {self.ranks} leaves GPUs idle: each cell uses one a rank, the first ones of its job"
+            raise ValueError(f"{idle}; set `gpus: {self.ranks}`, or `ranks: {self.gpus}`")
         if self.threads < 1:
             processes = self.ranks * self.cells_at_once
             raise ValueError(f"cpus: {self.cpus} is less than one for each of the {processes} processes that run at once")

@@ -38,13 +38,15 @@ class Submitter:
 
     @classmethod
     def make(cls, root: Path, profile: Profile, runtime: Any, name: str) -> Submitter:
-        """With the profile's threads and device where the runtime leaves them open."""
+        """With the profile's threads and device where the runtime leaves them open. Raises UserError for a root that cannot name a log."""
+        if any(sign in str(root.resolve()) for sign in "%\\\n"):
+            raise UserError(f"--root {root}: SLURM reads % and \\ in the names of logs as signs of its own; choose a path without them")
         settings = dump(runtime)
         settings["ranks"] = profile.ranks
         settings["threads"] = settings["threads"] or profile.threads
         if profile.gpus and settings["device"] == "auto":
             settings["device"] = "cuda"  # a node whose GPU cannot be seen is an error, not a reason to take weeks on its CPU
-        return cls(Ledger(root.resolve()), profile, settings, f"vlpeft-{name}", Snapshot.take())
+        return cls(Ledger(root.resolve()), profile, settings, f"vlpeft-{' '.join(name.split())}", Snapshot.take())
 
     def submit(self, ids: Sequence[str], *, afresh: bool = False) -> int:
         """Submit those cells that are in no live job; returns how many. `afresh` forgets how they ended before.

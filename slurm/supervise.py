@@ -5,18 +5,20 @@ SLURM is not believed: only a record or a failure.json ends a cell, whatever sta
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from signal import SIGABRT, SIGBUS, SIGKILL, SIGSEGV, SIGTERM, SIGUSR2
 from typing import TYPE_CHECKING
 
+from benchmark.errors import UserError
 from benchmark.records import Store
 from slurm.cluster import Job, SlurmSilent, describe, ended, jobs
 from slurm.ledger import Sent
-from slurm.tries import LIMIT, checkpoint, give_up
+from slurm.tries import LIMIT, checkpoint, cut_short, give_up
 from slurm.worker import STOPPED
 from slurm.worker import ended as cell_ended
 
@@ -27,6 +29,7 @@ POLL_SECONDS = 5.0
 # srun reports a killed task as the signal's number or 128 more. SIGUSR2 kills a job that has not yet begun to listen.
 KILLED = (SIGABRT, SIGBUS, SIGKILL, SIGSEGV, SIGTERM, SIGUSR2)
 UNKNOWN = Job("UNKNOWN")
+FOR_ALL = ("CANCELLED", "COMPLETED")  # true of each cell of a job: it is not wanted, or has had its turn
 CAUSES = {  # SLURM's words in ours, as failure.json and `retry --cause` have them
     "OUT_OF_MEMORY": "out of memory",
     "TIMEOUT": "time limit",
@@ -47,6 +50,8 @@ class Supervisor:
     watch: Callable[[], None]
     again: Counter[str] = field(default_factory=Counter)  # how often a cell was lost since it last got further
     checkpoints: dict[str, int | None] = field(default_factory=dict)  # when it was lost last
+    judged: dict[str, str] = field(default_factory=dict)  # the job of which that was counted last
+    refusal: str = ""  # what SLURM said when it last refused to take cells again
     missed: frozenset[str] = frozenset()  # cells without a live job at the last look
     ending: frozenset[str] = frozenset()  # jobs that were ending when the launch began: cancelled before, say
 
@@ -72,20 +77,48 @@ class Supervisor:
         lost = [cell for cell in waiting if cell in idle & self.missed and not cell_ended(store, cell) and not store.is_held(cell)]
         self.missed = frozenset(idle) - set(lost)
         if lost:
-            self._mend(store, {cell: sent[cell][-1] for cell in lost if cell in sent}, known)
-            self.submitter.submit([cell for cell in lost if not cell_ended(store, cell)])
+            self._mend(store, {cell: sent[cell][-1] for cell in lost if cell in sent}, known, self._blamed(store, lost, sent))
+            self._submit([cell for cell in lost if not cell_ended(store, cell)], alone=len(idle) == len(waiting))
 
-    def _mend(self, store: Store, lost: dict[str, Sent], known: dict[str, Job]) -> None:
+    def _submit(self, cells: Sequence[str], *, alone: bool) -> None:
+        """Submit them again. Where SLURM refuses while other jobs go on (a user may have so many, say), it is asked again later."""
+        try:
+            self.submitter.submit(cells)
+        except UserError as error:
+            if alone:
+                raise
+            if str(error) != self.refusal:
+                print(f"vlpeft: {error}; it is tried again while other jobs go on", file=sys.stderr)
+            self.refusal = str(error)
+
+    def _blamed(self, store: Store, lost: Sequence[str], sent: Mapping[str, Sequence[Sent]]) -> set[str]:
+        """The cells that the end of their job speaks against: those that it cut short; of a job that cut none short, all.
+
+        But none of a job in which another cell got further: they have only not come to their turn.
+        """
+        gone = {sent[cell][-1].job for cell in lost if cell in sent}
+        cut, excused = set[str](), set[str]()
+        for cell, each in ((cell, each) for cell, all_ in sent.items() for each in all_ if each.job in gone):
+            if cut_short(store, cell, str(each.log)):
+                cut.add(cell)
+                excused.add(each.job)
+            elif cell_ended(store, cell) or checkpoint(store, cell) != self.checkpoints.get(cell):
+                excused.add(each.job)
+        return cut | {cell for cell in lost if cell in sent and sent[cell][-1].job not in excused}
+
+    def _mend(self, store: Store, lost: dict[str, Sent], known: dict[str, Job], blamed: set[str]) -> None:
         told = ended(each.job for each in lost.values())
         for cell, each in lost.items():
             job = told.get(each.job) or known.get(each.job) or UNKNOWN
             if each.job in self.ending:
                 job = UNKNOWN
             now = checkpoint(store, cell)
-            self.again[cell] = self.again[cell] + 1 if self.checkpoints.get(cell) == now else 1
+            blame = (cell in blamed or job.state in FOR_ALL) and self.judged.get(cell) != each.job
+            self.judged[cell] = each.job
+            if blame:
+                self.again[cell] = self.again[cell] + 1 if self.checkpoints.get(cell) == now else 1
             self.checkpoints[cell] = now
-            cause = verdict(job, self.again[cell])
-            if cause:
+            if blame and (cause := verdict(job, self.again[cell])):
                 give_up(store, cell, cause, f"job {each.job} ended as {describe(job)}", str(each.log))
 
 

@@ -50,6 +50,12 @@ def attempted_by(store: Store, cell_id: str, pid: int, log: str) -> bool:
     return last is not None and (last.pid, last.log) == (pid, log)
 
 
+def cut_short(store: Store, cell_id: str, log: str) -> bool:
+    """Did the job with that log end, or a worker of it, while it was at the cell?"""
+    last = tries(store, cell_id)
+    return last is not None and last.log == log
+
+
 def forget(store: Store, cell_id: str) -> None:
     """The attempt has said how it ended, or the user wants the cell tried afresh."""
     _path(store, cell_id).unlink(missing_ok=True)

@@ -236,7 +236,7 @@ def test_jobs_that_cannot_start(launch, root) -> None:
 
 
 def test_what_slurm_refuses(launch, root) -> None:
-    for settings, word in (({"partition": "nowhere"}, "invalid partition"), ({"gpus": 99}, "not available")):
+    for settings, word in (({"partition": "nowhere"}, "invalid partition"), ({"sbatch": {"gpus-per-node": 99}}, "not available")):
         said = launch(number=1, **settings)
         assert said.code == 2
         assert said.lines[-1].startswith("vlpeft: error: SLURM refuses the jobs: ")

@@ -27,6 +27,7 @@ def test_shipped_profiles_load_and_say_what_they_are_for() -> None:
         ({"time": 1, "signal_seconds": 60}, "signal_seconds: 60 leaves nothing of the 1 minutes"),
         ({"cells_per_job": 0}, "cells_per_job:"),
         ({"gpus": 2, "ranks": 3, "cpus": 8}, "ranks: 3 need a GPU each, `gpus` asks for 2"),
+        ({"gpus": 4, "cells_per_job": 4, "cells_at_once": 4, "cpus": 4}, "gpus: 4 for ranks: 1 leaves GPUs idle"),
         ({"ranks": 3, "cpus": 2}, "cpus: 2 is less than one for each of the 3 processes"),
         ({"cells_at_once": 2, "cpus": 2}, "cells_at_once: 2 is more than the job's cells; set `cells_per_job`"),
         ({"cells_at_once": 2, "cells_per_job": 4}, "cpus: 1 is less than one for each of the 2 processes"),

@@ -3,6 +3,7 @@
 import itertools
 import os
 import pickle
+import platform
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from slurm.cluster import Job, ended, jobs
 from slurm.control import cancel, sections
 from slurm.job import CellJob
 from slurm.ledger import Ledger
+from slurm.presence import Launcher, at_work, launchers
 from slurm.profiles import Profile
 from slurm.states import notes
 from slurm.submit import Submitter
@@ -130,6 +132,18 @@ def test_a_refusal_is_one_line_and_nothing_is_noted(slurm, submitter, capsys) ->
     assert capsys.readouterr().err == ""
 
 
+def test_what_slurm_would_misread_in_a_path_is_refused(tmp_path) -> None:
+    with pytest.raises(UserError, match=r"--root .*/100%: SLURM reads % and"):
+        Submitter.make(tmp_path / "100%", PROFILE, Runtime(), "test")
+    assert Submitter.make(tmp_path / "it's mine", PROFILE, Runtime(), "two\nlines").name == "vlpeft-two lines"
+
+
+def test_what_keeps_a_submission_from_being_written_is_told(tmp_path) -> None:
+    (tmp_path / "slurm").write_text("no folder")
+    with pytest.raises(UserError, match=r"cannot write .*: Not a directory; choose a writable --root"):
+        Ledger(tmp_path).new()
+
+
 def test_a_dry_run_leaves_nothing(slurm, submitter) -> None:
     text = submitter.dry_run(ids(15))
     assert "#SBATCH --time=10" in text
@@ -225,6 +239,69 @@ def test_progress_is_never_given_up(slurm, submitter, store) -> None:
         supervisor.look(store, [cell])
     assert calls(slurm) == 1 + 2 * LIMIT
     assert not worker.ended(store, cell)
+
+
+def lose(slurm: Path, store: Store, supervisor: Supervisor, cells: list[str], job: int, state: str) -> None:
+    """That job ends so, and the launcher looks twice."""
+    (slurm / "queue").write_text(f"{job}|N/A|{state}|None\n")
+    for _ in range(2):
+        supervisor.look(store, [cell for cell in cells if not worker.ended(store, cell)])
+
+
+def test_a_cell_that_takes_its_job_along_is_blamed_alone(slurm, submitter, store) -> None:
+    """The other cell of the job never had its turn; once the first is given up, it has a job of its own."""
+    supervisor, (poisoned, fine) = Supervisor(submitter, lambda: None), ids(2)
+    submitter.submit([poisoned, fine])
+    for job in range(1001, 1001 + LIMIT):
+        begin(store, poisoned, str(submitter.ledger.sent()[poisoned][-1].log))
+        lose(slurm, store, supervisor, [poisoned, fine], job, "OUT_OF_MEMORY")
+    assert read_json(store.folder(poisoned) / "failure.json")["cause"] == "out of memory"
+    assert not worker.ended(store, fine)
+    assert submitter.ledger.sent()[fine][-1].job == str(1001 + LIMIT)
+    for job in range(1001 + LIMIT, 1001 + 2 * LIMIT):  # where none of the job's cells begins, it is not tried for ever
+        lose(slurm, store, supervisor, [fine], job, "OUT_OF_MEMORY")
+    assert read_json(store.folder(fine) / "failure.json")["cause"] == "out of memory"
+
+
+def test_cells_that_wait_for_a_slow_one_are_not_given_up(slurm, submitter, store) -> None:
+    """Each job is pre-empted for good while its first cell, which is saved each time, is still at work."""
+    supervisor, (slow, behind) = Supervisor(submitter, lambda: None), ids(2)
+    store.folder(slow).mkdir(parents=True)
+    submitter.submit([slow, behind])
+    for job in range(1001, 1001 + 2 * LIMIT):
+        (store.folder(slow) / "checkpoint.pt").write_text(str(job))
+        lose(slurm, store, supervisor, [slow, behind], job, "PREEMPTED")
+    assert not worker.ended(store, behind)
+    lose(slurm, store, supervisor, [slow, behind], 1001 + 2 * LIMIT, "CANCELLED")  # by the user: all of it
+    assert {read_json(store.folder(cell) / "failure.json")["cause"] for cell in (slow, behind)} == {"cancelled"}
+
+
+def test_accounts_that_are_behind_are_not_believed(slurm, submitter, store) -> None:
+    """slurmdbd has not heard yet that the job was cancelled."""
+    supervisor, (cell,) = Supervisor(submitter, lambda: None), ids(1)
+    submitter.submit([cell])
+    (slurm / "accounts").write_text("1001|RUNNING|0:0\n")
+    lose(slurm, store, supervisor, [cell], 1001, "CANCELLED")
+    assert read_json(store.folder(cell) / "failure.json")["cause"] == "cancelled"
+    assert notes(submitter.ledger.root, [cell])[cell].text.startswith("its job 1001 ended as CANCELLED")
+
+
+def test_a_refusal_is_waited_out_while_other_jobs_go_on(slurm, submitter, store, capsys) -> None:
+    """It is said once, costs the cell no try, and ends the launch only where nothing else goes on."""
+    supervisor, cells = Supervisor(submitter, lambda: None), ids(4)
+    submitter.submit(cells)
+    (slurm / "queue").write_text("1001|0|NODE_FAIL|None\n1001|1|RUNNING|None\n")
+    (slurm / "refusal").write_text("sbatch: error: QOSMaxSubmitJobPerUserLimit\n")
+    for _ in range(2 * LIMIT):
+        supervisor.look(store, cells)
+    assert capsys.readouterr().err.count("QOSMaxSubmitJobPerUserLimit; it is tried again while other jobs go on") == 1
+    finish(store, *cells[2:])
+    with pytest.raises(UserError, match="QOSMaxSubmitJobPerUserLimit"):
+        [supervisor.look(store, cells[:2]) for _ in range(2)]
+    (slurm / "refusal").unlink()
+    [supervisor.look(store, cells) for _ in range(2)]
+    assert not any(worker.ended(store, cell) for cell in cells[:2])
+    assert len(submitter.ledger.sent()[cells[0]]) == 2
 
 
 def test_silence_changes_nothing(slurm, submitter, store) -> None:
@@ -412,6 +489,12 @@ def test_cancelling_names_the_jobs_of_these_cells_only(slurm, submitter) -> None
     assert (slurm / "cancelled").read_text() == "1001_0\n"
 
 
+def test_another_users_launcher_is_not_interrupted(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(os, "kill", lambda *_: (_ for _ in ()).throw(PermissionError))
+    with at_work(tmp_path, "sweep", "local"), pytest.raises(UserError, match=f"process {os.getpid()}, is another user's"):
+        cancel(tmp_path, "sweep", [])
+
+
 def test_logs_are_cut_at_the_cell(slurm, submitter) -> None:
     root, (one, two, late) = submitter.ledger.root, ids(3)
     submitter.submit([one, two])
@@ -428,3 +511,12 @@ def test_logs_are_cut_at_the_cell(slurm, submitter) -> None:
         f"=== {two} starts\nlocally\n=== {two} failed\n",
     ]
     assert [text for _, text in sections(root, late)] == ["slurmstepd: error: no room\n"]
+
+
+@pytest.mark.parametrize("sweep", ["mine", "p_adapter/table1", "a~b", "quickstart@tiny"])
+def test_who_is_at_work_is_seen(tmp_path, sweep) -> None:
+    """Shipped sweeps in folders, too."""
+    with at_work(tmp_path, sweep, "local"):
+        assert launchers(tmp_path, sweep) == [Launcher("local", platform.node(), os.getpid())]
+        assert launchers(tmp_path, "other") == []
+    assert launchers(tmp_path, sweep) == []
