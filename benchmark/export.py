@@ -42,8 +42,9 @@ class Finished:
 
     def predictions(self) -> list[list[str]]:
         """The run's texts for the first test examples of each task."""
-        lines = (self.folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
-        texts, taken = [json.loads(line)["prediction"] for line in lines], []
+        taken = []
+        with (self.folder / "predictions.jsonl").open(encoding="utf-8") as lines:
+            texts = [json.loads(line)["prediction"] for line in lines]
         for inputs in self.inputs:
             taken.append(texts[: min(TRIED, len(inputs.test))])
             texts = texts[len(inputs.test) :]

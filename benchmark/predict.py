@@ -78,7 +78,8 @@ def chosen_part(adapter: Adapter, name: str) -> int:
 def read_rows(path: Path) -> list[Asked]:
     """JSON lines of {"image": PATH or "images": [PATH, PATH], "question": TEXT}; relative paths start at the file's folder."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        with path.open(encoding="utf-8") as file:
+            lines = list(file)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {path}: {error}") from error
     return [_row(line, path, f"{path}:{number}") for number, line in enumerate(lines, 1) if line.strip()]

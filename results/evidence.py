@@ -1,6 +1,6 @@
 """Records kept as evidence: `measured/SWEEP--ENVIRONMENT.jsonl`, one file a run of a sweep, never changed once it is written.
 
-A line of JSON each for the head (schema and the plan but for its cells), every set of test images, and every cell of the
+A line of JSON each for the head (schema, the plan but for its cells, and how many these are), every set of test images, and every cell of the
 plan: how it was planned, its record, and its scores by image. Left out of a record: what the plan repeats (`id`, `cell`), the
 curves, which are bulky, the hashes of files that are not kept, and the host's name. So tables and tests of significance
 come out as from the result folder itself, by `vlpeft table SWEEP --root FILE`, or `--measured` for those that are shipped.
@@ -94,7 +94,8 @@ def keep(name_or_path: str, root: Path, folder: Path = MEASURED, scale: str = ""
 def read_evidence(path: Path) -> Evidence:
     """Read and check a file. Raises UserError naming the file and the line that is truncated, doubled, or of a newer schema."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        with path.open(encoding="utf-8") as file:
+            lines = list(file)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not readable as evidence ({error}); give a file that `vlpeft keep` wrote") from error
     reading = _Reading(path)
@@ -126,7 +127,7 @@ def _slug(text: str) -> str:
 
 def _content(plan: Plan, store: Store, records: Mapping[str, Record]) -> bytes:
     head = {key: value for key, value in dump(replace(plan, cells=())).items() if key != "cells"}
-    lines: list[dict[str, Any]] = [{"evidence": EVIDENCE_SCHEMA, "plan": head}]
+    lines: list[dict[str, Any]] = [{"evidence": EVIDENCE_SCHEMA, "plan": head, "cells": len(plan.cells)}]
     sets: dict[tuple[Any, ...], int] = {}
     for cell in plan.cells:
         record = records.get(cell.id)
@@ -177,6 +178,7 @@ class _Reading:
 
     path: Path
     plan: Plan | None = None
+    planned: int | None = None  # how many cells the head promises; files of earlier versions do not say
     sets: list[_Set] = field(default_factory=list)
     cells: list[Planned] = field(default_factory=list)
     records: dict[str, Record] = field(default_factory=dict)
@@ -203,6 +205,7 @@ class _Reading:
                 f"{where}: evidence schema {values.get('evidence')}, this version reads {EVIDENCE_SCHEMA}; use a matching version"
             )
         self.plan = parse(Plan, {**values.get("plan", {}), "cells": []}, where)
+        self.planned = values.get("cells")
 
     def _cell(self, line: _Line, where: str) -> None:
         cell = line.cell
@@ -231,6 +234,8 @@ class _Reading:
         """What all lines together say. Raises UserError for an empty file."""
         if self.plan is None:
             raise UserError(f"{self.path}: empty; restore the file, evidence is never changed")
+        if self.planned not in (None, len(self.cells)):
+            raise UserError(f"{self.path}: {len(self.cells)} of {self.planned} cells are here; restore the file, evidence is never changed")
         about = ", ".join(dict.fromkeys(_made(record) for record in self.records.values()))
         notes = "\n".join(filter(None, (self.plan.notes, f"From {self.path.name}: {about}.")))
         plan = replace(self.plan, notes=notes, cells=tuple(self.cells))

@@ -46,6 +46,7 @@ SCHEMA = {
     **dict.fromkeys(COSTS, "float64"),
 }
 NAN = float("nan")
+UNKNOWN = "not recorded"
 JOINT = " (joint: "  # stands behind a dataset's name in the frame where a cell was trained on several
 Group = tuple[str, str, str]  # backbone, task, dataset
 
@@ -179,19 +180,27 @@ def _reject_recipes(cells: Iterable[Planned]) -> None:
 
 def _reject_mixtures(plan: Plan, records: Mapping[str, Record]) -> None:
     done = [p for p in plan.runnable() if p.id in records]
-    by_data: dict[tuple[str, int], list[Planned]] = {}
-    for p in done:  # a joint cell's fingerprint covers the data of all its tasks
-        by_data.setdefault((p.dataset, len(p.cell.parts)), []).append(p)
-    for (dataset, _), cells in by_data.items():
-        _reject_mixture(f"dataset '{dataset}'", "data", cells, records)
-    _reject_mixture("this sweep", "science", done, records)
+    by_data: dict[str, list[tuple[Planned, object]]] = {}
+    for p in done:
+        versions = _data_versions(p, records[p.id])
+        for name, version in dict.fromkeys((part.dataset.name, version) for part, version in zip(p.cell.parts, versions, strict=True)):
+            by_data.setdefault(name, []).append((p, version))
+    for dataset, made in by_data.items():
+        _reject_mixture(f"dataset '{dataset}'", "data", made)
+    _reject_mixture("this sweep", "science", [(p, records[p.id].provenance.get("science", UNKNOWN)) for p in done])
 
 
-def _reject_mixture(what: str, key: str, cells: Iterable[Planned], records: Mapping[str, Record]) -> None:
+def _data_versions(planned: Planned, record: Record) -> list[str]:
+    """Of each task's data; a joint cell's fingerprints are joined by "+"."""
+    parts, found = planned.cell.parts, record.provenance.get("data", UNKNOWN)
+    each = found.split("+") if isinstance(found, str) else []
+    return each if len(each) == len(parts) else [json.dumps(found, sort_keys=True)] * len(parts)
+
+
+def _reject_mixture(what: str, key: str, made: Iterable[tuple[Planned, object]]) -> None:
     versions: dict[str, list[str]] = {}
-    for p in cells:
-        version = json.dumps(records[p.id].provenance.get(key, "not recorded"), sort_keys=True)
-        versions.setdefault(version, []).append(f"{p.id} ({p.row}, {p.backbone}, seed {p.seed})")
+    for p, version in made:
+        versions.setdefault(str(version), []).append(f"{p.id} ({p.row}, {p.backbone}, seed {p.seed})")
     if len(versions) > 1:
         listed = "; ".join(f"{version} in {', '.join(ids)}" for version, ids in versions.items())
         raise UserError(

@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmark.errors import UserError, did_you_mean
 from results.leaderboard import Leaderboard
-from results.summaries import state_of
+from results.summaries import state_of, suspicions
 from results.tables import Block, Footnotes, Table, Text, one_line
 
 SIDES = ("method", "backbone", "task", "dataset", "scale")
@@ -30,6 +30,7 @@ class Average:
     """One entry: mean over what is on neither side and over seeds; std over seeds (ddof=1) of the means over the former.
 
     mean: None unless every cell that any row has here is done, for the same seeds each.
+    flags: what makes single values suspicious, one sentence each.
     """
 
     mean: float | None
@@ -37,6 +38,7 @@ class Average:
     n: int
     over: int
     state: str
+    flags: tuple[str, ...] = ()
 
 
 def sides(text: str) -> Key:
@@ -105,7 +107,14 @@ def _average(entry: _Entry, wanted: Mapping[Key, None], hidden: Key) -> Average:
     means = [statistics.fmean(entry.values[place, seed] for place in wanted) for seed in done]
     if (state := state_of(states)) != "done":
         return Average(None, None, len(done), len(wanted), state)
-    return Average(statistics.fmean(means), statistics.stdev(means) if len(means) > 1 else None, len(means), len(wanted), state)
+    std = statistics.stdev(means) if len(means) > 1 else None
+    return Average(statistics.fmean(means), std, len(means), len(wanted), state, tuple(_flags(entry, hidden)))
+
+
+def _flags(entry: _Entry, hidden: Key) -> Iterator[str]:
+    for (place, seed), value in entry.values.items():
+        if entry.states[place, seed] == "done":
+            yield from (f"{_where(hidden, place)}: {flag}" for flag in suspicions(seed, value))
 
 
 def _listed(places: Sequence[str]) -> str:
@@ -127,7 +136,8 @@ def _text(average: Average, footnotes: Footnotes) -> Text:
         texts = {"missing": "missing", "failed": "failed", "absent": "absent", "skipped": "–"}
         return Text(texts[kind], (footnotes.mark(reason),) if reason else (), "dim")
     std = "" if average.std is None else f" ± {average.std:.1f}"
-    return Text(f"{average.mean:.1f}{std} (n={average.n})")
+    marks = tuple(map(footnotes.mark, average.flags))
+    return Text(f"{average.mean:.1f}{std} (n={average.n})", marks, "bold red" if marks else "")
 
 
 def _caption(hidden: Sequence[str], board: Leaderboard) -> Iterator[str]:

@@ -96,7 +96,7 @@ def _entry(key: tuple[str, str, str, str, str], rows: Sequence[Row], *, suspect:
     values = [(row["seed"], row["value"]) for row in rows if row["state"] == "done"]
     state = state_of([row["state"] for row in rows])
     mean, std = _mean_std([value for _, value in values]) if state == "done" else (None, None)
-    flags = tuple(flag for seed, value in values for flag in _flags(seed, value)) if suspect else ()
+    flags = tuple(flag for seed, value in values for flag in suspicions(seed, value)) if suspect else ()
     return Entry(*key, mean, std, len(values), len(rows), state, flags, *_parameters(rows))
 
 
@@ -115,7 +115,8 @@ def _mean_std(values: Sequence[float]) -> tuple[float, float | None]:
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
-def _flags(seed: int, value: float) -> Iterator[str]:
+def suspicions(seed: int, value: float) -> Iterator[str]:
+    """What makes a seed's value suspicious."""
     if value == 0:
         yield f"seed {seed} is exactly 0.0"
     elif not math.isfinite(value):

@@ -67,7 +67,7 @@ class Shown:
 class Browser:
     """The examples of one task on one dataset.
 
-    series: who answers, by backbone and method.  n: examples that were compared, of each series.
+    series: who answers, by backbone and method.  seeds: of each, whose answers they are.  n: examples that were compared, of each series.
     better: [i][j] is on how many examples series i has a higher score than series j; equal: the same score.
     images: by image id of the dataset, data URIs.
     """
@@ -75,7 +75,7 @@ class Browser:
     task: str
     dataset: str
     metric: str
-    seed: int
+    seeds: tuple[int, ...]
     n: int
     left_out: int  # methods
     series: tuple[Series, ...]
@@ -94,6 +94,13 @@ class Browser:
     def compared(self) -> str:
         """How many examples, in words."""
         return counted(self.n)
+
+    def answered(self, series: Sequence[int] | None = None) -> str:
+        """The seed of some series, of all by default; where they are not of one, so it says."""
+        seeds = sorted({self.seeds[i] for i in (range(len(self.seeds)) if series is None else series)})
+        if len(seeds) == 1:
+            return f"seed {seeds[0]}"
+        return f"seeds {', '.join(map(str, seeds))} (of each method the first that is done)"
 
     @property
     def judged(self) -> bool:
@@ -167,7 +174,7 @@ def _browser(group: _Group, store: ReadOnce, share: int) -> Browser:
         group.task,
         group.dataset,
         group.metric,
-        cell.seed,
+        tuple(cell.seed for cell, _ in group.cells.values()),
         len(ids),
         group.left_out,
         series,
@@ -188,7 +195,7 @@ def _read(store: ReadOnce, cell: Planned, part: int, metric: str) -> dict[str, A
                 row = json.loads(text)
                 if row.get("task", task) != task:
                     continue
-                score = row["scores"].get(metric, np.nan)
+                score = float(row["scores"].get(metric, np.nan))
                 found[row["id"]] = Answered(row["id"], row["kind"], row["prediction"], tuple(row["references"]), score)
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise UserError(

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
-from itertools import groupby
+from itertools import count, groupby
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -43,9 +43,21 @@ def write_report(sweeps: Sequence[tuple[Plan, Store]], out: Path, examples: int 
     """
     if len(sweeps) == 1:
         return [_write(out / "index.html", _page(*sweeps[0], examples)[0])]
-    made = [(re.sub(r"[^A-Za-z0-9@._-]", "-", plan.sweep) + ".html", *_page(plan, store, examples)) for plan, store in sweeps]
+    names = _names([plan.sweep for plan, _ in sweeps])
+    made = [(name, *_page(plan, store, examples)) for name, (plan, store) in zip(names, sweeps, strict=True)]
     index = _environment().get_template("index.html.j2").render(pages=[(model, name) for name, _, model in made], **_assets())
     return [_write(out / "index.html", index), *(_write(out / name, text) for name, text, _ in made)]
+
+
+def _names(sweeps: Iterable[str]) -> list[str]:
+    """A file for each sweep, no two alike even where case is not told apart, and none the index."""
+    found = ["index.html"]
+    for sweep in sweeps:
+        stem = re.sub(r"[^A-Za-z0-9@._-]", "-", sweep)
+        numbered = (f"{stem}{f'-{number}' if number > 1 else ''}.html" for number in count(1))
+        taken = {name.lower() for name in found}
+        found.append(next(name for name in numbered if name.lower() not in taken))
+    return found[1:]
 
 
 def _write(path: Path, text: str) -> Path:
@@ -223,7 +235,7 @@ class Duel:
     backbone: str
     data: str
     metric: str
-    seed: int
+    seeds: str
     compared: str
     winner: str
     mean: float
@@ -241,7 +253,8 @@ def _duels(browser: Browser) -> Iterator[Duel]:
             (browser.series[i][1], mean, browser.better[i][best], browser.better[best][i], browser.equal[i][best]) for i, mean in others
         )
         data = f"{browser.task}/{browser.dataset}"
-        yield Duel(backbone, data, browser.metric, browser.seed, counted(browser.equal[best][best]), browser.series[best][1], top, rows)
+        seeds = browser.answered([i for i, (at, _) in enumerate(browser.series) if at == backbone])
+        yield Duel(backbone, data, browser.metric, seeds, counted(browser.equal[best][best]), browser.series[best][1], top, rows)
 
 
 def _data(model: Model, found: Iterable[Browser]) -> dict[str, Any]:

@@ -116,6 +116,12 @@ def load(folder: Path, config: dict[str, Any]) -> str:
     return str(error.value)
 
 
+def test_a_row_ends_where_its_line_does(tmp_path: Path) -> None:
+    question = "red\u2028or\u0085blue?"  # which JSON does not escape, and some take for new lines
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"image": "a.png", "question": question}, ensure_ascii=False), encoding="utf-8")
+    assert read_rows(tmp_path / "rows.jsonl") == [Asked((str(tmp_path / "a.png"),), question)]
+
+
 def test_damage_and_what_is_missing_are_named(out: Path, tmp_path: Path) -> None:
     folder, config = spoilt(out, tmp_path)
     assert "adapter schema 2, this version reads 1" in load(folder, {**config, "schema": 2})

@@ -65,6 +65,14 @@ def test_a_file_gives_the_tables_of_its_folder(tmp_path, kept):
     assert "curve" not in text
 
 
+def test_a_name_may_hold_any_character_that_some_take_for_a_new_line(tmp_path):
+    launched(tmp_path / "root")
+    path = plan_file(tmp_path / "root", "quickstart")
+    path.write_text(path.read_text().replace('"row": "lora"', '"row": "lo\u2028ra\u0085"'))
+    plan, _ = opened("quickstart", keep("quickstart", tmp_path / "root", tmp_path / "measured"))
+    assert plan.cells[0].row == "lo\u2028ra\u0085"
+
+
 def test_evidence_is_never_overwritten(tmp_path, kept):
     before = kept.read_bytes()
     with pytest.raises(UserError, match="evidence is only ever added to"):
@@ -100,6 +108,7 @@ def test_nothing_done_is_nothing_to_keep(tmp_path):
         (lambda text: text.replace('"set":0', '"set":4', 1), "line 3: refers to images of set 4"),
         (lambda text: text.replace("[1,1]", "[1]"), "lists of unequal length"),
         (lambda text: text.replace('"seed":0', '"sead":0', 1), "line 3: .*sead"),
+        (lambda text: "".join(text.splitlines(keepends=True)[:-1]), "2 of 3 cells are here"),
         (lambda _: "[]\n", "line 1: a list"),
         (lambda _: "", "empty"),
     ],

@@ -44,6 +44,14 @@ def test_a_missing_cell_blocks_its_entry_alone(tmp_path):
     assert "missing" in text
 
 
+def test_a_zero_under_a_mean_is_flagged(tmp_path, monkeypatch):
+    monkeypatch.setitem(VALUES, ("lora", "other", 1), 0.0)
+    found, text = rows(tmp_path, grid("lora"))
+    assert found["lora"]["flags"] == ("backbone blip, dataset other: seed 1 is exactly 0.0",)
+    assert "(n=2) [a]" in text
+    assert "[a] backbone blip, dataset other: seed 1 is exactly 0.0" in text
+
+
 def test_means_over_different_cells_are_not_given(tmp_path):
     cells = [*grid("lora"), *(cell for cell in grid("bitfit") if cell.dataset == "shapes")]
     found, text = rows(tmp_path, cells)

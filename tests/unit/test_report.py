@@ -8,11 +8,13 @@ import re
 from collections import Counter
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from benchmark.cell import Plan
 from benchmark.errors import UserError
 from benchmark.records import Store, read_record
 from results.report import data, examples
@@ -132,6 +134,17 @@ def test_several_sweeps_have_an_index(made, tmp_path):
     assert [(attrs["href"], said) for attrs, said in links[1:]] == [
         ("made.html", "A made sweep (tiny towers, embedded data)"),
         ("paper-table@tiny.html", "Another (tiny towers, embedded data)"),
+    ]
+
+
+def test_no_page_overwrites_another(made, tmp_path):
+    sweeps = [(replace(made[1], sweep=name), Store(made[0])) for name in ("index", "a/b", "a-b", "A-B")]
+    assert [path.name for path in write_report(sweeps, tmp_path, 0)] == [
+        "index.html",
+        "index-2.html",
+        "a-b.html",
+        "a-b-2.html",
+        "A-B-3.html",
     ]
 
 
@@ -362,3 +375,36 @@ def test_a_damaged_line_of_predictions_is_named(tmp_path):
     with pytest.raises(UserError, match=rf"{path}: line \d+ is damaged .*--examples 0"):
         write_report([(launched, Store(tmp_path))], tmp_path / "out")
     assert write_report([(launched, Store(tmp_path))], tmp_path / "out", 0)
+
+
+def test_answers_of_different_seeds_are_told(tmp_path):
+    launched = fill(tmp_path, plan())
+    first = launched.cells[0]
+    (Store(tmp_path).folder(first.id) / "record.json").unlink()
+    store = ReadOnce.of(Store(tmp_path))
+    (found,) = browsers(launched, store, gather(launched, store), 2)
+    assert found.series[0] == (first.backbone, first.row)
+    assert found.seeds == (1, 0, 0, 0, 0, 0)
+    assert found.answered() == "seeds 0, 1 (of each method the first that is done)"
+    assert found.answered([1, 2]) == "seed 0"
+    text = write_report([(launched, Store(tmp_path))], tmp_path / "out", 2)[0].read_text(encoding="utf-8")
+    assert text.count("seeds 0, 1 (of each method") == 2  # above the examples, and of blip's methods
+
+
+def change_lines(root: Path, **values) -> Plan:
+    launched = fill(root, plan())
+    for path in root.glob("cells/*/predictions.jsonl"):
+        path.write_text("".join(json.dumps(json.loads(line) | values) + "\n" for line in path.read_text().splitlines()))
+    return launched
+
+
+def test_examples_may_be_without_a_reference(tmp_path):
+    launched = change_lines(tmp_path, references=[])
+    assert "Reference:" not in write_report([(launched, Store(tmp_path))], tmp_path / "out", 2)[0].read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("score", [None, "high"])
+def test_a_score_that_is_no_number_is_damage(tmp_path, score):
+    launched = change_lines(tmp_path, scores={"vqa_accuracy": score})
+    with pytest.raises(UserError, match="line 1 is damaged"):
+        write_report([(launched, Store(tmp_path))], tmp_path / "out", 2)

@@ -99,6 +99,16 @@ def test_what_has_no_number_is_sorted_last(browser, path):
         assert [text[:1] for text in last[:2]] in (["8", "6"], ["6", "8"])
 
 
+def test_how_many_seeds_are_done_is_no_score(browser, path):
+    browser.open(path)
+    cell = "[...document.querySelectorAll('#leaderboard tbody')[0].rows].at(-1).cells[1].textContent"
+    browser.run(f"{cell} = '1/2 seeds'")
+    browser.run("document.querySelectorAll('#leaderboard thead button')[1].click()")
+    assert browser.run(cell) == "1/2 seeds"
+    browser.run("document.querySelectorAll('#leaderboard thead button')[1].click()")
+    assert browser.run(cell) == "1/2 seeds"
+
+
 def test_focus_can_be_seen(browser, path):
     browser.open(path)
     browser.press("Tab")

@@ -20,7 +20,7 @@ from filelock import FileLock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmark.cell import Plan, Planned
+from benchmark.cell import Part, Plan, Planned
 from benchmark.config import Protocol, dump
 from benchmark.errors import UserError
 from benchmark.records import Store, to_json
@@ -131,6 +131,28 @@ def test_mixed_provenance_is_refused_with_the_cells(tmp_path, key):
 def test_different_datasets_have_different_data(tmp_path):
     cells = [planned(), planned(dataset="other")]
     assert leaderboard(make_plan(*cells), fill(tmp_path, [record(cells[0]), record(cells[1], data="d2")]))
+
+
+def together(cell: Planned, *datasets: str) -> Planned:
+    also = tuple(Part(cell.task, replace(cell.cell.dataset, name=name), cell.cell.protocol) for name in datasets)
+    joint = replace(cell.cell, also=also)
+    return replace(cell, cell=joint, id=joint.id)
+
+
+def test_joint_cells_of_other_datasets_have_other_data(tmp_path):
+    cells = [planned(), together(planned(), "second"), together(planned(), "third")]
+    made = [record(cell) for cell in cells]
+    versions = ("d1", "d1+d2", "d1+d3")
+    made = [replace(one, provenance={"data": data, "science": 1}) for one, data in zip(made, versions, strict=True)]
+    assert leaderboard(make_plan(*cells), fill(tmp_path, made))
+
+
+@pytest.mark.parametrize(("data", "named"), [("d0+d2", "dataset 'shapes'"), ("d1+d0", "dataset 'second'")])
+def test_data_of_each_task_of_a_joint_cell_is_compared(tmp_path, data, named):
+    cells = [planned(), planned(dataset="second"), together(planned(), "second")]
+    made = [replace(record(c), provenance={"data": d, "science": 1}) for c, d in zip(cells, ("d1", "d2", data), strict=True)]
+    with pytest.raises(UserError, match=rf"{named}.*provenance\.data.*{cells[2].id}"):
+        leaderboard(make_plan(*cells), fill(tmp_path, made))
 
 
 def test_one_place_twice_is_refused(tmp_path):
