@@ -10,6 +10,7 @@ from benchmark.bench import names as bench_names
 
 EPILOG = """examples:
   vlpeft sweep quickstart --root runs/quickstart      run everything that is not done, then print the table
+  vlpeft sweep p_adapter/table1 --on slurm --profile my_cluster.yaml --root /shared/table1
   vlpeft plan my_sweep.yaml                           what would run, what is skipped and why
   vlpeft plan quickstart --explain 02f7               each setting of a cell and where it comes from
   vlpeft status quickstart --root runs/quickstart     where it stands
@@ -76,10 +77,17 @@ def _running(commands: Any) -> None:
     sweep = _command(commands, "sweep", "run all cells that are not done, then print the tables; again: only what is missing")
     _sweep_argument(sweep)
     _scale_flag(sweep)
-    sweep.add_argument(
-        "--on", choices=("inline", "local"), default="local", help="inline: in this process; local: in worker processes (default)"
-    )
-    sweep.add_argument("--workers", type=int, help="local workers (default: one a core, at most 8)")
+    _launch_flags(sweep)
+    retry = _command(commands, "retry", "run failed cells of a launched sweep again, all or those of one cause")
+    _sweep_argument(retry)
+    _scale_flag(retry)
+    which = retry.add_mutually_exclusive_group(required=True)
+    which.add_argument("--failed", action="store_true", help="all that failed")
+    which.add_argument("--cause", metavar="WORDS", help="those whose cause holds these words, such as memory, cancelled or node")
+    _launch_flags(retry)
+    retry.set_defaults(dry_run=False)
+    _run_flags(retry)
+    sweep.add_argument("--dry-run", action="store_true", help="slurm: print the script and what SLURM says to it, submit nothing")
     _run_flags(sweep)
 
 
@@ -88,7 +96,18 @@ def _looking_back(commands: Any) -> None:
     _sweep_argument(status)
     _scale_flag(status)
     _root_flag(status)
-    _json_flag(status)
+    form = status.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print JSON for scripts")
+    form.add_argument("--watch", action="store_true", help="again and again, until every cell has ended")
+    cancel = _command(commands, "cancel", "stop what runs a sweep: its jobs on a cluster, its local workers")
+    _sweep_argument(cancel)
+    _scale_flag(cancel)
+    _root_flag(cancel)
+    logs = _command(commands, "logs", "what a cell's attempts have printed")
+    _sweep_argument(logs)
+    logs.add_argument("cell", metavar="CELL", help="cell id, as `vlpeft status` prints it (a unique beginning will do)")
+    _scale_flag(logs)
+    _root_flag(logs)
     table = _command(commands, "table", "mean and standard deviation over seeds, from the records")
     _sweep_argument(table)
     _root_flag(table)
@@ -161,6 +180,20 @@ def _root_flag(parser: argparse.ArgumentParser) -> None:
 
 def _json_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON for scripts")
+
+
+def _launch_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--on",
+        choices=("inline", "local", "slurm"),
+        default="local",
+        help="inline: in this process; local: in worker processes (default); slurm: in jobs of a cluster",
+    )
+    parser.add_argument("--workers", type=int, help="local: workers (default: one a core, at most 8)")
+    parser.add_argument(
+        "--profile", metavar="NAME", help="slurm: what to ask the cluster for; a shipped profile, or the path of a YAML file"
+    )
+    parser.add_argument("--detach", action="store_true", help="slurm: do not wait for the jobs")
 
 
 def _run_flags(parser: argparse.ArgumentParser) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.arguments import parser
+from benchmark.cli_cells import cancel, how_to_go_on, logs, print_text, retry, run, status, sweep
 from benchmark.errors import UserError
 
 
@@ -28,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"vlpeft: error: {error}", file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
-        print(f"vlpeft: interrupted{_how_to_go_on(options)}", file=sys.stderr)
+        print(f"vlpeft: interrupted{how_to_go_on(options)}", file=sys.stderr)
         code = 130
     except BrokenPipeError:  # `vlpeft ... | head`; what is still buffered must not be written at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -68,18 +69,6 @@ def _planned(name: str) -> str:
     return sweep
 
 
-def _how_to_go_on(options: argparse.Namespace) -> str:
-    if options.command == "data download":
-        return "; run the same command again: what was fetched is kept"
-    if options.command not in ("sweep", "run"):
-        return ""
-    seconds = f"{options.checkpoint_seconds:g}"
-    return (
-        "; run the same command again: finished cells are kept, unfinished ones go on from their last checkpoint "
-        f"(at most {seconds} s back, see --checkpoint-seconds) or start afresh if they have none"
-    )
-
-
 def _list(options: argparse.Namespace) -> int:
     from results.listing import listing, listing_text
 
@@ -102,7 +91,7 @@ def _plan(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(plan_rows(made, options.root), indent=1, ensure_ascii=False))
     else:
-        _print_text(plan_table(made, options.root))
+        print_text(plan_table(made, options.root))
     return 0
 
 
@@ -113,7 +102,7 @@ def _explain(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(explain_rows(cell), indent=1, ensure_ascii=False))
     else:
-        _print_text(explain_table(cell))
+        print_text(explain_table(cell))
     return 0
 
 
@@ -124,7 +113,7 @@ def _params(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(rows, indent=1, ensure_ascii=False))
     else:
-        _print_text(parameter_table(options.sweep, rows))
+        print_text(parameter_table(options.sweep, rows))
     return 0
 
 
@@ -144,75 +133,8 @@ def _measure(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps([asdict(step) for step in steps], indent=1, ensure_ascii=False))
     else:
-        _print_text(step_table(options.sweep, options.batch, steps))
+        print_text(step_table(options.sweep, options.batch, steps))
     return int(any(step.failed for step in steps))
-
-
-def _run(options: argparse.Namespace) -> int:
-    from benchmark.planning import plan, save_plan
-    from benchmark.progress import CellProgress
-    from benchmark.records import Store
-    from benchmark.runner import run_cell
-
-    runtime = _runtime(options)
-    made = plan(options.sweep, need_data=True, scale=options.scale)
-    cell = made.find(options.cell)
-    save_plan(made, options.root)
-    with CellProgress(cell) as progress:
-        outcome = run_cell(cell.id, options.root, runtime, progress)
-    if outcome == "running elsewhere":
-        raise UserError(f"cell {cell.id} is being run by another process (see `vlpeft status {options.sweep} --root {options.root}`)")
-    print(json.dumps({"id": cell.id, "outcome": outcome, "metrics": Store(options.root).record(cell.id).metrics}, indent=1))
-    return 0
-
-
-def _sweep(options: argparse.Namespace) -> int:
-    from benchmark.planning import plan, save_plan
-    from benchmark.progress import SweepProgress
-    from slurm.launcher import (
-        by_cause,
-        check_workers,
-        clear_failures,
-        default_workers,
-        failures,
-        launch_inline,
-        launch_local,
-        unfinished,
-        wait_for_others,
-    )
-
-    runtime, workers = _runtime(options), check_workers(options.workers) if options.workers is not None else default_workers()
-    made = plan(options.sweep, need_data=True, scale=options.scale)
-    save_plan(made, options.root)
-    cells = unfinished(made, options.root)
-    clear_failures(cells, options.root)
-    with SweepProgress(made, cells, options.root) as progress:
-        if cells and options.on == "inline":
-            launch_inline(cells, options.root, runtime, progress.watch_cell, progress.watch)
-        elif cells:
-            launch_local(cells, options.root, runtime, workers, progress.watch)
-        wait_for_others(cells, options.root, progress.watch)
-    _print_tables(options, made)
-    failed = list(failures(cells, options.root))
-    for line in by_cause(failed):
-        print(f"vlpeft: failed: {line}", file=sys.stderr)
-    if failed:
-        print(f"vlpeft: {len(failed)} of {len(cells)} cells failed; mend the cause and run the same command again", file=sys.stderr)
-    return 1 if failed else 0
-
-
-def _status(options: argparse.Namespace) -> int:
-    from benchmark.records import Store
-    from benchmark.sweep import load_plan
-    from results.status import as_dicts, status, status_table
-
-    made = load_plan(options.sweep, options.root, options.scale)
-    cells = status(made, Store(options.root))
-    if options.json:
-        print(json.dumps(as_dicts(cells), indent=1, ensure_ascii=False))
-    else:
-        _print_text(status_table(made.title, cells))
-    return 0
 
 
 def _table(options: argparse.Namespace) -> int:
@@ -280,49 +202,17 @@ def _pretrain(options: argparse.Namespace) -> int:
     return 0
 
 
-def _print_tables(options: argparse.Namespace, made: Any) -> None:
-    """Scores and costs, once there are any."""
-    from benchmark.records import Store
-    from results.leaderboard import leaderboard
-    from results.tables import cost_table, score_table
-
-    store = Store(options.root)
-    if not any(store.has_record(cell.id) for cell in made.runnable()):
-        return
-    board = leaderboard(made, store)
-    _print_text(score_table(board))
-    print()
-    _print_text(cost_table(board))
-
-
-def _print_text(table: Any) -> None:
-    from results.render import render
-
-    print(render(table, "text", colour=sys.stdout.isatty()), end="")
-
-
-def _runtime(options: argparse.Namespace) -> Any:
-    from benchmark.config import parse
-    from benchmark.runner import Runtime
-
-    given = {name: getattr(options, name) for name in ("device", "threads", "micro_batch", "checkpoint_seconds")}
-    try:
-        runtime = parse(Runtime, given, "options")
-    except UserError as error:
-        name, _, message = str(error).removeprefix("options: ").partition(":")
-        raise UserError(f"--{name.replace('_', '-')}:{message}") from error
-    runtime.torch_device()  # a missing GPU is found before anything starts
-    return runtime
-
-
 COMMANDS = {
     "list": _list,
     "plan": _plan,
     "params": _params,
     "measure": _measure,
-    "run": _run,
-    "sweep": _sweep,
-    "status": _status,
+    "run": run,
+    "sweep": sweep,
+    "retry": retry,
+    "status": status,
+    "cancel": cancel,
+    "logs": logs,
     "table": _table,
     "data check": _data_check,
     "data download": _data_download,

@@ -8,8 +8,10 @@ Layout of a result folder:
                     trained.safetensors  what was trained
                     failure.json      why the last attempt failed, until one succeeds
                     progress.json     where a running attempt is
+                    tries.json        attempts on a cluster that ended without a word
                     checkpoint.pt     where an interrupted attempt goes on
                     lock              held by the process that runs the cell
+    ROOT/slurm/<submission>/          what was submitted: script, pickles, logs, and which job has which cells
     ROOT/features/<key>/              cached features of frozen vision towers
 """
 

@@ -36,6 +36,7 @@ from benchmark.training import Feed, TrainingState, start, train
 
 Outcome = Literal["done", "already done", "running elsewhere"]
 Progress = Callable[[str, int, int], None]  # phase, step, total
+Asked = Callable[[], bool]  # has the cell been asked to stop
 PROGRESS_SECONDS = 1.0
 LOCK_SECONDS = 0.5
 
@@ -65,8 +66,15 @@ class Runtime:
         return device
 
 
-def run_cell(cell_id: str, root: Path, runtime: Runtime, progress: Progress = lambda *_: None) -> Outcome:
-    """Run a cell unless it is done or another process holds it. A failure leaves failure.json and raises."""
+class Stopped(BaseException):
+    """The cell has stopped because it was asked to; it goes on from its checkpoint another time."""
+
+
+def run_cell(cell_id: str, root: Path, runtime: Runtime, progress: Progress = lambda *_: None, asked: Asked = lambda: False) -> Outcome:
+    """Run a cell unless it is done or another process holds it. A failure leaves failure.json and raises.
+
+    `asked` is asked after every step, and now and then besides: once it is true, the cell is saved and Stopped is raised.
+    """
     store = Store(root)
     folder = store.folder(cell_id)
     try:
@@ -74,18 +82,20 @@ def run_cell(cell_id: str, root: Path, runtime: Runtime, progress: Progress = la
         with FileLock(folder / "lock", timeout=LOCK_SECONDS):
             if store.has_record(cell_id):
                 return "already done"
-            _attempt(store, cell_id, runtime, progress)
+            _attempt(store, cell_id, runtime, progress, asked)
     except Timeout:
         return "running elsewhere"
     return "done"
 
 
-def _attempt(store: Store, cell_id: str, runtime: Runtime, progress: Progress) -> None:
+def _attempt(store: Store, cell_id: str, runtime: Runtime, progress: Progress, asked: Asked) -> None:
     folder = store.folder(cell_id)
     (folder / "failure.json").unlink(missing_ok=True)
     try:
         cell = parse(Cell, read_json(folder / "cell.json") or {}, str(folder / "cell.json"))
-        store.publish(_Run(cell, store, runtime, _reporter(folder, progress)).record())
+        store.publish(_Run(cell, store, runtime, _reporter(folder, progress), asked).record())
+    except Stopped:
+        raise
     except BaseException as error:
         write_atomically(folder / "failure.json", to_json(describe_failure(error)))
         raise
@@ -106,10 +116,16 @@ def describe_failure(error: BaseException) -> dict[str, Any]:
 class _Run:
     """One attempt at a cell."""
 
-    def __init__(self, cell: Cell, store: Store, runtime: Runtime, progress: Progress) -> None:
-        self.cell, self.store, self.runtime, self.progress = cell, store, runtime, progress
+    def __init__(self, cell: Cell, store: Store, runtime: Runtime, report: Progress, asked: Asked) -> None:
+        self.cell, self.store, self.runtime, self.report, self.asked = cell, store, runtime, report, asked
         self.folder = store.folder(cell.id)
         self.device = prepare_torch(runtime)
+
+    def progress(self, phase: str, step: int, total: int) -> None:
+        """Say where the cell is. Between steps of training it stops elsewhere, where it can be saved."""
+        self.report(phase, step, total)
+        if phase != "train" and self.asked():
+            raise Stopped
 
     def record(self) -> Record:
         """Train and evaluate; returns the record to publish."""
@@ -169,9 +185,12 @@ class _Run:
             self.progress("train", state.step, state.total)
             if selection is not None:
                 selection.after_step(state)
-            if time.monotonic() - saved >= self.runtime.checkpoint_seconds and state.step < state.total:
+            asked = self.asked()
+            if asked or (time.monotonic() - saved >= self.runtime.checkpoint_seconds and state.step < state.total):
                 save_checkpoint(checkpoint, state, origin)
                 saved = time.monotonic()
+            if asked:
+                raise Stopped
 
         train(state, feeds, self.cell.seed, self.runtime.micro_batch, after_step)
         return state, selection.finish(state) if selection is not None else None
@@ -222,13 +241,18 @@ def build(cell: Cell, answers: Sequence[str]) -> Backbone:
 def _reporter(folder: Path, progress: Progress) -> Progress:
     """Pass progress on, and leave it in progress.json about once a second for those who watch from outside."""
     last = 0.0
+    began = ("", 0, 0.0)  # the phase that is on, the step at which it was first heard of, and when
 
     def report(phase: str, step: int, total: int) -> None:
-        nonlocal last
+        nonlocal last, began
         progress(phase, step, total)
-        if time.monotonic() - last >= PROGRESS_SECONDS:
-            last = time.monotonic()
-            where = {"phase": phase, "step": step, "total": total, "updated": time.time(), "pid": os.getpid()}
+        now = time.monotonic()
+        if phase != began[0] or step < began[1]:
+            began = (phase, step, now)
+        if now - last >= PROGRESS_SECONDS:
+            last = now
+            left = (now - began[2]) * (total - step) / (step - began[1]) if step > began[1] else None
+            where = {"phase": phase, "step": step, "total": total, "updated": time.time(), "pid": os.getpid(), "left": left}
             temporary = folder / ".progress.json"  # watched, not kept: atomic, but not worth an fsync
             temporary.write_bytes(to_json(where))
             temporary.replace(folder / "progress.json")

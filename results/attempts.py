@@ -16,13 +16,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Progress(Config):
-    """progress.json: where a running attempt is; `updated` is Unix time."""
+    """progress.json: where a running attempt is; `updated` is Unix time, `left` the seconds that the phase will take at its pace."""
 
     step: int
     total: int
     phase: str
     updated: float
     pid: int
+    left: float | None = None
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,12 @@
-"""How far a sweep is, read from the result folder alone: nothing is asked of SLURM, so it works anywhere."""
+"""How far a sweep is, read from the result folder alone, so it works anywhere; what SLURM says of waiting cells may be added."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
 from typing import Any, Literal
 
 from benchmark.cell import Plan, Planned
@@ -21,8 +22,9 @@ STYLES: dict[State, str] = {"done": "green", "running": "cyan", "failed": "bold 
 class CellStatus:
     """State of one planned cell.
 
-    step, total, phase: of a running attempt, `seconds` since it last said so: a large number means that it died unheard.
-    reason: why it failed or is skipped.
+    step, total, phase: of a running attempt, `seconds` since it last said so: a large number means that it died unheard;
+    `left`: seconds that the phase will take at its pace.
+    reason: why it failed, waits or is skipped.
     """
 
     id: str
@@ -36,6 +38,7 @@ class CellStatus:
     total: int | None = None
     phase: str | None = None
     seconds: float | None = None
+    left: float | None = None
     reason: str = ""
 
     @property
@@ -43,12 +46,22 @@ class CellStatus:
         """What there is to say beside the state, on one line."""
         if self.seconds is None:
             return one_line(self.reason)
-        return f"{self.phase} {self.step}/{self.total}, {self.seconds:.0f} s ago"
+        left = "" if self.left is None else f", {timedelta(seconds=round(self.left))} left"
+        return f"{self.phase} {self.step}/{self.total}, {self.seconds:.0f} s ago{left}"
 
 
 def status(plan: Plan, store: Store, *, now: float | None = None) -> list[CellStatus]:
     """State of every planned cell, in the plan's order. Raises UserError for a status file that is damaged."""
     return [_status(planned, store, time.time() if now is None else now) for planned in plan.cells]
+
+
+def noted(cells: Iterable[CellStatus], notes: Mapping[str, str]) -> list[CellStatus]:
+    """With what the cluster says of cells that wait, behind what they say themselves."""
+    return [_noted(cell, notes.get(cell.id, "")) if cell.state == "pending" else cell for cell in cells]
+
+
+def _noted(cell: CellStatus, note: str) -> CellStatus:
+    return replace(cell, reason="; ".join(filter(None, (cell.reason, note))))
 
 
 def summary(cells: Iterable[CellStatus]) -> dict[State, int]:
@@ -62,11 +75,16 @@ def as_dicts(cells: Iterable[CellStatus]) -> list[dict[str, Any]]:
     return [asdict(cell) for cell in cells]
 
 
-def status_table(title: str, cells: Sequence[CellStatus]) -> Table:
-    """For `results.render.render`: the summary in the caption, one row a cell."""
+def busy(cell: CellStatus) -> bool:
+    """Is there anything to see of the cell: it runs, has failed, or waits for a reason."""
+    return cell.state in ("running", "failed") or (cell.state == "pending" and bool(cell.reason))
+
+
+def status_table(title: str, cells: Sequence[CellStatus], shown: Sequence[CellStatus] | None = None) -> Table:
+    """For `results.render.render`: the summary of `cells` in the caption, one row for each of `shown` (all of them)."""
     counts = ", ".join(f"{number} {state}" for state, number in summary(cells).items() if number)
     header = ("state", "method", "backbone", "task", "dataset", "seed", "id", "detail")
-    block = Block("", "l" * len(header), (header,), tuple(map(_row, cells)))
+    block = Block("", "l" * len(header), (header,), tuple(map(_row, cells if shown is None else shown)))
     return Table(one_line(title), (f"{len(cells)} cells: {counts}" if cells else "no cells",), (block,), tuple(as_dicts(cells)))
 
 
@@ -93,4 +111,4 @@ def _status(planned: Planned, store: Store, now: float) -> CellStatus:
         return CellStatus(*cell, "pending", reason=f"interrupted in {where.phase} {where.step}/{where.total}; {next_time}")
     # Clocks of two machines may disagree by a little; an update is never in the future.
     seconds = max(0.0, now - where.updated)
-    return CellStatus(*cell, "running", where.step, where.total, where.phase, seconds)
+    return CellStatus(*cell, "running", where.step, where.total, where.phase, seconds, where.left)

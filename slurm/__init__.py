@@ -1,1 +1,1 @@
-"""Launching cells: here and now, in local workers, on a cluster."""
+"""Launching cells: here and now, in local workers, on a SLURM cluster."""

@@ -7,23 +7,25 @@ workers and launchers may share a result folder. Only ids and paths cross the pr
 from __future__ import annotations
 
 import os
+import platform
 import signal
+import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import psutil
 
 from benchmark.cell import Plan, Planned
 from benchmark.errors import UserError
 from benchmark.records import Store, read_json
+from slurm.worker import tell
 
-On = Literal["inline", "local"]
 Watch = Callable[[], None]  # called now and then; it looks at the result folder itself
 CellWatch = Callable[[Planned, str, int, int], None]  # cell, phase, step, total
 POLL_SECONDS = 0.5
@@ -37,13 +39,13 @@ def unfinished(plan: Plan, root: Path) -> list[Planned]:
     return [cell for cell in plan.runnable() if not store.has_record(cell.id)]
 
 
-def clear_failures(cells: Sequence[Planned], root: Path) -> None:
-    """Forget how earlier attempts ended, so that what failure.json and progress.json say from now on is of this launch."""
+def clear_failures(ids: Iterable[str], root: Path) -> None:
+    """Forget how earlier attempts ended, so that what the status files say from now on is of this launch."""
     store = Store(root)
-    for cell in cells:
-        if not store.is_held(cell.id):
-            for name in ("failure.json", "progress.json"):
-                (store.folder(cell.id) / name).unlink(missing_ok=True)
+    for cell_id in ids:
+        if not store.is_held(cell_id):
+            for name in ("failure.json", "progress.json", "tries.json"):
+                (store.folder(cell_id) / name).unlink(missing_ok=True)
 
 
 def launch_inline(cells: Sequence[Planned], root: Path, runtime: Any, watch_cell: CellWatch, watch: Watch) -> None:
@@ -67,7 +69,8 @@ def launch_local(cells: Sequence[Planned], root: Path, runtime: Any, workers: in
     """
     import submitit
 
-    folder = root / "jobs" / time.strftime("%Y%m%d-%H%M%S") / str(os.getpid())  # a fresh folder: submitit reuses job ids
+    name = f"{platform.node()}-{os.getpid()}"  # `vlpeft cancel` looks for it
+    folder = root / "jobs" / time.strftime("%Y%m%d-%H%M%S") / name  # a fresh folder: submitit reuses job ids
     executor = submitit.LocalExecutor(folder=folder)
     executor.update_parameters(timeout_min=MONTH_MINUTES)
     threads = runtime.threads or max(1, (os.cpu_count() or 1) // workers)
@@ -114,11 +117,19 @@ def work(ids: Sequence[str], root: str, runtime: Any, launcher: int) -> None:
             return
         if any((Store(Path(root)).folder(cell_id) / name).exists() for name in ("failure.json", "progress.json")):
             continue
+        say(f"=== {cell_id} starts")
         try:
-            outcome = run_cell(cell_id, Path(root), runtime)
-            print(cell_id, outcome, flush=True)
-        except Exception:  # in the job's log; its cause is in failure.json too
-            print(cell_id, "failed:", traceback.format_exc(), flush=True)
+            outcome: str = run_cell(cell_id, Path(root), runtime)
+        except Exception as error:  # in the job's log; its cause is in failure.json too
+            tell(error)
+            outcome = "failed"
+        say(f"=== {cell_id} {outcome}")
+
+
+def say(line: str) -> None:
+    """Mark the place in both logs of a worker; `vlpeft logs` cuts there."""
+    for stream in (sys.stdout, sys.stderr):
+        print(line, file=stream, flush=True)
 
 
 def wait_for_others(cells: Sequence[Planned], root: Path, watch: Watch) -> None:

@@ -169,6 +169,11 @@ def test_a_root_that_cannot_be_written(command, tmp_path, refused, main) -> None
 
 OPTIONS = {
     "no workers": (("--workers", "0"), ("--workers: 0 cannot do anything; use 1 or more",)),
+    "workers elsewhere": (("--on", "inline", "--workers", "2"), ("--workers is for --on local, not for --on inline",)),
+    "a profile elsewhere": (("--profile", "one_gpu"), ("--profile is for --on slurm, not for --on",)),
+    "no profile": (("--on", "slurm"), ("--on slurm needs --profile NAME or FILE.yaml; one_gpu is an example",)),
+    "misspelt profile": (("--on", "slurm", "--profile", "one_gpus"), ("--profile one_gpus: no shipped profile; did you mean 'one_gpu'?",)),
+    "profile that is not there": (("--on", "slurm", "--profile", "no.yaml"), ("cannot read no.yaml",)),
     "no threads": (("--threads", "0"), ("error: --threads: input should be greater than 0, got 0",)),
     "no micro batch": (("--micro-batch", "-1"), ("error: --micro-batch: input should be greater than 0, got -1",)),
     "no time between checkpoints": (("--checkpoint-seconds", "-1"), ("--checkpoint-seconds: input should be greater than or equal to 0",)),

@@ -132,7 +132,7 @@ def test_status_while_a_cell_runs(sweep, copy, main) -> None:
     folder = cells(copy)[0]
     (folder / "record.json").unlink()
     for phase in ("load data", "train", "evaluate"):  # all that a running cell reports
-        where = {"phase": phase, "step": 1, "total": 4, "updated": time.time(), "pid": os.getpid()}
+        where = {"phase": phase, "step": 1, "total": 4, "updated": time.time(), "pid": os.getpid(), "left": None}
         (folder / "progress.json").write_text(json.dumps(where))
         said = main("status", sweep, "--root", copy)
         assert said.code == 0, said.err
@@ -249,6 +249,20 @@ def test_a_failing_cell_does_not_stop_the_others(tmp_path, main) -> None:
     assert states["wild"]["state"] == "failed"
     assert "the loss became" in states["wild"]["reason"]
     assert states["wild"]["reason"].startswith("settings: ")  # not a class name, which helps nobody
+    wild, calm = (main("logs", path, states[name]["id"][:8], "--root", root).out for name in ("wild", "calm"))
+    assert f"=== {states['wild']['id']} failed" in wild
+    assert "the loss became" in wild
+    assert f"=== {states['calm']['id']} done" in calm
+    assert "the loss became" not in calm
+    watched = main("status", path, "--root", root, "--watch")
+    assert watched.out == "1 done, 1 failed\n"
+
+    assert "--failed" in main("retry", path, "--root", root).err  # all, or those of a cause: one must be said
+    none = main("retry", path, "--root", root, "--cause", "memory", *RUN)
+    assert (none.code, none.err) == (0, "vlpeft: nothing to retry; causes of failure: settings\n")
+    again = main("retry", path, "--root", root, "--cause", "settings", "--on", "inline", *RUN)
+    assert again.code == 1
+    assert again.lines[-1].startswith("vlpeft: 1 of 1 cells failed")
 
     path.write_text(path.read_text().replace("1e30", "1e-4"))
     mended = main("sweep", path, "--root", root, "--on", "inline", *RUN)

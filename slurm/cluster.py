@@ -1,0 +1,87 @@
+"""What SLURM says of jobs: squeue for those it knows, sacct, where there is one, for those it has forgotten."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+DEAD = frozenset(
+    ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "LAUNCH_FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT")
+)
+ANSWER_SECONDS = 60
+
+
+class SlurmSilent(Exception):
+    """SLURM does not answer, for now or on this machine; the message says why."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job's state in SLURM's words; `reason` why it waits; exit code and signal are known of ended ones only, by sacct."""
+
+    state: str
+    reason: str = ""
+    code: int | None = None
+    signal: int | None = None
+
+    @property
+    def live(self) -> bool:
+        """It runs or may still run."""
+        return self.state not in DEAD
+
+
+def jobs() -> dict[str, Job]:
+    """This user's jobs that SLURM still knows: waiting, running, and ended some minutes ago. Keys: 123, or 123_4 in an array."""
+    found = {}
+    for line in ask("squeue", "-h", "-r", "-t", "all", "-u", str(os.getuid()), "-o", "%F|%K|%T|%r"):
+        job, index, state, reason = line.split("|", 3)
+        found[job if index == "N/A" else f"{job}_{index}"] = Job(state, "" if reason == "None" else reason)
+    return found
+
+
+def ended(ids: Iterable[str]) -> dict[str, Job]:
+    """How jobs ended, exit codes included. Empty where there is no accounting."""
+    arrays = sorted({job.split("_", maxsplit=1)[0] for job in ids})
+    if not arrays or shutil.which("sacct") is None:
+        return {}
+    try:
+        lines = ask("sacct", "-X", "-n", "-P", "-o", "JobID,State,ExitCode", "-j", ",".join(arrays))
+    except SlurmSilent:
+        return {}
+    found = {}
+    for line in lines:
+        job, state, code = line.split("|", 2)
+        numbers = re.fullmatch(r"(\d+):(\d+)", code)
+        found[job] = Job(state.split(" ", maxsplit=1)[0], "", *map(int, numbers.groups())) if numbers else Job(state.split(" ")[0])
+    return found
+
+
+def max_array_size() -> int:
+    """How many jobs an array may have. Raises SlurmSilent."""
+    for line in ask("scontrol", "show", "config"):
+        if line.startswith("MaxArraySize"):
+            return max(1, int(line.split("=", 1)[1]))
+    raise SlurmSilent("`scontrol show config` names no MaxArraySize")
+
+
+def cancel(ids: Sequence[str]) -> None:
+    """Cancel jobs that wait or run. Raises SlurmSilent."""
+    for start in range(0, len(ids), 500):  # a command line has an end
+        ask("scancel", *ids[start : start + 500])
+
+
+def ask(*command: str) -> list[str]:
+    """The lines that a command of SLURM prints. Raises SlurmSilent."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_SECONDS, check=False)
+    except FileNotFoundError as error:
+        raise SlurmSilent(f"`{command[0]}` is not on this machine") from error
+    except subprocess.TimeoutExpired as error:
+        raise SlurmSilent(f"`{command[0]}` gave no answer in {ANSWER_SECONDS} s") from error
+    if done.returncode:
+        raise SlurmSilent(f"`{command[0]}` failed: {(done.stderr.strip().splitlines() or ['without a word'])[-1]}")
+    return [line for line in done.stdout.splitlines() if line.strip()]

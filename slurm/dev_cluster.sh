@@ -1,0 +1,197 @@
+#!/usr/bin/env bash
+# A real SLURM cluster on one Debian or Ubuntu machine, for tests and trials: munged, MariaDB, slurmdbd, slurmctld, N slurmd.
+#
+#   slurm/dev_cluster.sh up [N]     N nodes (default 4), from nothing in under a minute; again: nothing, if it is up with N nodes
+#   slurm/dev_cluster.sh down       stop all of it and undo what it put into /etc/slurm
+#   slurm/dev_cluster.sh possible   exit code 0 where `up` can work; else 1 and why not
+#
+# Environment: VLPEFT_CLUSTER (state and logs, default /var/tmp/vlpeft-cluster), VLPEFT_CLUSTER_CPUS (of each node, default 4).
+# Everything listens on loopback only. No systemd and no cgroups are needed, so it works in a container.
+set -euo pipefail
+
+ACTION=${1:-help}
+NODES=${2:-4}
+D=${VLPEFT_CLUSTER:-/var/tmp/vlpeft-cluster}
+CPUS=${VLPEFT_CLUSTER_CPUS:-4}
+GPUS=2 # made up, on each node: requests for them are scheduled, nothing can compute on them
+MUNGE=/run/munge/munge.socket.2
+DATABASE=$D/run/mysqld.sock
+DAEMONS="slurmctld slurmdbd mariadbd munged"
+
+say() { echo "dev_cluster: $*"; }
+die() { echo "dev_cluster: error: $*" >&2; exit 1; }
+
+why_not() {
+  [ "$(id -u)" = 0 ] || { echo "it needs root, and this is $(id -un)"; return; }
+  for conf in slurm gres slurmdbd; do
+    [ ! -e "/etc/slurm/$conf.conf" ] || ours "$conf" || { echo "/etc/slurm/$conf.conf belongs to another cluster"; return; }
+  done
+  installed || command -v apt-get >/dev/null || echo "SLURM is not installed, and without apt-get (Debian, Ubuntu) it cannot be installed here"
+}
+
+ours() { [ "$(readlink "/etc/slurm/$1.conf")" = "$D/$1.conf" ]; }
+installed() { for each in slurmctld slurmd slurmdbd munged mariadbd; do command -v $each >/dev/null || return 1; done; }
+alive() { [ -s "$1" ] && kill -0 "$(cat "$1")" 2>/dev/null; }
+
+wait_for() { # WHAT COMMAND...: at most 20 s
+  local what=$1 end=$((SECONDS + 20)); shift
+  until "$@" >/dev/null 2>&1; do
+    [ $SECONDS -lt $end ] || die "$what did not come up; see $D/log"
+    sleep 0.1
+  done
+}
+
+install_packages() {
+  say "installing SLURM, munge and MariaDB"
+  export DEBIAN_FRONTEND=noninteractive
+  { apt-get update -qq && apt-get install -y -qq --no-install-recommends slurm-wlm slurmdbd munge mariadb-server; } >"$D/log/apt.log" 2>&1 ||
+    die "the packages cannot be installed: $(tail -n 1 "$D/log/apt.log")"
+}
+
+configure() {
+  local host; host=$(hostname -s)
+  # cred_expire: how long a requeued job waits before it starts again (default 120 s).
+  # linuxproc, task/none: no cgroups. OverMemoryKill stands in for the kernel's out-of-memory killer.
+  # FirstJobId: a fresh cluster would start at 1 again, and old results lie under those ids.
+  # config_overrides: believe the CPUs and memory below, whatever the machine has.
+  cat >"$D/slurm.conf" <<CONF
+ClusterName=vlpeft
+SlurmctldHost=$host(127.0.0.1)
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/munge
+AuthInfo=cred_expire=5
+CommunicationParameters=NoCtldInAddrAny,NoInAddrAny
+SlurmctldPort=26817
+SlurmctldPidFile=$D/run/slurmctld.pid
+SlurmctldLogFile=$D/log/slurmctld.log
+SlurmdPidFile=$D/run/slurmd.%n.pid
+SlurmdLogFile=$D/log/slurmd.%n.log
+SlurmdSpoolDir=$D/spool.%n
+StateSaveLocation=$D/ctld
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+JobAcctGatherType=jobacct_gather/linux
+JobAcctGatherFrequency=task=1
+JobAcctGatherParams=OverMemoryKill
+SwitchType=switch/none
+MpiDefault=none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_CPU_Memory
+SlurmdParameters=config_overrides
+SchedulerType=sched/backfill
+SchedulerParameters=batch_sched_delay=0,sched_interval=2,bf_interval=2,sched_min_interval=10000
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+AccountingStorageType=accounting_storage/slurmdbd
+AccountingStorageHost=127.0.0.1
+AccountingStoragePort=26819
+ReturnToService=2
+SlurmctldTimeout=10
+SlurmdTimeout=10
+KillWait=5
+WaitTime=0
+MinJobAge=300
+FirstJobId=$(($(date +%s) % 60000000 + 1000))
+JobRequeue=1
+DefMemPerCPU=1000
+GresTypes=gpu
+NodeName=n[1-$NODES] NodeHostname=$host NodeAddr=127.0.0.1 Port=[27001-$((27000 + NODES))] CPUs=$CPUS RealMemory=16000 Gres=gpu:$GPUS State=UNKNOWN
+PartitionName=main Nodes=ALL Default=YES MaxTime=UNLIMITED PriorityTier=2 PreemptMode=OFF
+PartitionName=preemptible Nodes=ALL MaxTime=UNLIMITED PriorityTier=1 PreemptMode=REQUEUE
+PartitionName=cancelling Nodes=ALL MaxTime=UNLIMITED PriorityTier=1 PreemptMode=CANCEL
+PartitionName=urgent Nodes=ALL MaxTime=UNLIMITED PriorityTier=9 PreemptMode=OFF
+CONF
+  for gpu in $(seq 0 $((GPUS - 1))); do [ -e "$D/gpu$gpu" ] || mknod "$D/gpu$gpu" c 1 3; done # /dev/null by another name
+  echo "Name=gpu File=$D/gpu[0-$((GPUS - 1))]" >"$D/gres.conf"
+  cat >"$D/slurmdbd.conf" <<CONF
+AuthType=auth/munge
+DbdHost=localhost
+DbdAddr=127.0.0.1
+DbdPort=26819
+CommunicationParameters=NoInAddrAny
+SlurmUser=root
+PidFile=$D/run/slurmdbd.pid
+LogFile=$D/log/slurmdbd.log
+StorageType=accounting_storage/mysql
+StorageHost=localhost
+StorageUser=root
+StorageLoc=slurm_acct_db
+CONF
+  chmod 600 "$D/slurmdbd.conf"
+  mkdir -p /etc/slurm
+  for conf in slurm gres slurmdbd; do ln -sfn "$D/$conf.conf" "/etc/slurm/$conf.conf"; done
+}
+
+start_munge() {
+  munge -n 2>/dev/null | unmunge >/dev/null 2>&1 && return # the machine's own, started by its package
+  dd if=/dev/urandom of="$D/munge/munge.key" bs=128 count=1 status=none
+  chmod 700 "$D/munge"
+  chmod 400 "$D/munge/munge.key"
+  mkdir -p /run/munge
+  chmod 755 /run/munge
+  munged --force --key-file="$D/munge/munge.key" --socket=$MUNGE --pid-file="$D/run/munged.pid" --log-file="$D/log/munged.log" --seed-file="$D/munge/seed"
+}
+
+start_database() { # on a socket of its own; nothing listens on the network
+  mariadb-install-db --user=root --datadir="$D/db" --auth-root-authentication-method=normal --skip-test-db >"$D/log/mariadb-install.log" 2>&1
+  setsid mariadbd --no-defaults --user=root --datadir="$D/db" --socket="$DATABASE" --skip-networking --pid-file="$D/run/mariadbd.pid" \
+    --innodb-buffer-pool-size=64M --innodb-lock-wait-timeout=900 --innodb-flush-log-at-trx-commit=0 >"$D/log/mariadbd.log" 2>&1 </dev/null &
+  wait_for MariaDB mariadb-admin --no-defaults -S "$DATABASE" ping
+  mariadb --no-defaults -S "$DATABASE" -e 'create database if not exists slurm_acct_db'
+}
+
+start_slurm() {
+  MYSQL_UNIX_PORT=$DATABASE slurmdbd
+  wait_for slurmdbd sacctmgr -in show cluster
+  sacctmgr -iQ add cluster vlpeft >/dev/null 2>&1 || true # there already, if slurmctld was quicker
+  slurmctld -c
+  wait_for slurmctld bash -c 'scontrol ping | grep -q UP'
+  for node in $(seq "$NODES"); do slurmd -N "n$node" -c; done
+  wait_for "slurmd of $NODES nodes" all_idle
+}
+
+all_idle() { [ "$(sinfo -hN -p main -t idle -o %N 2>/dev/null | sort -u | wc -l)" = "$NODES" ]; }
+is_up() { alive "$D/run/slurmctld.pid" && alive "$D/run/slurmdbd.pid" && [ "$(timeout 5 sinfo -hN -p main -t idle,mixed,allocated -o %N 2>/dev/null | sort -u | wc -l)" = "$NODES" ]; }
+
+up() {
+  local reason; reason=$(why_not)
+  [ -z "$reason" ] || die "cannot bring up a cluster here: $reason"
+  [[ $NODES =~ ^[1-9][0-9]*$ ]] || die "'$NODES' is no number of nodes"
+  if installed && is_up; then say "already up with $NODES nodes"; return; fi
+  down quietly
+  rm -rf "$D"
+  mkdir -p "$D"/{ctld,log,run,db,munge}
+  installed || install_packages
+  configure
+  start_munge
+  start_database
+  start_slurm
+  [ "$(srun -N "$NODES" --ntasks-per-node=1 printenv SLURMD_NODENAME | sort -u | wc -l)" = "$NODES" ] || die "srun on $NODES nodes failed; see $D/log"
+  say "up with $NODES nodes in $SECONDS s; state and logs in $D"
+}
+
+down() {
+  local file pid pids=""
+  if alive "$D/run/slurmctld.pid"; then timeout 10 scancel -u root 2>/dev/null || true; fi
+  for file in "$D"/run/slurmd.*.pid $(printf "$D/run/%s.pid " $DAEMONS); do
+    if alive "$file"; then pid=$(cat "$file"); kill "$pid"; pids="$pids $pid"; fi
+  done
+  for pid in $pids; do
+    for _ in $(seq 50); do kill -0 "$pid" 2>/dev/null || break; sleep 0.1; done
+    kill -9 "$pid" 2>/dev/null || true
+  done
+  rm -f "$D"/run/*.pid
+  for file in slurm gres slurmdbd; do if ours "$file"; then rm -f "/etc/slurm/$file.conf"; fi; done
+  [ "${1:-}" = quietly ] || say "down; logs stay in $D/log"
+}
+
+case $ACTION in
+up) up ;;
+down) [ "$(id -u)" = 0 ] || die "it needs root, and this is $(id -un)"; down ;;
+possible)
+  REASON=$(why_not)
+  [ -z "$REASON" ] || { echo "$REASON"; exit 1; }
+  ;;
+*) sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "$0"; exit 2 ;;
+esac

@@ -1,0 +1,83 @@
+"""The process that runs the cells of a job, one after another: `python -m slurm.worker ROOT RUNTIME LOG ID...`.
+
+It is a child of the job's own process, so that a cell that crashes takes only itself along. SIGTERM and SIGUSR2 ask it to
+save the cell and stop.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+from benchmark.config import parse
+from benchmark.errors import UserError
+from benchmark.records import Store
+from slurm.tries import begin, forget, give_up, spent
+
+STOPPED = 75  # exit code: asked to stop, and has; EX_TEMPFAIL
+SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
+
+
+class Asked:
+    """True once a signal has asked to stop, or when the process that started this one is gone."""
+
+    def __init__(self) -> None:
+        self.signalled, self.parent = False, os.getppid()
+        for each in SIGNALS:
+            signal.signal(each, self._hear)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # blocked by the parent, so that none came too early
+
+    def _hear(self, _number: int, _frame: FrameType | None) -> None:
+        self.signalled = True
+
+    def __call__(self) -> bool:
+        return self.signalled or os.getppid() != self.parent
+
+
+def ended(store: Store, cell_id: str) -> bool:
+    """Has a record, or a failure that this launch has found out."""
+    return store.has_record(cell_id) or (store.folder(cell_id) / "failure.json").exists()
+
+
+def tell(error: Exception) -> None:
+    """What went wrong, for the log: where, too, unless the message is written for the user."""
+    print(f"error: {error}" if isinstance(error, UserError) else "".join(traceback.format_exception(error)), file=sys.stderr, flush=True)
+
+
+def main(root: str, runtime: str, log: str, ids: Sequence[str]) -> int:
+    """Run what has not ended. Returns the exit code."""
+    asked, store = Asked(), Store(Path(root))
+    from benchmark.runner import Runtime, Stopped, run_cell
+
+    settings = parse(Runtime, json.loads(runtime), "runtime")
+    for cell_id in ids:
+        if asked():
+            return STOPPED
+        if ended(store, cell_id) or store.is_held(cell_id):
+            continue
+        last = spent(store, cell_id)
+        if last is not None:
+            give_up(store, cell_id, "killed", f"{last.end}, {last.count} times without getting further", last.log)
+            continue
+        begin(store, cell_id, log)
+        print(f"=== {cell_id} starts", flush=True)
+        try:
+            outcome: str = run_cell(cell_id, store.root, settings, asked=asked)
+        except Stopped:
+            outcome = "stopped"
+        except Exception as error:  # its cause is in failure.json
+            tell(error)
+            outcome = "failed"
+        forget(store, cell_id)
+        print(f"=== {cell_id} {outcome}", flush=True)
+    return STOPPED if asked() else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4:]))

@@ -1,0 +1,120 @@
+"""A real SLURM cluster on this machine for the tests marked `slurm`; where there can be none, they are skipped and say why."""
+
+import json
+import shlex
+import signal
+import subprocess
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+from slurm import supervise
+from slurm.ledger import Ledger
+from tests.end_to_end.conftest import main, write_one
+
+__all__ = ["main"]
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / "slurm" / "dev_cluster.sh"
+FAKE = Path(__file__).resolve().parent / "fake"
+NODES = 4
+
+
+def dev_cluster(*arguments: object) -> subprocess.CompletedProcess:
+    return subprocess.run([SCRIPT, *map(str, arguments)], capture_output=True, text=True, timeout=300, check=False)
+
+
+@pytest.fixture(scope="session")
+def cluster():
+    """Four nodes. A cluster that was up before is used and left up."""
+    possible = dev_cluster("possible")
+    if possible.returncode:
+        pytest.skip(f"no SLURM cluster can be made here: {possible.stdout.strip()}")
+    said = dev_cluster("up", NODES)
+    assert said.returncode == 0, said.stderr
+    yield
+    if "already up" not in said.stdout:
+        dev_cluster("down")
+
+
+def output(*command: object) -> str:
+    return subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=60, check=True).stdout.strip()
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch) -> None:
+    monkeypatch.setattr(supervise, "POLL_SECONDS", 1.0)
+
+
+def write_profile(folder: Path, *, cells: dict | None = None, name: str = "profile.yaml", **settings: object) -> Path:
+    """A profile whose jobs import this code; with `cells`, their cells are fake ones that do what it says."""
+    search = f"{FAKE}:{ROOT}" if cells is not None else str(ROOT)
+    setup = [f"export PYTHONPATH={search} HF_HUB_OFFLINE=1"]
+    if cells is not None:
+        setup.append(f"export FAKE_CELLS={shlex.quote(json.dumps(cells))}")
+    path = folder / name
+    path.write_text(json.dumps({"time": 10, "mem_gb": 1, "array_parallelism": 16, "setup": setup, **settings}))  # JSON is YAML
+    return path
+
+
+def write_fake_sweep(folder: Path, cells: int) -> Path:
+    """A sweep of so many cells, which are quick to plan."""
+    return write_one(folder, seeds=str(list(range(cells))))
+
+
+def wait_until(what, seconds: float = 90.0):
+    """The first true value that `what` returns."""
+    end = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.1)
+    return found
+
+
+def trace(root: Path, cell: str) -> list[int]:
+    """The steps that a fake cell has made."""
+    return [int(line) for line in (root / "cells" / cell / "trace").read_text().split()]
+
+
+def running(root: Path) -> dict[str, int]:
+    """Cells that run, with their workers' process ids."""
+    found = {}
+    for path in root.glob("cells/*/progress.json"):
+        with suppress(FileNotFoundError):
+            pid = json.loads(path.read_text())["pid"]
+            if psutil.pid_exists(pid):
+                found[path.parent.name] = pid
+    return found
+
+
+def job_of(root: Path, cell: str) -> str:
+    """The last job that a cell was in."""
+    return Ledger(root).sent()[cell][-1].job
+
+
+def strike(root: Path, struck: set[str], blow) -> None:
+    """Do `blow(job, its worker's process id)` to a running job that was not struck before; one that ends just then is let go."""
+
+    def hit() -> bool:
+        for cell, pid in running(root).items():
+            job = job_of(root, cell)
+            if job not in struck:
+                struck.add(job)
+                with suppress(subprocess.CalledProcessError, psutil.NoSuchProcess):
+                    blow(job, pid)
+                    return True
+        return False
+
+    wait_until(hit)
+
+
+BLOWS = {
+    # As slurmstepd does it, to every process of the job. `scancel --signal` tries again for half a minute where a job has just begun.
+    "asked to stop": lambda _, pid: [p.send_signal(signal.SIGUSR2) for p in (psutil.Process(pid).parent(), psutil.Process(pid))],
+    "requeued": lambda job, _: output("scontrol", "requeue", job),
+    "worker killed": lambda _, pid: psutil.Process(pid).kill(),
+    "job killed": lambda _, pid: psutil.Process(pid).parent().kill(),
+    "cancelled": lambda job, _: output("scancel", job),
+}

@@ -1,0 +1,101 @@
+"""Stands in for `benchmark.runner` in the workers of jobs whose PYTHONPATH begins here: cells that take time and no work.
+
+FAKE_CELLS is JSON: {beginning of an id: {steps, seconds (of a step), does}}, "" for all others. Every step is a line in
+ROOT/cells/<id>/trace, so that tests see what was done twice; every fifth step is saved.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+import types
+from dataclasses import dataclass
+
+CHECKPOINT_STEPS = 5
+
+
+class Stopped(BaseException):
+    pass
+
+
+@dataclass(frozen=True)
+class Runtime:
+    device: str
+    threads: int
+    micro_batch: int | None
+    eval_batch: int
+    checkpoint_seconds: float
+
+
+def behaviour(cell_id):
+    told = json.loads(os.environ["FAKE_CELLS"])
+    return next((told[key] for key in sorted(told, reverse=True) if cell_id.startswith(key)), {})
+
+
+def run_cell(cell_id, root, runtime, progress=None, asked=lambda: False):
+    from filelock import FileLock, Timeout
+
+    from benchmark.records import Store
+
+    store = Store(root)
+    try:
+        with FileLock(store.folder(cell_id) / "lock", timeout=0.5):
+            if store.has_record(cell_id):
+                return "already done"
+            attempt(store, cell_id, asked, **{"steps": 5, "seconds": 0.1, "does": "", **behaviour(cell_id)})
+    except Timeout:
+        return "running elsewhere"
+    return "done"
+
+
+def attempt(store, cell_id, asked, steps, seconds, does):
+    from benchmark.records import Record, read_json, to_json, write_atomically
+
+    folder = store.folder(cell_id)
+    saved = folder / "checkpoint.pt"
+    step = int(saved.read_text()) if saved.exists() else 0
+    try:
+        while step < steps:
+            time.sleep(seconds)
+            step += 1
+            with (folder / "trace").open("a") as file:
+                file.write(f"{step}\n")
+            where = {"phase": "train", "step": step, "total": steps, "updated": time.time(), "pid": os.getpid()}
+            write_atomically(folder / "progress.json", to_json(where))
+            misbehave(does)
+            stop = asked() and does != "deaf"
+            if stop or step % CHECKPOINT_STEPS == 0:
+                write_atomically(saved, str(step).encode())
+            if stop:
+                raise Stopped
+    except Exception as error:
+        write_atomically(folder / "failure.json", to_json({"cause": type(error).__name__, "message": str(error), "user": False}))
+        raise
+    finally:
+        (folder / "progress.json").unlink(missing_ok=True)
+    cost = dict.fromkeys(("trainable", "head", "vision", "total", "steps", "train_seconds", "step_ms", "peak_memory_mb"), 1.0)
+    metrics = {"vqa_accuracy": int(cell_id, 16) % 1000 / 10}
+    cell = read_json(folder / "cell.json")
+    plan = read_json(next(store.root.glob("sweeps/*.json")))
+    data = next(planned["data"] for planned in plan["cells"] if planned["id"] == cell_id)
+    store.publish(Record(id=cell_id, cell=cell, metrics=metrics, cost=cost, curve=[], provenance={"data": data}))
+    saved.unlink(missing_ok=True)
+
+
+def misbehave(does):
+    if does == "raise":
+        raise RuntimeError("it was told to")
+    if does == "segfault":
+        print("about to crash", flush=True)
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if does == "eat":
+        kept = bytearray(2**30)
+        kept[:: 2**12] = b"x" * 2**18  # touched, so that it counts
+        time.sleep(30)
+
+
+if sys.orig_argv[2:4] == ["-m", "slurm.worker"] or sys.orig_argv[1:3] == ["-m", "slurm.worker"]:
+    fake = types.ModuleType("benchmark.runner")
+    fake.Runtime, fake.Stopped, fake.run_cell = Runtime, Stopped, run_cell
+    sys.modules["benchmark.runner"] = fake

@@ -1,0 +1,217 @@
+"""The life of jobs on a real cluster, with cells that only take time: what is killed, cancelled, requeued or out of time."""
+
+import json
+import subprocess
+import threading
+from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
+
+import psutil
+import pytest
+
+from slurm.tries import LIMIT
+from tests.end_to_end.conftest import leftovers, records
+from tests.slurm.conftest import BLOWS, job_of, output, running, strike, trace, wait_until, write_fake_sweep, write_profile
+
+pytestmark = pytest.mark.slurm
+
+
+@pytest.fixture
+def launch(cluster, main, tmp_path):
+    """`vlpeft sweep --on slurm` of fake cells; `meanwhile` runs beside it."""
+
+    def call(
+        *more: object, number: int = 4, cells: dict | None = None, meanwhile=None, root: Path = tmp_path / "root", **settings: object
+    ) -> SimpleNamespace:
+        sweep, profile = write_fake_sweep(tmp_path, number), write_profile(tmp_path, cells=cells or {}, **settings)
+        failed: list[BaseException] = []
+
+        def beside() -> None:
+            try:
+                meanwhile()
+            except BaseException as error:
+                failed.append(error)
+
+        thread = threading.Thread(target=beside if meanwhile else lambda: None)
+        thread.start()
+        said = main("sweep", sweep, "--root", root, "--on", "slurm", "--profile", profile, "--device", "cpu", *more)
+        thread.join()
+        assert not failed, failed
+        return said
+
+    return call
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    return tmp_path / "root"
+
+
+def failures(root: Path) -> dict[str, dict]:
+    return {path.parent.name: json.loads(path.read_text()) for path in root.glob("cells/*/failure.json")}
+
+
+def sbatches(root: Path) -> int:
+    return len(list(root.glob("slurm/*/submission.json")))
+
+
+def test_cells_run_once(launch, root) -> None:
+    said = launch(number=9, cells_per_job=2)
+    assert said.code == 0, said.err
+    assert len(records(root)) == 9
+    assert all(trace(root, cell) == [1, 2, 3, 4, 5] for cell in records(root))
+    assert sbatches(root) == 1
+    assert leftovers(root / "cells") == []
+    assert launch(number=9).lines == ["one: 9 cells, 9 done before, 0 to run; 0 skipped (see `vlpeft plan`)"]
+
+
+def test_a_poisoned_cell_blocks_nobody(launch, root, main, tmp_path) -> None:
+    """One cell raises, one kills its process; both stand in one job with others."""
+    rows = json.loads(main("plan", write_fake_sweep(tmp_path, 6), "--json").out)
+    raising, crashing = rows[0]["id"], rows[2]["id"]
+    said = launch(number=6, cells={raising: {"does": "raise"}, crashing: {"does": "segfault"}}, cells_per_job=6)
+    assert said.code == 1
+    assert len(records(root)) == 4
+    assert failures(root)[raising]["cause"] == "RuntimeError"
+    assert failures(root)[crashing]["cause"] == "killed"
+    assert f"killed by SIGSEGV, {LIMIT} times without getting further" in failures(root)[crashing]["message"]
+    assert "about to crash | " in failures(root)[crashing]["message"]
+    assert len(trace(root, raising)) == 1
+    assert len(trace(root, crashing)) == LIMIT
+    assert sum(line.startswith("vlpeft: failed:") for line in said.lines) == 2
+    states = {row["id"]: row for row in json.loads(main("status", tmp_path / "one.yaml", "--root", root, "--json").out)}
+    assert states[crashing]["state"] == "failed"
+    assert states[crashing]["reason"].startswith("killed: killed by SIGSEGV")
+
+
+def test_disturbed_cells_end_well(launch, root) -> None:
+    """Forty cells on four nodes; jobs are asked to stop, requeued, killed, and a node dies."""
+
+    def disturb() -> None:
+        struck: set[str] = set()
+        for name, blow in BLOWS.items():
+            if name != "cancelled":
+                strike(root, struck, blow)
+        kill_node("n2")
+
+    said = launch(
+        number=40, cells={"": {"steps": 12, "seconds": 0.25}}, cells_per_job=2, signal_seconds=10, array_parallelism=5, meanwhile=disturb
+    )
+    assert said.code == 0, said.err
+    assert len(records(root)) == 40
+    for cell in records(root):
+        steps = trace(root, cell)
+        assert steps[-1] == 12
+        assert sorted(set(steps)) == list(range(1, 13))
+        assert all(after <= before + 1 for before, after in pairwise(steps))  # no step was left out
+    assert leftovers(root / "cells") == []
+    assert not list(root.glob("cells/*/tries.json"))
+
+
+def kill_node(node: str) -> None:
+    """Kill a slurmd, and bring it back."""
+    here = [p for p in psutil.process_iter(["cmdline"]) if (p.info["cmdline"] or [])[:3] == ["slurmd", "-N", node]]
+    assert here
+    for each in here:
+        each.kill()
+    wait_until(lambda: not any(each.is_running() and each.status() != psutil.STATUS_ZOMBIE for each in here))
+    subprocess.run(["slurmd", "-N", node, "-c"], check=True)
+
+
+def test_out_of_time(launch, root, tmp_path) -> None:
+    """Cells that take longer than a job may: one is warned and requeued, one killed and submitted anew; no step is lost."""
+    slow, killed = {"": {"steps": 95, "seconds": 1.0}}, tmp_path / "killed"
+    unwarned = {"number": 1, "cells": slow, "time": 1, "signal_seconds": 1, "sbatch": {"signal": "CONT@1"}, "root": killed}
+    assert launch("--detach", **unwarned).code == 0
+    said = launch(number=1, cells=slow, time=1, signal_seconds=20)
+    assert said.code == 0, said.err
+    said = launch(**unwarned)
+    assert said.code == 0, said.err
+    for each in (root, killed):
+        (cell,) = records(each)
+        assert trace(each, cell) == list(range(1, 96))
+    assert (sbatches(root), sbatches(killed)) == (1, 2)
+
+
+def test_cancelled_jobs_are_not_tried_again(launch, root) -> None:
+    def cancel() -> None:
+        cell = wait_until(lambda: next(iter(running(root)), None))
+        output("scancel", job_of(root, cell))
+
+    slow = {"": {"steps": 15, "seconds": 0.3}}
+    said = launch(cells=slow, meanwhile=cancel)
+    assert said.code == 1
+    ((cell, failure),) = failures(root).items()
+    assert failure["cause"] == "cancelled"
+    assert sbatches(root) == 1
+    assert len(records(root)) == 3
+    before = trace(root, cell)
+    assert launch(cells=slow).code == 0  # the same command again
+    assert trace(root, cell) == [*before, *range(before[-1] + 1, 16)]  # it was saved when it was cancelled
+
+
+def test_refused_requeueing(launch, root) -> None:
+    """Where jobs may not be requeued, the launcher submits them anew; the cell goes on at its step."""
+
+    def stop() -> None:
+        cell = wait_until(lambda: next(iter(running(root)), None))
+        output("scancel", "--signal=USR2", job_of(root, cell))
+
+    said = launch(number=1, cells={"": {"steps": 20, "seconds": 0.2}}, requeue=False, meanwhile=stop)
+    assert said.code == 0, said.err
+    (cell,) = records(root)
+    assert trace(root, cell) == list(range(1, 21))
+    assert sbatches(root) == 2
+
+
+@pytest.mark.parametrize("partition", ["preemptible", "cancelling"])
+def test_preempted(launch, root, partition) -> None:
+    """A more urgent job takes the node: SLURM requeues the job, or cancels it for good."""
+
+    def press() -> None:
+        wait_until(lambda: running(root))
+        output("sbatch", "-p", "urgent", "--exclusive", "-N", 4, "-t", 1, "--output=/dev/null", "--wait", "--wrap", "sleep 1")
+
+    said = launch(number=2, cells={"": {"steps": 40, "seconds": 0.25}}, partition=partition, meanwhile=press)
+    assert said.code == 0, said.err
+    assert len(records(root)) == 2
+    for cell in records(root):
+        assert trace(root, cell) == list(range(1, 41))
+    assert (sbatches(root) > 1) == (partition == "cancelling")
+
+
+def test_out_of_memory(launch, root) -> None:
+    said = launch(number=1, cells={"": {"does": "eat"}}, mem_gb=0.5)
+    assert said.code == 1
+    ((cell, failure),) = failures(root).items()
+    assert failure["cause"] == "out of memory"  # SLURM itself says FAILED
+    assert 1 < len(trace(root, cell)) <= LIMIT + 1
+
+
+def test_jobs_that_cannot_start(launch, root) -> None:
+    said = launch(number=2, python="/nowhere/python", cells_per_job=2)
+    assert said.code == 1
+    causes = {failure["cause"] for failure in failures(root).values()}
+    assert causes == {"job failed"}
+    assert "/nowhere/python" in next(iter(failures(root).values()))["message"]
+    assert "FAILED, exit code" in said.err
+
+
+def test_what_slurm_refuses(launch, root) -> None:
+    for settings, word in (({"partition": "nowhere"}, "invalid partition"), ({"gpus": 99}, "not available")):
+        said = launch(number=1, **settings)
+        assert said.code == 2
+        assert said.lines[-1].startswith("vlpeft: error: SLURM refuses the jobs: ")
+        assert word in said.lines[-1]
+    assert sbatches(root) == 0
+
+
+def test_two_launchers_submit_each_cell_once(launch, root, main) -> None:
+    slow = {"": {"steps": 20, "seconds": 0.2}}
+    assert launch("--detach", number=6, cells=slow).code == 0
+    said = launch(number=6, cells=slow)
+    assert said.code == 0, said.err
+    assert said.lines[1] == "0 cells submitted, 6 were in the queue"
+    assert all(trace(root, cell) == list(range(1, 21)) for cell in records(root))
+    assert len(records(root)) == 6

@@ -1,0 +1,50 @@
+"""Profiles are checked before anything is submitted."""
+
+import pytest
+
+from benchmark.config import parse
+from benchmark.errors import UserError
+from slurm.profiles import Profile, load_profile, profile_names
+
+LEAST = {"time": 10, "mem_gb": 2.0}
+
+
+def test_shipped_profiles_load_and_say_what_they_are_for() -> None:
+    assert {"one_gpu", "node_of_8", "cpu", "preemptible", "dev_cluster"} <= set(profile_names())
+    assert all(load_profile(name).summary for name in profile_names())
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"partion": "main"}, "unknown key 'partion'; did you mean 'partition'?"),
+        ({"partition": "main --wrap=x"}, "partition:"),
+        ({"gpus": -1}, "gpus: input should be greater than or equal to 0"),
+        ({"gpus": "1"}, "gpus: input should be a valid integer"),
+        ({"mem_gb": 0}, "mem_gb:"),
+        ({"setup": ["module load cuda\nrm x"]}, "setup[0]"),
+        ({"setup": "module load cuda"}, "setup: write a list"),
+        ({"time": 1, "signal_seconds": 60}, "signal_seconds: 60 leaves nothing of the 1 minutes"),
+        ({"cells_per_job": 0}, "cells_per_job:"),
+    ],
+)
+def test_a_wrong_setting_is_refused(more, words) -> None:
+    with pytest.raises(UserError) as error:
+        parse(Profile, {**LEAST, **more}, "my.yaml")
+    assert str(error.value).startswith("my.yaml: ")
+    assert words in str(error.value)
+
+
+def test_a_misspelt_name_and_a_missing_file(tmp_path) -> None:
+    with pytest.raises(UserError, match=r"--profile one_gpus: no shipped profile; did you mean 'one_gpu'\?"):
+        load_profile("one_gpus")
+    with pytest.raises(UserError, match=r"cannot read .*mine\.yaml"):
+        load_profile(str(tmp_path / "mine.yaml"))
+
+
+def test_what_is_left_out_is_left_to_the_cluster() -> None:
+    told = {key: value for key, value in parse(Profile, LEAST, "").parameters().items() if value is not None}
+    assert not told.keys() & {"gpus_per_node", "slurm_partition", "slurm_account", "slurm_qos", "slurm_setup"}
+    assert told["slurm_additional_parameters"] == {"requeue": True}
+    never = parse(Profile, {**LEAST, "requeue": False, "sbatch": {"exclude": "n7"}}, "").parameters()
+    assert never["slurm_additional_parameters"] == {"no-requeue": True, "exclude": "n7"}

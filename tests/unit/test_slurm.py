@@ -1,0 +1,365 @@
+"""Submitting, watching and giving up, with SLURM's commands played by scripts on PATH."""
+
+import pickle
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from benchmark.config import parse
+from benchmark.errors import UserError
+from benchmark.records import Store, read_json
+from benchmark.runner import Runtime
+from slurm import supervise, worker
+from slurm.cluster import Job, ended, jobs
+from slurm.control import cancel, sections
+from slurm.job import CellJob
+from slurm.ledger import Ledger
+from slurm.profiles import Profile
+from slurm.states import notes
+from slurm.submit import Submitter
+from slurm.supervise import Supervisor, verdict
+from slurm.tries import LIMIT, begin, forget, give_up, note, spent, tail
+
+PROFILE = parse(Profile, {"time": 10, "mem_gb": 2, "cells_per_job": 2}, "test")
+COMMANDS = {
+    "srun": "",
+    "sbatch": """echo "$@" >> {folder}/sbatch.log
+        [ -e {folder}/refusal ] && {{ cat {folder}/refusal >&2; exit 1; }}
+        echo Submitted batch job $((1000 + $(wc -l < {folder}/sbatch.log)))""",
+    "squeue": "cat {folder}/queue",
+    "sacct": "cat {folder}/accounts",
+    "scontrol": "echo 'MaxArraySize            = 3'",
+}
+
+
+@pytest.fixture
+def slurm(tmp_path, monkeypatch) -> Path:
+    """A folder whose files `queue` and `accounts` are what squeue and sacct say; sbatch.log has a line for each sbatch."""
+    folder = tmp_path / "slurm"
+    folder.mkdir()
+    for name, body in COMMANDS.items():
+        (folder / name).write_text(f"#!/bin/bash\n{body.format(folder=folder)}\n")
+        (folder / name).chmod(0o755)
+    for name in ("queue", "accounts"):
+        (folder / name).write_text("")
+    monkeypatch.setenv("PATH", str(folder), prepend=":")
+    return folder
+
+
+@pytest.fixture
+def submitter(slurm, tmp_path) -> Submitter:
+    return Submitter.make(tmp_path / "root", PROFILE, Runtime(), "test")
+
+
+@pytest.fixture
+def store(tmp_path) -> Store:
+    return Store(tmp_path / "root")
+
+
+def calls(slurm: Path) -> int:
+    log = slurm / "sbatch.log"
+    return len(log.read_text().splitlines()) if log.exists() else 0
+
+
+def ids(number: int) -> list[str]:
+    return [f"{i:012x}" for i in range(number)]
+
+
+def finish(store: Store, *cells: str) -> None:
+    for cell in cells:
+        store.folder(cell).mkdir(parents=True, exist_ok=True)
+        (store.folder(cell) / "record.json").write_text("{}")
+
+
+def test_arrays_are_cut_where_the_cluster_says(slurm, submitter) -> None:
+    assert submitter.submit(ids(15)) == 15  # 8 jobs of two cells, the last of one; arrays of 3, 3 and 2 jobs
+    assert calls(slurm) == 3
+    sent = submitter.ledger.sent()
+    assert [sent[cell][-1].job for cell in ids(15)] == [f"100{1 + job // 3}_{job % 3}" for job in range(8) for _ in range(2)][:15]
+    scripts = sorted(submitter.ledger.folder.glob("*/*_submission.sh"))
+    assert [line for script in scripts for line in script.read_text().splitlines() if "--array" in line] == [
+        "#SBATCH --array=0-2%3",
+        "#SBATCH --array=0-2%3",
+        "#SBATCH --array=0-1%2",
+    ]
+
+
+def test_one_job_is_no_array(slurm, submitter) -> None:
+    submitter.submit(ids(2))
+    assert {each.job for sent in submitter.ledger.sent().values() for each in sent} == {"1001"}
+    assert submitter.ledger.sent()[ids(1)[0]][0].log.name == "1001_0_log.out"
+
+
+def test_pickles_hold_ids_and_paths_only(submitter) -> None:
+    submitter.submit(ids(6))
+    pickles = list(submitter.ledger.folder.glob("*/*_submitted.pkl"))
+    assert len(pickles) == 3
+    assert all(path.stat().st_size < 1000 for path in pickles)
+    (job,) = [pickle.loads(path.read_bytes()).function for path in pickles if "_0_" in path.name]
+    assert (job.ids, job.root) == (tuple(ids(2)), str(submitter.ledger.root))
+
+
+def test_what_is_queued_is_not_submitted_again(slurm, submitter) -> None:
+    submitter.submit(ids(4))
+    (slurm / "queue").write_text("1001|0|PENDING|Priority\n1001|1|CANCELLED|None\n77|N/A|RUNNING|None\n")
+    assert submitter.submit(ids(6)) == 4  # not the two cells of 1001_0
+    assert submitter.ledger.sent()[ids(1)[0]][-1].job == "1001_0"
+    assert submitter.ledger.sent()[ids(3)[2]][-1].job == "1002_0"
+
+
+def test_a_launch_forgets_failures_of_what_it_submits_only(slurm, submitter, store) -> None:
+    submitter.submit(ids(4))
+    for cell in ids(4):
+        give_up(store, cell, "killed", "by the test", "")
+    (slurm / "queue").write_text("1001|0|RUNNING|None\n")
+    submitter.submit(ids(4), afresh=True)
+    assert [(store.folder(cell) / "failure.json").exists() for cell in ids(4)] == [True, True, False, False]
+
+
+def test_a_refusal_is_one_line_and_nothing_is_noted(slurm, submitter, capsys) -> None:
+    (slurm / "refusal").write_text("sbatch: error: invalid partition specified: nowhere\n")
+    with pytest.raises(UserError, match=r"^SLURM refuses the jobs: .*invalid partition specified: nowhere$"):
+        submitter.submit(ids(4))
+    with pytest.raises(UserError, match=r"SLURM refuses this profile: .*nowhere"):
+        submitter.dry_run(ids(4))
+    assert submitter.ledger.sent() == {}
+    assert capsys.readouterr().err == ""
+
+
+def test_a_dry_run_leaves_nothing(slurm, submitter) -> None:
+    text = submitter.dry_run(ids(15))
+    assert "#SBATCH --time=10" in text
+    assert "#SBATCH --array=0-2%3" in text
+    assert "# 15 cells in 8 jobs, 3 x sbatch" in text
+    assert not submitter.ledger.root.exists()
+    assert "--test-only" in (slurm / "sbatch.log").read_text()
+
+
+def test_no_slurm_here(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match="`squeue` is not on this machine"):
+        Submitter.make(tmp_path / "root", PROFILE, Runtime(), "test").submit(ids(1))
+
+
+def test_a_gpu_profile_does_not_run_on_the_cpu(tmp_path) -> None:
+    gpu = replace(PROFILE, gpus=1, cpus=6)
+    assert Submitter.make(tmp_path, gpu, Runtime(), "").runtime["device"] == "cuda"
+    assert Submitter.make(tmp_path, gpu, Runtime(device="cpu"), "").runtime["device"] == "cpu"
+    assert Submitter.make(tmp_path, PROFILE, Runtime(), "").runtime["device"] == "auto"
+    assert Submitter.make(tmp_path, gpu, Runtime(), "").runtime["threads"] == 6
+    assert Submitter.make(tmp_path, gpu, Runtime(threads=1), "").runtime["threads"] == 1
+
+
+def test_squeue_and_sacct_are_read(slurm) -> None:
+    (slurm / "queue").write_text("12|N/A|RUNNING|None\n13|2|PENDING|Resources\n13|1|COMPLETED|None\n")
+    assert jobs() == {"12": Job("RUNNING"), "13_2": Job("PENDING", "Resources"), "13_1": Job("COMPLETED")}
+    assert [job.live for job in jobs().values()] == [True, True, False]
+    (slurm / "accounts").write_text("12|CANCELLED by 0|0:15\n13_1|FAILED|2:0\n13_[2-5]|PENDING|0:0\n")
+    assert ended(["12", "13_1"])["12"] == Job("CANCELLED", "", 0, 15)
+    assert ended(["12", "13_1"])["13_1"] == Job("FAILED", "", 2, 0)
+    (slurm / "sacct").write_text("#!/bin/bash\nexit 1\n")  # no accounting: nothing is known, and that is no error
+    assert ended(["12"]) == {}
+
+
+@pytest.mark.parametrize(
+    ("job", "count", "cause"),
+    [
+        (Job("CANCELLED"), 1, "cancelled"),
+        (Job("FAILED", "", 2, 0), 1, "job failed"),  # its setup or Python does not work: so it will be the next time
+        (Job("FAILED", "", worker.STOPPED, 0), 1, ""),
+        (Job("FAILED", "", 0, 9), 1, ""),
+        (Job("FAILED", "", 9, 0), 1, ""),  # what srun makes of a task that is killed
+        (Job("FAILED", "", 137, 0), 1, ""),
+        (Job("FAILED", "", 12, 0), 1, ""),  # SIGUSR2, before Python listened
+        (Job("FAILED", "", 9, 0), LIMIT, "killed"),
+        (Job("FAILED"), LIMIT - 1, ""),
+        (Job("NODE_FAIL"), 1, ""),
+        (Job("NODE_FAIL"), LIMIT, "node failure"),
+        (Job("OUT_OF_MEMORY"), LIMIT - 1, ""),
+        (Job("OUT_OF_MEMORY"), LIMIT, "out of memory"),
+        (Job("PREEMPTED"), 1, ""),
+        (Job("TIMEOUT"), LIMIT, "time limit"),
+        (Job("COMPLETED", "", 0, 0), 1, ""),
+        (Job("COMPLETED", "", 0, 0), LIMIT, "no record"),
+        (Job("UNKNOWN"), LIMIT, "job failed"),
+    ],
+)
+def test_verdict(job, count, cause) -> None:
+    assert verdict(job, count) == cause
+
+
+def test_slurm_is_not_believed(slurm, submitter, store) -> None:
+    """COMPLETED without a record: submitted again at the second look, and given up in the end."""
+    supervisor, (cell, done) = Supervisor(submitter, lambda: None), ids(2)
+    submitter.submit([cell, done])
+    finish(store, done)
+    for submissions in range(1, LIMIT + 1):
+        (slurm / "queue").write_text(f"{1000 + submissions}|N/A|COMPLETED|None\n")
+        supervisor.look(store, [cell])
+        assert calls(slurm) == submissions  # a record may be slow to show
+        supervisor.look(store, [cell])
+    assert calls(slurm) == LIMIT
+    failure = read_json(store.folder(cell) / "failure.json")
+    assert failure["cause"] == "no record"
+    assert f"job {1000 + LIMIT} ended as COMPLETED" in failure["message"]
+
+
+def test_progress_is_never_given_up(slurm, submitter, store) -> None:
+    supervisor, (cell,) = Supervisor(submitter, lambda: None), ids(1)
+    store.folder(cell).mkdir(parents=True)
+    submitter.submit([cell])
+    for round_ in range(2 * LIMIT):
+        (slurm / "queue").write_text(f"{1001 + round_}|N/A|PREEMPTED|None\n")
+        (store.folder(cell) / "checkpoint.pt").write_text(str(round_))
+        supervisor.look(store, [cell])
+        supervisor.look(store, [cell])
+    assert calls(slurm) == 1 + 2 * LIMIT
+    assert not worker.ended(store, cell)
+
+
+def test_silence_changes_nothing(slurm, submitter, store) -> None:
+    supervisor, (cell,) = Supervisor(submitter, lambda: None), ids(1)
+    submitter.submit([cell])
+    (slurm / "squeue").write_text("#!/bin/bash\necho 'Unable to contact slurm controller' >&2\nexit 1\n")
+    for _ in range(3):
+        supervisor.look(store, [cell])
+    assert calls(slurm) == 1
+
+
+def test_waiting_ends_with_the_last_cell(slurm, submitter, store, monkeypatch) -> None:
+    monkeypatch.setattr(supervise, "POLL_SECONDS", 0)
+    cells, looks = ids(3), []
+    submitter.submit(cells)
+    (slurm / "queue").write_text("1001|0|RUNNING|None\n1001|1|RUNNING|None\n")
+
+    def watch() -> None:
+        finish(store, cells[len(looks)]) if len(looks) < 3 else None
+        looks.append(True)
+
+    Supervisor(submitter, watch).wait(cells)
+    assert len(looks) == 4
+
+
+def test_tries_are_counted_until_there_is_progress(store, tmp_path) -> None:
+    (cell,), log = ids(1), tmp_path / "job.log"
+    log.write_text("one\n\ntwo\nthree\nfour\n")
+    store.folder(cell).mkdir(parents=True)
+    for _ in range(LIMIT - 1):
+        begin(store, cell, str(log))
+    assert spent(store, cell) is None
+    begin(store, cell, str(log))
+    note(store, cell, "killed by SIGSEGV")
+    assert (spent(store, cell).count, spent(store, cell).end) == (LIMIT, "killed by SIGSEGV")
+    (store.folder(cell) / "checkpoint.pt").write_text("further")
+    assert spent(store, cell) is None
+    begin(store, cell, str(log))
+    assert spent(store, cell) is None
+    forget(store, cell)
+    give_up(store, cell, "killed", "by SIGSEGV", str(log))
+    assert read_json(store.folder(cell) / "failure.json")["message"] == f"by SIGSEGV; {log} ends: two | three | four"
+    assert "cannot be read" in tail(tmp_path / "nowhere")
+    for line, cause in (("slurmstepd: error: Detected 1 oom_kill event in StepId=7.0", "out of memory"), ("Bus error", "killed")):
+        log.write_text(line)
+        give_up(store, cell, "killed", "by SIGKILL", str(log))
+        assert read_json(store.folder(cell) / "failure.json")["cause"] == cause
+
+
+def test_a_killed_worker_is_followed_by_another(store, monkeypatch) -> None:
+    """The cell that kills its worker is tried LIMIT times and given up; the cells behind it run."""
+    poisoned, fine = ids(2)
+    job = CellJob((poisoned, fine), str(store.root), {}, 90)
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SUBMITIT_FOLDER", str(store.root))
+
+    def work(log: str) -> int:
+        last = spent(store, poisoned)
+        if last is None:
+            begin(store, poisoned, log)
+            return -11
+        give_up(store, poisoned, "killed", last.end, last.log)
+        finish(store, fine)
+        return 0
+
+    monkeypatch.setattr(job, "_work", work)
+    job()
+    assert "killed by SIGSEGV" in read_json(store.folder(poisoned) / "failure.json")["message"]
+    assert store.has_record(fine)
+
+
+@pytest.mark.parametrize("code", [worker.STOPPED, 1])
+def test_a_job_ends_as_its_worker_did(store, monkeypatch, code) -> None:
+    job = CellJob(tuple(ids(1)), str(store.root), {}, 90)
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SUBMITIT_FOLDER", str(store.root))
+    monkeypatch.setattr(job, "_work", lambda _: code)
+    with pytest.raises(SystemExit) as end:
+        job()
+    assert end.value.code == code
+
+
+def test_requeueing_keeps_the_cells(slurm, store, monkeypatch) -> None:
+    job = CellJob(tuple(ids(2)), str(store.root), {"threads": 1}, 90)
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    with pytest.raises(SystemExit) as end:  # the cluster refuses
+        job.checkpoint()
+    assert end.value.code == worker.STOPPED
+    (slurm / "scontrol").write_text("#!/bin/bash\necho 'JobId=7 Requeue=1 Restarts=0'\n")
+    again = job.checkpoint().function
+    assert (again.ids, again.root, again.runtime, again.signal_seconds) == (job.ids, job.root, job.runtime, 90)
+
+
+def test_the_ledger_reads_what_it_writes(tmp_path) -> None:
+    assert Ledger(tmp_path / "nothing").sent() == {}
+
+
+def test_what_waits_is_told(slurm, submitter, store) -> None:
+    root, (queued, running, lost, forgotten, never) = submitter.ledger.root, ids(5)
+    submitter.submit([queued, "x", running, "y", lost, "z"])
+    submitter.submit([forgotten])
+    (slurm / "queue").write_text("1001|0|PENDING|Priority\n1001|1|RUNNING|None\n1001|2|TIMEOUT|None\n")
+    told = notes(root, [queued, running, lost, forgotten, never])
+    assert told == {
+        queued: "queued as job 1001_0 (Priority)",
+        running: "in job 1001_1, RUNNING",
+        lost: "its job 1001_2 ended as TIMEOUT; `vlpeft sweep` submits it again",
+        forgotten: "its job 1002 has ended; `vlpeft sweep` submits it again",
+    }
+    (slurm / "accounts").write_text("1002|NODE_FAIL|0:9\n")
+    assert "ended as NODE_FAIL, signal 9" in notes(root, [forgotten])[forgotten]
+    (slurm / "squeue").unlink()
+    (slurm / "squeue").write_text("#!/bin/bash\nexit 1\n")
+    (slurm / "squeue").chmod(0o755)
+    assert "nobody knows: `squeue` failed" in notes(root, [lost])[lost]
+    assert notes(root.parent / "elsewhere", [lost]) == {}
+
+
+def test_cancelling_names_the_jobs_of_these_cells_only(slurm, submitter) -> None:
+    submitter.submit(ids(6))
+    (slurm / "queue").write_text("1001|0|PENDING|Priority\n1001|1|RUNNING|None\n1001|2|COMPLETING|None\n1|N/A|RUNNING|None\n")
+    (slurm / "scancel").write_text(f'#!/bin/bash\necho "$@" > {slurm}/cancelled\n')
+    (slurm / "scancel").chmod(0o755)
+    assert cancel(submitter.ledger.root, ids(6)[2:]) == (1, 0)
+    assert (slurm / "cancelled").read_text() == "1001_1\n"
+    assert cancel(submitter.ledger.root, ids(2)) == (1, 0)
+    assert (slurm / "cancelled").read_text() == "1001_0\n"
+
+
+def test_logs_are_cut_at_the_cell(slurm, submitter) -> None:
+    root, (one, two, late) = submitter.ledger.root, ids(3)
+    submitter.submit([one, two])
+    submitter.submit([late])
+    (log,) = {sent.log for cell in (one, two) for sent in submitter.ledger.sent()[cell]}
+    log.write_text(f"before\n=== {one} starts\nfirst\n=== {one} done\nbetween\n=== {two} starts\nsecond\n")
+    submitter.ledger.sent()[late][0].log.write_text("slurmstepd: error: no room\n")
+    worker_log = root / "jobs" / "20260101-000000" / "host-1" / "5_0_log.out"
+    worker_log.parent.mkdir(parents=True)
+    worker_log.write_text(f"=== {two} starts\nlocally\n=== {two} failed\n=== {one} starts\n")
+    assert [text for _, text in sections(root, one)] == [f"=== {one} starts\nfirst\n=== {one} done\n", f"=== {one} starts\n"]
+    assert [text for _, text in sections(root, two)] == [
+        f"=== {two} starts\nsecond\n",
+        f"=== {two} starts\nlocally\n=== {two} failed\n",
+    ]
+    assert [text for _, text in sections(root, late)] == ["slurmstepd: error: no room\n"]
