@@ -26,11 +26,9 @@ from methods.p_adapter import (
     PAdapter,
     PaperAdapter,
     ReleaseAdapter,
-    gram_distance,
     linear,
-    paper_weights,
-    release_weights,
 )
+from methods.p_laplacian import gram_distance, paper_step, release_step
 from tests.conftest import Case
 from tests.golden.p_adapter_block import Block, Shown
 
@@ -288,10 +286,11 @@ def test_edges_between_equal_nodes() -> None:
     nodes, w = torch.randn(64, 16), torch.randn(16, 48)
     squared = gram_distance(nodes, nodes, w @ w.T)
     assert torch.equal(squared == 0, torch.eye(64, dtype=torch.bool))
-    m, ratio = torch.rand(64, 64), torch.tensor([0.5])
-    weights, _ = paper_weights(m, squared, torch.tensor([1.5]), ratio)
-    assert torch.equal(weights == 0, squared == 0)
-    torch.testing.assert_close(paper_weights(m, squared, torch.tensor([2.0]), ratio)[0], m / (m.sum(-1, keepdim=True) + 0.5))
+    m, ratio, gram = torch.rand(64, 64), torch.tensor([0.5]), w @ w.T
+    alone = paper_step(torch.eye(64), nodes, nodes, gram, torch.tensor([1.5]), ratio)
+    torch.testing.assert_close(alone, nodes)  # no edge but to equal nodes: alpha r X_i, where alpha is 1 / r
+    one, r = m.sum(-1, keepdim=True), 0.5
+    torch.testing.assert_close(paper_step(m, nodes, nodes, gram, torch.tensor([2.0]), ratio), (m @ nodes + r * nodes) / (one + r))
 
 
 def test_a_norm_that_vanishes_stays_finite() -> None:
@@ -302,20 +301,20 @@ def test_a_norm_that_vanishes_stays_finite() -> None:
     candidates = [exact.nextafter(exact * side) for side in (0.5, 2.0)] + [exact]
     assert any(((a + 1e-8).sqrt() * c + 1e-8).item() == 0 for c in candidates)
     for nodes in candidates:
-        weights, beta = release_weights(a, rows, nodes, torch.tensor([1.5], dtype=torch.float64), ratio)
-        assert all(x.isfinite().all() for x in (weights, beta, *torch.autograd.grad(weights.sum() + beta.sum(), (a, rows))))
+        stepped = release_step(a, rows, nodes, torch.tensor([1.5], dtype=torch.float64), ratio, loops=True)
+        assert all(x.isfinite().all() for x in (stepped, *torch.autograd.grad(stepped.sum(), (a, rows))))
 
 
 @pytest.mark.parametrize("variant", ["release", "paper"])
 def test_autocast_does_not_reach_the_graph(variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the same bf16 queries and values, what the weights are computed of is the same to the bit, in float32."""
-    original, given_ = getattr(p_adapter, f"{variant}_weights"), []
+    original, given_ = getattr(p_adapter, f"{variant}_step"), []
 
-    def spy(*tensors: Tensor) -> tuple[Tensor, Tensor]:
+    def spy(*tensors: Tensor, **loops: bool) -> Tensor:
         given_.append(tensors)
-        return original(*tensors)
+        return original(*tensors, **loops)
 
-    monkeypatch.setattr(p_adapter, f"{variant}_weights", spy)
+    monkeypatch.setattr(p_adapter, f"{variant}_step", spy)
     made, shown = block("cross", 2, 4, variant=variant, size=4).float(), seen(1, 2, 3, 5, 8, causal=False)
     for enabled in (True, False):
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
