@@ -17,15 +17,16 @@ EPILOG = """examples:
   vlpeft table quickstart --root runs/quickstart --format latex
   vlpeft list methods                                 what can be named in a sweep
   vlpeft data check vqav2 --path /data/vqav2          are the files there, whole and the published ones
-  vlpeft bench lora                                   how fast our LoRA is beside Hugging Face peft's
+  vlpeft bench all                                    how fast and how lean it is, beside others and beside limits
 
 SWEEP is a shipped sweep (`vlpeft list sweeps`) or the path of your own YAML file.
 
-exit codes: 0 done, 1 some cells of a sweep failed, 2 something to mend (one line says what and how), 130 interrupted
+exit codes: 0 done, 1 some cells of a sweep failed or a bench fell short, 2 something to mend (one line says what and how), 130 interrupted
 """
 PLAN = """Every cell of a sweep: id, runnable or skipped and why, trainable parameters, state.
 Settings, names and data files are checked; the weights of ids whose architecture is known (roberta-base and the like) are
 not opened, so that a cell whose weights cannot be loaded here is found only when it runs."""
+KEPT = Path("results/measured/bench")
 LISTS = ("methods", "backbones", "tasks", "datasets", "metrics", "protocols", "sweeps")
 
 
@@ -139,13 +140,21 @@ def _dataset_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _tools(commands: Any) -> None:
-    bench = _command(commands, "bench", "time our code beside others', turn by turn on this machine")
-    bench.description = "Times our code beside others', turn by turn on this machine; a ratio below 1 means that ours is faster."
-    bench.add_argument("name", choices=bench_names(), help="lora: a training step of our LoRA beside Hugging Face peft's")
-    bench.add_argument("--tiny", action="store_true", help="the shipped tiny tower instead of one of the usual size")
-    bench.add_argument("--repeats", type=_positive, default=9, help="timed repeats of each side (default: 9)")
+    bench = _command(
+        commands, "bench", "our code beside others' and beside limits, turn by turn on this machine: ratios of time and memory"
+    )
+    bench.add_argument(
+        "names", nargs="+", metavar="NAME", choices=(*bench_names(), "all"), help=f"all, or some of: {', '.join(bench_names())}"
+    )
+    bench.add_argument("--quick", action="store_true", help="the smallest sizes in one process: to see that it runs; numbers mean nothing")
+    bench.add_argument("--turns", type=_positive, default=5, help="timed turns of each side (default: 5)")
     bench.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
-    _json_flag(bench)
+    bench.add_argument(
+        "--keep", nargs="?", type=Path, const=KEPT, metavar="DIR", help=f"keep the rows in a new file of this folder (default: {KEPT})"
+    )
+    form = bench.add_mutually_exclusive_group()
+    form.add_argument("--markdown", action="store_true", help="a table for a README")
+    form.add_argument("--json", action="store_true", help="print JSON for scripts")
     pretrain = _command(commands, "pretrain", "make the shipped tiny towers again, from a seed")
     pretrain.add_argument("what", choices=("tiny",))
     pretrain.add_argument("--out", type=Path, required=True, help="folder for the towers and manifest.json")

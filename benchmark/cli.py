@@ -185,14 +185,21 @@ def _data_download(options: argparse.Namespace) -> int:
 
 
 def _bench(options: argparse.Namespace) -> int:
-    from dataclasses import asdict
-
-    from benchmark import bench
+    from benchmark.bench import names
+    from benchmark.bench._rows import Setting, as_dict, keep, markdown, run, text
     from benchmark.runner import Runtime
 
-    rows = bench.run(options.name, options.tiny, str(Runtime(device=options.device).torch_device()), options.repeats)
-    print(json.dumps([asdict(row) for row in rows], indent=1) + "\n" if options.json else bench.text(rows), end="")
-    return 0
+    setting = Setting(str(Runtime(device=options.device).torch_device()), options.turns, options.quick)
+    if setting.quick and options.keep:
+        raise UserError("--keep: numbers of --quick mean nothing; leave one of the two out")
+    rows, before = [], os.getloadavg()
+    for row in run(names() if "all" in options.names else list(dict.fromkeys(options.names)), setting):
+        rows.append(row)
+        print(text([row]).splitlines()[1], file=sys.stderr, flush=True)
+    print(json.dumps([*map(as_dict, rows)], indent=1) + "\n" if options.json else (markdown if options.markdown else text)(rows), end="")
+    if options.keep:
+        print(f"kept in {keep(options.keep, rows, setting, before)}", file=sys.stderr)
+    return 0 if setting.quick else int(not all(row.passed for row in rows))
 
 
 def _pretrain(options: argparse.Namespace) -> int:

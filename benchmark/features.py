@@ -40,15 +40,9 @@ def visual_inputs(backbone: Backbone, data: DataFormat, images: Sequence[str], z
     tower = backbone.vision
     if data.precomputed:
         return _given(backbone, data, zeroed)
-
-    def load(image: str) -> Tensor:
-        return transform(np.zeros((tower.size, tower.size, 3), np.uint8) if zeroed else data.image(image), tower)
-
-    def live(ids: Sequence[str]) -> Tensor:
-        return _computed(backbone, load, ids)
-
+    live = live_features(backbone, data, zeroed)
     if any(p.requires_grad for p in tower.parameters()):
-        return lambda ids: _per_example(ids, live)
+        return lambda ids: per_example(ids, live)
     wanted = [BLACK] if zeroed else sorted(set(images))
     stamps = [] if zeroed else [data.name, data.root, data.fingerprint(), *map(data.image_stamp, wanted)]
     key = _key(backbone, stamps, wanted)
@@ -59,7 +53,17 @@ def visual_inputs(backbone: Backbone, data: DataFormat, images: Sequence[str], z
         index = [rows[BLACK if zeroed else image] for image in ids]
         return torch.from_numpy(np.asarray(array[index])).to(backbone.device)
 
-    return lambda ids: _per_example(ids, cached)
+    return lambda ids: per_example(ids, cached)
+
+
+def live_features(backbone: Backbone, data: DataFormat, zeroed: bool) -> Live:
+    """Give the features of images on request, computed anew each time."""
+    tower = backbone.vision
+
+    def load(image: str) -> Tensor:
+        return transform(np.zeros((tower.size, tower.size, 3), np.uint8) if zeroed else data.image(image), tower)
+
+    return lambda ids: _computed(backbone, load, ids)
 
 
 def views(backbone: Backbone, data: DataFormat) -> Views:
@@ -109,11 +113,11 @@ def _given(backbone: Backbone, data: DataFormat, zeroed: bool) -> VisualInputs:
             raise DataError(f"image {other}: another number of tokens than image {ids[0]}; replace the file that is wrong")
         return torch.stack(found).to(backbone.device)
 
-    return lambda ids: _per_example(ids, read)
+    return lambda ids: per_example(ids, read)
 
 
-def _per_example(ids: Sequence[Sequence[str]], features: Live) -> Tensor:
-    """All examples of a task have as many images."""
+def per_example(ids: Sequence[Sequence[str]], features: Live) -> Tensor:
+    """(examples, images, tokens, width); all examples of a task have as many images."""
     found = features([image for images in ids for image in images])
     return found.view(len(ids), -1, *found.shape[1:])
 

@@ -60,7 +60,8 @@ def _cross(
     tasks: list[Tasks],
     size: Scale | None,
 ) -> Iterator[Crossed]:
-    for (backbone, model), chosen, (method, way), seed in product(backbones, tasks, methods, sweep.seeds):
+    given = {id(chosen): tuple(_data_layers(place, size) for place in chosen.places) for chosen in tasks}
+    for (backbone, model), chosen, (method, way) in product(backbones, tasks, methods):
         if any(on and backbone.label not in on for on in (chosen.on, method.on)):
             continue
         alone = chosen.places[0].task if len(chosen.places) == 1 else ""  # `by_task` says nothing of joint cells
@@ -70,12 +71,12 @@ def _cross(
         places = tuple(place if size is None else place._replace(spec=size.stand_in(place.spec)) for place in chosen.places)
         recipes = [resolve(each, f"{where}: protocol") for each in layers]
         first, *also = (Part(place.task, place.spec, recipe) for place, recipe in zip(places, recipes, strict=True))
-        cell = Cell(way, model, first.task, first.dataset, first.protocol, seed, tuple(also))
-        task, dataset = ("+".join(dict.fromkeys(names)) for names in zip(*((p.task, p.dataset.name) for p in cell.parts), strict=True))
-        planned = Planned(cell.id, method.label, backbone.label, task, dataset, seed, cell)
+        task, dataset = ("+".join(dict.fromkeys(names)) for names in zip(*((p.task, p.dataset.name) for p in (first, *also)), strict=True))
         built = (*backbone.layers("backbone"), *(() if size is None else (Layer(size.origin, size.settings_of(backbone.name)),)))
-        data = tuple(_data_layers(place, size) for place in chosen.places)
-        yield Crossed(planned, data, method.layers("method", alone), built, layers)
+        for seed in sweep.seeds:
+            cell = Cell(way, model, first.task, first.dataset, first.protocol, seed, tuple(also))
+            planned = Planned(cell.id, method.label, backbone.label, task, dataset, seed, cell)
+            yield Crossed(planned, given[id(chosen)], method.layers("method", alone), built, layers)
 
 
 def _check_on(methods: list[tuple[Entry, Choice]], tasks: list[Tasks], backbones: list[tuple[Entry, Choice]], where: str) -> None:

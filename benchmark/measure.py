@@ -74,7 +74,7 @@ def _measure(cell: Cell, about: Step, batch: int, runtime: Runtime) -> Step:
         backbone = build(cell, ANSWERS).to(device)
     built = time.perf_counter() - began
     state = start(backbone, replace(cell.protocol, steps=1, epochs=None, select="last"), 1)
-    feed = Feed(_items(cell.task, batch), _pixels(backbone, batch), replace(cell.protocol, batch_size=batch), ANSWERS)
+    feed = Feed(_items(cell.task, batch), pixels(backbone, batch), replace(cell.protocol, batch_size=batch), ANSWERS)
     train(state, [feed], cell.seed, runtime.micro_batch, lambda _: None)
     counts = parameters(backbone)
     return replace(
@@ -93,7 +93,8 @@ def _items(task: str, batch: int) -> list[Item]:
     return [Item((str(i),) * TASKS.load(task).images, text, targets) for i in range(batch)]
 
 
-def _pixels(backbone: Backbone, batch: int) -> VisualInputs:
+def pixels(backbone: Backbone, batch: int) -> VisualInputs:
+    """Features of so many random images, computed anew each time; image ids are numbers."""
     pixels = backbone.vision.random_inputs(batch)
 
     def visual(ids: Sequence[Sequence[str]]) -> Tensor:

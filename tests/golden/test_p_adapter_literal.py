@@ -16,6 +16,8 @@ from torch.utils._pytree import tree_leaves
 from transformers.pytorch_utils import Conv1D
 
 from benchmark.attention import Seen
+from benchmark.bench._literal import Block, Shown
+from benchmark.bench._literal import p_adapter as release
 from benchmark.checkpoint import trained
 from benchmark.errors import UserError
 from benchmark.method import Site, count
@@ -25,12 +27,10 @@ from methods.p_adapter import (
     Laplacian,
     PAdapter,
     PaperAdapter,
-    ReleaseAdapter,
     linear,
 )
 from methods.p_laplacian import gram_distance, paper_step, release_step
 from tests.conftest import Case
-from tests.golden.p_adapter_block import Block, Shown
 
 RANDOM = settings(max_examples=25, deadline=None)
 EXPONENTS = (1.0, 1.25, 1.5, 1.75, 2.0, 2.5)
@@ -65,32 +65,6 @@ def context(shown: Seen) -> Tensor:
 
 
 # The release, with every node, edge and matrix it makes.
-
-
-def release(adapter: ReleaseAdapter, projection: nn.Module, output: Tensor, shown: Seen, *, bipartite: bool, tokens: int | None) -> Tensor:
-    """o + adapter(o) of section A.2: full adjacency over all nodes, (batch, heads, nodes, nodes, size / heads) differences."""
-    query, value, a = shown
-    heads, q = a.shape[1], a.shape[2]
-    if tokens:
-        value = functional.adaptive_avg_pool1d(value.mT, tokens).mT
-        a = functional.adaptive_avg_pool1d(a.flatten(0, 1), tokens).unflatten(0, a.shape[:2])
-    nodes = value
-    if bipartite:
-        nodes = torch.cat([query, value], 1)
-        keys = value.shape[1]
-        a = torch.cat(
-            [torch.cat([a.new_zeros(*a.shape[:2], q, q), a], -1), torch.cat([a.mT, a.new_zeros(*a.shape[:2], keys, keys)], -1)], 2
-        )
-    f = adapter.down(projection(nodes)).unflatten(-1, (heads, -1)).transpose(1, 2)
-    p, mu = adapter.laplacian.p, adapter.laplacian.c * (2 + torch.tanh(adapter.laplacian.raw_mu))
-    g = (a + 1e-8).sqrt().unsqueeze(-1) * (f.unsqueeze(2) - f.unsqueeze(3))
-    renormalised = a * torch.linalg.vector_norm(g + 1e-8, dim=-1) ** (p - 2)
-    alpha = 1 / (renormalised.sum(-1) + 2 * mu / p)
-    beta = torch.diag_embed(2 * mu / p * alpha)
-    w = torch.diag_embed(alpha) @ renormalised
-    z = w[:, :, :q, q:] @ f[:, :, q:] + beta[:, :, :q, q:] @ f[:, :, q:] if bipartite else w @ f + beta @ f
-    merged = z.transpose(1, 2).flatten(2)
-    return output + adapter.up(functional.gelu(adapter.gate(output)) * merged)
 
 
 @given(
