@@ -139,6 +139,7 @@ class TextAttention(BlipTextSelfAttention):  # type: ignore[misc]
             attention_mask = None if attention_mask is None else attention_mask.repeat_interleave(copies, 0)
         elif copies > 1:  # rows that look at the same keys are queries of one attention, and no key is copied
             query = query.view(len(key), copies, *query.shape[1:]).transpose(1, 2).flatten(2, 3)
+            attention_mask = None if attention_mask is None else attention_mask[:, :, :1]  # of padding: the same for all queries
         dropout = self.dropout.p if self.training else 0.0
         found, _ = attend(self, query, key, value, attention_mask, dropout=dropout, is_causal=False)
         return found.reshape(*hidden_states.shape[:2], -1), None
