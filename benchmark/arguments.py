@@ -208,6 +208,9 @@ def _launch_flags(parser: argparse.ArgumentParser) -> None:
 def _run_flags(parser: argparse.ArgumentParser) -> None:
     _root_flag(parser)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
-    parser.add_argument("--threads", type=int, help="CPU threads of one cell (default: the cores, shared among workers)")
+    parser.add_argument(
+        "--threads", type=int, help="CPU threads of a cell, of each of its ranks (default: the cores, shared among workers)"
+    )
+    parser.add_argument("--ranks", type=int, help="processes that train a cell together, each on a GPU of its own (default: 1)")
     parser.add_argument("--micro-batch", type=int, help="examples a forward pass; gradients accumulate to the protocol's batch")
     parser.add_argument("--checkpoint-seconds", type=float, default=60.0, help="time between two checkpoints of a cell (default: 60)")

@@ -169,6 +169,8 @@ def _runtime(options: argparse.Namespace) -> Any:
     from benchmark.runner import Runtime
 
     given = {name: getattr(options, name) for name in ("device", "threads", "micro_batch", "checkpoint_seconds")}
+    if options.ranks is not None:
+        given["ranks"] = options.ranks
     try:
         runtime = parse(Runtime, given, "options")
     except UserError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,7 +46,17 @@ class Meter:
         }
 
 
+def together(readings: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """What the ranks of a cell took: the seconds of the slowest, the CPU seconds of all, the peak of the one that had the highest."""
+    return {
+        "seconds": max(each["seconds"] for each in readings),
+        "cpu_seconds": sum(each["cpu_seconds"] for each in readings),
+        "peak_memory_mb": max(each["peak_memory_mb"] for each in readings),
+    }
+
+
 def reset_peak_memory(device: torch.device) -> None:
+    """Let `peak_memory` begin with what is in use now."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif os.access("/proc/self/clear_refs", os.W_OK):

@@ -8,23 +8,35 @@ import torch
 
 from benchmark.backbones.base import Backbone
 from benchmark.datasets.base import Example
+from benchmark.distributed import ALONE, Ranks
 from benchmark.inputs import Inputs
 from benchmark.metrics.base import Prediction
 from benchmark.training import Feed, autocast
 
 
 def predictions(
-    backbone: Backbone, inputs: Inputs, feed: Feed, examples: Sequence[Example], batch: int, progress: Callable[[int, int], None]
+    backbone: Backbone,
+    inputs: Inputs,
+    feed: Feed,
+    examples: Sequence[Example],
+    batch: int,
+    progress: Callable[[int, int], None],
+    ranks: Ranks = ALONE,
 ) -> list[Prediction]:
-    """One prediction an example; leaves the model in eval mode. `progress` is told how many of how many are done."""
-    protocol, made = feed.protocol, list[Prediction]()
+    """One prediction an example, in their order; leaves the model in eval mode. `progress` is told how many of how many are done.
+
+    Ranks take whole batches in turn, none twice: a batch is padded as in one process, and so gives the same bits.
+    """
+    protocol, made = feed.protocol, list[list[str]]()
+    begins = range(0, len(examples), batch)
     backbone.eval()
     backbone.follow(protocol, inputs.answers, feed.task)
-    for begin in range(0, len(examples), batch):
+    for begin in begins[ranks.rank :: ranks.world]:
         part = examples[begin : begin + batch]
         with torch.inference_mode(), autocast(backbone.device, protocol.precision):
-            texts = backbone.predict(feed.visual([e.images for e in part]), inputs.prompts(part))
-        pairs = zip(part, texts, strict=True)
-        made += [Prediction(e.id, text, tuple(inputs.task.references(e, protocol)), e.kind) for e, text in pairs]
-        progress(len(made), len(examples))
-    return made
+            made.append(backbone.predict(feed.visual([e.images for e in part]), inputs.prompts(part)))
+        progress(begin + len(part), len(examples))
+    found = ranks.gather(made)
+    texts = [text for turn in range(len(begins)) for text in found[turn % ranks.world][turn // ranks.world]]
+    pairs = zip(examples, texts, strict=True)
+    return [Prediction(e.id, text, tuple(inputs.task.references(e, protocol)), e.kind) for e, text in pairs]

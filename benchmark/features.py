@@ -126,7 +126,7 @@ def _key(backbone: Backbone, data: Sequence[str], images: Sequence[str]) -> str:
     tower = backbone.vision
     digest = hashlib.sha256(
         json.dumps(
-            [list(data), str(backbone.device), tower.size, tower.resample, tower.mean, tower.std, repr(tower), list(images)]
+            [list(data), backbone.device.type, tower.size, tower.resample, tower.mean, tower.std, repr(tower), list(images)]
         ).encode()
     )
     digest.update(f"{getattr(tower, 'pool', '')} {getattr(tower, 'tokens', '')} {torch.get_num_threads()}".encode())

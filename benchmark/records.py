@@ -50,10 +50,10 @@ class Record(Config):
 
     metrics: name -> value, or {"absent": reason}. In percent units (CIDEr, BLEU x 100).
     cost: trainable, head, vision, total (parameters); steps; train_seconds, eval_seconds, cpu_seconds; step_ms (median);
-    peak_memory_mb; delta_bytes.
+    peak_memory_mb; delta_bytes. Of several ranks cpu_seconds is the sum, peak_memory_mb the largest of one.
     curve: [step, training loss] pairs.
     scalars: name -> [step, value] pairs of what a method follows during training, such as a learnable p in each layer.
-    provenance: versions, git sha and dirty flag, hardware, data fingerprint, time.
+    provenance: versions, git sha and dirty flag, hardware, ranks, data fingerprint, time.
     """
 
     id: str

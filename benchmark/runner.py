@@ -6,11 +6,12 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from filelock import FileLock, Timeout
@@ -19,17 +20,21 @@ from benchmark import metrics
 from benchmark.backbones import BACKBONES
 from benchmark.backbones.base import Backbone, BackboneConfig
 from benchmark.cell import SCIENCE, Cell
-from benchmark.checkpoint import load_checkpoint, save_checkpoint, save_trained
+from benchmark.checkpoint import load_checkpoint, save_checkpoint, save_trained, trained
 from benchmark.config import NonNegativeFloat, Positive, dump, parse
-from benchmark.cost import Meter, parameters
-from benchmark.errors import DataError, UserError
+from benchmark.cost import Meter, parameters, together
+from benchmark.devices import chosen_device
+from benchmark.distributed import ALONE, Ranks, join
+from benchmark.errors import UserError
 from benchmark.evaluation import predictions
+from benchmark.failures import describe_failure
 from benchmark.features import views, visual_inputs
 from benchmark.grid import METHODS
 from benchmark.inputs import Inputs
 from benchmark.method import Method, apply
 from benchmark.metrics.base import Prediction
 from benchmark.provenance import provenance
+from benchmark.ranks import Link, run_ranks
 from benchmark.records import Record, Selected, Store, read_json, sha256, to_json, write_atomically
 from benchmark.selection import Selection
 from benchmark.training import Feed, TrainingState, start, train
@@ -50,20 +55,11 @@ class Runtime:
     micro_batch: Positive | None = None  # examples a forward; gradients accumulate to the protocol's batch
     eval_batch: Positive = 128
     checkpoint_seconds: NonNegativeFloat = 60.0
+    ranks: Positive = 1  # processes of one machine that train a cell together, each on a GPU of its own if there are GPUs
 
-    def torch_device(self) -> torch.device:
-        """The device to run on. Raises UserError for a GPU that is not there."""
-        if self.device == "auto":
-            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        if self.device.startswith("cuda") and not torch.cuda.is_available():
-            raise UserError(f"--device {self.device}: no CUDA GPU is visible here; use --device cpu")
-        try:
-            device = torch.device(self.device)
-        except RuntimeError as error:
-            raise UserError(f"--device {self.device}: no such device; use auto, cpu, cuda or cuda:N") from error
-        if device.type not in ("cpu", "cuda") or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
-            raise UserError(f"--device {self.device}: not a device vlpeft can use here; use auto, cpu, cuda or cuda:N")
-        return device
+    def torch_device(self, rank: int = 0) -> torch.device:
+        """The device that a rank runs on. Raises UserError for a GPU that is not there."""
+        return chosen_device(self.device, rank, self.ranks)
 
 
 class Stopped(BaseException):
@@ -92,8 +88,11 @@ def _attempt(store: Store, cell_id: str, runtime: Runtime, progress: Progress, a
     folder = store.folder(cell_id)
     (folder / "failure.json").unlink(missing_ok=True)
     try:
-        cell = parse(Cell, read_json(folder / "cell.json") or {}, str(folder / "cell.json"))
-        store.publish(_Run(cell, store, runtime, _reporter(folder, progress), asked).record())
+        report = _reporter(folder, progress)
+        if runtime.ranks == 1:
+            _Run(store, cell_id, runtime, report, asked, ALONE).run()
+        else:
+            _run_in_ranks(store.root, cell_id, runtime, report, asked)
     except Stopped:
         raise
     except BaseException as error:
@@ -104,22 +103,33 @@ def _attempt(store: Store, cell_id: str, runtime: Runtime, progress: Progress, a
     (folder / "checkpoint.pt").unlink(missing_ok=True)
 
 
-def describe_failure(error: BaseException) -> dict[str, Any]:
-    """What failure.json holds: cause, a one-line message, and whether the user can mend it."""
-    oom = isinstance(error, (torch.OutOfMemoryError, MemoryError))
-    words = {KeyboardInterrupt: "interrupted", DataError: "data", UserError: "settings"}
-    cause = "out of memory" if oom else words.get(type(error), type(error).__name__)
-    message = " ".join(str(error).split()) or type(error).__name__
-    return {"cause": cause, "message": message[:500], "user": isinstance(error, UserError)}
+def _run_in_ranks(root: Path, cell_id: str, runtime: Runtime, report: Progress, asked: Asked) -> None:
+    """Have new processes run the cell together; this one holds its lock and listens."""
+    fresh = runtime.torch_device().type == "cuda"  # an import may touch CUDA, which no forked process can use then
+    finished = run_ranks(partial(_be_rank, root, cell_id, runtime), runtime.ranks, fresh, report, asked)
+    if not finished:
+        raise Stopped
+
+
+def _be_rank(root: Path, cell_id: str, runtime: Runtime, link: Link) -> bool:
+    """Run a cell as one of its ranks; False if it was asked to stop. Only the first one reports, and hears that."""
+    ranks = join(link.rank, link.world, link.meeting, runtime.torch_device(link.rank))
+    report, asked = (link.report, link.asked) if ranks.first else (lambda *_: None, lambda: False)
+    try:
+        _Run(Store(root), cell_id, runtime, report, asked, ranks).run()
+    except Stopped:
+        return False
+    return True
 
 
 class _Run:
-    """One attempt at a cell."""
+    """One attempt at a cell, or a rank's part in it."""
 
-    def __init__(self, cell: Cell, store: Store, runtime: Runtime, report: Progress, asked: Asked) -> None:
-        self.cell, self.store, self.runtime, self.report, self.asked = cell, store, runtime, report, asked
-        self.folder = store.folder(cell.id)
-        self.device = prepare_torch(runtime)
+    def __init__(self, store: Store, cell_id: str, runtime: Runtime, report: Progress, asked: Asked, ranks: Ranks) -> None:
+        self.store, self.runtime, self.report, self.asked, self.ranks = store, runtime, report, asked, ranks
+        self.folder = store.folder(cell_id)
+        self.cell = parse(Cell, read_json(self.folder / "cell.json") or {}, str(self.folder / "cell.json"))
+        self.device = prepare_torch(runtime, ranks.rank)
 
     def progress(self, phase: str, step: int, total: int) -> None:
         """Say where the cell is. Between steps of training it stops elsewhere, where it can be saved."""
@@ -127,8 +137,8 @@ class _Run:
         if phase != "train" and self.asked():
             raise Stopped
 
-    def record(self) -> Record:
-        """Train and evaluate; returns the record to publish."""
+    def run(self) -> None:
+        """Train, evaluate, publish the record."""
         self.progress("load data", 0, 1)
         torch.manual_seed(self.cell.seed)
         inputs = [Inputs.open(part) for part in self.cell.parts]
@@ -138,10 +148,23 @@ class _Run:
         torch.manual_seed(self.cell.seed)  # what building drew must not reach dropout: a method's size would change it
         meter = Meter(self.device)
         state, selected = self._train(backbone, inputs, feeds)
-        spent = meter.read()
+        spent = together(self.ranks.gather(meter.read()))
         meter = Meter(self.device)
         reports = [self._evaluate(backbone, each, feed) for each, feed in zip(inputs, feeds, strict=True)]
-        evaluated = meter.read()
+        evaluated = together(self.ranks.gather(meter.read()))
+        if self.ranks.first:
+            self.store.publish(self._record(backbone, state, selected, reports, spent, evaluated))
+
+    def _record(
+        self,
+        backbone: Backbone,
+        state: TrainingState,
+        selected: Selected | None,
+        reports: Sequence[tuple[Mapping[str, float | dict[str, str]], str]],
+        spent: Mapping[str, float],
+        evaluated: Mapping[str, float],
+    ) -> Record:
+        """The record, once the files beside it are written."""
         write_atomically(self.folder / "predictions.jsonl", "".join(lines for _, lines in reports).encode())
         cost = {
             **parameters(backbone),
@@ -161,7 +184,7 @@ class _Run:
             curve=state.curve,
             scalars=state.scalars,
             selection=selected,
-            provenance=provenance(str(self.device)) | {"data": self.data, "science": SCIENCE},
+            provenance=provenance(str(self.device)) | {"data": self.data, "science": SCIENCE, "ranks": self.ranks.world},
             files={name: sha256(self.folder / name) for name in ("predictions.jsonl", "trained.safetensors")},
         )
 
@@ -177,6 +200,7 @@ class _Run:
         origin = {"cell": self.cell.id, "data": self.data}
         if checkpoint.exists():
             load_checkpoint(checkpoint, state, origin)
+        self.ranks.check_equal(trained(backbone))
         selection = self._selection(inputs[0], feeds[0])
         saved = time.monotonic()
 
@@ -186,30 +210,29 @@ class _Run:
             if selection is not None:
                 selection.after_step(state)
             asked = self.asked()
-            if asked or (time.monotonic() - saved >= self.runtime.checkpoint_seconds and state.step < state.total):
+            due = time.monotonic() - saved >= self.runtime.checkpoint_seconds and state.step < state.total
+            if self.ranks.first and (asked or due):  # all ranks have the same state
                 save_checkpoint(checkpoint, state, origin)
                 saved = time.monotonic()
             if asked:
                 raise Stopped
 
-        train(state, feeds, self.cell.seed, self.runtime.micro_batch, after_step)
+        train(state, feeds, self.cell.seed, self.runtime.micro_batch, after_step, self.ranks)
         return state, selection.finish(state) if selection is not None else None
 
     def _selection(self, inputs: Inputs, feed: Feed) -> Selection | None:
         if feed.protocol.select == "last":
             return None
-        selection = Selection(inputs, feed, self.runtime.eval_batch, lambda done, total: self.progress("select", done, total))
+        selection = Selection(inputs, feed, self.runtime.eval_batch, partial(self.progress, "select"), self.ranks)
         selection.check()
         return selection
 
     def _evaluate(self, backbone: Backbone, inputs: Inputs, feed: Feed) -> tuple[dict[str, float | dict[str, str]], str]:
         """The metrics of one task, and the lines of its predictions."""
         protocol, examples = inputs.part.protocol, inputs.test
-        made = predictions(
-            backbone, inputs, feed, examples, self.runtime.eval_batch, lambda done, total: self.progress("evaluate", done, total)
-        )
+        made = predictions(backbone, inputs, feed, examples, self.runtime.eval_batch, partial(self.progress, "evaluate"), self.ranks)
         names = inputs.task.metrics if protocol.metrics is None else protocol.metrics
-        report = metrics.score(names, made, protocol.metric_tokenizer)
+        report = self.ranks.once(lambda: metrics.score(names, made, protocol.metric_tokenizer))
         broken = [name for name, value in report.values.items() if isinstance(value, float) and not math.isfinite(value)]
         if broken:
             raise UserError(f"metric {broken[0]} came out as {report.values[broken[0]]}; see the predictions of cell {self.cell.id}")
@@ -218,12 +241,14 @@ class _Run:
         return values, _lines(made, report, about)
 
 
-def prepare_torch(runtime: Runtime) -> torch.device:
+def prepare_torch(runtime: Runtime, rank: int = 0) -> torch.device:
     """Threads, denormals and determinism: on a CPU the same cell gives the same bits for the same number of threads."""
     if runtime.threads is not None:
         torch.set_num_threads(runtime.threads)
     torch.set_flush_denormal(True)  # denormals cost up to 15 x in backward passes on CPUs
-    device = runtime.torch_device()
+    device = runtime.torch_device(rank)
+    if device.index is not None:
+        torch.cuda.set_device(device)
     torch.use_deterministic_algorithms(device.type == "cpu")
     return device
 

@@ -11,6 +11,7 @@ import torch
 from benchmark import metrics
 from benchmark.checkpoint import load_trained, trained
 from benchmark.config import Protocol
+from benchmark.distributed import ALONE, Ranks
 from benchmark.errors import UserError, did_you_mean
 from benchmark.evaluation import predictions
 from benchmark.inputs import Inputs
@@ -40,10 +41,11 @@ class Selection:
     feed: Feed
     batch: int
     progress: Callable[[int, int], None]
+    ranks: Ranks = ALONE
 
     def check(self) -> None:
         """Raise UserError, before anything is trained, if a metric that compares epochs cannot run on this machine."""
-        self._score([Prediction("0", "a red circle", ("a red circle",))])
+        self.ranks.once(lambda: self._score([Prediction("0", "a red circle", ("a red circle",))]))
 
     def after_step(self, state: TrainingState) -> None:
         """At the end of an epoch, score its weights and keep them if they are the best so far, the earlier of equals.
@@ -54,9 +56,9 @@ class Selection:
             return
         device = state.backbone.device
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            found = predictions(state.backbone, self.inputs, self.feed, self.inputs.selection, self.batch, self.progress)
+            found = predictions(state.backbone, self.inputs, self.feed, self.inputs.selection, self.batch, self.progress, self.ranks)
         state.backbone.train()
-        score = self._score(found)
+        score = self.ranks.once(lambda: self._score(found))
         if not math.isfinite(score):
             raise UserError(f"select_metric: the sum came out as {score} after epoch {state.step // self.feed.batches}")
         if all(score > before for before in state.selection):

@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from benchmark.backbones.base import Backbone
 from benchmark.config import Protocol
+from benchmark.distributed import ALONE, Ranks
 from benchmark.errors import UserError
 from benchmark.features import Views, VisualInputs
 from benchmark.method import Followed
@@ -98,8 +99,9 @@ def train(
     seed: int,
     micro_batch: int | None,
     after_step: Callable[[TrainingState], None],
+    ranks: Ranks = ALONE,
 ) -> None:
-    """Run from `state.step` to `state.total`; every step is a batch of one task. The first feed's protocol clips.
+    """Run from `state.step` to `state.total`; every step is a batch of one task, cut among the ranks. The first feed's protocol clips.
 
     Batch order is a function of seed and step alone, so resuming needs no sampler state.
     """
@@ -110,7 +112,8 @@ def train(
         began = perf_counter()
         if len(feeds) > 1:
             state.backbone.follow(feed.protocol, feed.answers, feed.task)
-        loss = _step(state, batch, feed, seed, micro_batch or len(batch), protocol.clip_norm)
+        ranks.reseed(seed, state.step)
+        loss = _step(state, batch, feed, seed, micro_batch or len(batch), protocol.clip_norm, ranks)
         if not math.isfinite(loss):
             raise UserError(f"the loss became {loss} at step {state.step}; lower `lr` ({protocol.lr}) or set `clip_norm`")
         state.step += 1
@@ -169,17 +172,19 @@ def _visual(feed: Feed, items: Sequence[Item], seeds: Sequence[str]) -> Tensor:
     return feed.visual(images) if feed.views is None else feed.views(images, seeds)
 
 
-def _step(state: TrainingState, batch: list[Item], feed: Feed, seed: int, micro_batch: int, clip_norm: float | None) -> float:
+def _step(state: TrainingState, batch: list[Item], feed: Feed, seed: int, micro_batch: int, clip_norm: float | None, ranks: Ranks) -> float:
     state.optimizer.zero_grad(set_to_none=True)
-    total, terms = 0.0, 0
-    for begin in range(0, len(batch), micro_batch):
-        part = batch[begin : begin + micro_batch]
+    total, terms, own = 0.0, 0, ranks.piece(len(batch))
+    for begin in range(own.start, own.stop, micro_batch):
+        part = batch[begin : min(begin + micro_batch, own.stop)]
         with autocast(state.backbone.device, feed.protocol.precision):
             visual = _visual(feed, part, [f"{seed}/{state.step}/{begin + i}" for i in range(len(part))])
             summed, n = state.backbone.loss(visual, [i.prompt for i in part], [i.targets for i in part])
         torch.autograd.backward(summed)
         total, terms = total + summed.item(), terms + n
-    parameters = [p for group in state.optimizer.param_groups for p in group["params"] if p.grad is not None]
+    every = [p for group in state.optimizer.param_groups for p in group["params"]]
+    total, terms = ranks.sum_gradients(every, total, terms)
+    parameters = [p for p in every if p.grad is not None]
     for parameter in parameters:  # gradients of the sum become those of the mean, however many parts made it
         cast("Tensor", parameter.grad).div_(terms)
     if clip_norm is not None:

@@ -73,7 +73,7 @@ def launch_local(cells: Sequence[Planned], root: Path, runtime: Any, workers: in
     folder = root / "jobs" / time.strftime("%Y%m%d-%H%M%S") / name  # a fresh folder: submitit reuses job ids
     executor = submitit.LocalExecutor(folder=folder)
     executor.update_parameters(timeout_min=MONTH_MINUTES)
-    threads = runtime.threads or max(1, (os.cpu_count() or 1) // workers)
+    threads = runtime.threads or max(1, (os.cpu_count() or 1) // (workers * runtime.ranks))
     ids, jobs = [cell.id for cell in cells], list[Any]()
     try:
         with _environment(OMP_NUM_THREADS=str(threads), TOKENIZERS_PARALLELISM="false"), _children_deaf_to_interrupts():
@@ -162,9 +162,9 @@ def by_cause(failed: Sequence[tuple[Planned, dict[str, Any]]]) -> Iterator[str]:
         yield f"{one if len(cells) == 1 else f'{len(cells)} cells'}: {cause}"
 
 
-def default_workers() -> int:
-    """One worker a core, at most eight: each needs about 1 GiB."""
-    return max(1, min(8, os.cpu_count() or 1))
+def default_workers(ranks: int) -> int:
+    """So many that they and their ranks are one process a core, at most eight: each needs about 1 GiB."""
+    return max(1, min(8, os.cpu_count() or 1) // ranks)
 
 
 def check_workers(workers: int) -> int:

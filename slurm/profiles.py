@@ -28,7 +28,8 @@ class Profile(Config):
     qos: Word | None = None
     constraint: Word | None = None
     gpus: NonNegative = 0  # with 1 or more, cells run on the GPU or fail
-    cpus: Positive = 1  # threads of a cell, unless --threads says otherwise
+    ranks: Positive = 1  # processes that train a cell together: on a GPU each, or sharing the CPUs
+    cpus: Positive = 1  # threads of a cell, shared among its ranks, unless --threads says otherwise
     array_parallelism: Positive = 100  # jobs of an array at a time
     cells_per_job: Positive = 1  # one after another
     requeue: bool = True  # false where the cluster forbids it: jobs are then submitted anew
@@ -42,6 +43,10 @@ class Profile(Config):
     def __post_init__(self) -> None:
         if self.signal_seconds >= 60 * self.time:
             raise ValueError(f"signal_seconds: {self.signal_seconds} leaves nothing of the {self.time} minutes of `time`")
+        if self.gpus and self.ranks > self.gpus:
+            raise ValueError(f"ranks: {self.ranks} need a GPU each, `gpus` asks for {self.gpus}")
+        if self.ranks > self.cpus:
+            raise ValueError(f"ranks: {self.ranks} need a CPU each, `cpus` asks for {self.cpus}")
 
     def parameters(self) -> dict[str, Any]:
         """What submitit's AutoExecutor is told."""

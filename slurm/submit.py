@@ -37,7 +37,8 @@ class Submitter:
     def make(cls, root: Path, profile: Profile, runtime: Any, name: str) -> Submitter:
         """With the profile's threads and device where the runtime leaves them open."""
         settings = dump(runtime)
-        settings["threads"] = settings["threads"] or profile.cpus
+        settings["ranks"] = profile.ranks
+        settings["threads"] = settings["threads"] or profile.cpus // profile.ranks
         if profile.gpus and settings["device"] == "auto":
             settings["device"] = "cuda"  # a node whose GPU cannot be seen is an error, not a reason to take weeks on its CPU
         return cls(Ledger(root.resolve()), profile, settings, f"vlpeft-{name}")

@@ -14,7 +14,13 @@ from benchmark.progress import SweepProgress
 from slurm.launcher import check_workers, clear_failures, default_workers, launch_inline, launch_local, wait_for_others
 from slurm.profiles import Profile, load_profile
 
-ONLY = {"profile": "slurm", "detach": "slurm", "dry_run": "slurm", "workers": "local"}  # option -> the way that it is for
+ONLY = {  # option -> the ways that it is for
+    "profile": ("slurm",),
+    "detach": ("slurm",),
+    "dry_run": ("slurm",),
+    "workers": ("local",),
+    "ranks": ("inline", "local"),  # a profile says how many GPUs to ask for, and so how many ranks
+}
 
 
 class Way(Protocol):
@@ -86,13 +92,15 @@ class Slurm:
 
 def chosen(options: argparse.Namespace, runtime: Callable[[], Any]) -> Way:
     """The way that the options ask for. Raises UserError for options that do not belong to it."""
-    for name, way in ONLY.items():
-        if getattr(options, name) and options.on != way:
-            raise UserError(f"--{name.replace('_', '-')} is for --on {way}, not for --on {options.on}")
+    for name, ways in ONLY.items():
+        if getattr(options, name) and options.on not in ways:
+            hint = "; write `ranks` into the profile" if name == "ranks" else ""
+            raise UserError(f"--{name.replace('_', '-')} is for --on {' or '.join(ways)}, not for --on {options.on}{hint}")
     if options.on == "slurm":
         if options.profile is None:
             raise UserError("--on slurm needs --profile NAME or FILE.yaml; one_gpu is an example (see slurm/profiles)")
         return Slurm(runtime(), load_profile(options.profile), Path(options.sweep).stem, options.detach)
     if options.on == "inline":
         return Inline(runtime())
-    return Local(runtime(), default_workers() if options.workers is None else check_workers(options.workers))
+    made = runtime()
+    return Local(made, default_workers(made.ranks) if options.workers is None else check_workers(options.workers))

@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 
+import psutil
 import pytest
 import torch
 
@@ -94,3 +95,30 @@ def test_a_gpu_that_does_not_work_is_told(cluster, main, tmp_path) -> None:
     (row,) = json.loads(main("status", sweep, "--root", tmp_path / "root", "--json").out)
     assert (row["state"], row["reason"].split(":")[0]) == ("failed", "settings")
     assert records(tmp_path / "root") == {}
+
+
+def test_a_cell_of_two_ranks(cluster, main, tmp_path) -> None:
+    """SLURM signals all processes of its job: the cell is saved, requeued, and ends with the bits of an undisturbed run."""
+    recipe = {"protocol": "{lr: 1e-3, steps: 300, batch_size: 5, train_limit: 24, eval_limit: 9}"}
+    sweep = write_one(tmp_path, **recipe, methods="[{name: lora, rank: 4, dropout: 0.2}]")
+    root, local = tmp_path / "root", tmp_path / "local"
+    profile = write_profile(tmp_path, mem_gb=4, cpus=2, ranks=2, signal_seconds=20)
+
+    def announce_the_end() -> None:
+        (worker,) = wait_until(lambda: [psutil.Process(pid) for pid in running(root).values()])
+        wait_until(lambda: [each for each in worker.children(recursive=True) if each.cpu_times().user > 2])
+        for each in (worker.parent(), worker, *worker.children(recursive=True)):
+            each.send_signal(signal.SIGUSR2)
+
+    thread = threading.Thread(target=announce_the_end)
+    thread.start()
+    said = main("sweep", sweep, "--root", root, "--on", "slurm", "--profile", profile, *RUN)
+    thread.join()
+    assert said.code == 0, said.err
+    (cell,) = records(root)
+    logs = main("logs", sweep, cell, "--root", root).out
+    assert f"=== {cell} stopped" in logs
+    assert f"=== {cell} done" in logs
+    assert main("sweep", sweep, "--root", local, "--on", "local", "--workers", 1, "--ranks", 2, *RUN).code == 0
+    assert science(root) == science(local)
+    assert {each[cell]["provenance"]["ranks"] for each in (records(root), records(local))} == {2}

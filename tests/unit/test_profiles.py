@@ -26,6 +26,8 @@ def test_shipped_profiles_load_and_say_what_they_are_for() -> None:
         ({"setup": "module load cuda"}, "setup: write a list"),
         ({"time": 1, "signal_seconds": 60}, "signal_seconds: 60 leaves nothing of the 1 minutes"),
         ({"cells_per_job": 0}, "cells_per_job:"),
+        ({"gpus": 2, "ranks": 3, "cpus": 8}, "ranks: 3 need a GPU each, `gpus` asks for 2"),
+        ({"ranks": 3, "cpus": 2}, "ranks: 3 need a CPU each, `cpus` asks for 2"),
     ],
 )
 def test_a_wrong_setting_is_refused(more, words) -> None:

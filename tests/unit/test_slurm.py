@@ -151,6 +151,11 @@ def test_a_gpu_profile_does_not_run_on_the_cpu(tmp_path) -> None:
     assert Submitter.make(tmp_path, gpu, Runtime(threads=1), "").runtime["threads"] == 1
 
 
+def test_ranks_share_the_cpus(tmp_path) -> None:
+    told = Submitter.make(tmp_path, replace(PROFILE, gpus=2, ranks=2, cpus=7), Runtime(), "").runtime
+    assert (told["ranks"], told["threads"], told["device"]) == (2, 3, "cuda")
+
+
 def test_squeue_and_sacct_are_read(slurm) -> None:
     (slurm / "queue").write_text("12|N/A|RUNNING|None\n13|2|PENDING|Resources\n13|1|COMPLETED|None\n")
     assert jobs() == {"12": Job("RUNNING"), "13_2": Job("PENDING", "Resources"), "13_1": Job("COMPLETED")}
