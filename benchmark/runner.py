@@ -38,6 +38,7 @@ from benchmark.ranks import Link, run_ranks
 from benchmark.records import Record, Selected, Store, read_json, sha256, to_json, write_atomically
 from benchmark.selection import Selection
 from benchmark.training import Feed, TrainingState, start, train
+from benchmark.work import first_step
 
 Outcome = Literal["done", "already done", "running elsewhere"]
 Progress = Callable[[str, int, int], None]  # phase, step, total
@@ -153,11 +154,12 @@ class _Run:
         reports = [self._evaluate(backbone, each, feed) for each, feed in zip(inputs, feeds, strict=True)]
         evaluated = together(self.ranks.gather(meter.read()))
         if self.ranks.first:
-            self.store.publish(self._record(backbone, state, selected, reports, spent, evaluated))
+            self.store.publish(self._record(backbone, feeds, state, selected, reports, spent, evaluated))
 
     def _record(
         self,
         backbone: Backbone,
+        feeds: Sequence[Feed],
         state: TrainingState,
         selected: Selected | None,
         reports: Sequence[tuple[Mapping[str, float | dict[str, str]], str]],
@@ -166,8 +168,13 @@ class _Run:
     ) -> Record:
         """The record, once the files beside it are written."""
         write_atomically(self.folder / "predictions.jsonl", "".join(lines for _, lines in reports).encode())
+        work = first_step(state, feeds, self.cell.seed, self.runtime.micro_batch, self.ranks)
+        seconds = sum(state.step_seconds) + evaluated["seconds"]
         cost = {
             **parameters(backbone),
+            **work.per_second(median(state.step_seconds)),
+            "flops_per_step": work.flops,
+            "gpu_hours": seconds * self.ranks.world / 3600 if self.device.type == "cuda" else 0.0,
             "steps": state.total,
             "train_seconds": sum(state.step_seconds),
             "eval_seconds": evaluated["seconds"],

@@ -166,7 +166,7 @@ def _order(items: int, seed: int, epoch: int) -> list[int]:
     return order
 
 
-def _visual(feed: Feed, items: Sequence[Item], seeds: Sequence[str]) -> Tensor:
+def visual_features(feed: Feed, items: Sequence[Item], seeds: Sequence[str]) -> Tensor:
     """Visual features of training items; a view is a function of its seed alone, so resuming needs no state of a generator."""
     images = [item.images for item in items]
     return feed.visual(images) if feed.views is None else feed.views(images, seeds)
@@ -178,7 +178,7 @@ def _step(state: TrainingState, batch: list[Item], feed: Feed, seed: int, micro_
     for begin in range(own.start, own.stop, micro_batch):
         part = batch[begin : min(begin + micro_batch, own.stop)]
         with autocast(state.backbone.device, feed.protocol.precision):
-            visual = _visual(feed, part, [f"{seed}/{state.step}/{begin + i}" for i in range(len(part))])
+            visual = visual_features(feed, part, [f"{seed}/{state.step}/{begin + i}" for i in range(len(part))])
             summed, n = state.backbone.loss(visual, [i.prompt for i in part], [i.targets for i in part])
         torch.autograd.backward(summed)
         total, terms = total + summed.item(), terms + n

@@ -58,7 +58,7 @@ for cell in cells:
         folder = Path(root) / "cells" / cell
         assert phase == "never" or ((folder / "checkpoint.pt").exists() and not (folder / "record.json").exists())
 """
-TIMINGS = {"train_seconds", "eval_seconds", "cpu_seconds", "step_ms", "peak_memory_mb"}
+TIMINGS = {"train_seconds", "eval_seconds", "cpu_seconds", "step_ms", "peak_memory_mb", "tokens_per_second", "images_per_second"}
 
 
 @pytest.fixture(scope="module")
