@@ -75,7 +75,9 @@ def rank(first: Tensor, answers: Tensor, keep: int, score: Callable[[Tensor], Te
     and returns log-likelihoods (questions, keep). answers (answers, tokens).
     """
     likely = first[:, answers[:, 0]].sort(dim=1, descending=True, stable=True).indices[:, : min(keep, len(answers))]
-    best = score(answers[likely]).argmax(1, keepdim=True)
+    tokens = answers[likely]
+    longest = int((tokens != IGNORED).sum(-1).max())  # of those that passed: a list of thousands has far longer ones
+    best = score(tokens[..., :longest]).argmax(1, keepdim=True)
     return likely.gather(1, best).squeeze(1)
 
 

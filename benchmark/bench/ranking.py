@@ -17,10 +17,10 @@ from benchmark.bench._sides import Step, time_row, turns
 
 BENCH = "ranking"
 WORDS = (  # each one token of the tiny tokenizer, as most answers of VQAv2 are of BERT's
-    "yes no two three four many red blue green black brown yellow gray teal light dark color size left right large small above "
+    "yes no two three four many red blue green black brown yellow gray teal light there color size left right large small above "
     "below circle circles triangle triangles rectangle rectangles shape shapes man image background"
 )
-ANSWERS = (*WORDS.split(), "large circle", "red shape", "not present")
+ANSWERS = (*WORDS.split(), "large circle", "red shape", "not present", "there are two large yellow triangles on the left of the image")
 
 
 def run(setting: Setting) -> Iterator[Row]:
