@@ -88,11 +88,34 @@ def _plan(options: argparse.Namespace) -> int:
             f"--root {options.root}: no such folder; leave --root out, or run `vlpeft sweep {options.sweep} --root {options.root}`"
         )
     made = plan(options.sweep, need_data=False, scale=options.scale)
+    if options.cost:
+        return _cost(made, options)
     if options.json:
         print(json.dumps(plan_rows(made, options.root), indent=1, ensure_ascii=False))
     else:
         print_text(plan_table(made, options.root))
     return 0
+
+
+def _cost(made: Any, options: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from benchmark.config import parse
+    from benchmark.forecast import forecasts
+    from benchmark.runner import Runtime
+    from results.steps import forecast_table
+
+    runtime = parse(Runtime, {"device": options.device, "threads": options.threads}, "options")
+    found = []
+    for each in forecasts(made, options.batch, runtime):
+        found.append(each)
+        said = each.failed or f"{each.step_seconds:.3g} s a step, {each.hours:.3g} hours"
+        print(f"{each.backbone}, {each.method}, {each.task}/{each.dataset}: {said}", file=sys.stderr)
+    if options.json:
+        print(json.dumps([asdict(each) for each in found], indent=1, ensure_ascii=False))
+    else:
+        print_text(forecast_table(options.sweep, runtime.torch_device().type, found))
+    return int(any(each.failed for each in found))
 
 
 def _explain(options: argparse.Namespace) -> int:

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from benchmark.backbones import BACKBONES
 from benchmark.backbones.base import Backbone
@@ -47,14 +46,6 @@ def adapted(
 def items(batch: int) -> list[Item]:
     """Questions with one answer each; images are numbers."""
     return [Item((str(i),), QUESTION, {ANSWERS[i % len(ANSWERS)]: 1.0}) for i in range(batch)]
-
-
-@torch.no_grad()
-def features(backbone: Backbone, batch: int) -> VisualInputs:
-    """What a cache would give for so many images: computed once."""
-    tower = backbone.vision
-    found: Tensor = torch.cat([tower(tower.random_inputs(1).to(backbone.device)) for _ in range(batch)])[:, None]
-    return lambda ids: found[[int(image) for images in ids for image in images]]
 
 
 def training(backbone: Backbone, recipe: Protocol, visual: VisualInputs) -> Step:

@@ -8,9 +8,10 @@ from functools import partial
 
 import torch
 
-from benchmark.bench._models import Settings, adapted, features, frozen, protocol, training
+from benchmark.bench._models import Settings, adapted, frozen, protocol, training
 from benchmark.bench._rows import Row, Setting
 from benchmark.bench._sides import Step, time_row, turns
+from benchmark.measure import cached_pixels
 
 BENCH = "limit"
 
@@ -45,4 +46,4 @@ def step(number: int, limit: bool, quick: bool, device: torch.device) -> Step:
     case, recipe = CASES[number], protocol(2 if quick else 8)
     settings = {**case.settings, "size": 16, "image_tokens": 4} if quick and "size" in case.settings else case.settings
     backbone = adapted(case.backbone, None if limit else case.method, settings, recipe, quick=quick).to(device)
-    return (frozen if limit else training)(backbone, recipe, features(backbone, recipe.batch_size))
+    return (frozen if limit else training)(backbone, recipe, cached_pixels(backbone, recipe.batch_size))

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from benchmark.backbones.base import single
 from benchmark.backbones.language import log_likelihood, rank
-from benchmark.bench._models import adapted, features, items, protocol
+from benchmark.bench._models import adapted, items, protocol
 from benchmark.bench._rows import Row, Setting
 from benchmark.bench._sides import Step, time_row, turns
+from benchmark.measure import cached_pixels
 
 BENCH = "ranking"
 WORDS = (  # each one token of the tiny tokenizer, as most answers of VQAv2 are of BERT's
@@ -34,7 +35,7 @@ def step(questions: int, keep: int, again: bool, quick: bool, device: torch.devi
     """Answer the questions; returns a number that the answers make."""
     recipe = protocol(questions, rank_candidates=keep)
     backbone: Any = adapted("blip", "lora", {}, recipe, quick=quick, answers=ANSWERS).to(device).eval()
-    visual = features(backbone, questions)([[str(i)] for i in range(questions)])
+    visual = cached_pixels(backbone, questions)([[str(i)] for i in range(questions)])
     prompts = [item.prompt for item in items(questions)]
     answer = partial(encoded_again, backbone) if again else backbone.predict
 
