@@ -28,7 +28,7 @@ from benchmark.distributed import ALONE, Ranks, join
 from benchmark.errors import UserError
 from benchmark.evaluation import predictions
 from benchmark.failures import describe_failure
-from benchmark.features import views, visual_inputs
+from benchmark.features import training_views, visual_inputs
 from benchmark.grid import METHODS
 from benchmark.inputs import Inputs
 from benchmark.method import Method, apply
@@ -196,9 +196,10 @@ class _Run:
         )
 
     def _feed(self, task: int, inputs: Inputs, backbone: Backbone) -> Feed:
-        zeroed = inputs.part.protocol.images == "zeroed"
-        visual = visual_inputs(backbone, inputs.data, inputs.images, zeroed, self.store.root / "features")
-        seen = None if zeroed or inputs.part.protocol.augment == "none" else views(backbone, inputs.data)
+        recipe, cache = inputs.part.protocol, self.store.root / "features"
+        visual = visual_inputs(backbone, inputs.data, inputs.images, recipe.images == "zeroed", cache, recipe.cached_features)
+        images = [image for item in inputs.items for image in item.images]
+        seen = training_views(backbone, inputs.data, images, recipe, cache)
         return Feed(inputs.items, visual, inputs.part.protocol, inputs.answers, task, seen)
 
     def _train(self, backbone: Backbone, inputs: Sequence[Inputs], feeds: Sequence[Feed]) -> tuple[TrainingState, Selected | None]:

@@ -145,7 +145,7 @@ def batches(feeds: Sequence[Feed], seed: int, first: int, last: int) -> Iterator
     for step in range(first, last):
         epoch, position = divmod(step, per_epoch)
         if epoch != known:
-            turns, orders, known = _turns(feeds, epoch), [_order(len(feed.items), seed, epoch) for feed in feeds], epoch
+            turns, orders, known = _turns(feeds, epoch), [_order(feed, seed, epoch) for feed in feeds], epoch
         index, turn = turns[position]
         size = feeds[index].protocol.batch_size
         yield feeds[index], [feeds[index].items[i] for i in orders[index][turn * size : (turn + 1) * size]]
@@ -160,10 +160,26 @@ def _turns(feeds: Sequence[Feed], epoch: int) -> list[tuple[int, int]]:
     return [(i, next(counters[i])) for i in which]
 
 
-def _order(items: int, seed: int, epoch: int) -> list[int]:
+def _order(feed: Feed, seed: int, epoch: int) -> list[int]:
+    """Every item once, shuffled; within windows of several batches sorted by length, and those batches shuffled again."""
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-    order: list[int] = torch.randperm(items, generator=generator).tolist()
-    return order
+    order: list[int] = torch.randperm(len(feed.items), generator=generator).tolist()
+    size, window = feed.protocol.batch_size, feed.protocol.length_window
+    if window == 1:
+        return order
+    found: list[int] = []
+    for begin in range(0, len(order), window * size):
+        part = sorted(order[begin : begin + window * size], key=lambda i: _length(feed.items[i]))
+        whole = [part[at : at + size] for at in range(0, len(part) - size + 1, size)]
+        for turn in torch.randperm(len(whole), generator=generator).tolist():
+            found += whole[turn]
+        found += part[len(whole) * size :]  # an epoch's smaller batch stays the last
+    return found
+
+
+def _length(item: Item) -> int:
+    """In characters, for which no tokenizer is needed."""
+    return len(item.prompt) + max(map(len, item.targets), default=0)
 
 
 def visual_features(feed: Feed, items: Sequence[Item], seeds: Sequence[str]) -> Tensor:
