@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.config import dump
-from benchmark.planning import plan, save_plan
-from benchmark.records import Record, Store, to_json
+from benchmark.planning import plan
+from benchmark.records import Record, Store, to_json, write_atomically
+from benchmark.sweep import plan_file
 
 RANKS, BACKBONE = 20, {"name": "vit_roberta", "text": "tiny", "vision": "tiny", "embed_text_twice": False, "pooler": "checkpoint"}
 
@@ -33,12 +34,13 @@ def write_sweep(folder: Path, cells: int, **protocol: Any) -> Path:
 def records(root: Path, sweep: Path) -> Path:
     """Leave the plan and a record of each of its cells in a new result folder; all scores are made up."""
     made, store = plan(str(sweep), need_data=True), Store(root)
-    save_plan(made, root)
+    write_atomically(plan_file(root, made.sweep), to_json(dump(made)))
     kinds = [f"vqa_accuracy/{a}_{b}" for a, b in product("abc", repeat=2)]
     for number, cell in enumerate(made.runnable()):
         values: dict[str, float | dict[str, str]] = {name: float((7 * number + i) % 100) for i, name in enumerate(["vqa_accuracy", *kinds])}
         cost = {"trainable": cell.trainable, "head": cell.head, "total": cell.total, "train_seconds": 1.0, "step_ms": 9.0}
         record = Record(cell.id, {}, values, cost, [(i, 1.0) for i in range(50)], {"data": cell.data, "science": 1})
         path = store.folder(cell.id) / "record.json"  # without the syncs of Store.publish, which ten thousand times take long
+        path.parent.mkdir(parents=True)
         path.write_bytes(to_json(dump(record)))
     return root

@@ -43,7 +43,7 @@ def run(setting: Setting) -> Iterator[Row]:
         one, many, all_ = (write_sweep(Path(folder), n) for n in (1, cells, finished))
         plans = [["plan", str(sweep), "--json"] for sweep in (one, many)]
         taken = [(seconds(plans), 1.0) for _ in range(times)]
-        yield row(BENCH, f"plan of {cells:,} cells beyond imports and the first; other: allowed", "CPU s", taken, "at most", 1.0)
+        yield row(BENCH, f"plan of {cells:,} cells as JSON, beyond imports and the first; other: allowed", "CPU s", taken, "at most", 1.0)
         table = ["table", str(all_), "--root", str(records(Path(folder) / "root", all_))]
         taken = [(seconds([table]), 3.0) for _ in range(times)]
         yield row(BENCH, f"table of {finished:,} records; other: allowed", "CPU s", taken, "at most", 1.0)
