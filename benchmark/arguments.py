@@ -20,17 +20,19 @@ EPILOG = """examples:
   vlpeft predict --adapter my_adapter --image cat.jpg --question "what is it?"
   vlpeft list methods                                 what can be named in a sweep
   vlpeft data check vqav2 --path /data/vqav2          are the files there, whole and the published ones
-  vlpeft bench lora                                   how fast our LoRA is beside Hugging Face peft's
+  vlpeft bench all                                    how fast and how lean it is, beside others and beside limits
 
 SWEEP is a shipped sweep (`vlpeft list sweeps`) or the path of your own YAML file.
 
-exit codes: 0 done, 1 some cells of a sweep failed or results differ, 2 something to mend (one line says what and how), 130 interrupted
+exit codes: 0 done; 1 some cells of a sweep failed, results differ or a bench fell short; 2 something to mend (one line says what and
+how); 130 interrupted
 """
 PLAN = """Every cell of a sweep: id, runnable or skipped and why, trainable parameters, state.
 Settings, names and data files are checked; the weights of ids whose architecture is known (roberta-base and the like) are
 not opened: `vlpeft prefetch SWEEP --dry-run` says whether they are here."""
 PREFETCH = """Fetch what a sweep needs from the net and is not here: weights, into the hub's cache, and the files of datasets that have
 addresses. Ends with 0 once all is here; else with 2, and a line for each thing that is missing. Again: only what is missing."""
+KEPT = Path("results/measured/bench")
 LISTS = ("methods", "backbones", "tasks", "datasets", "metrics", "protocols", "sweeps")
 
 
@@ -62,6 +64,10 @@ def _looking_ahead(commands: Any) -> None:
     _scale_flag(plan)
     plan.add_argument("--root", type=Path, help="result folder whose state to show (default: runs/ and the sweep's name, if there is one)")
     plan.add_argument("--explain", metavar="CELL", help="every setting of one cell and where it comes from; CELL is a beginning of its id")
+    plan.add_argument("--cost", action="store_true", help="measure a few steps of each kind of cell, and say how long training all takes")
+    plan.add_argument("--batch", type=_positive, help="--cost: examples in a measured step (default: the protocol's batch)")
+    plan.add_argument("--device", default="auto", help="--cost: auto, cpu, cuda or cuda:N (default: auto)")
+    plan.add_argument("--threads", type=_positive, help="--cost: CPU threads (default: torch's choice)")
     _json_flag(plan)
     prefetch = _command(commands, "prefetch", "fetch the weights and data of a sweep that are not here, for nodes without a network")
     prefetch.description = PREFETCH
@@ -206,13 +212,21 @@ def _dataset_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _tools(commands: Any) -> None:
-    bench = _command(commands, "bench", "time our code beside others', turn by turn on this machine")
-    bench.description = "Times our code beside others', turn by turn on this machine; a ratio below 1 means that ours is faster."
-    bench.add_argument("name", choices=bench_names(), help="lora: a training step of our LoRA beside Hugging Face peft's")
-    bench.add_argument("--tiny", action="store_true", help="the shipped tiny tower instead of one of the usual size")
-    bench.add_argument("--repeats", type=_positive, default=9, help="timed repeats of each side (default: 9)")
+    bench = _command(
+        commands, "bench", "our code beside others' and beside limits, turn by turn on this machine: ratios of time and memory"
+    )
+    bench.add_argument(
+        "names", nargs="+", metavar="NAME", choices=(*bench_names(), "all"), help=f"all, or some of: {', '.join(bench_names())}"
+    )
+    bench.add_argument("--quick", action="store_true", help="the smallest sizes in one process: to see that it runs; numbers mean nothing")
+    bench.add_argument("--turns", type=_positive, default=5, help="timed turns of each side (default: 5)")
     bench.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
-    _json_flag(bench)
+    bench.add_argument(
+        "--keep", nargs="?", type=Path, const=KEPT, metavar="DIR", help=f"keep the rows in a new file of this folder (default: {KEPT})"
+    )
+    form = bench.add_mutually_exclusive_group()
+    form.add_argument("--markdown", action="store_true", help="a table for a README")
+    form.add_argument("--json", action="store_true", help="print JSON for scripts")
     pretrain = _command(commands, "pretrain", "make the shipped tiny towers again, from a seed")
     pretrain.add_argument("what", choices=("tiny",))
     pretrain.add_argument("--out", type=Path, required=True, help="folder for the towers and manifest.json")

@@ -33,7 +33,7 @@ class Attention:
     def __init__(self, module: nn.Module, tower: PreTrainedModel | None, *, causal: bool, fixed_keys: bool = False) -> None:
         self.module, self.tower, self.causal, self.fixed_keys = module, tower, causal, fixed_keys
         self.generating = False  # text is being written, a token at a time; see `Backbone.generating`
-        self._recording = False
+        self.recording = False
         self._seen: Seen | None = None
 
     @property
@@ -44,7 +44,7 @@ class Attention:
 
     def record(self) -> None:
         """Leave fused attention from now on, and keep what each forward computes until `take`."""
-        self._recording = True
+        self.recording = True
         self._hook()
 
     def take(self) -> Seen:
@@ -66,12 +66,18 @@ class Attention:
 
     def run(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float, dropout: float) -> Tensor:
         """Attention of (batch, heads, tokens, head width) under an additive mask."""
-        if not self._recording:
+        if not self.recording:
             return functional.scaled_dot_product_attention(query, key, value, mask, dropout, scale=scaling)
         scores = (query @ key.transpose(-1, -2)) * scaling
         probabilities = torch.softmax(scores if mask is None else scores + mask, -1)
         self._seen = Seen(merge_heads(query), merge_heads(value), probabilities)
         return functional.dropout(probabilities, dropout) @ value
+
+
+def looked_into(module: nn.Module) -> bool:
+    """Whether a method reads the probabilities of this attention's module."""
+    hook: Attention | None = getattr(module, "attention_hook", None)
+    return hook is not None and hook.recording
 
 
 def attend(

@@ -84,11 +84,34 @@ def _plan(options: argparse.Namespace) -> int:
             f"--root {options.root}: no such folder; leave --root out, or run `vlpeft sweep {options.sweep} --root {options.root}`"
         )
     made = plan(options.sweep, need_data=False, scale=options.scale)
+    if options.cost:
+        return _cost(made, options)
     if options.json:
         print(json.dumps(plan_rows(made, options.root), indent=1, ensure_ascii=False))
     else:
         print_text(plan_table(made, options.root))
     return 0
+
+
+def _cost(made: Any, options: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from benchmark.config import parse
+    from benchmark.forecast import forecasts
+    from benchmark.runner import Runtime
+    from results.steps import forecast_table
+
+    runtime = parse(Runtime, {"device": options.device, "threads": options.threads}, "options")
+    found = []
+    for each in forecasts(made, options.batch, runtime):
+        found.append(each)
+        said = each.failed or f"{each.step_seconds:.3g} s a step, {each.hours:.3g} hours"
+        print(f"{each.backbone}, {each.method}, {each.task}/{each.dataset}: {said}", file=sys.stderr)
+    if options.json:
+        print(json.dumps([asdict(each) for each in found], indent=1, ensure_ascii=False))
+    else:
+        print_text(forecast_table(options.sweep, runtime.torch_device().type, found))
+    return int(any(each.failed for each in found))
 
 
 def _explain(options: argparse.Namespace) -> int:
@@ -164,14 +187,21 @@ def _data_download(options: argparse.Namespace) -> int:
 
 
 def _bench(options: argparse.Namespace) -> int:
-    from dataclasses import asdict
-
-    from benchmark import bench
+    from benchmark.bench import names
+    from benchmark.bench._rows import Setting, as_dict, keep, markdown, run, text
     from benchmark.runner import Runtime
 
-    rows = bench.run(options.name, options.tiny, str(Runtime(device=options.device).torch_device()), options.repeats)
-    print(json.dumps([asdict(row) for row in rows], indent=1) + "\n" if options.json else bench.text(rows), end="")
-    return 0
+    setting = Setting(str(Runtime(device=options.device).torch_device()), options.turns, options.quick)
+    if setting.quick and options.keep:
+        raise UserError("--keep: numbers of --quick mean nothing; leave one of the two out")
+    rows, before = [], os.getloadavg()
+    for row in run(names() if "all" in options.names else list(dict.fromkeys(options.names)), setting):
+        rows.append(row)
+        print(text([row]).splitlines()[1], file=sys.stderr, flush=True)
+    print(json.dumps([*map(as_dict, rows)], indent=1) + "\n" if options.json else (markdown if options.markdown else text)(rows), end="")
+    if options.keep:
+        print(f"kept in {keep(options.keep, rows, setting, before)}", file=sys.stderr)
+    return 0 if setting.quick else int(not all(row.passed for row in rows))
 
 
 def _pretrain(options: argparse.Namespace) -> int:

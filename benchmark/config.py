@@ -98,8 +98,13 @@ class Protocol(Config):
     select_split: str = added("val")  # what the epochs are compared on; `eval_limit` holds for it, too
     # The sum of these values of metrics, as records name them, without a tokenizer; None: the first one of the task's first metric.
     select_metric: Annotated[tuple[str, ...], Field(min_length=1)] | None = added(None)
+    length_window: Positive = added(1)  # batches whose items are sorted by length together, to pad less; each item still comes once
+    views: Positive | None = added(None)  # of `augment`, of each image: so many, computed once; None: a new one every time
+    cached_features: Literal["float32", "float16"] = added("float32")  # how a frozen tower's features are kept
 
     def __post_init__(self) -> None:
+        if self.views is not None and self.augment == "none":
+            raise ValueError("views: there is one view of an image without `augment`; leave one of the two out")
         if (self.epochs is None) == (self.steps is None):
             raise ValueError("set exactly one of epochs and steps")
         if self.warmup_fraction and self.warmup_steps:

@@ -35,14 +35,14 @@ class Meter:
 
     def __post_init__(self) -> None:
         self.wall, self.cpu = time.perf_counter(), time.process_time()
-        _reset_peak(self.device)
+        reset_peak_memory(self.device)
 
     def read(self) -> dict[str, float]:
         """seconds, cpu_seconds, peak_memory_mb (allocated on a GPU; resident set of the process on a CPU)."""
         return {
             "seconds": time.perf_counter() - self.wall,
             "cpu_seconds": time.process_time() - self.cpu,
-            "peak_memory_mb": _peak(self.device) / MIB,
+            "peak_memory_mb": peak_memory(self.device) / MIB,
         }
 
 
@@ -55,14 +55,15 @@ def together(readings: Sequence[Mapping[str, float]]) -> dict[str, float]:
     }
 
 
-def _reset_peak(device: torch.device) -> None:
+def reset_peak_memory(device: torch.device) -> None:
+    """Let `peak_memory` begin with what is in use now."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif os.access("/proc/self/clear_refs", os.W_OK):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # Linux: sets the high-water mark to the present size
 
 
-def _peak(device: torch.device) -> float:
+def peak_memory(device: torch.device) -> float:
     """Bytes. Where the high-water mark cannot be reset (not Linux), it is the process's since its start."""
     if device.type == "cuda":
         return float(torch.cuda.max_memory_allocated(device))

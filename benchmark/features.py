@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor
 from benchmark.augmentation import augmented
 from benchmark.backbones.base import Backbone
 from benchmark.backbones.vision import FeatureTower, transform
+from benchmark.config import Protocol
 from benchmark.datasets.base import DataFormat
 from benchmark.errors import DataError, UserError
 
@@ -26,40 +27,67 @@ VisualInputs = Callable[[Sequence[Sequence[str]]], Tensor]  # image ids of each 
 Views = Callable[[Sequence[Sequence[str]], Sequence[str]], Tensor]  # the same of augmented views, which a seed an example draws
 Live = Callable[[Sequence[str]], Tensor]  # image ids -> (images, tokens, width)
 T = TypeVar("T")
+Kept = Literal["float32", "float16"]  # how cached features lie on the disk
+VIEW = "#view"  # stands between an image and the number of its view
 BLACK = "<black>"  # the one image of a cell whose images are zeroed
 CHUNK = 64
 
 
-def visual_inputs(backbone: Backbone, data: DataFormat, images: Sequence[str], zeroed: bool, cache: Path) -> VisualInputs:
+def visual_inputs(
+    backbone: Backbone, data: DataFormat, images: Sequence[str], zeroed: bool, cache: Path, kept: Kept = "float32"
+) -> VisualInputs:
     """Give the visual features of `images` on request.
 
     A frozen tower's features are cached under `cache`, keyed by its weights, its transform and the data; equal to the
-    live ones, because they are computed by the same call. `zeroed` shows the model a black image in place of each.
-    Features that the dataset itself holds are read as they are needed: cached again they would fill the disk.
+    live ones, because they are computed by the same call, or rounded to float16 if they are `kept` so. `zeroed` shows the
+    model a black image in place of each. Features that the dataset itself holds are read as they are needed: cached again
+    they would fill the disk.
     """
-    tower = backbone.vision
     if data.precomputed:
         return _given(backbone, data, zeroed)
+    live = live_features(backbone, data, zeroed)
+    if _trains(backbone):
+        return lambda ids: per_example(ids, live)
+    wanted = [BLACK] if zeroed else sorted(set(images))
+    stamps = [] if zeroed else [data.name, data.root, data.fingerprint(), *map(data.image_stamp, wanted)]
+    rows = {image: i for i, image in enumerate(wanted)}
+    read = _cached(backbone, stamps, wanted, live, cache, kept)
+    return lambda ids: per_example(ids, lambda flat: read([rows[BLACK if zeroed else image] for image in flat]))
+
+
+def _trains(backbone: Backbone) -> bool:
+    return any(p.requires_grad for p in backbone.vision.parameters())
+
+
+def _cached(
+    backbone: Backbone, stamps: Sequence[str], wanted: Sequence[str], live: Live, cache: Path, kept: Kept
+) -> Callable[[Sequence[int]], Tensor]:
+    """Rows of an array of the features of all that is wanted, which whoever comes first computes."""
+    array = _open_or_build(cache / _key(backbone, stamps, wanted, kept), wanted, live, kept)
+
+    def read(index: Sequence[int]) -> Tensor:
+        return torch.from_numpy(np.asarray(array[list(index)], np.float32)).to(backbone.device)
+
+    return read
+
+
+def live_features(backbone: Backbone, data: DataFormat, zeroed: bool) -> Live:
+    """Give the features of images on request, computed anew each time."""
+    tower = backbone.vision
 
     def load(image: str) -> Tensor:
         return transform(np.zeros((tower.size, tower.size, 3), np.uint8) if zeroed else data.image(image), tower)
 
-    def live(ids: Sequence[str]) -> Tensor:
-        return _computed(backbone, load, ids)
+    return lambda ids: _computed(backbone, load, ids)
 
-    if any(p.requires_grad for p in tower.parameters()):
-        return lambda ids: _per_example(ids, live)
-    wanted = [BLACK] if zeroed else sorted(set(images))
-    stamps = [] if zeroed else [data.name, data.root, data.fingerprint(), *map(data.image_stamp, wanted)]
-    key = _key(backbone, stamps, wanted)
-    rows = {image: i for i, image in enumerate(wanted)}
-    array = _open_or_build(cache / key, wanted, live)
 
-    def cached(ids: Sequence[str]) -> Tensor:
-        index = [rows[BLACK if zeroed else image] for image in ids]
-        return torch.from_numpy(np.asarray(array[index])).to(backbone.device)
-
-    return lambda ids: _per_example(ids, cached)
+def training_views(backbone: Backbone, data: DataFormat, images: Sequence[str], recipe: Protocol, cache: Path) -> Views | None:
+    """What training sees in place of the images as they are: nothing else, new views, or one of a few views of each."""
+    if recipe.images == "zeroed" or recipe.augment == "none":
+        return None
+    return (
+        views(backbone, data) if recipe.views is None else cached_views(backbone, data, images, recipe.views, cache, recipe.cached_features)
+    )
 
 
 def views(backbone: Backbone, data: DataFormat) -> Views:
@@ -76,6 +104,39 @@ def views(backbone: Backbone, data: DataFormat) -> Views:
         return found.view(len(ids), -1, *found.shape[1:])
 
     return seen
+
+
+def cached_views(backbone: Backbone, data: DataFormat, images: Sequence[str], count: int, cache: Path, kept: Kept = "float32") -> Views:
+    """Give the features of one of `count` augmented views of each image, which its seed chooses; a frozen tower's are cached."""
+    tower = backbone.vision
+
+    def load(name: str) -> Tensor:
+        image, _, number = name.rpartition(VIEW)
+        return transform(augmented(data.image(image), tower.size, f"view {number}"), tower)
+
+    def live(names: Sequence[str]) -> Tensor:
+        return _computed(backbone, load, names)
+
+    found = live
+    if not _trains(backbone):
+        known = sorted(set(images))
+        wanted = [f"{image}{VIEW}{number}" for image in known for number in range(count)]
+        stamps = [data.name, data.root, data.fingerprint(), *map(data.image_stamp, known)]
+        rows, read = {name: i for i, name in enumerate(wanted)}, _cached(backbone, stamps, wanted, live, cache, kept)
+
+        def found(names: Sequence[str]) -> Tensor:
+            return read([rows[name] for name in names])
+
+    def seen(ids: Sequence[Sequence[str]], seeds: Sequence[str]) -> Tensor:
+        pairs = [(image, f"{seed}/{i}") for images, seed in zip(ids, seeds, strict=True) for i, image in enumerate(images)]
+        features = found([f"{image}{VIEW}{_chosen(seed, count)}" for image, seed in pairs])
+        return features.view(len(ids), -1, *features.shape[1:])
+
+    return seen
+
+
+def _chosen(seed: str, count: int) -> int:
+    return int.from_bytes(hashlib.sha256(seed.encode()).digest()[:8], "big") % count
 
 
 def _computed(backbone: Backbone, load: Callable[[T], Tensor], images: Sequence[T]) -> Tensor:
@@ -109,22 +170,24 @@ def _given(backbone: Backbone, data: DataFormat, zeroed: bool) -> VisualInputs:
             raise DataError(f"image {other}: another number of tokens than image {ids[0]}; replace the file that is wrong")
         return torch.stack(found).to(backbone.device)
 
-    return lambda ids: _per_example(ids, read)
+    return lambda ids: per_example(ids, read)
 
 
-def _per_example(ids: Sequence[Sequence[str]], features: Live) -> Tensor:
-    """All examples of a task have as many images."""
+def per_example(ids: Sequence[Sequence[str]], features: Live) -> Tensor:
+    """(examples, images, tokens, width); all examples of a task have as many images."""
     found = features([image for images in ids for image in images])
     return found.view(len(ids), -1, *found.shape[1:])
 
 
-def _key(backbone: Backbone, data: Sequence[str], images: Sequence[str]) -> str:
+def _key(backbone: Backbone, data: Sequence[str], images: Sequence[str], kept: Kept) -> str:
     tower = backbone.vision
     digest = hashlib.sha256(
         json.dumps(
             [list(data), backbone.device.type, tower.size, tower.resample, tower.mean, tower.std, repr(tower), list(images)]
         ).encode()
     )
+    if kept != "float32":
+        digest.update(kept.encode())
     digest.update(f"{getattr(tower, 'pool', '')} {getattr(tower, 'tokens', '')} {torch.get_num_threads()}".encode())
     for name, tensor in tower.state_dict().items():
         digest.update(name.encode())
@@ -132,21 +195,21 @@ def _key(backbone: Backbone, data: Sequence[str], images: Sequence[str]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _open_or_build(folder: Path, images: Sequence[str], live: Live) -> NDArray[np.float32]:
+def _open_or_build(folder: Path, images: Sequence[str], live: Live, kept: Kept) -> NDArray[np.floating]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "features.npy"
         with FileLock(folder / "lock"):  # many cells start together; one computes, the others wait for it
             if not path.exists():
-                _build(path, images, live)
+                _build(path, images, live, kept)
     except OSError as error:
         raise UserError(f"cannot write the feature cache {folder}: {error.strerror}; choose a writable --root with free space") from error
-    array: NDArray[np.float32] = np.load(path, mmap_mode="r")
+    array: NDArray[np.floating] = np.load(path, mmap_mode="r")
     return array
 
 
 @torch.inference_mode()
-def _build(path: Path, images: Sequence[str], live: Live) -> None:
+def _build(path: Path, images: Sequence[str], live: Live, kept: Kept) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     array: Any = None
     try:
@@ -154,8 +217,10 @@ def _build(path: Path, images: Sequence[str], live: Live) -> None:
             features = live(part).float().cpu().numpy()
             if array is None:
                 shape = (len(images), *features.shape[1:])
-                array = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
+                array = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.dtype(kept), shape=shape)
                 _allocate(temporary)
+            if (largest := np.abs(features).max()) > np.finfo(array.dtype).max:
+                raise UserError(f"cached_features: {kept} cannot hold a feature of {largest:.3g}; set `cached_features: float32`")
             array[start : start + len(part)] = features
         array.flush()
         temporary.replace(path)

@@ -60,6 +60,7 @@ def _cross(
     tasks: list[Tasks],
     size: Scale | None,
 ) -> Iterator[Crossed]:
+    given = {id(chosen): tuple(_data_layers(place, size) for place in chosen.places) for chosen in tasks}
     for (backbone, model), chosen, (method, way) in product(backbones, tasks, methods):
         if any(on and backbone.label not in on for on in (chosen.on, method.on)):
             continue
@@ -71,10 +72,9 @@ def _cross(
         recipes = [resolve(each, f"{where}: protocol") for each in layers]
         parts = tuple(Part(place.task, place.spec, recipe) for place, recipe in zip(places, recipes, strict=True))
         built = (*backbone.layers("backbone"), *(() if size is None else (Layer(size.origin, size.settings_of(backbone.name)),)))
-        data = tuple(_data_layers(place, size) for place in chosen.places)
         for seed in sweep.seeds:
             planned = _planned((method.label, way), (backbone.label, model), parts, seed)
-            yield Crossed(planned, data, method.layers("method", alone), built, layers)
+            yield Crossed(planned, given[id(chosen)], method.layers("method", alone), built, layers)
 
 
 def _planned(method: tuple[str, Choice], backbone: tuple[str, Choice], parts: tuple[Part, ...], seed: int) -> Planned:

@@ -74,7 +74,7 @@ def _measure(cell: Cell, about: Step, batch: int, runtime: Runtime) -> Step:
         backbone = build(cell, ANSWERS).to(device)
     built = time.perf_counter() - began
     state = start(backbone, replace(cell.protocol, steps=1, epochs=None, select="last"), 1)
-    feed = Feed(_items(cell.task, batch), _pixels(backbone, batch), replace(cell.protocol, batch_size=batch), ANSWERS)
+    feed = Feed(items(cell.task, batch), pixels(backbone, batch), replace(cell.protocol, batch_size=batch), ANSWERS)
     train(state, [feed], cell.seed, runtime.micro_batch, lambda _: None)
     counts = parameters(backbone)
     return replace(
@@ -88,12 +88,14 @@ def _measure(cell: Cell, about: Step, batch: int, runtime: Runtime) -> Step:
     )
 
 
-def _items(task: str, batch: int) -> list[Item]:
+def items(task: str, batch: int) -> list[Item]:
+    """So many examples of a task with short texts; image ids are numbers."""
     text, targets = ("", {CAPTION: 1.0}) if task == "captioning" else (QUESTION, {ANSWERS[0]: 1.0})
     return [Item((str(i),) * TASKS.load(task).images, text, targets) for i in range(batch)]
 
 
-def _pixels(backbone: Backbone, batch: int) -> VisualInputs:
+def pixels(backbone: Backbone, batch: int) -> VisualInputs:
+    """Features of so many random images, computed anew each time; image ids are numbers."""
     pixels = backbone.vision.random_inputs(batch)
 
     def visual(ids: Sequence[Sequence[str]]) -> Tensor:
@@ -102,3 +104,9 @@ def _pixels(backbone: Backbone, batch: int) -> VisualInputs:
         return features.view(len(ids), -1, *features.shape[1:])
 
     return visual
+
+
+def cached_pixels(backbone: Backbone, batch: int) -> VisualInputs:
+    """The same, computed once, as a cache gives them."""
+    found = pixels(backbone, batch)([[str(i)] for i in range(batch)]).detach()[:, 0]
+    return lambda ids: found[[int(image) for images in ids for image in images]].view(len(ids), -1, *found.shape[1:])

@@ -29,7 +29,7 @@ from benchmark.distributed import ALONE, Ranks, join
 from benchmark.errors import UserError
 from benchmark.evaluation import predictions
 from benchmark.failures import describe_failure
-from benchmark.features import views, visual_inputs
+from benchmark.features import training_views, visual_inputs
 from benchmark.grid import METHODS
 from benchmark.inputs import Inputs
 from benchmark.method import Method, apply
@@ -40,6 +40,7 @@ from benchmark.records import Record, Selected, Store, read_json, sha256, to_jso
 from benchmark.scores import ImageScores
 from benchmark.selection import Selection
 from benchmark.training import Feed, TrainingState, start, train
+from benchmark.work import first_step
 
 Outcome = Literal["done", "already done", "running elsewhere", "left alone"]
 Progress = Callable[[str, int, int], None]  # phase, step, total
@@ -168,11 +169,12 @@ class _Run:
         reports = [self._evaluate(backbone, each, feed) for each, feed in zip(inputs, feeds, strict=True)]
         evaluated = together(self.ranks.gather(meter.read()))
         if self.ranks.first:
-            self.store.publish(self._record(backbone, state, selected, reports, spent, evaluated))
+            self.store.publish(self._record(backbone, feeds, state, selected, reports, spent, evaluated))
 
     def _record(
         self,
         backbone: Backbone,
+        feeds: Sequence[Feed],
         state: TrainingState,
         selected: Selected | None,
         reports: Sequence[tuple[Mapping[str, float | dict[str, str]], str, ImageScores]],
@@ -183,8 +185,13 @@ class _Run:
         keep_diff(self.store.root)
         write_atomically(self.folder / "predictions.jsonl", "".join(lines for _, lines, _ in reports).encode())
         write_atomically(self.folder / scores.NAME, scores.to_bytes([by_image for _, _, by_image in reports]))
+        work = first_step(state, feeds, self.cell.seed, self.runtime.micro_batch, self.ranks)
+        seconds = sum(state.step_seconds) + evaluated["seconds"]
         cost = {
             **parameters(backbone),
+            **work.per_second(median(state.step_seconds)),
+            "flops_per_step": work.flops,
+            "gpu_hours": seconds * self.ranks.world / 3600 if self.device.type == "cuda" else 0.0,
             "steps": state.total,
             "train_seconds": sum(state.step_seconds),
             "eval_seconds": evaluated["seconds"],
@@ -206,9 +213,10 @@ class _Run:
         )
 
     def _feed(self, task: int, inputs: Inputs, backbone: Backbone) -> Feed:
-        zeroed = inputs.part.protocol.images == "zeroed"
-        visual = visual_inputs(backbone, inputs.data, inputs.images, zeroed, self.store.root / "features")
-        seen = None if zeroed or inputs.part.protocol.augment == "none" else views(backbone, inputs.data)
+        recipe, cache = inputs.part.protocol, self.store.root / "features"
+        visual = visual_inputs(backbone, inputs.data, inputs.images, recipe.images == "zeroed", cache, recipe.cached_features)
+        images = [image for item in inputs.items for image in item.images]
+        seen = training_views(backbone, inputs.data, images, recipe, cache)
         return Feed(inputs.items, visual, inputs.part.protocol, inputs.answers, task, seen)
 
     def _train(self, backbone: Backbone, inputs: Sequence[Inputs], feeds: Sequence[Feed]) -> tuple[TrainingState, Selected | None]:

@@ -145,7 +145,7 @@ def batches(feeds: Sequence[Feed], seed: int, first: int, last: int) -> Iterator
     for step in range(first, last):
         epoch, position = divmod(step, per_epoch)
         if epoch != known:
-            turns, orders, known = _turns(feeds, epoch), [_order(len(feed.items), seed, epoch) for feed in feeds], epoch
+            turns, orders, known = _turns(feeds, epoch), [_order(feed, seed, epoch) for feed in feeds], epoch
         index, turn = turns[position]
         size = feeds[index].protocol.batch_size
         yield feeds[index], [feeds[index].items[i] for i in orders[index][turn * size : (turn + 1) * size]]
@@ -160,13 +160,29 @@ def _turns(feeds: Sequence[Feed], epoch: int) -> list[tuple[int, int]]:
     return [(i, next(counters[i])) for i in which]
 
 
-def _order(items: int, seed: int, epoch: int) -> list[int]:
+def _order(feed: Feed, seed: int, epoch: int) -> list[int]:
+    """Every item once, shuffled; within windows of several batches sorted by length, and those batches shuffled again."""
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-    order: list[int] = torch.randperm(items, generator=generator).tolist()
-    return order
+    order: list[int] = torch.randperm(len(feed.items), generator=generator).tolist()
+    size, window = feed.protocol.batch_size, feed.protocol.length_window
+    if window == 1:
+        return order
+    found: list[int] = []
+    for begin in range(0, len(order), window * size):
+        part = sorted(order[begin : begin + window * size], key=lambda i: _length(feed.items[i]))
+        whole = [part[at : at + size] for at in range(0, len(part) - size + 1, size)]
+        for turn in torch.randperm(len(whole), generator=generator).tolist():
+            found += whole[turn]
+        found += part[len(whole) * size :]  # an epoch's smaller batch stays the last
+    return found
 
 
-def _visual(feed: Feed, items: Sequence[Item], seeds: Sequence[str]) -> Tensor:
+def _length(item: Item) -> int:
+    """In characters, for which no tokenizer is needed."""
+    return len(item.prompt) + max(map(len, item.targets), default=0)
+
+
+def visual_features(feed: Feed, items: Sequence[Item], seeds: Sequence[str]) -> Tensor:
     """Visual features of training items; a view is a function of its seed alone, so resuming needs no state of a generator."""
     images = [item.images for item in items]
     return feed.visual(images) if feed.views is None else feed.views(images, seeds)
@@ -178,7 +194,7 @@ def _step(state: TrainingState, batch: list[Item], feed: Feed, seed: int, micro_
     for begin in range(own.start, own.stop, micro_batch):
         part = batch[begin : min(begin + micro_batch, own.stop)]
         with autocast(state.backbone.device, feed.protocol.precision):
-            visual = _visual(feed, part, [f"{seed}/{state.step}/{begin + i}" for i in range(len(part))])
+            visual = visual_features(feed, part, [f"{seed}/{state.step}/{begin + i}" for i in range(len(part))])
             summed, n = state.backbone.loss(visual, [i.prompt for i in part], [i.targets for i in part])
         torch.autograd.backward(summed)
         total, terms = total + summed.item(), terms + n

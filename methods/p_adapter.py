@@ -15,12 +15,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.autograd.function import Function, once_differentiable
 from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
@@ -31,10 +30,10 @@ from benchmark.config import Fraction, Positive, PositiveFloat
 from benchmark.errors import UserError
 from benchmark.method import Method, Place, Side, Site, check_rank, chosen, init_normal
 from benchmark.registry import register
+from methods.p_laplacian import paper_step, release_step
 
 Gnn = Literal["pgnn", "gcn", "appnp", "gcnii"]
 Concat = Literal["query", "zero", "noise"]
-EPSILON = 1e-8  # the release's, inside the root and inside the norm
 
 
 @register("p_adapter", paper="Wu et al. 2024", needs=("sublayers", "attention"))
@@ -193,9 +192,7 @@ class ReleaseAdapter(nn.Module):
         bipartite = self.cross or (self.cached_graph and self.attention.generating and queries < keys)
         nodes = self.nodes(value, a.shape[1])
         rows = self.nodes(replaced(query, self.concat), a.shape[1]) if bipartite else nodes[..., keys - queries :, :]
-        weights, beta = release_weights(a, rows, nodes, *self.laplacian(a.dtype))
-        z = weights @ nodes
-        return merge_heads(z if bipartite else z + beta * rows)
+        return merge_heads(release_step(a, rows, nodes, *self.laplacian(a.dtype), loops=not bipartite))
 
     def nodes(self, x: Tensor, heads: int) -> Tensor:
         """F = (x Wo + bo) Wi + bi, as one map; (batch, n, width) to (batch, heads, n, size / heads)."""
@@ -240,67 +237,7 @@ class PaperAdapter(Bottleneck):
             value = value / column_degrees(m).sqrt().unsqueeze(-1)  # enters (14) and (15) alike; a query's own degree is 1
         weight, _ = linear(self.projection[0], m.dtype)
         rows = weight.T.reshape(m.shape[1], -1, weight.shape[0])  # Wo^h, (heads, head width, width)
-        weights, beta = paper_weights(m, gram_distance(query, value, rows @ rows.mT), *self.laplacian(m.dtype))
-        return weights @ value + beta * query
-
-
-def normalised(renormalised: Tensor, ratio: Tensor) -> tuple[Tensor, Tensor]:
-    """diag(alpha) A', (..., queries, keys), and beta, (..., queries, 1), of (13); ratio is 2 mu / p and D_ii = 1."""
-    alpha = 1 / (renormalised.sum(-1, keepdim=True) + ratio)
-    return alpha * renormalised, ratio * alpha
-
-
-def release_weights(a: Tensor, rows: Tensor, nodes: Tensor, p: Tensor, ratio: Tensor) -> tuple[Tensor, Tensor]:
-    """A' = A || sqrt(A + e) (F_j - F_i) + e ||^(p-2) normalised; a (..., q, k), rows i (..., q, m), nodes j (..., k, m).
-
-    With c the mean of F over its m dimensions and F - c the rest, the squared norm is exactly
-    (A + e) ||(F_j - c_j) - (F_i - c_i)||^2 + m (sqrt(A + e) (c_j - c_i) + e)^2: no tensor of size q k m, and, as a sum of
-    squares, no cancellation. Between equal nodes it is m e^2, and its subgradient is taken as 0.
-    """
-    shifted = a + EPSILON
-    row_mean, node_mean = rows.mean(-1, keepdim=True), nodes.mean(-1, keepdim=True)
-    squared = SquaredDistance.apply(rows - row_mean, nodes - node_mean)
-    gap = node_mean.mT - row_mean
-    gap = gap.masked_fill((gap == 0) & (squared == 0), 0.0)  # masks the gradient, which grows like 1 / e there
-    norm = shifted * squared + nodes.shape[-1] * (shifted.sqrt() * gap + EPSILON).square()
-    smallest = torch.finfo(norm.dtype).tiny  # reached only where the two terms of the last square cancel
-    return normalised(a * norm.clamp_min(smallest).pow((p - 2) / 2), ratio)
-
-
-def paper_weights(m: Tensor, squared: Tensor, p: Tensor, ratio: Tensor) -> tuple[Tensor, Tensor]:
-    """(14) and (13): M (M ||X_i - X_j||^2)^((p-2)/2) normalised; edges whose weight would be infinite get 0, as in p-GNN's code."""
-    energy = m * squared
-    some = energy > 0
-    renormalised = m * torch.where(some, energy, 1.0).pow((p - 2) / 2)
-    return normalised(torch.where(some | (p == 2), renormalised, 0.0), ratio)
-
-
-class SquaredDistance(Function):
-    """||x_i - y_j||^2 of (..., q, m) and (..., k, m), exactly 0 between equal rows.
-
-    torch.cdist computes the forward; its own backward allocates (..., q, k, m) on a GPU.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor) -> Tensor:
-        squared = torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square()
-        ctx.save_for_backward(x, y, squared)
-        return squared
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
-        x, y, squared = ctx.saved_tensors
-        grad = 2 * grad.masked_fill(squared == 0, 0.0)  # such terms add nothing, but their factor is huge and would cost all digits
-        return grad.sum(-1, keepdim=True) * x - grad @ y, grad.sum(-2).unsqueeze(-1) * y - grad.mT @ x
-
-
-def gram_distance(x: Tensor, y: Tensor, gram: Tensor) -> Tensor:
-    """||(x_i - y_j) W||^2 with gram = W W^T, (..., q, k); 0 where it is lost in rounding."""
-    xg = x @ gram
-    norms = (xg * x).sum(-1, keepdim=True) + ((y @ gram) * y).sum(-1).unsqueeze(-2)
-    squared = norms - 2 * xg @ y.mT
-    return torch.where(squared > 32 * torch.finfo(squared.dtype).eps * norms, squared, 0.0)
+        return paper_step(m, query, value, rows @ rows.mT, *self.laplacian(m.dtype))
 
 
 def column_degrees(m: Tensor) -> Tensor:

@@ -10,7 +10,8 @@ Columns of `Leaderboard.frame`, in this order:
                        | "absent: reason" (the metric could not be computed) | "skipped: reason" (the grid rules the cell out)
     trainable, head, total, trainable_percent    parameters as the record counted them, else as the plan did;
                        empty where neither has; the percentage is of `total`
-    steps, train_seconds, eval_seconds, cpu_seconds, step_ms, peak_memory_mb, delta_bytes    measured, NaN if not
+    steps, train_seconds, eval_seconds, cpu_seconds, step_ms, peak_memory_mb, delta_bytes, flops_per_step,
+    tokens_per_second, images_per_second, gpu_hours    measured, NaN if not (older records lack the last four)
 
 Rows stand in the plan's order whatever the order of the records on disk, so equal records give an equal frame.
 """
@@ -33,7 +34,10 @@ from benchmark.tasks import TASKS
 from results.attempts import failure
 from results.scale import FULL, labelled, small
 
-COSTS = ("steps", "train_seconds", "eval_seconds", "cpu_seconds", "step_ms", "peak_memory_mb", "delta_bytes")
+COSTS = (
+    *("steps", "train_seconds", "eval_seconds", "cpu_seconds", "step_ms", "peak_memory_mb", "delta_bytes"),
+    *("flops_per_step", "tokens_per_second", "images_per_second", "gpu_hours"),
+)
 PARAMETERS = ("trainable", "head", "total")
 SCHEMA = {
     **dict.fromkeys(("method", "backbone", "task", "dataset", "scale"), "str"),

@@ -1,10 +1,11 @@
-"""What `vlpeft measure` prints."""
+"""What `vlpeft measure` and `vlpeft plan --cost` print."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
 
+from benchmark.forecast import Forecast, total_hours
 from benchmark.measure import Step
 from results.tables import Block, Table, Text, one_line
 
@@ -19,3 +20,17 @@ def step_table(sweep: str, batch: int, steps: Sequence[Step]) -> Table:
         rows.append(tuple(Text(one_line(text)) for text in (step.backbone, step.method, step.task, *numbers, step.failed)))
     caption = f"One training step of {batch} example{'s' * (batch > 1)}, random weights; the vision tower's forward is part of it."
     return Table(one_line(f"{sweep}: one step"), (caption,), (Block("", "lllrrrrl", (header,), tuple(rows)),), tuple(map(asdict, steps)))
+
+
+def forecast_table(sweep: str, device: str, found: Sequence[Forecast]) -> Table:
+    """What `vlpeft plan --cost` expects, and the sum."""
+    unit = "GPU" if device == "cuda" else "CPU"
+    header = ("backbone", "method", "task", "cells", "steps", "step s", f"{unit}-hours", "")
+    rows = []
+    for each in found:
+        numbers = ("", "", "") if each.failed else (f"{each.steps:,}", f"{each.step_seconds:.3g}", f"{each.hours:.3g}")
+        texts = (each.backbone, each.method, f"{each.task}/{each.dataset}", str(each.cells), *numbers, each.failed)
+        rows.append(tuple(Text(one_line(text)) for text in texts))
+    caption = "Training alone, from a few steps on random weights and cached features; evaluation is not in it."
+    title = f"{sweep}: about {total_hours(found):.3g} {unit}-hours"
+    return Table(one_line(title), (caption,), (Block("", "lllrrrrl", (header,), tuple(rows)),), tuple(map(asdict, found)))

@@ -30,7 +30,7 @@ from benchmark.method import Need, Projection, Site, Slot
 from benchmark.registry import register
 
 SOFT = -1  # stands for the soft prompt among token ids
-RANKED_TOGETHER = 64  # answers scored in one forward: each holds its own copy of the image's keys and values
+RANKED_TOGETHER = 64  # answers scored in one forward
 
 
 @register("blip", tasks=("vqa", "captioning", "entailment"), joint=True)
@@ -204,7 +204,8 @@ class BLIPModel(Backbone):
                 rows, labels = questions.repeat_interleave(keep), tokens[questions].flatten(0, 1)
                 self._see(visual[rows])
                 seen = torch.cat([mask[rows], (labels[:, :-1] != IGNORED).long()], 1)
-                states = self._decode(self._words(labels[:, :-1]), seen, memory.rows(rows), _rows(out.past_key_values, rows))
+                cache = _rows(out.past_key_values, rows, questions)
+                states = self._decode(self._words(labels[:, :-1]), seen, memory.rows(questions), cache)
                 logits = torch.cat([first[rows][:, None], self.decoder.cls(states.last_hidden_state)], 1)
                 parts.append(log_likelihood(logits, labels, self.protocol).view(-1, keep))
             return torch.cat(parts)
@@ -300,13 +301,13 @@ def _positions(mask: Tensor) -> Tensor:
     return (mask.cumsum(1) - 1).clamp_min(0)
 
 
-def _rows(cache: EncoderDecoderCache, index: Tensor) -> EncoderDecoderCache:
-    """A cache of its own for these rows of the batch."""
+def _rows(cache: EncoderDecoderCache, index: Tensor, seen: Tensor) -> EncoderDecoderCache:
+    """A cache of its own for these rows of the batch; what they look at comes once for all that share it."""
     parts = []
-    for part in (cache.self_attention_cache, cache.cross_attention_cache):
+    for part, rows in ((cache.self_attention_cache, index), (cache.cross_attention_cache, seen)):
         made = DynamicCache()
         for i, layer in enumerate(part.layers):
-            made.update(layer.keys[index], layer.values[index], i)
+            made.update(layer.keys[rows], layer.values[rows], i)
         parts.append(made)
     return EncoderDecoderCache(*parts)
 

@@ -21,7 +21,7 @@ from transformers import (
 )
 from transformers.models.blip.modeling_blip_text import BlipTextLMHeadModel, BlipTextSelfAttention
 
-from benchmark.attention import attend
+from benchmark.attention import attend, looked_into
 from benchmark.backbones.vision import Triple, normalisation
 from benchmark.backbones.weights import Source, reads_weights
 from benchmark.errors import UserError
@@ -139,16 +139,26 @@ class TextAttention(BlipTextSelfAttention):  # type: ignore[misc]
         past_key_values: EncoderDecoderCache | None = None,
         **_rest: Any,
     ) -> tuple[Tensor, None]:
-        """States (batch, queries, width), and the states to look at in cross-attention, to (batch, queries, width)."""
+        """States (batch, queries, width), and the states to look at in cross-attention, to (batch, queries, width).
+
+        What is looked at may be fewer rows than the states: so many states beside each other then look at one row.
+        """
         cross = encoder_hidden_states is not None
         query = self._heads(self.query(hidden_states))
         key, value = self._seen(hidden_states if encoder_hidden_states is None else encoder_hidden_states, cross, past_key_values)
         if attention_mask is not None:
             # Half the smallest number: a kernel that multiplies the mask must not overflow to minus infinity.
             attention_mask = attention_mask.clamp_min(torch.finfo(query.dtype).min / 2).to(query.dtype)
+        copies = len(query) // len(key)
+        if copies > 1 and looked_into(self):  # methods see one row of probabilities for each row of states
+            key, value = (x.repeat_interleave(copies, 0) for x in (key, value))
+            attention_mask = None if attention_mask is None else attention_mask.repeat_interleave(copies, 0)
+        elif copies > 1:  # rows that look at the same keys are queries of one attention, and no key is copied
+            query = query.view(len(key), copies, *query.shape[1:]).transpose(1, 2).flatten(2, 3)
+            attention_mask = None if attention_mask is None else attention_mask[:, :, :1]  # of padding: the same for all queries
         dropout = self.dropout.p if self.training else 0.0
         found, _ = attend(self, query, key, value, attention_mask, dropout=dropout, is_causal=False)
-        return found.flatten(2), None
+        return found.reshape(*hidden_states.shape[:2], -1), None
 
     def _seen(self, states: Tensor, cross: bool, past: EncoderDecoderCache | None) -> tuple[Tensor, Tensor]:
         """Keys and values, cached ones included; those of cross-attention are computed once."""

@@ -93,7 +93,9 @@ def rank(first: Tensor, answers: Tensor, keep: int, score: Callable[[Tensor], Te
     and returns log-likelihoods (questions, keep). answers (answers, tokens).
     """
     likely = first[:, answers[:, 0]].sort(dim=1, descending=True, stable=True).indices[:, : min(keep, len(answers))]
-    return Candidates(likely, score(answers[likely]))
+    tokens = answers[likely]
+    longest = int((tokens != IGNORED).sum(-1).max())  # of those that passed: a list of thousands has far longer ones
+    return Candidates(likely, score(tokens[..., :longest]))
 
 
 def padded(rows: Sequence[Sequence[int]], value: int) -> Tensor:

@@ -16,6 +16,8 @@ from torch.utils._pytree import tree_leaves
 from transformers.pytorch_utils import Conv1D
 
 from benchmark.attention import Seen
+from benchmark.bench._literal import Block, Shown
+from benchmark.bench._literal import p_adapter as release
 from benchmark.checkpoint import trained
 from benchmark.errors import UserError
 from benchmark.method import Site, count
@@ -25,14 +27,10 @@ from methods.p_adapter import (
     Laplacian,
     PAdapter,
     PaperAdapter,
-    ReleaseAdapter,
-    gram_distance,
     linear,
-    paper_weights,
-    release_weights,
 )
+from methods.p_laplacian import gram_distance, paper_step, release_step
 from tests.conftest import Case
-from tests.golden.p_adapter_block import Block, Shown
 
 RANDOM = settings(max_examples=25, deadline=None)
 EXPONENTS = (1.0, 1.25, 1.5, 1.75, 2.0, 2.5)
@@ -67,32 +65,6 @@ def context(shown: Seen) -> Tensor:
 
 
 # The release, with every node, edge and matrix it makes.
-
-
-def release(adapter: ReleaseAdapter, projection: nn.Module, output: Tensor, shown: Seen, *, bipartite: bool, tokens: int | None) -> Tensor:
-    """o + adapter(o) of section A.2: full adjacency over all nodes, (batch, heads, nodes, nodes, size / heads) differences."""
-    query, value, a = shown
-    heads, q = a.shape[1], a.shape[2]
-    if tokens:
-        value = functional.adaptive_avg_pool1d(value.mT, tokens).mT
-        a = functional.adaptive_avg_pool1d(a.flatten(0, 1), tokens).unflatten(0, a.shape[:2])
-    nodes = value
-    if bipartite:
-        nodes = torch.cat([query, value], 1)
-        keys = value.shape[1]
-        a = torch.cat(
-            [torch.cat([a.new_zeros(*a.shape[:2], q, q), a], -1), torch.cat([a.mT, a.new_zeros(*a.shape[:2], keys, keys)], -1)], 2
-        )
-    f = adapter.down(projection(nodes)).unflatten(-1, (heads, -1)).transpose(1, 2)
-    p, mu = adapter.laplacian.p, adapter.laplacian.c * (2 + torch.tanh(adapter.laplacian.raw_mu))
-    g = (a + 1e-8).sqrt().unsqueeze(-1) * (f.unsqueeze(2) - f.unsqueeze(3))
-    renormalised = a * torch.linalg.vector_norm(g + 1e-8, dim=-1) ** (p - 2)
-    alpha = 1 / (renormalised.sum(-1) + 2 * mu / p)
-    beta = torch.diag_embed(2 * mu / p * alpha)
-    w = torch.diag_embed(alpha) @ renormalised
-    z = w[:, :, :q, q:] @ f[:, :, q:] + beta[:, :, :q, q:] @ f[:, :, q:] if bipartite else w @ f + beta @ f
-    merged = z.transpose(1, 2).flatten(2)
-    return output + adapter.up(functional.gelu(adapter.gate(output)) * merged)
 
 
 @given(
@@ -288,10 +260,11 @@ def test_edges_between_equal_nodes() -> None:
     nodes, w = torch.randn(64, 16), torch.randn(16, 48)
     squared = gram_distance(nodes, nodes, w @ w.T)
     assert torch.equal(squared == 0, torch.eye(64, dtype=torch.bool))
-    m, ratio = torch.rand(64, 64), torch.tensor([0.5])
-    weights, _ = paper_weights(m, squared, torch.tensor([1.5]), ratio)
-    assert torch.equal(weights == 0, squared == 0)
-    torch.testing.assert_close(paper_weights(m, squared, torch.tensor([2.0]), ratio)[0], m / (m.sum(-1, keepdim=True) + 0.5))
+    m, ratio, gram = torch.rand(64, 64), torch.tensor([0.5]), w @ w.T
+    alone = paper_step(torch.eye(64), nodes, nodes, gram, torch.tensor([1.5]), ratio)
+    torch.testing.assert_close(alone, nodes)  # no edge but to equal nodes: alpha r X_i, where alpha is 1 / r
+    one, r = m.sum(-1, keepdim=True), 0.5
+    torch.testing.assert_close(paper_step(m, nodes, nodes, gram, torch.tensor([2.0]), ratio), (m @ nodes + r * nodes) / (one + r))
 
 
 def test_a_norm_that_vanishes_stays_finite() -> None:
@@ -302,20 +275,20 @@ def test_a_norm_that_vanishes_stays_finite() -> None:
     candidates = [exact.nextafter(exact * side) for side in (0.5, 2.0)] + [exact]
     assert any(((a + 1e-8).sqrt() * c + 1e-8).item() == 0 for c in candidates)
     for nodes in candidates:
-        weights, beta = release_weights(a, rows, nodes, torch.tensor([1.5], dtype=torch.float64), ratio)
-        assert all(x.isfinite().all() for x in (weights, beta, *torch.autograd.grad(weights.sum() + beta.sum(), (a, rows))))
+        stepped = release_step(a, rows, nodes, torch.tensor([1.5], dtype=torch.float64), ratio, loops=True)
+        assert all(x.isfinite().all() for x in (stepped, *torch.autograd.grad(stepped.sum(), (a, rows))))
 
 
 @pytest.mark.parametrize("variant", ["release", "paper"])
 def test_autocast_does_not_reach_the_graph(variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the same bf16 queries and values, what the weights are computed of is the same to the bit, in float32."""
-    original, given_ = getattr(p_adapter, f"{variant}_weights"), []
+    original, given_ = getattr(p_adapter, f"{variant}_step"), []
 
-    def spy(*tensors: Tensor) -> tuple[Tensor, Tensor]:
+    def spy(*tensors: Tensor, **loops: bool) -> Tensor:
         given_.append(tensors)
-        return original(*tensors)
+        return original(*tensors, **loops)
 
-    monkeypatch.setattr(p_adapter, f"{variant}_weights", spy)
+    monkeypatch.setattr(p_adapter, f"{variant}_step", spy)
     made, shown = block("cross", 2, 4, variant=variant, size=4).float(), seen(1, 2, 3, 5, 8, causal=False)
     for enabled in (True, False):
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):

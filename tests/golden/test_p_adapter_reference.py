@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmark.attention import Seen
+from benchmark.bench._literal import Block, Shown
 from methods.p_adapter import PAdapter
-from tests.golden.p_adapter_block import Block, Shown
 
 REFERENCE = Path(__file__).parent / "reference"
 CASES = [f"{kind}_p{p}" for kind in ("self", "cross") for p in ("1.25", "1.5", "1.75", "2.0")]

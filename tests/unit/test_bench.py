@@ -1,70 +1,162 @@
-"""`vlpeft bench`: both sides run turn by turn, and what is printed is what was timed."""
+"""`vlpeft bench`: every bench runs in its smallest form, both sides take turns, and the verdict follows from the ratio."""
 
 from __future__ import annotations
 
 import json
+import math
 import sys
+from functools import partial
+from pathlib import Path
 
 import pytest
+import torch
 
 from benchmark import bench, cli
-from benchmark.bench import Row, alternate, names, text
+from benchmark.arguments import parser
+from benchmark.bench import _literal, _sides, growth, names, workers
+from benchmark.bench._rows import Row, Setting, keep, markdown, row, text
+from benchmark.bench._sides import Step, kept_bytes, turns
+from benchmark.errors import UserError
+from methods.routing import routing_function
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+QUICK = Setting(turns=2, quick=True)
+OF_PROCESSES = ("workers",)  # whole sweeps in processes of their own: as slow as they are
 
 
-def test_sides_take_turns_after_a_warm_up_and_medians_are_of_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock, ran = [0.0], []
-    taken = {"ours": iter([99.0, 1.0, 2.0, 9.0]), "theirs": iter([99.0, 2.0, 8.0, 3.0])}  # seconds; the first is the warm-up
-
-    def step(side: str) -> None:
-        ran.append(side)
-        clock[0] += next(taken[side])
-
-    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
-    found = alternate(lambda: step("ours"), lambda: step("theirs"), repeats=3)
-    assert ran == ["ours", "theirs", "ours", "theirs", "theirs", "ours", "ours", "theirs"]
-    assert found == (2000.0, 3000.0, 0.5)  # of 1/2, 2/8 and 9/3
-
-
-def test_the_table() -> None:
-    lines = text([Row("a", 1.25, 2.5, 0.5, 1.0), Row("longer", 10.0, 1.0, 10.0, 0.25)]).splitlines()
-    assert [line.split() for line in lines] == [
-        ["ours", "ms", "theirs", "ms", "ratio", "memory"],
-        ["a", "1.2", "2.5", "0.500", "1.000"],
-        ["longer", "10.0", "1.0", "10.000", "0.250"],
-    ]
-    assert len(set(map(len, lines))) == 1
-
-
-def test_lora_beside_peft(capsys: pytest.CaptureFixture[str]) -> None:
+def vlpeft(*arguments: str) -> int:
     with pytest.raises(SystemExit) as stop:
-        cli.main(["bench", "lora", "--tiny", "--repeats", "1", "--device", "cpu", "--json"])
-    assert stop.value.code == 0
+        cli.main(["bench", *arguments])
+    assert isinstance(stop.value.code, int)
+    return stop.value.code
+
+
+@pytest.mark.parametrize("name", [name for name in names() if name not in OF_PROCESSES])
+def test_every_bench_runs(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Both sides say the same (`turns` sees to it), and all numbers are there."""
+    assert vlpeft(name, "--quick", "--turns", "1", "--device", "cpu", "--json") == 0
     rows = json.loads(capsys.readouterr().out)
-    assert [row["name"] for row in rows] == ["lora query,value (tiny, cpu)", "lora query,key,value,output,up,down (tiny, cpu)"]
-    for row in rows:
-        assert row["ratio"] == pytest.approx(row["ours_ms"] / row["theirs_ms"])
-        assert 0.9 < row["memory_ratio"] <= 1.0
+    assert rows
+    for each in rows:
+        assert each["bench"] == name
+        assert all(math.isfinite(each[key]) and each[key] > 0 for key in ("ours", "other"))
+
+
+def say(word: str, said: float, ran: list[str], device: torch.device) -> Step:
+    def step() -> float:
+        ran.append(word)
+        return said
+
+    return step
+
+
+def test_sides_take_turns_after_a_warm_up() -> None:
+    ran: list[str] = []
+    pairs = turns(partial(say, "ours", 1.0, ran), partial(say, "other", 1.0, ran), Setting(turns=3, quick=True))
+    assert ran == ["ours", "other", "ours", "other", "other", "ours", "ours", "other"]
+    assert len(pairs) == 3
+
+
+def test_sides_that_say_different_things_are_refused() -> None:
+    with pytest.raises(RuntimeError, match="compute different things"):
+        turns(partial(say, "ours", 1.0, []), partial(say, "other", 2.0, []), QUICK)
+
+
+def raises(device: torch.device) -> Step:
+    raise UserError("a reason")
+
+
+def test_what_goes_wrong_in_a_process_of_its_own_is_told() -> None:
+    with pytest.raises(UserError, match="a reason"), _sides.side(raises, Setting(turns=1)):
+        pass
+
+
+def test_medians_are_of_pairs_and_rules_have_directions() -> None:
+    pairs = [(1.0, 2.0), (2.0, 8.0), (9.0, 3.0)]
+    faster = row("b", "a", "ms", pairs, "at least", 2.0)
+    assert (faster.ours, faster.other, faster.ratio, faster.passed) == (2.0, 3.0, 2.0, True)
+    closer = row("b", "a", "ms", pairs, "at most", 0.4)
+    assert (closer.ratio, closer.passed) == (0.5, False)
+    assert row("b", "a", "ms", pairs, "at most", None).passed
+
+
+def test_the_tables() -> None:
+    rows = [Row("b", "one", "ms", 1.25, 2.5, 2.0, "at least", 1.5), Row("b", "two", "bytes", 10000, 1, 10000, "at most", None)]
+    assert [line.split() for line in text(rows).splitlines()] == [
+        ["ours", "other", "ratio", "asked", "for"],
+        ["b:", "one", "1.25", "2.5", "ms", "2", "≥", "1.5", "pass"],
+        ["b:", "two", "10,000", "1", "bytes", "1e+04"],
+    ]
+    assert markdown(rows).splitlines()[2] == "| b: one | 1.25 | 2.5 | ms | 2 | ≥ 1.5 | pass |"
+
+
+def test_what_is_kept_is_never_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [Row("b", "one", "ms", 1.0, 2.0, 2.0, "at least", 1.5)]
+    monkeypatch.setattr("time.strftime", lambda *_: "now")
+    path = keep(tmp_path, rows, Setting(), (0.5, 0.5, 0.5))
+    assert path.name.startswith("now_")
+    assert f"torch{torch.__version__.partition('+')[0]}" in path.name
+    values = json.loads(path.read_text())
+    assert values["rows"][0]["passed"] is True
+    assert {"load_before", "load_after", "provenance", "turns"} <= values.keys()
+    with pytest.raises(UserError, match="exists already"):
+        keep(tmp_path, rows, Setting(), (0.5, 0.5, 0.5))
+
+
+def test_a_bench_that_falls_short_is_an_exit_code(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for ratio, code in ((1.0, 1), (2.0, 0)):
+        monkeypatch.setattr("benchmark.bench._rows.run", lambda *_, r=ratio: [Row("b", "a", "ms", 1.0, r, r, "at least", 1.5)])
+        assert vlpeft("routing", "--device", "cpu") == code
+    assert "FAIL" in capsys.readouterr().out
 
 
 def test_without_peft_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(SystemExit) as stop:
-        cli.main(["bench", "lora", "--tiny", "--device", "cpu"])
-    assert stop.value.code == 2
+    assert vlpeft("lora", "--quick", "--device", "cpu") == 2
     assert "pip install peft" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("arguments", "message"), [(["nothing"], "invalid choice"), (["lora", "--repeats", "0"], "must be at least 1")])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["nothing"], "invalid choice"), (["lora", "--turns", "0"], "must be at least 1"), (["lora", "--quick", "--keep"], "mean nothing")],
+)
 def test_slips(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stop:
-        cli.main(["bench", *arguments])
-    assert stop.value.code == 2
+    assert vlpeft(*arguments) == 2
     assert message in capsys.readouterr().err
 
 
 def test_every_bench_is_one_file_with_a_run() -> None:
-    assert "lora" in names()
+    assert {"lora", "p_laplacian", "command"} <= set(names())
     for name in names():
         assert callable(__import__(f"{bench.__name__}.{name}", fromlist=["run"]).run)
+
+
+def test_kept_bytes_count_a_storage_once_and_no_weights() -> None:
+    layer, x = torch.nn.Linear(4, 3), torch.randn(5, 4, requires_grad=True)
+    assert kept_bytes(lambda: layer(x).exp() + x.exp().sum(), layer) == (5 * 4 + 5 * 3 + 5 * 4) * 4
+
+
+def test_workers_beside_one_process_a_cell(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its commands are ones that there are, and each cell is run once on either side."""
+    ran: list[str] = []
+
+    def vlpeft(*arguments: str) -> str:
+        options = parser().parse_args(arguments)
+        ran.append(options.command)
+        return json.dumps([{"id": "0a"}, {"id": "0b"}])
+
+    monkeypatch.setattr(workers, "_vlpeft", vlpeft)
+    rows = list(workers.run(Setting(turns=1, quick=True)))
+    assert [each.rule for each in rows] == ["at least"]
+    assert [ran.count(command) for command in ("sweep", "plan", "run")] == [2, 2, 4]  # to warm up, and the turn
+
+
+def test_the_exponent_of_a_power() -> None:
+    assert growth.exponent({n: 3.0 * n**1.7 for n in (10, 20, 40)}) == pytest.approx(1.7)
+
+
+@pytest.mark.parametrize("function", ["mul_expand", "project"])
+def test_the_literal_routing_functions_are_ours(function: str) -> None:
+    torch.manual_seed(0)
+    text_, vision = torch.randn(2, 5, 4, dtype=torch.float64), torch.randn(2, 1, 4, dtype=torch.float64)
+    torch.testing.assert_close(getattr(_literal, function)(text_, vision), routing_function(function, "paper")(text_, vision))

@@ -16,7 +16,8 @@ from benchmark.backbones.base import Backbone
 from benchmark.backbones.vision import transform
 from benchmark.datasets.base import Pixels
 from benchmark.datasets.shapes import Shapes
-from benchmark.features import views, visual_inputs
+from benchmark.errors import UserError
+from benchmark.features import cached_views, views, visual_inputs
 from tests.conftest import Case
 
 IMAGES = [f"train/{i}" for i in range(10)]
@@ -198,3 +199,40 @@ def test_a_view_is_drawn_from_its_example_s_seed_and_its_place(frozen: Backbone,
     assert torch.equal(found.flatten(0, 1), tower(expected))
     assert len({row.numpy().tobytes() for row in found.flatten(0, 1)}) == 4
     assert not found.requires_grad
+
+
+def test_features_kept_in_half_the_bytes_are_rounded_and_nothing_else(frozen: Backbone, data: Shapes, tmp_path: Path) -> None:
+    whole = visual_inputs(frozen, data, IMAGES, False, tmp_path)(alone(IMAGES))
+    half = visual_inputs(frozen, data, IMAGES, False, tmp_path, "float16")(alone(IMAGES))
+    assert half.dtype is torch.float32
+    assert torch.equal(half, whole.half().float())
+    sizes = sorted(path.stat().st_size - 128 for path in tmp_path.glob("*/features.npy"))
+    assert sizes[1] == 2 * sizes[0]
+
+
+def test_features_too_large_for_half_the_bytes_are_refused(frozen: Backbone, data: Shapes, tmp_path: Path) -> None:
+    with torch.no_grad():
+        frozen.vision.model.layernorm.weight.fill_(1e7)
+        frozen.vision.pool = "cls"
+    with pytest.raises(UserError, match="float16 cannot hold"):
+        visual_inputs(frozen, data, IMAGES, False, tmp_path, "float16")
+
+
+@torch.no_grad()
+def test_some_views_of_each_image_are_computed_once(frozen: Backbone, data: Shapes, tmp_path: Path) -> None:
+    """Which one an example sees, its seed says; it is the view that is drawn live; and a tower that trains sees the same."""
+    tower, images = frozen.vision, ["train/1", "train/2"]
+    look = cached_views(frozen, data, images, 3, tmp_path)
+    assert sorted(Counting.drawn) == sorted(3 * images)
+    seeds = [str(i) for i in range(20)]
+    found = look([images[:1]] * 20, seeds)[:, 0]
+    assert len(Counting.drawn) == 6, "nothing is drawn again"
+    drawn = [transform(augmented(data.image("train/1"), tower.size, f"view {k}"), tower) for k in range(3)]
+    expected = torch.cat([tower(each[None]) for each in drawn])
+    distances = (found[:, None] - expected[None]).abs().amax((2, 3))
+    assert distances.min(1).values.max() < 1e-4
+    assert set(distances.argmin(1).tolist()) == {0, 1, 2}
+    assert torch.equal(look([images[:1]] * 20, seeds)[:, 0], found)
+    trains = Case("full_finetuning", "vit_roberta", {"vision": True}).build()
+    again = cached_views(trains, data, images, 3, Path("/nonexistent"))([images[:1]] * 20, seeds)[:, 0]
+    torch.testing.assert_close(again, found, rtol=1e-4, atol=1e-5)

@@ -23,6 +23,7 @@ from benchmark.errors import UserError
 from benchmark.planning import plan, save_plan
 from benchmark.records import Store
 from benchmark.runner import Runtime, run_cell
+from benchmark.tasks.base import Item
 from benchmark.training import Feed, batches, learning_rate_factor, start, train
 from tests.conftest import Case
 
@@ -58,7 +59,7 @@ for cell in cells:
         folder = Path(root) / "cells" / cell
         assert phase == "never" or ((folder / "checkpoint.pt").exists() and not (folder / "record.json").exists())
 """
-TIMINGS = {"train_seconds", "eval_seconds", "cpu_seconds", "step_ms", "peak_memory_mb"}
+TIMINGS = {"train_seconds", "eval_seconds", "cpu_seconds", "step_ms", "peak_memory_mb", "tokens_per_second", "images_per_second"}
 
 
 @pytest.fixture(scope="module")
@@ -276,3 +277,24 @@ def test_the_curve_has_the_mean_loss_of_every_window(curve: list[tuple[int, floa
     backbone = LORA.build()
     first = sum(LORA.loss(backbone, [item]).item() for item in LORA.items()) / (8 * 6)
     assert curve[0][1] == pytest.approx(first, rel=1e-5)
+
+
+@given(n=st.integers(1, 60), size=st.integers(1, 7), window=st.integers(2, 5), seed=st.integers(0, 5))
+def test_sorting_by_length_neither_drops_nor_repeats(n: int, size: int, window: int, seed: int) -> None:
+    """Within a window no batch reaches into the lengths of another; batches are as many and as large as without."""
+    items = [Item((str(i),), "x" * (i * 37 % 23), {"y": 1.0}) for i in range(n)]
+    recipe = Protocol(lr=1.0, epochs=2, batch_size=size, length_window=window)
+    made = [batch for _, batch in batches([Feed(items, None, recipe, ())], seed, 0, 2 * -(-n // size))]  # type: ignore[arg-type]
+    epochs = [made[: len(made) // 2], made[len(made) // 2 :]]
+    for epoch in epochs:
+        assert sorted(item.images for batch in epoch for item in batch) == sorted(item.images for item in items)
+        assert [len(batch) for batch in epoch[:-1]] == [size] * (len(epoch) - 1)
+        for begin in range(0, len(epoch), window):
+            lengths = ([len(item.prompt) for item in batch] for batch in epoch[begin : begin + window])
+            ranges = sorted((min(each), max(each)) for each in lengths)
+            assert all(first[1] <= second[0] for first, second in pairwise(ranges))
+
+
+def test_a_key_that_needs_another() -> None:
+    with pytest.raises(ValueError, match="leave one of the two out"):
+        Protocol(lr=1.0, steps=1, views=4)

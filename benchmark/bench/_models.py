@@ -1,0 +1,74 @@
+"""Models of the usual size with random weights (speed needs no others) or the tiny ones, and training steps of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from benchmark.backbones import BACKBONES
+from benchmark.backbones.base import Backbone
+from benchmark.backbones.weights import random_weights
+from benchmark.bench._sides import Step
+from benchmark.config import Protocol, parse
+from benchmark.features import VisualInputs
+from benchmark.grid import METHODS
+from benchmark.measure import ANSWERS, QUESTION
+from benchmark.method import apply
+from benchmark.tasks.base import Item
+from benchmark.training import Feed, autocast, start, train
+
+Settings = Mapping[str, Any]
+FULL: Mapping[str, Settings] = {"vit_roberta": {}, "blip": {}}  # the defaults are the papers' towers
+SMALL: Mapping[str, Settings] = {"vit_roberta": {"text": "tiny", "vision": "tiny"}, "blip": {"weights": "tiny", "image_size": 64}}
+
+
+def protocol(batch: int, **more: Any) -> Protocol:
+    """A recipe for speed; on a GPU of today one trains in bf16."""
+    return parse(Protocol, {"lr": 1e-4, "steps": 1, "batch_size": batch, **more}, "bench")
+
+
+def adapted(
+    name: str, method: str | None, settings: Settings, recipe: Protocol, *, quick: bool, answers: Sequence[str] = ANSWERS
+) -> Backbone:
+    """A backbone with a method injected, or (None) wholly frozen, head included."""
+    torch.manual_seed(0)
+    with random_weights():
+        made: Backbone = parse(BACKBONES.load(name), dict((SMALL if quick else FULL)[name]), name).build(answers, recipe)
+    if method is None:
+        made.requires_grad_(False)
+    else:
+        apply(parse(METHODS.load(method), dict(settings), method), made)
+    return made
+
+
+def items(batch: int) -> list[Item]:
+    """Questions with one answer each; images are numbers."""
+    return [Item((str(i),), QUESTION, {ANSWERS[i % len(ANSWERS)]: 1.0}) for i in range(batch)]
+
+
+def training(backbone: Backbone, recipe: Protocol, visual: VisualInputs) -> Step:
+    """One step of the one training loop: features, forward, backward, AdamW, schedule."""
+    batch = recipe.batch_size
+    state, feed = start(backbone, recipe, 1), Feed(items(batch), visual, recipe, ANSWERS)
+
+    def step() -> None:
+        state.total = state.step + 1
+        train(state, [feed], 0, None, lambda _: None)
+
+    return step
+
+
+def frozen(backbone: Backbone, recipe: Protocol, visual: VisualInputs) -> Step:
+    """The least that adapting a frozen backbone can cost: its forward, and the gradient of every activation of the text."""
+    batch = items(recipe.batch_size)
+    backbone.train()
+    backbone.token_embeddings.register_forward_hook(lambda _module, _inputs, output: output.requires_grad_())
+
+    def step() -> None:
+        with autocast(backbone.device, recipe.precision):
+            loss, _ = backbone.loss(visual([i.images for i in batch]), [i.prompt for i in batch], [i.targets for i in batch])
+        torch.autograd.backward(loss)
+
+    return step

@@ -1,0 +1,119 @@
+"""What a bench says: rows of two numbers and their ratio, with the ratio that is asked for; as a table, and kept as a file."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+from benchmark.errors import UserError
+from benchmark.provenance import provenance
+from benchmark.records import write_atomically
+
+Rule = Literal["at least", "at most"]
+HEADER = ("ours", "other", "", "ratio", "asked for", "")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How to measure. `quick`: the smallest sizes, in this process, to see that a bench runs; its numbers mean nothing."""
+
+    device: str = "cpu"
+    turns: int = 5
+    quick: bool = False
+
+
+@dataclass(frozen=True)
+class Row:
+    """One comparison: medians of both sides, and of the turns' ratios.
+
+    `at least`: other / ours, how many times less ours takes, must be `required` or more. `at most`: ours / other must be
+    `required` or less. Without `required` it is told for information.
+    """
+
+    bench: str
+    name: str
+    unit: str
+    ours: float
+    other: float
+    ratio: float
+    rule: Rule
+    required: float | None
+    turns: int = 1
+
+    @property
+    def passed(self) -> bool:
+        """Whether the ratio is as asked for."""
+        if self.required is None:
+            return True
+        return self.ratio >= self.required if self.rule == "at least" else self.ratio <= self.required
+
+
+def row(bench: str, name: str, unit: str, pairs: Sequence[tuple[float, float]], rule: Rule, required: float | None) -> Row:
+    """The row of some turns' pairs (ours, other)."""
+    from statistics import median
+
+    ratios = [other / ours if rule == "at least" else ours / other for ours, other in pairs]
+    mine, others = zip(*pairs, strict=True)
+    return Row(bench, name, unit, median(mine), median(others), median(ratios), rule, required, len(pairs))
+
+
+def run(chosen: Sequence[str], setting: Setting) -> Iterator[Row]:
+    """Rows of these benches, as they are measured."""
+    for name in chosen:
+        yield from import_module(f"benchmark.bench.{name}").run(setting)
+
+
+def as_dict(row: Row) -> dict[str, Any]:
+    """For scripts."""
+    return {**asdict(row), "passed": row.passed}
+
+
+def text(rows: Sequence[Row]) -> str:
+    """The rows as a table."""
+    table = [("", *HEADER), *(_cells(row) for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return "".join(_line(cells, widths) + "\n" for cells in table)
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """The rows for a README."""
+    table = [("", *HEADER), ("---", *["---:"] * 2, "---", *["---:"] * 2, "---"), *(_cells(row) for row in rows)]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in table)
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    sign = {"at least": "≥", "at most": "≤"}[row.rule]
+    asked = "" if row.required is None else f"{sign} {row.required:g}"
+    verdict = "" if row.required is None else "pass" if row.passed else "FAIL"
+    return (f"{row.bench}: {row.name}", _number(row.ours), _number(row.other), row.unit, f"{row.ratio:.3g}", asked, verdict)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def _line(cells: Iterable[str], widths: Sequence[int]) -> str:
+    left = (0, 3, 6)  # names, units and verdicts
+    return "  ".join(cell.ljust(w) if i in left else cell.rjust(w) for i, (cell, w) in enumerate(zip(cells, widths, strict=True))).rstrip()
+
+
+def keep(folder: Path, rows: Sequence[Row], setting: Setting, before: Sequence[float]) -> Path:
+    """Write the rows and where they come from to a new file, named by time and environment; none is ever overwritten.
+
+    `before`: the load averages when the run began. Raises UserError if the file exists or cannot be written.
+    """
+    began = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    path = folder / f"{began}_{platform.machine()}_{os.cpu_count()}cpu_torch{version('torch')}_{setting.device.replace(':', '')}.json"
+    load = {"load_before": list(before), "load_after": list(os.getloadavg())}  # more than one means that others ran, too
+    values = {**asdict(setting), **load, "provenance": provenance(setting.device), "rows": [as_dict(row) for row in rows]}
+    if not write_atomically(path, (json.dumps(values, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode(), exclusive=True):
+        raise UserError(f"{path} exists already; run it again")
+    return path

@@ -1,0 +1,187 @@
+"""Two sides of a comparison, each in a process of its own, taking turns: whatever else the machine does falls on both.
+
+On a CPU a turn is measured in CPU seconds of its process, on a GPU in seconds between two synchronisations.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import resource
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from benchmark.bench._rows import Row, Rule, Setting, row
+from benchmark.cost import MIB, peak_memory, reset_peak_memory
+from benchmark.errors import UserError
+from benchmark.runner import Runtime, prepare_torch
+
+Step = Callable[[], Any]  # what a turn times; what it returns must be alike on both sides
+Make = Callable[[torch.device], Step]  # builds a side: a function of a module, or `functools.partial` of one
+TURN_SECONDS = 0.3  # of a turn: so many steps that it takes about as long
+TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Seconds a step, the peak of memory above what the built side takes, in MiB, and what the last step returned."""
+
+    seconds: float
+    memory: float
+    said: float
+
+
+class Side(Protocol):
+    """Somebody who takes turns."""
+
+    def __call__(self) -> Turn: ...
+
+
+class Here:
+    """A side in this process."""
+
+    def __init__(self, make: Make, setting: Setting) -> None:
+        self.device = prepare_torch(Runtime(device=setting.device, threads=1))
+        self.step = make(self.device)
+        gc.collect()
+        _give_back_memory()
+        reset_peak_memory(self.device)
+        self.base = peak_memory(self.device)
+        began = time.process_time()
+        self.step()  # warms up
+        taken = time.process_time() - began
+        self.count = 1 if setting.quick else max(1, min(1000, round(TURN_SECONDS / max(taken, 1e-6))))
+        self.peak = peak_memory(self.device)
+
+    def __call__(self) -> Turn:
+        """So many steps."""
+        reset_peak_memory(self.device)
+        began = _clock(self.device)
+        for _ in range(self.count):
+            said = self.step()
+        seconds = (_clock(self.device) - began) / self.count
+        self.peak = max(self.peak, peak_memory(self.device))
+        return Turn(seconds, (self.peak - self.base) / MIB, 0.0 if said is None else float(said))
+
+
+class Elsewhere:
+    """A side in a process of its own."""
+
+    def __init__(self, make: Make, setting: Setting) -> None:
+        self.ours, theirs = get_context("spawn").Pipe()
+        self.process = get_context("spawn").Process(target=_serve, args=(theirs, make, setting), daemon=True)
+        self.process.start()
+        theirs.close()
+        self._hear()
+
+    def __call__(self) -> Turn:
+        """One turn there."""
+        self.ours.send("turn")
+        turn: Turn = self._hear()
+        return turn
+
+    def _hear(self) -> Any:
+        try:
+            answer = self.ours.recv()
+        except EOFError:
+            raise UserError("the process of one side has died (killed for memory?)") from None
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def stop(self) -> None:
+        """End the process."""
+        self.ours.close()
+        self.process.join()
+
+
+def _serve(connection: Connection, make: Make, setting: Setting) -> None:
+    try:
+        side = Here(make, setting)
+        connection.send("ready")
+        while True:
+            connection.recv()
+            connection.send(side())
+    except EOFError:
+        return  # no more turns
+    except Exception as error:  # told to whom it concerns
+        connection.send(error if isinstance(error, UserError) else RuntimeError(f"{type(error).__name__}: {error}"))
+
+
+@contextmanager
+def side(make: Make, setting: Setting) -> Iterator[Side]:
+    """A side that is ready to take turns."""
+    if setting.quick:
+        yield Here(make, setting)
+        return
+    made = Elsewhere(make, setting)
+    try:
+        yield made
+    finally:
+        made.stop()
+
+
+def turns(ours: Make, other: Make, setting: Setting) -> list[tuple[Turn, Turn]]:
+    """Pairs of turns; each side goes first in every second one. Raises RuntimeError where they do not say the same."""
+    with ExitStack() as stack:
+        sides = [stack.enter_context(side(make, setting)) for make in (ours, other)]
+        pairs = []
+        for number in range(setting.turns):
+            order = sides if number % 2 == 0 else sides[::-1]
+            taken = {id(each): each() for each in order}
+            pairs.append((taken[id(sides[0])], taken[id(sides[1])]))
+    for mine, theirs in pairs:
+        if abs(mine.said - theirs.said) > TOLERANCE * (1 + abs(theirs.said)):
+            raise RuntimeError(f"the two sides compute different things: {mine.said} and {theirs.said}")
+    return pairs
+
+
+def time_row(bench: str, name: str, pairs: list[tuple[Turn, Turn]], setting: Setting, rule: Rule, required: float | None) -> Row:
+    """Milliseconds a step."""
+    unit = "CPU ms" if setting.device == "cpu" else "ms"
+    return row(bench, name, unit, [(1e3 * mine.seconds, 1e3 * theirs.seconds) for mine, theirs in pairs], rule, required)
+
+
+def memory_row(bench: str, name: str, pairs: list[tuple[Turn, Turn]], rule: Rule, required: float | None) -> Row:
+    """Peak memory above the built side's. The parts of a page that a process's size counts whole are taken as one MiB at least."""
+    values = [(max(1.0, mine.memory), max(1.0, theirs.memory)) for mine, theirs in pairs]
+    return row(bench, f"{name}, memory", "MiB", values, rule, required)
+
+
+def kept_bytes(forward: Callable[[], Any], weights: nn.Module | None = None) -> int:
+    """Bytes that a forward keeps for the backward, weights aside; a storage kept twice counts once."""
+    known = {p.untyped_storage().data_ptr() for p in weights.parameters()} if weights is not None else set()
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        alive = forward()  # what is freed before all is counted could give its place to another
+    del alive
+    return sum(size for place, size in kept.items() if place not in known)
+
+
+def _clock(device: torch.device) -> float:
+    if device.type != "cuda":
+        children = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return time.process_time() + children.ru_utime + children.ru_stime
+    torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def _give_back_memory() -> None:
+    """What building freed must not hide what steps take."""
+    library = ctypes.CDLL(None)
+    if hasattr(library, "malloc_trim"):  # glibc
+        library.malloc_trim(0)

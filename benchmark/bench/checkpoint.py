@@ -1,0 +1,30 @@
+"""What a finished cell keeps: only what was trained, beside the whole model; LoRA and routing of the routing paper, rank 128."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from safetensors.torch import save_file
+
+from benchmark.bench._models import Settings, adapted, protocol
+from benchmark.bench._rows import Row, Setting, row
+from benchmark.checkpoint import save_trained
+
+BENCH = "checkpoint"
+METHODS: Mapping[str, Settings] = {"lora": {"rank": 128, "alpha": 128}, "routing_lora": {"rank": 128, "alpha": 128, "function": "mul"}}
+ANSWERS = 3129  # VQAv2's
+
+
+def run(setting: Setting) -> Iterator[Row]:
+    """Bytes of the files."""
+    for method, full in METHODS.items():
+        settings = {**full, "rank": 4} if setting.quick else full
+        answers = [str(i) for i in range(10 if setting.quick else ANSWERS)]
+        backbone = adapted("vit_roberta", method, settings, protocol(1), quick=setting.quick, answers=answers)
+        with TemporaryDirectory() as folder:
+            whole = Path(folder) / "whole.safetensors"
+            save_file({name: p.detach().contiguous() for name, p in backbone.named_parameters()}, whole)
+            pair = (save_trained(Path(folder) / "trained.safetensors", backbone), whole.stat().st_size)
+        yield row(BENCH, f"{method}, vit_roberta", "bytes", [pair], "at least", 15.0)

@@ -1,0 +1,66 @@
+"""What the command itself costs: help beside a bare interpreter, planning 1,000 cells, tables of 10,000 records."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+from benchmark.bench._rows import Row, Setting, row
+from benchmark.bench._sides import Step, time_row, turns
+from benchmark.bench._sweeps import records, write_sweep
+
+BENCH = "command"
+RUNS = 10  # of a short command in a step
+HELP = ("-c", "from benchmark.cli import main; main()", "--help")
+CPU_SECONDS = """
+import sys, time
+from benchmark.cli import main
+for arguments in {commands!r}:
+    began = time.process_time()
+    try:
+        main(arguments)
+    except SystemExit as end:
+        if end.code:
+            raise
+print(time.process_time() - began, file=sys.stderr)
+"""  # of the last command
+
+
+def run(setting: Setting) -> Iterator[Row]:
+    """Help, plan, table."""
+    runs = 1 if setting.quick else RUNS
+    pairs = turns(partial(step, HELP, runs), partial(step, ("-c", "pass"), runs), setting)
+    yield time_row(BENCH, "vlpeft --help beside a bare interpreter", pairs, setting, "at most", 8.0)
+    cells, finished = (4, 20) if setting.quick else (1000, 10_000)
+    times = 1 if setting.quick else setting.turns
+    with TemporaryDirectory() as folder:
+        one, many, all_ = (write_sweep(Path(folder), n) for n in (1, cells, finished))
+        plans = [["plan", str(sweep), "--json"] for sweep in (one, many)]
+        taken = [(seconds(plans), 1.0) for _ in range(times)]
+        yield row(BENCH, f"plan of {cells:,} cells as JSON, beyond imports and the first; other: allowed", "CPU s", taken, "at most", 1.0)
+        table = ["table", str(all_), "--root", str(records(Path(folder) / "root", all_))]
+        taken = [(seconds([table]), 3.0) for _ in range(times)]
+        yield row(BENCH, f"table of {finished:,} records; other: allowed", "CPU s", taken, "at most", 1.0)
+
+
+def step(arguments: Sequence[str], runs: int, device: torch.device) -> Step:  # noqa: ARG001 - every side is told its device
+    """Start a Python so many times."""
+
+    def started() -> None:
+        for _ in range(runs):
+            subprocess.run([sys.executable, *arguments], stdout=subprocess.DEVNULL, check=True)
+
+    return started
+
+
+def seconds(commands: Sequence[Sequence[str]]) -> float:
+    """CPU seconds of the last of these commands in a new process."""
+    code = CPU_SECONDS.format(commands=commands)
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=True)
+    return float(done.stderr.split()[-1])

@@ -1,0 +1,53 @@
+"""An epoch of VQA with routing functions, features of the frozen ViT-B/16 cached, beside computing them in every step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+from benchmark.bench._models import adapted, protocol
+from benchmark.bench._rows import Row, Setting
+from benchmark.bench._sides import Step, time_row, turns
+from benchmark.cell import Part
+from benchmark.checkpoint import load_trained, trained
+from benchmark.datasets import load_spec
+from benchmark.features import live_features, per_example, visual_inputs
+from benchmark.inputs import Inputs
+from benchmark.training import Feed, start, train
+
+BENCH = "feature_cache"
+BATCH, BATCHES = 4, 2
+
+
+def run(setting: Setting) -> Iterator[Row]:
+    """One epoch from the same weights; both sides must come to the same losses."""
+    with TemporaryDirectory() as folder:
+        sides = [partial(step, folder if cached else "", setting.quick) for cached in (True, False)]
+        name = f"routing_lora mul, vit_roberta, {BATCHES} batches of {BATCH} images"
+        yield time_row(BENCH, name, turns(sides[0], sides[1], setting), setting, "at least", 4.0)
+
+
+def step(cache: str, quick: bool, device: torch.device) -> Step:
+    """An epoch, which leaves the weights as they were; returns the mean of its losses. Without `cache` features are live."""
+    recipe = protocol(BATCH, epochs=1, steps=None, train_limit=BATCH * BATCHES, eval_limit=1)
+    inputs = Inputs.open(Part("vqa", load_spec("shapes"), recipe))
+    settings = {"rank": 4 if quick else 128, "alpha": 128, "function": "mul"}
+    backbone = adapted("vit_roberta", "routing_lora", settings, recipe, quick=quick, answers=inputs.answers).to(device)
+    live = live_features(backbone, inputs.data, zeroed=False)
+    images = [image for item in inputs.items for image in item.images]
+    visual = visual_inputs(backbone, inputs.data, images, False, Path(cache)) if cache else lambda ids: per_example(ids, live)
+    feed = Feed(inputs.items, visual, recipe, inputs.answers)
+    began = {name: tensor.clone() for name, tensor in trained(backbone).items()}
+
+    def epoch() -> float:
+        load_trained(backbone, began)
+        torch.manual_seed(0)
+        state = start(backbone, recipe, feed.batches)
+        train(state, [feed], 0, None, lambda _: None)
+        return sum(loss for _, loss in state.curve) / len(state.curve)
+
+    return epoch

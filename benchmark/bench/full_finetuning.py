@@ -1,0 +1,35 @@
+"""A training step of LoRA beside one of full fine-tuning: RoBERTa-base + ViT-B/16, VQA; what LoRA leaves frozen is cached."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+import torch
+
+from benchmark.bench._models import adapted, protocol, training
+from benchmark.bench._rows import Row, Setting
+from benchmark.bench._sides import Step, memory_row, time_row, turns
+from benchmark.measure import cached_pixels, pixels
+
+BENCH = "full_finetuning"
+SIDES = {"both towers": {"vision": True}, "text tower alone, both cached": {"vision": False}}
+
+
+def run(setting: Setting) -> Iterator[Row]:
+    """Beside training both towers, and beside training the text tower alone."""
+    for name, settings in SIDES.items():
+        batch = 2 if setting.quick else 4
+        ours = partial(step, "lora", (), batch, setting.quick)
+        pairs = turns(ours, partial(step, "full_finetuning", tuple(settings.items()), batch, setting.quick), setting)
+        yield time_row(BENCH, f"LoRA step, {name}", pairs, setting, "at least", 3.0)
+        yield memory_row(BENCH, f"LoRA step, {name}", pairs, "at least", 5.0)
+
+
+def step(method: str, settings: tuple[tuple[str, bool], ...], batch: int, quick: bool, device: torch.device) -> Step:
+    """One training step."""
+    recipe = protocol(batch)
+    backbone = adapted("vit_roberta", method, dict(settings), recipe, quick=quick).to(device)
+    live = any(p.requires_grad for p in backbone.vision.parameters())
+    visual = pixels(backbone, batch) if live else cached_pixels(backbone, batch)
+    return training(backbone, recipe, visual)

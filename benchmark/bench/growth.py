@@ -1,0 +1,103 @@
+"""How costs grow: the exponent of the straight line through log cost over log size, least squares."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from statistics import linear_regression, median
+from tempfile import TemporaryDirectory
+
+import torch
+
+from benchmark.bench import p_laplacian, ranking
+from benchmark.bench._rows import Row, Setting
+from benchmark.bench._sides import Step, side
+from benchmark.bench._sweeps import records, write_sweep
+from benchmark.planning import plan
+from benchmark.records import Store
+
+BENCH = "growth"
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What grows with what, and the exponent that it may have at most, 0.1 of it for the noise."""
+
+    name: str
+    sizes: tuple[int, ...]
+    make: Callable[[int, bool, Path, torch.device], Step]
+    at_most: float
+    quick: tuple[int, ...] = (2, 4)
+
+
+def tokens(size: int, quick: bool, _folder: Path, device: torch.device) -> Step:
+    """Self-attention's p-adapter over so many tokens: its graph has as many edges as the attention."""
+    base = p_laplacian.TINY if quick else p_laplacian.SHAPES[0]
+    return p_laplacian.step(replace(base, batch=2, queries=size, keys=size, tokens=None), device, literal=False)
+
+
+def candidates(size: int, quick: bool, _folder: Path, device: torch.device) -> Step:
+    """Ranking so many answers of one question."""
+    return ranking.step(1, size, False, quick, device)
+
+
+def cells(size: int, _quick: bool, folder: Path, _device: torch.device) -> Step:
+    """Planning so many cells."""
+    sweep = str(write_sweep(folder, size))
+
+    def planned() -> None:
+        plan(sweep, need_data=False)
+
+    return planned
+
+
+def finished(size: int, _quick: bool, folder: Path, _device: torch.device) -> Step:
+    """Reading so many records."""
+    store = Store(records(folder / f"root{size}", write_sweep(folder, size)))
+
+    def read() -> None:
+        for _ in store.records():
+            pass
+
+    return read
+
+
+CURVES = (
+    Curve("p-adapter step over n tokens", (64, 128, 256, 512), tokens, 2.1),
+    Curve("ranking over k candidates", (4, 8, 16, 32), candidates, 1.1),
+    Curve("planning over cells", (250, 500, 1000, 2000), cells, 1.1),
+    Curve("reading over records", (500, 1000, 2000, 4000), finished, 1.1),
+)
+
+
+def run(setting: Setting) -> Iterator[Row]:
+    """One row a curve: milliseconds at the smallest and the largest size, and the exponent."""
+    for curve in CURVES:
+        taken = points(curve, setting)
+        sizes, milliseconds = list(taken), [1e3 * seconds for seconds in taken.values()]
+        name = f"{curve.name}, {sizes[-1]} beside {sizes[0]}: exponent"
+        unit = "CPU ms" if setting.device == "cpu" else "ms"
+        yield Row(BENCH, name, unit, milliseconds[-1], milliseconds[0], exponent(taken), "at most", curve.at_most, setting.turns)
+
+
+def points(curve: Curve, setting: Setting) -> dict[int, float]:
+    """Size -> median seconds; each size in a process of its own."""
+    found = {}
+    with TemporaryDirectory() as folder:
+        for size in curve.quick if setting.quick else curve.sizes:
+            with side(partial(_made, CURVES.index(curve), size, setting.quick, Path(folder)), setting) as turn:
+                found[size] = median(turn().seconds for _ in range(setting.turns))
+    return found
+
+
+def _made(number: int, size: int, quick: bool, folder: Path, device: torch.device) -> Step:
+    return CURVES[number].make(size, quick, folder, device)
+
+
+def exponent(taken: Mapping[int, float]) -> float:
+    """Slope of log seconds over log size."""
+    logs: tuple[Sequence[float], Sequence[float]] = ([math.log(size) for size in taken], [math.log(seconds) for seconds in taken.values()])
+    return linear_regression(*logs).slope

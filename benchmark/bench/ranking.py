@@ -1,0 +1,66 @@
+"""VQA by ranking, beside encoding prompt and image again for each answer as the released code does: BLIP-base, 224 px, 32 candidates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmark.backbones.base import single
+from benchmark.backbones.language import log_likelihood, rank
+from benchmark.bench._models import adapted, items, protocol
+from benchmark.bench._rows import Row, Setting
+from benchmark.bench._sides import Step, time_row, turns
+from benchmark.measure import cached_pixels
+
+BENCH = "ranking"
+WORDS = (  # each one token of the tiny tokenizer, as most answers of VQAv2 are of BERT's
+    "yes no two three four many red blue green black brown yellow gray teal light there color size left right large small above "
+    "below circle circles triangle triangles rectangle rectangles shape shapes man image background"
+)
+ANSWERS = (*WORDS.split(), "large circle", "red shape", "not present", "there are two large yellow triangles on the left of the image")
+
+
+def run(setting: Setting) -> Iterator[Row]:
+    """Questions answered from a list."""
+    questions, keep = (2, 3) if setting.quick else (2, 32)
+    sides = [partial(step, questions, keep, again, setting.quick) for again in (False, True)]
+    yield time_row(BENCH, f"{questions} questions, {keep} candidates each", turns(sides[0], sides[1], setting), setting, "at least", 10.0)
+
+
+def step(questions: int, keep: int, again: bool, quick: bool, device: torch.device) -> Step:
+    """Answer the questions; returns a number that the answers make."""
+    recipe = protocol(questions, rank_candidates=keep)
+    backbone: Any = adapted("blip", "lora", {}, recipe, quick=quick, answers=ANSWERS).to(device).eval()
+    visual = cached_pixels(backbone, questions)([[str(i)] for i in range(questions)])
+    prompts = [item.prompt for item in items(questions)]
+    answer = partial(encoded_again, backbone) if again else backbone.predict
+
+    def answered() -> int:
+        with torch.inference_mode():
+            return sum(ANSWERS.index(text) * (1 + i) for i, text in enumerate(answer(visual, prompts)))
+
+    return answered
+
+
+def encoded_again(backbone: Any, visual: Tensor, prompts: Sequence[str]) -> list[str]:
+    """The same two stages, where every candidate reads the prompt and projects the image's keys and values for itself."""
+    visual = single(visual)
+    memory = backbone._memory(visual, prompts)
+    embeds, mask = backbone._prefix(prompts)
+    backbone._see(visual)
+    first = backbone.decoder.cls(backbone._decode(embeds, mask, memory).last_hidden_state[:, -1])
+
+    def score(tokens: Tensor) -> Tensor:
+        rows = torch.arange(len(tokens), device=tokens.device).repeat_interleave(tokens.shape[1])
+        labels = tokens.flatten(0, 1)
+        backbone._see(visual[rows])
+        logits = backbone.decoder.cls(backbone._states(embeds[rows], mask[rows], labels, memory.rows(rows)))
+        return log_likelihood(logits, labels, backbone.protocol).view(tokens.shape[:2])
+
+    targets = backbone._targets(backbone.answers).to(visual.device)
+    best = rank(first, targets, backbone.protocol.rank_candidates, score)
+    return [backbone.answers[i] for i in best.tolist()]

@@ -1,0 +1,49 @@
+"""The routing functions that are rank-1, forward and backward, beside their k x k matrices; VQA of the routing paper: rank 128."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import torch
+
+from benchmark.bench import _literal
+from benchmark.bench._rows import Row, Setting
+from benchmark.bench._sides import Step, time_row, turns
+from benchmark.grid import METHODS
+
+BENCH = "routing"
+FULL, TINY = (64, 21, 128), (2, 3, 4)  # examples, length with the visual prefix, rank
+
+
+def run(setting: Setting) -> Iterator[Row]:
+    """One row a function."""
+    for function in ("mul_expand", "project"):
+        sides = [partial(step, function, TINY if setting.quick else FULL, literal=literal) for literal in (False, True)]
+        yield time_row(BENCH, function, turns(sides[0], sides[1], setting), setting, "at least", 1.6)
+
+
+def step(function: str, shape: tuple[int, int, int], device: torch.device, *, literal: bool) -> Step:
+    """Forward and backward of R(x_t, x_v)."""
+    torch.manual_seed(0)
+    batch, length, rank = shape
+    text, vision = (torch.randn(batch, n, rank, device=device, requires_grad=True) for n in (length, 1))
+    module: Any = METHODS.entry("routing_lora").load().__module__
+    route = getattr(_literal, function) if literal else routes(module)(function, "paper")
+    grad = torch.randn(batch, length, rank, device=device)
+
+    def both() -> float:
+        found = route(text, vision)
+        torch.autograd.backward(found, grad, inputs=[text, vision])
+        text.grad = vision.grad = None
+        return float(found.detach().mean())
+
+    return both
+
+
+def routes(module: str) -> Any:
+    """`routing_function` of the method's own file: a bench knows methods by their names only."""
+    from importlib import import_module
+
+    return import_module(module).routing_function

@@ -1,0 +1,50 @@
+"""A sweep of tiny cells in a worker that stays up, beside one process a cell; CPU seconds of all processes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+from benchmark.bench._rows import Row, Setting
+from benchmark.bench._sides import Step, time_row, turns
+from benchmark.bench._sweeps import write_sweep
+
+BENCH = "workers"
+
+
+def run(setting: Setting) -> Iterator[Row]:
+    """The whole sweep, planning and tables included."""
+    cells = 2 if setting.quick else 12
+    sides = [partial(step, cells, together) for together in (True, False)]
+    name = f"{cells} tiny cells, workers beside one process a cell"
+    yield time_row(BENCH, name, turns(sides[0], sides[1], setting), setting, "at least", 1.5)
+
+
+def step(cells: int, together: bool, device: torch.device) -> Step:
+    """Run the sweep in a new folder."""
+
+    def whole() -> None:
+        with TemporaryDirectory() as folder:
+            sweep = str(write_sweep(Path(folder), cells))
+            where = ("--root", str(Path(folder) / "root"), "--device", device.type, "--threads", "1")
+            if together:
+                _vlpeft("sweep", sweep, "--workers", "1", *where)
+                return
+            for cell in json.loads(_vlpeft("plan", sweep, "--json")):
+                _vlpeft("run", sweep, "--cell", cell["id"], *where)
+
+    return whole
+
+
+def _vlpeft(*arguments: str) -> str:
+    done = subprocess.run([sys.executable, "-m", "benchmark.cli", *arguments], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"vlpeft {' '.join(arguments)}: {done.stderr[-500:]}")
+    return done.stdout

@@ -1,0 +1,73 @@
+"""How much a training step does: floating-point operations, text tokens and images, counted once on a step that changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmark.backbones.base import Backbone
+from benchmark.distributed import Ranks
+from benchmark.training import Feed, TrainingState, autocast, batches, visual_features
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the first step of a cell does, all its ranks together.
+
+    flops: of matrix products, convolutions and attention, forward and backward, as torch's counter knows them; cached
+    features cost none. tokens: ids that the text towers embed, padding too. images: those of the batch.
+    """
+
+    flops: int
+    tokens: int
+    images: int
+
+    def per_second(self, seconds: float) -> dict[str, float]:
+        """tokens_per_second and images_per_second, where a step takes so long."""
+        return {"tokens_per_second": self.tokens / seconds, "images_per_second": self.images / seconds}
+
+
+def first_step(state: TrainingState, feeds: Sequence[Feed], seed: int, micro_batch: int | None, ranks: Ranks) -> Work:
+    """Count the batch of step 0, in parts no larger than those it was trained in.
+
+    Weights and their gradients stay as they are; random numbers are drawn.
+    """
+    backbone = state.backbone
+    feed, batch = next(batches(feeds, seed, 0, 1))
+    backbone.follow(feed.protocol, feed.answers, feed.task)
+    backbone.train()
+    trained = [p for p in backbone.parameters() if p.requires_grad]
+    size = min(micro_batch or len(batch), max(1, -(-len(batch) // ranks.world)))
+    with FlopCounterMode(display=False) as counter, _tokens(backbone) as tokens:
+        for begin in range(0, len(batch), size):
+            part = batch[begin : begin + size]
+            with autocast(backbone.device, feed.protocol.precision):
+                visual = visual_features(feed, part, [f"{seed}/0/{begin + i}" for i in range(len(part))])
+                loss, _ = backbone.loss(visual, [i.prompt for i in part], [i.targets for i in part])
+            torch.autograd.grad(loss, trained, allow_unused=True)
+    return Work(counter.get_total_flops(), sum(tokens), sum(len(item.images) for item in batch))
+
+
+@contextmanager
+def _tokens(backbone: Backbone) -> Iterator[list[int]]:
+    """How many ids each look-up in the token tables takes: a decoder's table may be another module than the encoder's."""
+    found: list[int] = []
+
+    def count(_module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        ids: Tensor = inputs[0]
+        found.append(ids.numel())
+
+    rows = backbone.token_embeddings.num_embeddings
+    tables = [each for each in backbone.modules() if isinstance(each, nn.Embedding) and each.num_embeddings == rows]
+    hooks = [table.register_forward_pre_hook(count) for table in tables]
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()
