@@ -1,9 +1,9 @@
 """Records kept as evidence: `measured/SWEEP--ENVIRONMENT.jsonl`, one file a run of a sweep, never changed once it is written.
 
-A line of JSON each for the head (schema, the plan but for its cells, and how many these are), every set of test images, and every cell of the
-plan: how it was planned, its record, and its scores by image. Left out of a record: what the plan repeats (`id`, `cell`), the
-curves, which are bulky, the hashes of files that are not kept, and the host's name. So tables and tests of significance
-come out as from the result folder itself, by `vlpeft table SWEEP --root FILE`, or `--measured` for those that are shipped.
+A line of JSON each for the head (schema, the plan but for its cells, and how many these are), every set of test images, and every cell of
+the plan: how it was planned, its record, and its scores by image. Left out of a record: what the plan repeats (`id`, `cell`), the curves,
+which are bulky, the hashes of files that are not kept, and the host's name. So tables and tests of significance come out as from the
+result folder itself, by `vlpeft table SWEEP --root FILE`, or `--measured` for those that are shipped.
 """
 
 from __future__ import annotations
