@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from benchmark.arguments import parser
 from benchmark.cli_adapters import export_adapter, predict
@@ -15,6 +16,9 @@ from benchmark.cli_cells import cancel, how_to_go_on, logs, print_text, retry, r
 from benchmark.cli_report import report
 from benchmark.cli_tables import diff, keep, table
 from benchmark.errors import UserError
+
+if TYPE_CHECKING:
+    from benchmark.cell import Plan
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -93,7 +97,7 @@ def _plan(options: argparse.Namespace) -> int:
     return 0
 
 
-def _cost(made: Any, options: argparse.Namespace) -> int:
+def _cost(made: Plan, options: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     from benchmark.config import parse

@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
+from benchmark.codebase import code
 from benchmark.errors import UserError
 from benchmark.provenance import provenance
 from benchmark.records import write_atomically
@@ -113,7 +114,7 @@ def keep(folder: Path, rows: Sequence[Row], setting: Setting, before: Sequence[f
     began = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     path = folder / f"{began}_{platform.machine()}_{os.cpu_count()}cpu_torch{version('torch')}_{setting.device.replace(':', '')}.json"
     load = {"load_before": list(before), "load_after": list(os.getloadavg())}  # more than one means that others ran, too
-    values = {**asdict(setting), **load, "provenance": provenance(setting.device), "rows": [as_dict(row) for row in rows]}
+    values = {**asdict(setting), **load, "provenance": provenance(setting.device, code()), "rows": [as_dict(row) for row in rows]}
     if not write_atomically(path, (json.dumps(values, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode(), exclusive=True):
         raise UserError(f"{path} exists already; run it again")
     return path

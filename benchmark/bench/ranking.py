@@ -63,4 +63,4 @@ def encoded_again(backbone: Any, visual: Tensor, prompts: Sequence[str]) -> list
 
     targets = backbone._targets(backbone.answers).to(visual.device)
     best = rank(first, targets, backbone.protocol.rank_candidates, score)
-    return [backbone.answers[i] for i in best.tolist()]
+    return [backbone.answers[i] for i in best.best()]
