@@ -8,7 +8,7 @@ import pytest
 
 
 class Disk:
-    """A file system of a few MiB."""
+    """A file system with room for a copy of the code, and not much more."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.ballast = path, path / "ballast"
@@ -29,7 +29,7 @@ class Disk:
 def disk(tmp_path):
     path = tmp_path / "disk"
     path.mkdir()
-    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", path], capture_output=True, text=True, check=False)
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", path], capture_output=True, text=True, check=False)
     if made.returncode:
         pytest.skip(f"no file system can be mounted here: {made.stderr.strip()}")
     yield Disk(path)

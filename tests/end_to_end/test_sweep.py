@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -256,9 +257,10 @@ def test_two_launchers_share_a_root(sweep, inline, tmp_path, main, first) -> Non
     both = [start_vlpeft("sweep", sweep, "--root", root, "--on", *way, *RUN, log=log) for way, log in zip(ways, logs, strict=True)]
     codes = [process.wait(timeout=240) for process in both]
     assert codes == [0, 0], [log.read_text() for log in logs]
-    begun = [line for log in root.glob("jobs/*/*/*_log.out") for line in log.read_text().splitlines() if line.endswith(" done")]
-    assert len(begun) == len(set(begun))
-    assert len(begun) == RUNNABLE or first == "inline"  # which leaves no log
+    printed = [log.read_text() for log in root.glob("jobs/*/*/*_log.out")]
+    ran = [cell for text in printed for cell in re.findall(r"^=== (\w+) done$", text, re.MULTILINE)]
+    assert len(ran) == len(set(ran))
+    assert len(ran) == RUNNABLE or first == "inline"  # which leaves no log
     assert science(root) == science(inline[0])
     assert leftovers(root) == []
     assert not list(root.glob("launchers/*"))

@@ -256,9 +256,9 @@ def test_a_full_disk(launch, disk, main, tmp_path) -> None:
     said = launch(number=4, cells={rows[1]["id"]: {"does": "fill"}}, root=root)
     assert said.code in (1, 2)
     assert "disk full" in said.err or "No space left on device" in said.err
+    wait_until(lambda: not output("squeue", "-h"))  # the launcher itself may be the first to find no room
     states = {row["id"]: row for row in json.loads(main("status", tmp_path / "one.yaml", "--root", root, "--json").out)}
     assert states[rows[1]["id"]]["reason"].startswith("disk full: ")
-    wait_until(lambda: not output("squeue", "-h"))
     disk.free()
     again = launch(number=4, root=root)
     assert again.code == 0, again.err
