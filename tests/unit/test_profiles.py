@@ -30,6 +30,10 @@ def test_shipped_profiles_load_and_say_what_they_are_for() -> None:
         ({"gpus": 4, "cells_per_job": 4, "cells_at_once": 4, "cpus": 4}, "gpus: 4 for ranks: 1 leaves GPUs idle"),
         ({"ranks": 3, "cpus": 2}, "cpus: 2 is less than one for each of the 3 processes"),
         ({"cells_at_once": 2, "cpus": 2}, "cells_at_once: 2 is more than the job's cells; set `cells_per_job`"),
+        ({"sbatch": {"time": 5}}, "sbatch: time: write `time` beside `sbatch`; remove it here"),
+        ({"sbatch": {"cpus_per_task": 5}}, "sbatch: cpus_per_task: write `cpus` beside"),
+        ({"sbatch": {"output": "log"}}, "sbatch: output: the launcher sets it"),
+        ({"sbatch": {"exclusive": False}}, "sbatch: exclusive: false: sbatch has no such option; leave it out"),
         ({"cells_at_once": 2, "cells_per_job": 4}, "cpus: 1 is less than one for each of the 2 processes"),
     ],
 )
