@@ -211,8 +211,8 @@ def test_flags_that_do_not_exist(tmp_path, main) -> None:
 
 def test_cell_ids(tmp_path, refused) -> None:
     path, root = write_one(tmp_path, seeds="[0, 1, 2]"), tmp_path / "root"
-    refused("run", path, "--cell", "xyz", "--root", root, *RUN, words=("--cell xyz: no cells of 'one'", "see `vlpeft plan`"))
-    refused("run", path, "--cell", "", "--root", root, *RUN, words=("--cell: give the beginning of a cell's id",))
+    refused("run", path, "--cell", "xyz", "--root", root, *RUN, words=("cell xyz: no cells of 'one'", "see `vlpeft plan`"))
+    refused("run", path, "--cell", "", "--root", root, *RUN, words=("cell: give the beginning of a cell's id",))
 
 
 def test_a_skipped_cell_is_not_run(tmp_path, refused, main) -> None:
@@ -316,6 +316,7 @@ def test_after_the_launch(tmp_path, refused, main) -> None:
     record.unlink()
     assert main("sweep", path, "--root", root, "--on", "inline", *RUN).code == 0
 
+    refused("status", path, "--root", record, words=(f"--root {record}: a file; this command needs the result folder",))
     plan.write_text(plan.read_text()[:50])
     refused("status", path, "--root", root, words=(f"cannot read {plan}", "run `vlpeft sweep"))
 

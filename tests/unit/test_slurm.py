@@ -17,7 +17,7 @@ from slurm import cluster, supervise, worker
 from slurm.cluster import Job, ended, jobs
 from slurm.control import cancel, sections
 from slurm.job import CellJob
-from slurm.ledger import Ledger
+from slurm.ledger import Ledger, Submission
 from slurm.presence import Launcher, at_work, launchers
 from slurm.profiles import Profile
 from slurm.states import notes
@@ -444,7 +444,19 @@ def test_requeueing_keeps_the_cells(slurm, store, monkeypatch) -> None:
 
 
 def test_the_ledger_reads_what_it_writes(tmp_path) -> None:
-    assert Ledger(tmp_path / "nothing").sent() == {}
+    ledger = Ledger(tmp_path)
+    assert ledger.sent() == {}
+    with ledger.lock():
+        folder = ledger.new()
+    ledger.write(folder, Submission("7", (("a", "b"), ("c",))))
+    logs = [folder / f"7_{index}_0_log.out" for index in (0, 0, 1)]
+    assert ledger.sent() == {cell: [(f"7_{index}", log)] for cell, index, log in zip("abc", (0, 0, 1), logs, strict=True)}
+    other = folder.with_name("99999-torn") / "submission.json"
+    other.parent.mkdir()
+    for damaged in ("{", "[]", '{"job": 3}'):
+        other.write_text(damaged)
+        with pytest.raises(UserError, match=str(other)):
+            ledger.sent()
 
 
 def test_what_waits_is_told(slurm, submitter, store, monkeypatch) -> None:
