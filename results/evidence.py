@@ -117,7 +117,7 @@ def _environment(records: Mapping[str, Record]) -> str:
         found.setdefault("-".join(_slug(word) for word in words if word), []).append(cell_id)
     if len(found) > 1:
         listed = "; ".join(f"{name}: {', '.join(ids)}" for name, ids in found.items())
-        raise UserError(f"the cells ran in different environments, and a file holds one: {listed}")
+        raise UserError(f"the cells ran in different environments, and a file holds one; run them in one, in another --root: {listed}")
     return next(iter(found))
 
 
