@@ -532,3 +532,20 @@ def test_who_is_at_work_is_seen(tmp_path, sweep) -> None:
         assert launchers(tmp_path, sweep) == [Launcher("local", platform.node(), os.getpid())]
         assert launchers(tmp_path, "other") == []
     assert launchers(tmp_path, sweep) == []
+
+
+def test_ten_thousand_cells_take_few_questions(slurm, submitter, store, monkeypatch) -> None:
+    """How often SLURM is called, which is what takes long on a real one, to submit 10,000 cells and to tell where they are."""
+    (slurm / "scontrol").write_text("#!/bin/bash\necho 'MaxArraySize            = 1001'\n")
+    many = ids(10_000)
+    assert submitter.submit(many) == 10_000
+    assert calls(slurm) == 5  # 5,000 jobs of two cells
+    sent = submitter.ledger.sent()
+    assert len(sent) == 10_000
+    (slurm / "queue").write_text("".join(f"{1001 + job // 1001}|{job % 1001}|PENDING|Priority\n" for job in range(5000)))
+    asked: list[str] = []
+    monkeypatch.setattr(cluster, "ask", lambda *command, ask=cluster.ask: [asked.append(command[0]), ask(*command)][1])
+    told = notes(store.root, many)
+    assert asked == ["squeue"]
+    assert {each.state for each in told.values()} == {"pending"}
+    assert len(told) == 10_000
