@@ -1,11 +1,16 @@
 """Profiles are checked before anything is submitted."""
 
+import re
+from pathlib import Path
+
 import pytest
+from ruamel.yaml import YAML
 
 from benchmark.config import parse
 from benchmark.errors import UserError
 from slurm.profiles import Profile, load_profile, profile_names
 
+README = Path(__file__).resolve().parents[2] / "README.md"
 LEAST = {"time": 10, "mem_gb": 2.0}
 
 
@@ -49,6 +54,13 @@ def test_a_misspelt_name_and_a_missing_file(tmp_path) -> None:
         load_profile("one_gpus")
     with pytest.raises(UserError, match=r"cannot read .*mine\.yaml"):
         load_profile(str(tmp_path / "mine.yaml"))
+
+
+def test_the_profile_of_the_readme_is_one() -> None:
+    text = README.read_text(encoding="utf-8")
+    (block,) = (block for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if "cells_per_job" in block)
+    profile = parse(Profile, YAML(typ="safe").load(block), "README.md")
+    assert f"({profile.threads} threads each)" in block
 
 
 def test_what_is_left_out_is_left_to_the_cluster() -> None:

@@ -377,6 +377,19 @@ def test_a_damaged_line_of_predictions_is_named(tmp_path):
     assert write_report([(launched, Store(tmp_path))], tmp_path / "out", 0)
 
 
+def test_predictions_that_were_cut_at_the_end_of_a_line_are_not_counted(tmp_path):
+    launched = fill(tmp_path, plan())
+    folder = Store(tmp_path).folder(launched.cells[0].id)
+    path, record = folder / "predictions.jsonl", json.loads((folder / "record.json").read_text())
+    record["files"] = {path.name: hashlib.sha256(path.read_bytes()).hexdigest()}
+    (folder / "record.json").write_text(json.dumps(record))
+    assert write_report([(launched, Store(tmp_path))], tmp_path / "out")
+    for left in (3, 0):
+        path.write_text("".join(path.read_text().splitlines(keepends=True)[:left]))
+        with pytest.raises(UserError, match=f"{path} is not what the run wrote"):
+            write_report([(launched, Store(tmp_path))], tmp_path / "out")
+
+
 def test_answers_of_different_seeds_are_told(tmp_path):
     launched = fill(tmp_path, plan())
     first = launched.cells[0]
