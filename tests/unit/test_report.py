@@ -111,6 +111,14 @@ def test_what_people_and_models_wrote_stays_text(made, page):
     assert f"odd {NASTY}" in {row[1] for row in embedded(page)["scores"]["rows"]}
 
 
+def test_half_a_character_spoils_no_page(tmp_path):
+    launched = fill(tmp_path, plan())
+    path = Store(tmp_path).folder(launched.cells[0].id) / "predictions.jsonl"
+    path.write_text(path.read_text().replace('"prediction": "', '"prediction": "\\ud83d'))
+    (page,) = write_report([(launched, Store(tmp_path))], tmp_path / "out")
+    assert "\\ud83d" in page.read_text(encoding="utf-8")
+
+
 def test_the_same_records_give_the_same_bytes_wherever_they_lie(made, tmp_path):
     launched = fill(tmp_path / "elsewhere", plan())
     (path,) = write_report([(launched, Store(tmp_path / "elsewhere"))], tmp_path / "out", 8)
