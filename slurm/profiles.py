@@ -23,7 +23,6 @@ OWN = {
     "cpus-per-task": "cpus",
     "requeue": "requeue",
     "no-requeue": "requeue",
-    "signal": "signal_seconds",
     **dict.fromkeys(("array", "output", "error", "open-mode", "job-name", "nodes", "ntasks", "ntasks-per-node", "wait"), ""),
 }
 

@@ -67,5 +67,7 @@ def test_what_is_left_out_is_left_to_the_cluster() -> None:
     told = {key: value for key, value in parse(Profile, LEAST, "").parameters().items() if value is not None}
     assert not told.keys() & {"gpus_per_node", "slurm_partition", "slurm_account", "slurm_qos", "slurm_setup"}
     assert told["slurm_additional_parameters"] == {"requeue": True}
+    for more in ({"signal": "CONT@1"}, {"gpus-per-node": 2}, {"exclusive": True}):  # what some clusters need and no key says
+        assert parse(Profile, {**LEAST, "sbatch": more}, "").parameters()["slurm_additional_parameters"] == {"requeue": True, **more}
     never = parse(Profile, {**LEAST, "requeue": False, "sbatch": {"exclude": "n7"}}, "").parameters()
     assert never["slurm_additional_parameters"] == {"no-requeue": True, "exclude": "n7"}
