@@ -194,7 +194,7 @@ def read_plan(name_or_path: str, root: Path, scale: str = "") -> Plan:
     except FileNotFoundError as error:
         raise UserError(f"{root} holds no results of the sweep '{sweep_name(path)}'; {again}") from error
     except NotADirectoryError as error:
-        raise UserError(f"--root {root}: a file; this command needs the result folder") from error
+        raise UserError(f"--root {root}: a file, or below one; name the result folder that `vlpeft sweep` has filled") from error
     except (OSError, ValueError, UserError) as error:
         raise UserError(f"cannot read {file} ({error}); {again}") from error
 

@@ -156,7 +156,7 @@ def test_before_any_launch(command, tmp_path, refused) -> None:
     refused("plan", path, "--root", root, words=(f"--root {root}: no such folder",))
     file = tmp_path / "a_file"
     file.write_text("")
-    refused(command, path, "--root", file / "below", words=("cannot read", "a_file"))
+    refused(command, path, "--root", file / "below", words=(f"--root {file}/below: a file, or below one; name the result folder",))
 
 
 @pytest.mark.parametrize("command", ["sweep", "run"])
@@ -320,7 +320,7 @@ def test_after_the_launch(tmp_path, refused, main) -> None:
     record.unlink()
     assert main("sweep", path, "--root", root, "--on", "inline", *RUN).code == 0
 
-    refused("status", path, "--root", record, words=(f"--root {record}: a file; this command needs the result folder",))
+    refused("status", path, "--root", record, words=(f"--root {record}: a file, or below one; name the result folder",))
     plan.write_text(plan.read_text()[:50])
     refused("status", path, "--root", root, words=(f"cannot read {plan}", "run `vlpeft sweep"))
 
