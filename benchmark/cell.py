@@ -119,15 +119,15 @@ class Plan(Config):
     def find(self, beginning: str) -> Planned:
         """The runnable cell whose id starts so. Raises UserError for none, several, or a skipped one."""
         if not beginning:
-            raise UserError("--cell: give the beginning of a cell's id; see `vlpeft plan`")
+            raise UserError("cell: give the beginning of a cell's id; see `vlpeft plan`")
         found: dict[str, Planned] = {}
         for cell in self.cells:  # at another scale a cell may repeat an earlier one, whose id it has
             if cell.id.startswith(beginning):
                 found.setdefault(cell.id, cell)
         if len(found) != 1:
             number = len(found) or "no"
-            raise UserError(f"--cell {beginning}: {number} cells of '{self.sweep}' have an id that starts so; see `vlpeft plan`")
+            raise UserError(f"cell {beginning}: {number} cells of '{self.sweep}' have an id that starts so; see `vlpeft plan`")
         (chosen,) = found.values()
         if chosen.skipped:
-            raise UserError(f"--cell {beginning}: skipped: {chosen.skipped}")
+            raise UserError(f"cell {beginning}: skipped: {chosen.skipped}")
         return chosen

@@ -34,6 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except UserError as error:
         print(f"vlpeft: error: {error}", file=sys.stderr)
         code = 2
+    except PermissionError as error:  # result folders are shared: any file of one may be another user's
+        print(f"vlpeft: error: {error.filename}: {error.strerror}; ask its owner, or choose another folder", file=sys.stderr)
+        code = 2
     except KeyboardInterrupt:
         print(f"vlpeft: interrupted{how_to_go_on(options)}", file=sys.stderr)
         code = 130

@@ -111,8 +111,9 @@ def diff(options: argparse.Namespace) -> int:
 
 
 def keep(options: argparse.Namespace) -> int:
+    from benchmark.sweep import as_typed
     from results.evidence import MEASURED, keep
 
     path: Path = keep(options.sweep, options.root, options.out or MEASURED, options.scale)
-    print(f"{path} ({path.stat().st_size / 1e6:.1f} MB); read it with `vlpeft table {options.sweep} --root {path}`")
+    print(f"{path} ({path.stat().st_size / 1e6:.1f} MB); read it with `vlpeft table {as_typed(options.sweep, path, options.scale)}`")
     return 0

@@ -24,6 +24,7 @@ from benchmark.tasks.base import Task
 from benchmark.training import Feed
 
 TOP = 5
+ROW = 'write {"image": PATH, "question": TEXT} on each line'
 
 
 @dataclass(frozen=True)
@@ -81,17 +82,19 @@ def read_rows(path: Path) -> list[Asked]:
         with path.open(encoding="utf-8") as file:
             lines = list(file)
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path}: {error}") from error
-    return [_row(line, path, f"{path}:{number}") for number, line in enumerate(lines, 1) if line.strip()]
+        raise UserError(f"cannot read {path}: {error}; {ROW}") from error
+    if asked := [_row(line, path, f"{path}:{number}") for number, line in enumerate(lines, 1) if line.strip()]:
+        return asked
+    raise UserError(f"{path} asks nothing; {ROW}")
 
 
 def _row(line: str, path: Path, where: str) -> Asked:
     try:
         values: Any = json.loads(line)
     except json.JSONDecodeError as error:
-        raise UserError(f"{where}: not JSON: {error}") from error
+        raise UserError(f"{where}: not JSON: {error}; {ROW}") from error
     if not isinstance(values, dict):
-        raise UserError(f'{where}: write {{"image": PATH, "question": TEXT}}')
+        raise UserError(f"{where}: {ROW}")
     if "image" in values:
         values = {"images": [values.pop("image")], **values}
     asked = parse(Asked, values, where)
@@ -109,7 +112,7 @@ def check(asked: Asked, task: Task, where: str = "") -> None:
         raise UserError(f"{where}{task.name} takes no question; leave it out")
     for image in asked.images:
         if not Path(image).is_file():
-            raise UserError(f"{where}image {image} does not exist; check the path")
+            raise UserError(f"{where}image {image} is no file; check the path")
 
 
 def predict(adapter: Adapter, backbone: Backbone, part: int, wanted: Sequence[Asked], batch: int, top: int) -> list[Said]:

@@ -102,8 +102,10 @@ class Store:
 
     def records(self) -> Iterator[Record]:
         """All records, by id."""
-        for path in sorted(self.root.glob("cells/*/record.json")):
-            yield read_record(path)
+        cells = self.root / "cells"
+        for cell_id in sorted(path.name for path in cells.iterdir()) if cells.is_dir() else ():  # a glob passes over what it may not read
+            if self.has_record(cell_id):
+                yield self.record(cell_id)
 
     def scores(self, cell_id: str) -> tuple[ImageScores, ...]:
         """Its scores by image, one a task; nothing where none were kept. Raises UserError for a damaged file."""
@@ -196,11 +198,15 @@ def to_json(values: Mapping[str, Any], indent: int | None = 1) -> bytes:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """A small status file, or None where there is none."""
+    """A small status file, or None where there is none. Raises UserError for a damaged one."""
     try:
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):  # where results are kept in one file, there are no status files
         return None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not readable ({error}); restore or delete it") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: a {type(values).__name__} where a mapping should be; restore or delete it")
     return values
 
 

@@ -193,8 +193,25 @@ def read_plan(name_or_path: str, root: Path, scale: str = "") -> Plan:
         return parse_json(Plan, file.read_bytes(), str(file))
     except FileNotFoundError as error:
         raise UserError(f"{root} holds no results of the sweep '{sweep_name(path)}'; {again}") from error
+    except NotADirectoryError as error:
+        raise UserError(f"--root {root}: a file, or below one; name the result folder that `vlpeft sweep` has filled") from error
     except (OSError, ValueError, UserError) as error:
         raise UserError(f"cannot read {file} ({error}); {again}") from error
+
+
+def launched(root: Path) -> list[Plan]:
+    """The plans of a result folder, by name: what was launched there, whatever has become of the sweep's file since.
+
+    Raises UserError for a damaged one.
+    """
+    return [_launched(path) for path in sorted((root / "sweeps").rglob("*.json"))]
+
+
+def _launched(path: Path) -> Plan:
+    try:
+        return parse_json(Plan, path.read_bytes(), str(path))
+    except (OSError, UserError) as error:
+        raise UserError(f"cannot read {path} ({error}); run its sweep again with --root, which writes it anew") from error
 
 
 def _entry(item: JSON, where: str) -> Entry:

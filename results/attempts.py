@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from benchmark.config import Config, parse
-from benchmark.errors import UserError
 from benchmark.records import Store, read_json
 
 T = TypeVar("T")
@@ -52,8 +50,5 @@ def failure(store: Store, cell_id: str) -> Failure | None:
 
 
 def _read(path: Path, cls: type[T]) -> T | None:
-    try:
-        values = read_json(path)
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"{path}: not readable ({error}); delete it, the next attempt writes it anew") from error
+    values = read_json(path)
     return None if values is None else parse(cls, values, str(path))

@@ -75,7 +75,10 @@ class Diff:
 
 
 def diff(a: Path, b: Path, sweep: str = "", scale: str = "") -> Diff:
-    """Compare all records of two result folders or files of evidence, or those of a sweep. Raises UserError for a damaged record."""
+    """Compare all records of two result folders or files of evidence, or those of a sweep.
+
+    Raises UserError for a damaged record, and where one side has none at all: two wrong folders are not equal results.
+    """
     ours, theirs = _records(a, sweep, scale), _records(b, sweep, scale)
     both = [(ours[cell], theirs[cell]) for cell in ours if cell in theirs]
     return Diff(
@@ -94,8 +97,13 @@ def _records(root: Path, sweep: str, scale: str) -> dict[str, Record]:
     if sweep:
         plan, store = opened(sweep, root, scale)
         return {cell.id: store.record(cell.id) for cell in plan.runnable() if store.has_record(cell.id)}
+    if scale:
+        raise UserError(f"--scale {scale}: goes with a sweep: `vlpeft diff A B SWEEP --scale {scale}`")
     store = read_evidence(root) if root.suffix == SUFFIX else Store(root)
-    return {record.id: record for record in store.records()}
+    found = {record.id: record for record in store.records()}
+    if not found:
+        raise UserError(f"{root} holds no records; give a folder that `vlpeft sweep --root` has filled, or a file of evidence")
+    return found
 
 
 def _label(record: Record) -> str:

@@ -112,12 +112,14 @@ def _environment(records: Mapping[str, Record]) -> str:
     found: dict[str, list[str]] = {}
     for cell_id, record in records.items():
         about = record.provenance
+        if unknown := [key for key in ("system", "device", "packages") if key not in about]:
+            raise UserError(f"cell {cell_id}: its record does not tell its {unknown[0]}; delete the record and run the cell again")
         system, machine = re.fullmatch(r"([^-]*).*?((?:x86_64|aarch64|arm64)?)(?:-with.*)?", about["system"]).groups()  # type: ignore[union-attr]
         words = (system, machine, about["device"], f"torch{about['packages']['torch']}")
         found.setdefault("-".join(_slug(word) for word in words if word), []).append(cell_id)
     if len(found) > 1:
         listed = "; ".join(f"{name}: {', '.join(ids)}" for name, ids in found.items())
-        raise UserError(f"the cells ran in different environments, and a file holds one: {listed}")
+        raise UserError(f"the cells ran in different environments, and a file holds one; run them in one, in another --root: {listed}")
     return next(iter(found))
 
 
@@ -204,7 +206,10 @@ class _Reading:
             raise UserError(
                 f"{where}: evidence schema {values.get('evidence')}, this version reads {EVIDENCE_SCHEMA}; use a matching version"
             )
-        self.plan = parse(Plan, {**values.get("plan", {}), "cells": []}, where)
+        plan = values.get("plan")
+        if not isinstance(plan, dict):
+            raise UserError(f"{where}: no plan; restore the file, evidence is never changed")
+        self.plan = parse(Plan, {**plan, "cells": []}, where)
         self.planned = values.get("cells")
 
     def _cell(self, line: _Line, where: str) -> None:
@@ -244,4 +249,5 @@ class _Reading:
 
 def _made(record: Record) -> str:
     about = record.provenance
-    return f"{about['finished'][:10]}, {about['device']}, torch {about['packages']['torch']}"
+    packages = about.get("packages", {})
+    return f"{about.get('finished', 'undated')[:10]}, {about.get('device', 'unknown device')}, torch {packages.get('torch', 'unknown')}"

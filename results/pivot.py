@@ -46,7 +46,7 @@ def sides(text: str) -> Key:
     names = tuple(name.strip() for name in text.split(","))
     for name in names:
         if name not in SIDES:
-            raise UserError(f"unknown side '{name}'{did_you_mean(name, SIDES)}; a table can have: {', '.join(SIDES)}")
+            raise UserError(f"unknown side '{name}'{did_you_mean(name, SIDES)}")
     return names
 
 

@@ -20,8 +20,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
-from benchmark.cell import Plan, Planned
+from benchmark.cell import Cell, Plan, Planned
+from benchmark.config import parse
 from benchmark.records import Store, read_json
+from benchmark.sweep import launched
 from results.attempts import failure, progress
 from results.tables import Block, Table, Text, one_line
 
@@ -103,19 +105,24 @@ def begun(cell: CellStatus) -> bool:
 
 
 def strangers(plan: Plan, store: Store) -> list[CellStatus]:
-    """Cells of the folder that are not done and in no plan that lies there: a sweep was changed after its launch."""
+    """Cells of the folder that are not done and in no plan that lies there: a sweep was changed after its launch.
+
+    Raises UserError for a damaged plan or cell.
+    """
     folder = store.root / "cells"
     unknown = set(_names(folder)) - {cell.id for cell in plan.cells}
-    for path in sorted(store.root.glob("sweeps/*.json")) if unknown else ():
-        unknown -= {cell["id"] for cell in (read_json(path) or {}).get("cells", ())}
+    for other in launched(store.root) if unknown else ():
+        unknown -= {cell.id for cell in other.cells}
     return [_stranger(cell_id, store) for cell_id in sorted(unknown) if not store.has_record(cell_id)]
 
 
 def _stranger(cell_id: str, store: Store) -> CellStatus:
-    cell = read_json(store.folder(cell_id) / "cell.json") or {}
-    names = [cell.get(key, {}).get("name", "?") for key in ("method", "backbone", "dataset")]
-    reason = "of settings that no sweep here has any more"
-    return CellStatus(cell_id, names[0], names[1], cell.get("task", "?"), names[2], cell.get("seed", 0), "stale", reason=reason)
+    path, reason = store.folder(cell_id) / "cell.json", "of settings that no sweep here has any more"
+    values = read_json(path)
+    if values is None:
+        return CellStatus(cell_id, "?", "?", "?", "?", 0, "stale", reason=reason)
+    cell = parse(Cell, values, str(path))
+    return CellStatus(cell_id, cell.method.name, cell.backbone.name, cell.task, cell.dataset.name, cell.seed, "stale", reason=reason)
 
 
 def summary(cells: Iterable[CellStatus]) -> dict[State, int]:

@@ -16,6 +16,17 @@ Word = Annotated[str, Field(pattern=r"^[^\s]+$")]  # one word: it goes into a li
 Line = Annotated[str, Field(pattern=r"^[^\n]+$")]
 
 
+# Options of sbatch that `sbatch:` may not set: key of the profile that does, or "" for what the launcher counts on.
+OWN = {
+    **{name: name for name in ("partition", "account", "qos", "constraint", "time")},
+    "mem": "mem_gb",
+    "cpus-per-task": "cpus",
+    "requeue": "requeue",
+    "no-requeue": "requeue",
+    **dict.fromkeys(("array", "output", "error", "open-mode", "job-name", "nodes", "ntasks", "ntasks-per-node", "wait"), ""),
+}
+
+
 @dataclass(frozen=True)
 class Profile(Config):
     """Settings of every job of a launch. What is left out is the cluster's default."""
@@ -54,6 +65,12 @@ class Profile(Config):
         if self.threads < 1:
             processes = self.ranks * self.cells_at_once
             raise ValueError(f"cpus: {self.cpus} is less than one for each of the {processes} processes that run at once")
+        for name, value in self.sbatch.items():
+            key = OWN.get(name.replace("_", "-"))
+            if key is not None:
+                raise ValueError(f"sbatch: {name}: {f'write `{key}` beside `sbatch`' if key else 'the launcher sets it'}; remove it here")
+            if value is False:
+                raise ValueError(f"sbatch: {name}: false: sbatch has no such option; leave it out")
 
     @property
     def threads(self) -> int:

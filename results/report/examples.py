@@ -20,6 +20,7 @@ from PIL import Image
 from benchmark.cell import Plan, Planned
 from benchmark.datasets.base import DataFormat, Example
 from benchmark.errors import UserError
+from benchmark.records import sha256
 from results.report.data import Model, ReadOnce
 
 LINES = 20_000  # read of a cell's predictions, so that time stays bounded; the page says where there may be more
@@ -189,6 +190,9 @@ def _browser(group: _Group, store: ReadOnce, share: int) -> Browser:
 def _read(store: ReadOnce, cell: Planned, part: int, metric: str) -> dict[str, Answered]:
     path, found = store.folder(cell.id) / "predictions.jsonl", dict[str, Answered]()
     task = cell.cell.parts[part].name
+    written = store.record(cell.id).files.get(path.name)
+    if written and sha256(path) != written:  # cut at the end of a line it could still be read, and be miscounted
+        raise UserError(f"{path} is not what the run wrote; delete the cell's folder and run it again, or use --examples 0")
     with path.open(encoding="utf-8") as file:
         for number, text in enumerate(file, start=1):
             try:

@@ -1,4 +1,4 @@
-"""Charts as geometry: what to draw where, in numbers and texts. `chart.svg.j2` turns a Figure into inline SVG.
+"""Charts as geometry: what to draw where, in numbers and texts. `macros.html.j2` turns a Figure into inline SVG.
 
 Colours are classes (`c0` to `c7`), which the page's style sheet defines for light and dark; a second eight methods have another
 shape or dash, so that no two of 32 look alike. The same method looks the same in every chart.

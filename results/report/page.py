@@ -63,7 +63,7 @@ def _names(sweeps: Iterable[str]) -> list[str]:
 def _write(path: Path, text: str) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        path.write_text(text, encoding="utf-8", errors="backslashreplace")  # JSON may hold halves of characters, which UTF-8 has not
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}; choose another folder with -o") from error
     return path

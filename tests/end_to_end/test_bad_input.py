@@ -1,7 +1,11 @@
 """What is wrong is said on one line, with the place and the fix, before anything is written; never a traceback."""
 
 import json
+import os
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -152,7 +156,7 @@ def test_before_any_launch(command, tmp_path, refused) -> None:
     refused("plan", path, "--root", root, words=(f"--root {root}: no such folder",))
     file = tmp_path / "a_file"
     file.write_text("")
-    refused(command, path, "--root", file / "below", words=("cannot read", "a_file"))
+    refused(command, path, "--root", file / "below", words=(f"--root {file}/below: a file, or below one; name the result folder",))
 
 
 @pytest.mark.parametrize("command", ["sweep", "run"])
@@ -211,8 +215,8 @@ def test_flags_that_do_not_exist(tmp_path, main) -> None:
 
 def test_cell_ids(tmp_path, refused) -> None:
     path, root = write_one(tmp_path, seeds="[0, 1, 2]"), tmp_path / "root"
-    refused("run", path, "--cell", "xyz", "--root", root, *RUN, words=("--cell xyz: no cells of 'one'", "see `vlpeft plan`"))
-    refused("run", path, "--cell", "", "--root", root, *RUN, words=("--cell: give the beginning of a cell's id",))
+    refused("run", path, "--cell", "xyz", "--root", root, *RUN, words=("cell xyz: no cells of 'one'", "see `vlpeft plan`"))
+    refused("run", path, "--cell", "", "--root", root, *RUN, words=("cell: give the beginning of a cell's id",))
 
 
 def test_a_skipped_cell_is_not_run(tmp_path, refused, main) -> None:
@@ -316,8 +320,27 @@ def test_after_the_launch(tmp_path, refused, main) -> None:
     record.unlink()
     assert main("sweep", path, "--root", root, "--on", "inline", *RUN).code == 0
 
+    refused("status", path, "--root", record, words=(f"--root {record}: a file, or below one; name the result folder",))
     plan.write_text(plan.read_text()[:50])
     refused("status", path, "--root", root, words=(f"cannot read {plan}", "run `vlpeft sweep"))
+
+
+@pytest.mark.skipif(os.geteuid() == 0 and shutil.which("setpriv") is None, reason="root reads everything, and there is no setpriv")
+def test_what_another_user_keeps_to_themselves(tmp_path, main) -> None:
+    """Root reads everything, unless it gives up that right, as the command does here."""
+    path, root = write_one(tmp_path), tmp_path / "root"
+    assert main("sweep", path, "--root", root, "--on", "inline", *RUN).code == 0
+    (record,) = root.glob("cells/*/record.json")
+    record.parent.chmod(0)
+    rights = "--bounding-set=-dac_override,-dac_read_search"
+    mine = ["setpriv", rights, rights.replace("bounding-set", "inh-caps")] if os.geteuid() == 0 else []
+    for words in (("status", path, "--root", root), ("table", path, "--root", root), ("diff", root, root)):
+        command = [*mine, sys.executable, "-m", "benchmark.cli", *map(str, words)]
+        said = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert (said.returncode, said.stderr.count("\n")) == (2, 1), said.stderr
+        assert f"vlpeft: error: {record.parent}" in said.stderr
+        assert "Permission denied; ask its owner" in said.stderr
+    record.parent.chmod(0o755)
 
 
 def test_the_real_command_says_the_same(tmp_path) -> None:

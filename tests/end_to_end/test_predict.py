@@ -36,6 +36,7 @@ def out(ran: Ran, tmp_path_factory: pytest.TempPathFactory) -> Path:
     export(ran.cell("lora", "vit_gpt2", "captioning"), ran.store, folder / "captioning", "vlpeft")
     Image.new("RGB", (70, 50), "red").save(folder / "red.png")
     (folder / "text.png").write_text("no image")
+    (folder / "empty.jsonl").write_text("\n")
     (folder / "rows.jsonl").write_text(
         '{"image": "red.png", "question": "what is it?"}\n\n{"image": "red.png", "question": "is it red?"}\n'
     )
@@ -69,11 +70,12 @@ def test_the_commands(ran: Ran, out: Path, tmp_path: Path, main: Any) -> None:
     [
         ("vqa", ["--question", "why?"], "vqa reads 1 image, got 0; give `--image` once"),
         ("vqa", ["--image", "red.png"], "vqa needs a text beside the image; give `--question`"),
-        ("vqa", ["--image", "none.png", "--question", "why?"], "none.png does not exist; check the path"),
+        ("vqa", ["--image", "none.png", "--question", "why?"], "none.png is no file; check the path"),
         ("vqa", ["--image", "text.png", "--question", "why?"], "cannot decode image"),
         ("vqa", ["--image", "red.png", "--question", "why?", "--task", "nlvr2"], "--task nlvr2: this adapter does vqa/shapes; name one"),
         ("vqa", ["--image", "red.png", "--from", "rows.jsonl"], "--from gives images and questions; leave out --image and --question"),
         ("vqa", ["--from", "none.jsonl"], "cannot read"),
+        ("vqa", ["--from", "empty.jsonl"], 'asks nothing; write {"image": PATH, "question": TEXT} on each line'),
         ("nlvr2", ["--from", "rows.jsonl"], "request 1: nlvr2 reads 2 images, got 1"),
         ("nlvr2", ["--image", "red.png", "--question", "both"], "nlvr2 reads 2 images, got 1; give `--image LEFT --image RIGHT`"),
         ("captioning", ["--image", "red.png", "--question", "why?"], "captioning takes no question; leave it out"),

@@ -64,9 +64,15 @@ def test_other_versions_are_told_but_only_data_and_science_make_results_differ(t
 
 
 def test_what_is_not_there_is_an_error_and_no_difference(tmp_path):
-    made(tmp_path / "a")
+    store = made(tmp_path / "a")
     with pytest.raises(UserError, match="no such result folder"):
         diff(tmp_path / "a", tmp_path / "b")
+    (tmp_path / "b").mkdir()
+    for wrong in (tmp_path / "b", store.folder(CELLS[0].id) / "record.json"):
+        with pytest.raises(UserError, match=f"{wrong} holds no records"):
+            diff(wrong, wrong)
+    with pytest.raises(UserError, match="--scale tiny: goes with a sweep"):
+        diff(tmp_path / "a", tmp_path / "a", scale="tiny")
 
 
 def test_a_damaged_record_is_named(tmp_path):

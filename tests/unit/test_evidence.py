@@ -90,6 +90,23 @@ def test_one_file_holds_one_environment(tmp_path):
         keep("quickstart", tmp_path, tmp_path / "measured")
 
 
+def test_records_that_do_not_tell_where_they_were_made(tmp_path):
+    """They are not kept; a file of another maker that holds some is read all the same."""
+    _, store = launched(tmp_path)
+    path = keep("quickstart", tmp_path, tmp_path / "measured")
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for line in lines:
+        if line.get("record"):
+            line["record"]["provenance"] = {}
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert read_evidence(path).plan.notes == f"From {path.name}: undated, unknown device, torch unknown."
+    first = next(store.records())
+    (store.folder(first.id) / "record.json").unlink()
+    store.publish(replace(first, provenance={}))
+    with pytest.raises(UserError, match=f"cell {first.id}: its record does not tell its system"):
+        keep("quickstart", tmp_path, tmp_path / "elsewhere")
+
+
 def test_nothing_done_is_nothing_to_keep(tmp_path):
     _, store = launched(tmp_path)
     for one in store.records():
@@ -110,6 +127,7 @@ def test_nothing_done_is_nothing_to_keep(tmp_path):
         (lambda text: text.replace('"seed":0', '"sead":0', 1), "line 3: .*sead"),
         (lambda text: "".join(text.splitlines(keepends=True)[:-1]), "2 of 3 cells are here"),
         (lambda _: "[]\n", "line 1: a list"),
+        (lambda _: '{"evidence":1,"plan":3}\n', "line 1: no plan"),
         (lambda _: "", "empty"),
     ],
 )

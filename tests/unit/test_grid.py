@@ -308,9 +308,9 @@ def test_finding_a_cell(tmp_path) -> None:
     plan = Plan("a", "", "", "", (*cells[:-1], replace(cells[-1], skipped="for a reason")))
     assert plan.find(cells[3].id) == cells[3]
     assert plan.find(cells[3].id[:11]) == cells[3]
-    with pytest.raises(UserError, match=rf"--cell {cells[3].id[:1]}: \d+ cells of 'a'"):
+    with pytest.raises(UserError, match=rf"cell {cells[3].id[:1]}: \d+ cells of 'a'"):
         plan.find(cells[3].id[:1])
-    with pytest.raises(UserError, match="--cell: give the beginning of a cell's id"):
+    with pytest.raises(UserError, match="cell: give the beginning of a cell's id"):
         plan.find("")
     with pytest.raises(UserError, match="skipped: for a reason"):
         plan.find(cells[-1].id)

@@ -111,6 +111,14 @@ def test_what_people_and_models_wrote_stays_text(made, page):
     assert f"odd {NASTY}" in {row[1] for row in embedded(page)["scores"]["rows"]}
 
 
+def test_half_a_character_spoils_no_page(tmp_path):
+    launched = fill(tmp_path, plan())
+    path = Store(tmp_path).folder(launched.cells[0].id) / "predictions.jsonl"
+    path.write_text(path.read_text().replace('"prediction": "', '"prediction": "\\ud83d'))
+    (page,) = write_report([(launched, Store(tmp_path))], tmp_path / "out")
+    assert "\\ud83d" in page.read_text(encoding="utf-8")
+
+
 def test_the_same_records_give_the_same_bytes_wherever_they_lie(made, tmp_path):
     launched = fill(tmp_path / "elsewhere", plan())
     (path,) = write_report([(launched, Store(tmp_path / "elsewhere"))], tmp_path / "out", 8)
@@ -375,6 +383,19 @@ def test_a_damaged_line_of_predictions_is_named(tmp_path):
     with pytest.raises(UserError, match=rf"{path}: line \d+ is damaged .*--examples 0"):
         write_report([(launched, Store(tmp_path))], tmp_path / "out")
     assert write_report([(launched, Store(tmp_path))], tmp_path / "out", 0)
+
+
+def test_predictions_that_were_cut_at_the_end_of_a_line_are_not_counted(tmp_path):
+    launched = fill(tmp_path, plan())
+    folder = Store(tmp_path).folder(launched.cells[0].id)
+    path, record = folder / "predictions.jsonl", json.loads((folder / "record.json").read_text())
+    record["files"] = {path.name: hashlib.sha256(path.read_bytes()).hexdigest()}
+    (folder / "record.json").write_text(json.dumps(record))
+    assert write_report([(launched, Store(tmp_path))], tmp_path / "out")
+    for left in (3, 0):
+        path.write_text("".join(path.read_text().splitlines(keepends=True)[:left]))
+        with pytest.raises(UserError, match=f"{path} is not what the run wrote"):
+            write_report([(launched, Store(tmp_path))], tmp_path / "out")
 
 
 def test_answers_of_different_seeds_are_told(tmp_path):

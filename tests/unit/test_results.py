@@ -608,6 +608,22 @@ def test_cells_of_settings_that_are_no_more(running):
     elsewhere.parent.mkdir(exist_ok=True)
     elsewhere.write_bytes(to_json(dump(make_plan(other))))
     assert strangers(plan, store) == []
+    elsewhere.rename(elsewhere.parent / "elsewhere.json")
+    (elsewhere.parent / "a_paper").mkdir()
+    (elsewhere.parent / "elsewhere.json").rename(elsewhere.parent / "a_paper" / "table1.json")
+    assert strangers(plan, store) == []  # nor are cells of a shipped sweep in a folder
+
+
+@pytest.mark.parametrize("name", ["sweeps/other.json", "cells/feed/cell.json"])
+@pytest.mark.parametrize("content", ["", "{", "[1]", '{"cells": 3}', "\xff"])
+def test_damage_beside_a_sweep_is_named(running, name, content):
+    plan, store = running
+    path = store.root / name
+    for each in (path, store.root / "cells" / "feed" / "cell.json"):
+        each.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content.encode("latin-1"))
+    with pytest.raises(UserError, match=str(path)):
+        strangers(plan, store)
 
 
 def test_a_clock_ahead_of_ours_is_no_negative_age(running):

@@ -17,7 +17,7 @@ from slurm import cluster, supervise, worker
 from slurm.cluster import Job, ended, jobs
 from slurm.control import cancel, sections
 from slurm.job import CellJob
-from slurm.ledger import Ledger
+from slurm.ledger import Ledger, Submission
 from slurm.presence import Launcher, at_work, launchers
 from slurm.profiles import Profile
 from slurm.states import notes
@@ -444,7 +444,19 @@ def test_requeueing_keeps_the_cells(slurm, store, monkeypatch) -> None:
 
 
 def test_the_ledger_reads_what_it_writes(tmp_path) -> None:
-    assert Ledger(tmp_path / "nothing").sent() == {}
+    ledger = Ledger(tmp_path)
+    assert ledger.sent() == {}
+    with ledger.lock():
+        folder = ledger.new()
+    ledger.write(folder, Submission("7", (("a", "b"), ("c",))))
+    logs = [folder / f"7_{index}_0_log.out" for index in (0, 0, 1)]
+    assert ledger.sent() == {cell: [(f"7_{index}", log)] for cell, index, log in zip("abc", (0, 0, 1), logs, strict=True)}
+    other = folder.with_name("99999-torn") / "submission.json"
+    other.parent.mkdir()
+    for damaged in ("{", "[]", '{"job": 3}'):
+        other.write_text(damaged)
+        with pytest.raises(UserError, match=str(other)):
+            ledger.sent()
 
 
 def test_what_waits_is_told(slurm, submitter, store, monkeypatch) -> None:
@@ -520,3 +532,20 @@ def test_who_is_at_work_is_seen(tmp_path, sweep) -> None:
         assert launchers(tmp_path, sweep) == [Launcher("local", platform.node(), os.getpid())]
         assert launchers(tmp_path, "other") == []
     assert launchers(tmp_path, sweep) == []
+
+
+def test_ten_thousand_cells_take_few_questions(slurm, submitter, store, monkeypatch) -> None:
+    """How often SLURM is called, which is what takes long on a real one, to submit 10,000 cells and to tell where they are."""
+    (slurm / "scontrol").write_text("#!/bin/bash\necho 'MaxArraySize            = 1001'\n")
+    many = ids(10_000)
+    assert submitter.submit(many) == 10_000
+    assert calls(slurm) == 5  # 5,000 jobs of two cells
+    sent = submitter.ledger.sent()
+    assert len(sent) == 10_000
+    (slurm / "queue").write_text("".join(f"{1001 + job // 1001}|{job % 1001}|PENDING|Priority\n" for job in range(5000)))
+    asked: list[str] = []
+    monkeypatch.setattr(cluster, "ask", lambda *command, ask=cluster.ask: [asked.append(command[0]), ask(*command)][1])
+    told = notes(store.root, many)
+    assert asked == ["squeue"]
+    assert {each.state for each in told.values()} == {"pending"}
+    assert len(told) == 10_000
