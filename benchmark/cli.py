@@ -78,6 +78,10 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _plan(options: argparse.Namespace) -> int:
+    if options.explain is not None and options.cost:
+        raise UserError("--explain, --cost: choose one of the two")
+    if not options.cost and (options.batch or options.threads or options.device != "auto"):
+        raise UserError("--batch, --threads, --device: a plan measures nothing without --cost; add --cost, or leave them out")
     if options.explain is not None:
         return _explain(options)
     from benchmark.planning import plan
@@ -192,12 +196,14 @@ def _data_download(options: argparse.Namespace) -> int:
 
 def _bench(options: argparse.Namespace) -> int:
     from benchmark.bench import names
-    from benchmark.bench._rows import Setting, as_dict, keep, markdown, run, text
+    from benchmark.bench._rows import Setting, as_dict, check_folder, keep, markdown, run, text
     from benchmark.runner import Runtime
 
     setting = Setting(str(Runtime(device=options.device).torch_device()), options.turns, options.quick)
     if setting.quick and options.keep:
         raise UserError("--keep: numbers of --quick mean nothing; leave one of the two out")
+    if options.keep:
+        check_folder(options.keep)
     rows, before = [], os.getloadavg()
     for row in run(names() if "all" in options.names else list(dict.fromkeys(options.names)), setting):
         rows.append(row)

@@ -118,7 +118,14 @@ def test_without_peft_the_message_says_what_to_install(monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["nothing"], "invalid choice"), (["lora", "--turns", "0"], "must be at least 1"), (["lora", "--quick", "--keep"], "mean nothing")],
+    [
+        (["nothing"], "invalid choice"),
+        (["lora", "--turns", "0"], "must be at least 1"),
+        (["lora", "--turns", "many"], "must be a whole number, not 'many'"),
+        (["lora", "--quick", "--keep"], "mean nothing"),
+        (["lora", "--keep", "/dev/null/here"], "choose a folder that can be written"),
+        (["lora", "--device", "gpu"], "--device"),
+    ],
 )
 def test_slips(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert vlpeft(*arguments) == 2
