@@ -140,7 +140,7 @@ def _tables(commands: Any) -> None:
     _scale_flag(table)
     form.add_argument("--format", choices=("text", "md", "latex", "html", "csv", "json", "parquet"), default="text")
     form.add_argument("--json", action="store_const", const="json", dest="format", help="the same as --format json")
-    content.add_argument("--costs", action="store_true", help="seconds and memory instead of scores")
+    content.add_argument("--costs", action="store_true", help="time, work and memory instead of scores")
     content.add_argument("--details", action="store_true", help="with scores by question type")
     content.add_argument("--significance", action="store_true", help="the best of each column beside the others: intervals, p, ranks")
     content.add_argument("--tidy", action="store_true", help="one row a cell and metric, nothing averaged: csv, json or parquet")

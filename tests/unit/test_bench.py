@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -69,6 +70,18 @@ def raises(device: torch.device) -> Step:
 def test_what_goes_wrong_in_a_process_of_its_own_is_told() -> None:
     with pytest.raises(UserError, match="a reason"), _sides.side(raises, Setting(turns=1)):
         pass
+
+
+def process(device: torch.device) -> Step:
+    return os.getpid
+
+
+def test_each_side_is_a_process_of_its_own_until_it_ends() -> None:
+    with _sides.side(process, Setting(turns=1)) as one, _sides.side(process, Setting(turns=1)) as other:
+        found = {one().said, one().said, other().said, float(os.getpid())}
+        assert isinstance(one, _sides.Elsewhere)
+    assert len(found) == 3
+    assert one.process.exitcode == 0
 
 
 def test_medians_are_of_pairs_and_rules_have_directions() -> None:

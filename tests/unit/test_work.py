@@ -10,6 +10,7 @@ from torch import nn
 
 from benchmark.checkpoint import trained
 from benchmark.config import Protocol
+from benchmark.cost import gpu_hours
 from benchmark.distributed import ALONE, Ranks
 from benchmark.tasks.base import Item
 from benchmark.training import Feed, start
@@ -75,6 +76,11 @@ def test_parts_of_a_batch_make_the_batch() -> None:
     assert whole.images == parts.images
     assert 0 < parts.tokens <= whole.tokens  # shorter parts are padded less
     assert parts.flops <= whole.flops
+
+
+def test_gpu_hours_are_those_of_all_ranks() -> None:
+    assert gpu_hours(torch.device("cuda:1"), 1800.0, 4) == 2.0
+    assert gpu_hours(torch.device("cpu"), 1800.0, 4) == 0.0
 
 
 def test_rates_are_of_one_step() -> None:
