@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -224,6 +225,7 @@ def _tools(commands: Any) -> None:
     bench.add_argument(
         "--keep", nargs="?", type=Path, const=KEPT, metavar="DIR", help=f"keep the rows in a new file of this folder (default: {KEPT})"
     )
+    bench.add_argument("--plot", type=Path, metavar="FILE", help="draw the curves of `growth` there, as SVG")
     form = bench.add_mutually_exclusive_group()
     form.add_argument("--markdown", action="store_true", help="a table for a README")
     form.add_argument("--json", action="store_true", help="print JSON for scripts")
@@ -240,14 +242,6 @@ def _command(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
     return made
 
 
-def _positive(text: str) -> int:
-    return _at_least(1, text)
-
-
-def _count(text: str) -> int:
-    return _at_least(0, text)
-
-
 def _at_least(least: int, text: str) -> int:
     try:
         number = int(text)
@@ -256,6 +250,9 @@ def _at_least(least: int, text: str) -> int:
     if number < least:
         raise argparse.ArgumentTypeError(f"must be at least {least}")
     return number
+
+
+_positive, _count = partial(_at_least, 1), partial(_at_least, 0)
 
 
 def _sweep_argument(parser: argparse.ArgumentParser) -> None:

@@ -48,6 +48,7 @@ class Row:
     rule: Rule
     required: float | None
     turns: int = 1
+    points: dict[int, float] | None = None  # of a curve: size -> cost in `unit`; the ratio is the exponent of a power through them
 
     @property
     def passed(self) -> bool:
@@ -107,13 +108,13 @@ def _line(cells: Iterable[str], widths: Sequence[int]) -> str:
 
 
 def check_folder(folder: Path) -> None:
-    """Make the folder of kept files before an hour is spent on measuring. Raises UserError where nothing can be written."""
+    """Make the folder of a file before an hour is spent on measuring. Raises UserError where nothing can be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"--keep {folder}: {error.strerror}; choose a folder that can be written") from error
+        raise UserError(f"{folder}: {error.strerror}; choose a folder that can be written") from error
     if not os.access(folder, os.W_OK):
-        raise UserError(f"--keep {folder}: cannot be written; choose another folder")
+        raise UserError(f"{folder}: cannot be written; choose another folder")
 
 
 def keep(folder: Path, rows: Sequence[Row], setting: Setting, before: Sequence[float]) -> Path:
