@@ -49,7 +49,7 @@ def test_significance_of_what_ships(vlpeft):
 def test_a_pivot(vlpeft):
     code, printed, _ = vlpeft("table", "quickstart", "--measured", "--rows", "backbone", "--columns", "method", "--format", "csv")
     assert code == 0
-    assert printed.startswith("backbone,method,metric,mean,std,n,over,state\n")
+    assert printed.startswith("backbone,method,metric,mean,std,n,over,state,flags\n")
 
 
 @pytest.mark.parametrize(
