@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +141,7 @@ def _tables(commands: Any) -> None:
     _scale_flag(table)
     form.add_argument("--format", choices=("text", "md", "latex", "html", "csv", "json", "parquet"), default="text")
     form.add_argument("--json", action="store_const", const="json", dest="format", help="the same as --format json")
-    content.add_argument("--costs", action="store_true", help="seconds and memory instead of scores")
+    content.add_argument("--costs", action="store_true", help="time, work and memory instead of scores")
     content.add_argument("--details", action="store_true", help="with scores by question type")
     content.add_argument("--significance", action="store_true", help="the best of each column beside the others: intervals, p, ranks")
     content.add_argument("--tidy", action="store_true", help="one row a cell and metric, nothing averaged: csv, json or parquet")
@@ -224,6 +225,7 @@ def _tools(commands: Any) -> None:
     bench.add_argument(
         "--keep", nargs="?", type=Path, const=KEPT, metavar="DIR", help=f"keep the rows in a new file of this folder (default: {KEPT})"
     )
+    bench.add_argument("--plot", type=Path, metavar="FILE", help="draw the curves of `growth` there, as SVG")
     form = bench.add_mutually_exclusive_group()
     form.add_argument("--markdown", action="store_true", help="a table for a README")
     form.add_argument("--json", action="store_true", help="print JSON for scripts")
@@ -240,18 +242,17 @@ def _command(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
     return made
 
 
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
+def _at_least(least: int, text: str) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a whole number, not {text!r}") from None
+    if number < least:
+        raise argparse.ArgumentTypeError(f"must be at least {least}")
     return number
 
 
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError("must be at least 0")
-    return number
+_positive, _count = partial(_at_least, 1), partial(_at_least, 0)
 
 
 def _sweep_argument(parser: argparse.ArgumentParser) -> None:

@@ -13,7 +13,8 @@ from benchmark.errors import UserError
 from benchmark.records import write_atomically
 from benchmark.training import TrainingState
 
-PLAIN = ("step", "curve", "scalars", "window", "step_seconds", "selection", "best")  # fields of the state, kept as they are
+# Fields of the state that are kept as they are.
+PLAIN = ("step", "curve", "scalars", "window", "step_seconds", "selection_seconds", "selection", "best")
 
 
 def trained(model: nn.Module) -> dict[str, Tensor]:

@@ -81,6 +81,10 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _plan(options: argparse.Namespace) -> int:
+    if options.explain is not None and options.cost:
+        raise UserError("--explain, --cost: choose one of the two")
+    if not options.cost and (options.batch or options.threads or options.device != "auto"):
+        raise UserError("--batch, --threads, --device: a plan measures nothing without --cost; add --cost, or leave them out")
     if options.explain is not None:
         return _explain(options)
     from benchmark.planning import plan
@@ -195,17 +199,28 @@ def _data_download(options: argparse.Namespace) -> int:
 
 def _bench(options: argparse.Namespace) -> int:
     from benchmark.bench import names
-    from benchmark.bench._rows import Setting, as_dict, keep, markdown, run, text
+    from benchmark.bench._plot import plot
+    from benchmark.bench._rows import Setting, as_dict, check_folder, keep, markdown, run, text
+    from benchmark.records import write_atomically
     from benchmark.runner import Runtime
 
     setting = Setting(str(Runtime(device=options.device).torch_device()), options.turns, options.quick)
     if setting.quick and options.keep:
         raise UserError("--keep: numbers of --quick mean nothing; leave one of the two out")
+    chosen = names() if "all" in options.names else list(dict.fromkeys(options.names))
+    if options.plot and "growth" not in chosen:
+        raise UserError("--plot: only `growth` measures curves; add it to the names, or leave --plot out")
+    if options.keep:
+        check_folder(options.keep)
+    if options.plot:
+        check_folder(options.plot.parent)
     rows, before = [], os.getloadavg()
-    for row in run(names() if "all" in options.names else list(dict.fromkeys(options.names)), setting):
+    for row in run(chosen, setting):
         rows.append(row)
         print(text([row]).splitlines()[1], file=sys.stderr, flush=True)
     print(json.dumps([*map(as_dict, rows)], indent=1) + "\n" if options.json else (markdown if options.markdown else text)(rows), end="")
+    if options.plot:
+        write_atomically(options.plot, plot(rows).encode())
     if options.keep:
         print(f"kept in {keep(options.keep, rows, setting, before)}", file=sys.stderr)
     return 0 if setting.quick else int(not all(row.passed for row in rows))

@@ -55,6 +55,11 @@ def together(readings: Sequence[Mapping[str, float]]) -> dict[str, float]:
     }
 
 
+def gpu_hours(device: torch.device, seconds: float, ranks: int) -> float:
+    """Hours of GPUs, of which each rank has one; none where there is no GPU."""
+    return seconds * ranks / 3600 if device.type == "cuda" else 0.0
+
+
 def reset_peak_memory(device: torch.device) -> None:
     """Let `peak_memory` begin with what is in use now."""
     if device.type == "cuda":

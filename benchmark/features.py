@@ -83,11 +83,16 @@ def live_features(backbone: Backbone, data: DataFormat, zeroed: bool) -> Live:
 
 def training_views(backbone: Backbone, data: DataFormat, images: Sequence[str], recipe: Protocol, cache: Path) -> Views | None:
     """What training sees in place of the images as they are: nothing else, new views, or one of a few views of each."""
-    if recipe.images == "zeroed" or recipe.augment == "none":
+    if draws_anew(recipe):
+        return views(backbone, data)
+    if recipe.images == "zeroed" or recipe.views is None:
         return None
-    return (
-        views(backbone, data) if recipe.views is None else cached_views(backbone, data, images, recipe.views, cache, recipe.cached_features)
-    )
+    return cached_views(backbone, data, images, recipe.views, cache, recipe.cached_features)
+
+
+def draws_anew(recipe: Protocol) -> bool:
+    """Whether every training step sees images that no cache can hold."""
+    return recipe.images == "real" and recipe.augment != "none" and recipe.views is None
 
 
 def views(backbone: Backbone, data: DataFormat) -> Views:
@@ -219,7 +224,7 @@ def _build(path: Path, images: Sequence[str], live: Live, kept: Kept) -> None:
                 shape = (len(images), *features.shape[1:])
                 array = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.dtype(kept), shape=shape)
                 _allocate(temporary)
-            if (largest := np.abs(features).max()) > np.finfo(array.dtype).max:
+            if kept == "float16" and (largest := np.abs(features).max()) > np.finfo(np.float16).max:
                 raise UserError(f"cached_features: {kept} cannot hold a feature of {largest:.3g}; set `cached_features: float32`")
             array[start : start + len(part)] = features
         array.flush()

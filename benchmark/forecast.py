@@ -21,8 +21,10 @@ from benchmark.backbones.weights import random_weights
 from benchmark.cell import Cell, Plan, Planned
 from benchmark.config import dump
 from benchmark.errors import UserError
+from benchmark.features import draws_anew
 from benchmark.inputs import Inputs
 from benchmark.measure import ANSWERS, cached_pixels, items, pixels
+from benchmark.planning import UNREADABLE
 from benchmark.runner import Runtime, build, prepare_torch
 from benchmark.training import Feed, TrainingState, start, train
 
@@ -48,25 +50,33 @@ class Forecast:
 
 
 def forecasts(plan: Plan, batch: int | None, runtime: Runtime) -> Iterator[Forecast]:
-    """One for each kind of runnable cell, in the plan's order, as it is measured.
+    """One for each kind of cell, in the plan's order, as it is measured; cells that the grid rules out are left out.
 
-    With `batch` so many examples are measured, and a step is taken to cost in proportion.
+    With `batch` so many examples are measured, and a step is taken to cost in proportion. Where the data is missing, nobody
+    knows how many steps there are: nothing is measured, and `failed` says why. Raises UserError if that is so everywhere.
     """
     groups: dict[str, list[Planned]] = {}
-    for planned in plan.runnable():
+    for planned in plan.cells:
+        if planned.skipped and not planned.skipped.startswith(UNREADABLE):
+            continue
         groups.setdefault(json.dumps(dump(replace(planned.cell, seed=0)), sort_keys=True), []).append(planned)
+    if groups and all(cells[0].skipped for cells in groups.values()):
+        raise UserError(f"--cost: the data of no cell can be read; the first: {next(iter(groups.values()))[0].skipped}")
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         for cells in groups.values():
             first = cells[0]
-            about = Forecast(first.backbone, first.row, first.task, first.dataset, len(cells))
+            about = Forecast(first.backbone, first.row, first.task, first.dataset, len(cells), failed=first.skipped)
+            if about.failed:
+                yield about
+                continue
             try:
+                steps = total_steps(first.cell)
                 seconds = pool.submit(step_seconds, first.cell, batch, runtime).result()
             except BrokenProcessPool:
                 raise UserError(f"{first.row} on {first.backbone}: the process was killed (out of memory?); lower --batch") from None
             except (UserError, RuntimeError) as error:  # RuntimeError: out of memory, on a GPU and on a CPU
                 yield replace(about, failed=" ".join(str(error).split())[:200])
                 continue
-            steps = total_steps(first.cell)
             yield replace(about, steps=steps, step_seconds=seconds, hours=seconds * steps * len(cells) / 3600)
 
 
@@ -89,7 +99,7 @@ def step_seconds(cell: Cell, batch: int | None, runtime: Runtime) -> float:
     found = []
     for number, part in enumerate(cell.parts):
         size = min(batch or part.protocol.batch_size, part.protocol.batch_size)
-        visual = (pixels if live or part.protocol.augment != "none" else cached_pixels)(backbone, size)
+        visual = (pixels if live or draws_anew(part.protocol) else cached_pixels)(backbone, size)
         feed = Feed(items(part.task, size), visual, replace(part.protocol, batch_size=size), ANSWERS, number)
         backbone.follow(feed.protocol, ANSWERS, number)
         taken = [_one(state, feed, cell.seed, runtime) for _ in range(1 + STEPS)]

@@ -25,6 +25,8 @@ from benchmark.sweep import fingerprint, load_sweep, plan_file, sweep_name, swee
 from benchmark.tasks import TASKS
 from benchmark.tasks.labelled import Labelled
 
+UNREADABLE = "data: "  # how the reason begins of cells that are skipped because their data cannot be read here
+
 
 def plan(name_or_path: str, *, need_data: bool, scale: str = "") -> Plan:
     """Expand and check a sweep.
@@ -127,7 +129,7 @@ class _Checker:
             except DataError as error:
                 if self.need_data:
                     raise
-                self.answers[key] = f"data: {error}"
+                self.answers[key] = f"{UNREADABLE}{error}"
             else:
                 empty = not found.training or not found.test or (part.protocol.select == "best" and not found.selection)
                 if empty:

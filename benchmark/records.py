@@ -59,7 +59,9 @@ class Record(Config):
 
     metrics: name -> value, or {"absent": reason}. In percent units (CIDEr, BLEU x 100).
     cost: trainable, head, vision, total (parameters); steps; train_seconds, eval_seconds, cpu_seconds; step_ms (median);
-    peak_memory_mb; delta_bytes. Of several ranks cpu_seconds is the sum, peak_memory_mb the largest of one.
+    peak_memory_mb; delta_bytes; flops_per_step, tokens_per_second, images_per_second (of the first step's batch, in the median
+    time of a step) and gpu_hours (0 on a CPU), which older records lack. Of several ranks cpu_seconds, gpu_hours and what a
+    step does are sums, peak_memory_mb is the largest of one.
     curve: [step, training loss] pairs.
     scalars: name -> [step, value] pairs of what a method follows during training, such as a learnable p in each layer.
     provenance: versions, git sha and dirty flag, hardware, ranks, data fingerprint, time; of a dirty tree `git.diff`, which names

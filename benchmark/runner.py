@@ -23,7 +23,7 @@ from benchmark.cell import SCIENCE, Cell
 from benchmark.checkpoint import load_checkpoint, save_checkpoint, save_trained, trained
 from benchmark.codebase import code, keep_diff
 from benchmark.config import NonNegativeFloat, Positive, dump, parse
-from benchmark.cost import Meter, parameters, together
+from benchmark.cost import Meter, gpu_hours, parameters, together
 from benchmark.devices import chosen_device
 from benchmark.distributed import ALONE, Ranks, join
 from benchmark.errors import UserError
@@ -186,12 +186,12 @@ class _Run:
         write_atomically(self.folder / "predictions.jsonl", "".join(lines for _, lines, _ in reports).encode())
         write_atomically(self.folder / scores.NAME, scores.to_bytes([by_image for _, _, by_image in reports]))
         work = first_step(state, feeds, self.cell.seed, self.runtime.micro_batch, self.ranks)
-        seconds = sum(state.step_seconds) + evaluated["seconds"]
+        seconds = sum(state.step_seconds) + sum(state.selection_seconds) + evaluated["seconds"]  # those of earlier attempts, too
         cost = {
             **parameters(backbone),
             **work.per_second(median(state.step_seconds)),
             "flops_per_step": work.flops,
-            "gpu_hours": seconds * self.ranks.world / 3600 if self.device.type == "cuda" else 0.0,
+            "gpu_hours": gpu_hours(self.device, seconds, self.ranks.world),
             "steps": state.total,
             "train_seconds": sum(state.step_seconds),
             "eval_seconds": evaluated["seconds"],

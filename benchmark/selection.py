@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from time import perf_counter
 
 import torch
 
@@ -54,6 +55,7 @@ class Selection:
         """
         if state.step % self.feed.batches:
             return
+        began = perf_counter()
         device = state.backbone.device
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             found = predictions(state.backbone, self.inputs, self.feed, self.inputs.selection, self.batch, self.progress, self.ranks)
@@ -64,6 +66,7 @@ class Selection:
         if all(score > before for before in state.selection):
             state.best = {name: tensor.to("cpu", copy=True) for name, tensor in trained(state.backbone).items()}
         state.selection.append(score)
+        state.selection_seconds.append(perf_counter() - began)
 
     def finish(self, state: TrainingState) -> Selected:
         """Put the best epoch's weights back, and say which they are."""

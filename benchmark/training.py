@@ -40,6 +40,7 @@ class TrainingState:
     scalars: dict[str, list[tuple[int, float]]] = field(default_factory=dict)  # what modules follow, at the points of the curve
     window: list[float] = field(default_factory=list)  # losses since the last point of the curve
     step_seconds: list[float] = field(default_factory=list)
+    selection_seconds: list[float] = field(default_factory=list)  # of comparing epochs, for each of them
     selection: list[float] = field(default_factory=list)  # score of each epoch on the selection split, see benchmark/selection.py
     best: dict[str, Tensor] = field(default_factory=dict)  # what was trained, as it was after the best of these epochs
 

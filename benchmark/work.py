@@ -36,9 +36,11 @@ class Work:
 def first_step(state: TrainingState, feeds: Sequence[Feed], seed: int, micro_batch: int | None, ranks: Ranks) -> Work:
     """Count the batch of step 0, in parts no larger than those it was trained in.
 
-    Weights and their gradients stay as they are; random numbers are drawn.
+    Weights stay as they are; random numbers are drawn. The last step's gradients are given up, as any step does: a cell that
+    could be trained has room for this.
     """
     backbone = state.backbone
+    state.optimizer.zero_grad(set_to_none=True)
     feed, batch = next(batches(feeds, seed, 0, 1))
     backbone.follow(feed.protocol, feed.answers, feed.task)
     backbone.train()

@@ -8,12 +8,15 @@ the others again; written as one operation a line, autograd would keep about ten
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
 
+Backward = Callable[[Any, Tensor], tuple[Tensor | None, ...]]
 EPSILON = 1e-8  # the release's, inside the root and inside the norm
 
 
@@ -39,6 +42,17 @@ def paper_step(m: Tensor, query: Tensor, value: Tensor, gram: Tensor, p: Tensor,
     return stepped
 
 
+def _exactly(backward: Backward) -> Backward:
+    """Keep autocast away from a backward that is called where it is on: the forward was computed without."""
+
+    @wraps(backward)
+    def without(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        with torch.autocast(grad.device.type, enabled=False):
+            return backward(ctx, grad)
+
+    return without
+
+
 class _ReleaseStep(Function):
     @staticmethod
     def forward(ctx: Any, a: Tensor, rows: Tensor, nodes: Tensor, p: Tensor, ratio: Tensor, loops: bool) -> Tensor:
@@ -50,6 +64,7 @@ class _ReleaseStep(Function):
 
     @staticmethod
     @once_differentiable
+    @_exactly
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         a, rows, nodes, p, ratio, factor, alpha, z = ctx.saved_tensors
         edges = a * factor
@@ -80,6 +95,7 @@ class _PaperStep(Function):
 
     @staticmethod
     @once_differentiable
+    @_exactly
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         m, query, value, gram, p, ratio, factor, alpha, z = ctx.saved_tensors
         edges = m * factor

@@ -32,5 +32,6 @@ def forecast_table(sweep: str, device: str, found: Sequence[Forecast]) -> Table:
         texts = (each.backbone, each.method, f"{each.task}/{each.dataset}", str(each.cells), *numbers, each.failed)
         rows.append(tuple(Text(one_line(text)) for text in texts))
     caption = "Training alone, from a few steps on random weights and cached features; evaluation is not in it."
-    title = f"{sweep}: about {total_hours(found):.3g} {unit}-hours"
+    missing = ", without what could not be measured" if any(each.failed for each in found) else ""
+    title = f"{sweep}: about {total_hours(found):.3g} {unit}-hours{missing}"
     return Table(one_line(title), (caption,), (Block("", "lllrrrrl", (header,), tuple(rows)),), tuple(map(asdict, found)))

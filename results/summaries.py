@@ -16,7 +16,11 @@ from results.leaderboard import NAN, PARAMETERS, Leaderboard
 NOT_RUN = ("failed", "missing", "skipped")  # how the states begin of cells without a record
 Row = dict[str, Any]
 KEYS = ["backbone", "method", "task", "dataset"]
-COST_COLUMNS = ("train_seconds", "step_ms", "peak_memory_mb")
+COST_COLUMNS = (
+    *("train_seconds", "eval_seconds", "gpu_hours", "step_ms", "tokens_per_second", "images_per_second"),
+    *("flops_per_step", "peak_memory_mb", "delta_bytes"),
+)
+ALWAYS = ("train_seconds", "step_ms", "peak_memory_mb")  # the others are left out where no record has them
 
 
 @dataclass(frozen=True)
@@ -56,9 +60,10 @@ def scores(board: Leaderboard, *, details: bool = False) -> list[Entry]:
 
 
 def costs(board: Leaderboard) -> list[Entry]:
-    """Seconds of training, milliseconds a step and peak memory over the seeds, in the plan's order."""
+    """Time, work and memory over the seeds, in the plan's order: those of COST_COLUMNS that some record holds."""
     cells = _rows(board.frame.drop_duplicates([*KEYS, "seed"]))
-    return list(_entries([_as_metric(cell, name) for cell in cells for name in COST_COLUMNS], suspect=False))
+    names = [name for name in COST_COLUMNS if name in ALWAYS or any(not math.isnan(cell[name]) for cell in cells)]
+    return list(_entries([_as_metric(cell, name) for cell in cells for name in names], suspect=False))
 
 
 def _rows(frame: pd.DataFrame) -> list[Row]:

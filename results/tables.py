@@ -17,7 +17,17 @@ BOLD = (
     "Bold, * in plain text: above every other method of its column with every seed, and by a paired test over images "
     "(sign flips, seeds averaged, p < 5 % after Holm's correction). No bold: the best could be another."
 )
-COST_TITLES = {"train_seconds": "train s", "step_ms": "step ms", "peak_memory_mb": "peak MB"}
+COSTS = {  # what a column is called, and what its values are divided by
+    "train_seconds": ("train s", 1.0),
+    "eval_seconds": ("eval s", 1.0),
+    "gpu_hours": ("GPU h", 1.0),
+    "step_ms": ("step ms", 1.0),
+    "tokens_per_second": ("tokens/s", 1.0),
+    "images_per_second": ("images/s", 1.0),
+    "flops_per_step": ("GFLOP a step", 1e9),
+    "peak_memory_mb": ("peak MB", 1.0),
+    "delta_bytes": ("saved kB", 1e3),
+}
 
 
 @dataclass(frozen=True)
@@ -112,13 +122,14 @@ def _tested(tests: Significance) -> Iterator[str]:
 
 
 def cost_table(board: Leaderboard) -> Table:
-    """Measured costs, one block a backbone. Depends on the machine, hence apart from the scores."""
-    caption = ("Mean over the seeds of a cell's training seconds, median step time and peak memory.",)
+    """Measured costs, one block a backbone and dataset. Depends on the machine, hence apart from the scores."""
+    caption = ("Means over the seeds; of a cell's steps the median time. Work, tokens and images are those of all its ranks.",)
 
     def show(entry: Entry) -> str:
-        return f"{entry.mean:,.0f}" if (entry.mean or 0) >= 100 else f"{entry.mean:.1f}"
+        value = (entry.mean or 0.0) / COSTS[entry.metric][1]
+        return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 1 or value == 0 else f"{value:.2g}"
 
-    return _table(board, ": cost", caption, costs(board), show)
+    return _table(board, ": cost", caption, costs(board), show, apart=True)
 
 
 def one_line(text: str) -> str:
@@ -139,6 +150,8 @@ def _table(
     entries: Sequence[Entry],
     show: Callable[[Entry], str],
     tests: Significance = UNTESTED,
+    *,
+    apart: bool = False,  # a block for each dataset, too
 ) -> Table:
     footnotes = Footnotes()
 
@@ -146,10 +159,10 @@ def _table(
         made = _text(entry, show, footnotes)
         return replace(made, bold=True) if entry is not None and tests.bold(_place(entry), entry.method) else made
 
-    grouped: dict[str, list[Entry]] = {}
+    grouped: dict[tuple[str, ...], list[Entry]] = {}
     for entry in entries:
-        grouped.setdefault(entry.backbone, []).append(entry)
-    blocks = tuple(_block(backbone, own, text) for backbone, own in grouped.items())
+        grouped.setdefault((entry.backbone, entry.task, entry.dataset) if apart else (entry.backbone,), []).append(entry)
+    blocks = tuple(_block(backbone, own, text) for (backbone, *_), own in grouped.items())
     caption = (*map(one_line, caption), *dict.fromkeys(map(one_line, _ruled_out(entries))))
     if any(entry.state == "missing" for entry in entries):
         caption = (*caption, "k/n seeds: only k of n seeds are done, so there is no mean yet.")
@@ -166,7 +179,7 @@ def _block(backbone: str, entries: Sequence[Entry], text: Callable[[Entry | None
         there = [entry for entry in own if entry is not None]
         rows.append((Text(one_line(method)), *_parameters(there), *map(text, own)))
     tasks, datasets, metrics = zip(*columns, strict=True)
-    names = tuple(COST_TITLES.get(metric, metric) for metric in metrics)
+    names = tuple(COSTS[metric][0] if metric in COSTS else metric for metric in metrics)
     header = (("", "", "", *tasks), ("", "", "", *map(one_line, datasets)), ("method", "trainable", "%", *map(one_line, names)))
     return Block(one_line(backbone), "l" + "r" * (len(columns) + 2), header, tuple(rows))
 

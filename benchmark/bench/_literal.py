@@ -92,5 +92,10 @@ def mul_expand(text: Tensor, vision: Tensor) -> Tensor:
 
 
 def project(text: Tensor, vision: Tensor) -> Tensor:
-    """x_t (x_v^T x_v), with the k x k matrix."""
+    """x_t (x_v^T x_v), with the k x k matrix: the formula does not say which product comes first."""
     return text @ (vision.mT @ vision)
+
+
+def project_in_order(text: Tensor, vision: Tensor) -> Tensor:
+    """(x_t x_v^T) x_v, from left to right, which makes no matrix; as ours does."""
+    return (text @ vision.mT) @ vision

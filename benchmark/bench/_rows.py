@@ -48,6 +48,7 @@ class Row:
     rule: Rule
     required: float | None
     turns: int = 1
+    points: dict[int, float] | None = None  # of a curve: size -> cost in `unit`; the ratio is the exponent of a power through them
 
     @property
     def passed(self) -> bool:
@@ -106,13 +107,23 @@ def _line(cells: Iterable[str], widths: Sequence[int]) -> str:
     return "  ".join(cell.ljust(w) if i in left else cell.rjust(w) for i, (cell, w) in enumerate(zip(cells, widths, strict=True))).rstrip()
 
 
+def check_folder(folder: Path) -> None:
+    """Make the folder of a file before an hour is spent on measuring. Raises UserError where nothing can be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: {error.strerror}; choose a folder that can be written") from error
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"{folder}: cannot be written; choose another folder")
+
+
 def keep(folder: Path, rows: Sequence[Row], setting: Setting, before: Sequence[float]) -> Path:
     """Write the rows and where they come from to a new file, named by time and environment; none is ever overwritten.
 
     `before`: the load averages when the run began. Raises UserError if the file exists or cannot be written.
     """
-    began = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-    path = folder / f"{began}_{platform.machine()}_{os.cpu_count()}cpu_torch{version('torch')}_{setting.device.replace(':', '')}.json"
+    now = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    path = folder / f"{now}_{platform.machine()}_{os.cpu_count()}cpu_torch{version('torch')}_{setting.device.replace(':', '')}.json"
     load = {"load_before": list(before), "load_after": list(os.getloadavg())}  # more than one means that others ran, too
     values = {**asdict(setting), **load, "provenance": provenance(setting.device, code()), "rows": [as_dict(row) for row in rows]}
     if not write_atomically(path, (json.dumps(values, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode(), exclusive=True):

@@ -76,11 +76,11 @@ CURVES = (
 def run(setting: Setting) -> Iterator[Row]:
     """One row a curve: milliseconds at the smallest and the largest size, and the exponent."""
     for curve in CURVES:
-        taken = points(curve, setting)
-        sizes, milliseconds = list(taken), [1e3 * seconds for seconds in taken.values()]
+        taken = {size: 1e3 * seconds for size, seconds in points(curve, setting).items()}
+        sizes, costs = list(taken), list(taken.values())
         name = f"{curve.name}, {sizes[-1]} beside {sizes[0]}: exponent"
         unit = "CPU ms" if setting.device == "cpu" else "ms"
-        yield Row(BENCH, name, unit, milliseconds[-1], milliseconds[0], exponent(taken), "at most", curve.at_most, setting.turns)
+        yield Row(BENCH, name, unit, costs[-1], costs[0], exponent(taken), "at most", curve.at_most, setting.turns, taken)
 
 
 def points(curve: Curve, setting: Setting) -> dict[int, float]:
@@ -98,6 +98,6 @@ def _made(number: int, size: int, quick: bool, folder: Path, device: torch.devic
 
 
 def exponent(taken: Mapping[int, float]) -> float:
-    """Slope of log seconds over log size."""
-    logs: tuple[Sequence[float], Sequence[float]] = ([math.log(size) for size in taken], [math.log(seconds) for seconds in taken.values()])
+    """Slope of log cost over log size."""
+    logs: tuple[Sequence[float], Sequence[float]] = ([math.log(size) for size in taken], [math.log(cost) for cost in taken.values()])
     return linear_regression(*logs).slope

@@ -14,23 +14,29 @@ from benchmark.bench._sides import Step, time_row, turns
 from benchmark.grid import METHODS
 
 BENCH = "routing"
+ROWS = (
+    ("mul_expand", "mul_expand", "mul_expand, beside x_t x''_v", 1.6),
+    ("project", "project", "project, beside x_t (x_v^T x_v)", 1.6),
+    ("project", "project_in_order", "project, beside (x_t x_v^T) x_v", None),
+)
 FULL, TINY = (64, 21, 128), (2, 3, 4)  # examples, length with the visual prefix, rank
 
 
 def run(setting: Setting) -> Iterator[Row]:
-    """One row a function."""
-    for function in ("mul_expand", "project"):
-        sides = [partial(step, function, TINY if setting.quick else FULL, literal=literal) for literal in (False, True)]
-        yield time_row(BENCH, function, turns(sides[0], sides[1], setting), setting, "at least", 1.6)
+    """One row a function and transcription; read from left to right, `project` has no matrix to be spared."""
+    shape = TINY if setting.quick else FULL
+    for function, literal, name, required in ROWS:
+        ours, other = (partial(step, function, shape, literal=each) for each in ("", literal))
+        yield time_row(BENCH, name, turns(ours, other, setting), setting, "at least", required)
 
 
-def step(function: str, shape: tuple[int, int, int], device: torch.device, *, literal: bool) -> Step:
-    """Forward and backward of R(x_t, x_v)."""
+def step(function: str, shape: tuple[int, int, int], device: torch.device, *, literal: str) -> Step:
+    """Forward and backward of R(x_t, x_v), ours or a literal transcription."""
     torch.manual_seed(0)
     batch, length, rank = shape
     text, vision = (torch.randn(batch, n, rank, device=device, requires_grad=True) for n in (length, 1))
     module: Any = METHODS.entry("routing_lora").load().__module__
-    route = getattr(_literal, function) if literal else routes(module)(function, "paper")
+    route = getattr(_literal, literal) if literal else routes(module)(function, "paper")
     grad = torch.randn(batch, length, rank, device=device)
 
     def both() -> float:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -99,3 +102,61 @@ def test_what_is_kept_for_the_backward() -> None:
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         release_step(*leaves, loops=True)
     assert sum(elements >= leaves[0].numel() for elements in kept.values()) == 2
+
+
+FORMS = ("release", "release, loops", "paper")
+
+
+def leaves_and_step(form: str, dtype: torch.dtype = torch.float64) -> tuple[list[Tensor], Callable[..., Tensor]]:
+    torch.manual_seed(0)
+    leaves = [x.detach().to(dtype).requires_grad_() for x in inputs((2, 2, 3, 4), 3, 1.5, gram=form == "paper")]
+    return leaves, paper_step if form == "paper" else partial(release_step, loops=form != "release")
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_second_backward_gives_the_same_bits(form: str) -> None:
+    """The backward works in place on what it makes, never on what is kept."""
+    leaves, step = leaves_and_step(form)
+    found = step(*leaves).square().sum()
+    one, other = (torch.autograd.grad(found, leaves, retain_graph=True) for _ in range(2))
+    assert all(map(torch.equal, one, other))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_two_uses_of_the_same_tensors_add_up(form: str) -> None:
+    leaves, step = leaves_and_step(form)
+    once = torch.autograd.grad(step(*leaves).sum(), leaves)
+    twice = torch.autograd.grad((step(*leaves) + step(*leaves)).sum(), leaves)
+    for one, two in zip(once, twice, strict=True):
+        torch.testing.assert_close(two, 2 * one)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_gradient_of_gradients_is_refused(form: str) -> None:
+    """It would be wrong without a word."""
+    leaves, step = leaves_and_step(form)
+    first = torch.autograd.grad(step(*leaves).square().sum(), leaves, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        torch.autograd.backward(torch.stack([x.sum() for x in first]).sum())
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_layout_in_memory_plays_no_part(form: str) -> None:
+    """Strided inputs and a strided gradient; none of them is written to."""
+    leaves, step = leaves_and_step(form)
+    strided = [x.detach().mT.contiguous().mT.requires_grad_() if x.ndim > 1 else x for x in leaves]
+    assert not strided[0].is_contiguous()
+    before = [x.detach().clone() for x in strided]
+    weight = torch.randn(3, 2, 2, 3, dtype=torch.float64).permute(1, 2, 0, 3)
+    for one, other in zip(*(torch.autograd.grad(step(*x), x, weight) for x in (leaves, strided)), strict=True):
+        torch.testing.assert_close(one, other)
+    assert all(map(torch.equal, before, strided))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_backward_under_autocast_is_exact(form: str) -> None:
+    leaves, step = leaves_and_step(form, torch.float32)
+    found = step(*leaves).square().sum()
+    with torch.autocast("cpu", torch.bfloat16):
+        under = torch.autograd.grad(found, leaves, retain_graph=True)
+    assert all(map(torch.equal, under, torch.autograd.grad(found, leaves)))

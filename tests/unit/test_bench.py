@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 from functools import partial
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import torch
 
 from benchmark import bench, cli
 from benchmark.arguments import parser
-from benchmark.bench import _literal, _sides, growth, names, workers
+from benchmark.bench import _literal, _sides, growth, names, routing, workers
 from benchmark.bench._rows import Row, Setting, keep, markdown, row, text
 from benchmark.bench._sides import Step, kept_bytes, turns
 from benchmark.errors import UserError
@@ -71,6 +73,18 @@ def test_what_goes_wrong_in_a_process_of_its_own_is_told() -> None:
         pass
 
 
+def process(device: torch.device) -> Step:
+    return os.getpid
+
+
+def test_each_side_is_a_process_of_its_own_until_it_ends() -> None:
+    with _sides.side(process, Setting(turns=1)) as one, _sides.side(process, Setting(turns=1)) as other:
+        found = {one().said, one().said, other().said, float(os.getpid())}
+        assert isinstance(one, _sides.Elsewhere)
+    assert len(found) == 3
+    assert one.process.exitcode == 0
+
+
 def test_medians_are_of_pairs_and_rules_have_directions() -> None:
     pairs = [(1.0, 2.0), (2.0, 8.0), (9.0, 3.0)]
     faster = row("b", "a", "ms", pairs, "at least", 2.0)
@@ -118,7 +132,15 @@ def test_without_peft_the_message_says_what_to_install(monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["nothing"], "invalid choice"), (["lora", "--turns", "0"], "must be at least 1"), (["lora", "--quick", "--keep"], "mean nothing")],
+    [
+        (["nothing"], "invalid choice"),
+        (["lora", "--turns", "0"], "must be at least 1"),
+        (["lora", "--turns", "many"], "must be a whole number, not 'many'"),
+        (["lora", "--quick", "--keep"], "mean nothing"),
+        (["lora", "--keep", "/dev/null/here"], "choose a folder that can be written"),
+        (["lora", "--device", "gpu"], "--device"),
+        (["lora", "--plot", "a.svg"], "only `growth` measures curves"),
+    ],
 )
 def test_slips(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert vlpeft(*arguments) == 2
@@ -155,8 +177,25 @@ def test_the_exponent_of_a_power() -> None:
     assert growth.exponent({n: 3.0 * n**1.7 for n in (10, 20, 40)}) == pytest.approx(1.7)
 
 
-@pytest.mark.parametrize("function", ["mul_expand", "project"])
-def test_the_literal_routing_functions_are_ours(function: str) -> None:
+def test_curves_as_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dot a size, the fitted power through them, and its exponent in the title; rows that are no curves have no panel."""
+    points = {size: 2.0 * size**1.5 for size in (10, 20, 40)}
+    curve = Row("growth", "a < b over n tokens, 40 beside 10: exponent", "CPU ms", 1.0, 1.0, 1.5, "at most", 2.0, points=points)
+    monkeypatch.setattr("benchmark.bench._rows.run", lambda *_: [curve, Row("b", "one", "ms", 1.0, 2.0, 2.0, "at least", 1.5)])
+    path = tmp_path / "new" / "growth.svg"
+    assert vlpeft("growth", "--device", "cpu", "--json", "--plot", str(path)) == 0
+    assert json.loads(capsys.readouterr().out)[0]["points"] == {str(size): cost for size, cost in points.items()}
+    (panel,) = ElementTree.parse(path).getroot()  # well-formed, whatever stands in a name
+    shapes = [each.tag.rpartition("}")[2] for each in panel]
+    assert (shapes.count("circle"), shapes.count("path")) == (3, 1)
+    assert panel[1].text == "a < b over n tokens: exponent 1.50 (at most 2)"
+    line = [tuple(map(float, place.split())) for place in panel[2].attrib["d"].removeprefix("M").split(" L")]
+    dots = [(float(each.attrib["cx"]), float(each.attrib["cy"])) for each in panel if each.tag.endswith("circle")]
+    assert line == dots, "all of them lie on this power"
+
+
+@pytest.mark.parametrize(("function", "literal"), [(function, literal) for function, literal, *_ in routing.ROWS])
+def test_the_literal_routing_functions_are_ours(function: str, literal: str) -> None:
     torch.manual_seed(0)
     text_, vision = torch.randn(2, 5, 4, dtype=torch.float64), torch.randn(2, 1, 4, dtype=torch.float64)
-    torch.testing.assert_close(getattr(_literal, function)(text_, vision), routing_function(function, "paper")(text_, vision))
+    torch.testing.assert_close(getattr(_literal, literal)(text_, vision), routing_function(function, "paper")(text_, vision))

@@ -236,3 +236,20 @@ def test_some_views_of_each_image_are_computed_once(frozen: Backbone, data: Shap
     trains = Case("full_finetuning", "vit_roberta", {"vision": True}).build()
     again = cached_views(trains, data, images, 3, Path("/nonexistent"))([images[:1]] * 20, seeds)[:, 0]
     torch.testing.assert_close(again, found, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_views_of_another_number_are_computed_anew_and_the_same_are_read(frozen: Backbone, data: Shapes, tmp_path: Path) -> None:
+    """Their number is part of the key, and so is how they are kept; order of images and seeds of examples are not."""
+    images, seeds = ["train/1", "train/2"], [str(i) for i in range(9)]
+    kept = cached_views(frozen, data, images, 2, tmp_path)([images[:1]] * 9, seeds)
+    assert len(Counting.drawn) == 4
+    assert torch.equal(cached_views(frozen, data, images[::-1] * 2, 2, tmp_path)([images[:1]] * 9, seeds), kept)
+    assert len(Counting.drawn) == 4, "read"
+    cached_views(frozen, data, images, 3, tmp_path)
+    assert len(Counting.drawn) == 4 + 6
+    half = cached_views(frozen, data, images, 2, tmp_path, "float16")([images[:1]] * 9, seeds)
+    assert len(Counting.drawn) == 4 + 6 + 4
+    assert torch.equal(half, kept.half().float())
+    visual_inputs(frozen, data, images, False, tmp_path)
+    assert len(list(tmp_path.iterdir())) == 4, "images as they are have a place of their own"

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmark import cli, forecast
+from benchmark.backbones.vision import HuggingFaceTower
 from benchmark.forecast import step_seconds, total_steps
 from benchmark.planning import plan
 from benchmark.runner import Runtime
@@ -53,18 +54,53 @@ def test_a_step_is_measured_in_part_of_its_batch(sweep: str, monkeypatch: pytest
     assert set(sizes) == {(0, 2), (1, 2)}
 
 
+@pytest.mark.parametrize(
+    ("more", "computed"),
+    [("images: real", 1), ("augment: blip", 4), ("augment: blip, views: 3", 1), ("images: zeroed, augment: blip", 1)],
+)
+def test_features_are_at_hand_wherever_a_run_caches_them(tmp_path: Path, more: str, computed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tower runs once to make them, or (`augment` without `views`) in each step, too."""
+    text = SWEEP.replace("eval_limit: 4}", f"eval_limit: 4, {more}}}")
+    (tmp_path / "small.yaml").write_text(text)
+    cell = plan(str(tmp_path / "small.yaml"), need_data=True).cells[0].cell
+    ran = []
+    forward = HuggingFaceTower.forward
+    monkeypatch.setattr(HuggingFaceTower, "forward", lambda *given: ran.append(1) or forward(*given))
+    step_seconds(cell, 2, Runtime(device="cpu", threads=1))
+    assert len(ran) == computed
+
+
+def test_data_that_is_missing_is_told_before_anything_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the other cells are measured none the less."""
+    files = "{questions: a, annotations: b, images: c, pattern: '{image_id}.png'}"
+    (tmp_path / "mine.yaml").write_text(f"{{format: vqav2, root: nowhere, files: {{train: {files}, test: {files}}}}}")
+    text = SWEEP.replace("tasks: [vqa/shapes, ", "tasks: [{task: vqa, dataset: mine.yaml}, vqa/shapes, ")
+    (tmp_path / "small.yaml").write_text(text)
+    measured = []
+    monkeypatch.setattr(forecast, "step_seconds", lambda cell, *_: measured.append(cell.dataset.name) or 1.0)
+    monkeypatch.setattr(forecast, "ProcessPoolExecutor", Here)
+    found = list(forecast.forecasts(plan(str(tmp_path / "small.yaml"), need_data=False), 2, Runtime(device="cpu", threads=1)))
+    assert [bool(each.failed) for each in found] == [each.dataset == "mine" for each in found]
+    assert "mine" in {each.dataset for each in found}
+    assert measured.count("mine") == 0
+    assert measured
+
+
+class Here:
+    """An executor that works in this process."""
+
+    def __init__(self, *_args: object, **_options: object) -> None: ...
+    def __enter__(self) -> Here:
+        return self
+
+    def __exit__(self, *_error: object) -> None: ...
+
+    def submit(self, work, *arguments):
+        self.result = lambda: work(*arguments)
+        return self
+
+
 def test_the_command(sweep: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    class Here:
-        def __init__(self, *_args: object, **_options: object) -> None: ...
-        def __enter__(self) -> Here:
-            return self
-
-        def __exit__(self, *_error: object) -> None: ...
-
-        def submit(self, work, *arguments):
-            self.result = lambda: work(*arguments)
-            return self
-
     monkeypatch.setattr(forecast, "ProcessPoolExecutor", Here)
     with pytest.raises(SystemExit) as done:
         cli.main(["plan", sweep, "--cost", "--batch", "2", "--device", "cpu", "--threads", "1", "--json"])
@@ -82,3 +118,28 @@ def test_the_command(sweep: str, capsys: pytest.CaptureFixture[str], monkeypatch
     assert len(printed.err.splitlines()) == 3
     text = render(forecast_table("s", "cuda", [forecast.Forecast(**row) for row in rows]), "text")
     assert "GPU-hours" in text.splitlines()[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--batch", "2"], "add --cost"),
+        (["--cost", "--explain", "0"], "choose one of the two"),
+        (["--cost", "--batch", "some"], "must be a whole number"),
+        (["--cost", "--device", "gpu"], "device"),
+    ],
+)
+def test_slips(sweep: str, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as done:
+        cli.main(["plan", sweep, *arguments])
+    assert done.value.code == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_sweep_without_any_data_is_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLPEFT_DATA", "/nonexistent")
+    with pytest.raises(SystemExit) as done:
+        cli.main(["plan", "p_adapter/table1", "--cost", "--device", "cpu"])
+    assert done.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "put the file there" in line

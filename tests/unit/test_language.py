@@ -18,6 +18,6 @@ def test_candidates_are_as_long_as_the_longest_that_passed() -> None:
         widths.append(tokens.shape)
         return (tokens == 5).sum(-1).float()
 
-    assert rank(first, answers, 2, score).tolist() == [1, 1]
-    assert rank(first, answers, 3, score).tolist() == [1, 1]
+    assert rank(first, answers, 2, score).best() == [1, 1]
+    assert rank(first, answers, 3, score).best() == [1, 1]
     assert widths == [(2, 2, 2), (2, 3, 4)]

@@ -270,6 +270,21 @@ def test_a_cost_is_known_where_a_metric_is_absent(tmp_path):
     assert {e.metric: e.mean for e in costs(board)} == {"train_seconds": 120.0, "step_ms": 12.5, "peak_memory_mb": 900.0}
 
 
+def test_costs_that_no_record_has_are_no_column_and_others_are_in_readable_units(tmp_path):
+    """Records of before there were such costs; then one of two has them."""
+    cells = [planned(), planned("bitfit")]
+    old, new = record(cells[0]), record(cells[1], flops_per_step=2.5e12, gpu_hours=0.004, delta_bytes=51200.0)
+    assert "GFLOP" not in render(cost_table(leaderboard(make_plan(cells[0]), fill(tmp_path / "old", [old]))), "text")
+    board = leaderboard(make_plan(*cells), fill(tmp_path / "both", [old, new]))
+    found = {(e.method, e.metric): e for e in costs(board)}
+    assert found["lora", "gpu_hours"].state == "absent: not measured"
+    assert found["bitfit", "flops_per_step"].mean == 2.5e12
+    lines = render(cost_table(board), "text").splitlines()
+    header = next(line for line in lines if "GFLOP" in line)
+    assert [title for title in ("train s", "GPU h", "step ms", "GFLOP a step", "peak MB", "saved kB") if title not in header] == []
+    assert next(line for line in lines if line.startswith("bitfit")).split()[-6:] == ["120", "0.004", "12.5", "2,500", "900", "51.2"]
+
+
 def test_a_cost_that_was_not_measured_is_absent(tmp_path):
     cell = planned()
     board = leaderboard(make_plan(cell), fill(tmp_path, [replace(record(cell), cost={})]))

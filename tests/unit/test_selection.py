@@ -103,6 +103,7 @@ def test_the_best_epoch_is_tested_and_the_record_says_which(run: Run, monkeypatc
     three, _ = run("select: last")
     assert best.curve == three.curve, "comparing epochs moves no draw of training"
     assert best.cost["steps"] == three.cost["steps"] == 9
+    assert best.cost["gpu_hours"] == 0, "on a CPU"
 
 
 def test_captions_are_compared_by_a_sum(run: Run) -> None:

@@ -293,6 +293,9 @@ def test_sorting_by_length_neither_drops_nor_repeats(n: int, size: int, window: 
             lengths = ([len(item.prompt) for item in batch] for batch in epoch[begin : begin + window])
             ranges = sorted((min(each), max(each)) for each in lengths)
             assert all(first[1] <= second[0] for first, second in pairwise(ranges))
+    middle = len(made) // 3
+    again = [batch for _, batch in batches([Feed(items, None, recipe, ())], seed, middle, len(made))]  # type: ignore[arg-type]
+    assert again == made[middle:], "any step can be the first"
 
 
 def test_a_key_that_needs_another() -> None:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
+from torch import nn
 
 from benchmark.checkpoint import trained
-from benchmark.distributed import ALONE
+from benchmark.config import Protocol
+from benchmark.cost import gpu_hours
+from benchmark.distributed import ALONE, Ranks
+from benchmark.tasks.base import Item
 from benchmark.training import Feed, start
 from benchmark.work import Work, first_step
 from tests.conftest import ANSWERS, Case, visual
@@ -31,11 +37,50 @@ def test_more_is_counted_where_more_trains_and_nothing_changes(backbone: str) ->
     assert all(tensor.grad is None for tensor in after.values())
 
 
+class Two(nn.Module):
+    """As much of a backbone as counting sees: look-ups, a frozen linear map, a trained one."""
+
+    device = torch.device("cpu")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.token_embeddings = nn.Embedding(7, 4).requires_grad_(False)
+        self.frozen, self.trained = nn.Linear(4, 5).requires_grad_(False), nn.Linear(5, 3)
+
+    def follow(self, *_: object) -> None: ...
+
+    def loss(self, _visual: torch.Tensor, prompts: Sequence[str], _targets: object) -> tuple[torch.Tensor, int]:
+        ids = torch.zeros(len(prompts), 2, dtype=torch.long)
+        return self.trained(self.frozen(self.token_embeddings(ids))).sum(), len(prompts)
+
+
+@pytest.mark.parametrize("ranks", [Ranks(0, 1), Ranks(0, 2)])
+def test_flops_counted_by_hand(ranks: Ranks) -> None:
+    """6 rows: 2 * 6 * 4 * 5 for the frozen map, 2 * 6 * 5 * 3 for the trained one, and as much again for its weights' gradient.
+
+    However many ranks share the batch; and the last step's gradients make room.
+    """
+    made = Two()
+    items = [Item(("a",), "", {"b": 1.0}), Item(("b",), "", {"b": 1.0}), Item(("c",), "", {"b": 1.0})]
+    recipe = Protocol(lr=1.0, steps=1, batch_size=3)
+    state = start(made, recipe, 1)  # type: ignore[arg-type]
+    for parameter in made.trained.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    feed = Feed(items, lambda ids: torch.zeros(len(ids), 1), recipe, ())
+    assert first_step(state, [feed], 0, None, ranks) == Work(flops=240 + 180 + 180, tokens=6, images=3)
+    assert all(parameter.grad is None for parameter in made.parameters())
+
+
 def test_parts_of_a_batch_make_the_batch() -> None:
     whole, parts = (counted("lora", "vit_gpt2", size)[0] for size in (None, 1))
     assert whole.images == parts.images
     assert 0 < parts.tokens <= whole.tokens  # shorter parts are padded less
     assert parts.flops <= whole.flops
+
+
+def test_gpu_hours_are_those_of_all_ranks() -> None:
+    assert gpu_hours(torch.device("cuda:1"), 1800.0, 4) == 2.0
+    assert gpu_hours(torch.device("cpu"), 1800.0, 4) == 0.0
 
 
 def test_rates_are_of_one_step() -> None:
