@@ -1,52 +1,77 @@
-"""Curves of costs as a picture: log cost over log size, with the power that fits, in one SVG that needs nothing else."""
+"""How costs grow, as a picture: a panel a curve, on logarithmic axes, with what was measured and the line through it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from html import escape
+from statistics import fmean
 
 from benchmark.bench._rows import Row
+from results.report.axes import Axis
 
-WIDTH, HEIGHT, LEFT, TOP = 260, 180, 50, 30  # of a panel's axes, and the room for its labels
-COLUMN, LINE = WIDTH + LEFT + 40, HEIGHT + TOP + 50
+WIDTH, HEIGHT = 340, 250  # of a panel
+LEFT, RIGHT, TOP, BOTTOM = 52, 14, 44, 40
+STYLE = """
+text { font: 11px system-ui, "DejaVu Sans", sans-serif; fill: #1b1d21; }
+.title { font-weight: 600; font-size: 12px; } .tick { font-size: 10px; fill: #565b64; }
+.ground { fill: #fff; } .grid { stroke: #d9dbe0; stroke-width: .75; } .line { stroke: #0b62a8; stroke-width: 1.6; } .dot { fill: #b5480c; }
+@media (prefers-color-scheme: dark) {
+  text { fill: #e9eaee; } .tick { fill: #a9afba; } .ground { fill: #13151a; } .grid { stroke: #343944; }
+  .line { stroke: #6db3f2; } .dot { fill: #ff9e64; }
+}
+"""
 
 
 def plot(rows: Sequence[Row]) -> str:
-    """The rows that are curves, two panels beside each other; dots: what was measured, line: the fitted power."""
-    curves = [(row, row.points) for row in rows if row.points]
+    """SVG of the rows that have points."""
+    curves = [row for row in rows if row.points]
+    height = HEIGHT * math.ceil(len(curves) / 2)
     panels = "".join(
-        f'<g transform="translate({LEFT + COLUMN * (i % 2)} {TOP + LINE * (i // 2)})">{"".join(_panel(row, points))}</g>'
-        for i, (row, points) in enumerate(curves)
+        f'<g transform="translate({WIDTH * (i % 2)} {HEIGHT * (i // 2)})">\n{"".join(_panel(row))}</g>\n' for i, row in enumerate(curves)
     )
-    size = f'width="{2 * COLUMN}" height="{LINE * -(-len(curves) // 2)}"'
-    return f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="11">{panels}</svg>\n'
+    size = f'width="{2 * WIDTH}" height="{height}" viewBox="0 0 {2 * WIDTH} {height}"'
+    said = escape("; ".join(f"{row.name} {row.ratio:.2f}" for row in curves))
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img">\n<title>{said}</title>\n<style>{STYLE}</style>\n'
+        f'<rect class="ground" width="100%" height="100%"/>\n{panels}</svg>\n'
+    )
 
 
-def _panel(row: Row, points: Mapping[int, float]) -> Iterator[str]:
-    x, y = [math.log(size) for size in points], [math.log(cost) for cost in points.values()]
-    middle_x, middle_y = sum(x) / len(x), sum(y) / len(y)
-    fitted = [middle_y + row.ratio * (at - middle_x) for at in x]  # the least-squares line goes through the means
-    across, up = _scale(x, WIDTH), _scale([*y, *fitted], HEIGHT)
-    yield f'<rect width="{WIDTH}" height="{HEIGHT}" fill="none" stroke="#999"/>'
-    title = f"{row.name.partition(', ')[0]}: exponent {row.ratio:.2f} (at most {row.required:g})"
-    yield f'<text x="0" y="-10" font-weight="bold">{escape(title)}</text>'
-    line = " L".join(f"{across(a):.1f} {HEIGHT - up(b):.1f}" for a, b in zip(x, fitted, strict=True))
-    yield f'<path fill="none" stroke="#c33" d="M{line}"/>'
-    for (size, cost), a, b in zip(points.items(), x, y, strict=True):
-        yield f'<circle cx="{across(a):.1f}" cy="{HEIGHT - up(b):.1f}" r="3" fill="#236"/>'
-        yield f'<text x="{across(a):.1f}" y="{HEIGHT + 14}" text-anchor="middle">{size:,}</text>'
-        yield f'<text x="-4" y="{HEIGHT - up(b) + 4:.1f}" text-anchor="end">{cost:,.3g}</text>'
-    yield f'<text x="0" y="{HEIGHT + 28}">{escape(row.unit)} over {escape(row.name.partition(" over ")[2].partition(",")[0])}</text>'
+def _panel(row: Row) -> Iterator[str]:
+    points = list((row.points or {}).items())
+    x, y = (_axis(values) for values in zip(*points, strict=True))
+    yield f'<text class="title" x="{LEFT}" y="18">{escape(row.name.partition(",")[0])}</text>\n'
+    yield f'<text class="tick" x="{LEFT}" y="33">{row.unit}; exponent {row.ratio:.2f}, at most {row.required:g}</text>\n'
+    for size, _ in points:
+        at = _right(x, size)
+        yield f'<path class="grid" d="M{at} {TOP}V{HEIGHT - BOTTOM}"/>'
+        yield f'<text class="tick" x="{at}" y="{HEIGHT - BOTTOM + 15}" text-anchor="middle">{size:g}</text>\n'
+    for value, text in y.ticks():
+        at = _down(y, value)
+        yield f'<path class="grid" d="M{LEFT} {at}H{WIDTH - RIGHT}"/>'
+        yield f'<text class="tick" x="{LEFT - 6}" y="{at + 3.5}" text-anchor="end">{text}</text>\n'
+    ends = [(size, _fitted(row.ratio, points, size)) for size in (points[0][0], points[-1][0])]
+    yield f'<path class="line" d="M{"L".join(f"{_right(x, size)} {_down(y, value)}" for size, value in ends)}"/>\n'
+    for size, value in points:
+        yield f'<circle class="dot" r="3.5" cx="{_right(x, size)}" cy="{_down(y, value)}"><title>{size:g}: {value:.3g}</title></circle>\n'
 
 
-def _scale(values: Sequence[float], length: int) -> _Scale:
-    return _Scale(min(values), (max(values) - min(values)) or 1.0, length)
+def _axis(values: Sequence[float]) -> Axis:
+    low, high = min(values), max(values)
+    air = (high / low) ** 0.08
+    return Axis("", low / air, high * air, log=True)
 
 
-class _Scale:
-    def __init__(self, low: float, span: float, length: int) -> None:
-        self.low, self.span, self.length = low, span, length
+def _fitted(exponent: float, points: Sequence[tuple[float, float]], size: float) -> float:
+    """The power through the middle of the points, where the line of least squares goes."""
+    across, up = ([math.log(value) for value in values] for values in zip(*points, strict=True))
+    return math.exp(fmean(up) + exponent * (math.log(size) - fmean(across)))
 
-    def __call__(self, value: float) -> float:
-        return (0.05 + 0.9 * (value - self.low) / self.span) * self.length
+
+def _right(axis: Axis, value: float) -> float:
+    return round(LEFT + axis.at(value) * (WIDTH - RIGHT - LEFT), 1)
+
+
+def _down(axis: Axis, value: float) -> float:
+    return round(HEIGHT - BOTTOM - axis.at(value) * (HEIGHT - BOTTOM - TOP), 1)
