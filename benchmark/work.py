@@ -44,7 +44,6 @@ def first_step(state: TrainingState, feeds: Sequence[Feed], seed: int, micro_bat
     feed, batch = next(batches(feeds, seed, 0, 1))
     backbone.follow(feed.protocol, feed.answers, feed.task)
     backbone.train()
-    trained = [p for p in backbone.parameters() if p.requires_grad]
     size = min(micro_batch or len(batch), max(1, -(-len(batch) // ranks.world)))
     with FlopCounterMode(display=False) as counter, _tokens(backbone) as tokens:
         for begin in range(0, len(batch), size):
@@ -52,7 +51,8 @@ def first_step(state: TrainingState, feeds: Sequence[Feed], seed: int, micro_bat
             with autocast(backbone.device, feed.protocol.precision):
                 visual = visual_features(feed, part, [f"{seed}/0/{begin + i}" for i in range(len(part))])
                 loss, _ = backbone.loss(visual, [i.prompt for i in part], [i.targets for i in part])
-            torch.autograd.grad(loss, trained, allow_unused=True)
+            torch.autograd.backward(loss)  # the counter's hooks take no autograd.grad where prompts or p are handed to modules
+    state.optimizer.zero_grad(set_to_none=True)
     return Work(counter.get_total_flops(), sum(tokens), sum(len(item.images) for item in batch))
 
 
