@@ -29,6 +29,7 @@ from slurm.worker import tell
 
 Watch = Callable[[], None]  # called now and then; it looks at the result folder itself
 CellWatch = Callable[[Planned, str, int, int], None]  # cell, phase, step, total
+CANCELLED = "cancelled"  # the cause of a cell whose job the user has cancelled: nothing to mend
 POLL_SECONDS = 0.5
 STOP_SECONDS = 10.0
 MONTH_MINUTES = 60 * 24 * 30  # submitit kills local jobs after 5 minutes unless told otherwise
@@ -165,13 +166,24 @@ def _unknown(root: Path) -> dict[str, Any]:
 
 def by_cause(failed: Sequence[tuple[Planned, dict[str, Any]]]) -> Iterator[str]:
     """One line for each cause, with the cell that it struck or how many: many often fail for one reason."""
-    causes: dict[str, list[Planned]] = {}
+    causes: dict[tuple[str, str], list[tuple[Planned, str]]] = {}
     for cell, failure in failed:
-        causes.setdefault(f"{failure['cause']}: {failure['message']}", []).append(cell)
-    for cause, cells in causes.items():
-        first = cells[0]
+        cause, message = failure["cause"], failure["message"]
+        causes.setdefault((cause, "" if cause == CANCELLED else message), []).append((cell, message))
+    for (cause, shared), cells in causes.items():
+        first, message = cells[0]
         one = f"{first.id} {first.row} on {first.backbone}, {first.task}/{first.dataset}, seed {first.seed}"
-        yield f"{one if len(cells) == 1 else f'{len(cells)} cells'}: {cause}"
+        many = shared or "their jobs were cancelled; `vlpeft retry --cause cancelled` runs them again"
+        yield f"{one}: {cause}: {message}" if len(cells) == 1 else f"{len(cells)} cells: {cause}: {many}"
+
+
+def in_numbers(failed: Sequence[tuple[Planned, dict[str, Any]]], of: int) -> str:
+    """How many cells failed or were cancelled, of how many, and what to do."""
+    cancelled = sum(failure["cause"] == CANCELLED for _, failure in failed)
+    if cancelled == len(failed):
+        return f"{cancelled} of {of} cells were cancelled; the same command runs them again"
+    more = f", {cancelled} were cancelled" if cancelled else ""
+    return f"{len(failed) - cancelled} of {of} cells failed{more}; mend the cause and run the same command again"
 
 
 def default_workers(ranks: int) -> int:

@@ -281,8 +281,12 @@ def test_accounts_that_are_behind_are_not_believed(slurm, submitter, store) -> N
     supervisor, (cell,) = Supervisor(submitter, lambda: None), ids(1)
     submitter.submit([cell])
     (slurm / "accounts").write_text("1001|RUNNING|0:0\n")
+    sent = submitter.ledger.sent()[cell][-1]
+    sent.log.write_text("srun: Job step aborted\n")
     lose(slurm, store, supervisor, [cell], 1001, "CANCELLED")
-    assert read_json(store.folder(cell) / "failure.json")["cause"] == "cancelled"
+    said = read_json(store.folder(cell) / "failure.json")
+    assert said["cause"] == "cancelled"
+    assert said["message"] == "job 1001 was cancelled; `vlpeft retry --cause cancelled` runs it again"  # the log has nothing to add
     assert notes(submitter.ledger.root, [cell])[cell].text.startswith("its job 1001 ended as CANCELLED")
 
 
