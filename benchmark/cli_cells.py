@@ -23,14 +23,14 @@ def run(options: argparse.Namespace) -> int:
     from benchmark.planning import plan, save_plan
     from benchmark.progress import CellProgress
     from benchmark.records import Store
-    from benchmark.runner import run_cell
+    from slurm.interrupts import run_here
 
     runtime = _runtime(options)
     made = plan(options.sweep, need_data=True, scale=options.scale)
     cell = made.find(options.cell)
     save_plan(made, options.root)
     with CellProgress(cell) as progress:
-        outcome = run_cell(cell.id, options.root, runtime, progress)
+        outcome = run_here(cell.id, options.root, runtime, progress)
     if outcome == "running elsewhere":
         raise UserError(f"cell {cell.id} is being run by another process (see `vlpeft status {options.sweep} --root {options.root}`)")
     print(json.dumps({"id": cell.id, "outcome": outcome, "metrics": Store(options.root).record(cell.id).metrics}, indent=1))
@@ -238,8 +238,8 @@ def how_to_go_on(options: argparse.Namespace) -> str:
         return f"; jobs that are submitted go on{_how_to_watch(options)}"
     seconds = f"{options.checkpoint_seconds:g}"
     return (
-        "; run the same command again: finished cells are kept, unfinished ones go on from their last checkpoint "
-        f"(at most {seconds} s back, see --checkpoint-seconds) or start afresh if they have none"
+        "; run the same command again: finished cells are kept, those in training were saved (after a second Ctrl-C they are "
+        f"at most {seconds} s back, see --checkpoint-seconds), the others go on from their last checkpoint or start afresh"
     )
 
 

@@ -25,7 +25,8 @@ import psutil
 from benchmark.cell import Plan, Planned
 from benchmark.errors import UserError, disk_trouble
 from benchmark.records import Store, read_json
-from slurm.worker import tell
+from slurm.interrupts import run_here, save
+from slurm.worker import Asked, tell
 
 Watch = Callable[[], None]  # called now and then; it looks at the result folder itself
 CellWatch = Callable[[Planned, str, int, int], None]  # cell, phase, step, total
@@ -51,12 +52,10 @@ def clear_failures(ids: Iterable[str], root: Path) -> None:
 
 
 def launch_inline(cells: Sequence[Planned], root: Path, runtime: Any, watch_cell: CellWatch, watch: Watch) -> None:
-    """Run cells one after another in this process. A failing cell leaves failure.json; the others go on."""
-    from benchmark.runner import run_cell
-
+    """Run cells one after another in this process. A failing cell leaves failure.json; the others go on. Ctrl-C: see `run_here`."""
     for cell in cells:
         try:
-            run_cell(cell.id, root, runtime, partial(watch_cell, cell))
+            run_here(cell.id, root, runtime, partial(watch_cell, cell))
         except Exception as error:  # its cause is in failure.json, where `failures` finds it
             if not isinstance(error, UserError):
                 traceback.print_exc()
@@ -64,7 +63,9 @@ def launch_inline(cells: Sequence[Planned], root: Path, runtime: Any, watch_cell
 
 
 def launch_local(cells: Sequence[Planned], root: Path, runtime: Any, workers: int, watch: Watch) -> None:
-    """Run cells in `workers` processes through submitit's LocalExecutor; returns when all have ended. Ctrl-C stops them.
+    """Run cells in `workers` processes through submitit's LocalExecutor; returns when all have ended.
+
+    Ctrl-C stops them, once those in training are saved; a second one at once.
 
     The threads of a cell follow from the workers asked for, not from how many cells are left: the same command gives
     the same bits when it finishes an interrupted sweep.
@@ -84,8 +85,13 @@ def launch_local(cells: Sequence[Planned], root: Path, runtime: Any, workers: in
         while not all(job.done(force_check=True) for job in jobs):
             watch()
             time.sleep(POLL_SECONDS)
-    except BaseException:
-        stop([int(job.job_id) for job in jobs if not job.done(force_check=True)])
+    except BaseException as error:
+        controllers = [int(job.job_id) for job in jobs if not job.done(force_check=True)]
+        try:
+            if isinstance(error, KeyboardInterrupt):
+                save(controllers, ids, root)
+        finally:
+            stop(controllers)
         raise
     watch()
 
@@ -110,18 +116,22 @@ def stop(controllers: Sequence[int]) -> None:
 def work(ids: Sequence[str], root: str, runtime: Any, launcher: int) -> None:
     """What a worker does: take every cell that nobody has taken; stop when the launcher is gone.
 
-    A cell that failed, or that took its worker down with it, is not tried again by the others.
+    A cell that failed, or that took its worker down with it, is not tried again by the others. SIGTERM asks it to save
+    its cell and stop.
     """
-    from benchmark.runner import run_cell
+    asked = Asked()
+    from benchmark.runner import Stopped, run_cell
 
     for cell_id in ids:
-        if not psutil.pid_exists(launcher):
+        if asked() or not psutil.pid_exists(launcher):
             return
         if any((Store(Path(root)).folder(cell_id) / name).exists() for name in ("failure.json", "progress.json")):
             continue
         say(f"=== {cell_id} starts")
         try:
-            outcome: str = run_cell(cell_id, Path(root), runtime)
+            outcome: str = run_cell(cell_id, Path(root), runtime, asked=asked)
+        except Stopped:
+            outcome = "stopped"
         except Exception as error:  # in the job's log; its cause is in failure.json too
             tell(error)
             outcome = "failed"
