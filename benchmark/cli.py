@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse, run, exit: 0 done, 1 some cells of a sweep failed or two results differ, 2 something the user can mend, 130 interrupted."""
+    if not (sys.argv[1:] if arguments is None else arguments):
+        parser().print_help(sys.stderr)
+        sys.exit(2)
     options = parser().parse_args(arguments)
     try:
         if "root" in options:
