@@ -19,6 +19,10 @@ class DataError(UserError):
     """A dataset's files are missing, unreadable or malformed; the message names the record and the fix."""
 
 
+class WeightsError(UserError):
+    """Weights cannot be loaded: they are not on this machine, or not whole."""
+
+
 class MetricUnavailable(Exception):
     """A metric cannot run on this machine; the message is the reason a record and a table show."""
 

@@ -42,7 +42,7 @@ def both(refused, path: Path, root: Path, *words: str) -> None:
 LIMITS = "train_limit: 8, eval_limit: 4, batch_size: 4"
 SETTINGS = {
     "unknown key": ({"sedes": "[0]"}, ("one.yaml: unknown key 'sedes'; did you mean 'seeds'?",)),
-    "misspelt method": ({"methods": "[loar]"}, ("one.yaml: method 'loar': unknown method 'loar'; did you mean 'lora'?",)),
+    "misspelt method": ({"methods": "[loar]"}, ("one.yaml: unknown method 'loar'; did you mean 'lora'?",)),
     "misspelt method setting": (
         {"methods": "[{name: lora, rnak: 4}]"},
         ("one.yaml: method 'lora': unknown key 'rnak'; did you mean 'rank'?",),
@@ -55,7 +55,7 @@ SETTINGS = {
     "method without a name": ({"methods": "[{rank: 4}]"}, ("one.yaml: methods[0]: write a name", '{"rank": 4}')),
     "label twice": ({"methods": "[lora, lora]"}, ("one.yaml: methods: 'lora' stands 2 times", "label")),
     "equal cells": ({"methods": "[lora, {name: lora, label: other, rank: 8}]"}, ("'lora' and 'other'", "are the same cell", "remove one")),
-    "misspelt backbone": ({"backbones": "[vit_robreta]"}, ("one.yaml: backbone 'vit_robreta'", "did you mean 'vit_roberta'?")),
+    "misspelt backbone": ({"backbones": "[vit_robreta]"}, ("one.yaml: unknown backbone 'vit_robreta'", "did you mean 'vit_roberta'?")),
     "misspelt backbone setting": (
         {"backbones": "[{name: vit_roberta, txet: tiny}]"},
         ("one.yaml: backbone 'vit_roberta': unknown key 'txet'; did you mean 'text'?",),

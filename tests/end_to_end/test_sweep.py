@@ -326,6 +326,8 @@ def test_a_failing_cell_does_not_stop_the_others(tmp_path, main) -> None:
     again = main("retry", path, "--root", root, "--cause", "settings", "--on", "inline", *RUN)
     assert again.code == 1
     assert again.lines[-1].startswith("vlpeft: 1 of 1 cells failed")
+    said = main("export-adapter", path, states["wild"]["id"][:8], "--root", root, "-o", tmp_path / "out")
+    assert f"run it first (`vlpeft run {path} --root {root} --cell {states['wild']['id']}`)" in said.err
     (root / "cells" / states["wild"]["id"] / "failure.json").unlink()  # as where it was cancelled and nobody waited
     none = main("retry", path, "--root", root, "--failed", *RUN)
     assert "causes of failure: none; 1 cells are missing, which is no failure: `vlpeft sweep " in none.err
