@@ -18,6 +18,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from pathlib import Path
+from textwrap import wrap
 from typing import Any, Literal
 
 from rich.cells import cell_len, set_cell_size
@@ -44,6 +45,7 @@ ROWS = 1000  # of the table; --json has all
 HEADER = ("state", "method", "backbone", "task", "dataset", "seed", "id", "detail")
 GAPS = 3 * (len(HEADER) - 1)  # columns of the screen between those of the table
 LEAST, PIPED = 40, 120  # columns of a detail: with fewer it stands below; where the text goes to no terminal
+TWO_LINES: dict[str, Any] = {"max_lines": 2, "subsequent_indent": "  ", "placeholder": "…"}  # of a detail below
 COMING: tuple[State, ...] = ("running", "preempted", "pending")  # what may change by itself
 
 
@@ -167,7 +169,7 @@ def status_table(title: str, cells: Sequence[CellStatus], shown: Sequence[CellSt
     caption = f"{len(cells)} cells: {counts}" if cells else "no cells"
     if shown is not None and len(shown) < len(cells):
         caption += f"; {len(shown)} of them below, all with --json"
-    notes = () if beside else tuple(_cut(line, width or PIPED) for line in _below(rows))
+    notes = () if beside else tuple(line for text in _below(rows) for line in wrap(text, width or PIPED, **TWO_LINES))
     return Table(one_line(title), (caption,), (block,), tuple(as_dicts(cells)), notes=notes)
 
 
