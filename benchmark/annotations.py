@@ -7,13 +7,18 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from benchmark.errors import broken_source
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
 @cache
 def parsed(path: Path) -> ast.Module:
-    """The syntax tree of a source file."""
-    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+    """The syntax tree of a source file. Raises UserError naming the line that is no Python."""
+    try:
+        return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+    except (SyntaxError, ValueError) as error:  # ValueError: bytes that are no text
+        raise broken_source(error, str(path)) from error
 
 
 def imported(tree: ast.Module, repository: Path = ROOT) -> dict[str, tuple[Path, str]]:

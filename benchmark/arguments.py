@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.bench import names as bench_names
+from benchmark.usage import Parser
 
 EPILOG = """examples:
   vlpeft sweep quickstart --root runs/quickstart      run everything that is not done, then print the table
@@ -39,7 +40,7 @@ LISTS = ("methods", "backbones", "tasks", "datasets", "metrics", "protocols", "s
 
 def parser() -> argparse.ArgumentParser:
     """The parser of all commands; `command` is the name of the chosen one."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="vlpeft",
         description="Benchmark parameter-efficient methods on vision-language backbones: methods x backbones x tasks, one record a cell.",
         epilog=EPILOG,

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse, run, exit: 0 done, 1 some cells of a sweep failed or two results differ, 2 something the user can mend, 130 interrupted."""
+    if not (sys.argv[1:] if arguments is None else arguments):
+        parser().print_help(sys.stderr)
+        sys.exit(2)
     options = parser().parse_args(arguments)
     try:
         if "root" in options:
@@ -137,7 +140,7 @@ def _explain(options: argparse.Namespace) -> int:
 
 
 def _prefetch(options: argparse.Namespace) -> int:
-    """A line for each thing; what stays missing, and its fix, on stderr."""
+    """A line for each thing; why it stays missing, and the fix, on stderr."""
     from dataclasses import asdict
 
     from benchmark.prefetch import prefetch
@@ -145,12 +148,12 @@ def _prefetch(options: argparse.Namespace) -> int:
     found = []
     for each in prefetch(options.sweep, options.scale, fetch=not options.dry_run, accepted=options.yes):
         found.append(each)
-        print(f"{each.kind} {each.name}: {each.state}", file=sys.stderr if options.json else sys.stdout, flush=True)
+        print(f"{each.kind} {each.name}: {each.told}", file=sys.stderr if options.json else sys.stdout, flush=True)
     if options.json:
         print(json.dumps([asdict(each) for each in found], indent=1, ensure_ascii=False))
     for each in found:
-        if each.problem:
-            print(f"vlpeft: {'to fetch' if each.state == 'to fetch' else 'error'}: {each.problem}", file=sys.stderr)
+        if each.problem and each.state != "to fetch":
+            print(f"vlpeft: error: {each.problem}", file=sys.stderr)
     return 2 if any(each.problem for each in found) else 0
 
 

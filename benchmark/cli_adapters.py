@@ -19,10 +19,13 @@ BATCH = 32
 def export_adapter(options: argparse.Namespace) -> int:
     from benchmark.export import export
     from benchmark.records import Store
-    from benchmark.sweep import load_plan
+    from benchmark.sweep import as_typed, load_plan
 
-    planned = load_plan(options.sweep, options.root, options.scale).find(options.cell)
-    adapter = export(planned, Store(options.root), options.output, options.format)
+    planned, store = load_plan(options.sweep, options.root, options.scale).find(options.cell), Store(options.root)
+    if not store.has_record(planned.id):
+        again = f"vlpeft run {as_typed(options.sweep, options.root, options.scale)} --cell {planned.id}"
+        raise UserError(f"cell {planned.id} is not finished in {options.root}: run it first (`{again}`)")
+    adapter = export(planned, store, options.output, options.format)
     same, tried = adapter.reproduced
     print(f"{options.output}: {adapter.method} of cell {adapter.id}; {same} of {tried} test examples answered as in the run")
     return 0

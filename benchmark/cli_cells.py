@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -22,14 +23,14 @@ def run(options: argparse.Namespace) -> int:
     from benchmark.planning import plan, save_plan
     from benchmark.progress import CellProgress
     from benchmark.records import Store
-    from benchmark.runner import run_cell
+    from slurm.interrupts import run_here
 
     runtime = _runtime(options)
     made = plan(options.sweep, need_data=True, scale=options.scale)
     cell = made.find(options.cell)
     save_plan(made, options.root)
     with CellProgress(cell) as progress:
-        outcome = run_cell(cell.id, options.root, runtime, progress)
+        outcome = run_here(cell.id, options.root, runtime, progress)
     if outcome == "running elsewhere":
         raise UserError(f"cell {cell.id} is being run by another process (see `vlpeft status {options.sweep} --root {options.root}`)")
     print(json.dumps({"id": cell.id, "outcome": outcome, "metrics": Store(options.root).record(cell.id).metrics}, indent=1))
@@ -53,7 +54,7 @@ def sweep(options: argparse.Namespace) -> int:
 def _launch(options: argparse.Namespace, way: Any, made: Any, cells: Any) -> int:
     """Run cells of a plan, then print its tables and why cells failed."""
     from benchmark.progress import SweepProgress
-    from slurm.launcher import by_cause, failures
+    from slurm.launcher import by_cause, failures, in_numbers
     from slurm.presence import at_work
 
     with SweepProgress(made, cells, options.root) as progress, at_work(options.root, made.sweep, options.on):
@@ -66,7 +67,7 @@ def _launch(options: argparse.Namespace, way: Any, made: Any, cells: Any) -> int
     for line in by_cause(failed):
         print(f"vlpeft: failed: {line}", file=sys.stderr)
     if failed:
-        print(f"vlpeft: {len(failed)} of {len(cells)} cells failed; mend the cause and run the same command again", file=sys.stderr)
+        print(f"vlpeft: {in_numbers(failed, len(cells))}", file=sys.stderr)
     return 1 if failed else 0
 
 
@@ -90,9 +91,19 @@ def retry(options: argparse.Namespace) -> int:
     cells = [cell for cell, cause in failed if CAUSES.get(options.cause, options.cause or "") in cause]
     if not cells:
         causes = sorted({cause for _, cause in failed})
-        print(f"vlpeft: nothing to retry; causes of failure: {', '.join(causes) or 'none'}", file=sys.stderr)
+        print(f"vlpeft: nothing to retry; causes of failure: {', '.join(causes) or 'none'}{_missing(options, made)}", file=sys.stderr)
         return 0
     return _launch(options, way, made, cells)
+
+
+def _missing(options: argparse.Namespace, made: Any) -> str:
+    """The cells that have not failed and that nothing will bring: those that were cancelled while no launcher waited, say."""
+    from benchmark.sweep import as_typed
+
+    number = sum(cell.state == "missing" for cell in _look(made, options.root, ""))
+    way = f" --on slurm --profile {options.profile}" if options.on == "slurm" else ""
+    again = f"`vlpeft sweep {as_typed(options.sweep, options.root, options.scale)}{way}` {'submits' if way else 'runs'}"
+    return f"; {number} cells are missing, which is no failure: {again} them" if number else ""
 
 
 def status(options: argparse.Namespace) -> int:
@@ -110,8 +121,13 @@ def status(options: argparse.Namespace) -> int:
         _watch(made.title, look)
     else:
         cells = look()
-        print_text(status_table(made.title, cells, shown=worth_showing(cells)))
+        print_text(status_table(made.title, cells, worth_showing(cells), _columns()))
     return 0
+
+
+def _columns() -> int | None:
+    """How wide the terminal is that is printed to, if it is one."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def _look(made: Any, root: Path, changed: str) -> Any:
@@ -142,7 +158,7 @@ def _watch(title: str, look: Callable[[], Any]) -> None:
             cells = look()
             numbers = summary(cells)
             if live is not None:
-                shown = status_table(title, cells, shown=[cell for cell in worth_showing(cells) if busy(cell)])
+                shown = status_table(title, cells, [cell for cell in worth_showing(cells) if busy(cell)], _columns())
                 live.update(Text.from_ansi(render(shown, "text", colour=True), no_wrap=True), refresh=True)
             elif numbers != before:
                 print(", ".join(f"{number} {state}" for state, number in numbers.items() if number), flush=True)
@@ -222,8 +238,8 @@ def how_to_go_on(options: argparse.Namespace) -> str:
         return f"; jobs that are submitted go on{_how_to_watch(options)}"
     seconds = f"{options.checkpoint_seconds:g}"
     return (
-        "; run the same command again: finished cells are kept, unfinished ones go on from their last checkpoint "
-        f"(at most {seconds} s back, see --checkpoint-seconds) or start afresh if they have none"
+        "; run the same command again: finished cells are kept, those in training were saved (after a second Ctrl-C they are "
+        f"at most {seconds} s back, see --checkpoint-seconds), the others go on from their last checkpoint or start afresh"
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -18,8 +19,26 @@ class DataError(UserError):
     """A dataset's files are missing, unreadable or malformed; the message names the record and the fix."""
 
 
+class WeightsError(UserError):
+    """Weights cannot be loaded: they are not on this machine, or not whole."""
+
+
 class MetricUnavailable(Exception):
     """A metric cannot run on this machine; the message is the reason a record and a table show."""
+
+
+def broken_source(error: Exception, file: str) -> UserError:
+    """What to say of a source file that cannot be read or imported: the line of it, what is wrong there, and the fix.
+
+    file: its path, or how that ends.
+    """
+    if isinstance(error, SyntaxError) and error.filename:
+        place, said = f"{error.filename}:{error.lineno}", f"{type(error).__name__}: {error.msg}"
+    else:
+        frames = traceback.extract_tb(error.__traceback__)
+        own = [f"{frame.filename}:{frame.lineno}" for frame in frames if frame.filename.endswith(file)]
+        place, said = (own or [file])[-1], f"{type(error).__name__}: {error}"
+    return UserError(" ".join(f"{place}: {said}; mend that file, or take it away".split()))
 
 
 def disk_trouble(error: BaseException | None) -> str:

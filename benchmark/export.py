@@ -54,7 +54,7 @@ class Finished:
 def finished(planned: Planned, store: Store) -> Finished:
     """Read a cell. Raises UserError where it is not finished, its files are damaged, or its data is another now."""
     if not store.has_record(planned.id):
-        raise UserError(f"cell {planned.id} is not finished in {store.root}; run it first (`vlpeft run SWEEP --cell {planned.id}`)")
+        raise UserError(f"cell {planned.id} is not finished in {store.root}; run it first")
     record, folder = store.record(planned.id), store.folder(planned.id)
     for name, digest in record.files.items():
         if not (folder / name).is_file() or sha256(folder / name) != digest:

@@ -132,7 +132,7 @@ def _data_layers(place: Place, size: Scale | None) -> tuple[Layer, ...]:
 
 
 def _resolve(registry: Registry[Any], entry: Entry, where: str) -> Choice:
-    with located(where):
+    with located(where.removesuffix(f": {registry.kind} '{entry.name}'")):  # which the message says itself
         registry.entry(entry.name)
     cls = registry.load(entry.name)
     refuse_protocol_keys(entry.settings, cls, where, "as `protocol: {{{key}: ...}}` in this entry")

@@ -38,6 +38,12 @@ class Found:
     state: State
     problem: str = ""
 
+    @property
+    def told(self) -> str:
+        """The state, with what is to be fetched, which is no error."""
+        about = self.problem.removeprefix(f"{self.kind} '{self.name}'").removeprefix(" are").lstrip(": ")
+        return f"{self.state}: {about}" if self.state == "to fetch" else self.state
+
 
 def prefetch(sweep: str, scale: str, *, fetch: bool, accepted: bool) -> Iterator[Found]:
     """Everything that the cells of a sweep need, one after another; what is missing is fetched first if `fetch`.

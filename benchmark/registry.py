@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from benchmark.annotations import allowed, imported, parsed
-from benchmark.errors import UserError, did_you_mean
+from benchmark.errors import UserError, broken_source, did_you_mean
 
 T = TypeVar("T")
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -53,8 +53,13 @@ class Entry:
     choices: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)  # field -> allowed values, where they are listed
 
     def load(self) -> Any:
-        """Import the module and return the class."""
-        return getattr(importlib.import_module(self.module), self.attribute)
+        """Import the module and return the class. Raises UserError naming file and line where that fails."""
+        try:
+            return getattr(importlib.import_module(self.module), self.attribute)
+        except UserError:
+            raise
+        except Exception as error:  # whatever its author has written there
+            raise broken_source(error, f"{self.module.replace('.', '/')}.py") from error
 
 
 class Registry(Generic[T]):
@@ -99,12 +104,22 @@ def _scan(path: Path, module: str) -> tuple[Entry, ...]:
 def _entry_of(node: ast.ClassDef, tree: ast.Module, module: str) -> Iterator[Entry]:
     for call in node.decorator_list:
         if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "register":
-            options = {k.arg: ast.literal_eval(k.value) for k in call.keywords if k.arg}
+            name, options = _literals(call, module)
             summary = (ast.get_docstring(node) or "").split("\n\n")[0].replace("\n", " ")
             settings, choices = fields_of(node, tree)
             for base in _bases(node, tree):
                 settings, choices = {**base.settings, **settings}, {**base.choices, **choices}
-            yield Entry(ast.literal_eval(call.args[0]), module, node.name, summary, options, settings, choices)
+            yield Entry(name, module, node.name, summary, options, settings, choices)
+
+
+def _literals(call: ast.Call, module: str) -> tuple[str, dict[str, Any]]:
+    """The arguments of a `@register(...)`."""
+    try:
+        name, options = (ast.literal_eval(call.args[0]), {k.arg: ast.literal_eval(k.value) for k in call.keywords if k.arg})
+    except (ValueError, IndexError) as error:
+        place = f"{module.replace('.', '/')}.py:{call.lineno}"
+        raise UserError(f"{place}: {ast.unparse(call)}: write a name and literals there, since the file is read, not run") from error
+    return name, options
 
 
 def _default(value: ast.expr | None) -> str:

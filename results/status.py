@@ -14,11 +14,14 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from pathlib import Path
+from textwrap import wrap
 from typing import Any, Literal
+
+from rich.cells import cell_len, set_cell_size
 
 from benchmark.cell import Cell, Plan, Planned
 from benchmark.config import parse
@@ -39,6 +42,10 @@ STYLES: dict[State, str] = {
     "skipped": "dim",
 }
 ROWS = 1000  # of the table; --json has all
+HEADER = ("state", "method", "backbone", "task", "dataset", "seed", "id", "detail")
+GAPS = 3 * (len(HEADER) - 1)  # columns of the screen between those of the table
+LEAST, PIPED = 40, 120  # columns of a detail: with fewer it stands below; where the text goes to no terminal
+TWO_LINES: dict[str, Any] = {"max_lines": 2, "subsequent_indent": "  ", "placeholder": "…"}  # of a detail below
 COMING: tuple[State, ...] = ("running", "preempted", "pending")  # what may change by itself
 
 
@@ -146,20 +153,66 @@ def worth_showing(cells: Sequence[CellStatus]) -> list[CellStatus]:
     return list(cells) if len(cells) <= ROWS else [cell for cell in cells if busy(cell)][:ROWS]
 
 
-def status_table(title: str, cells: Sequence[CellStatus], shown: Sequence[CellStatus] | None = None) -> Table:
-    """For `results.render.render`: the summary of `cells` in the caption, one row for each of `shown` (all of them)."""
+def status_table(title: str, cells: Sequence[CellStatus], shown: Sequence[CellStatus] | None = None, width: int | None = None) -> Table:
+    """For `results.render.render`: the summary of `cells` in the caption, one row for each of `shown` (all of them).
+
+    width: columns of the terminal, if there is one. Details that do not fit are cut, and stand below where there is no room
+    beside the rest; --json has them whole.
+    """
     counts = ", ".join(f"{number} {state}" for state, number in summary(cells).items() if number)
-    header = ("state", "method", "backbone", "task", "dataset", "seed", "id", "detail")
-    block = Block("", "l" * len(header), (header,), tuple(map(_row, cells if shown is None else shown)))
+    rows = cells if shown is None else shown
+    room = PIPED if width is None else width - _others(rows)
+    beside = room >= LEAST
+    header = HEADER if beside else HEADER[:-1]
+    texts = (_row(cell, (detail,) if beside else ()) for cell, detail in zip(rows, _fitted(rows, room), strict=True))
+    block = Block("", "l" * len(header), (header,), tuple(texts))
     caption = f"{len(cells)} cells: {counts}" if cells else "no cells"
     if shown is not None and len(shown) < len(cells):
         caption += f"; {len(shown)} of them below, all with --json"
-    return Table(one_line(title), (caption,), (block,), tuple(as_dicts(cells)))
+    notes = () if beside else tuple(line for text in _below(rows) for line in wrap(text, width or PIPED, **TWO_LINES))
+    return Table(one_line(title), (caption,), (block,), tuple(as_dicts(cells)), notes=notes)
 
 
-def _row(cell: CellStatus) -> tuple[Text, ...]:
-    texts = (cell.method, cell.backbone, cell.task, cell.dataset, str(cell.seed), cell.id)
-    return (Text(cell.state, style=STYLES[cell.state]), *(Text(one_line(text)) for text in texts), Text(cell.detail))
+def _others(cells: Sequence[CellStatus]) -> int:
+    """Columns of the screen that all but the details take."""
+    return GAPS + sum(max(map(cell_len, column)) for column in zip(HEADER[:-1], *map(_texts, cells), strict=True))
+
+
+def _fitted(cells: Sequence[CellStatus], room: int) -> list[str]:
+    """The details of a table's rows; what several cells say at length is said once."""
+    first: dict[str, str] = {}
+    return [_short(cell.detail, cell.id, first.setdefault(cell.detail, cell.id), room) for cell in cells]
+
+
+def _short(detail: str, cell_id: str, first: str, room: int) -> str:
+    if cell_len(detail) <= room:
+        return detail
+    if first != cell_id:
+        return f"{_cut(detail.split(': ', maxsplit=1)[0], LEAST // 2)}: as {first}"
+    return _cut(detail, room)
+
+
+def _below(cells: Sequence[CellStatus]) -> Iterator[str]:
+    """The details as lines of their own, each once."""
+    said: dict[str, list[str]] = {}
+    for cell in cells:
+        said.setdefault(cell.detail, []).append(cell.id)
+    for detail, ids in said.items():
+        if detail:
+            yield f"{ids[0]}{f' and {len(ids) - 1} more' if len(ids) > 1 else ''}: {detail}"
+
+
+def _cut(text: str, room: int) -> str:
+    return text if cell_len(text) <= room else f"{set_cell_size(text, room - 1).rstrip()}…"
+
+
+def _texts(cell: CellStatus) -> tuple[str, ...]:
+    return (cell.state, *map(one_line, (cell.method, cell.backbone, cell.task, cell.dataset, str(cell.seed), cell.id)))
+
+
+def _row(cell: CellStatus, detail: tuple[str, ...]) -> tuple[Text, ...]:
+    state, *texts = _texts(cell)
+    return (Text(state, style=STYLES[cell.state]), *map(Text, (*texts, *detail)))
 
 
 def _status(planned: Planned, store: Store, now: float) -> CellStatus:

@@ -60,9 +60,12 @@ def sections(root: Path, cell: str) -> Iterator[Section]:
     for each in Ledger(root).sent().get(cell, ()):
         text = _read(each.log)
         yield Section(each.log, _cut(text, cell) or text)
-    for log in sorted(root.glob("jobs/*/*/*_log.*")):
+    for log in sorted(root.glob("jobs/*/*/*_log.out")):
+        errors = log.with_suffix(".err")
         if found := _cut(_read(log), cell):
             yield Section(log, found)
+        if more := _unmarked(_cut(_read(errors), cell)):
+            yield Section(errors, more)
 
 
 def _cut(text: str, cell: str) -> str:
@@ -78,6 +81,11 @@ def _cut(text: str, cell: str) -> str:
             kept.append(line)
             inside = not marked
     return "".join(kept)
+
+
+def _unmarked(text: str) -> str:
+    """Without the lines that the other log of a worker has, too."""
+    return "".join(line for line in text.splitlines(keepends=True) if not line.startswith("=== "))
 
 
 def _read(log: Path) -> str:

@@ -189,13 +189,21 @@ down() {
   [ "${1:-}" = quietly ] || say "down; logs stay in $D/log"
 }
 
+close_others() { # what the caller has open above 2 (the lock of a `flock` around us, say), which the daemons would hold for ever
+  local each
+  for each in /proc/"$BASHPID"/fd/*; do
+    each=${each##*/}
+    [ "$each" -le 2 ] || [ "$each" = 255 ] || eval "exec $each>&-" # 255: bash's own, which it closes itself
+  done
+}
+
 if [ "$ACTION" = up ] || [ "$ACTION" = down ]; then # one at a time on a machine
   [ "$(id -u)" = 0 ] || die "it needs root, and this is $(id -un)"
   exec 9>/var/tmp/vlpeft-cluster.lock
   flock -w 300 9 || die "another $0 has been at work for five minutes"
 fi
 case $ACTION in
-up) up 9>&- ;; # the daemons must not hold the lock: the shell itself does
+up) (close_others; up) ;; # the daemons must not hold our lock either: this shell does
 down) down ;;
 possible)
   REASON=$(why_not)

@@ -25,10 +25,12 @@ import psutil
 from benchmark.cell import Plan, Planned
 from benchmark.errors import UserError, disk_trouble
 from benchmark.records import Store, read_json
-from slurm.worker import tell
+from slurm.interrupts import run_here, save
+from slurm.worker import Asked, tell
 
 Watch = Callable[[], None]  # called now and then; it looks at the result folder itself
 CellWatch = Callable[[Planned, str, int, int], None]  # cell, phase, step, total
+CANCELLED = "cancelled"  # the cause of a cell whose job the user has cancelled: nothing to mend
 POLL_SECONDS = 0.5
 STOP_SECONDS = 10.0
 MONTH_MINUTES = 60 * 24 * 30  # submitit kills local jobs after 5 minutes unless told otherwise
@@ -50,12 +52,10 @@ def clear_failures(ids: Iterable[str], root: Path) -> None:
 
 
 def launch_inline(cells: Sequence[Planned], root: Path, runtime: Any, watch_cell: CellWatch, watch: Watch) -> None:
-    """Run cells one after another in this process. A failing cell leaves failure.json; the others go on."""
-    from benchmark.runner import run_cell
-
+    """Run cells one after another in this process. A failing cell leaves failure.json; the others go on. Ctrl-C: see `run_here`."""
     for cell in cells:
         try:
-            run_cell(cell.id, root, runtime, partial(watch_cell, cell))
+            run_here(cell.id, root, runtime, partial(watch_cell, cell))
         except Exception as error:  # its cause is in failure.json, where `failures` finds it
             if not isinstance(error, UserError):
                 traceback.print_exc()
@@ -63,7 +63,9 @@ def launch_inline(cells: Sequence[Planned], root: Path, runtime: Any, watch_cell
 
 
 def launch_local(cells: Sequence[Planned], root: Path, runtime: Any, workers: int, watch: Watch) -> None:
-    """Run cells in `workers` processes through submitit's LocalExecutor; returns when all have ended. Ctrl-C stops them.
+    """Run cells in `workers` processes through submitit's LocalExecutor; returns when all have ended.
+
+    Ctrl-C stops them, once those in training are saved; a second one at once.
 
     The threads of a cell follow from the workers asked for, not from how many cells are left: the same command gives
     the same bits when it finishes an interrupted sweep.
@@ -83,8 +85,13 @@ def launch_local(cells: Sequence[Planned], root: Path, runtime: Any, workers: in
         while not all(job.done(force_check=True) for job in jobs):
             watch()
             time.sleep(POLL_SECONDS)
-    except BaseException:
-        stop([int(job.job_id) for job in jobs if not job.done(force_check=True)])
+    except BaseException as error:
+        controllers = [int(job.job_id) for job in jobs if not job.done(force_check=True)]
+        try:
+            if isinstance(error, KeyboardInterrupt):
+                save(controllers, ids, root)
+        finally:
+            stop(controllers)
         raise
     watch()
 
@@ -109,18 +116,22 @@ def stop(controllers: Sequence[int]) -> None:
 def work(ids: Sequence[str], root: str, runtime: Any, launcher: int) -> None:
     """What a worker does: take every cell that nobody has taken; stop when the launcher is gone.
 
-    A cell that failed, or that took its worker down with it, is not tried again by the others.
+    A cell that failed, or that took its worker down with it, is not tried again by the others. SIGTERM asks it to save
+    its cell and stop.
     """
-    from benchmark.runner import run_cell
+    asked = Asked()
+    from benchmark.runner import Stopped, run_cell
 
     for cell_id in ids:
-        if not psutil.pid_exists(launcher):
+        if asked() or not psutil.pid_exists(launcher):
             return
         if any((Store(Path(root)).folder(cell_id) / name).exists() for name in ("failure.json", "progress.json")):
             continue
         say(f"=== {cell_id} starts")
         try:
-            outcome: str = run_cell(cell_id, Path(root), runtime)
+            outcome: str = run_cell(cell_id, Path(root), runtime, asked=asked)
+        except Stopped:
+            outcome = "stopped"
         except Exception as error:  # in the job's log; its cause is in failure.json too
             tell(error)
             outcome = "failed"
@@ -165,13 +176,24 @@ def _unknown(root: Path) -> dict[str, Any]:
 
 def by_cause(failed: Sequence[tuple[Planned, dict[str, Any]]]) -> Iterator[str]:
     """One line for each cause, with the cell that it struck or how many: many often fail for one reason."""
-    causes: dict[str, list[Planned]] = {}
+    causes: dict[tuple[str, str], list[tuple[Planned, str]]] = {}
     for cell, failure in failed:
-        causes.setdefault(f"{failure['cause']}: {failure['message']}", []).append(cell)
-    for cause, cells in causes.items():
-        first = cells[0]
+        cause, message = failure["cause"], failure["message"]
+        causes.setdefault((cause, "" if cause == CANCELLED else message), []).append((cell, message))
+    for (cause, shared), cells in causes.items():
+        first, message = cells[0]
         one = f"{first.id} {first.row} on {first.backbone}, {first.task}/{first.dataset}, seed {first.seed}"
-        yield f"{one if len(cells) == 1 else f'{len(cells)} cells'}: {cause}"
+        many = shared or "their jobs were cancelled; `vlpeft retry --cause cancelled` runs them again"
+        yield f"{one}: {cause}: {message}" if len(cells) == 1 else f"{len(cells)} cells: {cause}: {many}"
+
+
+def in_numbers(failed: Sequence[tuple[Planned, dict[str, Any]]], of: int) -> str:
+    """How many cells failed or were cancelled, of how many, and what to do."""
+    cancelled = sum(failure["cause"] == CANCELLED for _, failure in failed)
+    if cancelled == len(failed):
+        return f"{cancelled} of {of} cells were cancelled; the same command runs them again"
+    more = f", {cancelled} were cancelled" if cancelled else ""
+    return f"{len(failed) - cancelled} of {of} cells failed{more}; mend the cause and run the same command again"
 
 
 def default_workers(ranks: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -41,16 +42,21 @@ def notes(root: Path, cells: Collection[str], begun: Collection[str] = ()) -> di
     gone = {job for job in last.values() if job not in known or not known[job].live}
     waiting = {last[cell] for cell in begun if cell in last and last[cell] not in gone}
     told, struck = ended(gone), preempted(waiting)
-    return {cell: _note(job, told.get(job) if job in gone else None, known.get(job), job in struck) for cell, job in last.items()}
+    shared = {job for job, cells in Counter(each.job for all_ in sent.values() for each in all_).items() if cells > 1}
+    return {
+        cell: _note(job, told.get(job) if job in gone else None, known.get(job), job in struck, job in shared) for cell, job in last.items()
+    }
 
 
-def _note(job: str, told: Job | None, known: Job | None, struck: bool) -> Note:
+def _note(job: str, told: Job | None, known: Job | None, struck: bool, shared: bool) -> Note:
     about = told or known
     if about is None:
         return Note("missing", f"its job {job} has ended; `vlpeft sweep` submits it again")
     if not about.live:
         state: Literal["preempted", "missing"] = "preempted" if about.state == "PREEMPTED" else "missing"
         return Note(state, f"its job {job} ended as {describe(about)}; `vlpeft sweep` submits it again")
+    if about.state == "RUNNING":  # and the cell does not show yet
+        return Note("pending", f"in job {job}, {'which runs: starting, or behind its other cells' if shared else 'starting'}")
     if about.state != "PENDING":
         return Note("pending", f"in job {job}, {about.state}")
     reason = f" ({about.reason})" if about.reason else ""

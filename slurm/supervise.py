@@ -118,7 +118,10 @@ class Supervisor:
             if blame:
                 self.again[cell] = self.again[cell] + 1 if self.checkpoints.get(cell) == now else 1
             self.checkpoints[cell] = now
-            if blame and (cause := verdict(job, self.again[cell])):
+            cause = verdict(job, self.again[cell]) if blame else ""
+            if cause == "cancelled":
+                give_up(store, cell, cause, f"job {each.job} was cancelled; `vlpeft retry --cause cancelled` runs it again", log="")
+            elif cause:
                 give_up(store, cell, cause, f"job {each.job} ended as {describe(job)}", str(each.log))
 
 

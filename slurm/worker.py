@@ -26,7 +26,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
 
 
 class Asked:
-    """True once a signal has asked to stop, or when the process that started this one is gone."""
+    """Of a worker: true once a signal has asked to stop, or when the process that started this one is gone."""
 
     def __init__(self) -> None:
         self.signalled, self.parent = False, os.getppid()

@@ -21,7 +21,7 @@ from transformers.utils import cached_file
 from benchmark.backbones.base import VisionTower
 from benchmark.backbones.weights import Source, reads_weights
 from benchmark.datasets.base import Pixels
-from benchmark.errors import UserError, did_you_mean
+from benchmark.errors import UserError, WeightsError, did_you_mean
 
 Pool = Literal["pooler", "cls", "mean"]
 Triple = tuple[float, float, float]
@@ -108,7 +108,10 @@ class TimmTower(VisionTower):
         try:
             self.model: nn.Module = timm.create_model(name.removeprefix("random:"), pretrained=not random, num_classes=0).eval()
         except (RuntimeError, OSError, ValueError) as error:
-            raise UserError(f"cannot make timm:{name}: {' '.join(str(error).split())[:160]}; see timm.list_models('*vit*')") from error
+            said = f"cannot make timm:{name}: {' '.join(str(error).split())[:160]}"
+            if random:
+                raise UserError(f"{said}; see timm.list_models('*vit*')") from error
+            raise WeightsError(f"{said}; see timm.list_models('*vit*'), or `vlpeft prefetch SWEEP` where there is a network") from error
         if not getattr(self.model, "has_class_token", False) or getattr(self.model, "num_prefix_tokens", 0) != 1:
             raise UserError(f"timm:{name} needs one class token and no other prefix token; choose one like vit_base_patch16_224")
         config = cast("dict[str, Any]", self.model.pretrained_cfg)
@@ -186,8 +189,8 @@ def _open_clip_visual(name: str) -> Any:
                 require_pretrained=read,
             )
     except (RuntimeError, OSError, ValueError) as error:
-        raise UserError(
-            f"cannot make open_clip:{name}: download the weights where there is a network, or give a file of them as "
+        raise WeightsError(
+            f"cannot make open_clip:{name}: fetch its weights where there is a network (`vlpeft prefetch SWEEP`), or give a file as "
             f"`open_clip:{model}/FILE` ({' '.join(str(error).split())[:120]})"
         ) from error
     return made.visual.eval()

@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrained
 from transformers.utils import logging
 
 from benchmark.backbones.base import TINY
-from benchmark.errors import UserError
+from benchmark.errors import UserError, WeightsError
 
 LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
 _ROBERTA = {"vocab_size": 50265, "max_position_embeddings": 514, "type_vocab_size": 1, "layer_norm_eps": 1e-5, "model_type": "roberta"}
@@ -125,9 +125,9 @@ class Source:
             where = "the folder" if Path(self.location).exists() else "the id"
             near = [] if where == "the folder" else difflib.get_close_matches(self.location, NAMES, n=1)
             where += f" (did you mean '{near[0]}'?)" if near and near[0] != self.location else ""
-            raise UserError(
-                f"cannot load weights from '{self.location}': check {where}, or download it where there is a network "
-                f"(`hf download {self.location}`) ({str(error).splitlines()[0][:120]})"
+            raise WeightsError(
+                f"cannot load weights from '{self.location}': check {where}, or fetch it where there is a network "
+                f"(`vlpeft prefetch SWEEP`, or `hf download {self.location}`) ({str(error).splitlines()[0][:120]})"
             ) from error
 
 

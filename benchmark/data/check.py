@@ -11,6 +11,7 @@ from pathlib import Path
 from benchmark.data.checksum import wrong_checksum
 from benchmark.datasets import Card, DatasetSpec, load_card, load_spec
 from benchmark.datasets.base import DataFormat, Example
+from benchmark.datasets.files import SOURCES
 from benchmark.datasets.sources import ByHand
 from benchmark.errors import DataError, UserError, did_you_mean
 
@@ -96,7 +97,7 @@ def _split(data: DataFormat, task: str, split: str, card: Card, images: bool, wa
     try:
         examples = data.examples(task, split)
     except DataError as error:
-        return SplitReport(split, task, {}, expected, (str(error),))
+        return SplitReport(split, task, {}, expected, (str(error).removesuffix(SOURCES),))
     counts = data.counts(split, examples)
     problems = [*_repeated(split, examples), *_differences(split, counts, expected)]
     if images:
@@ -132,7 +133,7 @@ def _broken(data: DataFormat, split: str, examples: Sequence[Example], watch: Wa
         try:
             read(image)
         except DataError as error:
-            return f"{split}: example {owner[image]}: {error}"
+            return f"{split}: example {owner[image]}: {str(error).removesuffix(SOURCES)}"
         return ""
 
     found: list[str] = []

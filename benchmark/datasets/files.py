@@ -271,11 +271,11 @@ def _digest(path: Path) -> str:
         raise unreadable(path, error) from error
 
 
+SOURCES = "; `vlpeft data check` says where to get it"  # but to those who have just asked it
+
+
 def unreadable(path: Path, error: OSError) -> DataError:
     """The error to raise for a file that cannot be opened."""
     if isinstance(error, FileNotFoundError):
-        return DataError(
-            f"{path} does not exist; put the file there, or set `root` (shipped datasets: VLPEFT_DATA) to its folder; "
-            "`vlpeft data check` says where to get it"
-        )
+        return DataError(f"{path} does not exist; put the file there, or set `root` (shipped datasets: VLPEFT_DATA) to its folder{SOURCES}")
     return DataError(f"cannot read {path}: {error.strerror}; check the path and its permissions")

@@ -42,7 +42,7 @@ def both(refused, path: Path, root: Path, *words: str) -> None:
 LIMITS = "train_limit: 8, eval_limit: 4, batch_size: 4"
 SETTINGS = {
     "unknown key": ({"sedes": "[0]"}, ("one.yaml: unknown key 'sedes'; did you mean 'seeds'?",)),
-    "misspelt method": ({"methods": "[loar]"}, ("one.yaml: method 'loar': unknown method 'loar'; did you mean 'lora'?",)),
+    "misspelt method": ({"methods": "[loar]"}, ("one.yaml: unknown method 'loar'; did you mean 'lora'?",)),
     "misspelt method setting": (
         {"methods": "[{name: lora, rnak: 4}]"},
         ("one.yaml: method 'lora': unknown key 'rnak'; did you mean 'rank'?",),
@@ -55,7 +55,7 @@ SETTINGS = {
     "method without a name": ({"methods": "[{rank: 4}]"}, ("one.yaml: methods[0]: write a name", '{"rank": 4}')),
     "label twice": ({"methods": "[lora, lora]"}, ("one.yaml: methods: 'lora' stands 2 times", "label")),
     "equal cells": ({"methods": "[lora, {name: lora, label: other, rank: 8}]"}, ("'lora' and 'other'", "are the same cell", "remove one")),
-    "misspelt backbone": ({"backbones": "[vit_robreta]"}, ("one.yaml: backbone 'vit_robreta'", "did you mean 'vit_roberta'?")),
+    "misspelt backbone": ({"backbones": "[vit_robreta]"}, ("one.yaml: unknown backbone 'vit_robreta'", "did you mean 'vit_roberta'?")),
     "misspelt backbone setting": (
         {"backbones": "[{name: vit_roberta, txet: tiny}]"},
         ("one.yaml: backbone 'vit_roberta': unknown key 'txet'; did you mean 'text'?",),
@@ -198,19 +198,42 @@ def test_a_gpu_that_is_not_there(tmp_path, refused, monkeypatch) -> None:
     refused("sweep", write_one(tmp_path), "--root", tmp_path / "root", "--device", "cuda", words=words)
 
 
-def test_flags_that_do_not_exist(tmp_path, main) -> None:
-    for arguments in (
-        ("run", "quickstart"),
-        ("sweeep",),
-        (),
-        ("list", "method"),
-        ("table", "quickstart", "--root", tmp_path, "--format", "pdf"),
-        ("table", "quickstart", "--root", tmp_path, "--costs", "--details"),
-        ("table", "quickstart", "--root", tmp_path, "--json", "--format", "md"),
-    ):
-        said = main(*arguments)
-        assert said.code == 2
-        assert said.lines[0].startswith("usage: vlpeft")
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ("run quickstart", "vlpeft run: error: --cell must be given; see `vlpeft run --help`"),
+        ("sweap", "vlpeft: error: unknown command 'sweap'; did you mean 'sweep'?"),
+        ("data chek", "vlpeft data: error: unknown action 'chek'; did you mean 'check'?"),
+        ("list method", "vlpeft list: error: argument what: unknown value 'method'; did you mean 'methods'?"),
+        ("retry quickstart", "vlpeft retry: error: add --failed or --cause; see `vlpeft retry --help`"),
+        ("table", "vlpeft table: error: SWEEP must be given; see `vlpeft table --help`"),
+        ("status quickstart --wtch", "vlpeft status: error: unknown argument '--wtch'; did you mean '--watch'?"),
+        ("status quickstart again", "vlpeft status: error: unknown argument 'again'; see `vlpeft status --help`"),
+        (
+            "table quickstart --format docx",
+            "vlpeft table: error: argument --format: unknown value 'docx'; "
+            "known: csv, html, json, latex, md, parquet, text; see `vlpeft table --help`",
+        ),
+        (
+            "table quickstart --costs --details",
+            "vlpeft table: error: --details and --costs exclude each other: leave one out; see `vlpeft table --help`",
+        ),
+        (
+            "table quickstart --json --format md",
+            "vlpeft table: error: --format and --json exclude each other: leave one out; see `vlpeft table --help`",
+        ),
+    ],
+)
+def test_arguments_that_do_not_exist(main, arguments, line) -> None:
+    said = main(*arguments.split())
+    assert (said.code, said.out, said.lines) == (2, "", [line])
+
+
+def test_without_arguments_there_is_help(main) -> None:
+    said = main()
+    assert said.code == 2
+    assert said.lines[0].startswith("usage: vlpeft")
+    assert "exit codes:" in said.err
 
 
 def test_cell_ids(tmp_path, refused) -> None:

@@ -244,8 +244,32 @@ def test_an_interrupt_is_one_line_and_leaves_nobody(sweep, tmp_path, main, every
     assert "Traceback" not in said
     assert "KeyboardInterrupt" not in said
     assert said.splitlines()[-1].startswith("vlpeft: interrupted; run the same command again: finished cells are kept")
-    assert "(at most 5 s back, see --checkpoint-seconds)" in said
+    assert "at most 5 s back, see --checkpoint-seconds)" in said
     assert main("status", sweep, "--root", root).code == 0
+
+
+@pytest.mark.parametrize("way", ["inline", "local"])
+def test_an_interrupt_saves_what_trains(tmp_path, way) -> None:
+    """Long before a checkpoint is due; the next launch goes on there."""
+    path = write_one(tmp_path, protocol="{lr: 1e-3, steps: 100000, batch_size: 4, train_limit: 8, eval_limit: 4}")
+    root, log = tmp_path / "root", tmp_path / "log"
+    process = start_vlpeft("sweep", path, "--root", root, "--on", way, "--checkpoint-seconds", 1e6, *RUN, log=log)
+    try:
+        deadline = time.monotonic() + 180
+        while not any(json.loads(file.read_text())["phase"] == "train" for file in root.glob("cells/*/progress.json")):
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(timeout=60) == 130
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    said = log.read_text()
+    assert "vlpeft: saving the cell in training; Ctrl-C again stops at once" in said
+    assert "Traceback" not in said
+    assert {file.name for file in cells(root)[0].iterdir()} == {"cell.json", "checkpoint.pt", "lock"}
 
 
 @pytest.mark.parametrize("first", ["inline", "local"])
@@ -302,6 +326,11 @@ def test_a_failing_cell_does_not_stop_the_others(tmp_path, main) -> None:
     again = main("retry", path, "--root", root, "--cause", "settings", "--on", "inline", *RUN)
     assert again.code == 1
     assert again.lines[-1].startswith("vlpeft: 1 of 1 cells failed")
+    said = main("export-adapter", path, states["wild"]["id"][:8], "--root", root, "-o", tmp_path / "out")
+    assert f"run it first (`vlpeft run {path} --root {root} --cell {states['wild']['id']}`)" in said.err
+    (root / "cells" / states["wild"]["id"] / "failure.json").unlink()  # as where it was cancelled and nobody waited
+    none = main("retry", path, "--root", root, "--failed", *RUN)
+    assert "causes of failure: none; 1 cells are missing, which is no failure: `vlpeft sweep " in none.err
 
     path.write_text(path.read_text().replace("1e30", "1e-4"))
     mended = main("sweep", path, "--root", root, "--on", "inline", *RUN)

@@ -20,7 +20,7 @@ from benchmark.backbones.base import TINY, Backbone
 from benchmark.backbones.vision import transform, vision_tower
 from benchmark.backbones.weights import Source
 from benchmark.config import Protocol, parse
-from benchmark.errors import UserError
+from benchmark.errors import UserError, WeightsError
 from benchmark.method import apply
 from methods.routing import RoutingLoRA
 
@@ -88,7 +88,7 @@ def test_timm_towers_load_from_a_folder_and_pool_as_named(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("source", ["/no/such/folder", "no-such-model-of-ours"])
 def test_unknown_weights_name_the_fix(source: str) -> None:
-    with pytest.raises(UserError, match="cannot load weights"):
+    with pytest.raises(WeightsError, match=r"cannot load weights from .*`vlpeft prefetch SWEEP`"):
         vision_tower(source, "cls", tokens=False)
 
 

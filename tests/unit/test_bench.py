@@ -133,7 +133,7 @@ def test_without_peft_the_message_says_what_to_install(monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nothing"], "invalid choice"),
+        (["nothing"], "unknown value 'nothing'"),
         (["lora", "--turns", "0"], "must be at least 1"),
         (["lora", "--turns", "many"], "must be a whole number, not 'many'"),
         (["lora", "--quick", "--keep"], "mean nothing"),

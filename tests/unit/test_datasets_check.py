@@ -123,6 +123,7 @@ def test_missing_data_come_with_where_to_get_them(tmp_path, said):
     assert code == 2
     assert out.count("cannot be read") == 3
     assert f"vlpeft: error: {tmp_path}/snli_ve_train.jsonl does not exist; put the file there" in err[0]
+    assert "data check" not in err[0]  # which is the command that was typed
     get = [line for line in err if line.startswith("vlpeft: to get: ")]
     assert len(get) == 4
     assert f"snli_ve_dev.jsonl: `vlpeft data download snli_ve --path {tmp_path}` fetches https://" in get[1]

@@ -8,7 +8,7 @@ from dataclasses import replace
 import psutil
 
 from benchmark.cell import Planned
-from slurm.launcher import by_cause, stop
+from slurm.launcher import by_cause, in_numbers, stop
 from tests.unit.test_grid import CELL
 
 
@@ -24,6 +24,16 @@ def test_one_cause_is_told_once() -> None:
         "id1 lora on vit_roberta, vqa/shapes, seed 1: settings: the loss",
     ]
     assert list(by_cause([])) == []
+
+
+def test_what_was_cancelled_is_no_fault() -> None:
+    cancelled = [(cell, {**why, "cause": "cancelled"}) for cell, why in (failed(0, "job 7"), failed(1, "job 8"))]
+    assert list(by_cause(cancelled[:1])) == ["id0 lora on vit_roberta, vqa/shapes, seed 0: cancelled: job 7"]
+    assert list(by_cause(cancelled)) == ["2 cells: cancelled: their jobs were cancelled; `vlpeft retry --cause cancelled` runs them again"]
+    assert in_numbers(cancelled, 6) == "2 of 6 cells were cancelled; the same command runs them again"
+    mixed = [*cancelled, failed(2, "no weights")]
+    assert in_numbers(mixed, 6) == "1 of 6 cells failed, 2 were cancelled; mend the cause and run the same command again"
+    assert in_numbers(mixed[2:], 6) == "1 of 6 cells failed; mend the cause and run the same command again"
 
 
 CONTROLLER = """

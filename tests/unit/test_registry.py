@@ -187,6 +187,46 @@ def test_settings_of_a_base_class_are_listed(repository) -> None:
     assert Registry("thing", "plugins").entry("two").settings == {"size": "8", "more": "1.0"}
 
 
+@pytest.mark.parametrize(
+    ("written", "place", "said"),
+    [
+        ("class Broken(:\n", "methods/broken.py:1", "SyntaxError: invalid syntax"),
+        ("class Broken:\n    x = 1\n   y = 2\n", "methods/broken.py:3", "IndentationError: unindent"),
+        ("\0", "methods/broken.py", "source code string cannot contain null bytes"),
+        ("@register(NAME)\nclass Broken: ...\n", "methods/broken.py:1", "register(NAME): write a name and literals"),
+        ("@register()\nclass Broken: ...\n", "methods/broken.py:1", "register(): write a name and literals"),
+    ],
+)
+def test_a_file_that_cannot_be_read(repository, written, place, said) -> None:
+    (repository / "methods").mkdir()
+    (repository / "methods" / "broken.py").write_text(written)
+    with pytest.raises(UserError) as caught:
+        _ = Registry("method", "methods").entries
+    assert f"{place}: " in str(caught.value)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("body", "place", "said"),
+    [
+        ("x = 1\ny = nowhere\n", "unlucky_method.py:2", "NameError: name 'nowhere' is not defined"),
+        ("import nowhere_at_all\n", "unlucky_method.py:1", "ModuleNotFoundError: No module named 'nowhere_at_all'"),
+        ("import unlucky_helper\n", "unlucky_helper.py:1", "SyntaxError: invalid syntax"),
+        ("x = 1\n", "unlucky_method.py", "AttributeError: module 'unlucky_method' has no attribute 'Unlucky'"),
+    ],
+)
+def test_a_file_that_cannot_be_imported(tmp_path, monkeypatch, body, place, said) -> None:
+    (tmp_path / "unlucky_method.py").write_text(body)
+    (tmp_path / "unlucky_helper.py").write_text("def :\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "unlucky_method", raising=False)
+    with pytest.raises(UserError) as caught:
+        registry.Entry("unlucky", "unlucky_method", "Unlucky", "", {}, {}).load()
+    assert f"{place}: {said}" in str(caught.value)
+    assert str(caught.value).endswith("; mend that file, or take it away")
+
+
 def test_a_name_taken_twice(repository) -> None:
     source(repository / "plugins" / "a.py", "one", "One")
     source(repository / "others" / "b.py", "one", "Another")

@@ -31,7 +31,7 @@ from results.listing import plan_rows
 from results.pivot import pivot_table
 from results.render import FORMATS, render
 from results.significance import significance
-from results.status import as_dicts, noted, outdated, status, status_table, strangers, summary, worth_showing
+from results.status import CellStatus, as_dicts, noted, outdated, status, status_table, strangers, summary, worth_showing
 from results.summaries import costs, scores
 from results.tables import Block, Footnotes, Table, Text, cost_table, score_table
 from tests.synthetic import SCORES, fill, full_plan, make_plan, planned, record, results, score
@@ -599,6 +599,28 @@ def test_what_a_cluster_and_launchers_say_is_added(running):
     stale = outdated(told, "changed")
     assert [cell.state for cell in stale] == ["done", "running", "failed", "stale", "stale", "skipped"]
     assert stale[3].detail == "changed; queued again"
+
+
+LONG = "settings: the loss became nan at step 3; " + "lower `lr`, or clip the gradients; " * 12
+
+
+@pytest.mark.parametrize("width", [60, 100, 140, 200, None])
+def test_long_reasons_fit_the_screen(width):
+    """One line a cell, and of several cells with one reason only the first says it."""
+    found = [CellStatus(f"{i:04d}", f"m{i}", "vit", "vqa", "shapes", 0, "failed", reason=LONG) for i in range(3)]
+    lines = render(status_table("sweep", found, width=width), "text").splitlines()
+    said = [line for line in lines if "the loss became nan" in line]
+    assert len(said) == 1
+    assert (lines[-1] if width == 60 else said[0]).endswith("…")
+    assert max(map(len, lines)) <= (width or 200)
+    if width != 60:
+        assert [line.endswith("settings: as 0000") for line in lines if line.startswith("failed")] == [False, True, True]
+    else:  # below the table
+        assert lines[-2].startswith("0000 and 2 more: settings: the loss became nan")
+        assert "detail" not in "".join(lines)
+    assert as_dicts(found)[1]["reason"] == LONG
+    short = [replace(cell, reason="no site") for cell in found]
+    assert render(status_table("sweep", short, width=140), "text").count("no site") == 3
 
 
 def test_of_thousands_only_what_there_is_to_see_is_shown(running, monkeypatch):

@@ -281,8 +281,12 @@ def test_accounts_that_are_behind_are_not_believed(slurm, submitter, store) -> N
     supervisor, (cell,) = Supervisor(submitter, lambda: None), ids(1)
     submitter.submit([cell])
     (slurm / "accounts").write_text("1001|RUNNING|0:0\n")
+    sent = submitter.ledger.sent()[cell][-1]
+    sent.log.write_text("srun: Job step aborted\n")
     lose(slurm, store, supervisor, [cell], 1001, "CANCELLED")
-    assert read_json(store.folder(cell) / "failure.json")["cause"] == "cancelled"
+    said = read_json(store.folder(cell) / "failure.json")
+    assert said["cause"] == "cancelled"
+    assert said["message"] == "job 1001 was cancelled; `vlpeft retry --cause cancelled` runs it again"  # the log has nothing to add
     assert notes(submitter.ledger.root, [cell])[cell].text.startswith("its job 1001 ended as CANCELLED")
 
 
@@ -467,10 +471,13 @@ def test_what_waits_is_told(slurm, submitter, store, monkeypatch) -> None:
     told = notes(root, [queued, running, lost, forgotten, never])
     assert told == {
         queued: ("pending", "queued as job 1001_0 (Priority)"),
-        running: ("pending", "in job 1001_1, RUNNING"),
+        running: ("pending", "in job 1001_1, which runs: starting, or behind its other cells"),
         lost: ("missing", "its job 1001_2 ended as TIMEOUT; `vlpeft sweep` submits it again"),
         forgotten: ("missing", "its job 1002 has ended; `vlpeft sweep` submits it again"),
     }
+    (slurm / "queue").write_text("1002|N/A|RUNNING|None\n")
+    assert notes(root, [forgotten])[forgotten] == ("pending", "in job 1002, starting")
+    (slurm / "queue").write_text("1001|0|PENDING|Priority\n1001|1|RUNNING|None\n1001|2|TIMEOUT|None\n")
     (slurm / "accounts").write_text("1002|NODE_FAIL|0:9\n")
     assert "ended as NODE_FAIL, signal 9" in notes(root, [forgotten])[forgotten].text
     (slurm / "accounts").write_text("1001_0|PREEMPTED|0:0\n1001_0|PENDING|0:0\n1002|PREEMPTED|0:0\n")
@@ -522,6 +529,9 @@ def test_logs_are_cut_at_the_cell(slurm, submitter) -> None:
         f"=== {two} starts\nsecond\n",
         f"=== {two} starts\nlocally\n=== {two} failed\n",
     ]
+    worker_log.with_suffix(".err").write_text(f"=== {two} starts\na warning\n=== {two} failed\n=== {one} starts\n")
+    assert len(list(sections(root, one))) == 2  # the same marks again are not shown
+    assert [text for _, text in sections(root, two)][1:] == [f"=== {two} starts\nlocally\n=== {two} failed\n", "a warning\n"]
     assert [text for _, text in sections(root, late)] == ["slurmstepd: error: no room\n"]
 
 

@@ -1,0 +1,18 @@
+"""How a failure is told from one process to another."""
+
+import pytest
+
+from benchmark.errors import DataError, UserError, WeightsError
+from benchmark.failures import RankFailed, describe_failure, failure_of
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [(UserError("no"), "settings"), (DataError("no"), "data"), (WeightsError("no"), "weights"), (KeyError("no"), "KeyError")],
+)
+def test_a_failure_survives_the_journey(error, cause) -> None:
+    about = describe_failure(error)
+    assert (about["cause"], about["user"]) == (cause, isinstance(error, UserError))
+    again = failure_of(1, about)
+    assert type(again) is (type(error) if about["user"] else RankFailed)
+    assert describe_failure(again)["cause"] == cause
