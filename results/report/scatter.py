@@ -93,7 +93,7 @@ def _marks(frame: Frame, point: Sequence[Dot], unit: str) -> Iterator[Mark]:
     """A slice each, all around the first one's place."""
     x, y = frame.to_x(point[0].x), frame.to_y(point[0].y)
     for i, dot in enumerate(point):
-        others = ", ".join(other.name for other in point if other is not dot)
+        others = " · ".join(other.name for other in point if other is not dot)
         text = f"{_said(dot, unit)} (the same point: {others})" if others else _said(dot, unit)
         yield Mark(x, y, dot.method, text, (i, len(point)))
 
@@ -103,7 +103,7 @@ def _labels(frame: Frame, points: Iterable[Sequence[Dot]]) -> Iterator[Label]:
     placed: list[tuple[float, float, float]] = []
     for point in sorted(points, key=lambda point: -point[0].x):
         methods, y = tuple(dot.method for dot in point), frame.to_y(point[0].y)
-        for text in dict.fromkeys((", ".join(dot.name for dot in point), f"{point[0].name} +{len(point) - 1}" if point[1:] else "")):
+        for text in dict.fromkeys((" · ".join(dot.name for dot in point), f"{point[0].name} +{len(point) - 1}" if point[1:] else "")):
             x, width = frame.to_x(point[0].x), len(text) * CHARACTER
             end = x + width + AWAY > WIDTH
             start = x - width - AWAY if end else x + AWAY

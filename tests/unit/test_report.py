@@ -303,7 +303,7 @@ def test_methods_at_one_point_hide_none():
     # halves of one disc, the right one first
     assert first.shape == "M0 0L0.00 -5.50A5.5 5.5 0 0 1 0.00 5.50z"
     assert second.shape == "M0 0L0.00 5.50A5.5 5.5 0 0 1 -0.00 -5.50z"
-    assert [(label.text, label.methods) for label in figure.labels] == [("lora, routing_lora", (0, 2))]
+    assert [(label.text, label.methods) for label in figure.labels] == [("lora · routing_lora", (0, 2))]
     assert "lora: 50.0 ± 0.5 at 10 cost; routing_lora: 50.0" in figure.about
 
 
