@@ -5,12 +5,12 @@ Methods whose dots would hide one another, such as two with equal parameters and
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from results.report.axes import Axis, short
-from results.report.figures import CHARACTER, LEFT, WIDTH, Figure, Frame, Label, Mark, Path
+from results.report.figures import BOTTOM, CHARACTER, DISC, LEFT, TOP, WIDTH, Figure, Frame, Label, Mark, Path
 
 NEAR = 3.0  # dots less far apart than this are one point
 LINE = 12  # height of a label
@@ -54,7 +54,7 @@ def scatter(dots: Sequence[Dot], cost: tuple[str, str], y_title: str, **about: A
         y_ticks=frame.y_ticks(),
         paths=(*_steps(frame, best), *bars),
         marks=tuple(mark for point in points for mark in _marks(frame, point, unit)),
-        labels=tuple(_labels(frame, [point for point in points if not set(best).isdisjoint(point)])),
+        labels=tuple(_labels(frame, points, best)),
         methods=tuple(dot.method for dot in dots),
     )
 
@@ -94,21 +94,63 @@ def _marks(frame: Frame, point: Sequence[Dot], unit: str) -> Iterator[Mark]:
     x, y = frame.to_x(point[0].x), frame.to_y(point[0].y)
     for i, dot in enumerate(point):
         others = " · ".join(other.name for other in point if other is not dot)
-        text = f"{_said(dot, unit)} (the same point: {others})" if others else _said(dot, unit)
+        text = f"{_said(dot, unit)} (one disc with {others})" if others else _said(dot, unit)
         yield Mark(x, y, dot.method, text, (i, len(point)))
 
 
-def _labels(frame: Frame, points: Iterable[Sequence[Dot]]) -> Iterator[Label]:
-    """Names beside points, best first, where they do not run into one another; where not all names fit, the first and a number."""
-    placed: list[tuple[float, float, float]] = []
-    for point in sorted(points, key=lambda point: -point[0].x):
-        methods, y = tuple(dot.method for dot in point), frame.to_y(point[0].y)
-        for text in dict.fromkeys((" · ".join(dot.name for dot in point), f"{point[0].name} +{len(point) - 1}" if point[1:] else "")):
-            x, width = frame.to_x(point[0].x), len(text) * CHARACTER
-            end = x + width + AWAY > WIDTH
-            start = x - width - AWAY if end else x + AWAY
-            free = not any(abs(y - other) < LINE and start < right and left < start + width for left, right, other in placed)
-            if text and free and start > LEFT:
-                placed.append((start, start + width, y))
-                yield Label(x - AWAY if end else x + AWAY, y, text, methods, end)
+def _labels(frame: Frame, points: Sequence[Sequence[Dot]], best: Collection[Dot]) -> Iterator[Label]:
+    """Names beside the points that hold some of the best, rightmost first; never over one another, and over as few dots as can be."""
+    discs = {point[0]: _disc(frame, point[0]) for point in points}
+    taken: list[Box] = []
+    for point in sorted((point for point in points if not set(best).isdisjoint(point)), key=lambda point: -point[0].x):
+        others = [box for dot, box in discs.items() if dot is not point[0]]
+        for text in _texts(point):
+            tried = [(label, Box.of(label)) for label in _around(frame, text, point)]
+            if clear := [each for each in tried if not any(map(each[1].meets, taken))]:
+                label, box = min(clear, key=lambda each: sum(map(each[1].meets, others)))
+                taken.append(box)
+                yield label
                 break
+
+
+def _texts(point: Sequence[Dot]) -> tuple[str, ...]:
+    """All names, or the first and how many more."""
+    names = [dot.name for dot in point]
+    return (" · ".join(names), *((f"{names[0]} +{len(names) - 1}",) if names[1:] else ()))
+
+
+def _around(frame: Frame, text: str, point: Sequence[Dot]) -> Iterator[Label]:
+    """Beside, above and below a point, where there is room for the text."""
+    x, y, width = frame.to_x(point[0].x), frame.to_y(point[0].y), len(text) * CHARACTER
+    methods = tuple(dot.method for dot in point)
+    for at in (y, y - LINE, y + LINE, y - 2 * LINE, y + 2 * LINE):
+        if x + AWAY + width <= WIDTH and TOP <= at <= frame.height - BOTTOM:
+            yield Label(x + AWAY, at, text, methods)
+        if x - AWAY - width > LEFT and TOP <= at <= frame.height - BOTTOM:
+            yield Label(x - AWAY, at, text, methods, end=True)
+
+
+class Box(NamedTuple):
+    """What a label or a disc covers."""
+
+    left: float
+    right: float
+    top: float
+    bottom: float
+
+    @classmethod
+    def of(cls, label: Label) -> Box:
+        """Of a label, about."""
+        width = len(label.text) * CHARACTER
+        left = label.x - width if label.end else label.x
+        return cls(left, left + width, label.y - LINE / 2, label.y + LINE / 2)
+
+    def meets(self, other: Box) -> bool:
+        """Whether they overlap."""
+        return self.left < other.right and other.left < self.right and self.top < other.bottom and other.top < self.bottom
+
+
+def _disc(frame: Frame, dot: Dot) -> Box:
+    """With the room where a name would seem to be its own."""
+    x, y = frame.to_x(dot.x), frame.to_y(dot.y)
+    return Box(x - DISC - AWAY, x + DISC + AWAY, y - DISC, y + DISC)

@@ -23,7 +23,7 @@ from results.report.data import ReadOnce, gather, line
 from results.report.examples import browsers
 from results.report.figures import COLOURS, Row, strips
 from results.report.page import write_report
-from results.report.scatter import Dot, front, scatter
+from results.report.scatter import Box, Dot, front, scatter
 from tests.report_samples import DATA, METHODS, NASTY, fill, plan, predictions
 
 VOID = {"meta", "link", "input", "br", "img", "path", "image", "use"}
@@ -297,9 +297,9 @@ def test_methods_at_one_point_hide_none():
     first, second, alone = figure.marks
     assert (first.x, first.y) == (second.x, second.y)
     assert (first.method, second.method, alone.method) == (0, 2, 1)
-    assert first.text == "lora: 50.0 ± 0.5 at 10 cost (the same point: routing_lora)"
-    assert second.text == "routing_lora: 50.0 at 10 cost (the same point: lora)"
-    assert "point" not in alone.text
+    assert first.text == "lora: 50.0 ± 0.5 at 10 cost (one disc with routing_lora)"
+    assert second.text == "routing_lora: 50.0 at 10 cost (one disc with lora)"
+    assert "disc" not in alone.text
     # halves of one disc, the right one first
     assert first.shape == "M0 0L0.00 -5.50A5.5 5.5 0 0 1 0.00 5.50z"
     assert second.shape == "M0 0L0.00 5.50A5.5 5.5 0 0 1 -0.00 -5.50z"
@@ -310,6 +310,16 @@ def test_methods_at_one_point_hide_none():
 def test_points_that_nearly_touch_share_a_disc_and_others_do_not():
     dots = [Dot("a", 0, 10.0, 50.0, None), Dot("b", 1, 10.0, 50.1, None), Dot("c", 2, 20.0, 10.0, None), Dot("d", 3, 10.0, 47.0, None)]
     assert [mark.share for mark in scatter(dots, ("cost", ""), "score", **ABOUT).marks] == [(0, 2), (1, 2), (0, 1), (0, 1)]
+
+
+def test_names_keep_clear_of_dots_and_of_one_another():
+    """A dot stands where the first one's name would."""
+    dots = [Dot("the best of all", 0, 10.0, 50.0, None), Dot("k", 1, 12.0, 50.0, None), Dot("m", 2, 30.0, 40.0, None)]
+    figure = scatter([*dots, Dot("the next", 3, 30.0, 50.1, None)], ("cost", ""), "score", **ABOUT)
+    boxes = [Box.of(label) for label in figure.labels]
+    assert [label.text for label in figure.labels] == ["the next", "the best of all"]
+    assert not boxes[0].meets(boxes[1])
+    assert not any(box.meets(Box(mark.x - 5, mark.x + 5, mark.y - 5, mark.y + 5)) for box in boxes for mark in figure.marks)
 
 
 def test_many_names_at_one_point_become_a_number():
