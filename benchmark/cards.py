@@ -88,8 +88,8 @@ def _use(adapter: Adapter) -> Iterator[str]:
 
 def _peft(adapter: Adapter, python: Sequence[str]) -> Iterator[str]:
     """What loads it, as it can be run in the folder."""
-    load = ("", "from peft import PeftModel", "", 'model = PeftModel.from_pretrained(base, ".")  # the folder of this file')
-    yield "\n".join(("```python", *python, *load, "```"))
+    load = 'model = PeftModel.from_pretrained(base, ".")  # the folder of this file'
+    yield "\n".join(("```python", "from peft import PeftModel", *python, load, "```"))
     yield f"\n`base` is the model of transformers that vlpeft's `{adapter.cell.backbone.name}` is built of: {_weights(adapter)}."
     yield "How the image reaches it peft does not know: see the class of the backbone."
 

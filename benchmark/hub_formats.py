@@ -82,20 +82,12 @@ def base_lines(model: PreTrainedModel, source: str) -> tuple[str, ...]:
     if source.endswith(".pth"):
         where = json.dumps(Path(source).name)
         form = "vqa" if name == "BlipForQuestionAnswering" else "decoder"
-        loader = (
-            "from pathlib import Path",
-            "",
-            "from benchmark.backbones.blip_parts import load_original  # vlpeft reads BLIP's own files",
-        )
-        return (*loader, "", f'base = load_original(Path({where}), "{form}")  # where that file lies')
+        imports = "from pathlib import Path", "from benchmark.backbones.blip_parts import load_original  # vlpeft reads BLIP's own files"
+        return (*imports, "", f'base = load_original(Path({where}), "{form}")  # where that file lies')
     if source == "tiny":
-        kind = json.dumps(model.config.model_type)
-        head = ("from importlib.resources import files", "", f"from transformers import {name}", "")
-        return (
-            *head,
-            f'tiny = files("benchmark") / "backbones" / "tiny" / {kind}  # shipped with vlpeft',
-            f'base = {name}.from_pretrained(tiny, dtype="float32")',
-        )
+        imports = f"from transformers import {name}", "from importlib.resources import files"
+        place = f'files("benchmark") / "backbones" / "tiny" / {json.dumps(model.config.model_type)}'
+        return (*imports, "", f"tiny = {place}  # shipped with vlpeft", f'base = {name}.from_pretrained(tiny, dtype="float32")')
     where = json.dumps(Path(location).name) if Path(location).is_absolute() else json.dumps(location)
     pin = f", revision={json.dumps(revision)}" if revision else ""
     comment = "  # where that folder lies" if Path(location).is_absolute() else ""

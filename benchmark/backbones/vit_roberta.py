@@ -77,7 +77,7 @@ class ViTRoberta(BackboneConfig):
 class ViTRobertaModel(Backbone):
     """The assembled model."""
 
-    score = "sigmoid of the answer's own logit; the answers' do not sum to 1"
+    score = "sigmoid of the answer's own logit; those of all answers do not sum to 1"
 
     def __init__(self, config: ViTRoberta, answers: Sequence[str], protocol: Protocol) -> None:
         super().__init__()

@@ -60,7 +60,7 @@ def test_the_commands(ran: Ran, out: Path, tmp_path: Path, main: Any) -> None:
     assert [row["question"] for row in rows] == ["what is it?", "is it red?"]
     assert rows[0]["prediction"] == plain.out.strip() == rows[0]["top"][0]["answer"]
     assert 0 < rows[0]["top"][0]["score"] < 1
-    assert rows[0]["score_is"] == "sigmoid of the answer's own logit; the answers' do not sum to 1"
+    assert rows[0]["score_is"] == "sigmoid of the answer's own logit; those of all answers do not sum to 1"
     two = ("--image", out / "red.png", "--image", out / "red.png")
     compared = json.loads(main("predict", "--adapter", out / "nlvr2", *two, "--question", "both are red", "--json").out)
     assert {each["answer"] for each in compared["top"]} == {"true", "false"}
