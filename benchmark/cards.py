@@ -19,8 +19,11 @@ WHAT = {
 }
 
 
-def card(adapter: Adapter, notes: Sequence[str]) -> str:
-    """README.md, with the metadata that the Hugging Face hub reads in front. The licence is not ours to state and left out."""
+def card(adapter: Adapter, python: Sequence[str] = (), notes: Sequence[str] = ()) -> str:
+    """README.md, with the metadata that the Hugging Face hub reads in front. The licence is not ours to state and left out.
+
+    python: lines that make peft's `base`, for a folder in its format.
+    """
     cell = adapter.cell
     tasks = [part.task for part in cell.parts]
     data = ModelCardData(
@@ -29,11 +32,11 @@ def card(adapter: Adapter, notes: Sequence[str]) -> str:
         pipeline_tag=PIPELINES.get(tasks[0]) if len(tasks) == 1 else None,
         tags=["vlpeft", adapter.method, cell.backbone.name, *dict.fromkeys(tasks)],
     )
-    parts = ("---", data.to_yaml(), "---", "", *_body(adapter, notes))
+    parts = ("---", data.to_yaml(), "---", "", *_body(adapter, python, notes))
     return "\n".join(parts) + "\n"
 
 
-def _body(adapter: Adapter, notes: Sequence[str]) -> Iterator[str]:
+def _body(adapter: Adapter, python: Sequence[str], notes: Sequence[str]) -> Iterator[str]:
     cell, (same, tried) = adapter.cell, adapter.reproduced
     yield f"# {adapter.method} on {cell.backbone.name}: {', '.join(part.name for part in cell.parts)}\n"
     yield f"{WHAT[adapter.format]} Made with vlpeft and `{adapter.method}`."
@@ -42,9 +45,10 @@ def _body(adapter: Adapter, notes: Sequence[str]) -> Iterator[str]:
     yield "\n## Scores\n\n| task | metric | value | split |\n| --- | --- | ---: | --- |"
     for index, part in enumerate(cell.parts):
         yield from _scores(adapter, part, cell.metric_prefix(index))
-    yield f"\nOne run, seed {cell.seed}; in per cent (CIDEr x 100). At export {same} of {tried} test examples were answered as in the run."
+    cider = " (CIDEr x 100)" if any("CIDEr" in name for name in adapter.metrics) else ""
+    yield f"\nOne run, seed {cell.seed}; in per cent{cider}. At export {same} of {tried} test examples were answered as in the run."
     yield "\n## Use\n"
-    yield from _use(adapter)
+    yield from _peft(adapter, python) if adapter.format == "peft" else _use(adapter)
     yield from (f"\n{note}" for note in notes)
     yield "\n## Trained\n"
     yield from _trained(adapter)
@@ -73,11 +77,6 @@ def _scores(adapter: Adapter, part: Part, prefix: str) -> Iterator[str]:
 
 
 def _use(adapter: Adapter) -> Iterator[str]:
-    if adapter.format == "peft":
-        yield "```python\nfrom peft import PeftModel\n\nmodel = PeftModel.from_pretrained(base, FOLDER)\n```"
-        yield f"\n`base` is the model of transformers that vlpeft's `{adapter.cell.backbone.name}` is built of: {_weights(adapter)}."
-        yield "How the image reaches it peft does not know: see the class of the backbone."
-        return
     images = "--image LEFT --image RIGHT" if any(part.task == "nlvr2" for part in adapter.cell.parts) else "--image IMAGE"
     asks = "" if all(part.task == "captioning" for part in adapter.cell.parts) else ' --question "..."'
     task = f" --task {adapter.cell.parts[0].name}" if adapter.cell.also else ""
@@ -85,6 +84,14 @@ def _use(adapter: Adapter) -> Iterator[str]:
     if adapter.format == "merged":
         folders = ", ".join(f"`{key}: FOLDER/{key}`" for key, value in adapter.weights.items() if value.startswith("./"))
         yield f"\nIn a sweep of vlpeft the towers are {folders}; other code loads these folders with transformers."
+
+
+def _peft(adapter: Adapter, python: Sequence[str]) -> Iterator[str]:
+    """What loads it, as it can be run in the folder."""
+    load = 'model = PeftModel.from_pretrained(base, ".")  # the folder of this file'
+    yield "\n".join(("```python", "from peft import PeftModel", *python, load, "```"))
+    yield f"\n`base` is the model of transformers that vlpeft's `{adapter.cell.backbone.name}` is built of: {_weights(adapter)}."
+    yield "How the image reaches it peft does not know: see the class of the backbone."
 
 
 def _weights(adapter: Adapter) -> str:
@@ -96,7 +103,8 @@ def _trained(adapter: Adapter) -> Iterator[str]:
     cell, counts = adapter.cell, {key: int(value) for key, value in adapter.trained.items()}
     share = 100 * counts["trainable"] / counts["total"]
     yield f"- {counts['trainable']:,} of {counts['total']:,} parameters ({share:.2f} %), {counts['head']:,} of them a task head, in"
-    yield f"  {counts['steps']:,} steps of {cell.protocol.batch_size}, learning rate {cell.protocol.lr:g}, protocol {cell.protocol.name}"
+    batch = f"up to {cell.protocol.batch_size:,} examples each"
+    yield f"  {counts['steps']:,} steps, {batch}, learning rate {cell.protocol.lr:g}, protocol {cell.protocol.name}"
     yield f"- base: {_weights(adapter)}; prompt `{cell.protocol.prompt}`, seed {cell.seed}"
     for part in cell.parts:
         limit = f" (the first {part.protocol.train_limit})" if part.protocol.train_limit else ""

@@ -18,7 +18,7 @@ from benchmark.cell import Cell, Part, Planned
 from benchmark.config import dump
 from benchmark.errors import UserError
 from benchmark.evaluation import said
-from benchmark.hub_formats import write_merged, write_peft
+from benchmark.hub_formats import NOTHING, Loading, write_merged, write_peft
 from benchmark.inputs import Inputs
 from benchmark.predict import feed_of, inputs_of
 from benchmark.records import Record, Store, sha256, to_json
@@ -82,7 +82,7 @@ def export(planned: Planned, store: Store, output: Path, form: Format) -> Adapte
     adapter = _describe(cell, backbone, form, (same, tried))
     with _whole(output) as folder:
         if form == "peft":
-            adapter = _finish(folder, adapter, write_peft(folder, backbone, adapter))
+            adapter = _finish(folder, adapter, loading=write_peft(folder, backbone, adapter))
         elif form == "merged":
             adapter = write_merged(folder, backbone, adapter)
             merged = revive(adapter.located(folder), adapter.answers[0], folder / TENSORS)
@@ -136,14 +136,14 @@ def _without_paths(cell: Cell) -> Cell:
     return replace(cell, dataset=first.dataset, also=tuple(also))
 
 
-def _finish(folder: Path, adapter: Adapter, notes: Sequence[str] = (), base: Mapping[str, float] | None = None) -> Adapter:
+def _finish(folder: Path, adapter: Adapter, *, loading: Loading = NOTHING, base: Mapping[str, float] | None = None) -> Adapter:
     """Write what says of the other files what they are."""
     if base is not None:
         (folder / BASE).write_bytes(to_json(base))
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     adapter = replace(adapter, files={path.relative_to(folder).as_posix(): sha256(path) for path in files})
     (folder / CONFIG).write_bytes(to_json(dump(adapter)))
-    (folder / "README.md").write_text(card(adapter, notes), encoding="utf-8")
+    (folder / "README.md").write_text(card(adapter, loading.python, loading.notes), encoding="utf-8")
     return adapter
 
 

@@ -7,11 +7,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from benchmark.adapters import BESIDE, TENSORS, Adapter
@@ -36,7 +37,17 @@ def updates(backbone: Backbone) -> dict[str, LowRank]:
     return {name: module.low_rank() for name, module in backbone.named_modules() if isinstance(module, LowRankUpdate)}
 
 
-def write_peft(folder: Path, backbone: Backbone, adapter: Adapter) -> list[str]:
+class Loading(NamedTuple):
+    """What the card must say of a folder in peft's format: lines of Python that make `base`, and notes."""
+
+    python: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+NOTHING = Loading()
+
+
+def write_peft(folder: Path, backbone: Backbone, adapter: Adapter) -> Loading:
     """adapter_config.json and adapter_model.safetensors for `peft.PeftModel.from_pretrained`; returns what the card must say.
 
     A fused projection's updates become one of as many ranks, B zero outside their blocks: the same function. LayerNorms that
@@ -54,11 +65,33 @@ def write_peft(folder: Path, backbone: Backbone, adapter: Adapter) -> list[str]:
     save_file(_plain(_peft_tensors(low_rank, saved)), folder / "adapter_model.safetensors")
     config = _peft_config(adapter.weights.get(setting, ""), low_rank, sorted(saved))
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    python = base_lines(checkpoint.model, adapter.base.get(setting, ""))
     if not head:
-        return []
+        return Loading(python)
     save_file(_plain(head), folder / HEAD)
     modules = ", ".join(sorted({f"`{'.'.join(name.split('.')[:2])}`" for name in head}))
-    return [f"`{HEAD}` holds what trained outside that model and peft has no place for: {modules}."]
+    return Loading(python, (f"`{HEAD}` holds what trained outside that model and peft has no place for: {modules}.",))
+
+
+def base_lines(model: PreTrainedModel, source: str) -> tuple[str, ...]:
+    """Lines of Python that load the weights `source` (as `base_weights` names them) into the model's class, as `base`."""
+    name = type(model).__name__
+    location, _, revision = source.partition("@")
+    if source.startswith("random:"):
+        return (f"# The base had random weights ({source}), which vlpeft draws and no checkpoint holds: `base` is its {name}.",)
+    if source.endswith(".pth"):
+        where = json.dumps(Path(source).name)
+        form = "vqa" if name == "BlipForQuestionAnswering" else "decoder"
+        imports = "from pathlib import Path", "from benchmark.backbones.blip_parts import load_original  # vlpeft reads BLIP's own files"
+        return (*imports, "", f'base = load_original(Path({where}), "{form}")  # where that file lies')
+    if source == "tiny":
+        imports = f"from transformers import {name}", "from importlib.resources import files"
+        place = f'files("benchmark") / "backbones" / "tiny" / {json.dumps(model.config.model_type)}'
+        return (*imports, "", f"tiny = {place}  # shipped with vlpeft", f'base = {name}.from_pretrained(tiny, dtype="float32")')
+    where = json.dumps(Path(location).name) if Path(location).is_absolute() else json.dumps(location)
+    pin = f", revision={json.dumps(revision)}" if revision else ""
+    comment = "  # where that folder lies" if Path(location).is_absolute() else ""
+    return (f"from transformers import {name}", "", f'base = {name}.from_pretrained({where}{pin}, dtype="float32"){comment}')
 
 
 def _beside_updates(backbone: Backbone, found: Mapping[str, LowRank]) -> dict[str, Tensor]:

@@ -78,11 +78,15 @@ def chosen_part(adapter: Adapter, name: str) -> int:
 
 def read_rows(path: Path) -> list[Asked]:
     """JSON lines of {"image": PATH or "images": [PATH, PATH], "question": TEXT}; relative paths start at the file's folder."""
+    if not path.exists():
+        raise UserError(f"{path} is no file; check the path of `--from`")
     try:
         with path.open(encoding="utf-8") as file:
             lines = list(file)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path}: {error}; {ROW}") from error
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}; give `--from` a file that can be read") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"cannot read {path}: it is no UTF-8 text; {ROW}") from error
     if asked := [_row(line, path, f"{path}:{number}") for number, line in enumerate(lines, 1) if line.strip()]:
         return asked
     raise UserError(f"{path} asks nothing; {ROW}")
@@ -142,7 +146,7 @@ def feed_of(backbone: Backbone, inputs: Inputs, part: int, cache: Path) -> Feed:
 
 
 def as_rows(wanted: Sequence[Asked], made: Sequence[Said], score: str) -> Iterator[dict[str, Any]]:
-    """Plain values for scripts."""
+    """Plain values for scripts; `score` says what the scores of the best answers are."""
     for asked, each in zip(wanted, made, strict=True):
-        top = [{"answer": answer, score: value} for answer, value in each.top]
-        yield {"images": list(asked.images), "question": asked.question, "prediction": each.text, **({"top": top} if top else {})}
+        top = {"score_is": score, "top": [{"answer": answer, "score": value} for answer, value in each.top]} if each.top else {}
+        yield {"images": list(asked.images), "question": asked.question, "prediction": each.text, **top}

@@ -20,7 +20,7 @@ from benchmark.records import Store
 from results.measured import Measurements, Outcome
 from results.published import Number, PublishedTable
 from results.scale import labelled
-from results.tables import Block, Footnotes, Table, Text, one_line
+from results.tables import Block, Footnotes, Table, Text, one_line, percent
 
 Verdict = Literal["reproduced", "off", "not run", "cannot run", "not comparable", "unknown"]
 STYLES: dict[Verdict, str] = {"reproduced": "green", "off": "bold red", "not run": "yellow", "cannot run": "dim", "not comparable": "dim"}
@@ -92,17 +92,32 @@ def _why(kind: str, reason: str, found: Outcome) -> str:
 
 
 def _caption(table: PublishedTable, comparisons: Sequence[Comparison]) -> Iterator[str]:
-    for source in table.sources.values():
-        yield f"Published: {source.url} ({'primary' if source.primary else 'secondary'}; read: {source.read})."
-    yield "Measured: mean ± standard deviation (ddof=1) over n seeds. Percent; CIDEr x 100."
+    yield from _sources(table)
+    yield f"Measured: mean ± standard deviation (ddof=1) over n seeds. {percent(column.metric for column in table.columns)}"
     counts = Counter(comparison.verdict for comparison in comparisons)
     listed = ", ".join(f"{counts[verdict]} {verdict}" for verdict in (*STYLES, "unknown") if counts[verdict])
-    printed = sum(comparison.number.value is not None and not comparison.number.row.again for comparison in comparisons)
-    yield f"{printed} numbers in {len(comparisons)} lines: {listed}."
+    yield f"{len(comparisons)} lines, one a number: {listed}.{_not_new(comparisons)}"
     points = ", ".join(f"{column.name} {column.tolerance:g}" for column in table.columns if column.tolerance)
     if points:
         yield f"Reproduced: within the larger of 2 standard deviations (measured) and the tolerance. Tolerance in points: {points}."
     yield f"Tolerance: {table.tolerance}."
+
+
+def _sources(table: PublishedTable) -> Iterator[str]:
+    """One line an address, however many ways its numbers were read."""
+    reads: dict[tuple[str, bool], list[str]] = {}
+    for source in table.sources.values():
+        reads.setdefault((source.url, source.primary), []).append(source.read)
+    for (url, primary), read in reads.items():
+        yield f"Published: {url} (read at {'first' if primary else 'second'} hand: {'; '.join(dict.fromkeys(read))})."
+
+
+def _not_new(comparisons: Sequence[Comparison]) -> str:
+    """Which lines add nothing to what the paper prints."""
+    again = sum(comparison.number.row.again for comparison in comparisons)
+    unknown = sum(comparison.number.value is None and not comparison.number.row.again for comparison in comparisons)
+    counts = ((again, "repeat a number that is printed elsewhere"), (unknown, "have a printed number that was not found"))
+    return "".join(f" {count} of them {what}." for count, what in counts if count)
 
 
 def _block(title: str, comparisons: Sequence[Comparison], table: PublishedTable, footnotes: Footnotes) -> Block:

@@ -33,7 +33,7 @@ def _head(title: str) -> Iterator[str]:
 
 def _body(table: Table) -> Iterator[str]:
     yield f"<body><h1>{escape(table.title)}</h1>"
-    yield from (f"<p>{escape(line)}</p>" for line in table.caption)
+    yield from (f"<p>{escape(line)}</p>" for line in table.lines())
     for block in table.blocks:
         if block.title:
             yield f"<h2>{escape(block.title)}</h2>"

@@ -10,7 +10,7 @@ from typing import Any
 from benchmark.errors import UserError, did_you_mean
 from results.leaderboard import Leaderboard
 from results.summaries import state_of, suspicions
-from results.tables import Block, Footnotes, Table, Text, one_line
+from results.tables import Block, Footnotes, Table, Text, one_line, percent
 
 SIDES = ("method", "backbone", "task", "dataset", "scale")
 NAMED = 3  # of what an entry lacks
@@ -141,7 +141,7 @@ def _text(average: Average, footnotes: Footnotes) -> Text:
 
 
 def _caption(hidden: Sequence[str], board: Leaderboard) -> Iterator[str]:
-    yield "Mean ± standard deviation (ddof=1) over n seeds. Percent; CIDEr x 100. Differences are not tested here."
+    yield f"Mean ± standard deviation (ddof=1) over n seeds. {percent(board.frame['metric'])} Differences are not tested here."
     averaged = [name for name in hidden if board.frame[name].nunique() > 1]
     if averaged:
         yield f"Averaged over {', '.join(averaged)} first; an entry that lacks a cell that others of its column have is not given."

@@ -40,7 +40,7 @@ def _text(table: Table, *, colour: bool) -> str:
     out = io.StringIO()
     system: Literal["standard"] | None = "standard" if colour else None
     console = Console(file=out, width=WIDE, force_terminal=colour, color_system=system, legacy_windows=False)
-    console.print(RichText(table.title, "bold"), *map(RichText, table.caption), sep="\n")
+    console.print(RichText(table.title, "bold"), *map(RichText, table.lines("Bold and *" if colour else "*")), sep="\n")
     for block in table.blocks:
         console.print()
         if block.title:
@@ -77,7 +77,7 @@ def _centred(title: str, width: int) -> str:
 
 
 def _markdown(table: Table) -> str:
-    parts = [f"### {_md(table.title)}", *map(_md, table.caption)]
+    parts = [f"### {_md(table.title)}", *map(_md, table.lines())]
     for block in table.blocks:
         parts += [f"**{_md(block.title)}**"] if block.title else []
         parts.append("\n".join(_markdown_lines(block)))
@@ -119,7 +119,7 @@ def _csv(table: Table) -> str:
 
 def _json(table: Table) -> str:
     """A row a line, which is read well and written quickly."""
-    about = {"title": table.title, "caption": table.caption, "notes": table.notes}
+    about = {"title": table.title, "caption": table.lines(), "notes": table.notes}
     head = json.dumps(about, indent=1, ensure_ascii=False).removesuffix("\n}")
     rows = ",\n  ".join(json.dumps(_plain(row), ensure_ascii=False, allow_nan=False) for row in table.data)
     return f'{head},\n "rows": [\n  {rows}\n ]\n}}\n'

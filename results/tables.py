@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import string
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
@@ -13,9 +13,9 @@ from results.leaderboard import Leaderboard
 from results.significance import MISSING, UNTESTED, Place, Significance
 from results.summaries import Entry, costs, scores
 
-BOLD = (
-    "Bold, * in plain text: above every other method of its column with every seed, and by a paired test over images "
-    "(sign flips, seeds averaged, p < 5 % after Holm's correction). No bold: the best could be another."
+CLEAR = (
+    "above every other method of its column with every seed, and by a paired test over images "
+    "(sign flips, seeds averaged, p < 5 % after Holm's correction). A column without: the best could be another."
 )
 COSTS = {  # what a column is called, and what its values are divided by
     "train_seconds": ("train s", 1.0),
@@ -60,7 +60,10 @@ class Block:
 
 @dataclass(frozen=True)
 class Table:
-    """Blocks under one title. `data` is the same content for machines: one flat mapping a row, all with equal keys."""
+    """Blocks under one title. `data` is the same content for machines: one flat mapping a row, all with equal keys.
+
+    bold: what it means that a cell stands out, "" where none can.
+    """
 
     title: str
     caption: tuple[str, ...]
@@ -68,6 +71,12 @@ class Table:
     data: tuple[dict[str, Any], ...]
     footnotes: tuple[tuple[str, str], ...] = ()  # mark, text
     notes: tuple[str, ...] = ()
+    bold: str = ""
+
+    def lines(self, bold: str = "Bold") -> tuple[str, ...]:
+        """The caption, with what cells that stand out mean behind its first line; `bold` is how the format shows them."""
+        first, rest = self.caption[:1], self.caption[1:]
+        return (*first, f"{bold}: {self.bold}", *rest) if self.bold else self.caption
 
 
 @dataclass
@@ -88,7 +97,7 @@ class Footnotes:
 def score_table(board: Leaderboard, tests: Significance = UNTESTED, *, details: bool = False, digits: int = 1) -> Table:
     """Means over seeds, one block a backbone; `digits` after the point. The same records give the same table.
 
-    Bold is what `tests` allow; where a column could not be tested, the caption says why.
+    What stands out is what `tests` allow; where a column could not be tested, the caption says why.
     """
     entries = scores(board, details=details)
     seeds = {entry.planned for entry in entries if not entry.state.startswith("skipped")}
@@ -99,20 +108,24 @@ def score_table(board: Leaderboard, tests: Significance = UNTESTED, *, details: 
         std = "" if entry.std is None or math.isnan(entry.std) else f" ± {entry.std:.{digits}f}"
         return f"{mean}{std}{f' (n={entry.n})' if each else ''}"
 
-    caption = (f"{_seeds(seeds)}. Percent; CIDEr x 100.", *_tested(tests))
+    caption = (f"{_seeds(seeds)}. {percent(entry.metric for entry in entries)}", *_untested(tests))
     table = _table(board, "", caption, entries, show, tests)
     ranked = ({"rank": tests.rank(_place(entry), entry.method), "bold": tests.bold(_place(entry), entry.method)} for entry in entries)
-    return replace(table, data=tuple({**row, **more} for row, more in zip(table.data, ranked, strict=True)))
+    data = tuple({**row, **more} for row, more in zip(table.data, ranked, strict=True))
+    return replace(table, data=data, bold=one_line(CLEAR) if tests.columns else "")
+
+
+def percent(metrics: Iterable[str]) -> str:
+    """The unit of a table's values; CIDEr has no percentages, and is named where the table has it."""
+    return "Percent; CIDEr x 100." if any(metric.lower().startswith("cider") for metric in metrics) else "Percent."
 
 
 def _place(entry: Entry) -> Place:
     return entry.backbone, entry.task, entry.dataset, entry.metric
 
 
-def _tested(tests: Significance) -> Iterator[str]:
-    """What bold means, and which columns have none for want of a test."""
-    if tests.columns:
-        yield BOLD
+def _untested(tests: Significance) -> Iterator[str]:
+    """Which columns have nothing bold for want of a test."""
     why: dict[str, list[str]] = {}
     for (backbone, task, dataset, metric), reason in tests.reasons.items():
         if reason != MISSING:  # which the table shows

@@ -76,7 +76,8 @@ class Backbone(nn.Module, ABC):
     name: str
     vision: VisionTower
     tokenizer: Any
-    score: ClassVar[str] = "log_likelihood"  # what `ranked` compares
+    # what the scores of `ranked` are, for those who read them
+    score: ClassVar[str] = "log-likelihood of the answer's tokens, smoothed as the labels in training"
     text: Any  # the language tower, a transformers model (Any: its submodules are no typed attributes)
     head: nn.Module | None  # parts no checkpoint holds; they always train
     inert: frozenset[str] = frozenset()  # parameters of the head that no input reaches; published counts include them

@@ -77,7 +77,7 @@ class ViTRoberta(BackboneConfig):
 class ViTRobertaModel(Backbone):
     """The assembled model."""
 
-    score = "probability"
+    score = "sigmoid of the answer's own logit; those of all answers do not sum to 1"
 
     def __init__(self, config: ViTRoberta, answers: Sequence[str], protocol: Protocol) -> None:
         super().__init__()
@@ -148,7 +148,7 @@ class ViTRobertaModel(Backbone):
 
     @torch.inference_mode()
     def ranked(self, visual: Tensor, prompts: Sequence[str]) -> list[list[tuple[str, float]]]:
-        """All answers and their probabilities, each by itself (a sigmoid), best first."""
+        """All answers and the sigmoids of their logits, each by itself, best first."""
         scores, order = self.logits(visual, prompts).float().sigmoid().sort(dim=-1, descending=True, stable=True)
         rows = zip(order.tolist(), scores.tolist(), strict=True)
         return [[(self.answers[i], score) for i, score in zip(*row, strict=True)] for row in rows]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence, Sized
 
 from results.report.data import Followed, Model, Place, Score
-from results.report.figures import Dot, Figure, Row, Way, lines, scatter, sites, strips
+from results.report.figures import Figure, Row, Way, lines, sites, strips
+from results.report.scatter import Dot, scatter
 
 SHOWN_LINES = 12  # more cannot be told apart
 SHOWN_ROWS = 40

@@ -6,11 +6,12 @@ shape or dash, so that no two of 32 look alike. The same method looks the same i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from results.report.axes import Axis, short
+from results.report.axes import Axis
 
 WIDTH, HEIGHT = 360.0, 260.0
 LEFT, RIGHT, TOP, BOTTOM = 46.0, 14.0, 10.0, 42.0
@@ -22,14 +23,16 @@ CHARACTER = 5.6  # width of one, about, in the smaller letters
 
 @dataclass(frozen=True)
 class Mark:
-    """A point: where, which method's (its number on the page), what is said of it. `shape` is SVG path data around (0, 0)."""
+    """A point: where, which method's (its number on the page), what is said of it.
+
+    share: which slice it is of how many, where several methods have one point; (0, 1) where it has its point alone.
+    """
 
     x: float
     y: float
     method: int
     text: str
-    label: str = ""
-    end: bool = False  # the label stands to the left
+    share: tuple[int, int] = (0, 1)
 
     @property
     def colour(self) -> int:
@@ -38,8 +41,19 @@ class Mark:
 
     @property
     def shape(self) -> str:
-        """Circle, square, triangle or diamond."""
-        return SHAPES[self.method // COLOURS % len(SHAPES)]
+        """SVG path data around (0, 0): a circle, square, triangle or diamond, or a slice of a disc."""
+        return SHAPES[self.method // COLOURS % len(SHAPES)] if self.share[1] == 1 else _slice(*self.share)
+
+
+@dataclass(frozen=True)
+class Label:
+    """Words in a chart, and the methods they are of. `x` is where they begin, or where they end if `end`."""
+
+    x: float
+    y: float
+    text: str
+    methods: tuple[int, ...]
+    end: bool = False
 
 
 SHAPES = (
@@ -48,6 +62,14 @@ SHAPES = (
     "M0-4.6l4.4 8h-8.8z",
     "M0-5l5 5-5 5-5-5z",
 )
+DISC = 5.5  # radius of one that is cut into slices
+
+
+def _slice(number: int, of: int) -> str:
+    """The first begins at the top, the others follow clockwise."""
+    ends = (2 * math.pi * (number + i) / of for i in (0, 1))
+    (x, y), (to_x, to_y) = ((DISC * math.sin(angle), -DISC * math.cos(angle)) for angle in ends)
+    return f"M0 0L{x:.2f} {y:.2f}A{DISC} {DISC} 0 0 1 {to_x:.2f} {to_y:.2f}z"
 
 
 @dataclass(frozen=True)
@@ -90,6 +112,7 @@ class Figure:
     y_ticks: tuple[Tick, ...]
     paths: tuple[Path, ...]
     marks: tuple[Mark, ...]
+    labels: tuple[Label, ...] = ()
     backbone: str = ""
     data: str = ""
     methods: tuple[int, ...] = ()  # whose it is, where the page's own numbers of methods stand in it
@@ -136,76 +159,6 @@ class Frame:
     def y_ticks(self) -> tuple[Tick, ...]:
         """Of the y axis."""
         return tuple(Tick(self.to_y(value), text) for value, text in self.y.ticks())
-
-
-@dataclass(frozen=True)
-class Dot:
-    """A method's place in a scatter: x is a cost, y a score with its standard deviation (None for one seed)."""
-
-    name: str
-    method: int
-    x: float
-    y: float
-    std: float | None
-
-
-def front(dots: Iterable[Dot]) -> list[Dot]:
-    """The dots that no other beats: none is cheaper and at least as good, or as cheap and better. Cheapest first."""
-    found: list[Dot] = []
-    for dot in sorted(dots, key=lambda dot: (dot.x, -dot.y, dot.method)):
-        if not found or dot.y > found[-1].y:
-            found.append(dot)
-    return found
-
-
-def scatter(dots: Sequence[Dot], cost: tuple[str, str], y_title: str, **about: Any) -> Figure:
-    """Score against cost (its name and unit), with the Pareto front as steps and the names of the methods on it."""
-    best, unit = front(dots), cost[1] or cost[0]
-    x_title = f"{cost[0]} ({cost[1]})" if cost[1] else cost[0]
-    ends = [dot.y + sign * (dot.std or 0.0) for dot in dots for sign in (-1, 1)]
-    frame = Frame(Axis.around(x_title, [dot.x for dot in dots], log=True), Axis.around(y_title, ends))
-    bars = [Path(_bar(frame, dot), dot.method, kind="bar") for dot in dots if dot.std]
-    steps = [(dot.x, y) for before, dot in zip([None, *best], best, strict=False) for y in ((before.y,) if before else ()) + (dot.y,)]
-    line = [Path(frame.path([*steps, (frame.x.high, best[-1].y)]), None, kind="front")] if best else []
-    labels = _labels(frame, best)
-    marks = tuple(
-        Mark(frame.to_x(dot.x), frame.to_y(dot.y), dot.method, _said(dot, unit), *labels.get(dot.name, ("", False))) for dot in dots
-    )
-    return Figure(
-        **about,
-        about=f"{len(dots)} methods. On the Pareto front, cheapest first: {'; '.join(_said(dot, unit) for dot in best)}.",
-        x_title=f"{x_title}, log scale" if frame.x.log else x_title,
-        y_title=y_title,
-        x_ticks=frame.x_ticks(),
-        y_ticks=frame.y_ticks(),
-        paths=(*line, *bars),
-        marks=marks,
-        methods=tuple(dot.method for dot in dots),
-    )
-
-
-def _bar(frame: Frame, dot: Dot) -> str:
-    std = dot.std or 0.0
-    return frame.path([(dot.x, dot.y - std), (dot.x, dot.y + std)])
-
-
-def _said(dot: Dot, unit: str) -> str:
-    std = "" if dot.std is None else f" ± {dot.std:.1f}"
-    return f"{dot.name}: {dot.y:.1f}{std} at {short(float(f'{dot.x:.4g}'))} {unit}"
-
-
-def _labels(frame: Frame, best: Sequence[Dot]) -> dict[str, tuple[str, bool]]:
-    """Names beside the front's dots, best first, where they do not run into one another: (text, to the left)."""
-    placed: list[tuple[float, float, float]] = []
-    found: dict[str, tuple[str, bool]] = {}
-    for dot in reversed(best):
-        x, y, width = frame.to_x(dot.x), frame.to_y(dot.y), len(dot.name) * CHARACTER
-        end = x + width + 8 > WIDTH
-        start = x - width - 8 if end else x + 8
-        if start > LEFT and not any(abs(y - other) < 12 and start < right and left < start + width for left, right, other in placed):
-            placed.append((start, start + width, y))
-            found[dot.name] = (dot.name, end)
-    return found
 
 
 @dataclass(frozen=True)

@@ -96,6 +96,7 @@ def _page(plan: Plan, results: Store, examples: int) -> tuple[str, Model]:
             duels=[duel for browser in found for duel in _duels(browser)],
             backbones=list(dict.fromkeys(backbone for backbone, _ in places)),
             places=list(dict.fromkeys(place for _, place in places)),
+            colours=COLOURS,
             swatches=[(number % COLOURS, SHAPES[number // COLOURS % len(SHAPES)]) for number in range(COLOURS * len(SHAPES))],
             data=_data(model, found),
             **_assets(),

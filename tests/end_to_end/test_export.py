@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from huggingface_hub import ModelCard
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from benchmark.adapters import CONFIG, TENSORS, pinned, read_adapter, rebuild, revive
 from benchmark.backbones import BACKBONES
@@ -21,6 +22,7 @@ from benchmark.backbones.base import TINY
 from benchmark.errors import UserError
 from benchmark.export import export
 from benchmark.grid import METHODS
+from benchmark.hub_formats import base_lines
 from benchmark.predict import chosen_part, predict
 from tests.end_to_end.finished import Ran, fresh
 
@@ -115,6 +117,51 @@ def test_peft_loads_what_was_exported_and_computes_the_same(ran: Ran, tmp_path: 
     torch.testing.assert_close(ran.losses(base.eval(), cell), expected, **CLOSE)
     assert not torch.allclose(before, expected, rtol=1e-3), "the updates do nothing"
     assert ModelCard.load(tmp_path / "out" / "README.md").data.library_name == "peft"
+
+
+CLASS = {"blip": "BlipForConditionalGeneration", "blip_vqa": "BlipForQuestionAnswering", "vit_roberta": "RobertaModel"}
+
+
+@pytest.mark.parametrize(("backbone", "task"), [("vit_roberta", "vqa"), ("blip", "vqa"), ("blip_vqa", "vqa"), ("clip_bart", "nlvr2")])
+def test_the_cards_code_runs_in_its_folder(
+    ran: Ran, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, backbone: str, task: str
+) -> None:
+    export(ran.cell("all", backbone, task), ran.store, tmp_path / "out", "peft")
+    text = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    monkeypatch.chdir(tmp_path / "out")
+    found: dict[str, Any] = {}
+    exec(code, found)
+    assert type(found["model"]) is PeftModel
+    assert type(found["base"]).__name__ == CLASS.get(backbone, "BartForConditionalGeneration")
+    state = found["model"].state_dict()
+    for name, tensor in load_file("adapter_model.safetensors").items():
+        (there,) = (state[key] for key in (name.replace(".weight", ".default.weight"), name, _saved(name)) if key in state)
+        torch.testing.assert_close(there, tensor)
+    assert "4 steps, up to 4 examples each, learning rate 0.01" in text
+    assert "CIDEr" not in text
+
+
+def _saved(name: str) -> str:
+    """peft's own name of a module that is saved whole."""
+    module, _, parameter = name.rpartition(".")
+    return f"{module}.modules_to_save.default.{parameter}"
+
+
+@pytest.mark.parametrize(
+    ("source", "line"),
+    [
+        ("gpt2@0123abc", 'base = GPT2LMHeadModel.from_pretrained("gpt2", revision="0123abc", dtype="float32")'),
+        ("gpt2", 'base = GPT2LMHeadModel.from_pretrained("gpt2", dtype="float32")'),
+        ("/home/me/mine", 'base = GPT2LMHeadModel.from_pretrained("mine", dtype="float32")  # where that folder lies'),
+        ("/home/me/large.pth", 'base = load_original(Path("large.pth"), "decoder")  # where that file lies'),
+        ("random:gpt2", "# The base had random weights (random:gpt2), which vlpeft draws and no checkpoint holds"),
+    ],
+)
+def test_the_card_names_where_the_base_comes_from(source: str, line: str) -> None:
+    with torch.device("meta"):
+        model = GPT2LMHeadModel(GPT2Config(n_layer=1, n_embd=8, n_head=1, vocab_size=9))
+    assert base_lines(model, source)[-1].startswith(line)
 
 
 def test_peft_on_a_model_that_vlpeft_has_never_seen(ran: Ran, tmp_path: Path) -> None:

@@ -59,9 +59,13 @@ def test_the_commands(ran: Ran, out: Path, tmp_path: Path, main: Any) -> None:
     rows = [json.loads(line) for line in listed.out.splitlines()]
     assert [row["question"] for row in rows] == ["what is it?", "is it red?"]
     assert rows[0]["prediction"] == plain.out.strip() == rows[0]["top"][0]["answer"]
-    assert 0 < rows[0]["top"][0]["probability"] < 1
+    assert 0 < rows[0]["top"][0]["score"] < 1
+    assert rows[0]["score_is"] == "sigmoid of the answer's own logit; those of all answers do not sum to 1"
     two = ("--image", out / "red.png", "--image", out / "red.png")
-    assert main("predict", "--adapter", out / "nlvr2", *two, "--question", "both are red").out.strip() in ("true", "false")
+    compared = json.loads(main("predict", "--adapter", out / "nlvr2", *two, "--question", "both are red", "--json").out)
+    assert {each["answer"] for each in compared["top"]} == {"true", "false"}
+    assert max(each["score"] for each in compared["top"]) < 0
+    assert compared["score_is"].startswith("log-likelihood of the answer's tokens")
     assert main("predict", "--adapter", out / "captioning", "--image", out / "red.png").code == 0
 
 
@@ -74,7 +78,7 @@ def test_the_commands(ran: Ran, out: Path, tmp_path: Path, main: Any) -> None:
         ("vqa", ["--image", "text.png", "--question", "why?"], "cannot decode image"),
         ("vqa", ["--image", "red.png", "--question", "why?", "--task", "nlvr2"], "--task nlvr2: this adapter does vqa/shapes; name one"),
         ("vqa", ["--image", "red.png", "--from", "rows.jsonl"], "--from gives images and questions; leave out --image and --question"),
-        ("vqa", ["--from", "none.jsonl"], "cannot read"),
+        ("vqa", ["--from", "none.jsonl"], "none.jsonl is no file; check the path of `--from`"),
         ("vqa", ["--from", "empty.jsonl"], 'asks nothing; write {"image": PATH, "question": TEXT} on each line'),
         ("nlvr2", ["--from", "rows.jsonl"], "request 1: nlvr2 reads 2 images, got 1"),
         ("nlvr2", ["--image", "red.png", "--question", "both"], "nlvr2 reads 2 images, got 1; give `--image LEFT --image RIGHT`"),

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -448,3 +449,17 @@ def test_results_that_were_asked_for_must_be_there(options, words, capsys, monke
         cli.main(["table", "vl_adapter/table3", *options])
     assert done.value.code == 2
     assert words in capsys.readouterr().err
+
+
+def test_the_caption_names_an_address_once_and_says_what_repeats():
+    made = table()
+    text = render(published_table("t", made, None, None), "text").splitlines()
+    assert text[1:3] == [
+        "Published: https://example.org/a.pdf (read at first hand: text).",
+        "Published: https://example.org/b.pdf (read at second hand: coordinates).",
+    ]
+    assert text[4].startswith("14 lines, one a number: ")
+    assert text[4].endswith(" 1 of them have a printed number that was not found.")
+    lines = render(published_table("p_adapter/table1", load_published("p_adapter/table1"), None, None), "text").splitlines()
+    assert sum(line.startswith("Published: ") for line in lines) == 1
+    assert any(re.search(r"^123 lines, one a number: .* 11 of them repeat a number that is printed elsewhere\.$", line) for line in lines)

@@ -21,8 +21,9 @@ from results.report import data, examples
 from results.report.axes import Axis, short
 from results.report.data import ReadOnce, gather, line
 from results.report.examples import browsers
-from results.report.figures import Dot, Row, front, scatter, strips
+from results.report.figures import COLOURS, Row, strips
 from results.report.page import write_report
+from results.report.scatter import Box, Dot, front, scatter
 from tests.report_samples import DATA, METHODS, NASTY, fill, plan, predictions
 
 VOID = {"meta", "link", "input", "br", "img", "path", "image", "use"}
@@ -205,6 +206,20 @@ def test_every_chart_has_a_title_a_description_labels_and_n(page):
     assert len(page.all("text", **{"class": "axis"})) == 2 * len(figures) - 2  # the names of methods label the other axis of strips
 
 
+def test_what_is_said_of_colours_shapes_and_shading_is_so(page, tmp_path):
+    texts = [text for _, text in page.all("summary")]
+    assert "4 methods: colours" in texts
+    assert sum(text.startswith("Shading: the deeper, the higher the value within its column") for _, text in page.all("p")) == 1
+    assert any(text == "vqa / small" for _, text in page.all("small"))
+    launched = plan()
+    cells = [replace(cell, row=f"m{i}") for i, cell in enumerate(launched.cells)]
+    fill(tmp_path, launched)
+    (path,) = write_report([(replace(launched, cells=tuple(cells)), Store(tmp_path))], tmp_path / "out", 0)
+    texts = [text for _, text in Page(path.read_text(encoding="utf-8")).all("summary")]
+    assert len(cells) > COLOURS
+    assert f"{len(cells)} methods: colours and shapes" in texts
+
+
 def test_tables_and_sections_can_be_found_without_a_script(page):
     assert all("hidden" in attrs for attrs, _ in page.all("form"))
     assert all(attrs.get("scope") in ("col", "row") for attrs, _ in page.all("th"))
@@ -270,6 +285,60 @@ def test_sites_stand_in_the_models_order(made):
 def test_the_front_is_what_nothing_beats():
     dots = [Dot(name, i, x, y, None) for i, (name, x, y) in enumerate([("a", 1, 5), ("b", 2, 4), ("c", 2, 6), ("d", 3, 6), ("e", 4, 9)])]
     assert [dot.name for dot in front(dots)] == ["a", "c", "e"]
+    assert [dot.name for dot in front([*dots, Dot("f", 5, 2, 6, None)])] == ["a", "c", "f", "e"], "an equal one beats none"
+
+
+ABOUT = {"title": "t", "caption": "n"}
+
+
+def test_methods_at_one_point_hide_none():
+    dots = [Dot("lora", 0, 10.0, 50.0, 0.5), Dot("other", 1, 20.0, 40.0, 0.5), Dot("routing_lora", 2, 10.0, 50.0, None)]
+    figure = scatter(dots, ("cost", ""), "score", **ABOUT)
+    first, second, alone = figure.marks
+    assert (first.x, first.y) == (second.x, second.y)
+    assert (first.method, second.method, alone.method) == (0, 2, 1)
+    assert first.text == "lora: 50.0 ± 0.5 at 10 cost (one disc with routing_lora)"
+    assert second.text == "routing_lora: 50.0 at 10 cost (one disc with lora)"
+    assert "disc" not in alone.text
+    # halves of one disc, the right one first
+    assert first.shape == "M0 0L0.00 -5.50A5.5 5.5 0 0 1 0.00 5.50z"
+    assert second.shape == "M0 0L0.00 5.50A5.5 5.5 0 0 1 -0.00 -5.50z"
+    assert [(label.text, label.methods) for label in figure.labels] == [("lora · routing_lora", (0, 2))]
+    assert "lora: 50.0 ± 0.5 at 10 cost; routing_lora: 50.0" in figure.about
+
+
+def test_points_that_nearly_touch_share_a_disc_and_others_do_not():
+    dots = [Dot("a", 0, 10.0, 50.0, None), Dot("b", 1, 10.0, 50.1, None), Dot("c", 2, 20.0, 10.0, None), Dot("d", 3, 10.0, 47.0, None)]
+    assert [mark.share for mark in scatter(dots, ("cost", ""), "score", **ABOUT).marks] == [(0, 2), (1, 2), (0, 1), (0, 1)]
+
+
+def test_names_keep_clear_of_dots_and_of_one_another():
+    """A dot stands where the first one's name would."""
+    dots = [Dot("the best of all", 0, 10.0, 50.0, None), Dot("k", 1, 12.0, 50.0, None), Dot("m", 2, 30.0, 40.0, None)]
+    figure = scatter([*dots, Dot("the next", 3, 30.0, 50.1, None)], ("cost", ""), "score", **ABOUT)
+    boxes = [Box.of(label) for label in figure.labels]
+    assert [label.text for label in figure.labels] == ["the next", "the best of all"]
+    assert not boxes[0].meets(boxes[1])
+    assert not any(box.meets(Box(mark.x - 5, mark.x + 5, mark.y - 5, mark.y + 5)) for box in boxes for mark in figure.marks)
+
+
+def test_many_names_at_one_point_become_a_number():
+    dots = [Dot(f"a rather long name {i}", i, 10.0, 50.0, None) for i in range(5)]
+    (label,) = scatter(dots, ("cost", ""), "score", **ABOUT).labels
+    assert (label.text, label.methods) == ("a rather long name 0 +4", (0, 1, 2, 3, 4))
+
+
+def test_a_label_stands_for_each_of_its_methods(tmp_path):
+    """Two methods of equal parameters and scores: the page's script finds both by the label's numbers."""
+    launched = fill(tmp_path, plan())
+    for cell in launched.runnable():
+        path = Store(tmp_path).folder(cell.id) / "record.json"
+        if cell.backbone == "blip":
+            found = json.loads(path.read_text())
+            path.write_text(json.dumps({**found, "metrics": {"vqa_accuracy": 50.0}, "cost": {**found["cost"], "trainable": 1000}}))
+    (path,) = write_report([(launched, Store(tmp_path))], tmp_path / "out", 0)
+    shown = Page(path.read_text(encoding="utf-8"))
+    assert "0 1 2 3" in {attrs["data-m"] for attrs, _ in shown.all("text", **{"class": "label"})}
 
 
 @pytest.mark.parametrize(
@@ -294,8 +363,7 @@ def test_numbers_on_axes_are_short():
 
 def test_points_lie_inside_their_chart():
     dots = [Dot(f"m{i}", i, 10.0**i, i * i - 3.0, 0.5) for i in range(6)]
-    about = {"title": "t", "caption": "n = 6 methods"}
-    for figure in (scatter(dots, ("time", "s"), "score", **about), strips([Row("m", 0, [1.0, 2.0]), Row("k", 1, [3.0])], "x", **about)):
+    for figure in (scatter(dots, ("time", "s"), "score", **ABOUT), strips([Row("m", 0, [1.0, 2.0]), Row("k", 1, [3.0])], "x", **ABOUT)):
         left, top, right, bottom = figure.box
         assert all(left <= mark.x <= right and top <= mark.y <= bottom for mark in figure.marks)
 

@@ -178,6 +178,26 @@ def test_charts_are_read_by_arrow_keys(browser, path):
     assert browser.run(read).startswith("p_adapter: 60.5")
 
 
+def test_a_shared_label_is_lit_with_each_of_its_methods(browser, path):
+    browser.open(path)
+    label = "document.querySelector('#pareto .label')"
+    browser.run(f"{label}.dataset.m = '1 2'")
+    for method, lit in (("p_adapter", True), ("bitfit", True), ("lora", False)):
+        choose(browser, method=method)
+        assert browser.run(f"{label}.classList.contains('hot')") is lit
+        assert browser.run(f"{label}.classList.contains('faded')") is not lit
+
+
+def test_links_that_run_off_a_phone_fade_until_the_last_is_reached(browser, path):
+    browser.open(path, width=360)
+    assert browser.run("document.querySelector('nav').scrollWidth > innerWidth")
+    assert "linear-gradient" in browser.run("getComputedStyle(document.querySelector('nav'), '::after').backgroundImage")
+    browser.run("document.querySelector('nav').scrollTo(9999, 0)")
+    assert browser.run("document.querySelector('nav li:last-child').getBoundingClientRect().right <= innerWidth - 48")
+    browser.open(path)
+    assert browser.run("document.querySelector('nav').scrollWidth <= innerWidth")
+
+
 def test_the_page_is_whole_without_its_script(browser, path):
     browser.send("Emulation.setScriptExecutionDisabled", value=True)
     browser.load(path)

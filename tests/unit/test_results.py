@@ -386,6 +386,28 @@ def test_golden(tmp_path, kind, format):  # noqa: A002
     assert got == path.read_text(encoding="utf-8")
 
 
+def test_what_stands_out_is_called_as_the_format_shows_it(tmp_path):
+    plan, store = example(tmp_path)
+    board = leaderboard(plan, store)
+    table = score_table(board, significance(board, store))
+    shown = {"text": "\n*: above", "markdown": "\nBold: above", "latex": ". Bold: above", "html": "<p>Bold: above", "json": '"Bold: above'}
+    for form, start in shown.items():
+        text = render(table, form)
+        assert (text.count(start), text.count("above every other method")) == (1, 1), form
+    assert "Bold and *: above" in render(table, "text", colour=True)
+    assert "above every other method" not in render(score_table(board), "text"), "nothing was tested"
+
+
+def test_cider_is_named_where_the_table_has_it(tmp_path):
+    plan, store = example(tmp_path)
+    questions = replace(plan, cells=tuple(cell for cell in plan.cells if cell.task == "vqa"))
+    for made in (score_table, lambda board: pivot_table(board, ("method",), ("task", "scale"))):
+        assert "Percent; CIDEr x 100." in render(made(leaderboard(plan, store)), "text")
+        text = render(made(leaderboard(questions, store)), "text")
+        assert "Percent." in text
+        assert "CIDEr" not in text
+
+
 def test_piped_text_is_plain_whole_and_narrow(tmp_path, monkeypatch):
     for name, value in {"COLUMNS": "20", "FORCE_COLOR": "1", "TERM": "xterm-256color"}.items():
         monkeypatch.setenv(name, value)

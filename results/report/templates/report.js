@@ -47,8 +47,9 @@ function highlight(passing = null) {
   const hot = new Set(passing === null ? pressed : [...pressed, passing]);
   if (chosen) hot.add(String(all("[data-legend] li").findIndex((item) => item.textContent.trim() === chosen)));
   for (const mark of all("[data-page-methods] [data-m]")) {
-    mark.classList.toggle("hot", hot.has(mark.dataset.m));
-    mark.classList.toggle("faded", hot.size > 0 && !hot.has(mark.dataset.m));
+    const own = mark.dataset.m.split(" ").some((each) => hot.has(each)); // a label may be of several
+    mark.classList.toggle("hot", own);
+    mark.classList.toggle("faded", hot.size > 0 && !own);
   }
 }
 
