@@ -371,7 +371,7 @@ def test_openais_weights_bring_their_activation() -> None:
 @pytest.mark.parametrize(
     ("source", "pool", "message"),
     [
-        ("RN101/openai", "mean", "download the weights where there is a network, or give a file"),
+        ("RN101/openai", "mean", "fetch its weights where there is a network .`vlpeft prefetch SWEEP`., or give a file"),
         ("RN11/openai", "mean", "no model 'RN11'; did you mean"),
         ("RN101/opnai", "mean", "neither a file nor a tag of RN101; did you mean 'openai'"),
         ("RN101/no/such.pt", "mean", "neither a file nor a tag"),
