@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -156,6 +157,18 @@ def test_every_bench_is_one_file_with_a_run() -> None:
 def test_kept_bytes_count_a_storage_once_and_no_weights() -> None:
     layer, x = torch.nn.Linear(4, 3), torch.randn(5, 4, requires_grad=True)
     assert kept_bytes(lambda: layer(x).exp() + x.exp().sum(), layer) == (5 * 4 + 5 * 3 + 5 * 4) * 4
+
+
+def test_a_turn_counts_the_work_of_started_processes() -> None:
+    """One such step is a turn already; its own process does next to nothing."""
+    burn = "import time\nwhile time.process_time() < 0.4: pass"
+
+    def make(_device: torch.device) -> Step:
+        return lambda: subprocess.run([sys.executable, "-c", burn], check=True).returncode
+
+    here = _sides.Here(make, Setting(turns=1))
+    assert here.count == 1
+    assert here().seconds > 0.3
 
 
 def test_workers_beside_one_process_a_cell(monkeypatch: pytest.MonkeyPatch) -> None:
