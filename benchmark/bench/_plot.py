@@ -40,7 +40,8 @@ def plot(rows: Sequence[Row]) -> str:
 
 def _panel(row: Row) -> Iterator[str]:
     points = list((row.points or {}).items())
-    x, y = (_axis(values) for values in zip(*points, strict=True))
+    ends = [(size, _fitted(row.ratio, points, size)) for size in (points[0][0], points[-1][0])]
+    x, y = (_axis(values) for values in zip(*points, *ends, strict=True))
     yield f'<text class="title" x="{LEFT}" y="18">{escape(row.name.partition(",")[0])}</text>\n'
     yield f'<text class="tick" x="{LEFT}" y="33">{row.unit}; exponent {row.ratio:.2f}, at most {row.required:g}</text>\n'
     for size, _ in points:
@@ -51,7 +52,6 @@ def _panel(row: Row) -> Iterator[str]:
         at = _down(y, value)
         yield f'<path class="grid" d="M{LEFT} {at}H{WIDTH - RIGHT}"/>'
         yield f'<text class="tick" x="{LEFT - 6}" y="{at + 3.5}" text-anchor="end">{text}</text>\n'
-    ends = [(size, _fitted(row.ratio, points, size)) for size in (points[0][0], points[-1][0])]
     yield f'<path class="line" d="M{"L".join(f"{_right(x, size)} {_down(y, value)}" for size, value in ends)}"/>\n'
     for size, value in points:
         yield f'<circle class="dot" r="3.5" cx="{_right(x, size)}" cy="{_down(y, value)}"><title>{size:g}: {value:.3g}</title></circle>\n'
