@@ -35,9 +35,10 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from benchmark.config import Config, dump, parse_json
+from benchmark.config import Config, dump
 from benchmark.errors import UserError, disk_trouble
 from benchmark.scores import NAME, ImageScores, read_scores
+from benchmark.versioned import parse_versioned
 
 RECORD_SCHEMA = 1
 RESERVE_BYTES = 2**18
@@ -114,18 +115,13 @@ class Store:
         return read_scores(self.folder(cell_id) / NAME)
 
     def write_cell(self, cell_id: str, cell: Mapping[str, Any]) -> None:
-        """Write cell.json, unless it stands there. Every launch does so: it is atomic, but not worth 10,000 fsyncs."""
+        """Write cell.json, unless it stands there. Every launch does so: 10,000 cells are not worth as many fsyncs."""
         path, data = self.folder(cell_id) / "cell.json", to_json(cell)
         with writing(path):
             if path.exists() and path.read_bytes() == data:
                 return
             path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f".cell.json.{os.getpid()}")
-            try:
-                temporary.write_bytes(data)
-                temporary.replace(path)
-            finally:
-                temporary.unlink(missing_ok=True)
+        write_quickly(path, data)
 
     def write_failure(self, cell_id: str, failure: Mapping[str, Any]) -> None:
         """Write failure.json; where the disk is full, into the room that `reserve` took. Raises UserError if that is gone, too."""
@@ -165,33 +161,15 @@ def held(lock: Path) -> bool:
 
 def read_record(path: Path) -> Record:
     """Read and check one record file. Raises UserError naming it if it is truncated, foreign or of a newer schema."""
+    damaged = "not a readable record ({}); delete it to run the cell again"
     try:
         text = path.read_bytes()
     except OSError as error:
-        raise UserError(f"{path}: not a readable record ({error}); delete it to run the cell again") from error
-    try:
-        record = parse_json(Record, text, str(path))
-    except UserError as error:
-        raise _explained(path, text) or error from error
-    if record.schema != RECORD_SCHEMA:
-        raise _newer(path, record.schema)
+        raise UserError(f"{path}: {damaged.format(error)}") from error
+    record = parse_versioned(Record, text, path, RECORD_SCHEMA, "record", damaged)
     if record.id != path.parent.name:
         raise UserError(f"{path}: holds the record of cell {record.id}; move it to cells/{record.id}/")
     return record
-
-
-def _explained(path: Path, text: bytes) -> UserError | None:
-    """What is wrong with the file as a whole: truncated, or of another schema."""
-    try:
-        values = json.loads(text)
-    except ValueError as error:
-        return UserError(f"{path}: not a readable record ({error}); delete it to run the cell again")
-    found = values.get("schema") if isinstance(values, dict) else type(values).__name__
-    return None if found == RECORD_SCHEMA else _newer(path, found)
-
-
-def _newer(path: Path, schema: object) -> UserError:
-    return UserError(f"{path}: record schema {schema}, this version reads {RECORD_SCHEMA}; use a matching version of vlpeft")
 
 
 def to_json(values: Mapping[str, Any], indent: int | None = 1) -> bytes:
@@ -220,6 +198,17 @@ def write_atomically(path: Path, data: bytes, *, exclusive: bool = False) -> boo
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         return _write(path, data, exclusive)
+
+
+def write_quickly(path: Path, data: bytes) -> None:
+    """The same for what can be written again: atomic, but without fsync, so that a power cut may leave an empty file."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with writing(path):
+        try:
+            temporary.write_bytes(data)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -36,7 +36,7 @@ from benchmark.method import Method, apply
 from benchmark.metrics.base import Prediction
 from benchmark.provenance import provenance
 from benchmark.ranks import Link, run_ranks
-from benchmark.records import Record, Selected, Store, read_json, sha256, to_json, write_atomically, writing
+from benchmark.records import Record, Selected, Store, read_json, sha256, to_json, write_atomically, write_quickly
 from benchmark.scores import ImageScores
 from benchmark.selection import Selection
 from benchmark.training import Feed, TrainingState, start, train
@@ -217,7 +217,7 @@ class _Run:
         visual = visual_inputs(backbone, inputs.data, inputs.images, recipe.images == "zeroed", cache, recipe.cached_features)
         images = [image for item in inputs.items for image in item.images]
         seen = training_views(backbone, inputs.data, images, recipe, cache)
-        return Feed(inputs.items, visual, inputs.part.protocol, inputs.answers, task, seen)
+        return Feed(inputs.items, visual, recipe, inputs.answers, task, seen)
 
     def _train(self, backbone: Backbone, inputs: Sequence[Inputs], feeds: Sequence[Feed]) -> tuple[TrainingState, Selected | None]:
         state = start(backbone, self.cell.protocol, sum(feed.batches for feed in feeds))
@@ -303,14 +303,7 @@ def _reporter(folder: Path, progress: Progress) -> Progress:
             last = now
             left = (now - began[2]) * (total - step) / (step - began[1]) if step > began[1] else None
             where = {"phase": phase, "step": step, "total": total, "updated": time.time(), "pid": os.getpid(), "left": left}
-            temporary = folder / ".progress.json"  # watched, not kept: atomic, but not worth an fsync
-            with writing(folder / "progress.json"):
-                try:
-                    temporary.write_bytes(to_json(where))
-                    temporary.replace(folder / "progress.json")
-                except OSError:
-                    temporary.unlink(missing_ok=True)
-                    raise
+            write_quickly(folder / "progress.json", to_json(where))
 
     return report
 

@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmark.config import Config, dump, parse_json
+from benchmark.config import Config, dump
 from benchmark.datasets.base import Example
 from benchmark.errors import UserError
+from benchmark.versioned import parse_versioned
 
 NAME = "scores.json"
 SCORES_SCHEMA = 1
@@ -77,29 +78,11 @@ def read_scores(path: Path) -> tuple[ImageScores, ...]:
         text = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return ()
-    try:
-        file = parse_json(ScoresFile, text, str(path))
-    except UserError as error:
-        raise _explained(path, text) or error from error
-    if file.schema != SCORES_SCHEMA:
-        raise _newer(path, file.schema)
-    for part in file.parts:
+    damaged = "not readable ({}); delete it to do without tests of significance for this cell"
+    parts = parse_versioned(ScoresFile, text, path, SCORES_SCHEMA, "scores", damaged).parts
+    for part in parts:
         check_lengths(part, str(path))
-    return file.parts
-
-
-def _explained(path: Path, text: bytes) -> UserError | None:
-    """What is wrong with the file as a whole: truncated, or of another schema."""
-    try:
-        values = json.loads(text)
-    except ValueError as error:
-        return UserError(f"{path}: not readable ({error}); delete it to do without tests of significance for this cell")
-    found = values.get("schema") if isinstance(values, dict) else type(values).__name__
-    return None if found == SCORES_SCHEMA else _newer(path, found)
-
-
-def _newer(path: Path, schema: object) -> UserError:
-    return UserError(f"{path}: scores schema {schema}, this version reads {SCORES_SCHEMA}; use a matching version of vlpeft")
+    return parts
 
 
 def check_lengths(part: ImageScores, where: str) -> None:

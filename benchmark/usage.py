@@ -37,9 +37,8 @@ class Parser(argparse.ArgumentParser):
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         choices = action.choices
         if choices is not None and value not in choices:
-            command = isinstance(action.choices, dict)  # the names of subparsers
             hint = did_you_mean(str(value), map(str, choices))
-            if command:
+            if isinstance(choices, dict):  # the names of subparsers
                 raise argparse.ArgumentError(None, f"unknown {str(action.metavar).lower()} '{value}'{hint}")
             raise argparse.ArgumentError(action, f"unknown value '{value}'{hint}")
 
