@@ -223,8 +223,12 @@ def _tools(commands: Any) -> None:
     bench.add_argument("--quick", action="store_true", help="the smallest sizes in one process: to see that it runs; numbers mean nothing")
     bench.add_argument("--turns", type=_positive, default=5, help="timed turns of each side (default: 5)")
     bench.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
-    bench.add_argument(
+    kept = bench.add_mutually_exclusive_group()
+    kept.add_argument(
         "--keep", nargs="?", type=Path, const=KEPT, metavar="DIR", help=f"keep the rows in a new file of this folder (default: {KEPT})"
+    )
+    kept.add_argument(
+        "--kept", nargs="?", type=Path, const=KEPT, metavar="DIR", help="measure nothing; show the rows that were kept there last"
     )
     bench.add_argument("--plot", type=Path, metavar="FILE", help="draw the curves of `growth` there, as SVG")
     form = bench.add_mutually_exclusive_group()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from benchmark.ahead import ahead, pinned
 from benchmark.backbones.base import Backbone
 from benchmark.datasets.base import Example
 from benchmark.distributed import ALONE, Ranks
@@ -51,10 +53,15 @@ def said(
     begins = range(0, len(examples), batch)
     backbone.eval()
     backbone.follow(protocol, inputs.answers, feed.task)
-    for begin in begins[ranks.rank :: ranks.world]:
-        part = examples[begin : begin + batch]
-        with torch.inference_mode(), autocast(backbone.device, protocol.precision):
-            made.append(say(feed.visual([e.images for e in part]), inputs.prompts(part)))
-        progress(begin + len(part), len(examples))
+
+    def fetch(begin: int) -> Tensor:
+        return pinned(feed.visual.fetched([e.images for e in examples[begin : begin + batch]]), backbone.device)
+
+    with closing(ahead(begins[ranks.rank :: ranks.world], fetch)) as batches:
+        for begin, fetched in batches:
+            part = examples[begin : begin + batch]
+            with torch.inference_mode(), autocast(backbone.device, protocol.precision):
+                made.append(say(feed.visual.features(fetched), inputs.prompts(part)))
+            progress(begin + len(part), len(examples))
     found = ranks.gather(made)
     return [each for turn in range(len(begins)) for each in found[turn % ranks.world][turn // ranks.world]]

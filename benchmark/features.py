@@ -7,8 +7,9 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,20 +24,44 @@ from benchmark.config import Protocol
 from benchmark.datasets.base import DataFormat
 from benchmark.errors import DataError, UserError
 
-VisualInputs = Callable[[Sequence[Sequence[str]]], Tensor]  # image ids of each example -> (batch, images, tokens, width) on the device
-Views = Callable[[Sequence[Sequence[str]], Sequence[str]], Tensor]  # the same of augmented views, which a seed an example draws
-Live = Callable[[Sequence[str]], Tensor]  # image ids -> (images, tokens, width)
-T = TypeVar("T")
+Fetch = Callable[[Sequence[str], Sequence[str]], Tensor]  # images, and a seed of each -> (images, ...) on the CPU
+Load = Callable[[str, str], Tensor]  # one of them -> pixels, (3, size, size)
 Kept = Literal["float32", "float16"]  # how cached features lie on the disk
 VIEW = "#view"  # stands between an image and the number of its view
 BLACK = "<black>"  # the one image of a cell whose images are zeroed
 CHUNK = 64
+LOADERS = 4  # threads that read and transform the images of a batch
 
 
-def visual_inputs(
-    backbone: Backbone, data: DataFormat, images: Sequence[str], zeroed: bool, cache: Path, kept: Kept = "float32"
-) -> VisualInputs:
-    """Give the visual features of `images` on request.
+@dataclass(frozen=True)
+class Visual:
+    """Gives the visual features of examples, in two steps, of which the first may run ahead in a thread of its own.
+
+    fetch: what the second step needs of images, (images, ...), on the CPU; augmented views are drawn by the seeds.
+    finish: (images, ...) on any device -> (images, tokens, width) on the model's.
+    """
+
+    fetch: Fetch
+    finish: Callable[[Tensor], Tensor]
+
+    def __call__(self, ids: Sequence[Sequence[str]], seeds: Sequence[str] = ()) -> Tensor:
+        """Image ids of each example, and a seed of each where views are drawn -> (examples, images, tokens, width)."""
+        return self.features(self.fetched(ids, seeds))
+
+    def fetched(self, ids: Sequence[Sequence[str]], seeds: Sequence[str] = ()) -> Tensor:
+        """The first step, (examples, images, ...); all examples of a task have as many images."""
+        drawn = [f"{seed}/{i}" for images, seed in zip(ids, seeds, strict=True) for i in range(len(images))] if seeds else []
+        found = self.fetch([image for images in ids for image in images], drawn)
+        return found.view(len(ids), -1, *found.shape[1:])
+
+    def features(self, fetched: Tensor) -> Tensor:
+        """The second step."""
+        found = self.finish(fetched.flatten(0, 1))
+        return found.view(*fetched.shape[:2], *found.shape[1:])
+
+
+def visual_inputs(backbone: Backbone, data: DataFormat, images: Sequence[str], zeroed: bool, cache: Path, kept: Kept = "float32") -> Visual:
+    """The visual features of `images`.
 
     A frozen tower's features are cached under `cache`, keyed by its weights, its transform and the data; equal to the
     live ones, because they are computed by the same call, or rounded to float16 if they are `kept` so. `zeroed` shows the
@@ -47,12 +72,11 @@ def visual_inputs(
         return _given(backbone, data, zeroed)
     live = live_features(backbone, data, zeroed)
     if _trains(backbone):
-        return lambda ids: per_example(ids, live)
+        return live
     wanted = [BLACK] if zeroed else sorted(set(images))
     stamps = [] if zeroed else [data.name, data.root, data.fingerprint(), *map(data.image_stamp, wanted)]
-    rows = {image: i for i, image in enumerate(wanted)}
     read = _cached(backbone, stamps, wanted, live, cache, kept)
-    return lambda ids: per_example(ids, lambda flat: read([rows[BLACK if zeroed else image] for image in flat]))
+    return Visual(lambda ids, _: read([BLACK] * len(ids) if zeroed else ids), _moved(backbone))
 
 
 def _trains(backbone: Backbone) -> bool:
@@ -60,28 +84,25 @@ def _trains(backbone: Backbone) -> bool:
 
 
 def _cached(
-    backbone: Backbone, stamps: Sequence[str], wanted: Sequence[str], live: Live, cache: Path, kept: Kept
-) -> Callable[[Sequence[int]], Tensor]:
-    """Rows of an array of the features of all that is wanted, which whoever comes first computes."""
+    backbone: Backbone, stamps: Sequence[str], wanted: Sequence[str], live: Visual, cache: Path, kept: Kept
+) -> Callable[[Sequence[str]], Tensor]:
+    """Read features of what is wanted from an array of all of them, which whoever comes first computes."""
     array = _open_or_build(cache / _key(backbone, stamps, wanted, kept), wanted, live, kept)
-
-    def read(index: Sequence[int]) -> Tensor:
-        return torch.from_numpy(np.asarray(array[list(index)], np.float32)).to(backbone.device)
-
-    return read
+    rows = {name: i for i, name in enumerate(wanted)}
+    return lambda names: torch.from_numpy(np.asarray(array[[rows[name] for name in names]], np.float32))
 
 
-def live_features(backbone: Backbone, data: DataFormat, zeroed: bool) -> Live:
-    """Give the features of images on request, computed anew each time."""
+def live_features(backbone: Backbone, data: DataFormat, zeroed: bool) -> Visual:
+    """The features of images, computed anew each time."""
     tower = backbone.vision
 
-    def load(image: str) -> Tensor:
+    def load(image: str, _seed: str) -> Tensor:
         return transform(np.zeros((tower.size, tower.size, 3), np.uint8) if zeroed else data.image(image), tower)
 
-    return lambda ids: _computed(backbone, load, ids)
+    return _live(backbone, load)
 
 
-def training_views(backbone: Backbone, data: DataFormat, images: Sequence[str], recipe: Protocol, cache: Path) -> Views | None:
+def training_views(backbone: Backbone, data: DataFormat, images: Sequence[str], recipe: Protocol, cache: Path) -> Visual | None:
     """What training sees in place of the images as they are: nothing else, new views, or one of a few views of each."""
     if draws_anew(recipe):
         return views(backbone, data)
@@ -95,64 +116,54 @@ def draws_anew(recipe: Protocol) -> bool:
     return recipe.images == "real" and recipe.augment != "none" and recipe.views is None
 
 
-def views(backbone: Backbone, data: DataFormat) -> Views:
-    """Give the features of augmented views of images on request, live: hardly any view comes twice."""
+def views(backbone: Backbone, data: DataFormat) -> Visual:
+    """The features of augmented views of images, live: hardly any view comes twice."""
+    tower = backbone.vision
+    return _live(backbone, lambda image, seed: transform(augmented(data.image(image), tower.size, seed), tower))
+
+
+def cached_views(backbone: Backbone, data: DataFormat, images: Sequence[str], count: int, cache: Path, kept: Kept = "float32") -> Visual:
+    """The features of one of `count` augmented views of each image, which its seed chooses; a frozen tower's are cached."""
     tower = backbone.vision
 
-    def load(chosen: tuple[str, str]) -> Tensor:
-        image, seed = chosen
-        return transform(augmented(data.image(image), tower.size, seed), tower)
-
-    def seen(ids: Sequence[Sequence[str]], seeds: Sequence[str]) -> Tensor:
-        pairs = [(image, f"{seed}/{i}") for images, seed in zip(ids, seeds, strict=True) for i, image in enumerate(images)]
-        found = _computed(backbone, load, pairs)
-        return found.view(len(ids), -1, *found.shape[1:])
-
-    return seen
-
-
-def cached_views(backbone: Backbone, data: DataFormat, images: Sequence[str], count: int, cache: Path, kept: Kept = "float32") -> Views:
-    """Give the features of one of `count` augmented views of each image, which its seed chooses; a frozen tower's are cached."""
-    tower = backbone.vision
-
-    def load(name: str) -> Tensor:
+    def load(name: str, _seed: str) -> Tensor:
         image, _, number = name.rpartition(VIEW)
         return transform(augmented(data.image(image), tower.size, f"view {number}"), tower)
 
-    def live(names: Sequence[str]) -> Tensor:
-        return _computed(backbone, load, names)
+    def chosen(ids: Sequence[str], seeds: Sequence[str]) -> list[str]:
+        return [f"{image}{VIEW}{_chosen(seed, count)}" for image, seed in zip(ids, seeds, strict=True)]
 
-    found = live
-    if not _trains(backbone):
-        known = sorted(set(images))
-        wanted = [f"{image}{VIEW}{number}" for image in known for number in range(count)]
-        stamps = [data.name, data.root, data.fingerprint(), *map(data.image_stamp, known)]
-        rows, read = {name: i for i, name in enumerate(wanted)}, _cached(backbone, stamps, wanted, live, cache, kept)
-
-        def found(names: Sequence[str]) -> Tensor:
-            return read([rows[name] for name in names])
-
-    def seen(ids: Sequence[Sequence[str]], seeds: Sequence[str]) -> Tensor:
-        pairs = [(image, f"{seed}/{i}") for images, seed in zip(ids, seeds, strict=True) for i, image in enumerate(images)]
-        features = found([f"{image}{VIEW}{_chosen(seed, count)}" for image, seed in pairs])
-        return features.view(len(ids), -1, *features.shape[1:])
-
-    return seen
+    live = _live(backbone, load)
+    if _trains(backbone):
+        return Visual(lambda ids, seeds: live.fetch(chosen(ids, seeds), seeds), live.finish)
+    known = sorted(set(images))
+    wanted = [f"{image}{VIEW}{number}" for image in known for number in range(count)]
+    stamps = [data.name, data.root, data.fingerprint(), *map(data.image_stamp, known)]
+    read = _cached(backbone, stamps, wanted, live, cache, kept)
+    return Visual(lambda ids, seeds: read(chosen(ids, seeds)), _moved(backbone))
 
 
 def _chosen(seed: str, count: int) -> int:
     return int.from_bytes(hashlib.sha256(seed.encode()).digest()[:8], "big") % count
 
 
-def _computed(backbone: Backbone, load: Callable[[T], Tensor], images: Sequence[T]) -> Tensor:
-    """The tower's features, (images, tokens, width), of what `load` makes of each."""
-    with ThreadPoolExecutor(max_workers=4) as pool:
-        pixels = torch.stack(list(pool.map(load, images)))
-    features: Tensor = backbone.vision(pixels.to(backbone.device))
-    return features
+def _live(backbone: Backbone, load: Load) -> Visual:
+    """The tower's features of what `load` makes of each image."""
+
+    def fetch(ids: Sequence[str], seeds: Sequence[str]) -> Tensor:
+        with ThreadPoolExecutor(LOADERS) as pool:
+            return torch.stack(list(pool.map(load, ids, seeds or [""] * len(ids))))
+
+    move = _moved(backbone)
+    return Visual(fetch, lambda pixels: backbone.vision(move(pixels)))
 
 
-def _given(backbone: Backbone, data: DataFormat, zeroed: bool) -> VisualInputs:
+def _moved(backbone: Backbone) -> Callable[[Tensor], Tensor]:
+    """To the model's device; from pinned memory without waiting for it."""
+    return lambda found: found.to(backbone.device, non_blocking=True)
+
+
+def _given(backbone: Backbone, data: DataFormat, zeroed: bool) -> Visual:
     """The dataset's own features. Raises UserError where the backbone or the protocol needs images."""
     tower = backbone.vision
     if not isinstance(tower, FeatureTower):
@@ -168,20 +179,14 @@ def _given(backbone: Backbone, data: DataFormat, zeroed: bool) -> VisualInputs:
             )
         return torch.from_numpy(features)
 
-    def read(ids: Sequence[str]) -> Tensor:
-        with ThreadPoolExecutor(max_workers=4) as pool:
+    def fetch(ids: Sequence[str], _seeds: Sequence[str]) -> Tensor:
+        with ThreadPoolExecutor(LOADERS) as pool:
             found = list(pool.map(load, ids))
         if other := next((image for image, each in zip(ids, found, strict=True) if len(each) != len(found[0])), None):
             raise DataError(f"image {other}: another number of tokens than image {ids[0]}; replace the file that is wrong")
-        return torch.stack(found).to(backbone.device)
+        return torch.stack(found)
 
-    return lambda ids: per_example(ids, read)
-
-
-def per_example(ids: Sequence[Sequence[str]], features: Live) -> Tensor:
-    """(examples, images, tokens, width); all examples of a task have as many images."""
-    found = features([image for images in ids for image in images])
-    return found.view(len(ids), -1, *found.shape[1:])
+    return Visual(fetch, _moved(backbone))
 
 
 def _key(backbone: Backbone, data: Sequence[str], images: Sequence[str], kept: Kept) -> str:
@@ -200,7 +205,7 @@ def _key(backbone: Backbone, data: Sequence[str], images: Sequence[str], kept: K
     return digest.hexdigest()[:16]
 
 
-def _open_or_build(folder: Path, images: Sequence[str], live: Live, kept: Kept) -> NDArray[np.floating]:
+def _open_or_build(folder: Path, images: Sequence[str], live: Visual, kept: Kept) -> NDArray[np.floating]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "features.npy"
@@ -214,12 +219,12 @@ def _open_or_build(folder: Path, images: Sequence[str], live: Live, kept: Kept) 
 
 
 @torch.inference_mode()
-def _build(path: Path, images: Sequence[str], live: Live, kept: Kept) -> None:
+def _build(path: Path, images: Sequence[str], live: Visual, kept: Kept) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     array: Any = None
     try:
         for start, part in _chunks(images):
-            features = live(part).float().cpu().numpy()
+            features = live([part])[0].float().cpu().numpy()
             if array is None:
                 shape = (len(images), *features.shape[1:])
                 array = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.dtype(kept), shape=shape)

@@ -8,7 +8,7 @@ its own, so that its peak memory is its own; the frozen vision tower's forward i
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
@@ -22,7 +22,7 @@ from benchmark.backbones.weights import random_weights
 from benchmark.cell import Cell, Planned
 from benchmark.cost import Meter, parameters
 from benchmark.errors import UserError
-from benchmark.features import VisualInputs
+from benchmark.features import Visual
 from benchmark.planning import combinations
 from benchmark.runner import Runtime, build, prepare_torch
 from benchmark.tasks import TASKS
@@ -94,19 +94,19 @@ def items(task: str, batch: int) -> list[Item]:
     return [Item((str(i),) * TASKS.load(task).images, text, targets) for i in range(batch)]
 
 
-def pixels(backbone: Backbone, batch: int) -> VisualInputs:
+def pixels(backbone: Backbone, batch: int) -> Visual:
     """Features of so many random images, computed anew each time; image ids are numbers."""
     pixels = backbone.vision.random_inputs(batch)
 
-    def visual(ids: Sequence[Sequence[str]]) -> Tensor:
+    def finish(found: Tensor) -> Tensor:
         with torch.set_grad_enabled(any(p.requires_grad for p in backbone.vision.parameters())):
-            features: Tensor = backbone.vision(pixels[[int(image) for images in ids for image in images]].to(backbone.device))
-        return features.view(len(ids), -1, *features.shape[1:])
+            features: Tensor = backbone.vision(found.to(backbone.device))
+        return features
 
-    return visual
+    return Visual(lambda ids, _: pixels[[int(image) for image in ids]], finish)
 
 
-def cached_pixels(backbone: Backbone, batch: int) -> VisualInputs:
+def cached_pixels(backbone: Backbone, batch: int) -> Visual:
     """The same, computed once, as a cache gives them."""
-    found = pixels(backbone, batch)([[str(i)] for i in range(batch)]).detach()[:, 0]
-    return lambda ids: found[[int(image) for images in ids for image in images]].view(len(ids), -1, *found.shape[1:])
+    found = pixels(backbone, batch)([[str(i)] for i in range(batch)]).detach()[:, 0].cpu()
+    return Visual(lambda ids, _: found[[int(image) for image in ids]], lambda rows: rows.to(backbone.device, non_blocking=True))

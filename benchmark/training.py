@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field
 from itertools import count
 from random import Random
@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
+from benchmark.ahead import DEPTH, ahead, pinned
 from benchmark.backbones.base import Backbone
 from benchmark.config import Protocol
 from benchmark.distributed import ALONE, Ranks
 from benchmark.errors import UserError
-from benchmark.features import Views, VisualInputs
+from benchmark.features import Visual
 from benchmark.method import Followed
 from benchmark.tasks.base import Item
 
@@ -50,16 +51,33 @@ class Feed:
     """What one task of a cell trains on."""
 
     items: Sequence[Item]
-    visual: VisualInputs
+    visual: Visual
     protocol: Protocol
     answers: Sequence[str]
     task: int = 0  # which part of the cell
-    views: Views | None = None  # what training sees in place of `visual`
+    views: Visual | None = None  # what training sees in place of `visual`
 
     @property
     def batches(self) -> int:
         """Batches an epoch; the last, smaller one is kept."""
         return math.ceil(len(self.items) / self.protocol.batch_size)
+
+    @property
+    def seen(self) -> Visual:
+        """What training sees."""
+        return self.visual if self.views is None else self.views
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What a rank forwards at once. A view is a function of its seed alone, so that resuming needs no state of a generator."""
+
+    items: Sequence[Item]
+    seeds: Sequence[str]
+
+    def fetched(self, feed: Feed) -> Tensor:
+        """The first step towards its visual features."""
+        return feed.seen.fetched([item.images for item in self.items], self.seeds)
 
 
 def start(backbone: Backbone, protocol: Protocol, batches: int) -> TrainingState:
@@ -101,30 +119,37 @@ def train(
     micro_batch: int | None,
     after_step: Callable[[TrainingState], None],
     ranks: Ranks = ALONE,
+    depth: int = DEPTH,
 ) -> None:
     """Run from `state.step` to `state.total`; every step is a batch of one task, cut among the ranks. The first feed's protocol clips.
 
-    Batch order is a function of seed and step alone, so resuming needs no sampler state.
+    Batch order is a function of seed and step alone, so resuming needs no sampler state. The images of `depth` steps are fetched
+    ahead, which changes nothing but time.
     """
     state.backbone.train()
     every = max(1, state.total // CURVE_POINTS)
     protocol = feeds[0].protocol
-    for feed, batch in batches(feeds, seed, state.step, state.total):
+    device = state.backbone.device
+    drawn = enumerate(batches(feeds, seed, state.step, state.total), state.step)
+    jobs = ((feed, pieces(batch, f"{seed}/{step}", micro_batch, ranks)) for step, (feed, batch) in drawn)
+    with closing(ahead(jobs, lambda job: [pinned(piece.fetched(job[0]), device) for piece in job[1]], depth)) as steps:
         began = perf_counter()
-        if len(feeds) > 1:
-            state.backbone.follow(feed.protocol, feed.answers, feed.task)
-        ranks.reseed(seed, state.step)
-        loss = _step(state, batch, feed, seed, micro_batch or len(batch), protocol.clip_norm, ranks)
-        if not math.isfinite(loss):
-            raise UserError(f"the loss became {loss} at step {state.step}; lower `lr` ({protocol.lr}) or set `clip_norm`")
-        state.step += 1
-        state.window.append(loss)
-        state.step_seconds.append(perf_counter() - began)
-        if state.step % every == 0 or state.step == state.total:
-            state.curve.append((state.step, sum(state.window) / len(state.window)))
-            state.window.clear()
-            _follow(state)
-        after_step(state)
+        for (feed, parts), fetched in steps:
+            if len(feeds) > 1:
+                state.backbone.follow(feed.protocol, feed.answers, feed.task)
+            ranks.reseed(seed, state.step)
+            loss = _step(state, feed, parts, fetched, protocol.clip_norm, ranks)
+            if not math.isfinite(loss):
+                raise UserError(f"the loss became {loss} at step {state.step}; lower `lr` ({protocol.lr}) or set `clip_norm`")
+            state.step += 1
+            state.window.append(loss)
+            state.step_seconds.append(perf_counter() - began)
+            if state.step % every == 0 or state.step == state.total:
+                state.curve.append((state.step, sum(state.window) / len(state.window)))
+                state.window.clear()
+                _follow(state)
+            after_step(state)
+            began = perf_counter()
 
 
 def _follow(state: TrainingState) -> None:
@@ -183,20 +208,22 @@ def _length(item: Item) -> int:
     return len(item.prompt) + max(map(len, item.targets), default=0)
 
 
-def visual_features(feed: Feed, items: Sequence[Item], seeds: Sequence[str]) -> Tensor:
-    """Visual features of training items; a view is a function of its seed alone, so resuming needs no state of a generator."""
-    images = [item.images for item in items]
-    return feed.visual(images) if feed.views is None else feed.views(images, seeds)
+def pieces(batch: Sequence[Item], seed: str, micro_batch: int | None, ranks: Ranks) -> list[Piece]:
+    """A rank's own examples of a batch, cut so that a forward takes no more than `micro_batch`."""
+    own, size = ranks.piece(len(batch)), micro_batch or max(1, len(batch))
+    cuts = [range(begin, min(begin + size, own.stop)) for begin in range(own.start, own.stop, size)]
+    return [Piece([batch[i] for i in cut], [f"{seed}/{i}" for i in cut]) for cut in cuts]
 
 
-def _step(state: TrainingState, batch: list[Item], feed: Feed, seed: int, micro_batch: int, clip_norm: float | None, ranks: Ranks) -> float:
+def _step(
+    state: TrainingState, feed: Feed, parts: Sequence[Piece], fetched: Sequence[Tensor], clip_norm: float | None, ranks: Ranks
+) -> float:
     state.optimizer.zero_grad(set_to_none=True)
-    total, terms, own = 0.0, 0, ranks.piece(len(batch))
-    for begin in range(own.start, own.stop, micro_batch):
-        part = batch[begin : min(begin + micro_batch, own.stop)]
+    total, terms = 0.0, 0
+    for part, found in zip(parts, fetched, strict=True):
         with autocast(state.backbone.device, feed.protocol.precision):
-            visual = visual_features(feed, part, [f"{seed}/{state.step}/{begin + i}" for i in range(len(part))])
-            summed, n = state.backbone.loss(visual, [i.prompt for i in part], [i.targets for i in part])
+            visual = feed.seen.features(found)
+            summed, n = state.backbone.loss(visual, [i.prompt for i in part.items], [i.targets for i in part.items])
         torch.autograd.backward(summed)
         total, terms = total + summed.item(), terms + n
     every = [p for group in state.optimizer.param_groups for p in group["params"]]

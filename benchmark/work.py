@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmark.backbones.base import Backbone
-from benchmark.distributed import Ranks
-from benchmark.training import Feed, TrainingState, autocast, batches, visual_features
+from benchmark.distributed import ALONE, Ranks
+from benchmark.training import Feed, TrainingState, autocast, batches, pieces
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,10 @@ def first_step(state: TrainingState, feeds: Sequence[Feed], seed: int, micro_bat
     backbone.train()
     size = min(micro_batch or len(batch), max(1, -(-len(batch) // ranks.world)))
     with FlopCounterMode(display=False) as counter, _tokens(backbone) as tokens:
-        for begin in range(0, len(batch), size):
-            part = batch[begin : begin + size]
+        for part in pieces(batch, f"{seed}/0", size, ALONE):
             with autocast(backbone.device, feed.protocol.precision):
-                visual = visual_features(feed, part, [f"{seed}/0/{begin + i}" for i in range(len(part))])
-                loss, _ = backbone.loss(visual, [i.prompt for i in part], [i.targets for i in part])
+                visual = feed.seen.features(part.fetched(feed))
+                loss, _ = backbone.loss(visual, [i.prompt for i in part.items], [i.targets for i in part.items])
             torch.autograd.backward(loss)  # the counter's hooks take no autograd.grad where prompts or p are handed to modules
     state.optimizer.zero_grad(set_to_none=True)
     return Work(counter.get_total_flops(), sum(tokens), sum(len(item.images) for item in batch))

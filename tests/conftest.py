@@ -23,6 +23,7 @@ from benchmark.config import Protocol, dump, parse
 from benchmark.datasets import DatasetSpec
 from benchmark.datasets.base import Example
 from benchmark.errors import UserError
+from benchmark.features import Visual
 from benchmark.grid import METHODS
 from benchmark.method import Method
 from benchmark.planning import incapable
@@ -140,7 +141,7 @@ class Case:
 
     def train(self, backbone: Backbone, steps: int = 3, micro_batch: int | None = None, seed: int = 0) -> TrainingState:
         """Train by the benchmark's own loop on fixed random images."""
-        feed = Feed(self.items(), lambda ids: visual(backbone, ids), self.protocol, ANSWERS)
+        feed = Feed(self.items(), visual(backbone), self.protocol, ANSWERS)
         state = start(backbone, self.protocol, feed.batches)
         state.total = steps
         train(state, [feed], seed, micro_batch, lambda _: None)
@@ -154,17 +155,19 @@ class Case:
 
     def loss(self, backbone: Backbone, items: list[Item]) -> Tensor:
         """Summed loss of some items as one batch."""
-        features = visual(backbone, [item.images for item in items])
+        features = visual(backbone)([item.images for item in items])
         return backbone.loss(features, [item.prompt for item in items], [item.targets for item in items])[0]
 
 
-def visual(backbone: Backbone, ids: Sequence[Sequence[str]]) -> Tensor:
-    """Visual features, (batch, images, tokens, width), of random images that are functions of their ids, through the tower, to train it."""
+def visual(backbone: Backbone) -> Visual:
+    """Visual features of random images that are functions of their ids, through the tower, to train it."""
     tower = backbone.vision
-    flat = [image for images in ids for image in images]
-    pixels = [torch.randn(3, tower.size, tower.size, generator=torch.Generator().manual_seed(int(i))) for i in flat]
+
+    def fetch(ids: Sequence[str], _seeds: Sequence[str]) -> Tensor:
+        return torch.stack([torch.randn(3, tower.size, tower.size, generator=torch.Generator().manual_seed(int(i))) for i in ids])
+
     # A batch of another size may round otherwise; one image at a time keeps features apart from their neighbours'.
-    return torch.cat([tower(image[None]) for image in pixels]).unflatten(0, (len(ids), -1))
+    return Visual(fetch, lambda pixels: torch.cat([tower(image[None]) for image in pixels]))
 
 
 def variations(cls: type[Any], base: Settings) -> Iterator[Settings]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from benchmark.cell import Cell
 from benchmark.checkpoint import trained
@@ -21,6 +21,7 @@ from benchmark.ranks import Link, run_ranks
 from benchmark.runner import build
 from benchmark.tasks.base import Item
 from benchmark.training import Feed, start, train
+from tests.conftest import visual
 
 
 def meet(link: Link) -> Ranks:
@@ -43,15 +44,8 @@ def train_alike(job: Job, ranks: Ranks) -> dict[str, Any]:
     for module in backbone.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-    tower = backbone.vision
-
-    def visual(ids: Sequence[Sequence[str]]) -> Tensor:
-        """One image at a time: in a batch of another size the frozen tower may round otherwise."""
-        pixels = [torch.randn(1, 3, tower.size, tower.size, generator=torch.Generator().manual_seed(int(i))) for (i,) in ids]
-        return torch.stack([tower(image) for image in pixels])
-
     state = start(backbone, protocol, 2)
-    train(state, [Feed(job.items, visual, protocol, job.answers)], 0, 2, lambda _: None, ranks)
+    train(state, [Feed(job.items, visual(backbone), protocol, job.answers)], 0, 2, lambda _: None, ranks)
     ranks.check_equal(trained(backbone))
     return {"tensors": {name: p.numpy() for name, p in trained(backbone).items()}, "curve": state.curve}
 

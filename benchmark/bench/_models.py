@@ -7,12 +7,13 @@ from typing import Any
 
 import torch
 
+from benchmark.ahead import pinned
 from benchmark.backbones import BACKBONES
 from benchmark.backbones.base import Backbone
 from benchmark.backbones.weights import random_weights
 from benchmark.bench._sides import Step
 from benchmark.config import Protocol, parse
-from benchmark.features import VisualInputs
+from benchmark.features import Visual
 from benchmark.grid import METHODS
 from benchmark.measure import ANSWERS, QUESTION
 from benchmark.method import apply
@@ -48,7 +49,7 @@ def items(batch: int) -> list[Item]:
     return [Item((str(i),), QUESTION, {ANSWERS[i % len(ANSWERS)]: 1.0}) for i in range(batch)]
 
 
-def training(backbone: Backbone, recipe: Protocol, visual: VisualInputs) -> Step:
+def training(backbone: Backbone, recipe: Protocol, visual: Visual) -> Step:
     """One step of the one training loop: features, forward, backward, AdamW, schedule."""
     batch = recipe.batch_size
     state, feed = start(backbone, recipe, 1), Feed(items(batch), visual, recipe, ANSWERS)
@@ -60,15 +61,17 @@ def training(backbone: Backbone, recipe: Protocol, visual: VisualInputs) -> Step
     return step
 
 
-def frozen(backbone: Backbone, recipe: Protocol, visual: VisualInputs) -> Step:
+def frozen(backbone: Backbone, recipe: Protocol, visual: Visual) -> Step:
     """The least that adapting a frozen backbone can cost: its forward, and the gradient of every activation of the text."""
     batch = items(recipe.batch_size)
     backbone.train()
     backbone.token_embeddings.register_forward_hook(lambda _module, _inputs, output: output.requires_grad_())
 
+    fetched = pinned(visual.fetched([i.images for i in batch]), backbone.device)
+
     def step() -> None:
         with autocast(backbone.device, recipe.precision):
-            loss, _ = backbone.loss(visual([i.images for i in batch]), [i.prompt for i in batch], [i.targets for i in batch])
+            loss, _ = backbone.loss(visual.features(fetched), [i.prompt for i in batch], [i.targets for i in batch])
         torch.autograd.backward(loss)
 
     return step

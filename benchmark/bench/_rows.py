@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from benchmark.codebase import code
 from benchmark.errors import UserError
@@ -19,7 +19,8 @@ from benchmark.provenance import provenance
 from benchmark.records import write_atomically
 
 Rule = Literal["at least", "at most"]
-HEADER = ("ours", "other", "", "ratio", "asked for", "")
+Verdict = Literal["", "pass", "tie", "FAIL"]
+HEADER = ("ours", "other", "", "ratio", "middle half", "asked for", "")
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Row:
     """One comparison: medians of both sides, and of the turns' ratios.
 
     `at least`: other / ours, how many times less ours takes, must be `required` or more. `at most`: ours / other must be
-    `required` or less. Without `required` it is told for information.
+    `required` or less. Without `required` it is told for information. `spread`: the quartiles of the turns' ratios.
     """
 
     bench: str
@@ -48,23 +49,34 @@ class Row:
     rule: Rule
     required: float | None
     turns: int = 1
+    spread: tuple[float, float] | None = None
     points: dict[int, float] | None = None  # of a curve: size -> cost in `unit`; the ratio is the exponent of a power through them
 
     @property
-    def passed(self) -> bool:
-        """Whether the ratio is as asked for."""
+    def verdict(self) -> Verdict:
+        """Whether the ratio is as asked for. It is a tie where it falls short, but a quarter of the turns did not."""
         if self.required is None:
-            return True
-        return self.ratio >= self.required if self.rule == "at least" else self.ratio <= self.required
+            return ""
+        if self._enough(self.ratio):
+            return "pass"
+        return "tie" if self.spread is not None and any(map(self._enough, self.spread)) else "FAIL"
+
+    def _enough(self, ratio: float) -> bool:
+        required = cast("float", self.required)
+        return ratio >= required if self.rule == "at least" else ratio <= required
 
 
 def row(bench: str, name: str, unit: str, pairs: Sequence[tuple[float, float]], rule: Rule, required: float | None) -> Row:
     """The row of some turns' pairs (ours, other)."""
-    from statistics import median
+    from statistics import median, quantiles
 
     ratios = [other / ours if rule == "at least" else ours / other for ours, other in pairs]
     mine, others = zip(*pairs, strict=True)
-    return Row(bench, name, unit, median(mine), median(others), median(ratios), rule, required, len(pairs))
+    spread = None
+    if len(pairs) > 1:
+        low, _, high = quantiles(ratios, n=4, method="inclusive")
+        spread = low, high
+    return Row(bench, name, unit, median(mine), median(others), median(ratios), rule, required, len(pairs), spread)
 
 
 def run(chosen: Sequence[str], setting: Setting) -> Iterator[Row]:
@@ -75,7 +87,7 @@ def run(chosen: Sequence[str], setting: Setting) -> Iterator[Row]:
 
 def as_dict(row: Row) -> dict[str, Any]:
     """For scripts."""
-    return {**asdict(row), "passed": row.passed}
+    return {**asdict(row), "verdict": row.verdict}
 
 
 def text(rows: Sequence[Row]) -> str:
@@ -87,15 +99,15 @@ def text(rows: Sequence[Row]) -> str:
 
 def markdown(rows: Sequence[Row]) -> str:
     """The rows for a README."""
-    table = [("", *HEADER), ("---", *["---:"] * 2, "---", *["---:"] * 2, "---"), *(_cells(row) for row in rows)]
+    table = [("", *HEADER), ("---", *["---:"] * 2, "---", *["---:"] * 3, "---"), *(_cells(row) for row in rows)]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in table)
 
 
 def _cells(row: Row) -> tuple[str, ...]:
     sign = {"at least": "≥", "at most": "≤"}[row.rule]
     asked = "" if row.required is None else f"{sign} {row.required:g}"
-    verdict = "" if row.required is None else "pass" if row.passed else "FAIL"
-    return (f"{row.bench}: {row.name}", _number(row.ours), _number(row.other), row.unit, f"{row.ratio:.3g}", asked, verdict)
+    spread = "" if row.spread is None else "{:.3g} to {:.3g}".format(*row.spread)
+    return f"{row.bench}: {row.name}", _number(row.ours), _number(row.other), row.unit, f"{row.ratio:.3g}", spread, asked, row.verdict
 
 
 def _number(value: float) -> str:
@@ -103,7 +115,7 @@ def _number(value: float) -> str:
 
 
 def _line(cells: Iterable[str], widths: Sequence[int]) -> str:
-    left = (0, 3, 6)  # names, units and verdicts
+    left = (0, 3, 7)  # names, units and verdicts
     return "  ".join(cell.ljust(w) if i in left else cell.rjust(w) for i, (cell, w) in enumerate(zip(cells, widths, strict=True))).rstrip()
 
 
@@ -129,3 +141,27 @@ def keep(folder: Path, rows: Sequence[Row], setting: Setting, before: Sequence[f
     if not write_atomically(path, (json.dumps(values, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode(), exclusive=True):
         raise UserError(f"{path} exists already; run it again")
     return path
+
+
+def newest(folder: Path, chosen: Sequence[str], device: str) -> list[Row]:
+    """Of everything that these benches measured on such a device the row that was kept last.
+
+    Raises UserError for a file that holds no rows, and where there is no row at all.
+    """
+    found: dict[str, dict[str, Row]] = {}
+    for path in sorted(folder.glob("*.json")):  # by time
+        try:
+            values = json.loads(path.read_bytes())
+            rows = [_kept_row(**each) for each in values["rows"]] if values["device"] == device else []
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path}: holds no rows of a bench ({error}); delete it") from error
+        for row in rows:
+            found.setdefault(row.bench, {})[row.name] = row
+    if not found.keys() & set(chosen):
+        raise UserError(f"{folder}: nothing of {', '.join(chosen)} was kept here for --device {device}; measure it with `--keep`")
+    return [row for bench in chosen for row in found.get(bench, {}).values()]
+
+
+def _kept_row(verdict: Verdict, spread: Sequence[float] | None, points: dict[str, float] | None, **values: Any) -> Row:  # noqa: ARG001
+    curve = None if points is None else {int(size): cost for size, cost in points.items()}
+    return Row(**values, spread=None if spread is None else (spread[0], spread[1]), points=curve)

@@ -1,6 +1,7 @@
 """Two sides of a comparison, each in a process of its own, taking turns: whatever else the machine does falls on both.
 
-On a CPU a turn is measured in CPU seconds of its process, on a GPU in seconds between two synchronisations.
+On a CPU a turn is measured in CPU seconds of its process, or of what passes where threads work side by side; on a GPU in
+seconds between two synchronisations.
 """
 
 from __future__ import annotations
@@ -48,36 +49,45 @@ class Side(Protocol):
 class Here:
     """A side in this process."""
 
-    def __init__(self, make: Make, setting: Setting) -> None:
-        self.device = prepare_torch(Runtime(device=setting.device, threads=1))
+    def __init__(self, make: Make, setting: Setting, elapsed: bool = False) -> None:
+        self.device, self.elapsed = prepare_torch(Runtime(device=setting.device, threads=1)), elapsed
         self.step = make(self.device)
         gc.collect()
         _give_back_memory()
         reset_peak_memory(self.device)
         self.base = peak_memory(self.device)
-        began = _clock(self.device)  # which counts processes that a step starts, too
+        began = self._clock()
         self.step()  # warms up
-        taken = _clock(self.device) - began
+        taken = self._clock() - began
         self.count = 1 if setting.quick else max(1, min(1000, round(TURN_SECONDS / max(taken, 1e-6))))
         self.peak = peak_memory(self.device)
 
     def __call__(self) -> Turn:
         """So many steps."""
         reset_peak_memory(self.device)
-        began = _clock(self.device)
+        began = self._clock()
         for _ in range(self.count):
             said = self.step()
-        seconds = (_clock(self.device) - began) / self.count
+        seconds = (self._clock() - began) / self.count
         self.peak = max(self.peak, peak_memory(self.device))
         return Turn(seconds, (self.peak - self.base) / MIB, 0.0 if said is None else float(said))
+
+    def _clock(self) -> float:
+        """Seconds, which count processes that a step starts, too."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        if self.device.type == "cuda" or self.elapsed:
+            return time.perf_counter()
+        children = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return time.process_time() + children.ru_utime + children.ru_stime
 
 
 class Elsewhere:
     """A side in a process of its own."""
 
-    def __init__(self, make: Make, setting: Setting) -> None:
+    def __init__(self, make: Make, setting: Setting, elapsed: bool) -> None:
         self.ours, theirs = get_context("spawn").Pipe()
-        self.process = get_context("spawn").Process(target=_serve, args=(theirs, make, setting), daemon=True)
+        self.process = get_context("spawn").Process(target=_serve, args=(theirs, make, setting, elapsed), daemon=True)
         self.process.start()
         theirs.close()
         self._hear()
@@ -103,9 +113,9 @@ class Elsewhere:
         self.process.join()
 
 
-def _serve(connection: Connection, make: Make, setting: Setting) -> None:
+def _serve(connection: Connection, make: Make, setting: Setting, elapsed: bool) -> None:
     try:
-        side = Here(make, setting)
+        side = Here(make, setting, elapsed)
         connection.send("ready")
         while True:
             connection.recv()
@@ -117,22 +127,22 @@ def _serve(connection: Connection, make: Make, setting: Setting) -> None:
 
 
 @contextmanager
-def side(make: Make, setting: Setting) -> Iterator[Side]:
+def side(make: Make, setting: Setting, elapsed: bool = False) -> Iterator[Side]:
     """A side that is ready to take turns."""
     if setting.quick:
-        yield Here(make, setting)
+        yield Here(make, setting, elapsed)
         return
-    made = Elsewhere(make, setting)
+    made = Elsewhere(make, setting, elapsed)
     try:
         yield made
     finally:
         made.stop()
 
 
-def turns(ours: Make, other: Make, setting: Setting) -> list[tuple[Turn, Turn]]:
+def turns(ours: Make, other: Make, setting: Setting, *, elapsed: bool = False) -> list[tuple[Turn, Turn]]:
     """Pairs of turns; each side goes first in every second one. Raises RuntimeError where they do not say the same."""
     with ExitStack() as stack:
-        sides = [stack.enter_context(side(make, setting)) for make in (ours, other)]
+        sides = [stack.enter_context(side(make, setting, elapsed)) for make in (ours, other)]
         pairs = []
         for number in range(setting.turns):
             order = sides if number % 2 == 0 else sides[::-1]
@@ -144,9 +154,11 @@ def turns(ours: Make, other: Make, setting: Setting) -> list[tuple[Turn, Turn]]:
     return pairs
 
 
-def time_row(bench: str, name: str, pairs: list[tuple[Turn, Turn]], setting: Setting, rule: Rule, required: float | None) -> Row:
+def time_row(
+    bench: str, name: str, pairs: list[tuple[Turn, Turn]], setting: Setting, rule: Rule, required: float | None, *, elapsed: bool = False
+) -> Row:
     """Milliseconds a step."""
-    unit = "CPU ms" if setting.device == "cpu" else "ms"
+    unit = "CPU ms" if setting.device == "cpu" and not elapsed else "ms"
     return row(bench, name, unit, [(1e3 * mine.seconds, 1e3 * theirs.seconds) for mine, theirs in pairs], rule, required)
 
 
@@ -170,14 +182,6 @@ def kept_bytes(forward: Callable[[], Any], weights: nn.Module | None = None) -> 
         alive = forward()  # what is freed before all is counted could give its place to another
     del alive
     return sum(size for place, size in kept.items() if place not in known)
-
-
-def _clock(device: torch.device) -> float:
-    if device.type != "cuda":
-        children = resource.getrusage(resource.RUSAGE_CHILDREN)
-        return time.process_time() + children.ru_utime + children.ru_stime
-    torch.cuda.synchronize(device)
-    return time.perf_counter()
 
 
 def _give_back_memory() -> None:

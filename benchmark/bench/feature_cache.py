@@ -15,7 +15,7 @@ from benchmark.bench._sides import Step, time_row, turns
 from benchmark.cell import Part
 from benchmark.checkpoint import load_trained, trained
 from benchmark.datasets import load_spec
-from benchmark.features import live_features, per_example, visual_inputs
+from benchmark.features import live_features, visual_inputs
 from benchmark.inputs import Inputs
 from benchmark.training import Feed, start, train
 
@@ -37,9 +37,9 @@ def step(cache: str, quick: bool, device: torch.device) -> Step:
     inputs = Inputs.open(Part("vqa", load_spec("shapes"), recipe))
     settings = {"rank": 4 if quick else 128, "alpha": 128, "function": "mul"}
     backbone = adapted("vit_roberta", "routing_lora", settings, recipe, quick=quick, answers=inputs.answers).to(device)
-    live = live_features(backbone, inputs.data, zeroed=False)
     images = [image for item in inputs.items for image in item.images]
-    visual = visual_inputs(backbone, inputs.data, images, False, Path(cache)) if cache else lambda ids: per_example(ids, live)
+    data = inputs.data
+    visual = visual_inputs(backbone, data, images, False, Path(cache)) if cache else live_features(backbone, data, zeroed=False)
     feed = Feed(inputs.items, visual, recipe, inputs.answers)
     began = {name: tensor.clone() for name, tensor in trained(backbone).items()}
 

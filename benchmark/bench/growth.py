@@ -80,7 +80,7 @@ def run(setting: Setting) -> Iterator[Row]:
         sizes, costs = list(taken), list(taken.values())
         name = f"{curve.name}, {sizes[-1]} beside {sizes[0]}: exponent"
         unit = "CPU ms" if setting.device == "cpu" else "ms"
-        yield Row(BENCH, name, unit, costs[-1], costs[0], exponent(taken), "at most", curve.at_most, setting.turns, taken)
+        yield Row(BENCH, name, unit, costs[-1], costs[0], exponent(taken), "at most", curve.at_most, setting.turns, points=taken)
 
 
 def points(curve: Curve, setting: Setting) -> dict[int, float]:

@@ -21,7 +21,7 @@ BENCH = "workers"
 
 def run(setting: Setting) -> Iterator[Row]:
     """The whole sweep, planning and tables included."""
-    cells = 2 if setting.quick else 12
+    cells = 2 if setting.quick else 6
     sides = [partial(step, cells, together) for together in (True, False)]
     name = f"{cells} tiny cells, workers beside one process a cell"
     yield time_row(BENCH, name, turns(sides[0], sides[1], setting), setting, "at least", 1.5)

@@ -169,7 +169,7 @@ def test_captions_behind_a_prefix_do_not_depend_on_the_cache(beams: int, monkeyp
     backbone = case.config.build(ANSWERS, Protocol(lr=1e-3, steps=1, beams=beams, max_output_tokens=12))
     apply(case.adaptation, backbone)
     case.train(loud(backbone), 1)
-    features = visual(backbone, ["0", "1", "2"]).detach()
+    features = visual(backbone)(["0", "1", "2"]).detach()
     cached = backbone.predict(features, [""] * 3)
     whole = backbone.text.generate
     monkeypatch.setattr(backbone.text, "generate", lambda **options: whole(**options, use_cache=False))

@@ -92,7 +92,7 @@ def test_the_image_reaches_the_loss(case: Case) -> None:
     """With a raw visual prefix every method sees the image."""
     backbone = case.build()
     items = case.items()
-    features = visual(backbone, [item.images for item in items]).detach().requires_grad_()
+    features = visual(backbone)([item.images for item in items]).detach().requires_grad_()
     loss, _ = backbone.loss(features, [item.prompt for item in items], [item.targets for item in items])
     loss.backward()
     assert features.grad is not None
@@ -109,7 +109,7 @@ def test_gradients_do_not_depend_on_the_micro_batch(case: Case) -> None:
     assert grads.keys() == others.keys()
     direct = without_dropout(case.build())
     items = case.items()
-    summed, terms = direct.loss(visual(direct, [i.images for i in items]), [i.prompt for i in items], [i.targets for i in items])
+    summed, terms = direct.loss(visual(direct)([i.images for i in items]), [i.prompt for i in items], [i.targets for i in items])
     (summed / terms).backward()
     means = {name: p.grad for name, p in direct.named_parameters() if p.grad is not None}
     scale = torch.stack([grad.norm() for grad in grads.values()]).norm()
@@ -133,7 +133,7 @@ def test_predicting_twice_gives_the_same_texts(case: Case) -> None:
     backbone = case.build()
     case.train(backbone, 1)
     examples = case.examples()
-    features = visual(backbone, [e.images for e in examples]).detach()
+    features = visual(backbone)([e.images for e in examples]).detach()
     first, second = (backbone.predict(features, [e.question for e in examples]) for _ in range(2))
     assert first == second
     assert [backbone.predict(features[i : i + 1], [e.question])[0] for i, e in enumerate(examples)] == first
@@ -150,7 +150,7 @@ def test_a_sample_does_not_see_its_neighbours(case: Case) -> None:
         for i, j in ((0, 2), (3, 0), (1, 3)):
             torch.testing.assert_close(case.loss(backbone, [items[i], items[j]]), alone[i] + alone[j], rtol=1e-5, atol=1e-5)
         if hasattr(backbone, "logits"):
-            features, prompts = visual(backbone, [item.images for item in items]), [item.prompt for item in items]
+            features, prompts = visual(backbone)([item.images for item in items]), [item.prompt for item in items]
             together = backbone.logits(features, prompts)
             for i in range(4):
                 torch.testing.assert_close(backbone.logits(features[i : i + 1], prompts[i : i + 1])[0], together[i], rtol=1e-5, atol=1e-5)

@@ -17,7 +17,8 @@ import torch
 from benchmark import bench, cli
 from benchmark.arguments import parser
 from benchmark.bench import _literal, _sides, growth, names, routing, workers
-from benchmark.bench._rows import Row, Setting, keep, markdown, row, text
+from benchmark.bench._plot import plot
+from benchmark.bench._rows import Row, Rule, Setting, keep, markdown, row, text
 from benchmark.bench._sides import Step, kept_bytes, turns
 from benchmark.errors import UserError
 from methods.routing import routing_function
@@ -89,20 +90,38 @@ def test_each_side_is_a_process_of_its_own_until_it_ends() -> None:
 def test_medians_are_of_pairs_and_rules_have_directions() -> None:
     pairs = [(1.0, 2.0), (2.0, 8.0), (9.0, 3.0)]
     faster = row("b", "a", "ms", pairs, "at least", 2.0)
-    assert (faster.ours, faster.other, faster.ratio, faster.passed) == (2.0, 3.0, 2.0, True)
+    assert (faster.ours, faster.other, faster.ratio, faster.verdict) == (2.0, 3.0, 2.0, "pass")
+    assert faster.spread == pytest.approx((7 / 6, 3.0))
     closer = row("b", "a", "ms", pairs, "at most", 0.4)
-    assert (closer.ratio, closer.passed) == (0.5, False)
-    assert row("b", "a", "ms", pairs, "at most", None).passed
+    assert (closer.ratio, closer.spread, closer.verdict) == (0.5, (0.375, 1.75), "tie")
+    assert not row("b", "a", "ms", pairs, "at most", None).verdict
+
+
+@pytest.mark.parametrize(
+    ("rule", "required", "verdict"),
+    [("at most", 0.9, "pass"), ("at most", 0.85, "tie"), ("at most", 0.8, "FAIL"), ("at least", 1.0, "FAIL")],
+)
+def test_a_tie_is_what_a_quarter_of_the_turns_reach(rule: Rule, required: float, verdict: str) -> None:
+    """Whose ratio is 0.9 (and 1.1 the other way round), of turns at 0.75 to 1.2."""
+    pairs = [(0.9, 1.0), (0.75, 1.0), (1.2, 1.0)] if rule == "at most" else [(1.0, 0.9), (1.0, 0.95), (1.0, 0.8)]
+    assert row("b", "a", "ms", pairs, rule, required).verdict == verdict
+
+
+def test_one_turn_cannot_tell_a_tie() -> None:
+    assert row("b", "a", "ms", [(2.0, 1.0)], "at most", 1.0).verdict == "FAIL"
 
 
 def test_the_tables() -> None:
-    rows = [Row("b", "one", "ms", 1.25, 2.5, 2.0, "at least", 1.5), Row("b", "two", "bytes", 10000, 1, 10000, "at most", None)]
+    rows = [
+        Row("b", "one", "ms", 1.25, 2.5, 2.0, "at least", 1.5, 5, (1.8, 2.25)),
+        Row("b", "two", "bytes", 10000, 1, 10000, "at most", None),
+    ]
     assert [line.split() for line in text(rows).splitlines()] == [
-        ["ours", "other", "ratio", "asked", "for"],
-        ["b:", "one", "1.25", "2.5", "ms", "2", "≥", "1.5", "pass"],
+        ["ours", "other", "ratio", "middle", "half", "asked", "for"],
+        ["b:", "one", "1.25", "2.5", "ms", "2", "1.8", "to", "2.25", "≥", "1.5", "pass"],
         ["b:", "two", "10,000", "1", "bytes", "1e+04"],
     ]
-    assert markdown(rows).splitlines()[2] == "| b: one | 1.25 | 2.5 | ms | 2 | ≥ 1.5 | pass |"
+    assert markdown(rows).splitlines()[2] == "| b: one | 1.25 | 2.5 | ms | 2 | 1.8 to 2.25 | ≥ 1.5 | pass |"
 
 
 def test_what_is_kept_is_never_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,10 +131,43 @@ def test_what_is_kept_is_never_overwritten(tmp_path: Path, monkeypatch: pytest.M
     assert path.name.startswith("now_")
     assert f"torch{torch.__version__.partition('+')[0]}" in path.name
     values = json.loads(path.read_text())
-    assert values["rows"][0]["passed"] is True
+    assert values["rows"][0]["verdict"] == "pass"
     assert {"load_before", "load_after", "provenance", "turns"} <= values.keys()
     with pytest.raises(UserError, match="exists already"):
         keep(tmp_path, rows, Setting(), (0.5, 0.5, 0.5))
+
+
+def test_the_newest_rows_of_a_device_are_shown_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As they were measured, curves too; and the plot from them."""
+    curve = Row("growth", "over n", "CPU ms", 8.0, 1.0, 1.5, "at most", 2.0, 5, points={1: 1.0, 4: 8.0})
+    for now, device, rows in [
+        ("1", "cpu", [Row("lora", "one", "ms", 1.0, 2.0, 2.0, "at least", 1.5, 5, (1.0, 3.0)), curve]),
+        ("2", "cpu", [Row("lora", "one", "ms", 1.0, 1.0, 1.0, "at least", 1.5, 5, (0.5, 1.6))]),
+        ("3", "cuda:0", [Row("lora", "one", "ms", 1.0, 9.0, 9.0, "at least", 1.5)]),
+    ]:
+        monkeypatch.setattr("time.strftime", lambda *_, now=now: now)
+        path = keep(tmp_path, rows, Setting(), (0.5, 0.5, 0.5))
+        path.write_text(path.read_text().replace('"device": "cpu"', f'"device": "{device}"'))
+    picture = tmp_path / "curve.svg"
+    assert vlpeft("all", "--device", "cpu", "--kept", str(tmp_path), "--json", "--plot", str(picture)) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert [(each["name"], each["ratio"], each["verdict"]) for each in shown] == [("over n", 1.5, "pass"), ("one", 1.0, "tie")]
+    assert picture.read_text() == plot([curve])
+    assert vlpeft("routing", "--device", "cpu", "--kept", str(tmp_path)) == 2
+    assert "nothing of routing was kept here" in capsys.readouterr().err
+    (tmp_path / "4.json").write_text('{"device": "cpu", "rows": [{"name": 1}]}')
+    assert vlpeft("lora", "--device", "cpu", "--kept", str(tmp_path)) == 2
+    assert "4.json: holds no rows of a bench" in capsys.readouterr().err
+
+
+def test_the_readme_shows_what_was_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    readme = Path(__file__).resolve().parents[2] / "README.md"
+    monkeypatch.chdir(readme.parent)
+    assert vlpeft("all", "--device", "cpu", "--kept", "--markdown", "--plot", str(tmp_path / "growth.svg")) in (0, 1)
+    assert capsys.readouterr().out in readme.read_text(encoding="utf-8")
+    assert (tmp_path / "growth.svg").read_text() == (readme.parent / "docs" / "growth.svg").read_text()
 
 
 def test_a_bench_that_falls_short_is_an_exit_code(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

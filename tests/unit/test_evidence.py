@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import replace
+from operator import itemgetter
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from results.tables import cost_table, score_table
 from tests.synthetic import fill, make_plan, planned, record, score
 
 ABOUT = {"system": "Linux-6.1-x86_64-with-glibc2.36", "device": "AMD EPYC", "finished": "2026-11-21T10:00:00+00:00", "host": "mine"}
+ROUTING = ("add", "mul", "mul_expand", "project")
 README = Path(__file__).resolve().parents[2] / "README.md"
 
 
@@ -158,6 +160,44 @@ def test_shipped_evidence_is_of_the_sweep_as_it_is_now(path):
     kept = read_evidence(path)
     assert not kept.plan.sweep.partition("@")[2], "of a scale: compare it with that scale's cells"
     assert {cell.id for cell in kept.plan.cells} == {cell.id for cell in expand(kept.plan.sweep)}
+
+
+HEADLINE = {"vqa": ("vqa_accuracy", "VQA"), "captioning": ("CIDEr (treebank)", "CIDEr")}
+
+
+@pytest.fixture(scope="module")
+def means():
+    """Mean over seeds of each method's headline metric: (backbone, dataset, metric as the README names it) -> method -> value."""
+    plan, store = opened("quickstart", measured("quickstart"))
+    frame = leaderboard(plan, store).frame
+    found = {}
+    for task, (metric, name) in HEADLINE.items():
+        part = frame[(frame.task == task) & (frame.metric == metric) & (frame.state == "done")]
+        for (backbone, dataset, method), value in part.groupby(["backbone", "dataset", "method"]).value.mean().items():
+            found.setdefault((backbone, dataset, name), {})[method] = value
+    return found
+
+
+def test_the_readmes_margins_over_blindness(means):
+    lines = README.read_text().splitlines()
+    assert len(means) == 7
+    for (backbone, dataset, name), values in means.items():
+        blind, (worst, lowest) = values["lora, blind"], min(((m, v) for m, v in values.items() if "blind" not in m), key=itemgetter(1))
+        metric = "VQA accuracy" if name == "VQA" else name
+        assert f"| {backbone} | {dataset} | {metric} | {blind:.1f} | {lowest:.1f} ({worst}) | {lowest - blind:+.1f} |" in lines
+
+
+def test_the_readmes_differences_to_plain_methods(means):
+    table = re.search(r"^\| \| vit_roberta: easy_vqa VQA \|.*?\n\n", README.read_text(), re.MULTILINE | re.DOTALL)
+    assert table is not None
+    head, _, *rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table[0].strip().splitlines()]
+    columns = [means[tuple(re.split(": | ", title))] for title in head[1:]]
+    named = {"p_adapter − adapter": ("p_adapter", "adapter"), "p_adapter, paper − adapter": ("p_adapter, paper", "adapter")}
+    named |= {f"{plain} + {how}": (f"routing_{plain} {how}", plain) for plain in ("lora", "adapter") for how in ROUTING}
+    assert {row[0] for row in rows} == named.keys()
+    for title, *cells in rows:
+        ours, plain = named[title]
+        assert cells == [f"{each[ours] - each[plain]:+.1f}" if ours in each else "" for each in columns]
 
 
 def test_the_readmes_tables_come_out_of_the_repository_alone():

@@ -14,12 +14,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import nn
 
 from benchmark.cell import Plan
 from benchmark.checkpoint import load_checkpoint, save_checkpoint
 from benchmark.config import Protocol
 from benchmark.errors import UserError
+from benchmark.features import Visual
 from benchmark.planning import plan, save_plan
 from benchmark.records import Store
 from benchmark.runner import Runtime, run_cell
@@ -257,11 +258,7 @@ def test_matrices_decay_and_vectors_do_not() -> None:
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_loss_that_is_no_number_names_the_learning_rate(value: float) -> None:
     backbone = LORA.build()
-
-    def broken(ids: object) -> Tensor:
-        return torch.full((8, 1, 1, 128), value)
-
-    one = feed(LORA.items(), 8, broken)
+    one = feed(LORA.items(), 8, Visual(lambda _ids, _seeds: torch.full((8, 1, 128), value), nn.Identity()))
     with pytest.raises(UserError, match=r"loss became nan at step 0; lower `lr` \(0\.125\) or set `clip_norm`"):
         train(start(backbone, one.protocol, 1), [one], 0, None, lambda _: None)
 

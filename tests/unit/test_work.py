@@ -12,6 +12,7 @@ from benchmark.checkpoint import trained
 from benchmark.config import Protocol
 from benchmark.cost import gpu_hours
 from benchmark.distributed import ALONE, Ranks
+from benchmark.features import Visual
 from benchmark.tasks.base import Item
 from benchmark.training import Feed, start
 from benchmark.work import Work, first_step
@@ -20,7 +21,7 @@ from tests.conftest import ANSWERS, Case, visual
 
 def counted(case: Case, micro_batch: int | None = None) -> tuple[Work, dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     made = case.build()
-    feed = Feed(case.items(), lambda ids: visual(made, ids), case.protocol, ANSWERS)
+    feed = Feed(case.items(), visual(made), case.protocol, ANSWERS)
     state = start(made, case.protocol, feed.batches)
     before = {name: tensor.clone() for name, tensor in trained(made).items()}
     return first_step(state, [feed], 0, micro_batch, ALONE), before, trained(made)
@@ -70,7 +71,7 @@ def test_flops_counted_by_hand(ranks: Ranks) -> None:
     state = start(made, recipe, 1)  # type: ignore[arg-type]
     for parameter in made.trained.parameters():
         parameter.grad = torch.ones_like(parameter)
-    feed = Feed(items, lambda ids: torch.zeros(len(ids), 1), recipe, ())
+    feed = Feed(items, Visual(lambda ids, _: torch.zeros(len(ids), 1, 1), nn.Identity()), recipe, ())
     assert first_step(state, [feed], 0, None, ranks) == Work(flops=240 + 180 + 180, tokens=6, images=3)
     assert all(parameter.grad is None for parameter in made.parameters())
 

@@ -1,0 +1,59 @@
+"""Training on augmented photographs that a thread fetches ahead, beside fetching each when its turn comes: elapsed time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+from PIL import Image
+
+from benchmark.ahead import DEPTH
+from benchmark.bench._models import adapted, protocol
+from benchmark.bench._rows import Row, Setting
+from benchmark.bench._sides import Step, time_row, turns
+from benchmark.checkpoint import load_trained, trained
+from benchmark.features import views
+from benchmark.measure import ANSWERS, QUESTION
+from benchmark.predict import ImageFiles
+from benchmark.tasks.base import Item
+from benchmark.training import Feed, start, train
+
+BENCH = "loading"
+BATCH, STEPS, SHAPE = 8, 12, (480, 640, 3)
+
+
+def run(setting: Setting) -> Iterator[Row]:
+    """Tiny towers on a CPU, where steps of large ones would hide any loading; the papers' on a GPU."""
+    small = setting.quick or setting.device == "cpu"
+    with TemporaryDirectory() as folder:
+        draw = np.random.default_rng(0)
+        for number in range(BATCH):
+            coarse = Image.fromarray(draw.integers(0, 256, (SHAPE[0] // 16, SHAPE[1] // 16, 3), np.uint8))
+            coarse.resize((SHAPE[1], SHAPE[0])).save(Path(folder) / f"{number}.jpg")
+        sides = [partial(step, folder, small, depth) for depth in (DEPTH, 0)]
+        name = f"{'tiny' if small else 'full'} blip, {BATCH} JPEGs of 640 x 480 a step, fetched ahead"
+        pairs = turns(sides[0], sides[1], setting, elapsed=True)
+        yield time_row(BENCH, name, pairs, setting, "at least", None, elapsed=True)
+
+
+def step(folder: str, small: bool, depth: int, device: torch.device) -> Step:
+    """Some steps of LoRA, which leave the weights as they were; returns the mean of their losses."""
+    recipe = protocol(BATCH, steps=STEPS, augment="blip")
+    backbone = adapted("blip", "lora", {}, recipe, quick=small).to(device)
+    items = [Item((str(path),), QUESTION, {ANSWERS[0]: 1.0}) for path in sorted(Path(folder).iterdir())]
+    seen = views(backbone, ImageFiles())
+    feed = Feed(items, seen, recipe, ANSWERS, views=seen)
+    began = {name: tensor.clone() for name, tensor in trained(backbone).items()}
+
+    def steps() -> float:
+        load_trained(backbone, began)
+        torch.manual_seed(0)
+        state = start(backbone, recipe, feed.batches)
+        train(state, [feed], 0, None, lambda _: None, depth=depth)
+        return sum(loss for _, loss in state.curve) / len(state.curve)
+
+    return steps

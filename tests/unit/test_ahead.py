@@ -1,0 +1,107 @@
+"""Fetching ahead: the same bits, earlier."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from contextlib import closing
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from benchmark.ahead import ahead, pinned
+from benchmark.datasets.shapes import Shapes
+from benchmark.errors import DataError
+from benchmark.features import Visual, views
+from benchmark.tasks.base import Item
+from benchmark.training import Feed, start, train
+from tests.conftest import ANSWERS, Case
+
+LORA = Case("lora", "vit_roberta")
+PATIENCE = 30.0  # seconds after which a thread that should have come is given up
+
+
+@given(n=st.integers(0, 9), depth=st.integers(0, 4))
+def test_all_come_in_order_and_no_more_than_asked_are_fetched_ahead(n: int, depth: int) -> None:
+    fetched: list[int] = []
+
+    def fetch(job: int) -> int:
+        fetched.append(job)
+        return job * job
+
+    for turn, (job, found) in enumerate(ahead(range(n), fetch, depth)):
+        assert (job, found) == (turn, turn * turn)
+        assert len(fetched) <= turn + 1 + depth
+    assert fetched == list(range(n))
+
+
+def test_the_next_is_fetched_while_this_one_is_worked_on() -> None:
+    begun = [threading.Event() for _ in range(3)]
+    with closing(ahead(range(3), lambda job: begun[job].set(), depth=2)) as jobs:
+        next(jobs)
+        assert begun[1].wait(PATIENCE)
+        assert begun[2].wait(PATIENCE)
+
+
+def test_without_depth_each_is_fetched_when_its_turn_comes() -> None:
+    fetched: list[int] = []
+    for job, _ in ahead(range(4), fetched.append, depth=0):
+        assert fetched == list(range(job + 1))
+
+
+def test_an_error_waits_for_its_turn() -> None:
+    def fetch(job: int) -> int:
+        if job == 2:
+            raise DataError("image 2: damaged")
+        return job
+
+    done: list[int] = []
+    with pytest.raises(DataError, match="image 2: damaged"):
+        done.extend(found for _, found in ahead(range(4), fetch))
+    assert done == [0, 1]
+
+
+def test_who_leaves_early_leaves_no_thread_and_no_more_work() -> None:
+    fetched: list[int] = []
+    before = threading.active_count()
+    with closing(ahead(range(100), fetched.append)) as jobs:
+        next(jobs)
+    assert len(fetched) <= 3
+    assert threading.active_count() == before
+
+
+def trained(depth: int, micro_batch: int | None) -> tuple[list[tuple[int, float]], set[str]]:
+    """The curve of training on augmented views, dropout and all, and the names of the threads that drew them."""
+    torch.manual_seed(0)
+    backbone, threads = LORA.build(), set()
+    live = views(backbone, Shapes(train_scenes=8, val_scenes=1, test_scenes=1))
+
+    def fetch(ids: Sequence[str], seeds: Sequence[str]) -> Tensor:
+        threads.add(threading.current_thread().name.split("_")[0])
+        return live.fetch(ids, seeds)
+
+    items = [Item((f"train/{i}",), item.prompt, item.targets) for i, item in enumerate(LORA.items())]
+    feed = Feed(items, live, LORA.protocol, ANSWERS, views=Visual(fetch, live.finish))
+    state = start(backbone, LORA.protocol, feed.batches)
+    train(state, [feed], 0, micro_batch, lambda _: None, depth=depth)
+    return state.curve, threads
+
+
+@pytest.mark.parametrize("micro_batch", [None, 3])
+def test_training_gives_the_same_bits_however_far_ahead(micro_batch: int | None) -> None:
+    at_once, threads = trained(0, micro_batch)
+    assert trained(3, micro_batch) == (at_once, threads)
+    assert threads == {"fetch"}
+    assert len({loss for _, loss in at_once}) == 3
+
+
+def test_only_what_goes_to_a_gpu_is_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
+    tensor, asked = torch.ones(2), []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: asked.append(self) or self)
+    assert pinned(tensor, torch.device("cpu")) is tensor
+    assert not asked
+    assert pinned(tensor, torch.device("cuda", 0)) is tensor
+    assert len(asked) == 1
