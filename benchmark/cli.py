@@ -224,6 +224,8 @@ def _bench(options: argparse.Namespace) -> int:
             print(text([row]).splitlines()[1], file=sys.stderr, flush=True)
     print(json.dumps([*map(as_dict, rows)], indent=1) + "\n" if options.json else (markdown if options.markdown else text)(rows), end="")
     if options.plot:
+        if not any(row.points for row in rows):
+            raise UserError("--plot: no curve of `growth` was kept; measure it, or leave --plot out")
         write_atomically(options.plot, plot(rows).encode())
     if options.keep:
         print(f"kept in {keep(options.keep, rows, setting, before)}", file=sys.stderr)

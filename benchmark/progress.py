@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -15,6 +16,9 @@ from rich.text import Text
 
 from benchmark.cell import Plan, Planned
 from benchmark.records import Store, read_json
+
+TOLD_EVERY = 60.0  # seconds between two lines about cells at work, for logs that would be silent for hours
+TOLD_AT_ONCE = 4  # of the cells at work, in one such line
 
 
 class _Bars:
@@ -89,6 +93,7 @@ class SweepProgress(_Bars):
         self.done, self.total = runnable - len(cells), runnable
         self.bar = self.bars.add_task(plan.sweep, total=runnable, completed=self.done, before=self.done)
         skipped = len(plan.cells) - runnable
+        self.told = time.monotonic()
         self.line(f"{plan.sweep}: {runnable} cells, {self.done} done before, {len(cells)} to run; {skipped} skipped (see `vlpeft plan`)")
 
     def watch(self) -> None:
@@ -101,15 +106,34 @@ class SweepProgress(_Bars):
                 self.bars.remove_task(self.running.pop(cell.id))
             state = "done" if self.store.has_record(cell.id) else "FAILED"
             self.line(f"[{self.done}/{self.total}] {state} {cell.id} {name_of(cell)}")
-        for cell in self.waiting if self.live else ():
+            self.told = time.monotonic()
+        if self.live:
+            for cell, where in self._at_work():
+                self._show(cell, where["phase"], where["step"], where["total"])
+        self._tell()
+        self.bars.update(self.bar, completed=self.done)
+
+    def _at_work(self) -> Iterator[tuple[Planned, dict[str, Any]]]:
+        """Cells that have begun and not ended, with where they are."""
+        for cell in self.waiting:
             where = read_json(self.store.folder(cell.id) / "progress.json")
             if where is not None:
-                self._show(cell, where["phase"], where["step"], where["total"])
-        self.bars.update(self.bar, completed=self.done)
+                yield cell, where
+
+    def _tell(self) -> None:
+        """For a log that has heard nothing for a minute: where some of the cells at work are."""
+        if self.live or time.monotonic() - self.told < TOLD_EVERY:
+            return
+        self.told = time.monotonic()
+        new = [(cell, where) for cell, where in self._at_work() if time.time() - where["updated"] < 2 * TOLD_EVERY]
+        said = [f"{where['phase']} {where['step']}/{where['total']} {name_of(cell)}" for cell, where in new[:TOLD_AT_ONCE]]
+        more = [f"{len(new) - TOLD_AT_ONCE} more"] if len(new) > TOLD_AT_ONCE else []
+        self.line(f"[{self.done}/{self.total}] at work: {'; '.join(said + more) or 'none yet'}")
 
     def watch_cell(self, cell: Planned, phase: str, step: int, total: int) -> None:
         """The same for a cell that runs in this process."""
         self._show(cell, phase, step, total)
+        self._tell()
 
     def _show(self, cell: Planned, phase: str, step: int, total: int) -> None:
         text = f"  {phase}: seed {cell.seed} | {cell.row} | {cell.backbone} | {cell.task}/{cell.dataset}"  # may be cut at the end

@@ -1,6 +1,8 @@
 """What the live display shows on a narrow terminal."""
 
 import io
+import json
+import time
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ from rich.console import Console
 from benchmark.cell import Cell, Choice, Plan, Planned
 from benchmark.config import Protocol
 from benchmark.datasets import DatasetSpec
-from benchmark.progress import CellProgress, SweepProgress
+from benchmark.progress import TOLD_EVERY, CellProgress, SweepProgress, name_of
 
 ROW = "a [red] method whose label is much too long for any narrow terminal, and then some more of it"
 
@@ -55,3 +57,30 @@ def test_time_left_is_reckoned_from_the_cells_of_this_launch(cells, tmp_path: Pa
     assert shown(progress.bars)[0].rstrip().endswith("0:01:40 -:--:--")
     progress.bars.update(progress.bar, completed=5)
     assert shown(progress.bars)[0].rstrip().endswith("0:01:40 0:05:00")  # one cell took 100 s, three are left
+
+
+def test_a_log_hears_once_a_minute_where_cells_are(cells, tmp_path: Path, monkeypatch, capsys) -> None:
+    """Of those at work a few; not of one that was killed long ago, nor while cells end one by one."""
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    progress = SweepProgress(Plan("sweep", "", "", "", tuple(cells)), cells, tmp_path)
+    for number, cell in enumerate(cells):
+        folder = progress.store.folder(cell.id)
+        folder.mkdir(parents=True)
+        updated = time.time() - (3600 if number == 0 else 1)
+        (folder / "progress.json").write_text(json.dumps({"phase": "train", "step": number, "total": 9, "updated": updated}))
+    capsys.readouterr()
+    progress.watch()
+    now += TOLD_EVERY
+    progress.watch()
+    progress.watch()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == "[0/8] at work: " + "; ".join(f"train {i}/9 {name_of(cells[i])}" for i in range(1, 5)) + "; 3 more"
+    now += TOLD_EVERY
+    progress.watch_cell(cells[1], "train", 2, 9)
+    assert capsys.readouterr().err.startswith("[0/8] at work: train 1/9"), "a cell of this process, too"
+    now += TOLD_EVERY
+    (progress.store.folder(cells[7].id) / "record.json").write_text("{}")
+    progress.watch()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"[1/8] done {cells[7].id}")
