@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from benchmark.backbones.base import Backbone
+from benchmark.compiling import eager
 from benchmark.datasets.base import Example
 from benchmark.distributed import ALONE, Ranks
 from benchmark.inputs import Inputs
@@ -53,7 +54,7 @@ def said(
     backbone.follow(protocol, inputs.answers, feed.task)
     for begin in begins[ranks.rank :: ranks.world]:
         part = examples[begin : begin + batch]
-        with torch.inference_mode(), autocast(backbone.device, protocol.precision):
+        with eager(), torch.inference_mode(), autocast(backbone.device, protocol.precision):
             made.append(say(feed.visual([e.images for e in part]), inputs.prompts(part)))
         progress(begin + len(part), len(examples))
     found = ranks.gather(made)
