@@ -19,7 +19,6 @@ from benchmark.backbones.base import Backbone
 from benchmark.errors import UserError
 
 LIMIT = 64  # graphs that layers of all kinds may need together; torch's 8 are too few for two towers
-FAILURES = (TorchDynamoException, FailOnRecompileLimitHit)
 
 
 def compile_layers(backbone: Backbone, backend: str = "inductor") -> None:
@@ -56,10 +55,13 @@ def told() -> Iterator[None]:
     """Around what may compile. Raises UserError with the reason where that fails."""
     try:
         yield
-    except FAILURES as error:
+    except TorchDynamoException as error:
         raise UserError(f"--compile: {_reason(error)}; leave out --compile") from error
+    except FailOnRecompileLimitHit as error:  # its cause says which limit, it itself does not
+        raise UserError(f"--compile: {_reason(error.__cause__ or error)}; leave out --compile") from error
 
 
 def _reason(error: BaseException) -> str:
-    """The first paragraph, without what torch tells its own developers."""
-    return " ".join(str(error).strip().split("\n\n")[0].split())[:300].rstrip(".")
+    """The first paragraph, as one line: others are for torch's developers."""
+    paragraph = " ".join(str(error).strip().partition("\n\n")[0].split())
+    return paragraph.partition(" Explanation:")[0][:300].rstrip(".")

@@ -212,7 +212,8 @@ class _Run:
             curve=state.curve,
             scalars=state.scalars,
             selection=selected,
-            provenance=provenance(str(self.device), self.code) | {"data": self.data, "science": SCIENCE, "ranks": self.ranks.world, "compile": self.runtime.compile},
+            provenance=provenance(str(self.device), self.code)
+            | {"data": self.data, "science": SCIENCE, "ranks": self.ranks.world, "compile": self.runtime.compile},
             files={name: sha256(self.folder / name) for name in ("predictions.jsonl", scores.NAME, "trained.safetensors")},
         )
 
