@@ -62,9 +62,12 @@ def first_step(number: int, compiled: bool, setting: Setting) -> float:
     """Seconds by the clock, in a process of its own, with nothing compiled earlier at hand."""
     if setting.quick:
         return _first_step(number, compiled, setting)
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool, TemporaryDirectory() as cache:
-        pool.submit(os.environ.__setitem__, "TORCHINDUCTOR_CACHE_DIR", cache).result()
+    with TemporaryDirectory() as cache, ProcessPoolExecutor(1, get_context("spawn"), _keep_graphs, (cache,)) as pool:
         return pool.submit(_first_step, number, compiled, setting).result()
+
+
+def _keep_graphs(folder: str) -> None:
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
 
 
 def _first_step(number: int, compiled: bool, setting: Setting) -> float:

@@ -151,13 +151,9 @@ def test_what_cannot_be_compiled_is_told_and_nothing_goes_on_without() -> None:
         compile_layers(made, fails)  # type: ignore[arg-type] # torch takes a function, too
 
 
-class Breaks(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        torch._dynamo.graph_break()
-        return x + 1
-
-
 class Numbered(nn.Module):
+    """Each number is another graph."""
+
     def __init__(self, number: int) -> None:
         super().__init__()
         self.number = number
@@ -166,21 +162,49 @@ class Numbered(nn.Module):
         return x * self.number
 
 
+def numbered(numbers: range) -> list[nn.Module]:
+    return [Numbered(number) for number in numbers]
+
+
+class Breaks(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        torch._dynamo.graph_break()
+        return x + 1
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four graphs at most."""
+    monkeypatch.setattr(compiling, "LIMIT", 4)
+    torch.compiler.config.recompile_limit = 1
+
+
+def compiled(made: list[nn.Module]) -> list[nn.Module]:
+    """These as the layers of a text tower."""
+    backbone = Case("lora", "vit_roberta").build()
+    backbone.text.encoder.layer = nn.ModuleList(made)
+    compile_layers(backbone, BACKEND)
+    return made
+
+
 @told()
 def run_all(made: list[nn.Module]) -> None:
     for layer in made:
         layer(torch.ones(3))
 
 
-@pytest.mark.parametrize(("made", "said"), [([Breaks()], "graph_break"), ([Numbered(i) for i in range(2, 9)], "recompile limit exceeded")])
-def test_no_layer_runs_uncompiled_in_silence(made: list[nn.Module], said: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiling, "LIMIT", 4)
-    torch.compiler.config.recompile_limit = 1
-    backbone = Case("lora", "vit_roberta").build()
-    backbone.text.encoder.layer = nn.ModuleList(made)
-    compile_layers(backbone, BACKEND)
+@pytest.mark.parametrize(("made", "said"), [([Breaks()], "graph_break"), (numbered(range(2, 9)), "recompile limit exceeded")])
+def test_no_layer_runs_uncompiled_in_silence(made: list[nn.Module], said: str, few: None) -> None:
+    compiled(made)
     with pytest.raises(UserError, match=rf"^--compile: .*{said}.*; leave out --compile$"):
         run_all(made)
+
+
+def test_cells_that_went_before_do_not_count(few: None) -> None:
+    """A worker runs many cells; each method has graphs of its own."""
+    for begin in (2, 5, 8):
+        run_all(compiled(numbered(range(begin, begin + 3))))
+    assert not counters["graph_break"]
 
 
 def test_a_cell_that_cannot_be_compiled_leaves_the_reason(tmp_path, monkeypatch) -> None:
