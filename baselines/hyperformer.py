@@ -93,9 +93,9 @@ class Source(nn.Module):
         first, second = nn.Linear(2 * method.embedding, method.hidden), nn.Linear(method.hidden, method.projected)
         self.network = nn.Sequential(init_normal(first), nn.ReLU(), init_normal(second), nn.LayerNorm(method.projected, eps=1e-6))
 
-    def forward(self, layer: int) -> Tensor:
-        """(projected,)."""
-        e: Tensor = self.network(torch.cat([self.tasks[self.active.index], self.layers[layer]]))
+    def forward(self, layer: Tensor) -> Tensor:
+        """(projected,), of the layer with this number."""
+        e: Tensor = self.network(torch.cat([self.tasks[self.active.index], functional.embedding(layer, self.layers)]))
         return e
 
 
@@ -104,7 +104,9 @@ class Generated(nn.Module):
 
     def __init__(self, site: Site, source: Source, generator: nn.Linear, method: HyperFormer) -> None:
         super().__init__()
-        self.source, self.generator, self.layer = source, generator, site.layer
+        self.source, self.generator = source, generator
+        self.layer: Tensor
+        self.register_buffer("layer", torch.tensor(site.layer), persistent=False)  # a number would be another graph for each layer
         self.width, self.size, self.activation = site.width, method.size, ACT2FN[method.activation]
 
     def forward(self, h: Tensor) -> Tensor:

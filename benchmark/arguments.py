@@ -70,6 +70,7 @@ def _looking_ahead(commands: Any) -> None:
     plan.add_argument("--batch", type=_positive, help="--cost: examples in a measured step (default: the protocol's batch)")
     plan.add_argument("--device", default="auto", help="--cost: auto, cpu, cuda or cuda:N (default: auto)")
     plan.add_argument("--threads", type=_positive, help="--cost: CPU threads (default: torch's choice)")
+    _compile_flag(plan, "--cost: ")
     _json_flag(plan)
     prefetch = _command(commands, "prefetch", "fetch the weights and data of a sweep that are not here, for nodes without a network")
     prefetch.description = PREFETCH
@@ -272,6 +273,10 @@ def _root_flag(parser: Any) -> None:
     parser.add_argument("--root", type=Path, help="result folder (default: runs/ and the sweep's name)")
 
 
+def _compile_flag(parser: argparse.ArgumentParser, prefix: str = "") -> None:
+    parser.add_argument("--compile", action="store_true", help=f"{prefix}train through torch.compile (see README, Speed: where it pays)")
+
+
 def _json_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON for scripts")
 
@@ -298,4 +303,5 @@ def _run_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--ranks", type=int, help="processes that train a cell together, each on a GPU of its own (default: 1)")
     parser.add_argument("--micro-batch", type=int, help="examples a forward pass; gradients accumulate to the protocol's batch")
+    _compile_flag(parser)
     parser.add_argument("--checkpoint-seconds", type=float, default=60.0, help="time between two checkpoints of a cell (default: 60)")

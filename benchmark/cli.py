@@ -115,7 +115,7 @@ def _cost(made: Plan, options: argparse.Namespace) -> int:
     from benchmark.runner import Runtime
     from results.steps import forecast_table
 
-    runtime = parse(Runtime, {"device": options.device, "threads": options.threads}, "options")
+    runtime = parse(Runtime, {"device": options.device, "threads": options.threads, "compile": options.compile}, "options")
     found = []
     for each in forecasts(made, options.batch, runtime):
         found.append(each)

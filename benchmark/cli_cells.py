@@ -216,7 +216,7 @@ def _runtime(options: argparse.Namespace) -> Any:
     from benchmark.config import parse
     from benchmark.runner import Runtime
 
-    given = {name: getattr(options, name) for name in ("device", "threads", "micro_batch", "checkpoint_seconds")}
+    given = {name: getattr(options, name) for name in ("device", "threads", "micro_batch", "checkpoint_seconds", "compile")}
     if options.ranks is not None:
         given["ranks"] = options.ranks
     try:

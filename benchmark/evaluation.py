@@ -11,6 +11,7 @@ from torch import Tensor
 
 from benchmark.ahead import ahead, pinned
 from benchmark.backbones.base import Backbone
+from benchmark.compiling import eager
 from benchmark.datasets.base import Example
 from benchmark.distributed import ALONE, Ranks
 from benchmark.inputs import Inputs
@@ -60,7 +61,7 @@ def said(
     with closing(ahead(begins[ranks.rank :: ranks.world], fetch)) as batches:
         for begin, fetched in batches:
             part = examples[begin : begin + batch]
-            with torch.inference_mode(), autocast(backbone.device, protocol.precision):
+            with eager(), torch.inference_mode(), autocast(backbone.device, protocol.precision):
                 made.append(say(feed.visual.features(fetched), inputs.prompts(part)))
             progress(begin + len(part), len(examples))
     found = ranks.gather(made)

@@ -20,6 +20,7 @@ from torch import Tensor
 from benchmark.augmentation import augmented
 from benchmark.backbones.base import Backbone
 from benchmark.backbones.vision import FeatureTower, transform
+from benchmark.compiling import eager
 from benchmark.config import Protocol
 from benchmark.datasets.base import DataFormat
 from benchmark.errors import DataError, UserError
@@ -224,7 +225,8 @@ def _build(path: Path, images: Sequence[str], live: Visual, kept: Kept) -> None:
     array: Any = None
     try:
         for start, part in _chunks(images):
-            features = live([part])[0].float().cpu().numpy()
+            with eager():  # cells that are compiled and cells that are not share them
+                features = live([part])[0].float().cpu().numpy()
             if array is None:
                 shape = (len(images), *features.shape[1:])
                 array = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.dtype(kept), shape=shape)

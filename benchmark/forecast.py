@@ -19,6 +19,7 @@ import torch
 
 from benchmark.backbones.weights import random_weights
 from benchmark.cell import Cell, Plan, Planned
+from benchmark.compiling import compile_layers, told
 from benchmark.config import dump
 from benchmark.errors import UserError
 from benchmark.features import draws_anew
@@ -94,6 +95,8 @@ def step_seconds(cell: Cell, batch: int | None, runtime: Runtime) -> float:
     torch.manual_seed(cell.seed)
     with random_weights():
         backbone = build(cell, ANSWERS).to(device)
+    if runtime.compile:
+        compile_layers(backbone)
     live = any(p.requires_grad for p in backbone.vision.parameters())
     state = start(backbone, replace(cell.protocol, steps=1, epochs=None, select="last"), 1)
     found = []
@@ -110,7 +113,8 @@ def step_seconds(cell: Cell, batch: int | None, runtime: Runtime) -> float:
 def _one(state: TrainingState, feed: Feed, seed: int, runtime: Runtime) -> float:
     state.total = state.step + 1
     began = time.process_time()
-    train(state, [feed], seed, runtime.micro_batch, lambda _: None)
+    with told():
+        train(state, [feed], seed, runtime.micro_batch, lambda _: None)
     return state.step_seconds[-1] if state.backbone.device.type == "cuda" else time.process_time() - began
 
 

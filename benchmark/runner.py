@@ -22,6 +22,7 @@ from benchmark.backbones.base import Backbone, BackboneConfig
 from benchmark.cell import SCIENCE, Cell
 from benchmark.checkpoint import load_checkpoint, save_checkpoint, save_trained, trained
 from benchmark.codebase import code, keep_diff
+from benchmark.compiling import compile_layers, told
 from benchmark.config import NonNegativeFloat, Positive, dump, parse
 from benchmark.cost import Meter, gpu_hours, parameters, together
 from benchmark.devices import chosen_device
@@ -59,6 +60,7 @@ class Runtime:
     micro_batch: Positive | None = None  # examples a forward; gradients accumulate to the protocol's batch
     eval_batch: Positive = 128
     checkpoint_seconds: NonNegativeFloat = 60.0
+    compile: bool = False  # the towers' layers, for training steps; see benchmark/compiling.py
     ranks: Positive = 1  # processes of one machine that train a cell together, each on a GPU of its own if there are GPUs
 
     def torch_device(self, rank: int = 0) -> torch.device:
@@ -160,6 +162,8 @@ class _Run:
         inputs = [Inputs.open(part) for part in self.cell.parts]
         self.data = "+".join(each.data.fingerprint() for each in inputs)
         backbone = build(self.cell, inputs[0].answers).to(self.device)
+        if self.runtime.compile:
+            compile_layers(backbone)
         feeds = [self._feed(task, each, backbone) for task, each in enumerate(inputs)]
         torch.manual_seed(self.cell.seed)  # what building drew must not reach dropout: a method's size would change it
         meter = Meter(self.device)
@@ -208,7 +212,8 @@ class _Run:
             curve=state.curve,
             scalars=state.scalars,
             selection=selected,
-            provenance=provenance(str(self.device), self.code) | {"data": self.data, "science": SCIENCE, "ranks": self.ranks.world},
+            provenance=provenance(str(self.device), self.code)
+            | {"data": self.data, "science": SCIENCE, "ranks": self.ranks.world, "compile": self.runtime.compile},
             files={name: sha256(self.folder / name) for name in ("predictions.jsonl", scores.NAME, "trained.safetensors")},
         )
 
@@ -242,7 +247,8 @@ class _Run:
             if asked:
                 raise Stopped
 
-        train(state, feeds, self.cell.seed, self.runtime.micro_batch, after_step, self.ranks)
+        with told():
+            train(state, feeds, self.cell.seed, self.runtime.micro_batch, after_step, self.ranks)
         return state, selection.finish(state) if selection is not None else None
 
     def _selection(self, inputs: Inputs, feed: Feed) -> Selection | None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmark.backbones.base import Backbone
+from benchmark.compiling import eager
 from benchmark.distributed import ALONE, Ranks
 from benchmark.training import Feed, TrainingState, autocast, batches, pieces
 
@@ -45,7 +46,7 @@ def first_step(state: TrainingState, feeds: Sequence[Feed], seed: int, micro_bat
     backbone.follow(feed.protocol, feed.answers, feed.task)
     backbone.train()
     size = min(micro_batch or len(batch), max(1, -(-len(batch) // ranks.world)))
-    with FlopCounterMode(display=False) as counter, _tokens(backbone) as tokens:
+    with eager(), FlopCounterMode(display=False) as counter, _tokens(backbone) as tokens:
         for part in pieces(batch, f"{seed}/0", size, ALONE):
             with autocast(backbone.device, feed.protocol.precision):
                 visual = feed.seen.features(part.fetched(feed))

@@ -87,7 +87,7 @@ class ViTGPT2Model(Backbone):
         tokens, mask = self._captions([next(iter(target)) for target in targets])
         embeds = torch.cat([context, self.token_embeddings(tokens.to(self.device))], 1)
         seen = torch.cat([mask.new_ones(mask.shape[0], context.shape[1]), mask], 1)
-        states = self.text.transformer(inputs_embeds=embeds, attention_mask=seen.to(self.device)).last_hidden_state
+        states = self.text.transformer(inputs_embeds=embeds, attention_mask=seen.to(self.device), use_cache=False).last_hidden_state
         counted = mask.bool()
         if self.config.loss == "release":
             counted = tokens != RELEASE_IGNORED

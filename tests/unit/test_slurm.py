@@ -165,6 +165,7 @@ def test_a_gpu_profile_does_not_run_on_the_cpu(tmp_path) -> None:
     assert Submitter.make(tmp_path, gpu, Runtime(device="cpu"), "").runtime["device"] == "cpu"
     assert Submitter.make(tmp_path, PROFILE, Runtime(), "").runtime["device"] == "auto"
     assert Submitter.make(tmp_path, gpu, Runtime(), "").runtime["threads"] == 6
+    assert Submitter.make(tmp_path, gpu, Runtime(compile=True), "").runtime["compile"] is True
     assert Submitter.make(tmp_path, gpu, Runtime(threads=1), "").runtime["threads"] == 1
     assert Submitter.make(tmp_path, replace(gpu, cells_per_job=4, cells_at_once=2), Runtime(), "").runtime["threads"] == 3
 

@@ -26,6 +26,7 @@ class Runtime:
     micro_batch: int | None
     eval_batch: int
     checkpoint_seconds: float
+    compile: bool
     ranks: int
 
 

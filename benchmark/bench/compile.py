@@ -1,0 +1,77 @@
+"""A training step through `torch.compile` beside the same step without, and the first one, for which all is compiled."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
+from tempfile import TemporaryDirectory
+
+import torch
+
+from benchmark.bench._models import Settings, adapted, protocol, training
+from benchmark.bench._rows import Row, Setting, row
+from benchmark.bench._sides import Step, time_row, turns
+from benchmark.compiling import compile_layers
+from benchmark.measure import cached_pixels
+from benchmark.runner import Runtime, prepare_torch
+
+BENCH = "compile"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A method as its paper has it, and its smallest form."""
+
+    backbone: str
+    method: str
+    settings: Settings
+    quick: Settings
+
+
+CASES = (
+    Case("vit_roberta", "lora", {}, {}),
+    Case("blip", "p_adapter", {"size": 96, "image_tokens": 16, "p": 1.25}, {"size": 16, "image_tokens": 4, "p": 1.25}),
+)
+
+
+def run(setting: Setting) -> Iterator[Row]:
+    """Two rows a method."""
+    for number, case in enumerate(CASES):
+        name = f"{case.method} step, {case.backbone}"
+        sides = [partial(step, number, compiled, setting.quick) for compiled in (True, False)]
+        yield time_row(BENCH, name, turns(sides[0], sides[1], setting), setting, "at most", None)
+        ours, other = (first_step(number, compiled, setting) for compiled in (True, False))
+        yield row(BENCH, f"{name}, the first one, building included", "s", [(ours, other)], "at most", None)
+
+
+def step(number: int, compiled: bool, quick: bool, device: torch.device) -> Step:
+    """One training step."""
+    case, recipe = CASES[number], protocol(2 if quick else 8)
+    backbone = adapted(case.backbone, case.method, case.quick if quick else case.settings, recipe, quick=quick).to(device)
+    if compiled:
+        compile_layers(backbone)
+    return training(backbone, recipe, cached_pixels(backbone, recipe.batch_size))
+
+
+def first_step(number: int, compiled: bool, setting: Setting) -> float:
+    """Seconds by the clock, in a process of its own, with nothing compiled earlier at hand."""
+    if setting.quick:
+        return _first_step(number, compiled, setting)
+    with TemporaryDirectory() as cache, ProcessPoolExecutor(1, get_context("spawn"), _keep_graphs, (cache,)) as pool:
+        return pool.submit(_first_step, number, compiled, setting).result()
+
+
+def _keep_graphs(folder: str) -> None:
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
+
+
+def _first_step(number: int, compiled: bool, setting: Setting) -> float:
+    device = prepare_torch(Runtime(device=setting.device, threads=1))
+    began = time.perf_counter()
+    step(number, compiled, setting.quick, device)()
+    return time.perf_counter() - began

@@ -1,0 +1,230 @@
+"""A compiled model is the same model: losses, gradients, names; and whatever does not train runs as it was written."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+import timm
+import torch
+from open_clip import create_model
+from torch import Tensor, nn
+from torch._dynamo.utils import counters
+
+from benchmark import compiling, forecast
+from benchmark.arguments import parser
+from benchmark.backbones.base import Backbone
+from benchmark.checkpoint import load_trained, trained
+from benchmark.compiling import compile_layers, eager, layers, told
+from benchmark.distributed import ALONE
+from benchmark.errors import UserError
+from benchmark.planning import plan, save_plan
+from benchmark.runner import Runtime, run_cell
+from benchmark.training import Feed, start
+from benchmark.work import first_step
+from tests.conftest import ANSWERS, Case, visual
+from tests.end_to_end.conftest import write_one
+
+# torch looks for gradients of all inputs, and hides the warning that this makes itself, but not where warnings are errors
+pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf Tensor is being accessed:UserWarning")
+BACKEND = "aot_eager"  # graphs as inductor gets them, run by torch's own kernels: no compiler is needed
+CASES = (
+    Case("routing_lora", "vit_roberta", {"function": "mul_expand"}),
+    Case("p_adapter", "vit_gpt2"),
+    Case("hyperformer", "vit_gpt2"),
+    Case("prefix_tuning", "blip"),
+    Case("full_finetuning", "blip"),
+    Case("adapter", "clip_bart"),
+)
+KINDS = {"vit_roberta": 1, "vit_gpt2": 1, "blip": 1, "clip_bart": 2}  # of layers that a text tower repeats
+
+
+@pytest.fixture(autouse=True)
+def _nothing_compiled() -> Iterator[None]:
+    limit = torch.compiler.config.recompile_limit
+    torch.compiler.reset()
+    counters.clear()
+    yield
+    torch.compiler.reset()
+    torch.compiler.config.recompile_limit = limit
+
+
+def undropped(case: Case) -> Backbone:
+    """Compiled code draws other dropout masks."""
+    made = case.build().train()
+    for module in made.modules():
+        for name in ("p", "dropout", "attention_dropout", "activation_dropout"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
+    return made
+
+
+def passes(case: Case, made: Backbone, parts: list[slice]) -> tuple[list[float], dict[str, Tensor]]:
+    losses = []
+    for part in parts:
+        items = case.items()[part]
+        with torch.set_grad_enabled(any(p.requires_grad for p in made.vision.parameters())):
+            features = visual(made, [item.images for item in items])
+        loss, _ = made.loss(features, [item.prompt for item in items], [item.targets for item in items])
+        torch.autograd.backward(loss)
+        losses.append(loss.item())
+    return losses, {name: p.grad for name, p in made.named_parameters() if p.grad is not None}
+
+
+def graphs() -> int:
+    return int(counters["stats"]["unique_graphs"])
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_losses_and_gradients_are_the_same_and_one_graph_serves_all_lengths(case: Case) -> None:
+    """Batches of four, three and eight, of other lengths each: what is compiled for the first serves them all.
+
+    A kind of layer has two graphs at most: the lowest layer's input needs no gradient where nothing below it trains. With
+    padding in one batch and none in another there would be two more; all of these are padded.
+    """
+    plain, compiled = undropped(case), undropped(case)
+    compile_layers(compiled, BACKEND)
+    assert list(compiled.state_dict()) == list(plain.state_dict())
+    parts = [slice(4), slice(3, 6), slice(8)]
+    wanted, found = passes(case, plain, parts[:1]), passes(case, compiled, parts[:1])
+    first = graphs() - 1  # torch.neg, which tries whether compiling works
+    assert 2 <= first <= 2 * KINDS[case.backbone] + 1, "the vision tower has one kind"
+    wanted, found = (passes(case, made, parts[1:]) for made in (plain, compiled))
+    assert graphs() - 1 == first
+    assert found[0] == pytest.approx(wanted[0], rel=1e-5)
+    assert set(found[1]) == set(wanted[1])
+    largest = max(float(gradient.abs().max()) for gradient in wanted[1].values())  # some are nothing but rounding: a key's bias has none
+    for name, gradient in wanted[1].items():
+        assert (found[1][name] - gradient).abs().max() <= 1e-5 * max(float(gradient.abs().max()), 0.01 * largest), name
+    assert not counters["graph_break"]
+
+
+@pytest.mark.parametrize("case", [Case("lora", "vit_gpt2"), Case("lora", "blip")], ids=str)
+def test_evaluation_and_counting_run_as_written(case: Case) -> None:
+    """And what was trained loads into a model that is not compiled, and says the same."""
+    plain, compiled = case.build(), case.build()
+    calls = Counter[str]()
+
+    def backend(graph: torch.fx.GraphModule, _inputs: object) -> object:
+        def run(*inputs: object) -> object:
+            calls["compiled"] += 1
+            return graph(*inputs)
+
+        return run
+
+    for layer in layers(compiled.text):
+        layer.compile(backend=backend, dynamic=True)
+    items = case.items()[:2]
+    with torch.no_grad():
+        case.loss(compiled, items)
+    assert calls.pop("compiled") > 0, "the backend is not in use, so that its silence would mean nothing"
+    features = visual(compiled, [item.images for item in items]).detach()
+    with eager(), torch.inference_mode():
+        said = compiled.predict(features, [item.prompt for item in items])
+    feed = Feed(items, lambda ids: visual(compiled, ids), case.protocol, ANSWERS)
+    assert first_step(start(compiled, case.protocol, 1), [feed], 0, None, ALONE).flops > 0
+    assert not calls
+    load_trained(plain, trained(compiled))
+    with torch.inference_mode():
+        assert plain.eval().predict(features, [item.prompt for item in items]) == said
+
+
+def test_layers_are_what_towers_repeat() -> None:
+    def kinds(tower: nn.Module) -> Counter[str]:
+        return Counter(type(layer).__name__ for layer in layers(tower))
+
+    made = Case("compacter", "clip_bart").build()  # which puts lists of its own into layers
+    assert kinds(made.text) == {"BartEncoderLayer": 2, "BartDecoderLayer": 2}
+    assert kinds(made.vision) == {"ViTLayer": 4}
+    assert kinds(timm.create_model("vit_tiny_patch16_224", pretrained=False, depth=3)) == {"Block": 3}
+    assert kinds(create_model("ViT-B-32", precision="fp32", device="meta").visual) == {"ResidualAttentionBlock": 12}
+
+
+def fails(_graph: object, _inputs: object) -> object:
+    raise RuntimeError("no compiler\n\ninner workings")
+
+
+def test_what_cannot_be_compiled_is_told_and_nothing_goes_on_without() -> None:
+    made = Case("lora", "vit_roberta").build()
+    with pytest.raises(UserError, match=r"^--compile: .*no compiler; leave out --compile$"):
+        compile_layers(made, fails)  # type: ignore[arg-type] # torch takes a function, too
+
+
+class Numbered(nn.Module):
+    """Each number is another graph."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.number
+
+
+def numbered(numbers: range) -> list[nn.Module]:
+    return [Numbered(number) for number in numbers]
+
+
+class Breaks(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        torch._dynamo.graph_break()
+        return x + 1
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four graphs at most."""
+    monkeypatch.setattr(compiling, "LIMIT", 4)
+    torch.compiler.config.recompile_limit = 1
+
+
+def compiled(made: list[nn.Module]) -> list[nn.Module]:
+    """These as the layers of a text tower."""
+    backbone = Case("lora", "vit_roberta").build()
+    backbone.text.encoder.layer = nn.ModuleList(made)
+    compile_layers(backbone, BACKEND)
+    return made
+
+
+@told()
+def run_all(made: list[nn.Module]) -> None:
+    for layer in made:
+        layer(torch.ones(3))
+
+
+@pytest.mark.parametrize(("made", "said"), [([Breaks()], "graph_break"), (numbered(range(2, 9)), "recompile limit exceeded")])
+def test_no_layer_runs_uncompiled_in_silence(made: list[nn.Module], said: str, few: None) -> None:
+    compiled(made)
+    with pytest.raises(UserError, match=rf"^--compile: .*{said}.*; leave out --compile$"):
+        run_all(made)
+
+
+def test_cells_that_went_before_do_not_count(few: None) -> None:
+    """A worker runs many cells; each method has graphs of its own."""
+    for begin in (2, 5, 8):
+        run_all(compiled(numbered(range(begin, begin + 3))))
+    assert not counters["graph_break"]
+
+
+def test_a_cell_that_cannot_be_compiled_leaves_the_reason(tmp_path, monkeypatch) -> None:
+    made = plan(str(write_one(tmp_path)), need_data=True)
+    save_plan(made, tmp_path / "root")
+    monkeypatch.setattr("benchmark.runner.compile_layers", lambda backbone: compile_layers(backbone, fails))  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="leave out --compile"):
+        run_cell(made.cells[0].id, tmp_path / "root", Runtime(device="cpu", threads=1, compile=True))
+    assert "no compiler" in (tmp_path / "root" / "cells" / made.cells[0].id / "failure.json").read_text()
+
+
+def test_costs_can_be_measured_compiled(monkeypatch) -> None:
+    asked: list[Backbone] = []
+    monkeypatch.setattr(forecast, "compile_layers", asked.append)
+    for compiled in (False, True):
+        forecast.step_seconds(Case("lora", "vit_roberta").cell(), 2, Runtime(device="cpu", threads=1, compile=compiled))
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize("command", ["run S --cell a", "sweep S", "retry S --failed", "plan S"])
+def test_commands_that_take_the_flag(command: str) -> None:
+    assert parser().parse_args([*command.split(), "--compile"]).compile is True
+    assert parser().parse_args(command.split()).compile is False
