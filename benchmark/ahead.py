@@ -1,4 +1,4 @@
-"""What the next steps need, fetched by a thread while this one computes."""
+"""What the next steps need, fetched by a thread while a GPU computes this one."""
 
 from __future__ import annotations
 
@@ -15,11 +15,21 @@ T = TypeVar("T")
 DEPTH = 2  # how many jobs are fetched for at once, beside the one that is worked on
 
 
-def ahead(jobs: Iterable[J], fetch: Callable[[J], T], depth: int = DEPTH) -> Generator[tuple[J, T], None, None]:
+def depth_for(device: torch.device) -> int:
+    """A CPU has nothing to compute with while it fetches (`vlpeft bench loading`)."""
+    return DEPTH if device.type == "cuda" else 0
+
+
+def ahead(jobs: Iterable[J], fetch: Callable[[J], T], depth: int) -> Generator[tuple[J, T], None, None]:
     """Each job with what was fetched for it, in order; an error in fetching is raised when the job's turn comes.
 
-    One thread fetches, in order. Close the generator where it may be left early: what has not begun is then given up.
+    One thread fetches for so many jobs ahead; at depth 0 there is none. Close the generator where it may be left early: what has
+    not begun is then given up.
     """
+    if not depth:
+        for job in jobs:
+            yield job, fetch(job)
+        return
     waiting: deque[tuple[J, Future[T]]] = deque()
     pool = ThreadPoolExecutor(1, "fetch")
     try:

@@ -27,7 +27,7 @@ def compile_layers(backbone: Backbone, backend: str = "inductor") -> None:
     Compiling itself happens in the first steps. Raises UserError where there is nothing to compile with.
     """
     torch.compiler.reset()  # a worker runs cell after cell: another method's graphs would count against the limit
-    torch.compiler.config.recompile_limit = max(LIMIT, torch.compiler.config.recompile_limit)
+    torch._dynamo.config.recompile_limit = max(LIMIT, torch._dynamo.config.recompile_limit)
     with told():
         torch.compile(torch.neg, backend=backend)(torch.ones(2, device=backbone.device))  # before features are computed for hours
     for tower in (backbone.text, backbone.vision):

@@ -9,7 +9,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from benchmark.ahead import ahead, pinned
+from benchmark.ahead import ahead, depth_for, pinned
 from benchmark.backbones.base import Backbone
 from benchmark.compiling import eager
 from benchmark.datasets.base import Example
@@ -58,7 +58,7 @@ def said(
     def fetch(begin: int) -> Tensor:
         return pinned(feed.visual.fetched([e.images for e in examples[begin : begin + batch]]), backbone.device)
 
-    with closing(ahead(begins[ranks.rank :: ranks.world], fetch)) as batches:
+    with closing(ahead(begins[ranks.rank :: ranks.world], fetch, depth_for(backbone.device))) as batches:
         for begin, fetched in batches:
             part = examples[begin : begin + batch]
             with eager(), torch.inference_mode(), autocast(backbone.device, protocol.precision):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
-from benchmark.ahead import DEPTH, ahead, pinned
+from benchmark.ahead import ahead, depth_for, pinned
 from benchmark.backbones.base import Backbone
 from benchmark.config import Protocol
 from benchmark.distributed import ALONE, Ranks
@@ -119,17 +119,18 @@ def train(
     micro_batch: int | None,
     after_step: Callable[[TrainingState], None],
     ranks: Ranks = ALONE,
-    depth: int = DEPTH,
+    depth: int | None = None,
 ) -> None:
     """Run from `state.step` to `state.total`; every step is a batch of one task, cut among the ranks. The first feed's protocol clips.
 
-    Batch order is a function of seed and step alone, so resuming needs no sampler state. The images of `depth` steps are fetched
-    ahead, which changes nothing but time.
+    Batch order is a function of seed and step alone, so resuming needs no sampler state. On a GPU the images of a
+    few steps are fetched ahead (`depth` says of how many, wherever), which changes nothing but time.
     """
     state.backbone.train()
     every = max(1, state.total // CURVE_POINTS)
     protocol = feeds[0].protocol
     device = state.backbone.device
+    depth = depth_for(device) if depth is None else depth
     drawn = enumerate(batches(feeds, seed, state.step, state.total), state.step)
     jobs = ((feed, pieces(batch, f"{seed}/{step}", micro_batch, ranks)) for step, (feed, batch) in drawn)
     with closing(ahead(jobs, lambda job: [pinned(piece.fetched(job[0]), device) for piece in job[1]], depth)) as steps:

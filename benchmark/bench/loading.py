@@ -27,7 +27,7 @@ BATCH, STEPS, SHAPE = 8, 12, (480, 640, 3)
 
 
 def run(setting: Setting) -> Iterator[Row]:
-    """Tiny towers on a CPU, where steps of large ones would hide any loading; the papers' on a GPU."""
+    """Tiny towers on a CPU, where fetching and computing are for the same cores; the papers' on a GPU."""
     small = setting.quick or setting.device == "cpu"
     with TemporaryDirectory() as folder:
         draw = np.random.default_rng(0)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from benchmark.ahead import ahead, pinned
+from benchmark.ahead import DEPTH, ahead, depth_for, pinned
 from benchmark.datasets.shapes import Shapes
 from benchmark.errors import DataError
 from benchmark.features import Visual, views
@@ -52,7 +52,8 @@ def test_without_depth_each_is_fetched_when_its_turn_comes() -> None:
         assert fetched == list(range(job + 1))
 
 
-def test_an_error_waits_for_its_turn() -> None:
+@pytest.mark.parametrize("depth", [0, 2])
+def test_an_error_waits_for_its_turn(depth: int) -> None:
     def fetch(job: int) -> int:
         if job == 2:
             raise DataError("image 2: damaged")
@@ -60,14 +61,14 @@ def test_an_error_waits_for_its_turn() -> None:
 
     done: list[int] = []
     with pytest.raises(DataError, match="image 2: damaged"):
-        done.extend(found for _, found in ahead(range(4), fetch))
+        done.extend(found for _, found in ahead(range(4), fetch, depth))
     assert done == [0, 1]
 
 
 def test_who_leaves_early_leaves_no_thread_and_no_more_work() -> None:
     fetched: list[int] = []
     before = threading.active_count()
-    with closing(ahead(range(100), fetched.append)) as jobs:
+    with closing(ahead(range(100), fetched.append, depth=2)) as jobs:
         next(jobs)
     assert len(fetched) <= 3
     assert threading.active_count() == before
@@ -93,12 +94,13 @@ def trained(depth: int, micro_batch: int | None) -> tuple[list[tuple[int, float]
 @pytest.mark.parametrize("micro_batch", [None, 3])
 def test_training_gives_the_same_bits_however_far_ahead(micro_batch: int | None) -> None:
     at_once, threads = trained(0, micro_batch)
-    assert trained(3, micro_batch) == (at_once, threads)
-    assert threads == {"fetch"}
+    assert threads == {threading.current_thread().name}
+    assert trained(3, micro_batch) == (at_once, {"fetch"})
     assert len({loss for _, loss in at_once}) == 3
 
 
-def test_only_what_goes_to_a_gpu_is_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_for_a_gpu_is_anything_fetched_ahead_and_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (depth_for(torch.device("cpu")), depth_for(torch.device("cuda", 1))) == (0, DEPTH)
     tensor, asked = torch.ones(2), []
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: asked.append(self) or self)
     assert pinned(tensor, torch.device("cpu")) is tensor

@@ -42,12 +42,12 @@ KINDS = {"vit_roberta": 1, "vit_gpt2": 1, "blip": 1, "clip_bart": 2}  # of layer
 
 @pytest.fixture(autouse=True)
 def _nothing_compiled() -> Iterator[None]:
-    limit = torch.compiler.config.recompile_limit
+    limit = torch._dynamo.config.recompile_limit
     torch.compiler.reset()
     counters.clear()
     yield
     torch.compiler.reset()
-    torch.compiler.config.recompile_limit = limit
+    torch._dynamo.config.recompile_limit = limit
 
 
 def undropped(case: Case) -> Backbone:
@@ -176,7 +176,7 @@ class Breaks(nn.Module):
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Four graphs at most."""
     monkeypatch.setattr(compiling, "LIMIT", 4)
-    torch.compiler.config.recompile_limit = 1
+    torch._dynamo.config.recompile_limit = 1
 
 
 def compiled(made: list[nn.Module]) -> list[nn.Module]:
