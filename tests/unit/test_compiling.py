@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 import timm
@@ -17,9 +18,10 @@ from benchmark import compiling, forecast
 from benchmark.arguments import parser
 from benchmark.backbones.base import Backbone
 from benchmark.checkpoint import load_trained, trained
-from benchmark.compiling import compile_layers, eager, layers, told
+from benchmark.compiling import compile_layers, layers, told
 from benchmark.distributed import ALONE
 from benchmark.errors import UserError
+from benchmark.evaluation import said
 from benchmark.planning import plan, save_plan
 from benchmark.runner import Runtime, run_cell
 from benchmark.training import Feed, start
@@ -136,14 +138,14 @@ def test_evaluation_and_counting_run_as_written(case: Case) -> None:
         case.loss(compiled, items)
     assert calls.pop("compiled") > 0, "the backend is not in use, so that its silence would mean nothing"
     features = visual(compiled, [item.images for item in items]).detach()
-    with eager(), torch.inference_mode():
-        said = compiled.predict(features, [item.prompt for item in items])
     feed = Feed(items, lambda ids: visual(compiled, ids), case.protocol, ANSWERS)
+    inputs = SimpleNamespace(answers=ANSWERS, prompts=lambda part: [items[int(example.id)].prompt for example in part])
+    found = said(compiled, compiled.predict, inputs, feed, case.examples()[:2], 2)  # type: ignore[arg-type]
     assert first_step(start(compiled, case.protocol, 1), [feed], 0, None, ALONE).flops > 0
     assert not calls
     load_trained(plain, trained(compiled))
     with torch.inference_mode():
-        assert plain.eval().predict(features, [item.prompt for item in items]) == said
+        assert plain.eval().predict(features, [item.prompt for item in items]) == found
 
 
 def test_layers_are_what_towers_repeat() -> None:
