@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, contextmanager
 import torch
 from torch import nn
 from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
+from torch._functorch import config as functorch
 
 from benchmark.backbones.base import Backbone
 from benchmark.errors import UserError
@@ -26,13 +27,21 @@ def compile_layers(backbone: Backbone, backend: str = "inductor") -> None:
 
     Compiling itself happens in the first steps. Raises UserError where there is nothing to compile with.
     """
-    torch.compiler.reset()  # a worker runs cell after cell: another method's graphs would count against the limit
-    torch._dynamo.config.recompile_limit = max(LIMIT, torch._dynamo.config.recompile_limit)
+    _set_up()
     with told():
         torch.compile(torch.neg, backend=backend)(torch.ones(2, device=backbone.device))  # before features are computed for hours
     for tower in (backbone.text, backbone.vision):
         for layer in layers(tower):
             layer.compile(backend=backend, fullgraph=True, dynamic=True)
+
+
+def _set_up() -> None:
+    torch.compiler.reset()  # a worker runs cell after cell: another method's graphs would count against the limit
+    try:
+        torch._dynamo.config.recompile_limit = max(LIMIT, torch._dynamo.config.recompile_limit)
+        functorch.backward_pass_autocast = "off"  # as without: backward is called outside autocast, and float32 parts stay float32
+    except AttributeError as error:
+        raise UserError(f"--compile: torch {torch.__version__} is too old for it; leave out --compile, or upgrade torch") from error
 
 
 def layers(tower: nn.Module) -> Iterator[nn.Module]:

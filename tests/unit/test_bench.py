@@ -23,7 +23,11 @@ from benchmark.bench._sides import Step, kept_bytes, turns
 from benchmark.errors import UserError
 from methods.routing import routing_function
 
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
+    # torch.compile looks for gradients of all inputs; see test_compiling.py
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf Tensor is being accessed:UserWarning"),
+]
 QUICK = Setting(turns=2, quick=True)
 OF_PROCESSES = ("workers",)  # whole sweeps in processes of their own: as slow as they are
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 import timm
@@ -11,14 +12,16 @@ import torch
 from open_clip import create_model
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
+from torch._functorch import config as functorch
 
 from benchmark import compiling, forecast
 from benchmark.arguments import parser
 from benchmark.backbones.base import Backbone
 from benchmark.checkpoint import load_trained, trained
-from benchmark.compiling import compile_layers, eager, layers, told
+from benchmark.compiling import compile_layers, layers, told
 from benchmark.distributed import ALONE
 from benchmark.errors import UserError
+from benchmark.evaluation import said
 from benchmark.planning import plan, save_plan
 from benchmark.runner import Runtime, run_cell
 from benchmark.training import Feed, start
@@ -31,23 +34,23 @@ pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor 
 BACKEND = "aot_eager"  # graphs as inductor gets them, run by torch's own kernels: no compiler is needed
 CASES = (
     Case("routing_lora", "vit_roberta", {"function": "mul_expand"}),
-    Case("p_adapter", "vit_gpt2"),
     Case("hyperformer", "vit_gpt2"),
     Case("prefix_tuning", "blip"),
     Case("full_finetuning", "blip"),
     Case("adapter", "clip_bart"),
 )
+Passed = tuple[list[float], dict[str, Tensor]]  # losses, and the gradients of their sum
 KINDS = {"vit_roberta": 1, "vit_gpt2": 1, "blip": 1, "clip_bart": 2}  # of layers that a text tower repeats
 
 
 @pytest.fixture(autouse=True)
 def _nothing_compiled() -> Iterator[None]:
-    limit = torch._dynamo.config.recompile_limit
+    limit, autocast = torch._dynamo.config.recompile_limit, functorch.backward_pass_autocast
     torch.compiler.reset()
     counters.clear()
     yield
     torch.compiler.reset()
-    torch._dynamo.config.recompile_limit = limit
+    torch._dynamo.config.recompile_limit, functorch.backward_pass_autocast = limit, autocast
 
 
 def undropped(case: Case) -> Backbone:
@@ -60,13 +63,14 @@ def undropped(case: Case) -> Backbone:
     return made
 
 
-def passes(case: Case, made: Backbone, parts: list[slice]) -> tuple[list[float], dict[str, Tensor]]:
+def passes(case: Case, made: Backbone, parts: list[slice], bf16: bool = False) -> Passed:
     losses = []
     for part in parts:
         items = case.items()[part]
         with torch.set_grad_enabled(any(p.requires_grad for p in made.vision.parameters())):
             features = visual(made, [item.images for item in items])
-        loss, _ = made.loss(features, [item.prompt for item in items], [item.targets for item in items])
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            loss, _ = made.loss(features, [item.prompt for item in items], [item.targets for item in items])
         torch.autograd.backward(loss)
         losses.append(loss.item())
     return losses, {name: p.grad for name, p in made.named_parameters() if p.grad is not None}
@@ -87,17 +91,31 @@ def test_losses_and_gradients_are_the_same_and_one_graph_serves_all_lengths(case
     compile_layers(compiled, BACKEND)
     assert list(compiled.state_dict()) == list(plain.state_dict())
     parts = [slice(4), slice(3, 6), slice(8)]
-    wanted, found = passes(case, plain, parts[:1]), passes(case, compiled, parts[:1])
+    for made in (plain, compiled):
+        passes(case, made, parts[:1])
     first = graphs() - 1  # torch.neg, which tries whether compiling works
     assert 2 <= first <= 2 * KINDS[case.backbone] + 1, "the vision tower has one kind"
     wanted, found = (passes(case, made, parts[1:]) for made in (plain, compiled))
     assert graphs() - 1 == first
+    compare(found, wanted)
+    assert not counters["graph_break"]
+
+
+def compare(found: Passed, wanted: Passed) -> None:
     assert found[0] == pytest.approx(wanted[0], rel=1e-5)
     assert set(found[1]) == set(wanted[1])
     largest = max(float(gradient.abs().max()) for gradient in wanted[1].values())  # some are nothing but rounding: a key's bias has none
     for name, gradient in wanted[1].items():
         assert (found[1][name] - gradient).abs().max() <= 1e-5 * max(float(gradient.abs().max()), 0.01 * largest), name
-    assert not counters["graph_break"]
+
+
+def test_what_is_float32_inside_bf16_stays_so_in_the_backward() -> None:
+    """Left alone, torch would compile the backward of the p-adapter's float32 parts as if it were called under autocast."""
+    case = Case("p_adapter", "vit_gpt2")
+    plain, compiled = undropped(case), undropped(case)
+    compile_layers(compiled, BACKEND)
+    found, wanted = (passes(case, made, [slice(4)], bf16=True) for made in (compiled, plain))
+    compare(found, wanted)
 
 
 @pytest.mark.parametrize("case", [Case("lora", "vit_gpt2"), Case("lora", "blip")], ids=str)
@@ -120,14 +138,14 @@ def test_evaluation_and_counting_run_as_written(case: Case) -> None:
         case.loss(compiled, items)
     assert calls.pop("compiled") > 0, "the backend is not in use, so that its silence would mean nothing"
     features = visual(compiled, [item.images for item in items]).detach()
-    with eager(), torch.inference_mode():
-        said = compiled.predict(features, [item.prompt for item in items])
     feed = Feed(items, lambda ids: visual(compiled, ids), case.protocol, ANSWERS)
+    inputs = SimpleNamespace(answers=ANSWERS, prompts=lambda part: [items[int(example.id)].prompt for example in part])
+    found = said(compiled, compiled.predict, inputs, feed, case.examples()[:2], 2)  # type: ignore[arg-type]
     assert first_step(start(compiled, case.protocol, 1), [feed], 0, None, ALONE).flops > 0
     assert not calls
     load_trained(plain, trained(compiled))
     with torch.inference_mode():
-        assert plain.eval().predict(features, [item.prompt for item in items]) == said
+        assert plain.eval().predict(features, [item.prompt for item in items]) == found
 
 
 def test_layers_are_what_towers_repeat() -> None:
