@@ -68,7 +68,7 @@ def passes(case: Case, made: Backbone, parts: list[slice], bf16: bool = False) -
     for part in parts:
         items = case.items()[part]
         with torch.set_grad_enabled(any(p.requires_grad for p in made.vision.parameters())):
-            features = visual(made, [item.images for item in items])
+            features = visual(made)([item.images for item in items])
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             loss, _ = made.loss(features, [item.prompt for item in items], [item.targets for item in items])
         torch.autograd.backward(loss)
@@ -137,8 +137,8 @@ def test_evaluation_and_counting_run_as_written(case: Case) -> None:
     with torch.no_grad():
         case.loss(compiled, items)
     assert calls.pop("compiled") > 0, "the backend is not in use, so that its silence would mean nothing"
-    features = visual(compiled, [item.images for item in items]).detach()
-    feed = Feed(items, lambda ids: visual(compiled, ids), case.protocol, ANSWERS)
+    features = visual(compiled)([item.images for item in items]).detach()
+    feed = Feed(items, visual(compiled), case.protocol, ANSWERS)
     inputs = SimpleNamespace(answers=ANSWERS, prompts=lambda part: [items[int(example.id)].prompt for example in part])
     found = said(compiled, compiled.predict, inputs, feed, case.examples()[:2], 2)  # type: ignore[arg-type]
     assert first_step(start(compiled, case.protocol, 1), [feed], 0, None, ALONE).flops > 0
