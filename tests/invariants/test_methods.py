@@ -60,6 +60,7 @@ def test_only_what_should_train_trains(any_case: Case) -> None:
     before = {id(p): p.detach().clone() for p in (*backbone.parameters(), *backbone.buffers())}
     head = {id(p) for p in backbone.head_parameters()}
     apply(any_case.adaptation, backbone)
+    before |= {id(buffer): buffer.clone() for buffer in backbone.buffers() if id(buffer) not in before}  # those that the method added
     start = copies(trained(backbone))
     any_case.train(backbone)
     still = trained(backbone).keys() - moved(start, trained(backbone))
