@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import cached_property
 
 from benchmark.config import JSON, Config, Protocol, dump, essence
 from benchmark.datasets import DatasetSpec
@@ -56,7 +57,7 @@ class Cell(Config):
     seed: int
     also: tuple[Part, ...] = ()
 
-    @property
+    @cached_property
     def parts(self) -> tuple[Part, ...]:
         """All tasks of the cell; one, unless it is joint."""
         return (Part(self.task, self.dataset, self.protocol), *self.also)

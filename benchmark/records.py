@@ -91,9 +91,13 @@ class Store:
         """Where everything of one cell lies."""
         return self.root.joinpath("cells", cell_id)
 
+    def file(self, cell_id: str, name: str) -> Path:
+        """One of its files; thousands of paths take time, and this takes half of it."""
+        return self.root.joinpath("cells", cell_id, name)
+
     def has_record(self, cell_id: str) -> bool:
         """True once the cell is finished."""
-        return (self.folder(cell_id) / "record.json").exists()
+        return self.file(cell_id, "record.json").exists()
 
     def is_held(self, cell_id: str) -> bool:
         """True while some process runs the cell."""
@@ -101,7 +105,7 @@ class Store:
 
     def record(self, cell_id: str) -> Record:
         """Read one record. Raises UserError naming the file if it is truncated, foreign or of a newer schema."""
-        return read_record(self.folder(cell_id) / "record.json")
+        return read_record(self.file(cell_id, "record.json"))
 
     def records(self) -> Iterator[Record]:
         """All records, by id."""
@@ -112,7 +116,7 @@ class Store:
 
     def scores(self, cell_id: str) -> tuple[ImageScores, ...]:
         """Its scores by image, one a task; nothing where none were kept. Raises UserError for a damaged file."""
-        return read_scores(self.folder(cell_id) / NAME)
+        return read_scores(self.file(cell_id, NAME))
 
     def write_cell(self, cell_id: str, cell: Mapping[str, Any]) -> None:
         """Write cell.json, unless it stands there. Every launch does so: 10,000 cells are not worth as many fsyncs."""

@@ -98,8 +98,9 @@ def _rows(planned: Planned, part: int, record: Record | None, failed: str, metri
     size = ", ".join(small(planned.cell)) or FULL
     cell = {"method": planned.row, "backbone": backbone, "task": task, "dataset": dataset, "scale": size}
     shared = {**cell, "seed": planned.seed, "id": planned.id, **_parameters(planned, record), **_costs(record)}
+    prefix = planned.cell.metric_prefix(part)
     for metric in metrics:
-        value, state = _outcome(planned, record, failed, planned.cell.metric_prefix(part) + metric)
+        value, state = _outcome(planned, record, failed, prefix + metric)
         yield {**shared, "metric": metric, "value": value, "state": state}
 
 

@@ -152,10 +152,12 @@ def _column(place: Place, cells: Sequence[_Cell], reader: _Reader) -> Column | s
         return ""
     if any(cell.state != "done" for cell in cells):
         return MISSING
-    found = [reader.scores(cell.id, _task(place)) for cell in cells]
-    parts = [part for part in found if part is not None]
-    if len(parts) < len(cells):
-        return "of some cells no scores by image were kept; cells of this version keep them"
+    parts = list[ImageScores]()
+    for cell in cells:
+        part = reader.scores(cell.id, _task(place))
+        if part is None:
+            return "of some cells no scores by image were kept; cells of this version keep them"
+        parts.append(part)
     if any(place[3] not in part.sums for part in parts):
         return "it is no mean over examples"
     if len({(part.images, part.examples) for part in parts}) > 1:

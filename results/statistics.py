@@ -13,7 +13,6 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtrit
 
 LEVEL = 0.05
 POWER = 0.8
@@ -102,7 +101,11 @@ def standard_errors(sums: Floats, examples: Floats) -> Floats:
 
 def _t(count: int, level: float = LEVEL) -> float:
     """Quantile of Student's t: how many standard errors leave `level` outside, on both sides together; NaN where there is no spread."""
-    return float(stdtrit(count - 1, 1 - level / 2)) if count > 1 else float("nan")
+    if count < 2:
+        return float("nan")
+    from scipy.special import stdtrit  # a quarter of a second, which most tables do without
+
+    return float(stdtrit(count - 1, 1 - level / 2))
 
 
 def holm(p: Sequence[float] | Floats) -> Floats:
