@@ -12,7 +12,7 @@ from torch import Tensor
 
 J = TypeVar("J")
 T = TypeVar("T")
-DEPTH = 2  # how many jobs are fetched for at once, beside the one that is worked on
+DEPTH = 2  # how many jobs beside the one that is worked on are fetched for, one after another
 
 
 def depth_for(device: torch.device) -> int:

@@ -18,6 +18,7 @@ from benchmark.cli_tables import diff, keep, table
 from benchmark.errors import UserError
 
 if TYPE_CHECKING:
+    from benchmark.bench._rows import Setting
     from benchmark.cell import Plan
 
 
@@ -86,8 +87,8 @@ def _list(options: argparse.Namespace) -> int:
 def _plan(options: argparse.Namespace) -> int:
     if options.explain is not None and options.cost:
         raise UserError("--explain, --cost: choose one of the two")
-    if not options.cost and (options.batch or options.threads or options.device != "auto"):
-        raise UserError("--batch, --threads, --device: a plan measures nothing without --cost; add --cost, or leave them out")
+    if not options.cost and (options.batch or options.threads or options.compile or options.device != "auto"):
+        raise UserError("--batch, --threads, --device, --compile: a plan measures nothing without --cost; add --cost, or leave them out")
     if options.explain is not None:
         return _explain(options)
     from benchmark.planning import plan
@@ -203,20 +204,11 @@ def _data_download(options: argparse.Namespace) -> int:
 def _bench(options: argparse.Namespace) -> int:
     from benchmark.bench import names
     from benchmark.bench._plot import plot
-    from benchmark.bench._rows import Setting, as_dict, check_folder, keep, markdown, newest, run, text
+    from benchmark.bench._rows import as_dict, keep, markdown, newest, run, text
     from benchmark.records import write_atomically
-    from benchmark.runner import Runtime
 
-    setting = Setting(str(Runtime(device=options.device).torch_device()), options.turns, options.quick)
-    if setting.quick and options.keep:
-        raise UserError("--keep: numbers of --quick mean nothing; leave one of the two out")
     chosen = names() if "all" in options.names else list(dict.fromkeys(options.names))
-    if options.plot and "growth" not in chosen:
-        raise UserError("--plot: only `growth` measures curves; add it to the names, or leave --plot out")
-    if options.keep:
-        check_folder(options.keep)
-    if options.plot:
-        check_folder(options.plot.parent)
+    setting = _bench_setting(options, chosen)
     rows, before = [], os.getloadavg()
     for row in newest(options.kept, chosen, setting.device) if options.kept else run(chosen, setting):
         rows.append(row)
@@ -230,6 +222,22 @@ def _bench(options: argparse.Namespace) -> int:
     if options.keep:
         print(f"kept in {keep(options.keep, rows, setting, before)}", file=sys.stderr)
     return 0 if setting.quick else int(any(row.verdict == "FAIL" for row in rows))
+
+
+def _bench_setting(options: argparse.Namespace, chosen: Sequence[str]) -> Setting:
+    """How to measure. Raises UserError for options that do not go together, and for folders that cannot be written."""
+    from benchmark.bench._rows import Setting, check_folder
+    from benchmark.runner import Runtime
+
+    if options.quick and (options.keep or options.kept):
+        raise UserError("--quick: its numbers mean nothing, and none are kept; leave out --quick, or --keep and --kept")
+    if options.plot and "growth" not in chosen:
+        raise UserError("--plot: only `growth` measures curves; add it to the names, or leave --plot out")
+    for folder in (options.keep, options.plot and options.plot.parent):
+        if folder:
+            check_folder(folder)
+    named = options.kept and options.device != "auto"  # what was kept is shown where there is no such device, too
+    return Setting(options.device if named else str(Runtime(device=options.device).torch_device()), options.turns, options.quick)
 
 
 def _pretrain(options: argparse.Namespace) -> int:

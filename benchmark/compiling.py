@@ -13,12 +13,13 @@ from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import nn
-from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
+from torch._dynamo import exc
 from torch._functorch import config as functorch
 
 from benchmark.backbones.base import Backbone
 from benchmark.errors import UserError
 
+LIMIT_HIT: type[Exception] = getattr(exc, "FailOnRecompileLimitHit", exc.TorchDynamoException)  # torch 2.6, which is refused, has none
 LIMIT = 64  # graphs that layers of all kinds may need together; torch's 8 are too few for two towers
 
 
@@ -65,9 +66,9 @@ def told() -> Iterator[None]:
     """Around what may compile. Raises UserError with the reason where that fails."""
     try:
         yield
-    except TorchDynamoException as error:
+    except exc.TorchDynamoException as error:
         raise UserError(f"--compile: {_reason(error)}; leave out --compile") from error
-    except FailOnRecompileLimitHit as error:  # its cause says which limit, it itself does not
+    except LIMIT_HIT as error:  # its cause says which limit, it itself does not
         raise UserError(f"--compile: {_reason(error.__cause__ or error)}; leave out --compile") from error
 
 

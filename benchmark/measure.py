@@ -20,6 +20,7 @@ from torch import Tensor
 from benchmark.backbones.base import Backbone
 from benchmark.backbones.weights import random_weights
 from benchmark.cell import Cell, Planned
+from benchmark.compiling import eager
 from benchmark.cost import Meter, parameters
 from benchmark.errors import UserError
 from benchmark.features import Visual
@@ -107,6 +108,7 @@ def pixels(backbone: Backbone, batch: int) -> Visual:
 
 
 def cached_pixels(backbone: Backbone, batch: int) -> Visual:
-    """The same, computed once, as a cache gives them."""
-    found = pixels(backbone, batch)([[str(i)] for i in range(batch)]).detach()[:, 0].cpu()
+    """The same, computed once and as it is written, as a cache gives them."""
+    with eager():
+        found = pixels(backbone, batch)([[str(i)] for i in range(batch)]).detach()[:, 0].cpu()
     return Visual(lambda ids, _: found[[int(image) for image in ids]], lambda rows: rows.to(backbone.device, non_blocking=True))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -125,10 +125,14 @@ class SweepProgress(_Bars):
         if self.live or time.monotonic() - self.told < TOLD_EVERY:
             return
         self.told = time.monotonic()
-        new = [(cell, where) for cell, where in self._at_work() if time.time() - where["updated"] < 2 * TOLD_EVERY]
-        said = [f"{where['phase']} {where['step']}/{where['total']} {name_of(cell)}" for cell, where in new[:TOLD_AT_ONCE]]
-        more = [f"{len(new) - TOLD_AT_ONCE} more"] if len(new) > TOLD_AT_ONCE else []
+        alive = [(cell, where) for cell, where in self._at_work() if self._alive(cell, where)]
+        said = [f"{where['phase']} {where['step']}/{where['total']} {name_of(cell)}" for cell, where in alive[:TOLD_AT_ONCE]]
+        more = [f"{len(alive) - TOLD_AT_ONCE} more"] if len(alive) > TOLD_AT_ONCE else []
         self.line(f"[{self.done}/{self.total}] at work: {'; '.join(said + more) or 'none yet'}")
+
+    def _alive(self, cell: Planned, where: Mapping[str, Any]) -> bool:
+        """Whether it has told something of late, or is still held: computing features may take an hour without a word."""
+        return time.time() - where["updated"] < 2 * TOLD_EVERY or self.store.is_held(cell.id)
 
     def watch_cell(self, cell: Planned, phase: str, step: int, total: int) -> None:
         """The same for a cell that runs in this process."""

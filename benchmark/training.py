@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import count, islice, tee
 from random import Random
 from time import perf_counter
 from typing import cast
@@ -124,22 +124,23 @@ def train(
     """Run from `state.step` to `state.total`; every step is a batch of one task, cut among the ranks. The first feed's protocol clips.
 
     Batch order is a function of seed and step alone, so resuming needs no sampler state. On a GPU the images of a
-    few steps are fetched ahead (`depth` says of how many, wherever), which changes nothing but time.
+    few pieces are fetched ahead (`depth` says of how many, wherever), which changes nothing but time.
     """
     state.backbone.train()
     every = max(1, state.total // CURVE_POINTS)
     protocol = feeds[0].protocol
     device = state.backbone.device
-    depth = depth_for(device) if depth is None else depth
     drawn = enumerate(batches(feeds, seed, state.step, state.total), state.step)
-    jobs = ((feed, pieces(batch, f"{seed}/{step}", micro_batch, ranks)) for step, (feed, batch) in drawn)
-    with closing(ahead(jobs, lambda job: [pinned(piece.fetched(job[0]), device) for piece in job[1]], depth)) as steps:
+    steps, coming = tee((feed, pieces(batch, f"{seed}/{step}", micro_batch, ranks)) for step, (feed, batch) in drawn)
+    jobs = ((feed, piece) for feed, parts in coming for piece in parts)
+    depth = depth_for(device) if depth is None else depth
+    with closing(ahead(jobs, lambda job: pinned(job[1].fetched(job[0]), device), depth)) as fetched:
         began = perf_counter()
-        for (feed, parts), fetched in steps:
+        for feed, parts in steps:
             if len(feeds) > 1:
                 state.backbone.follow(feed.protocol, feed.answers, feed.task)
             ranks.reseed(seed, state.step)
-            loss = _step(state, feed, parts, fetched, protocol.clip_norm, ranks)
+            loss = _step(state, feed, islice(fetched, len(parts)), protocol.clip_norm, ranks)
             if not math.isfinite(loss):
                 raise UserError(f"the loss became {loss} at step {state.step}; lower `lr` ({protocol.lr}) or set `clip_norm`")
             state.step += 1
@@ -217,11 +218,11 @@ def pieces(batch: Sequence[Item], seed: str, micro_batch: int | None, ranks: Ran
 
 
 def _step(
-    state: TrainingState, feed: Feed, parts: Sequence[Piece], fetched: Sequence[Tensor], clip_norm: float | None, ranks: Ranks
+    state: TrainingState, feed: Feed, parts: Iterable[tuple[tuple[Feed, Piece], Tensor]], clip_norm: float | None, ranks: Ranks
 ) -> float:
     state.optimizer.zero_grad(set_to_none=True)
     total, terms = 0.0, 0
-    for part, found in zip(parts, fetched, strict=True):
+    for (_, part), found in parts:
         with autocast(state.backbone.device, feed.protocol.precision):
             visual = feed.seen.features(found)
             summed, n = state.backbone.loss(visual, [i.prompt for i in part.items], [i.targets for i in part.items])

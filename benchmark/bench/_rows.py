@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from benchmark.codebase import code
+from benchmark.config import parse_json
 from benchmark.errors import UserError
 from benchmark.provenance import provenance
 from benchmark.records import write_atomically
@@ -143,25 +144,25 @@ def keep(folder: Path, rows: Sequence[Row], setting: Setting, before: Sequence[f
     return path
 
 
+@dataclass(frozen=True)
+class _Kept:
+    """What is read again of a kept file."""
+
+    device: str
+    rows: tuple[Row, ...]
+
+
 def newest(folder: Path, chosen: Sequence[str], device: str) -> list[Row]:
-    """Of everything that these benches measured on such a device the row that was kept last.
+    """Of everything that these benches measured on such a device (cuda and cuda:0 are one) the row that was kept last.
 
     Raises UserError for a file that holds no rows, and where there is no row at all.
     """
     found: dict[str, dict[str, Row]] = {}
     for path in sorted(folder.glob("*.json")):  # by time
-        try:
-            values = json.loads(path.read_bytes())
-            rows = [_kept_row(**each) for each in values["rows"]] if values["device"] == device else []
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path}: holds no rows of a bench ({error}); delete it") from error
-        for row in rows:
-            found.setdefault(row.bench, {})[row.name] = row
+        kept = parse_json(_Kept, path.read_bytes(), f"{path}: holds no rows of a bench, delete it")
+        if kept.device.partition(":")[0] == device.partition(":")[0]:
+            for row in kept.rows:
+                found.setdefault(row.bench, {})[row.name] = row
     if not found.keys() & set(chosen):
         raise UserError(f"{folder}: nothing of {', '.join(chosen)} was kept here for --device {device}; measure it with `--keep`")
     return [row for bench in chosen for row in found.get(bench, {}).values()]
-
-
-def _kept_row(verdict: Verdict, spread: Sequence[float] | None, points: dict[str, float] | None, **values: Any) -> Row:  # noqa: ARG001
-    curve = None if points is None else {int(size): cost for size, cost in points.items()}
-    return Row(**values, spread=None if spread is None else (spread[0], spread[1]), points=curve)

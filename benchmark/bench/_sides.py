@@ -1,7 +1,7 @@
 """Two sides of a comparison, each in a process of its own, taking turns: whatever else the machine does falls on both.
 
-On a CPU a turn is measured in CPU seconds of its process, or of what passes where threads work side by side; on a GPU in
-seconds between two synchronisations.
+On a CPU a turn is measured in CPU seconds of its process, or by the clock where threads work side by side; on a GPU by the
+clock, between two synchronisations.
 """
 
 from __future__ import annotations

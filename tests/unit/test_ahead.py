@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,11 +16,13 @@ from torch import Tensor
 
 from benchmark.ahead import DEPTH, ahead, depth_for, pinned
 from benchmark.datasets.shapes import Shapes
+from benchmark.distributed import ALONE, Ranks
 from benchmark.errors import DataError
+from benchmark.evaluation import said
 from benchmark.features import Visual, views
 from benchmark.tasks.base import Item
 from benchmark.training import Feed, start, train
-from tests.conftest import ANSWERS, Case
+from tests.conftest import ANSWERS, Case, visual
 
 LORA = Case("lora", "vit_roberta")
 PATIENCE = 30.0  # seconds after which a thread that should have come is given up
@@ -97,6 +101,48 @@ def test_training_gives_the_same_bits_however_far_ahead(micro_batch: int | None)
     assert threads == {threading.current_thread().name}
     assert trained(3, micro_batch) == (at_once, {"fetch"})
     assert len({loss for _, loss in at_once}) == 3
+
+
+def test_of_micro_batches_one_is_held_at_a_time() -> None:
+    """However large the batch: that is what they are for."""
+    made, done = visual(backbone := LORA.build()), []
+
+    def fetch(ids: Sequence[str], seeds: Sequence[str]) -> Tensor:
+        done.append(f"fetch {len(ids)}")
+        return made.fetch(ids, seeds)
+
+    def finish(pixels: Tensor) -> Tensor:
+        done.append(f"finish {len(pixels)}")
+        return made.finish(pixels)
+
+    feed = Feed(LORA.items(), Visual(fetch, finish), LORA.protocol, ANSWERS)
+    train(start(backbone, replace(LORA.protocol, steps=1), 1), [feed], 0, 3, lambda _: None)
+    assert done == ["fetch 3", "finish 3", "fetch 3", "finish 3", "fetch 2", "finish 2"]
+
+
+@pytest.mark.parametrize("ranks", [ALONE, Ranks(1, 2)], ids=["alone", "the second of two"])
+def test_evaluation_says_the_same_however_far_ahead(ranks: Ranks, monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone, threads = LORA.build(), set[str]()
+    made = visual(backbone)
+
+    def fetch(ids: Sequence[str], seeds: Sequence[str]) -> Tensor:
+        threads.add(threading.current_thread().name.split("_")[0])
+        return made.fetch(ids, seeds)
+
+    examples = LORA.examples()
+    inputs = SimpleNamespace(answers=ANSWERS, prompts=lambda part: [example.question for example in part])
+    feed, found = Feed((), Visual(fetch, made.finish), LORA.protocol, ANSWERS), []
+    monkeypatch.setattr(Ranks, "gather", lambda self, mine: [mine] * self.world)
+    for depth in (0, 2):
+        monkeypatch.setattr("benchmark.evaluation.depth_for", lambda _, depth=depth: depth)
+        found.append(said(backbone, features_and_prompts, inputs, feed, examples, 2, ranks=ranks))
+    assert found[0] == found[1]
+    assert len(set(found[0])) == 8 // ranks.world
+    assert threads == {threading.current_thread().name, "fetch"}
+
+
+def features_and_prompts(features: Tensor, prompts: Sequence[str]) -> list[tuple[float, str]]:
+    return list(zip(features.sum((1, 2, 3)).tolist(), prompts, strict=True))
 
 
 def test_only_for_a_gpu_is_anything_fetched_ahead_and_pinned(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from importlib.util import module_from_spec, spec_from_file_location
 from types import SimpleNamespace
 
 import pytest
@@ -22,6 +23,7 @@ from benchmark.compiling import compile_layers, layers, told
 from benchmark.distributed import ALONE
 from benchmark.errors import UserError
 from benchmark.evaluation import said
+from benchmark.measure import cached_pixels
 from benchmark.planning import plan, save_plan
 from benchmark.runner import Runtime, run_cell
 from benchmark.training import Feed, start
@@ -131,13 +133,14 @@ def test_evaluation_and_counting_run_as_written(case: Case) -> None:
 
         return run
 
-    for layer in layers(compiled.text):
+    for layer in (*layers(compiled.text), *layers(compiled.vision)):
         layer.compile(backend=backend, dynamic=True)
     items = case.items()[:2]
     with torch.no_grad():
         case.loss(compiled, items)
     assert calls.pop("compiled") > 0, "the backend is not in use, so that its silence would mean nothing"
-    features = visual(compiled)([item.images for item in items]).detach()
+    cached_pixels(compiled, 2)
+    features = visual(plain)([item.images for item in items]).detach()
     feed = Feed(items, visual(compiled), case.protocol, ANSWERS)
     inputs = SimpleNamespace(answers=ANSWERS, prompts=lambda part: [items[int(example.id)].prompt for example in part])
     found = said(compiled, compiled.predict, inputs, feed, case.examples()[:2], 2)  # type: ignore[arg-type]
@@ -167,6 +170,18 @@ def test_what_cannot_be_compiled_is_told_and_nothing_goes_on_without() -> None:
     made = Case("lora", "vit_roberta").build()
     with pytest.raises(UserError, match=r"^--compile: .*no compiler; leave out --compile$"):
         compile_layers(made, fails)  # type: ignore[arg-type] # torch takes a function, too
+
+
+def test_a_torch_that_is_too_old_is_told_and_does_for_all_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before 2.7 the limit and its error had other names."""
+    monkeypatch.delattr("torch._dynamo.exc.FailOnRecompileLimitHit")
+    older = module_from_spec(spec_from_file_location("older", compiling.__file__))
+    older.__spec__.loader.exec_module(older)
+    monkeypatch.setattr(older, "functorch", object())
+    with pytest.raises(UserError, match=r"is too old for it; leave out --compile, or upgrade torch$"):
+        older.compile_layers(Case("lora", "vit_roberta").build())
+    with pytest.raises(ValueError, match="as it was"), older.told():
+        raise ValueError("as it was")
 
 
 class Numbered(nn.Module):

@@ -124,6 +124,7 @@ def test_the_command(sweep: str, capsys: pytest.CaptureFixture[str], monkeypatch
     ("arguments", "message"),
     [
         (["--batch", "2"], "add --cost"),
+        (["--compile"], "add --cost"),
         (["--cost", "--explain", "0"], "choose one of the two"),
         (["--cost", "--batch", "some"], "must be a whole number"),
         (["--cost", "--device", "gpu"], "device"),

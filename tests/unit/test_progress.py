@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from rich.console import Console
 
 from benchmark.cell import Cell, Choice, Plan, Planned
@@ -76,6 +77,10 @@ def test_a_log_hears_once_a_minute_where_cells_are(cells, tmp_path: Path, monkey
     progress.watch()
     (line,) = capsys.readouterr().err.splitlines()
     assert line == "[0/8] at work: " + "; ".join(f"train {i}/9 {name_of(cells[i])}" for i in range(1, 5)) + "; 3 more"
+    now += TOLD_EVERY
+    with FileLock(progress.store.folder(cells[0].id) / "lock"):
+        progress.watch()
+    assert capsys.readouterr().err.startswith("[0/8] at work: train 0/9"), "as long as somebody is at it, however quietly"
     now += TOLD_EVERY
     progress.watch_cell(cells[1], "train", 2, 9)
     assert capsys.readouterr().err.startswith("[0/8] at work: train 1/9"), "a cell of this process, too"
