@@ -66,7 +66,6 @@ def frozen(backbone: Backbone, recipe: Protocol, visual: Visual) -> Step:
     batch = items(recipe.batch_size)
     backbone.train()
     backbone.token_embeddings.register_forward_hook(lambda _module, _inputs, output: output.requires_grad_())
-
     fetched = pinned(visual.fetched([i.images for i in batch]), backbone.device)
 
     def step() -> None:

@@ -45,8 +45,7 @@ def step(folder: str, small: bool, depth: int, device: torch.device) -> Step:
     recipe = protocol(BATCH, steps=STEPS, augment="blip")
     backbone = adapted("blip", "lora", {}, recipe, quick=small).to(device)
     items = [Item((str(path),), QUESTION, {ANSWERS[0]: 1.0}) for path in sorted(Path(folder).iterdir())]
-    seen = views(backbone, ImageFiles())
-    feed = Feed(items, seen, recipe, ANSWERS, views=seen)
+    feed = Feed(items, views(backbone, ImageFiles()), recipe, ANSWERS)
     began = {name: tensor.clone() for name, tensor in trained(backbone).items()}
 
     def steps() -> float:
