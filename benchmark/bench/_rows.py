@@ -138,7 +138,8 @@ def keep(folder: Path, rows: Sequence[Row], setting: Setting, before: Sequence[f
     now = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     path = folder / f"{now}_{platform.machine()}_{os.cpu_count()}cpu_torch{version('torch')}_{setting.device.replace(':', '')}.json"
     load = {"load_before": list(before), "load_after": list(os.getloadavg())}  # more than one means that others ran, too
-    values = {**asdict(setting), **load, "provenance": provenance(setting.device, code()), "rows": [as_dict(row) for row in rows]}
+    where = {key: value for key, value in provenance(setting.device, code()).items() if key != "host"}  # the file may be published
+    values = {**asdict(setting), **load, "provenance": where, "rows": [as_dict(row) for row in rows]}
     if not write_atomically(path, (json.dumps(values, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode(), exclusive=True):
         raise UserError(f"{path} exists already; run it again")
     return path

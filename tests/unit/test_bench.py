@@ -138,6 +138,7 @@ def test_what_is_kept_is_never_overwritten(tmp_path: Path, monkeypatch: pytest.M
     values = json.loads(path.read_text())
     assert values["rows"][0]["verdict"] == "pass"
     assert {"load_before", "load_after", "provenance", "turns"} <= values.keys()
+    assert "host" not in values["provenance"]
     with pytest.raises(UserError, match="exists already"):
         keep(tmp_path, rows, Setting(), (0.5, 0.5, 0.5))
 
