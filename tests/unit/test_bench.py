@@ -147,7 +147,7 @@ def test_the_newest_rows_of_a_device_are_shown_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As they were measured, curves too; and the plot from them."""
-    curve = Row("growth", "over n", "CPU ms", 8.0, 1.0, 1.5, "at most", 2.0, 5, points={1: 1.0, 4: 8.0})
+    curve = Row("growth", "over n", "CPU ms", 8.0, 1.0, 1.5, "at most", 2.0, 5, points={250: 1.0, 1000: 8.0})
     for now, device, rows in [
         ("1", "cpu", [Row("lora", "one", "ms", 1.0, 2.0, 2.0, "at least", 1.5, 5, (1.0, 3.0)), curve]),
         ("2", "cpu", [Row("lora", "one", "ms", 1.0, 1.0, 1.0, "at least", 1.5, 5, (0.5, 1.6))]),
