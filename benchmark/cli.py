@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 from benchmark.arguments import parser
 from benchmark.cli_adapters import export_adapter, predict
+from benchmark.cli_bench import bench
 from benchmark.cli_cells import cancel, how_to_go_on, logs, print_text, retry, run, status, sweep
 from benchmark.cli_report import report
 from benchmark.cli_tables import diff, keep, table
 from benchmark.errors import UserError
 
 if TYPE_CHECKING:
-    from benchmark.bench._rows import Setting
     from benchmark.cell import Plan
 
 
@@ -201,45 +201,6 @@ def _data_download(options: argparse.Namespace) -> int:
     return download_files(options.name, options.path, accepted=options.yes)
 
 
-def _bench(options: argparse.Namespace) -> int:
-    from benchmark.bench import names
-    from benchmark.bench._plot import plot
-    from benchmark.bench._rows import as_dict, keep, markdown, newest, run, text
-    from benchmark.records import write_atomically
-
-    chosen = names() if "all" in options.names else list(dict.fromkeys(options.names))
-    setting = _bench_setting(options, chosen)
-    rows, before = [], os.getloadavg()
-    for row in newest(options.kept, chosen, setting.device) if options.kept else run(chosen, setting):
-        rows.append(row)
-        if not options.kept:
-            print(text([row]).splitlines()[1], file=sys.stderr, flush=True)
-    print(json.dumps([*map(as_dict, rows)], indent=1) + "\n" if options.json else (markdown if options.markdown else text)(rows), end="")
-    if options.plot:
-        if not any(row.points for row in rows):
-            raise UserError("--plot: no curve of `growth` was kept; measure it, or leave --plot out")
-        write_atomically(options.plot, plot(rows).encode())
-    if options.keep:
-        print(f"kept in {keep(options.keep, rows, setting, before)}", file=sys.stderr)
-    return 0 if setting.quick else int(any(row.verdict == "FAIL" for row in rows))
-
-
-def _bench_setting(options: argparse.Namespace, chosen: Sequence[str]) -> Setting:
-    """How to measure. Raises UserError for options that do not go together, and for folders that cannot be written."""
-    from benchmark.bench._rows import Setting, check_folder
-    from benchmark.runner import Runtime
-
-    if options.quick and (options.keep or options.kept):
-        raise UserError("--quick: its numbers mean nothing, and none are kept; leave out --quick, or --keep and --kept")
-    if options.plot and "growth" not in chosen:
-        raise UserError("--plot: only `growth` measures curves; add it to the names, or leave --plot out")
-    for folder in (options.keep, options.plot and options.plot.parent):
-        if folder:
-            check_folder(folder)
-    named = options.kept and options.device != "auto"  # what was kept is shown where there is no such device, too
-    return Setting(options.device if named else str(Runtime(device=options.device).torch_device()), options.turns, options.quick)
-
-
 def _pretrain(options: argparse.Namespace) -> int:
     from benchmark.pretraining.towers import TOWERS, pretrain_tiny
 
@@ -267,7 +228,7 @@ COMMANDS = {
     "predict": predict,
     "data check": _data_check,
     "data download": _data_download,
-    "bench": _bench,
+    "bench": bench,
     "pretrain": _pretrain,
 }
 

@@ -80,10 +80,10 @@ def row(bench: str, name: str, unit: str, pairs: Sequence[tuple[float, float]], 
     return Row(bench, name, unit, median(mine), median(others), median(ratios), rule, required, len(pairs), spread)
 
 
-def run(chosen: Sequence[str], setting: Setting) -> Iterator[Row]:
-    """Rows of these benches, as they are measured."""
-    for name in chosen:
-        yield from import_module(f"benchmark.bench.{name}").run(setting)
+def run(name: str, setting: Setting) -> Iterator[Row]:
+    """Rows of a bench, as they are measured."""
+    rows: Iterator[Row] = import_module(f"benchmark.bench.{name}").run(setting)
+    return rows
 
 
 def as_dict(row: Row) -> dict[str, Any]:

@@ -195,8 +195,10 @@ def test_a_bench_that_falls_short_is_an_exit_code(monkeypatch: pytest.MonkeyPatc
 
 def test_without_peft_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setitem(sys.modules, "peft", None)
-    assert vlpeft("lora", "--quick", "--device", "cpu") == 2
-    assert "pip install peft" in capsys.readouterr().err
+    assert vlpeft("lora", "checkpoint", "--quick", "--device", "cpu", "--json") == 2
+    said = capsys.readouterr()
+    assert "lora: bench lora compares with Hugging Face peft; install it: `pip install peft`" in said.err
+    assert {row["bench"] for row in json.loads(said.out)} == {"checkpoint"}, "the others are measured all the same"
 
 
 @pytest.mark.parametrize(
