@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,17 +36,16 @@ from benchmark.method import Method, apply
 from benchmark.metrics.base import Prediction
 from benchmark.provenance import provenance
 from benchmark.ranks import Link, run_ranks
-from benchmark.records import Record, Selected, Store, read_json, sha256, to_json, write_atomically, write_quickly
+from benchmark.records import Record, Selected, Store, read_json, sha256, write_atomically
 from benchmark.scores import ImageScores
 from benchmark.selection import Selection
 from benchmark.training import Feed, TrainingState, start, train
+from benchmark.whereabouts import Progress, reporter
 from benchmark.work import first_step
 
 Outcome = Literal["done", "already done", "running elsewhere", "left alone"]
-Progress = Callable[[str, int, int], None]  # phase, step, total
 Asked = Callable[[], bool]  # has the cell been asked to stop
 Begin = Callable[[], bool]  # called once the cell is this process's; False: leave it alone
-PROGRESS_SECONDS = 1.0
 LOCK_SECONDS = 0.5
 
 
@@ -103,7 +101,7 @@ def _attempt(store: Store, cell_id: str, runtime: Runtime, progress: Progress, a
     folder = store.folder(cell_id)
     (folder / "failure.json").unlink(missing_ok=True)
     try:
-        report = _reporter(folder, progress)
+        report = reporter(folder, progress)
         if runtime.ranks == 1:
             _Run(store, cell_id, runtime, report, asked, ALONE).run()
         else:
@@ -292,26 +290,6 @@ def build(cell: Cell, answers: Sequence[str]) -> Backbone:
     backbone.active_task.count = len(cell.parts)
     apply(method, backbone)
     return backbone
-
-
-def _reporter(folder: Path, progress: Progress) -> Progress:
-    """Pass progress on, and leave it in progress.json about once a second for those who watch from outside."""
-    last = 0.0
-    began = ("", 0, 0.0)  # the phase that is on, the step at which it was first heard of, and when
-
-    def report(phase: str, step: int, total: int) -> None:
-        nonlocal last, began
-        progress(phase, step, total)
-        now = time.monotonic()
-        if phase != began[0] or step < began[1]:
-            began = (phase, step, now)
-        if now - last >= PROGRESS_SECONDS:
-            last = now
-            left = (now - began[2]) * (total - step) / (step - began[1]) if step > began[1] else None
-            where = {"phase": phase, "step": step, "total": total, "updated": time.time(), "pid": os.getpid(), "left": left}
-            write_quickly(folder / "progress.json", to_json(where))
-
-    return report
 
 
 def _lines(predictions: Sequence[Prediction], report: metrics.Report, about: dict[str, str]) -> str:
