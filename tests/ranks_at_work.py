@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from benchmark.cell import Cell
 from benchmark.checkpoint import trained
 from benchmark.distributed import Ranks, join
+from benchmark.features import Visual
 from benchmark.ranks import Link, run_ranks
 from benchmark.runner import build
 from benchmark.tasks.base import Item
 from benchmark.training import Feed, start, train
-from tests.conftest import visual
 
 
 def meet(link: Link) -> Ranks:
@@ -44,8 +44,15 @@ def train_alike(job: Job, ranks: Ranks) -> dict[str, Any]:
     for module in backbone.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
+    tower = backbone.vision
+
+    def fetch(ids: Sequence[str], _seeds: Sequence[str]) -> Tensor:
+        return torch.stack([torch.randn(3, tower.size, tower.size, generator=torch.Generator().manual_seed(int(i))) for i in ids])
+
+    # One image at a time: in a batch of another size the frozen tower may round otherwise.
+    visual = Visual(fetch, lambda pixels: torch.cat([tower(image[None]) for image in pixels]))
     state = start(backbone, protocol, 2)
-    train(state, [Feed(job.items, visual(backbone), protocol, job.answers)], 0, 2, lambda _: None, ranks)
+    train(state, [Feed(job.items, visual, protocol, job.answers)], 0, 2, lambda _: None, ranks)
     ranks.check_equal(trained(backbone))
     return {"tensors": {name: p.numpy() for name, p in trained(backbone).items()}, "curve": state.curve}
 
