@@ -34,7 +34,7 @@ Settings, names and data files are checked; the weights of ids whose architectur
 not opened: `vlpeft prefetch SWEEP --dry-run` says whether they are here."""
 PREFETCH = """Fetch what a sweep needs from the net and is not here: weights, into the hub's cache, and the files of datasets that have
 addresses. Ends with 0 once all is here; else with 2, and a line for each thing that is missing. Again: only what is missing."""
-KEPT = Path("results/measured/bench")
+KEPT = Path(__file__).resolve().parents[1] / "results" / "measured" / "bench"
 LISTS = ("methods", "backbones", "tasks", "datasets", "metrics", "protocols", "sweeps")
 
 
@@ -226,10 +226,20 @@ def _tools(commands: Any) -> None:
     bench.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     kept = bench.add_mutually_exclusive_group()
     kept.add_argument(
-        "--keep", nargs="?", type=Path, const=KEPT, metavar="DIR", help=f"keep the rows in a new file of this folder (default: {KEPT})"
+        "--keep",
+        nargs="?",
+        type=Path,
+        const=KEPT,
+        metavar="DIR",
+        help="keep the rows in a new file of this folder (default: results/measured/bench of vlpeft)",
     )
     kept.add_argument(
-        "--kept", nargs="?", type=Path, const=KEPT, metavar="DIR", help="measure nothing; show the rows that were kept there last"
+        "--kept",
+        nargs="?",
+        type=Path,
+        const=KEPT,
+        metavar="DIR",
+        help="measure nothing; show the rows that were kept there last (default: the same)",
     )
     bench.add_argument("--plot", type=Path, metavar="FILE", help="draw the curves of `growth` there, as SVG")
     form = bench.add_mutually_exclusive_group()

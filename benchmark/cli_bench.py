@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from benchmark.errors import UserError
@@ -20,7 +21,6 @@ def bench(options: argparse.Namespace) -> int:
     from benchmark.bench import names
     from benchmark.bench._plot import plot
     from benchmark.bench._rows import as_dict, keep, markdown, newest, text
-    from benchmark.records import write_atomically
 
     chosen = names() if "all" in options.names else list(dict.fromkeys(options.names))
     setting, before, cannot = _setting(options, chosen), os.getloadavg(), list[str]()
@@ -29,12 +29,16 @@ def bench(options: argparse.Namespace) -> int:
     if options.plot:
         if not any(row.points for row in rows):
             raise UserError("--plot: there is no curve of `growth`; measure it, or leave --plot out")
-        write_atomically(options.plot, plot(rows).encode())
+        try:
+            options.plot.write_text(plot(rows), encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"--plot {options.plot}: {error.strerror}; choose another file") from error
+        print(f"drawn in {options.plot}", file=sys.stderr)
     if options.keep and rows:
         print(f"kept in {keep(options.keep, rows, setting, before)}", file=sys.stderr)
     if cannot:
         raise UserError("; ".join(cannot))
-    return 0 if setting.quick else int(any(row.verdict == "FAIL" for row in rows))
+    return int(any(row.verdict == "FAIL" for row in rows))
 
 
 def _setting(options: argparse.Namespace, chosen: Sequence[str]) -> Setting:
@@ -46,6 +50,8 @@ def _setting(options: argparse.Namespace, chosen: Sequence[str]) -> Setting:
         raise UserError("--quick: its numbers mean nothing, and none are kept; leave out --quick, or --keep and --kept")
     if options.plot and "growth" not in chosen:
         raise UserError("--plot: only `growth` measures curves; add it to the names, or leave --plot out")
+    if options.plot and (options.plot.suffix != ".svg" or options.plot.is_dir()):
+        raise UserError(f"--plot {options.plot}: name a file that ends in .svg")
     for folder in (options.keep, options.plot and options.plot.parent):
         if folder:
             check_folder(folder)
@@ -60,7 +66,8 @@ def _measured(chosen: Sequence[str], setting: Setting, cannot: list[str]) -> Ite
     for name in chosen:
         try:
             for row in run(name, setting):
-                print(text([row]).splitlines()[1], file=sys.stderr, flush=True)
-                yield row
+                shown = replace(row, required=None) if setting.quick else row  # such numbers are no ground for a verdict
+                print(text([shown]).splitlines()[1], file=sys.stderr, flush=True)
+                yield shown
         except UserError as error:
             cannot.append(f"{name}: {error}")

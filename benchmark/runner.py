@@ -245,8 +245,13 @@ class _Run:
             if asked:
                 raise Stopped
 
-        with told():
-            train(state, feeds, self.cell.seed, self.runtime.micro_batch, after_step, self.ranks)
+        try:
+            with told():
+                train(state, feeds, self.cell.seed, self.runtime.micro_batch, after_step, self.ranks)
+        except UserError as error:
+            if self.runtime.compile and self.asked():  # a signal that asks a group of processes to stop kills the compiler at once
+                raise Stopped from error
+            raise
         return state, selection.finish(state) if selection is not None else None
 
     def _selection(self, inputs: Inputs, feed: Feed) -> Selection | None:

@@ -158,6 +158,8 @@ def newest(folder: Path, chosen: Sequence[str], device: str) -> list[Row]:
 
     Raises UserError for a file that holds no rows, and where there is no row at all.
     """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; name the one that `--keep` has filled")
     found: dict[str, dict[str, Row]] = {}
     for path in sorted(folder.glob("*.json")):  # by time
         kept = parse_json(_Kept, path.read_bytes(), f"{path}: holds no rows of a bench, delete it")

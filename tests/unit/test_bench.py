@@ -212,6 +212,8 @@ def test_without_peft_the_message_says_what_to_install(monkeypatch: pytest.Monke
         (["lora", "--keep", "/dev/null/here"], "choose a folder that can be written"),
         (["lora", "--device", "gpu"], "--device"),
         (["lora", "--plot", "a.svg"], "only `growth` measures curves"),
+        (["growth", "--plot", "a.png"], "--plot a.png: name a file that ends in .svg"),
+        (["growth", "--kept", "/nowhere"], "/nowhere: no such folder"),
     ],
 )
 def test_slips(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from importlib.util import module_from_spec, spec_from_file_location
 from types import SimpleNamespace
 
@@ -25,7 +26,7 @@ from benchmark.errors import UserError
 from benchmark.evaluation import said
 from benchmark.measure import cached_pixels
 from benchmark.planning import plan, save_plan
-from benchmark.runner import Runtime, run_cell
+from benchmark.runner import Runtime, Stopped, run_cell
 from benchmark.training import Feed, start
 from benchmark.work import first_step
 from tests.conftest import ANSWERS, Case, visual
@@ -247,6 +248,25 @@ def test_a_cell_that_cannot_be_compiled_leaves_the_reason(tmp_path, monkeypatch)
     with pytest.raises(UserError, match="leave out --compile"):
         run_cell(made.cells[0].id, tmp_path / "root", Runtime(device="cpu", threads=1, compile=True))
     assert "no compiler" in (tmp_path / "root" / "cells" / made.cells[0].id / "failure.json").read_text()
+
+
+def test_a_compiler_that_dies_of_the_signal_to_stop_is_no_failure(tmp_path, monkeypatch) -> None:
+    """Such signals are sent to all processes of a group; the cell is as one that was asked between two steps."""
+    made, told_to_stop = plan(str(write_one(tmp_path)), need_data=True), list[bool]()
+    save_plan(made, tmp_path / "root")
+
+    def die(*_: object) -> None:
+        told_to_stop.append(True)
+        raise UserError("--compile: CppCompileError: C++ compile error; leave out --compile")
+
+    monkeypatch.setattr("benchmark.runner.compile_layers", lambda _: None)
+    monkeypatch.setattr("benchmark.runner.train", die)
+    run = partial(run_cell, made.cells[0].id, tmp_path / "root", Runtime(device="cpu", threads=1, compile=True))
+    with pytest.raises(Stopped):
+        run(asked=lambda: bool(told_to_stop))
+    assert not (tmp_path / "root" / "cells" / made.cells[0].id / "failure.json").exists()
+    with pytest.raises(UserError, match="CppCompileError"):
+        run()
 
 
 def test_costs_can_be_measured_compiled(monkeypatch) -> None:
