@@ -204,7 +204,7 @@ class BLIPModel(Backbone):
                 rows, labels = questions.repeat_interleave(keep), tokens[questions].flatten(0, 1)
                 self._see(visual[rows])
                 seen = torch.cat([mask[rows], (labels[:, :-1] != IGNORED).long()], 1)
-                cache = _rows(out.past_key_values, rows, questions)
+                cache = _rows(out.cache, rows, questions)
                 states = self._decode(self._words(labels[:, :-1]), seen, memory.rows(questions), cache)
                 logits = torch.cat([first[rows][:, None], self.decoder.cls(states.last_hidden_state)], 1)
                 parts.append(log_likelihood(logits, labels, self.protocol).view(-1, keep))
@@ -278,7 +278,7 @@ class BLIPModel(Backbone):
             position_ids=_positions(mask)[:, -embeds.shape[1] :],
             encoder_hidden_states=memory.states,
             encoder_attention_mask=memory.mask,
-            past_key_values=cache,
+            cache=cache,
             use_cache=cache is not None,
             is_decoder=True,
         )

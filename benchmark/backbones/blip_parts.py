@@ -136,8 +136,7 @@ class TextAttention(BlipTextSelfAttention):  # type: ignore[misc]
         hidden_states: Tensor,
         attention_mask: Tensor | None = None,
         encoder_hidden_states: Tensor | None = None,
-        past_key_values: EncoderDecoderCache | None = None,
-        **_rest: Any,
+        cache: EncoderDecoderCache | None = None,
     ) -> tuple[Tensor, None]:
         """States (batch, queries, width), and the states to look at in cross-attention, to (batch, queries, width).
 
@@ -145,7 +144,7 @@ class TextAttention(BlipTextSelfAttention):  # type: ignore[misc]
         """
         cross = encoder_hidden_states is not None
         query = self._heads(self.query(hidden_states))
-        key, value = self._seen(hidden_states if encoder_hidden_states is None else encoder_hidden_states, cross, past_key_values)
+        key, value = self._seen(hidden_states if encoder_hidden_states is None else encoder_hidden_states, cross, cache)
         if attention_mask is not None:
             # Half the smallest number: a kernel that multiplies the mask must not overflow to minus infinity.
             attention_mask = attention_mask.clamp_min(torch.finfo(query.dtype).min / 2).to(query.dtype)

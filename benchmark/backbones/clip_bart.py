@@ -215,11 +215,11 @@ class CLIPBartModel(Backbone):
         first = self._logits(begun.last_hidden_state[:, -1])
 
         def score(candidates: Tensor) -> Tensor:
-            keep, cache, labels = candidates.shape[1], begun.past_key_values, candidates.flatten(0, 1)
+            keep, cache, labels = candidates.shape[1], begun.cache, candidates.flatten(0, 1)
             cache.batch_repeat_interleave(keep)
             self.visual_context.value = self.visual_context.value.repeat_interleave(keep, 0)
             repeated = (states.repeat_interleave(keep, 0), mask.repeat_interleave(keep, 0))
-            written = self._decode(labels[:, :-1], *repeated, past_key_values=cache, use_cache=True).last_hidden_state
+            written = self._decode(labels[:, :-1], *repeated, cache=cache, use_cache=True).last_hidden_state
             likelihood = log_likelihood(first.repeat_interleave(keep, 0)[:, None], labels[:, :1], self.protocol)
             counted = labels[:, 1:] != IGNORED  # the head runs only where an answer has a token
             each = log_likelihood(self._logits(written[counted])[:, None], labels[:, 1:][counted][:, None], self.protocol)

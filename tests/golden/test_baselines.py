@@ -154,7 +154,7 @@ def test_a_prefix_equals_pefts(padded: bool, mlp: int | None) -> None:
     seen = torch.cat([torch.ones(2, length, dtype=torch.long), mask], 1)
     reference = twin.get_base_model().transformer
     expected = reference(
-        inputs_embeds=embeds, attention_mask=seen, past_key_values=twin.get_prompt(2), position_ids=torch.arange(7)[None]
+        inputs_embeds=embeds, attention_mask=seen, cache=twin.get_prompt(2), position_ids=torch.arange(7)[None]
     ).last_hidden_state
     found = backbone.text.transformer(inputs_embeds=embeds, attention_mask=mask).last_hidden_state
     torch.testing.assert_close(found[mask.bool()], expected[mask.bool()], **CLOSE)

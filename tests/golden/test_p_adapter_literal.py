@@ -219,8 +219,8 @@ def test_cached_decoding_computes_what_training_does(chosen: dict[str, Any]) -> 
         ids = torch.tensor([[5, 9, 9, 30, 7, 5]])
         whole, cache, steps = text(ids).logits, None, []
         for i in range(ids.shape[1]):
-            step = text(ids[:, i : i + 1], past_key_values=cache, use_cache=True)
-            cache = step.past_key_values
+            step = text(ids[:, i : i + 1], cache=cache, use_cache=True)
+            cache = step.cache
             steps.append(step.logits)
         changed = text(torch.cat([ids[:, :4], ids[:, :2]], 1)).logits
     same = [bool((one[:, 0] - whole[:, i]).abs().max() < 1e-9) for i, one in enumerate(steps)]
