@@ -34,10 +34,9 @@ from transformers.utils import (
     SAFE_WEIGHTS_NAME,
     WEIGHTS_INDEX_NAME,
     WEIGHTS_NAME,
-    cached_file,
     logging,
 )
-from transformers.utils.hub import get_checkpoint_shard_files
+from transformers.utils.hub import cached_files, get_checkpoint_shard_files
 
 from benchmark.libraries.changes import (
     refuse_unknown,
@@ -113,6 +112,12 @@ def call_model(model: nn.Module, **arguments: Any) -> Any:
     return model(**arguments)
 
 
+def _call(function: Callable[..., Any], *given: Any, **named: Any) -> Any:
+    """Call a function that would ignore arguments it does not know."""
+    _check_call(getattr(function, "__func__", function), tuple(named))
+    return function(*given, **named)
+
+
 @cache
 def _check_call(function: Callable[..., Any], names: tuple[str, ...]) -> None:
     require_arguments(LIBRARY, function, names)
@@ -143,8 +148,14 @@ def run_bart_encoder(encoder: Any, states: Tensor, mask: Tensor) -> Tensor:
 
     states (batch, tokens, width); mask (batch, tokens): 0 for padding.
     """
-    allowed = create_bidirectional_mask(config=encoder.config, inputs_embeds=states, attention_mask=mask)
+    allowed = _call(
+        create_bidirectional_mask,
+        config=encoder.config,
+        inputs_embeds=states,
+        attention_mask=mask,
+    )
     for layer in encoder.layers:
+        _check_call(type(layer).forward, ("attention_mask",))
         states = layer(states, attention_mask=allowed)
     return states
 
@@ -230,6 +241,7 @@ class BlipDecoder(BlipTextLMHeadModel):  # type: ignore[misc]
         encoder_hidden_states: Tensor | None = None,
         encoder_attention_mask: Tensor | None = None,
         use_cache: bool | None = None,
+        logits_to_keep: int = 0,
         **unknown: Any,
     ) -> dict[str, Any]:
         """The arguments of a forward; `generate` reads this signature to see what it may pass."""
@@ -245,6 +257,7 @@ class BlipDecoder(BlipTextLMHeadModel):  # type: ignore[misc]
             encoder_hidden_states=encoder_hidden_states,
             encoder_attention_mask=encoder_attention_mask,
             use_cache=use_cache,
+            logits_to_keep=logits_to_keep,
         )
         return prepared
 
@@ -308,28 +321,31 @@ def generation_settings(
     forced_end: int | None = None,
 ) -> GenerationConfig:
     """Greedy or beam search; every setting that changes what is written has a value here."""
-    return GenerationConfig(
-        max_new_tokens=tokens,
-        min_new_tokens=least_tokens,
-        min_length=0,
-        num_beams=beams,
-        do_sample=False,
-        early_stopping=early_stopping,
-        length_penalty=length_penalty,
-        no_repeat_ngram_size=no_repeat_ngram,
-        encoder_no_repeat_ngram_size=0,
-        repetition_penalty=1.0,
-        encoder_repetition_penalty=1.0,
-        renormalize_logits=False,
-        remove_invalid_values=False,
-        num_return_sequences=1,
-        return_dict_in_generate=False,
-        use_cache=True,
-        decoder_start_token_id=start,
-        eos_token_id=end,
-        pad_token_id=pad,
-        forced_eos_token_id=forced_end,
-    )
+    settings = {
+        "max_new_tokens": tokens,
+        "min_new_tokens": least_tokens,
+        "min_length": None if least_tokens else 0,  # transformers warns of both
+        "num_beams": beams,
+        "do_sample": False,
+        "early_stopping": early_stopping,
+        "length_penalty": length_penalty,
+        "no_repeat_ngram_size": no_repeat_ngram,
+        "encoder_no_repeat_ngram_size": 0,
+        "repetition_penalty": 1.0,
+        "encoder_repetition_penalty": 1.0,
+        "renormalize_logits": False,
+        "remove_invalid_values": False,
+        "num_return_sequences": 1,
+        "return_dict_in_generate": False,
+        "use_cache": True,
+        "decoder_start_token_id": start,
+        "eos_token_id": end,
+        "pad_token_id": pad,
+        "forced_eos_token_id": forced_end,
+    }
+    # A setting that transformers has renamed would be kept as an attribute that nothing reads.
+    refuse_unsupported(LIBRARY, "GenerationConfig", settings.keys() - vars(GenerationConfig()).keys())
+    return GenerationConfig(**settings)
 
 
 def generate(model: Any, settings: GenerationConfig, **inputs: Tensor | Any) -> Tensor:
@@ -348,7 +364,7 @@ def generate(model: Any, settings: GenerationConfig, **inputs: Tensor | Any) -> 
 
 def decode_tokens(tokenizer: Any, tokens: Tensor) -> list[str]:
     """The texts of token ids, without special tokens."""
-    texts: list[str] = tokenizer.batch_decode(tokens, skip_special_tokens=True)
+    texts: list[str] = _call(tokenizer.batch_decode, tokens, skip_special_tokens=True)
     return texts
 
 
@@ -357,7 +373,8 @@ def decode_tokens(tokenizer: Any, tokens: Tensor) -> list[str]:
 
 def tokenize(tokenizer: Any, texts: list[str], limit: int | None, *, special: bool) -> list[list[int]]:
     """Token ids of each text, cut at `limit`, special tokens included."""
-    rows: list[list[int]] = tokenizer(
+    rows: list[list[int]] = _call(
+        tokenizer.__call__,
         texts,
         add_special_tokens=special,
         padding=False,
@@ -369,7 +386,8 @@ def tokenize(tokenizer: Any, texts: list[str], limit: int | None, *, special: bo
 
 def tokenize_padded(tokenizer: Any, texts: list[str], limit: int) -> tuple[Tensor, Tensor]:
     """Token ids and mask, (texts, tokens), with special tokens, padded on the right."""
-    batch = tokenizer(
+    batch = _call(
+        tokenizer.__call__,
         texts,
         add_special_tokens=True,
         padding="longest",
@@ -397,19 +415,25 @@ def find_file(
 
     Raises OSError for a required file that is missing, and for an unknown repository.
     """
-    found: str | None = cached_file(
-        location,
-        name,
-        revision=revision,
-        local_files_only=local_only,
-        _raise_exceptions_for_missing_entries=required,
-    )
-    return found
+    options = {
+        "revision": revision,
+        "local_files_only": local_only,
+        "_raise_exceptions_for_missing_entries": required,
+    }
+    _check_call(cached_files, tuple(options))
+    found: list[str] | None = cached_files(location, [name], **options)
+    return found[0] if found else None
 
 
 def find_shards(location: str, index: str, *, revision: str | None, local_only: bool) -> None:
     """Find all files that an index of sharded weights names. Raises OSError for a missing one."""
-    get_checkpoint_shard_files(location, index, revision=revision, local_files_only=local_only)
+    _call(
+        get_checkpoint_shard_files,
+        location,
+        index,
+        revision=revision,
+        local_files_only=local_only,
+    )
 
 
 def make_config(model_type: str, settings: Mapping[str, Any]) -> PretrainedConfig:
