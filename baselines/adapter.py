@@ -7,11 +7,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from torch import Tensor, nn
-from transformers.activations import ACT2FN
 
 from benchmark.backbones.base import Backbone
 from benchmark.config import Positive, added
 from benchmark.errors import UserError
+from benchmark.libraries.transformers import make_activation
 from benchmark.method import (
     Method,
     PerTask,
@@ -112,7 +112,7 @@ class Bottleneck(nn.Module):
         super().__init__()
         self.down: nn.Module = init_normal(nn.Linear(width, size))
         self.up: nn.Module = init_normal(nn.Linear(size, width))
-        self.activation, self.residual = ACT2FN[activation], residual
+        self.activation, self.residual = make_activation(activation), residual
 
     def forward(self, h: Tensor) -> Tensor:
         """(..., width) to (..., width)."""

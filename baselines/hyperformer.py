@@ -9,10 +9,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers.activations import ACT2FN
 
 from benchmark.backbones.base import Backbone
 from benchmark.config import Positive
+from benchmark.libraries.transformers import make_activation
 from benchmark.method import (
     ActiveTask,
     Method,
@@ -107,7 +107,7 @@ class Generated(nn.Module):
         self.source, self.generator = source, generator
         self.layer: Tensor
         self.register_buffer("layer", torch.tensor(site.layer), persistent=False)  # a number would be another graph for each layer
-        self.width, self.size, self.activation = site.width, method.size, ACT2FN[method.activation]
+        self.width, self.size, self.activation = site.width, method.size, make_activation(method.activation)
 
     def forward(self, h: Tensor) -> Tensor:
         """(..., width) to (..., width)."""

@@ -13,15 +13,12 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from huggingface_hub import try_to_load_from_cache
-from huggingface_hub.errors import HFValidationError
 from safetensors.torch import load_file
 
 from benchmark.backbones.base import Backbone, VisionTower
@@ -30,6 +27,7 @@ from benchmark.checkpoint import load_trained, trained
 from benchmark.config import JSON, Config, parse
 from benchmark.errors import UserError, located
 from benchmark.grid import METHODS
+from benchmark.libraries.huggingface_hub import cached_path, snapshot_source
 from benchmark.records import sha256
 from benchmark.runner import build
 
@@ -38,7 +36,6 @@ TENSORS, BASE, CONFIG = "adapter.safetensors", "base.json", "config.json"
 BESIDE = "./"  # marks weights that lie in the folder itself
 SAME = 1e-5  # norms of equal weights differ by rounding alone
 SOURCES = ("text", "vision", "weights", "tokenizer")  # settings of backbones that name weights
-SNAPSHOT = re.compile(r"/models--(.+)/snapshots/([0-9a-f]{40})/?$")  # a folder of the hub's cache
 Format = Literal["vlpeft", "peft", "merged"]
 
 
@@ -167,18 +164,15 @@ def base_weights(settings: Mapping[str, JSON]) -> dict[str, str]:
 def pinned(source: str) -> str:
     """A hub id, or a folder of the hub's cache, as `id@commit`; "" for other weights."""
     location, _, revision = source.partition("@")
-    if cached := SNAPSHOT.search(location):
-        return f"{cached[1].replace('--', '/', 1)}@{cached[2]}"
+    if cached := snapshot_source(location):
+        return "@".join(cached)
     commit = "" if Path(location).exists() else _commit(location, revision)
     return f"{location}@{commit}" if commit else ""
 
 
 def _commit(location: str, revision: str) -> str:
-    try:
-        path = try_to_load_from_cache(location, "config.json", revision=revision or None)
-    except HFValidationError:  # a path, or another kind of weights
-        return ""
-    return Path(path).parent.name if isinstance(path, str) else ""
+    path = cached_path(location, "config.json", revision or None)
+    return Path(path).parent.name if path else ""
 
 
 def plugin(method: str) -> str:

@@ -12,9 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, eager_mask
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from benchmark.libraries.transformers import (
+    fused_attention,
+    refuse_attention_arguments,
+    register_attention,
+)
 
 NAME = "vlpeft"
 
@@ -67,11 +70,13 @@ class Attention:
     def run(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float, dropout: float) -> Tensor:
         """Attention of (batch, heads, tokens, head width) under an additive mask."""
         if not self.recording:
-            return functional.scaled_dot_product_attention(query, key, value, mask, dropout, scale=scaling)
+            return functional.scaled_dot_product_attention(
+                query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=False, scale=scaling
+            )
         scores = (query @ key.transpose(-1, -2)) * scaling
         probabilities = torch.softmax(scores if mask is None else scores + mask, -1)
         self._seen = Seen(merge_heads(query), merge_heads(value), probabilities)
-        return functional.dropout(probabilities, dropout) @ value
+        return functional.dropout(probabilities, p=dropout, training=True) @ value
 
 
 def looked_into(module: nn.Module) -> bool:
@@ -88,17 +93,23 @@ def attend(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
-    **rest: Any,
+    is_causal: bool | None = None,
+    **others: Any,
 ) -> tuple[Tensor, None]:
     """Attention of (batch, heads, tokens, head width); returns (batch, queries, heads, head width).
 
     The signature is that of Hugging Face's attention functions: the mask is additive, or true where a query may look;
-    `dropout` is 0 outside training.
+    `dropout` is 0 outside training; without a mask, `is_causal` (None: what the module says) hides later tokens.
+    Raises UserError for an argument that may change the result and is not known here.
     """
+    if others:
+        refuse_attention_arguments(others)
     hook: Attention | None = getattr(module, "attention_hook", None)
     if hook is None:
-        found, _ = sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **rest)
+        found = fused_attention(module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, is_causal=is_causal)
         return found, None
+    if attention_mask is None and query.shape[2] > 1 and _is_causal(module, is_causal):
+        raise RuntimeError("causal attention without a mask: a method that reads it or adds to it would see later tokens")
     attention_mask = _additive(attention_mask, query.dtype)
     prefix = getattr(module, "prefix", None)
     if prefix is not None:
@@ -108,6 +119,10 @@ def attend(
         attention_mask = None if attention_mask is None else functional.pad(attention_mask, (keys.shape[-2], 0))
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     return hook.run(query, key, value, attention_mask, scaling, dropout).transpose(1, 2), None
+
+
+def _is_causal(module: nn.Module, asked: bool | None) -> bool:
+    return bool(getattr(module, "is_causal", True)) if asked is None else asked
 
 
 def _additive(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
@@ -122,5 +137,4 @@ def merge_heads(heads: Tensor) -> Tensor:
     return heads.transpose(1, 2).flatten(2)
 
 
-ALL_ATTENTION_FUNCTIONS.register(NAME, attend)
-ALL_MASK_ATTENTION_FUNCTIONS.register(NAME, eager_mask)  # additive, and never skipped where causal
+register_attention(NAME, attend)

@@ -29,7 +29,7 @@ def augmented(pixels: Pixels, size: int, seed: str) -> Pixels:
     """A view of an image, (size, size, 3): a crop of half its area or more, flipped half the time, then RandAugment."""
     draw = Random(seed)
     image = Image.fromarray(pixels)
-    view = image.crop(crop_box(*image.size, draw)).resize((size, size), Image.Resampling.BICUBIC)
+    view = image.crop(crop_box(*image.size, draw)).resize((size, size), resample=Image.Resampling.BICUBIC)
     if draw.random() < 0.5:
         view = ImageOps.mirror(view)
     for operation in draw.choices(list(OPERATION.values()), k=OPERATIONS):
@@ -56,7 +56,7 @@ def crop_box(width: int, height: int, draw: Random) -> tuple[int, int, int, int]
 
 def _moved(image: Image.Image, inverse: Affine) -> Image.Image:
     """`inverse` maps places of the result to places of the image."""
-    return image.transform(image.size, Image.Transform.AFFINE, inverse, Image.Resampling.BILINEAR, fillcolor=GREY)
+    return image.transform(image.size, Image.Transform.AFFINE, inverse, resample=Image.Resampling.BILINEAR, fillcolor=GREY)
 
 
 def _same(image: Image.Image, sign: int) -> Image.Image:  # noqa: ARG001
@@ -66,13 +66,13 @@ def _same(image: Image.Image, sign: int) -> Image.Image:  # noqa: ARG001
 # Brightness and sharpness scale by 0.1 + 1.8 x 5/10, which is 1 at this magnitude: they change nothing, in BLIP's code as here.
 OPERATION: dict[str, Operation] = {
     "identity": _same,
-    "autocontrast": lambda image, _: ImageOps.autocontrast(image),
+    "autocontrast": lambda image, _: ImageOps.autocontrast(image, cutoff=0, ignore=None, preserve_tone=False),
     "brightness": _same,
     "sharpness": _same,
-    "equalize": lambda image, _: ImageOps.equalize(image),
+    "equalize": lambda image, _: ImageOps.equalize(image, mask=None),
     "shear_x": lambda image, sign: _moved(image, (1, -sign * SHEAR, 0, 0, 1, 0)),
     "shear_y": lambda image, sign: _moved(image, (1, 0, 0, -sign * SHEAR, 1, 0)),
     "translate_x": lambda image, sign: _moved(image, (1, 0, -sign * TRANSLATE, 0, 1, 0)),
     "translate_y": lambda image, sign: _moved(image, (1, 0, 0, 0, 1, -sign * TRANSLATE)),
-    "rotate": lambda image, sign: image.rotate(sign * DEGREES, Image.Resampling.BILINEAR, fillcolor=GREY),
+    "rotate": lambda image, sign: image.rotate(sign * DEGREES, resample=Image.Resampling.BILINEAR, expand=False, fillcolor=GREY),
 }

@@ -13,13 +13,11 @@ from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import nn
-from torch._dynamo import exc
-from torch._functorch import config as functorch
 
 from benchmark.backbones.base import Backbone
 from benchmark.errors import UserError
+from benchmark.libraries.torch import CompilerError, LimitHit, set_up_compiler
 
-LIMIT_HIT: type[Exception] = getattr(exc, "FailOnRecompileLimitHit", exc.TorchDynamoException)  # torch 2.6, which is refused, has none
 LIMIT = 64  # graphs that layers of all kinds may need together; torch's 8 are too few for two towers
 
 
@@ -37,10 +35,8 @@ def compile_layers(backbone: Backbone, backend: str = "inductor") -> None:
 
 
 def _set_up() -> None:
-    torch.compiler.reset()  # a worker runs cell after cell: another method's graphs would count against the limit
     try:
-        torch._dynamo.config.recompile_limit = max(LIMIT, torch._dynamo.config.recompile_limit)
-        functorch.backward_pass_autocast = "off"  # as without: backward is called outside autocast, and float32 parts stay float32
+        set_up_compiler(LIMIT)  # a worker runs cell after cell: another method's graphs would count against the limit
     except AttributeError as error:
         raise UserError(f"--compile: torch {torch.__version__} is too old for it; leave out --compile, or upgrade torch") from error
 
@@ -66,9 +62,9 @@ def told() -> Iterator[None]:
     """Around what may compile. Raises UserError with the reason where that fails."""
     try:
         yield
-    except exc.TorchDynamoException as error:
+    except CompilerError as error:
         raise UserError(f"--compile: {_reason(error)}; leave out --compile") from error
-    except LIMIT_HIT as error:  # its cause says which limit, it itself does not
+    except LimitHit as error:  # its cause says which limit, it itself does not
         raise UserError(f"--compile: {_reason(error.__cause__ or error)}; leave out --compile") from error
 
 

@@ -18,6 +18,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor, distributed, nn
 
+from benchmark.libraries.torch import join_group
+
 T = TypeVar("T")
 # Not what finds a dead rank (see benchmark/ranks.py): others may wait as long for rank 0, which alone computes metrics.
 PATIENCE = timedelta(hours=6)
@@ -110,9 +112,8 @@ def join(rank: int, world: int, meeting: Path, device: torch.device) -> Ranks:
     if Path(f"/sys/class/net/{LOOPBACK}").exists():
         os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK)  # else it asks for the host's name, which not every node can resolve
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    store = distributed.FileStore(str(meeting), world)  # type: ignore[attr-defined] # public, but not in torch's __all__
     with _talking():
-        distributed.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=PATIENCE)
+        join_group(backend, meeting, rank, world, PATIENCE)
     return Ranks(rank, world)
 
 

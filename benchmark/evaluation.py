@@ -36,6 +36,11 @@ def predictions(
     return [Prediction(e.id, text, tuple(inputs.task.references(e, feed.protocol)), e.kind) for e, text in pairs]
 
 
+def unwatched(done: int, total: int) -> None:
+    """Progress that nobody follows."""
+    del done, total
+
+
 def said(
     backbone: Backbone,
     say: Callable[[Tensor, Sequence[str]], list[T]],
@@ -43,7 +48,7 @@ def said(
     feed: Feed,
     examples: Sequence[Example],
     batch: int,
-    progress: Callable[[int, int], None] = lambda *_: None,
+    progress: Callable[[int, int], None] = unwatched,
     ranks: Ranks = ALONE,
 ) -> list[T]:
     """What `say`, the backbone's `predict` or `ranked`, says of each example.

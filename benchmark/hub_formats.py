@@ -12,8 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
+from transformers import Conv1D, PreTrainedModel
 
 from benchmark.adapters import BESIDE, TENSORS, Adapter
 from benchmark.backbones import BACKBONES

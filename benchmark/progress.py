@@ -10,11 +10,11 @@ from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Column
-from rich.text import Text
 
 from benchmark.cell import Plan, Planned
+from benchmark.libraries.rich import TimeLeft
 from benchmark.records import Store, read_json
 
 TOLD_EVERY = 60.0  # seconds between two lines about cells at work, for logs that would be silent for hours
@@ -27,10 +27,10 @@ class _Bars:
     def __init__(self) -> None:
         console = Console(stderr=True)
         label = TextColumn("{task.description}", markup=False, table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"))
-        numbers = (MofNCompleteColumn(table_column=Column(no_wrap=True)), TimeElapsedColumn(Column(no_wrap=True)), _Remaining())
+        numbers = (MofNCompleteColumn(table_column=Column(no_wrap=True)), TimeElapsedColumn(table_column=Column(no_wrap=True)), TimeLeft())
         self.live = console.is_terminal
         # Of a narrow terminal the label takes what is left, so that the numbers stay.
-        self.bars = Progress(label, BarColumn(12), *numbers, console=console, disable=not self.live, transient=True, expand=True)
+        self.bars = Progress(label, BarColumn(bar_width=12), *numbers, console=console, disable=not self.live, transient=True, expand=True)
 
     def __enter__(self) -> Self:
         self.bars.start()
@@ -43,20 +43,6 @@ class _Bars:
         """A line for logs: on stderr, so that stdout holds results only."""
         if not self.live:
             print(text, file=sys.stderr, flush=True)
-
-
-class _Remaining(TimeRemainingColumn):
-    """Time left; of a sweep at the pace of this launch so far, since rich forgets what is older than half a minute."""
-
-    def render(self, task: Task) -> Text:
-        """-:--:-- until something is done."""
-        if "before" not in task.fields:
-            return super().render(task)
-        done = task.completed - task.fields["before"]
-        if not done or task.total is None:
-            return Text("-:--:--", style="progress.remaining")
-        seconds = int((task.elapsed or 0.0) * (task.total - task.completed) / done)
-        return Text(f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}", style="progress.remaining")
 
 
 class PhaseProgress(_Bars):

@@ -40,7 +40,7 @@ from benchmark.records import Record, Selected, Store, read_json, sha256, write_
 from benchmark.scores import ImageScores
 from benchmark.selection import Selection
 from benchmark.training import Feed, TrainingState, start, train
-from benchmark.whereabouts import Progress, reporter
+from benchmark.whereabouts import Progress, reporter, unwatched
 from benchmark.work import first_step
 
 Outcome = Literal["done", "already done", "running elsewhere", "left alone"]
@@ -74,7 +74,7 @@ def run_cell(
     cell_id: str,
     root: Path,
     runtime: Runtime,
-    progress: Progress = lambda *_: None,
+    progress: Progress = unwatched,
     asked: Asked = lambda: False,
     begin: Begin = lambda: True,
 ) -> Outcome:
@@ -129,7 +129,7 @@ def _run_in_ranks(root: Path, cell_id: str, runtime: Runtime, report: Progress, 
 def _be_rank(root: Path, cell_id: str, runtime: Runtime, link: Link) -> bool:
     """Run a cell as one of its ranks; False if it was asked to stop. Only the first one reports, and hears that."""
     ranks = join(link.rank, link.world, link.meeting, runtime.torch_device(link.rank))
-    report, asked = (link.report, link.asked) if ranks.first else (lambda *_: None, lambda: False)
+    report, asked = (link.report, link.asked) if ranks.first else (unwatched, lambda: False)
     try:
         _Run(Store(root), cell_id, runtime, report, asked, ranks).run()
     except Stopped:

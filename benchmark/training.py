@@ -12,7 +12,7 @@ from time import perf_counter
 from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -22,6 +22,7 @@ from benchmark.config import Protocol
 from benchmark.distributed import ALONE, Ranks
 from benchmark.errors import UserError
 from benchmark.features import Visual
+from benchmark.libraries.torch import clip_gradients, make_adamw
 from benchmark.method import Followed
 from benchmark.tasks.base import Item
 
@@ -86,7 +87,7 @@ def start(backbone: Backbone, protocol: Protocol, batches: int) -> TrainingState
     decay = [p for name, p in named if _decays(name, p, protocol.decays)]
     rest = [p for name, p in named if not _decays(name, p, protocol.decays)]
     groups = [{"params": decay, "weight_decay": protocol.weight_decay}, {"params": rest, "weight_decay": 0.0}]
-    optimizer = AdamW([g for g in groups if g["params"]], lr=protocol.lr, betas=protocol.betas, eps=protocol.eps)
+    optimizer = make_adamw([g for g in groups if g["params"]], lr=protocol.lr, betas=protocol.betas, eps=protocol.eps)
     total = protocol.total_steps(batches)
     return TrainingState(backbone, optimizer, LambdaLR(optimizer, learning_rate_factor(protocol, total)), total)
 
@@ -234,7 +235,7 @@ def _step(
     for parameter in parameters:  # gradients of the sum become those of the mean, however many parts made it
         cast("Tensor", parameter.grad).div_(terms)
     if clip_norm is not None:
-        nn.utils.clip_grad_norm_(parameters, clip_norm)
+        clip_gradients(parameters, clip_norm)
     state.optimizer.step()
     state.schedule.step()
     return total / terms

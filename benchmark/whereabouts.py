@@ -13,6 +13,11 @@ Progress = Callable[[str, int, int], None]  # phase, step, total
 EVERY_SECONDS = 1.0
 
 
+def unwatched(phase: str, step: int, total: int) -> None:
+    """Progress that nobody follows."""
+    del phase, step, total
+
+
 def reporter(folder: Path, progress: Progress) -> Progress:
     """Pass progress on, and leave it in the cell's folder about once a second."""
     last = 0.0

@@ -21,7 +21,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers.pytorch_utils import Conv1D
+from transformers import Conv1D
 
 from baselines.adapter import Bottleneck, Parallel
 from benchmark.attention import Attention, Seen, merge_heads
@@ -179,7 +179,7 @@ class ReleaseAdapter(nn.Module):
         """(batch, queries, width), the attention's output, to the same."""
         with torch.autocast(output.device.type, enabled=False):
             aggregated = self.aggregate(_exact(self.attention.take()))
-        y: Tensor = self.up(functional.gelu(self.gate(output)) * aggregated.to(output.dtype))
+        y: Tensor = self.up(functional.gelu(self.gate(output), approximate="none") * aggregated.to(output.dtype))
         return output + y
 
     def aggregate(self, seen: Seen) -> Tensor:

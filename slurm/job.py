@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from submitit.core.job_environment import JobEnvironment
-from submitit.helpers import Checkpointable, DelayedSubmission
 
+from benchmark.libraries.submitit import RequeuedJob, job_log
 from benchmark.records import Store
 from slurm.cluster import SlurmSilent, ask
 from slurm.tries import LIMIT, attempted_by, note
@@ -25,7 +24,7 @@ POLL_SECONDS = 0.2
 SHARE = 0.75  # of the warning that a worker may take to save its cell; the rest is for requeueing
 
 
-class CellJob(Checkpointable):  # type: ignore[misc]
+class CellJob(RequeuedJob):
     """Runs cells, `at_once` of them at a time. Only ids, a path and plain settings are pickled."""
 
     def __init__(self, ids: tuple[str, ...], root: str, runtime: Mapping[str, Any], signal_seconds: int, at_once: int = 1) -> None:
@@ -34,7 +33,7 @@ class CellJob(Checkpointable):  # type: ignore[misc]
 
     def __call__(self) -> None:
         """Run every cell that has not ended; a worker that is killed is followed by another, and its cell counts a try."""
-        log, killed, code = str(JobEnvironment().paths.stdout), 0, 0
+        log, killed, code = job_log(), 0, 0
         for _ in range(min(self.at_once, len(self.ids))):
             self._start(log)
         while self.workers:
@@ -48,15 +47,15 @@ class CellJob(Checkpointable):  # type: ignore[misc]
         if code:
             sys.exit(code)
 
-    def checkpoint(self) -> DelayedSubmission:
-        """Called by submitit when SLURM announces the end of the job: stop the workers where they are saved, and be requeued."""
+    def resumed(self) -> CellJob:
+        """Called when SLURM announces the end of the job: stop the workers where they are saved, and be requeued."""
         for worker in (alive := [psutil.Process(pid) for pid in self.workers if psutil.pid_exists(pid)]):
             worker.send_signal(signal.SIGTERM)
         psutil.wait_procs(alive, timeout=SHARE * self.signal_seconds)
         if not _requeueable():
             print("this job may not be requeued; `vlpeft sweep` submits its cells anew", flush=True)
             sys.exit(STOPPED)
-        return DelayedSubmission(CellJob(self.ids, self.root, self.runtime, self.signal_seconds, self.at_once))
+        return CellJob(self.ids, self.root, self.runtime, self.signal_seconds, self.at_once)
 
     def _start(self, log: str) -> None:
         command = [sys.executable, "-u", "-m", "slurm.worker", self.root, json.dumps(self.runtime), log, *self.ids]

@@ -70,12 +70,11 @@ def launch_local(cells: Sequence[Planned], root: Path, runtime: Any, workers: in
     The threads of a cell follow from the workers asked for, not from how many cells are left: the same command gives
     the same bits when it finishes an interrupted sweep.
     """
-    import submitit
+    from benchmark.libraries.submitit import local_executor
 
     name = f"{platform.node()}-{os.getpid()}"
     folder = root / "jobs" / time.strftime("%Y%m%d-%H%M%S") / name  # a fresh folder: submitit reuses job ids
-    executor = submitit.LocalExecutor(folder=folder)
-    executor.update_parameters(timeout_min=MONTH_MINUTES)
+    executor = local_executor(folder, minutes=MONTH_MINUTES)
     threads = runtime.threads or max(1, (os.cpu_count() or 1) // (workers * runtime.ranks))
     ids, jobs = [cell.id for cell in cells], list[Any]()
     try:

@@ -71,11 +71,10 @@ class Submitter:
         if not ids:
             return "# nothing to submit: all cells are done\n"
         arrays = list(chunks(list(chunks(ids, self.profile.cells_per_job)), _array_size()))
+        from benchmark.libraries.submitit import submission_script
+
         with tempfile.TemporaryDirectory() as folder:
-            executor = self._executor(self.ledger.folder / "SUBMISSION")._executor
-            if len(arrays[0]) > 1:
-                executor.parameters["map_count"] = len(arrays[0])
-            text: str = executor._make_submission_file_text(executor._submitit_command_str, "")
+            text = submission_script(self._executor(self.ledger.folder / "SUBMISSION"), len(arrays[0]))
             script = Path(folder) / "script.sh"
             script.write_text(text, encoding="utf-8")
             said = subprocess.run(["sbatch", "--test-only", str(script)], capture_output=True, text=True, check=False)
@@ -112,19 +111,17 @@ class Submitter:
             raise UserError(f"{error}{left}") from error
 
     def _executor(self, folder: Path) -> Any:
-        import submitit
+        from benchmark.libraries.submitit import slurm_executor
 
         python = self.profile.python or shlex.quote(sys.executable)
         started = f"{self.profile.container} {python}" if self.profile.container else python
+        # The profile's lines are in the middle: they may point to another cache or allow the hub, but never to other code.
+        setup = ["export HF_HUB_OFFLINE=1", *self.profile.setup, *self.code.setup(self._copies)]
+        parameters = {**self.profile.parameters(), "slurm_setup": setup}
         try:
-            executor = submitit.AutoExecutor(folder, cluster="slurm", slurm_python=started, slurm_max_num_timeout=self.profile.time_outs)
+            return slurm_executor(folder, started, self.profile.time_outs, self.name, parameters)
         except RuntimeError as error:
             raise UserError("there is no SLURM on this machine (no `srun`); use --on local, or go to the cluster's login node") from error
-        parameters = self.profile.parameters()
-        # The profile's lines stand between: they may point to another cache or allow the hub, but never to other code.
-        setup = ["export HF_HUB_OFFLINE=1", *self.profile.setup, *self.code.setup(self._copies)]
-        executor.update_parameters(name=self.name, **{**parameters, "slurm_setup": setup})
-        return executor
 
     @property
     def _copies(self) -> Path:

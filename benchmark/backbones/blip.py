@@ -9,7 +9,6 @@ from typing import Any, Literal, NamedTuple, cast
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from transformers import DynamicCache, EncoderDecoderCache
 
 from benchmark.attention import Attention
 from benchmark.backbones.base import Backbone, BackboneConfig, Checkpoint, VisionTower, Wanted, single
@@ -26,6 +25,14 @@ from benchmark.backbones.language import (
 )
 from benchmark.config import Fraction, Positive, Protocol
 from benchmark.errors import UserError
+from benchmark.libraries.transformers import (
+    call_model,
+    decode_tokens,
+    generate,
+    new_cache,
+    select_cache_rows,
+    tokenize,
+)
 from benchmark.method import Need, Projection, Site, Slot
 from benchmark.registry import register
 
@@ -96,7 +103,7 @@ class BLIPTower(VisionTower):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """(batch, 3, size, size) to (batch, 1 + tokens, width)."""
-        states = self.model(pixel_values=pixels).last_hidden_state
+        states = call_model(self.model, pixel_values=pixels).last_hidden_state
         return torch.cat([states[:, :1], states], 1)
 
 
@@ -168,14 +175,15 @@ class BLIPModel(Backbone):
         # `generate` repeats the image's features for its beams, which lie side by side: reordering them never mixes images.
         self._see(visual.repeat_interleave(self.protocol.beams, 0))
         with self.generating():
-            tokens = self.decoder.generate(
+            tokens = generate(
+                self.decoder,
+                generation(self.protocol, None, self.end, self.pad),
                 inputs_embeds=embeds,
                 attention_mask=mask,
                 encoder_hidden_states=memory.states,
                 encoder_attention_mask=memory.mask,
-                generation_config=generation(self.protocol, None, self.end, self.pad),
             )
-        return [text.strip() for text in self.tokenizer.batch_decode(tokens, skip_special_tokens=True)]
+        return [text.strip() for text in decode_tokens(self.tokenizer, tokens)]
 
     @torch.inference_mode()
     def ranked(self, visual: Tensor, prompts: Sequence[str]) -> list[list[tuple[str, float]]]:
@@ -193,7 +201,7 @@ class BLIPModel(Backbone):
         memory = self._memory(visual, prompts)
         embeds, mask = self._prefix(prompts)
         self._see(visual)
-        out = self._decode(embeds, mask, memory, DynamicCache())
+        out = self._decode(embeds, mask, memory, new_cache())
         first = self.decoder.cls(out.last_hidden_state[:, -1])
 
         def score(tokens: Tensor) -> Tensor:
@@ -204,7 +212,7 @@ class BLIPModel(Backbone):
                 rows, labels = questions.repeat_interleave(keep), tokens[questions].flatten(0, 1)
                 self._see(visual[rows])
                 seen = torch.cat([mask[rows], (labels[:, :-1] != IGNORED).long()], 1)
-                cache = _rows(out.cache, rows, questions)
+                cache = select_cache_rows(out.cache, rows, questions)
                 states = self._decode(self._words(labels[:, :-1]), seen, memory.rows(questions), cache)
                 logits = torch.cat([first[rows][:, None], self.decoder.cls(states.last_hidden_state)], 1)
                 parts.append(log_likelihood(logits, labels, self.protocol).view(-1, keep))
@@ -225,7 +233,13 @@ class BLIPModel(Backbone):
         texts = self._tokenize(prompts, self.protocol.max_input_tokens - 2)
         embeds, mask = self._embed(self.token_embeddings, [[first, SOFT, *ids, self.end] for ids in texts])
         self.encoder_mask.value = mask
-        states = self.reader(inputs_embeds=embeds, attention_mask=mask, position_ids=_positions(mask), encoder_hidden_states=visual[:, 1:])
+        states = call_model(
+            self.reader,
+            inputs_embeds=embeds,
+            attention_mask=mask,
+            position_ids=_positions(mask),
+            encoder_hidden_states=visual[:, 1:],
+        )
         return Memory(states.last_hidden_state, mask)
 
     def _prefix(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -255,8 +269,8 @@ class BLIPModel(Backbone):
 
     def _tokenize(self, texts: Sequence[str], limit: int) -> list[list[int]]:
         """Token ids without any frame."""
-        ids: list[list[int]] = self.tokenizer(list(texts), add_special_tokens=False).input_ids
-        return [row[:limit] for row in ids]
+        rows = tokenize(self.tokenizer, list(texts), None, special=False)
+        return [row[:limit] for row in rows]
 
     def _words(self, ids: Tensor) -> Tensor:
         """The decoder's embeddings of ids, (batch, tokens, width); IGNORED reads as padding."""
@@ -272,7 +286,8 @@ class BLIPModel(Backbone):
 
     def _decode(self, embeds: Tensor, mask: Tensor, memory: Memory, cache: Any = None) -> Any:
         """One forward of the decoder; the mask covers what is cached, too, and padding takes no position."""
-        return self.decoder.bert(
+        return call_model(
+            self.decoder.bert,
             inputs_embeds=embeds,
             attention_mask=mask,
             position_ids=_positions(mask)[:, -embeds.shape[1] :],
@@ -299,17 +314,6 @@ class BLIPModel(Backbone):
 def _positions(mask: Tensor) -> Tensor:
     """Places of the tokens, (batch, tokens); padding takes none."""
     return (mask.cumsum(1) - 1).clamp_min(0)
-
-
-def _rows(cache: EncoderDecoderCache, index: Tensor, seen: Tensor) -> EncoderDecoderCache:
-    """A cache of its own for these rows of the batch; what they look at comes once for all that share it."""
-    parts = []
-    for part, rows in ((cache.self_attention_cache, index), (cache.cross_attention_cache, seen)):
-        made = DynamicCache()
-        for i, layer in enumerate(part.layers):
-            made.update(layer.keys[rows], layer.values[rows], i)
-        parts.append(made)
-    return EncoderDecoderCache(*parts)
 
 
 def _sites(index: int, layer: Any, side: Literal["encoder", "decoder"], fixed: bool) -> tuple[Site, Site, Site]:

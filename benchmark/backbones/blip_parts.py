@@ -16,15 +16,14 @@ from transformers import (
     BlipConfig,
     BlipForConditionalGeneration,
     BlipForQuestionAnswering,
-    EncoderDecoderCache,
     PreTrainedModel,
 )
-from transformers.models.blip.modeling_blip_text import BlipTextLMHeadModel, BlipTextSelfAttention
 
 from benchmark.attention import attend, looked_into
 from benchmark.backbones.vision import Triple, normalisation
 from benchmark.backbones.weights import Source, reads_weights
 from benchmark.errors import UserError
+from benchmark.libraries.transformers import BlipAttention, make_config, override_blip_text
 
 CLASSES = {"decoder": BlipForConditionalGeneration, "vqa": BlipForQuestionAnswering}
 CLIP: tuple[Triple, Triple] = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
@@ -95,21 +94,19 @@ def resize(model: Any, size: int) -> None:
     side = int((old.shape[1] - 1) ** 0.5)
     if grid != side:
         square = old[:, 1:].reshape(1, side, side, -1).permute(0, 3, 1, 2)
-        square = functional.interpolate(square, size=(grid, grid), mode="bicubic", align_corners=False)
+        square = functional.interpolate(square, size=(grid, grid), mode="bicubic", align_corners=False, antialias=False)
         embeddings.position_embedding = nn.Parameter(torch.cat([old[:, :1], square.flatten(2).transpose(1, 2)], 1))
     model.vision_model.config.image_size = embeddings.image_size = size
 
 
 def text_towers(model: Any, form: str, dropout: float | None) -> nn.Module:
     """The decoder, or the text encoder and the decoder, with attention that methods can look into."""
-    model.text_decoder.__class__ = TextDecoder
     towers: nn.Module = model.text_decoder
     if form == "vqa":
         towers = nn.ModuleDict({"encoder": model.text_encoder, "decoder": model.text_decoder})
+    override_blip_text(towers, TextAttention)
     for module in towers.modules():
-        if isinstance(module, BlipTextSelfAttention):
-            module.__class__ = TextAttention
-        elif isinstance(module, nn.Dropout) and dropout is not None:
+        if isinstance(module, nn.Dropout) and dropout is not None:
             module.p = dropout
     return towers
 
@@ -125,63 +122,26 @@ def assembled(form: str, vision: Any, text: Any) -> PreTrainedModel:
     return model
 
 
-class TextAttention(BlipTextSelfAttention):  # type: ignore[misc]
+class TextAttention(BlipAttention):
     """BLIP's text attention, fused unless a method looks into it.
 
-    Unlike the original of transformers 5.23 it heeds the mask of padded states in cross-attention.
+    Unlike the original of transformers it respects the mask of padded states in cross-attention.
     """
 
-    def forward(
-        self,
-        hidden_states: Tensor,
-        attention_mask: Tensor | None = None,
-        encoder_hidden_states: Tensor | None = None,
-        cache: EncoderDecoderCache | None = None,
-    ) -> tuple[Tensor, None]:
-        """States (batch, queries, width), and the states to look at in cross-attention, to (batch, queries, width).
-
-        What is looked at may be fewer rows than the states: so many states beside each other then look at one row.
-        """
-        cross = encoder_hidden_states is not None
-        query = self._heads(self.query(hidden_states))
-        key, value = self._seen(hidden_states if encoder_hidden_states is None else encoder_hidden_states, cross, cache)
-        if attention_mask is not None:
+    def attended(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        """Attention of (batch, heads, tokens, head width); the result has heads behind tokens."""
+        if mask is not None:
             # Half the smallest number: a kernel that multiplies the mask must not overflow to minus infinity.
-            attention_mask = attention_mask.clamp_min(torch.finfo(query.dtype).min / 2).to(query.dtype)
+            mask = mask.clamp_min(torch.finfo(query.dtype).min / 2).to(query.dtype)
         copies = len(query) // len(key)
         if copies > 1 and looked_into(self):  # methods see one row of probabilities for each row of states
             key, value = (x.repeat_interleave(copies, 0) for x in (key, value))
-            attention_mask = None if attention_mask is None else attention_mask.repeat_interleave(copies, 0)
+            mask = None if mask is None else mask.repeat_interleave(copies, 0)
         elif copies > 1:  # rows that look at the same keys are queries of one attention, and no key is copied
             query = query.view(len(key), copies, *query.shape[1:]).transpose(1, 2).flatten(2, 3)
-            attention_mask = None if attention_mask is None else attention_mask[:, :, :1]  # of padding: the same for all queries
+            mask = None if mask is None else mask[:, :, :1]  # of padding: the same for all queries
         dropout = self.dropout.p if self.training else 0.0
-        found, _ = attend(self, query, key, value, attention_mask, dropout=dropout, is_causal=False)
-        return found.reshape(*hidden_states.shape[:2], -1), None
-
-    def _seen(self, states: Tensor, cross: bool, past: EncoderDecoderCache | None) -> tuple[Tensor, Tensor]:
-        """Keys and values, cached ones included; those of cross-attention are computed once."""
-        if past is None:
-            return self._heads(self.key(states)), self._heads(self.value(states))
-        cache: Any = past.cross_attention_cache if cross else past.self_attention_cache
-        if cross and past.is_updated.get(self.layer_idx):
-            return cache.layers[self.layer_idx].keys, cache.layers[self.layer_idx].values
-        if cross:
-            past.is_updated[self.layer_idx] = True
-        found: tuple[Tensor, Tensor] = cache.update(self._heads(self.key(states)), self._heads(self.value(states)), self.layer_idx)
-        return found
-
-    def _heads(self, states: Tensor) -> Tensor:
-        return states.view(*states.shape[:2], self.num_attention_heads, -1).transpose(1, 2)
-
-
-class TextDecoder(BlipTextLMHeadModel):  # type: ignore[misc]
-    """BLIP's text decoder, which generates behind embeddings too."""
-
-    def prepare_inputs_for_generation(self, input_ids: Tensor, inputs_embeds: Tensor | None = None, **kwargs: Any) -> dict[str, Any]:
-        """As in the original; `generate` looks for these two names in the signature, to see what it may pass."""
-        prepared: dict[str, Any] = super().prepare_inputs_for_generation(input_ids, inputs_embeds=inputs_embeds, **kwargs)
-        return prepared
+        return attend(self, query, key, value, mask, dropout=dropout, is_causal=False)[0]
 
 
 def load_original(path: Path, form: str) -> PreTrainedModel:
@@ -254,7 +214,7 @@ def geometry(state: Mapping[str, Tensor]) -> BlipConfig:
         "sep_token_id": SEP,
         "pad_token_id": PAD,
     }
-    return BlipConfig(vision_config=vision, text_config=text)
+    return make_config("blip", {"vision_config": vision, "text_config": text})
 
 
 def _layers(state: Mapping[str, Tensor], prefix: str) -> int:

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import BartForConditionalGeneration, GenerationConfig
-from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_outputs import BaseModelOutput
 
 from benchmark.attention import Attention
@@ -30,6 +29,16 @@ from benchmark.backbones.vision import FEATURES, FeatureTower, vision_tower
 from benchmark.backbones.weights import Source
 from benchmark.config import NonNegative, Positive, Protocol
 from benchmark.errors import UserError
+from benchmark.libraries.transformers import (
+    call_model,
+    decode_tokens,
+    embed_bart_tokens,
+    generate,
+    repeat_cache,
+    run_bart_encoder,
+    tokenize,
+    tokenize_padded,
+)
 from benchmark.method import Need, Projection, Site, Slot, init_normal
 from benchmark.registry import register
 
@@ -104,8 +113,8 @@ class CLIPBartModel(Backbone):
                 f"max_input_tokens, max_output_tokens and max_generated_tokens may need {needed} positions, {self.config.text} has "
                 f"{ids.max_position_embeddings}; lower them"
             )
-        self.text.generation_config = generation(protocol, ids.decoder_start_token_id, ids.eos_token_id, ids.pad_token_id)
-        self.text.generation_config.forced_eos_token_id = ids.eos_token_id
+        end = ids.eos_token_id
+        self.decoding = generation(protocol, ids.decoder_start_token_id, end, ids.pad_token_id, forced_end=end)
 
     @property
     def encoder(self) -> nn.Module:
@@ -142,8 +151,9 @@ class CLIPBartModel(Backbone):
         # Beams of one image lie side by side and share its visual context, so reordering beams never mixes images.
         self.visual_context.value = self.visual_context.value.repeat_interleave(self.protocol.beams, 0)
         with self.generating():
-            tokens = self.text.generate(encoder_outputs=BaseModelOutput(last_hidden_state=states), attention_mask=mask)
-        return [text.replace("\n", " ").strip() for text in self.tokenizer.batch_decode(tokens, skip_special_tokens=True)]
+            seen = BaseModelOutput(last_hidden_state=states)
+            tokens = generate(self.text, self.decoding, encoder_outputs=seen, attention_mask=mask)
+        return [text.replace("\n", " ").strip() for text in decode_tokens(self.tokenizer, tokens)]
 
     @torch.inference_mode()
     def ranked(self, visual: Tensor, prompts: Sequence[str]) -> list[list[tuple[str, float]]]:
@@ -175,25 +185,27 @@ class CLIPBartModel(Backbone):
         Soft prompts have no positions; visual tokens neither positions nor the embedding's LayerNorm.
         """
         encoder, limit = self.text.model.encoder, self.protocol.max_input_tokens
-        batch: Any = self.tokenizer(list(prompts), padding=True, truncation=True, max_length=limit, return_tensors="pt").to(self.device)
-        words = encoder.embed_tokens(batch.input_ids) + encoder.embed_positions(batch.input_ids)
+        ids, mask = (each.to(self.device) for each in tokenize_padded(self.tokenizer, list(prompts), limit))
+        words = embed_bart_tokens(encoder, ids)
         if self.prompt is not None:
             words = torch.cat([self.prompt().expand(len(prompts), -1, -1), words], 1)
         states = torch.cat([encoder.layernorm_embedding(words), tokens], 1)
-        states = functional.dropout(states, encoder.dropout, self.training)
-        mask = batch.attention_mask
+        states = functional.dropout(states, p=encoder.dropout, training=self.training)
         mask = functional.pad(mask, (words.shape[1] - mask.shape[1], tokens.shape[1]), value=1)
         self.encoder_mask.value = mask
-        allowed = create_bidirectional_mask(config=encoder.config, inputs_embeds=states, attention_mask=mask)
-        for layer in encoder.layers:
-            states = layer(states, allowed)
-        return states, mask
+        return run_bart_encoder(encoder, states, mask), mask
 
-    def _decode(self, ids: Tensor, states: Tensor, mask: Tensor, **options: Any) -> Any:
+    def _decode(self, ids: Tensor, states: Tensor, mask: Tensor, cache: Any = None, *, use_cache: bool = False) -> Any:
         """The decoder on token ids (batch, tokens); places behind the end may hold IGNORED, as nothing before them sees them."""
         ids = ids.masked_fill(ids == IGNORED, self.text.config.pad_token_id).to(self.device)
-        options = {"use_cache": False, **options}
-        return self.text.model.decoder(input_ids=ids, encoder_hidden_states=states, encoder_attention_mask=mask, **options)
+        return call_model(
+            self.text.model.decoder,
+            input_ids=ids,
+            encoder_hidden_states=states,
+            encoder_attention_mask=mask,
+            cache=cache,
+            use_cache=use_cache,
+        )
 
     def _logits(self, states: Tensor) -> Tensor:
         """Next-token scores, (..., vocabulary)."""
@@ -216,7 +228,7 @@ class CLIPBartModel(Backbone):
 
         def score(candidates: Tensor) -> Tensor:
             keep, cache, labels = candidates.shape[1], begun.cache, candidates.flatten(0, 1)
-            cache.batch_repeat_interleave(keep)
+            repeat_cache(cache, keep)
             self.visual_context.value = self.visual_context.value.repeat_interleave(keep, 0)
             repeated = (states.repeat_interleave(keep, 0), mask.repeat_interleave(keep, 0))
             written = self._decode(labels[:, :-1], *repeated, cache=cache, use_cache=True).last_hidden_state
@@ -230,8 +242,7 @@ class CLIPBartModel(Backbone):
 
     def _tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         """`<s> text </s>` of each, at most `max_output_tokens` ids with both."""
-        rows: list[list[int]] = self.tokenizer(list(texts), truncation=True, max_length=self.protocol.max_output_tokens).input_ids
-        return rows
+        return tokenize(self.tokenizer, list(texts), self.protocol.max_output_tokens, special=True)
 
     def _order(self, count: int) -> Tensor:
         """The embeddings that number the visual tokens: the token table's rows from its end, as they are."""
@@ -249,8 +260,8 @@ class VisualEmbedding(nn.Module):
 
     def __init__(self, inputs: int, width: int) -> None:
         super().__init__()
-        self.feature = nn.Sequential(init_normal(nn.Linear(inputs, width), STD), nn.LayerNorm(width))
-        self.position = nn.Sequential(init_normal(nn.Linear(5, width), STD), nn.LayerNorm(width))
+        self.feature = nn.Sequential(init_normal(nn.Linear(inputs, width), STD), nn.LayerNorm(width, eps=1e-5))
+        self.position = nn.Sequential(init_normal(nn.Linear(5, width), STD), nn.LayerNorm(width, eps=1e-5))
         self.image_order = nn.Embedding(2, width)
         nn.init.normal_(self.image_order.weight, std=STD)
 

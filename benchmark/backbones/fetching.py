@@ -8,25 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import open_clip
-import timm
-from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
-from huggingface_hub.errors import EntryNotFoundError
-from transformers import AutoTokenizer
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, WEIGHTS_INDEX_NAME, WEIGHTS_NAME, cached_file
-from transformers.utils.hub import get_checkpoint_shard_files
 
 from benchmark.backbones.base import Wanted
 from benchmark.backbones.weights import KNOWN, Source, quiet
 from benchmark.errors import UserError
+from benchmark.libraries import open_clip, timm
+from benchmark.libraries.huggingface_hub import cache_folder, cached_path, first_file
+from benchmark.libraries.transformers import (
+    CHECKPOINTS,
+    PICKLED,
+    find_file,
+    find_shards,
+    load_tokenizer,
+)
 
 CONFIG, PIXELS = "config.json", "preprocessor_config.json"
-CHECKPOINTS = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME, WEIGHTS_INDEX_NAME)  # in transformers' order
-OPEN_CLIP = "open_clip_pytorch_model.bin"  # where a tag names no file
-OPEN_CLIP_SAFE = {OPEN_CLIP: "open_clip_model.safetensors"}  # what open_clip takes instead, if it is there
-TIMM_SAFE = {WEIGHTS_NAME: SAFE_WEIGHTS_NAME, **OPEN_CLIP_SAFE}
 
 
 class NotHere(UserError):
@@ -48,7 +44,7 @@ def obtain(wanted: Wanted, *, fetch: bool) -> None:
             raise UserError(
                 f"weights '{wanted.source}': {said}; {'complete the folder' if here else 'check the id and the network'}"
             ) from error
-        raise NotHere(f"weights '{wanted.source}' are not, or not all, in {constants.HF_HUB_CACHE}") from error
+        raise NotHere(f"weights '{wanted.source}' are not, or not all, in {cache_folder()}") from error
 
 
 def _obtain(wanted: Wanted, fetch: bool) -> None:
@@ -63,36 +59,40 @@ def _obtain(wanted: Wanted, fetch: bool) -> None:
 
 def _transformers(wanted: Wanted, fetch: bool) -> None:
     source = Source.parse(wanted.source, tiny=wanted.tiny)
-    options = {"revision": source.revision, "local_files_only": not fetch}
     if source.location.endswith(".pth") or source.location.startswith(("/", ".", "~")):
         _file(source.location)
     if source.location.endswith(".pth"):
         return
     if "model" in wanted.files and not source.random:
-        _checkpoint(source.location, options)
+        _checkpoint(source, fetch)
     elif "model" in wanted.files and source.location not in KNOWN:
-        cached_file(source.location, CONFIG, **options)
+        find_file(source.location, CONFIG, revision=source.revision, local_only=not fetch)
     if "pixels" in wanted.files and not source.random:
-        _pixels(source, options)
+        _pixels(source, fetch)
     if "tokenizer" in wanted.files:
-        AutoTokenizer.from_pretrained(source.location, **options)
+        load_tokenizer(source.location, source.revision, local_only=not fetch)
 
 
-def _checkpoint(location: str, options: dict[str, Any]) -> None:
-    cached_file(location, CONFIG, **options)  # its error says what is wrong with an id; the others may be missing
-    each = (cached_file(location, name, **options, _raise_exceptions_for_missing_entries=False) for name in CHECKPOINTS)
-    found = next(filter(None, each), None)
+def _checkpoint(source: Source, fetch: bool) -> None:
+    # An error for this file says what is wrong with an id; the others may be missing.
+    find_file(source.location, CONFIG, revision=source.revision, local_only=not fetch)
+    found = next(filter(None, (_optional(source, name, fetch) for name in CHECKPOINTS)), None)
     if found is None:
         raise OSError(f"found none of {', '.join(CHECKPOINTS)}")
     if found.endswith(".json"):
-        get_checkpoint_shard_files(location, found, **options)
+        find_shards(source.location, found, revision=source.revision, local_only=not fetch)
 
 
-def _pixels(source: Source, options: dict[str, Any]) -> None:
+def _optional(source: Source, name: str, fetch: bool) -> str | None:
+    return find_file(source.location, name, revision=source.revision, local_only=not fetch, required=False)
+
+
+def _pixels(source: Source, fetch: bool) -> None:
     """Some checkpoints have no such file. Here, it must be known that there is none: without it pixels are scaled by other numbers."""
-    cached_file(source.location, PIXELS, **options, _raise_exceptions_for_missing_entries=False)
-    known = try_to_load_from_cache(source.location, PIXELS, revision=source.revision) if not Path(source.location).exists() else ""
-    if known is None:
+    _optional(source, PIXELS, fetch)
+    if Path(source.location).exists():
+        return
+    if cached_path(source.location, PIXELS, source.revision) is None:
         raise OSError(f"nobody has looked for {PIXELS}")
 
 
@@ -105,37 +105,38 @@ def _timm(name: str, fetch: bool) -> None:
         return
     if where in ("hf-hub", "hf_hub"):
         _first(place, (CONFIG,), fetch)
-        _first(place, timm_choices(WEIGHTS_NAME), fetch)
+        _first(place, timm_choices(PICKLED), fetch)
         return
-    known = timm.models.get_pretrained_cfg(name)
-    if known is None or not known.hf_hub_id:
+    known = timm.hub_weights(name)
+    if known is None:
         raise ValueError("timm knows no weights of it on the hub")
-    _first(known.hf_hub_id, timm_choices(known.hf_hub_filename or WEIGHTS_NAME), fetch)
+    repository, file = known
+    _first(repository, timm_choices(file or PICKLED), fetch)
 
 
 def _open_clip(name: str, fetch: bool) -> None:
     model, _, tag = name.partition("/")
     if model.startswith("random:"):
         return
-    known = open_clip.get_pretrained_cfg(model, tag)
+    known = open_clip.known_weights(model, tag)
     if not known:
         _file(tag)
         return
     place, _, file = known["hf_hub"].rpartition("/")
-    _first(place, open_clip_choices(file or OPEN_CLIP), fetch)
-    text = open_clip.get_model_config(model)["text_cfg"].get("hf_model_name")  # built, too, from its configuration
+    _first(place, open_clip_choices(file or open_clip.WEIGHTS), fetch)
+    text = open_clip.text_model(model)  # built, too, from its configuration
     if text:
-        cached_file(text, CONFIG, local_files_only=not fetch)
+        find_file(text, CONFIG, local_only=not fetch)
 
 
 def timm_choices(file: str) -> tuple[str, ...]:
     """Files that timm tries in turn where it is told one."""
-    return _choices(file, TIMM_SAFE, (".bin",))
+    return _choices(file, timm.SAFE, timm.ENDINGS)
 
 
 def open_clip_choices(file: str) -> tuple[str, ...]:
     """Files that open_clip tries in turn where it is told one."""
-    return _choices(file, OPEN_CLIP_SAFE, (".bin", ".pth"))
+    return _choices(file, open_clip.SAFE, open_clip.ENDINGS)
 
 
 def _choices(file: str, safe: Mapping[str, str], endings: tuple[str, ...]) -> tuple[str, ...]:
@@ -147,13 +148,7 @@ def _choices(file: str, safe: Mapping[str, str], endings: tuple[str, ...]) -> tu
 def _first(place: str, files: Sequence[str], fetch: bool) -> None:
     """The first of these files that `ID` or `ID@REVISION` has."""
     repository, _, revision = place.partition("@")
-    for file in files:
-        try:
-            hf_hub_download(repository, file, revision=revision or None, local_files_only=not fetch)
-            return
-        except EntryNotFoundError as error:
-            last = error
-    raise last
+    first_file(repository, files, revision or None, local_only=not fetch)
 
 
 def _file(path: str) -> None:

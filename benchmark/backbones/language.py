@@ -11,6 +11,7 @@ from torch.nn import functional
 from transformers import GenerationConfig
 
 from benchmark.config import Protocol
+from benchmark.libraries.transformers import generation_settings
 
 IGNORED = -100  # label of a token that does not count
 
@@ -104,18 +105,17 @@ def padded(rows: Sequence[Sequence[int]], value: int) -> Tensor:
     return torch.tensor([[*row, *[value] * (length - len(row))] for row in rows])
 
 
-def generation(protocol: Protocol, start: int | None, end: int, pad: int) -> GenerationConfig:
+def generation(protocol: Protocol, start: int | None, end: int, pad: int, forced_end: int | None = None) -> GenerationConfig:
     """Greedy or beam search as the protocol says, and nothing from the checkpoint's own settings."""
-    tokens = protocol.max_generated_tokens or protocol.max_output_tokens
-    return GenerationConfig(
-        max_new_tokens=tokens,
-        min_new_tokens=protocol.min_generated_tokens or None,
-        num_beams=protocol.beams,
-        do_sample=False,
+    return generation_settings(
+        tokens=protocol.max_generated_tokens or protocol.max_output_tokens,
+        least_tokens=protocol.min_generated_tokens or None,
+        beams=protocol.beams,
         early_stopping=protocol.early_stopping if protocol.beams > 1 else False,
         length_penalty=protocol.length_penalty,
-        no_repeat_ngram_size=protocol.no_repeat_ngram,
-        decoder_start_token_id=start,
-        eos_token_id=end,
-        pad_token_id=pad,
+        no_repeat_ngram=protocol.no_repeat_ngram,
+        start=start,
+        end=end,
+        pad=pad,
+        forced_end=forced_end,
     )

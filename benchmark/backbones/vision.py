@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Self, cast
 
 import numpy as np
-import open_clip
-import timm
 import torch
 from PIL import Image
 from torch import Tensor, nn
 from transformers import PreTrainedModel, ViTModel
-from transformers.utils import cached_file
 
 from benchmark.backbones.base import VisionTower
 from benchmark.backbones.weights import Source, reads_weights
 from benchmark.datasets.base import Pixels
 from benchmark.errors import UserError, WeightsError, did_you_mean
+from benchmark.libraries import open_clip, timm
+from benchmark.libraries.transformers import call_model, find_file
 
 Pool = Literal["pooler", "cls", "mean"]
 Triple = tuple[float, float, float]
@@ -89,7 +85,7 @@ class HuggingFaceTower(VisionTower):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """(batch, 3, size, size) to (batch, 1 + tokens, width)."""
-        out = self.model(pixel_values=pixels)
+        out = call_model(self.model, pixel_values=pixels)
         states = out.last_hidden_state
         return _assemble(out.pooler_output if self.pool == "pooler" else None, states, self.pool, self.tokens)
 
@@ -106,21 +102,21 @@ class TimmTower(VisionTower):
         self.pool, self.tokens = pool, tokens
         random = name.startswith("random:") or not reads_weights()
         try:
-            self.model: nn.Module = timm.create_model(name.removeprefix("random:"), pretrained=not random, num_classes=0).eval()
+            self.model = timm.create_tower(name.removeprefix("random:"), pretrained=not random)
         except (RuntimeError, OSError, ValueError) as error:
             said = f"cannot make timm:{name}: {' '.join(str(error).split())[:160]}"
             if random:
                 raise UserError(f"{said}; see timm.list_models('*vit*')") from error
             raise WeightsError(f"{said}; see timm.list_models('*vit*'), or `vlpeft prefetch SWEEP` where there is a network") from error
-        if not getattr(self.model, "has_class_token", False) or getattr(self.model, "num_prefix_tokens", 0) != 1:
+        if not timm.has_class_token_only(self.model):
             raise UserError(f"timm:{name} needs one class token and no other prefix token; choose one like vit_base_patch16_224")
-        config = cast("dict[str, Any]", self.model.pretrained_cfg)
+        config = timm.model_settings(self.model)
         self.width, self.size = int(cast("Any", self.model).num_features), int(config["input_size"][-1])
         self.mean, self.std = config["mean"], config["std"]
 
     def forward(self, pixels: Tensor) -> Tensor:
         """(batch, 3, size, size) to (batch, 1 + tokens, width)."""
-        states = cast("Any", self.model).forward_features(pixels)
+        states = timm.tower_states(self.model, pixels)
         return _assemble(None, states, self.pool, self.tokens)
 
 
@@ -136,27 +132,21 @@ class OpenClipTower(VisionTower):
         super().__init__()
         self.pool, self.tokens = pool, tokens
         visual = _open_clip_visual(name)
-        if hasattr(visual, "layer4"):
-            self.leading, self.width = 1, visual.layer4[-1].conv3.out_channels
-            visual.attnpool = nn.Identity()
-        elif getattr(visual, "ln_post", None) is not None and visual.attn_pool is None and not visual.final_ln_after_pool:
-            self.leading, self.width = 2, visual.conv1.out_channels
-            visual.output_tokens, visual.pool_type, visual.proj = True, "none", None
-        else:
+        if visual is None:
             raise UserError(f"open_clip:{name} is no plain CLIP ResNet or ViT; choose one like RN101/openai, or `timm:NAME`")
+        self.leading, self.width = {"resnet": 1, "vit": 2}[visual.kind], visual.width
         if pool not in ("mean", "cls")[: self.leading]:
             raise UserError(f"open_clip:{name} has no {pool} to pool by: choose `pool: mean`")
-        self.model: Any = visual
-        settings = visual.preprocess_cfg
+        self.model, self.kind = visual.model, visual.kind
+        settings = visual.preprocessing
         self.size = int(np.max(settings["size"]))
         self.mean, self.std, self.resample = settings["mean"], settings["std"], Image.Resampling[settings["interpolation"].upper()]
 
     def forward(self, pixels: Tensor) -> Tensor:
         """(batch, 3, size, size) to (batch, 1 + tokens, width)."""
-        if self.leading == 2:
-            return _assemble(None, self.model(pixels)[1], self.pool, self.tokens)
-        grid = self.model(pixels).flatten(2).transpose(1, 2)
-        return _assemble(grid.mean(1), grid, self.pool, self.tokens)
+        states = open_clip.visual_states(self.model, self.kind, pixels)
+        pooled = states.mean(1) if self.kind == "resnet" else None
+        return _assemble(pooled, states, self.pool, self.tokens)
 
     def train(self, mode: bool = True) -> Self:
         """Batch norms keep CLIP's statistics in training too: an image's features must not depend on its neighbours."""
@@ -167,49 +157,36 @@ class OpenClipTower(VisionTower):
         return self
 
 
-def _open_clip_visual(name: str) -> Any:
+def _open_clip_visual(name: str) -> open_clip.Visual | None:
     """The image side of `NAME/TAG`, `NAME/FILE` or `random:NAME`. Tags of OpenAI's weights need QuickGELU, a file's NAME says it."""
     model, _, weights = name.removeprefix("random:").partition("/")
     random = name.startswith("random:")
-    known = open_clip.list_models()
+    known = open_clip.model_names()
     if model not in known:
         raise UserError(f"open_clip has no model '{model}'{did_you_mean(model, known)}")
-    tag = open_clip.get_pretrained_cfg(model, weights)
+    tag = open_clip.known_weights(model, weights)
     if not random and not tag and not Path(weights).is_file():
-        tags = open_clip.list_pretrained_tags_by_model(model)
+        tags = open_clip.tags_of(model)
         raise UserError(f"open_clip:{name}: '{weights}' is neither a file nor a tag of {model}{did_you_mean(weights, tags)}")
     read = not random and reads_weights()
     try:
-        with _quiet():
-            made = open_clip.create_model(
-                model,
-                weights if read else None,
-                device=torch.get_default_device(),
-                force_quick_gelu=bool(tag.get("quick_gelu")),
-                require_pretrained=read,
-            )
+        return open_clip.create_visual(
+            model,
+            weights if read else None,
+            quick_gelu=bool(tag.get("quick_gelu")),
+            device=torch.get_default_device(),
+        )
     except (RuntimeError, OSError, ValueError) as error:
         raise WeightsError(
             f"cannot make open_clip:{name}: fetch its weights where there is a network (`vlpeft prefetch SWEEP`), or give a file as "
             f"`open_clip:{model}/FILE` ({' '.join(str(error).split())[:120]})"
         ) from error
-    return made.visual.eval()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """open_clip logs through the root logger; what goes wrong it raises, too."""
-    logging.disable()
-    try:
-        yield
-    finally:
-        logging.disable(logging.NOTSET)
 
 
 def transform(pixels: Pixels, tower: VisionTower) -> Tensor:
     """Image to the tower's input, (3, size, size) float32: resized without crop (by its interpolation), scaled, normalised."""
     if pixels.shape[:2] != (tower.size, tower.size):
-        pixels = np.asarray(Image.fromarray(pixels).resize((tower.size, tower.size), tower.resample))
+        pixels = np.asarray(Image.fromarray(pixels).resize((tower.size, tower.size), resample=tower.resample, box=None, reducing_gap=None))
     scaled = torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 255
     return (scaled - torch.tensor(tower.mean)[:, None, None]) / torch.tensor(tower.std)[:, None, None]
 
@@ -224,9 +201,7 @@ def normalisation(source: Source, otherwise: tuple[Triple, Triple]) -> tuple[Tri
     """Mean and standard deviation of the pixels, from the checkpoint's preprocessor where it has one."""
     file = None
     if not source.random and reads_weights():
-        file = cached_file(
-            source.location, "preprocessor_config.json", revision=source.revision, _raise_exceptions_for_missing_entries=False
-        )
+        file = find_file(source.location, "preprocessor_config.json", revision=source.revision, required=False)
     if file is None:
         return otherwise
     values = json.loads(Path(file).read_text(encoding="utf-8"))

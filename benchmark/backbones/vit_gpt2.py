@@ -17,6 +17,7 @@ from benchmark.backbones.language import generation
 from benchmark.backbones.vision import Pool, vision_tower
 from benchmark.backbones.weights import Source
 from benchmark.config import Protocol
+from benchmark.libraries.transformers import call_model, decode_tokens, generate, tokenize
 from benchmark.method import Need, Projection, Site, Slot
 from benchmark.registry import register
 
@@ -87,7 +88,8 @@ class ViTGPT2Model(Backbone):
         tokens, mask = self._captions([next(iter(target)) for target in targets])
         embeds = torch.cat([context, self.token_embeddings(tokens.to(self.device))], 1)
         seen = torch.cat([mask.new_ones(mask.shape[0], context.shape[1]), mask], 1)
-        states = self.text.transformer(inputs_embeds=embeds, attention_mask=seen.to(self.device), use_cache=False).last_hidden_state
+        out = call_model(self.text.transformer, inputs_embeds=embeds, attention_mask=seen.to(self.device), use_cache=False)
+        states = out.last_hidden_state
         counted = mask.bool()
         if self.config.loss == "release":
             counted = tokens != RELEASE_IGNORED
@@ -95,7 +97,7 @@ class ViTGPT2Model(Backbone):
         # The state before a token predicts it; the head runs only where a token counts.
         logits = self.text.lm_head(states[:, context.shape[1] - 1 : -1][counted.to(self.device)]).float()
         goal = tokens[counted]
-        return functional.cross_entropy(logits, goal.to(self.device), reduction="sum"), goal.numel()
+        return functional.cross_entropy(logits, goal.to(self.device), reduction="sum", label_smoothing=0.0), goal.numel()
 
     @torch.inference_mode()
     def predict(self, visual: Tensor, prompts: Sequence[str]) -> list[str]:  # noqa: ARG002 - captioning has no prompt
@@ -104,12 +106,13 @@ class ViTGPT2Model(Backbone):
         # Beams of one image lie side by side and share its visual context, so reordering beams never mixes images.
         self.visual_context.value = self.visual_context.value.repeat_interleave(self.protocol.beams, 0)
         with self.generating():
-            tokens = self.text.generate(
+            tokens = generate(
+                self.text,
+                generation(self.protocol, None, self.end, self.end),
                 inputs_embeds=embeds,
                 attention_mask=embeds.new_ones(embeds.shape[:2], dtype=torch.long),
-                generation_config=generation(self.protocol, None, self.end, self.end),
             )
-        return [text.replace("\n", " ").strip() for text in self.tokenizer.batch_decode(tokens, skip_special_tokens=True)]
+        return [text.replace("\n", " ").strip() for text in decode_tokens(self.tokenizer, tokens)]
 
     def _context(self, visual: Tensor) -> Tensor:
         """What stands before the caption, (batch, at least 1, width): visual prefix, soft prompts, or the end token as a start."""
@@ -127,7 +130,7 @@ class ViTGPT2Model(Backbone):
     def _captions(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Token ids and mask, (batch, tokens), on the CPU: caption, end token, padding with the end token (masked)."""
         limit = self.protocol.max_output_tokens
-        rows = [[*ids[: limit - 1], self.end] for ids in self.tokenizer(list(captions)).input_ids]
+        rows = [[*ids[: limit - 1], self.end] for ids in tokenize(self.tokenizer, list(captions), None, special=True)]
         length = limit if self.config.loss == "release" else max(map(len, rows))
         tokens = torch.tensor([row + [self.end] * (length - len(row)) for row in rows])
         mask = torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in rows])

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import RobertaModel
-from transformers.models.roberta.modeling_roberta import RobertaPooler
 
 from benchmark.attention import Attention
 from benchmark.backbones.base import Backbone, BackboneConfig, Wanted, check_widths
@@ -18,6 +17,7 @@ from benchmark.backbones.vision import Pool, vision_tower
 from benchmark.backbones.weights import Source
 from benchmark.config import Protocol
 from benchmark.errors import UserError
+from benchmark.libraries.transformers import call_model, make_roberta_pooler, tokenize_padded
 from benchmark.method import Need, Projection, Site, Slot, init_normal
 from benchmark.registry import register
 
@@ -119,11 +119,11 @@ class ViTRobertaModel(Backbone):
         prefix = self._prefix(visual[:, :, 0])
         shown = visual.shape[1] if self.config.prefix != "none" else 0
         ids, mask = self._tokenize(prompts, self.protocol.max_input_tokens - shown)
-        words = self.text.embeddings(input_ids=ids) if self.config.embed_text_twice else self.token_embeddings(ids)
+        words = call_model(self.text.embeddings, input_ids=ids) if self.config.embed_text_twice else self.token_embeddings(ids)
         embeds = torch.cat([prefix, words], 1)
         mask = torch.cat([mask.new_ones(mask.shape[0], prefix.shape[1]), mask], 1)
         self.encoder_mask.value = mask
-        states = self.text(inputs_embeds=embeds, attention_mask=mask).last_hidden_state
+        states = call_model(self.text, inputs_embeds=embeds, attention_mask=mask).last_hidden_state
         position = prefix.shape[1] if self.config.read == "text" else 0
         head = cast("nn.ModuleDict", self.head)
         pooler = head["pooler"] if self.config.pooler == "trained" else self.text.pooler
@@ -166,12 +166,12 @@ class ViTRobertaModel(Backbone):
         return torch.cat(parts, 1) if parts else pooled.new_zeros(pooled.shape[0], 0, self.width)
 
     def _tokenize(self, prompts: Sequence[str], limit: int) -> tuple[Tensor, Tensor]:
-        batch: Any = self.tokenizer(list(prompts), padding=True, truncation=True, max_length=limit, return_tensors="pt")
-        return batch.input_ids.to(self.device), batch.attention_mask.to(self.device)
+        ids, mask = tokenize_padded(self.tokenizer, list(prompts), limit)
+        return ids.to(self.device), mask.to(self.device)
 
 
 def _new_pooler(config: Any) -> nn.Module:
-    pooler: Any = RobertaPooler(config)
+    pooler = make_roberta_pooler(config)
     init_normal(pooler.dense, config.initializer_range)
     made: nn.Module = pooler
     return made
@@ -180,7 +180,9 @@ def _new_pooler(config: Any) -> nn.Module:
 def _classifier(width: int, answers: int, layers: int) -> nn.Module:
     if layers == 1:
         return nn.Sequential(nn.Dropout(0.1), nn.Linear(width, answers))
-    return nn.Sequential(nn.Linear(width, 2 * width), nn.LayerNorm(2 * width), nn.GELU(), nn.Linear(2 * width, answers))
+    return nn.Sequential(
+        nn.Linear(width, 2 * width), nn.LayerNorm(2 * width, eps=1e-5), nn.GELU(approximate="none"), nn.Linear(2 * width, answers)
+    )
 
 
 def _sites(index: int, layer: Any, tower: Any) -> tuple[Site, Site]:

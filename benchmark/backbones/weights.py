@@ -8,18 +8,17 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from logging import ERROR
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import try_to_load_from_cache
-from huggingface_hub.utils import logging as hub_logging
-from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel
-from transformers.utils import logging
+from transformers import PretrainedConfig, PreTrainedModel
 
 from benchmark.backbones.base import TINY
 from benchmark.errors import UserError, WeightsError
+from benchmark.libraries import huggingface_hub, transformers
+from benchmark.libraries.huggingface_hub import cached_path
+from benchmark.libraries.transformers import load_config, load_model, load_tokenizer, make_config
 
 LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
 _ROBERTA = {"vocab_size": 50265, "max_position_embeddings": 514, "type_vocab_size": 1, "layer_norm_eps": 1e-5, "model_type": "roberta"}
@@ -89,22 +88,17 @@ class Source:
         """The architecture, without weights."""
         known = KNOWN.get(self.location)
         if known is not None:
-            return AutoConfig.for_model(**known)
-        return self._guard(lambda: AutoConfig.from_pretrained(self.location, revision=self.revision))
+            settings = {key: value for key, value in known.items() if key != "model_type"}
+            return make_config(known["model_type"], settings)
+        return self._guard(lambda: load_config(self.location, self.revision))
 
     def model(self, cls: type[PreTrainedModel], **options: Any) -> PreTrainedModel:
         """The model in fp32, eval mode. Raises UserError if a weight the checkpoint should hold is missing from it."""
         if self.random or not reads_weights():
             return cls(self.config(), **options).eval()
 
-        def load() -> tuple[PreTrainedModel, dict[str, Any]]:
-            loaded: tuple[PreTrainedModel, dict[str, Any]] = cls.from_pretrained(
-                self.location, revision=self.revision, dtype=torch.float32, output_loading_info=True, **options
-            )
-            return loaded
-
-        model, info = self._guard(load)  # what is missing is checked below, key by key
-        missing = sorted(key for key in info["missing_keys"] if not re.search(r"position_ids$", key))
+        model, lacking = self._guard(lambda: load_model(cls, self.location, self.revision, options))
+        missing = sorted(key for key in lacking if not re.search(r"position_ids$", key))
         if missing:
             raise UserError(f"{self.location} lacks pretrained weights for {missing[0]} ({len(missing)} missing); {_hint(missing[0])}")
         return model.eval()
@@ -114,8 +108,8 @@ class Source:
         if torch.get_default_device().type == "meta":
             return None
         if _RANDOM.get():
-            return AutoTokenizer.from_pretrained(TINY / self.tiny)
-        return self._guard(lambda: AutoTokenizer.from_pretrained(self.location, revision=self.revision))
+            return load_tokenizer(TINY / self.tiny)
+        return self._guard(lambda: load_tokenizer(self.location, self.revision))
 
     def _guard(self, load: Any) -> Any:
         try:
@@ -136,7 +130,7 @@ def _refuse_slip(location: str, revision: str | None) -> None:
     if location in NAMES or "/" in location or Path(location).exists():
         return
     near = difflib.get_close_matches(location, NAMES, n=1, cutoff=SLIP)
-    if near and not isinstance(try_to_load_from_cache(location, "config.json", revision=revision), str):
+    if near and not cached_path(location, "config.json", revision):
         raise UserError(
             f"unknown weights '{location}'; did you mean '{near[0]}'? "
             f"(If the hub does hold a model of that name, `hf download {location}` first.)"
@@ -146,17 +140,8 @@ def _refuse_slip(location: str, revision: str | None) -> None:
 @contextmanager
 def quiet(*, bars: bool = False) -> Iterator[None]:
     """No bars, unless asked for, no retries told one by one: what comes of a load is said once, by us."""
-    ours, hub = logging.get_verbosity(), hub_logging.get_verbosity()
-    logging.set_verbosity_error()
-    hub_logging.set_verbosity(ERROR)
-    if not bars:
-        logging.disable_progress_bar()
-    try:
+    with transformers.quiet(bars=bars), huggingface_hub.quiet():
         yield
-    finally:
-        logging.enable_progress_bar()
-        hub_logging.set_verbosity(hub)
-        logging.set_verbosity(ours)
 
 
 def _hint(key: str) -> str:

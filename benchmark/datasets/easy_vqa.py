@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 from benchmark.datasets.base import DataFormat, Example, Pixels
 from benchmark.datasets.files import check_request, content_fingerprint, decode_image, read_json, require_images
 from benchmark.errors import DataError
+from benchmark.libraries.easy_vqa import data_folder
 from benchmark.registry import register
 
 KINDS = {
@@ -56,10 +56,10 @@ class EasyVQA(DataFormat):
     def _folder(self) -> Path:
         if self.root:
             return Path(self.root)
-        package = find_spec("easy_vqa")  # finds the package without importing it
-        if package is None or package.origin is None:
+        folder = data_folder()
+        if folder is None:
             raise DataError("easy_vqa needs the package easy-vqa: pip install 'vlpeft[quickstart]'")
-        return Path(package.origin).parent / "data"
+        return folder
 
 
 def _example(row: object, index: int, split: str, path: Path) -> Example:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from benchmark.metrics.base import Metric, Prediction, Scores, Tokenizer, mean_scores
@@ -26,12 +25,7 @@ class AnswerMatch(Metric):
 
 
 def _run_module(predictions: list[str], references: list[list[str]]) -> dict[str, Any]:
-    """Run the module by its class: `evaluate.load` would copy its file into a cache in the user's home first.
-
-    The library always makes a cache folder; a private one keeps processes that run at once apart.
-    """
+    from benchmark.libraries.evaluate import run_module
     from benchmark.metrics.modules.answer_match import AnswerMatch as Module  # imports evaluate, which takes seconds
 
-    with TemporaryDirectory(prefix="vlpeft-evaluate-") as folder:
-        found: dict[str, Any] = Module(keep_in_memory=True, cache_dir=folder).compute(predictions=predictions, references=references)
-    return found
+    return run_module(Module, predictions, references)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from pathlib import Path
 
+from benchmark.libraries.nltk import treebank_tokens
+from benchmark.libraries.pycocoevalcap import ptb_jar, punctuation
 from benchmark.metrics.base import Prediction, Tokenizer
 from benchmark.metrics.java import run_java
 
@@ -34,10 +35,7 @@ def ptb(captions: Sequence[str]) -> list[str]:
 
     Raises MetricUnavailable if Java is missing or fails, RuntimeError if it does not give one line a caption.
     """
-    from pycocoevalcap.tokenizer import ptbtokenizer
-
-    jar = Path(ptbtokenizer.__file__).with_name(ptbtokenizer.STANFORD_CORENLP_3_4_1_JAR)
-    program = ["-cp", str(jar), "edu.stanford.nlp.process.PTBTokenizer"]
+    program = ["-cp", str(ptb_jar()), "edu.stanford.nlp.process.PTBTokenizer"]
     output = run_java([*program, "-preserveLines", "-lowerCase", "-encoding", "UTF-8"], "\n".join(captions))
     lines = output.split("\n")
     if len(lines) != len(captions):
@@ -47,17 +45,13 @@ def ptb(captions: Sequence[str]) -> list[str]:
 
 def treebank(captions: Sequence[str]) -> list[str]:
     """Tokenise with nltk's rules for the Penn Treebank: near to `ptb`, not equal, and without Java."""
-    from nltk.tokenize import TreebankWordTokenizer
-
-    tokenizer = TreebankWordTokenizer()
     # Lower case comes last, as in `ptb`: brackets become -lrb- and stay, since the list below has only -LRB-.
-    return [_without_punctuation([t.lower() for t in tokenizer.tokenize(c, convert_parentheses=True)]) for c in captions]
+    return [_without_punctuation([token.lower() for token in tokens]) for tokens in treebank_tokens(captions)]
 
 
 def _without_punctuation(tokens: Sequence[str]) -> str:
-    from pycocoevalcap.tokenizer.ptbtokenizer import PUNCTUATIONS
-
-    return " ".join(token for token in tokens if token not in PUNCTUATIONS)
+    removed = punctuation()
+    return " ".join(token for token in tokens if token not in removed)
 
 
 def _one_line(caption: str) -> str:

@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import ClassVar
 
 from benchmark.errors import MetricUnavailable
+from benchmark.libraries.pycocoevalcap import bleu, cider, meteor_jar, rouge_l, spice_folder
 from benchmark.metrics.base import Metric, Prediction, Scores, Tokenizer
 from benchmark.metrics.caption_tokens import Captions, tokenised
 from benchmark.metrics.java import run_java, talk_to_java
@@ -59,10 +60,7 @@ class Bleu(CaptionMetric):
 
     def compute(self, references: Captions, candidates: Captions) -> tuple[Sequence[float], Iterable[float]]:
         """BLEU of n-grams up to 1, 2, 3 and 4."""
-        from pycocoevalcap.bleu.bleu import Bleu as Official
-
-        values, _ = Official(4).compute_score(references, candidates, verbose=0)
-        return values, ()
+        return bleu(references, candidates, longest=4), ()
 
 
 @register("rouge_l", values=("ROUGE-L",), averaged=True)
@@ -71,9 +69,7 @@ class RougeL(CaptionMetric):
 
     def compute(self, references: Captions, candidates: Captions) -> tuple[Sequence[float], Iterable[float]]:
         """Mean over examples."""
-        from pycocoevalcap.rouge.rouge import Rouge
-
-        value, per_example = Rouge().compute_score(references, candidates)
+        value, per_example = rouge_l(references, candidates)
         return [value], per_example
 
 
@@ -83,11 +79,9 @@ class Cider(CaptionMetric):
 
     def compute(self, references: Captions, candidates: Captions) -> tuple[Sequence[float], Iterable[float]]:
         """Mean over examples. Raises MetricUnavailable if no reference holds a word, which the package cannot take."""
-        from pycocoevalcap.cider.cider import Cider as Official
-
         if not any(map(any, references.values())):
             raise MetricUnavailable("no reference caption has a word left after tokenisation")
-        value, per_example = Official().compute_score(references, candidates)
+        value, per_example = cider(references, candidates)
         return [value], per_example
 
 
@@ -97,10 +91,7 @@ class Meteor(CaptionMetric):
 
     def compute(self, references: Captions, candidates: Captions) -> tuple[Sequence[float], Iterable[float]]:
         """The program's aggregate: statistics of all captions first, then one score."""
-        from pycocoevalcap.meteor import meteor
-
-        jar = Path(meteor.__file__).with_name(meteor.METEOR_JAR)
-        with talk_to_java(["-Xmx2G", "-jar", str(jar), "-", "-", "-stdio", "-l", "en", "-norm"]) as program:
+        with talk_to_java(["-Xmx2G", "-jar", str(meteor_jar()), "-", "-", "-stdio", "-l", "en", "-norm"]) as program:
             statistics = [program.ask(_meteor_question(references[i], candidates[i])) for i in candidates]
             program.ask(" ||| ".join(["EVAL", *statistics]))
             answers = [program.hear() for _ in statistics]  # one line a caption, and the aggregate last
@@ -119,7 +110,7 @@ class Spice(CaptionMetric):
 
     def require(self) -> None:
         """Raise MetricUnavailable naming the missing model files and their place; nothing is downloaded."""
-        library = self._folder() / "lib"
+        library = spice_folder() / "lib"
         missing = [name for name in SPICE_MODELS if not (library / name).is_file()]
         if missing:
             source = "https://nlp.stanford.edu/software/stanford-corenlp-full-2015-12-09.zip"
@@ -131,7 +122,7 @@ class Spice(CaptionMetric):
         with TemporaryDirectory(prefix="vlpeft-spice-") as folder:
             question, answer = Path(folder) / "in.json", Path(folder) / "out.json"
             question.write_text(json.dumps(rows), encoding="utf-8")
-            program = ["-Xmx8G", "-jar", str(self._folder() / "spice-1.0.jar"), str(question)]
+            program = ["-Xmx8G", "-jar", str(spice_folder() / "spice-1.0.jar"), str(question)]
             run_java([*program, "-out", str(answer), "-subset", "-silent"], variables=SPICE_OPTIONS)
             found = json.loads(answer.read_text(encoding="utf-8"))
         scores = {row["image_id"]: float(row["scores"]["All"]["f"]) for row in found}
@@ -139,9 +130,3 @@ class Spice(CaptionMetric):
             raise MetricUnavailable("SPICE gave no number for at least one example")
         per_example = [scores[i] for i in candidates]
         return [fmean(per_example)], per_example
-
-    @staticmethod
-    def _folder() -> Path:
-        from pycocoevalcap.meteor import meteor  # not pycocoevalcap.spice, whose modules exist to download
-
-        return Path(meteor.__file__).parent.parent / "spice"

@@ -221,7 +221,7 @@ def test_what_a_format_cannot_hold_is_refused(ran: Ran, tmp_path: Path, method: 
 
 def test_hub_ids_are_pinned(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     commit = "0123456789abcdef0123456789abcdef01234567"
-    monkeypatch.setattr("benchmark.adapters.try_to_load_from_cache", lambda name, *_, **__: f"/hub/{name}/{commit}/config.json")
+    monkeypatch.setattr("benchmark.adapters.cached_path", lambda name, *_: f"/hub/{name}/{commit}/config.json")
     assert pinned("roberta-base") == f"roberta-base@{commit}"
     assert pinned(f"/home/me/.cache/models--facebook--bart-base/snapshots/{commit}") == f"facebook/bart-base@{commit}"
     assert pinned(str(tmp_path)) == ""

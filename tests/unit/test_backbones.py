@@ -96,7 +96,7 @@ def test_unknown_weights_name_the_fix(source: str) -> None:
 def test_a_slip_is_refused_before_the_hub_is_asked(name: str, meant: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=rf"unknown weights '[^']+'; did you mean '{meant}'\?"):
         Source.parse(name, tiny="gpt2")
-    monkeypatch.setattr(weights, "try_to_load_from_cache", lambda *_, **__: "/cache/config.json")
+    monkeypatch.setattr(weights, "cached_path", lambda *_: "/cache/config.json")
     Source.parse(name, tiny="gpt2")  # who has downloaded a model of that name means it
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from importlib.util import module_from_spec, spec_from_file_location
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import timm
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch._dynamo.utils import counters
 from torch._functorch import config as functorch
 
+import benchmark.libraries.torch
 from benchmark import compiling, forecast
 from benchmark.arguments import parser
 from benchmark.backbones.base import Backbone
@@ -173,12 +174,21 @@ def test_what_cannot_be_compiled_is_told_and_nothing_goes_on_without() -> None:
         compile_layers(made, fails)  # type: ignore[arg-type] # torch takes a function, too
 
 
+def again(module: ModuleType) -> ModuleType:
+    """A second import of a module."""
+    spec = spec_from_file_location("again", module.__file__)
+    made = module_from_spec(spec)
+    spec.loader.exec_module(made)
+    return made
+
+
 def test_a_torch_that_is_too_old_is_told_and_does_for_all_else(monkeypatch: pytest.MonkeyPatch) -> None:
     """Before 2.7 the limit and its error had other names."""
     monkeypatch.delattr("torch._dynamo.exc.FailOnRecompileLimitHit")
-    older = module_from_spec(spec_from_file_location("older", compiling.__file__))
-    older.__spec__.loader.exec_module(older)
-    monkeypatch.setattr(older, "functorch", object())
+    library, older = again(benchmark.libraries.torch), again(compiling)
+    monkeypatch.setattr(library, "functorch", object())
+    for name in ("CompilerError", "LimitHit", "set_up_compiler"):
+        monkeypatch.setattr(older, name, getattr(library, name))
     with pytest.raises(UserError, match=r"is too old for it; leave out --compile, or upgrade torch$"):
         older.compile_layers(Case("lora", "vit_roberta").build())
     with pytest.raises(ValueError, match="as it was"), older.told():

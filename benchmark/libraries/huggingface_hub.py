@@ -1,0 +1,70 @@
+"""huggingface_hub: what its cache holds, and the layout of its folders."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from logging import ERROR
+from typing import Literal
+
+from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import EntryNotFoundError, HFValidationError
+from huggingface_hub.utils import logging
+
+LIBRARY = "huggingface_hub"
+TRIED = ("2.4.0",)
+
+_SNAPSHOT = re.compile(r"/models--(.+)/snapshots/([0-9a-f]{40})/?$")
+
+
+def cache_folder() -> str:
+    """The folder of the hub's cache."""
+    folder: str = constants.HF_HUB_CACHE
+    return folder
+
+
+def cached_path(repository: str, file: str, revision: str | None) -> str | Literal[False] | None:
+    """Path of a cached file; False: the repository has none; None: nobody has looked for it.
+
+    A name that no repository can have, such as a path, is in no cache: None.
+    """
+    try:
+        found = try_to_load_from_cache(repository, file, revision=revision)
+    except HFValidationError:
+        return None
+    if found is None or isinstance(found, str):
+        return found
+    return False  # the library returns an object of its own here
+
+
+def snapshot_source(folder: str) -> tuple[str, str] | None:
+    """Id and commit of a snapshot's folder in the hub's cache; None for any other folder."""
+    found = _SNAPSHOT.search(folder)
+    return (found[1].replace("--", "/", 1), found[2]) if found else None
+
+
+def first_file(repository: str, files: Sequence[str], revision: str | None, *, local_only: bool) -> str:
+    """Path of the first of these files that a repository has.
+
+    Raises EntryNotFoundError (an OSError or ValueError) if it has none of them.
+    """
+    for file in files:
+        try:
+            path: str = hf_hub_download(repository, file, revision=revision, local_files_only=local_only, force_download=False)
+        except EntryNotFoundError as error:
+            last = error
+        else:
+            return path
+    raise last
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Only errors are logged."""
+    before = logging.get_verbosity()
+    logging.set_verbosity(ERROR)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
