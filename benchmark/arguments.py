@@ -149,6 +149,7 @@ def _tables(commands: Any) -> None:
     content.add_argument("--tidy", action="store_true", help="one row a cell and metric, nothing averaged: csv, json or parquet")
     table.add_argument("--rows", metavar="SIDES", help="any of method,backbone,task,dataset,scale; what no side names is averaged over")
     table.add_argument("--columns", metavar="SIDES", help="the same; metrics always stand in columns")
+    _mixed_flag(table)
     table.add_argument("-o", "--out", type=Path, metavar="FILE", help="write there instead of printing")
     diff = _command(commands, "diff", "what differs between two sets of results; exit code 1 if anything does but costs and versions")
     diff.add_argument("a", metavar="A", type=Path, help="result folder, or file of evidence")
@@ -160,6 +161,7 @@ def _tables(commands: Any) -> None:
     _sweep_argument(keep)
     _root_flag(keep)
     _scale_flag(keep)
+    _mixed_flag(keep)
     keep.add_argument("--out", type=Path, metavar="DIR", help="folder of the file (default: results/measured of this checkout)")
     _report(commands)
 
@@ -169,6 +171,7 @@ def _report(commands: Any) -> None:
     report.add_argument("sweep", metavar="SWEEP|ROOT", help="a sweep, as elsewhere; or a result folder: all sweeps launched in it")
     _root_flag(report)
     _scale_flag(report)
+    _mixed_flag(report)
     report.add_argument("-o", "--out", type=Path, default=Path("report"), metavar="DIR", help="folder of the page (default: report)")
     report.add_argument("--examples", type=_count, default=48, metavar="N", help="predictions shown on a page (default: 48)")
 
@@ -285,6 +288,11 @@ def _root_flag(parser: Any) -> None:
 
 def _compile_flag(parser: argparse.ArgumentParser, prefix: str = "") -> None:
     parser.add_argument("--compile", action="store_true", help=f"{prefix}train through torch.compile (see README, Speed: where it pays)")
+
+
+def _mixed_flag(parser: argparse.ArgumentParser) -> None:
+    text = "accept cells of environments that differ in libraries and are not verified; the caption notes it"
+    parser.add_argument("--mixed-environments", action="store_true", help=text)
 
 
 def _json_flag(parser: argparse.ArgumentParser) -> None:

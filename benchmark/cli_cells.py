@@ -62,12 +62,14 @@ def _launch(options: argparse.Namespace, way: Any, made: Any, cells: Any) -> int
     if options.detach:
         print(f"vlpeft: the jobs go on by themselves{_how_to_watch(options)}", file=sys.stderr)
         return 0
-    _print_tables(options, made)
     failed = list(failures(cells, options.root))
-    for line in by_cause(failed):
-        print(f"vlpeft: failed: {line}", file=sys.stderr)
-    if failed:
-        print(f"vlpeft: {in_numbers(failed, len(cells))}", file=sys.stderr)
+    try:
+        _print_tables(options, made)
+    finally:  # tables may be refused, and then the causes matter all the more
+        for line in by_cause(failed):
+            print(f"vlpeft: failed: {line}", file=sys.stderr)
+        if failed:
+            print(f"vlpeft: {in_numbers(failed, len(cells))}", file=sys.stderr)
     return 1 if failed else 0
 
 

@@ -16,7 +16,7 @@ def report(options: argparse.Namespace) -> int:
 
     gc.disable()  # many small objects and no cycles among them: to look for some takes a third of the time
     try:
-        for path in write_report(_sweeps(options), options.out, options.examples):
+        for path in write_report(_sweeps(options), options.out, options.examples, mixed=options.mixed_environments):
             print(path)
     finally:
         gc.enable()

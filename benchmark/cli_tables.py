@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,16 @@ def table(options: argparse.Namespace) -> int:
     other = options.costs or options.details or options.significance or options.rows or options.columns
     made = _board(options) if other or options.sweep not in published_names() else _published(options)
     form = {"md": "markdown"}.get(options.format, options.format)
+    if form == "csv":
+        _note(made.said)
     _write(options, render(made, form, colour=options.out is None and sys.stdout.isatty()).encode())
     return 0
+
+
+def _note(remarks: Iterable[str]) -> None:
+    """Say apart from the table what its format has no caption for."""
+    for line in remarks:
+        print(f"vlpeft: {line}", file=sys.stderr)
 
 
 def _place(options: argparse.Namespace) -> None:
@@ -51,6 +60,7 @@ def _write(options: argparse.Namespace, content: bytes) -> None:
 def _tidy(options: argparse.Namespace) -> int:
     from results.evidence import opened
     from results.leaderboard import leaderboard
+    from results.tables import one_line
     from results.tidy import FORMS, tidy
 
     form = "csv" if options.format == "text" else options.format
@@ -58,7 +68,9 @@ def _tidy(options: argparse.Namespace) -> int:
         raise UserError(f"--tidy --format {form}: the table of single cells is for programs; choose {', '.join(FORMS)}")
     if form == "parquet" and options.out is None:
         raise UserError("--format parquet: not text; name a file by -o")
-    _write(options, tidy(leaderboard(*opened(options.sweep, options.root, options.scale)).frame, form))
+    board = leaderboard(*opened(options.sweep, options.root, options.scale), mixed=options.mixed_environments)
+    _note(map(one_line, board.remarks))
+    _write(options, tidy(board.frame, form))
     return 0
 
 
@@ -74,7 +86,8 @@ def _published(options: argparse.Namespace) -> Any:
     asked = options.asked and sweep in sweep_names()  # results that were asked for must be there
     launched = asked or plan_file(options.root, sweep, options.scale).exists()
     plan, store = opened(sweep, options.root, options.scale) if launched else (None, Store(options.root))
-    return published_table(options.sweep, load_published(options.sweep), plan, store)
+    table = load_published(options.sweep)
+    return published_table(options.sweep, table, plan, store, mixed=options.mixed_environments)
 
 
 def _board(options: argparse.Namespace) -> Any:
@@ -86,7 +99,7 @@ def _board(options: argparse.Namespace) -> Any:
     from results.tables import cost_table, score_table
 
     plan, store = opened(options.sweep, options.root, options.scale)
-    board = leaderboard(plan, store)
+    board = leaderboard(plan, store, mixed=options.mixed_environments)
     if options.rows or options.columns:
         return pivot_table(board, sides(options.rows or "method"), sides(options.columns or "task,dataset"))
     if options.costs:
@@ -104,7 +117,8 @@ def diff(options: argparse.Namespace) -> int:
 
     found = diff(options.a, options.b, options.name or "", options.scale)
     if options.json:
-        print(json.dumps({"equal": found.equal, **asdict(found)}, indent=1, ensure_ascii=False))
+        versions = [asdict(each) for each in found.versions]
+        print(json.dumps({"versions": versions, "equal": found.equal, **asdict(found)}, indent=1, ensure_ascii=False))
     else:
         print_text(diff_table(options.a, options.b, found))
     return 0 if found.equal else 1
@@ -114,6 +128,7 @@ def keep(options: argparse.Namespace) -> int:
     from benchmark.sweep import as_typed
     from results.evidence import MEASURED, keep
 
-    path: Path = keep(options.sweep, options.root, options.out or MEASURED, options.scale)
+    out: Path = options.out or MEASURED
+    path = keep(options.sweep, options.root, out, options.scale, mixed=options.mixed_environments)
     print(f"{path} ({path.stat().st_size / 1e6:.1f} MB); read it with `vlpeft table {as_typed(options.sweep, path, options.scale)}`")
     return 0

@@ -10,7 +10,12 @@ from typing import Any
 
 from benchmark.codebase import Code
 
-PACKAGES = ("torch", "transformers", "timm", "open_clip_torch", "numpy", "pycocoevalcap")
+# Libraries that can change a cell's numbers. scipy and scikit-learn are not among them: scipy
+# computes intervals of tables, which no record holds, and scikit-learn only tests our metrics.
+PACKAGES = (
+    *("torch", "torchvision", "transformers", "tokenizers", "safetensors", "timm"),
+    *("open_clip_torch", "numpy", "pillow", "h5py", "nltk", "pycocoevalcap", "evaluate"),
+)
 
 
 def provenance(device: str, code: Code) -> dict[str, Any]:

@@ -46,17 +46,23 @@ class Comparison:
 
 def compare(table: PublishedTable, plan: Plan | None, store: Store | None) -> list[Comparison]:
     """Every number of a published table beside what the plan's cells have measured; without a plan nothing is."""
-    measurements = Measurements(table, plan, store)
-    return [_compared(number, measurements) for number in table.numbers()]
+    return _comparisons(table, Measurements(table, plan, store))
 
 
-def published_table(name: str, table: PublishedTable, plan: Plan | None, store: Store | None) -> Table:
-    """For `results.render.render`: one line a number, one block a group of rows."""
-    comparisons, footnotes = compare(table, plan, store), Footnotes()
+def published_table(name: str, table: PublishedTable, plan: Plan | None, store: Store | None, *, mixed: bool = False) -> Table:
+    """For `results.render.render`: one line a number, one block a group of rows. `mixed` as for `leaderboard`."""
+    measurements, footnotes = Measurements(table, plan, store, mixed), Footnotes()
+    comparisons = _comparisons(table, measurements)
     blocks = tuple(_block(group.name, [c for c in comparisons if c.number.group is group], table, footnotes) for group in table.groups)
     data = tuple(_plain(name, table, comparison) for comparison in comparisons)
     title = labelled(table.title, [cell.cell for cell in plan.cells] if plan else [])
-    return Table(one_line(title), tuple(_caption(table, comparisons)), blocks, data, footnotes.listed(), table.notes)
+    said = measurements.board.remarks if measurements.board else ()
+    caption = tuple(_caption(table, comparisons))
+    return Table(one_line(title), caption, blocks, data, footnotes.listed(), table.notes, remarks=said)
+
+
+def _comparisons(table: PublishedTable, measurements: Measurements) -> list[Comparison]:
+    return [_compared(number, measurements) for number in table.numbers()]
 
 
 def _compared(number: Number, measurements: Measurements) -> Comparison:

@@ -25,7 +25,7 @@ def significance_table(board: Leaderboard, tests: Significance) -> Table:
     blocks = tuple(_block(place, column) for place, column in tests.columns.items())
     data = tuple(row for place, column in tests.columns.items() for row in _data(place, column))
     untested = (f"Not tested: {' / '.join(place)}: {reason}." for place, reason in tests.reasons.items())
-    return Table(one_line(f"{board.title}: differences"), (*CAPTION, *map(one_line, untested)), blocks, data)
+    return Table(one_line(f"{board.title}: differences"), (*CAPTION, *map(one_line, untested)), blocks, data, remarks=board.remarks)
 
 
 def _block(place: Place, column: Column) -> Block:

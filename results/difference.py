@@ -13,6 +13,7 @@ from benchmark.cell import Cell
 from benchmark.config import parse
 from benchmark.errors import UserError
 from benchmark.records import Record, Store
+from results.environments import UNKNOWN
 from results.evidence import SUFFIX, opened, read_evidence
 from results.leaderboard import COSTS
 from results.tables import Block, Table, Text, one_line
@@ -67,6 +68,11 @@ class Diff:
     metrics: tuple[MetricDifference, ...]
     costs: tuple[CostRatio, ...]
     provenance: tuple[ProvenanceDifference, ...]
+
+    @property
+    def versions(self) -> tuple[ProvenanceDifference, ...]:
+        """The libraries and Pythons that both sides recorded, and that differ: the first suspects where numbers do."""
+        return tuple(each for each in self.provenance if _is_version(each.key) and UNKNOWN not in (each.a, each.b))
 
     @property
     def equal(self) -> bool:
@@ -143,7 +149,7 @@ def _provenance(pairs: Iterable[tuple[Record, Record]]) -> Iterator[ProvenanceDi
         ours, theirs = dict(_flat(a.provenance)), dict(_flat(b.provenance))
         for key in dict.fromkeys((*ours, *theirs)):
             if key not in ("finished", "host") and ours.get(key) != theirs.get(key):
-                counts[key, ours.get(key, "not recorded"), theirs.get(key, "not recorded")] += 1
+                counts[key, ours.get(key, UNKNOWN), theirs.get(key, UNKNOWN)] += 1
     yield from (ProvenanceDifference(*what, cells) for what, cells in sorted(counts.items()))
 
 
@@ -155,18 +161,26 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, st
             yield f"{prefix}{key}", str(value)
 
 
+def _is_version(key: str) -> bool:
+    return key == "python" or key.startswith("packages.")
+
+
 def diff_table(a: Path, b: Path, found: Diff) -> Table:
-    """For people: what differs, a block a kind."""
+    """For people: what differs, a block a kind, the versions first."""
+    named = ", ".join(dict.fromkeys(each.key.removeprefix("packages.") for each in found.versions))
     caption = (
         f"A: {a}. B: {b}.",
+        *((f"Versions differ: {named}.",) if named else ()),
         f"{found.both} cells in both, {len(found.only_a)} only in A, {len(found.only_b)} only in B; {len(found.metrics)} metrics differ: "
         f"{'equal' if found.equal else 'different'}.",
     )
     sides = [("only in A", cell) for cell in found.only_a] + [("only in B", cell) for cell in found.only_b]
     metrics = [(m.cell, m.metric, _shown(m.a), _shown(m.b), "" if m.change is None else f"{m.change:+.4f}") for m in found.metrics]
     costs = [(c.cost, f"{c.median:.3f}", f"{c.lowest:.3f}", f"{c.highest:.3f}") for c in found.costs]
-    made = [(p.key, p.a, p.b, str(p.cells)) for p in found.provenance]
+    versions = [(p.key.removeprefix("packages."), p.a, p.b, str(p.cells)) for p in found.versions]
+    made = [(p.key, p.a, p.b, str(p.cells)) for p in found.provenance if p not in found.versions]
     blocks = (
+        _block("versions", "lllr", ("what", "A", "B", "cells"), versions),
         _block("cells", "ll", ("where", "cell"), sides),
         _block("metrics", "llrrr", ("cell", "metric", "A", "B", "B - A"), metrics),
         _block("costs, B / A", "lrrr", ("cost", "median", "lowest", "highest"), costs),

@@ -1,7 +1,8 @@
 """Records kept as evidence: `measured/SWEEP--ENVIRONMENT.jsonl`, one file a run of a sweep, never changed once it is written.
 
-A line of JSON each for the head (schema, the plan but for its cells, and how many these are), every set of test images, and every cell of
-the plan: how it was planned, its record, and its scores by image. Left out of a record: what the plan repeats (`id`, `cell`), the curves,
+A line of JSON each for the head (schema, the plan but for its cells, how many these are, and remarks on where
+they ran), every set of test images, and every cell of the plan: how it was planned, its record, and its scores by
+image. Left out of a record: what the plan repeats (`id`, `cell`), the curves,
 which are bulky, the hashes of files that are not kept, and the host's name. So tables and tests of significance come out as from the
 result folder itself, by `vlpeft table SWEEP --root FILE`, or `--measured` for those that are shipped.
 """
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from benchmark.errors import UserError
 from benchmark.records import RECORD_SCHEMA, Record, Store, write_atomically
 from benchmark.scores import ImageScores, check_lengths, short
 from benchmark.sweep import load_plan, sweep_name, sweep_path
+from results.environments import remarks
 
 MEASURED = Path(__file__).resolve().parent / "measured"
 SUFFIX = ".jsonl"
@@ -76,17 +78,19 @@ def measured(name_or_path: str, scale: str = "") -> Path:
     return files[0]
 
 
-def keep(name_or_path: str, root: Path, folder: Path = MEASURED, scale: str = "") -> Path:
+def keep(name_or_path: str, root: Path, folder: Path = MEASURED, scale: str = "", *, mixed: bool = False) -> Path:
     """Write the evidence of a launched sweep into `folder`; the file that it has become.
 
-    Raises UserError if nothing is done, if the cells ran in different environments, or if there is such a file already.
+    Raises UserError if nothing is done, if there is such a file already, and unless `mixed`, if the cells ran on
+    different machines or in environments that `results.environments` refuses.
     """
     plan, store = load_plan(name_or_path, root, scale), Store(root)
     records = {cell.id: store.record(cell.id) for cell in plan.runnable() if store.has_record(cell.id)}
     if not records:
         raise UserError(f"{root}: no cell of '{plan.sweep}' is done, so there is nothing to keep; run `vlpeft sweep` first")
-    path = folder / f"{plan.sweep}--{_environment(records)}{SUFFIX}"
-    if not write_atomically(path, _content(plan, store, records), exclusive=True):
+    path = folder / f"{plan.sweep}--{_environment(records, mixed)}{SUFFIX}"
+    said = remarks([(cell, records[cell.id]) for cell in plan.runnable() if cell.id in records], mixed=mixed)
+    if not write_atomically(path, _content(plan, store, records, said), exclusive=True):
         raise UserError(f"{path} exists, and evidence is only ever added to: name another folder by --out")
     return path
 
@@ -108,28 +112,42 @@ def _name(name_or_path: str, scale: str) -> str:
     return sweep_name(sweep_path(name_or_path)) + (f"@{scale}" if scale else "")
 
 
-def _environment(records: Mapping[str, Record]) -> str:
-    found: dict[str, list[str]] = {}
-    for cell_id, record in records.items():
-        about = record.provenance
-        if unknown := [key for key in ("system", "device", "packages") if key not in about]:
-            raise UserError(f"cell {cell_id}: its record does not tell its {unknown[0]}; delete the record and run the cell again")
-        system, machine = re.fullmatch(r"([^-]*).*?((?:x86_64|aarch64|arm64)?)(?:-with.*)?", about["system"]).groups()  # type: ignore[union-attr]
-        words = (system, machine, about["device"], f"torch{about['packages']['torch']}")
-        found.setdefault("-".join(_slug(word) for word in words if word), []).append(cell_id)
-    if len(found) > 1:
-        listed = "; ".join(f"{name}: {', '.join(ids)}" for name, ids in found.items())
-        raise UserError(f"the cells ran in different environments, and a file holds one; run them in one, in another --root: {listed}")
-    return next(iter(found))
+def _environment(records: Mapping[str, Record], mixed: bool) -> str:
+    """What a file is named after: machine, device, torch. Of what differs, "mixed"."""
+    words = {cell_id: _words(cell_id, record.provenance) for cell_id, record in records.items()}
+    machines: dict[tuple[str, ...], list[str]] = {}
+    for cell_id, found in words.items():
+        machines.setdefault(found[:-1], []).append(cell_id)
+    if len(machines) > 1 and not mixed:
+        listed = "; ".join(f"{_joined(words[ids[0]])}: {', '.join(ids)}" for ids in machines.values())
+        raise UserError(
+            "the cells ran on different machines, and a file holds those of one; run them on one, "
+            f"in another --root, or pass --mixed-environments, which notes this: {listed}"
+        )
+    columns = (dict.fromkeys(column) for column in zip(*words.values(), strict=True))
+    return _joined([next(iter(column)) if len(column) == 1 else "mixed" for column in columns])
+
+
+def _words(cell_id: str, about: Mapping[str, Any]) -> tuple[str, str, str, str]:
+    """System, machine, device and version of torch of a record."""
+    if unknown := [key for key in ("system", "device", "packages") if key not in about]:
+        raise UserError(f"cell {cell_id}: its record does not tell its {unknown[0]}; delete the record and run the cell again")
+    system, machine = re.fullmatch(r"([^-]*).*?((?:x86_64|aarch64|arm64)?)(?:-with.*)?", about["system"]).groups()  # type: ignore[union-attr]
+    return _slug(system), _slug(machine), _slug(about["device"]), _slug(f"torch{about['packages']['torch']}")
+
+
+def _joined(words: Iterable[str]) -> str:
+    return "-".join(filter(None, words))
 
 
 def _slug(text: str) -> str:
     return re.sub(r"[^a-z0-9_.]+", "-", text.lower().partition("+")[0]).strip("-")
 
 
-def _content(plan: Plan, store: Store, records: Mapping[str, Record]) -> bytes:
+def _content(plan: Plan, store: Store, records: Mapping[str, Record], said: Sequence[str]) -> bytes:
     head = {key: value for key, value in dump(replace(plan, cells=())).items() if key != "cells"}
-    lines: list[dict[str, Any]] = [{"evidence": EVIDENCE_SCHEMA, "plan": head, "cells": len(plan.cells)}]
+    about = {"remarks": said} if said else {}
+    lines: list[dict[str, Any]] = [{"evidence": EVIDENCE_SCHEMA, "plan": head, "cells": len(plan.cells), **about}]
     sets: dict[tuple[Any, ...], int] = {}
     for cell in plan.cells:
         record = records.get(cell.id)

@@ -39,7 +39,7 @@ def latex(table: Table) -> str:
     lines = [r"% needs \usepackage{booktabs}"]
     for i, block in enumerate(table.blocks or (None,)):
         title = ": ".join(filter(None, (table.title, block.title if block else "")))
-        lines += _float((title, *(() if i else table.lines())), block, _below(table, block, last=i >= len(table.blocks) - 1))
+        lines += _float((title, *(table.said if i else table.lines())), block, _below(table, block, last=i >= len(table.blocks) - 1))
     return "\n".join([*lines, ""])
 
 

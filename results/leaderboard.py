@@ -12,6 +12,8 @@ Columns of `Leaderboard.frame`, in this order:
                        empty where neither has; the percentage is of `total`
     steps, train_seconds, eval_seconds, cpu_seconds, step_ms, peak_memory_mb, delta_bytes, flops_per_step,
     tokens_per_second, images_per_second, gpu_hours    measured, NaN if not (older records lack the last four)
+    verified           of the environment: "yes", "no" (run with --unverified), "not recorded"; empty without a record
+    environment        the versions of the libraries that can change a number, as recorded; empty without a record
 
 Rows stand in the plan's order whatever the order of the records on disk, so equal records give an equal frame.
 """
@@ -32,6 +34,7 @@ from benchmark.metrics import METRICS
 from benchmark.records import Record, Store
 from benchmark.tasks import TASKS
 from results.attempts import failure
+from results.environments import UNKNOWN, environment, remarks, verified
 from results.scale import FULL, labelled, small
 
 COSTS = (
@@ -48,38 +51,56 @@ SCHEMA = {
     **dict.fromkeys(PARAMETERS, "Int64"),
     "trainable_percent": "float64",
     **dict.fromkeys(COSTS, "float64"),
+    **dict.fromkeys(("verified", "environment"), "str"),
 }
 NAN = float("nan")
-UNKNOWN = "not recorded"
 JOINT = " (joint: "  # stands behind a dataset's name in the frame where a cell was trained on several
 Group = tuple[str, str, str]  # backbone, task, dataset
 
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """A sweep's results, tidy (see the module's docstring for the columns)."""
+    """A sweep's results, tidy (see the module's docstring for the columns).
+
+    remarks: what each table must say in its caption, one sentence each: cells that failed or are missing,
+    different environments, cells that were run unverified.
+    """
 
     title: str
     notes: str
     frame: pd.DataFrame
+    remarks: tuple[str, ...] = ()
 
 
-def leaderboard(plan: Plan, store: Store) -> Leaderboard:
+def leaderboard(plan: Plan, store: Store, *, mixed: bool = False) -> Leaderboard:
     """Join a plan with the records of its cells; records of other sweeps in the same folder are not even opened.
 
-    Raises UserError for an unreadable record, for a plan that holds a cell twice under one label, and where records
-    were made from different data or by different versions of the science.
+    Raises UserError for an unreadable record, for a plan that holds a cell twice under one label, where records
+    were made from different data or by different versions of the science, and where they come from different
+    environments that are not all verified, unless `mixed`.
     """
     _reject_duplicates(plan.cells)
     _reject_recipes(plan.cells)
     records = {p.id: store.record(p.id) for p in plan.runnable() if store.has_record(p.id)}
     _reject_mixtures(plan, records)
+    made = [(p, records[p.id]) for p in plan.runnable() if p.id in records]
+    said = remarks(made, mixed=mixed)
     metrics = _metrics(plan, records)
     undone = {p.id: failure(store, p.id) for p in plan.runnable() if p.id not in records}
     failures = {cell_id: found.reason for cell_id, found in undone.items() if found is not None}
     rows = [row for p, part in _parts(plan) for row in _rows(p, part, records.get(p.id), failures.get(p.id, ""), metrics[_group(p, part)])]
     frame = pd.DataFrame(rows, columns=list(SCHEMA)).astype(SCHEMA)
-    return Leaderboard(labelled(plan.title or plan.sweep, [p.cell for p in plan.cells]), plan.notes, frame)
+    title = labelled(plan.title or plan.sweep, [p.cell for p in plan.cells])
+    return Leaderboard(title, plan.notes, frame, (*_progress(plan, len(records), len(failures)), *said))
+
+
+def _progress(plan: Plan, done: int, failed: int) -> Iterator[str]:
+    """Say how many cells are not done, if there are any."""
+    # At another scale a cell may repeat an earlier one, whose id it has.
+    missing = len({p.id for p in plan.runnable()}) - done - failed
+    counts = [f"{number} {what}" for number, what in ((failed, "failed"), (missing, "missing")) if number]
+    if counts:
+        yield f"Cells: {', '.join([f'{done} done', *counts])}."
 
 
 def _parts(plan: Plan) -> Iterator[tuple[Planned, int]]:
@@ -97,7 +118,7 @@ def _rows(planned: Planned, part: int, record: Record | None, failed: str, metri
     backbone, task, dataset = _group(planned, part)
     size = ", ".join(small(planned.cell)) or FULL
     cell = {"method": planned.row, "backbone": backbone, "task": task, "dataset": dataset, "scale": size}
-    shared = {**cell, "seed": planned.seed, "id": planned.id, **_parameters(planned, record), **_costs(record)}
+    shared = {**cell, "seed": planned.seed, "id": planned.id, **_parameters(planned, record), **_costs(record), **_made(record)}
     prefix = planned.cell.metric_prefix(part)
     for metric in metrics:
         value, state = _outcome(planned, record, failed, prefix + metric)
@@ -127,6 +148,12 @@ def _parameters(planned: Planned, record: Record | None) -> dict[str, Any]:
 
 def _costs(record: Record | None) -> dict[str, float]:
     return {name: NAN if record is None else record.cost.get(name, NAN) for name in COSTS}
+
+
+def _made(record: Record | None) -> dict[str, str]:
+    if record is None:
+        return {"verified": "", "environment": ""}
+    return {"verified": verified(record), "environment": environment(record)}
 
 
 def _metrics(plan: Plan, records: Mapping[str, Record]) -> dict[Group, list[str]]:

@@ -11,7 +11,7 @@ from functools import cached_property
 from benchmark.cell import Plan, Planned
 from benchmark.errors import UserError
 from benchmark.records import Store
-from results.leaderboard import JOINT, leaderboard
+from results.leaderboard import JOINT, Leaderboard, leaderboard
 from results.published import SHARE, Column, Group, PublishedTable, Row
 from results.scale import small
 
@@ -50,6 +50,14 @@ class Measurements:
     table: PublishedTable
     plan: Plan | None
     store: Store | None
+    mixed: bool = False
+
+    @cached_property
+    def board(self) -> Leaderboard | None:
+        """The leaderboard of the plan's cells, None without a plan. Raises UserError as `leaderboard` does."""
+        if self.plan is None or self.store is None:
+            return None
+        return leaderboard(self.plan, self.store, mixed=self.mixed)
 
     def outcome(self, group: Group, row: Row, column: Column) -> Outcome:
         """Of one number: a cell's, a mean of columns, or the gain of one row over another; means and gains seed by seed."""
@@ -111,9 +119,9 @@ class Measurements:
     @cached_property
     def _values(self) -> dict[tuple[str, str, str], dict[str, tuple[float, str]]]:
         """Value and state of each metric, by cell, task and dataset."""
-        if self.plan is None or self.store is None:
+        if self.board is None:
             return {}
-        frame = leaderboard(self.plan, self.store).frame
+        frame = self.board.frame
         found: dict[tuple[str, str, str], dict[str, tuple[float, str]]] = {}
         columns = (frame[name].tolist() for name in ("id", "task", "dataset", "metric", "value", "state"))
         for cell, task, dataset, metric, value, state in zip(*columns, strict=True):

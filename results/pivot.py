@@ -67,7 +67,8 @@ def pivot_table(board: Leaderboard, rows: Key, columns: Key) -> Table:
     )
     data = tuple(_plain(dict(zip(rows, row, strict=True)), columns, column, found[row, column]) for row in down for column in across)
     block = Block("", "l" * len(rows) + "r" * len(across), header, lines)
-    return Table(one_line(board.title), tuple(_caption(hidden, board)), (block,) if across else (), data, footnotes.listed())
+    title, blocks = one_line(board.title), (block,) if across else ()
+    return Table(title, tuple(_caption(hidden, board)), blocks, data, footnotes.listed(), remarks=board.remarks)
 
 
 def _entries(board: Leaderboard, rows: Key, columns: Key, hidden: Key) -> dict[tuple[Key, Key], _Entry]:

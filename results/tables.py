@@ -63,6 +63,7 @@ class Table:
     """Blocks under one title. `data` is the same content for machines: one flat mapping a row, all with equal keys.
 
     bold: what it means that a cell stands out, "" where none can.
+    remarks: see `results.leaderboard.Leaderboard`.
     """
 
     title: str
@@ -72,11 +73,18 @@ class Table:
     footnotes: tuple[tuple[str, str], ...] = ()  # mark, text
     notes: tuple[str, ...] = ()
     bold: str = ""
+    remarks: tuple[str, ...] = ()
 
     def lines(self, bold: str = "Bold") -> tuple[str, ...]:
-        """The caption, with what cells that stand out mean behind its first line; `bold` is how the format shows them."""
+        """The caption, with what cells that stand out mean after its first line, and the remarks; `bold` is how the format shows them."""
         first, rest = self.caption[:1], self.caption[1:]
-        return (*first, f"{bold}: {self.bold}", *rest) if self.bold else self.caption
+        standing_out = (f"{bold}: {self.bold}",) if self.bold else ()
+        return (*first, *standing_out, *rest, *self.said)
+
+    @property
+    def said(self) -> tuple[str, ...]:
+        """The remarks, a line each."""
+        return tuple(map(one_line, self.remarks))
 
 
 @dataclass
@@ -180,7 +188,8 @@ def _table(
     if any(entry.state == "missing" for entry in entries):
         caption = (*caption, "k/n seeds: only k of n seeds are done, so there is no mean yet.")
     notes = tuple(filter(None, map(one_line, board.notes.splitlines())))
-    return Table(one_line(board.title) + suffix, caption, blocks, tuple(dict(vars(entry)) for entry in entries), footnotes.listed(), notes)
+    data = tuple(dict(vars(entry)) for entry in entries)
+    return Table(one_line(board.title) + suffix, caption, blocks, data, footnotes.listed(), notes, remarks=board.remarks)
 
 
 def _block(backbone: str, entries: Sequence[Entry], text: Callable[[Entry | None], Text]) -> Block:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence, Sized
+from collections.abc import Collection, Iterable, Iterator, Sequence, Sized
 
 from results.report.data import Followed, Model, Place, Score
 from results.report.figures import Figure, Row, Way, lines, sites, strips
@@ -10,15 +10,19 @@ from results.report.scatter import Dot, scatter
 
 SHOWN_LINES = 12  # more cannot be told apart
 SHOWN_ROWS = 40
+NAMED = 6  # methods that a caption names
 Column = tuple[str, str, str, str]  # backbone, task, dataset, metric
 
 
 def pareto(model: Model) -> list[Figure]:
     """Each score against trainable parameters, training time and memory."""
-    return [figure for column, scores in _columns(model).items() for figure in _pareto(column, scores, model)]
+    planned = _planned(model)
+    columns = _columns(model).items()
+    return [figure for column, scores in columns for figure in _pareto(column, scores, planned[column], model)]
 
 
-def _pareto(column: Column, scores: Sequence[Score], model: Model) -> Iterator[Figure]:
+def _pareto(column: Column, scores: Sequence[Score], planned: Sequence[Score], model: Model) -> Iterator[Figure]:
+    """A front says that no method is better, so there is none where a method has no dot."""
     costs = (
         ("trainable parameters", "", [score.entry.trainable for score in scores]),
         ("training time", "s", [score.seconds for score in scores]),
@@ -28,9 +32,11 @@ def _pareto(column: Column, scores: Sequence[Score], model: Model) -> Iterator[F
         pairs = zip(scores, values, strict=True)
         dots = [_dot(score, value, model) for score, value in pairs if value is not None and score.entry.mean is not None]
         if dots:
-            title = f"{column[3]} by {name}"
-            caption = f"n = {len(dots)} methods, mean over {_seeds(scores)}; bars: ± 1 std; line: Pareto front"
-            yield scatter(dots, (name, unit), _unit(column[3]), title=title, caption=caption, **_where(column))
+            title, without = f"{column[3]} by {name}", _without(planned, [dot.name for dot in dots])
+            last = f"no Pareto front, which might change {without}" if without else "line: Pareto front"
+            caption = f"n = {len(dots)} methods, mean over {_seeds(scores)}; bars: ± 1 std; {last}"
+            about = {"title": title, "caption": caption, **_where(column)}
+            yield scatter(dots, (name, unit), _unit(column[3]), whole=not without, **about)
 
 
 def _dot(score: Score, cost: float, model: Model) -> Dot:
@@ -40,13 +46,15 @@ def _dot(score: Score, cost: float, model: Model) -> Dot:
 
 def spread(model: Model) -> list[Figure]:
     """Every seed's score, method by method."""
-    return [_strips(column, scores, model) for column, scores in _columns(model).items()]
+    planned = _planned(model)
+    return [_strips(column, scores, planned[column], model) for column, scores in _columns(model).items()]
 
 
-def _strips(column: Column, scores: Sequence[Score], model: Model) -> Figure:
+def _strips(column: Column, scores: Sequence[Score], planned: Sequence[Score], model: Model) -> Figure:
     best = sorted(scores, key=lambda score: -(score.entry.mean or 0.0))[:SHOWN_ROWS]
     rows = [Row(score.entry.method, model.methods.index(score.entry.method), score.values) for score in best]
-    caption = f"n = {_shown(rows, scores)}, {_seeds(scores)} each; dot: one seed, bar: their mean"
+    without = _without(planned, [score.entry.method for score in scores])
+    caption = "; ".join(filter(None, (f"n = {_shown(rows, scores)}, {_seeds(scores)} each", "dot: one seed, bar: their mean", without)))
     return strips(rows, _unit(column[3]), title=column[3], caption=caption, **_where(column))
 
 
@@ -118,6 +126,28 @@ def _columns(model: Model) -> dict[Column, list[Score]]:
         if score.entry.mean is not None and score.values and not score.entry.flags:
             found.setdefault((*score.place, score.entry.metric), []).append(score)
     return found
+
+
+def _planned(model: Model) -> dict[Column, list[Score]]:
+    """What the plan promises, by column: scores with a mean and without, but not those that the grid rules out."""
+    found: dict[Column, list[Score]] = {}
+    for score in model.main:
+        if not score.entry.state.startswith("skipped"):
+            found.setdefault((*score.place, score.entry.metric), []).append(score)
+    return found
+
+
+def _without(planned: Iterable[Score], drawn: Collection[str]) -> str:
+    """Which planned methods are not drawn, and why; "" where all are."""
+    left_out = [f"{score.entry.method} ({_why(score)})" for score in planned if score.entry.method not in drawn]
+    more = f" and {len(left_out) - NAMED} more" if len(left_out) > NAMED else ""
+    return f"without {', '.join(left_out[:NAMED])}{more}" if left_out else ""
+
+
+def _why(score: Score) -> str:
+    if score.entry.mean is None:
+        return score.entry.state.partition(": ")[0]
+    return "suspicious value" if score.entry.flags else "cost not measured"
 
 
 def _ranked(model: Model, backbone: str, data: str) -> dict[str, int]:

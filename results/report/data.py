@@ -6,6 +6,7 @@ of methods and tables, not that of records. Each record is read once.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
@@ -116,6 +117,7 @@ class Model:
     scores: tuple[Score, ...]  # breakdowns by question type included
     curves: tuple[Curves, ...]
     followed: tuple[Followed, ...]
+    unfinished: tuple[str, ...]  # settings of which some seeds are done and some are not; no mean of them is shown
     states: Mapping[str, int]  # cells by state: done, failed, missing, skipped
     problems: tuple[Block, ...]
     made: Block
@@ -126,9 +128,9 @@ class Model:
         return [score for score in self.scores if "/" not in score.entry.metric]
 
 
-def gather(plan: Plan, store: ReadOnce) -> Model:
-    """Read what a plan's cells have left. Raises UserError as `leaderboard` does."""
-    board = leaderboard(plan, store)
+def gather(plan: Plan, store: ReadOnce, *, mixed: bool = False) -> Model:
+    """Read what a plan's cells have left. Raises UserError as `leaderboard` does, which takes `mixed`."""
+    board = leaderboard(plan, store, mixed=mixed)
     runnable = {cell.id: cell for cell in plan.runnable()}  # at another scale a cell may repeat an earlier one
     done = [(cell, store.kept[cell.id]) for cell in plan.runnable() if cell.id in store.kept]
     undone = [cell for cell in runnable.values() if cell.id not in store.kept]
@@ -142,7 +144,22 @@ def gather(plan: Plan, store: ReadOnce) -> Model:
     methods = tuple(dict.fromkeys(cell.row for cell in plan.cells))
     made = _made([store.kept[name] for name in runnable if name in store.kept])
     problems = tuple(_problems(failed, board))
-    return Model(board, methods, tuple(_scores(board)), tuple(_curves(done)), tuple(_followed(done)), states, problems, made)
+    whole, unfinished = _whole(done, plan.runnable())
+    curves, ways = tuple(_curves(whole)), tuple(_followed(whole))
+    return Model(board, methods, tuple(_scores(board)), curves, ways, unfinished, states, problems, made)
+
+
+def _whole(done: Sequence[tuple[Planned, Record]], planned: Iterable[Planned]) -> tuple[list[tuple[Planned, Record]], tuple[str, ...]]:
+    """The finished cells of settings of which every seed is done, and the names of settings that are done in part."""
+    wanted = Counter(map(_setting, planned))
+    found = Counter(_setting(cell) for cell, _ in done)
+    whole = [(cell, record) for cell, record in done if found[_setting(cell)] == wanted[_setting(cell)]]
+    partial = (setting for setting in found if found[setting] < wanted[setting])
+    return whole, tuple(f"{method} on {backbone}, {data}" for backbone, data, method in partial)
+
+
+def _setting(cell: Planned) -> tuple[str, str, str]:
+    return cell.backbone, data_of(cell), cell.row
 
 
 def data_of(cell: Planned) -> str:
@@ -172,7 +189,7 @@ def _grouped(done: Iterable[tuple[Planned, Record]]) -> dict[tuple[str, str, str
     """Records by backbone, data and method: the seeds of one setting."""
     found: dict[tuple[str, str, str], list[Record]] = {}
     for cell, record in done:
-        found.setdefault((cell.backbone, data_of(cell), cell.row), []).append(record)
+        found.setdefault(_setting(cell), []).append(record)
     return found
 
 

@@ -23,6 +23,7 @@ from benchmark.errors import UserError
 from benchmark.records import Store
 from results.compare import published_table
 from results.comparisons import significance_table
+from results.leaderboard import JOINT
 from results.published import load_published, published_names
 from results.report import charts
 from results.report.data import Model, ReadOnce, Score, gather
@@ -36,15 +37,16 @@ EXAMPLES = 48
 T = TypeVar("T")
 
 
-def write_report(sweeps: Sequence[tuple[Plan, Store]], out: Path, examples: int = EXAMPLES) -> list[Path]:
+def write_report(sweeps: Sequence[tuple[Plan, Store]], out: Path, examples: int = EXAMPLES, *, mixed: bool = False) -> list[Path]:
     """Write the pages of launched sweeps; the one to open comes first. The same records give the same bytes.
 
-    `examples`: predictions shown on each page. Raises UserError for what `leaderboard` refuses and where `out` cannot be written.
+    `examples`: predictions shown on each page; `mixed`: as for `leaderboard`.
+    Raises UserError for what `leaderboard` refuses and where `out` cannot be written.
     """
     if len(sweeps) == 1:
-        return [_write(out / "index.html", _page(*sweeps[0], examples)[0])]
+        return [_write(out / "index.html", _page(*sweeps[0], examples, mixed)[0])]
     names = _names([plan.sweep for plan, _ in sweeps])
-    made = [(name, *_page(plan, store, examples)) for name, (plan, store) in zip(names, sweeps, strict=True)]
+    made = [(name, *_page(plan, store, examples, mixed)) for name, (plan, store) in zip(names, sweeps, strict=True)]
     index = _environment().get_template("index.html.j2").render(pages=[(model, name) for name, _, model in made], **_assets())
     return [_write(out / "index.html", index), *(_write(out / name, text) for name, text, _ in made)]
 
@@ -69,9 +71,9 @@ def _write(path: Path, text: str) -> Path:
     return path
 
 
-def _page(plan: Plan, results: Store, examples: int) -> tuple[str, Model]:
+def _page(plan: Plan, results: Store, examples: int, mixed: bool) -> tuple[str, Model]:
     store = ReadOnce.of(results)
-    model = gather(plan, store)
+    model = gather(plan, store, mixed=mixed)
     tests = significance(model.board, store)
     found = browsers(plan, store, model, examples)
     places = [(score.entry.backbone, f"{score.entry.task}/{score.entry.dataset}") for score in model.main]
@@ -85,7 +87,7 @@ def _page(plan: Plan, results: Store, examples: int) -> tuple[str, Model]:
             scores=_scores_first(score_table(model.board, tests)),
             tests=significance_table(model.board, tests),
             costs=cost_table(model.board),
-            published=[_published(name, plan, store) for name in _published_names(plan)],
+            published=[published_table(name, load_published(name), plan, store, mixed=mixed) for name in _published_names(plan)],
             pareto=charts.pareto(model),
             spread=charts.spread(model),
             curves=charts.curves(model),
@@ -93,7 +95,8 @@ def _page(plan: Plan, results: Store, examples: int) -> tuple[str, Model]:
             followed=charts.followed(model),
             breakdowns=list(_breakdowns(model)),
             browsers=found,
-            duels=[duel for browser in found for duel in _duels(browser)],
+            duels=[duel for browser in found for duel in _duels(browser, model)],
+            undecided=[line for browser in found for line in _undecided(browser, model)],
             backbones=list(dict.fromkeys(backbone for backbone, _ in places)),
             places=list(dict.fromkeys(place for _, place in places)),
             colours=COLOURS,
@@ -175,10 +178,6 @@ def _published_names(plan: Plan) -> list[str]:
     return [name for name in published_names() if (load_published(name).sweep or name) == sweep]
 
 
-def _published(name: str, plan: Plan, store: Store) -> Table:
-    return published_table(name, load_published(name), plan, store)
-
-
 @dataclass(frozen=True)
 class Heat:
     """A number of a breakdown: text, and its place between the lowest and the highest of its column, 0 to 1."""
@@ -210,7 +209,7 @@ def _breakdowns(model: Model) -> Iterator[Breakdown]:
         by = {(score.entry.method, score.entry.metric.partition("/")[2]): score for score in own}
         columns = [_heats([by.get((method, kind)) for method in dict.fromkeys(score.entry.method for score in own)]) for kind in kinds]
         methods = dict.fromkeys(score.entry.method for score in own)
-        counts = sorted({score.entry.n for score in own if score.entry.n})
+        counts = sorted({score.entry.n for score in own if score.entry.mean is not None})
         seeds = " to ".join(dict.fromkeys((str(counts[0]), str(counts[-1])))) if counts else "0"
         yield Breakdown(backbone, data, metric, seeds, kinds, tuple(zip(methods, zip(*columns, strict=True), strict=True)))
 
@@ -243,8 +242,11 @@ class Duel:
     rows: tuple[tuple[str, float, int, int, int], ...]  # method, mean, better than the winner on, worse on, equal on
 
 
-def _duels(browser: Browser) -> Iterator[Duel]:
+def _duels(browser: Browser, model: Model) -> Iterator[Duel]:
+    """None on a backbone where a planned method has no score: it could be the best."""
     for backbone in dict.fromkeys(backbone for backbone, _ in browser.series):
+        if _unscored(browser, model, backbone):
+            continue
         own = [(i, mean) for i, mean in enumerate(browser.means) if browser.series[i][0] == backbone and mean is not None]
         if len(own) < 2:
             continue
@@ -256,6 +258,23 @@ def _duels(browser: Browser) -> Iterator[Duel]:
         data = f"{browser.task}/{browser.dataset}"
         seeds = browser.answered([i for i, (at, _) in enumerate(browser.series) if at == backbone])
         yield Duel(backbone, data, browser.metric, seeds, counted(browser.equal[best][best]), browser.series[best][1], top, rows)
+
+
+def _undecided(browser: Browser, model: Model) -> Iterator[str]:
+    for backbone in dict.fromkeys(backbone for backbone, _ in browser.series):
+        if lacking := _unscored(browser, model, backbone):
+            yield f"No best method on {backbone}, {browser.task}/{browser.dataset}, without {', '.join(lacking)}."
+
+
+def _unscored(browser: Browser, model: Model, backbone: str) -> list[str]:
+    """Planned methods of which a seed failed, is missing or has no value, with the state."""
+    found = []
+    for entry in (score.entry for score in model.main):
+        place = entry.backbone, entry.task, entry.dataset.partition(JOINT)[0], entry.metric
+        state = entry.state.partition(": ")[0]
+        if place == (backbone, browser.task, browser.dataset, browser.metric) and state not in ("done", "skipped"):
+            found.append(f"{entry.method} ({state})")
+    return found
 
 
 def _data(model: Model, found: Iterable[Browser]) -> dict[str, Any]:

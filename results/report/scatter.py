@@ -37,9 +37,13 @@ def front(dots: Iterable[Dot]) -> list[Dot]:
     return found
 
 
-def scatter(dots: Sequence[Dot], cost: tuple[str, str], y_title: str, **about: Any) -> Figure:
-    """Score against cost (its name and unit), with the Pareto front as steps and the names of the methods on it."""
-    best, unit = front(dots), cost[1] or cost[0]
+def scatter(dots: Sequence[Dot], cost: tuple[str, str], y_title: str, *, whole: bool = True, **about: Any) -> Figure:
+    """Score against cost (its name and unit), with the Pareto front as steps and the names of the methods on it.
+
+    Where not the `whole` column is there, no front is claimed: all dots are named.
+    """
+    best = front(dots) if whole else sorted(dots, key=lambda dot: (dot.x, -dot.y, dot.method))
+    unit, heading = cost[1] or cost[0], "On the Pareto front, cheapest first" if whole else "Cheapest first"
     x_title = f"{cost[0]} ({cost[1]})" if cost[1] else cost[0]
     ends = [dot.y + sign * (dot.std or 0.0) for dot in dots for sign in (-1, 1)]
     frame = Frame(Axis.around(x_title, [dot.x for dot in dots], log=True), Axis.around(y_title, ends))
@@ -47,12 +51,12 @@ def scatter(dots: Sequence[Dot], cost: tuple[str, str], y_title: str, **about: A
     points = _points(frame, dots)
     return Figure(
         **about,
-        about=f"{len(dots)} methods. On the Pareto front, cheapest first: {'; '.join(_said(dot, unit) for dot in best)}.",
+        about=f"{len(dots)} methods. {heading}: {'; '.join(_said(dot, unit) for dot in best)}.",
         x_title=f"{x_title}, log scale" if frame.x.log else x_title,
         y_title=y_title,
         x_ticks=frame.x_ticks(),
         y_ticks=frame.y_ticks(),
-        paths=(*_steps(frame, best), *bars),
+        paths=(*(_steps(frame, best) if whole else ()), *bars),
         marks=tuple(mark for point in points for mark in _marks(frame, point, unit)),
         labels=tuple(_labels(frame, points, best)),
         methods=tuple(dot.method for dot in dots),

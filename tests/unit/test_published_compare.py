@@ -222,7 +222,7 @@ def test_a_value_that_is_no_number_reproduces_nothing(tmp_path, monkeypatch):
     plan, store = full(tmp_path)
     frame = leaderboard(plan, store)
     frame.frame["value"] = float("nan")
-    monkeypatch.setattr("results.measured.leaderboard", lambda *_: frame)
+    monkeypatch.setattr("results.measured.leaderboard", lambda *_, **__: frame)
     assert verdict(compare(table(), plan, store), "Full", "VQA") == ("not run", "absent: the value is nan")
 
 
