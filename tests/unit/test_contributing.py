@@ -15,12 +15,10 @@ import pytest
 from PIL import Image
 
 from benchmark import recipes
-from benchmark.config import load_yaml
-from benchmark.config import parse
+from benchmark.config import load_yaml, parse
 from benchmark.metrics import METRICS
 from benchmark.tasks import TASKS
-from results.published import PublishedTable
-from results.published import recomputed
+from results.published import PublishedTable, recomputed
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONTRIBUTING = REPOSITORY / "CONTRIBUTING.md"
