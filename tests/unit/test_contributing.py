@@ -137,3 +137,8 @@ def test_snippets_of_code_have_short_lines(page: Path) -> None:
     lines = [line for text in snippets(page, "python").values() for line in text.splitlines()]
     assert lines
     assert max(map(len, lines)) <= 100
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.read_bytes()) <= 9000
+    assert re.search(r"^python3.*tox run$", README.read_text(encoding="utf-8"), re.MULTILINE), "what .ci/run looks for"
