@@ -246,7 +246,7 @@ def _tools(commands: Any) -> None:
     )
     bench.add_argument("--plot", type=Path, metavar="FILE", help="draw the curves of `growth` there, as SVG")
     form = bench.add_mutually_exclusive_group()
-    form.add_argument("--markdown", action="store_true", help="a table for a README")
+    form.add_argument("--markdown", action="store_true", help="print a Markdown table")
     form.add_argument("--json", action="store_true", help="print JSON for scripts")
     pretrain = _command(commands, "pretrain", "make the shipped tiny towers again, from a seed")
     pretrain.add_argument("what", choices=("tiny",))
@@ -287,7 +287,7 @@ def _root_flag(parser: Any) -> None:
 
 
 def _compile_flag(parser: argparse.ArgumentParser, prefix: str = "") -> None:
-    parser.add_argument("--compile", action="store_true", help=f"{prefix}train through torch.compile (see README, Speed: where it pays)")
+    parser.add_argument("--compile", action="store_true", help=f"{prefix}train through torch.compile (see docs/speed.md for where it pays)")
 
 
 def _mixed_flag(parser: argparse.ArgumentParser) -> None:

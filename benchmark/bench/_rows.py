@@ -99,7 +99,7 @@ def text(rows: Sequence[Row]) -> str:
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """The rows for a README."""
+    """The rows as a Markdown table."""
     table = [("", *HEADER), ("---", *["---:"] * 2, "---", *["---:"] * 3, "---"), *(_cells(row) for row in rows)]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in table)
 

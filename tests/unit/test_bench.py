@@ -178,12 +178,12 @@ def test_files_that_hold_no_rows(wrong: str, tmp_path: Path, capsys: pytest.Capt
     assert "4.json: holds no rows of a bench, delete it: " in capsys.readouterr().err
 
 
-def test_the_readme_shows_what_was_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    readme = Path(__file__).resolve().parents[2] / "README.md"
-    monkeypatch.chdir(readme.parent)
+def test_the_page_on_speed_shows_what_was_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    docs = Path(__file__).resolve().parents[2] / "docs"
+    monkeypatch.chdir(docs.parent)
     assert vlpeft("all", "--device", "cpu", "--kept", "--markdown", "--plot", str(tmp_path / "growth.svg")) in (0, 1)
-    assert capsys.readouterr().out in readme.read_text(encoding="utf-8")
-    assert (tmp_path / "growth.svg").read_text() == (readme.parent / "docs" / "growth.svg").read_text()
+    assert capsys.readouterr().out in (docs / "speed.md").read_text(encoding="utf-8")
+    assert (tmp_path / "growth.svg").read_text() == (docs / "images" / "growth.svg").read_text()
 
 
 def test_a_bench_that_falls_short_is_an_exit_code(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,7 +23,9 @@ from tests.synthetic import fill, make_plan, planned, record, score
 
 ABOUT = {"system": "Linux-6.1-x86_64-with-glibc2.36", "device": "AMD EPYC", "finished": "2026-11-21T10:00:00+00:00", "host": "mine"}
 ROUTING = ("add", "mul", "mul_expand", "project")
-README = Path(__file__).resolve().parents[2] / "README.md"
+REPOSITORY = Path(__file__).resolve().parents[2]
+README = REPOSITORY / "README.md"
+RESULTS = REPOSITORY / "docs" / "results.md"
 
 
 def launched(root: Path, **about):
@@ -167,7 +169,7 @@ HEADLINE = {"vqa": ("vqa_accuracy", "VQA"), "captioning": ("CIDEr (treebank)", "
 
 @pytest.fixture(scope="module")
 def means():
-    """Mean over seeds of each method's headline metric: (backbone, dataset, metric as the README names it) -> method -> value."""
+    """Mean over seeds of each method's headline metric: (backbone, dataset, metric as the pages name it) -> method -> value."""
     plan, store = opened("quickstart", measured("quickstart"))
     frame = leaderboard(plan, store).frame
     found = {}
@@ -178,8 +180,8 @@ def means():
     return found
 
 
-def test_the_readmes_margins_over_blindness(means):
-    lines = README.read_text().splitlines()
+def test_the_printed_margins_over_blindness(means):
+    lines = RESULTS.read_text().splitlines()
     assert len(means) == 7
     for (backbone, dataset, name), values in means.items():
         blind, (worst, lowest) = values["lora, blind"], min(((m, v) for m, v in values.items() if "blind" not in m), key=itemgetter(1))
@@ -187,8 +189,8 @@ def test_the_readmes_margins_over_blindness(means):
         assert f"| {backbone} | {dataset} | {metric} | {blind:.1f} | {lowest:.1f} ({worst}) | {lowest - blind:+.1f} |" in lines
 
 
-def test_the_readmes_differences_to_plain_methods(means):
-    table = re.search(r"^\| \| vit_roberta: easy_vqa VQA \|.*?\n\n", README.read_text(), re.MULTILINE | re.DOTALL)
+def test_the_printed_differences_to_plain_methods(means):
+    table = re.search(r"^\| \| vit_roberta: easy_vqa VQA \|.*?\n\n", RESULTS.read_text(), re.MULTILINE | re.DOTALL)
     assert table is not None
     head, _, *rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table[0].strip().splitlines()]
     columns = [means[tuple(re.split(": | ", title))] for title in head[1:]]
@@ -200,11 +202,32 @@ def test_the_readmes_differences_to_plain_methods(means):
         assert cells == [f"{each[ours] - each[plain]:+.1f}" if ours in each else "" for each in columns]
 
 
-def test_the_readmes_tables_come_out_of_the_repository_alone():
+def test_the_printed_tables_come_from_the_repository_alone():
     plan, store = opened("quickstart", measured("quickstart"))
     board = leaderboard(plan, store)
     made = render(score_table(board, significance(board, store)), "markdown")
-    found = re.search(r"^### Quickstart: .*?^From \S+.*?\n", README.read_text(), re.MULTILINE | re.DOTALL)
+    found = re.search(r"^### Quickstart: .*?^From \S+.*?\n", RESULTS.read_text(), re.MULTILINE | re.DOTALL)
     assert found is not None
     assert found[0] == made
     assert json.loads(render(cost_table(board), "json"))["rows"]
+
+
+def test_the_readmes_rows_are_of_the_evidence():
+    plan, store = opened("quickstart", measured("quickstart"))
+    frame = leaderboard(plan, store).frame
+    found = re.search(r"^\| method \| trainable, (\w+) \|.*?\n\n", README.read_text(), re.MULTILINE | re.DOTALL)
+    assert found is not None
+    head, _, *rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in found[0].strip().splitlines()]
+    assert 0 < len(rows) <= 8
+    for method, share, *cells in rows:
+        part = frame[(frame.method == method) & (frame.backbone == found[1]) & (frame.state == "done")]
+        assert {f"{value:.2f} %" for value in part.trainable_percent} == {share}
+        assert cells == [_mean_and_deviation(frame[frame.method == method], title) for title in head[2:]]
+
+
+def _mean_and_deviation(frame, title: str) -> str:
+    """A method's headline metric in a column `task/dataset, backbone`."""
+    task, dataset, backbone = re.split("/|, ", title)
+    metric = HEADLINE[task][0]
+    values = frame[(frame.task == task) & (frame.dataset == dataset) & (frame.backbone == backbone) & (frame.metric == metric)].value
+    return f"{values.mean():.1f} ± {values.std(ddof=1):.1f}"

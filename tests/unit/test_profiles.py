@@ -10,7 +10,7 @@ from benchmark.config import parse
 from benchmark.errors import UserError
 from slurm.profiles import Profile, load_profile, profile_names
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "slurm.md"
 LEAST = {"time": 10, "mem_gb": 2.0}
 
 
@@ -56,10 +56,10 @@ def test_a_misspelt_name_and_a_missing_file(tmp_path) -> None:
         load_profile(str(tmp_path / "mine.yaml"))
 
 
-def test_the_profile_of_the_readme_is_one() -> None:
-    text = README.read_text(encoding="utf-8")
+def test_the_profile_of_the_documentation_is_one() -> None:
+    text = PAGE.read_text(encoding="utf-8")
     (block,) = (block for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if "cells_per_job" in block)
-    profile = parse(Profile, YAML(typ="safe").load(block), "README.md")
+    profile = parse(Profile, YAML(typ="safe").load(block), "slurm.md")
     assert f"({profile.threads} threads each)" in block
 
 
