@@ -27,7 +27,9 @@ def committed(part: str) -> dict[str, Any]:
 
 def write(part: str, values: dict[str, Any]) -> None:
     """Replace the values of a part."""
-    write_atomically(FOLDER / f"{part}.json", to_json(values))
+    path = FOLDER / f"{part}.json"
+    write_atomically(path, to_json(values))
+    path.chmod(0o644)  # it is shipped: everyone may read it
     committed.cache_clear()
 
 

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 from transformers import Cache
 
-Next = Callable[[Sequence[int]], Tensor]  # the tokens so far -> logits of the next one, (vocabulary,)
+# The tokens so far -> logits of the token behind the prompt and behind each of them, (1 + tokens, vocabulary).
+Next = Callable[[Sequence[int]], Tensor]
 
 
 def writer(backbone: Any, visual: Tensor, prompt: str) -> Next:
-    """What gives the next token's logits behind an image (1, 1, tokens, width) and a prompt."""
+    """What gives logits behind an image (1, 1, tokens, width) and a prompt. Of a backbone only the last one made is valid."""
     found: Next = WRITERS[backbone.name](backbone, visual, prompt)
     return found
 
@@ -25,7 +26,7 @@ def greedy(backbone: Any, visual: Tensor, prompt: str) -> str:
     ids: list[int] = []
     while len(ids) < limit and end not in ids:
         forced = backbone.name == "clip_bart" and len(ids) == limit - 1
-        ids.append(end if forced else int(following(ids).argmax()))
+        ids.append(end if forced else int(following(ids)[-1].argmax()))
     text: str = backbone.tokenizer.decode(ids, skip_special_tokens=True)
     return text.replace("\n", " ").strip()
 
@@ -35,13 +36,13 @@ def ranking(backbone: Any, visual: Tensor, prompt: str) -> list[tuple[str, float
     """The answers whose first token is likeliest, and the log-likelihood of all their tokens, best first."""
     following, smoothing = writer(backbone, visual, prompt), backbone.protocol.label_smoothing
     start = [backbone.text.config.bos_token_id] if backbone.name == "clip_bart" else []
-    first = following(start)
+    first = following(start)[-1]
     tokens = {answer: answer_tokens(backbone, answer) for answer in backbone.answers}
     likely = sorted(tokens, key=lambda answer: -float(first[tokens[answer][0]]))
     scores = []
     for answer in likely[: backbone.protocol.rank_candidates]:
         ids = tokens[answer]
-        logits = [following([*start, *ids[:place]]) for place in range(len(ids))]
+        logits = following([*start, *ids[:-1]])[len(start) :]
         scores.append((answer, sum(_likelihood(each, token, smoothing) for each, token in zip(logits, ids, strict=True))))
     return sorted(scores, key=lambda pair: -pair[1])
 
@@ -66,35 +67,38 @@ def _likelihood(logits: Tensor, token: int, smoothing: float) -> float:
 
 
 def _gpt2(backbone: Any, visual: Tensor, _prompt: str) -> Next:
+    context = backbone._context(visual)
+
     def following(ids: Sequence[int]) -> Tensor:
-        context = backbone._context(visual)
         embeds = torch.cat([context, backbone.token_embeddings(_row(ids, visual))], 1)
         mask = embeds.new_ones(embeds.shape[:2], dtype=torch.long)
         out = without_cache(backbone.text.transformer(inputs_embeds=embeds, attention_mask=mask, use_cache=False))
-        return _last(backbone.text.lm_head(out.last_hidden_state))
+        return _after(backbone.text.lm_head(out.last_hidden_state), len(ids))
 
     return following
 
 
 def _blip(backbone: Any, visual: Tensor, prompt: str) -> Next:
+    memory = backbone._memory(visual[:, 0], [prompt])
+    embeds, mask = backbone._prefix([prompt])
+    backbone._see(visual[:, 0])
+
     def following(ids: Sequence[int]) -> Tensor:
-        memory = backbone._memory(visual[:, 0], [prompt])
-        embeds, mask = backbone._prefix([prompt])
-        backbone._see(visual[:, 0])
         whole = torch.cat([embeds, backbone._words(_row(ids, visual))], 1)
         seen = torch.cat([mask, mask.new_ones(1, len(ids))], 1)
         out = without_cache(backbone._decode(whole, seen, memory))
-        return _last(backbone.decoder.cls(out.last_hidden_state))
+        return _after(backbone.decoder.cls(out.last_hidden_state), len(ids))
 
     return following
 
 
 def _bart(backbone: Any, visual: Tensor, prompt: str) -> Next:
+    states, mask = backbone.encode(backbone.embed(visual), [prompt])
+    start = backbone.text.config.decoder_start_token_id
+
     def following(ids: Sequence[int]) -> Tensor:
-        states, mask = backbone.encode(backbone.embed(visual), [prompt])
-        start = backbone.text.config.decoder_start_token_id
         out = without_cache(backbone._decode(_row([start, *ids], visual), states, mask))
-        return _last(backbone._logits(out.last_hidden_state))
+        return _after(backbone._logits(out.last_hidden_state), len(ids))
 
     return following
 
@@ -118,5 +122,6 @@ def _row(ids: Sequence[int], like: Tensor) -> Tensor:
     return torch.tensor([list(ids)], dtype=torch.long, device=like.device)
 
 
-def _last(scores: Tensor) -> Tensor:
-    return scores[0, -1].float()
+def _after(scores: Tensor, tokens: int) -> Tensor:
+    """The scores behind the prompt and behind each of so many tokens."""
+    return scores[0, -1 - tokens :].float()

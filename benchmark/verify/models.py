@@ -49,7 +49,7 @@ PROTOCOL = Protocol(
     weight_decay=0.01,
     clip_norm=1.0,
     max_input_tokens=24,
-    max_output_tokens=16,
+    max_output_tokens=12,
     rank_candidates=5,
     label_smoothing=0.1,
 )
@@ -179,9 +179,9 @@ def features(form: Form, device: torch.device) -> Value:
     return [fingerprint(name, each) for name, each in zip(SCENES, found, strict=True)]
 
 
-def targets(form_or_name: str) -> tuple[Sequence[str], Sequence[Mapping[str, float]]]:
+def targets(backbone: str) -> tuple[Sequence[str], Sequence[Mapping[str, float]]]:
     """Prompts and targets of the scenes."""
-    if form_or_name == "vit_gpt2":
+    if backbone == "vit_gpt2":
         return [""] * len(CAPTIONS), [{text: 1.0} for text in CAPTIONS]
     return QUESTIONS, SCORES
 
@@ -227,7 +227,7 @@ def logits(model: Built) -> Value:
     prompts, _ = targets(backbone.name)
     if backbone.name == "vit_roberta":
         return backbone.logits(model.visual, prompts).double().tolist()
-    rows = [literal.writer(backbone, visual[None], prompt)([]) for visual, prompt in zip(model.visual, prompts, strict=True)]
+    rows = [literal.writer(backbone, visual[None], prompt)([])[0] for visual, prompt in zip(model.visual, prompts, strict=True)]
     return [fingerprint(name, row) for name, row in zip(SCENES, rows, strict=True)]
 
 

@@ -86,12 +86,20 @@ def _before(part: str) -> Mapping[str, Any]:
 
 @contextmanager
 def as_in_a_run(device: torch.device) -> Iterator[None]:
-    """Deterministic kernels on a CPU, as cells have them; the random state and the setting are as before afterwards."""
-    before = torch.are_deterministic_algorithms_enabled()
+    """Deterministic kernels on a CPU, as cells have them, and one thread: the towers are too small for more.
+
+    The random state and the settings are as before afterwards.
+    """
+    before, threads = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
+    rounded = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
     torch.use_deterministic_algorithms(device.type == "cpu")
+    torch.set_num_threads(1)
     try:
         with torch.random.fork_rng(), quiet():
             yield
     finally:
         torch.use_deterministic_algorithms(before)
+        torch.set_num_threads(threads)
+        torch.backends.cudnn.allow_tf32 = rounded
         models.forget()
