@@ -59,7 +59,7 @@ def main(root: str, runtime: str, log: str, ids: Sequence[str]) -> int:
     from benchmark.runner import Runtime, Stopped, run_cell
 
     settings = parse(Runtime, json.loads(runtime), "runtime")
-    gate = Gate(settings.torch_device().type) if settings.verified else None
+    gate = Gate(lambda: settings.torch_device().type) if settings.verified else None
 
     for cell_id in ids:
         if asked():

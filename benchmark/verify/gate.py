@@ -61,7 +61,7 @@ def _verify(environment: Environment, parts: Sequence[str], device: str, say: Sa
 class Gate:
     """`require` for a process that runs many cells: it remembers what failed, too."""
 
-    def __init__(self, device: str, say: Say = tell) -> None:
+    def __init__(self, device: Callable[[], str], say: Say = tell) -> None:
         self.device, self.say = device, say
         self._known: dict[tuple[str, ...], str] = {}
 
@@ -74,7 +74,11 @@ class Gate:
 
     def _ask(self, cell: Cell) -> str:
         try:
-            require([cell], self.device, self.say)
+            device = self.device()
+        except UserError:  # a GPU that cannot be seen: the cell itself says so
+            return ""
+        try:
+            require([cell], device, self.say)
         except EnvironmentFailed as error:
             return str(error)
         return ""

@@ -106,7 +106,14 @@ def checks(name: str, device: torch.device) -> Iterator[Check]:
         yield Check(f"{form.label}image features", partial(features, form, device), _single(device))
         for method in METHODS:
             yield from _method_checks(form, method, device)
+        for method in ("lora", "p_adapter"):  # fused attention, and one that a method looks into
+            yield _dropout_check(form, method, device)
         yield Check(f"{form.label}lora: losses of {PROTOCOL.steps} training steps", partial(training, form, device), _single(device))
+
+
+def _dropout_check(form: Form, method: str, device: torch.device) -> Check:
+    name = f"{form.label}{method}: dropout of attention acts in training"
+    return Check(name, partial(dropout_acts, form, method, device), expected=lambda: True)
 
 
 def _method_checks(form: Form, method: str, device: torch.device) -> Iterator[Check]:
@@ -278,6 +285,30 @@ def training(form: Form, device: torch.device) -> Value:
     state = start(backbone, PROTOCOL, feed.batches)
     train(state, [feed], 0, None, lambda _: None)
     return [loss for _, loss in state.curve]
+
+
+def dropout_acts(form: Form, method: str, device: torch.device) -> Value:
+    """Whether the rate of the attentions alone changes a training loss."""
+    backbone = make(form, method, device.type)
+    without_dropout(backbone)
+    attentions = [site.attention.module for site in backbone.sites if site.attention is not None]
+    for attention in attentions:
+        set_dropout(attention, 0.5)
+    prompts, wanted = targets(form.backbone)
+    with torch.no_grad():
+        visual = backbone.vision(pixels(backbone).to(device))[:, None]
+        evaluated, trained = (float(backbone.train(mode).loss(visual, prompts, wanted)[0]) for mode in (False, True))
+    return abs(trained / evaluated - 1) > 1e-3
+
+
+def set_dropout(attention: Any, rate: float) -> None:
+    """Give an attention's probabilities a rate; where it is kept differs from model to model."""
+    if isinstance(getattr(attention, "attn_dropout", None), nn.Dropout):  # GPT-2, whose other rates are of its output
+        attention.attn_dropout.p = rate
+    elif isinstance(attention.dropout, nn.Dropout):  # RoBERTa, BLIP
+        attention.dropout.p = rate
+    else:  # BART
+        attention.dropout = rate
 
 
 def without_dropout(backbone: nn.Module) -> None:
