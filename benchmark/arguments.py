@@ -35,6 +35,7 @@ not opened: `vlpeft prefetch SWEEP --dry-run` says whether they are here."""
 PREFETCH = """Fetch what a sweep needs from the net and is not here: weights, into the hub's cache, and the files of datasets that have
 addresses. Ends with 0 once all is here; else with 2, and a line for each thing that is missing. Again: only what is missing."""
 KEPT = Path(__file__).resolve().parents[1] / "results" / "measured" / "bench"
+VERIFIED = ("vit_roberta", "vit_gpt2", "clip_bart", "blip")  # backbones with expected values
 LISTS = ("methods", "backbones", "tasks", "datasets", "metrics", "protocols", "sweeps")
 
 
@@ -218,6 +219,7 @@ def _dataset_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _tools(commands: Any) -> None:
+    _verify(commands)
     bench = _command(
         commands, "bench", "our code beside others' and beside limits, turn by turn on this machine: ratios of time and memory"
     )
@@ -253,6 +255,14 @@ def _tools(commands: Any) -> None:
     pretrain.add_argument("--out", type=Path, required=True, help="folder for the towers and manifest.json")
     pretrain.add_argument("--seed", type=int, default=0)
     pretrain.add_argument("--only", metavar="TOWERS", help="make these and keep the others, such as blip,bart (default: all)")
+
+
+def _verify(commands: Any) -> None:
+    verify = _command(commands, "verify", "does this environment compute what it should, to the pixel, the token and the gradient")
+    verify.add_argument("--backbone", choices=VERIFIED, help="what cells of this backbone use (default: all)")
+    verify.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    verify.add_argument("--write", action="store_true", help="commit what this CPU computes as the expected values; prints what changed")
+    _json_flag(verify)
 
 
 def _command(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
@@ -322,4 +332,5 @@ def _run_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ranks", type=int, help="processes that train a cell together, each on a GPU of its own (default: 1)")
     parser.add_argument("--micro-batch", type=int, help="examples a forward pass; gradients accumulate to the protocol's batch")
     _compile_flag(parser)
+    parser.add_argument("--unverified", action="store_true", help="run in an environment that fails `vlpeft verify`; records say so")
     parser.add_argument("--checkpoint-seconds", type=float, default=60.0, help="time between two checkpoints of a cell (default: 60)")

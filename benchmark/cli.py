@@ -16,6 +16,7 @@ from benchmark.cli_bench import bench
 from benchmark.cli_cells import cancel, how_to_go_on, logs, print_text, retry, run, status, sweep
 from benchmark.cli_report import report
 from benchmark.cli_tables import diff, keep, table
+from benchmark.cli_verify import verify
 from benchmark.errors import UserError
 
 if TYPE_CHECKING:
@@ -228,6 +229,7 @@ COMMANDS = {
     "predict": predict,
     "data check": _data_check,
     "data download": _data_download,
+    "verify": verify,
     "bench": bench,
     "pretrain": _pretrain,
 }

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ def run(options: argparse.Namespace) -> int:
     runtime = _runtime(options)
     made = plan(options.sweep, need_data=True, scale=options.scale)
     cell = made.find(options.cell)
+    if not Store(options.root).has_record(cell.id):
+        runtime = _verified(options, runtime, [cell])
     save_plan(made, options.root)
     with CellProgress(cell) as progress:
         outcome = run_here(cell.id, options.root, runtime, progress)
@@ -57,6 +60,7 @@ def _launch(options: argparse.Namespace, way: Any, made: Any, cells: Any) -> int
     from slurm.launcher import by_cause, failures, in_numbers
     from slurm.presence import at_work
 
+    way = replace(way, runtime=_verified(options, way.runtime, cells))
     with SweepProgress(made, cells, options.root) as progress, at_work(options.root, made.sweep, options.on):
         way.run(cells, options.root, progress)
     if options.detach:
@@ -71,6 +75,17 @@ def _launch(options: argparse.Namespace, way: Any, made: Any, cells: Any) -> int
         if failed:
             print(f"vlpeft: {in_numbers(failed, len(cells))}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _verified(options: argparse.Namespace, runtime: Any, cells: Any) -> Any:
+    """The runtime, once what the cells use is verified here. Raises UserError where a check fails."""
+    if options.unverified or not cells:
+        return runtime
+    from benchmark.verify.gate import require
+
+    here = getattr(options, "on", "inline") != "slurm"  # jobs verify the devices that a login node lacks
+    require([each.cell for each in cells], runtime.torch_device().type if here else "cpu")
+    return replace(runtime, verified=True)
 
 
 def _how_to_watch(options: argparse.Namespace) -> str:

@@ -22,7 +22,7 @@ def provenance(device: str, code: Code) -> dict[str, Any]:
     """Versions, code state, hardware and time, all JSON values."""
     import torch
 
-    name = torch.cuda.get_device_name() if device.startswith("cuda") else _processor()
+    name = torch.cuda.get_device_name() if device.startswith("cuda") else processor()
     return {
         "python": platform.python_version(),
         "packages": {"vlpeft": code.version, **{package: version(package) for package in PACKAGES}},
@@ -37,7 +37,8 @@ def provenance(device: str, code: Code) -> dict[str, Any]:
     }
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The name of the CPU."""
     about = Path("/proc/cpuinfo")
     for line in about.read_text(encoding="utf-8").splitlines() if about.exists() else ():
         if line.startswith("model name"):

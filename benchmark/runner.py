@@ -40,6 +40,7 @@ from benchmark.records import Record, Selected, Store, read_json, sha256, write_
 from benchmark.scores import ImageScores
 from benchmark.selection import Selection
 from benchmark.training import Feed, TrainingState, start, train
+from benchmark.verify.parts import is_covered
 from benchmark.whereabouts import Progress, reporter, unwatched
 from benchmark.work import first_step
 
@@ -59,6 +60,7 @@ class Runtime:
     eval_batch: Positive = 128
     checkpoint_seconds: NonNegativeFloat = 60.0
     compile: bool = False  # the towers' layers, for training steps; see benchmark/compiling.py
+    verified: bool = False  # the environment computes what it should (`vlpeft verify`)
     ranks: Positive = 1  # processes of one machine that train a cell together, each on a GPU of its own if there are GPUs
 
     def torch_device(self, rank: int = 0) -> torch.device:
@@ -211,7 +213,8 @@ class _Run:
             scalars=state.scalars,
             selection=selected,
             provenance=provenance(str(self.device), self.code)
-            | {"data": self.data, "science": SCIENCE, "ranks": self.ranks.world, "compile": self.runtime.compile},
+            | {"data": self.data, "science": SCIENCE, "ranks": self.ranks.world, "compile": self.runtime.compile}
+            | {"verified": self.runtime.verified and is_covered(self.cell)},
             files={name: sha256(self.folder / name) for name in ("predictions.jsonl", scores.NAME, "trained.safetensors")},
         )
 

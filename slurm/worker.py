@@ -16,9 +16,11 @@ from functools import partial
 from pathlib import Path
 from types import FrameType
 
+from benchmark.cell import Cell
 from benchmark.config import parse
 from benchmark.errors import UserError
-from benchmark.records import Store
+from benchmark.records import Store, read_json
+from benchmark.verify.gate import Gate
 from slurm.tries import begin, forget, give_up, spent
 
 STOPPED = 75  # exit code: asked to stop, and has; EX_TEMPFAIL
@@ -57,6 +59,7 @@ def main(root: str, runtime: str, log: str, ids: Sequence[str]) -> int:
     from benchmark.runner import Runtime, Stopped, run_cell
 
     settings = parse(Runtime, json.loads(runtime), "runtime")
+    gate = Gate(lambda: settings.torch_device().type) if settings.verified else None
 
     for cell_id in ids:
         if asked():
@@ -64,7 +67,7 @@ def main(root: str, runtime: str, log: str, ids: Sequence[str]) -> int:
         if ended(store, cell_id) or store.is_held(cell_id):
             continue
         try:
-            outcome: str = run_cell(cell_id, store.root, settings, asked=asked, begin=partial(_begin, store, cell_id, log))
+            outcome: str = run_cell(cell_id, store.root, settings, asked=asked, begin=partial(_begin, store, cell_id, log, gate))
         except Stopped:
             outcome = "stopped"
         except Exception as error:  # its cause is in failure.json
@@ -76,7 +79,7 @@ def main(root: str, runtime: str, log: str, ids: Sequence[str]) -> int:
     return STOPPED if asked() else 0
 
 
-def _begin(store: Store, cell_id: str, log: str) -> bool:
+def _begin(store: Store, cell_id: str, log: str, gate: Gate | None = None) -> bool:
     """Count the attempt that begins now, unless it is one too many, or another of the job's workers was quicker."""
     if ended(store, cell_id):
         return False
@@ -84,9 +87,18 @@ def _begin(store: Store, cell_id: str, log: str) -> bool:
     if last is not None:
         give_up(store, cell_id, "killed", f"{last.end}, {last.count} times without getting further", last.log)
         return False
+    if gate is not None and (problem := gate.problem(_cell(store, cell_id))):
+        store.write_failure(cell_id, {"cause": "environment", "message": problem, "user": True})
+        print(f"error: {problem}", file=sys.stderr, flush=True)
+        return False
     begin(store, cell_id, log)
     print(f"=== {cell_id} starts", flush=True)
     return True
+
+
+def _cell(store: Store, cell_id: str) -> Cell:
+    path = store.folder(cell_id) / "cell.json"
+    return parse(Cell, read_json(path) or {}, str(path))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,6 +15,9 @@ import torch
 from PIL import Image
 
 from benchmark import cli
+from benchmark.verify.parts import PARTS
+from benchmark.verify.runner import run
+from benchmark.verify.stamp import Environment, missing, remember
 
 COMMAND = str(Path(sys.executable).with_name("vlpeft"))
 OFFLINE = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -127,7 +130,20 @@ def edit_json(path: Path, change) -> None:
     write_json(path, content)
 
 
+@cache
+def verify_once() -> None:
+    """Verify what the tests' cells use before the first command does, so that no output depends on which command is first."""
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    device, left = torch.device("cpu"), missing(Environment.here("cpu"), PARTS)
+    if left:
+        failed = [finding for finding in run(left, device) if finding.state == "FAILED"]
+        assert not failed, failed[0]
+        remember(Environment.here("cpu"), left)
+    assert (threads, deterministic) == (torch.get_num_threads(), torch.are_deterministic_algorithms_enabled())
+
+
 def environment() -> dict[str, str]:
+    verify_once()
     kept = {key: value for key, value in os.environ.items() if key not in ("VLPEFT_DATA", "FORCE_COLOR", "COLUMNS", "PYTHONUNBUFFERED")}
     return {**kept, **OFFLINE}
 
@@ -158,6 +174,7 @@ def main(capsys, monkeypatch):
     for key, value in OFFLINE.items():
         monkeypatch.setenv(key, value)
     monkeypatch.delenv("VLPEFT_DATA", raising=False)
+    verify_once()
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
 
     def call(*arguments: object) -> SimpleNamespace:

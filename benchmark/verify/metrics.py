@@ -1,0 +1,53 @@
+"""Metrics of a few predictions. Those that need Java run where there is one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+from benchmark.metrics import Tokenizer, score
+from benchmark.metrics.base import Prediction
+from benchmark.verify.check import FLOAT64, Check, NotRun, Value
+
+TEN = ("two", "2", "2", "two", "2", "3", "2", "two", "2", "two")
+ANSWERS = (
+    Prediction("0", "2", TEN, "number"),
+    Prediction("1", "Yes.", ("yes",) * 7 + ("no",) * 3, "yes/no"),
+    Prediction("2", "a red hat", ("red hat",) * 2 + ("hat",) * 8, "other"),
+    Prediction("3", "dont know", ("don't know",) * 4 + ("unknown",) * 6, "other"),
+    Prediction("4", "no", ("yes",) * 10, "yes/no"),
+)
+LABELS = tuple(
+    Prediction(str(i), text, (label,))
+    for i, (text, label) in enumerate(
+        (("entailment", "entailment"), ("neutral", "contradiction"), ("neutral", "neutral"), ("contradiction", "entailment"))
+    )
+)
+CAPTIONS = (
+    Prediction("0", "a red circle and a blue square.", ("A red circle, and a blue square!", "two shapes: red and blue")),
+    Prediction("1", "there is a large teal triangle", ("a large teal triangle", "the triangle isn't small", "a teal shape")),
+    Prediction("2", "", ("three brown circles in a row", "circles (brown)")),
+    Prediction("3", "circles circles circles", ("three circles are left of the rectangle", "some circles")),
+)
+
+
+def answer_checks(device: object) -> Iterator[Check]:  # noqa: ARG001 - metrics have no device
+    """Metrics of answers and labels."""
+    for name, predictions in (("vqa_accuracy", ANSWERS), ("answer_match", ANSWERS), ("accuracy", LABELS)):
+        yield Check(name, partial(scored, name, predictions, "ptb"), FLOAT64)
+
+
+def caption_checks(device: object) -> Iterator[Check]:  # noqa: ARG001
+    """Metrics of captions, with the tokenizer in Python and with the official one, which is a Java program."""
+    for name in ("bleu", "rouge_l", "cider"):
+        yield Check(f"{name}, treebank", partial(scored, name, CAPTIONS, "treebank"), FLOAT64)
+    yield Check("cider, ptb", partial(scored, "cider", CAPTIONS, "ptb"), FLOAT64)
+
+
+def scored(name: str, predictions: Sequence[Prediction], tokenizer: Tokenizer) -> Value:
+    """All values of a metric, and its scores by example."""
+    report = score([name], predictions, tokenizer)
+    for value in report.values.values():
+        if isinstance(value, dict):
+            raise NotRun(value["absent"])
+    return {"values": report.values, "examples": {key: list(each) for key, each in report.per_example.items()}}

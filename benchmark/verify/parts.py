@@ -1,0 +1,60 @@
+"""The parts of a verification, and which of them a cell uses. Imports neither torch nor transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from benchmark.cell import Cell, Part
+from benchmark.metrics import METRICS
+from benchmark.tasks import TASKS
+
+BACKBONES = ("vit_roberta", "vit_gpt2", "clip_bart", "blip")
+ALWAYS = ("images", "tokenizers", "formulas")
+# Seconds on one core, to say beforehand about how long it takes.
+SECONDS = {
+    "images": 0.2,
+    "tokenizers": 0.3,
+    "formulas": 0.3,
+    "answers": 0.2,
+    "captions": 2.0,
+    "vit_roberta": 3.0,
+    "vit_gpt2": 4.0,
+    "clip_bart": 6.0,
+    "blip": 10.0,
+}
+PARTS = tuple(SECONDS)
+
+
+def parts_of_cells(cells: Iterable[Cell]) -> tuple[str, ...]:
+    """What these cells use, in the order of PARTS."""
+    used = {part for cell in cells for part in _parts(cell)}
+    return tuple(part for part in PARTS if part in used)
+
+
+def parts_of_backbone(name: str) -> tuple[str, ...]:
+    """What cells of a backbone may use."""
+    return tuple(part for part in PARTS if part not in BACKBONES or part == name)
+
+
+def is_covered(cell: Cell) -> bool:
+    """Whether there are checks of the cell's backbone; of one from another package there are none."""
+    return cell.backbone.name in BACKBONES
+
+
+def _parts(cell: Cell) -> Iterator[str]:
+    yield from ALWAYS
+    if is_covered(cell):
+        yield cell.backbone.name
+    for part in cell.parts:
+        yield from map(_part_of_metric, _metrics(part))
+
+
+def _metrics(part: Part) -> tuple[str, ...]:
+    if part.protocol.metrics is not None:
+        return part.protocol.metrics
+    metrics: tuple[str, ...] = TASKS.entry(part.task).options["metrics"]
+    return metrics
+
+
+def _part_of_metric(name: str) -> str:
+    return "captions" if METRICS.entry(name).module == "benchmark.metrics.captions" else "answers"
