@@ -95,7 +95,7 @@ def test_easy_vqa_is_the_published_set():
 
 
 def test_easy_vqa_names_its_package_when_it_is_absent(monkeypatch):
-    monkeypatch.setattr("benchmark.datasets.easy_vqa.find_spec", lambda _: None)
+    monkeypatch.setattr("benchmark.libraries.easy_vqa.find_spec", lambda _: None)
     with pytest.raises(DataError, match=r"pip install 'vlpeft\[quickstart\]'"):
         load_spec("easy_vqa").open().examples("vqa", "train")
 
