@@ -106,9 +106,7 @@ def shown(value: Value) -> str:
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
-def _in_mapping(
-    expected: Mapping[str, Value], found: Mapping[str, Value], tolerance: float, least: float, place: str
-) -> Difference | None:
+def _in_mapping(expected: Mapping[str, Value], found: Mapping[str, Value], tolerance: float, least: float, place: str) -> Difference | None:
     if expected.keys() != found.keys():
         return Difference(place, f"names {sorted(expected)}", f"names {sorted(found)}")
     for key, value in expected.items():
@@ -128,9 +126,7 @@ def _in_list(expected: list[Value], found: list[Value], tolerance: float, least:
     return None
 
 
-def _between(
-    expected: Sequence[float], found: Sequence[float], tolerance: float, least: float, place: str
-) -> Difference | None:
+def _between(expected: Sequence[float], found: Sequence[float], tolerance: float, least: float, place: str) -> Difference | None:
     allowed = tolerance * max(least, *map(abs, expected), 0.0)
     for i, (value, other) in enumerate(zip(expected, found, strict=True)):
         if not math.isfinite(other) or abs(value - other) > allowed:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from typing import Any, NamedTuple
@@ -322,6 +322,3 @@ def without_dropout(backbone: nn.Module) -> None:
 def forget() -> None:
     """Build the models anew next time."""
     built.cache_clear()
-
-
-
