@@ -106,7 +106,13 @@ def shown(value: Value) -> str:
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
-def _in_mapping(expected: Mapping[str, Value], found: Mapping[str, Value], tolerance: float, least: float, place: str) -> Difference | None:
+def _in_mapping(
+    expected: Mapping[str, Value],
+    found: Mapping[str, Value],
+    tolerance: float,
+    least: float,
+    place: str,
+) -> Difference | None:
     if expected.keys() != found.keys():
         return Difference(place, f"names {sorted(expected)}", f"names {sorted(found)}")
     for key, value in expected.items():
@@ -117,7 +123,11 @@ def _in_mapping(expected: Mapping[str, Value], found: Mapping[str, Value], toler
 
 def _in_list(expected: list[Value], found: list[Value], tolerance: float, least: float, place: str) -> Difference | None:
     if len(expected) != len(found):
-        return Difference(place, f"{len(expected)} values {shown(expected)}", f"{len(found)} values {shown(found)}")
+        return Difference(
+            place,
+            f"{len(expected)} values {shown(expected)}",
+            f"{len(found)} values {shown(found)}",
+        )
     if all(map(_number, expected)) and all(map(_number, found)):
         return _between(expected, found, tolerance, least, place)
     for i, (value, other) in enumerate(zip(expected, found, strict=True)):

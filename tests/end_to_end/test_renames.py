@@ -126,9 +126,7 @@ def generation_default(monkeypatch, _backbone):
 
 def generation_type(monkeypatch, _backbone):
     """An output with fields in place of a tensor."""
-    wrap(
-        monkeypatch, GenerationMixin, "generate", lambda real: lambda *args, **options: real(*args, **options, return_dict_in_generate=True)
-    )
+    wrap(monkeypatch, GenerationMixin, "generate", lambda real: with_default(real, return_dict_in_generate=True))
 
 
 # Images.
