@@ -37,7 +37,11 @@ def _check(parts: Any, options: argparse.Namespace) -> int:
     remember(environment, [part for part in parts if part not in failed])
     seconds = perf_counter() - began
     if options.json:
-        values = {"environment": asdict(environment), "seconds": seconds, "checks": [*map(asdict, findings)]}
+        values = {
+            "environment": asdict(environment),
+            "seconds": seconds,
+            "checks": [*map(asdict, findings)],
+        }
         print(json.dumps(values, indent=1, ensure_ascii=False))
     else:
         print(_summary(findings, environment, seconds))

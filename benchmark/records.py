@@ -65,8 +65,8 @@ class Record(Config):
     step does are sums, peak_memory_mb is the largest of one.
     curve: [step, training loss] pairs.
     scalars: name -> [step, value] pairs of what a method follows during training, such as a learnable p in each layer.
-    provenance: versions, git sha and dirty flag, hardware, ranks, data fingerprint, time; of a dirty tree `git.diff`, which names
-    ROOT/diffs/<diff>.diff; on a cluster `snapshot`, which names ROOT/slurm/code/<snapshot>.
+    provenance: versions, git sha and dirty flag, hardware, ranks, data fingerprint, time; `verified`: the environment was; of a dirty
+    tree `git.diff`, which names ROOT/diffs/<diff>.diff; on a cluster `snapshot`, which names ROOT/slurm/code/<snapshot>.
     """
 
     id: str

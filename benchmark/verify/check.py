@@ -107,7 +107,11 @@ def shown(value: Value) -> str:
 
 
 def _in_mapping(
-    expected: Mapping[str, Value], found: Mapping[str, Value], tolerance: float, least: float, place: str
+    expected: Mapping[str, Value],
+    found: Mapping[str, Value],
+    tolerance: float,
+    least: float,
+    place: str,
 ) -> Difference | None:
     if expected.keys() != found.keys():
         return Difference(place, f"names {sorted(expected)}", f"names {sorted(found)}")
@@ -119,7 +123,11 @@ def _in_mapping(
 
 def _in_list(expected: list[Value], found: list[Value], tolerance: float, least: float, place: str) -> Difference | None:
     if len(expected) != len(found):
-        return Difference(place, f"{len(expected)} values {shown(expected)}", f"{len(found)} values {shown(found)}")
+        return Difference(
+            place,
+            f"{len(expected)} values {shown(expected)}",
+            f"{len(found)} values {shown(found)}",
+        )
     if all(map(_number, expected)) and all(map(_number, found)):
         return _between(expected, found, tolerance, least, place)
     for i, (value, other) in enumerate(zip(expected, found, strict=True)):
@@ -128,9 +136,7 @@ def _in_list(expected: list[Value], found: list[Value], tolerance: float, least:
     return None
 
 
-def _between(
-    expected: Sequence[float], found: Sequence[float], tolerance: float, least: float, place: str
-) -> Difference | None:
+def _between(expected: Sequence[float], found: Sequence[float], tolerance: float, least: float, place: str) -> Difference | None:
     allowed = tolerance * max(least, *map(abs, expected), 0.0)
     for i, (value, other) in enumerate(zip(expected, found, strict=True)):
         if not math.isfinite(other) or abs(value - other) > allowed:

@@ -22,7 +22,10 @@ SHAPES = (
     Shape("cross", 2, 5, 9, width=32, heads=2, size=8),
     Shape("cross, pooled", 2, 5, 9, 4, width=32, heads=2, size=8),
 )
-ROUTES = {"mul_expand": (mul_expand, _literal.mul_expand, 1), "project": (project, _literal.project, 3)}
+ROUTES = {
+    "mul_expand": (mul_expand, _literal.mul_expand, 1),
+    "project": (project, _literal.project, 3),
+}
 
 
 def checks(device: torch.device) -> Iterator[Check]:
@@ -30,7 +33,11 @@ def checks(device: torch.device) -> Iterator[Check]:
     for shape in SHAPES:
         sides = [partial(p_laplacian, shape, device, literal=literal) for literal in (False, True)]
         yield Check(f"p-Laplacian, {shape.name}: fused = literal", sides[0], SAME, expected=sides[1])
-        yield Check(f"p-Laplacian, {shape.name}: value", partial(p_laplacian, shape, device, literal=True), 1e-6)
+        yield Check(
+            f"p-Laplacian, {shape.name}: value",
+            partial(p_laplacian, shape, device, literal=True),
+            1e-6,
+        )
     for name in ROUTES:
         sides = [partial(route, name, device, literal=literal) for literal in (False, True)]
         yield Check(f"routing, {name}: products = matrices", sides[0], SAME, expected=sides[1])
@@ -50,9 +57,12 @@ def p_laplacian(shape: Shape, device: torch.device, *, literal: bool) -> Value:
     output = wave("output", output.shape).to(device).requires_grad_()
     query.requires_grad_()
     made = forward(block, output, Seen(query, value, weights), shape, literal=literal)
-    made.square().sum().backward()
+    torch.autograd.backward(made.square().sum())
     grads = {name: p.grad for name, p in block.named_parameters() if p.grad is not None}
-    return {"output": fingerprint("output", made), **_prints({**grads, "query": query.grad, "input": output.grad})}
+    return {
+        "output": fingerprint("output", made),
+        **_prints({**grads, "query": query.grad, "input": output.grad}),
+    }
 
 
 def route(name: str, device: torch.device, *, literal: bool) -> Value:
@@ -61,7 +71,7 @@ def route(name: str, device: torch.device, *, literal: bool) -> Value:
     text = wave("text", (2, 5, 8)).to(device).requires_grad_()
     vision = wave("vision", (2, tokens, 8)).to(device).requires_grad_()
     made = (transcribed if literal else ours)(text, vision)
-    made.square().sum().backward()
+    torch.autograd.backward(made.square().sum())
     return _prints({"output": made, "text": text.grad, "vision": vision.grad})
 
 

@@ -22,7 +22,11 @@ def writer(backbone: Any, visual: Tensor, prompt: str) -> Next:
 @torch.inference_mode()
 def greedy(backbone: Any, visual: Tensor, prompt: str) -> str:
     """What greedy search writes."""
-    following, end, limit = writer(backbone, visual, prompt), end_token(backbone), backbone.protocol.max_output_tokens
+    following, end, limit = (
+        writer(backbone, visual, prompt),
+        end_token(backbone),
+        backbone.protocol.max_output_tokens,
+    )
     ids: list[int] = []
     while len(ids) < limit and end not in ids:
         forced = backbone.name == "clip_bart" and len(ids) == limit - 1
@@ -43,7 +47,12 @@ def ranking(backbone: Any, visual: Tensor, prompt: str) -> list[tuple[str, float
     for answer in likely[: backbone.protocol.rank_candidates]:
         ids = tokens[answer]
         logits = following([*start, *ids[:-1]])[len(start) :]
-        scores.append((answer, sum(_likelihood(each, token, smoothing) for each, token in zip(logits, ids, strict=True))))
+        scores.append(
+            (
+                answer,
+                sum(_likelihood(each, token, smoothing) for each, token in zip(logits, ids, strict=True)),
+            )
+        )
     return sorted(scores, key=lambda pair: -pair[1])
 
 

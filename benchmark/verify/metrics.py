@@ -20,12 +20,25 @@ ANSWERS = (
 LABELS = tuple(
     Prediction(str(i), text, (label,))
     for i, (text, label) in enumerate(
-        (("entailment", "entailment"), ("neutral", "contradiction"), ("neutral", "neutral"), ("contradiction", "entailment"))
+        (
+            ("entailment", "entailment"),
+            ("neutral", "contradiction"),
+            ("neutral", "neutral"),
+            ("contradiction", "entailment"),
+        )
     )
 )
 CAPTIONS = (
-    Prediction("0", "a red circle and a blue square.", ("A red circle, and a blue square!", "two shapes: red and blue")),
-    Prediction("1", "there is a large teal triangle", ("a large teal triangle", "the triangle isn't small", "a teal shape")),
+    Prediction(
+        "0",
+        "a red circle and a blue square.",
+        ("A red circle, and a blue square!", "two shapes: red and blue"),
+    ),
+    Prediction(
+        "1",
+        "there is a large teal triangle",
+        ("a large teal triangle", "the triangle isn't small", "a teal shape"),
+    ),
     Prediction("2", "", ("three brown circles in a row", "circles (brown)")),
     Prediction("3", "circles circles circles", ("three circles are left of the rectangle", "some circles")),
 )
@@ -33,7 +46,11 @@ CAPTIONS = (
 
 def answer_checks(device: object) -> Iterator[Check]:  # noqa: ARG001 - metrics have no device
     """Metrics of answers and labels."""
-    for name, predictions in (("vqa_accuracy", ANSWERS), ("answer_match", ANSWERS), ("accuracy", LABELS)):
+    for name, predictions in (
+        ("vqa_accuracy", ANSWERS),
+        ("answer_match", ANSWERS),
+        ("accuracy", LABELS),
+    ):
         yield Check(name, partial(scored, name, predictions, "ptb"), FLOAT64)
 
 
@@ -50,4 +67,7 @@ def scored(name: str, predictions: Sequence[Prediction], tokenizer: Tokenizer) -
     for value in report.values.values():
         if isinstance(value, dict):
             raise NotRun(value["absent"])
-    return {"values": report.values, "examples": {key: list(each) for key, each in report.per_example.items()}}
+    return {
+        "values": report.values,
+        "examples": {key: list(each) for key, each in report.per_example.items()},
+    }

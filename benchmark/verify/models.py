@@ -32,14 +32,23 @@ QUESTIONS = (  # of different lengths, so that batches are padded
     "is the small red circle left of the large green rectangle?",
     "how many circles?",
 )
-SCORES: tuple[Mapping[str, float], ...] = ({"no": 1.0}, {"rectangle": 1.0, "circle": 0.3}, {"yes": 0.6}, {"blue": 1.0})
+SCORES: tuple[Mapping[str, float], ...] = (
+    {"no": 1.0},
+    {"rectangle": 1.0, "circle": 0.3},
+    {"yes": 0.6},
+    {"blue": 1.0},
+)
 CAPTIONS = (
     "a circle",
     "two shapes with a large blue rectangle and a small brown circle",
     "there is a large teal triangle",
     "a red circle is left of a large red triangle",
 )
-METHODS: Mapping[str, Settings] = {"lora": {}, "p_adapter": {}, "routing_lora": {"function": "mul_expand"}}
+METHODS: Mapping[str, Settings] = {
+    "lora": {},
+    "p_adapter": {},
+    "routing_lora": {"function": "mul_expand"},
+}
 STIR = 0.05  # added to what a method trains: a fresh method is often the identity, whose gradients are half zero
 PROTOCOL = Protocol(
     lr=1e-3,
@@ -108,7 +117,11 @@ def checks(name: str, device: torch.device) -> Iterator[Check]:
             yield from _method_checks(form, method, device)
         for method in ("lora", "p_adapter"):  # fused attention, and one that a method looks into
             yield _dropout_check(form, method, device)
-        yield Check(f"{form.label}lora: losses of {PROTOCOL.steps} training steps", partial(training, form, device), _single(device))
+        yield Check(
+            f"{form.label}lora: losses of {PROTOCOL.steps} training steps",
+            partial(training, form, device),
+            _single(device),
+        )
 
 
 def _dropout_check(form: Form, method: str, device: torch.device) -> Check:
@@ -123,16 +136,35 @@ def _method_checks(form: Form, method: str, device: torch.device) -> Iterator[Ch
     for precision, tolerance in (("fp32", single), ("bf16", BFLOAT16)):
         against = "" if precision == "fp32" else f"{name}: losses"
         suffix = "" if precision == "fp32" else ", bfloat16"
-        yield Check(f"{name}: losses{suffix}", lambda p=precision: losses(model(), p), tolerance, against=against)
+        yield Check(
+            f"{name}: losses{suffix}",
+            partial(losses_of, model, precision),
+            tolerance,
+            against=against,
+        )
     yield Check(f"{name}: gradients", lambda: gradients(model(), "fp32"), single)
-    yield Check(f"{name}: gradients, bfloat16", lambda: gradients(model(), "bf16"), BFLOAT16_GRADIENTS, against=f"{name}: gradients")
+    yield Check(
+        f"{name}: gradients, bfloat16",
+        lambda: gradients(model(), "bf16"),
+        BFLOAT16_GRADIENTS,
+        against=f"{name}: gradients",
+    )
     yield Check(f"{name}: logits", lambda: logits(model()), single)
     if form.ranks:
         yield Check(f"{name}: ranking", lambda: ranking(model()), single)
-        yield Check(f"{name}: ranking = answers one by one", lambda: ranking(model()), single, lambda: ranking_alone(model()))
+        yield Check(
+            f"{name}: ranking = answers one by one",
+            lambda: ranking(model()),
+            single,
+            lambda: ranking_alone(model()),
+        )
     if form.writes:
         yield Check(f"{name}: greedy", lambda: written(model(), 1))
-        yield Check(f"{name}: greedy = without a cache", lambda: written(model(), 1), expected=lambda: written_alone(model()))
+        yield Check(
+            f"{name}: greedy = without a cache",
+            lambda: written(model(), 1),
+            expected=lambda: written_alone(model()),
+        )
         yield Check(f"{name}: beams", lambda: written(model(), BEAMS))
 
 
@@ -146,7 +178,14 @@ def make(form: Form, method: str, device: str) -> Any:
     task = config.tasks[0]
     torch.manual_seed(0)
     spec = DatasetSpec("none", "shapes", {}, "")
-    cell = Cell(Choice(method, dict(METHODS[method])), Choice(form.backbone, dict(form.settings)), task, spec, PROTOCOL, 0)
+    cell = Cell(
+        Choice(method, dict(METHODS[method])),
+        Choice(form.backbone, dict(form.settings)),
+        task,
+        spec,
+        PROTOCOL,
+        0,
+    )
     return build(cell, form.answers).eval().to(device)
 
 
@@ -154,7 +193,7 @@ def make(form: Form, method: str, device: str) -> Any:
 def built(form: Form, method: str, device: str) -> Built:
     """A model whose trained tensors are moved from where they begin by fixed numbers."""
     backbone = make(form, method, device)
-    initial = by_kind(backbone, {name: p.detach() for name, p in backbone.named_parameters() if p.requires_grad})
+    initial = by_kind({name: p.detach() for name, p in backbone.named_parameters() if p.requires_grad})
     stir(backbone)
     with torch.no_grad():
         visual = backbone.vision(pixels(backbone).to(device))[:, None]
@@ -166,7 +205,7 @@ def stir(backbone: nn.Module) -> None:
     """Add waves to what trains."""
     for name, parameter in backbone.named_parameters():
         if parameter.requires_grad:
-            parameter += wave(name, parameter.shape, STIR).to(parameter)
+            parameter.add_(wave(name, parameter.shape, STIR).to(parameter))
 
 
 def pixels(backbone: Any) -> Tensor:
@@ -205,6 +244,11 @@ def losses(model: Built, precision: str) -> Value:
     return found
 
 
+def losses_of(model: Callable[[], Built], precision: str) -> Value:
+    """Those of a model that is built when they are measured."""
+    return losses(model(), precision)
+
+
 def gradients(model: Built, precision: str) -> Value:
     """Fingerprints of the loss's gradients."""
     backbone = model.backbone
@@ -215,10 +259,10 @@ def gradients(model: Built, precision: str) -> Value:
     (total / terms).backward()
     found = {name: p.grad for name, p in backbone.named_parameters() if p.grad is not None}
     backbone.zero_grad()
-    return by_kind(backbone, found)
+    return by_kind(found)
 
 
-def by_kind(backbone: Any, tensors: Mapping[str, Tensor]) -> Value:
+def by_kind(tensors: Mapping[str, Tensor]) -> Value:
     """A fingerprint for each kind of tensor: those of all layers that have the same name there."""
     kinds: dict[str, list[Tensor]] = {}
     for name, tensor in sorted(tensors.items()):
@@ -269,7 +313,10 @@ def ranking_alone(model: Built) -> Value:
 
 
 def _named(rows: Sequence[Sequence[tuple[str, float]]]) -> Value:
-    return {"answers": [[name for name, _ in row] for row in rows], "scores": [[score for _, score in row] for row in rows]}
+    return {
+        "answers": [[name for name, _ in row] for row in rows],
+        "scores": [[score for _, score in row] for row in rows],
+    }
 
 
 def training(form: Form, device: torch.device) -> Value:
@@ -280,7 +327,10 @@ def training(form: Form, device: torch.device) -> Value:
     prompts, wanted = targets(form.backbone)
     items = [Item((str(i),), *pair) for i, pair in enumerate(zip(prompts, wanted, strict=True))]
     inputs = pixels(backbone)
-    visual = Visual(lambda ids, _: inputs[[int(i) for i in ids]], lambda found: backbone.vision(found.to(backbone.device)))
+    visual = Visual(
+        lambda ids, _: inputs[[int(i) for i in ids]],
+        lambda found: backbone.vision(found.to(backbone.device)),
+    )
     feed = Feed(items, visual, PROTOCOL, form.answers)
     state = start(backbone, PROTOCOL, feed.batches)
     train(state, [feed], 0, None, lambda _: None)
@@ -322,6 +372,3 @@ def without_dropout(backbone: nn.Module) -> None:
 def forget() -> None:
     """Build the models anew next time."""
     built.cache_clear()
-
-
-

@@ -41,7 +41,13 @@ def run_check(part: str, check: Check) -> Finding:
     except NotRun as reason:
         return Finding(part, check.name, "not run", reason=str(reason))
     except KeyError as error:
-        return Finding(part, check.name, "FAILED", f"a value of {error}", "no such name; run `vlpeft verify --write`")
+        return Finding(
+            part,
+            check.name,
+            "FAILED",
+            f"a value of {error}",
+            "no such name; run `vlpeft verify --write`",
+        )
     except Exception as error:  # of any library: that is what is looked for
         return Finding(part, check.name, "FAILED", "no error", f"{type(error).__name__}: {shown(str(error))}")
     other = difference(wanted, found, check.tolerance)

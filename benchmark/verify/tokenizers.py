@@ -19,8 +19,18 @@ TEXTS = (
     "",
 )
 LIMIT = 8
-FRAMED = ("roberta", "bart")  # towers whose tokenizer frames, pads and cuts; the others' backbones do that themselves
-SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id", "cls_token_id", "sep_token_id", "unk_token_id")
+FRAMED = (
+    "roberta",
+    "bart",
+)  # towers whose tokenizer frames, pads and cuts; the others' backbones do that themselves
+SPECIAL = (
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+    "cls_token_id",
+    "sep_token_id",
+    "unk_token_id",
+)
 
 
 def checks(device: torch.device) -> Iterator[Check]:  # noqa: ARG001 - tokenizers run on the CPU

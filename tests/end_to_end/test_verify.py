@@ -8,7 +8,7 @@ import torch
 
 from benchmark.records import to_json
 from benchmark.verify import expected, models
-from benchmark.verify.check import difference
+from benchmark.verify.check import _largest, difference
 from benchmark.verify.parts import BACKBONES, PARTS
 from benchmark.verify.runner import SOURCES, as_in_a_run, run_check
 
@@ -38,22 +38,23 @@ def test_all_checks_pass_here(part):
 def test_each_check_fails_where_any_value_differs(part):
     for name, (check, finding, value) in found(part).items():
         if finding.state == "ok" and check.writes:
-            for other in perturbed(expected.committed(part)[name]):
+            committed = expected.committed(part)[name]
+            for other in perturbed(committed, 1e-4 * _largest(committed)):
                 assert difference(other, value, check.tolerance) is not None, (name, other)
 
 
-def perturbed(value):
+def perturbed(value, least):
     """The value with one of its leaves changed, each in turn: numbers by a hundredth of the largest of their list."""
     if isinstance(value, dict):
         for key, each in value.items():
-            yield from ({**value, key: other} for other in perturbed(each))
+            yield from ({**value, key: other} for other in perturbed(each, least))
     elif isinstance(value, list) and value and all(isinstance(each, int | float) for each in value):
         largest = max(map(abs, value)) or 1.0
-        if largest > 1e-4:  # smaller ones, beside large ones, are what is left by cancellation
+        if largest > least:  # smaller ones are what is left over where larger ones cancel
             yield from ([*value[:i], each + 0.03 * largest, *value[i + 1 :]] for i, each in enumerate(value))
     elif isinstance(value, list):
         for i, each in enumerate(value):
-            yield from ([*value[:i], other, *value[i + 1 :]] for other in perturbed(each))
+            yield from ([*value[:i], other, *value[i + 1 :]] for other in perturbed(each, least))
     elif isinstance(value, str):
         yield f"{value} x"
     elif value is None:

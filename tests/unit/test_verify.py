@@ -2,18 +2,23 @@
 
 import json
 import math
+from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 
 from benchmark import provenance
-from benchmark.config import Protocol
+from benchmark.config import Protocol, dump
+from benchmark.errors import UserError
+from benchmark.records import Store
 from benchmark.verify import expected, gate, stamp
 from benchmark.verify.check import EXACT, FLOAT32, SMALL, Check, NotRun, difference
 from benchmark.verify.gate import EnvironmentFailed, Gate, require
 from benchmark.verify.parts import BACKBONES, PARTS, is_covered, parts_of_backbone, parts_of_cells
 from benchmark.verify.runner import SOURCES, run, run_check
 from benchmark.verify.stamp import Environment, cache_folder, missing, passed, remember
+from slurm import worker
 from tests.conftest import Case
 
 CPU = torch.device("cpu")
@@ -221,6 +226,28 @@ def test_a_cache_that_cannot_be_written_stops_nothing(images_only, tmp_path, mon
     assert "verifies it again" in said[3]
 
 
+def test_a_cell_of_a_job_fails_with_what_was_found(images_only, tmp_path, monkeypatch):
+    values = {**expected.committed("images"), "augmented views": []}
+    store, (cell,) = Store(tmp_path / "root"), images_only
+    store.write_cell(cell.id, dump(cell))
+    begin = partial(worker._begin, store, cell.id, "job.log")
+    with monkeypatch.context() as patch:
+        patch.setattr(expected, "committed", lambda _: values)
+        assert not begin(Gate(lambda: "cpu", lambda _: None))
+    failure = json.loads((store.folder(cell.id) / "failure.json").read_text())
+    assert (failure["cause"], failure["user"]) == ("environment", True)
+    assert "augmented views: expected 0 values" in failure["message"]
+    (store.folder(cell.id) / "failure.json").unlink()
+    assert begin(Gate(lambda: "cpu", lambda _: None))
+
+
+def test_a_device_that_is_not_there_is_left_to_the_cell(images_only):
+    def no_gpu():
+        raise UserError("no CUDA GPU is visible here")
+
+    assert Gate(no_gpu).problem(images_only[0]) == ""
+
+
 def test_verifying_changes_neither_random_numbers_nor_settings():
     torch.manual_seed(5)
     state, threads = torch.random.get_rng_state(), torch.get_num_threads()
@@ -230,8 +257,6 @@ def test_verifying_changes_neither_random_numbers_nor_settings():
 
 
 def test_a_protocol_says_which_metrics_are_used():
-    from dataclasses import replace
-
     cell = replace(Case("lora", "blip").cell(), protocol=Protocol(lr=1e-3, steps=1, metrics=("cider",)))
     assert "captions" in parts_of_cells([cell])
     assert "answers" not in parts_of_cells([cell])

@@ -1,0 +1,51 @@
+"""What verifying an environment adds to a sweep: the checks the first time, a look at the stamp afterwards."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from tempfile import TemporaryDirectory
+from time import perf_counter
+
+from benchmark.bench._rows import Row, Setting, row
+from benchmark.cell import Cell
+from benchmark.grid import expand
+from benchmark.verify.gate import require
+from benchmark.verify.stamp import code_hash
+
+BENCH = "verify"
+FIRST, STAMPED = 60.0, 1000.0  # allowed: seconds, milliseconds
+
+
+def run(setting: Setting) -> Iterator[Row]:
+    """All backbones of the quickstart; the first cell alone where numbers mean nothing."""
+    cells = [planned.cell for planned in expand("quickstart")]
+    cells = cells[:1] if setting.quick else cells
+    with empty_cache():
+        seconds = taken(cells, setting)
+        yield row(BENCH, "before a sweep, the first time; other: allowed", "s", [(seconds, FIRST)], "at most", 1.0)
+        times = [(1000 * taken(cells, setting), STAMPED) for _ in range(1 if setting.quick else setting.turns)]
+        yield row(BENCH, "before a sweep, stamped; other: allowed", "ms", times, "at most", 1.0)
+
+
+def taken(cells: Sequence[Cell], setting: Setting) -> float:
+    """Seconds until cells may run; the code is hashed again, as a new process does."""
+    code_hash.cache_clear()
+    began = perf_counter()
+    require(cells, setting.device.partition(":")[0], lambda _: None)
+    return perf_counter() - began
+
+
+@contextmanager
+def empty_cache() -> Iterator[None]:
+    """A cache without stamps."""
+    before = os.environ.get("XDG_CACHE_HOME")
+    with TemporaryDirectory() as folder:
+        os.environ["XDG_CACHE_HOME"] = folder
+        try:
+            yield
+        finally:
+            del os.environ["XDG_CACHE_HOME"]
+            if before is not None:
+                os.environ["XDG_CACHE_HOME"] = before

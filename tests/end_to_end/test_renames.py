@@ -1,0 +1,249 @@
+"""A library's rename, played: a keyword renamed, a default changed, another type returned, at each place that backbones call.
+
+Each one ends in an error or in a check that fails. Those that change no value at all are listed with the reason.
+"""
+
+from functools import cache
+
+import pytest
+import torch
+from PIL import Image
+from transformers.generation import GenerationMixin
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.bart.modeling_bart import BartDecoder
+from transformers.models.blip.modeling_blip import BlipVisionModel
+from transformers.models.vit.modeling_vit import ViTModel
+
+from benchmark.backbones.blip_parts import TextAttention
+from benchmark.verify import models, tokenizers
+from benchmark.verify.parts import BACKBONES
+from benchmark.verify.runner import SOURCES, as_in_a_run, run_check
+
+CPU = torch.device("cpu")
+TOWER = {"vit_roberta": "roberta", "vit_gpt2": "gpt2", "clip_bart": "bart", "blip": "blip"}
+FIRST = {"attention": (), "generation": (), "images": ("images",), "tokenizer": ("tokenizers",)}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _built_once():
+    with as_in_a_run(CPU):
+        yield
+
+
+def caught(backbone, area):
+    """The first check that fails, as a run of `vlpeft verify --backbone` finds it; "" where none does."""
+    for part in (*FIRST[area], backbone):
+        for check in SOURCES[part](CPU):
+            if concerns(check.name, backbone, area):
+                finding = run_check(part, check)
+                if finding.state == "FAILED":
+                    return f"{check.name}: {finding.found}"
+    return ""
+
+
+def concerns(name, backbone, area):
+    """Only the checks that look at the area, to be fast; of the tokenizers only the backbone's own."""
+    if area == "generation":
+        return "greedy" in name or "beams" in name
+    if area == "tokenizer" and name.split(":")[0] in tokenizers.TOWERS:
+        return name.startswith(f"{TOWER[backbone]}:")
+    return "bfloat16" not in name
+
+
+def wrap(monkeypatch, owner, name, change):
+    """Put `change(original)` in the place of a method."""
+    monkeypatch.setattr(owner, name, change(getattr(owner, name)))
+
+
+# Attention.
+
+
+def functions(monkeypatch, change):
+    """Change both attention functions that the models of transformers call."""
+    for name in ("sdpa", "vlpeft"):
+        monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS._global_mapping, name, change(ALL_ATTENTION_FUNCTIONS[name]))
+
+
+def attention_keyword(monkeypatch, backbone):
+    """What holds the cache has another name; the old one is swallowed, as BLIP's attention did with transformers 5.24."""
+    if backbone == "blip":
+        real = TextAttention.forward
+
+        def forward(self, hidden_states, attention_mask=None, encoder_hidden_states=None, kv_cache=None, **_):
+            return real(self, hidden_states, attention_mask, encoder_hidden_states, kv_cache)
+
+        monkeypatch.setattr(TextAttention, "forward", forward)
+    elif backbone == "clip_bart":
+        wrap(monkeypatch, BartDecoder, "forward", lambda real: without(real, "cache"))
+    else:
+        functions(monkeypatch, lambda real: renamed(real, "dropout", "dropout_p"))
+
+
+def attention_default(monkeypatch, backbone):
+    """Another scale of the scores, a tenth larger."""
+
+    def change(real):
+        def function(module, query, *rest, **options):
+            return real(module, query * 1.1, *rest, **options)
+
+        return function
+
+    if backbone == "blip":
+        wrap(monkeypatch, TextAttention, "_heads", lambda real: lambda self, states: real(self, states) * 1.05)
+    else:
+        functions(monkeypatch, change)
+
+
+def attention_type(monkeypatch, backbone):
+    """Three values in place of two."""
+    if backbone == "blip":
+        wrap(monkeypatch, TextAttention, "forward", lambda real: lambda *args, **options: real(*args, **options)[0])
+    else:
+        functions(monkeypatch, lambda real: lambda *args, **options: (*real(*args, **options), None))
+
+
+# Generation.
+
+
+def generation_keyword(monkeypatch, backbone):
+    """The settings are swallowed under their old name."""
+    name = "attention_mask" if backbone == "clip_bart" else "generation_config"
+    wrap(monkeypatch, GenerationMixin, "generate", lambda real: without(real, name))
+
+
+def generation_default(monkeypatch, _backbone):
+    """A repetition penalty where none is set."""
+
+    def change(real):
+        def generate(self, *args, **options):
+            settings = options.pop("generation_config", None) or self.generation_config
+            return real(self, *args, generation_config=settings, repetition_penalty=1.3, **options)
+
+        return generate
+
+    wrap(monkeypatch, GenerationMixin, "generate", change)
+
+
+def generation_type(monkeypatch, _backbone):
+    """An output with fields in place of a tensor."""
+    wrap(monkeypatch, GenerationMixin, "generate", lambda real: with_default(real, return_dict_in_generate=True))
+
+
+# Images.
+
+
+def vision(backbone):
+    return BlipVisionModel if backbone == "blip" else ViTModel
+
+
+def images_keyword(monkeypatch, backbone):
+    """The pixels come under another name, and the old one is swallowed."""
+    wrap(monkeypatch, vision(backbone), "forward", lambda real: without(real, "pixel_values"))
+
+
+def images_default(monkeypatch, _backbone):
+    """Pillow resizes by another filter."""
+    wrap(monkeypatch, Image.Image, "resize", lambda real: lambda self, size, *_, **__: real(self, size, Image.Resampling.LANCZOS))
+
+
+def images_type(monkeypatch, backbone):
+    """The tower gives a tuple."""
+    wrap(monkeypatch, vision(backbone), "forward", lambda real: lambda *args, **options: real(*args, **options).to_tuple())
+
+
+# Tokenizers.
+
+
+@cache
+def tokenizer_class():
+    return type(tokenizers.tokenizer("roberta"))
+
+
+def tokenizer_keyword(monkeypatch, backbone):
+    """A keyword is swallowed under its old name: where texts are cut, or what is left out of them."""
+    if backbone in ("vit_roberta", "clip_bart"):
+        wrap(monkeypatch, tokenizer_class(), "__call__", lambda real: without(real, "max_length"))
+    else:
+        wrap(monkeypatch, tokenizer_class(), "batch_decode", lambda real: without(real, "skip_special_tokens"))
+
+
+def tokenizer_default(monkeypatch, backbone):
+    """No special tokens where they come by themselves; else another way to join the pieces of a text."""
+    if backbone in ("vit_roberta", "clip_bart"):
+        wrap(monkeypatch, tokenizer_class(), "__call__", lambda real: with_default(real, add_special_tokens=False))
+    else:
+        spaced = lambda real: lambda *args, **options: [text.replace("?", " ?") for text in real(*args, **options)]  # noqa: E731
+        wrap(monkeypatch, tokenizer_class(), "batch_decode", spaced)
+
+
+def tokenizer_padding(monkeypatch, _backbone):
+    """Padding on the other side."""
+    wrap(monkeypatch, tokenizer_class(), "__call__", lambda real: with_default(real, padding_side="left"))
+
+
+def tokenizer_type(monkeypatch, backbone):
+    """Lists in place of tensors, and a plain dict in place of an encoding with attributes."""
+    if backbone in ("vit_roberta", "clip_bart"):
+        wrap(monkeypatch, tokenizer_class(), "__call__", lambda real: without(real, "return_tensors"))
+    else:
+        wrap(monkeypatch, tokenizer_class(), "__call__", lambda real: lambda *args, **options: dict(real(*args, **options)))
+
+
+def without(real, name):
+    """A function that swallows a keyword."""
+
+    def function(*args, **options):
+        options.pop(name, None)
+        return real(*args, **options)
+
+    return function
+
+
+def renamed(real, old, new):
+    """A function whose caller uses another name for a keyword."""
+
+    def function(*args, **options):
+        if old in options:
+            options[new] = options.pop(old)
+        return real(*args, **options)
+
+    return function
+
+
+def with_default(real, **values):
+    """A function with other defaults."""
+    return lambda *args, **options: real(*args, **{**values, **options})
+
+
+CHANGES = {
+    "attention": (attention_keyword, attention_default, attention_type),
+    "generation": (generation_keyword, generation_default, generation_type),
+    "images": (images_keyword, images_default, images_type),
+    "tokenizer": (tokenizer_keyword, tokenizer_default, tokenizer_type),
+}
+CASES = [
+    pytest.param(backbone, area, change, id=f"{backbone}-{change.__name__}")
+    for backbone in BACKBONES
+    for area, changes in CHANGES.items()
+    for change in changes
+    if (backbone, area) != ("vit_roberta", "generation")  # it chooses from a list by one forward pass: nothing is generated
+]
+
+
+@pytest.mark.parametrize(("backbone", "area", "change"), CASES)
+def test_a_change_of_a_library_is_caught(backbone, area, change, monkeypatch):
+    for form in models.FORMS[backbone]:  # as they are built before the change
+        for method in models.METHODS:
+            models.built(form, method, "cpu")
+    change(monkeypatch, backbone)
+    assert caught(backbone, area)
+
+
+@pytest.mark.parametrize("backbone", ["vit_roberta", "clip_bart"])
+def test_padding_on_the_other_side_is_caught(backbone, monkeypatch):
+    tokenizer_padding(monkeypatch, backbone)
+    assert caught(backbone, "tokenizer")
+
+
+def test_without_a_change_nothing_is_caught():
+    assert caught("vit_roberta", "tokenizer") == ""
