@@ -157,9 +157,9 @@ class BLIPModel(Backbone):
         """Cross-entropy of answers or captions and their [SEP]; which of them train and what is averaged, the protocol says."""
         visual, chosen = single(visual), training_targets(targets, self.protocol)
         rows = torch.tensor([target.question for target in chosen], device=visual.device)
-        memory = self._memory(visual, prompts).rows(rows)
-        self._see(visual[rows])
-        embeds, mask = self._prefix([prompts[target.question] for target in chosen])
+        memory = self.memory_of(visual, prompts).rows(rows)
+        self.set_visual_context(visual[rows])
+        embeds, mask = self.embed_prefix([prompts[target.question] for target in chosen])
         labels = self._targets([target.text for target in chosen]).to(self.device)
         states = self._states(embeds, mask, labels, memory)
         return language_loss(states, labels, self.decoder.cls, [target.weight for target in chosen], len(targets), self.protocol)
@@ -170,10 +170,10 @@ class BLIPModel(Backbone):
         visual = single(visual)
         if self.answers and self.protocol.answering == "rank":
             return [self.answers[i] for i in self._rank(visual, prompts).best()]
-        memory = self._memory(visual, prompts)
-        embeds, mask = self._prefix(prompts)
+        memory = self.memory_of(visual, prompts)
+        embeds, mask = self.embed_prefix(prompts)
         # `generate` repeats the image's features for its beams, which lie side by side: reordering them never mixes images.
-        self._see(visual.repeat_interleave(self.protocol.beams, 0))
+        self.set_visual_context(visual.repeat_interleave(self.protocol.beams, 0))
         with self.generating():
             tokens = generate(
                 self.decoder,
@@ -198,10 +198,10 @@ class BLIPModel(Backbone):
 
     def _rank(self, visual: Tensor, prompts: Sequence[str]) -> Candidates:
         """Score the likelier answers. A prompt and its image are encoded once; candidates continue their cache."""
-        memory = self._memory(visual, prompts)
-        embeds, mask = self._prefix(prompts)
-        self._see(visual)
-        out = self._decode(embeds, mask, memory, new_cache())
+        memory = self.memory_of(visual, prompts)
+        embeds, mask = self.embed_prefix(prompts)
+        self.set_visual_context(visual)
+        out = self.decode(embeds, mask, memory, new_cache())
         first = self.decoder.cls(out.last_hidden_state[:, -1])
 
         def score(tokens: Tensor) -> Tensor:
@@ -210,25 +210,25 @@ class BLIPModel(Backbone):
             parts = []
             for questions in torch.split(torch.arange(len(tokens), device=tokens.device), max(1, RANKED_TOGETHER // keep)):
                 rows, labels = questions.repeat_interleave(keep), tokens[questions].flatten(0, 1)
-                self._see(visual[rows])
+                self.set_visual_context(visual[rows])
                 seen = torch.cat([mask[rows], (labels[:, :-1] != IGNORED).long()], 1)
                 cache = select_cache_rows(out.cache, rows, questions)
-                states = self._decode(self._words(labels[:, :-1]), seen, memory.rows(questions), cache)
+                states = self.decode(self.embed_words(labels[:, :-1]), seen, memory.rows(questions), cache)
                 logits = torch.cat([first[rows][:, None], self.decoder.cls(states.last_hidden_state)], 1)
                 parts.append(log_likelihood(logits, labels, self.protocol).view(-1, keep))
             return torch.cat(parts)
 
         return rank(first, self._targets(self.answers).to(self.device), self.protocol.rank_candidates, score)
 
-    def _see(self, visual: Tensor) -> None:
+    def set_visual_context(self, visual: Tensor) -> None:
         """Set what routing functions mix in, for the batch of the forward to come."""
         self.visual_context.value = visual[:, 1:] if self.context_tokens else visual[:, :1]
 
-    def _memory(self, visual: Tensor, prompts: Sequence[str]) -> Memory:
+    def memory_of(self, visual: Tensor, prompts: Sequence[str]) -> Memory:
         """The image, or (`form: vqa`) the question as the text encoder sees it beside the image."""
         if self.config.form == "decoder":
             return Memory(visual[:, 1:], None)
-        self._see(visual)
+        self.set_visual_context(visual)
         first = self.start if self.tokenizer.cls_token_id is None else self.tokenizer.cls_token_id
         texts = self._tokenize(prompts, self.protocol.max_input_tokens - 2)
         embeds, mask = self._embed(self.token_embeddings, [[first, SOFT, *ids, self.end] for ids in texts])
@@ -242,7 +242,7 @@ class BLIPModel(Backbone):
         )
         return Memory(states.last_hidden_state, mask)
 
-    def _prefix(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+    def embed_prefix(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """What stands before the answer: embeddings (batch, tokens, width) and mask (batch, tokens)."""
         words = self.decoder.bert.embeddings.word_embeddings
         if self.config.form == "vqa":
@@ -272,7 +272,7 @@ class BLIPModel(Backbone):
         rows = tokenize(self.tokenizer, list(texts), None, special=False)
         return [row[:limit] for row in rows]
 
-    def _words(self, ids: Tensor) -> Tensor:
+    def embed_words(self, ids: Tensor) -> Tensor:
         """The decoder's embeddings of ids, (batch, tokens, width); IGNORED reads as padding."""
         found: Tensor = self.decoder.bert.embeddings.word_embeddings(ids.masked_fill(ids == IGNORED, self.pad))
         return found
@@ -280,11 +280,11 @@ class BLIPModel(Backbone):
     def _states(self, embeds: Tensor, mask: Tensor, labels: Tensor, memory: Memory) -> Tensor:
         """States that predict each label behind a prefix, (sequences, labels, width)."""
         seen = torch.cat([mask, (labels[:, :-1] != IGNORED).long()], 1)
-        whole = torch.cat([embeds, self._words(labels[:, :-1])], 1)
-        states: Tensor = self._decode(whole, seen, memory).last_hidden_state
+        whole = torch.cat([embeds, self.embed_words(labels[:, :-1])], 1)
+        states: Tensor = self.decode(whole, seen, memory).last_hidden_state
         return states[:, embeds.shape[1] - 1 :]
 
-    def _decode(self, embeds: Tensor, mask: Tensor, memory: Memory, cache: Any = None) -> Any:
+    def decode(self, embeds: Tensor, mask: Tensor, memory: Memory, cache: Any = None) -> Any:
         """One forward of the decoder; the mask covers what is cached, too, and padding takes no position."""
         return call_model(
             self.decoder.bert,

@@ -135,8 +135,8 @@ class CLIPBartModel(Backbone):
         inputs[:, 0] = self.text.config.decoder_start_token_id
         questions = torch.tensor([t.question for t in wanted], device=self.device)
         self.visual_context.value = self.visual_context.value[questions]
-        written = self._decode(inputs, states[questions], mask[questions]).last_hidden_state
-        return language_loss(written, labels, self._logits, [t.weight for t in wanted], len(prompts), self.protocol)
+        written = self.decode(inputs, states[questions], mask[questions]).last_hidden_state
+        return language_loss(written, labels, self.token_logits, [t.weight for t in wanted], len(prompts), self.protocol)
 
     @torch.inference_mode()
     def predict(self, visual: Tensor, prompts: Sequence[str]) -> list[str]:
@@ -195,7 +195,7 @@ class CLIPBartModel(Backbone):
         self.encoder_mask.value = mask
         return run_bart_encoder(encoder, states, mask), mask
 
-    def _decode(self, ids: Tensor, states: Tensor, mask: Tensor, cache: Any = None, *, use_cache: bool = False) -> Any:
+    def decode(self, ids: Tensor, states: Tensor, mask: Tensor, cache: Any = None, *, use_cache: bool = False) -> Any:
         """The decoder on token ids (batch, tokens); places behind the end may hold IGNORED, as nothing before them sees them."""
         ids = ids.masked_fill(ids == IGNORED, self.text.config.pad_token_id).to(self.device)
         return call_model(
@@ -207,7 +207,7 @@ class CLIPBartModel(Backbone):
             use_cache=use_cache,
         )
 
-    def _logits(self, states: Tensor) -> Tensor:
+    def token_logits(self, states: Tensor) -> Tensor:
         """Next-token scores, (..., vocabulary)."""
         scores: Tensor = self.text.lm_head(states) + self.text.final_logits_bias
         return scores
@@ -223,18 +223,18 @@ class CLIPBartModel(Backbone):
     def _rank(self, states: Tensor, mask: Tensor) -> Candidates:
         """Score the likelier answers of each question. The encoder and the decoder's start run once for all candidates."""
         start = torch.tensor([[self.text.config.decoder_start_token_id, self.text.config.bos_token_id]])
-        begun = self._decode(start.expand(len(states), -1), states, mask, use_cache=True)
-        first = self._logits(begun.last_hidden_state[:, -1])
+        begun = self.decode(start.expand(len(states), -1), states, mask, use_cache=True)
+        first = self.token_logits(begun.last_hidden_state[:, -1])
 
         def score(candidates: Tensor) -> Tensor:
             keep, cache, labels = candidates.shape[1], begun.cache, candidates.flatten(0, 1)
             repeat_cache(cache, keep)
             self.visual_context.value = self.visual_context.value.repeat_interleave(keep, 0)
             repeated = (states.repeat_interleave(keep, 0), mask.repeat_interleave(keep, 0))
-            written = self._decode(labels[:, :-1], *repeated, cache=cache, use_cache=True).last_hidden_state
+            written = self.decode(labels[:, :-1], *repeated, cache=cache, use_cache=True).last_hidden_state
             likelihood = log_likelihood(first.repeat_interleave(keep, 0)[:, None], labels[:, :1], self.protocol)
             counted = labels[:, 1:] != IGNORED  # the head runs only where an answer has a token
-            each = log_likelihood(self._logits(written[counted])[:, None], labels[:, 1:][counted][:, None], self.protocol)
+            each = log_likelihood(self.token_logits(written[counted])[:, None], labels[:, 1:][counted][:, None], self.protocol)
             return likelihood.index_add(0, counted.nonzero()[:, 0], each).view(-1, keep)
 
         answers = padded([row[1:] for row in self._tokenize(self.answers)], IGNORED).to(self.device)

@@ -84,7 +84,7 @@ class ViTGPT2Model(Backbone):
 
     def loss(self, visual: Tensor, prompts: Sequence[str], targets: Sequence[Mapping[str, float]]) -> tuple[Tensor, int]:  # noqa: ARG002
         """Cross-entropy of the caption (each target mapping's first key), one term for each token that counts."""
-        context = self._context(visual)
+        context = self.embed_context(visual)
         tokens, mask = self._captions([next(iter(target)) for target in targets])
         embeds = torch.cat([context, self.token_embeddings(tokens.to(self.device))], 1)
         seen = torch.cat([mask.new_ones(mask.shape[0], context.shape[1]), mask], 1)
@@ -102,7 +102,7 @@ class ViTGPT2Model(Backbone):
     @torch.inference_mode()
     def predict(self, visual: Tensor, prompts: Sequence[str]) -> list[str]:  # noqa: ARG002 - captioning has no prompt
         """Captions by greedy or beam search."""
-        embeds = self._context(visual)
+        embeds = self.embed_context(visual)
         # Beams of one image lie side by side and share its visual context, so reordering beams never mixes images.
         self.visual_context.value = self.visual_context.value.repeat_interleave(self.protocol.beams, 0)
         with self.generating():
@@ -114,7 +114,7 @@ class ViTGPT2Model(Backbone):
             )
         return [text.replace("\n", " ").strip() for text in decode_tokens(self.tokenizer, tokens)]
 
-    def _context(self, visual: Tensor) -> Tensor:
+    def embed_context(self, visual: Tensor) -> Tensor:
         """What stands before the caption, (batch, at least 1, width): visual prefix, soft prompts, or the end token as a start."""
         visual = single(visual)
         self.visual_context.value = visual[:, 1:] if self.config.context == "tokens" else visual[:, :1]

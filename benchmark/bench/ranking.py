@@ -49,15 +49,15 @@ def step(questions: int, keep: int, again: bool, quick: bool, device: torch.devi
 def encoded_again(backbone: Any, visual: Tensor, prompts: Sequence[str]) -> list[str]:
     """The same two stages, where every candidate reads the prompt and projects the image's keys and values for itself."""
     visual = single(visual)
-    memory = backbone._memory(visual, prompts)
-    embeds, mask = backbone._prefix(prompts)
-    backbone._see(visual)
-    first = backbone.decoder.cls(backbone._decode(embeds, mask, memory).last_hidden_state[:, -1])
+    memory = backbone.memory_of(visual, prompts)
+    embeds, mask = backbone.embed_prefix(prompts)
+    backbone.set_visual_context(visual)
+    first = backbone.decoder.cls(backbone.decode(embeds, mask, memory).last_hidden_state[:, -1])
 
     def score(tokens: Tensor) -> Tensor:
         rows = torch.arange(len(tokens), device=tokens.device).repeat_interleave(tokens.shape[1])
         labels = tokens.flatten(0, 1)
-        backbone._see(visual[rows])
+        backbone.set_visual_context(visual[rows])
         logits = backbone.decoder.cls(backbone._states(embeds[rows], mask[rows], labels, memory.rows(rows)))
         return log_likelihood(logits, labels, backbone.protocol).view(tokens.shape[:2])
 

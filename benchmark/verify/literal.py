@@ -76,7 +76,7 @@ def _likelihood(logits: Tensor, token: int, smoothing: float) -> float:
 
 
 def _gpt2(backbone: Any, visual: Tensor, _prompt: str) -> Next:
-    context = backbone._context(visual)
+    context = backbone.embed_context(visual)
 
     def following(ids: Sequence[int]) -> Tensor:
         embeds = torch.cat([context, backbone.token_embeddings(_row(ids, visual))], 1)
@@ -88,14 +88,14 @@ def _gpt2(backbone: Any, visual: Tensor, _prompt: str) -> Next:
 
 
 def _blip(backbone: Any, visual: Tensor, prompt: str) -> Next:
-    memory = backbone._memory(visual[:, 0], [prompt])
-    embeds, mask = backbone._prefix([prompt])
-    backbone._see(visual[:, 0])
+    memory = backbone.memory_of(visual[:, 0], [prompt])
+    embeds, mask = backbone.embed_prefix([prompt])
+    backbone.set_visual_context(visual[:, 0])
 
     def following(ids: Sequence[int]) -> Tensor:
-        whole = torch.cat([embeds, backbone._words(_row(ids, visual))], 1)
+        whole = torch.cat([embeds, backbone.embed_words(_row(ids, visual))], 1)
         seen = torch.cat([mask, mask.new_ones(1, len(ids))], 1)
-        out = without_cache(backbone._decode(whole, seen, memory))
+        out = without_cache(backbone.decode(whole, seen, memory))
         return _after(backbone.decoder.cls(out.last_hidden_state), len(ids))
 
     return following
@@ -106,8 +106,8 @@ def _bart(backbone: Any, visual: Tensor, prompt: str) -> Next:
     start = backbone.text.config.decoder_start_token_id
 
     def following(ids: Sequence[int]) -> Tensor:
-        out = without_cache(backbone._decode(_row([start, *ids], visual), states, mask))
-        return _after(backbone._logits(out.last_hidden_state), len(ids))
+        out = without_cache(backbone.decode(_row([start, *ids], visual), states, mask))
+        return _after(backbone.token_logits(out.last_hidden_state), len(ids))
 
     return following
 

@@ -184,7 +184,7 @@ def test_captioning_losses_are_the_literal_ones(prefix: str) -> None:
         length = 12 if mode == "release" else max(map(len, rows))
         losses = []
         for row, visual in zip(rows, features(), strict=True):
-            context = backbone._context(visual[None])
+            context = backbone.embed_context(visual[None])
             padded = torch.tensor([row + [end] * (length - len(row))])
             embeds = torch.cat([context, backbone.token_embeddings(padded)], 1)
             seen = torch.ones(1, embeds.shape[1], dtype=torch.long)

@@ -216,11 +216,11 @@ def scores(backbone: BLIPModel, visual: Tensor, prompt: str) -> list[float]:
     """Log-likelihood of every answer, each alone, without a cache."""
     found = []
     for answer in ANSWERS:
-        backbone._see(visual)
-        memory = backbone._memory(visual, [prompt])
-        backbone._see(visual)
+        backbone.set_visual_context(visual)
+        memory = backbone.memory_of(visual, [prompt])
+        backbone.set_visual_context(visual)
         labels = backbone._targets([answer])
-        logits = backbone.decoder.cls(backbone._states(*backbone._prefix([prompt]), labels, memory))[0]
+        logits = backbone.decoder.cls(backbone._states(*backbone.embed_prefix([prompt]), labels, memory))[0]
         found.append(-float(functional.cross_entropy(logits, labels[0], reduction="sum", label_smoothing=0.1)))
     return found
 
@@ -267,12 +267,12 @@ def test_generation_equals_a_loop_without_cache(form: str, method: Method | None
 
 
 def greedy(backbone: BLIPModel, visual: Tensor, prompt: str) -> str:
-    memory = backbone._memory(visual, [prompt])
-    backbone._see(visual)
+    memory = backbone.memory_of(visual, [prompt])
+    backbone.set_visual_context(visual)
     ids: list[int] = []
     while len(ids) < 12 and backbone.end not in ids:
         labels = torch.tensor([[*ids, 0]])
-        states = backbone._states(*backbone._prefix([prompt]), labels, memory)
+        states = backbone._states(*backbone.embed_prefix([prompt]), labels, memory)
         ids.append(int(backbone.decoder.cls(states[:, -1]).argmax()))
     return str(backbone.tokenizer.decode(ids, skip_special_tokens=True).strip())
 
@@ -303,7 +303,7 @@ def test_a_soft_prompt_of_words_equals_the_words(form: str) -> None:
 
 def test_prompts_and_answers_are_cut_to_their_limits() -> None:
     backbone = build(recipe={"max_input_tokens": 3, "max_output_tokens": 4})
-    assert backbone._prefix(QUESTIONS)[0].shape[1] == 1 + 3
+    assert backbone.embed_prefix(QUESTIONS)[0].shape[1] == 1 + 3
     labels = backbone._targets([CAPTIONS[1]])
     assert labels.shape == (1, 4)
     assert labels[0, -1] == backbone.end
