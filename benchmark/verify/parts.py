@@ -52,8 +52,10 @@ def _parts(cell: Cell) -> Iterator[str]:
 def _metrics(part: Part) -> tuple[str, ...]:
     if part.protocol.metrics is not None:
         return part.protocol.metrics
-    metrics: tuple[str, ...] = TASKS.entry(part.task).options["metrics"]
-    return metrics
+    entry = TASKS.entry(part.task)
+    if "metrics" in entry.options:
+        return tuple(entry.options["metrics"])
+    return tuple(entry.load().metrics)  # a task of another package is known only once it is imported
 
 
 def _part_of_metric(name: str) -> str:

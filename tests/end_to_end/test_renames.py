@@ -106,8 +106,8 @@ def attention_type(monkeypatch, backbone):
 
 
 def generation_keyword(monkeypatch, backbone):
-    """The settings are swallowed under their old name."""
-    name = "attention_mask" if backbone == "clip_bart" else "generation_config"
+    """What the text follows is swallowed under its old name."""
+    name = "attention_mask" if backbone == "clip_bart" else "inputs_embeds"
     wrap(monkeypatch, GenerationMixin, "generate", lambda real: without(real, name))
 
 
