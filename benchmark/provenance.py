@@ -19,7 +19,11 @@ PACKAGES = (
 
 
 def provenance(device: str, code: Code) -> dict[str, Any]:
-    """Versions, code state, hardware and time, all JSON values."""
+    """Versions, code state, hardware and time, all JSON values.
+
+    `instructions` are the processor's vector instructions that torch computes with, such as
+    AVX2 or AVX512: sums are added in another order with each, so the last digits differ.
+    """
     import torch
 
     name = torch.cuda.get_device_name() if device.startswith("cuda") else processor()
@@ -31,6 +35,7 @@ def provenance(device: str, code: Code) -> dict[str, Any]:
         "host": platform.node(),
         "system": platform.platform(),
         "device": name,
+        "instructions": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "flush_denormal": True,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -71,7 +71,10 @@ class Diff:
 
     @property
     def versions(self) -> tuple[ProvenanceDifference, ...]:
-        """The libraries and Pythons that both sides recorded, and that differ: the first suspects where numbers do."""
+        """What both sides recorded of libraries, Python and the processor's instructions, and differs.
+
+        Where numbers differ, these are the first suspects.
+        """
         return tuple(each for each in self.provenance if _is_version(each.key) and UNKNOWN not in (each.a, each.b))
 
     @property
@@ -162,7 +165,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, st
 
 
 def _is_version(key: str) -> bool:
-    return key == "python" or key.startswith("packages.")
+    return key in ("python", "instructions") or key.startswith("packages.")
 
 
 def diff_table(a: Path, b: Path, found: Diff) -> Table:

@@ -122,8 +122,8 @@ def _refusal(cells: Sequence[Made], differing: Sequence[str], unverified: int) -
 
 
 def _facts(cells: Sequence[Made]) -> Iterator[str]:
-    """Differences that are noted and never refused: the device, the build of torch, Python."""
-    for name, key in (("device", _device), ("build of torch", _build), ("Python", _python)):
+    """Differences that are noted and never refused."""
+    for name, key in FACTS.items():
         groups = _grouped(((p, record) for p, record in cells if key(record)), key)
         if len(groups) > 1:
             listed = [f"{value} ({_count(len(group))})" for value, group in groups.items()]
@@ -134,6 +134,10 @@ def _device(record: Record) -> str:
     return str(record.provenance.get("device", ""))
 
 
+def _instructions(record: Record) -> str:
+    return str(record.provenance.get("instructions", ""))
+
+
 def _build(record: Record) -> str:
     return _recorded(record).get("torch", "")
 
@@ -141,6 +145,14 @@ def _build(record: Record) -> str:
 def _python(record: Record) -> str:
     """The minor version, such as 3.11."""
     return ".".join(str(record.provenance.get("python", "")).split(".")[:2])
+
+
+FACTS: Mapping[str, Callable[[Record], str]] = {
+    "device": _device,
+    "set of vector instructions": _instructions,
+    "build of torch": _build,
+    "Python": _python,
+}
 
 
 def _unverified(cells: Iterable[Made]) -> Iterator[str]:

@@ -67,15 +67,21 @@ def opened(name_or_path: str, root: Path, scale: str = "") -> tuple[Plan, Store]
 
 
 def measured(name_or_path: str, scale: str = "") -> Path:
-    """The shipped evidence of a sweep. Raises UserError where there is none or more than one file."""
+    """Return the shipped evidence of a sweep; of several files, the one that was measured last.
+
+    Raises UserError where none is shipped.
+    """
     name = _name(name_or_path, scale)
     files = sorted(path for path in MEASURED.glob(f"{name}--*{SUFFIX}"))
     if not files:
         known = sorted({path.relative_to(MEASURED).as_posix().partition("--")[0] for path in MEASURED.rglob(f"*{SUFFIX}")})
         raise UserError(f"--measured: no evidence of '{name}' is shipped; there is of: {', '.join(known) or 'nothing'}")
-    if len(files) > 1:
-        raise UserError(f"--measured: several environments measured '{name}': choose one by --root: {', '.join(map(str, files))}")
-    return files[0]
+    return files[0] if len(files) == 1 else max(files, key=_finished)
+
+
+def _finished(path: Path) -> str:
+    """When the last cell of a file ended; ISO 8601 in UTC, so that text compares as time."""
+    return max(record.provenance.get("finished", "") for record in read_evidence(path).records())
 
 
 def keep(name_or_path: str, root: Path, folder: Path = MEASURED, scale: str = "", *, mixed: bool = False) -> Path:
@@ -113,7 +119,7 @@ def _name(name_or_path: str, scale: str) -> str:
 
 
 def _environment(records: Mapping[str, Record], mixed: bool) -> str:
-    """What a file is named after: machine, device, torch. Of what differs, "mixed"."""
+    """What a file is named after: machine, device, instructions, torch. Of what differs, "mixed"."""
     words = {cell_id: _words(cell_id, record.provenance) for cell_id, record in records.items()}
     machines: dict[tuple[str, ...], list[str]] = {}
     for cell_id, found in words.items():
@@ -128,12 +134,13 @@ def _environment(records: Mapping[str, Record], mixed: bool) -> str:
     return _joined([next(iter(column)) if len(column) == 1 else "mixed" for column in columns])
 
 
-def _words(cell_id: str, about: Mapping[str, Any]) -> tuple[str, str, str, str]:
-    """System, machine, device and version of torch of a record."""
+def _words(cell_id: str, about: Mapping[str, Any]) -> tuple[str, ...]:
+    """System, machine, device, vector instructions and version of torch of a record."""
     if unknown := [key for key in ("system", "device", "packages") if key not in about]:
         raise UserError(f"cell {cell_id}: its record does not tell its {unknown[0]}; delete the record and run the cell again")
     system, machine = re.fullmatch(r"([^-]*).*?((?:x86_64|aarch64|arm64)?)(?:-with.*)?", about["system"]).groups()  # type: ignore[union-attr]
-    return _slug(system), _slug(machine), _slug(about["device"]), _slug(f"torch{about['packages']['torch']}")
+    hardware = (system, machine, about["device"], about.get("instructions", ""))
+    return tuple(map(_slug, (*hardware, f"torch{about['packages']['torch']}")))
 
 
 def _joined(words: Iterable[str]) -> str:

@@ -20,6 +20,7 @@ from tests.end_to_end.conftest import leftovers, records, start_vlpeft
 from tests.slurm.conftest import BLOWS, job_of, output, processes, running, strike, trace, wait_until, write_fake_sweep, write_profile
 
 pytestmark = pytest.mark.slurm
+FAKE = ("--on", "slurm", "--device", "cpu", "--unverified")  # fake cells compute nothing to verify
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def launch(cluster, main, tmp_path):
 
         thread = threading.Thread(target=beside if meanwhile else lambda: None)
         thread.start()
-        said = main("sweep", sweep, "--root", root, "--on", "slurm", "--profile", profile, "--device", "cpu", *more)
+        said = main("sweep", sweep, "--root", root, "--profile", profile, *FAKE, *more)
         thread.join()
         assert not failed, failed
         return said
@@ -269,7 +270,7 @@ def test_two_launchers_started_at_once_run_each_cell_once(cluster, root, tmp_pat
     """Two processes at the same moment: between them they submit each cell once, and both end well."""
     sweep = write_fake_sweep(tmp_path, 12)
     profile = write_profile(tmp_path, cells={"": {"steps": 10, "seconds": 0.2}}, cells_per_job=2)
-    command = ("sweep", sweep, "--root", root, "--on", "slurm", "--profile", profile, "--device", "cpu")
+    command = ("sweep", sweep, "--root", root, "--profile", profile, *FAKE)
     logs = [tmp_path / name for name in ("a", "b")]
     both = [start_vlpeft(*command, log=log) for log in logs]
     codes = [process.wait(timeout=300) for process in both]

@@ -152,9 +152,9 @@ def test_what_ships_is_found_by_its_sweep(tmp_path, kept, monkeypatch):
     assert measured("quickstart") == kept
     with pytest.raises(UserError, match=r"no evidence of 'p_adapter/table1@tiny' is shipped; there is of: quickstart"):
         measured("p_adapter/table1", "tiny")
-    (kept.parent / "quickstart--other.jsonl").write_text("")
-    with pytest.raises(UserError, match="choose one by --root"):
-        measured("quickstart")
+    later = kept.parent / "quickstart--a.jsonl"
+    later.write_text(kept.read_text().replace('"finished":"2026', '"finished":"2027'))
+    assert measured("quickstart") == later
 
 
 @pytest.mark.parametrize("path", sorted(MEASURED.rglob("*.jsonl")), ids=lambda path: path.stem)

@@ -28,6 +28,7 @@ class Runtime:
     checkpoint_seconds: float
     compile: bool
     ranks: int
+    verified: bool = False
 
 
 def behaviour(cell_id):
