@@ -32,7 +32,7 @@ from benchmark.cell import Part, Plan, Planned
 from benchmark.errors import UserError
 from benchmark.metrics import METRICS
 from benchmark.records import Record, Store
-from benchmark.tasks import TASKS
+from benchmark.tasks import metric_names
 from results.attempts import failure
 from results.environments import UNKNOWN, environment, remarks, verified
 from results.scale import FULL, labelled, small
@@ -173,10 +173,7 @@ def _metrics(plan: Plan, records: Mapping[str, Record]) -> dict[Group, list[str]
 
 def _declared(part: Part) -> list[tuple[str, ...]]:
     """The metrics that are computed: each name, and the names of the numbers it gives."""
-    names = part.protocol.metrics
-    if names is None:
-        entry = TASKS.entry(part.task)  # one from another package is known in full only once it is imported
-        names = tuple(entry.options["metrics"] if "metrics" in entry.options else entry.load().metrics)
+    names = metric_names(part.task, part.protocol.metrics)
     return [(name, *METRICS.load(name)().value_names(part.protocol.metric_tokenizer)) for name in names]
 
 

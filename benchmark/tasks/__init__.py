@@ -1,6 +1,18 @@
 """Tasks by name. Importing this package imports no model."""
 
+from collections.abc import Sequence
+
 from benchmark.registry import Registry
 from benchmark.tasks.base import Task
 
 TASKS: Registry[Task] = Registry("task", "benchmark/tasks")
+
+
+def metric_names(task: str, chosen: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the metrics of a task: those that a protocol has `chosen`, or the task's own."""
+    if chosen is not None:
+        return tuple(chosen)
+    entry = TASKS.entry(task)
+    if "metrics" in entry.options:
+        return tuple(entry.options["metrics"])
+    return entry.load().metrics  # a task of another package is known only once it is imported

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from benchmark.cell import Cell, Part
+from benchmark.cell import Cell
 from benchmark.metrics import METRICS
-from benchmark.tasks import TASKS
+from benchmark.tasks import metric_names
 
 BACKBONES = ("vit_roberta", "vit_gpt2", "clip_bart", "blip")
 ALWAYS = ("images", "tokenizers", "formulas")
@@ -46,16 +46,7 @@ def _parts(cell: Cell) -> Iterator[str]:
     if is_covered(cell):
         yield cell.backbone.name
     for part in cell.parts:
-        yield from map(_part_of_metric, _metrics(part))
-
-
-def _metrics(part: Part) -> tuple[str, ...]:
-    if part.protocol.metrics is not None:
-        return part.protocol.metrics
-    entry = TASKS.entry(part.task)
-    if "metrics" in entry.options:
-        return tuple(entry.options["metrics"])
-    return tuple(entry.load().metrics)  # a task of another package is known only once it is imported
+        yield from map(_part_of_metric, metric_names(part.task, part.protocol.metrics))
 
 
 def _part_of_metric(name: str) -> str:
