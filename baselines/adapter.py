@@ -9,18 +9,18 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from benchmark.backbones.base import Backbone
-from benchmark.config import Positive, added
+from benchmark.config import Positive, added_field
 from benchmark.errors import UserError
 from benchmark.libraries.transformers import make_activation
 from benchmark.method import (
     Method,
     PerTask,
-    Place,
-    Side,
+    SiteKind,
+    TowerSide,
     Site,
     UnfreezeGroup,
     check_rank,
-    chosen,
+    select_sites,
     count,
     extra_parameters,
     init_normal,
@@ -45,14 +45,14 @@ class Adapter(Method):
     """
 
     size: Positive = 16
-    places: Annotated[tuple[Place, ...], Field(min_length=1)] = ("self", "cross", "ffn")
-    sides: Annotated[tuple[Side, ...], Field(min_length=1)] = ("encoder", "decoder")
+    places: Annotated[tuple[SiteKind, ...], Field(min_length=1)] = ("self", "cross", "ffn")
+    sides: Annotated[tuple[TowerSide, ...], Field(min_length=1)] = ("encoder", "decoder")
     form: Literal["sequential", "parallel"] = "sequential"
     activation: Literal["relu", "gelu", "gelu_new"] = "gelu"
     residual: bool = True
     share_in_block: bool = False  # one adapter a block, used behind all its sub-layers
     also_train: tuple[UnfreezeGroup, ...] = ()
-    per_task: Literal["nothing", "down", "up", "all"] = added("nothing")
+    per_task: Literal["nothing", "down", "up", "all"] = added_field("nothing")
 
     def inject(self, backbone: Backbone) -> None:
         """Put a bottleneck behind or beside each chosen sub-layer."""
@@ -60,7 +60,7 @@ class Adapter(Method):
             raise UserError("residual: false replaces the output of a sub-layer; with `form: parallel` leave it true")
         unfreeze(extra_parameters(backbone, self.also_train))
         made: dict[str, Bottleneck] = {}
-        for site in chosen(backbone, self.places, self.sides):
+        for site in select_sites(backbone, self.places, self.sides):
             check_rank(self.size, site.width, "size")
             key = self._key(site)
             if key not in made:
@@ -78,7 +78,7 @@ class Adapter(Method):
 
     def trainable(self, backbone: Backbone) -> int:
         """(width + 1) x size + (size + 1) x width for each distinct adapter, copies for tasks too, plus what `also_train` names."""
-        distinct = {self._key(site): site.width for site in chosen(backbone, self.places, self.sides)}
+        distinct = {self._key(site): site.width for site in select_sites(backbone, self.places, self.sides)}
         downs, ups = (backbone.active_task.count if self.per_task in (part, "all") else 1 for part in ("down", "up"))
         added = sum(downs * self.map_count(width, self.size) + ups * self.map_count(self.size, width) for width in distinct.values())
         return added + count(extra_parameters(backbone, self.also_train))

@@ -16,12 +16,12 @@ from benchmark.libraries.transformers import make_activation
 from benchmark.method import (
     ActiveTask,
     Method,
-    Place,
-    Side,
+    SiteKind,
+    TowerSide,
     Site,
     UnfreezeGroup,
     check_rank,
-    chosen,
+    select_sites,
     count,
     extra_parameters,
     init_normal,
@@ -41,8 +41,8 @@ class HyperFormer(Method):
     """
 
     size: Positive = 16
-    places: Annotated[tuple[Place, ...], Field(min_length=1)] = ("self", "cross", "ffn")
-    sides: Annotated[tuple[Side, ...], Field(min_length=1)] = ("encoder", "decoder")
+    places: Annotated[tuple[SiteKind, ...], Field(min_length=1)] = ("self", "cross", "ffn")
+    sides: Annotated[tuple[TowerSide, ...], Field(min_length=1)] = ("encoder", "decoder")
     activation: Literal["relu", "gelu", "gelu_new"] = "gelu_new"
     embedding: Positive = 512  # width of a task's and of a layer's embedding
     hidden: Positive = 128
@@ -52,10 +52,10 @@ class HyperFormer(Method):
     def inject(self, backbone: Backbone) -> None:
         """Put a generated adapter behind each chosen sub-layer."""
         unfreeze(extra_parameters(backbone, self.also_train))
-        sites = chosen(backbone, self.places, self.sides)
+        sites = select_sites(backbone, self.places, self.sides)
         tasks = nn.Parameter(torch.randn(backbone.active_task.count, self.embedding))
-        sources = {side: Source(self, tasks, layers, backbone.active_task) for side, layers in _layers(sites).items()}
-        generators: dict[tuple[Side, Place], nn.Linear] = {}
+        sources = {side: TaskEmbedding(self, tasks, layers, backbone.active_task) for side, layers in _layers(sites).items()}
+        generators: dict[tuple[TowerSide, SiteKind], nn.Linear] = {}
         for site in sites:
             check_rank(self.size, site.width, "size")
             key = (site.side, site.kind)
@@ -66,7 +66,7 @@ class HyperFormer(Method):
 
     def trainable(self, backbone: Backbone) -> int:
         """Embeddings; for each side a network; for each side and kind of sub-layer a generator; and what `also_train` names."""
-        sites = chosen(backbone, self.places, self.sides)
+        sites = select_sites(backbone, self.places, self.sides)
         generators = {(site.side, site.kind): (self.projected + 1) * _adapter_count(site.width, self.size) for site in sites}
         network = (2 * self.embedding + 1) * self.hidden + (self.hidden + 1) * self.projected + 2 * self.projected
         embeddings = (backbone.active_task.count + sum(_layers(sites).values())) * self.embedding
@@ -74,7 +74,7 @@ class HyperFormer(Method):
         return added + count(extra_parameters(backbone, self.also_train))
 
 
-def _layers(sites: list[Site]) -> dict[Side, int]:
+def _layers(sites: list[Site]) -> dict[TowerSide, int]:
     """How many layers each side has."""
     return {side: 1 + max(site.layer for site in sites if site.side == side) for side in dict.fromkeys(site.side for site in sites)}
 
@@ -83,7 +83,7 @@ def _adapter_count(width: int, size: int) -> int:
     return 2 * width * size + size + width
 
 
-class Source(nn.Module):
+class TaskEmbedding(nn.Module):
     """e of each layer of one side, for the task of the present batch."""
 
     def __init__(self, method: HyperFormer, tasks: nn.Parameter, layers: int, active: ActiveTask) -> None:
@@ -102,7 +102,7 @@ class Source(nn.Module):
 class Generated(nn.Module):
     """An adapter that holds no weights of its own."""
 
-    def __init__(self, site: Site, source: Source, generator: nn.Linear, method: HyperFormer) -> None:
+    def __init__(self, site: Site, source: TaskEmbedding, generator: nn.Linear, method: HyperFormer) -> None:
         super().__init__()
         self.source, self.generator = source, generator
         self.layer: Tensor

@@ -13,18 +13,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmark.backbones.base import Backbone
-from benchmark.config import Fraction, Positive, PositiveFloat, added
+from benchmark.config import Fraction, Positive, PositiveFloat, added_field
 from benchmark.method import (
     LowRank,
     Method,
     PerTask,
-    Place,
-    Side,
+    SiteKind,
+    TowerSide,
     Slot,
     UnfreezeGroup,
     check_rank,
     check_roles,
-    chosen,
+    select_sites,
     count,
     extra_parameters,
     shape,
@@ -52,15 +52,15 @@ class LoRA(Method):
     rank: Positive = 8
     alpha: PositiveFloat = 16.0
     targets: Annotated[tuple[Role, ...], Field(min_length=1)] = ("query", "value")
-    places: Annotated[tuple[Place, ...], Field(min_length=1)] = ("self", "cross", "ffn")
-    sides: Annotated[tuple[Side, ...], Field(min_length=1)] = ("encoder", "decoder")
+    places: Annotated[tuple[SiteKind, ...], Field(min_length=1)] = ("self", "cross", "ffn")
+    sides: Annotated[tuple[TowerSide, ...], Field(min_length=1)] = ("encoder", "decoder")
     dropout: Fraction = 0.0
     also_train: tuple[UnfreezeGroup | Literal["target_biases"], ...] = ()
-    per_task: bool = added(False)
+    per_task: bool = added_field(False)
 
     def inject(self, backbone: Backbone) -> None:
         """Wrap every module that computes a target; a fused module is wrapped once."""
-        check_roles(backbone, self.targets, chosen(backbone, self.places, self.sides))
+        check_roles(backbone, self.targets, select_sites(backbone, self.places, self.sides))
         unfreeze(self._extras(backbone))
         for slot, spans in self._targets(backbone):
             check_rank(self.rank, min(*shape(slot.module), *(stop - start for start, stop in spans)), "rank")
@@ -84,7 +84,7 @@ class LoRA(Method):
         return total * (backbone.active_task.count if self.per_task else 1) + count(self._extras(backbone))
 
     def _targets(self, backbone: Backbone) -> list[tuple[Slot, tuple[Span, ...]]]:
-        return list(targets(chosen(backbone, self.places, self.sides), self.targets))
+        return list(targets(select_sites(backbone, self.places, self.sides), self.targets))
 
     def _extras(self, backbone: Backbone) -> list[nn.Parameter]:
         found = {id(p): p for p in extra_parameters(backbone, (g for g in self.also_train if g != "target_biases"))}

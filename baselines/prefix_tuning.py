@@ -13,7 +13,7 @@ from benchmark.attention import Attention
 from benchmark.backbones.base import Backbone
 from benchmark.config import Positive
 from benchmark.errors import UserError
-from benchmark.method import Method, Side, Site, chosen, init_normal
+from benchmark.method import Method, TowerSide, Site, select_sites, init_normal
 from benchmark.registry import register
 
 Attended = Literal["self", "cross"]
@@ -31,13 +31,13 @@ class PrefixTuning(Method):
 
     length: Positive = 16
     places: Annotated[tuple[Attended, ...], Field(min_length=1)] = ("self", "cross")
-    sides: Annotated[tuple[Side, ...], Field(min_length=1)] = ("encoder", "decoder")
+    sides: Annotated[tuple[TowerSide, ...], Field(min_length=1)] = ("encoder", "decoder")
     mlp: Positive | None = None
 
     def inject(self, backbone: Backbone) -> None:
         """Give each chosen attention its prefix."""
         shared: dict[tuple[str, str], nn.Module] = {}
-        for site in chosen(backbone, self.places, self.sides):
+        for site in select_sites(backbone, self.places, self.sides):
             attention = _attention(site)
             if self.mlp is None:
                 attention.prepend(Prefix(self.length, attention.heads, site.width))
@@ -48,7 +48,7 @@ class PrefixTuning(Method):
 
     def trainable(self, backbone: Backbone) -> int:
         """2 x length x width for each attention; with `mlp` (mlp + 1) x 2 x width, and what each side and kind shares."""
-        sites = chosen(backbone, self.places, self.sides)
+        sites = select_sites(backbone, self.places, self.sides)
         if self.mlp is None:
             return sum(2 * self.length * site.width for site in sites)
         shared = {(site.side, site.kind): self.length * site.width + (site.width + 1) * self.mlp for site in sites}

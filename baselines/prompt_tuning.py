@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.backbones.base import Backbone
-from benchmark.config import Positive, added
+from benchmark.config import Positive, added_field
 from benchmark.method import Method, PerTask, init_normal
 from benchmark.registry import register
 
@@ -24,7 +24,7 @@ class PromptTuning(Method):
 
     length: Positive = 8
     mlp: Positive | None = None
-    per_task: bool = added(False)
+    per_task: bool = added_field(False)
 
     def inject(self, backbone: Backbone) -> None:
         """Give the backbone its soft prompt."""

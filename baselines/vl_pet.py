@@ -14,7 +14,7 @@ from baselines.compacter import Compacter
 from benchmark.backbones.base import Backbone
 from benchmark.config import Positive, PositiveFloat
 from benchmark.errors import UserError
-from benchmark.method import EncoderMask, Method, Place, Site, check_rank, chosen, count, init_normal, norms_in, unfreeze
+from benchmark.method import EncoderMask, Method, SiteKind, Site, check_rank, select_sites, count, init_normal, find_layer_norms, unfreeze
 from benchmark.registry import register
 
 
@@ -35,7 +35,7 @@ class VLPET(Method):
     gate: Literal["small", "middleX", "middleY", "large"] = "large"
     variant: Literal["release", "paper"] = "release"
     size: Positive = 16  # of the bottlenecks, and of the large gate's
-    places: Annotated[tuple[Place, ...], Field(min_length=1)] = ("self", "cross", "ffn")  # sub-layers of the encoder
+    places: Annotated[tuple[SiteKind, ...], Field(min_length=1)] = ("self", "cross", "ffn")  # sub-layers of the encoder
     modules: Literal["vl_pet", "adapter", "compacter"] = "vl_pet"
     scale: PositiveFloat = 1.0
     norms: bool = True  # the encoder's LayerNorms train
@@ -75,10 +75,10 @@ class VLPET(Method):
     def _sites(self, backbone: Backbone) -> tuple[list[Site], list[Site]]:
         """Those of the encoder, and the decoder's cross-attentions."""
         crossed = [site for site in backbone.sites if site.side == "decoder" and site.kind == "cross"]
-        return chosen(backbone, self.places, ("encoder",)), crossed
+        return select_sites(backbone, self.places, ("encoder",)), crossed
 
     def _norms(self, backbone: Backbone) -> list[nn.Parameter]:
-        return [p for norm in norms_in(backbone.encoder) for p in norm.parameters()] if self.norms else []
+        return [p for norm in find_layer_norms(backbone.encoder) for p in norm.parameters()] if self.norms else []
 
     def _check(self, backbone: Backbone, decoder: list[Site]) -> None:
         """Refuse settings that would change nothing."""

@@ -23,9 +23,9 @@ from safetensors.torch import load_file
 
 from benchmark.backbones.base import Backbone, VisionTower
 from benchmark.cell import Cell
-from benchmark.checkpoint import load_trained, trained
+from benchmark.checkpoint import load_trained, trained_tensors
 from benchmark.config import JSON, Config, parse
-from benchmark.errors import UserError, located
+from benchmark.errors import UserError, error_context
 from benchmark.grid import METHODS
 from benchmark.libraries.huggingface_hub import cached_path, snapshot_source
 from benchmark.records import sha256
@@ -40,7 +40,7 @@ Format = Literal["vlpeft", "peft", "merged"]
 
 
 @dataclass(frozen=True)
-class Adapter(Config):
+class AdapterFolder(Config):
     """An exported adapter's config.json.
 
     `cell` is what to build, without paths of data; that of a merged model trains the head alone. `answers` holds each
@@ -65,14 +65,14 @@ class Adapter(Config):
     files: dict[str, str] = field(default_factory=dict)  # file -> sha256
     schema: int = SCHEMA
 
-    def located(self, folder: Path) -> Cell:
+    def locate_weights(self, folder: Path) -> Cell:
         """The cell to build, its weights found."""
         there = {key: str(folder / value) if value.startswith(BESIDE) else value for key, value in self.weights.items()}
         backbone = self.cell.backbone
         return replace(self.cell, backbone=replace(backbone, settings={**backbone.settings, **there}))
 
 
-def read_adapter(folder: Path) -> Adapter:
+def read_adapter(folder: Path) -> AdapterFolder:
     """Read and check a folder. Raises UserError where it is none, is damaged, or is of another schema or format."""
     path = folder / CONFIG
     try:
@@ -84,14 +84,14 @@ def read_adapter(folder: Path) -> Adapter:
     schema = values.get("schema") if isinstance(values, dict) else type(values).__name__
     if schema != SCHEMA:
         raise UserError(f"{path}: adapter schema {schema}, this version reads {SCHEMA}; use a matching version of vlpeft, or export again")
-    adapter = parse(Adapter, values, str(path))
+    adapter = parse(AdapterFolder, values, str(path))
     if adapter.format == "peft":
         raise UserError(f"{folder} is in peft's format: load it with peft (see its README.md), or export the cell without `--format`")
     _check_files(adapter, folder)
     return adapter
 
 
-def _check_files(adapter: Adapter, folder: Path) -> None:
+def _check_files(adapter: AdapterFolder, folder: Path) -> None:
     for name, digest in adapter.files.items():
         path = folder / name
         try:
@@ -102,12 +102,12 @@ def _check_files(adapter: Adapter, folder: Path) -> None:
             raise UserError(f"{path}: damaged, its content is not what was exported; copy or export the adapter again")
 
 
-def rebuild(adapter: Adapter, folder: Path) -> Backbone:
+def rebuild(adapter: AdapterFolder, folder: Path) -> Backbone:
     """The adapted model in eval mode. Raises UserError for base weights that are missing, or not those it was trained on."""
     if adapter.cell.method.name not in METHODS.entries and adapter.plugin:
         raise UserError(f"{folder}: method '{adapter.method}' comes from another package; install the one that holds `{adapter.plugin}`")
-    with located(str(folder)):
-        backbone = revive(adapter.located(folder), adapter.answers[0], folder / TENSORS)
+    with error_context(str(folder)):
+        backbone = rebuild_model(adapter.locate_weights(folder), adapter.answers[0], folder / TENSORS)
     if (now := image_transform(backbone.vision)) != adapter.image:
         raise UserError(
             f"{folder}: images would be prepared differently ({now}, exported with {adapter.image}); use the same vision weights"
@@ -116,12 +116,12 @@ def rebuild(adapter: Adapter, folder: Path) -> Backbone:
     return backbone
 
 
-def revive(cell: Cell, answers: Sequence[str], tensors: Path) -> Backbone:
+def rebuild_model(cell: Cell, answers: Sequence[str], tensors: Path) -> Backbone:
     """A cell's model with what was trained, built as a run builds it: what is drawn comes from the cell's seed."""
     torch.manual_seed(cell.seed)
     backbone = build(cell, answers)
     saved = load_file(tensors)
-    own = {name: tensor.shape for name, tensor in trained(backbone).items()}
+    own = {name: tensor.shape for name, tensor in trained_tensors(backbone).items()}
     if other := sorted(name for name in own.keys() | saved.keys() if name not in saved or own.get(name) != saved[name].shape):
         raise UserError(
             f"{other[0]} is not trained, or of another shape, in the model built here ({len(other)} such); use its version of vlpeft"
@@ -132,7 +132,7 @@ def revive(cell: Cell, answers: Sequence[str], tensors: Path) -> Backbone:
 
 def base_norms(backbone: Backbone) -> dict[str, float]:
     """Euclidean norm of every frozen tensor, by name."""
-    changed = trained(backbone)
+    changed = trained_tensors(backbone)
     frozen = {name: tensor for name, tensor in backbone.state_dict().items() if name not in changed}
     return {name: float(torch.linalg.vector_norm(tensor.double())) for name, tensor in frozen.items()}
 
@@ -145,7 +145,7 @@ def check_base(backbone: Backbone, expected: Mapping[str, float], weights: str) 
             raise UserError(f"{weights} is not what the adapter was trained on ({name} differs); give it the very weights")
 
 
-def _named(adapter: Adapter) -> str:
+def _named(adapter: AdapterFolder) -> str:
     return " or ".join(f"{key}: {value}" for key, value in (adapter.base | adapter.weights).items())
 
 
@@ -158,10 +158,10 @@ def image_transform(tower: VisionTower) -> dict[str, JSON]:
 
 def base_weights(settings: Mapping[str, JSON]) -> dict[str, str]:
     """The settings of a backbone that name weights, as they are or pinned."""
-    return {key: pinned(settings[key]) or settings[key] for key in SOURCES if isinstance(settings.get(key), str)}
+    return {key: pin_revision(settings[key]) or settings[key] for key in SOURCES if isinstance(settings.get(key), str)}
 
 
-def pinned(source: str) -> str:
+def pin_revision(source: str) -> str:
     """A hub id, or a folder of the hub's cache, as `id@commit`; "" for other weights."""
     location, _, revision = source.partition("@")
     if cached := snapshot_source(location):

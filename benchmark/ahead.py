@@ -15,7 +15,7 @@ T = TypeVar("T")
 DEPTH = 2  # how many jobs beside the one that is worked on are fetched for, one after another
 
 
-def depth_for(device: torch.device) -> int:
+def fetch_depth(device: torch.device) -> int:
     """A CPU has nothing to compute with while it fetches (`vlpeft bench loading`)."""
     return DEPTH if device.type == "cuda" else 0
 

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 @cache
-def parsed(path: Path) -> ast.Module:
+def parse_source(path: Path) -> ast.Module:
     """The syntax tree of a source file. Raises UserError naming the line that is no Python."""
     try:
         return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
@@ -21,7 +21,7 @@ def parsed(path: Path) -> ast.Module:
         raise broken_source(error, str(path)) from error
 
 
-def imported(tree: ast.Module, repository: Path = ROOT) -> dict[str, tuple[Path, str]]:
+def imported_names(tree: ast.Module, repository: Path = ROOT) -> dict[str, tuple[Path, str]]:
     """Name -> file and module, of what a file imports from files of this repository."""
     found: dict[str, tuple[Path, str]] = {}
     for item in tree.body:
@@ -51,5 +51,5 @@ def _alias(name: str, tree: ast.Module) -> tuple[Any, ...]:
     for item in tree.body:
         if isinstance(item, ast.Assign) and isinstance(item.targets[0], ast.Name) and item.targets[0].id == name:
             return allowed(item.value, tree)
-    path, _ = imported(tree).get(name, (None, ""))
-    return _alias(name, parsed(path)) if path is not None else ()
+    path, _ = imported_names(tree).get(name, (None, ""))
+    return _alias(name, parse_source(path)) if path is not None else ()

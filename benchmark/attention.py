@@ -79,7 +79,7 @@ class Attention:
         return functional.dropout(probabilities, p=dropout, training=True) @ value
 
 
-def looked_into(module: nn.Module) -> bool:
+def reads_probabilities(module: nn.Module) -> bool:
     """Whether a method reads the probabilities of this attention's module."""
     hook: Attention | None = getattr(module, "attention_hook", None)
     return hook is not None and hook.recording

@@ -25,7 +25,7 @@ Affine = tuple[float, float, float, float, float, float]
 Operation = Callable[[Image.Image, int], Image.Image]  # image and a drawn sign, 1 or -1
 
 
-def augmented(pixels: Pixels, size: int, seed: str) -> Pixels:
+def augment(pixels: Pixels, size: int, seed: str) -> Pixels:
     """A view of an image, (size, size, 3): a crop of half its area or more, flipped half the time, then RandAugment."""
     draw = Random(seed)
     image = Image.fromarray(pixels)

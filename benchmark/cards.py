@@ -7,7 +7,7 @@ from pathlib import Path
 
 from huggingface_hub import ModelCardData
 
-from benchmark.adapters import Adapter
+from benchmark.adapters import AdapterFolder
 from benchmark.cell import Part
 
 PIPELINES = {"vqa": "visual-question-answering", "captioning": "image-to-text"}
@@ -19,7 +19,7 @@ WHAT = {
 }
 
 
-def card(adapter: Adapter, python: Sequence[str] = (), notes: Sequence[str] = ()) -> str:
+def card(adapter: AdapterFolder, python: Sequence[str] = (), notes: Sequence[str] = ()) -> str:
     """README.md, with the metadata that the Hugging Face hub reads in front. The licence is not ours to state and left out.
 
     python: lines that make peft's `base`, for a folder in its format.
@@ -36,7 +36,7 @@ def card(adapter: Adapter, python: Sequence[str] = (), notes: Sequence[str] = ()
     return "\n".join(parts) + "\n"
 
 
-def _body(adapter: Adapter, python: Sequence[str], notes: Sequence[str]) -> Iterator[str]:
+def _body(adapter: AdapterFolder, python: Sequence[str], notes: Sequence[str]) -> Iterator[str]:
     cell, (same, tried) = adapter.cell, adapter.reproduced
     yield f"# {adapter.method} on {cell.backbone.name}: {', '.join(part.name for part in cell.parts)}\n"
     yield f"{WHAT[adapter.format]} Made with vlpeft and `{adapter.method}`."
@@ -56,7 +56,7 @@ def _body(adapter: Adapter, python: Sequence[str], notes: Sequence[str]) -> Iter
     yield from _provenance(adapter)
 
 
-def _warnings(adapter: Adapter) -> Iterator[str]:
+def _warnings(adapter: AdapterFolder) -> Iterator[str]:
     cell = adapter.cell
     if "tiny" in adapter.base.values():
         yield "Tiny towers, those shipped with vlpeft: this shows the machinery and is good for nothing else."
@@ -67,7 +67,7 @@ def _warnings(adapter: Adapter) -> Iterator[str]:
         yield "Blind: it was trained and tested with a black image in place of each, and answers without looking."
 
 
-def _scores(adapter: Adapter, part: Part, prefix: str) -> Iterator[str]:
+def _scores(adapter: AdapterFolder, part: Part, prefix: str) -> Iterator[str]:
     for name, value in adapter.metrics.items():
         metric = name.removeprefix(prefix)
         if not name.startswith(prefix) or "/" in metric:  # breakdowns by kind of question stay in config.json
@@ -76,7 +76,7 @@ def _scores(adapter: Adapter, part: Part, prefix: str) -> Iterator[str]:
         yield f"| {part.name} | {metric} | {shown} | {part.protocol.eval_split} |"
 
 
-def _use(adapter: Adapter) -> Iterator[str]:
+def _use(adapter: AdapterFolder) -> Iterator[str]:
     images = "--image LEFT --image RIGHT" if any(part.task == "nlvr2" for part in adapter.cell.parts) else "--image IMAGE"
     asks = "" if all(part.task == "captioning" for part in adapter.cell.parts) else ' --question "..."'
     task = f" --task {adapter.cell.parts[0].name}" if adapter.cell.also else ""
@@ -86,7 +86,7 @@ def _use(adapter: Adapter) -> Iterator[str]:
         yield f"\nIn a sweep of vlpeft the towers are {folders}; other code loads these folders with transformers."
 
 
-def _peft(adapter: Adapter, python: Sequence[str]) -> Iterator[str]:
+def _peft(adapter: AdapterFolder, python: Sequence[str]) -> Iterator[str]:
     """What loads it, as it can be run in the folder."""
     load = 'model = PeftModel.from_pretrained(base, ".")  # the folder of this file'
     yield "\n".join(("```python", "from peft import PeftModel", *python, load, "```"))
@@ -94,12 +94,12 @@ def _peft(adapter: Adapter, python: Sequence[str]) -> Iterator[str]:
     yield "How the image reaches it peft does not know: see the class of the backbone."
 
 
-def _weights(adapter: Adapter) -> str:
+def _weights(adapter: AdapterFolder) -> str:
     """The base weights; a folder of the maker's machine by its last name alone."""
     return ", ".join(f"{key} `{Path(value).name if Path(value).is_absolute() else value}`" for key, value in adapter.base.items())
 
 
-def _trained(adapter: Adapter) -> Iterator[str]:
+def _trained(adapter: AdapterFolder) -> Iterator[str]:
     cell, counts = adapter.cell, {key: int(value) for key, value in adapter.trained.items()}
     share = 100 * counts["trainable"] / counts["total"]
     yield f"- {counts['trainable']:,} of {counts['total']:,} parameters ({share:.2f} %), {counts['head']:,} of them a task head, in"
@@ -113,7 +113,7 @@ def _trained(adapter: Adapter) -> Iterator[str]:
         yield f"- the method comes from another package, which must be installed: module `{adapter.plugin}`"
 
 
-def _provenance(adapter: Adapter) -> Iterator[str]:
+def _provenance(adapter: AdapterFolder) -> Iterator[str]:
     about = adapter.provenance
     packages = ", ".join(f"{name} {version}" for name, version in sorted(about.get("packages", {}).items()))
     git = about.get("git") or {}

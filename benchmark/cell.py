@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 
-from benchmark.config import JSON, Config, Protocol, dump, essence
+from benchmark.config import JSON, Config, Protocol, dump, dump_identity
 from benchmark.datasets import DatasetSpec
 from benchmark.errors import UserError
 
@@ -37,7 +37,7 @@ class Part(Config):
 
     def identity(self) -> dict[str, JSON]:
         """No name of the protocol, no path of the data."""
-        protocol = {key: value for key, value in essence(self.protocol).items() if key != "name"}
+        protocol = {key: value for key, value in dump_identity(self.protocol).items() if key != "name"}
         return {"task": self.task, "dataset": self.dataset.identity(), "protocol": protocol}
 
 

@@ -17,14 +17,14 @@ from benchmark.training import TrainingState
 PLAIN = ("step", "curve", "scalars", "window", "step_seconds", "selection_seconds", "selection", "best")
 
 
-def trained(model: nn.Module) -> dict[str, Tensor]:
+def trained_tensors(model: nn.Module) -> dict[str, Tensor]:
     """The tensors that train, by name; shared ones once."""
     return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
 
 
 def save_trained(path: Path, model: nn.Module) -> int:
     """Write only what was trained, as safetensors. Returns the size in bytes."""
-    data = save({name: tensor.cpu().contiguous() for name, tensor in trained(model).items()})
+    data = save({name: tensor.cpu().contiguous() for name, tensor in trained_tensors(model).items()})
     write_atomically(path, data)
     return len(data)
 
@@ -32,7 +32,7 @@ def save_trained(path: Path, model: nn.Module) -> int:
 @torch.no_grad()
 def load_trained(model: nn.Module, tensors: dict[str, Tensor]) -> None:
     """Put saved tensors back. Raises KeyError where names differ."""
-    own = trained(model)
+    own = trained_tensors(model)
     if own.keys() != tensors.keys():
         raise KeyError(f"saved and built model train different tensors: {sorted(own.keys() ^ tensors.keys())[:3]}")
     for name, tensor in tensors.items():
@@ -45,7 +45,7 @@ def save_checkpoint(path: Path, state: TrainingState, origin: dict[str, str]) ->
     torch.save(
         {
             "origin": origin,
-            "trained": trained(state.backbone),
+            "trained": trained_tensors(state.backbone),
             "optimizer": state.optimizer.state_dict(),
             "schedule": state.schedule.state_dict(),
             **{name: getattr(state, name) for name in PLAIN},

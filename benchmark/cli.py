@@ -53,12 +53,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _root(options: argparse.Namespace) -> Path | None:
     """The result folder: as given, or runs/ and the sweep's name; None where `plan` has none to look at."""
-    from results.published import swept
+    from results.published import sweep_name_of
 
     given: Path | None = options.root
     options.asked = given is not None or bool(options.scale)
     own = options.sweep.endswith((".yaml", ".yml"))
-    name = Path(options.sweep).stem if own else swept(options.sweep)
+    name = Path(options.sweep).stem if own else sweep_name_of(options.sweep)
     default = Path("runs") / (f"{name}@{options.scale}" if options.scale else name)
     return given or (default if options.command != "plan" or default.exists() else None)
 
@@ -66,11 +66,11 @@ def _root(options: argparse.Namespace) -> Path | None:
 def _planned(name: str) -> str:
     """The sweep that a name stands for. Raises UserError for a published table that has none."""
     from benchmark.sweep import sweep_names
-    from results.published import load_published, published_names, swept
+    from results.published import load_published, published_names, sweep_name_of
 
-    sweep = swept(name)
+    sweep = sweep_name_of(name)
     if sweep in published_names() and sweep not in sweep_names():
-        reasons = "; ".join(dict.fromkeys(number.cannot for number in load_published(sweep).numbers() if number.cannot))
+        reasons = "; ".join(dict.fromkeys(number.why_impossible for number in load_published(sweep).numbers() if number.why_impossible))
         raise UserError(
             f"{name} is a published table without a sweep, since nothing here can reproduce it ({reasons}): see `vlpeft table {name}`"
         )
@@ -150,7 +150,7 @@ def _prefetch(options: argparse.Namespace) -> int:
     found = []
     for each in prefetch(options.sweep, options.scale, fetch=not options.dry_run, accepted=options.yes):
         found.append(each)
-        print(f"{each.kind} {each.name}: {each.told}", file=sys.stderr if options.json else sys.stdout, flush=True)
+        print(f"{each.kind} {each.name}: {each.message}", file=sys.stderr if options.json else sys.stdout, flush=True)
     if options.json:
         print(json.dumps([asdict(each) for each in found], indent=1, ensure_ascii=False))
     for each in found:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from benchmark.errors import UserError
 
 if TYPE_CHECKING:
-    from benchmark.predict import Asked
+    from benchmark.predict import AskedQuestion
     from benchmark.tasks.base import Task
 
 BATCH = 32
@@ -34,12 +34,12 @@ def export_adapter(options: argparse.Namespace) -> int:
 def predict(options: argparse.Namespace) -> int:
     from benchmark.adapters import read_adapter, rebuild
     from benchmark.config import parse
-    from benchmark.predict import TOP, as_rows, chosen_part, predict
+    from benchmark.predict import TOP, as_rows, select_part, predict
     from benchmark.runner import Runtime, prepare_torch
     from benchmark.tasks import TASKS
 
     adapter = read_adapter(options.adapter)
-    part = chosen_part(adapter, options.task)
+    part = select_part(adapter, options.task)
     wanted = _wanted(options, TASKS.load(adapter.cell.parts[part].task)())
     device = prepare_torch(parse(Runtime, {"device": options.device, "threads": options.threads}, "options"))
     backbone = rebuild(adapter, options.adapter).to(device)
@@ -50,12 +50,12 @@ def predict(options: argparse.Namespace) -> int:
     return 0
 
 
-def _wanted(options: argparse.Namespace, task: Task) -> list[Asked]:
+def _wanted(options: argparse.Namespace, task: Task) -> list[AskedQuestion]:
     """What is asked: the lines of a file, or one image with its question."""
-    from benchmark.predict import Asked, check, read_rows
+    from benchmark.predict import AskedQuestion, check, read_rows
 
     if options.rows is None:
-        asked = [Asked(tuple(map(str, options.image or ())), options.question)]
+        asked = [AskedQuestion(tuple(map(str, options.image or ())), options.question)]
     elif options.image or options.question:
         raise UserError("--from gives images and questions; leave out --image and --question")
     else:

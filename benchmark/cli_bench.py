@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING
 from benchmark.errors import UserError
 
 if TYPE_CHECKING:
-    from benchmark.bench._rows import Row, Setting
+    from benchmark.bench._rows import BenchRow, Setting
 
 
 def bench(options: argparse.Namespace) -> int:
     """Measure, show and keep rows, or show what was kept. What cannot be measured here is said behind all that can."""
     from benchmark.bench import names
     from benchmark.bench._plot import plot
-    from benchmark.bench._rows import as_dict, keep, markdown, newest, text
+    from benchmark.bench._rows import as_dict, keep, markdown, newest_rows, text
 
     chosen = names() if "all" in options.names else list(dict.fromkeys(options.names))
     setting, before, cannot = _setting(options, chosen), os.getloadavg(), list[str]()
-    rows = newest(options.kept, chosen, setting.device) if options.kept else [*_measured(chosen, setting, cannot)]
+    rows = newest_rows(options.kept, chosen, setting.device) if options.kept else [*_measured(chosen, setting, cannot)]
     print(json.dumps([*map(as_dict, rows)], indent=1) + "\n" if options.json else (markdown if options.markdown else text)(rows), end="")
     if options.plot:
         if not any(row.points for row in rows):
@@ -59,7 +59,7 @@ def _setting(options: argparse.Namespace, chosen: Sequence[str]) -> Setting:
     return Setting(options.device if named else str(Runtime(device=options.device).torch_device()), options.turns, options.quick)
 
 
-def _measured(chosen: Sequence[str], setting: Setting, cannot: list[str]) -> Iterator[Row]:
+def _measured(chosen: Sequence[str], setting: Setting, cannot: list[str]) -> Iterator[BenchRow]:
     """Rows as they are measured; a bench that needs what is not here (peft, a compiler) does not keep the others from running."""
     from benchmark.bench._rows import run, text
 

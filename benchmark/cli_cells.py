@@ -24,7 +24,7 @@ def run(options: argparse.Namespace) -> int:
     from benchmark.planning import plan, save_plan
     from benchmark.progress import CellProgress
     from benchmark.records import Store
-    from slurm.interrupts import run_here
+    from slurm.interrupts import run_interruptible
 
     runtime = _runtime(options)
     made = plan(options.sweep, need_data=True, scale=options.scale)
@@ -33,7 +33,7 @@ def run(options: argparse.Namespace) -> int:
         runtime = _verified(options, runtime, [cell])
     save_plan(made, options.root)
     with CellProgress(cell) as progress:
-        outcome = run_here(cell.id, options.root, runtime, progress)
+        outcome = run_interruptible(cell.id, options.root, runtime, progress)
     if outcome == "running elsewhere":
         raise UserError(f"cell {cell.id} is being run by another process (see `vlpeft status {options.sweep} --root {options.root}`)")
     print(json.dumps({"id": cell.id, "outcome": outcome, "metrics": Store(options.root).record(cell.id).metrics}, indent=1))
@@ -42,26 +42,26 @@ def run(options: argparse.Namespace) -> int:
 
 def sweep(options: argparse.Namespace) -> int:
     from benchmark.planning import plan, save_plan
-    from slurm.launcher import unfinished
-    from slurm.ways import Slurm, chosen
+    from slurm.launcher import unfinished_cells
+    from slurm.ways import Slurm, select_way
 
-    way = chosen(options, lambda: _runtime(options))
+    way = select_way(options, lambda: _runtime(options))
     made = plan(options.sweep, need_data=True, scale=options.scale)
     if isinstance(way, Slurm) and options.dry_run:
-        print(way.dry_run(unfinished(made, options.root), options.root), end="")
+        print(way.dry_run(unfinished_cells(made, options.root), options.root), end="")
         return 0
     save_plan(made, options.root)
-    return _launch(options, way, made, unfinished(made, options.root))
+    return _launch(options, way, made, unfinished_cells(made, options.root))
 
 
 def _launch(options: argparse.Namespace, way: Any, made: Any, cells: Any) -> int:
     """Run cells of a plan, then print its tables and why cells failed."""
     from benchmark.progress import SweepProgress
-    from slurm.launcher import by_cause, failures, in_numbers
-    from slurm.presence import at_work
+    from slurm.launcher import group_by_cause, failures, count_failures
+    from slurm.presence import show_presence
 
     way = replace(way, runtime=_verified(options, way.runtime, cells))
-    with SweepProgress(made, cells, options.root) as progress, at_work(options.root, made.sweep, options.on):
+    with SweepProgress(made, cells, options.root) as progress, show_presence(options.root, made.sweep, options.on):
         way.run(cells, options.root, progress)
     if options.detach:
         print(f"vlpeft: the jobs go on by themselves{_how_to_watch(options)}", file=sys.stderr)
@@ -70,10 +70,10 @@ def _launch(options: argparse.Namespace, way: Any, made: Any, cells: Any) -> int
     try:
         _print_tables(options, made)
     finally:  # tables may be refused, and then the causes matter all the more
-        for line in by_cause(failed):
+        for line in group_by_cause(failed):
             print(f"vlpeft: failed: {line}", file=sys.stderr)
         if failed:
-            print(f"vlpeft: {in_numbers(failed, len(cells))}", file=sys.stderr)
+            print(f"vlpeft: {count_failures(failed, len(cells))}", file=sys.stderr)
     return 1 if failed else 0
 
 
@@ -99,9 +99,9 @@ def retry(options: argparse.Namespace) -> int:
     from benchmark.records import Store
     from benchmark.sweep import load_plan
     from results.attempts import failure
-    from slurm.ways import chosen
+    from slurm.ways import select_way
 
-    way = chosen(options, lambda: _runtime(options))
+    way = select_way(options, lambda: _runtime(options))
     made, store = load_plan(options.sweep, options.root, options.scale), Store(options.root)
     waiting = [(cell, failure(store, cell.id)) for cell in made.runnable() if not store.has_record(cell.id)]
     failed = [(cell, why.cause) for cell, why in waiting if why is not None]
@@ -124,12 +124,12 @@ def _missing(options: argparse.Namespace, made: Any) -> str:
 
 
 def status(options: argparse.Namespace) -> int:
-    from benchmark.sweep import how_to_launch, outdated, read_plan
-    from results.status import as_dicts, status_table, worth_showing
+    from benchmark.sweep import launch_command, reason_outdated, read_plan
+    from results.status import as_dicts, status_table, select_shown
 
     made = read_plan(options.sweep, options.root, options.scale)
-    if changed := outdated(made, options.sweep, options.scale):
-        again = how_to_launch(options.sweep, options.root, options.scale)
+    if changed := reason_outdated(made, options.sweep, options.scale):
+        again = launch_command(options.sweep, options.root, options.scale)
         print(f"vlpeft: {changed}; {again} for what is new or changed", file=sys.stderr)
     look = partial(_look, made, options.root, changed)
     if options.json:
@@ -138,7 +138,7 @@ def status(options: argparse.Namespace) -> int:
         _watch(made.title, look)
     else:
         cells = look()
-        print_text(status_table(made.title, cells, worth_showing(cells), _columns()))
+        print_text(status_table(made.title, cells, select_shown(cells), _columns()))
     return 0
 
 
@@ -150,15 +150,15 @@ def _columns() -> int | None:
 def _look(made: Any, root: Path, changed: str) -> Any:
     """The state of each cell, with all that is known of it here; then what the folder holds of settings that are no more."""
     from benchmark.records import Store
-    from results.status import begun, noted, outdated, status, strangers
+    from results.status import has_begun, add_cluster_notes, mark_stale, status, find_unplanned
     from slurm.presence import launchers
     from slurm.states import notes
 
     store = Store(root)
-    cells, foreign = status(made, store), strangers(made, store)
+    cells, foreign = status(made, store), find_unplanned(made, store)
     waiting = [cell.id for cell in cells if cell.state == "missing"]
-    found = noted(cells, notes(root, waiting, [cell.id for cell in cells if begun(cell)]), launched=bool(launchers(root, made.sweep)))
-    return [*(outdated(found, "the sweep has changed since") if changed else found), *foreign]
+    found = add_cluster_notes(cells, notes(root, waiting, [cell.id for cell in cells if has_begun(cell)]), launched_plans=bool(launchers(root, made.sweep)))
+    return [*(mark_stale(found, "the sweep has changed since") if changed else found), *foreign]
 
 
 def _watch(title: str, look: Callable[[], Any]) -> None:
@@ -167,7 +167,7 @@ def _watch(title: str, look: Callable[[], Any]) -> None:
     from rich.text import Text
 
     from results.render import render
-    from results.status import COMING, busy, status_table, summary, worth_showing
+    from results.status import COMING, is_active, status_table, summary, select_shown
 
     before = None
     with Live(auto_refresh=False, vertical_overflow="ellipsis") if sys.stdout.isatty() else nullcontext() as live:
@@ -175,7 +175,7 @@ def _watch(title: str, look: Callable[[], Any]) -> None:
             cells = look()
             numbers = summary(cells)
             if live is not None:
-                shown = status_table(title, cells, [cell for cell in worth_showing(cells) if busy(cell)], _columns())
+                shown = status_table(title, cells, [cell for cell in select_shown(cells) if is_active(cell)], _columns())
                 live.update(Text.from_ansi(render(shown, "text", colour=True), no_wrap=True), refresh=True)
             elif numbers != before:
                 print(", ".join(f"{number} {state}" for state, number in numbers.items() if number), flush=True)
@@ -188,11 +188,11 @@ def _watch(title: str, look: Callable[[], Any]) -> None:
 def cancel(options: argparse.Namespace) -> int:
     from benchmark.records import Store
     from benchmark.sweep import read_plan
-    from results.status import strangers
+    from results.status import find_unplanned
     from slurm.control import cancel
 
     made = read_plan(options.sweep, options.root, options.scale)
-    stale = (cell.id for cell in strangers(made, Store(options.root)))
+    stale = (cell.id for cell in find_unplanned(made, Store(options.root)))
     jobs, local, elsewhere = cancel(options.root, made.sweep, {*(cell.id for cell in made.runnable()), *stale})
     print(f"{jobs} jobs cancelled, {local} local launchers interrupted; what is done stays, `vlpeft sweep` goes on")
     if elsewhere:

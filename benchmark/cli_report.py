@@ -26,17 +26,17 @@ def report(options: argparse.Namespace) -> int:
 def _sweeps(options: argparse.Namespace) -> list[Any]:
     """Plans and results of what was named: a result folder, a file of evidence, or a sweep."""
     from benchmark.records import Store
-    from benchmark.sweep import launched, sweep_names
-    from results.evidence import SUFFIX, opened, read_evidence
+    from benchmark.sweep import launched_plans, sweep_names
+    from results.evidence import SUFFIX, open_results, read_evidence
 
     named = Path(options.sweep)
     if options.asked or options.sweep in sweep_names():
-        return [opened(options.sweep, options.root, options.scale)]
+        return [open_results(options.sweep, options.root, options.scale)]
     if named.is_dir():
-        if plans := launched(named):
+        if plans := launched_plans(named):
             return [(plan, Store(named)) for plan in plans]
         raise UserError(f"{named} holds no launched sweep; give a folder that `vlpeft sweep --root` has filled, or a sweep's name")
     if named.suffix == SUFFIX:
         evidence = read_evidence(named)
         return [(evidence.plan, evidence)]
-    return [opened(options.sweep, options.root, options.scale)]
+    return [open_results(options.sweep, options.root, options.scale)]

@@ -40,11 +40,11 @@ def _note(remarks: Iterable[str]) -> None:
 
 def _place(options: argparse.Namespace) -> None:
     """With --measured, results are read from the shipped evidence."""
-    from results.evidence import measured
-    from results.published import swept
+    from results.evidence import find_shipped_evidence
+    from results.published import sweep_name_of
 
     if options.measured:
-        options.root, options.asked = measured(swept(options.sweep), options.scale), True
+        options.root, options.asked = find_shipped_evidence(sweep_name_of(options.sweep), options.scale), True
 
 
 def _write(options: argparse.Namespace, content: bytes) -> None:
@@ -58,7 +58,7 @@ def _write(options: argparse.Namespace, content: bytes) -> None:
 
 
 def _tidy(options: argparse.Namespace) -> int:
-    from results.evidence import opened
+    from results.evidence import open_results
     from results.leaderboard import leaderboard
     from results.tables import one_line
     from results.tidy import FORMS, tidy
@@ -68,7 +68,7 @@ def _tidy(options: argparse.Namespace) -> int:
         raise UserError(f"--tidy --format {form}: the table of single cells is for programs; choose {', '.join(FORMS)}")
     if form == "parquet" and options.out is None:
         raise UserError("--format parquet: not text; name a file by -o")
-    board = leaderboard(*opened(options.sweep, options.root, options.scale), mixed=options.mixed_environments)
+    board = leaderboard(*open_results(options.sweep, options.root, options.scale), mixed=options.mixed_environments)
     _note(map(one_line, board.remarks))
     _write(options, tidy(board.frame, form))
     return 0
@@ -79,26 +79,26 @@ def _published(options: argparse.Namespace) -> Any:
     from benchmark.records import Store
     from benchmark.sweep import plan_file, sweep_names
     from results.compare import published_table
-    from results.evidence import opened
-    from results.published import load_published, swept
+    from results.evidence import open_results
+    from results.published import load_published, sweep_name_of
 
-    sweep = swept(options.sweep)
+    sweep = sweep_name_of(options.sweep)
     asked = options.asked and sweep in sweep_names()  # results that were asked for must be there
     launched = asked or plan_file(options.root, sweep, options.scale).exists()
-    plan, store = opened(sweep, options.root, options.scale) if launched else (None, Store(options.root))
+    plan, store = open_results(sweep, options.root, options.scale) if launched else (None, Store(options.root))
     table = load_published(options.sweep)
     return published_table(options.sweep, table, plan, store, mixed=options.mixed_environments)
 
 
 def _board(options: argparse.Namespace) -> Any:
     from results.comparisons import significance_table
-    from results.evidence import opened
+    from results.evidence import open_results
     from results.leaderboard import leaderboard
     from results.pivot import pivot_table, sides
     from results.significance import significance
     from results.tables import cost_table, score_table
 
-    plan, store = opened(options.sweep, options.root, options.scale)
+    plan, store = open_results(options.sweep, options.root, options.scale)
     board = leaderboard(plan, store, mixed=options.mixed_environments)
     if options.rows or options.columns:
         return pivot_table(board, sides(options.rows or "method"), sides(options.columns or "task,dataset"))

@@ -27,7 +27,7 @@ def compile_layers(backbone: Backbone, backend: str = "inductor") -> None:
     Compiling itself happens in the first steps. Raises UserError where there is nothing to compile with.
     """
     _set_up()
-    with told():
+    with compile_errors():
         torch.compile(torch.neg, backend=backend)(torch.ones(2, device=backbone.device))  # before features are computed for hours
     for tower in (backbone.text, backbone.vision):
         for layer in layers(tower):
@@ -58,7 +58,7 @@ def eager() -> AbstractContextManager[None]:
 
 
 @contextmanager
-def told() -> Iterator[None]:
+def compile_errors() -> Iterator[None]:
     """Around what may compile. Raises UserError with the reason where that fails."""
     try:
         yield

@@ -37,7 +37,7 @@ class Config:
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
-def added(default: T) -> T:
+def added_field(default: T) -> T:
     """A field that came after cells had been given ids. While it has its default it is left out of what ids are made of.
 
     So a new setting keeps every old id; to change such a default later, raise `benchmark.cell.SCIENCE`.
@@ -92,15 +92,15 @@ class Protocol(Config):
     early_stopping: bool = False
     metrics: Annotated[tuple[str, ...], Field(min_length=1)] | None = None  # None: all the task's metrics
     metric_tokenizer: Literal["ptb", "treebank"] = "ptb"
-    label_words: dict[str, str] | None = added(None)  # what is written for a label of entailment or nlvr2; None: the label
-    augment: Literal["none", "blip"] = added("none")  # of training images, see benchmark/augmentation.py
-    select: Literal["last", "best"] = added("last")  # whose weights are tested: the last step's, or the best epoch's
-    select_split: str = added("val")  # what the epochs are compared on; `eval_limit` holds for it, too
+    label_words: dict[str, str] | None = added_field(None)  # what is written for a label of entailment or nlvr2; None: the label
+    augment: Literal["none", "blip"] = added_field("none")  # of training images, see benchmark/augmentation.py
+    select: Literal["last", "best"] = added_field("last")  # whose weights are tested: the last step's, or the best epoch's
+    select_split: str = added_field("val")  # what the epochs are compared on; `eval_limit` holds for it, too
     # The sum of these values of metrics, as records name them, without a tokenizer; None: the first one of the task's first metric.
-    select_metric: Annotated[tuple[str, ...], Field(min_length=1)] | None = added(None)
-    length_window: Positive = added(1)  # batches whose items are sorted by length together, to pad less; each item still comes once
-    views: Positive | None = added(None)  # of `augment`, of each image: so many, computed once; None: a new one every time
-    cached_features: Literal["float32", "float16"] = added("float32")  # how a frozen tower's features are kept
+    select_metric: Annotated[tuple[str, ...], Field(min_length=1)] | None = added_field(None)
+    length_window: Positive = added_field(1)  # batches whose items are sorted by length together, to pad less; each item still comes once
+    views: Positive | None = added_field(None)  # of `augment`, of each image: so many, computed once; None: a new one every time
+    cached_features: Literal["float32", "float16"] = added_field("float32")  # how a frozen tower's features are kept
 
     def __post_init__(self) -> None:
         if self.views is not None and self.augment == "none":
@@ -145,7 +145,7 @@ def dump(config: object) -> dict[str, JSON]:
     return plain
 
 
-def essence(config: Any) -> dict[str, JSON]:
+def dump_identity(config: Any) -> dict[str, JSON]:
     """`dump`, without `added` fields that have their default."""
     plain = dump(config)
     defaults = dump_defaults(config)

@@ -46,7 +46,7 @@ class Meter:
         }
 
 
-def together(readings: Sequence[Mapping[str, float]]) -> dict[str, float]:
+def merge_readings(readings: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """What the ranks of a cell took: the seconds of the slowest, the CPU seconds of all, the peak of the one that had the highest."""
     return {
         "seconds": max(each["seconds"] for each in readings),

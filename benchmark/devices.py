@@ -7,7 +7,7 @@ import torch
 from benchmark.errors import UserError
 
 
-def chosen_device(name: str, rank: int = 0, ranks: int = 1) -> torch.device:
+def select_device(name: str, rank: int = 0, ranks: int = 1) -> torch.device:
     """The device that a rank of a cell runs on; of several ranks each has a GPU of its own. Raises UserError for one that is not there."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"

@@ -51,7 +51,7 @@ def disk_trouble(error: BaseException | None) -> str:
 
 
 @contextmanager
-def located(where: str) -> Iterator[None]:
+def error_context(where: str) -> Iterator[None]:
     """Put the place in front of a UserError raised inside, for callees that do not know what they were called for."""
     try:
         yield

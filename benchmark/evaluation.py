@@ -9,7 +9,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from benchmark.ahead import ahead, depth_for, pinned
+from benchmark.ahead import ahead, fetch_depth, pinned
 from benchmark.backbones.base import Backbone
 from benchmark.compiling import eager
 from benchmark.datasets.base import Example
@@ -31,7 +31,7 @@ def predictions(
     ranks: Ranks = ALONE,
 ) -> list[Prediction]:
     """One prediction an example, in their order; leaves the model in eval mode. `progress` is told how many of how many are done."""
-    texts = said(backbone, backbone.predict, inputs, feed, examples, batch, progress, ranks)
+    texts = predict_split(backbone, backbone.predict, inputs, feed, examples, batch, progress, ranks)
     pairs = zip(examples, texts, strict=True)
     return [Prediction(e.id, text, tuple(inputs.task.references(e, feed.protocol)), e.kind) for e, text in pairs]
 
@@ -41,7 +41,7 @@ def unwatched(done: int, total: int) -> None:
     del done, total
 
 
-def said(
+def predict_split(
     backbone: Backbone,
     say: Callable[[Tensor, Sequence[str]], list[T]],
     inputs: Inputs,
@@ -61,9 +61,9 @@ def said(
     backbone.follow(protocol, inputs.answers, feed.task)
 
     def fetch(begin: int) -> Tensor:
-        return pinned(feed.visual.fetched([e.images for e in examples[begin : begin + batch]]), backbone.device)
+        return pinned(feed.visual.fetch_examples([e.images for e in examples[begin : begin + batch]]), backbone.device)
 
-    with closing(ahead(begins[ranks.rank :: ranks.world], fetch, depth_for(backbone.device))) as batches:
+    with closing(ahead(begins[ranks.rank :: ranks.world], fetch, fetch_depth(backbone.device))) as batches:
         for begin, fetched in batches:
             part = examples[begin : begin + batch]
             with eager(), torch.inference_mode(), autocast(backbone.device, protocol.precision):

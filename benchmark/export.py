@@ -11,16 +11,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from benchmark.adapters import BASE, CONFIG, TENSORS, Adapter, Format, base_norms, base_weights, image_transform, plugin, revive
+from benchmark.adapters import BASE, CONFIG, TENSORS, AdapterFolder, Format, base_norms, base_weights, image_transform, plugin, rebuild_model
 from benchmark.backbones.base import Backbone
 from benchmark.cards import card
 from benchmark.cell import Cell, Part, Planned
 from benchmark.config import dump
 from benchmark.errors import UserError
-from benchmark.evaluation import said
+from benchmark.evaluation import predict_split
 from benchmark.hub_formats import NOTHING, Loading, write_merged, write_peft
 from benchmark.inputs import Inputs
-from benchmark.predict import feed_of, inputs_of
+from benchmark.predict import make_feed, read_inputs
 from benchmark.records import Record, Store, sha256, to_json
 
 TRIED = 16  # test examples that are answered again
@@ -51,7 +51,7 @@ class Finished:
         return taken
 
 
-def finished(planned: Planned, store: Store) -> Finished:
+def read_finished_cell(planned: Planned, store: Store) -> Finished:
     """Read a cell. Raises UserError where it is not finished, its files are damaged, or its data is another now."""
     if not store.has_record(planned.id):
         raise UserError(f"cell {planned.id} is not finished in {store.root}; run it first")
@@ -66,12 +66,12 @@ def finished(planned: Planned, store: Store) -> Finished:
     return Finished(planned.cell, record, folder, inputs)
 
 
-def export(planned: Planned, store: Store, output: Path, form: Format) -> Adapter:
+def export(planned: Planned, store: Store, output: Path, form: Format) -> AdapterFolder:
     """Write the folder `output`: whole, or not at all. Raises UserError where it exists, or the cell has no such form."""
     if output.exists():
         raise UserError(f"{output} exists; choose another folder, or remove it")
-    cell = finished(planned, store)
-    backbone = revive(cell.cell, cell.inputs[0].answers, cell.tensors)
+    cell = read_finished_cell(planned, store)
+    backbone = rebuild_model(cell.cell, cell.inputs[0].answers, cell.tensors)
     answers = _answers(backbone, cell)
     same, tried = _agreement(answers, cell.predictions())
     if 2 * same < tried:
@@ -85,7 +85,7 @@ def export(planned: Planned, store: Store, output: Path, form: Format) -> Adapte
             adapter = _finish(folder, adapter, loading=write_peft(folder, backbone, adapter))
         elif form == "merged":
             adapter = write_merged(folder, backbone, adapter)
-            merged = revive(adapter.located(folder), adapter.answers[0], folder / TENSORS)
+            merged = rebuild_model(adapter.locate_weights(folder), adapter.answers[0], folder / TENSORS)
             if _answers(merged, cell) != answers:
                 raise UserError("the merged model answers otherwise than the adapter, so it is not written; export it without `--format`")
             adapter = _finish(folder, adapter, base=base_norms(merged))
@@ -105,15 +105,15 @@ def _answers(backbone: Backbone, cell: Finished) -> list[list[str]]:
     made = []
     with TemporaryDirectory(prefix="vlpeft-") as cache:
         for i, each in enumerate(cell.inputs):
-            inputs = inputs_of(each.part, each.data, each.test[:TRIED], each.answers)
-            made.append(said(backbone, backbone.predict, inputs, feed_of(backbone, inputs, i, Path(cache)), inputs.test, TRIED))
+            inputs = read_inputs(each.part, each.data, each.test[:TRIED], each.answers)
+            made.append(predict_split(backbone, backbone.predict, inputs, make_feed(backbone, inputs, i, Path(cache)), inputs.test, TRIED))
     return made
 
 
-def _describe(cell: Finished, backbone: Backbone, form: Format, reproduced: tuple[int, int]) -> Adapter:
+def _describe(cell: Finished, backbone: Backbone, form: Format, reproduced: tuple[int, int]) -> AdapterFolder:
     record, name, base = cell.record, cell.cell.method.name, base_weights(cell.cell.backbone.settings)
     kept = ("packages", "python", "git", "device", "data", "science", "finished")
-    return Adapter(
+    return AdapterFolder(
         id=record.id,
         format=form,
         cell=_without_paths(cell.cell),
@@ -136,7 +136,7 @@ def _without_paths(cell: Cell) -> Cell:
     return replace(cell, dataset=first.dataset, also=tuple(also))
 
 
-def _finish(folder: Path, adapter: Adapter, *, loading: Loading = NOTHING, base: Mapping[str, float] | None = None) -> Adapter:
+def _finish(folder: Path, adapter: AdapterFolder, *, loading: Loading = NOTHING, base: Mapping[str, float] | None = None) -> AdapterFolder:
     """Write what says of the other files what they are."""
     if base is not None:
         (folder / BASE).write_bytes(to_json(base))

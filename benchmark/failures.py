@@ -28,7 +28,7 @@ def describe_failure(error: BaseException) -> dict[str, Any]:
     return {"cause": cause, "message": message[:500], "user": isinstance(error, UserError)}
 
 
-def failure_of(rank: int, about: dict[str, Any]) -> Exception:
+def rebuild_error(rank: int, about: dict[str, Any]) -> Exception:
     """The error that a rank has described: again a UserError if it was one, so that it is told as one."""
     if about["user"]:
         return {"data": DataError, "weights": WeightsError}.get(about["cause"], UserError)(about["message"])

@@ -17,7 +17,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmark.augmentation import augmented
+from benchmark.augmentation import augment
 from benchmark.backbones.base import Backbone
 from benchmark.backbones.vision import FeatureTower, transform
 from benchmark.compiling import eager
@@ -47,9 +47,9 @@ class Visual:
 
     def __call__(self, ids: Sequence[Sequence[str]], seeds: Sequence[str] = ()) -> Tensor:
         """Image ids of each example, and a seed of each where views are drawn -> (examples, images, tokens, width)."""
-        return self.features(self.fetched(ids, seeds))
+        return self.features(self.fetch_examples(ids, seeds))
 
-    def fetched(self, ids: Sequence[Sequence[str]], seeds: Sequence[str] = ()) -> Tensor:
+    def fetch_examples(self, ids: Sequence[Sequence[str]], seeds: Sequence[str] = ()) -> Tensor:
         """The first step, (examples, images, ...); all examples of a task have as many images."""
         drawn = [f"{seed}/{i}" for images, seed in zip(ids, seeds, strict=True) for i in range(len(images))] if seeds else []
         found = self.fetch([image for images in ids for image in images], drawn)
@@ -69,7 +69,7 @@ def visual_inputs(backbone: Backbone, data: DataFormat, images: Sequence[str], z
     model a black image in place of each. Features that the dataset itself holds are read as they are needed: cached again
     they would fill the disk.
     """
-    if data.precomputed:
+    if data.has_features:
         return _given(backbone, data, zeroed)
     live = live_features(backbone, data, zeroed)
     if _trains(backbone):
@@ -105,14 +105,14 @@ def live_features(backbone: Backbone, data: DataFormat, zeroed: bool) -> Visual:
 
 def training_views(backbone: Backbone, data: DataFormat, images: Sequence[str], recipe: Protocol, cache: Path) -> Visual | None:
     """What training sees in place of the images as they are: nothing else, new views, or one of a few views of each."""
-    if draws_anew(recipe):
+    if redraws_images(recipe):
         return views(backbone, data)
     if recipe.images == "zeroed" or recipe.views is None:
         return None
     return cached_views(backbone, data, images, recipe.views, cache, recipe.cached_features)
 
 
-def draws_anew(recipe: Protocol) -> bool:
+def redraws_images(recipe: Protocol) -> bool:
     """Whether every training step sees images that no cache can hold."""
     return recipe.images == "real" and recipe.augment != "none" and recipe.views is None
 
@@ -120,7 +120,7 @@ def draws_anew(recipe: Protocol) -> bool:
 def views(backbone: Backbone, data: DataFormat) -> Visual:
     """The features of augmented views of images, live: hardly any view comes twice."""
     tower = backbone.vision
-    return _live(backbone, lambda image, seed: transform(augmented(data.image(image), tower.size, seed), tower))
+    return _live(backbone, lambda image, seed: transform(augment(data.image(image), tower.size, seed), tower))
 
 
 def cached_views(backbone: Backbone, data: DataFormat, images: Sequence[str], count: int, cache: Path, kept: Kept = "float32") -> Visual:
@@ -129,7 +129,7 @@ def cached_views(backbone: Backbone, data: DataFormat, images: Sequence[str], co
 
     def load(name: str, _seed: str) -> Tensor:
         image, _, number = name.rpartition(VIEW)
-        return transform(augmented(data.image(image), tower.size, f"view {number}"), tower)
+        return transform(augment(data.image(image), tower.size, f"view {number}"), tower)
 
     def chosen(ids: Sequence[str], seeds: Sequence[str]) -> list[str]:
         return [f"{image}{VIEW}{_chosen(seed, count)}" for image, seed in zip(ids, seeds, strict=True)]

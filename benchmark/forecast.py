@@ -19,10 +19,10 @@ import torch
 
 from benchmark.backbones.weights import random_weights
 from benchmark.cell import Cell, Plan, Planned
-from benchmark.compiling import compile_layers, told
+from benchmark.compiling import compile_layers, compile_errors
 from benchmark.config import dump
 from benchmark.errors import UserError
-from benchmark.features import draws_anew
+from benchmark.features import redraws_images
 from benchmark.inputs import Inputs
 from benchmark.measure import ANSWERS, cached_pixels, items, pixels
 from benchmark.planning import UNREADABLE
@@ -102,7 +102,7 @@ def step_seconds(cell: Cell, batch: int | None, runtime: Runtime) -> float:
     found = []
     for number, part in enumerate(cell.parts):
         size = min(batch or part.protocol.batch_size, part.protocol.batch_size)
-        visual = (pixels if live or draws_anew(part.protocol) else cached_pixels)(backbone, size)
+        visual = (pixels if live or redraws_images(part.protocol) else cached_pixels)(backbone, size)
         feed = Feed(items(part.task, size), visual, replace(part.protocol, batch_size=size), ANSWERS, number)
         backbone.follow(feed.protocol, ANSWERS, number)
         taken = [_one(state, feed, cell.seed, runtime) for _ in range(1 + STEPS)]
@@ -113,7 +113,7 @@ def step_seconds(cell: Cell, batch: int | None, runtime: Runtime) -> float:
 def _one(state: TrainingState, feed: Feed, seed: int, runtime: Runtime) -> float:
     state.total = state.step + 1
     began = time.process_time()
-    with told():
+    with compile_errors():
         train(state, [feed], seed, runtime.micro_batch, lambda _: None)
     return state.step_seconds[-1] if state.backbone.device.type == "cuda" else time.process_time() - began
 

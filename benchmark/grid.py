@@ -12,13 +12,13 @@ from typing import Any
 
 from benchmark.backbones import BACKBONES
 from benchmark.cell import Cell, Choice, Part, Planned
-from benchmark.config import JSON, dump, essence, parse
-from benchmark.datasets import given
-from benchmark.errors import UserError, did_you_mean, located
+from benchmark.config import JSON, dump, dump_identity, parse
+from benchmark.datasets import dataset_settings
+from benchmark.errors import UserError, did_you_mean, error_context
 from benchmark.recipes import Layer, resolve, sweep_layers
 from benchmark.registry import Registry
 from benchmark.scale import Scale, load_scale
-from benchmark.sweep import Entry, Place, Sweep, Tasks, load_sweep, refuse_protocol_keys, sweep_path, tasks_of
+from benchmark.sweep import SweepEntry, TaskPlace, Sweep, Tasks, load_sweep, refuse_protocol_keys, sweep_path, parse_tasks
 
 METHODS: Registry[Any] = Registry("method", "baselines", "methods")
 
@@ -36,17 +36,17 @@ class Crossed:
 
 def expand(name_or_path: str, scale: str = "") -> list[Planned]:
     """All cells of a sweep, resolved but not yet checked, in the sweep's order. Raises UserError for the first bad setting."""
-    return [each.planned for each in crossed(name_or_path, scale)]
+    return [each.planned for each in cross_layers(name_or_path, scale)]
 
 
-def crossed(name_or_path: str, scale: str = "") -> list[Crossed]:
+def cross_layers(name_or_path: str, scale: str = "") -> list[Crossed]:
     """The same, each with the layers of its settings."""
     path = sweep_path(name_or_path)
     sweep, where = load_sweep(name_or_path), str(path)
     methods = [(e, _resolve(METHODS, e, f"{where}: method '{e.label}'")) for e in sweep.entries("methods", where)]
     size = load_scale(scale) if scale else None
     backbones = [(e, _resolve(BACKBONES, _scaled(e, size), f"{where}: backbone '{e.label}'")) for e in sweep.entries("backbones", where)]
-    tasks = [tasks_of(item, path, f"{where}: tasks[{i}]") for i, item in enumerate(sweep.tasks)]
+    tasks = [parse_tasks(item, path, f"{where}: tasks[{i}]") for i, item in enumerate(sweep.tasks)]
     _check_on(methods, tasks, backbones, where)
     _check_by_task([entry for entry, _ in methods], [entry for entry, _ in backbones], tasks, where)
     return list(_cross(sweep, where, methods, backbones, tasks, size))
@@ -55,8 +55,8 @@ def crossed(name_or_path: str, scale: str = "") -> list[Crossed]:
 def _cross(
     sweep: Sweep,
     where: str,
-    methods: list[tuple[Entry, Choice]],
-    backbones: list[tuple[Entry, Choice]],
+    methods: list[tuple[SweepEntry, Choice]],
+    backbones: list[tuple[SweepEntry, Choice]],
     tasks: list[Tasks],
     size: Scale | None,
 ) -> Iterator[Crossed]:
@@ -68,10 +68,10 @@ def _cross(
         if alone in method.by_task:
             way = _resolve(METHODS, method.at(alone), f"{where}: method '{method.label}'")  # noqa: PLW2901
         layers = tuple(_layers(sweep, place, ((method, way), (backbone, model)), size, f"{where}: protocol") for place in chosen.places)
-        places = tuple(place if size is None else place._replace(spec=size.stand_in(place.spec)) for place in chosen.places)
+        places = tuple(place if size is None else place._replace(spec=size.drawn_dataset(place.spec)) for place in chosen.places)
         recipes = [resolve(each, f"{where}: protocol") for each in layers]
         parts = tuple(Part(place.task, place.spec, recipe) for place, recipe in zip(places, recipes, strict=True))
-        built = (*backbone.layers("backbone"), *(() if size is None else (Layer(size.origin, size.settings_of(backbone.name)),)))
+        built = (*backbone.layers("backbone"), *(() if size is None else (Layer(size.origin, size.scaled_settings(backbone.name)),)))
         for seed in sweep.seeds:
             planned = _planned((method.label, way), (backbone.label, model), parts, seed)
             yield Crossed(planned, given[id(chosen)], method.layers("method", alone), built, layers)
@@ -84,7 +84,7 @@ def _planned(method: tuple[str, Choice], backbone: tuple[str, Choice], parts: tu
     return Planned(cell.id, method[0], backbone[0], task, dataset, seed, cell)
 
 
-def _check_on(methods: list[tuple[Entry, Choice]], tasks: list[Tasks], backbones: list[tuple[Entry, Choice]], where: str) -> None:
+def _check_on(methods: list[tuple[SweepEntry, Choice]], tasks: list[Tasks], backbones: list[tuple[SweepEntry, Choice]], where: str) -> None:
     labels = [entry.label for entry, _ in backbones]
     users = [(f"method '{entry.label}'", entry.on) for entry, _ in methods] + [(f"tasks[{i}]", each.on) for i, each in enumerate(tasks)]
     for user, on in users:
@@ -96,7 +96,7 @@ def _check_on(methods: list[tuple[Entry, Choice]], tasks: list[Tasks], backbones
             raise UserError(f"{where}: backbone '{entry.label}': `on` belongs to a method or a task; remove it")
 
 
-def _check_by_task(methods: list[Entry], backbones: list[Entry], tasks: list[Tasks], where: str) -> None:
+def _check_by_task(methods: list[SweepEntry], backbones: list[SweepEntry], tasks: list[Tasks], where: str) -> None:
     known = {chosen.places[0].task for chosen in tasks if len(chosen.places) == 1}
     for entry in methods:
         for task in entry.by_task:
@@ -107,12 +107,12 @@ def _check_by_task(methods: list[Entry], backbones: list[Entry], tasks: list[Tas
             raise UserError(f"{where}: backbone '{entry.label}': `by_task` belongs to a method; remove it")
 
 
-def _scaled(entry: Entry, size: Scale | None) -> Entry:
-    return entry if size is None else replace(entry, settings={**entry.settings, **size.settings_of(entry.name)})
+def _scaled(entry: SweepEntry, size: Scale | None) -> SweepEntry:
+    return entry if size is None else replace(entry, settings={**entry.settings, **size.scaled_settings(entry.name)})
 
 
 def _layers(
-    sweep: Sweep, place: Place, entries: tuple[tuple[Entry, Choice], tuple[Entry, Choice]], size: Scale | None, where: str
+    sweep: Sweep, place: TaskPlace, entries: tuple[tuple[SweepEntry, Choice], tuple[SweepEntry, Choice]], size: Scale | None, where: str
 ) -> tuple[Layer, ...]:
     """The recipe's layers for one task of a method and a backbone, lowest first."""
     task, spec, _ = place
@@ -125,15 +125,15 @@ def _layers(
     return (Layer(f"dataset {spec.name}", spec.protocol), *sweep_layers(sweep.protocol, facts, where), *own, *above)
 
 
-def _data_layers(place: Place, size: Scale | None) -> tuple[Layer, ...]:
+def _data_layers(place: TaskPlace, size: Scale | None) -> tuple[Layer, ...]:
     """Where the settings of a task's dataset come from, or of what stands for it at another scale."""
-    own = (Layer(f"dataset {place.spec.name}", given(place.source)),)
+    own = (Layer(f"dataset {place.spec.name}", dataset_settings(place.source)),)
     return own if size is None else size.data_layers(place.spec) or own
 
 
-def _resolve(registry: Registry[Any], entry: Entry, where: str) -> Choice:
-    with located(where.removesuffix(f": {registry.kind} '{entry.name}'")):  # which the message says itself
+def _resolve(registry: Registry[Any], entry: SweepEntry, where: str) -> Choice:
+    with error_context(where.removesuffix(f": {registry.kind} '{entry.name}'")):  # which the message says itself
         registry.entry(entry.name)
     cls = registry.load(entry.name)
     refuse_protocol_keys(entry.settings, cls, where, "as `protocol: {{{key}: ...}}` in this entry")
-    return Choice(entry.name, essence(parse(cls, entry.settings, where)))
+    return Choice(entry.name, dump_identity(parse(cls, entry.settings, where)))

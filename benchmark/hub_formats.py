@@ -14,12 +14,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import Conv1D, PreTrainedModel
 
-from benchmark.adapters import BESIDE, TENSORS, Adapter
+from benchmark.adapters import BESIDE, TENSORS, AdapterFolder
 from benchmark.backbones import BACKBONES
 from benchmark.backbones.base import Backbone, BackboneConfig, VisionTower
 from benchmark.backbones.weights import quiet
 from benchmark.cell import Choice
-from benchmark.checkpoint import trained
+from benchmark.checkpoint import trained_tensors
 from benchmark.config import parse
 from benchmark.errors import UserError
 from benchmark.method import LowRank, LowRankUpdate, PerTask
@@ -46,7 +46,7 @@ class Loading(NamedTuple):
 NOTHING = Loading()
 
 
-def write_peft(folder: Path, backbone: Backbone, adapter: Adapter) -> Loading:
+def write_peft(folder: Path, backbone: Backbone, adapter: AdapterFolder) -> Loading:
     """adapter_config.json and adapter_model.safetensors for `peft.PeftModel.from_pretrained`; returns what the card must say.
 
     A fused projection's updates become one of as many ranks, B zero outside their blocks: the same function. LayerNorms that
@@ -95,7 +95,7 @@ def base_lines(model: PreTrainedModel, source: str) -> tuple[str, ...]:
 
 def _beside_updates(backbone: Backbone, found: Mapping[str, LowRank]) -> dict[str, Tensor]:
     """What trained beside the updates. Raises UserError for parts of the very maps they belong to."""
-    rest = trained(backbone)
+    rest = trained_tensors(backbone)
     for place in found:
         own = [name for name in rest if name.startswith(f"{place}.")]
         if inside := [name for name in own if name.startswith(f"{place}.base.")]:
@@ -143,7 +143,7 @@ def _owner(backbone: Backbone, parameter: str) -> nn.Module:
     return backbone.get_submodule(parameter.rpartition(".")[0])
 
 
-def write_merged(folder: Path, backbone: Backbone, adapter: Adapter) -> Adapter:
+def write_merged(folder: Path, backbone: Backbone, adapter: AdapterFolder) -> AdapterFolder:
     """Fold what was trained into the towers and write those as Hugging Face folders; the head lies beside.
 
     Returns how to build the merged model. Raises UserError where the method adds what no weight of the towers can hold.
@@ -153,7 +153,7 @@ def write_merged(folder: Path, backbone: Backbone, adapter: Adapter) -> Adapter:
         setattr(backbone.get_submodule(owner), attribute, fold(update))
     _check_plain(backbone, adapter)
     vision = any(parameter.requires_grad for parameter in backbone.vision.parameters())
-    head = {name: tensor for name, tensor in trained(backbone).items() if name.startswith("head.")}
+    head = {name: tensor for name, tensor in trained_tensors(backbone).items() if name.startswith("head.")}
     settings, tower = backbone.checkpoint_settings(), backbone.vision
     folders = {}
     for setting, (model, tokenizer) in backbone.checkpoints().items():
@@ -181,7 +181,7 @@ def fold(update: LowRank) -> nn.Module:
     return update.base
 
 
-def _check_plain(backbone: Backbone, adapter: Adapter) -> None:
+def _check_plain(backbone: Backbone, adapter: AdapterFolder) -> None:
     """Refuse a model that holds more than its towers and head."""
     config: BackboneConfig = parse(BACKBONES.load(backbone.name), adapter.cell.backbone.settings, backbone.name)
     with torch.device("meta"):

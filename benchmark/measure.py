@@ -35,7 +35,7 @@ CAPTION = "a man in a red shirt is holding a tennis racket on a court"
 
 
 @dataclass(frozen=True)
-class Step:
+class MeasuredStep:
     """One measured step: seconds, peak resident (CPU) or allocated (GPU) MiB of the process, loss; or why it could not run."""
 
     backbone: str
@@ -50,14 +50,14 @@ class Step:
     failed: str = ""
 
 
-def measure(name_or_path: str, batch: int, runtime: Runtime) -> Iterator[Step]:
+def measure(name_or_path: str, batch: int, runtime: Runtime) -> Iterator[MeasuredStep]:
     """One step a (method, backbone), in the sweep's order; yields each as it is measured."""
     for planned in combinations(name_or_path):
         yield _isolated(planned, batch, runtime)
 
 
-def _isolated(planned: Planned, batch: int, runtime: Runtime) -> Step:
-    about = Step(planned.backbone, planned.row, planned.task)
+def _isolated(planned: Planned, batch: int, runtime: Runtime) -> MeasuredStep:
+    about = MeasuredStep(planned.backbone, planned.row, planned.task)
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         try:
             return pool.submit(_measure, planned.cell, about, batch, runtime).result()
@@ -67,7 +67,7 @@ def _isolated(planned: Planned, batch: int, runtime: Runtime) -> Step:
             return replace(about, failed=" ".join(str(error).split())[:200])
 
 
-def _measure(cell: Cell, about: Step, batch: int, runtime: Runtime) -> Step:
+def _measure(cell: Cell, about: MeasuredStep, batch: int, runtime: Runtime) -> MeasuredStep:
     device = prepare_torch(runtime)
     torch.manual_seed(cell.seed)
     meter, began = Meter(device), time.perf_counter()

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 Need = Literal["linears", "sublayers", "attention", "embeddings", "visual_context", "encoder", "head"]
 UnfreezeGroup = Literal["norms", "all_norms", "biases"]
-Place = Literal["self", "cross", "ffn"]
-Side = Literal["encoder", "decoder"]
+SiteKind = Literal["self", "cross", "ffn"]
+TowerSide = Literal["encoder", "decoder"]
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ class Site:
     """One attention or feed-forward sub-layer of the language tower."""
 
     name: str
-    kind: Place
-    side: Side
+    kind: SiteKind
+    side: TowerSide
     layer: int
     width: int
     projections: Mapping[str, Projection]
@@ -121,7 +121,7 @@ class PerTask(nn.Module):
 
 
 @runtime_checkable
-class Followed(Protocol):
+class TrackedModule(Protocol):
     """A module with scalars worth following during training; they go into the record."""
 
     def scalars(self) -> Mapping[str, float]:
@@ -191,7 +191,7 @@ def targets(sites: Iterable[Site], roles: Iterable[str]) -> Iterator[tuple[Slot,
             yield members[0].slot, tuple(p.span for p in members)
 
 
-def chosen(backbone: Backbone, places: Iterable[Place], sides: Iterable[Side]) -> list[Site]:
+def select_sites(backbone: Backbone, places: Iterable[SiteKind], sides: Iterable[TowerSide]) -> list[Site]:
     """Sites of these kinds on these sides. Raises UserError if the backbone has none: a method that acts nowhere is a slip."""
     places, sides = tuple(places), tuple(sides)
     found = [site for site in backbone.sites if site.kind in places and site.side in sides]
@@ -230,10 +230,10 @@ def extra_parameters(backbone: Backbone, groups: Iterable[UnfreezeGroup]) -> lis
 
 def layer_norms(backbone: Backbone, *, everywhere: bool) -> list[nn.Module]:
     """LayerNorms of the sites, or `everywhere` in the language tower."""
-    return norms_in(backbone.text) if everywhere else [site.norm for site in backbone.sites]
+    return find_layer_norms(backbone.text) if everywhere else [site.norm for site in backbone.sites]
 
 
-def norms_in(module: nn.Module) -> list[nn.Module]:
+def find_layer_norms(module: nn.Module) -> list[nn.Module]:
     """All LayerNorms of a module."""
     return [each for each in module.modules() if isinstance(each, nn.LayerNorm)]
 

@@ -14,13 +14,13 @@ from benchmark.backbones.base import BackboneConfig
 from benchmark.cell import Cell, Part, Plan, Planned
 from benchmark.config import Protocol, dump, parse
 from benchmark.cost import parameters
-from benchmark.errors import DataError, UserError, did_you_mean, located
+from benchmark.errors import DataError, UserError, did_you_mean, error_context
 from benchmark.grid import METHODS, expand
 from benchmark.inputs import Inputs
 from benchmark.metrics import METRICS
 from benchmark.records import Store, to_json, write_atomically
 from benchmark.runner import build
-from benchmark.selection import selecting
+from benchmark.selection import selection_metrics
 from benchmark.sweep import fingerprint, load_sweep, plan_file, sweep_name, sweep_path
 from benchmark.tasks import TASKS
 from benchmark.tasks.labelled import Labelled
@@ -94,21 +94,21 @@ class _Checker:
 
     def _check(self, planned: Planned) -> Planned:
         cell = planned.cell
-        reason = incapable(cell)
+        reason = reason_to_skip(cell)
         if reason:
             return replace(planned, skipped=reason)
         place = f"{self.where}: '{planned.row}' on '{planned.backbone}', {planned.task}/{planned.dataset}"
-        with located(place):
+        with error_context(place):
             check_recipe(cell)
             for part in cell.parts:
                 check_names(part)
         found = [self._answers(part) for part in cell.parts]
         unreadable = next((answers for answers in found if isinstance(answers, str)), None)
         if unreadable is not None:
-            with located(place):
+            with error_context(place):
                 self._count(cell, cell.protocol.max_answers)  # what cannot be built must show all the same
             return replace(planned, skipped=unreadable)
-        with located(place):
+        with error_context(place):
             counts = self._count(cell, int(found[0]))
         data = "+".join(self._data(part) for part in cell.parts)
         return replace(planned, trainable=counts["trainable"], head=counts["head"], total=counts["total"], data=data)
@@ -160,14 +160,14 @@ def combinations(name_or_path: str) -> list[Planned]:
     """The first cell of each method and backbone of a sweep that go together, in its order. Raises UserError if none do."""
     first: dict[tuple[str, str], Planned] = {}
     for planned in expand(name_or_path):
-        if (planned.row, planned.backbone) not in first and not incapable(planned.cell):
+        if (planned.row, planned.backbone) not in first and not reason_to_skip(planned.cell):
             first[planned.row, planned.backbone] = planned
     if not first:
         raise UserError(f"{name_or_path}: no method of this sweep goes with a backbone and task of it; see `vlpeft plan {name_or_path}`")
     return list(first.values())
 
 
-def incapable(cell: Cell) -> str:
+def reason_to_skip(cell: Cell) -> str:
     """Why the cell's backbone cannot do its task or lacks what its method needs; "" where it can."""
     model: type[BackboneConfig] = BACKBONES.load(cell.backbone.name)
     for part in cell.parts:
@@ -188,12 +188,12 @@ def incapable(cell: Cell) -> str:
 
 def _unfit(part: Part, config: BackboneConfig) -> str:
     """Why a backbone cannot see a part's images, where a dataset holds features in their place; "" where it can."""
-    precomputed = part.dataset.open().precomputed
-    if precomputed != config.reads_features:
+    has_features = part.dataset.open().has_features
+    if has_features != config.reads_features:
         holds, needs = ("images", "features") if config.reads_features else ("features", "images")
         return f"{config.name} needs {needs} here, and {part.dataset.name} holds {holds}"
     for key, plain in (("images", "real"), ("augment", "none")):
-        if precomputed and getattr(part.protocol, key) != plain:
+        if has_features and getattr(part.protocol, key) != plain:
             return f"{key}: {getattr(part.protocol, key)} needs images, and {part.dataset.name} holds features"
     return ""
 
@@ -230,7 +230,7 @@ def check_names(part: Part) -> None:
         raise UserError(f"label_words: {part.task} has no labels; leave it out, or set it in a rule for the tasks that have")
     chosen = part.protocol.select == "best"
     if chosen:
-        selecting(task, part.protocol)
+        selection_metrics(task, part.protocol)
         if part.protocol.select_split == part.protocol.eval_split:
             tested = part.protocol.eval_split
             raise UserError(

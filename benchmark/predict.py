@@ -9,14 +9,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from benchmark.adapters import Adapter
+from benchmark.adapters import AdapterFolder
 from benchmark.backbones.base import Backbone
 from benchmark.cell import Part
 from benchmark.config import Config, parse
 from benchmark.datasets.base import DataFormat, Example, Pixels
 from benchmark.datasets.files import decode_image
 from benchmark.errors import UserError
-from benchmark.evaluation import said
+from benchmark.evaluation import predict_split
 from benchmark.features import visual_inputs
 from benchmark.inputs import Inputs
 from benchmark.tasks import TASKS
@@ -28,7 +28,7 @@ ROW = 'write {"image": PATH, "question": TEXT} on each line'
 
 
 @dataclass(frozen=True)
-class Asked(Config):
+class AskedQuestion(Config):
     """One thing to predict: paths of its images, and the question or hypothesis."""
 
     images: tuple[str, ...]
@@ -66,7 +66,7 @@ class ImageFiles(DataFormat):
         return ""
 
 
-def chosen_part(adapter: Adapter, name: str) -> int:
+def select_part(adapter: AdapterFolder, name: str) -> int:
     """Which of the adapter's tasks is meant: `name` is `vqa` or `vqa/vqav2`, "" where there is but one."""
     parts = adapter.cell.parts
     found = [i for i, part in enumerate(parts) if name in ("", part.task, part.name)]
@@ -76,7 +76,7 @@ def chosen_part(adapter: Adapter, name: str) -> int:
     return found[0]
 
 
-def read_rows(path: Path) -> list[Asked]:
+def read_rows(path: Path) -> list[AskedQuestion]:
     """JSON lines of {"image": PATH or "images": [PATH, PATH], "question": TEXT}; relative paths start at the file's folder."""
     if not path.exists():
         raise UserError(f"{path} is no file; check the path of `--from`")
@@ -92,7 +92,7 @@ def read_rows(path: Path) -> list[Asked]:
     raise UserError(f"{path} asks nothing; {ROW}")
 
 
-def _row(line: str, path: Path, where: str) -> Asked:
+def _row(line: str, path: Path, where: str) -> AskedQuestion:
     try:
         values: Any = json.loads(line)
     except json.JSONDecodeError as error:
@@ -101,11 +101,11 @@ def _row(line: str, path: Path, where: str) -> Asked:
         raise UserError(f"{where}: {ROW}")
     if "image" in values:
         values = {"images": [values.pop("image")], **values}
-    asked = parse(Asked, values, where)
-    return Asked(tuple(str(path.parent / image) for image in asked.images), asked.question)
+    asked = parse(AskedQuestion, values, where)
+    return AskedQuestion(tuple(str(path.parent / image) for image in asked.images), asked.question)
 
 
-def check(asked: Asked, task: Task, where: str = "") -> None:
+def check(asked: AskedQuestion, task: Task, where: str = "") -> None:
     """Refuse what the task cannot take: too few or too many images, a question too much or too little, no image."""
     if len(asked.images) != task.images:
         fix = "give `--image` once" if task.images == 1 else "give `--image LEFT --image RIGHT`"
@@ -119,33 +119,33 @@ def check(asked: Asked, task: Task, where: str = "") -> None:
             raise UserError(f"{where}image {image} is no file; check the path")
 
 
-def predict(adapter: Adapter, backbone: Backbone, part: int, wanted: Sequence[Asked], batch: int, top: int) -> list[Said]:
+def predict(adapter: AdapterFolder, backbone: Backbone, part: int, wanted: Sequence[AskedQuestion], batch: int, top: int) -> list[Said]:
     """What the model says of each; with `top`, the best answers and their scores too."""
     place = adapter.cell.parts[part]
     if not adapter.image:
         raise UserError(f"this adapter reads features that {place.dataset.name} holds, not images; use a backbone with a vision tower")
     examples = [Example(str(i), asked.images, asked.question, ()) for i, asked in enumerate(wanted)]
-    inputs = inputs_of(place, ImageFiles(), examples, adapter.answers[part])
+    inputs = read_inputs(place, ImageFiles(), examples, adapter.answers[part])
     with TemporaryDirectory(prefix="vlpeft-") as cache:
-        feed = feed_of(backbone, inputs, part, Path(cache))
-        texts = said(backbone, backbone.predict, inputs, feed, examples, batch)
-        best = said(backbone, backbone.ranked, inputs, feed, examples, batch) if top else [[] for _ in texts]
+        feed = make_feed(backbone, inputs, part, Path(cache))
+        texts = predict_split(backbone, backbone.predict, inputs, feed, examples, batch)
+        best = predict_split(backbone, backbone.ranked, inputs, feed, examples, batch) if top else [[] for _ in texts]
     return [Said(text, tuple(each[:top])) for text, each in zip(texts, best, strict=True)]
 
 
-def inputs_of(part: Part, data: DataFormat, examples: Sequence[Example], answers: tuple[str, ...]) -> Inputs:
+def read_inputs(part: Part, data: DataFormat, examples: Sequence[Example], answers: tuple[str, ...]) -> Inputs:
     """What a run reads, without anything to train on."""
     return Inputs(part, data, TASKS.load(part.task)(), (), examples, answers)
 
 
-def feed_of(backbone: Backbone, inputs: Inputs, part: int, cache: Path) -> Feed:
+def make_feed(backbone: Backbone, inputs: Inputs, part: int, cache: Path) -> Feed:
     """What a run shows the model."""
     protocol = inputs.part.protocol
     visual = visual_inputs(backbone, inputs.data, inputs.images, protocol.images == "zeroed", cache)
     return Feed((), visual, protocol, inputs.answers, part)
 
 
-def as_rows(wanted: Sequence[Asked], made: Sequence[Said], score: str) -> Iterator[dict[str, Any]]:
+def as_rows(wanted: Sequence[AskedQuestion], made: Sequence[Said], score: str) -> Iterator[dict[str, Any]]:
     """Plain values for scripts; `score` says what the scores of the best answers are."""
     for asked, each in zip(wanted, made, strict=True):
         top = {"score_is": score, "top": [{"answer": answer, "score": value} for answer, value in each.top]} if each.top else {}

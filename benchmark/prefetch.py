@@ -11,7 +11,7 @@ from typing import Literal
 from huggingface_hub import is_offline_mode
 
 from benchmark.backbones import BACKBONES
-from benchmark.backbones.base import BackboneConfig, Wanted
+from benchmark.backbones.base import BackboneConfig, WeightFiles
 from benchmark.backbones.fetching import NotHere, obtain
 from benchmark.cell import Cell, Part
 from benchmark.config import dump, parse
@@ -22,11 +22,11 @@ from benchmark.datasets.sources import Download
 from benchmark.errors import DataError, UserError
 from benchmark.grid import expand
 from benchmark.inputs import splits
-from benchmark.planning import incapable
+from benchmark.planning import reason_to_skip
 from benchmark.progress import PhaseProgress
 from benchmark.sweep import places, sweep_path
 
-State = Literal["here", "fetched", "to fetch", "missing"]
+FetchState = Literal["here", "fetched", "to fetch", "missing"]
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,11 @@ class Found:
 
     kind: Literal["weights", "data"]
     name: str
-    state: State
+    state: FetchState
     problem: str = ""
 
     @property
-    def told(self) -> str:
+    def message(self) -> str:
         """The state, with what is to be fetched, which is no error."""
         about = self.problem.removeprefix(f"{self.kind} '{self.name}'").removeprefix(" are").lstrip(": ")
         return f"{self.state}: {about}" if self.state == "to fetch" else self.state
@@ -50,8 +50,8 @@ def prefetch(sweep: str, scale: str, *, fetch: bool, accepted: bool) -> Iterator
 
     `accepted`: the user accepts the datasets' licences.
     """
-    cells = [planned.cell for planned in expand(sweep, scale) if not incapable(planned.cell)]
-    for each in wanted(cells):
+    cells = [planned.cell for planned in expand(sweep, scale) if not reason_to_skip(planned.cell)]
+    for each in weight_files_of(cells):
         yield weights(each, fetch=fetch)
     for source, parts in _datasets(sweep, cells).items():
         yield _data(source, parts, fetch=fetch, accepted=accepted)
@@ -59,21 +59,21 @@ def prefetch(sweep: str, scale: str, *, fetch: bool, accepted: bool) -> Iterator
 
 def require_weights(cells: Iterable[Cell], sweep: str) -> None:
     """Refuse to submit cells whose weights no job could load. Raises UserError naming the first source and the fix."""
-    found = [each for each in (weights(each, fetch=False) for each in wanted(cells)) if each.state != "here"]
+    found = [each for each in (weights(each, fetch=False) for each in weight_files_of(cells)) if each.state != "here"]
     if found:
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
         fix = f"; jobs run offline: run `vlpeft prefetch {sweep}` where there is a network" if found[0].state == "to fetch" else ""
         raise UserError(f"{found[0].problem}{more}{fix}")
 
 
-def wanted(cells: Iterable[Cell]) -> list[Wanted]:
+def weight_files_of(cells: Iterable[Cell]) -> list[WeightFiles]:
     """The weight sources of cells, each once, without the shipped ones."""
     choices = {json.dumps(dump(cell.backbone), sort_keys=True): cell.backbone for cell in cells}.values()
     configs: list[BackboneConfig] = [parse(BACKBONES.load(choice.name), choice.settings, choice.name) for choice in choices]
-    return list(dict.fromkeys(each for config in configs for each in config.wanted() if each.source != "tiny"))
+    return list(dict.fromkeys(each for config in configs for each in config.weight_files() if each.source != "tiny"))
 
 
-def weights(each: Wanted, *, fetch: bool) -> Found:
+def weights(each: WeightFiles, *, fetch: bool) -> Found:
     """Look for a weight source, and get what is missing of it if `fetch`. Where all is here the hub is not asked."""
     try:
         obtain(each, fetch=False)
@@ -84,7 +84,7 @@ def weights(each: Wanted, *, fetch: bool) -> Found:
     return Found("weights", each.source, "here")
 
 
-def _fetched(each: Wanted) -> Found:
+def _fetched(each: WeightFiles) -> Found:
     if is_offline_mode():
         return Found("weights", each.source, "missing", f"weights '{each.source}': HF_HUB_OFFLINE is set; unset it to fetch them")
     try:

@@ -66,7 +66,7 @@ class CellProgress(PhaseProgress):
     """Progress of one cell run in this process; what run_cell calls."""
 
     def __init__(self, cell: Planned) -> None:
-        super().__init__(name_of(cell))
+        super().__init__(cell_title(cell))
 
 
 class SweepProgress(_Bars):
@@ -91,7 +91,7 @@ class SweepProgress(_Bars):
             if cell.id in self.running:
                 self.bars.remove_task(self.running.pop(cell.id))
             state = "done" if self.store.has_record(cell.id) else "FAILED"
-            self.line(f"[{self.done}/{self.total}] {state} {cell.id} {name_of(cell)}")
+            self.line(f"[{self.done}/{self.total}] {state} {cell.id} {cell_title(cell)}")
             self.told = time.monotonic()
         if self.live:
             for cell, where in self._at_work():
@@ -112,7 +112,7 @@ class SweepProgress(_Bars):
             return
         self.told = time.monotonic()
         alive = [(cell, where) for cell, where in self._at_work() if self._alive(cell, where)]
-        said = [f"{where['phase']} {where['step']}/{where['total']} {name_of(cell)}" for cell, where in alive[:TOLD_AT_ONCE]]
+        said = [f"{where['phase']} {where['step']}/{where['total']} {cell_title(cell)}" for cell, where in alive[:TOLD_AT_ONCE]]
         more = [f"{len(alive) - TOLD_AT_ONCE} more"] if len(alive) > TOLD_AT_ONCE else []
         self.line(f"[{self.done}/{self.total}] at work: {'; '.join(said + more) or 'none yet'}")
 
@@ -136,6 +136,6 @@ class SweepProgress(_Bars):
         return (folder / "record.json").exists() or (folder / "failure.json").exists()
 
 
-def name_of(cell: Planned) -> str:
+def cell_title(cell: Planned) -> str:
     """One line that names a cell."""
     return f"{cell.row} | {cell.backbone} | {cell.task}/{cell.dataset} | seed {cell.seed}"

@@ -24,7 +24,7 @@ from typing import Any
 
 from benchmark.distributed import PeerLost
 from benchmark.errors import UserError
-from benchmark.failures import RankFailed, describe_failure, failure_of
+from benchmark.failures import RankFailed, describe_failure, rebuild_error
 
 POLL_SECONDS = 0.2
 GRACE_SECONDS = 5.0  # that a cause may come later than what follows from it
@@ -46,7 +46,7 @@ class Link:
         """Say where the cell is."""
         self.line.send((REPORT, what))
 
-    def asked(self) -> bool:
+    def stop_requested(self) -> bool:
         """Whether the cell was asked to stop."""
         return self.line.poll()
 
@@ -59,7 +59,7 @@ class Member:
     process: BaseProcess
     line: Connection
 
-    def hear(self) -> tuple[str, Any]:
+    def receive(self) -> tuple[str, Any]:
         """The next thing it says. Raises RankFailed where it has died."""
         try:
             said: tuple[str, Any] = self.line.recv()
@@ -69,11 +69,11 @@ class Member:
         return said
 
 
-Work = Callable[[Link], Any]  # a function of a module, or a partial of one: it is pickled
+RankFunction = Callable[[Link], Any]  # a function of a module, or a partial of one: it is pickled
 Hear = Callable[..., None]
 
 
-def run_ranks(work: Work, world: int, fresh: bool, hear: Hear, asked: Callable[[], bool]) -> Any:
+def run_ranks(work: RankFunction, world: int, fresh: bool, hear: Hear, asked: Callable[[], bool]) -> Any:
     """Run `work` in each of `world` new processes; returns what it gave on rank 0. None of them outlives this call.
 
     `hear` gets what rank 0 reports; once `asked` is true, rank 0 is told. Raises what a rank raised (a UserError, or
@@ -94,7 +94,7 @@ def run_ranks(work: Work, world: int, fresh: bool, hear: Hear, asked: Callable[[
                 member.line.close()
 
 
-def _start(work: Work, rank: int, world: int, meeting: Path, fresh: bool) -> Member:
+def _start(work: RankFunction, rank: int, world: int, meeting: Path, fresh: bool) -> Member:
     context: SpawnContext | ForkServerContext = get_context("spawn") if fresh else get_context("forkserver")
     context.set_forkserver_preload([PRELOADED])
     ours, theirs = context.Pipe()
@@ -112,11 +112,11 @@ def _watch(members: Sequence[Member], hear: Hear, asked: Callable[[], bool]) -> 
     while True:
         for line in wait(list(talking), POLL_SECONDS):
             member = talking[line]  # type: ignore[index] # wait is typed for sockets and numbers, too
-            kind, content = member.hear()
+            kind, content = member.receive()
             if kind == REPORT:
                 hear(*content)
             elif kind == FAILED:
-                raise failure_of(member.rank, content)
+                raise rebuild_error(member.rank, content)
             elif kind == ENDED and member.rank == 0:
                 return content
             else:
@@ -129,7 +129,7 @@ def _watch(members: Sequence[Member], hear: Hear, asked: Callable[[], bool]) -> 
             members[0].line.send("stop")
 
 
-def _be_rank(work: Work, link: Link) -> None:
+def _be_rank(work: RankFunction, link: Link) -> None:
     """What a rank's process does."""
     Thread(target=_end_with_parent, daemon=True).start()
     try:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.config import JSON, Config, Protocol, load_yaml, merge, parse
-from benchmark.errors import UserError, did_you_mean, located
+from benchmark.errors import UserError, did_you_mean, error_context
 
 FOLDER = Path(__file__).resolve().parent / "protocols"
 DEFAULT = "default of Protocol"  # the origin of what no layer sets
@@ -39,7 +39,7 @@ class Rule(Config):
     set: dict[str, JSON]
 
     @property
-    def words(self) -> str:
+    def describe(self) -> str:
         """The conditions, as one would say them."""
         return ", ".join(f"{key}: {'|'.join(map(str, _options(value)))}" for key, value in self.when.items())
 
@@ -87,7 +87,7 @@ def sweep_layers(chosen: str | Mapping[str, JSON], facts: Mapping[str, JSON], wh
     own = {} if isinstance(chosen, str) else {key: value for key, value in chosen.items() if key != "base"}
     base = chosen if isinstance(chosen, str) else chosen.get("base")
     if base is not None:
-        with located(where):
+        with error_context(where):
             yield from protocol_layers(str(base), facts)
     yield Layer("sweep", own)
 
@@ -100,14 +100,14 @@ def protocol_layers(name: str, facts: Mapping[str, JSON], _derived: tuple[str, .
     if file.base is not None:
         yield from protocol_layers(file.base, facts, (*_derived, name))
     yield Layer(f"protocol {name}", {"name": name, **file.defaults})
-    yield from matching(file.rules, facts, f"protocol {name}", str(_path(name)))
+    yield from matching_rules(file.rules, facts, f"protocol {name}", str(_path(name)))
 
 
-def matching(rules: Sequence[Rule], facts: Mapping[str, JSON], origin: str, where: str) -> Iterator[Layer]:
+def matching_rules(rules: Sequence[Rule], facts: Mapping[str, JSON], origin: str, where: str) -> Iterator[Layer]:
     """The rules whose conditions these facts meet, in order."""
     for number, rule in enumerate(rules, 1):
         if _matches(rule, facts, f"{where}: rules[{number - 1}]"):
-            yield Layer(f"{origin}, rule {number} ({rule.words})", rule.set)
+            yield Layer(f"{origin}, rule {number} ({rule.describe})", rule.set)
 
 
 def resolve(layers: Sequence[Layer], where: str) -> Protocol:

@@ -101,7 +101,7 @@ class Store:
 
     def is_held(self, cell_id: str) -> bool:
         """True while some process runs the cell."""
-        return held(self.folder(cell_id) / "lock")
+        return is_locked(self.folder(cell_id) / "lock")
 
     def record(self, cell_id: str) -> Record:
         """Read one record. Raises UserError naming the file if it is truncated, foreign or of a newer schema."""
@@ -121,7 +121,7 @@ class Store:
     def write_cell(self, cell_id: str, cell: Mapping[str, Any]) -> None:
         """Write cell.json, unless it stands there. Every launch does so: 10,000 cells are not worth as many fsyncs."""
         path, data = self.folder(cell_id) / "cell.json", to_json(cell)
-        with writing(path):
+        with write_errors(path):
             if path.exists() and path.read_bytes() == data:
                 return
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -148,7 +148,7 @@ class Store:
         return write_atomically(self.folder(record.id) / "record.json", to_json(dump(record)), exclusive=True)
 
 
-def held(lock: Path) -> bool:
+def is_locked(lock: Path) -> bool:
     """True while some process holds a lock file. On a disk that cannot be written nobody can begin, and what is seen is a guess: False."""
     if not lock.exists():
         return False
@@ -199,7 +199,7 @@ def write_atomically(path: Path, data: bytes, *, exclusive: bool = False) -> boo
 
     With `exclusive`, an existing file is kept and False returned. Raises UserError where the folder cannot be written.
     """
-    with writing(path):
+    with write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         return _write(path, data, exclusive)
 
@@ -207,7 +207,7 @@ def write_atomically(path: Path, data: bytes, *, exclusive: bool = False) -> boo
 def write_quickly(path: Path, data: bytes) -> None:
     """The same for what can be written again: atomic, but without fsync, so that a power cut may leave an empty file."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with writing(path):
+    with write_errors(path):
         try:
             temporary.write_bytes(data)
             temporary.replace(path)
@@ -216,7 +216,7 @@ def write_quickly(path: Path, data: bytes) -> None:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
+def write_errors(path: Path) -> Iterator[None]:
     """Say of an OSError inside what could not be written, and what to do."""
     try:
         yield

@@ -22,7 +22,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from benchmark.annotations import allowed, imported, parsed
+from benchmark.annotations import allowed, imported_names, parse_source
 from benchmark.errors import UserError, broken_source, did_you_mean
 
 T = TypeVar("T")
@@ -41,7 +41,7 @@ def register(name: str, **options: object) -> Callable[[type[T]], type[T]]:
 
 
 @dataclass(frozen=True)
-class Entry:
+class RegistryEntry:
     """What is known of an entry before its module is imported."""
 
     name: str
@@ -69,16 +69,16 @@ class Registry(Generic[T]):
         self.kind, self.folders = kind, folders
 
     @cached_property
-    def entries(self) -> Mapping[str, Entry]:
+    def entries(self) -> Mapping[str, RegistryEntry]:
         """All entries by name, sorted. A name taken twice is an error."""
-        found: dict[str, Entry] = {}
+        found: dict[str, RegistryEntry] = {}
         for entry in [*self._from_source(), *map(_from_entry_point, entry_points(group=f"vlpeft.{self.kind}s"))]:
             if entry.name in found:
                 raise UserError(f"{self.kind} '{entry.name}' is registered in {found[entry.name].module} and in {entry.module}")
             found[entry.name] = entry
         return dict(sorted(found.items()))
 
-    def entry(self, name: str) -> Entry:
+    def entry(self, name: str) -> RegistryEntry:
         """Return an entry without importing it. Raises UserError with the nearest name for an unknown one."""
         if name not in self.entries:
             raise UserError(f"unknown {self.kind} '{name}'{did_you_mean(name, self.entries)}")
@@ -89,19 +89,19 @@ class Registry(Generic[T]):
         cls: type[T] = self.entry(name).load()
         return cls
 
-    def _from_source(self) -> Iterator[Entry]:
+    def _from_source(self) -> Iterator[RegistryEntry]:
         for folder in self.folders:
             for path in sorted((REPOSITORY / folder).glob("*.py")):
                 yield from _scan(path, f"{folder.replace('/', '.')}.{path.stem}")
 
 
 @cache
-def _scan(path: Path, module: str) -> tuple[Entry, ...]:
-    tree = parsed(path)
+def _scan(path: Path, module: str) -> tuple[RegistryEntry, ...]:
+    tree = parse_source(path)
     return tuple(entry for node in tree.body if isinstance(node, ast.ClassDef) for entry in _entry_of(node, tree, module))
 
 
-def _entry_of(node: ast.ClassDef, tree: ast.Module, module: str) -> Iterator[Entry]:
+def _entry_of(node: ast.ClassDef, tree: ast.Module, module: str) -> Iterator[RegistryEntry]:
     for call in node.decorator_list:
         if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "register":
             name, options = _literals(call, module)
@@ -109,7 +109,7 @@ def _entry_of(node: ast.ClassDef, tree: ast.Module, module: str) -> Iterator[Ent
             settings, choices = fields_of(node, tree)
             for base in _bases(node, tree):
                 settings, choices = {**base.settings, **settings}, {**base.choices, **choices}
-            yield Entry(name, module, node.name, summary, options, settings, choices)
+            yield RegistryEntry(name, module, node.name, summary, options, settings, choices)
 
 
 def _literals(call: ast.Call, module: str) -> tuple[str, dict[str, Any]]:
@@ -129,9 +129,9 @@ def _default(value: ast.expr | None) -> str:
     return "" if value is None else ast.unparse(value)
 
 
-def _bases(node: ast.ClassDef, tree: ast.Module) -> Iterator[Entry]:
+def _bases(node: ast.ClassDef, tree: ast.Module) -> Iterator[RegistryEntry]:
     """Base classes that are entries of other files of this repository."""
-    sources = imported(tree, REPOSITORY)
+    sources = imported_names(tree, REPOSITORY)
     for base in node.bases:
         if isinstance(base, ast.Name) and base.id in sources:
             yield from (entry for entry in _scan(*sources[base.id]) if entry.attribute == base.id)
@@ -148,6 +148,6 @@ def fields_of(node: ast.ClassDef, tree: ast.Module) -> tuple[dict[str, str], dic
     return settings, choices
 
 
-def _from_entry_point(point: EntryPoint) -> Entry:
+def _from_entry_point(point: EntryPoint) -> RegistryEntry:
     source = point.dist.name if point.dist else point.module
-    return Entry(point.name, point.module, point.attr, f"from the package {source}", {}, {})
+    return RegistryEntry(point.name, point.module, point.attr, f"from the package {source}", {}, {})

@@ -19,12 +19,12 @@ from benchmark import metrics, scores
 from benchmark.backbones import BACKBONES
 from benchmark.backbones.base import Backbone, BackboneConfig
 from benchmark.cell import SCIENCE, Cell
-from benchmark.checkpoint import load_checkpoint, save_checkpoint, save_trained, trained
+from benchmark.checkpoint import load_checkpoint, save_checkpoint, save_trained, trained_tensors
 from benchmark.codebase import code, keep_diff
-from benchmark.compiling import compile_layers, told
+from benchmark.compiling import compile_layers, compile_errors
 from benchmark.config import NonNegativeFloat, Positive, dump, parse
-from benchmark.cost import Meter, gpu_hours, parameters, together
-from benchmark.devices import chosen_device
+from benchmark.cost import Meter, gpu_hours, parameters, merge_readings
+from benchmark.devices import select_device
 from benchmark.distributed import ALONE, Ranks, join
 from benchmark.errors import UserError
 from benchmark.evaluation import predictions
@@ -41,11 +41,11 @@ from benchmark.scores import ImageScores
 from benchmark.selection import Selection
 from benchmark.training import Feed, TrainingState, start, train
 from benchmark.verify.parts import is_covered
-from benchmark.whereabouts import Progress, reporter, unwatched
+from benchmark.whereabouts import ReportProgress, reporter, unwatched
 from benchmark.work import first_step
 
 Outcome = Literal["done", "already done", "running elsewhere", "left alone"]
-Asked = Callable[[], bool]  # has the cell been asked to stop
+StopRequested = Callable[[], bool]  # has the cell been asked to stop
 Begin = Callable[[], bool]  # called once the cell is this process's; False: leave it alone
 LOCK_SECONDS = 0.5
 
@@ -65,7 +65,7 @@ class Runtime:
 
     def torch_device(self, rank: int = 0) -> torch.device:
         """The device that a rank runs on. Raises UserError for a GPU that is not there."""
-        return chosen_device(self.device, rank, self.ranks)
+        return select_device(self.device, rank, self.ranks)
 
 
 class Stopped(BaseException):
@@ -76,8 +76,8 @@ def run_cell(
     cell_id: str,
     root: Path,
     runtime: Runtime,
-    progress: Progress = unwatched,
-    asked: Asked = lambda: False,
+    progress: ReportProgress = unwatched,
+    asked: StopRequested = lambda: False,
     begin: Begin = lambda: True,
 ) -> Outcome:
     """Run a cell unless it is done or another process holds it. A failure leaves failure.json and raises.
@@ -99,7 +99,7 @@ def run_cell(
     return "done"
 
 
-def _attempt(store: Store, cell_id: str, runtime: Runtime, progress: Progress, asked: Asked) -> None:
+def _attempt(store: Store, cell_id: str, runtime: Runtime, progress: ReportProgress, asked: StopRequested) -> None:
     folder = store.folder(cell_id)
     (folder / "failure.json").unlink(missing_ok=True)
     try:
@@ -120,7 +120,7 @@ def _attempt(store: Store, cell_id: str, runtime: Runtime, progress: Progress, a
     (folder / "checkpoint.pt").unlink(missing_ok=True)
 
 
-def _run_in_ranks(root: Path, cell_id: str, runtime: Runtime, report: Progress, asked: Asked) -> None:
+def _run_in_ranks(root: Path, cell_id: str, runtime: Runtime, report: ReportProgress, asked: StopRequested) -> None:
     """Have new processes run the cell together; this one holds its lock and listens."""
     fresh = runtime.torch_device().type == "cuda"  # an import may touch CUDA, which no forked process can use then
     finished = run_ranks(partial(_be_rank, root, cell_id, runtime), runtime.ranks, fresh, report, asked)
@@ -131,9 +131,9 @@ def _run_in_ranks(root: Path, cell_id: str, runtime: Runtime, report: Progress, 
 def _be_rank(root: Path, cell_id: str, runtime: Runtime, link: Link) -> bool:
     """Run a cell as one of its ranks; False if it was asked to stop. Only the first one reports, and hears that."""
     ranks = join(link.rank, link.world, link.meeting, runtime.torch_device(link.rank))
-    report, asked = (link.report, link.asked) if ranks.first else (unwatched, lambda: False)
+    report, stop_requested = (link.report, link.stop_requested) if ranks.first else (unwatched, lambda: False)
     try:
-        _Run(Store(root), cell_id, runtime, report, asked, ranks).run()
+        _Run(Store(root), cell_id, runtime, report, stop_requested, ranks).run()
     except Stopped:
         return False
     return True
@@ -142,7 +142,7 @@ def _be_rank(root: Path, cell_id: str, runtime: Runtime, link: Link) -> bool:
 class _Run:
     """One attempt at a cell, or a rank's part in it."""
 
-    def __init__(self, store: Store, cell_id: str, runtime: Runtime, report: Progress, asked: Asked, ranks: Ranks) -> None:
+    def __init__(self, store: Store, cell_id: str, runtime: Runtime, report: ReportProgress, asked: StopRequested, ranks: Ranks) -> None:
         self.store, self.runtime, self.report, self.asked, self.ranks = store, runtime, report, asked, ranks
         self.folder = store.folder(cell_id)
         self.cell = parse(Cell, read_json(self.folder / "cell.json") or {}, str(self.folder / "cell.json"))
@@ -168,10 +168,10 @@ class _Run:
         torch.manual_seed(self.cell.seed)  # what building drew must not reach dropout: a method's size would change it
         meter = Meter(self.device)
         state, selected = self._train(backbone, inputs, feeds)
-        spent = together(self.ranks.gather(meter.read()))
+        spent = merge_readings(self.ranks.gather(meter.read()))
         meter = Meter(self.device)
         reports = [self._evaluate(backbone, each, feed) for each, feed in zip(inputs, feeds, strict=True)]
-        evaluated = together(self.ranks.gather(meter.read()))
+        evaluated = merge_readings(self.ranks.gather(meter.read()))
         if self.ranks.first:
             self.store.publish(self._record(backbone, feeds, state, selected, reports, spent, evaluated))
 
@@ -231,7 +231,7 @@ class _Run:
         origin = {"cell": self.cell.id, "data": self.data}
         if checkpoint.exists():
             load_checkpoint(checkpoint, state, origin)
-        self.ranks.check_equal(trained(backbone))
+        self.ranks.check_equal(trained_tensors(backbone))
         selection = self._selection(inputs[0], feeds[0])
         saved = time.monotonic()
 
@@ -249,7 +249,7 @@ class _Run:
                 raise Stopped
 
         try:
-            with told():
+            with compile_errors():
                 train(state, feeds, self.cell.seed, self.runtime.micro_batch, after_step, self.ranks)
         except UserError as error:
             if self.runtime.compile and self.asked():  # a signal that asks a group of processes to stop kills the compiler at once
@@ -300,7 +300,7 @@ def build(cell: Cell, answers: Sequence[str]) -> Backbone:
     return backbone
 
 
-def _lines(predictions: Sequence[Prediction], report: metrics.Report, about: dict[str, str]) -> str:
+def _lines(predictions: Sequence[Prediction], report: metrics.MetricReport, about: dict[str, str]) -> str:
     rows = []
     for i, p in enumerate(predictions):
         each = {name: values[i] for name, values in report.per_example.items()}

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from zlib import crc32
 
-from benchmark.config import JSON, Config, essence, load_yaml, parse
-from benchmark.datasets import FORMATS, DatasetSpec, given, load_spec
+from benchmark.config import JSON, Config, dump_identity, load_yaml, parse
+from benchmark.datasets import FORMATS, DatasetSpec, dataset_settings, load_spec
 from benchmark.errors import UserError, did_you_mean
-from benchmark.recipes import Layer, Rule, matching
+from benchmark.recipes import Layer, Rule, matching_rules
 
 FOLDER = Path(__file__).resolve().parent / "scales"
 
@@ -35,7 +35,7 @@ class Scale(Config):
         """In words, where its settings come from."""
         return f"scale {self.name}"
 
-    def settings_of(self, backbone: str) -> Mapping[str, JSON]:
+    def scaled_settings(self, backbone: str) -> Mapping[str, JSON]:
         """What replaces a backbone's settings. Raises UserError for one that the scale does not know."""
         if backbone not in self.backbones:
             raise UserError(f"--scale: it says nothing about the backbone '{backbone}'; it knows: {', '.join(self.backbones)}")
@@ -44,15 +44,15 @@ class Scale(Config):
     def layers(self, facts: Mapping[str, JSON]) -> Iterator[Layer]:
         """What it sets in the recipe of a cell of these facts."""
         yield Layer(self.origin, self.protocol)
-        yield from matching(self.rules, facts, self.origin, str(scale_path(self.name)))
+        yield from matching_rules(self.rules, facts, self.origin, str(scale_path(self.name)))
 
-    def stand_in(self, spec: DatasetSpec) -> DatasetSpec:
+    def drawn_dataset(self, spec: DatasetSpec) -> DatasetSpec:
         """The data that stands for a dataset: drawn with a seed of its own, so that two datasets stay two."""
         base = load_spec(self.dataset)
         if spec.format == base.format:
             return spec
         settings = {**base.settings, **self._settings(spec)}
-        made = essence(parse(FORMATS.load(base.format), settings, f"scale: dataset '{self.dataset}'"))
+        made = dump_identity(parse(FORMATS.load(base.format), settings, f"scale: dataset '{self.dataset}'"))
         made.pop("root")
         return DatasetSpec(f"{spec.name} ({base.name})", base.format, made, base.root)
 
@@ -60,7 +60,7 @@ class Scale(Config):
         """Layers of the settings of what stands for a dataset; none where that is the dataset itself."""
         if spec.format == load_spec(self.dataset).format:
             return ()
-        return Layer(f"dataset {self.dataset}", given(self.dataset)), Layer(self.origin, self._settings(spec))
+        return Layer(f"dataset {self.dataset}", dataset_settings(self.dataset)), Layer(self.origin, self._settings(spec))
 
     def _settings(self, spec: DatasetSpec) -> dict[str, JSON]:
         return {**self.settings, "seed": crc32(spec.name.encode())}

@@ -63,11 +63,11 @@ def by_image(task: str, examples: Sequence[Example], per_example: Mapping[str, S
 
 def to_bytes(parts: Sequence[ImageScores]) -> bytes:
     """The file's content: compact JSON; equal scores give equal bytes."""
-    values = {**dump(ScoresFile(())), "parts": [{**dump(part), "sums": short(part.sums)} for part in parts]}
+    values = {**dump(ScoresFile(())), "parts": [{**dump(part), "sums": shorten_numbers(part.sums)} for part in parts]}
     return (json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False) + "\n").encode()
 
 
-def short(sums: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
+def shorten_numbers(sums: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
     """The same numbers, whole ones (of accuracies, most) without a point, which takes less room in JSON."""
     return {metric: [int(value) if value.is_integer() else value for value in map(float, values)] for metric, values in sums.items()}
 

@@ -10,7 +10,7 @@ from time import perf_counter
 import torch
 
 from benchmark import metrics
-from benchmark.checkpoint import load_trained, trained
+from benchmark.checkpoint import load_trained, trained_tensors
 from benchmark.config import Protocol
 from benchmark.distributed import ALONE, Ranks
 from benchmark.errors import UserError, did_you_mean
@@ -23,7 +23,7 @@ from benchmark.tasks.base import Task
 from benchmark.training import Feed, TrainingState
 
 
-def selecting(task: Task | type[Task], protocol: Protocol) -> dict[str, str]:
+def selection_metrics(task: Task | type[Task], protocol: Protocol) -> dict[str, str]:
     """The values whose sum compares epochs, each with the metric that gives it. Raises UserError for an unknown one."""
     known = {value: metric for metric in (*task.metrics, *task.optional) for value in METRICS.load(metric).values}
     reported = protocol.metrics or task.metrics
@@ -64,7 +64,7 @@ class Selection:
         if not math.isfinite(score):
             raise UserError(f"select_metric: the sum came out as {score} after epoch {state.step // self.feed.batches}")
         if all(score > before for before in state.selection):
-            state.best = {name: tensor.to("cpu", copy=True) for name, tensor in trained(state.backbone).items()}
+            state.best = {name: tensor.to("cpu", copy=True) for name, tensor in trained_tensors(state.backbone).items()}
         state.selection.append(score)
         state.selection_seconds.append(perf_counter() - began)
 
@@ -72,12 +72,12 @@ class Selection:
         """Put the best epoch's weights back, and say which they are."""
         load_trained(state.backbone, state.best)
         protocol, scores = self.feed.protocol, tuple(state.selection)
-        values = tuple(selecting(self.inputs.task, protocol))
+        values = tuple(selection_metrics(self.inputs.task, protocol))
         return Selected(scores.index(max(scores)) + 1, protocol.select_split, values, scores)
 
     def _score(self, found: list[Prediction]) -> float:
         tokenizer = self.feed.protocol.metric_tokenizer
-        chosen = selecting(self.inputs.task, self.feed.protocol)
+        chosen = selection_metrics(self.inputs.task, self.feed.protocol)
         report, total = metrics.score(tuple(dict.fromkeys(chosen.values())), found, tokenizer), 0.0
         for value, metric in chosen.items():
             made = METRICS.load(metric)()

@@ -16,7 +16,7 @@ from pydantic import Field
 from benchmark.cell import Plan
 from benchmark.config import JSON, Config, Protocol, load_yaml, parse, parse_json
 from benchmark.datasets import DatasetSpec, dataset_path, load_spec
-from benchmark.errors import UserError, did_you_mean, located
+from benchmark.errors import UserError, did_you_mean, error_context
 from benchmark.recipes import Layer, protocol_files
 from benchmark.scale import scale_path
 
@@ -25,7 +25,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what every generator takes
 NonEmpty = Annotated[tuple[Any, ...], Field(min_length=1)]
 
 
-class Place(NamedTuple):
+class TaskPlace(NamedTuple):
     """A task on a dataset; `source` is how the sweep names the dataset: as shipped, or its YAML's path."""
 
     task: str
@@ -34,7 +34,7 @@ class Place(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Task(Config):
+class TaskEntry(Config):
     """One `tasks:` entry of a sweep."""
 
     task: str
@@ -59,12 +59,12 @@ class Joint(Config):
 class Tasks:
     """A resolved `tasks:` entry: one task, or several to train on together; `on` labels the only backbones to cross it with."""
 
-    places: tuple[Place, ...]
+    places: tuple[TaskPlace, ...]
     on: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Entry(Config):
+class SweepEntry(Config):
     """One `methods:` or `backbones:` entry of a sweep."""
 
     name: str
@@ -80,7 +80,7 @@ class Entry(Config):
         own = (Layer(f"{where}, by_task: {task}", self.by_task[task]),) if task in self.by_task else ()
         return (Layer(where, self.settings), *own)
 
-    def at(self, task: str) -> Entry:
+    def at(self, task: str) -> SweepEntry:
         """The entry as it is for a task."""
         return replace(self, settings={**self.settings, **self.by_task.get(task, {})})
 
@@ -98,7 +98,7 @@ class Sweep(Config):
     summary: str = ""
     notes: str = ""  # printed under the table
 
-    def entries(self, kind: str, where: str) -> list[Entry]:
+    def entries(self, kind: str, where: str) -> list[SweepEntry]:
         """The `methods` or `backbones` entries with unique labels."""
         read = [_entry(item, f"{where}: {kind}[{i}]") for i, item in enumerate(getattr(self, kind))]
         names = Counter(e.name for e in read)
@@ -146,9 +146,9 @@ def fingerprint(path: Path, scale: str = "") -> str:
     return digest.hexdigest()[:12]
 
 
-def places(path: Path) -> list[Place]:
+def places(path: Path) -> list[TaskPlace]:
     """Every task of a sweep's file, on its dataset; those of joint entries, too."""
-    tasks = (tasks_of(item, path, f"{path}: tasks[{i}]") for i, item in enumerate(load_sweep(str(path)).tasks))
+    tasks = (parse_tasks(item, path, f"{path}: tasks[{i}]") for i, item in enumerate(load_sweep(str(path)).tasks))
     return [place for each in tasks for place in each.places]
 
 
@@ -160,19 +160,19 @@ def plan_file(root: Path, sweep: str, scale: str = "") -> Path:
 def load_plan(name_or_path: str, root: Path, scale: str = "") -> Plan:
     """The plan that `vlpeft sweep` left in a result folder. Raises UserError if there is none or the sweep has changed since."""
     plan = read_plan(name_or_path, root, scale)
-    if changed := outdated(plan, name_or_path, scale):
-        raise UserError(f"{changed} in {root}; {how_to_launch(name_or_path, root, scale)} for what is new or changed")
+    if changed := reason_outdated(plan, name_or_path, scale):
+        raise UserError(f"{changed} in {root}; {launch_command(name_or_path, root, scale)} for what is new or changed")
     return plan
 
 
-def outdated(plan: Plan, name_or_path: str, scale: str = "") -> str:
+def reason_outdated(plan: Plan, name_or_path: str, scale: str = "") -> str:
     """Why a plan is not what its sweep says now; "" where it is."""
     path = sweep_path(name_or_path)
     same = plan.source == fingerprint(path, scale)
     return "" if same else f"{path}, its protocol or a dataset of it has changed since it was launched"
 
 
-def how_to_launch(name_or_path: str, root: Path, scale: str = "") -> str:
+def launch_command(name_or_path: str, root: Path, scale: str = "") -> str:
     """The command, for messages."""
     return f"run `vlpeft sweep {as_typed(name_or_path, root, scale)}`"
 
@@ -188,7 +188,7 @@ def read_plan(name_or_path: str, root: Path, scale: str = "") -> Plan:
     if scale:
         scale_path(scale)  # a misspelt one is said to be that
     file = plan_file(root, sweep_name(path), scale)
-    again = how_to_launch(name_or_path, root, scale)
+    again = launch_command(name_or_path, root, scale)
     try:
         return parse_json(Plan, file.read_bytes(), str(file))
     except FileNotFoundError as error:
@@ -199,7 +199,7 @@ def read_plan(name_or_path: str, root: Path, scale: str = "") -> Plan:
         raise UserError(f"cannot read {file} ({error}); {again}") from error
 
 
-def launched(root: Path) -> list[Plan]:
+def launched_plans(root: Path) -> list[Plan]:
     """The plans of a result folder, by name: what was launched there, whatever has become of the sweep's file since.
 
     Raises UserError for a damaged one.
@@ -214,16 +214,16 @@ def _launched(path: Path) -> Plan:
         raise UserError(f"cannot read {path} ({error}); run its sweep again with --root, which writes it anew") from error
 
 
-def _entry(item: JSON, where: str) -> Entry:
+def _entry(item: JSON, where: str) -> SweepEntry:
     if isinstance(item, str):
-        return Entry(item)
+        return SweepEntry(item)
     if not isinstance(item, dict) or "name" not in item:
         raise UserError(f"{where}: write a name, or a mapping with `name:` and settings, got {json.dumps(item, default=str)[:80]}")
     own = {key: item[key] for key in ("name", "label", "on", "by_task", "protocol") if key in item}
-    return parse(Entry, {**own, "settings": {k: v for k, v in item.items() if k not in own}}, where)
+    return parse(SweepEntry, {**own, "settings": {k: v for k, v in item.items() if k not in own}}, where)
 
 
-def _describe(entry: Entry) -> str:
+def _describe(entry: SweepEntry) -> str:
     parts = [f"{k}={v}" for k, v in {**entry.settings, **entry.protocol}.items()]
     return f"{entry.name} ({', '.join(parts)})" if parts else entry.name
 
@@ -236,7 +236,7 @@ def refuse_protocol_keys(values: Mapping[str, JSON], cls: type[Any], where: str,
             raise UserError(f"{where}: unknown key '{key}' here; it belongs to the protocol: write it {fix.format(key=key)}")
 
 
-def tasks_of(item: JSON, path: Path, where: str) -> Tasks:
+def parse_tasks(item: JSON, path: Path, where: str) -> Tasks:
     on: tuple[str, ...] = ()
     if isinstance(item, dict) and "on" in item:
         on = parse(Only, {"on": item["on"]}, where).on
@@ -244,7 +244,7 @@ def tasks_of(item: JSON, path: Path, where: str) -> Tasks:
     return Tasks(_places(item, path, where), on)
 
 
-def _places(item: JSON, path: Path, where: str) -> tuple[Place, ...]:
+def _places(item: JSON, path: Path, where: str) -> tuple[TaskPlace, ...]:
     if isinstance(item, dict) and "joint" in item:
         places = tuple(_task(each, path, f"{where}: joint[{i}]") for i, each in enumerate(parse(Joint, item, where).joint))
         names = [f"{place.task}/{place.spec.name}" for place in places]
@@ -254,7 +254,7 @@ def _places(item: JSON, path: Path, where: str) -> tuple[Place, ...]:
     return (_task(item, path, where),)
 
 
-def _task(item: JSON, path: Path, where: str) -> Place:
+def _task(item: JSON, path: Path, where: str) -> TaskPlace:
     if isinstance(item, str) and item.count("/") == 1:
         task, dataset = item.split("/")
         item = {"task": task, "dataset": dataset}
@@ -262,17 +262,17 @@ def _task(item: JSON, path: Path, where: str) -> Place:
         raise UserError(f"{where}: write task/dataset, or a mapping with `task:` and `dataset:`, got {json.dumps(item, default=str)[:80]}")
     from benchmark.tasks import TASKS
 
-    refuse_protocol_keys(item, Task, where, "under the sweep's `protocol:`")
-    wanted = parse(Task, item, where)
-    with located(where):
+    refuse_protocol_keys(item, TaskEntry, where, "under the sweep's `protocol:`")
+    wanted = parse(TaskEntry, item, where)
+    with error_context(where):
         TASKS.entry(wanted.task)
     dataset = wanted.dataset
     if dataset.endswith((".yaml", ".yml")):
         dataset = str(path.parent / dataset)
         spec = load_spec(dataset)  # its errors name its own file
     else:
-        with located(where):
+        with error_context(where):
             spec = load_spec(dataset)
     if wanted.task not in spec.tasks:
         raise UserError(f"{where}: dataset '{spec.name}' has no task '{wanted.task}'; it has: {', '.join(spec.tasks)}")
-    return Place(wanted.task, spec, dataset)
+    return TaskPlace(wanted.task, spec, dataset)

@@ -16,14 +16,14 @@ from torch import Tensor
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
-from benchmark.ahead import ahead, depth_for, pinned
+from benchmark.ahead import ahead, fetch_depth, pinned
 from benchmark.backbones.base import Backbone
 from benchmark.config import Protocol
 from benchmark.distributed import ALONE, Ranks
 from benchmark.errors import UserError
 from benchmark.features import Visual
 from benchmark.libraries.torch import clip_gradients, make_adamw
-from benchmark.method import Followed
+from benchmark.method import TrackedModule
 from benchmark.tasks.base import Item
 
 CURVE_POINTS = 50
@@ -78,7 +78,7 @@ class Piece:
 
     def fetched(self, feed: Feed) -> Tensor:
         """The first step towards its visual features."""
-        return feed.seen.fetched([item.images for item in self.items], self.seeds)
+        return feed.seen.fetch_examples([item.images for item in self.items], self.seeds)
 
 
 def start(backbone: Backbone, protocol: Protocol, batches: int) -> TrainingState:
@@ -132,9 +132,9 @@ def train(
     protocol = feeds[0].protocol
     device = state.backbone.device
     drawn = enumerate(batches(feeds, seed, state.step, state.total), state.step)
-    steps, coming = tee((feed, pieces(batch, f"{seed}/{step}", micro_batch, ranks)) for step, (feed, batch) in drawn)
+    steps, coming = tee((feed, split_batch(batch, f"{seed}/{step}", micro_batch, ranks)) for step, (feed, batch) in drawn)
     jobs = ((feed, piece) for feed, parts in coming for piece in parts)
-    depth = depth_for(device) if depth is None else depth
+    depth = fetch_depth(device) if depth is None else depth
     with closing(ahead(jobs, lambda job: pinned(job[1].fetched(job[0]), device), depth)) as fetched:
         began = perf_counter()
         for feed, parts in steps:
@@ -157,7 +157,7 @@ def train(
 
 def _follow(state: TrainingState) -> None:
     for module in state.backbone.modules():
-        if isinstance(module, Followed):
+        if isinstance(module, TrackedModule):
             for name, value in module.scalars().items():
                 state.scalars.setdefault(name, []).append((state.step, value))
 
@@ -211,7 +211,7 @@ def _length(item: Item) -> int:
     return len(item.prompt) + max(map(len, item.targets), default=0)
 
 
-def pieces(batch: Sequence[Item], seed: str, micro_batch: int | None, ranks: Ranks) -> list[Piece]:
+def split_batch(batch: Sequence[Item], seed: str, micro_batch: int | None, ranks: Ranks) -> list[Piece]:
     """A rank's own examples of a batch, cut so that a forward takes no more than `micro_batch`."""
     own, size = ranks.piece(len(batch)), micro_batch or max(1, len(batch))
     cuts = [range(begin, min(begin + size, own.stop)) for begin in range(own.start, own.stop, size)]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmark.records import to_json, write_quickly
 
-Progress = Callable[[str, int, int], None]  # phase, step, total
+ReportProgress = Callable[[str, int, int], None]  # phase, step, total
 EVERY_SECONDS = 1.0
 
 
@@ -18,7 +18,7 @@ def unwatched(phase: str, step: int, total: int) -> None:
     del phase, step, total
 
 
-def reporter(folder: Path, progress: Progress) -> Progress:
+def reporter(folder: Path, progress: ReportProgress) -> ReportProgress:
     """Pass progress on, and leave it in the cell's folder about once a second."""
     last = 0.0
     began = ("", 0, 0.0)  # the phase that is on, the step at which it was first heard of, and when

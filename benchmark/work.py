@@ -14,11 +14,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmark.backbones.base import Backbone
 from benchmark.compiling import eager
 from benchmark.distributed import ALONE, Ranks
-from benchmark.training import Feed, TrainingState, autocast, batches, pieces
+from benchmark.training import Feed, TrainingState, autocast, batches, split_batch
 
 
 @dataclass(frozen=True)
-class Work:
+class StepFlops:
     """What the first step of a cell does, all its ranks together.
 
     flops: of matrix products, convolutions and attention, forward and backward, as torch's counter knows them; cached
@@ -34,7 +34,7 @@ class Work:
         return {"tokens_per_second": self.tokens / seconds, "images_per_second": self.images / seconds}
 
 
-def first_step(state: TrainingState, feeds: Sequence[Feed], seed: int, micro_batch: int | None, ranks: Ranks) -> Work:
+def first_step(state: TrainingState, feeds: Sequence[Feed], seed: int, micro_batch: int | None, ranks: Ranks) -> StepFlops:
     """Count the batch of step 0, in parts no larger than those it was trained in.
 
     Weights stay as they are; random numbers are drawn. The last step's gradients are given up, as any step does: a cell that
@@ -47,13 +47,13 @@ def first_step(state: TrainingState, feeds: Sequence[Feed], seed: int, micro_bat
     backbone.train()
     size = min(micro_batch or len(batch), max(1, -(-len(batch) // ranks.world)))
     with eager(), FlopCounterMode(display=False) as counter, _tokens(backbone) as tokens:
-        for part in pieces(batch, f"{seed}/0", size, ALONE):
+        for part in split_batch(batch, f"{seed}/0", size, ALONE):
             with autocast(backbone.device, feed.protocol.precision):
                 visual = feed.seen.features(part.fetched(feed))
                 loss, _ = backbone.loss(visual, [i.prompt for i in part.items], [i.targets for i in part.items])
             torch.autograd.backward(loss)  # the counter's hooks take no autograd.grad where prompts or p are handed to modules
     state.optimizer.zero_grad(set_to_none=True)
-    return Work(counter.get_total_flops(), sum(tokens), sum(len(item.images) for item in batch))
+    return StepFlops(counter.get_total_flops(), sum(tokens), sum(len(item.images) for item in batch))
 
 
 @contextmanager

@@ -28,7 +28,7 @@ from benchmark.attention import Attention, Seen, merge_heads
 from benchmark.backbones.base import Backbone
 from benchmark.config import Fraction, Positive, PositiveFloat
 from benchmark.errors import UserError
-from benchmark.method import Method, Place, Side, Site, check_rank, chosen, init_normal
+from benchmark.method import Method, SiteKind, TowerSide, Site, check_rank, select_sites, init_normal
 from benchmark.registry import register
 from methods.p_laplacian import paper_step, release_step
 
@@ -52,8 +52,8 @@ class PAdapter(Method):
 
     variant: Literal["release", "paper"] = "release"
     size: Positive = 16
-    places: Annotated[tuple[Place, ...], Field(min_length=1)] = ("self", "cross", "ffn")
-    sides: Annotated[tuple[Side, ...], Field(min_length=1)] = ("encoder", "decoder")
+    places: Annotated[tuple[SiteKind, ...], Field(min_length=1)] = ("self", "cross", "ffn")
+    sides: Annotated[tuple[TowerSide, ...], Field(min_length=1)] = ("encoder", "decoder")
     p: PositiveFloat = 1.5
     learnable_p: bool = True
     mu: PositiveFloat = 0.1
@@ -67,7 +67,7 @@ class PAdapter(Method):
 
     def inject(self, backbone: Backbone) -> None:
         """Put an adapter at each chosen sub-layer."""
-        sites = chosen(backbone, self.places, self.sides)
+        sites = select_sites(backbone, self.places, self.sides)
         self._check(sites)
         for site in sites:
             check_rank(self.size, site.width, "size")
@@ -80,7 +80,7 @@ class PAdapter(Method):
 
     def trainable(self, backbone: Backbone) -> int:
         """Per site: two maps (release at attentions: three), their biases; at attentions also raw mu (release) and p (learnable)."""
-        return sum(self._parameters(site) for site in chosen(backbone, self.places, self.sides))
+        return sum(self._parameters(site) for site in select_sites(backbone, self.places, self.sides))
 
     def _parameters(self, site: Site) -> int:
         plain = 2 * site.width * self.size + self.size + site.width
@@ -191,7 +191,7 @@ class ReleaseAdapter(nn.Module):
         queries, keys = a.shape[-2:]
         bipartite = self.cross or (self.cached_graph and self.attention.generating and queries < keys)
         nodes = self.nodes(value, a.shape[1])
-        rows = self.nodes(replaced(query, self.concat), a.shape[1]) if bipartite else nodes[..., keys - queries :, :]
+        rows = self.nodes(query_nodes(query, self.concat), a.shape[1]) if bipartite else nodes[..., keys - queries :, :]
         return merge_heads(release_step(a, rows, nodes, *self.laplacian(a.dtype), loops=not bipartite))
 
     def nodes(self, x: Tensor, heads: int) -> Tensor:
@@ -223,7 +223,7 @@ class PaperAdapter(Bottleneck):
         with torch.autocast(output.device.type, enabled=False):
             seen = _exact(self.attention.take())
             heads = seen.probabilities.shape[1]
-            query, value = _split(replaced(seen.query, self.concat), heads), _split(seen.value, heads)
+            query, value = _split(query_nodes(seen.query, self.concat), heads), _split(seen.value, heads)
             mixed = merge_heads(self.mix(query, value, seen.probabilities))
         u = self.projection[0](mixed.to(output.dtype))  # (15)
         y = super().forward(u)  # (16)
@@ -259,7 +259,7 @@ def pooling(keys: int, bins: int, like: Tensor) -> Tensor:
     return inside / inside.sum(0)
 
 
-def replaced(query: Tensor, concat: Concat) -> Tensor:
+def query_nodes(query: Tensor, concat: Concat) -> Tensor:
     """What the query nodes are made of (Table 3)."""
     if concat == "query":
         return query

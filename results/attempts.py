@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Progress(Config):
+class AttemptProgress(Config):
     """progress.json: where a running attempt is; `updated` is Unix time, `left` the seconds that the phase will take at its pace."""
 
     step: int
@@ -38,9 +38,9 @@ class Failure(Config):
         return f"{self.cause}: {self.message}"
 
 
-def progress(store: Store, cell_id: str) -> Progress | None:
+def progress(store: Store, cell_id: str) -> AttemptProgress | None:
     """Where the last attempt was, if it says so. Raises UserError for a damaged file."""
-    return _read(store.folder(cell_id) / "progress.json", Progress)
+    return _read(store.folder(cell_id) / "progress.json", AttemptProgress)
 
 
 def failure(store: Store, cell_id: str) -> Failure | None:

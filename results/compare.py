@@ -17,9 +17,9 @@ from typing import Any, Literal
 
 from benchmark.cell import Plan
 from benchmark.records import Store
-from results.measured import Measurements, Outcome
+from results.measured import Measurements, MeasuredValue
 from results.published import Number, PublishedTable
-from results.scale import labelled
+from results.scale import label_title
 from results.tables import Block, Footnotes, Table, Text, one_line, percent
 
 Verdict = Literal["reproduced", "off", "not run", "cannot run", "not comparable", "unknown"]
@@ -32,7 +32,7 @@ class Comparison:
     """A printed number, its measurement, and what is to be thought of them; `reason` says why there is no judgement."""
 
     number: Number
-    outcome: Outcome
+    outcome: MeasuredValue
     verdict: Verdict
     reason: str
 
@@ -55,10 +55,10 @@ def published_table(name: str, table: PublishedTable, plan: Plan | None, store: 
     comparisons = _comparisons(table, measurements)
     blocks = tuple(_block(group.name, [c for c in comparisons if c.number.group is group], table, footnotes) for group in table.groups)
     data = tuple(_plain(name, table, comparison) for comparison in comparisons)
-    title = labelled(table.title, [cell.cell for cell in plan.cells] if plan else [])
+    title = label_title(table.title, [cell.cell for cell in plan.cells] if plan else [])
     said = measurements.board.remarks if measurements.board else ()
     caption = tuple(_caption(table, comparisons))
-    return Table(one_line(title), caption, blocks, data, footnotes.listed(), table.notes, remarks=said)
+    return Table(one_line(title), caption, blocks, data, footnotes.list_notes(), table.notes, remarks=said)
 
 
 def _comparisons(table: PublishedTable, measurements: Measurements) -> list[Comparison]:
@@ -66,21 +66,21 @@ def _comparisons(table: PublishedTable, measurements: Measurements) -> list[Comp
 
 
 def _compared(number: Number, measurements: Measurements) -> Comparison:
-    if number.cannot or not number.column.linked:
-        found = Outcome(state="nothing to measure")
+    if number.why_impossible or not number.column.is_linked:
+        found = MeasuredValue(state="nothing to measure")
     else:
         found = measurements.outcome(number.group, number.row, number.column)
     return Comparison(number, found, *_verdict(number, found))
 
 
-def _verdict(number: Number, found: Outcome) -> tuple[Verdict, str]:
+def _verdict(number: Number, found: MeasuredValue) -> tuple[Verdict, str]:
     kind, _, reason = found.state.partition(": ")
-    if number.cannot or kind == "skipped":
-        return "cannot run", number.cannot or reason
-    if number.column.linked and found.mean is None:
+    if number.why_impossible or kind == "skipped":
+        return "cannot run", number.why_impossible or reason
+    if number.column.is_linked and found.mean is None:
         return "not run", _why(kind, reason, found)
-    if found.small or number.not_comparable:
-        return "not comparable", ", ".join(found.small) or number.not_comparable
+    if found.small or number.why_not_comparable:
+        return "not comparable", ", ".join(found.small) or number.why_not_comparable
     return _judged(number, found.mean or 0.0, found.std)
 
 
@@ -91,7 +91,7 @@ def _judged(number: Number, mean: float, std: float | None) -> tuple[Verdict, st
     return ("reproduced" if near else "off"), ""
 
 
-def _why(kind: str, reason: str, found: Outcome) -> str:
+def _why(kind: str, reason: str, found: MeasuredValue) -> str:
     if kind == "missing":
         return f"{len(found.values)} of {found.planned} seeds are done" if found.values else ""
     return f"{kind}: {reason}"
@@ -163,7 +163,7 @@ def _published(number: Number) -> str:
     return f"{number.row.qualifier} {number.value:.{number.column.decimals}f}{std}".strip()
 
 
-def _measured(found: Outcome, digits: int) -> str:
+def _measured(found: MeasuredValue, digits: int) -> str:
     if found.mean is None:
         return ""
     std = "" if found.std is None else f" ± {found.std:.{digits}f}"

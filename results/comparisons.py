@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from results.leaderboard import Leaderboard
-from results.significance import Column, Place, Significance
+from results.significance import TestedColumn, ColumnPlace, Significance
 from results.statistics import seed_interval
 from results.tables import Block, Table, Text, one_line
 
@@ -28,13 +28,13 @@ def significance_table(board: Leaderboard, tests: Significance) -> Table:
     return Table(one_line(f"{board.title}: differences"), (*CAPTION, *map(one_line, untested)), blocks, data, remarks=board.remarks)
 
 
-def _block(place: Place, column: Column) -> Block:
+def _block(place: ColumnPlace, column: TestedColumn) -> Block:
     backbone, task, dataset, metric = place
     title = f"{backbone}, {task}/{dataset}, {metric}: {int(column.examples.sum()):,} examples, {len(column.examples):,} images"
     return Block(one_line(title), "rlrrrrrrrr", (HEADER,), tuple(_line(row, column) for row in _data(place, column)))
 
 
-def _data(place: Place, column: Column) -> Iterator[dict[str, Any]]:
+def _data(place: ColumnPlace, column: TestedColumn) -> Iterator[dict[str, Any]]:
     """Best first; of equal ranks the higher mean, then the plan's order."""
     means, found = dict(zip(column.methods, map(float, column.means), strict=True)), column.ranks
     for method in sorted(column.methods, key=lambda name: (found[name], -means[name])):
@@ -44,7 +44,7 @@ def _data(place: Place, column: Column) -> Iterator[dict[str, Any]]:
         }
 
 
-def _row(method: str, column: Column, mean: float, rank: int) -> dict[str, Any]:
+def _row(method: str, column: TestedColumn, mean: float, rank: int) -> dict[str, Any]:
     values = list(column.seeds[column.methods.index(method)].values())
     interval, difference = seed_interval(values), column.below.get(method)
     low, high = interval or (None, None)
@@ -62,13 +62,13 @@ def _row(method: str, column: Column, mean: float, rank: int) -> dict[str, Any]:
         "p": difference and difference.p,
         "p_holm": difference and difference.corrected,
         "detectable": difference and difference.detectable,
-        "with_each_seed": tuple(column.by_seed(method)) if difference else (),
+        "with_each_seed": tuple(column.differences_by_seed(method)) if difference else (),
         "images": len(column.examples),
         "examples": int(column.examples.sum()),
     }
 
 
-def _line(row: dict[str, Any], column: Column) -> tuple[Text, ...]:
+def _line(row: dict[str, Any], column: TestedColumn) -> tuple[Text, ...]:
     best = row["difference"] is None
     bold = best and column.clear
     texts = (
@@ -81,10 +81,10 @@ def _line(row: dict[str, Any], column: Column) -> tuple[Text, ...]:
     return tuple(Text(text, bold=bold and i == 2) for i, text in enumerate(texts))
 
 
-def _tested(row: dict[str, Any], column: Column) -> Iterator[str]:
+def _tested(row: dict[str, Any], column: TestedColumn) -> Iterator[str]:
     yield f"{row['difference']:.2f}"
     yield "" if math.isnan(row["low"]) else f"{row['low']:+.2f} to {row['high']:+.2f}"
     yield f"{row['p']:.4f}"
     yield f"{row['p_holm']:.4f}"
     yield "" if math.isnan(row["detectable"]) else f"{row['detectable']:.2f}"
-    yield " ".join(f"{d:+.2f}" for d in column.by_seed(row["method"]))
+    yield " ".join(f"{d:+.2f}" for d in column.differences_by_seed(row["method"]))

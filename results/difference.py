@@ -14,7 +14,7 @@ from benchmark.config import parse
 from benchmark.errors import UserError
 from benchmark.records import Record, Store
 from results.environments import UNKNOWN
-from results.evidence import SUFFIX, opened, read_evidence
+from results.evidence import SUFFIX, open_results, read_evidence
 from results.leaderboard import COSTS
 from results.tables import Block, Table, Text, one_line
 
@@ -104,7 +104,7 @@ def _records(root: Path, sweep: str, scale: str) -> dict[str, Record]:
     if not root.exists():
         raise UserError(f"{root}: no such result folder or file")
     if sweep:
-        plan, store = opened(sweep, root, scale)
+        plan, store = open_results(sweep, root, scale)
         return {cell.id: store.record(cell.id) for cell in plan.runnable() if store.has_record(cell.id)}
     if scale:
         raise UserError(f"--scale {scale}: goes with a sweep: `vlpeft diff A B SWEEP --scale {scale}`")

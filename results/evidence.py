@@ -20,7 +20,7 @@ from benchmark.cell import Plan, Planned
 from benchmark.config import Config, dump, parse
 from benchmark.errors import UserError
 from benchmark.records import RECORD_SCHEMA, Record, Store, write_atomically
-from benchmark.scores import ImageScores, check_lengths, short
+from benchmark.scores import ImageScores, check_lengths, shorten_numbers
 from benchmark.sweep import load_plan, sweep_name, sweep_path
 from results.environments import remarks
 
@@ -55,7 +55,7 @@ class Evidence(Store):
         return self.scores_.get(cell_id, ())
 
 
-def opened(name_or_path: str, root: Path, scale: str = "") -> tuple[Plan, Store]:
+def open_results(name_or_path: str, root: Path, scale: str = "") -> tuple[Plan, Store]:
     """A sweep's plan and results, from a result folder or from a file of evidence. Raises UserError if `root` holds another sweep."""
     if root.suffix != SUFFIX:
         return load_plan(name_or_path, root, scale), Store(root)
@@ -66,7 +66,7 @@ def opened(name_or_path: str, root: Path, scale: str = "") -> tuple[Plan, Store]
     return found.plan, found
 
 
-def measured(name_or_path: str, scale: str = "") -> Path:
+def find_shipped_evidence(name_or_path: str, scale: str = "") -> Path:
     """Return the shipped evidence of a sweep; of several files, the one that was measured last.
 
     Raises UserError where none is shipped.
@@ -163,7 +163,7 @@ def _content(plan: Plan, store: Store, records: Mapping[str, Record], said: Sequ
             if (part.images, part.examples) not in sets:
                 sets[part.images, part.examples] = len(sets)
                 lines.append({"images": part.images, "examples": part.examples})
-        kept = [{"task": part.task, "set": sets[part.images, part.examples], "sums": short(part.sums)} for part in scores]
+        kept = [{"task": part.task, "set": sets[part.images, part.examples], "sums": shorten_numbers(part.sums)} for part in scores]
         lines.append({"cell": dump(cell), "record": record and _compact(record), "scores": kept})
     return "".join(json.dumps(line, sort_keys=True, ensure_ascii=False, separators=(",", ":")) + "\n" for line in lines).encode()
 
@@ -182,7 +182,7 @@ class _Set(Config):
 
 
 @dataclass(frozen=True)
-class _Kept(Config):
+class _KeptScores(Config):
     """Scores of a cell's task on the images of a line, the first of which is 0."""
 
     task: str
@@ -196,7 +196,7 @@ class _Line(Config):
 
     cell: Planned
     record: dict[str, Any] | None
-    scores: tuple[_Kept, ...]
+    scores: tuple[_KeptScores, ...]
 
 
 @dataclass
@@ -252,7 +252,7 @@ class _Reading:
         self.records[cell.id] = parse(Record, {**line.record, **left_out}, where)
         self.scores[cell.id] = tuple(self._scores(kept, where) for kept in line.scores)
 
-    def _scores(self, kept: _Kept, where: str) -> ImageScores:
+    def _scores(self, kept: _KeptScores, where: str) -> ImageScores:
         if kept.set not in range(len(self.sets)):
             raise UserError(f"{where}: refers to images of set {kept.set}, which no line above holds; restore the file")
         images = self.sets[kept.set]

@@ -10,7 +10,7 @@ from benchmark.backbones import BACKBONES
 from benchmark.config import JSON, dump, parse
 from benchmark.datasets import DatasetSpec
 from benchmark.errors import UserError
-from benchmark.grid import METHODS, Crossed, crossed
+from benchmark.grid import METHODS, Crossed, cross_layers
 from benchmark.recipes import DEFAULT, Layer, origins
 from benchmark.registry import Registry
 from results.listing import flow
@@ -18,7 +18,7 @@ from results.tables import Block, Table, Text, one_line
 
 
 @dataclass(frozen=True)
-class Section:
+class SettingsSection:
     """Settings of one kind: each value, and in words where it comes from."""
 
     title: str
@@ -29,7 +29,7 @@ class Section:
 def find(name_or_path: str, beginning: str, scale: str = "") -> Crossed:
     """The cell of a sweep, runnable or not, whose id starts so. Raises UserError for none or several."""
     found: dict[str, Crossed] = {}  # at another scale two cells may be one
-    for each in crossed(name_or_path, scale):
+    for each in cross_layers(name_or_path, scale):
         if each.planned.id.startswith(beginning):
             found.setdefault(each.planned.id, each)
     if not beginning or len(found) != 1:
@@ -37,7 +37,7 @@ def find(name_or_path: str, beginning: str, scale: str = "") -> Crossed:
     return next(iter(found.values()))
 
 
-def sections(cell: Crossed) -> Iterator[Section]:
+def sections(cell: Crossed) -> Iterator[SettingsSection]:
     """Method and backbone, then dataset and recipe of each task."""
     model, way = cell.planned.cell.backbone, cell.planned.cell.method
     yield _choice("method", way.name, way.settings, cell.method, METHODS)
@@ -46,20 +46,20 @@ def sections(cell: Crossed) -> Iterator[Section]:
         several = f"{part.name}: " if cell.planned.cell.also else ""
         yield _dataset(part.dataset, data, several)
         recipe = dump(part.protocol)
-        yield Section(f"{several}protocol {part.protocol.name}", recipe, origins(layers, recipe, DEFAULT))
+        yield SettingsSection(f"{several}protocol {part.protocol.name}", recipe, origins(layers, recipe, DEFAULT))
 
 
-def _choice(kind: str, name: str, settings: Mapping[str, JSON], layers: Sequence[Layer], registry: Registry[Any]) -> Section:
+def _choice(kind: str, name: str, settings: Mapping[str, JSON], layers: Sequence[Layer], registry: Registry[Any]) -> SettingsSection:
     values = dump(parse(registry.load(name), settings, f"{kind} {name}"))
-    return Section(f"{kind} {name}", values, origins(layers, values, f"default of {name}"))
+    return SettingsSection(f"{kind} {name}", values, origins(layers, values, f"default of {name}"))
 
 
-def _dataset(spec: DatasetSpec, layers: Sequence[Layer], several: str) -> Section:
+def _dataset(spec: DatasetSpec, layers: Sequence[Layer], several: str) -> SettingsSection:
     values = {**dump(spec.open()), "root": spec.root}
     found = origins(layers, values, f"default of format {spec.format}")
     if not any("root" in layer.values for layer in layers):
         found["root"] = "$VLPEFT_DATA, or where data lies without it"
-    return Section(f"{several}dataset {spec.name}", values, found)
+    return SettingsSection(f"{several}dataset {spec.name}", values, found)
 
 
 def explain_rows(cell: Crossed) -> dict[str, Any]:

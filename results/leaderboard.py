@@ -35,7 +35,7 @@ from benchmark.records import Record, Store
 from benchmark.tasks import metric_names
 from results.attempts import failure
 from results.environments import UNKNOWN, environment, remarks, verified
-from results.scale import FULL, labelled, small
+from results.scale import FULL, label_title, scale_notes
 
 COSTS = (
     *("steps", "train_seconds", "eval_seconds", "cpu_seconds", "step_ms", "peak_memory_mb", "delta_bytes"),
@@ -90,7 +90,7 @@ def leaderboard(plan: Plan, store: Store, *, mixed: bool = False) -> Leaderboard
     failures = {cell_id: found.reason for cell_id, found in undone.items() if found is not None}
     rows = [row for p, part in _parts(plan) for row in _rows(p, part, records.get(p.id), failures.get(p.id, ""), metrics[_group(p, part)])]
     frame = pd.DataFrame(rows, columns=list(SCHEMA)).astype(SCHEMA)
-    title = labelled(plan.title or plan.sweep, [p.cell for p in plan.cells])
+    title = label_title(plan.title or plan.sweep, [p.cell for p in plan.cells])
     return Leaderboard(title, plan.notes, frame, (*_progress(plan, len(records), len(failures)), *said))
 
 
@@ -116,7 +116,7 @@ def _group(planned: Planned, part: int) -> Group:
 
 def _rows(planned: Planned, part: int, record: Record | None, failed: str, metrics: Iterable[str]) -> Iterator[dict[str, Any]]:
     backbone, task, dataset = _group(planned, part)
-    size = ", ".join(small(planned.cell)) or FULL
+    size = ", ".join(scale_notes(planned.cell)) or FULL
     cell = {"method": planned.row, "backbone": backbone, "task": task, "dataset": dataset, "scale": size}
     shared = {**cell, "seed": planned.seed, "id": planned.id, **_parameters(planned, record), **_costs(record), **_made(record)}
     prefix = planned.cell.metric_prefix(part)

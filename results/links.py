@@ -12,43 +12,43 @@ from benchmark.grid import expand
 from benchmark.metrics import METRICS
 from benchmark.sweep import sweep_names
 from benchmark.tasks import TASKS
-from results.published import SHARE, Column, Group, Number, PublishedTable, Row, load_published
+from results.published import SHARE, PublishedColumn, PublishedGroup, Number, PublishedTable, PublishedRow, load_published
 
-Place = tuple[str, str, str]  # method, backbone, task/dataset
+LinkedPlace = tuple[str, str, str]  # method, backbone, task/dataset
 
 
-def sweep_of(name: str) -> str | None:
+def find_sweep(name: str) -> str | None:
     """The sweep that reproduces a table, or None where there is none."""
     sweep = load_published(name).sweep or name
     return sweep if sweep in sweep_names() else None
 
 
-def places(sweep: str) -> dict[Place, Planned]:
+def places(sweep: str) -> dict[LinkedPlace, Planned]:
     """Every task of every cell of a sweep, seeds aside."""
     return {(cell.row, cell.backbone, part.name): cell for cell in expand(sweep) for part in cell.cell.parts}
 
 
-def unlinked(name: str) -> list[str]:
+def find_link_problems(name: str) -> list[str]:
     """What is wrong with the links of a table, one line each."""
-    sweep = sweep_of(name)
+    sweep = find_sweep(name)
     known = places(sweep) if sweep else {}
     return [problem for number in load_published(name).numbers() for problem in _problems(name, number, known)]
 
 
-def used(name: str) -> set[Place]:
+def linked_places(name: str) -> set[LinkedPlace]:
     """The places that the numbers of a table are linked to; all tasks of those whose share of parameters stands there."""
-    sweep = sweep_of(name)
+    sweep = find_sweep(name)
     known = places(sweep) if sweep else {}
     table = load_published(name)
-    found = {place for number in table.numbers() if not number.cannot for place, _ in _wanted(table, number)}
+    found = {place for number in table.numbers() if not number.why_impossible for place, _ in _wanted(table, number)}
     return found & set(known)
 
 
-def _problems(name: str, number: Number, known: dict[Place, Planned]) -> Iterator[str]:
+def _problems(name: str, number: Number, known: dict[LinkedPlace, Planned]) -> Iterator[str]:
     where = f"{name}: {number.group.name}, {number.row.name}, {number.column.name}"
-    if number.cannot:
+    if number.why_impossible:
         return
-    if not number.column.linked and not number.not_comparable:
+    if not number.column.is_linked and not number.why_not_comparable:
         yield f"{where}: neither a cell nor a reason"
     for place, metric in _wanted(load_published(name), number):
         if place[2] and place not in known:
@@ -59,19 +59,19 @@ def _problems(name: str, number: Number, known: dict[Place, Planned]) -> Iterato
             yield f"{where}: {' / '.join(place)} does not report {metric}"
 
 
-def _wanted(table: PublishedTable, number: Number) -> Iterator[tuple[Place, str]]:
+def _wanted(table: PublishedTable, number: Number) -> Iterator[tuple[LinkedPlace, str]]:
     columns = [table.columns[table.names.index(name)] for name in number.column.mean_of] or [number.column]
     for row in _rows(number.group, number.row):
         for column in columns:
-            if column.linked:
+            if column.is_linked:
                 yield _place(number.group, row, column), column.measured
 
 
-def _rows(group: Group, row: Row) -> list[Row]:
-    return [row] if row.gain is None else [group.row(name) or Row(name, {}, method=name) for name in (row.gain.of, row.gain.over)]
+def _rows(group: PublishedGroup, row: PublishedRow) -> list[PublishedRow]:
+    return [row] if row.gain is None else [group.row(name) or PublishedRow(name, {}, method=name) for name in (row.gain.of, row.gain.over)]
 
 
-def _place(group: Group, row: Row, column: Column) -> Place:
+def _place(group: PublishedGroup, row: PublishedRow, column: PublishedColumn) -> LinkedPlace:
     return row.method, group.backbone, "" if column.measured == SHARE else column.task
 
 

@@ -11,7 +11,7 @@ from textwrap import TextWrapper
 from typing import Any
 
 from benchmark import config
-from benchmark.annotations import parsed
+from benchmark.annotations import parse_source
 from benchmark.backbones import BACKBONES
 from benchmark.cell import Plan, Planned
 from benchmark.config import Protocol, dump
@@ -67,7 +67,7 @@ def _without_sweep(name: str) -> dict[str, Any]:
 
 def _protocols() -> list[dict[str, Any]]:
     """The shipped recipes, then the keys of any recipe."""
-    source = parsed(Path(config.__file__))
+    source = parse_source(Path(config.__file__))
     (node,) = (item for item in source.body if isinstance(item, ast.ClassDef) and item.name == Protocol.__name__)
     about = "a recipe of your own in a sweep's `protocol:`; with `base: NAME` it changes a shipped one"
     files = {name: load_protocol(name) for name in protocol_names()}
@@ -124,7 +124,7 @@ def plan_table(plan: Plan, root: Path | None) -> Table:
     skipped = sum(bool(cell.skipped) for cell in plan.cells)
     title = f"{plan.title}: {len(plan.cells)} cells, {len(plan.cells) - skipped} runnable, {skipped} skipped"
     data = tuple(plan_rows(plan, root))
-    return Table(one_line(title), (), (Block("", "llllrrrl", (header,), rows),), data, footnotes.listed())
+    return Table(one_line(title), (), (Block("", "llllrrrl", (header,), rows),), data, footnotes.list_notes())
 
 
 def _plan_row(cell: Planned, state: str, footnotes: Footnotes) -> tuple[Text, ...]:

@@ -12,14 +12,14 @@ from benchmark.cell import Plan, Planned
 from benchmark.errors import UserError
 from benchmark.records import Store
 from results.leaderboard import JOINT, Leaderboard, leaderboard
-from results.published import SHARE, Column, Group, PublishedTable, Row
-from results.scale import small
+from results.published import SHARE, PublishedColumn, PublishedGroup, PublishedTable, PublishedRow
+from results.scale import scale_notes
 
 MISSING = "missing"
 
 
 @dataclass(frozen=True)
-class Outcome:
+class MeasuredValue:
     """What stands beside a number.
 
     values: by seed, of the seeds that have it.  planned: how many seeds the plan asks for.
@@ -59,7 +59,7 @@ class Measurements:
             return None
         return leaderboard(self.plan, self.store, mixed=self.mixed)
 
-    def outcome(self, group: Group, row: Row, column: Column) -> Outcome:
+    def outcome(self, group: PublishedGroup, row: PublishedRow, column: PublishedColumn) -> MeasuredValue:
         """Of one number: a cell's, a mean of columns, or the gain of one row over another; means and gains seed by seed."""
         if row.gain is not None:
             gain, (of, over) = row.gain, (self._referred(group, name) for name in (row.gain.of, row.gain.over))
@@ -70,11 +70,11 @@ class Measurements:
             return _joined(parts, statistics.fmean)
         return self._measured(row.method, group.backbone, column)
 
-    def _referred(self, group: Group, name: str) -> Row:
+    def _referred(self, group: PublishedGroup, name: str) -> PublishedRow:
         """A row of the group, or one that stands for a method for which the paper prints none."""
-        return group.row(name) or Row(name, {}, method=name)
+        return group.row(name) or PublishedRow(name, {}, method=name)
 
-    def _measured(self, method: str, backbone: str, column: Column) -> Outcome:
+    def _measured(self, method: str, backbone: str, column: PublishedColumn) -> MeasuredValue:
         cells = self._cells.get((method, backbone, column.task if column.measured != SHARE else ""), [])
         found = {cell.seed: self._value(cell, part, column) for cell, part in cells}
         if len(found) < len(cells):
@@ -82,15 +82,15 @@ class Measurements:
             raise UserError(f"{method}, {backbone}, {what}: more than one cell a seed could be meant; give each its own label")
         values = {seed: value for seed, (value, state) in found.items() if state == "done"}
         states = sorted((state for _, state in found.values() if state != "done"), key=_severity)
-        labels = dict.fromkeys(label for cell, _ in cells for label in small(cell.cell))
-        return Outcome(values, len(found), states[0] if states else "done" if found else MISSING, tuple(labels))
+        labels = dict.fromkeys(label for cell, _ in cells for label in scale_notes(cell.cell))
+        return MeasuredValue(values, len(found), states[0] if states else "done" if found else MISSING, tuple(labels))
 
-    def _value(self, cell: Planned, part: int, column: Column) -> tuple[float, str]:
+    def _value(self, cell: Planned, part: int, column: PublishedColumn) -> tuple[float, str]:
         if column.measured == SHARE:
             return self._share(cell)
         where = cell.cell.parts[part]
         metrics = self._values.get((cell.id, where.task, where.dataset.name), {})
-        names = [name for name in metrics if _same(name, column.measured, loosely=bool(small(cell.cell)))]
+        names = [name for name in metrics if _same(name, column.measured, loosely=bool(scale_notes(cell.cell)))]
         value, state = metrics[names[0]] if names else (math.nan, f"absent: the cell does not report {column.measured}")
         return (value, state) if state != "done" or math.isfinite(value) else (value, f"absent: the value is {value}")
 
@@ -147,7 +147,7 @@ def _named(plan: Plan) -> Iterator[tuple[Planned, tuple[str, ...]]]:
         yield cell, tuple(part.name.partition(" (")[0] for part in cell.cell.parts)
 
 
-def _joined(parts: Sequence[Outcome], compute: Callable[[Sequence[float]], float]) -> Outcome:
+def _joined(parts: Sequence[MeasuredValue], compute: Callable[[Sequence[float]], float]) -> MeasuredValue:
     """One outcome of several, over the seeds that all of them have."""
     seeds = [seed for seed in parts[0].values if all(seed in part.values for part in parts)]
     labels = dict.fromkeys(label for part in parts for label in part.small)
@@ -155,4 +155,4 @@ def _joined(parts: Sequence[Outcome], compute: Callable[[Sequence[float]], float
     values = {seed: compute([part.values[seed] for part in parts]) for seed in seeds}
     if state == "done" and not values:
         state = "absent: no seed is common to all parts"
-    return Outcome(values, min(part.planned for part in parts), state, tuple(labels))
+    return MeasuredValue(values, min(part.planned for part in parts), state, tuple(labels))

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from benchmark.backbones import BACKBONES
 from benchmark.cell import Cell, Choice, Planned
-from benchmark.config import JSON, Config, essence, load_yaml, parse
+from benchmark.config import JSON, Config, dump_identity, load_yaml, parse
 from benchmark.grid import METHODS
 from benchmark.planning import combinations, count_parameters
 from benchmark.registry import Registry
@@ -121,4 +121,4 @@ def _known() -> tuple[tuple[Published, Choice, Choice, str], ...]:
 
 def _choice(registry: Registry[Any], item: dict[str, JSON]) -> Choice:
     settings = {key: value for key, value in item.items() if key != "name"}
-    return Choice(item["name"], essence(parse(registry.load(item["name"]), settings, str(PUBLISHED))))
+    return Choice(item["name"], dump_identity(parse(registry.load(item["name"]), settings, str(PUBLISHED))))

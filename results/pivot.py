@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmark.errors import UserError, did_you_mean
 from results.leaderboard import Leaderboard
-from results.summaries import state_of, suspicions
+from results.summaries import merge_states, suspicions
 from results.tables import Block, Footnotes, Table, Text, one_line, percent
 
 SIDES = ("method", "backbone", "task", "dataset", "scale")
@@ -68,7 +68,7 @@ def pivot_table(board: Leaderboard, rows: Key, columns: Key) -> Table:
     data = tuple(_plain(dict(zip(rows, row, strict=True)), columns, column, found[row, column]) for row in down for column in across)
     block = Block("", "l" * len(rows) + "r" * len(across), header, lines)
     title, blocks = one_line(board.title), (block,) if across else ()
-    return Table(title, tuple(_caption(hidden, board)), blocks, data, footnotes.listed(), remarks=board.remarks)
+    return Table(title, tuple(_caption(hidden, board)), blocks, data, footnotes.list_notes(), remarks=board.remarks)
 
 
 def _entries(board: Leaderboard, rows: Key, columns: Key, hidden: Key) -> dict[tuple[Key, Key], _Entry]:
@@ -106,7 +106,7 @@ def _average(entry: _Entry, wanted: Mapping[Key, None], hidden: Key) -> Average:
     states = [entry.states.get((place, seed), "missing") for place in wanted for seed in seeds]
     done = [seed for seed in seeds if all(entry.states.get((place, seed)) == "done" for place in wanted)]
     means = [statistics.fmean(entry.values[place, seed] for place in wanted) for seed in done]
-    if (state := state_of(states)) != "done":
+    if (state := merge_states(states)) != "done":
         return Average(None, None, len(done), len(wanted), state)
     std = statistics.stdev(means) if len(means) > 1 else None
     return Average(statistics.fmean(means), std, len(means), len(wanted), state, tuple(_flags(entry, hidden)))

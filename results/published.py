@@ -24,7 +24,7 @@ NonEmpty = Annotated[str, Field(min_length=1)]
 
 
 @dataclass(frozen=True)
-class Source(Config):
+class Citation(Config):
     """Where a number was read, and how; `primary` is what its authors published themselves."""
 
     url: NonEmpty
@@ -33,7 +33,7 @@ class Source(Config):
 
 
 @dataclass(frozen=True)
-class Column(Config):
+class PublishedColumn(Config):
     """A column: what the paper calls it, and what of a cell stands beside it.
 
     mean_of: the columns of which it is the mean; `within` is how far a printed mean may be from the recomputed one.
@@ -54,7 +54,7 @@ class Column(Config):
     note: str = ""
 
     @property
-    def linked(self) -> bool:
+    def is_linked(self) -> bool:
         """Whether anything a cell leaves stands beside it."""
         return bool(self.measured or self.mean_of)
 
@@ -76,7 +76,7 @@ class Gain(Config):
 
 
 @dataclass(frozen=True)
-class Row(Config):
+class PublishedRow(Config):
     """A row: its numbers in the order of the columns, or some of them by column; null where `unknown` says why.
 
     again: the same printed numbers beside other cells.  derived: not printed, but following from what is.
@@ -100,15 +100,15 @@ class Row(Config):
 
 
 @dataclass(frozen=True)
-class Group(Config):
+class PublishedGroup(Config):
     """Rows under one heading, all of one backbone."""
 
     name: NonEmpty
-    rows: Annotated[tuple[Row, ...], Field(min_length=1)]
+    rows: Annotated[tuple[PublishedRow, ...], Field(min_length=1)]
     backbone: str = ""
     cannot: str = ""
 
-    def row(self, name: str) -> Row | None:
+    def row(self, name: str) -> PublishedRow | None:
         """The row of this name."""
         return next((row for row in self.rows if row.name == name), None)
 
@@ -117,20 +117,20 @@ class Group(Config):
 class Number:
     """One number in its place; `value` is None where it is not known."""
 
-    group: Group
-    row: Row
-    column: Column
+    group: PublishedGroup
+    row: PublishedRow
+    column: PublishedColumn
     value: float | None
     std: float | None
-    source: Source
+    source: Citation
 
     @property
-    def cannot(self) -> str:
+    def why_impossible(self) -> str:
         """Why no cell can reproduce it, or ""."""
         return self.row.cannot or self.group.cannot
 
     @property
-    def not_comparable(self) -> str:
+    def why_not_comparable(self) -> str:
         """Why no measurement can be judged by it, or ""."""
         return self.row.not_comparable.get(self.column.name) or self.column.not_comparable
 
@@ -141,10 +141,10 @@ class PublishedTable(Config):
 
     paper: NonEmpty
     table: NonEmpty
-    sources: dict[str, Source]
+    sources: dict[str, Citation]
     tolerance: NonEmpty
-    columns: Annotated[tuple[Column, ...], Field(min_length=1)]
-    groups: Annotated[tuple[Group, ...], Field(min_length=1)]
+    columns: Annotated[tuple[PublishedColumn, ...], Field(min_length=1)]
+    groups: Annotated[tuple[PublishedGroup, ...], Field(min_length=1)]
     sweep: str = ""  # the sweep that reproduces it, if it is not of the same name
     notes: tuple[str, ...] = ()
 
@@ -168,7 +168,7 @@ class PublishedTable(Config):
         """Paper and table."""
         return f"{self.paper}, {self.table}"
 
-    def values(self, row: Row) -> dict[str, float | None]:
+    def values(self, row: PublishedRow) -> dict[str, float | None]:
         """The row's numbers by column."""
         return dict(row.values) if isinstance(row.values, Mapping) else dict(zip(self.names, row.values, strict=True))
 
@@ -182,7 +182,7 @@ class PublishedTable(Config):
                 for name, value in self.values(row).items():
                     yield Number(group, row, self.columns[self.names.index(name)], value, stds.get(name), source)
 
-    def _check(self, group: Group, row: Row, where: str) -> None:
+    def _check(self, group: PublishedGroup, row: PublishedRow, where: str) -> None:
         if isinstance(row.values, tuple) and len(row.values) != len(self.columns):
             raise ValueError(f"{where}: {len(row.values)} values for {len(self.columns)} columns")
         if row.std and len(row.std) != len(self.columns):
@@ -210,7 +210,7 @@ class Recomputed:
         return self.number.value is not None and abs(self.number.value - self.value) <= self.within + SLACK
 
 
-def swept(name: str) -> str:
+def sweep_name_of(name: str) -> str:
     """The sweep that belongs to a published table's name; any other name as it is."""
     return (load_published(name).sweep or name) if name in published_names() and name not in sweep_names() else name
 
@@ -227,7 +227,7 @@ def load_published(name: str) -> PublishedTable:
     return parse(PublishedTable, load_yaml(path), str(path))
 
 
-def recomputed(table: PublishedTable) -> Iterator[Recomputed]:
+def recompute_numbers(table: PublishedTable) -> Iterator[Recomputed]:
     """Every printed average and gain whose parts are printed too.
 
     A mean may be off by the column's `within` (papers round or cut off), or by the row's own; a difference of printed numbers

@@ -10,14 +10,14 @@ TINY, EMBEDDED = "tiny towers", "embedded data"
 FULL = "full size"
 
 
-def small(cell: Cell) -> tuple[str, ...]:
+def scale_notes(cell: Cell) -> tuple[str, ...]:
     """What makes the cell's numbers incomparable with those of papers; empty for a full-size cell."""
     tiny = any(value == "tiny" for value in cell.backbone.settings.values())
     embedded = any(part.dataset.root == "" for part in cell.parts)
     return (*((TINY,) if tiny else ()), *((EMBEDDED,) if embedded else ()))
 
 
-def labelled(title: str, cells: Sequence[Cell]) -> str:
+def label_title(title: str, cells: Sequence[Cell]) -> str:
     """The title, with what makes the cells small unless it says so itself (all the label's words)."""
     words = title.lower().replace(",", " ").replace(":", " ").split()
     labels = [f"{label}{extent}" for label, extent in _labels(cells) if not set(label.split()) <= set(words)]
@@ -25,7 +25,7 @@ def labelled(title: str, cells: Sequence[Cell]) -> str:
 
 
 def _labels(cells: Iterable[Cell]) -> Iterable[tuple[str, str]]:
-    found = [small(cell) for cell in cells]
+    found = [scale_notes(cell) for cell in cells]
     for label in (TINY, EMBEDDED):
         times = sum(label in each for each in found)
         if times:

@@ -14,13 +14,13 @@ from benchmark.scores import DECIMALS, ImageScores
 from results.leaderboard import JOINT, Leaderboard
 from results.statistics import Difference, Floats, differences, ranks
 
-Place = tuple[str, str, str, str]  # backbone, task, dataset, metric
+ColumnPlace = tuple[str, str, str, str]  # backbone, task, dataset, metric
 MISSING = "a value is missing"
 TOLERANCE = 10.0**-DECIMALS
 
 
 @dataclass(frozen=True)
-class Column:
+class TestedColumn:
     """The methods of one column of a table, all of whose cells are done, and what may be said of them.
 
     sums: (methods, images), means over seeds of the sums of scores by image.  examples: (images,).
@@ -50,17 +50,17 @@ class Column:
         found = differences(self.sums[best], self.sums[others], self.examples) if others else []
         return {self.methods[i]: difference for i, difference in zip(others, found, strict=True)}
 
-    def beaten(self, method: str) -> bool:
+    def is_beaten(self, method: str) -> bool:
         """Whether the best is significantly above it, and above it with every seed.
 
         A test over images alone knows nothing of how training scatters: what another seed turns round is not clear.
         """
         if method not in self.below or not self.below[method].significant:
             return False
-        ahead = self.by_seed(method)
+        ahead = self.differences_by_seed(method)
         return bool(ahead) and min(ahead) > 0
 
-    def by_seed(self, method: str) -> list[float]:
+    def differences_by_seed(self, method: str) -> list[float]:
         """The best minus this method, with each seed that both have."""
         best, other = (self.seeds[self.methods.index(name)] for name in (self.best, method))
         return [best[seed] - other[seed] for seed in best if seed in other]
@@ -68,12 +68,12 @@ class Column:
     @cached_property
     def clear(self) -> bool:
         """Whether the best has beaten every other method, of which there is one at least."""
-        return bool(self.below) and all(map(self.beaten, self.below))
+        return bool(self.below) and all(map(self.is_beaten, self.below))
 
     @property
     def ranks(self) -> dict[str, int]:
         """By method; those that the best has not beaten share its rank."""
-        tied = [not self.beaten(method) for method in self.methods]
+        tied = [not self.is_beaten(method) for method in self.methods]
         return dict(zip(self.methods, ranks(list(self.means), tied), strict=True))
 
 
@@ -81,20 +81,20 @@ class Column:
 class Significance:
     """Of a leaderboard: its columns that can be tested, and why the others cannot."""
 
-    columns: Mapping[Place, Column]
-    reasons: Mapping[Place, str]
+    columns: Mapping[ColumnPlace, TestedColumn]
+    reasons: Mapping[ColumnPlace, str]
 
-    def bold(self, place: Place, method: str) -> bool:
+    def bold(self, place: ColumnPlace, method: str) -> bool:
         """Whether a table may set the method's value in bold."""
         column = self.columns.get(place)
         return column is not None and column.clear and column.best == method
 
-    def rank(self, place: Place, method: str) -> int | None:
+    def rank(self, place: ColumnPlace, method: str) -> int | None:
         """The method's rank in its column; None where there was no test."""
         return self._ranks[place].get(method) if place in self.columns else None
 
     @cached_property
-    def _ranks(self) -> dict[Place, dict[str, int]]:
+    def _ranks(self) -> dict[ColumnPlace, dict[str, int]]:
         return {place: column.ranks for place, column in self.columns.items()}
 
 
@@ -103,10 +103,10 @@ UNTESTED = Significance({}, {})
 
 def significance(board: Leaderboard, store: Store) -> Significance:
     """Test every column (backbone, task, dataset, metric) that has two methods or more. Raises UserError for damaged or foreign scores."""
-    columns, reasons, reader = dict[Place, Column](), dict[Place, str](), _Reader(store)
+    columns, reasons, reader = dict[ColumnPlace, TestedColumn](), dict[ColumnPlace, str](), _Reader(store)
     for place, cells in _places(board):
         found = _column(place, cells, reader)
-        if isinstance(found, Column):
+        if isinstance(found, TestedColumn):
             columns[place] = found
         elif found:
             reasons[place] = found
@@ -122,10 +122,10 @@ class _Cell:
     state: str
 
 
-def _places(board: Leaderboard) -> Iterator[tuple[Place, list[_Cell]]]:
+def _places(board: Leaderboard) -> Iterator[tuple[ColumnPlace, list[_Cell]]]:
     """Columns of the scores, breakdowns aside, with the cells that the grid does not rule out."""
     names = ["backbone", "task", "dataset", "metric", "method", "seed", "id", "value", "state"]
-    found: dict[Place, list[_Cell]] = {}
+    found: dict[ColumnPlace, list[_Cell]] = {}
     for backbone, task, dataset, metric, *cell in zip(*(board.frame[name].tolist() for name in names), strict=True):
         if "/" not in metric and not cell[-1].startswith("skipped"):
             found.setdefault((backbone, task, dataset, metric), []).append(_Cell(*cell))
@@ -145,7 +145,7 @@ class _Reader:
         return self.read[cell_id].get(task)
 
 
-def _column(place: Place, cells: Sequence[_Cell], reader: _Reader) -> Column | str:
+def _column(place: ColumnPlace, cells: Sequence[_Cell], reader: _Reader) -> TestedColumn | str:
     """A column, or why there is none; "" where there is nothing to compare."""
     methods = tuple(dict.fromkeys(cell.method for cell in cells))
     if len(methods) < 2:
@@ -165,13 +165,13 @@ def _column(place: Place, cells: Sequence[_Cell], reader: _Reader) -> Column | s
     return _averaged(methods, place[3], cells, parts)
 
 
-def _averaged(methods: tuple[str, ...], metric: str, cells: Sequence[_Cell], parts: Sequence[ImageScores]) -> Column:
+def _averaged(methods: tuple[str, ...], metric: str, cells: Sequence[_Cell], parts: Sequence[ImageScores]) -> TestedColumn:
     rows: dict[str, list[tuple[float, ...]]] = {method: [] for method in methods}
     for cell, part in zip(cells, parts, strict=True):
         _check(cell, metric, part)
         rows[cell.method].append(part.sums[metric])
     seeds = tuple({cell.seed: cell.value for cell in cells if cell.method == method} for method in methods)
-    return Column(methods, np.array([np.mean(rows[method], 0) for method in methods]), np.array(parts[0].examples, float), seeds)
+    return TestedColumn(methods, np.array([np.mean(rows[method], 0) for method in methods]), np.array(parts[0].examples, float), seeds)
 
 
 def _check(cell: _Cell, metric: str, part: ImageScores) -> None:
@@ -184,5 +184,5 @@ def _check(cell: _Cell, metric: str, part: ImageScores) -> None:
         )
 
 
-def _task(place: Place) -> str:
+def _task(place: ColumnPlace) -> str:
     return f"{place[1]}/{place[2].partition(JOINT)[0]}"

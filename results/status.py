@@ -26,7 +26,7 @@ from rich.cells import cell_len, set_cell_size
 from benchmark.cell import Cell, Plan, Planned
 from benchmark.config import parse
 from benchmark.records import Store, read_json
-from benchmark.sweep import launched
+from benchmark.sweep import launched_plans
 from results.attempts import failure, progress
 from results.tables import Block, Table, Text, one_line
 
@@ -86,17 +86,17 @@ def status(plan: Plan, store: Store, *, now: float | None = None) -> list[CellSt
     return [_status(planned, store, time.time() if now is None else now) for planned in plan.cells]
 
 
-def noted(cells: Iterable[CellStatus], notes: Mapping[str, tuple[State, str]], *, launched: bool = False) -> list[CellStatus]:
+def add_cluster_notes(cells: Iterable[CellStatus], notes: Mapping[str, tuple[State, str]], *, launched_plans: bool = False) -> list[CellStatus]:
     """With what a cluster says of cells that are not done, behind what they say themselves. `launched`: a launcher is at work."""
-    default: tuple[State, str] = ("pending" if launched else "missing", "")
-    return [_noted(cell, *notes.get(cell.id, default), launched=launched) if cell.state == "missing" else cell for cell in cells]
+    default: tuple[State, str] = ("pending" if launched_plans else "missing", "")
+    return [_noted(cell, *notes.get(cell.id, default), launched=launched_plans) if cell.state == "missing" else cell for cell in cells]
 
 
 def _noted(cell: CellStatus, state: State, note: str, launched: bool) -> CellStatus:
     return replace(cell, state="pending" if launched and state == "missing" else state, reason=_joined(cell.reason, note))
 
 
-def outdated(cells: Iterable[CellStatus], reason: str) -> list[CellStatus]:
+def mark_stale(cells: Iterable[CellStatus], reason: str) -> list[CellStatus]:
     """With those marked stale that wait, where the sweep has changed since."""
     waits = ("missing", "pending", "preempted")
     return [replace(cell, state="stale", reason=_joined(reason, cell.reason)) if cell.state in waits else cell for cell in cells]
@@ -106,19 +106,19 @@ def _joined(*reasons: str) -> str:
     return "; ".join(filter(None, reasons))
 
 
-def begun(cell: CellStatus) -> bool:
+def has_begun(cell: CellStatus) -> bool:
     """Has it been attempted: there is something to go on from, or it was interrupted."""
     return cell.state == "missing" and bool(cell.reason)
 
 
-def strangers(plan: Plan, store: Store) -> list[CellStatus]:
+def find_unplanned(plan: Plan, store: Store) -> list[CellStatus]:
     """Cells of the folder that are not done and in no plan that lies there: a sweep was changed after its launch.
 
     Raises UserError for a damaged plan or cell.
     """
     folder = store.root / "cells"
     unknown = set(_names(folder)) - {cell.id for cell in plan.cells}
-    for other in launched(store.root) if unknown else ():
+    for other in launched_plans(store.root) if unknown else ():
         unknown -= {cell.id for cell in other.cells}
     return [_stranger(cell_id, store) for cell_id in sorted(unknown) if not store.has_record(cell_id)]
 
@@ -143,14 +143,14 @@ def as_dicts(cells: Iterable[CellStatus]) -> list[dict[str, Any]]:
     return [asdict(cell) for cell in cells]
 
 
-def busy(cell: CellStatus) -> bool:
+def is_active(cell: CellStatus) -> bool:
     """Is there anything to see of the cell: it runs, has failed, or waits for a reason."""
     return cell.state in ("running", "failed", "preempted") or (cell.state not in ("done", "skipped") and bool(cell.reason))
 
 
-def worth_showing(cells: Sequence[CellStatus]) -> list[CellStatus]:
+def select_shown(cells: Sequence[CellStatus]) -> list[CellStatus]:
     """All of them; of thousands those of which there is anything to see, and of these no more than a person reads."""
-    return list(cells) if len(cells) <= ROWS else [cell for cell in cells if busy(cell)][:ROWS]
+    return list(cells) if len(cells) <= ROWS else [cell for cell in cells if is_active(cell)][:ROWS]
 
 
 def status_table(title: str, cells: Sequence[CellStatus], shown: Sequence[CellStatus] | None = None, width: int | None = None) -> Table:

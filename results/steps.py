@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from benchmark.forecast import Forecast, total_hours
-from benchmark.measure import Step
+from benchmark.measure import MeasuredStep
 from results.tables import Block, Table, Text, one_line
 
 
-def step_table(sweep: str, batch: int, steps: Sequence[Step]) -> Table:
+def step_table(sweep: str, batch: int, steps: Sequence[MeasuredStep]) -> Table:
     """What `vlpeft measure` measured."""
     header = ("backbone", "method", "task", "trainable", "total", "step s", "peak MB", "")
     rows = []

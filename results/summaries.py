@@ -14,7 +14,7 @@ import pandas as pd
 from results.leaderboard import NAN, PARAMETERS, Leaderboard
 
 NOT_RUN = ("failed", "missing", "skipped")  # how the states begin of cells without a record
-Row = dict[str, Any]
+SummaryRow = dict[str, Any]
 KEYS = ["backbone", "method", "task", "dataset"]
 COST_COLUMNS = (
     *("train_seconds", "eval_seconds", "gpu_hours", "step_ms", "tokens_per_second", "images_per_second"),
@@ -24,7 +24,7 @@ ALWAYS = ("train_seconds", "step_ms", "peak_memory_mb")  # the others are left o
 
 
 @dataclass(frozen=True)
-class Entry:
+class SummaryEntry:
     """One entry of a table: one metric (or cost) of one method on one backbone, task and dataset, over its seeds.
 
     mean: None unless the state is "done", which takes every planned seed.
@@ -51,7 +51,7 @@ class Entry:
     trainable_percent: float | None
 
 
-def scores(board: Leaderboard, *, details: bool = False) -> list[Entry]:
+def scores(board: Leaderboard, *, details: bool = False) -> list[SummaryEntry]:
     """Every metric over its seeds, in the plan's order. Breakdowns (`metric/part`) are left out unless `details`."""
     frame = board.frame
     if not details:
@@ -59,14 +59,14 @@ def scores(board: Leaderboard, *, details: bool = False) -> list[Entry]:
     return list(_entries(_rows(frame), suspect=True))
 
 
-def costs(board: Leaderboard) -> list[Entry]:
+def costs(board: Leaderboard) -> list[SummaryEntry]:
     """Time, work and memory over the seeds, in the plan's order: those of COST_COLUMNS that some record holds."""
     cells = _rows(board.frame.drop_duplicates([*KEYS, "seed"]))
     names = [name for name in COST_COLUMNS if name in ALWAYS or any(not math.isnan(cell[name]) for cell in cells)]
     return list(_entries([_as_metric(cell, name) for cell in cells for name in names], suspect=False))
 
 
-def _rows(frame: pd.DataFrame) -> list[Row]:
+def _rows(frame: pd.DataFrame) -> list[SummaryRow]:
     """Plain values, what is not known as None: thousands of groups are far quicker so than with pandas."""
     names = [*KEYS, "metric", "seed", "value", "state", *PARAMETERS, "trainable_percent", *COST_COLUMNS]
     whole = {name: [None if pd.isna(value) else int(value) for value in frame[name]] for name in PARAMETERS}
@@ -74,7 +74,7 @@ def _rows(frame: pd.DataFrame) -> list[Row]:
     return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
 
 
-def _as_metric(cell: Row, name: str) -> Row:
+def _as_metric(cell: SummaryRow, name: str) -> SummaryRow:
     """The cost `name` in the shape of a metric. A cell is measured even where a metric is absent."""
     state, value = cell["state"], cell[name]
     if not state.startswith(NOT_RUN):
@@ -82,8 +82,8 @@ def _as_metric(cell: Row, name: str) -> Row:
     return {**cell, "metric": name, "value": value, "state": state}
 
 
-def _entries(rows: Sequence[Row], *, suspect: bool) -> Iterator[Entry]:
-    groups: dict[tuple[str, str, str, str, str], list[Row]] = {}
+def _entries(rows: Sequence[SummaryRow], *, suspect: bool) -> Iterator[SummaryEntry]:
+    groups: dict[tuple[str, str, str, str, str], list[SummaryRow]] = {}
     columns: dict[str, dict[tuple[str, str, str], None]] = {}
     for row in rows:
         column = row["task"], row["dataset"], row["metric"]
@@ -97,15 +97,15 @@ def _entries(rows: Sequence[Row], *, suspect: bool) -> Iterator[Entry]:
                 yield _entry(key, groups[key], suspect=suspect)
 
 
-def _entry(key: tuple[str, str, str, str, str], rows: Sequence[Row], *, suspect: bool) -> Entry:
+def _entry(key: tuple[str, str, str, str, str], rows: Sequence[SummaryRow], *, suspect: bool) -> SummaryEntry:
     values = [(row["seed"], row["value"]) for row in rows if row["state"] == "done"]
-    state = state_of([row["state"] for row in rows])
+    state = merge_states([row["state"] for row in rows])
     mean, std = _mean_std([value for _, value in values]) if state == "done" else (None, None)
     flags = tuple(flag for seed, value in values for flag in suspicions(seed, value)) if suspect else ()
-    return Entry(*key, mean, std, len(values), len(rows), state, flags, *_parameters(rows))
+    return SummaryEntry(*key, mean, std, len(values), len(rows), state, flags, *_parameters(rows))
 
 
-def state_of(states: Sequence[str]) -> str:
+def merge_states(states: Sequence[str]) -> str:
     """The one word for all seeds: done only if all are. Different reasons are all kept."""
     for kind in ("skipped", "failed", "missing", "absent"):
         found = list(dict.fromkeys(state for state in states if state.startswith(kind)))
@@ -128,7 +128,7 @@ def suspicions(seed: int, value: float) -> Iterator[str]:
         yield f"seed {seed} is not a finite number ({value})"
 
 
-def _parameters(rows: Sequence[Row]) -> tuple[int | None, int | None, int | None, float | None]:
+def _parameters(rows: Sequence[SummaryRow]) -> tuple[int | None, int | None, int | None, float | None]:
     """What the records counted stands before what the plan did, should a missing seed be counted differently."""
     first = next((row for row in rows if not row["state"].startswith(NOT_RUN)), rows[0])
     share = first["trainable_percent"]

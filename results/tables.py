@@ -10,8 +10,8 @@ from itertools import groupby
 from typing import Any
 
 from results.leaderboard import Leaderboard
-from results.significance import MISSING, UNTESTED, Place, Significance
-from results.summaries import Entry, costs, scores
+from results.significance import MISSING, UNTESTED, ColumnPlace, Significance
+from results.summaries import SummaryEntry, costs, scores
 
 CLEAR = (
     "above every other method of its column with every seed, and by a paired test over images "
@@ -97,7 +97,7 @@ class Footnotes:
         """The mark of a text, a new one if the text is new."""
         return self.marks.setdefault(one_line(text), _letters(len(self.marks)))
 
-    def listed(self) -> tuple[tuple[str, str], ...]:
+    def list_notes(self) -> tuple[tuple[str, str], ...]:
         """(mark, text) in the order of first use."""
         return tuple((mark, text) for text, mark in self.marks.items())
 
@@ -111,7 +111,7 @@ def score_table(board: Leaderboard, tests: Significance = UNTESTED, *, details: 
     seeds = {entry.planned for entry in entries if not entry.state.startswith("skipped")}
     each = len(seeds) > 1
 
-    def show(entry: Entry) -> str:
+    def show(entry: SummaryEntry) -> str:
         mean = "NaN" if entry.mean is None or math.isnan(entry.mean) else f"{entry.mean:.{digits}f}"
         std = "" if entry.std is None or math.isnan(entry.std) else f" ± {entry.std:.{digits}f}"
         return f"{mean}{std}{f' (n={entry.n})' if each else ''}"
@@ -128,7 +128,7 @@ def percent(metrics: Iterable[str]) -> str:
     return "Percent; CIDEr x 100." if any(metric.lower().startswith("cider") for metric in metrics) else "Percent."
 
 
-def _place(entry: Entry) -> Place:
+def _place(entry: SummaryEntry) -> ColumnPlace:
     return entry.backbone, entry.task, entry.dataset, entry.metric
 
 
@@ -146,7 +146,7 @@ def cost_table(board: Leaderboard) -> Table:
     """Measured costs, one block a backbone and dataset. Depends on the machine, hence apart from the scores."""
     caption = ("Means over the seeds; of a cell's steps the median time. Work, tokens and images are those of all its ranks.",)
 
-    def show(entry: Entry) -> str:
+    def show(entry: SummaryEntry) -> str:
         value = (entry.mean or 0.0) / COSTS[entry.metric][1]
         return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 1 or value == 0 else f"{value:.2g}"
 
@@ -168,19 +168,19 @@ def _table(
     board: Leaderboard,
     suffix: str,
     caption: Sequence[str],
-    entries: Sequence[Entry],
-    show: Callable[[Entry], str],
+    entries: Sequence[SummaryEntry],
+    show: Callable[[SummaryEntry], str],
     tests: Significance = UNTESTED,
     *,
     apart: bool = False,  # a block for each dataset, too
 ) -> Table:
     footnotes = Footnotes()
 
-    def text(entry: Entry | None) -> Text:
+    def text(entry: SummaryEntry | None) -> Text:
         made = _text(entry, show, footnotes)
         return replace(made, bold=True) if entry is not None and tests.bold(_place(entry), entry.method) else made
 
-    grouped: dict[tuple[str, ...], list[Entry]] = {}
+    grouped: dict[tuple[str, ...], list[SummaryEntry]] = {}
     for entry in entries:
         grouped.setdefault((entry.backbone, entry.task, entry.dataset) if apart else (entry.backbone,), []).append(entry)
     blocks = tuple(_block(backbone, own, text) for (backbone, *_), own in grouped.items())
@@ -189,10 +189,10 @@ def _table(
         caption = (*caption, "k/n seeds: only k of n seeds are done, so there is no mean yet.")
     notes = tuple(filter(None, map(one_line, board.notes.splitlines())))
     data = tuple(dict(vars(entry)) for entry in entries)
-    return Table(one_line(board.title) + suffix, caption, blocks, data, footnotes.listed(), notes, remarks=board.remarks)
+    return Table(one_line(board.title) + suffix, caption, blocks, data, footnotes.list_notes(), notes, remarks=board.remarks)
 
 
-def _block(backbone: str, entries: Sequence[Entry], text: Callable[[Entry | None], Text]) -> Block:
+def _block(backbone: str, entries: Sequence[SummaryEntry], text: Callable[[SummaryEntry | None], Text]) -> Block:
     columns = _shown(entries)
     found = {(entry.method, entry.task, entry.dataset, entry.metric): entry for entry in entries}
     rows = []
@@ -206,14 +206,14 @@ def _block(backbone: str, entries: Sequence[Entry], text: Callable[[Entry | None
     return Block(one_line(backbone), "l" + "r" * (len(columns) + 2), header, tuple(rows))
 
 
-def _shown(entries: Sequence[Entry]) -> list[tuple[str, str, str]]:
+def _shown(entries: Sequence[SummaryEntry]) -> list[tuple[str, str, str]]:
     """Columns in the plan's order, without the tasks that this backbone cannot do with any method (the caption says so)."""
     every = dict.fromkeys((entry.task, entry.dataset, entry.metric) for entry in entries)
     ran = {(entry.task, entry.dataset, entry.metric) for entry in entries if not entry.state.startswith("skipped")}
     return [column for column in every if column in ran] or list(every)
 
 
-def _ruled_out(entries: Sequence[Entry]) -> list[str]:
+def _ruled_out(entries: Sequence[SummaryEntry]) -> list[str]:
     """One line for each (backbone, task) whose cells are all skipped for one reason."""
     groups: dict[tuple[str, str], set[str]] = {}
     for entry in entries:
@@ -222,7 +222,7 @@ def _ruled_out(entries: Sequence[Entry]) -> list[str]:
     return [f"{where[1]} is skipped: {state.partition(': ')[2]}." for where, state in alone.items() if state.startswith("skipped: ")]
 
 
-def _parameters(entries: Sequence[Entry]) -> tuple[Text, Text]:
+def _parameters(entries: Sequence[SummaryEntry]) -> tuple[Text, Text]:
     if all(e.state.startswith("skipped") for e in entries):
         return Text("–", style="dim"), Text("–", style="dim")
     known = sorted({(e.trainable, e.trainable_percent) for e in entries if e.trainable is not None and e.trainable_percent is not None})
@@ -240,7 +240,7 @@ def _percent(share: float) -> str:
     return "<0.01" if 0 < share < 0.005 else f"{share:.2f}"
 
 
-def _text(entry: Entry | None, show: Callable[[Entry], str], footnotes: Footnotes) -> Text:
+def _text(entry: SummaryEntry | None, show: Callable[[SummaryEntry], str], footnotes: Footnotes) -> Text:
     if entry is None:
         return Text("")
     kind, _, reason = entry.state.partition(": ")

@@ -30,7 +30,7 @@ class Job:
     signal: int | None = None
 
     @property
-    def live(self) -> bool:
+    def is_live(self) -> bool:
         """It runs or may still run."""
         return self.state not in DEAD
 
@@ -44,7 +44,7 @@ def jobs() -> dict[str, Job]:
     return found
 
 
-def ended(ids: Iterable[str]) -> dict[str, Job]:
+def read_accounting(ids: Iterable[str]) -> dict[str, Job]:
     """How jobs ended, exit codes included. Empty where there is no accounting; without those that it has not heard of yet."""
     found = {}
     for job, state, code in _accounts(ids):
@@ -65,7 +65,7 @@ def _accounts(ids: Iterable[str], *more: str) -> Iterator[tuple[str, str, str]]:
             yield job, state.split(" ", maxsplit=1)[0], code  # CANCELLED by 1000
 
 
-def preempted(ids: Iterable[str]) -> set[str]:
+def find_preempted(ids: Iterable[str]) -> set[str]:
     """Those jobs that ended last by being pre-empted, whether or not they wait again. Empty where there is no accounting."""
     wanted = set(ids)
     rounds = _accounts(wanted, "-D")  # a line for each time that a job ran

@@ -14,10 +14,10 @@ from slurm import cluster
 from slurm.cluster import SlurmSilent
 from slurm.ledger import Ledger
 from slurm.presence import Launcher, launchers
-from slurm.states import live
+from slurm.states import live_cells
 
 
-class Section(NamedTuple):
+class LogSection(NamedTuple):
     """What a cell said in one log."""
 
     log: Path
@@ -31,16 +31,16 @@ def cancel(root: Path, sweep: str, cells: Collection[str]) -> tuple[int, int, li
     """
     doomed = _cancel_jobs(root, cells)
     local = [each for each in launchers(root, sweep) if each.way != "slurm"]
-    for each in (here := [each for each in local if each.here]):
+    for each in (is_local := [each for each in local if each.is_local]):
         _interrupt(each)
-    return doomed, len(here), sorted({each.host for each in local if not each.here})
+    return doomed, len(is_local), sorted({each.host for each in local if not each.is_local})
 
 
 def _cancel_jobs(root: Path, cells: Collection[str]) -> int:
     ledger = Ledger(root.resolve())
     try:
         with ledger.lock() if ledger.folder.exists() else nullcontext():  # what a launcher is submitting just now is cancelled, too
-            doomed = sorted({sent.job for cell, (sent, job) in live(root).items() if cell in cells and job.state != "COMPLETING"})
+            doomed = sorted({sent.job for cell, (sent, job) in live_cells(root).items() if cell in cells and job.state != "COMPLETING"})
             cluster.cancel(doomed)
     except SlurmSilent as error:
         raise UserError(f"SLURM does not answer: {error}") from error
@@ -55,17 +55,17 @@ def _interrupt(each: Launcher) -> None:
         raise UserError(f"the launcher at work here, process {each.process}, is another user's; only they can interrupt it") from error
 
 
-def sections(root: Path, cell: str) -> Iterator[Section]:
+def sections(root: Path, cell: str) -> Iterator[LogSection]:
     """What the cell has said in each log, the oldest first; of a job that has not come to it, all that the job has said."""
-    for each in Ledger(root).sent().get(cell, ()):
+    for each in Ledger(root).submitted_jobs().get(cell, ()):
         text = _read(each.log)
-        yield Section(each.log, _cut(text, cell) or text)
+        yield LogSection(each.log, _cut(text, cell) or text)
     for log in sorted(root.glob("jobs/*/*/*_log.out")):
         errors = log.with_suffix(".err")
         if found := _cut(_read(log), cell):
-            yield Section(log, found)
+            yield LogSection(log, found)
         if more := _unmarked(_cut(_read(errors), cell)):
-            yield Section(errors, more)
+            yield LogSection(errors, more)
 
 
 def _cut(text: str, cell: str) -> str:

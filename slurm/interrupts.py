@@ -25,34 +25,34 @@ class Patience:
     def __init__(self) -> None:
         self.heard = self.training = False
 
-    def asked(self) -> bool:
+    def is_asked(self) -> bool:
         """True once there was an interrupt."""
         return self.heard
 
-    def through(self, report: Callable[[str, int, int], None]) -> Callable[[str, int, int], None]:
+    def watch(self, report: Callable[[str, int, int], None]) -> Callable[[str, int, int], None]:
         """A progress function that also listens whether the cell trains."""
 
-        def heard(phase: str, step: int, total: int) -> None:
+        def listen(phase: str, step: int, total: int) -> None:
             self.training = phase == "train"
             report(phase, step, total)
 
-        return heard
+        return listen
 
-    def hear(self, _number: int, _frame: FrameType | None) -> None:
+    def handle_signal(self, _number: int, _frame: FrameType | None) -> None:
         """The handler of the signal."""
         if self.heard or not self.training:
             raise KeyboardInterrupt
         self.heard = True
-        say(1)
+        print_notice(1)
 
 
-def run_here(cell_id: str, root: Path, runtime: Any, report: Callable[[str, int, int], None]) -> str:
+def run_interruptible(cell_id: str, root: Path, runtime: Any, report: Callable[[str, int, int], None]) -> str:
     """`run_cell` in this process; raises KeyboardInterrupt once an interrupted cell is saved."""
     from benchmark.runner import Stopped, run_cell
 
     with _listening() as patience:
         try:
-            return run_cell(cell_id, root, runtime, patience.through(report), patience.asked)
+            return run_cell(cell_id, root, runtime, patience.watch(report), patience.is_asked)
         except Stopped as error:
             raise KeyboardInterrupt from error
 
@@ -64,7 +64,7 @@ def _listening() -> Iterator[Patience]:
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield patience
         return
-    signal.signal(signal.SIGINT, patience.hear)
+    signal.signal(signal.SIGINT, patience.handle_signal)
     try:
         yield patience
     finally:
@@ -80,13 +80,13 @@ def save(controllers: Iterable[int], ids: Sequence[str], root: Path) -> None:
     found = (progress(store, cell_id) for cell_id in ids)
     training = [workers[each.pid] for each in found if each is not None and each.phase == "train" and each.pid in workers]
     if training:
-        say(len(training))
+        print_notice(len(training))
     for worker in training:
         with suppress(psutil.NoSuchProcess):
             worker.send_signal(signal.SIGTERM)
     psutil.wait_procs(training, timeout=SAVE_SECONDS)
 
 
-def say(cells: int) -> None:
+def print_notice(cells: int) -> None:
     """What is going on, for the person who has pressed Ctrl-C."""
     print(f"vlpeft: saving {'the cell' if cells == 1 else f'{cells} cells'} in training; Ctrl-C again stops at once", file=sys.stderr)

@@ -17,7 +17,7 @@ import psutil
 from benchmark.libraries.submitit import RequeuedJob, job_log
 from benchmark.records import Store
 from slurm.cluster import SlurmSilent, ask
-from slurm.tries import LIMIT, attempted_by, note
+from slurm.tries import LIMIT, is_attempt_of, note
 from slurm.worker import SIGNALS, STOPPED
 
 POLL_SECONDS = 0.2
@@ -81,7 +81,7 @@ class CellJob(RequeuedJob):
         """Say in the log, and beside the cell, what killed a worker."""
         store = Store(Path(self.root))
         end = f"killed by {signal.Signals(number).name}{' (out of memory?)' if number == signal.SIGKILL else ''}"
-        current = next((cell for cell in self.ids if attempted_by(store, cell, pid, log)), None)
+        current = next((cell for cell in self.ids if is_attempt_of(store, cell, pid, log)), None)
         print(f"=== {current or 'no cell yet:'} {end}", flush=True)
         if current is not None:
             note(store, current, end)

@@ -25,8 +25,8 @@ import psutil
 from benchmark.cell import Plan, Planned
 from benchmark.errors import UserError, disk_trouble
 from benchmark.records import Store, read_json
-from slurm.interrupts import run_here, save
-from slurm.worker import Asked, tell
+from slurm.interrupts import run_interruptible, save
+from slurm.worker import StopSignal, print_error
 
 Watch = Callable[[], None]  # called now and then; it looks at the result folder itself
 CellWatch = Callable[[Planned, str, int, int], None]  # cell, phase, step, total
@@ -36,7 +36,7 @@ STOP_SECONDS = 10.0
 MONTH_MINUTES = 60 * 24 * 30  # submitit kills local jobs after 5 minutes unless told otherwise
 
 
-def unfinished(plan: Plan, root: Path) -> list[Planned]:
+def unfinished_cells(plan: Plan, root: Path) -> list[Planned]:
     """Runnable cells without a record."""
     store = Store(root)
     return [cell for cell in plan.runnable() if not store.has_record(cell.id)]
@@ -55,7 +55,7 @@ def launch_inline(cells: Sequence[Planned], root: Path, runtime: Any, watch_cell
     """Run cells one after another in this process. A failing cell leaves failure.json; the others go on. Ctrl-C: see `run_here`."""
     for cell in cells:
         try:
-            run_here(cell.id, root, runtime, partial(watch_cell, cell))
+            run_interruptible(cell.id, root, runtime, partial(watch_cell, cell))
         except Exception as error:  # its cause is in failure.json, where `failures` finds it
             if not isinstance(error, UserError):
                 traceback.print_exc()
@@ -118,7 +118,7 @@ def work(ids: Sequence[str], root: str, runtime: Any, launcher: int) -> None:
     A cell that failed, or that took its worker down with it, is not tried again by the others. SIGTERM asks it to save
     its cell and stop.
     """
-    asked = Asked()
+    asked = StopSignal()
     from benchmark.runner import Stopped, run_cell
 
     for cell_id in ids:
@@ -126,18 +126,18 @@ def work(ids: Sequence[str], root: str, runtime: Any, launcher: int) -> None:
             return
         if any((Store(Path(root)).folder(cell_id) / name).exists() for name in ("failure.json", "progress.json")):
             continue
-        say(f"=== {cell_id} starts")
+        mark_logs(f"=== {cell_id} starts")
         try:
             outcome: str = run_cell(cell_id, Path(root), runtime, asked=asked)
         except Stopped:
             outcome = "stopped"
         except Exception as error:  # in the job's log; its cause is in failure.json too
-            tell(error)
+            print_error(error)
             outcome = "failed"
-        say(f"=== {cell_id} {outcome}")
+        mark_logs(f"=== {cell_id} {outcome}")
 
 
-def say(line: str) -> None:
+def mark_logs(line: str) -> None:
     """Mark the place in both logs of a worker; `vlpeft logs` cuts there."""
     for stream in (sys.stdout, sys.stderr):
         print(line, file=stream, flush=True)
@@ -173,7 +173,7 @@ def _unknown(root: Path) -> dict[str, Any]:
     return {"cause": "killed", "message": "its worker died without a word (out of memory?); see ROOT/jobs", "user": False}
 
 
-def by_cause(failed: Sequence[tuple[Planned, dict[str, Any]]]) -> Iterator[str]:
+def group_by_cause(failed: Sequence[tuple[Planned, dict[str, Any]]]) -> Iterator[str]:
     """One line for each cause, with the cell that it struck or how many: many often fail for one reason."""
     causes: dict[tuple[str, str], list[tuple[Planned, str]]] = {}
     for cell, failure in failed:
@@ -186,7 +186,7 @@ def by_cause(failed: Sequence[tuple[Planned, dict[str, Any]]]) -> Iterator[str]:
         yield f"{one}: {cause}: {message}" if len(cells) == 1 else f"{len(cells)} cells: {cause}: {many}"
 
 
-def in_numbers(failed: Sequence[tuple[Planned, dict[str, Any]]], of: int) -> str:
+def count_failures(failed: Sequence[tuple[Planned, dict[str, Any]]], of: int) -> str:
     """How many cells failed or were cancelled, of how many, and what to do."""
     cancelled = sum(failure["cause"] == CANCELLED for _, failure in failed)
     if cancelled == len(failed):

@@ -13,7 +13,7 @@ from filelock import FileLock
 
 from benchmark.config import Config, dump, parse
 from benchmark.errors import UserError
-from benchmark.records import read_json, to_json, write_atomically, writing
+from benchmark.records import read_json, to_json, write_atomically, write_errors
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Ledger:
         """A fresh folder for one submission; names sort by time. Call it with the lock held. Raises UserError on a full disk."""
         number = len(list(self.folder.glob("*-*/")))
         folder = self.folder / f"{number:05d}-{time.strftime('%Y%m%d-%H%M%S')}"
-        with writing(folder):
+        with write_errors(folder):
             folder.mkdir()
         return folder
 
@@ -67,7 +67,7 @@ class Ledger:
         """Note what was submitted from a folder."""
         write_atomically(folder / "submission.json", to_json(dump(submission)))
 
-    def sent(self) -> dict[str, list[Sent]]:
+    def submitted_jobs(self) -> dict[str, list[Sent]]:
         """For each cell the jobs that it was in, the last one last."""
         found: dict[str, list[Sent]] = {}
         for path in sorted(self.folder.glob("*/submission.json")):

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from filelock import FileLock
 
-from benchmark.records import held, writing
+from benchmark.records import is_locked, write_errors
 
 
 class Launcher(NamedTuple):
@@ -25,17 +25,17 @@ class Launcher(NamedTuple):
     process: int
 
     @property
-    def here(self) -> bool:
+    def is_local(self) -> bool:
         """It runs on this machine."""
         return self.host == platform.node()
 
 
 @contextmanager
-def at_work(root: Path, sweep: str, way: str) -> Iterator[None]:
+def show_presence(root: Path, sweep: str, way: str) -> Iterator[None]:
     """Be seen while this lasts. Raises UserError where the folder cannot be written."""
     path = root / "launchers" / "~".join((sweep, way, platform.node(), str(os.getpid())))
     lock = FileLock(path)
-    with writing(path):
+    with write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     try:
@@ -51,6 +51,6 @@ def launchers(root: Path, sweep: str) -> list[Launcher]:
     folder = root / "launchers"
     for path in sorted(folder.rglob("*~*~*~*")):  # shipped sweeps have names like p_adapter/table1
         name, *about = path.relative_to(folder).as_posix().rsplit("~", 3)
-        if name == sweep and held(path):
+        if name == sweep and is_locked(path):
             found.append(Launcher(about[0], about[1], int(about[2])))
     return found

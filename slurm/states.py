@@ -7,7 +7,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from slurm.cluster import Job, SlurmSilent, describe, ended, jobs, preempted
+from slurm.cluster import Job, SlurmSilent, describe, read_accounting, jobs, find_preempted
 from slurm.ledger import Ledger, Sent
 
 
@@ -18,12 +18,12 @@ class Note(NamedTuple):
     text: str
 
 
-def live(root: Path) -> dict[str, tuple[Sent, Job]]:
+def live_cells(root: Path) -> dict[str, tuple[Sent, Job]]:
     """Cells that are in a job that waits or runs. Raises SlurmSilent; asks nothing where nothing was ever submitted."""
-    sent = Ledger(root.resolve()).sent()
+    sent = Ledger(root.resolve()).submitted_jobs()
     known = jobs() if sent else {}
     pairs = {cell: (each, known[each.job]) for cell, all_ in sent.items() for each in all_ if each.job in known}
-    return {cell: (each, job) for cell, (each, job) in pairs.items() if job.live}
+    return {cell: (each, job) for cell, (each, job) in pairs.items() if job.is_live}
 
 
 def notes(root: Path, cells: Collection[str], begun: Collection[str] = ()) -> dict[str, Note]:
@@ -31,7 +31,7 @@ def notes(root: Path, cells: Collection[str], begun: Collection[str] = ()) -> di
 
     Without accounting, jobs that SLURM has forgotten are said to have ended; without SLURM on this machine nothing is known.
     """
-    sent = Ledger(root.resolve()).sent()
+    sent = Ledger(root.resolve()).submitted_jobs()
     last = {cell: sent[cell][-1].job for cell in cells if cell in sent}
     if not last:
         return {}
@@ -39,9 +39,9 @@ def notes(root: Path, cells: Collection[str], begun: Collection[str] = ()) -> di
         known = jobs()
     except SlurmSilent as error:
         return dict.fromkeys(last, Note("pending", f"in the queue or not, nobody knows: {error}"))
-    gone = {job for job in last.values() if job not in known or not known[job].live}
+    gone = {job for job in last.values() if job not in known or not known[job].is_live}
     waiting = {last[cell] for cell in begun if cell in last and last[cell] not in gone}
-    told, struck = ended(gone), preempted(waiting)
+    told, struck = read_accounting(gone), find_preempted(waiting)
     shared = {job for job, cells in Counter(each.job for all_ in sent.values() for each in all_).items() if cells > 1}
     return {
         cell: _note(job, told.get(job) if job in gone else None, known.get(job), job in struck, job in shared) for cell, job in last.items()
@@ -52,7 +52,7 @@ def _note(job: str, told: Job | None, known: Job | None, struck: bool, shared: b
     about = told or known
     if about is None:
         return Note("missing", f"its job {job} has ended; `vlpeft sweep` submits it again")
-    if not about.live:
+    if not about.is_live:
         state: Literal["preempted", "missing"] = "preempted" if about.state == "PREEMPTED" else "missing"
         return Note(state, f"its job {job} ended as {describe(about)}; `vlpeft sweep` submits it again")
     if about.state == "RUNNING":  # and the cell does not show yet

@@ -88,8 +88,8 @@ class Submitter:
             known = jobs()
         except SlurmSilent as error:
             raise UserError(f"SLURM does not answer: {error}") from error
-        live = {job for job, about in known.items() if about.live}
-        sent = self.ledger.sent()
+        live = {job for job, about in known.items() if about.is_live}
+        sent = self.ledger.submitted_jobs()
         return [cell for cell in ids if not any(each.job in live for each in sent.get(cell, ()))]
 
     def _submit(self, groups: Sequence[Sequence[str]], left: str) -> None:

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 
 from benchmark.errors import UserError
 from benchmark.records import Store
-from slurm.cluster import Job, SlurmSilent, describe, ended, jobs
+from slurm.cluster import Job, SlurmSilent, describe, read_accounting, jobs
 from slurm.ledger import Sent
-from slurm.tries import LIMIT, checkpoint, cut_short, give_up
+from slurm.tries import LIMIT, checkpoint, was_interrupted, give_up
 from slurm.worker import STOPPED
-from slurm.worker import ended as cell_ended
+from slurm.worker import has_ended as cell_ended
 
 if TYPE_CHECKING:
     from slurm.submit import Submitter  # imports submitit, which `vlpeft status` can do without
@@ -72,7 +72,7 @@ class Supervisor:
             known = jobs()
         except SlurmSilent:  # its controller may be restarting; the jobs go on
             return
-        sent = self.submitter.ledger.sent()
+        sent = self.submitter.ledger.submitted_jobs()
         idle = {cell for cell in waiting if not any(_live(known, each) for each in sent.get(cell, ()))}
         lost = [cell for cell in waiting if cell in idle & self.missed and not cell_ended(store, cell) and not store.is_held(cell)]
         self.missed = frozenset(idle) - set(lost)
@@ -99,7 +99,7 @@ class Supervisor:
         gone = {sent[cell][-1].job for cell in lost if cell in sent}
         cut, excused = set[str](), set[str]()
         for cell, each in ((cell, each) for cell, all_ in sent.items() for each in all_ if each.job in gone):
-            if cut_short(store, cell, str(each.log)):
+            if was_interrupted(store, cell, str(each.log)):
                 cut.add(cell)
                 excused.add(each.job)
             elif cell_ended(store, cell) or checkpoint(store, cell) != self.checkpoints.get(cell):
@@ -107,7 +107,7 @@ class Supervisor:
         return cut | {cell for cell in lost if cell in sent and sent[cell][-1].job not in excused}
 
     def _mend(self, store: Store, lost: dict[str, Sent], known: dict[str, Job], blamed: set[str]) -> None:
-        told = ended(each.job for each in lost.values())
+        told = read_accounting(each.job for each in lost.values())
         for cell, each in lost.items():
             job = told.get(each.job) or known.get(each.job) or UNKNOWN
             if each.job in self.ending:
@@ -140,4 +140,4 @@ def verdict(job: Job, count: int) -> str:
 
 
 def _live(known: dict[str, Job], each: Sent) -> bool:
-    return each.job in known and known[each.job].live
+    return each.job in known and known[each.job].is_live

@@ -44,13 +44,13 @@ def begin(store: Store, cell_id: str, log: str) -> None:
     _write(store, cell_id, Tries(count + 1, saved, log, pid=os.getpid()))
 
 
-def attempted_by(store: Store, cell_id: str, pid: int, log: str) -> bool:
+def is_attempt_of(store: Store, cell_id: str, pid: int, log: str) -> bool:
     """Is the cell's last attempt, which has not ended, of that worker of the job with that log?"""
     last = tries(store, cell_id)
     return last is not None and (last.pid, last.log) == (pid, log)
 
 
-def cut_short(store: Store, cell_id: str, log: str) -> bool:
+def was_interrupted(store: Store, cell_id: str, log: str) -> bool:
     """Did the job with that log end, or a worker of it, while it was at the cell?"""
     last = tries(store, cell_id)
     return last is not None and last.log == log
@@ -68,7 +68,7 @@ def note(store: Store, cell_id: str, end: str) -> None:
         _write(store, cell_id, replace(last, end=end))
 
 
-def spent(store: Store, cell_id: str) -> Tries | None:
+def last_if_exhausted(store: Store, cell_id: str) -> Tries | None:
     """The last of too many attempts, or None where the cell may be tried again."""
     last = tries(store, cell_id)
     return last if last is not None and last.count >= LIMIT and last.checkpoint == checkpoint(store, cell_id) else None

@@ -100,7 +100,7 @@ class Slurm:
         require_weights((cell.cell for cell in cells), self.sweep)
 
 
-def chosen(options: argparse.Namespace, runtime: Callable[[], Any]) -> Way:
+def select_way(options: argparse.Namespace, runtime: Callable[[], Any]) -> Way:
     """The way that the options ask for. Raises UserError for options that do not belong to it."""
     for name, ways in ONLY.items():
         if getattr(options, name) and options.on not in ways:

@@ -21,13 +21,13 @@ from benchmark.config import parse
 from benchmark.errors import UserError
 from benchmark.records import Store, read_json
 from benchmark.verify.gate import Gate
-from slurm.tries import begin, forget, give_up, spent
+from slurm.tries import begin, forget, give_up, last_if_exhausted
 
 STOPPED = 75  # exit code: asked to stop, and has; EX_TEMPFAIL
 SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
 
 
-class Asked:
+class StopSignal:
     """Of a worker: true once a signal has asked to stop, or when the process that started this one is gone."""
 
     def __init__(self) -> None:
@@ -43,19 +43,19 @@ class Asked:
         return self.signalled or os.getppid() != self.parent
 
 
-def ended(store: Store, cell_id: str) -> bool:
+def has_ended(store: Store, cell_id: str) -> bool:
     """Has a record, or a failure that this launch has found out."""
     return store.has_record(cell_id) or (store.folder(cell_id) / "failure.json").exists()
 
 
-def tell(error: Exception) -> None:
+def print_error(error: Exception) -> None:
     """What went wrong, for the log: where, too, unless the message is written for the user."""
     print(f"error: {error}" if isinstance(error, UserError) else "".join(traceback.format_exception(error)), file=sys.stderr, flush=True)
 
 
 def main(root: str, runtime: str, log: str, ids: Sequence[str]) -> int:
     """Run what has not ended. Returns the exit code."""
-    asked, store = Asked(), Store(Path(root))
+    asked, store = StopSignal(), Store(Path(root))
     from benchmark.runner import Runtime, Stopped, run_cell
 
     settings = parse(Runtime, json.loads(runtime), "runtime")
@@ -64,14 +64,14 @@ def main(root: str, runtime: str, log: str, ids: Sequence[str]) -> int:
     for cell_id in ids:
         if asked():
             return STOPPED
-        if ended(store, cell_id) or store.is_held(cell_id):
+        if has_ended(store, cell_id) or store.is_held(cell_id):
             continue
         try:
             outcome: str = run_cell(cell_id, store.root, settings, asked=asked, begin=partial(_begin, store, cell_id, log, gate))
         except Stopped:
             outcome = "stopped"
         except Exception as error:  # its cause is in failure.json
-            tell(error)
+            print_error(error)
             outcome = "failed"
         if outcome in ("done", "failed", "stopped"):
             forget(store, cell_id)
@@ -81,9 +81,9 @@ def main(root: str, runtime: str, log: str, ids: Sequence[str]) -> int:
 
 def _begin(store: Store, cell_id: str, log: str, gate: Gate | None = None) -> bool:
     """Count the attempt that begins now, unless it is one too many, or another of the job's workers was quicker."""
-    if ended(store, cell_id):
+    if has_ended(store, cell_id):
         return False
-    last = spent(store, cell_id)
+    last = last_if_exhausted(store, cell_id)
     if last is not None:
         give_up(store, cell_id, "killed", f"{last.end}, {last.count} times without getting further", last.log)
         return False

@@ -26,7 +26,7 @@ from benchmark.errors import UserError
 from benchmark.features import Visual
 from benchmark.grid import METHODS
 from benchmark.method import Method
-from benchmark.planning import incapable
+from benchmark.planning import reason_to_skip
 from benchmark.runner import build
 from benchmark.sweep import load_sweep
 from benchmark.tasks import TASKS
@@ -198,7 +198,7 @@ def _question(index: int) -> tuple[str, tuple[str, ...]]:
 
 def capable(cases: Iterable[Case]) -> list[Case]:
     """Without those that the grid rules out, by the grid's own rule."""
-    return [case for case in cases if not incapable(case.cell())]
+    return [case for case in cases if not reason_to_skip(case.cell())]
 
 
 def accepted(cases: Iterable[Case]) -> list[Case]:

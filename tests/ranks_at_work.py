@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.cell import Cell
-from benchmark.checkpoint import trained
+from benchmark.checkpoint import trained_tensors
 from benchmark.distributed import Ranks, join
 from benchmark.features import Visual
 from benchmark.ranks import Link, run_ranks
@@ -53,8 +53,8 @@ def train_alike(job: Job, ranks: Ranks) -> dict[str, Any]:
     visual = Visual(fetch, lambda pixels: torch.cat([tower(image[None]) for image in pixels]))
     state = start(backbone, protocol, 2)
     train(state, [Feed(job.items, visual, protocol, job.answers)], 0, 2, lambda _: None, ranks)
-    ranks.check_equal(trained(backbone))
-    return {"tensors": {name: p.numpy() for name, p in trained(backbone).items()}, "curve": state.curve}
+    ranks.check_equal(trained_tensors(backbone))
+    return {"tensors": {name: p.numpy() for name, p in trained_tensors(backbone).items()}, "curve": state.curve}
 
 
 def train_all(jobs: Sequence[Job], link: Link) -> list[dict[str, Any]]:

@@ -22,7 +22,7 @@ TINY = Path(__file__).parent / "tiny"
 
 
 @dataclass(frozen=True)
-class Wanted:
+class WeightFiles:
     """Files of a weight source that a backbone opens, to look for them, or fetch them, before anything is built.
 
     source: as the setting has it; tiny: the shipped folder that `tiny` stands for. `pixels`: how the checkpoint scales its images.
@@ -52,7 +52,7 @@ class BackboneConfig(Config, ABC):
         """What a method finds at this backbone's sites."""
 
     @abstractmethod
-    def wanted(self) -> tuple[Wanted, ...]:
+    def weight_files(self) -> tuple[WeightFiles, ...]:
         """The weight sources that `build` opens."""
 
     @abstractmethod

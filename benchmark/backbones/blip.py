@@ -11,15 +11,15 @@ from PIL import Image
 from torch import Tensor, nn
 
 from benchmark.attention import Attention
-from benchmark.backbones.base import Backbone, BackboneConfig, Checkpoint, VisionTower, Wanted, single
-from benchmark.backbones.blip_parts import Weights, assembled, load, text_towers, words_of
+from benchmark.backbones.base import Backbone, BackboneConfig, Checkpoint, VisionTower, WeightFiles, single
+from benchmark.backbones.blip_parts import Weights, assemble_checkpoint, load, text_towers, tokenizer_source
 from benchmark.backbones.language import (
     IGNORED,
     Candidates,
     generation,
     language_loss,
     log_likelihood,
-    padded,
+    pad_rows,
     rank,
     training_targets,
 )
@@ -66,12 +66,12 @@ class BLIP(BackboneConfig):
         common: frozenset[Need] = frozenset({"linears", "sublayers", "attention", "embeddings", "visual_context"})
         return common | {"encoder"} if self.form == "vqa" else common
 
-    def wanted(self) -> tuple[Wanted, ...]:
+    def weight_files(self) -> tuple[WeightFiles, ...]:
         """The checkpoint, and the tokenizer where that is another's."""
-        words = words_of(self.weights, self.tokenizer)
+        words = tokenizer_source(self.weights, self.tokenizer)
         if words == self.weights:
-            return (Wanted(words, "blip", ("model", "pixels", "tokenizer")),)
-        return Wanted(self.weights, "blip", ("model", "pixels")), Wanted(words, "blip", ("tokenizer",))
+            return (WeightFiles(words, "blip", ("model", "pixels", "tokenizer")),)
+        return WeightFiles(self.weights, "blip", ("model", "pixels")), WeightFiles(words, "blip", ("tokenizer",))
 
     def build(self, answers: Sequence[str], protocol: Protocol) -> Backbone:
         """Assemble the model; the answers are ranked if the protocol says so."""
@@ -190,11 +190,11 @@ class BLIPModel(Backbone):
         """The answers whose likelihoods are compared, if any are."""
         if not self.answers or self.protocol.answering != "rank":
             return super().ranked(visual, prompts)
-        return self._rank(single(visual), prompts).named(self.answers)
+        return self._rank(single(visual), prompts).with_answers(self.answers)
 
     def checkpoints(self) -> dict[str, Checkpoint]:
         """The whole of BLIP."""
-        return {"weights": Checkpoint(assembled(self.config.form, self.vision.model, self.text), self.tokenizer)}
+        return {"weights": Checkpoint(assemble_checkpoint(self.config.form, self.vision.model, self.text), self.tokenizer)}
 
     def _rank(self, visual: Tensor, prompts: Sequence[str]) -> Candidates:
         """Score the likelier answers. A prompt and its image are encoded once; candidates continue their cache."""
@@ -265,7 +265,7 @@ class BLIPModel(Backbone):
     def _targets(self, texts: Sequence[str]) -> Tensor:
         """Token ids of texts and their [SEP], at most `max_output_tokens`, (texts, longest), IGNORED behind the end."""
         rows = self._tokenize(texts, self.protocol.max_output_tokens - 1)
-        return padded([[*row, self.end] for row in rows], IGNORED)
+        return pad_rows([[*row, self.end] for row in rows], IGNORED)
 
     def _tokenize(self, texts: Sequence[str], limit: int) -> list[list[int]]:
         """Token ids without any frame."""

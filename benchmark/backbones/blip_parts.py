@@ -19,9 +19,9 @@ from transformers import (
     PreTrainedModel,
 )
 
-from benchmark.attention import attend, looked_into
+from benchmark.attention import attend, reads_probabilities
 from benchmark.backbones.vision import Triple, normalisation
-from benchmark.backbones.weights import Source, reads_weights
+from benchmark.backbones.weights import WeightSource, reads_weights
 from benchmark.errors import UserError
 from benchmark.libraries.transformers import BlipAttention, make_config, override_blip_text
 
@@ -57,26 +57,26 @@ class Weights(NamedTuple):
 
 def load(weights: str, tokenizer: str | None, form: str, image_size: int) -> Weights:
     """Towers of a form, at an image size. Raises UserError where the checkpoint does not hold them."""
-    source = Source.parse(weights, tiny="blip")
+    source = WeightSource.parse(weights, tiny="blip")
     known = KNOWN_FILES.get(Path(weights).name)
     if known and not reads_weights() and not Path(weights).exists():
-        model, (mean, std) = Source.parse(known[form], tiny="blip").model(CLASSES[form]), CLIP
+        model, (mean, std) = WeightSource.parse(known[form], tiny="blip").model(CLASSES[form]), CLIP
     elif weights.endswith(".pth"):
         model, (mean, std) = load_original(Path(weights), form), CLIP
     else:
         check_form(source, form)
         model, (mean, std) = source.model(CLASSES[form]), normalisation(source, CLIP)
     resize(model, image_size)
-    words = Source.parse(words_of(weights, tokenizer), tiny="blip")
+    words = WeightSource.parse(tokenizer_source(weights, tokenizer), tiny="blip")
     return Weights(model, words.tokenizer(), mean, std)
 
 
-def words_of(weights: str, tokenizer: str | None) -> str:
+def tokenizer_source(weights: str, tokenizer: str | None) -> str:
     """Where the tokenizer comes from."""
     return tokenizer or (BERT if weights.endswith(".pth") else weights)
 
 
-def check_form(source: Source, form: str) -> None:
+def check_form(source: WeightSource, form: str) -> None:
     """Refuse the form with a text encoder where a checkpoint says that it has none."""
     if form == "vqa" and list(source.config().architectures or ()) == ["BlipForConditionalGeneration"]:
         raise UserError(
@@ -111,7 +111,7 @@ def text_towers(model: Any, form: str, dropout: float | None) -> nn.Module:
     return towers
 
 
-def assembled(form: str, vision: Any, text: Any) -> PreTrainedModel:
+def assemble_checkpoint(form: str, vision: Any, text: Any) -> PreTrainedModel:
     """The towers of a form as the one model of transformers that a checkpoint holds."""
     decoder = text if form == "decoder" else text["decoder"]
     with torch.device("meta"):
@@ -134,7 +134,7 @@ class TextAttention(BlipAttention):
             # Half the smallest number: a kernel that multiplies the mask must not overflow to minus infinity.
             mask = mask.clamp_min(torch.finfo(query.dtype).min / 2).to(query.dtype)
         copies = len(query) // len(key)
-        if copies > 1 and looked_into(self):  # methods see one row of probabilities for each row of states
+        if copies > 1 and reads_probabilities(self):  # methods see one row of probabilities for each row of states
             key, value = (x.repeat_interleave(copies, 0) for x in (key, value))
             mask = None if mask is None else mask.repeat_interleave(copies, 0)
         elif copies > 1:  # rows that look at the same keys are queries of one attention, and no key is copied

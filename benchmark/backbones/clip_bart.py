@@ -14,19 +14,19 @@ from transformers import BartForConditionalGeneration, GenerationConfig
 from transformers.modeling_outputs import BaseModelOutput
 
 from benchmark.attention import Attention
-from benchmark.backbones.base import Backbone, BackboneConfig, Checkpoint, Wanted
+from benchmark.backbones.base import Backbone, BackboneConfig, Checkpoint, WeightFiles
 from benchmark.backbones.language import (
     IGNORED,
     Candidates,
     generation,
     language_loss,
     log_likelihood,
-    padded,
+    pad_rows,
     rank,
     training_targets,
 )
 from benchmark.backbones.vision import FEATURES, FeatureTower, vision_tower
-from benchmark.backbones.weights import Source
+from benchmark.backbones.weights import WeightSource
 from benchmark.config import NonNegative, Positive, Protocol
 from benchmark.errors import UserError
 from benchmark.libraries.transformers import (
@@ -72,10 +72,10 @@ class CLIPBart(BackboneConfig):
         """Everything: linears, sub-layers, attentions, embeddings, visual context, encoder and a head (the visual embedding)."""
         return frozenset({"linears", "sublayers", "attention", "embeddings", "visual_context", "encoder", "head"})
 
-    def wanted(self) -> tuple[Wanted, ...]:
+    def weight_files(self) -> tuple[WeightFiles, ...]:
         """BART with its tokenizer; and the vision tower, where there is one."""
-        text = Wanted(self.text, "bart", ("model", "tokenizer"))
-        return (text,) if self.reads_features else (text, Wanted(self.vision, "vit", ("model", "pixels")))
+        text = WeightFiles(self.text, "bart", ("model", "tokenizer"))
+        return (text,) if self.reads_features else (text, WeightFiles(self.vision, "vit", ("model", "pixels")))
 
     def build(self, answers: Sequence[str], protocol: Protocol) -> Backbone:
         """Assemble the model; `answers` are what `answering: rank` chooses from."""
@@ -90,7 +90,7 @@ class CLIPBartModel(Backbone):
     def __init__(self, config: CLIPBart, answers: Sequence[str], protocol: Protocol) -> None:
         super().__init__()
         self.name, self.config = CLIPBart.name, config
-        source = Source.parse(config.text, tiny="bart")
+        source = WeightSource.parse(config.text, tiny="bart")
         self.vision = FeatureTower(config.vision) if config.reads_features else vision_tower(config.vision, "mean", tokens=True)
         self.context_tokens = config.context == "tokens"
         self.text = source.model(BartForConditionalGeneration)
@@ -130,7 +130,7 @@ class CLIPBartModel(Backbone):
         """Cross-entropy of `<s> target </s>`, which the decoder writes behind its start token; see `language_loss`."""
         states, mask = self.encode(self.embed(visual), prompts)
         wanted = training_targets(targets, self.protocol)
-        labels = padded(self._tokenize([t.text for t in wanted]), IGNORED)
+        labels = pad_rows(self._tokenize([t.text for t in wanted]), IGNORED)
         inputs = labels.roll(1, 1)
         inputs[:, 0] = self.text.config.decoder_start_token_id
         questions = torch.tensor([t.question for t in wanted], device=self.device)
@@ -160,7 +160,7 @@ class CLIPBartModel(Backbone):
         """The answers whose likelihoods are compared, if any are."""
         if not self.answers or self.protocol.answering != "rank":
             return super().ranked(visual, prompts)
-        return [row for part in self._rankings(*self.encode(self.embed(visual), prompts)) for row in part.named(self.answers)]
+        return [row for part in self._rankings(*self.encode(self.embed(visual), prompts)) for row in part.with_answers(self.answers)]
 
     def checkpoints(self) -> dict[str, Checkpoint]:
         """BART without the appended rows, which are drawn alike whenever it is built."""
@@ -237,7 +237,7 @@ class CLIPBartModel(Backbone):
             each = log_likelihood(self.token_logits(written[counted])[:, None], labels[:, 1:][counted][:, None], self.protocol)
             return likelihood.index_add(0, counted.nonzero()[:, 0], each).view(-1, keep)
 
-        answers = padded([row[1:] for row in self._tokenize(self.answers)], IGNORED).to(self.device)
+        answers = pad_rows([row[1:] for row in self._tokenize(self.answers)], IGNORED).to(self.device)
         return rank(first, answers, self.protocol.rank_candidates, score)
 
     def _tokenize(self, texts: Sequence[str]) -> list[list[int]]:

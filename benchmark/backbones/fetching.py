@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmark.backbones.base import Wanted
-from benchmark.backbones.weights import KNOWN, Source, quiet
+from benchmark.backbones.base import WeightFiles
+from benchmark.backbones.weights import KNOWN, WeightSource, quiet
 from benchmark.errors import UserError
 from benchmark.libraries import open_clip, timm
 from benchmark.libraries.huggingface_hub import cache_folder, cached_path, first_file
@@ -29,7 +29,7 @@ class NotHere(UserError):
     """Not in the hub's cache; `obtain(..., fetch=True)` may get it."""
 
 
-def obtain(wanted: Wanted, *, fetch: bool) -> None:
+def obtain(wanted: WeightFiles, *, fetch: bool) -> None:
     """Look for all files of a weight source; with `fetch`, get those that are not here. Raises UserError for what stays missing.
 
     Without `fetch` that is NotHere for what could be fetched.
@@ -47,7 +47,7 @@ def obtain(wanted: Wanted, *, fetch: bool) -> None:
         raise NotHere(f"weights '{wanted.source}' are not, or not all, in {cache_folder()}") from error
 
 
-def _obtain(wanted: Wanted, fetch: bool) -> None:
+def _obtain(wanted: WeightFiles, fetch: bool) -> None:
     library, _, name = wanted.source.partition(":")
     if library == "open_clip":
         _open_clip(name, fetch)
@@ -57,8 +57,8 @@ def _obtain(wanted: Wanted, fetch: bool) -> None:
         _transformers(wanted, fetch)
 
 
-def _transformers(wanted: Wanted, fetch: bool) -> None:
-    source = Source.parse(wanted.source, tiny=wanted.tiny)
+def _transformers(wanted: WeightFiles, fetch: bool) -> None:
+    source = WeightSource.parse(wanted.source, tiny=wanted.tiny)
     if source.location.endswith(".pth") or source.location.startswith(("/", ".", "~")):
         _file(source.location)
     if source.location.endswith(".pth"):
@@ -73,7 +73,7 @@ def _transformers(wanted: Wanted, fetch: bool) -> None:
         load_tokenizer(source.location, source.revision, local_only=not fetch)
 
 
-def _checkpoint(source: Source, fetch: bool) -> None:
+def _checkpoint(source: WeightSource, fetch: bool) -> None:
     # An error for this file says what is wrong with an id; the others may be missing.
     find_file(source.location, CONFIG, revision=source.revision, local_only=not fetch)
     found = next(filter(None, (_optional(source, name, fetch) for name in CHECKPOINTS)), None)
@@ -83,11 +83,11 @@ def _checkpoint(source: Source, fetch: bool) -> None:
         find_shards(source.location, found, revision=source.revision, local_only=not fetch)
 
 
-def _optional(source: Source, name: str, fetch: bool) -> str | None:
+def _optional(source: WeightSource, name: str, fetch: bool) -> str | None:
     return find_file(source.location, name, revision=source.revision, local_only=not fetch, required=False)
 
 
-def _pixels(source: Source, fetch: bool) -> None:
+def _pixels(source: WeightSource, fetch: bool) -> None:
     """Some checkpoints have no such file. Here, it must be known that there is none: without it pixels are scaled by other numbers."""
     _optional(source, PIXELS, fetch)
     if Path(source.location).exists():

@@ -79,7 +79,7 @@ class Candidates(NamedTuple):
         found: list[int] = self.answers.gather(1, self.scores.argmax(1, keepdim=True)).squeeze(1).tolist()
         return found
 
-    def named(self, answers: Sequence[str]) -> list[list[tuple[str, float]]]:
+    def with_answers(self, answers: Sequence[str]) -> list[list[tuple[str, float]]]:
         """Answers and their scores, the likeliest first, for each question."""
         order = self.scores.sort(dim=1, descending=True, stable=True).indices
         rows = zip(self.answers.gather(1, order).tolist(), self.scores.gather(1, order).tolist(), strict=True)
@@ -99,7 +99,7 @@ def rank(first: Tensor, answers: Tensor, keep: int, score: Callable[[Tensor], Te
     return Candidates(likely, score(tokens[..., :longest]))
 
 
-def padded(rows: Sequence[Sequence[int]], value: int) -> Tensor:
+def pad_rows(rows: Sequence[Sequence[int]], value: int) -> Tensor:
     """Rows of token ids as one (rows, longest) tensor, filled up on the right."""
     length = max(map(len, rows))
     return torch.tensor([[*row, *[value] * (length - len(row))] for row in rows])

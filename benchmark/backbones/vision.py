@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, ViTModel
 
 from benchmark.backbones.base import VisionTower
-from benchmark.backbones.weights import Source, reads_weights
+from benchmark.backbones.weights import WeightSource, reads_weights
 from benchmark.datasets.base import Pixels
 from benchmark.errors import UserError, WeightsError, did_you_mean
 from benchmark.libraries import open_clip, timm
@@ -40,7 +40,7 @@ def vision_tower(source: str, pool: Pool, tokens: bool) -> VisionTower:
         return OpenClipTower(source.removeprefix("open_clip:"), pool, tokens)
     if source.startswith("timm:"):
         return TimmTower(source.removeprefix("timm:"), pool, tokens)
-    return HuggingFaceTower(Source.parse(source, tiny="vit"), pool, tokens)
+    return HuggingFaceTower(WeightSource.parse(source, tiny="vit"), pool, tokens)
 
 
 class FeatureTower(VisionTower):
@@ -70,7 +70,7 @@ class HuggingFaceTower(VisionTower):
 
     leading = 2  # pooled, CLS
 
-    def __init__(self, source: Source, pool: Pool, tokens: bool) -> None:
+    def __init__(self, source: WeightSource, pool: Pool, tokens: bool) -> None:
         super().__init__()
         self.pool, self.tokens = pool, tokens
         self.model = source.model(ViTModel, add_pooling_layer=pool == "pooler")
@@ -197,7 +197,7 @@ def _assemble(pooled: Tensor | None, states: Tensor, pool: Pool, tokens: bool) -
     return torch.cat([pooled[:, None], states], 1) if tokens else pooled[:, None]
 
 
-def normalisation(source: Source, otherwise: tuple[Triple, Triple]) -> tuple[Triple, Triple]:
+def normalisation(source: WeightSource, otherwise: tuple[Triple, Triple]) -> tuple[Triple, Triple]:
     """Mean and standard deviation of the pixels, from the checkpoint's preprocessor where it has one."""
     file = None
     if not source.random and reads_weights():

@@ -12,10 +12,10 @@ from torch.nn import functional
 from transformers import GPT2LMHeadModel
 
 from benchmark.attention import Attention
-from benchmark.backbones.base import Backbone, BackboneConfig, Wanted, check_widths, single
+from benchmark.backbones.base import Backbone, BackboneConfig, WeightFiles, check_widths, single
 from benchmark.backbones.language import generation
 from benchmark.backbones.vision import Pool, vision_tower
-from benchmark.backbones.weights import Source
+from benchmark.backbones.weights import WeightSource
 from benchmark.config import Protocol
 from benchmark.libraries.transformers import call_model, decode_tokens, generate, tokenize
 from benchmark.method import Need, Projection, Site, Slot
@@ -49,9 +49,9 @@ class ViTGPT2(BackboneConfig):
         """Everything but a head that could learn a task alone: captions come from the language model's own head."""
         return frozenset({"linears", "sublayers", "attention", "embeddings", "visual_context"})
 
-    def wanted(self) -> tuple[Wanted, ...]:
+    def weight_files(self) -> tuple[WeightFiles, ...]:
         """Both towers and the tokenizer."""
-        return Wanted(self.text, "gpt2", ("model", "tokenizer")), Wanted(self.vision, "vit", ("model", "pixels"))
+        return WeightFiles(self.text, "gpt2", ("model", "tokenizer")), WeightFiles(self.vision, "vit", ("model", "pixels"))
 
     def build(self, answers: Sequence[str], protocol: Protocol) -> Backbone:
         """Assemble the model."""
@@ -64,7 +64,7 @@ class ViTGPT2Model(Backbone):
     def __init__(self, config: ViTGPT2, answers: Sequence[str], protocol: Protocol) -> None:
         super().__init__()
         self.name, self.config, self.protocol, self.answers = ViTGPT2.name, config, protocol, answers
-        source = Source.parse(config.text, tiny="gpt2")
+        source = WeightSource.parse(config.text, tiny="gpt2")
         self.vision = vision_tower(config.vision, config.pool, tokens=config.context == "tokens")
         self.context_tokens = config.context == "tokens"
         self.text = source.model(GPT2LMHeadModel)

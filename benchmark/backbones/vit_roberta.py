@@ -12,9 +12,9 @@ from torch.nn import functional
 from transformers import RobertaModel
 
 from benchmark.attention import Attention
-from benchmark.backbones.base import Backbone, BackboneConfig, Wanted, check_widths
+from benchmark.backbones.base import Backbone, BackboneConfig, WeightFiles, check_widths
 from benchmark.backbones.vision import Pool, vision_tower
-from benchmark.backbones.weights import Source
+from benchmark.backbones.weights import WeightSource
 from benchmark.config import Protocol
 from benchmark.errors import UserError
 from benchmark.libraries.transformers import call_model, make_roberta_pooler, tokenize_padded
@@ -65,9 +65,9 @@ class ViTRoberta(BackboneConfig):
         """Everything: linears, sub-layers, attentions, embeddings, visual context, encoder and a head."""
         return frozenset({"linears", "sublayers", "attention", "embeddings", "visual_context", "encoder", "head"})
 
-    def wanted(self) -> tuple[Wanted, ...]:
+    def weight_files(self) -> tuple[WeightFiles, ...]:
         """Both towers and the tokenizer."""
-        return Wanted(self.text, "roberta", ("model", "tokenizer")), Wanted(self.vision, "vit", ("model", "pixels"))
+        return WeightFiles(self.text, "roberta", ("model", "tokenizer")), WeightFiles(self.vision, "vit", ("model", "pixels"))
 
     def build(self, answers: Sequence[str], protocol: Protocol) -> Backbone:
         """Assemble the model for this answer list."""
@@ -84,7 +84,7 @@ class ViTRobertaModel(Backbone):
         if protocol.max_input_tokens < SHORTEST:
             raise UserError(f"max_input_tokens: {protocol.max_input_tokens} leaves no room for text; choose at least {SHORTEST}")
         self.name, self.config, self.protocol, self.answers = ViTRoberta.name, config, protocol, list(answers)
-        source = Source.parse(config.text, tiny="roberta")
+        source = WeightSource.parse(config.text, tiny="roberta")
         self.vision = vision_tower(config.vision, config.pool, tokens=config.context == "tokens")
         self.context_tokens = config.context == "tokens"
         self.text = source.model(RobertaModel, add_pooling_layer=config.pooler == "checkpoint")

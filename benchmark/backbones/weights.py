@@ -68,7 +68,7 @@ def reads_weights() -> bool:
 
 
 @dataclass(frozen=True)
-class Source:
+class WeightSource:
     """A parsed weight source."""
 
     location: str
@@ -77,7 +77,7 @@ class Source:
     tiny: str  # the shipped folder of this kind
 
     @classmethod
-    def parse(cls, text: str, tiny: str) -> Source:
+    def parse(cls, text: str, tiny: str) -> WeightSource:
         """Parse a setting such as `roberta-base@abc123` or `random:gpt2`; `tiny` names the shipped folder of this kind."""
         random = text.startswith("random:")
         location, _, revision = text.removeprefix("random:").partition("@")

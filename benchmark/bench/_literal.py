@@ -13,7 +13,7 @@ from benchmark.attention import Attention, Seen
 from benchmark.method import Method, Projection, Site, Slot
 
 
-class Shown(Attention):
+class LiteralAttention(Attention):
     """An attention that shows what it is given."""
 
     def __init__(self, heads: int, *, causal: bool = False, fixed_keys: bool = False) -> None:
@@ -31,10 +31,10 @@ class Shown(Attention):
         return seen
 
 
-class Block(nn.Module):
+class LiteralBlock(nn.Module):
     """The end of an attention: output projection, then what a method puts behind it; `in_place`: its slot is the projection itself."""
 
-    def __init__(self, kind: Any, projection: nn.Module, attention: Shown, method: Method, *, in_place: bool = False) -> None:
+    def __init__(self, kind: Any, projection: nn.Module, attention: LiteralAttention, method: Method, *, in_place: bool = False) -> None:
         super().__init__()
         self.projection, self.behind, self.attention = projection, nn.Identity(), attention
         width = projection.get_parameter("bias").numel()

@@ -11,7 +11,7 @@ from benchmark.ahead import pinned
 from benchmark.backbones import BACKBONES
 from benchmark.backbones.base import Backbone
 from benchmark.backbones.weights import random_weights
-from benchmark.bench._sides import Step
+from benchmark.bench._sides import TimedStep
 from benchmark.config import Protocol, parse
 from benchmark.features import Visual
 from benchmark.grid import METHODS
@@ -30,7 +30,7 @@ def protocol(batch: int, **more: Any) -> Protocol:
     return parse(Protocol, {"lr": 1e-4, "steps": 1, "batch_size": batch, **more}, "bench")
 
 
-def adapted(
+def adapt_backbone(
     name: str, method: str | None, settings: Settings, recipe: Protocol, *, quick: bool, answers: Sequence[str] = ANSWERS
 ) -> Backbone:
     """A backbone with a method injected, or (None) wholly frozen, head included."""
@@ -49,7 +49,7 @@ def items(batch: int) -> list[Item]:
     return [Item((str(i),), QUESTION, {ANSWERS[i % len(ANSWERS)]: 1.0}) for i in range(batch)]
 
 
-def training(backbone: Backbone, recipe: Protocol, visual: Visual) -> Step:
+def training(backbone: Backbone, recipe: Protocol, visual: Visual) -> TimedStep:
     """One step of the one training loop: features, forward, backward, AdamW, schedule."""
     batch = recipe.batch_size
     state, feed = start(backbone, recipe, 1), Feed(items(batch), visual, recipe, ANSWERS)
@@ -61,16 +61,16 @@ def training(backbone: Backbone, recipe: Protocol, visual: Visual) -> Step:
     return step
 
 
-def frozen(backbone: Backbone, recipe: Protocol, visual: Visual) -> Step:
+def freeze_backbone(backbone: Backbone, recipe: Protocol, visual: Visual) -> TimedStep:
     """The least that adapting a frozen backbone can cost: its forward, and the gradient of every activation of the text."""
     batch = items(recipe.batch_size)
     backbone.train()
     backbone.token_embeddings.register_forward_hook(lambda _module, _inputs, output: output.requires_grad_())
-    fetched = pinned(visual.fetched([i.images for i in batch]), backbone.device)
+    fetch_examples = pinned(visual.fetch_examples([i.images for i in batch]), backbone.device)
 
     def step() -> None:
         with autocast(backbone.device, recipe.precision):
-            loss, _ = backbone.loss(visual.features(fetched), [i.prompt for i in batch], [i.targets for i in batch])
+            loss, _ = backbone.loss(visual.features(fetch_examples), [i.prompt for i in batch], [i.targets for i in batch])
         torch.autograd.backward(loss)
 
     return step

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from html import escape
 from statistics import fmean
 
-from benchmark.bench._rows import Row
+from benchmark.bench._rows import BenchRow
 from results.report.axes import Axis
 
 WIDTH, HEIGHT = 340, 250  # of a panel
@@ -23,7 +23,7 @@ text { font: 11px system-ui, "DejaVu Sans", sans-serif; fill: #1b1d21; }
 """
 
 
-def plot(rows: Sequence[Row]) -> str:
+def plot(rows: Sequence[BenchRow]) -> str:
     """SVG of the rows that have points."""
     curves = [row for row in rows if row.points]
     height = HEIGHT * math.ceil(len(curves) / 2)
@@ -38,7 +38,7 @@ def plot(rows: Sequence[Row]) -> str:
     )
 
 
-def _panel(row: Row) -> Iterator[str]:
+def _panel(row: BenchRow) -> Iterator[str]:
     points = list((row.points or {}).items())
     ends = [(size, _fitted(row.ratio, points, size)) for size in (points[0][0], points[-1][0])]
     x, y = (_axis(values) for values in zip(*points, *ends, strict=True))

@@ -19,8 +19,8 @@ from benchmark.errors import UserError
 from benchmark.provenance import provenance
 from benchmark.records import write_atomically
 
-Rule = Literal["at least", "at most"]
-Verdict = Literal["", "pass", "tie", "FAIL"]
+RatioLimit = Literal["at least", "at most"]
+BenchVerdict = Literal["", "pass", "tie", "FAIL"]
 HEADER = ("ours", "other", "", "ratio", "middle half", "asked for", "")
 
 
@@ -34,7 +34,7 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Row:
+class BenchRow:
     """One comparison: medians of both sides, and of the turns' ratios.
 
     `at least`: other / ours, how many times less ours takes, must be `required` or more. `at most`: ours / other must be
@@ -47,14 +47,14 @@ class Row:
     ours: float
     other: float
     ratio: float
-    rule: Rule
+    rule: RatioLimit
     required: float | None
     turns: int = 1
     spread: tuple[float, float] | None = None
     points: dict[int, float] | None = None  # of a curve: size -> cost in `unit`; the ratio is the exponent of a power through them
 
     @property
-    def verdict(self) -> Verdict:
+    def verdict(self) -> BenchVerdict:
         """Whether the ratio is as asked for. It is a tie where it falls short, but a quarter of the turns did not."""
         if self.required is None:
             return ""
@@ -67,7 +67,7 @@ class Row:
         return ratio >= required if self.rule == "at least" else ratio <= required
 
 
-def row(bench: str, name: str, unit: str, pairs: Sequence[tuple[float, float]], rule: Rule, required: float | None) -> Row:
+def row(bench: str, name: str, unit: str, pairs: Sequence[tuple[float, float]], rule: RatioLimit, required: float | None) -> BenchRow:
     """The row of some turns' pairs (ours, other)."""
     from statistics import median, quantiles
 
@@ -77,34 +77,34 @@ def row(bench: str, name: str, unit: str, pairs: Sequence[tuple[float, float]], 
     if len(pairs) > 1:
         low, _, high = quantiles(ratios, n=4, method="inclusive")
         spread = low, high
-    return Row(bench, name, unit, median(mine), median(others), median(ratios), rule, required, len(pairs), spread)
+    return BenchRow(bench, name, unit, median(mine), median(others), median(ratios), rule, required, len(pairs), spread)
 
 
-def run(name: str, setting: Setting) -> Iterator[Row]:
+def run(name: str, setting: Setting) -> Iterator[BenchRow]:
     """Rows of a bench, as they are measured."""
-    rows: Iterator[Row] = import_module(f"benchmark.bench.{name}").run(setting)
+    rows: Iterator[BenchRow] = import_module(f"benchmark.bench.{name}").run(setting)
     return rows
 
 
-def as_dict(row: Row) -> dict[str, Any]:
+def as_dict(row: BenchRow) -> dict[str, Any]:
     """For scripts."""
     return {**asdict(row), "verdict": row.verdict}
 
 
-def text(rows: Sequence[Row]) -> str:
+def text(rows: Sequence[BenchRow]) -> str:
     """The rows as a table."""
     table = [("", *HEADER), *(_cells(row) for row in rows)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     return "".join(_line(cells, widths) + "\n" for cells in table)
 
 
-def markdown(rows: Sequence[Row]) -> str:
+def markdown(rows: Sequence[BenchRow]) -> str:
     """The rows as a Markdown table."""
     table = [("", *HEADER), ("---", *["---:"] * 2, "---", *["---:"] * 3, "---"), *(_cells(row) for row in rows)]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in table)
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def _cells(row: BenchRow) -> tuple[str, ...]:
     sign = {"at least": "≥", "at most": "≤"}[row.rule]
     asked = "" if row.required is None else f"{sign} {row.required:g}"
     spread = "" if row.spread is None else "{:.3g} to {:.3g}".format(*row.spread)
@@ -130,7 +130,7 @@ def check_folder(folder: Path) -> None:
         raise UserError(f"{folder}: cannot be written; choose another folder")
 
 
-def keep(folder: Path, rows: Sequence[Row], setting: Setting, before: Sequence[float]) -> Path:
+def keep(folder: Path, rows: Sequence[BenchRow], setting: Setting, before: Sequence[float]) -> Path:
     """Write the rows and where they come from to a new file, named by time and environment; none is ever overwritten.
 
     `before`: the load averages when the run began. Raises UserError if the file exists or cannot be written.
@@ -146,23 +146,23 @@ def keep(folder: Path, rows: Sequence[Row], setting: Setting, before: Sequence[f
 
 
 @dataclass(frozen=True)
-class _Kept:
+class _KeptRow:
     """What is read again of a kept file."""
 
     device: str
-    rows: tuple[Row, ...]
+    rows: tuple[BenchRow, ...]
 
 
-def newest(folder: Path, chosen: Sequence[str], device: str) -> list[Row]:
+def newest_rows(folder: Path, chosen: Sequence[str], device: str) -> list[BenchRow]:
     """Of everything that these benches measured on such a device (cuda and cuda:0 are one) the row that was kept last.
 
     Raises UserError for a file that holds no rows, and where there is no row at all.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; name the one that `--keep` has filled")
-    found: dict[str, dict[str, Row]] = {}
+    found: dict[str, dict[str, BenchRow]] = {}
     for path in sorted(folder.glob("*.json")):  # by time
-        kept = parse_json(_Kept, path.read_bytes(), f"{path}: holds no rows of a bench, delete it")
+        kept = parse_json(_KeptRow, path.read_bytes(), f"{path}: holds no rows of a bench, delete it")
         if kept.device.partition(":")[0] == device.partition(":")[0]:
             for row in kept.rows:
                 found.setdefault(row.bench, {})[row.name] = row

@@ -20,13 +20,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from benchmark.bench._rows import Row, Rule, Setting, row
+from benchmark.bench._rows import BenchRow, RatioLimit, Setting, row
 from benchmark.cost import MIB, peak_memory, reset_peak_memory
 from benchmark.errors import UserError
 from benchmark.runner import Runtime, prepare_torch
 
-Step = Callable[[], Any]  # what a turn times; what it returns must be alike on both sides
-Make = Callable[[torch.device], Step]  # builds a side: a function of a module, or `functools.partial` of one
+TimedStep = Callable[[], Any]  # what a turn times; what it returns must be alike on both sides
+Make = Callable[[torch.device], TimedStep]  # builds a side: a function of a module, or `functools.partial` of one
 TURN_SECONDS = 0.3  # of a turn: so many steps that it takes about as long
 TOLERANCE = 1e-3
 
@@ -40,7 +40,7 @@ class Turn:
     said: float
 
 
-class Side(Protocol):
+class Contender(Protocol):
     """Somebody who takes turns."""
 
     def __call__(self) -> Turn: ...
@@ -127,7 +127,7 @@ def _serve(connection: Connection, make: Make, setting: Setting, elapsed: bool) 
 
 
 @contextmanager
-def side(make: Make, setting: Setting, elapsed: bool = False) -> Iterator[Side]:
+def side(make: Make, setting: Setting, elapsed: bool = False) -> Iterator[Contender]:
     """A side that is ready to take turns."""
     if setting.quick:
         yield Here(make, setting, elapsed)
@@ -155,14 +155,14 @@ def turns(ours: Make, other: Make, setting: Setting, *, elapsed: bool = False) -
 
 
 def time_row(
-    bench: str, name: str, pairs: list[tuple[Turn, Turn]], setting: Setting, rule: Rule, required: float | None, *, elapsed: bool = False
-) -> Row:
+    bench: str, name: str, pairs: list[tuple[Turn, Turn]], setting: Setting, rule: RatioLimit, required: float | None, *, elapsed: bool = False
+) -> BenchRow:
     """Milliseconds a step."""
     unit = "CPU ms" if setting.device == "cpu" and not elapsed else "ms"
     return row(bench, name, unit, [(1e3 * mine.seconds, 1e3 * theirs.seconds) for mine, theirs in pairs], rule, required)
 
 
-def memory_row(bench: str, name: str, pairs: list[tuple[Turn, Turn]], rule: Rule, required: float | None) -> Row:
+def memory_row(bench: str, name: str, pairs: list[tuple[Turn, Turn]], rule: RatioLimit, required: float | None) -> BenchRow:
     """Peak memory above the built side's. The parts of a page that a process's size counts whole are taken as one MiB at least."""
     values = [(max(1.0, mine.memory), max(1.0, theirs.memory)) for mine, theirs in pairs]
     return row(bench, f"{name}, memory", "MiB", values, rule, required)

@@ -8,8 +8,8 @@ from tempfile import TemporaryDirectory
 
 from safetensors.torch import save_file
 
-from benchmark.bench._models import Settings, adapted, protocol
-from benchmark.bench._rows import Row, Setting, row
+from benchmark.bench._models import Settings, adapt_backbone, protocol
+from benchmark.bench._rows import BenchRow, Setting, row
 from benchmark.checkpoint import save_trained
 
 BENCH = "checkpoint"
@@ -17,12 +17,12 @@ METHODS: Mapping[str, Settings] = {"lora": {"rank": 128, "alpha": 128}, "routing
 ANSWERS = 3129  # VQAv2's
 
 
-def run(setting: Setting) -> Iterator[Row]:
+def run(setting: Setting) -> Iterator[BenchRow]:
     """Bytes of the files."""
     for method, full in METHODS.items():
         settings = {**full, "rank": 4} if setting.quick else full
         answers = [str(i) for i in range(10 if setting.quick else ANSWERS)]
-        backbone = adapted("vit_roberta", method, settings, protocol(1), quick=setting.quick, answers=answers)
+        backbone = adapt_backbone("vit_roberta", method, settings, protocol(1), quick=setting.quick, answers=answers)
         with TemporaryDirectory() as folder:
             whole = Path(folder) / "whole.safetensors"
             save_file({name: p.detach().contiguous() for name, p in backbone.named_parameters()}, whole)

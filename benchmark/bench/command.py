@@ -11,8 +11,8 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from benchmark.bench._rows import Row, Setting, row
-from benchmark.bench._sides import Step, time_row, turns
+from benchmark.bench._rows import BenchRow, Setting, row
+from benchmark.bench._sides import TimedStep, time_row, turns
 from benchmark.bench._sweeps import records, write_sweep
 
 BENCH = "command"
@@ -32,7 +32,7 @@ print(time.process_time() - began, file=sys.stderr)
 """  # of the last command
 
 
-def run(setting: Setting) -> Iterator[Row]:
+def run(setting: Setting) -> Iterator[BenchRow]:
     """Help, plan, table."""
     runs = 1 if setting.quick else RUNS
     pairs = turns(partial(step, HELP, runs), partial(step, ("-c", "pass"), runs), setting)
@@ -49,7 +49,7 @@ def run(setting: Setting) -> Iterator[Row]:
         yield row(BENCH, f"table of {finished:,} records; other: allowed", "CPU s", taken, "at most", 1.0)
 
 
-def step(arguments: Sequence[str], runs: int, device: torch.device) -> Step:  # noqa: ARG001 - every side is told its device
+def step(arguments: Sequence[str], runs: int, device: torch.device) -> TimedStep:  # noqa: ARG001 - every side is told its device
     """Start a Python so many times."""
 
     def started() -> None:

@@ -13,9 +13,9 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from benchmark.bench._models import Settings, adapted, protocol, training
-from benchmark.bench._rows import Row, Setting, row
-from benchmark.bench._sides import Step, time_row, turns
+from benchmark.bench._models import Settings, adapt_backbone, protocol, training
+from benchmark.bench._rows import BenchRow, Setting, row
+from benchmark.bench._sides import TimedStep, time_row, turns
 from benchmark.compiling import compile_layers
 from benchmark.measure import cached_pixels
 from benchmark.runner import Runtime, prepare_torch
@@ -24,7 +24,7 @@ BENCH = "compile"
 
 
 @dataclass(frozen=True)
-class Case:
+class CompileCase:
     """A method as its paper has it."""
 
     backbone: str
@@ -33,12 +33,12 @@ class Case:
 
 
 CASES = (
-    Case("vit_roberta", "lora", {}),
-    Case("blip", "p_adapter", {"size": 96, "image_tokens": 16, "p": 1.25}),
+    CompileCase("vit_roberta", "lora", {}),
+    CompileCase("blip", "p_adapter", {"size": 96, "image_tokens": 16, "p": 1.25}),
 )
 
 
-def run(setting: Setting) -> Iterator[Row]:
+def run(setting: Setting) -> Iterator[BenchRow]:
     """Two rows a method; only the first one where it is to be quick."""
     for number, case in enumerate(CASES[:1] if setting.quick else CASES):
         name = f"{case.method} step, {case.backbone}"
@@ -48,10 +48,10 @@ def run(setting: Setting) -> Iterator[Row]:
         yield row(BENCH, f"{name}, the first one, building included", "s", [(ours, other)], "at most", None)
 
 
-def step(number: int, compiled: bool, quick: bool, device: torch.device) -> Step:
+def step(number: int, compiled: bool, quick: bool, device: torch.device) -> TimedStep:
     """One training step."""
     case, recipe = CASES[number], protocol(2 if quick else 8)
-    backbone = adapted(case.backbone, case.method, case.settings, recipe, quick=quick).to(device)
+    backbone = adapt_backbone(case.backbone, case.method, case.settings, recipe, quick=quick).to(device)
     if compiled:
         compile_layers(backbone, "aot_eager" if quick else "inductor")  # which needs no compiler
     return training(backbone, recipe, cached_pixels(backbone, recipe.batch_size))

@@ -9,11 +9,11 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from benchmark.bench._models import adapted, protocol
-from benchmark.bench._rows import Row, Setting
-from benchmark.bench._sides import Step, time_row, turns
+from benchmark.bench._models import adapt_backbone, protocol
+from benchmark.bench._rows import BenchRow, Setting
+from benchmark.bench._sides import TimedStep, time_row, turns
 from benchmark.cell import Part
-from benchmark.checkpoint import load_trained, trained
+from benchmark.checkpoint import load_trained, trained_tensors
 from benchmark.datasets import load_spec
 from benchmark.features import live_features, visual_inputs
 from benchmark.inputs import Inputs
@@ -23,7 +23,7 @@ BENCH = "feature_cache"
 BATCH, BATCHES = 4, 2
 
 
-def run(setting: Setting) -> Iterator[Row]:
+def run(setting: Setting) -> Iterator[BenchRow]:
     """One epoch from the same weights; both sides must come to the same losses."""
     with TemporaryDirectory() as folder:
         sides = [partial(step, folder if cached else "", setting.quick) for cached in (True, False)]
@@ -31,17 +31,17 @@ def run(setting: Setting) -> Iterator[Row]:
         yield time_row(BENCH, name, turns(sides[0], sides[1], setting), setting, "at least", 4.0)
 
 
-def step(cache: str, quick: bool, device: torch.device) -> Step:
+def step(cache: str, quick: bool, device: torch.device) -> TimedStep:
     """An epoch, which leaves the weights as they were; returns the mean of its losses. Without `cache` features are live."""
     recipe = protocol(BATCH, epochs=1, steps=None, train_limit=BATCH * BATCHES, eval_limit=1)
     inputs = Inputs.open(Part("vqa", load_spec("shapes"), recipe))
     settings = {"rank": 4 if quick else 128, "alpha": 128, "function": "mul"}
-    backbone = adapted("vit_roberta", "routing_lora", settings, recipe, quick=quick, answers=inputs.answers).to(device)
+    backbone = adapt_backbone("vit_roberta", "routing_lora", settings, recipe, quick=quick, answers=inputs.answers).to(device)
     images = [image for item in inputs.items for image in item.images]
     data = inputs.data
     visual = visual_inputs(backbone, data, images, False, Path(cache)) if cache else live_features(backbone, data, zeroed=False)
     feed = Feed(inputs.items, visual, recipe, inputs.answers)
-    began = {name: tensor.clone() for name, tensor in trained(backbone).items()}
+    began = {name: tensor.clone() for name, tensor in trained_tensors(backbone).items()}
 
     def epoch() -> float:
         load_trained(backbone, began)

@@ -7,16 +7,16 @@ from functools import partial
 
 import torch
 
-from benchmark.bench._models import adapted, protocol, training
-from benchmark.bench._rows import Row, Setting
-from benchmark.bench._sides import Step, memory_row, time_row, turns
+from benchmark.bench._models import adapt_backbone, protocol, training
+from benchmark.bench._rows import BenchRow, Setting
+from benchmark.bench._sides import TimedStep, memory_row, time_row, turns
 from benchmark.measure import cached_pixels, pixels
 
 BENCH = "full_finetuning"
 SIDES = {"both towers": {"vision": True}, "text tower alone, both cached": {"vision": False}}
 
 
-def run(setting: Setting) -> Iterator[Row]:
+def run(setting: Setting) -> Iterator[BenchRow]:
     """Beside training both towers, and beside training the text tower alone."""
     for name, settings in SIDES.items():
         batch = 2 if setting.quick else 4
@@ -26,10 +26,10 @@ def run(setting: Setting) -> Iterator[Row]:
         yield memory_row(BENCH, f"LoRA step, {name}", pairs, "at least", 5.0)
 
 
-def step(method: str, settings: tuple[tuple[str, bool], ...], batch: int, quick: bool, device: torch.device) -> Step:
+def step(method: str, settings: tuple[tuple[str, bool], ...], batch: int, quick: bool, device: torch.device) -> TimedStep:
     """One training step."""
     recipe = protocol(batch)
-    backbone = adapted("vit_roberta", method, dict(settings), recipe, quick=quick).to(device)
+    backbone = adapt_backbone("vit_roberta", method, dict(settings), recipe, quick=quick).to(device)
     live = any(p.requires_grad for p in backbone.vision.parameters())
     visual = pixels(backbone, batch) if live else cached_pixels(backbone, batch)
     return training(backbone, recipe, visual)

@@ -13,8 +13,8 @@ from tempfile import TemporaryDirectory
 import torch
 
 from benchmark.bench import p_laplacian, ranking
-from benchmark.bench._rows import Row, Setting
-from benchmark.bench._sides import Step, side
+from benchmark.bench._rows import BenchRow, Setting
+from benchmark.bench._sides import TimedStep, side
 from benchmark.bench._sweeps import records, write_sweep
 from benchmark.planning import plan
 from benchmark.records import Store
@@ -28,23 +28,23 @@ class Curve:
 
     name: str
     sizes: tuple[int, ...]
-    make: Callable[[int, bool, Path, torch.device], Step]
+    make: Callable[[int, bool, Path, torch.device], TimedStep]
     at_most: float
     quick: tuple[int, ...] = (2, 4)
 
 
-def tokens(size: int, quick: bool, _folder: Path, device: torch.device) -> Step:
+def tokens(size: int, quick: bool, _folder: Path, device: torch.device) -> TimedStep:
     """Self-attention's p-adapter over so many tokens: its graph has as many edges as the attention."""
     base = p_laplacian.TINY if quick else p_laplacian.SHAPES[0]
     return p_laplacian.step(replace(base, batch=2, queries=size, keys=size, tokens=None), device, literal=False)
 
 
-def candidates(size: int, quick: bool, _folder: Path, device: torch.device) -> Step:
+def candidates(size: int, quick: bool, _folder: Path, device: torch.device) -> TimedStep:
     """Ranking so many answers of one question."""
     return ranking.step(1, size, False, quick, device)
 
 
-def cells(size: int, _quick: bool, folder: Path, _device: torch.device) -> Step:
+def cells(size: int, _quick: bool, folder: Path, _device: torch.device) -> TimedStep:
     """Planning so many cells."""
     sweep = str(write_sweep(folder, size))
 
@@ -54,7 +54,7 @@ def cells(size: int, _quick: bool, folder: Path, _device: torch.device) -> Step:
     return planned
 
 
-def finished(size: int, _quick: bool, folder: Path, _device: torch.device) -> Step:
+def finished(size: int, _quick: bool, folder: Path, _device: torch.device) -> TimedStep:
     """Reading so many records."""
     store = Store(records(folder / f"root{size}", write_sweep(folder, size)))
 
@@ -73,14 +73,14 @@ CURVES = (
 )
 
 
-def run(setting: Setting) -> Iterator[Row]:
+def run(setting: Setting) -> Iterator[BenchRow]:
     """One row a curve: milliseconds at the smallest and the largest size, and the exponent."""
     for curve in CURVES:
         taken = {size: 1e3 * seconds for size, seconds in points(curve, setting).items()}
         sizes, costs = list(taken), list(taken.values())
         name = f"{curve.name}, {sizes[-1]} beside {sizes[0]}: exponent"
         unit = "CPU ms" if setting.device == "cpu" else "ms"
-        yield Row(BENCH, name, unit, costs[-1], costs[0], exponent(taken), "at most", curve.at_most, setting.turns, points=taken)
+        yield BenchRow(BENCH, name, unit, costs[-1], costs[0], exponent(taken), "at most", curve.at_most, setting.turns, points=taken)
 
 
 def points(curve: Curve, setting: Setting) -> dict[int, float]:
@@ -93,7 +93,7 @@ def points(curve: Curve, setting: Setting) -> dict[int, float]:
     return found
 
 
-def _made(number: int, size: int, quick: bool, folder: Path, device: torch.device) -> Step:
+def _made(number: int, size: int, quick: bool, folder: Path, device: torch.device) -> TimedStep:
     return CURVES[number].make(size, quick, folder, device)
 
 

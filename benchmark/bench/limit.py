@@ -8,16 +8,16 @@ from functools import partial
 
 import torch
 
-from benchmark.bench._models import Settings, adapted, frozen, protocol, training
-from benchmark.bench._rows import Row, Setting
-from benchmark.bench._sides import Step, time_row, turns
+from benchmark.bench._models import Settings, adapt_backbone, freeze_backbone, protocol, training
+from benchmark.bench._rows import BenchRow, Setting
+from benchmark.bench._sides import TimedStep, time_row, turns
 from benchmark.measure import cached_pixels
 
 BENCH = "limit"
 
 
 @dataclass(frozen=True)
-class Case:
+class LimitCase:
     """A method as its paper has it, and how much more than the limit it may cost."""
 
     backbone: str
@@ -27,13 +27,13 @@ class Case:
 
 
 CASES = (
-    Case("vit_roberta", "lora", {}, 1.15),
-    Case("vit_roberta", "routing_lora", {"function": "mul"}, 1.15),
-    Case("blip", "p_adapter", {"size": 96, "image_tokens": 16, "p": 1.25}, 1.35),
+    LimitCase("vit_roberta", "lora", {}, 1.15),
+    LimitCase("vit_roberta", "routing_lora", {"function": "mul"}, 1.15),
+    LimitCase("blip", "p_adapter", {"size": 96, "image_tokens": 16, "p": 1.25}, 1.35),
 )
 
 
-def run(setting: Setting) -> Iterator[Row]:
+def run(setting: Setting) -> Iterator[BenchRow]:
     """One row a method."""
     for number, case in enumerate(CASES):
         sides = [partial(step, number, limit, setting.quick) for limit in (False, True)]
@@ -41,9 +41,9 @@ def run(setting: Setting) -> Iterator[Row]:
         yield time_row(BENCH, name, turns(sides[0], sides[1], setting), setting, "at most", case.required)
 
 
-def step(number: int, limit: bool, quick: bool, device: torch.device) -> Step:
+def step(number: int, limit: bool, quick: bool, device: torch.device) -> TimedStep:
     """One training step, or the limit."""
     case, recipe = CASES[number], protocol(2 if quick else 8)
     settings = {**case.settings, "size": 16, "image_tokens": 4} if quick and "size" in case.settings else case.settings
-    backbone = adapted(case.backbone, None if limit else case.method, settings, recipe, quick=quick).to(device)
-    return (frozen if limit else training)(backbone, recipe, cached_pixels(backbone, recipe.batch_size))
+    backbone = adapt_backbone(case.backbone, None if limit else case.method, settings, recipe, quick=quick).to(device)
+    return (freeze_backbone if limit else training)(backbone, recipe, cached_pixels(backbone, recipe.batch_size))

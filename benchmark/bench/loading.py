@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 
 from benchmark.ahead import DEPTH
-from benchmark.bench._models import adapted, protocol
-from benchmark.bench._rows import Row, Setting
-from benchmark.bench._sides import Step, time_row, turns
-from benchmark.checkpoint import load_trained, trained
+from benchmark.bench._models import adapt_backbone, protocol
+from benchmark.bench._rows import BenchRow, Setting
+from benchmark.bench._sides import TimedStep, time_row, turns
+from benchmark.checkpoint import load_trained, trained_tensors
 from benchmark.features import views
 from benchmark.measure import ANSWERS, QUESTION
 from benchmark.predict import ImageFiles
@@ -26,7 +26,7 @@ BENCH = "loading"
 BATCH, STEPS, SHAPE = 8, 12, (480, 640, 3)
 
 
-def run(setting: Setting) -> Iterator[Row]:
+def run(setting: Setting) -> Iterator[BenchRow]:
     """Tiny towers on a CPU, where fetching and computing are for the same cores; the papers' on a GPU."""
     small = setting.quick or setting.device == "cpu"
     with TemporaryDirectory() as folder:
@@ -40,13 +40,13 @@ def run(setting: Setting) -> Iterator[Row]:
         yield time_row(BENCH, name, pairs, setting, "at least", None, elapsed=True)
 
 
-def step(folder: str, small: bool, depth: int, device: torch.device) -> Step:
+def step(folder: str, small: bool, depth: int, device: torch.device) -> TimedStep:
     """Some steps of LoRA, which leave the weights as they were; returns the mean of their losses."""
     recipe = protocol(BATCH, steps=STEPS, augment="blip")
-    backbone = adapted("blip", "lora", {}, recipe, quick=small).to(device)
+    backbone = adapt_backbone("blip", "lora", {}, recipe, quick=small).to(device)
     items = [Item((str(path),), QUESTION, {ANSWERS[0]: 1.0}) for path in sorted(Path(folder).iterdir())]
     feed = Feed(items, views(backbone, ImageFiles()), recipe, ANSWERS)
-    began = {name: tensor.clone() for name, tensor in trained(backbone).items()}
+    began = {name: tensor.clone() for name, tensor in trained_tensors(backbone).items()}
 
     def steps() -> float:
         load_trained(backbone, began)

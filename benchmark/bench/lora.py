@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmark.bench._models import adapted, protocol
-from benchmark.bench._rows import Row, Setting, row
-from benchmark.bench._sides import Step, kept_bytes, time_row, turns
+from benchmark.bench._models import adapt_backbone, protocol
+from benchmark.bench._rows import BenchRow, Setting, row
+from benchmark.bench._sides import TimedStep, kept_bytes, time_row, turns
 from benchmark.errors import UserError
 from benchmark.method import count
 
@@ -26,7 +26,7 @@ TARGETS: Mapping[tuple[str, ...], str] = {  # our roles -> the modules as peft n
 }
 
 
-def run(setting: Setting) -> Iterator[Row]:
+def run(setting: Setting) -> Iterator[BenchRow]:
     """Time and kept bytes for each choice of targets."""
     for roles in TARGETS:
         ours, theirs = partial(step, roles, setting.quick, False), partial(step, roles, setting.quick, True)
@@ -43,13 +43,13 @@ def run(setting: Setting) -> Iterator[Row]:
 def tower(roles: tuple[str, ...], quick: bool, peft: bool) -> Any:
     """A RoBERTa with low-rank updates, ours or peft's."""
     settings = {"rank": RANK, "alpha": ALPHA, "targets": list(roles)}
-    made = adapted("vit_roberta", None if peft else "lora", settings, protocol(1), quick=quick).text
+    made = adapt_backbone("vit_roberta", None if peft else "lora", settings, protocol(1), quick=quick).text
     if peft:
         _inject_peft(made, TARGETS[roles])
     return made.train()
 
 
-def step(roles: tuple[str, ...], quick: bool, peft: bool, device: torch.device) -> Step:
+def step(roles: tuple[str, ...], quick: bool, peft: bool, device: torch.device) -> TimedStep:
     """Forward, backward, AdamW."""
     made = tower(roles, quick, peft).to(device)
     embeds, optimizer = _inputs(made), torch.optim.AdamW(_trained(made), lr=1e-4)

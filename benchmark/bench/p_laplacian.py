@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.attention import Seen
-from benchmark.bench._literal import Block, Shown, p_adapter
-from benchmark.bench._rows import Row, Setting, row
-from benchmark.bench._sides import Step, kept_bytes, time_row, turns
+from benchmark.bench._literal import LiteralBlock, LiteralAttention, p_adapter
+from benchmark.bench._rows import BenchRow, Setting, row
+from benchmark.bench._sides import TimedStep, kept_bytes, time_row, turns
 from benchmark.config import parse
 from benchmark.grid import METHODS
 
@@ -51,7 +51,7 @@ UNPOOLED = Shape("100 queries x 197 keys", 8, 100, 197)
 TINY = Shape("tiny", 2, 5, 9, 4, width=32, heads=2, size=8)
 
 
-def run(setting: Setting) -> Iterator[Row]:
+def run(setting: Setting) -> Iterator[BenchRow]:
     """Time and kept bytes at each shape."""
     for shape in (TINY,) if setting.quick else (*SHAPES, UNPOOLED):
         sides = [partial(step, shape, literal=literal) for literal in (False, True)]
@@ -62,7 +62,7 @@ def run(setting: Setting) -> Iterator[Row]:
         yield row(BENCH, f"{shape.name}, kept for the backward", "bytes", [(kept[0], kept[1])], "at least", 4.0)
 
 
-def step(shape: Shape, device: torch.device, *, literal: bool) -> Step:
+def step(shape: Shape, device: torch.device, *, literal: bool) -> TimedStep:
     """Forward and backward."""
     block, output, seen = parts(shape, device)
 
@@ -74,15 +74,15 @@ def step(shape: Shape, device: torch.device, *, literal: bool) -> Step:
     return both
 
 
-def parts(shape: Shape, device: torch.device) -> tuple[Block, Tensor, Seen]:
+def parts(shape: Shape, device: torch.device) -> tuple[LiteralBlock, Tensor, Seen]:
     """Adapter, the attention's output, and what it has seen.
 
     All that text makes has a gradient, since layers below are adapted; what an image makes has none.
     """
     torch.manual_seed(0)
     method = parse(METHODS.load("p_adapter"), {"size": shape.size, "image_tokens": shape.tokens}, "p_adapter")
-    shown = Shown(shape.heads, causal=not shape.cross, fixed_keys=shape.cross)
-    block = Block("cross" if shape.cross else "self", nn.Linear(shape.width, shape.width).requires_grad_(False), shown, method).to(device)
+    shown = LiteralAttention(shape.heads, causal=not shape.cross, fixed_keys=shape.cross)
+    block = LiteralBlock("cross" if shape.cross else "self", nn.Linear(shape.width, shape.width).requires_grad_(False), shown, method).to(device)
     scores = torch.randn(shape.batch, shape.heads, shape.queries, shape.keys, device=device)
     if not shape.cross:
         scores = scores.masked_fill(torch.ones_like(scores, dtype=torch.bool).triu(1), -torch.inf)
@@ -91,7 +91,7 @@ def parts(shape: Shape, device: torch.device) -> tuple[Block, Tensor, Seen]:
     return block, torch.randn_like(query).requires_grad_(), seen
 
 
-def forward(block: Block, output: Tensor, seen: Seen, shape: Shape, *, literal: bool) -> Tensor:
+def forward(block: LiteralBlock, output: Tensor, seen: Seen, shape: Shape, *, literal: bool) -> Tensor:
     """What the adapter makes of the attention's output, (batch, queries, width)."""
     if literal:
         return p_adapter(block.adapter, block.projection, output, seen, bipartite=shape.cross, tokens=shape.tokens)

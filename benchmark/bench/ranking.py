@@ -11,9 +11,9 @@ from torch import Tensor
 
 from benchmark.backbones.base import single
 from benchmark.backbones.language import log_likelihood, rank
-from benchmark.bench._models import adapted, items, protocol
-from benchmark.bench._rows import Row, Setting
-from benchmark.bench._sides import Step, time_row, turns
+from benchmark.bench._models import adapt_backbone, items, protocol
+from benchmark.bench._rows import BenchRow, Setting
+from benchmark.bench._sides import TimedStep, time_row, turns
 from benchmark.measure import cached_pixels
 
 BENCH = "ranking"
@@ -24,29 +24,29 @@ WORDS = (  # each one token of the tiny tokenizer, as most answers of VQAv2 are 
 ANSWERS = (*WORDS.split(), "large circle", "red shape", "not present", "there are two large yellow triangles on the left of the image")
 
 
-def run(setting: Setting) -> Iterator[Row]:
+def run(setting: Setting) -> Iterator[BenchRow]:
     """Questions answered from a list."""
     questions, keep = (2, 3) if setting.quick else (2, 32)
     sides = [partial(step, questions, keep, again, setting.quick) for again in (False, True)]
     yield time_row(BENCH, f"{questions} questions, {keep} candidates each", turns(sides[0], sides[1], setting), setting, "at least", 10.0)
 
 
-def step(questions: int, keep: int, again: bool, quick: bool, device: torch.device) -> Step:
+def step(questions: int, keep: int, again: bool, quick: bool, device: torch.device) -> TimedStep:
     """Answer the questions; returns a number that the answers make."""
     recipe = protocol(questions, rank_candidates=keep)
-    backbone: Any = adapted("blip", "lora", {}, recipe, quick=quick, answers=ANSWERS).to(device).eval()
+    backbone: Any = adapt_backbone("blip", "lora", {}, recipe, quick=quick, answers=ANSWERS).to(device).eval()
     visual = cached_pixels(backbone, questions)([[str(i)] for i in range(questions)])
     prompts = [item.prompt for item in items(questions)]
-    answer = partial(encoded_again, backbone) if again else backbone.predict
+    answer = partial(rank_by_encoding_again, backbone) if again else backbone.predict
 
-    def answered() -> int:
+    def rank_answers() -> int:
         with torch.inference_mode():
             return sum(ANSWERS.index(text) * (1 + i) for i, text in enumerate(answer(visual, prompts)))
 
-    return answered
+    return rank_answers
 
 
-def encoded_again(backbone: Any, visual: Tensor, prompts: Sequence[str]) -> list[str]:
+def rank_by_encoding_again(backbone: Any, visual: Tensor, prompts: Sequence[str]) -> list[str]:
     """The same two stages, where every candidate reads the prompt and projects the image's keys and values for itself."""
     visual = single(visual)
     memory = backbone.memory_of(visual, prompts)

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from benchmark.bench import _literal
-from benchmark.bench._rows import Row, Setting
-from benchmark.bench._sides import Step, time_row, turns
+from benchmark.bench._rows import BenchRow, Setting
+from benchmark.bench._sides import TimedStep, time_row, turns
 from benchmark.grid import METHODS
 
 BENCH = "routing"
@@ -22,7 +22,7 @@ ROWS = (
 FULL, TINY = (64, 21, 128), (2, 3, 4)  # examples, length with the visual prefix, rank
 
 
-def run(setting: Setting) -> Iterator[Row]:
+def run(setting: Setting) -> Iterator[BenchRow]:
     """One row a function and transcription; read from left to right, `project` has no matrix to be spared."""
     shape = TINY if setting.quick else FULL
     for function, literal, name, required in ROWS:
@@ -30,7 +30,7 @@ def run(setting: Setting) -> Iterator[Row]:
         yield time_row(BENCH, name, turns(ours, other, setting), setting, "at least", required)
 
 
-def step(function: str, shape: tuple[int, int, int], device: torch.device, *, literal: str) -> Step:
+def step(function: str, shape: tuple[int, int, int], device: torch.device, *, literal: str) -> TimedStep:
     """Forward and backward of R(x_t, x_v), ours or a literal transcription."""
     torch.manual_seed(0)
     batch, length, rank = shape

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from tempfile import TemporaryDirectory
 from time import process_time
 
-from benchmark.bench._rows import Row, Setting, row
+from benchmark.bench._rows import BenchRow, Setting, row
 from benchmark.cell import Cell
 from benchmark.grid import expand
 from benchmark.verify.gate import require
@@ -18,7 +18,7 @@ BENCH = "verify"
 FIRST, STAMPED = 60.0, 1000.0  # allowed: CPU seconds and milliseconds, in one thread
 
 
-def run(setting: Setting) -> Iterator[Row]:
+def run(setting: Setting) -> Iterator[BenchRow]:
     """All backbones of the quickstart; the first cell alone where numbers mean nothing."""
     cells = [planned.cell for planned in expand("quickstart")]
     cells = cells[:1] if setting.quick else cells

@@ -12,14 +12,14 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from benchmark.bench._rows import Row, Setting
-from benchmark.bench._sides import Step, time_row, turns
+from benchmark.bench._rows import BenchRow, Setting
+from benchmark.bench._sides import TimedStep, time_row, turns
 from benchmark.bench._sweeps import write_sweep
 
 BENCH = "workers"
 
 
-def run(setting: Setting) -> Iterator[Row]:
+def run(setting: Setting) -> Iterator[BenchRow]:
     """The whole sweep, planning and tables included."""
     cells = 2 if setting.quick else 6
     sides = [partial(step, cells, together) for together in (True, False)]
@@ -27,7 +27,7 @@ def run(setting: Setting) -> Iterator[Row]:
     yield time_row(BENCH, name, turns(sides[0], sides[1], setting), setting, "at least", 1.5)
 
 
-def step(cells: int, together: bool, device: torch.device) -> Step:
+def step(cells: int, together: bool, device: torch.device) -> TimedStep:
     """Run the sweep in a new folder."""
 
     def whole() -> None:

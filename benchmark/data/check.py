@@ -15,7 +15,7 @@ from benchmark.datasets.files import SOURCES
 from benchmark.datasets.sources import ByHand
 from benchmark.errors import DataError, UserError, did_you_mean
 
-Watch = Callable[[str, int, int | None], None]  # phase, step, total
+ReportCheck = Callable[[str, int, int | None], None]  # phase, step, total
 SHOWN = 10  # broken images named one by one
 READERS = 4  # threads that decode
 
@@ -32,7 +32,7 @@ class SplitReport:
 
 
 @dataclass(frozen=True)
-class Report:
+class CheckReport:
     """What `vlpeft data check` finds. `to_get` says where missing files come from; it is empty where nothing is wrong."""
 
     dataset: str
@@ -47,15 +47,15 @@ class Report:
         return tuple(dict.fromkeys(chain(self.files, *(split.problems for split in self.splits))))
 
 
-def located_spec(name: str, path: Path | None) -> DatasetSpec:
+def find_dataset(name: str, path: Path | None) -> DatasetSpec:
     """The dataset, its files in `path` if that is given. Raises UserError for an unknown name."""
     spec = load_spec(name)
     return spec if path is None else replace(spec, root=str(path.expanduser().absolute()))
 
 
-def check(name: str, path: Path | None, split: str | None, images: bool, watch: Watch) -> Report:
+def check(name: str, path: Path | None, split: str | None, images: bool, watch: ReportCheck) -> CheckReport:
     """Read a dataset as a run would and report on it; `images` decodes every image. Raises UserError for unknown names."""
-    spec, card = located_spec(name, path), load_card(name)
+    spec, card = find_dataset(name, path), load_card(name)
     data = spec.open()
     if split is not None and split not in data.splits():
         raise UserError(f"--split {split}: dataset '{spec.name}' has no such split{did_you_mean(split, data.splits())}")
@@ -63,7 +63,7 @@ def check(name: str, path: Path | None, split: str | None, images: bool, watch: 
     reports = tuple(_split(data, task, each, card, images, watch) for each in splits for task in data.tasks)
     strange = [s for s in card.expected if s not in data.splits()]
     files = (*(f"expected: dataset '{spec.name}' has no split '{s}'{did_you_mean(s, data.splits())}" for s in strange), *_sums(card, spec))
-    found = Report(spec.name, spec.root, reports, files, ())
+    found = CheckReport(spec.name, spec.root, reports, files, ())
     if not found.problems:
         return found
     return replace(found, to_get=tuple(hints(name if path is None else f"{name} --path {path}", Path(spec.root), card)))
@@ -92,7 +92,7 @@ def _sums(card: Card, spec: DatasetSpec) -> Iterator[str]:
             yield f"{path}: {wrong}; delete it and run `vlpeft data download {spec.name}` again"
 
 
-def _split(data: DataFormat, task: str, split: str, card: Card, images: bool, watch: Watch) -> SplitReport:
+def _split(data: DataFormat, task: str, split: str, card: Card, images: bool, watch: ReportCheck) -> SplitReport:
     expected = card.expected.get(split, {})
     try:
         examples = data.examples(task, split)
@@ -120,14 +120,14 @@ def _differences(split: str, counts: Mapping[str, int], expected: Mapping[str, i
             yield f"{split}: {counts[what]:,} {what}, {number:,} are published; fetch the split's files again, or the other release of them"
 
 
-def _broken(data: DataFormat, split: str, examples: Sequence[Example], watch: Watch) -> list[str]:
+def _broken(data: DataFormat, split: str, examples: Sequence[Example], watch: ReportCheck) -> list[str]:
     """Images that cannot be read, with the first example that needs each."""
     owner: dict[str, str] = {}
     for example in examples:
         for image in example.images:
             owner.setdefault(image, example.id)
 
-    read = data.features if data.precomputed else data.image
+    read = data.features if data.has_features else data.image
 
     def problem(image: str) -> str:
         try:
@@ -145,7 +145,7 @@ def _broken(data: DataFormat, split: str, examples: Sequence[Example], watch: Wa
     return found[:SHOWN] + more
 
 
-def report_text(report: Report) -> str:
+def report_text(report: CheckReport) -> str:
     """A line a split: counts, and what is published where that differs."""
     lines = [f"{report.dataset}: {report.root or 'no folder'}"]
     for each in report.splits:

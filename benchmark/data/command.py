@@ -7,7 +7,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmark.data.check import by_hand, check, located_spec, report_text
+from benchmark.data.check import by_hand, check, find_dataset, report_text
 from benchmark.data.download import download
 from benchmark.datasets import load_card
 from benchmark.errors import UserError
@@ -28,7 +28,7 @@ def check_files(name: str, path: Path | None, split: str | None, *, images: bool
 
 def download_files(name: str, path: Path | None, *, accepted: bool) -> int:
     """Show the licence, have it accepted, fetch what is missing, and say what must be asked for. Raises UserError."""
-    card, spec = load_card(name), located_spec(name, path)
+    card, spec = load_card(name), find_dataset(name, path)
     root = Path(spec.root)
     wanted = tuple(source for source in card.downloads if source.missing(root))
     print(f"{card.name}: {card.summary or 'no summary'}\nlicence: {card.licence or 'not stated'}\nterms: {card.homepage or 'not stated'}")

@@ -14,7 +14,7 @@ from typing import Any
 import requests
 from filelock import FileLock, Timeout
 
-from benchmark.data.check import Watch
+from benchmark.data.check import ReportCheck
 from benchmark.data.checksum import wrong_checksum
 from benchmark.data.unpack import unpack
 from benchmark.datasets.sources import Download
@@ -28,7 +28,7 @@ WAIT = (20, 60)  # seconds for a connection, and for the next bytes
 PASSING = (408, 429, 500, 502, 503, 504)  # statuses worth another try
 
 
-def download(sources: tuple[Download, ...], root: Path, watch: Watch) -> list[str]:
+def download(sources: tuple[Download, ...], root: Path, watch: ReportCheck) -> list[str]:
     """Fetch what is not below `root` yet, and unpack it. Returns what was fetched. Raises UserError naming file and fix."""
     fetched = []
     try:
@@ -45,7 +45,7 @@ def download(sources: tuple[Download, ...], root: Path, watch: Watch) -> list[st
     return fetched
 
 
-def _one(source: Download, root: Path, watch: Watch) -> None:
+def _one(source: Download, root: Path, watch: ReportCheck) -> None:
     path = root / source.file
     if not path.exists():
         fetch(source, path, watch)
@@ -53,7 +53,7 @@ def _one(source: Download, root: Path, watch: Watch) -> None:
         unpack(source, root, watch)
 
 
-def fetch(source: Download, path: Path, watch: Watch) -> None:
+def fetch(source: Download, path: Path, watch: ReportCheck) -> None:
     """Save `source.url` as `path`. What a cut connection left in `path`.part is kept, here and in later runs, and completed.
 
     Raises UserError: the server refuses, the connection stays cut, or the file is not the published one (then it is removed).
@@ -88,7 +88,7 @@ class _Cut(Exception):
     """The connection ended early, or the server asks to come again."""
 
 
-def _complete(session: requests.Session, source: Download, part: Path, watch: Watch) -> None:
+def _complete(session: requests.Session, source: Download, part: Path, watch: ReportCheck) -> None:
     """Ask for the bytes that `part` lacks and append them; for all of them where the server knows no ranges or the file changed."""
     have, kept = _size(part), _read_note(part)
     if kept.get("url") != source.url:
@@ -136,7 +136,7 @@ def _start(answer: requests.Response, have: int) -> int:
     return int(place)
 
 
-def _append(answer: requests.Response, part: Path, start: int, url: str, watch: Watch) -> None:
+def _append(answer: requests.Response, part: Path, start: int, url: str, watch: ReportCheck) -> None:
     etag = answer.headers.get("ETag", "")
     validator = etag if etag and not etag.startswith("W/") else answer.headers.get("Last-Modified", "")
     _note(part).write_text(json.dumps({"url": url, "validator": validator}), encoding="utf-8")

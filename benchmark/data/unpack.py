@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
-from benchmark.data.check import Watch
+from benchmark.data.check import ReportCheck
 from benchmark.datasets.sources import Download
 from benchmark.errors import UserError
 
@@ -47,7 +47,7 @@ class _Tar:
         self.file.extract(name, folder, filter="data")
 
 
-def unpack(source: Download, root: Path, watch: Watch) -> None:
+def unpack(source: Download, root: Path, watch: ReportCheck) -> None:
     """Put what `source` gives and `root` lacks in its place, each file or folder at once, then remove the archive.
 
     Raises UserError where the archive is damaged (it is removed) or does not hold what it should (it is kept).

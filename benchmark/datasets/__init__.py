@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from benchmark.config import JSON, Config, NonNegative, Protocol, essence, load_yaml, parse
+from benchmark.config import JSON, Config, NonNegative, Protocol, dump_identity, load_yaml, parse
 from benchmark.datasets.base import DataFormat
 from benchmark.datasets.sources import ByHand, Download
 from benchmark.errors import UserError, did_you_mean
@@ -97,12 +97,12 @@ def load_spec(name_or_path: str) -> DatasetSpec:
     values = load_yaml(path)
     card = _card(values, path)
     own = {key: value for key, value in values.items() if key not in ABOUT}
-    settings = essence(parse(FORMATS.load(card.format), own, str(path)))
+    settings = dump_identity(parse(FORMATS.load(card.format), own, str(path)))
     root = settings.pop("root")
     return DatasetSpec(card.name, card.format, settings, _root(path, root if "root" in own else None), card.protocol)
 
 
-def given(name_or_path: str) -> dict[str, JSON]:
+def dataset_settings(name_or_path: str) -> dict[str, JSON]:
     """The format's settings that a dataset's YAML itself holds."""
     return {key: value for key, value in load_yaml(dataset_path(name_or_path)).items() if key not in ABOUT}
 

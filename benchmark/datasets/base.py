@@ -60,7 +60,7 @@ class DataFormat(Config, ABC):
         """Decode one image by the id its examples use. Raises DataError naming the file."""
 
     @property
-    def precomputed(self) -> bool:
+    def has_features(self) -> bool:
         """Whether the images are given as features (by `features`), not as pixels (by `image`); no file is read to know."""
         return False
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmark.config import Config, added
+from benchmark.config import Config, added_field
 from benchmark.datasets.base import Example
-from benchmark.datasets.files import ID, FileFormat, Row, by_id, check_request, read_rows, require_images
+from benchmark.datasets.files import ID, FileFormat, DataRow, index_by_id, check_request, read_rows, require_images
 from benchmark.errors import DataError
 from benchmark.registry import register
 
@@ -34,7 +34,7 @@ class COCOCaptions(FileFormat):
     """
 
     files: dict[str, CaptionFiles]
-    drop_flagged: bool = added(False)
+    drop_flagged: bool = added_field(False)
 
     def splits(self) -> tuple[str, ...]:
         """Names of the splits: the keys of `files`."""
@@ -45,7 +45,7 @@ class COCOCaptions(FileFormat):
         check_request(self, task, split)
         files = self.files[split]
         path = Path(self.root) / files.annotations
-        images = by_id(read_rows(path, "images", id=ID, file_name=str), "id", path)
+        images = index_by_id(read_rows(path, "images", id=ID, file_name=str), "id", path)
         captions: dict[str, list[str]] = {image: [] for image in images}
         for row in self._captions(path):
             if str(row["image_id"]) not in captions:
@@ -70,6 +70,6 @@ class COCOCaptions(FileFormat):
         """Every split's captions file."""
         return {split: files.annotations for split, files in self.files.items()}
 
-    def _captions(self, path: Path) -> list[Row]:
+    def _captions(self, path: Path) -> list[DataRow]:
         flags = dict.fromkeys(FLAGS, bool) if self.drop_flagged else {}
         return read_rows(path, "annotations", image_id=ID, caption=str, **flags)

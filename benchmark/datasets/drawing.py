@@ -67,7 +67,7 @@ class Thing:
         """Twice the centre's distance from the top edge."""
         return 2 * self.top + self.height
 
-    def near(self, other: Thing) -> bool:
+    def is_near(self, other: Thing) -> bool:
         """Whether the two bounding boxes come closer than GAP."""
         return (
             self.left < other.left + other.width + GAP
@@ -138,7 +138,7 @@ def _place(rng: Random, color: str, things: list[Thing]) -> None:
         height = between(rng, *EXTENTS[size]) if shape == "rectangle" else _height(shape, width)
         left, top = below(rng, SIDE - width + 1), below(rng, SIDE - height + 1)
         thing = Thing(color, shape, size, left, top, width, height)
-        if not any(thing.near(other) for other in things):
+        if not any(thing.is_near(other) for other in things):
             things.append(thing)
             return
 

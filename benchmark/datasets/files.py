@@ -17,7 +17,7 @@ from PIL import Image
 from benchmark.datasets.base import DataFormat, Features, Pixels
 from benchmark.errors import DataError, did_you_mean
 
-Row = dict[str, Any]
+DataRow = dict[str, Any]
 Types = Mapping[str, type | tuple[type, ...]]
 ID = (int, str)  # an identifier in a JSON file: the official files use numbers, converted ones often text
 DEPTH = 3  # of folders in which images are looked for
@@ -37,7 +37,7 @@ class FileFormat(DataFormat):
 
     def features(self, image: str) -> Features:
         """Read one feature file by its path below `root`. Raises DataError naming the file."""
-        if not self.precomputed:
+        if not self.has_features:
             return super().features(image)
         from benchmark.datasets.hdf5 import read_features
 
@@ -61,11 +61,11 @@ def read_json(path: Path) -> Any:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise unreadable(path, error) from error
+        raise unreadable_error(path, error) from error
     return _parsed(content, str(path))
 
 
-def read_rows(path: Path, key: str, **types: type | tuple[type, ...]) -> list[Row]:
+def read_rows(path: Path, key: str, **types: type | tuple[type, ...]) -> list[DataRow]:
     """Read the records under the top-level `key`, each with at least the fields in `types`. Raises DataError."""
     content = read_json(path)
     if not isinstance(content, dict) or not isinstance(content.get(key), list):
@@ -76,7 +76,7 @@ def read_rows(path: Path, key: str, **types: type | tuple[type, ...]) -> list[Ro
     return _checked(content[key], types, f"{path}: {key}")
 
 
-def read_list(path: Path, **types: type | tuple[type, ...]) -> list[Row]:
+def read_list(path: Path, **types: type | tuple[type, ...]) -> list[DataRow]:
     """Read a JSON file that is one list of records, each with at least the fields in `types`. Raises DataError."""
     content = read_json(path)
     if not isinstance(content, list) or not content:
@@ -85,7 +85,7 @@ def read_list(path: Path, **types: type | tuple[type, ...]) -> list[Row]:
     return _checked(content, types, f"{path}: record")
 
 
-def read_mapping(path: Path, **types: type | tuple[type, ...]) -> dict[str, Row]:
+def read_mapping(path: Path, **types: type | tuple[type, ...]) -> dict[str, DataRow]:
     """Read a JSON file that is one object of records by their ids, each with at least the fields in `types`. Raises DataError."""
     content = read_json(path)
     if not isinstance(content, dict) or not content:
@@ -96,9 +96,9 @@ def read_mapping(path: Path, **types: type | tuple[type, ...]) -> dict[str, Row]
     return content
 
 
-def read_lines(path: Path, **types: type | tuple[type, ...]) -> list[Row]:
+def read_lines(path: Path, **types: type | tuple[type, ...]) -> list[DataRow]:
     """Read a file of one JSON record a line: the fields in `types`, and nothing else. Raises DataError naming the line."""
-    rows: list[Row] = []
+    rows: list[DataRow] = []
     try:
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):
@@ -106,7 +106,7 @@ def read_lines(path: Path, **types: type | tuple[type, ...]) -> list[Row]:
                 check_row(row, types, f"{path}: line {number}")
                 rows.append({field: row[field] for field in types})  # SNLI-VE's other fields are most of its half gigabyte
     except OSError as error:
-        raise unreadable(path, error) from error
+        raise unreadable_error(path, error) from error
     if not rows:
         raise DataError(f"{path} is empty; fetch the file again")
     return rows
@@ -119,7 +119,7 @@ def _parsed(text: bytes, where: str) -> Any:
         raise DataError(f"{where} is not valid JSON ({error}): cut short or damaged; fetch the file again") from error
 
 
-def _checked(rows: list[Row], types: Types, where: str) -> list[Row]:
+def _checked(rows: list[DataRow], types: Types, where: str) -> list[DataRow]:
     for index, row in enumerate(rows):
         check_row(row, types, f"{where}[{index}]")
     return rows
@@ -138,9 +138,9 @@ def check_row(row: object, types: Types, where: str) -> None:
             raise DataError(f"{where}: '{field}' must be {expected}, found {type(row[field]).__name__}; mend the record")
 
 
-def by_id(rows: Iterable[Row], field: str, path: Path) -> dict[str, Row]:
+def index_by_id(rows: Iterable[DataRow], field: str, path: Path) -> dict[str, DataRow]:
     """Index records by an identifier, in their order. Raises DataError when one occurs twice."""
-    out: dict[str, Row] = {}
+    out: dict[str, DataRow] = {}
     for row in rows:
         identifier = str(row[field])
         if identifier in out:
@@ -219,7 +219,7 @@ def image_name(pattern: str, field: str, value: object, where: str) -> str:
         raise DataError(f"{where}: {field} {value!r} does not fit the pattern '{pattern}'; mend one of them") from error
 
 
-def answer_texts(row: Row, where: str) -> tuple[str, ...]:
+def answer_texts(row: DataRow, where: str) -> tuple[str, ...]:
     """The texts of a list `answers` of objects with an `answer`, as VQA v2 and VizWiz write them. Raises DataError."""
     if not row["answers"]:
         raise DataError(f"{where}: has no answers; remove the question and its annotation, or add an answer")
@@ -228,7 +228,7 @@ def answer_texts(row: Row, where: str) -> tuple[str, ...]:
     return tuple(answer["answer"] for answer in row["answers"])
 
 
-def texts(row: Row, field: str, where: str) -> tuple[str, ...]:
+def texts(row: DataRow, field: str, where: str) -> tuple[str, ...]:
     """A list of texts in a field of a record. Raises DataError where it is empty or holds something else."""
     values = row[field]
     if not values or not all(isinstance(value, str) for value in values):
@@ -268,13 +268,13 @@ def _digest(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise unreadable(path, error) from error
+        raise unreadable_error(path, error) from error
 
 
 SOURCES = "; `vlpeft data check` says where to get it"  # but to those who have just asked it
 
 
-def unreadable(path: Path, error: OSError) -> DataError:
+def unreadable_error(path: Path, error: OSError) -> DataError:
     """The error to raise for a file that cannot be opened."""
     if isinstance(error, FileNotFoundError):
         return DataError(f"{path} does not exist; put the file there, or set `root` (shipped datasets: VLPEFT_DATA) to its folder{SOURCES}")

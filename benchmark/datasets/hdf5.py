@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 
 from benchmark.datasets.base import Features
-from benchmark.datasets.files import unreadable
+from benchmark.datasets.files import unreadable_error
 from benchmark.errors import DataError
 
 
@@ -18,7 +18,7 @@ def read_features(path: Path) -> Features:
     Raises DataError naming the file where it is missing, cut short, laid out otherwise, or holds NaN or infinity.
     """
     if not path.is_file():
-        raise unreadable(path, FileNotFoundError())
+        raise unreadable_error(path, FileNotFoundError())
     name = f"{path.stem}/features"
     try:
         with h5py.File(path, "r") as file:

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmark.config import added
+from benchmark.config import added_field
 from benchmark.datasets.base import Example
-from benchmark.datasets.files import ID, FileFormat, Row, check_request, check_row, read_rows, require_images
+from benchmark.datasets.files import ID, FileFormat, DataRow, check_request, check_row, read_rows, require_images
 from benchmark.errors import DataError, did_you_mean
 from benchmark.registry import register
 
@@ -31,7 +31,7 @@ class Karpathy(FileFormat):
     file: str
     images: str = ""
     restval_in_train: bool = True
-    feature_folder: str = added("")
+    feature_folder: str = added_field("")
 
     def splits(self) -> tuple[str, ...]:
         """Names of the splits: always train, val and test."""
@@ -64,14 +64,14 @@ class Karpathy(FileFormat):
         """The one file, whichever part is used."""
         return {"captions": self.file}
 
-    def _place(self, row: Row) -> str:
+    def _place(self, row: DataRow) -> str:
         if self.feature_folder:
             return Path(self.feature_folder, f"{Path(row['filename']).stem}.h5").as_posix()
         return Path(self.images, str(row.get("filepath", "")), str(row["filename"])).as_posix()
 
 
-def _by_image(rows: list[Row], path: Path) -> dict[str, Row]:
-    out: dict[str, Row] = {}
+def _by_image(rows: list[DataRow], path: Path) -> dict[str, DataRow]:
+    out: dict[str, DataRow] = {}
     for index, row in enumerate(rows):
         field = "cocoid" if "cocoid" in row else "imgid"
         check_row(row, {field: ID}, f"{path}: images[{index}]")
@@ -84,7 +84,7 @@ def _by_image(rows: list[Row], path: Path) -> dict[str, Row]:
     return out
 
 
-def _captions(row: Row, where: str) -> tuple[str, ...]:
+def _captions(row: DataRow, where: str) -> tuple[str, ...]:
     if not row["sentences"]:
         raise DataError(f"{where}: has no sentences; remove the image or add one")
     for sentence in row["sentences"]:

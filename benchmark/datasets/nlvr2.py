@@ -9,12 +9,12 @@ from typing import Literal
 
 from benchmark.config import Config
 from benchmark.datasets.base import Example
-from benchmark.datasets.files import FileFormat, Row, by_id, check_pattern, check_request, find_images, read_lines, read_list
+from benchmark.datasets.files import FileFormat, DataRow, index_by_id, check_pattern, check_request, find_images, read_lines, read_list
 from benchmark.errors import DataError
 from benchmark.registry import register
 
-Layout = Literal["official", "vl_t5"]
-LABELS: dict[Layout, dict[object, str]] = {"official": {"True": "true", "False": "false"}, "vl_t5": {1: "true", 0: "false"}}
+NLVR2Layout = Literal["official", "vl_t5"]
+LABELS: dict[NLVR2Layout, dict[object, str]] = {"official": {"True": "true", "False": "false"}, "vl_t5": {1: "true", 0: "false"}}
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class NLVR2(FileFormat):
     """
 
     files: dict[str, StatementFiles]
-    layout: Layout = "official"
+    layout: NLVR2Layout = "official"
     pattern: str = "{image}.png"
 
     def __post_init__(self) -> None:
@@ -62,7 +62,7 @@ class NLVR2(FileFormat):
         check_request(self, task, split)
         files, root = self.files[split], Path(self.root)
         path = root / files.statements
-        rows = by_id(self._read(path), "identifier", path)
+        rows = index_by_id(self._read(path), "identifier", path)
         names = {key: self._images(row, f"{path}: identifier {key}") for key, row in rows.items()}
         places = find_images(root, files.images, ((f"{path}: identifier {key}", name) for key, pair in names.items() for name in pair))
         return [
@@ -70,21 +70,21 @@ class NLVR2(FileFormat):
             for key, row in rows.items()
         ]
 
-    def _read(self, path: Path) -> list[Row]:
+    def _read(self, path: Path) -> list[DataRow]:
         if self.layout == "official":
             return read_lines(path, identifier=str, sentence=str, label=str)
         return read_list(path, identifier=str, sent=str, img0=str, img1=str, label=int)
 
-    def _sentence(self, row: Row) -> str:
+    def _sentence(self, row: DataRow) -> str:
         return str(row["sentence" if self.layout == "official" else "sent"])
 
-    def _label(self, row: Row, where: str) -> str:
+    def _label(self, row: DataRow, where: str) -> str:
         known = LABELS[self.layout]
         if row["label"] not in known:
             raise DataError(f"{where}: label {row['label']!r} is none of {', '.join(map(repr, known))}; mend or remove the record")
         return known[row["label"]]
 
-    def _images(self, row: Row, where: str) -> tuple[str, str]:
+    def _images(self, row: DataRow, where: str) -> tuple[str, str]:
         if self.layout == "vl_t5":
             first, second = row["img0"], row["img1"]
         else:

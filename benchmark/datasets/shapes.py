@@ -16,7 +16,7 @@ from benchmark.config import NonNegative, Positive
 from benchmark.datasets.base import DataFormat, Example, Pixels
 from benchmark.datasets.drawing import CURTAIN, Scene, Thing, below, draw, pick, sample_scene
 from benchmark.datasets.questions import Question, balance, clear_relations, questions
-from benchmark.datasets.statements import covered, hypotheses, statements
+from benchmark.datasets.statements import cover_scene, hypotheses, statements
 from benchmark.errors import DataError, did_you_mean
 from benchmark.registry import register
 
@@ -26,7 +26,7 @@ CHANCE = {  # task -> kind -> what a model scores that does not see
     "entailment": {"exist": 1 / 3, "absent": 1 / 3, "count": 1 / 3},
     "nlvr2": {"side": 1 / 2, "both": 1 / 2, "one": 1 / 2, "more": 1 / 2},
 }
-Asked = tuple[tuple[str, ...], Question]  # the images, and what is asked about them
+ShapesQuestion = tuple[tuple[str, ...], Question]  # the images, and what is asked about them
 NUMBERS = {2: "two", 3: "three", 4: "four"}
 
 
@@ -90,7 +90,7 @@ class Shapes(DataFormat):
             raise DataError(f"shapes has no task '{task}'{did_you_mean(task, self.tasks)}")
         if task == "captioning":
             return [self._caption(split, i) for i in range(self._size(split))]
-        asked: dict[str, Callable[[str], list[Asked]]] = {"vqa": self._asked, "entailment": self._hypotheses, "nlvr2": self._statements}
+        asked: dict[str, Callable[[str], list[ShapesQuestion]]] = {"vqa": self._asked, "entailment": self._hypotheses, "nlvr2": self._statements}
         return self._balanced(task, split, asked[task](split))
 
     def image(self, image: str) -> Pixels:
@@ -100,7 +100,7 @@ class Shapes(DataFormat):
         if not (index.isdecimal() and split in (*self.splits(), "pretrain")) or (slash and side not in CURTAIN):
             raise DataError(f"shapes has no image '{image}'; expected SPLIT/NUMBER or SPLIT/NUMBER/SIDE, such as train/0")
         scene = self.scene(split, int(index))
-        return draw(covered(scene, side) if side else scene)
+        return draw(cover_scene(scene, side) if side else scene)
 
     def fingerprint(self) -> str:
         """Hash of the generator's version and the settings; the scenes follow from them."""
@@ -114,26 +114,26 @@ class Shapes(DataFormat):
         texts = captions(self.scene(split, index), Random(f"shapes-captions/{self.seed}/{split}/{index}"))
         return Example(f"{split}/{index}", (f"{split}/{index}",), "", texts)
 
-    def _asked(self, split: str) -> list[Asked]:
+    def _asked(self, split: str) -> list[ShapesQuestion]:
         scenes = ((i, self.scene(split, i)) for i in range(self._size(split)))
         return [((f"{split}/{i}",), question) for i, scene in scenes for question in questions(scene)]
 
-    def _hypotheses(self, split: str) -> list[Asked]:
+    def _hypotheses(self, split: str) -> list[ShapesQuestion]:
         """About every scene twice, the second time behind a curtain."""
-        asked: list[Asked] = []
+        asked: list[ShapesQuestion] = []
         for i in range(self._size(split)):
             scene, side = self.scene(split, i), tuple(CURTAIN)[below(Random(f"shapes-curtain/{self.seed}/{split}/{i}"), 4)]
             asked += [((f"{split}/{i}",), question) for question in hypotheses(scene)]
-            asked += [((f"{split}/{i}/{side}",), question) for question in hypotheses(covered(scene, side))]
+            asked += [((f"{split}/{i}/{side}",), question) for question in hypotheses(cover_scene(scene, side))]
         return asked
 
-    def _statements(self, split: str) -> list[Asked]:
+    def _statements(self, split: str) -> list[ShapesQuestion]:
         """About every scene beside the next."""
         scenes = [self.scene(split, i) for i in range(self._size(split))]
         pairs = ((i, (i + 1) % len(scenes)) for i in range(len(scenes)))
         return [((f"{split}/{i}", f"{split}/{j}"), said) for i, j in pairs for said in statements(scenes[i], scenes[j])]
 
-    def _balanced(self, task: str, split: str, asked: Sequence[Asked]) -> list[Example]:
+    def _balanced(self, task: str, split: str, asked: Sequence[ShapesQuestion]) -> list[Example]:
         mark = "" if task == "vqa" else f"/{task}"
         kept = balance(asked, tuple(CHANCE[task]), self._size(split), Random(f"shapes-balance/{self.seed}/{split}{mark}"))
         return [Example(f"{images[0]}/{n}", images, q.text, (q.answer,), q.kind) for n, (images, q) in enumerate(kept)]

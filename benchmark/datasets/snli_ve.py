@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmark.datasets.base import Example
-from benchmark.datasets.files import ID, FileFormat, by_id, check_request, find_images, read_lines
+from benchmark.datasets.files import ID, FileFormat, index_by_id, check_request, find_images, read_lines
 from benchmark.errors import DataError, did_you_mean
 from benchmark.registry import register
 
@@ -37,7 +37,7 @@ class SNLIVE(FileFormat):
         """One example a pair, in the file's order. Raises DataError naming file, record and fix."""
         check_request(self, task, split)
         root, path = Path(self.root), Path(self.root) / self.files[split]
-        rows = by_id(read_lines(path, pairID=str, Flickr30K_ID=ID, sentence2=str, gold_label=str), "pairID", path)
+        rows = index_by_id(read_lines(path, pairID=str, Flickr30K_ID=ID, sentence2=str, gold_label=str), "pairID", path)
         for key, row in rows.items():
             if row["gold_label"] not in LABELS:
                 near = did_you_mean(row["gold_label"], LABELS)

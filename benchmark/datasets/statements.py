@@ -16,7 +16,7 @@ ENTAILMENT = ("entailment", "neutral", "contradiction")
 TRUTH = ("true", "false")
 
 
-def covered(scene: Scene, side: str) -> Scene:
+def cover_scene(scene: Scene, side: str) -> Scene:
     """The scene with a curtain along a side, and without the things that it would touch."""
     return replace(scene, curtain=side, things=tuple(thing for thing in scene.things if not _touches(thing, side)))
 

@@ -12,10 +12,10 @@ from benchmark.datasets.base import Example
 from benchmark.datasets.files import (
     ID,
     FileFormat,
-    Row,
+    DataRow,
     Types,
     answer_texts,
-    by_id,
+    index_by_id,
     check_pattern,
     check_request,
     find_images,
@@ -28,8 +28,8 @@ from benchmark.datasets.files import (
 from benchmark.errors import DataError
 from benchmark.registry import register
 
-Layout = Literal["vizwiz", "gqa", "vl_t5", "blip"]
-FIELDS: dict[Layout, tuple[str, str, str, Types]] = {  # identifier, image, question, and the types of all that is read
+VQALayout = Literal["vizwiz", "gqa", "vl_t5", "blip"]
+FIELDS: dict[VQALayout, tuple[str, str, str, Types]] = {  # identifier, image, question, and the types of all that is read
     "vizwiz": ("image", "image", "question", {"image": str, "question": str, "answers": list}),
     "gqa": ("", "imageId", "question", {"imageId": ID, "question": str, "answer": str}),
     "vl_t5": ("question_id", "img_id", "sent", {"question_id": ID, "img_id": ID, "sent": str}),
@@ -63,7 +63,7 @@ class VQALists(FileFormat):
     `pattern` makes a file name of the image's id, which it calls {image}; one of feature files ends in .h5.
     """
 
-    layout: Layout
+    layout: VQALayout
     files: dict[str, QuestionFiles]
     pattern: str = "{image}"
 
@@ -98,12 +98,12 @@ class VQALists(FileFormat):
             for key, (where, row) in rows.items()
         ]
 
-    def _rows(self, root: Path, names: Sequence[str]) -> dict[str, tuple[str, Row]]:
+    def _rows(self, root: Path, names: Sequence[str]) -> dict[str, tuple[str, DataRow]]:
         """Question id -> (file and id, record)."""
-        out: dict[str, tuple[str, Row]] = {}
+        out: dict[str, tuple[str, DataRow]] = {}
         for name in names:
             path, (field, _, _, types) = root / name, FIELDS[self.layout]
-            found = by_id(read_list(path, **types), field, path) if field else read_mapping(path, **types)
+            found = index_by_id(read_list(path, **types), field, path) if field else read_mapping(path, **types)
             for key, row in found.items():
                 if key in out:
                     raise DataError(f"{path}: question {key} is in {out[key][0].rpartition(':')[0]} too; remove it from one of them")
@@ -113,7 +113,7 @@ class VQALists(FileFormat):
     def _image(self, value: object, where: str) -> str:
         return image_name(self.pattern, "image", Path(value).name if self.layout == "blip" else value, where)  # type: ignore[arg-type]
 
-    def _answers(self, key: str, row: Row, where: str, given: Mapping[str, tuple[str, Row]] | None) -> tuple[tuple[str, ...], str]:
+    def _answers(self, key: str, row: DataRow, where: str, given: Mapping[str, tuple[str, DataRow]] | None) -> tuple[tuple[str, ...], str]:
         """Answers and kind of a question."""
         if self.layout == "gqa":
             kinds = row.get("types")
@@ -128,11 +128,11 @@ class VQALists(FileFormat):
         return answers, str(row.get("answer_type", ""))
 
 
-def _annotated(root: Path, names: Sequence[str]) -> dict[str, tuple[str, Row]]:
+def _annotated(root: Path, names: Sequence[str]) -> dict[str, tuple[str, DataRow]]:
     """Question id -> (file and id, official annotation)."""
-    out: dict[str, tuple[str, Row]] = {}
+    out: dict[str, tuple[str, DataRow]] = {}
     for path in (root / name for name in names):
-        rows = by_id(read_rows(path, "annotations", question_id=ID, answers=list), "question_id", path)
+        rows = index_by_id(read_rows(path, "annotations", question_id=ID, answers=list), "question_id", path)
         for key, row in rows.items():
             if key in out:
                 raise DataError(f"{path}: question_id {key} is in {out[key][0].rpartition(':')[0]} too; name one of the files only")
@@ -140,7 +140,7 @@ def _annotated(root: Path, names: Sequence[str]) -> dict[str, tuple[str, Row]]:
     return out
 
 
-def _sole_label(row: Row, where: str) -> str:
+def _sole_label(row: DataRow, where: str) -> str:
     match row.get("label"):
         case {**label} if len(label) == 1 and next(iter(label.values())) == 1:
             return str(next(iter(label)))

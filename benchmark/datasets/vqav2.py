@@ -12,7 +12,7 @@ from benchmark.datasets.files import (
     ID,
     FileFormat,
     answer_texts,
-    by_id,
+    index_by_id,
     check_pattern,
     check_request,
     image_name,
@@ -57,8 +57,8 @@ class VQAv2(FileFormat):
         check_request(self, task, split)
         files, root = self.files[split], Path(self.root)
         asked, answered = root / files.questions, root / files.annotations
-        questions = by_id(read_rows(asked, "questions", question_id=ID, image_id=ID, question=str), "question_id", asked)
-        annotations = by_id(read_rows(answered, "annotations", question_id=ID, answers=list), "question_id", answered)
+        questions = index_by_id(read_rows(asked, "questions", question_id=ID, image_id=ID, question=str), "question_id", asked)
+        annotations = index_by_id(read_rows(answered, "annotations", question_id=ID, answers=list), "question_id", answered)
         for left, path, known, other in ((questions, asked, annotations, answered), (annotations, answered, questions, asked)):
             if lonely := [name for name in left if name not in known]:
                 raise DataError(

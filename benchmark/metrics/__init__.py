@@ -22,7 +22,7 @@ class Absent(TypedDict):
 
 
 @dataclass(frozen=True)
-class Report:
+class MetricReport:
     """All numbers of a split, in per cent. A value that could not be computed is `{"absent": reason}`, never 0.
 
     `per_example` holds, in the order of the predictions, the scores whose mean is the value of that name.
@@ -32,14 +32,14 @@ class Report:
     per_example: dict[str, tuple[float, ...]] = field(default_factory=dict)
 
 
-def score(names: Sequence[str], predictions: Sequence[Prediction], tokenizer: Tokenizer = "ptb") -> Report:
+def score(names: Sequence[str], predictions: Sequence[Prediction], tokenizer: Tokenizer = "ptb") -> MetricReport:
     """Score the predictions of one split with the metrics of these names.
 
     Raises UserError for an unknown metric and DataError for no predictions, an id twice, or an example without references.
     """
     metrics: list[Any] = [METRICS.load(name)() for name in names]
     _check(predictions)
-    report = Report()
+    report = MetricReport()
     for metric in metrics:
         try:
             scores = metric.evaluate(predictions, tokenizer)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from benchmark.metrics.base import Metric, Prediction, Scores, Tokenizer, mean_scores
+from benchmark.metrics.base import Metric, Prediction, Scores, Tokenizer, score_by_mean
 from benchmark.registry import register
 
 
@@ -17,4 +17,4 @@ class Accuracy(Metric):
 
     def evaluate(self, predictions: Sequence[Prediction], tokenizer: Tokenizer) -> Scores:  # noqa: ARG002
         """Score a split; `tokenizer` has no influence."""
-        return mean_scores("accuracy", [100.0 * (p.text in p.references) for p in predictions], predictions)
+        return score_by_mean("accuracy", [100.0 * (p.text in p.references) for p in predictions], predictions)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from benchmark.metrics.base import Metric, Prediction, Scores, Tokenizer, mean_scores
+from benchmark.metrics.base import Metric, Prediction, Scores, Tokenizer, score_by_mean
 from benchmark.registry import register
 
 
@@ -20,12 +20,12 @@ class AnswerMatch(Metric):
     def evaluate(self, predictions: Sequence[Prediction], tokenizer: Tokenizer) -> Scores:  # noqa: ARG002
         """Score a split; `tokenizer` has no influence."""
         found = _run_module([p.text for p in predictions], [list(p.references) for p in predictions])
-        exact = mean_scores("exact_match", [100 * match for match in found["matches"]], predictions)
+        exact = score_by_mean("exact_match", [100 * match for match in found["matches"]], predictions)
         return Scores({**exact.values, "macro_f1": 100 * found["macro_f1"]}, exact.per_example)
 
 
 def _run_module(predictions: list[str], references: list[list[str]]) -> dict[str, Any]:
     from benchmark.libraries.evaluate import run_module
-    from benchmark.metrics.modules.answer_match import AnswerMatch as Module  # imports evaluate, which takes seconds
+    from benchmark.metrics.modules.answer_match import AnswerMatchModule as Module  # imports evaluate, which takes seconds
 
     return run_module(Module, predictions, references)

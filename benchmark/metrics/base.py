@@ -48,12 +48,12 @@ class Metric(ABC):
         """Score a split of at least one prediction. Raises MetricUnavailable with the reason if this machine cannot."""
 
 
-def mean_scores(name: str, per_example: Sequence[float], predictions: Sequence[Prediction]) -> Scores:
+def score_by_mean(name: str, per_example: Sequence[float], predictions: Sequence[Prediction]) -> Scores:
     """Scores of a metric that is a mean over examples, with its breakdown by kind."""
-    return Scores({name: fmean(per_example), **by_kind(name, per_example, predictions)}, {name: tuple(per_example)})
+    return Scores({name: fmean(per_example), **mean_by_kind(name, per_example, predictions)}, {name: tuple(per_example)})
 
 
-def by_kind(name: str, per_example: Sequence[float], predictions: Sequence[Prediction]) -> dict[str, float]:
+def mean_by_kind(name: str, per_example: Sequence[float], predictions: Sequence[Prediction]) -> dict[str, float]:
     """Mean per question type, as `name/kind`, kinds sorted; predictions without a kind are left out."""
     groups: dict[str, list[float]] = {}
     for score, prediction in zip(per_example, predictions, strict=True):

@@ -94,7 +94,7 @@ class Meteor(CaptionMetric):
         with talk_to_java(["-Xmx2G", "-jar", str(meteor_jar()), "-", "-", "-stdio", "-l", "en", "-norm"]) as program:
             statistics = [program.ask(_meteor_question(references[i], candidates[i])) for i in candidates]
             program.ask(" ||| ".join(["EVAL", *statistics]))
-            answers = [program.hear() for _ in statistics]  # one line a caption, and the aggregate last
+            answers = [program.read_line() for _ in statistics]  # one line a caption, and the aggregate last
         return [float(answers[-1])], ()
 
 

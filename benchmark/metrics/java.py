@@ -51,9 +51,9 @@ class Conversation:
             self._to.flush()
         except OSError as error:
             raise self._ended() from error
-        return self.hear()
+        return self.read_line()
 
-    def hear(self) -> str:
+    def read_line(self) -> str:
         """Read one line. Raises MetricUnavailable if the program has ended."""
         line = self._from.readline()
         if not line:

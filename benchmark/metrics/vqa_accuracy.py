@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from benchmark.metrics.base import Metric, Prediction, Scores, Tokenizer, mean_scores
+from benchmark.metrics.base import Metric, Prediction, Scores, Tokenizer, score_by_mean
 from benchmark.registry import register
 
 ENOUGH = 3  # an answer that three others gave is fully right
@@ -104,4 +104,4 @@ class VQAAccuracy(Metric):
 
     def evaluate(self, predictions: Sequence[Prediction], tokenizer: Tokenizer) -> Scores:  # noqa: ARG002
         """Score a split; `tokenizer` has no influence."""
-        return mean_scores("vqa_accuracy", [100 * vqa_accuracy(p.text, p.references) for p in predictions], predictions)
+        return score_by_mean("vqa_accuracy", [100 * vqa_accuracy(p.text, p.references) for p in predictions], predictions)

@@ -10,21 +10,21 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import BartConfig, BartForConditionalGeneration, PreTrainedTokenizerFast
 
-from benchmark.pretraining.batches import Infilling, infilled_batch
-from benchmark.pretraining.common import HEADS, INIT, WIDTH, Plan, Scalars, save, stored, train
+from benchmark.pretraining.batches import Infilling, make_infilling_batch
+from benchmark.pretraining.common import HEADS, INIT, WIDTH, TrainingSchedule, Scalars, save, store_tower, train
 from benchmark.pretraining.images import IGNORED
 from benchmark.pretraining.tokenizer import MAX_LENGTH
 
 LAYERS = 2  # of the encoder, and of the decoder
 
 
-def pretrain_bart(folder: Path, tokenizer: PreTrainedTokenizerFast, seed: int, plan: Plan) -> Scalars:
+def pretrain_bart(folder: Path, tokenizer: PreTrainedTokenizerFast, seed: int, plan: TrainingSchedule) -> Scalars:
     """Write the tower and its tokenizer to `folder`."""
     torch.manual_seed(seed)
     model = BartForConditionalGeneration(_config(len(tokenizer)))
 
     def loss(step: int) -> Tensor:
-        batch = infilled_batch(tokenizer, f"bart/{seed}/{step}", plan.batch)
+        batch = make_infilling_batch(tokenizer, f"bart/{seed}/{step}", plan.batch)
         logits = _logits(model, batch)
         return F.cross_entropy(logits.flatten(0, 1), batch.labels.flatten()) + F.cross_entropy(
             logits[batch.hidden], batch.labels[batch.hidden]
@@ -33,7 +33,7 @@ def pretrain_bart(folder: Path, tokenizer: PreTrainedTokenizerFast, seed: int, p
     train("bart", model, loss, plan.bart_steps, plan.bart_lr)
     save(model, folder)
     tokenizer.save_pretrained(folder)
-    return _score(stored(BartForConditionalGeneration, folder), tokenizer, seed, plan)
+    return _score(store_tower(BartForConditionalGeneration, folder), tokenizer, seed, plan)
 
 
 def _config(vocabulary: int) -> BartConfig:
@@ -69,9 +69,9 @@ def _logits(model: Any, batch: Infilling) -> Tensor:
 
 
 @torch.no_grad()
-def _score(model: Any, tokenizer: PreTrainedTokenizerFast, seed: int, plan: Plan) -> Scalars:
-    asked = infilled_batch(tokenizer, f"bart/{seed}/held-out", plan.held_out, answers_only=True)
-    told = infilled_batch(tokenizer, f"bart/{seed}/held-out-pairs", plan.held_out)
+def _score(model: Any, tokenizer: PreTrainedTokenizerFast, seed: int, plan: TrainingSchedule) -> Scalars:
+    asked = make_infilling_batch(tokenizer, f"bart/{seed}/held-out", plan.held_out, answers_only=True)
+    told = make_infilling_batch(tokenizer, f"bart/{seed}/held-out-pairs", plan.held_out)
     found, filled = (_logits(model, batch).argmax(-1) == batch.labels for batch in (asked, told))
     paired = ~told.answers.any(1, keepdim=True)
     return {

@@ -25,7 +25,7 @@ PROMPT = "a picture of"  # BLIP's, before every caption
 QUESTION_SHARE = 0.3  # of BLIP's texts begin with a question
 
 
-def masked_batch(tokenizer: PreTrainedTokenizerFast, key: str, size: int, answers_only: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+def make_masked_batch(tokenizer: PreTrainedTokenizerFast, key: str, size: int, answers_only: bool = False) -> tuple[Tensor, Tensor, Tensor]:
     """Ids with masks, the ids to predict, and where the answers are. Every answer is masked, and 10 % of the rest."""
     texts = [sample_dialogue(Random(f"{key}/{i}")) for i in range(size)]
     labels = _encode(tokenizer, texts, pad=1)
@@ -56,7 +56,7 @@ class Infilling(NamedTuple):
     answers: Tensor  # (batch, length): which of them are answers
 
 
-def infilled_batch(tokenizer: PreTrainedTokenizerFast, key: str, size: int, answers_only: bool = False) -> Infilling:
+def make_infilling_batch(tokenizer: PreTrainedTokenizerFast, key: str, size: int, answers_only: bool = False) -> Infilling:
     """Dialogues with every answer hidden, and pairs of captions with spans hidden; `answers_only` draws dialogues alone."""
     rngs = [Random(f"{key}/{i}") for i in range(size)]
     paired = [not answers_only and rng.random() < PAIR_SHARE for rng in rngs]
@@ -86,7 +86,7 @@ def _collapsed(ids: list[int], hidden: list[bool]) -> list[int]:
     return [word for k, word in enumerate(kept) if not (word == MASK and k and kept[k - 1] == MASK)]
 
 
-def captioned_batch(tokenizer: PreTrainedTokenizerFast, key: str, scenes: Sequence[Scene]) -> tuple[Tensor, Tensor]:
+def make_caption_batch(tokenizer: PreTrainedTokenizerFast, key: str, scenes: Sequence[Scene]) -> tuple[Tensor, Tensor]:
     """Ids `[DEC] a picture of CAPTION [SEP]` and labels, which leave the prompt out."""
     texts = [f"{PROMPT} {scene_caption(scene, Random(f'{key}/{i}'))}" for i, scene in enumerate(scenes)]
     ids, labels = _framed(tokenizer, texts)
@@ -94,7 +94,7 @@ def captioned_batch(tokenizer: PreTrainedTokenizerFast, key: str, scenes: Sequen
     return ids, labels
 
 
-def blind_batch(tokenizer: PreTrainedTokenizerFast, key: str, size: int) -> tuple[Tensor, Tensor]:
+def make_blind_batch(tokenizer: PreTrainedTokenizerFast, key: str, size: int) -> tuple[Tensor, Tensor]:
     """Ids `[DEC] TEXT [SEP]` and labels, for a model that is given no image: dialogues, some without their description."""
     rngs = [Random(f"{key}/{i}") for i in range(size)]
     return _framed(tokenizer, [sample_questions(rng) if rng.random() < QUESTION_SHARE else sample_dialogue(rng) for rng in rngs])

@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import BlipConfig, BlipForQuestionAnswering, BlipVisionModel, PreTrainedTokenizerFast, ViTModel
 
-from benchmark.pretraining.batches import blind_batch, captioned_batch
-from benchmark.pretraining.common import HEADS, HELD_OUT, INIT, WIDTH, Plan, Scalars, save, stored, train, write_json
-from benchmark.pretraining.images import IGNORED, pixel_values, scene_of
+from benchmark.pretraining.batches import make_blind_batch, make_caption_batch
+from benchmark.pretraining.common import HEADS, HELD_OUT, INIT, WIDTH, TrainingSchedule, Scalars, save, store_tower, train, write_json
+from benchmark.pretraining.images import IGNORED, pixel_values, draw_scene
 from benchmark.pretraining.tokenizer import MAX_LENGTH
 from benchmark.pretraining.vit import PREPROCESSOR
 
@@ -24,20 +24,20 @@ LAYERS = 2
 FIRST_SCENE = HELD_OUT // 2  # the stream's part that the image tower is not trained on either
 
 
-def pretrain_blip(folder: Path, tokenizer: PreTrainedTokenizerFast, vit: Path, seed: int, plan: Plan) -> Scalars:
+def pretrain_blip(folder: Path, tokenizer: PreTrainedTokenizerFast, vit: Path, seed: int, plan: TrainingSchedule) -> Scalars:
     """Write the tower, made from the image tower in `vit`, and its tokenizer to `folder`."""
     torch.manual_seed(seed)
-    image_tower = stored(ViTModel, vit)
+    image_tower = store_tower(ViTModel, vit)
     model = BlipForQuestionAnswering(_config(image_tower.config, tokenizer))
     model.vision_model.load_state_dict(vision_state(image_tower))
     model.vision_model.requires_grad_(False)
     half = plan.batch // 2
 
     def loss(step: int) -> Tensor:
-        scenes = [scene_of(seed, FIRST_SCENE + step * half + i) for i in range(half)]
-        ids, labels = captioned_batch(tokenizer, f"blip/{seed}/{step}/captions", scenes)
+        scenes = [draw_scene(seed, FIRST_SCENE + step * half + i) for i in range(half)]
+        ids, labels = make_caption_batch(tokenizer, f"blip/{seed}/{step}/captions", scenes)
         told = _loss(model.text_decoder, ids, labels, _states(model.vision_model, pixel_values(scenes)))
-        ids, labels = blind_batch(tokenizer, f"blip/{seed}/{step}/texts", plan.batch - half)
+        ids, labels = make_blind_batch(tokenizer, f"blip/{seed}/{step}/texts", plan.batch - half)
         return told + _loss(model.text_decoder, ids, labels, torch.zeros(len(ids), 1, WIDTH))  # 65 zeros give the same
 
     train("blip", model.text_decoder, loss, plan.blip_steps, plan.blip_lr)
@@ -45,7 +45,7 @@ def pretrain_blip(folder: Path, tokenizer: PreTrainedTokenizerFast, vit: Path, s
     save(model, folder)
     write_json(folder / "preprocessor_config.json", PREPROCESSOR)
     tokenizer.save_pretrained(folder)
-    return _score(stored(BlipForQuestionAnswering, folder), tokenizer, seed, plan)
+    return _score(store_tower(BlipForQuestionAnswering, folder), tokenizer, seed, plan)
 
 
 def _config(vit: Any, tokenizer: PreTrainedTokenizerFast) -> BlipConfig:
@@ -116,12 +116,12 @@ def _loss(decoder: Any, ids: Tensor, labels: Tensor, states: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _score(model: Any, tokenizer: PreTrainedTokenizerFast, seed: int, plan: Plan) -> Scalars:
+def _score(model: Any, tokenizer: PreTrainedTokenizerFast, seed: int, plan: TrainingSchedule) -> Scalars:
     """Perplexity of held-out captions beside their image and beside the next scene's, and of text without an image."""
-    scenes = [scene_of(seed, HELD_OUT + i) for i in range(plan.held_out)]
+    scenes = [draw_scene(seed, HELD_OUT + i) for i in range(plan.held_out)]
     states = torch.cat([_states(model.vision_model, pixel_values(scenes[i : i + 100])) for i in range(0, len(scenes), 100)])
-    told = captioned_batch(tokenizer, f"blip/{seed}/held-out/captions", scenes)
-    texts = blind_batch(tokenizer, f"blip/{seed}/held-out/texts", plan.held_out)
+    told = make_caption_batch(tokenizer, f"blip/{seed}/held-out/captions", scenes)
+    texts = make_blind_batch(tokenizer, f"blip/{seed}/held-out/texts", plan.held_out)
     losses = {
         "caption_perplexity": _loss(model.text_decoder, *told, states),
         "caption_perplexity_with_another_image": _loss(model.text_decoder, *told, states.roll(1, 0)),

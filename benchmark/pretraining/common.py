@@ -23,7 +23,7 @@ Scalars = dict[str, float]
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingSchedule:
     """How long to pretrain: the default takes about half an hour on one core."""
 
     vit_steps: int = 2400
@@ -84,7 +84,7 @@ def save(model: Any, folder: Path) -> None:
     write_json(folder / "config.json", config | {"dtype": "float32"})
 
 
-def stored(cls: Any, folder: Path) -> Any:
+def store_tower(cls: Any, folder: Path) -> Any:
     """The tower as others will load it: what is measured is what is shipped."""
     return cls.from_pretrained(folder, dtype=torch.float32).eval()
 

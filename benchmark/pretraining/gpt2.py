@@ -11,12 +11,12 @@ from torch.nn import functional as F
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from benchmark.pretraining.batches import causal_batch
-from benchmark.pretraining.common import HEADS, INIT, WIDTH, Plan, Scalars, save, stored, train
+from benchmark.pretraining.common import HEADS, INIT, WIDTH, TrainingSchedule, Scalars, save, store_tower, train
 from benchmark.pretraining.images import IGNORED
 from benchmark.pretraining.tokenizer import MAX_LENGTH
 
 
-def pretrain_gpt2(folder: Path, tokenizer: PreTrainedTokenizerFast, seed: int, plan: Plan) -> Scalars:
+def pretrain_gpt2(folder: Path, tokenizer: PreTrainedTokenizerFast, seed: int, plan: TrainingSchedule) -> Scalars:
     torch.manual_seed(seed)
     end = tokenizer.eos_token_id
     config = GPT2Config(
@@ -43,7 +43,7 @@ def pretrain_gpt2(folder: Path, tokenizer: PreTrainedTokenizerFast, seed: int, p
     tokenizer.save_pretrained(folder)
     with torch.no_grad():
         ids, labels = causal_batch(tokenizer, f"gpt2/{seed}/held-out", plan.held_out)
-        logits = stored(GPT2LMHeadModel, folder)(input_ids=ids).logits[:, :-1]
+        logits = store_tower(GPT2LMHeadModel, folder)(input_ids=ids).logits[:, :-1]
     target = labels[:, 1:]
     answers = (ids[:, :-1] == tokenizer.convert_tokens_to_ids("?")) & (target != IGNORED)
     return {

@@ -32,7 +32,7 @@ class Truth:
     patches: Tensor  # (batch, patches): 0 background, else 1 + colour * shapes + shape
 
 
-def scene_of(seed: int, index: int) -> Scene:
+def draw_scene(seed: int, index: int) -> Scene:
     """Scene `index` of the pretraining stream; it shares no random stream with a split of the dataset `shapes`."""
     rng = Random(f"pretrain/{seed}/{index}")
     return sample_single(rng) if rng.random() < SINGLE_SHARE else sample_scene(rng)
@@ -44,7 +44,7 @@ def pixel_values(scenes: list[Scene]) -> Tensor:
     return images.permute(0, 3, 1, 2).float().div(127.5).sub(1)
 
 
-def truth_of(scenes: list[Scene]) -> Truth:
+def scene_labels(scenes: list[Scene]) -> Truth:
     """The labels of a batch."""
     kind = torch.zeros(len(scenes), len(COLORS), dtype=torch.long)
     size = torch.full_like(kind, IGNORED)

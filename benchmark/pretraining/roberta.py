@@ -10,13 +10,13 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast, RobertaConfig, RobertaForMaskedLM, RobertaModel
 
-from benchmark.pretraining.batches import masked_batch
-from benchmark.pretraining.common import HEADS, INIT, WIDTH, Plan, Scalars, save, stored, train
+from benchmark.pretraining.batches import make_masked_batch
+from benchmark.pretraining.common import HEADS, INIT, WIDTH, TrainingSchedule, Scalars, save, store_tower, train
 from benchmark.pretraining.images import IGNORED
 from benchmark.pretraining.tokenizer import MAX_LENGTH
 
 
-def pretrain_roberta(folder: Path, tokenizer: PreTrainedTokenizerFast, seed: int, plan: Plan) -> Scalars:
+def pretrain_roberta(folder: Path, tokenizer: PreTrainedTokenizerFast, seed: int, plan: TrainingSchedule) -> Scalars:
     torch.manual_seed(seed)
     config = RobertaConfig(
         vocab_size=len(tokenizer),
@@ -36,16 +36,16 @@ def pretrain_roberta(folder: Path, tokenizer: PreTrainedTokenizerFast, seed: int
     model = RobertaForMaskedLM(config)
 
     def loss(step: int) -> Tensor:
-        return _masked_loss(model, *masked_batch(tokenizer, f"roberta/{seed}/{step}", plan.batch))
+        return _masked_loss(model, *make_masked_batch(tokenizer, f"roberta/{seed}/{step}", plan.batch))
 
     train("roberta", model, loss, plan.roberta_steps, plan.roberta_lr)
     tower = RobertaModel(config)  # its pooler stays as drawn: RoBERTa's pretraining has none either
     tower.load_state_dict(model.roberta.state_dict(), strict=False)
     save(tower, folder)
     tokenizer.save_pretrained(folder)
-    model.roberta.load_state_dict(stored(RobertaModel, folder).state_dict(), strict=False)
+    model.roberta.load_state_dict(store_tower(RobertaModel, folder).state_dict(), strict=False)
     with torch.no_grad():
-        ids, labels, is_answer = masked_batch(tokenizer, f"roberta/{seed}/held-out", plan.held_out, answers_only=True)
+        ids, labels, is_answer = make_masked_batch(tokenizer, f"roberta/{seed}/held-out", plan.held_out, answers_only=True)
         logits = model(input_ids=ids, attention_mask=(ids != 1).long()).logits
     right = logits.argmax(-1) == labels
     return {"masked_answer_accuracy": right[is_answer].float().mean().item()}

@@ -23,7 +23,7 @@ from benchmark.backbones.base import TINY
 from benchmark.errors import UserError, did_you_mean
 from benchmark.pretraining.bart import pretrain_bart
 from benchmark.pretraining.blip import pretrain_blip
-from benchmark.pretraining.common import Plan, Scalars, one_thread, write_json
+from benchmark.pretraining.common import TrainingSchedule, Scalars, one_thread, write_json
 from benchmark.pretraining.gpt2 import pretrain_gpt2
 from benchmark.pretraining.roberta import pretrain_roberta
 from benchmark.pretraining.text import sample_dialogue
@@ -45,12 +45,12 @@ NOTES = {
 TOWERS = tuple(DATA)
 
 
-def pretrain_tiny(out: Path, seed: int = 0, plan: Plan | None = None, only: Sequence[str] = TOWERS) -> None:
+def pretrain_tiny(out: Path, seed: int = 0, plan: TrainingSchedule | None = None, only: Sequence[str] = TOWERS) -> None:
     """Write OUT/TOWER for the towers of `only` and OUT/manifest.json; existing files of these names are replaced.
 
     BLIP's image tower is OUT/vit or, where there is none, the shipped one.
     """
-    plan = plan or Plan()
+    plan = plan or TrainingSchedule()
     metrics = _kept_metrics(out, seed, only)
     with one_thread():
         base = train_tokenizer(sample_dialogue(Random(f"tokenizer/{seed}/{i}")) for i in range(plan.tokenizer_texts))
@@ -60,7 +60,7 @@ def pretrain_tiny(out: Path, seed: int = 0, plan: Plan | None = None, only: Sequ
     write_json(out / "manifest.json", _manifest(out, seed, plan, metrics))
 
 
-def _make(name: str, out: Path, base: Tokenizer, seed: int, plan: Plan) -> Scalars:
+def _make(name: str, out: Path, base: Tokenizer, seed: int, plan: TrainingSchedule) -> Scalars:
     vit = out / "vit" if (out / "vit").exists() else TINY / "vit"
     makers: dict[str, Callable[[Path], Scalars]] = {
         "vit": lambda folder: pretrain_vit(folder, seed, plan),
@@ -86,7 +86,7 @@ def _kept_metrics(out: Path, seed: int, only: Sequence[str]) -> dict[str, Scalar
     return {name: scores for name, scores in manifest["metrics"].items() if name not in only}
 
 
-def _manifest(out: Path, seed: int, plan: Plan, metrics: dict[str, Scalars]) -> dict[str, Any]:
+def _manifest(out: Path, seed: int, plan: TrainingSchedule, metrics: dict[str, Scalars]) -> dict[str, Any]:
     files = sorted(path for name in metrics for path in (out / name).rglob("*") if path.is_file())
     return {
         "command": f"vlpeft pretrain tiny --out DIR --seed {seed}",

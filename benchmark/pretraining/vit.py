@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from transformers import ViTConfig, ViTModel
 
 from benchmark.datasets.drawing import COLORS, SIDE
-from benchmark.pretraining.common import HEADS, HELD_OUT, INIT, WIDTH, Plan, Scalars, save, stored, train, write_json
-from benchmark.pretraining.images import OUTPUTS, PATCH, PATCH_CLASSES, pixel_values, scene_loss, scene_of, scene_scores, truth_of
+from benchmark.pretraining.common import HEADS, HELD_OUT, INIT, WIDTH, TrainingSchedule, Scalars, save, store_tower, train, write_json
+from benchmark.pretraining.images import OUTPUTS, PATCH, PATCH_CLASSES, pixel_values, scene_loss, draw_scene, scene_scores, scene_labels
 
 
-def pretrain_vit(folder: Path, seed: int, plan: Plan) -> Scalars:
+def pretrain_vit(folder: Path, seed: int, plan: TrainingSchedule) -> Scalars:
     torch.manual_seed(seed)  # each tower on its own, so that changing one leaves the others
     config = ViTConfig(
         hidden_size=WIDTH,
@@ -30,14 +30,14 @@ def pretrain_vit(folder: Path, seed: int, plan: Plan) -> Scalars:
     vit, reader, namer = ViTModel(config), nn.Linear(WIDTH, len(COLORS) * OUTPUTS), nn.Linear(WIDTH, PATCH_CLASSES)
 
     def loss(step: int) -> Tensor:
-        scenes = [scene_of(seed, step * plan.batch + i) for i in range(plan.batch)]
+        scenes = [draw_scene(seed, step * plan.batch + i) for i in range(plan.batch)]
         seen = vit(pixel_values(scenes))
-        return scene_loss(_per_color(reader(seen.pooler_output)), namer(seen.last_hidden_state[:, 1:]), truth_of(scenes))
+        return scene_loss(_per_color(reader(seen.pooler_output)), namer(seen.last_hidden_state[:, 1:]), scene_labels(scenes))
 
     train("vit", nn.ModuleList([vit, reader, namer]), loss, plan.vit_steps, plan.vit_lr)
     save(vit, folder)
     write_json(folder / "preprocessor_config.json", PREPROCESSOR)
-    return _score_vit(stored(ViTModel, folder), reader, seed, plan)
+    return _score_vit(store_tower(ViTModel, folder), reader, seed, plan)
 
 
 def _per_color(outputs: Tensor) -> Tensor:
@@ -45,10 +45,10 @@ def _per_color(outputs: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _score_vit(vit: Any, reader: nn.Linear, seed: int, plan: Plan) -> Scalars:
-    scenes = [scene_of(seed, HELD_OUT + i) for i in range(plan.held_out)]
+def _score_vit(vit: Any, reader: nn.Linear, seed: int, plan: TrainingSchedule) -> Scalars:
+    scenes = [draw_scene(seed, HELD_OUT + i) for i in range(plan.held_out)]
     pooled = [vit(pixel_values(scenes[i : i + 100])).pooler_output for i in range(0, len(scenes), 100)]
-    return scene_scores(_per_color(reader(torch.cat(pooled))), truth_of(scenes))
+    return scene_scores(_per_color(reader(torch.cat(pooled))), scene_labels(scenes))
 
 
 PREPROCESSOR = {

@@ -7,7 +7,7 @@ from benchmark.tasks.labelled import Labelled
 
 
 @register("nlvr2", metrics=("accuracy",))
-class NLVR2(Labelled):
+class NLVR2Task(Labelled):
     """Say whether a statement about two images, left and right, is true or false; scored by accuracy."""
 
     labels = ("true", "false")

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmark.augmentation import augmented
+from benchmark.augmentation import augment
 from benchmark.backbones.base import VisionTower
 from benchmark.backbones.vision import transform
 from benchmark.datasets.base import Pixels
@@ -111,7 +111,7 @@ def transformed(size: int, way: Image.Resampling, cut: tuple[int, int] | None = 
 
 def views() -> Value:
     """Crops, flips and RandAugment of several seeds."""
-    return [digest(augmented(scene(1), SIZE, f"seed {i}")) for i in range(8)]
+    return [digest(augment(scene(1), SIZE, f"seed {i}")) for i in range(8)]
 
 
 def _each(measure: Any) -> Value:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from benchmark.backbones.weights import Source
+from benchmark.backbones.weights import WeightSource
 from benchmark.verify.check import Check, Value
 
 TOWERS = ("roberta", "gpt2", "bart", "blip")
@@ -44,7 +44,7 @@ def checks(device: torch.device) -> Iterator[Check]:  # noqa: ARG001 - tokenizer
 @cache
 def tokenizer(tower: str) -> Any:
     """The tokenizer of a tiny tower."""
-    return Source.parse("tiny", tiny=tower).tokenizer()
+    return WeightSource.parse("tiny", tiny=tower).tokenizer()
 
 
 def ids(tower: str) -> Value:

@@ -40,7 +40,7 @@ class Axis:
     def ticks(self, wanted: int = 6) -> list[tuple[float, str]]:
         """Round values in the range, and their texts."""
         values = list(self._decades() if self.log else self._steps(wanted))
-        return [(value, short(value)) for value in values]
+        return [(value, short_number(value)) for value in values]
 
     def _steps(self, wanted: int) -> Iterator[float]:
         rough = (self.high - self.low) / wanted
@@ -56,7 +56,7 @@ class Axis:
             yield from (factor * 10.0**power for factor in factors if self.low <= factor * 10.0**power <= self.high)
 
 
-def short(value: float) -> str:
+def short_number(value: float) -> str:
     """12,000 as 12k; never more digits than needed."""
     for least, size, letter in SHORT:
         if abs(value) >= least:

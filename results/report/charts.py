@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence, Sized
 
-from results.report.data import Followed, Model, Place, Score
-from results.report.figures import Figure, Row, Way, lines, sites, strips
+from results.report.data import TrackedCurves, Model, ResultPlace, Score
+from results.report.figures import Figure, FigureRow, SeriesWay, lines, sites, strips
 from results.report.scatter import Dot, scatter
 
 SHOWN_LINES = 12  # more cannot be told apart
 SHOWN_ROWS = 40
 NAMED = 6  # methods that a caption names
-Column = tuple[str, str, str, str]  # backbone, task, dataset, metric
+ChartColumn = tuple[str, str, str, str]  # backbone, task, dataset, metric
 
 
 def pareto(model: Model) -> list[Figure]:
@@ -21,7 +21,7 @@ def pareto(model: Model) -> list[Figure]:
     return [figure for column, scores in columns for figure in _pareto(column, scores, planned[column], model)]
 
 
-def _pareto(column: Column, scores: Sequence[Score], planned: Sequence[Score], model: Model) -> Iterator[Figure]:
+def _pareto(column: ChartColumn, scores: Sequence[Score], planned: Sequence[Score], model: Model) -> Iterator[Figure]:
     """A front says that no method is better, so there is none where a method has no dot."""
     costs = (
         ("trainable parameters", "", [score.entry.trainable for score in scores]),
@@ -50,9 +50,9 @@ def spread(model: Model) -> list[Figure]:
     return [_strips(column, scores, planned[column], model) for column, scores in _columns(model).items()]
 
 
-def _strips(column: Column, scores: Sequence[Score], planned: Sequence[Score], model: Model) -> Figure:
+def _strips(column: ChartColumn, scores: Sequence[Score], planned: Sequence[Score], model: Model) -> Figure:
     best = sorted(scores, key=lambda score: -(score.entry.mean or 0.0))[:SHOWN_ROWS]
-    rows = [Row(score.entry.method, model.methods.index(score.entry.method), score.values) for score in best]
+    rows = [FigureRow(score.entry.method, model.methods.index(score.entry.method), score.values) for score in best]
     without = _without(planned, [score.entry.method for score in scores])
     caption = "; ".join(filter(None, (f"n = {_shown(rows, scores)}, {_seeds(scores)} each", "dot: one seed, bar: their mean", without)))
     return strips(rows, _unit(column[3]), title=column[3], caption=caption, **_where(column))
@@ -64,7 +64,7 @@ def curves(model: Model) -> list[Figure]:
     for each in model.curves:
         ranked = _ranked(model, each.backbone, each.data)
         names = sorted(each.lines, key=lambda name: ranked.get(name, len(ranked)))[:SHOWN_LINES]
-        ways = [Way(name, model.methods.index(name), each.lines[name].points) for name in names if each.lines[name].points]
+        ways = [SeriesWay(name, model.methods.index(name), each.lines[name].points) for name in names if each.lines[name].points]
         if ways:
             loss = each.name == "training loss"
             seeds = _range([each.lines[way.name].n for way in ways])
@@ -85,13 +85,13 @@ def curves(model: Model) -> list[Figure]:
 
 def last_sites(model: Model) -> list[Figure]:
     """p and mu of each site at the end of training, all settings of a backbone together."""
-    found: dict[tuple[str, str, tuple[str, ...]], list[Followed]] = {}
+    found: dict[tuple[str, str, tuple[str, ...]], list[TrackedCurves]] = {}
     for each in model.followed:
         found.setdefault((each.backbone, each.quantity, tuple(site.name for site in each.sites)), []).append(each)
     return [_last(*key, settings) for key, settings in found.items()]
 
 
-def _last(backbone: str, quantity: str, names: Sequence[str], settings: Sequence[Followed]) -> Figure:
+def _last(backbone: str, quantity: str, names: Sequence[str], settings: Sequence[TrackedCurves]) -> Figure:
     ways = [(f"{each.method}, {each.data}", [site.last for site in each.sites]) for each in settings]
     seeds = _range([len(site.last) for each in settings for site in each.sites])
     caption = f"n = {len(ways)} setting{'s' if len(ways) > 1 else ''}, {seeds} each; dot: one seed, line: their mean"
@@ -99,16 +99,16 @@ def _last(backbone: str, quantity: str, names: Sequence[str], settings: Sequence
     return sites(ways, list(map(_site, names)), f"{quantity} (no unit)", title=title, caption=caption, backbone=backbone, data="")
 
 
-def followed(model: Model) -> list[Figure]:
+def tracked_charts(model: Model) -> list[Figure]:
     """p and mu of each site during training, one chart a setting."""
     return [_course(each) for each in model.followed]
 
 
-def _course(each: Followed) -> Figure:
+def _course(each: TrackedCurves) -> Figure:
     kept = [each.sites[round(i * (len(each.sites) - 1) / (SHOWN_LINES - 1))] for i in range(SHOWN_LINES)]
     shown = each.sites if len(each.sites) <= SHOWN_LINES else kept
     figure = lines(
-        [Way(_site(site.name), number, site.line.points) for number, site in enumerate(shown)],
+        [SeriesWay(_site(site.name), number, site.line.points) for number, site in enumerate(shown)],
         "optimizer step",
         f"{each.quantity} (no unit)",
         title=f"{each.quantity} of {each.method}",
@@ -119,18 +119,18 @@ def _course(each: Followed) -> Figure:
     return figure.local(tuple((number, _site(site.name)) for number, site in enumerate(shown)))
 
 
-def _columns(model: Model) -> dict[Column, list[Score]]:
+def _columns(model: Model) -> dict[ChartColumn, list[Score]]:
     """Scores with a mean, by column."""
-    found: dict[Column, list[Score]] = {}
+    found: dict[ChartColumn, list[Score]] = {}
     for score in model.main:
         if score.entry.mean is not None and score.values and not score.entry.flags:
             found.setdefault((*score.place, score.entry.metric), []).append(score)
     return found
 
 
-def _planned(model: Model) -> dict[Column, list[Score]]:
+def _planned(model: Model) -> dict[ChartColumn, list[Score]]:
     """What the plan promises, by column: scores with a mean and without, but not those that the grid rules out."""
-    found: dict[Column, list[Score]] = {}
+    found: dict[ChartColumn, list[Score]] = {}
     for score in model.main:
         if not score.entry.state.startswith("skipped"):
             found.setdefault((*score.place, score.entry.metric), []).append(score)
@@ -152,7 +152,7 @@ def _why(score: Score) -> str:
 
 def _ranked(model: Model, backbone: str, data: str) -> dict[str, int]:
     """Methods by their first metric on what they were trained on first, the best first."""
-    place: Place | None = None
+    place: ResultPlace | None = None
     means: dict[str, float] = {}
     for score in model.main:
         there = f"{score.entry.task}/{score.entry.dataset.partition(' (joint: ')[0]}"
@@ -163,7 +163,7 @@ def _ranked(model: Model, backbone: str, data: str) -> dict[str, int]:
     return {name: rank for rank, name in enumerate(sorted(means, key=lambda name: -means[name]))}
 
 
-def _where(column: Column) -> dict[str, str]:
+def _where(column: ChartColumn) -> dict[str, str]:
     return {"backbone": column[0], "data": f"{column[1]}/{column[2]}"}
 
 

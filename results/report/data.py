@@ -16,12 +16,12 @@ from benchmark.records import Record, Store
 from benchmark.scores import ImageScores
 from results.attempts import failure
 from results.leaderboard import Leaderboard, leaderboard
-from results.summaries import Entry, costs, scores
+from results.summaries import SummaryEntry, costs, scores
 from results.tables import Block, Text, one_line
 
 POINTS = 60
 FLOW = {"self": 0, "cross": 1, "ffn": 2}
-Place = tuple[str, str, str]  # backbone, task, dataset
+ResultPlace = tuple[str, str, str]  # backbone, task, dataset
 Points = tuple[tuple[float, float], ...]
 
 
@@ -59,19 +59,19 @@ class Score:
     values: in the order of the plan's seeds.  seconds, memory: means, of training and in MB; None where not measured.
     """
 
-    entry: Entry
+    entry: SummaryEntry
     values: tuple[float, ...]
     seconds: float | None
     memory: float | None
 
     @property
-    def place(self) -> Place:
+    def place(self) -> ResultPlace:
         """Where it stands."""
         return self.entry.backbone, self.entry.task, self.entry.dataset
 
 
 @dataclass(frozen=True)
-class Line:
+class CurveLine:
     """Mean over the `n` seeds that have it, at the steps that all of them have."""
 
     points: Points
@@ -79,23 +79,23 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Site:
+class SiteCurve:
     """What a method follows at one site during training, such as its p: the way, and each seed's last value."""
 
     name: str
-    line: Line
+    line: CurveLine
     last: tuple[float, ...]
 
 
 @dataclass(frozen=True)
-class Followed:
+class TrackedCurves:
     """One followed quantity (`p`, `mu`) of one method on one backbone and data, site by site in the model's order."""
 
     backbone: str
     data: str
     method: str
     quantity: str
-    sites: tuple[Site, ...]
+    sites: tuple[SiteCurve, ...]
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class Curves:
     backbone: str
     data: str
     name: str
-    lines: Mapping[str, Line]  # by method
+    lines: Mapping[str, CurveLine]  # by method
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class Model:
     methods: tuple[str, ...]
     scores: tuple[Score, ...]  # breakdowns by question type included
     curves: tuple[Curves, ...]
-    followed: tuple[Followed, ...]
+    followed: tuple[TrackedCurves, ...]
     unfinished: tuple[str, ...]  # settings of which some seeds are done and some are not; no mean of them is shown
     states: Mapping[str, int]  # cells by state: done, failed, missing, skipped
     problems: tuple[Block, ...]
@@ -159,10 +159,10 @@ def _whole(done: Sequence[tuple[Planned, Record]], planned: Iterable[Planned]) -
 
 
 def _setting(cell: Planned) -> tuple[str, str, str]:
-    return cell.backbone, data_of(cell), cell.row
+    return cell.backbone, dataset_label(cell), cell.row
 
 
-def data_of(cell: Planned) -> str:
+def dataset_label(cell: Planned) -> str:
     """What a cell was trained on: task/dataset, several of a joint cell."""
     return " + ".join(part.name for part in cell.cell.parts)
 
@@ -181,7 +181,7 @@ def _scores(board: Leaderboard) -> Iterator[Score]:
         yield Score(entry, tuple(values.get(name, ())), seconds, memory)
 
 
-def _key(entry: Entry) -> tuple[str, ...]:
+def _key(entry: SummaryEntry) -> tuple[str, ...]:
     return entry.backbone, entry.method, entry.task, entry.dataset, entry.metric
 
 
@@ -194,8 +194,8 @@ def _grouped(done: Iterable[tuple[Planned, Record]]) -> dict[tuple[str, str, str
 
 
 def _curves(done: Iterable[tuple[Planned, Record]]) -> Iterator[Curves]:
-    losses: dict[tuple[str, str], dict[str, Line]] = {}
-    chosen: dict[tuple[str, str, str], dict[str, Line]] = {}
+    losses: dict[tuple[str, str], dict[str, CurveLine]] = {}
+    chosen: dict[tuple[str, str, str], dict[str, CurveLine]] = {}
     for (backbone, data, method), records in _grouped(done).items():
         if any(record.curve for record in records):
             losses.setdefault((backbone, data), {})[method] = line(record.curve for record in records)
@@ -208,26 +208,26 @@ def _curves(done: Iterable[tuple[Planned, Record]]) -> Iterator[Curves]:
     yield from (Curves(*where, lines) for where, lines in chosen.items())
 
 
-def line(ways: Iterable[Sequence[tuple[int, float]]]) -> Line:
+def line(ways: Iterable[Sequence[tuple[int, float]]]) -> CurveLine:
     """Mean of several curves at their common steps, thinned to POINTS points with the first and the last among them."""
     given = [dict(way) for way in ways if way]
     steps = sorted(set.intersection(*(set(way) for way in given))) if given else []
     kept = steps if len(steps) <= POINTS else [steps[round(i * (len(steps) - 1) / (POINTS - 1))] for i in range(POINTS)]
-    return Line(tuple((step, fmean(way[step] for way in given)) for step in kept), len(given))
+    return CurveLine(tuple((step, fmean(way[step] for way in given)) for step in kept), len(given))
 
 
-def _followed(done: Iterable[tuple[Planned, Record]]) -> Iterator[Followed]:
+def _followed(done: Iterable[tuple[Planned, Record]]) -> Iterator[TrackedCurves]:
     for (backbone, data, method), records in _grouped(done).items():
         names = list(dict.fromkeys(name for record in records for name in record.scalars))
         quantities = dict.fromkeys(sorted((name.rpartition(".")[2] for name in names), reverse=True))  # p before mu
         for quantity in quantities:
             own = [name for name in names if name.rpartition(".")[2] == quantity]
-            yield Followed(backbone, data, method, quantity, tuple(_site(name, records) for name in sorted(own, key=_natural)))
+            yield TrackedCurves(backbone, data, method, quantity, tuple(_site(name, records) for name in sorted(own, key=_natural)))
 
 
-def _site(name: str, records: Iterable[Record]) -> Site:
+def _site(name: str, records: Iterable[Record]) -> SiteCurve:
     ways = [record.scalars[name] for record in records if record.scalars.get(name)]
-    return Site(name.rpartition(".")[0], line(ways), tuple(way[-1][1] for way in ways))
+    return SiteCurve(name.rpartition(".")[0], line(ways), tuple(way[-1][1] for way in ways))
 
 
 def _natural(name: str) -> tuple[bool, list[tuple[int, str]]]:

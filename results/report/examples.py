@@ -28,7 +28,7 @@ METHODS = 16  # shown on a backbone: those with the highest scores
 LOSSLESS = 8000  # drawn scenes lose by JPEG, photographs do not
 THUMBNAIL = 192  # pixels, the longer side
 Series = tuple[str, str]  # backbone, method
-Scores = NDArray[np.float64]
+ExampleScores = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Shown:
+class ShownExample:
     """One example: what was asked, what people said, what methods said. `missing` says why there is no picture or question."""
 
     id: str
@@ -80,7 +80,7 @@ class Browser:
     n: int
     left_out: int  # methods
     series: tuple[Series, ...]
-    shown: tuple[Shown, ...]
+    shown: tuple[ShownExample, ...]
     images: Mapping[str, str]
     means: tuple[float | None, ...]  # of each series over those examples
     better: tuple[tuple[int, ...], ...]
@@ -92,11 +92,11 @@ class Browser:
         return {image: number for number, image in enumerate(self.images)}
 
     @property
-    def compared(self) -> str:
+    def comparison(self) -> str:
         """How many examples, in words."""
-        return counted(self.n)
+        return count_words(self.n)
 
-    def answered(self, series: Sequence[int] | None = None) -> str:
+    def answered_by(self, series: Sequence[int] | None = None) -> str:
         """The seed of some series, of all by default; where they are not of one, so it says."""
         seeds = sorted({self.seeds[i] for i in (range(len(self.seeds)) if series is None else series)})
         if len(seeds) == 1:
@@ -104,12 +104,12 @@ class Browser:
         return f"seeds {', '.join(map(str, seeds))} (of each method the first that is done)"
 
     @property
-    def judged(self) -> bool:
+    def verdict_words(self) -> bool:
         """Whether an answer is right or wrong; captions are better or worse."""
         return self.task != "captioning"
 
 
-def counted(n: int) -> str:
+def count_words(n: int) -> str:
     """So many examples, of those that were read."""
     return f"the first {n:,} examples" if n >= LINES else f"{n:,} examples"
 
@@ -210,7 +210,7 @@ def _read(store: ReadOnce, cell: Planned, part: int, metric: str) -> dict[str, A
     return found
 
 
-def _chosen(table: Scores, backbones: Sequence[str], kinds: Sequence[str], share: int) -> list[int]:
+def _chosen(table: ExampleScores, backbones: Sequence[str], kinds: Sequence[str], share: int) -> list[int]:
     """Where methods of one backbone disagree most (variance of their scores, a mean over backbones), question types in turn."""
     names = np.array(backbones)
     spread = np.zeros(table.shape[1])
@@ -228,13 +228,13 @@ def _first(answers: Iterable[Mapping[str, Answered]], name: str) -> Answered:
     return next(own[name] for own in answers if name in own)
 
 
-def _shown(name: str, answers: Sequence[Mapping[str, Answered]], opened: _Opened) -> Shown:
+def _shown(name: str, answers: Sequence[Mapping[str, Answered]], opened: _Opened) -> ShownExample:
     first = _first(answers, name)
     example = opened.examples.get(name)
     images = example.images if example else ()
     missing = opened.missing or "; ".join(dict.fromkeys(opened.unseen[image] for image in images if image in opened.unseen))
     question = example.question if example else ""
-    return Shown(name, first.kind, question, first.references, images, tuple(_grouped(name, answers)), missing)
+    return ShownExample(name, first.kind, question, first.references, images, tuple(_grouped(name, answers)), missing)
 
 
 def _grouped(name: str, answers: Sequence[Mapping[str, Answered]]) -> Iterator[Answer]:
@@ -285,7 +285,7 @@ def _is_other(data: DataFormat, part: int, recorded: object) -> bool:
 
 def _thumbnail(data: DataFormat, image: str) -> str:
     """A data URI of the image, at most THUMBNAIL pixels wide and high: PNG, or JPEG where that would be more than LOSSLESS bytes."""
-    if data.precomputed:
+    if data.has_features:
         raise UserError("this dataset is of features, not of pictures")
     picture = Image.fromarray(data.image(image))
     picture.thumbnail((THUMBNAIL, THUMBNAIL))

@@ -162,7 +162,7 @@ class Frame:
 
 
 @dataclass(frozen=True)
-class Way:
+class SeriesWay:
     """A line of a chart, and what it is called."""
 
     name: str
@@ -170,7 +170,7 @@ class Way:
     points: Sequence[tuple[float, float]]
 
 
-def lines(ways: Sequence[Way], x_title: str, y_title: str, *, log: bool = False, **about: Any) -> Figure:
+def lines(ways: Sequence[SeriesWay], x_title: str, y_title: str, *, log: bool = False, **about: Any) -> Figure:
     """Lines over steps; `log`: the y axis may be logarithmic."""
     frame = Frame(
         Axis.around(x_title, [x for way in ways for x, _ in way.points], whole=True),
@@ -191,7 +191,7 @@ def lines(ways: Sequence[Way], x_title: str, y_title: str, *, log: bool = False,
 
 
 @dataclass(frozen=True)
-class Row:
+class FigureRow:
     """A row of a strip chart: a method, and its value for each seed."""
 
     name: str
@@ -204,7 +204,7 @@ class Row:
         return sum(self.values) / len(self.values)
 
 
-def strips(rows: Sequence[Row], x_title: str, **about: Any) -> Figure:
+def strips(rows: Sequence[FigureRow], x_title: str, **about: Any) -> Figure:
     """One row a method, the best on top; one dot a seed, a bar at their mean."""
     ordered = sorted(rows, key=lambda row: (-row.mean, row.method))
     left = min(170.0, 12 + CHARACTER * max(len(row.name) for row in rows))
@@ -229,7 +229,7 @@ def strips(rows: Sequence[Row], x_title: str, **about: Any) -> Figure:
     )
 
 
-def _seeds(row: Row) -> str:
+def _seeds(row: FigureRow) -> str:
     return f"{row.name}: {', '.join(f'{value:.1f}' for value in row.values)}"
 
 

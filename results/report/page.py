@@ -27,9 +27,9 @@ from results.leaderboard import JOINT
 from results.published import load_published, published_names
 from results.report import charts
 from results.report.data import Model, ReadOnce, Score, gather
-from results.report.examples import Browser, Series, browsers, counted
+from results.report.examples import Browser, Series, browsers, count_words
 from results.report.figures import COLOURS, SHAPES, Figure
-from results.scale import small
+from results.scale import scale_notes
 from results.significance import significance
 from results.tables import Block, Table, cost_table, score_table
 
@@ -83,7 +83,7 @@ def _page(plan: Plan, results: Store, examples: int, mixed: bool) -> tuple[str, 
         .render(
             plan=plan,
             model=model,
-            labels=list(dict.fromkeys(label for cell in plan.cells for label in small(cell.cell))),
+            labels=list(dict.fromkeys(label for cell in plan.cells for label in scale_notes(cell.cell))),
             scores=_scores_first(score_table(model.board, tests)),
             tests=significance_table(model.board, tests),
             costs=cost_table(model.board),
@@ -92,7 +92,7 @@ def _page(plan: Plan, results: Store, examples: int, mixed: bool) -> tuple[str, 
             spread=charts.spread(model),
             curves=charts.curves(model),
             last_sites=charts.last_sites(model),
-            followed=charts.followed(model),
+            followed=charts.tracked_charts(model),
             breakdowns=list(_breakdowns(model)),
             browsers=found,
             duels=[duel for browser in found for duel in _duels(browser, model)],
@@ -256,8 +256,8 @@ def _duels(browser: Browser, model: Model) -> Iterator[Duel]:
             (browser.series[i][1], mean, browser.better[i][best], browser.better[best][i], browser.equal[i][best]) for i, mean in others
         )
         data = f"{browser.task}/{browser.dataset}"
-        seeds = browser.answered([i for i, (at, _) in enumerate(browser.series) if at == backbone])
-        yield Duel(backbone, data, browser.metric, seeds, counted(browser.equal[best][best]), browser.series[best][1], top, rows)
+        seeds = browser.answered_by([i for i, (at, _) in enumerate(browser.series) if at == backbone])
+        yield Duel(backbone, data, browser.metric, seeds, count_words(browser.equal[best][best]), browser.series[best][1], top, rows)
 
 
 def _undecided(browser: Browser, model: Model) -> Iterator[str]:

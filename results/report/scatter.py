@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from results.report.axes import Axis, short
+from results.report.axes import Axis, short_number
 from results.report.figures import BOTTOM, CHARACTER, DISC, LEFT, TOP, WIDTH, Figure, Frame, Label, Mark, Path
 
 NEAR = 3.0  # dots less far apart than this are one point
@@ -77,7 +77,7 @@ def _bar(frame: Frame, dot: Dot) -> str:
 
 def _said(dot: Dot, unit: str) -> str:
     std = "" if dot.std is None else f" ± {dot.std:.1f}"
-    return f"{dot.name}: {dot.y:.1f}{std} at {short(float(f'{dot.x:.4g}'))} {unit}"
+    return f"{dot.name}: {dot.y:.1f}{std} at {short_number(float(f'{dot.x:.4g}'))} {unit}"
 
 
 def _points(frame: Frame, dots: Iterable[Dot]) -> list[list[Dot]]:

@@ -13,10 +13,10 @@ from benchmark.backbones import BACKBONES
 from benchmark.backbones.base import Backbone
 from benchmark.cell import Planned
 from benchmark.config import parse
-from benchmark.export import Finished, finished
+from benchmark.export import Finished, read_finished_cell
 from benchmark.features import visual_inputs
 from benchmark.planning import plan, save_plan
-from benchmark.predict import Asked
+from benchmark.predict import AskedQuestion
 from benchmark.records import Store
 from benchmark.runner import Runtime, run_cell
 
@@ -74,14 +74,14 @@ class Ran:
 
     def read(self, cell: Planned) -> Finished:
         """What export reads of it."""
-        return finished(cell, self.store)
+        return read_finished_cell(cell, self.store)
 
     def predictions(self, cell: Planned) -> list[str]:
         """What the run said."""
         lines = (self.store.folder(cell.id) / "predictions.jsonl").read_text().splitlines()
         return [json.loads(line)["prediction"] for line in lines]
 
-    def asked(self, cell: Planned, folder: Path, part: int = 0) -> list[Asked]:
+    def asked(self, cell: Planned, folder: Path, part: int = 0) -> list[AskedQuestion]:
         """Test examples as image files and texts."""
         inputs = self.read(cell).inputs[part]
         found = []
@@ -89,7 +89,7 @@ class Ran:
             paths = [folder / f"{image.replace('/', '_')}.png" for image in example.images]
             for path, image in zip(paths, example.images, strict=True):
                 Image.fromarray(inputs.data.image(image)).save(path)
-            found.append(Asked(tuple(map(str, paths)), example.question))
+            found.append(AskedQuestion(tuple(map(str, paths)), example.question))
         return found
 
     def losses(self, backbone: Backbone, cell: Planned) -> torch.Tensor:

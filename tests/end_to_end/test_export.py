@@ -16,14 +16,14 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from benchmark.adapters import CONFIG, TENSORS, pinned, read_adapter, rebuild, revive
+from benchmark.adapters import CONFIG, TENSORS, pin_revision, read_adapter, rebuild, rebuild_model
 from benchmark.backbones import BACKBONES
 from benchmark.backbones.base import TINY
 from benchmark.errors import UserError
 from benchmark.export import export
 from benchmark.grid import METHODS
 from benchmark.hub_formats import base_lines
-from benchmark.predict import chosen_part, predict
+from benchmark.predict import select_part, predict
 from tests.end_to_end.finished import Ran, fresh
 
 # peft reads a property that the installed transformers has renamed.
@@ -71,7 +71,7 @@ def test_ranked_answers_come_with_their_likelihood(ran: Ran, tmp_path: Path) -> 
     cell = ran.cell("lora", "blip", "vqa")
     data = ran.read(cell)
     recipe = replace(cell.cell.protocol, answering="rank", rank_candidates=4)
-    made = revive(replace(cell.cell, protocol=recipe), data.inputs[0].answers, data.tensors)
+    made = rebuild_model(replace(cell.cell, protocol=recipe), data.inputs[0].answers, data.tensors)
     visual = torch.zeros(2, 1, 1 + 17, made.vision.width)
     rows = made.ranked(visual, ["what is it?", "is it red?"])
     assert [row[0][0] for row in rows] == made.predict(visual, ["what is it?", "is it red?"])
@@ -83,11 +83,11 @@ def test_a_joint_adapter_does_each_of_its_tasks(ran: Ran, tmp_path: Path) -> Non
     export(cell, ran.store, tmp_path / "out", "vlpeft")
     adapter = read_adapter(tmp_path / "out")
     made, said = rebuild(adapter, tmp_path / "out"), []
-    for part in (chosen_part(adapter, "vqa"), chosen_part(adapter, "captioning/captions")):
+    for part in (select_part(adapter, "vqa"), select_part(adapter, "captioning/captions")):
         said += [answer.text for answer in predict(adapter, made, part, ran.asked(cell, tmp_path, part), 3, top=0)]
     assert said == ran.predictions(cell)
     with pytest.raises(UserError, match=r"does vqa/shapes, captioning/captions; name one of them with --task"):
-        chosen_part(adapter, "")
+        select_part(adapter, "")
     for form in ("peft", "merged"):
         with pytest.raises(UserError, match="per_task: every task has weights of its own"):
             export(cell, ran.store, tmp_path / form, form)
@@ -105,7 +105,7 @@ def test_peft_loads_what_was_exported_and_computes_the_same(ran: Ran, tmp_path: 
     cell = ran.cell(method, backbone, task)
     export(cell, ran.store, tmp_path / "out", "peft")
     data = ran.read(cell)
-    expected = ran.losses(revive(cell.cell, data.inputs[0].answers, data.tensors), cell)
+    expected = ran.losses(rebuild_model(cell.cell, data.inputs[0].answers, data.tensors), cell)
     torch.manual_seed(cell.seed)
     base = fresh(cell, data.inputs[0].answers)
     head = tmp_path / "out" / "head.safetensors"
@@ -171,7 +171,7 @@ def test_peft_on_a_model_that_vlpeft_has_never_seen(ran: Ran, tmp_path: Path) ->
     assert config["r"] != 2 or config["rank_pattern"]  # the fused projection holds two updates, others one
     theirs = PeftModel.from_pretrained(GPT2LMHeadModel.from_pretrained(TINY / "gpt2", dtype=torch.float32), tmp_path / "out").eval()
     data = ran.read(cell)
-    ours = revive(cell.cell, (), data.tensors)
+    ours = rebuild_model(cell.cell, (), data.tensors)
     ids = torch.arange(10)[None]
     with torch.no_grad():
         torch.testing.assert_close(theirs(input_ids=ids).logits, ours.text(input_ids=ids).logits, **CLOSE)
@@ -185,7 +185,7 @@ def test_a_merged_model_computes_the_same(ran: Ran, tmp_path: Path, method: str,
     cell = ran.cell(method, backbone, task)
     export(cell, ran.store, tmp_path / "out", "merged")
     data = ran.read(cell)
-    expected = ran.losses(revive(cell.cell, data.inputs[0].answers, data.tensors), cell)
+    expected = ran.losses(rebuild_model(cell.cell, data.inputs[0].answers, data.tensors), cell)
     moved = (tmp_path / "out").rename(tmp_path / "elsewhere")
     adapter = read_adapter(moved)
     merged = rebuild(adapter, moved)
@@ -222,13 +222,13 @@ def test_what_a_format_cannot_hold_is_refused(ran: Ran, tmp_path: Path, method: 
 def test_hub_ids_are_pinned(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     commit = "0123456789abcdef0123456789abcdef01234567"
     monkeypatch.setattr("benchmark.adapters.cached_path", lambda name, *_: f"/hub/{name}/{commit}/config.json")
-    assert pinned("roberta-base") == f"roberta-base@{commit}"
-    assert pinned(f"/home/me/.cache/models--facebook--bart-base/snapshots/{commit}") == f"facebook/bart-base@{commit}"
-    assert pinned(str(tmp_path)) == ""
+    assert pin_revision("roberta-base") == f"roberta-base@{commit}"
+    assert pin_revision(f"/home/me/.cache/models--facebook--bart-base/snapshots/{commit}") == f"facebook/bart-base@{commit}"
+    assert pin_revision(str(tmp_path)) == ""
 
 
 @pytest.mark.parametrize(
     "source", ["tiny", "random:gpt2", "open_clip:RN101/openai", "timm:vit_base_patch16_224", "/no/where", "features:2048"]
 )
 def test_other_weights_stay_as_they_are(source: str) -> None:
-    assert pinned(source) == ""
+    assert pin_revision(source) == ""

@@ -16,7 +16,7 @@ from benchmark.adapters import CONFIG, TENSORS, read_adapter, rebuild
 from benchmark.backbones.base import TINY
 from benchmark.errors import UserError
 from benchmark.export import export
-from benchmark.predict import Asked, predict, read_rows
+from benchmark.predict import AskedQuestion, predict, read_rows
 from benchmark.records import Store
 from tests.end_to_end.conftest import leftovers
 from tests.end_to_end.finished import Ran
@@ -125,7 +125,7 @@ def load(folder: Path, config: dict[str, Any]) -> str:
 def test_a_row_ends_where_its_line_does(tmp_path: Path) -> None:
     question = "red\u2028or\u0085blue?"  # which JSON does not escape, and some take for new lines
     (tmp_path / "rows.jsonl").write_text(json.dumps({"image": "a.png", "question": question}, ensure_ascii=False), encoding="utf-8")
-    assert read_rows(tmp_path / "rows.jsonl") == [Asked((str(tmp_path / "a.png"),), question)]
+    assert read_rows(tmp_path / "rows.jsonl") == [AskedQuestion((str(tmp_path / "a.png"),), question)]
 
 
 def test_damage_and_what_is_missing_are_named(out: Path, tmp_path: Path) -> None:
@@ -170,7 +170,7 @@ def test_features_are_no_images(out: Path) -> None:
     """A backbone that reads a dataset's features can be exported, but not be shown a picture."""
     adapter = read_adapter(out / "vqa")
     with pytest.raises(UserError, match="this adapter reads features that shapes holds, not images"):
-        predict(replace(adapter, image={}), rebuild(adapter, out / "vqa"), 0, [Asked((str(out / "red.png"),), "why?")], 1, top=0)
+        predict(replace(adapter, image={}), rebuild(adapter, out / "vqa"), 0, [AskedQuestion((str(out / "red.png"),), "why?")], 1, top=0)
 
 
 def test_only_whole_and_finished_cells_are_exported(ran: Ran, tmp_path: Path) -> None:

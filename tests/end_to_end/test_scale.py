@@ -10,11 +10,11 @@ import pytest
 
 from benchmark.datasets import load_spec
 from benchmark.errors import UserError
-from benchmark.grid import crossed, expand
+from benchmark.grid import cross_layers, expand
 from benchmark.planning import plan
 from benchmark.scale import load_scale
 from benchmark.sweep import sweep_names
-from results.scale import EMBEDDED, TINY, small
+from results.scale import EMBEDDED, TINY, scale_notes
 
 OF_PAPERS = [name for name in sweep_names() if "/" in name]
 
@@ -25,7 +25,7 @@ def test_every_table_s_grid_is_the_same_at_the_tiny_scale_and_nothing_in_it_is_l
     assert [(p.row, p.backbone, p.seed) for p in tiny] == [(p.row, p.backbone, p.seed) for p in full]
     assert not {p.id for p in full} & {p.id for p in tiny}
     for large, cell in zip(full, tiny, strict=True):
-        assert small(cell.cell) == (TINY, EMBEDDED)
+        assert scale_notes(cell.cell) == (TINY, EMBEDDED)
         assert cell.cell.method == large.cell.method
         assert [part.task for part in cell.cell.parts] == [part.task for part in large.cell.parts]
         assert [part.dataset.name for part in cell.cell.parts] == [f"{part.dataset.name} (shapes)" for part in large.cell.parts]
@@ -45,7 +45,7 @@ def test_each_dataset_has_scenes_of_its_own_and_the_same_ones_in_every_table() -
 
 
 def test_explain_says_what_the_scale_sets() -> None:
-    cell = next(c for c in crossed("p_adapter/table1", "tiny") if c.planned.cell.method.name == "full_finetuning")
+    cell = next(c for c in cross_layers("p_adapter/table1", "tiny") if c.planned.cell.method.name == "full_finetuning")
     assert [layer.origin for layer in cell.protocols[0]][-2:] == ["scale tiny", "scale tiny, rule 2 (method: full_finetuning)"]
     assert cell.backbone[-1].origin == "scale tiny"
     assert cell.planned.cell.backbone.settings["dropout"] == 0.1, "what it does not set stays the sweep's"

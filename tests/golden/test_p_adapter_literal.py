@@ -16,9 +16,9 @@ from torch.utils._pytree import tree_leaves
 from transformers.pytorch_utils import Conv1D
 
 from benchmark.attention import Seen
-from benchmark.bench._literal import Block, Shown
+from benchmark.bench._literal import LiteralBlock, LiteralAttention
 from benchmark.bench._literal import p_adapter as release
-from benchmark.checkpoint import trained
+from benchmark.checkpoint import trained_tensors
 from benchmark.errors import UserError
 from benchmark.method import Site, count
 from methods import p_adapter
@@ -37,11 +37,11 @@ EXPONENTS = (1.0, 1.25, 1.5, 1.75, 2.0, 2.5)
 seeds, small = st.integers(0, 2**31), st.integers(1, 5)
 
 
-def block(kind: str, heads: int, head_width: int, *, causal: bool = False, transposed: bool = False, **chosen: Any) -> Block:
+def block(kind: str, heads: int, head_width: int, *, causal: bool = False, transposed: bool = False, **chosen: Any) -> LiteralBlock:
     """A block of random float64 weights, far from their small initial values so that nonlinearities matter."""
     width = heads * head_width
     projection = Conv1D(width, width) if transposed else nn.Linear(width, width)
-    made = Block(kind, projection, Shown(heads, causal=causal, fixed_keys=kind == "cross"), PAdapter(**chosen)).double()
+    made = LiteralBlock(kind, projection, LiteralAttention(heads, causal=causal, fixed_keys=kind == "cross"), PAdapter(**chosen)).double()
     with torch.no_grad():
         for name, parameter in made.named_parameters():
             if not name.endswith(".p"):
@@ -148,7 +148,7 @@ def test_degrees_of_the_whole_graph(heads: int, n: int, padding: int, p: float, 
     compare(made, shown, real, "graph")
 
 
-def compare(made: Block, shown: Seen, real: Tensor, degrees: str) -> None:
+def compare(made: LiteralBlock, shown: Seen, real: Tensor, degrees: str) -> None:
     """Outputs of real tokens, and gradients; those of probabilities reach the scores, whose rows sum to one whatever they are."""
     leaves = [x.detach().requires_grad_() for x in (shown.query, shown.value, shown.probabilities.log())]
     parameters = [*leaves, *made.adapter.parameters()]
@@ -181,8 +181,8 @@ def test_gcn_is_the_plain_adapter(backbone: str) -> None:
     made, other = ours.build(), plain.build()
     ours.train(made)
     plain.train(other)
-    assert trained(made).keys() == trained(other).keys()
-    assert all(torch.equal(tensor, trained(other)[name]) for name, tensor in trained(made).items())
+    assert trained_tensors(made).keys() == trained_tensors(other).keys()
+    assert all(torch.equal(tensor, trained_tensors(other)[name]) for name, tensor in trained_tensors(made).items())
 
 
 def test_what_stands_in_the_place_of_queries() -> None:
@@ -329,7 +329,7 @@ def test_a_slot_that_is_the_projection_itself(variant: str) -> None:
     """Projecting nodes must not run the adapter again, and the projection must be in the module tree once."""
     torch.manual_seed(0)
     method, shown = PAdapter(variant=variant, size=4), seen(1, 2, 3, 3, 8, causal=True)
-    blocks = [Block("self", nn.Linear(8, 8), Shown(2, causal=True), method, in_place=in_place).double() for in_place in (False, True)]
+    blocks = [LiteralBlock("self", nn.Linear(8, 8), LiteralAttention(2, causal=True), method, in_place=in_place).double() for in_place in (False, True)]
     tensors = {name.split(".", 1)[1].removeprefix("0."): tensor for name, tensor in blocks[0].state_dict().items()}
     named = {name: name.split(".", 1)[1].removeprefix("0.") for name in blocks[1].state_dict()}
     assert len(named) == len(blocks[0].state_dict())
@@ -362,7 +362,7 @@ def blip() -> Any:
 def test_published_counts(chosen: dict[str, Any], expected: int) -> None:
     assert PAdapter(size=96, **chosen).trainable(blip()) == expected
     with torch.device("meta"):
-        made = [Block(kind, nn.Linear(768, 768), Shown(12), PAdapter(size=96, **chosen)) for kind in _attentions(chosen)]
+        made = [LiteralBlock(kind, nn.Linear(768, 768), LiteralAttention(12), PAdapter(size=96, **chosen)) for kind in _attentions(chosen)]
     assert 12 * sum(count(p for p in each.adapter.parameters() if p.requires_grad) for each in made) + 12 * 148_320 == expected
 
 
@@ -431,9 +431,9 @@ def test_settings_without_meaning_are_refused(backbone: str, chosen: dict[str, A
 def test_pooling_is_refused_over_padded_or_too_few_keys() -> None:
     projection = nn.Linear(8, 8)
     with pytest.raises(UserError, match="padded keys"):
-        Block("cross", projection, Shown(2), PAdapter(size=4, image_tokens=3))
+        LiteralBlock("cross", projection, LiteralAttention(2), PAdapter(size=4, image_tokens=3))
     with pytest.raises(UserError, match="later queries"):
-        Block("cross", projection, Shown(2), PAdapter(size=4, variant="paper", degrees="graph"))
+        LiteralBlock("cross", projection, LiteralAttention(2), PAdapter(size=4, variant="paper", degrees="graph"))
     made, shown = block("cross", 2, 4, size=4, image_tokens=3), seen(1, 2, 1, 2, 8, causal=False)
     with pytest.raises(UserError, match="choose at most 2"):
         made(context(shown), shown)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmark.attention import Seen
-from benchmark.bench._literal import Block, Shown
+from benchmark.bench._literal import LiteralBlock, LiteralAttention
 from methods.p_adapter import PAdapter
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -47,7 +47,7 @@ def test_outputs_and_gradients_equal_the_authors(name: str) -> None:
         assert (found[key] - gradient).abs().max() <= tolerance * gradient.abs().max(), key
 
 
-def released(name: str, arrays: dict[str, Tensor]) -> Block:
+def released(name: str, arrays: dict[str, Tensor]) -> LiteralBlock:
     width, heads = arrays["value"].shape[-1], int(arrays["meta.heads"])
     cross = name.startswith("cross")
     method = PAdapter(
@@ -57,7 +57,7 @@ def released(name: str, arrays: dict[str, Tensor]) -> Block:
         image_tokens=int(arrays["meta.image_sample_len"]) if cross else None,
     )
     projection = nn.Linear(width, width)
-    block = Block("cross" if cross else "self", projection, Shown(heads, causal=not cross, fixed_keys=cross), method)
+    block = LiteralBlock("cross" if cross else "self", projection, LiteralAttention(heads, causal=not cross, fixed_keys=cross), method)
     for module in (projection, block.adapter.down, block.adapter.gate, block.adapter.up):
         module.double()
     with torch.no_grad():

@@ -18,7 +18,7 @@ from benchmark.backbones.base import Backbone
 from benchmark.errors import UserError
 from benchmark.grid import METHODS
 from benchmark.method import Site, apply, count
-from benchmark.planning import incapable
+from benchmark.planning import reason_to_skip
 from tests.conftest import Case
 
 EXACT = {"rtol": 1e-10, "atol": 1e-12}
@@ -351,7 +351,7 @@ def test_settings_of_vl_pet_without_meaning(backbone: str, settings: dict[str, A
 
 @pytest.mark.parametrize("backbone", ["vit_gpt2", "blip"])
 def test_backbones_without_an_encoder_are_skipped_with_the_reason(backbone: str) -> None:
-    assert incapable(Case("vl_pet", backbone).cell()) == f"vl_pet needs encoder, which {backbone} does not have here"
+    assert reason_to_skip(Case("vl_pet", backbone).cell()) == f"vl_pet needs encoder, which {backbone} does not have here"
     with pytest.raises(RuntimeError, match="has no encoder"):
         _ = Case("lora", backbone).fresh().encoder
 

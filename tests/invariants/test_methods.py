@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from benchmark.backbones import BACKBONES
 from benchmark.backbones.base import Backbone
-from benchmark.checkpoint import load_trained, save_trained, trained
+from benchmark.checkpoint import load_trained, save_trained, trained_tensors
 from benchmark.cost import parameters
 from benchmark.grid import METHODS
 from benchmark.method import apply, count
@@ -61,9 +61,9 @@ def test_only_what_should_train_trains(any_case: Case) -> None:
     head = {id(p) for p in backbone.head_parameters()}
     apply(any_case.adaptation, backbone)
     before |= {id(buffer): buffer.clone() for buffer in backbone.buffers() if id(buffer) not in before}  # those that the method added
-    start = copies(trained(backbone))
+    start = copies(trained_tensors(backbone))
     any_case.train(backbone)
-    still = trained(backbone).keys() - moved(start, trained(backbone))
+    still = trained_tensors(backbone).keys() - moved(start, trained_tensors(backbone))
     for name, parameter in backbone.named_parameters():
         if not parameter.requires_grad:
             assert id(parameter) not in before or torch.equal(parameter, before[id(parameter)]), f"{name} is frozen and moved"
@@ -171,7 +171,7 @@ def test_what_was_trained_restores_the_model(case: Case, tmp_path: Path) -> None
 def test_other_tensors_are_refused(case: Case) -> None:
     backbone = case.build()
     with pytest.raises(KeyError, match="different tensors"):
-        load_trained(backbone, {**trained(backbone), "other": torch.zeros(1)})
+        load_trained(backbone, {**trained_tensors(backbone), "other": torch.zeros(1)})
 
 
 # What tells methods apart.
@@ -179,7 +179,7 @@ def test_other_tensors_are_refused(case: Case) -> None:
 
 def fingerprint(case: Case) -> tuple[dict[str, torch.Size], Tensor]:
     backbone = case.build()
-    names = {name: tensor.shape for name, tensor in trained(backbone).items()}
+    names = {name: tensor.shape for name, tensor in trained_tensors(backbone).items()}
     case.train(backbone, 1)
     return names, case.losses(backbone)
 
@@ -206,7 +206,7 @@ def test_any_two_routing_functions_differ(case: Case) -> None:
 def test_routing_adds_no_parameter(case: Case) -> None:
     """For one seed, a routed method and its plain one start from the same bits."""
     plain = Case(base_of(case), case.backbone, {k: v for k, v in case.settings.items() if k not in ("function", "variant")})
-    ours, theirs = trained(case.build()), trained(plain.build())
+    ours, theirs = trained_tensors(case.build()), trained_tensors(plain.build())
     assert ours.keys() == theirs.keys()
     assert not moved(theirs, ours)
 

@@ -98,7 +98,7 @@ def running(root: Path) -> dict[str, int]:
 
 def job_of(root: Path, cell: str) -> str:
     """The last job that a cell was in."""
-    return Ledger(root).sent()[cell][-1].job
+    return Ledger(root).submitted_jobs()[cell][-1].job
 
 
 def strike(root: Path, struck: set[str], blow) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from benchmark.records import Store
 from benchmark.sweep import read_plan
-from results.status import begun, noted, status
+from results.status import has_begun, add_cluster_notes, status
 from slurm.ledger import Ledger
 from slurm.states import notes
 from slurm.tries import LIMIT
@@ -205,7 +205,7 @@ def test_preempted(launch, root, tmp_path, partition) -> None:
     def look() -> bool:
         plan, store = read_plan(str(tmp_path / "one.yaml"), root), Store(root)
         cells = status(plan, store)
-        found = noted(cells, notes(root, [cell.id for cell in cells], [cell.id for cell in cells if begun(cell)]))
+        found = add_cluster_notes(cells, notes(root, [cell.id for cell in cells], [cell.id for cell in cells if has_begun(cell)]))
         seen.update(cell.state for cell in found)
         return "preempted" in seen
 
@@ -275,7 +275,7 @@ def test_two_launchers_started_at_once_run_each_cell_once(cluster, root, tmp_pat
     both = [start_vlpeft(*command, log=log) for log in logs]
     codes = [process.wait(timeout=300) for process in both]
     assert codes == [0, 0], [log.read_text() for log in logs]
-    sent = Ledger(root).sent()
+    sent = Ledger(root).submitted_jobs()
     assert len(sent) == 12
     assert all(len(jobs) == 1 for jobs in sent.values())
     assert all(trace(root, cell) == list(range(1, 11)) for cell in records(root))

@@ -62,7 +62,7 @@ def test_a_disturbed_sweep_gives_the_same_table(cluster, main, tmp_path) -> None
 
 def history(root: Path) -> set[str]:
     """In which states jobs of a folder have ended, also those that were requeued."""
-    arrays = sorted({sent.job.split("_")[0] for all_ in Ledger(root).sent().values() for sent in all_})
+    arrays = sorted({sent.job.split("_")[0] for all_ in Ledger(root).submitted_jobs().values() for sent in all_})
     return {line.split(" ")[0] for line in output("sacct", "-XDnPo", "State", "-j", ",".join(arrays)).splitlines()}
 
 

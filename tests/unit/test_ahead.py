@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from benchmark.ahead import DEPTH, ahead, depth_for, pinned
+from benchmark.ahead import DEPTH, ahead, fetch_depth, pinned
 from benchmark.datasets.shapes import Shapes
 from benchmark.distributed import ALONE, Ranks
 from benchmark.errors import DataError
-from benchmark.evaluation import said
+from benchmark.evaluation import predict_split
 from benchmark.features import Visual, views
 from benchmark.tasks.base import Item
 from benchmark.training import Feed, start, train
@@ -135,7 +135,7 @@ def test_evaluation_says_the_same_however_far_ahead(ranks: Ranks, monkeypatch: p
     monkeypatch.setattr(Ranks, "gather", lambda self, mine: [mine] * self.world)
     for depth in (0, 2):
         monkeypatch.setattr("benchmark.evaluation.depth_for", lambda _, depth=depth: depth)
-        found.append(said(backbone, features_and_prompts, inputs, feed, examples, 2, ranks=ranks))
+        found.append(predict_split(backbone, features_and_prompts, inputs, feed, examples, 2, ranks=ranks))
     assert found[0] == found[1]
     assert len(set(found[0])) == 8 // ranks.world
     assert threads == {threading.current_thread().name, "fetch"}
@@ -146,7 +146,7 @@ def features_and_prompts(features: Tensor, prompts: Sequence[str]) -> list[tuple
 
 
 def test_only_for_a_gpu_is_anything_fetched_ahead_and_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert (depth_for(torch.device("cpu")), depth_for(torch.device("cuda", 1))) == (0, DEPTH)
+    assert (fetch_depth(torch.device("cpu")), fetch_depth(torch.device("cuda", 1))) == (0, DEPTH)
     tensor, asked = torch.ones(2), []
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: asked.append(self) or self)
     assert pinned(tensor, torch.device("cpu")) is tensor

@@ -12,7 +12,7 @@ from PIL import Image
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms import functional as F
 
-from benchmark.augmentation import GREY, OPERATION, augmented, crop_box
+from benchmark.augmentation import GREY, OPERATION, augment, crop_box
 
 SIZE = 32
 
@@ -30,16 +30,16 @@ def smooth() -> Image.Image:
 @given(st.integers(1, 60), st.integers(1, 60), st.text(max_size=9))
 def test_a_view_is_a_function_of_its_seed(width: int, height: int, seed: str) -> None:
     pixels = image(width, height)
-    view = augmented(pixels, SIZE, seed)
+    view = augment(pixels, SIZE, seed)
     assert view.shape == (SIZE, SIZE, 3)
     assert view.dtype == np.uint8
-    assert np.array_equal(view, augmented(pixels, SIZE, seed))
+    assert np.array_equal(view, augment(pixels, SIZE, seed))
 
 
 def test_seeds_give_other_views_and_leave_the_image_and_all_generators_alone() -> None:
     pixels = image()
     kept, state = pixels.copy(), torch.random.get_rng_state()
-    views = {augmented(pixels, SIZE, f"0/{i}").tobytes() for i in range(50)}
+    views = {augment(pixels, SIZE, f"0/{i}").tobytes() for i in range(50)}
     assert len(views) == 50
     assert np.array_equal(pixels, kept)
     assert torch.equal(torch.random.get_rng_state(), state)
@@ -69,7 +69,7 @@ def test_all_ten_operations_are_drawn_alike(monkeypatch: pytest.MonkeyPatch) -> 
     for name in OPERATION:
         monkeypatch.setitem(OPERATION, name, lambda view, _, name=name: used.update([name]) or view)
     for i in range(4000):
-        augmented(image(8, 8), 8, str(i))
+        augment(image(8, 8), 8, str(i))
     assert set(used) == set(OPERATION)
     assert len(OPERATION) == 10
     assert used.total() == pytest.approx(4000, rel=0.05), "two are drawn, each is used half the time"

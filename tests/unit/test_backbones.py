@@ -18,7 +18,7 @@ from baselines.head_only import HeadOnly
 from benchmark.backbones import BACKBONES, weights
 from benchmark.backbones.base import TINY, Backbone
 from benchmark.backbones.vision import transform, vision_tower
-from benchmark.backbones.weights import Source
+from benchmark.backbones.weights import WeightSource
 from benchmark.config import Protocol, parse
 from benchmark.errors import UserError, WeightsError
 from benchmark.method import apply
@@ -95,14 +95,14 @@ def test_unknown_weights_name_the_fix(source: str) -> None:
 @pytest.mark.parametrize(("name", "meant"), [("tinny", "tiny"), ("random:gpt-2", "gpt2"), ("roberta-bse@main", "roberta-base")])
 def test_a_slip_is_refused_before_the_hub_is_asked(name: str, meant: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=rf"unknown weights '[^']+'; did you mean '{meant}'\?"):
-        Source.parse(name, tiny="gpt2")
+        WeightSource.parse(name, tiny="gpt2")
     monkeypatch.setattr(weights, "cached_path", lambda *_: "/cache/config.json")
-    Source.parse(name, tiny="gpt2")  # who has downloaded a model of that name means it
+    WeightSource.parse(name, tiny="gpt2")  # who has downloaded a model of that name means it
 
 
 @pytest.mark.parametrize("name", ["distilgpt2", "gpt2-large", "gpt2-xl", "distilroberta-base", "xlm-roberta-base", "some/tinny"])
 def test_other_names_of_the_hub_are_no_slips(name: str) -> None:
-    assert Source.parse(name, tiny="gpt2").location == name
+    assert WeightSource.parse(name, tiny="gpt2").location == name
 
 
 def test_the_hub_is_quiet_while_weights_load() -> None:
@@ -113,7 +113,7 @@ def test_the_hub_is_quiet_while_weights_load() -> None:
         raise OSError("no network")
 
     with pytest.raises(UserError, match=r"cannot load weights from 'gpt2-lrge': check the id \(did you mean 'gpt2'\?\)"):
-        Source("gpt2-lrge", None, False, "gpt2")._guard(load)
+        WeightSource("gpt2-lrge", None, False, "gpt2")._guard(load)
     assert seen == [logging.ERROR]
     assert hub_logging.get_verbosity() == before
 

@@ -19,8 +19,8 @@ from benchmark import bench, cli
 from benchmark.arguments import parser
 from benchmark.bench import _literal, _sides, growth, names, routing, workers
 from benchmark.bench._plot import plot
-from benchmark.bench._rows import Row, Rule, Setting, keep, markdown, row, text
-from benchmark.bench._sides import Step, kept_bytes, turns
+from benchmark.bench._rows import BenchRow, RatioLimit, Setting, keep, markdown, row, text
+from benchmark.bench._sides import TimedStep, kept_bytes, turns
 from benchmark.errors import UserError
 from methods.routing import routing_function
 
@@ -51,7 +51,7 @@ def test_every_bench_runs(name: str, capsys: pytest.CaptureFixture[str]) -> None
         assert all(math.isfinite(each[key]) and each[key] > 0 for key in ("ours", "other"))
 
 
-def say(word: str, said: float, ran: list[str], device: torch.device) -> Step:
+def say(word: str, said: float, ran: list[str], device: torch.device) -> TimedStep:
     def step() -> float:
         ran.append(word)
         return said
@@ -71,7 +71,7 @@ def test_sides_that_say_different_things_are_refused() -> None:
         turns(partial(say, "ours", 1.0, []), partial(say, "other", 2.0, []), QUICK)
 
 
-def raises(device: torch.device) -> Step:
+def raises(device: torch.device) -> TimedStep:
     raise UserError("a reason")
 
 
@@ -80,7 +80,7 @@ def test_what_goes_wrong_in_a_process_of_its_own_is_told() -> None:
         pass
 
 
-def process(device: torch.device) -> Step:
+def process(device: torch.device) -> TimedStep:
     return os.getpid
 
 
@@ -106,7 +106,7 @@ def test_medians_are_of_pairs_and_rules_have_directions() -> None:
     ("rule", "required", "verdict"),
     [("at most", 0.9, "pass"), ("at most", 0.85, "tie"), ("at most", 0.8, "FAIL"), ("at least", 0.92, "tie"), ("at least", 1.0, "FAIL")],
 )
-def test_a_tie_is_what_a_quarter_of_the_turns_reach(rule: Rule, required: float, verdict: str) -> None:
+def test_a_tie_is_what_a_quarter_of_the_turns_reach(rule: RatioLimit, required: float, verdict: str) -> None:
     """Ratios of 0.75, 0.9 and 1.2, of which a quarter reach 0.825; the other way round 0.8, 0.9 and 0.95, and 0.925."""
     pairs = [(0.9, 1.0), (0.75, 1.0), (1.2, 1.0)] if rule == "at most" else [(1.0, 0.9), (1.0, 0.95), (1.0, 0.8)]
     assert row("b", "a", "ms", pairs, rule, required).verdict == verdict
@@ -118,8 +118,8 @@ def test_one_turn_cannot_tell_a_tie() -> None:
 
 def test_the_tables() -> None:
     rows = [
-        Row("b", "one", "ms", 1.25, 2.5, 2.0, "at least", 1.5, 5, (1.8, 2.25)),
-        Row("b", "two", "bytes", 10000, 1, 10000, "at most", None),
+        BenchRow("b", "one", "ms", 1.25, 2.5, 2.0, "at least", 1.5, 5, (1.8, 2.25)),
+        BenchRow("b", "two", "bytes", 10000, 1, 10000, "at most", None),
     ]
     assert [line.split() for line in text(rows).splitlines()] == [
         ["ours", "other", "ratio", "middle", "half", "asked", "for"],
@@ -130,7 +130,7 @@ def test_the_tables() -> None:
 
 
 def test_what_is_kept_is_never_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = [Row("b", "one", "ms", 1.0, 2.0, 2.0, "at least", 1.5)]
+    rows = [BenchRow("b", "one", "ms", 1.0, 2.0, 2.0, "at least", 1.5)]
     monkeypatch.setattr("time.strftime", lambda *_: "now")
     path = keep(tmp_path, rows, Setting(), (0.5, 0.5, 0.5))
     assert path.name.startswith("now_")
@@ -147,11 +147,11 @@ def test_the_newest_rows_of_a_device_are_shown_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As they were measured, curves too; and the plot from them."""
-    curve = Row("growth", "over n", "CPU ms", 8.0, 1.0, 1.5, "at most", 2.0, 5, points={250: 1.0, 1000: 8.0})
+    curve = BenchRow("growth", "over n", "CPU ms", 8.0, 1.0, 1.5, "at most", 2.0, 5, points={250: 1.0, 1000: 8.0})
     for now, device, rows in [
-        ("1", "cpu", [Row("lora", "one", "ms", 1.0, 2.0, 2.0, "at least", 1.5, 5, (1.0, 3.0)), curve]),
-        ("2", "cpu", [Row("lora", "one", "ms", 1.0, 1.0, 1.0, "at least", 1.5, 5, (0.5, 1.6))]),
-        ("3", "cuda:0", [Row("lora", "one", "ms", 1.0, 9.0, 9.0, "at least", 1.5)]),
+        ("1", "cpu", [BenchRow("lora", "one", "ms", 1.0, 2.0, 2.0, "at least", 1.5, 5, (1.0, 3.0)), curve]),
+        ("2", "cpu", [BenchRow("lora", "one", "ms", 1.0, 1.0, 1.0, "at least", 1.5, 5, (0.5, 1.6))]),
+        ("3", "cuda:0", [BenchRow("lora", "one", "ms", 1.0, 9.0, 9.0, "at least", 1.5)]),
     ]:
         monkeypatch.setattr("time.strftime", lambda *_, now=now: now)
         path = keep(tmp_path, rows, Setting(), (0.5, 0.5, 0.5))
@@ -171,7 +171,7 @@ def test_the_newest_rows_of_a_device_are_shown_again(
     "wrong", ['"rows": [{"name": 1}]', '"rows": {}', '"device": 1', '"rows": [', '"rows": [ROW, {}]', '"rows": [SHORT]']
 )
 def test_files_that_hold_no_rows(wrong: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    row = asdict(Row("lora", "one", "ms", 1.0, 2.0, 2.0, "at least", 1.5, 5, (1.0, 3.0)))
+    row = asdict(BenchRow("lora", "one", "ms", 1.0, 2.0, 2.0, "at least", 1.5, 5, (1.0, 3.0)))
     found = wrong.replace("ROW", json.dumps(row)).replace("SHORT", json.dumps({**row, "spread": [1.0]}))
     (tmp_path / "4.json").write_text('{"device": "cpu", ' + found + "}")
     assert vlpeft("lora", "--device", "cpu", "--kept", str(tmp_path)) == 2
@@ -188,7 +188,7 @@ def test_the_page_on_speed_shows_what_was_kept(tmp_path: Path, capsys: pytest.Ca
 
 def test_a_bench_that_falls_short_is_an_exit_code(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     for ratio, code in ((1.0, 1), (2.0, 0)):
-        monkeypatch.setattr("benchmark.bench._rows.run", lambda *_, r=ratio: [Row("b", "a", "ms", 1.0, r, r, "at least", 1.5)])
+        monkeypatch.setattr("benchmark.bench._rows.run", lambda *_, r=ratio: [BenchRow("b", "a", "ms", 1.0, r, r, "at least", 1.5)])
         assert vlpeft("routing", "--device", "cpu") == code
     assert "FAIL" in capsys.readouterr().out
 
@@ -236,7 +236,7 @@ def test_a_turn_counts_the_work_of_started_processes() -> None:
     """One such step is a turn already; its own process does next to nothing."""
     burn = "import time\nwhile time.process_time() < 0.4: pass"
 
-    def make(_device: torch.device) -> Step:
+    def make(_device: torch.device) -> TimedStep:
         return lambda: subprocess.run([sys.executable, "-c", burn], check=True).returncode
 
     here = _sides.Here(make, Setting(turns=1))
@@ -266,8 +266,8 @@ def test_the_exponent_of_a_power() -> None:
 def test_curves_as_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """A dot a size, the fitted power through them, and its exponent in the title; rows that are no curves have no panel."""
     points = {size: 2.0 * size**1.5 for size in (10, 20, 40)}
-    curve = Row("growth", "a < b over n tokens, 40 beside 10: exponent", "CPU ms", 1.0, 1.0, 1.5, "at most", 2.0, points=points)
-    monkeypatch.setattr("benchmark.bench._rows.run", lambda *_: [curve, Row("b", "one", "ms", 1.0, 2.0, 2.0, "at least", 1.5)])
+    curve = BenchRow("growth", "a < b over n tokens, 40 beside 10: exponent", "CPU ms", 1.0, 1.0, 1.5, "at most", 2.0, points=points)
+    monkeypatch.setattr("benchmark.bench._rows.run", lambda *_: [curve, BenchRow("b", "one", "ms", 1.0, 2.0, 2.0, "at least", 1.5)])
     path = tmp_path / "new" / "growth.svg"
     assert vlpeft("growth", "--device", "cpu", "--json", "--plot", str(path)) == 0
     assert json.loads(capsys.readouterr().out)[0]["points"] == {str(size): cost for size, cost in points.items()}

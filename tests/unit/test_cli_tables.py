@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from benchmark.cli import main
-from results.evidence import measured
+from results.evidence import find_shipped_evidence
 from results.leaderboard import SCHEMA
 from tests.synthetic import fill, planned, record
 
@@ -31,7 +31,7 @@ def test_tidy_rows_are_the_same_in_every_form(vlpeft, tmp_path):
     kept = ["method", "id", "metric", "value", "state"]
     pd.testing.assert_frame_equal(pd.read_csv(io.StringIO(printed))[kept], frame[kept], check_dtype=False)
     again = tmp_path / "again.parquet"
-    vlpeft("table", "quickstart", "--root", measured("quickstart"), "--tidy", "--format", "parquet", "-o", again)
+    vlpeft("table", "quickstart", "--root", find_shipped_evidence("quickstart"), "--tidy", "--format", "parquet", "-o", again)
     assert again.read_bytes() == file.read_bytes()
 
 
@@ -77,7 +77,7 @@ def test_diff_ends_like_diff(vlpeft, tmp_path):
     code, printed, _ = vlpeft("diff", tmp_path / "a", tmp_path / "c", "--json")
     assert (code, json.loads(printed)["equal"], json.loads(printed)["only_a"]) == (1, False, [cells[1].id])
     assert vlpeft("diff", tmp_path / "a", tmp_path / "none")[0] == 2
-    file = measured("quickstart")
+    file = find_shipped_evidence("quickstart")
     assert vlpeft("diff", file, file, "quickstart")[0] == 0
 
 

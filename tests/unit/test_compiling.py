@@ -20,11 +20,11 @@ import benchmark.libraries.torch
 from benchmark import compiling, forecast
 from benchmark.arguments import parser
 from benchmark.backbones.base import Backbone
-from benchmark.checkpoint import load_trained, trained
-from benchmark.compiling import compile_layers, layers, told
+from benchmark.checkpoint import load_trained, trained_tensors
+from benchmark.compiling import compile_layers, layers, compile_errors
 from benchmark.distributed import ALONE
 from benchmark.errors import UserError
-from benchmark.evaluation import said
+from benchmark.evaluation import predict_split
 from benchmark.measure import cached_pixels
 from benchmark.planning import plan, save_plan
 from benchmark.runner import Runtime, Stopped, run_cell
@@ -145,10 +145,10 @@ def test_evaluation_and_counting_run_as_written(case: Case) -> None:
     features = visual(plain)([item.images for item in items]).detach()
     feed = Feed(items, visual(compiled), case.protocol, ANSWERS)
     inputs = SimpleNamespace(answers=ANSWERS, prompts=lambda part: [items[int(example.id)].prompt for example in part])
-    found = said(compiled, compiled.predict, inputs, feed, case.examples()[:2], 2)  # type: ignore[arg-type]
+    found = predict_split(compiled, compiled.predict, inputs, feed, case.examples()[:2], 2)  # type: ignore[arg-type]
     assert first_step(start(compiled, case.protocol, 1), [feed], 0, None, ALONE).flops > 0
     assert not calls
-    load_trained(plain, trained(compiled))
+    load_trained(plain, trained_tensors(compiled))
     with torch.inference_mode():
         assert plain.eval().predict(features, [item.prompt for item in items]) == found
 
@@ -231,7 +231,7 @@ def compiled(made: list[nn.Module]) -> list[nn.Module]:
     return made
 
 
-@told()
+@compile_errors()
 def run_all(made: list[nn.Module]) -> None:
     for layer in made:
         layer(torch.ones(3))

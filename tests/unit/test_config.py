@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmark.config import Config, Finite, Fraction, NonNegative, Positive, PositiveFloat, Protocol, dump, load_yaml, merge, parse
-from benchmark.errors import DataError, UserError, did_you_mean, located
+from benchmark.errors import DataError, UserError, did_you_mean, error_context
 
 
 @dataclass(frozen=True)
@@ -192,5 +192,5 @@ def test_did_you_mean() -> None:
 
 
 def test_located_keeps_the_kind_of_error() -> None:
-    with pytest.raises(DataError, match=r"^there: gone$"), located("there"):
+    with pytest.raises(DataError, match=r"^there: gone$"), error_context("there"):
         raise DataError("gone")

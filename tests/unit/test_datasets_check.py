@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmark import cli
-from benchmark.data.check import check, located_spec
+from benchmark.data.check import check, find_dataset
 from benchmark.datasets import load_card
 from benchmark.errors import UserError
 from tests.samples import SAMPLES, write, write_sample
@@ -18,7 +18,7 @@ def quiet(*_):
 
 def own(folder: Path, name: str, more: str = "") -> str:
     """A YAML of one's own over a shipped sample: its format and fields, without published numbers."""
-    spec = located_spec(name, folder)
+    spec = find_dataset(name, folder)
     path = folder / "own.yaml"
     path.write_text(json.dumps({"format": spec.format, **spec.settings})[:-1] + (f", {more}" if more else "") + "}")
     return str(path)
@@ -140,7 +140,7 @@ def test_only_what_is_missing_is_to_get(tmp_path, said):
 
 def test_ids_that_occur_in_two_places_are_found(tmp_path, monkeypatch):
     write_sample("textcaps", tmp_path)
-    spec = located_spec("textcaps", tmp_path)
+    spec = find_dataset("textcaps", tmp_path)
     cls, real = type(spec.open()), type(spec.open()).examples
     monkeypatch.setattr(cls, "examples", lambda self, task, split: [*real(self, task, split)] * 2)
     report = check(own(tmp_path, "textcaps"), None, "val", False, quiet)
@@ -191,7 +191,7 @@ def test_a_sweep_says_the_same_as_the_check_before_anything_runs(tmp_path, capsy
     path.write_text(path.read_text().replace(old, new, 1))
     dataset = own(tmp_path, name)
     (tmp_path / "one.yaml").write_text(
-        f"protocol: {{lr: 1e-3, steps: 1, eval_split: {located_spec(name, tmp_path).open().splits()[1]}}}\nseeds: [0]\nmethods: [bitfit]\n"
+        f"protocol: {{lr: 1e-3, steps: 1, eval_split: {find_dataset(name, tmp_path).open().splits()[1]}}}\nseeds: [0]\nmethods: [bitfit]\n"
         f"tasks: [{{task: {task}, dataset: {dataset}}}]\nbackbones: [{{name: {backbone}, text: tiny, vision: tiny}}]\n"
     )
     code, _, lines = said("check", dataset, "--split", "train")
@@ -214,4 +214,4 @@ def test_unknown_names_suggest_the_nearest(tmp_path, said):
     code, _, err = said("check", "coco", "--split", "vla")
     assert (code, err) == (2, ["vlpeft: error: --split vla: dataset 'coco' has no such split; did you mean 'val'?"])
     with pytest.raises(UserError, match="unknown dataset"):
-        located_spec("nothing", tmp_path)
+        find_dataset("nothing", tmp_path)

@@ -11,7 +11,7 @@ from benchmark import cli
 from benchmark.backbones.clip_bart import CLIPBart
 from benchmark.backbones.vision import FeatureTower, vision_tower
 from benchmark.config import Protocol
-from benchmark.data.check import located_spec
+from benchmark.data.check import find_dataset
 from benchmark.errors import DataError, UserError
 from benchmark.features import visual_inputs
 from tests.conftest import Case
@@ -31,7 +31,7 @@ def built(width=2048):
 
 
 def own(folder, name):
-    spec = located_spec(name, folder)
+    spec = find_dataset(name, folder)
     path = folder / f"{name}.yaml"
     path.write_text(json.dumps({"format": spec.format, **spec.settings}))
     return path
@@ -43,7 +43,7 @@ def pairs(tmp_path):
     write_sample("nlvr2_clip_bart", tmp_path)
     for number, path in enumerate(sorted((tmp_path / "nlvr" / CLIP).iterdir())):
         features(path, number / 8)
-    data = located_spec("nlvr2_clip_bart", tmp_path).open()
+    data = find_dataset("nlvr2_clip_bart", tmp_path).open()
     return data, [example.images for example in data.examples("nlvr2", "train")]
 
 

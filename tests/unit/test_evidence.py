@@ -14,7 +14,7 @@ from benchmark.records import to_json
 from benchmark.sweep import fingerprint, plan_file, sweep_path
 from results import evidence
 from results.comparisons import significance_table
-from results.evidence import MEASURED, keep, measured, opened, read_evidence
+from results.evidence import MEASURED, keep, find_shipped_evidence, open_results, read_evidence
 from results.leaderboard import leaderboard
 from results.render import render
 from results.significance import significance
@@ -60,8 +60,8 @@ def kept(tmp_path):
 
 def test_a_file_gives_the_tables_of_its_folder(tmp_path, kept):
     assert kept.name == "quickstart--linux-x86_64-amd-epyc-torch2.15.0.jsonl"
-    plan, store = opened("quickstart", kept)
-    assert tables(plan, store) == tables(*opened("quickstart", tmp_path / "root"))
+    plan, store = open_results("quickstart", kept)
+    assert tables(plan, store) == tables(*open_results("quickstart", tmp_path / "root"))
     assert plan.notes == f"From {kept.name}: 2026-11-21, AMD EPYC, torch 2.15.0+cpu."
     assert [r.id for r in store.records()] == sorted(cell.id for cell in plan.runnable())
     text = kept.read_text()
@@ -73,7 +73,7 @@ def test_a_name_may_hold_any_character_that_some_take_for_a_new_line(tmp_path):
     launched(tmp_path / "root")
     path = plan_file(tmp_path / "root", "quickstart")
     path.write_text(path.read_text().replace('"row": "lora"', '"row": "lo\u2028ra\u0085"'))
-    plan, _ = opened("quickstart", keep("quickstart", tmp_path / "root", tmp_path / "measured"))
+    plan, _ = open_results("quickstart", keep("quickstart", tmp_path / "root", tmp_path / "measured"))
     assert plan.cells[0].row == "lo\u2028ra\u0085"
 
 
@@ -144,17 +144,17 @@ def test_damage_is_named_with_its_line(kept, damage, message):
 
 def test_another_sweeps_file_is_refused(kept):
     with pytest.raises(UserError, match="holds the sweep 'quickstart', not 'full_size'"):
-        opened("full_size", kept)
+        open_results("full_size", kept)
 
 
 def test_what_ships_is_found_by_its_sweep(tmp_path, kept, monkeypatch):
     monkeypatch.setattr(evidence, "MEASURED", kept.parent)
-    assert measured("quickstart") == kept
+    assert find_shipped_evidence("quickstart") == kept
     with pytest.raises(UserError, match=r"no evidence of 'p_adapter/table1@tiny' is shipped; there is of: quickstart"):
-        measured("p_adapter/table1", "tiny")
+        find_shipped_evidence("p_adapter/table1", "tiny")
     later = kept.parent / "quickstart--a.jsonl"
     later.write_text(kept.read_text().replace('"finished":"2026', '"finished":"2027'))
-    assert measured("quickstart") == later
+    assert find_shipped_evidence("quickstart") == later
 
 
 @pytest.mark.parametrize("path", sorted(MEASURED.rglob("*.jsonl")), ids=lambda path: path.stem)
@@ -170,7 +170,7 @@ HEADLINE = {"vqa": ("vqa_accuracy", "VQA"), "captioning": ("CIDEr (treebank)", "
 @pytest.fixture(scope="module")
 def means():
     """Mean over seeds of each method's headline metric: (backbone, dataset, metric as the pages name it) -> method -> value."""
-    plan, store = opened("quickstart", measured("quickstart"))
+    plan, store = open_results("quickstart", find_shipped_evidence("quickstart"))
     frame = leaderboard(plan, store).frame
     found = {}
     for task, (metric, name) in HEADLINE.items():
@@ -203,7 +203,7 @@ def test_the_printed_differences_to_plain_methods(means):
 
 
 def test_the_printed_tables_come_from_the_repository_alone():
-    plan, store = opened("quickstart", measured("quickstart"))
+    plan, store = open_results("quickstart", find_shipped_evidence("quickstart"))
     board = leaderboard(plan, store)
     made = render(score_table(board, significance(board, store)), "markdown")
     found = re.search(r"^### Quickstart: .*?^From \S+.*?\n", RESULTS.read_text(), re.MULTILINE | re.DOTALL)
@@ -213,7 +213,7 @@ def test_the_printed_tables_come_from_the_repository_alone():
 
 
 def test_the_readmes_rows_are_of_the_evidence():
-    plan, store = opened("quickstart", measured("quickstart"))
+    plan, store = open_results("quickstart", find_shipped_evidence("quickstart"))
     frame = leaderboard(plan, store).frame
     found = re.search(r"^\| method \| trainable, (\w+) \|.*?\n\n", README.read_text(), re.MULTILINE | re.DOTALL)
     assert found is not None

@@ -8,7 +8,7 @@ import pytest
 from benchmark import cli
 from benchmark.config import Protocol, dump
 from benchmark.errors import UserError
-from benchmark.grid import crossed
+from benchmark.grid import cross_layers
 from results.explain import explain_rows, explain_table, find
 
 SWEEP = """
@@ -30,7 +30,7 @@ def sweep(tmp_path) -> str:
 
 @pytest.fixture
 def told(sweep) -> dict[str, dict]:
-    cell = find(sweep, crossed(sweep)[0].planned.id[:8])
+    cell = find(sweep, cross_layers(sweep)[0].planned.id[:8])
     return {section["title"]: section["settings"] for section in explain_rows(cell)["sections"]}
 
 
@@ -64,7 +64,7 @@ def test_each_value_has_its_origin(told) -> None:
 
 
 def test_nothing_is_left_out(sweep, told) -> None:
-    cell = crossed(sweep)[0].planned.cell
+    cell = cross_layers(sweep)[0].planned.cell
     assert {key: each["value"] for key, each in told["vqa/mine: protocol vl_adapter"].items()} == dump(cell.protocol)
     assert set(told["vqa/mine: protocol vl_adapter"]) == {f.name for f in fields(Protocol)}
     assert {key: each["value"] for key, each in told["method lora"].items()}.items() >= cell.method.settings.items()
@@ -72,7 +72,7 @@ def test_nothing_is_left_out(sweep, told) -> None:
 
 
 def test_the_command_prints_text_and_json(sweep, capsys) -> None:
-    cell = crossed(sweep)[0]
+    cell = cross_layers(sweep)[0]
     for more in ([], ["--json"]):
         with pytest.raises(SystemExit) as done:
             cli.main(["plan", sweep, "--explain", cell.planned.id, *more])
@@ -86,25 +86,25 @@ def test_the_command_prints_text_and_json(sweep, capsys) -> None:
 
 
 def test_machines_get_one_row_a_setting(sweep) -> None:
-    cell = crossed(sweep)[0]
+    cell = cross_layers(sweep)[0]
     rows = explain_table(cell).data
     assert len(rows) == sum(len(section["settings"]) for section in explain_rows(cell)["sections"])
 
 
 def test_at_another_scale_what_stands_for_the_data_has_its_own_origins() -> None:
-    cell = next(each for each in crossed("p_adapter/table2", "tiny") if each.planned.task == "vqa")
+    cell = next(each for each in cross_layers("p_adapter/table2", "tiny") if each.planned.task == "vqa")
     (data,) = (each for each in explain_rows(cell)["sections"] if each["title"] == "dataset vqav2_karpathy (shapes)")
     origin = {key: each["from"] for key, each in data["settings"].items()}
     assert origin == dict.fromkeys(("train_scenes", "val_scenes", "test_scenes", "seed"), "scale tiny") | {"root": "dataset shapes"}
 
 
 def test_at_another_scale_drawn_data_stays_what_it_is(sweep) -> None:
-    titles = {each["title"]: each["settings"] for each in explain_rows(crossed(sweep, "tiny")[0])["sections"]}
+    titles = {each["title"]: each["settings"] for each in explain_rows(cross_layers(sweep, "tiny")[0])["sections"]}
     assert titles["captioning/shapes: dataset shapes"]["train_scenes"] == {"value": 4000, "from": "dataset shapes"}
 
 
 def test_a_cell_that_two_towers_share_at_a_smaller_scale() -> None:
-    cells = [each.planned for each in crossed("parameters_routing", "tiny")]
+    cells = [each.planned for each in cross_layers("parameters_routing", "tiny")]
     twice = next(cell for cell in cells if sum(other.id == cell.id for other in cells) > 1)
     assert find("parameters_routing", twice.id, "tiny").planned == twice
 

@@ -3,7 +3,7 @@
 import pytest
 
 from benchmark.errors import DataError, UserError, WeightsError
-from benchmark.failures import RankFailed, describe_failure, failure_of
+from benchmark.failures import RankFailed, describe_failure, rebuild_error
 
 
 @pytest.mark.parametrize(
@@ -13,6 +13,6 @@ from benchmark.failures import RankFailed, describe_failure, failure_of
 def test_a_failure_survives_the_journey(error, cause) -> None:
     about = describe_failure(error)
     assert (about["cause"], about["user"]) == (cause, isinstance(error, UserError))
-    again = failure_of(1, about)
+    again = rebuild_error(1, about)
     assert type(again) is (type(error) if about["user"] else RankFailed)
     assert describe_failure(again)["cause"] == cause

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmark.augmentation import augmented
+from benchmark.augmentation import augment
 from benchmark.backbones.base import Backbone
 from benchmark.backbones.vision import transform
 from benchmark.datasets.base import Pixels
@@ -195,7 +195,7 @@ def test_a_view_is_drawn_from_its_example_s_seed_and_its_place(frozen: Backbone,
     tower = frozen.vision
     found = views(frozen, data)([["train/1", "train/2"], ["train/1", "train/1"]], ["a", "b"])
     drawn = [("train/1", "a/0"), ("train/2", "a/1"), ("train/1", "b/0"), ("train/1", "b/1")]
-    expected = torch.stack([transform(augmented(data.image(image), tower.size, seed), tower) for image, seed in drawn])
+    expected = torch.stack([transform(augment(data.image(image), tower.size, seed), tower) for image, seed in drawn])
     assert torch.equal(found.flatten(0, 1), tower(expected))
     assert len({row.numpy().tobytes() for row in found.flatten(0, 1)}) == 4
     assert not found.requires_grad
@@ -227,7 +227,7 @@ def test_some_views_of_each_image_are_computed_once(frozen: Backbone, data: Shap
     seeds = [str(i) for i in range(20)]
     found = look([images[:1]] * 20, seeds)[:, 0]
     assert len(Counting.drawn) == 6, "nothing is drawn again"
-    drawn = [transform(augmented(data.image("train/1"), tower.size, f"view {k}"), tower) for k in range(3)]
+    drawn = [transform(augment(data.image("train/1"), tower.size, f"view {k}"), tower) for k in range(3)]
     expected = torch.cat([tower(each[None]) for each in drawn])
     distances = (found[:, None] - expected[None]).abs().amax((2, 3))
     assert distances.min(1).values.max() < 1e-4

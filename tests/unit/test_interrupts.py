@@ -9,15 +9,15 @@ from slurm.interrupts import Patience
 
 def test_the_first_interrupt_of_a_training_cell_is_kept(capsys) -> None:
     patience, said = Patience(), list[str]()
-    report = patience.through(lambda phase, *_: said.append(phase))
+    report = patience.watch(lambda phase, *_: said.append(phase))
     report("load data", 0, 1)
     with pytest.raises(KeyboardInterrupt):  # nothing to save
-        patience.hear(signal.SIGINT, None)
-    assert not patience.asked()
+        patience.handle_signal(signal.SIGINT, None)
+    assert not patience.is_asked()
     report("train", 1, 9)
-    patience.hear(signal.SIGINT, None)
-    assert patience.asked()
+    patience.handle_signal(signal.SIGINT, None)
+    assert patience.is_asked()
     assert capsys.readouterr().err == "vlpeft: saving the cell in training; Ctrl-C again stops at once\n"
     with pytest.raises(KeyboardInterrupt):
-        patience.hear(signal.SIGINT, None)
+        patience.handle_signal(signal.SIGINT, None)
     assert said == ["load data", "train"]

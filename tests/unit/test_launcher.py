@@ -8,7 +8,7 @@ from dataclasses import replace
 import psutil
 
 from benchmark.cell import Planned
-from slurm.launcher import by_cause, in_numbers, stop
+from slurm.launcher import group_by_cause, count_failures, stop
 from tests.unit.test_grid import CELL
 
 
@@ -19,21 +19,21 @@ def failed(seed: int, message: str) -> tuple[Planned, dict]:
 
 
 def test_one_cause_is_told_once() -> None:
-    assert list(by_cause([failed(0, "no weights"), failed(1, "the loss"), failed(2, "no weights")])) == [
+    assert list(group_by_cause([failed(0, "no weights"), failed(1, "the loss"), failed(2, "no weights")])) == [
         "2 cells: settings: no weights",
         "id1 lora on vit_roberta, vqa/shapes, seed 1: settings: the loss",
     ]
-    assert list(by_cause([])) == []
+    assert list(group_by_cause([])) == []
 
 
 def test_what_was_cancelled_is_no_fault() -> None:
     cancelled = [(cell, {**why, "cause": "cancelled"}) for cell, why in (failed(0, "job 7"), failed(1, "job 8"))]
-    assert list(by_cause(cancelled[:1])) == ["id0 lora on vit_roberta, vqa/shapes, seed 0: cancelled: job 7"]
-    assert list(by_cause(cancelled)) == ["2 cells: cancelled: their jobs were cancelled; `vlpeft retry --cause cancelled` runs them again"]
-    assert in_numbers(cancelled, 6) == "2 of 6 cells were cancelled; the same command runs them again"
+    assert list(group_by_cause(cancelled[:1])) == ["id0 lora on vit_roberta, vqa/shapes, seed 0: cancelled: job 7"]
+    assert list(group_by_cause(cancelled)) == ["2 cells: cancelled: their jobs were cancelled; `vlpeft retry --cause cancelled` runs them again"]
+    assert count_failures(cancelled, 6) == "2 of 6 cells were cancelled; the same command runs them again"
     mixed = [*cancelled, failed(2, "no weights")]
-    assert in_numbers(mixed, 6) == "1 of 6 cells failed, 2 were cancelled; mend the cause and run the same command again"
-    assert in_numbers(mixed[2:], 6) == "1 of 6 cells failed; mend the cause and run the same command again"
+    assert count_failures(mixed, 6) == "1 of 6 cells failed, 2 were cancelled; mend the cause and run the same command again"
+    assert count_failures(mixed[2:], 6) == "1 of 6 cells failed; mend the cause and run the same command again"
 
 
 CONTROLLER = """

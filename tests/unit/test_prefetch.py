@@ -16,20 +16,20 @@ from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
 from benchmark.backbones import BACKBONES
-from benchmark.backbones.base import TINY, Wanted
+from benchmark.backbones.base import TINY, WeightFiles
 from benchmark.backbones.fetching import NotHere, obtain, open_clip_choices, timm_choices
 from benchmark.config import Protocol, parse
 from benchmark.errors import UserError
 from benchmark.grid import expand
-from benchmark.prefetch import Found, require_weights, wanted, weights
+from benchmark.prefetch import Found, require_weights, weight_files_of, weights
 from tests.conftest import tiny
 from tests.end_to_end.conftest import COMMAND, environment, main, write_one, write_vqav2
 from tests.fake_hub import COMMIT, OTHER, FakeHub
 
 __all__ = ["main"]
-BLIP = Wanted("some/blip", "blip", ("model", "pixels", "tokenizer"))
-TEXT = Wanted("some/text", "roberta", ("model", "tokenizer"))
-VISION = Wanted("some/vision", "vit", ("model", "pixels"))
+BLIP = WeightFiles("some/blip", "blip", ("model", "pixels", "tokenizer"))
+TEXT = WeightFiles("some/text", "roberta", ("model", "tokenizer"))
+VISION = WeightFiles("some/vision", "vit", ("model", "pixels"))
 IDS = "[{name: vit_roberta, text: some/text@pinned, vision: some/vision, prefix: none}]"
 
 
@@ -86,12 +86,12 @@ def test_what_was_fetched_builds_offline(hub, offline) -> None:
 
 
 def test_the_pinned_revision_is_fetched(hub, tmp_path) -> None:
-    pinned = Wanted("some/text@pinned", "roberta", ("model", "tokenizer"))
+    pinned = WeightFiles("some/text@pinned", "roberta", ("model", "tokenizer"))
     obtain(pinned, fetch=True)
     assert [path.name for path in (tmp_path / "cache" / "models--some--text" / "snapshots").iterdir()] == [OTHER]
     with pytest.raises(NotHere):
         obtain(TEXT, fetch=False)
-    obtain(Wanted(f"some/text@{OTHER}", "roberta", ("model", "tokenizer")), fetch=False)
+    obtain(WeightFiles(f"some/text@{OTHER}", "roberta", ("model", "tokenizer")), fetch=False)
 
 
 @pytest.mark.parametrize("each", [TEXT, VISION], ids=lambda each: each.source)
@@ -122,7 +122,7 @@ def test_shards_and_old_formats(hub, tmp_path) -> None:
     index = {"metadata": {}, "weight_map": {key: name for name, part in parts.items() for key in part}}
     files["model.safetensors.index.json"] = json.dumps(index).encode()
     hub.files["some/old"] = {"config.json": files["config.json"], "pytorch_model.bin": b"weights"}
-    old = Wanted("some/old", "vit", ("model", "pixels"))
+    old = WeightFiles("some/old", "vit", ("model", "pixels"))
     for each in (VISION, old):
         obtain(each, fetch=True)
         obtain(each, fetch=False)  # that it has no preprocessor is known, too
@@ -136,7 +136,7 @@ def test_what_the_hub_does_not_have(hub) -> None:
     del hub.files["some/vision"]["model.safetensors"]
     for source, word in (("some/vision", "found none of model.safetensors"), ("some/typo", "not a valid model identifier")):
         with pytest.raises(UserError, match=word) as caught:
-            obtain(Wanted(source, "vit", ("model",)), fetch=True)
+            obtain(WeightFiles(source, "vit", ("model",)), fetch=True)
         assert str(caught.value).startswith(f"weights '{source}': ")
         assert str(caught.value).endswith("; check the id and the network")
         assert "\n" not in str(caught.value)
@@ -161,7 +161,7 @@ def test_timm_and_open_clip(hub, offline, tmp_path) -> None:
         "timm/resnet101_clip.openai": {"open_clip_model.safetensors": b"weights"},
     }
     for source in ("timm:hf-hub:some/timm", "timm:vit_tiny_patch16_224", "open_clip:RN101/openai"):
-        each = Wanted(source, "vit", ("model", "pixels"))
+        each = WeightFiles(source, "vit", ("model", "pixels"))
         with pytest.raises(NotHere):
             obtain(each, fetch=False)
         obtain(each, fetch=True)
@@ -195,7 +195,7 @@ def test_pathsare_those_that_the_loaders_try() -> None:
 )
 def test_what_nothing_can_fetch(hub, source, word) -> None:
     with pytest.raises(UserError, match=word):
-        obtain(Wanted(source, "vit", ("model",)), fetch=True)
+        obtain(WeightFiles(source, "vit", ("model",)), fetch=True)
     assert hub.asked == []
 
 
@@ -203,7 +203,7 @@ def test_an_incomplete_folder(hub, tmp_path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "config.json").write_bytes(hub.files["some/vision"]["config.json"])
     with pytest.raises(UserError, match=r"mine': found none of model.safetensors.*; complete the folder"):
-        obtain(Wanted(str(tmp_path / "mine"), "vit", ("model",)), fetch=False)
+        obtain(WeightFiles(str(tmp_path / "mine"), "vit", ("model",)), fetch=False)
 
 
 @pytest.mark.parametrize("name", sorted(BACKBONES.entries))
@@ -302,14 +302,14 @@ def test_a_scale_needs_nothing(hub, main) -> None:
 
 def test_jobs_are_not_submitted_without_their_weights(hub, tmp_path) -> None:
     cells = [planned.cell for planned in expand(str(write_one(tmp_path, backbones=IDS, seeds="[0, 1]")))]
-    assert len(wanted(cells)) == 2
+    assert len(weight_files_of(cells)) == 2
     with pytest.raises(UserError) as caught:
         require_weights(cells, "one.yaml")
     assert str(caught.value) == (
         f"weights 'some/text@pinned' are not, or not all, in {tmp_path}/cache (and 1 more); "
         "jobs run offline: run `vlpeft prefetch one.yaml` where there is a network"
     )
-    for each in wanted(cells):
+    for each in weight_files_of(cells):
         obtain(each, fetch=True)
     require_weights(cells, "one.yaml")
 

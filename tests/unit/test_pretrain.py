@@ -28,13 +28,13 @@ from transformers import (
 from benchmark.datasets.drawing import SHAPES, Scene, Thing, sample_single
 from benchmark.datasets.questions import questions
 from benchmark.errors import UserError
-from benchmark.pretraining.batches import MASK, PROMPT, blind_batch, captioned_batch, infilled_batch
-from benchmark.pretraining.common import HELD_OUT, Plan
-from benchmark.pretraining.images import IGNORED, PATCH, patches_on, pixel_values, scene_of, truth_of
+from benchmark.pretraining.batches import MASK, PROMPT, make_blind_batch, make_caption_batch, make_infilling_batch
+from benchmark.pretraining.common import HELD_OUT, TrainingSchedule
+from benchmark.pretraining.images import IGNORED, PATCH, patches_on, pixel_values, draw_scene, scene_labels
 from benchmark.pretraining.text import easy_questions, sample_dialogue
 from benchmark.pretraining.towers import TOWERS, pretrain_tiny
 
-SHORT = Plan(vit_steps=2, roberta_steps=2, gpt2_steps=2, blip_steps=2, bart_steps=2, batch=4, tokenizer_texts=300, held_out=10)
+SHORT = TrainingSchedule(vit_steps=2, roberta_steps=2, gpt2_steps=2, blip_steps=2, bart_steps=2, batch=4, tokenizer_texts=300, held_out=10)
 SHIPPED = Path(__file__).resolve().parents[2] / "benchmark" / "backbones" / "tiny"
 LIMIT = 10_000_000
 CLASSES = {"gpt2": AutoModelForCausalLM, "blip": BlipForQuestionAnswering, "bart": BartForConditionalGeneration}
@@ -122,7 +122,7 @@ def test_blip_also_loads_for_captioning_whole() -> None:
 
 
 def assert_same_vision(vit: ViTModel, blip: Path) -> None:
-    pixels = pixel_values([scene_of(0, HELD_OUT + i) for i in range(8)])
+    pixels = pixel_values([draw_scene(0, HELD_OUT + i) for i in range(8)])
     with torch.no_grad():
         ours = BlipForQuestionAnswering.from_pretrained(blip).vision_model(pixel_values=pixels).last_hidden_state
         theirs = vit(pixel_values=pixels).last_hidden_state
@@ -142,8 +142,8 @@ def test_blips_text_encoder_is_a_copy_of_its_decoder() -> None:
 def test_blip_captions_the_image_it_is_given() -> None:
     metrics = json.loads((SHIPPED / "manifest.json").read_text(encoding="utf-8"))["metrics"]["blip"]
     model, tokenizer = BlipForQuestionAnswering.from_pretrained(SHIPPED / "blip"), AutoTokenizer.from_pretrained(SHIPPED / "blip")
-    scenes = [scene_of(0, HELD_OUT + i) for i in range(100)]
-    ids, labels = captioned_batch(tokenizer, "test", scenes)
+    scenes = [draw_scene(0, HELD_OUT + i) for i in range(100)]
+    ids, labels = make_caption_batch(tokenizer, "test", scenes)
     with torch.no_grad():
         states = model.vision_model(pixel_values=pixel_values(scenes)).last_hidden_state
         logits = [model.text_decoder(input_ids=ids, encoder_hidden_states=seen).logits for seen in (states, states.roll(1, 0))]
@@ -163,7 +163,7 @@ def test_bart_answers_from_a_text() -> None:
 
 def test_infilling_hides_each_answer_behind_one_mask() -> None:
     tokenizer = AutoTokenizer.from_pretrained(SHIPPED / "bart")
-    batch = infilled_batch(tokenizer, "test", 50, answers_only=True)
+    batch = make_infilling_batch(tokenizer, "test", 50, answers_only=True)
     assert torch.equal(batch.hidden, batch.answers)
     for source, label, answers in zip(batch.sources, batch.labels, batch.answers, strict=True):
         assert source[source != 1].tolist() == label.masked_fill(answers, MASK)[label != IGNORED].tolist()
@@ -172,7 +172,7 @@ def test_infilling_hides_each_answer_behind_one_mask() -> None:
 
 def test_infilling_hides_spans_but_never_the_frame() -> None:
     tokenizer = AutoTokenizer.from_pretrained(SHIPPED / "bart")
-    batch = infilled_batch(tokenizer, "test", 200)
+    batch = make_infilling_batch(tokenizer, "test", 200)
     paired = ~batch.answers.any(1)
     share = batch.hidden[paired].sum() / (batch.labels[paired] > MASK).sum()
     assert 0.2 < paired.float().mean() < 0.6
@@ -185,14 +185,14 @@ def test_infilling_hides_spans_but_never_the_frame() -> None:
 
 def test_blips_captions_leave_the_prompt_out_and_its_texts_go_without_image() -> None:
     tokenizer = AutoTokenizer.from_pretrained(SHIPPED / "blip")
-    ids, labels = captioned_batch(tokenizer, "test", [scene_of(0, i) for i in range(30)])
+    ids, labels = make_caption_batch(tokenizer, "test", [draw_scene(0, i) for i in range(30)])
     for row, label in zip(ids, labels, strict=True):
         text = tokenizer.decode(row[row != tokenizer.pad_token_id])
         assert text.startswith(f"[DEC] {PROMPT} ")
         assert text.endswith("[SEP]")
         assert tokenizer.decode(label[label != IGNORED]) == text.removeprefix(f"[DEC] {PROMPT}")
         assert "?" not in text
-    ids, labels = blind_batch(tokenizer, "test", 100)
+    ids, labels = make_blind_batch(tokenizer, "test", 100)
     texts = tokenizer.batch_decode(ids)
     assert 0.1 < sum("?" in text.split(". ")[0] for text in texts) / len(texts) < 0.5
 
@@ -254,8 +254,8 @@ def test_easy_questions_are_answered_from_the_scene() -> None:
 @given(st.integers(0, 10**6))
 @settings(max_examples=100, deadline=None)
 def test_labels_say_what_is_drawn(seed: int) -> None:
-    scene = scene_of(0, seed)
-    truth = truth_of([scene])
+    scene = draw_scene(0, seed)
+    truth = scene_labels([scene])
     assert int((truth.kind > 0).sum()) == len(scene.things)
     assert truth.patches.shape == (1, (64 // PATCH) ** 2)
     assert len(set(truth.patches.flatten().tolist()) - {0}) == len(scene.things)
@@ -270,8 +270,8 @@ def test_patches_on_a_thing_are_those_whose_centre_it_covers(start: int, extent:
 
 def test_dialogues_answer_in_the_datasets_words() -> None:
     texts = [sample_dialogue(Random(i)) for i in range(500)]
-    known = {q.text for i in range(500) for q in questions(scene_of(0, i))} | {
-        q for i in range(99) for q, _ in easy_questions(scene_of(0, i))
+    known = {q.text for i in range(500) for q in questions(draw_scene(0, i))} | {
+        q for i in range(99) for q, _ in easy_questions(draw_scene(0, i))
     }
     asked = {f"{part}?" for text in texts for sentence in text.split(". ") if "?" in sentence for part in [sentence.split("?")[0]]}
     assert len(asked & known) > 0.8 * len(asked)

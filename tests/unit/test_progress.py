@@ -12,7 +12,7 @@ from rich.console import Console
 from benchmark.cell import Cell, Choice, Plan, Planned
 from benchmark.config import Protocol
 from benchmark.datasets import DatasetSpec
-from benchmark.progress import TOLD_EVERY, CellProgress, SweepProgress, name_of
+from benchmark.progress import TOLD_EVERY, CellProgress, SweepProgress, cell_title
 
 ROW = "a [red] method whose label is much too long for any narrow terminal, and then some more of it"
 
@@ -76,7 +76,7 @@ def test_a_log_hears_once_a_minute_where_cells_are(cells, tmp_path: Path, monkey
     progress.watch()
     progress.watch()
     (line,) = capsys.readouterr().err.splitlines()
-    assert line == "[0/8] at work: " + "; ".join(f"train {i}/9 {name_of(cells[i])}" for i in range(1, 5)) + "; 3 more"
+    assert line == "[0/8] at work: " + "; ".join(f"train {i}/9 {cell_title(cells[i])}" for i in range(1, 5)) + "; 3 more"
     now += TOLD_EVERY
     with FileLock(progress.store.folder(cells[0].id) / "lock"):
         progress.watch()

@@ -11,7 +11,7 @@ from benchmark.backbones import BACKBONES
 from benchmark.config import Protocol, dump
 from benchmark.datasets import dataset_names
 from benchmark.grid import METHODS, expand
-from benchmark.planning import check_names, check_recipe, incapable
+from benchmark.planning import check_names, check_recipe, reason_to_skip
 from benchmark.recipes import load_protocol, origins, protocol_layers, protocol_names, resolve
 from benchmark.tasks import TASKS
 from benchmark.tasks.text import clean_caption, clean_question
@@ -32,7 +32,7 @@ def test_a_protocol_resolves_for_all_it_covers(name: str, backbone: str, tasks: 
         f"protocol: {name}\nbackbones: [{{name: {backbone}, {entry}}}]\n"
         f"tasks: [{', '.join(f'{task}/shapes' for task in tasks)}]\nmethods: [{', '.join(METHODS.entries)}]\n"
     )
-    cells = [planned.cell for planned in expand(str(tmp_path / "a.yaml")) if not incapable(planned.cell)]
+    cells = [planned.cell for planned in expand(str(tmp_path / "a.yaml")) if not reason_to_skip(planned.cell)]
     assert {cell.task for cell in cells} == set(tasks)
     assert len(cells) >= 5 * len(tasks)
     for cell in cells:

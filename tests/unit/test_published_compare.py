@@ -26,7 +26,7 @@ from results.leaderboard import leaderboard
 from results.listing import listing
 from results.published import PublishedTable, load_published, published_names
 from results.render import FORMATS, render
-from results.scale import labelled, small
+from results.scale import label_title, scale_notes
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden" / "results"
 RECIPE = Protocol(lr=1.0, epochs=1)
@@ -295,20 +295,20 @@ def test_another_scale_stands_for_each_dataset(tmp_path):
 
 
 def test_what_is_small():
-    assert small(cell("full", "vqa", "vqav2", 0).cell) == ()
+    assert scale_notes(cell("full", "vqa", "vqav2", 0).cell) == ()
     part = (Part("captioning", DatasetSpec("shapes", "shapes", {}, ""), RECIPE),)
-    assert small(cell("full", "vqa", "vqav2", 0, also=part).cell) == ("embedded data",)
+    assert scale_notes(cell("full", "vqa", "vqav2", 0, also=part).cell) == ("embedded data",)
 
 
 def test_titles_say_what_is_small_once():
     tiny, big = cell("a", "vqa", "shapes", 0, root="", weights="tiny").cell, cell("a", "vqa", "vqav2", 0).cell
-    assert labelled("A title", [big]) == "A title"
-    assert labelled("A title", []) == "A title"
-    assert labelled("A title", [tiny]) == "A title (tiny towers, embedded data)"
-    assert labelled("A title", [tiny, big]) == "A title (tiny towers in part, embedded data in part)"
+    assert label_title("A title", [big]) == "A title"
+    assert label_title("A title", []) == "A title"
+    assert label_title("A title", [tiny]) == "A title (tiny towers, embedded data)"
+    assert label_title("A title", [tiny, big]) == "A title (tiny towers in part, embedded data in part)"
     said = "Quickstart: tiny pretrained towers, embedded data"
-    assert labelled(said, [tiny]) == said
-    assert labelled("Is tiny LoRA enough?", [tiny]) == "Is tiny LoRA enough? (tiny towers, embedded data)"
+    assert label_title(said, [tiny]) == said
+    assert label_title("Is tiny LoRA enough?", [tiny]) == "Is tiny LoRA enough? (tiny towers, embedded data)"
 
 
 def test_a_table_of_scores_is_labelled_too(tmp_path):

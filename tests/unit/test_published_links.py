@@ -8,32 +8,32 @@ from benchmark.errors import UserError
 from benchmark.grid import expand
 from benchmark.planning import plan
 from benchmark.sweep import sweep_names
-from results.links import places, sweep_of, unlinked, used
+from results.links import places, find_sweep, find_link_problems, linked_places
 from results.published import load_published, published_names
-from results.scale import small
+from results.scale import scale_notes
 
-SWEPT = sorted({sweep for name in published_names() if (sweep := sweep_of(name))})
+SWEPT = sorted({sweep for name in published_names() if (sweep := find_sweep(name))})
 # What mending the release changes, and what the paper says where the release does otherwise: nothing was printed of either.
 WITHOUT_TABLE = {"routing/repaired", "p_adapter/paper"}
 
 
 @pytest.mark.parametrize("name", published_names())
 def test_every_number_has_a_cell_or_a_reason(name: str) -> None:
-    assert unlinked(name) == []
-    if sweep_of(name) is None:
+    assert find_link_problems(name) == []
+    if find_sweep(name) is None:
         assert all(number.cannot or number.column.not_comparable for number in load_published(name).numbers())
 
 
 @pytest.mark.parametrize("sweep", SWEPT)
 def test_every_cell_has_a_number(sweep: str) -> None:
-    linked = set().union(*(used(name) for name in published_names() if sweep_of(name) == sweep))
+    linked = set().union(*(linked_places(name) for name in published_names() if find_sweep(name) == sweep))
     assert set(places(sweep)) == linked
 
 
 @pytest.mark.parametrize("sweep", SWEPT)
 def test_sweeps_of_papers_are_of_full_size(sweep: str) -> None:
     cells = expand(sweep)
-    assert not [cell.row for cell in cells if small(cell.cell)]
+    assert not [cell.row for cell in cells if scale_notes(cell.cell)]
     assert len({cell.id for cell in cells}) == len(cells)
 
 

@@ -8,7 +8,7 @@ import pytest
 from benchmark import recipes
 from benchmark.config import Protocol, dump
 from benchmark.errors import UserError
-from benchmark.grid import crossed
+from benchmark.grid import cross_layers
 from benchmark.recipes import DEFAULT, Layer, origins, resolve, sweep_layers
 
 RULES = """
@@ -156,7 +156,7 @@ tasks: [vqa/mine.yaml]
 backbones: [{name: blip, label: small, weights: tiny, image_size: 64, protocol: {clip_norm: 2.0, precision: fp32}}]
 methods: [{name: lora, label: ours, protocol: {precision: bf16}}]
 """)
-    (cell,) = crossed(str(tmp_path / "a.yaml"))
+    (cell,) = cross_layers(str(tmp_path / "a.yaml"))
     found = origins(cell.protocols[0], dump(cell.planned.cell.protocol), DEFAULT)
     assert {key: found[key] for key in ("eval_split", "beams", "lr", "batch_size", "eps", "clip_norm", "precision", "betas")} == {
         "eval_split": "dataset mine",
@@ -182,7 +182,7 @@ methods: [lora]
 
     def made(protocol: str) -> str:
         data.write_text(f"{{format: shapes, root: '', protocol: {protocol}}}")
-        return crossed(str(sweep))[0].planned.id
+        return cross_layers(str(sweep))[0].planned.id
 
     assert made("{}") == made("{lr: 1.0}") == made("{steps: 9, beams: 1}"), "the sweep says otherwise, or it is the default"
     assert made("{}") != made("{eval_split: val}")

@@ -222,7 +222,7 @@ def test_a_file_that_cannot_be_imported(tmp_path, monkeypatch, body, place, said
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "unlucky_method", raising=False)
     with pytest.raises(UserError) as caught:
-        registry.Entry("unlucky", "unlucky_method", "Unlucky", "", {}, {}).load()
+        registry.RegistryEntry("unlucky", "unlucky_method", "Unlucky", "", {}, {}).load()
     assert f"{place}: {said}" in str(caught.value)
     assert str(caught.value).endswith("; mend that file, or take it away")
 

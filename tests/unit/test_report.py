@@ -18,10 +18,10 @@ from benchmark.cell import Plan
 from benchmark.errors import UserError
 from benchmark.records import Store, read_record
 from results.report import data, examples
-from results.report.axes import Axis, short
+from results.report.axes import Axis, short_number
 from results.report.data import ReadOnce, gather, line
 from results.report.examples import browsers
-from results.report.figures import COLOURS, Row, strips
+from results.report.figures import COLOURS, FigureRow, strips
 from results.report.page import write_report
 from results.report.scatter import Box, Dot, front, scatter
 from tests.report_samples import DATA, METHODS, NASTY, fill, plan, predictions
@@ -358,12 +358,12 @@ def test_axes_have_round_ticks_within(values, log, texts):
 
 
 def test_numbers_on_axes_are_short():
-    assert [short(value) for value in (0.05, 999, 1050, 20_000, 1_500_000)] == ["0.05", "999", "1,050", "20k", "1.5M"]
+    assert [short_number(value) for value in (0.05, 999, 1050, 20_000, 1_500_000)] == ["0.05", "999", "1,050", "20k", "1.5M"]
 
 
 def test_points_lie_inside_their_chart():
     dots = [Dot(f"m{i}", i, 10.0**i, i * i - 3.0, 0.5) for i in range(6)]
-    for figure in (scatter(dots, ("time", "s"), "score", **ABOUT), strips([Row("m", 0, [1.0, 2.0]), Row("k", 1, [3.0])], "x", **ABOUT)):
+    for figure in (scatter(dots, ("time", "s"), "score", **ABOUT), strips([FigureRow("m", 0, [1.0, 2.0]), FigureRow("k", 1, [3.0])], "x", **ABOUT)):
         left, top, right, bottom = figure.box
         assert all(left <= mark.x <= right and top <= mark.y <= bottom for mark in figure.marks)
 
@@ -474,8 +474,8 @@ def test_answers_of_different_seeds_are_told(tmp_path):
     (found,) = browsers(launched, store, gather(launched, store), 2)
     assert found.series[0] == (first.backbone, first.row)
     assert found.seeds == (1, 0, 0, 0, 0, 0)
-    assert found.answered() == "seeds 0, 1 (of each method the first that is done)"
-    assert found.answered([1, 2]) == "seed 0"
+    assert found.answered_by() == "seeds 0, 1 (of each method the first that is done)"
+    assert found.answered_by([1, 2]) == "seed 0"
     text = write_report([(launched, Store(tmp_path))], tmp_path / "out", 2)[0].read_text(encoding="utf-8")
     assert text.count("seeds 0, 1 (of each method") == 1  # above the examples
     assert text.count("No best method on blip, vqa/small, without lora (missing).") == 1

@@ -31,7 +31,7 @@ from results.listing import plan_rows
 from results.pivot import pivot_table
 from results.render import FORMATS, render
 from results.significance import significance
-from results.status import CellStatus, as_dicts, noted, outdated, status, status_table, strangers, summary, worth_showing
+from results.status import CellStatus, as_dicts, add_cluster_notes, mark_stale, status, status_table, find_unplanned, summary, select_shown
 from results.summaries import costs, scores
 from results.tables import Block, Footnotes, Table, Text, cost_table, score_table
 from tests.synthetic import SCORES, fill, full_plan, make_plan, planned, record, results, score
@@ -613,12 +613,12 @@ def test_what_a_cluster_and_launchers_say_is_added(running):
     plan, store = running
     cells = [cell.id for cell in plan.cells]
     found = status(plan, store)
-    told = noted(found, {cells[0]: ("missing", "no"), cells[3]: ("preempted", "queued again")})
+    told = add_cluster_notes(found, {cells[0]: ("missing", "no"), cells[3]: ("preempted", "queued again")})
     assert [cell.state for cell in told] == ["done", "running", "failed", "preempted", "missing", "skipped"]
     assert told[3].detail == "queued again"
-    lost = noted(found, {cells[3]: ("missing", "its job has ended")}, launched=True)
+    lost = add_cluster_notes(found, {cells[3]: ("missing", "its job has ended")}, launched=True)
     assert [cell.state for cell in lost] == ["done", "running", "failed", "pending", "pending", "skipped"]
-    stale = outdated(told, "changed")
+    stale = mark_stale(told, "changed")
     assert [cell.state for cell in stale] == ["done", "running", "failed", "stale", "stale", "skipped"]
     assert stale[3].detail == "changed; queued again"
 
@@ -647,10 +647,10 @@ def test_long_reasons_fit_the_screen(width):
 
 def test_of_thousands_only_what_there_is_to_see_is_shown(running, monkeypatch):
     found = status(*running, now=1012.4)
-    assert worth_showing(found) == found
+    assert select_shown(found) == found
     monkeypatch.setattr(statuses, "ROWS", 5)
-    assert [cell.state for cell in worth_showing(found)] == ["running", "failed"]
-    text = render(status_table("sweep", found, worth_showing(found)), "text")
+    assert [cell.state for cell in select_shown(found)] == ["running", "failed"]
+    text = render(status_table("sweep", found, select_shown(found)), "text")
     assert "2 missing, 1 skipped; 2 of them below, all with --json" in text
 
 
@@ -660,17 +660,17 @@ def test_cells_of_settings_that_are_no_more(running):
     other, done = planned(seed=77), planned(seed=78)
     leave(store, other, "cell.json", dump(other.cell))
     fill(store.root, [record(done)])
-    (found,) = strangers(plan, store)
+    (found,) = find_unplanned(plan, store)
     assert (found.id, found.state, found.seed) == (other.id, "stale", 77)
     assert (found.method, found.task) == (other.cell.method.name, other.cell.task)
     elsewhere = store.root / "sweeps" / "another.json"
     elsewhere.parent.mkdir(exist_ok=True)
     elsewhere.write_bytes(to_json(dump(make_plan(other))))
-    assert strangers(plan, store) == []
+    assert find_unplanned(plan, store) == []
     elsewhere.rename(elsewhere.parent / "elsewhere.json")
     (elsewhere.parent / "a_paper").mkdir()
     (elsewhere.parent / "elsewhere.json").rename(elsewhere.parent / "a_paper" / "table1.json")
-    assert strangers(plan, store) == []  # nor are cells of a shipped sweep in a folder
+    assert find_unplanned(plan, store) == []  # nor are cells of a shipped sweep in a folder
 
 
 @pytest.mark.parametrize("name", ["sweeps/other.json", "cells/feed/cell.json"])
@@ -682,7 +682,7 @@ def test_damage_beside_a_sweep_is_named(running, name, content):
         each.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content.encode("latin-1"))
     with pytest.raises(UserError, match=str(path)):
-        strangers(plan, store)
+        find_unplanned(plan, store)
 
 
 def test_a_clock_ahead_of_ours_is_no_negative_age(running):

@@ -17,7 +17,7 @@ from benchmark.metrics.base import Metric
 from benchmark.planning import plan, save_plan
 from benchmark.records import Record, Selected, Store
 from benchmark.runner import Runtime, run_cell
-from benchmark.selection import selecting
+from benchmark.selection import selection_metrics
 from benchmark.tasks import TASKS
 
 SCENES = "{format: shapes, root: '', train_scenes: 60, val_scenes: 20, test_scenes: 20}\n"
@@ -177,7 +177,7 @@ def test_joint_cells_keep_their_last_weights(tmp_path: Path) -> None:
 
 def test_what_compares_epochs_by_default() -> None:
     def chosen(task: str, **settings: object) -> dict[str, str]:
-        return selecting(TASKS.load(task), Protocol(lr=1.0, epochs=1, select="best", **settings))
+        return selection_metrics(TASKS.load(task), Protocol(lr=1.0, epochs=1, select="best", **settings))
 
     assert chosen("vqa") == {"vqa_accuracy": "vqa_accuracy"}
     assert chosen("captioning") == {"CIDEr": "cider"}

@@ -14,16 +14,16 @@ from benchmark.errors import UserError
 from benchmark.records import Store, read_json
 from benchmark.runner import Runtime
 from slurm import cluster, supervise, worker
-from slurm.cluster import Job, ended, jobs
+from slurm.cluster import Job, read_accounting, jobs
 from slurm.control import cancel, sections
 from slurm.job import CellJob
 from slurm.ledger import Ledger, Submission
-from slurm.presence import Launcher, at_work, launchers
+from slurm.presence import Launcher, show_presence, launchers
 from slurm.profiles import Profile
 from slurm.states import notes
 from slurm.submit import Submitter
 from slurm.supervise import Supervisor, verdict
-from slurm.tries import LIMIT, begin, forget, give_up, note, spent, tail, tries
+from slurm.tries import LIMIT, begin, forget, give_up, note, last_if_exhausted, tail, tries
 from tests.end_to_end.conftest import edit_json
 
 PROFILE = parse(Profile, {"time": 10, "mem_gb": 2, "cells_per_job": 2}, "test")
@@ -180,10 +180,10 @@ def test_squeue_and_sacct_are_read(slurm) -> None:
     assert jobs() == {"12": Job("RUNNING"), "13_2": Job("PENDING", "Resources"), "13_1": Job("COMPLETED")}
     assert [job.live for job in jobs().values()] == [True, True, False]
     (slurm / "accounts").write_text("12|CANCELLED by 0|0:15\n13_1|FAILED|2:0\n13_[2-5]|PENDING|0:0\n")
-    assert ended(["12", "13_1"])["12"] == Job("CANCELLED", "", 0, 15)
-    assert ended(["12", "13_1"])["13_1"] == Job("FAILED", "", 2, 0)
+    assert read_accounting(["12", "13_1"])["12"] == Job("CANCELLED", "", 0, 15)
+    assert read_accounting(["12", "13_1"])["13_1"] == Job("FAILED", "", 2, 0)
     (slurm / "sacct").write_text("#!/bin/bash\nexit 1\n")  # no accounting: nothing is known, and that is no error
-    assert ended(["12"]) == {}
+    assert read_accounting(["12"]) == {}
 
 
 @pytest.mark.parametrize(
@@ -239,14 +239,14 @@ def test_progress_is_never_given_up(slurm, submitter, store) -> None:
         supervisor.look(store, [cell])
         supervisor.look(store, [cell])
     assert calls(slurm) == 1 + 2 * LIMIT
-    assert not worker.ended(store, cell)
+    assert not worker.has_ended(store, cell)
 
 
 def lose(slurm: Path, store: Store, supervisor: Supervisor, cells: list[str], job: int, state: str) -> None:
     """That job ends so, and the launcher looks twice."""
     (slurm / "queue").write_text(f"{job}|N/A|{state}|None\n")
     for _ in range(2):
-        supervisor.look(store, [cell for cell in cells if not worker.ended(store, cell)])
+        supervisor.look(store, [cell for cell in cells if not worker.has_ended(store, cell)])
 
 
 def test_a_cell_that_takes_its_job_along_is_blamed_alone(slurm, submitter, store) -> None:
@@ -257,7 +257,7 @@ def test_a_cell_that_takes_its_job_along_is_blamed_alone(slurm, submitter, store
         begin(store, poisoned, str(submitter.ledger.sent()[poisoned][-1].log))
         lose(slurm, store, supervisor, [poisoned, fine], job, "OUT_OF_MEMORY")
     assert read_json(store.folder(poisoned) / "failure.json")["cause"] == "out of memory"
-    assert not worker.ended(store, fine)
+    assert not worker.has_ended(store, fine)
     assert submitter.ledger.sent()[fine][-1].job == str(1001 + LIMIT)
     for job in range(1001 + LIMIT, 1001 + 2 * LIMIT):  # where none of the job's cells begins, it is not tried for ever
         lose(slurm, store, supervisor, [fine], job, "OUT_OF_MEMORY")
@@ -272,7 +272,7 @@ def test_cells_that_wait_for_a_slow_one_are_not_given_up(slurm, submitter, store
     for job in range(1001, 1001 + 2 * LIMIT):
         (store.folder(slow) / "checkpoint.pt").write_text(str(job))
         lose(slurm, store, supervisor, [slow, behind], job, "PREEMPTED")
-    assert not worker.ended(store, behind)
+    assert not worker.has_ended(store, behind)
     lose(slurm, store, supervisor, [slow, behind], 1001 + 2 * LIMIT, "CANCELLED")  # by the user: all of it
     assert {read_json(store.folder(cell) / "failure.json")["cause"] for cell in (slow, behind)} == {"cancelled"}
 
@@ -305,7 +305,7 @@ def test_a_refusal_is_waited_out_while_other_jobs_go_on(slurm, submitter, store,
         [supervisor.look(store, cells[:2]) for _ in range(2)]
     (slurm / "refusal").unlink()
     [supervisor.look(store, cells) for _ in range(2)]
-    assert not any(worker.ended(store, cell) for cell in cells[:2])
+    assert not any(worker.has_ended(store, cell) for cell in cells[:2])
     assert len(submitter.ledger.sent()[cells[0]]) == 2
 
 
@@ -338,14 +338,14 @@ def test_tries_are_counted_until_there_is_progress(store, tmp_path) -> None:
     store.folder(cell).mkdir(parents=True)
     for _ in range(LIMIT - 1):
         begin(store, cell, str(log))
-    assert spent(store, cell) is None
+    assert last_if_exhausted(store, cell) is None
     begin(store, cell, str(log))
     note(store, cell, "killed by SIGSEGV")
-    assert (spent(store, cell).count, spent(store, cell).end) == (LIMIT, "killed by SIGSEGV")
+    assert (last_if_exhausted(store, cell).count, last_if_exhausted(store, cell).end) == (LIMIT, "killed by SIGSEGV")
     (store.folder(cell) / "checkpoint.pt").write_text("further")
-    assert spent(store, cell) is None
+    assert last_if_exhausted(store, cell) is None
     begin(store, cell, str(log))
-    assert spent(store, cell) is None
+    assert last_if_exhausted(store, cell) is None
     forget(store, cell)
     give_up(store, cell, "killed", "by SIGSEGV", str(log))
     assert read_json(store.folder(cell) / "failure.json")["message"] == f"by SIGSEGV; {log} ends: two | three | four"
@@ -450,18 +450,18 @@ def test_requeueing_keeps_the_cells(slurm, store, monkeypatch) -> None:
 
 def test_the_ledger_reads_what_it_writes(tmp_path) -> None:
     ledger = Ledger(tmp_path)
-    assert ledger.sent() == {}
+    assert ledger.submitted_jobs() == {}
     with ledger.lock():
         folder = ledger.new()
     ledger.write(folder, Submission("7", (("a", "b"), ("c",))))
     logs = [folder / f"7_{index}_0_log.out" for index in (0, 0, 1)]
-    assert ledger.sent() == {cell: [(f"7_{index}", log)] for cell, index, log in zip("abc", (0, 0, 1), logs, strict=True)}
+    assert ledger.submitted_jobs() == {cell: [(f"7_{index}", log)] for cell, index, log in zip("abc", (0, 0, 1), logs, strict=True)}
     other = folder.with_name("99999-torn") / "submission.json"
     other.parent.mkdir()
     for damaged in ("{", "[]", '{"job": 3}'):
         other.write_text(damaged)
         with pytest.raises(UserError, match=str(other)):
-            ledger.sent()
+            ledger.submitted_jobs()
 
 
 def test_what_waits_is_told(slurm, submitter, store, monkeypatch) -> None:
@@ -511,7 +511,7 @@ def test_cancelling_names_the_jobs_of_these_cells_only(slurm, submitter) -> None
 
 def test_another_users_launcher_is_not_interrupted(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(os, "kill", lambda *_: (_ for _ in ()).throw(PermissionError))
-    with at_work(tmp_path, "sweep", "local"), pytest.raises(UserError, match=f"process {os.getpid()}, is another user's"):
+    with show_presence(tmp_path, "sweep", "local"), pytest.raises(UserError, match=f"process {os.getpid()}, is another user's"):
         cancel(tmp_path, "sweep", [])
 
 
@@ -539,7 +539,7 @@ def test_logs_are_cut_at_the_cell(slurm, submitter) -> None:
 @pytest.mark.parametrize("sweep", ["mine", "p_adapter/table1", "a~b", "quickstart@tiny"])
 def test_who_is_at_work_is_seen(tmp_path, sweep) -> None:
     """Shipped sweeps in folders, too."""
-    with at_work(tmp_path, sweep, "local"):
+    with show_presence(tmp_path, sweep, "local"):
         assert launchers(tmp_path, sweep) == [Launcher("local", platform.node(), os.getpid())]
         assert launchers(tmp_path, "other") == []
     assert launchers(tmp_path, sweep) == []

@@ -13,7 +13,7 @@ import pytest
 from benchmark.datasets.base import Example
 from benchmark.datasets.drawing import COLORS, CURTAIN, SHAPES, SIDE, Scene
 from benchmark.datasets.shapes import CHANCE, Shapes
-from benchmark.datasets.statements import ENTAILMENT, TRUTH, covered
+from benchmark.datasets.statements import ENTAILMENT, TRUTH, cover_scene
 
 SMALL = Shapes(train_scenes=300, val_scenes=60, test_scenes=120)
 LABELS = {"entailment": ENTAILMENT, "nlvr2": TRUTH}
@@ -52,7 +52,7 @@ def test_who_reads_the_wording_only_scores_chance_for_each_kind(task: str) -> No
 def scene_of(image: str) -> Scene:
     split, index, *side = image.split("/")
     scene = SMALL.scene(split, int(index))
-    return covered(scene, side[0]) if side else scene
+    return cover_scene(scene, side[0]) if side else scene
 
 
 def number(scene: Scene, noun: str) -> int:
@@ -95,7 +95,7 @@ def test_labels_of_statements_follow_from_the_two_scenes() -> None:
 @pytest.mark.parametrize("side", CURTAIN)
 def test_a_curtain_hides_a_band_and_cuts_no_thing(side: str) -> None:
     plain = [SMALL.scene("train", i) for i in range(60)]
-    hung = [covered(scene, side) for scene in plain]
+    hung = [cover_scene(scene, side) for scene in plain]
     assert any(len(a.things) > len(b.things) for a, b in zip(plain, hung, strict=True))
     for i, scene in enumerate(hung):
         pixels = SMALL.image(f"train/{i}/{side}")

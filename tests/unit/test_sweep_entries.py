@@ -9,7 +9,7 @@ from benchmark import sweep
 from benchmark.backbones.blip import BLIP
 from benchmark.config import Protocol
 from benchmark.errors import UserError
-from benchmark.grid import crossed, expand
+from benchmark.grid import cross_layers, expand
 from benchmark.method import count
 from benchmark.sweep import plan_file, sweep_name, sweep_names, sweep_path
 
@@ -71,7 +71,7 @@ def test_settings_of_a_task_stand_over_the_entrys_own(write):
 
 
 def test_it_is_told_where_they_come_from(write):
-    (cell,) = (each for each in crossed(write()) if (each.planned.row, each.planned.task) == ("ours", "captioning"))
+    (cell,) = (each for each in cross_layers(write()) if (each.planned.row, each.planned.task) == ("ours", "captioning"))
     assert [(layer.origin, sorted(layer.values)) for layer in cell.method] == [
         ("method 'ours'", ["p", "size"]),
         ("method 'ours', by_task: captioning", ["mu", "p"]),
@@ -80,7 +80,7 @@ def test_it_is_told_where_they_come_from(write):
 
 def test_joint_cells_have_the_entrys_own(write):
     joint = SWEEP.replace("captioning/shapes]", "captioning/shapes, {joint: [captioning/shapes, vqa/shapes]}]")
-    found = {each.planned.task: each for each in crossed(write(joint)) if each.planned.row == "ours"}
+    found = {each.planned.task: each for each in cross_layers(write(joint)) if each.planned.row == "ours"}
     assert {task: each.planned.cell.method.settings["p"] for task, each in found.items()} == {
         "vqa": 1.9,
         "captioning": 1.75,

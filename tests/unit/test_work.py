@@ -8,23 +8,23 @@ import pytest
 import torch
 from torch import nn
 
-from benchmark.checkpoint import trained
+from benchmark.checkpoint import trained_tensors
 from benchmark.config import Protocol
 from benchmark.cost import gpu_hours
 from benchmark.distributed import ALONE, Ranks
 from benchmark.features import Visual
 from benchmark.tasks.base import Item
 from benchmark.training import Feed, start
-from benchmark.work import Work, first_step
+from benchmark.work import StepFlops, first_step
 from tests.conftest import ANSWERS, Case, visual
 
 
-def counted(case: Case, micro_batch: int | None = None) -> tuple[Work, dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+def counted(case: Case, micro_batch: int | None = None) -> tuple[StepFlops, dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     made = case.build()
     feed = Feed(case.items(), visual(made), case.protocol, ANSWERS)
     state = start(made, case.protocol, feed.batches)
-    before = {name: tensor.clone() for name, tensor in trained(made).items()}
-    return first_step(state, [feed], 0, micro_batch, ALONE), before, trained(made)
+    before = {name: tensor.clone() for name, tensor in trained_tensors(made).items()}
+    return first_step(state, [feed], 0, micro_batch, ALONE), before, trained_tensors(made)
 
 
 @pytest.mark.parametrize("backbone", ["vit_roberta", "vit_gpt2", "blip", "clip_bart"])
@@ -72,7 +72,7 @@ def test_flops_counted_by_hand(ranks: Ranks) -> None:
     for parameter in made.trained.parameters():
         parameter.grad = torch.ones_like(parameter)
     feed = Feed(items, Visual(lambda ids, _: torch.zeros(len(ids), 1, 1), nn.Identity()), recipe, ())
-    assert first_step(state, [feed], 0, None, ranks) == Work(flops=240 + 180 + 180, tokens=6, images=3)
+    assert first_step(state, [feed], 0, None, ranks) == StepFlops(flops=240 + 180 + 180, tokens=6, images=3)
     assert all(parameter.grad is None for parameter in made.parameters())
 
 
@@ -89,4 +89,4 @@ def test_gpu_hours_are_those_of_all_ranks() -> None:
 
 
 def test_rates_are_of_one_step() -> None:
-    assert Work(10, 20, 4).per_second(0.5) == {"tokens_per_second": 40, "images_per_second": 8}
+    assert StepFlops(10, 20, 4).per_second(0.5) == {"tokens_per_second": 40, "images_per_second": 8}
