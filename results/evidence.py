@@ -81,7 +81,7 @@ def find_shipped_evidence(name_or_path: str, scale: str = "") -> Path:
 
 def _finished(path: Path) -> str:
     """When the last cell of a file ended; ISO 8601 in UTC, so that text compares as time."""
-    return max(record.provenance.get("finished", "") for record in read_evidence(path).records())
+    return max(str(record.provenance.get("finished", "")) for record in read_evidence(path).records())
 
 
 def keep(name_or_path: str, root: Path, folder: Path = MEASURED, scale: str = "", *, mixed: bool = False) -> Path:
