@@ -8,25 +8,22 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from torch import Tensor, nn
 
-from benchmark.backbones.base import Backbone
-from benchmark.config import Positive, added_field
-from benchmark.errors import UserError
-from benchmark.libraries.transformers import make_activation
-from benchmark.method import (
+from vlpeft.benchmark.contract.backbone import Backbone
+from vlpeft.benchmark.contract.method import (
     Method,
     PerTask,
-    SiteKind,
-    TowerSide,
-    Site,
     UnfreezeGroup,
     check_rank,
-    select_sites,
-    count,
     extra_parameters,
     init_normal,
+    select_sites,
     unfreeze,
 )
-from benchmark.registry import register
+from vlpeft.benchmark.contract.sites import Site, SiteKind, TowerSide, count
+from vlpeft.benchmark.core.config import Positive, added_field
+from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.core.registry import register
+from vlpeft.benchmark.libraries.transformers import make_activation
 
 
 @register("adapter", paper="Houlsby et al. 2019", needs=("sublayers",))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from benchmark.backbones.base import Backbone
-from benchmark.method import Method, count, extra_parameters, unfreeze
-from benchmark.registry import register
+from vlpeft.benchmark.contract.backbone import Backbone
+from vlpeft.benchmark.contract.method import Method, extra_parameters, unfreeze
+from vlpeft.benchmark.contract.sites import count
+from vlpeft.benchmark.core.registry import register
 
 
 @register("bitfit", paper="Ben Zaken et al. 2022", needs=())

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from baselines.adapter import Adapter, Bottleneck
-from benchmark.backbones.base import Backbone
-from benchmark.config import Positive
-from benchmark.errors import UserError
-from benchmark.registry import register
+from vlpeft.baselines.adapter import Adapter, Bottleneck
+from vlpeft.benchmark.contract.backbone import Backbone
+from vlpeft.benchmark.core.config import Positive
+from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.core.registry import register
 
 
 @register("compacter", paper="Mahabadi et al. 2021", needs=("sublayers",))

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from benchmark.backbones.base import Backbone
-from benchmark.errors import UserError
-from benchmark.method import Method, count, unfreeze
-from benchmark.registry import register
+from vlpeft.benchmark.contract.backbone import Backbone
+from vlpeft.benchmark.contract.method import Method, unfreeze
+from vlpeft.benchmark.contract.sites import count
+from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.core.registry import register
 
 
 @register("full_finetuning", paper="Devlin et al. 2019", needs=())

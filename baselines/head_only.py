@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from benchmark.backbones.base import Backbone
-from benchmark.method import Method
-from benchmark.registry import register
+from vlpeft.benchmark.contract.backbone import Backbone
+from vlpeft.benchmark.contract.method import Method
+from vlpeft.benchmark.core.registry import register
 
 
 @register("head_only", paper="Alain & Bengio 2017", needs=("head",))

@@ -10,24 +10,12 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmark.backbones.base import Backbone
-from benchmark.config import Positive
-from benchmark.libraries.transformers import make_activation
-from benchmark.method import (
-    ActiveTask,
-    Method,
-    SiteKind,
-    TowerSide,
-    Site,
-    UnfreezeGroup,
-    check_rank,
-    select_sites,
-    count,
-    extra_parameters,
-    init_normal,
-    unfreeze,
-)
-from benchmark.registry import register
+from vlpeft.benchmark.contract.backbone import Backbone
+from vlpeft.benchmark.contract.method import Method, UnfreezeGroup, check_rank, extra_parameters, init_normal, select_sites, unfreeze
+from vlpeft.benchmark.contract.sites import ActiveTask, Site, SiteKind, TowerSide, count
+from vlpeft.benchmark.core.config import Positive
+from vlpeft.benchmark.core.registry import register
+from vlpeft.benchmark.libraries.transformers import make_activation
 
 
 @register("hyperformer", paper="Mahabadi et al. 2021", needs=("sublayers",))

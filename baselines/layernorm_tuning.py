@@ -8,9 +8,10 @@ from typing import Literal
 
 from torch import nn
 
-from benchmark.backbones.base import Backbone
-from benchmark.method import Method, count, layer_norms, unfreeze
-from benchmark.registry import register
+from vlpeft.benchmark.contract.backbone import Backbone
+from vlpeft.benchmark.contract.method import Method, layer_norms, unfreeze
+from vlpeft.benchmark.contract.sites import count
+from vlpeft.benchmark.core.registry import register
 
 
 @register("layernorm_tuning", paper="Zhao et al. 2024", needs=("sublayers",))

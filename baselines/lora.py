@@ -12,26 +12,23 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmark.backbones.base import Backbone
-from benchmark.config import Fraction, Positive, PositiveFloat, added_field
-from benchmark.method import (
+from vlpeft.benchmark.contract.backbone import Backbone
+from vlpeft.benchmark.contract.method import (
     LowRank,
     Method,
     PerTask,
-    SiteKind,
-    TowerSide,
-    Slot,
     UnfreezeGroup,
     check_rank,
     check_roles,
-    select_sites,
-    count,
     extra_parameters,
+    select_sites,
     shape,
     targets,
     unfreeze,
 )
-from benchmark.registry import register
+from vlpeft.benchmark.contract.sites import SiteKind, Slot, TowerSide, count
+from vlpeft.benchmark.core.config import Fraction, Positive, PositiveFloat, added_field
+from vlpeft.benchmark.core.registry import register
 
 Role = Literal["query", "key", "value", "output", "up", "down"]
 Span = tuple[int, int]

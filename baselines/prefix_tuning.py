@@ -9,12 +9,13 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from benchmark.attention import Attention
-from benchmark.backbones.base import Backbone
-from benchmark.config import Positive
-from benchmark.errors import UserError
-from benchmark.method import Method, TowerSide, Site, select_sites, init_normal
-from benchmark.registry import register
+from vlpeft.benchmark.contract.attention import Attention
+from vlpeft.benchmark.contract.backbone import Backbone
+from vlpeft.benchmark.contract.method import Method, init_normal, select_sites
+from vlpeft.benchmark.contract.sites import Site, TowerSide
+from vlpeft.benchmark.core.config import Positive
+from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.core.registry import register
 
 Attended = Literal["self", "cross"]
 

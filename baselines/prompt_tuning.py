@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from benchmark.backbones.base import Backbone
-from benchmark.config import Positive, added_field
-from benchmark.method import Method, PerTask, init_normal
-from benchmark.registry import register
+from vlpeft.benchmark.contract.backbone import Backbone
+from vlpeft.benchmark.contract.method import Method, PerTask, init_normal
+from vlpeft.benchmark.core.config import Positive, added_field
+from vlpeft.benchmark.core.registry import register
 
 
 @register("prompt_tuning", paper="Lester et al. 2021", needs=("embeddings",))

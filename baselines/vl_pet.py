@@ -9,13 +9,14 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from baselines.adapter import Adapter, Bottleneck, Parallel
-from baselines.compacter import Compacter
-from benchmark.backbones.base import Backbone
-from benchmark.config import Positive, PositiveFloat
-from benchmark.errors import UserError
-from benchmark.method import EncoderMask, Method, SiteKind, Site, check_rank, select_sites, count, init_normal, find_layer_norms, unfreeze
-from benchmark.registry import register
+from vlpeft.baselines.adapter import Adapter, Bottleneck, Parallel
+from vlpeft.baselines.compacter import Compacter
+from vlpeft.benchmark.contract.backbone import Backbone
+from vlpeft.benchmark.contract.method import Method, check_rank, find_layer_norms, init_normal, select_sites, unfreeze
+from vlpeft.benchmark.contract.sites import EncoderMask, Site, SiteKind, count
+from vlpeft.benchmark.core.config import Positive, PositiveFloat
+from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.core.registry import register
 
 
 @register("vl_pet", paper="Hu et al. 2023", needs=("sublayers", "linears", "encoder"))

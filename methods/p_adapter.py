@@ -23,14 +23,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import Conv1D
 
-from baselines.adapter import Bottleneck, Parallel
-from benchmark.attention import Attention, Seen, merge_heads
-from benchmark.backbones.base import Backbone
-from benchmark.config import Fraction, Positive, PositiveFloat
-from benchmark.errors import UserError
-from benchmark.method import Method, SiteKind, TowerSide, Site, check_rank, select_sites, init_normal
-from benchmark.registry import register
-from methods.p_laplacian import paper_step, release_step
+from vlpeft.baselines.adapter import Bottleneck, Parallel
+from vlpeft.benchmark.contract.attention import Attention, Seen, merge_heads
+from vlpeft.benchmark.contract.backbone import Backbone
+from vlpeft.benchmark.contract.method import Method, check_rank, init_normal, select_sites
+from vlpeft.benchmark.contract.sites import Site, SiteKind, TowerSide
+from vlpeft.benchmark.core.config import Fraction, Positive, PositiveFloat
+from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.core.registry import register
+from vlpeft.methods.p_laplacian import paper_step, release_step
 
 Gnn = Literal["pgnn", "gcn", "appnp", "gcnii"]
 Concat = Literal["query", "zero", "noise"]

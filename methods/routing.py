@@ -20,12 +20,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from baselines.adapter import Adapter, Bottleneck
-from baselines.lora import LoRA, LoRALinear, Span
-from benchmark.backbones.base import Backbone
-from benchmark.errors import UserError
-from benchmark.method import LowRank, VisualContext, shape
-from benchmark.registry import register
+from vlpeft.baselines.adapter import Adapter, Bottleneck
+from vlpeft.baselines.lora import LoRA, LoRALinear, Span
+from vlpeft.benchmark.contract.backbone import Backbone
+from vlpeft.benchmark.contract.method import LowRank, shape
+from vlpeft.benchmark.contract.sites import VisualContext
+from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.core.registry import register
 
 Function = Literal["add", "mul", "mul_expand", "project"]
 Variant = Literal["paper", "release"]

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmark.cell import Cell
-from benchmark.config import parse
-from benchmark.errors import UserError
-from benchmark.records import Record, Store
-from results.environments import UNKNOWN
-from results.evidence import SUFFIX, open_results, read_evidence
-from results.leaderboard import COSTS
-from results.tables import Block, Table, Text, one_line
+from vlpeft.benchmark.cells.cell import Cell
+from vlpeft.benchmark.cells.records import Record, Store
+from vlpeft.benchmark.core.config import parse
+from vlpeft.benchmark.core.errors import UserError
+from vlpeft.results.environments import UNKNOWN
+from vlpeft.results.evidence import SUFFIX, open_results, read_evidence
+from vlpeft.results.leaderboard import COSTS
+from vlpeft.results.tables.table import Block, Table, Text, one_line
 
 Value = float | str | None  # a metric's number, why it is absent, or nothing where only the other side has it
 MAKING = ("science", "data")  # of provenance: where these differ, the numbers are of different things

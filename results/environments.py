@@ -1,6 +1,6 @@
 """Which libraries, devices and Pythons made the cells of a table, and whether they were verified.
 
-A record lists the versions of the libraries that can change a number (`benchmark.provenance`).
+A record lists the versions of the libraries that can change a number (`vlpeft.benchmark.cells.provenance`).
 Records of earlier versions list fewer; a version that is not recorded is not a difference.
 """
 
@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from benchmark.cell import Planned
-from benchmark.errors import UserError
-from benchmark.provenance import PACKAGES
-from benchmark.records import Record
+from vlpeft.benchmark.cells.cell import Planned
+from vlpeft.benchmark.cells.provenance import PACKAGES
+from vlpeft.benchmark.cells.records import Record
+from vlpeft.benchmark.core.errors import UserError
 
 UNKNOWN = "not recorded"
 NAMED = 6  # cells that a note names; the others are counted

@@ -16,13 +16,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from benchmark.cell import Plan, Planned
-from benchmark.config import Config, dump, parse
-from benchmark.errors import UserError
-from benchmark.records import RECORD_SCHEMA, Record, Store, write_atomically
-from benchmark.scores import ImageScores, check_lengths, shorten_numbers
-from benchmark.sweep import load_plan, sweep_name, sweep_path
-from results.environments import remarks
+from vlpeft.benchmark.cells.cell import Plan, Planned
+from vlpeft.benchmark.cells.records import RECORD_SCHEMA, Record, Store, write_atomically
+from vlpeft.benchmark.cells.scores import ImageScores, check_lengths, shorten_numbers
+from vlpeft.benchmark.core.config import Config, dump, parse
+from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.plan.sweep import load_plan, sweep_name, sweep_path
+from vlpeft.results.environments import remarks
 
 MEASURED = Path(__file__).resolve().parent / "measured"
 SUFFIX = ".jsonl"
@@ -88,7 +88,7 @@ def keep(name_or_path: str, root: Path, folder: Path = MEASURED, scale: str = ""
     """Write the evidence of a launched sweep into `folder`; the file that it has become.
 
     Raises UserError if nothing is done, if there is such a file already, and unless `mixed`, if the cells ran on
-    different machines or in environments that `results.environments` refuses.
+    different machines or in environments that `vlpeft.results.environments` refuses.
     """
     plan, store = load_plan(name_or_path, root, scale), Store(root)
     records = {cell.id: store.record(cell.id) for cell in plan.runnable() if store.has_record(cell.id)}

@@ -3,7 +3,7 @@
 Columns of `Leaderboard.frame`, in this order:
 
     method             the sweep's row label          backbone, task, dataset, seed, id    the rest of the cell
-    scale              "full size", or what makes the cell small: "tiny towers, embedded data" (`results.scale`)
+    scale              "full size", or what makes the cell small: "tiny towers, embedded data" (`vlpeft.results.scale`)
     metric             its name; `vqa_accuracy/exist` is a breakdown of `vqa_accuracy` by question type
     value              percent units (CIDEr, BLEU x 100), NaN unless the state is "done"
     state              "done" | "missing" (no record) | "failed: cause" (nor will there be one unless it is mended)
@@ -28,14 +28,14 @@ from typing import Any
 
 import pandas as pd
 
-from benchmark.cell import Part, Plan, Planned
-from benchmark.errors import UserError
-from benchmark.metrics import METRICS
-from benchmark.records import Record, Store
-from benchmark.tasks import metric_names
-from results.attempts import failure
-from results.environments import UNKNOWN, environment, remarks, verified
-from results.scale import FULL, label_title, scale_notes
+from vlpeft.benchmark.cells.attempts import failure
+from vlpeft.benchmark.cells.cell import Part, Plan, Planned
+from vlpeft.benchmark.cells.records import Record, Store
+from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.metrics import METRICS
+from vlpeft.benchmark.tasks import metric_names
+from vlpeft.results.environments import UNKNOWN, environment, remarks, verified
+from vlpeft.results.scale import FULL, label_title, scale_notes
 
 COSTS = (
     *("steps", "train_seconds", "eval_seconds", "cpu_seconds", "step_ms", "peak_memory_mb", "delta_bytes"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from benchmark.cell import Cell
+from vlpeft.benchmark.cells.cell import Cell
 
 TINY, EMBEDDED = "tiny towers", "embedded data"
 FULL = "full size"

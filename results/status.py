@@ -23,12 +23,12 @@ from typing import Any, Literal
 
 from rich.cells import cell_len, set_cell_size
 
-from benchmark.cell import Cell, Plan, Planned
-from benchmark.config import parse
-from benchmark.records import Store, read_json
-from benchmark.sweep import launched_plans
-from results.attempts import failure, progress
-from results.tables import Block, Table, Text, one_line
+from vlpeft.benchmark.cells.attempts import failure, progress
+from vlpeft.benchmark.cells.cell import Cell, Plan, Planned
+from vlpeft.benchmark.cells.records import Store, read_json
+from vlpeft.benchmark.core.config import parse
+from vlpeft.benchmark.plan.sweep import launched_plans
+from vlpeft.results.tables.table import Block, Table, Text, one_line
 
 State = Literal["done", "running", "failed", "preempted", "pending", "missing", "stale", "skipped"]
 STYLES: dict[State, str] = {
@@ -86,7 +86,9 @@ def status(plan: Plan, store: Store, *, now: float | None = None) -> list[CellSt
     return [_status(planned, store, time.time() if now is None else now) for planned in plan.cells]
 
 
-def add_cluster_notes(cells: Iterable[CellStatus], notes: Mapping[str, tuple[State, str]], *, launched_plans: bool = False) -> list[CellStatus]:
+def add_cluster_notes(
+    cells: Iterable[CellStatus], notes: Mapping[str, tuple[State, str]], *, launched_plans: bool = False
+) -> list[CellStatus]:
     """With what a cluster says of cells that are not done, behind what they say themselves. `launched`: a launcher is at work."""
     default: tuple[State, str] = ("pending" if launched_plans else "missing", "")
     return [_noted(cell, *notes.get(cell.id, default), launched=launched_plans) if cell.state == "missing" else cell for cell in cells]
@@ -154,7 +156,7 @@ def select_shown(cells: Sequence[CellStatus]) -> list[CellStatus]:
 
 
 def status_table(title: str, cells: Sequence[CellStatus], shown: Sequence[CellStatus] | None = None, width: int | None = None) -> Table:
-    """For `results.render.render`: the summary of `cells` in the caption, one row for each of `shown` (all of them).
+    """For `vlpeft.results.tables.render.render`: the summary of `cells` in the caption, one row for each of `shown` (all of them).
 
     width: columns of the terminal, if there is one. Details that do not fit are cut, and stand below where there is no room
     beside the rest; --json has them whole.

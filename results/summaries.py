@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from results.leaderboard import NAN, PARAMETERS, Leaderboard
+from vlpeft.results.leaderboard import NAN, PARAMETERS, Leaderboard
 
 NOT_RUN = ("failed", "missing", "skipped")  # how the states begin of cells without a record
 SummaryRow = dict[str, Any]

@@ -9,12 +9,12 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmark.errors import UserError
-from slurm import cluster
-from slurm.cluster import SlurmSilent
-from slurm.ledger import Ledger
-from slurm.presence import Launcher, launchers
-from slurm.states import live_cells
+from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.launch.presence import Launcher, launchers
+from vlpeft.slurm import cluster
+from vlpeft.slurm.cluster import SlurmSilent
+from vlpeft.slurm.ledger import Ledger
+from vlpeft.slurm.states import live_cells
 
 
 class LogSection(NamedTuple):

@@ -14,11 +14,12 @@ from typing import Any
 
 import psutil
 
-from benchmark.libraries.submitit import RequeuedJob, job_log
-from benchmark.records import Store
-from slurm.cluster import SlurmSilent, ask
-from slurm.tries import LIMIT, is_attempt_of, note
-from slurm.worker import SIGNALS, STOPPED
+from vlpeft.benchmark.cells.records import Store
+from vlpeft.benchmark.core.environment import SAFE_PATH
+from vlpeft.benchmark.launch.tries import LIMIT, is_attempt_of, note
+from vlpeft.benchmark.launch.worker import SIGNALS, STOPPED
+from vlpeft.benchmark.libraries.submitit import RequeuedJob, job_log
+from vlpeft.slurm.cluster import SlurmSilent, ask
 
 POLL_SECONDS = 0.2
 SHARE = 0.75  # of the warning that a worker may take to save its cell; the rest is for requeueing
@@ -58,9 +59,14 @@ class CellJob(RequeuedJob):
         return CellJob(self.ids, self.root, self.runtime, self.signal_seconds, self.at_once)
 
     def _start(self, log: str) -> None:
-        command = [sys.executable, "-u", "-m", "slurm.worker", self.root, json.dumps(self.runtime), log, *self.ids]
+        command = [sys.executable, "-u", "-m", "vlpeft.benchmark.launch.worker", self.root, json.dumps(self.runtime), log, *self.ids]
         threads = self.runtime.get("threads")
-        environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
+        environment = {
+            **os.environ,
+            **SAFE_PATH,
+            "TOKENIZERS_PARALLELISM": "false",
+            **({"OMP_NUM_THREADS": str(threads)} if threads else {}),
+        }
         before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # the worker inherits this, and listens when it can
         try:
             process = subprocess.Popen(command, env=environment)

@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 from filelock import FileLock
 
-from benchmark.config import Config, dump, parse
-from benchmark.errors import UserError
-from benchmark.records import read_json, to_json, write_atomically, write_errors
+from vlpeft.benchmark.cells.records import read_json, to_json, write_atomically, write_errors
+from vlpeft.benchmark.core.config import Config, dump, parse
+from vlpeft.benchmark.core.errors import UserError
 
 
 @dataclass(frozen=True)

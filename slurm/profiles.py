@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from benchmark.config import Config, NonNegative, Positive, PositiveFloat, load_yaml, parse
-from benchmark.errors import UserError, did_you_mean
+from vlpeft.benchmark.core.config import Config, NonNegative, Positive, PositiveFloat, load_yaml, parse
+from vlpeft.benchmark.core.errors import UserError, did_you_mean
 
 PROFILES = Path(__file__).resolve().parent / "profiles"
 Word = Annotated[str, Field(pattern=r"^[^\s]+$")]  # one word: it goes into a line of the sbatch script

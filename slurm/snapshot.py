@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from benchmark import codebase
-from benchmark.config import dump
-from benchmark.errors import UserError
-from benchmark.records import to_json
-from benchmark.registry import REPOSITORY
+from vlpeft.benchmark.cells import code as codebase
+from vlpeft.benchmark.cells.records import to_json
+from vlpeft.benchmark.core.config import dump
+from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.core.registry import REPOSITORY
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from slurm.cluster import Job, SlurmSilent, describe, read_accounting, jobs, find_preempted
-from slurm.ledger import Ledger, Sent
+from vlpeft.slurm.cluster import Job, SlurmSilent, describe, find_preempted, jobs, read_accounting
+from vlpeft.slurm.ledger import Ledger, Sent
 
 
 class Note(NamedTuple):

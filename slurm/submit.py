@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from benchmark.codebase import keep_diff
-from benchmark.config import dump
-from benchmark.errors import UserError
-from slurm.cluster import SlurmSilent, cancel, jobs, max_array_size
-from slurm.job import CellJob
-from slurm.launcher import clear_failures
-from slurm.ledger import Ledger, Submission
-from slurm.profiles import Profile
-from slurm.snapshot import Snapshot
+from vlpeft.benchmark.cells.code import keep_diff
+from vlpeft.benchmark.core.config import dump
+from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.launch.local import clear_failures
+from vlpeft.slurm.cluster import SlurmSilent, cancel, jobs, max_array_size
+from vlpeft.slurm.job import CellJob
+from vlpeft.slurm.ledger import Ledger, Submission
+from vlpeft.slurm.profiles import Profile
+from vlpeft.slurm.snapshot import Snapshot
 
 T = TypeVar("T")
 
@@ -71,7 +71,7 @@ class Submitter:
         if not ids:
             return "# nothing to submit: all cells are done\n"
         arrays = list(chunks(list(chunks(ids, self.profile.cells_per_job)), _array_size()))
-        from benchmark.libraries.submitit import submission_script
+        from vlpeft.benchmark.libraries.submitit import submission_script
 
         with tempfile.TemporaryDirectory() as folder:
             text = submission_script(self._executor(self.ledger.folder / "SUBMISSION"), len(arrays[0]))
@@ -111,7 +111,7 @@ class Submitter:
             raise UserError(f"{error}{left}") from error
 
     def _executor(self, folder: Path) -> Any:
-        from benchmark.libraries.submitit import slurm_executor
+        from vlpeft.benchmark.libraries.submitit import slurm_executor
 
         python = self.profile.python or shlex.quote(sys.executable)
         started = f"{self.profile.container} {python}" if self.profile.container else python

@@ -14,16 +14,16 @@ from dataclasses import dataclass, field
 from signal import SIGABRT, SIGBUS, SIGKILL, SIGSEGV, SIGTERM, SIGUSR2
 from typing import TYPE_CHECKING
 
-from benchmark.errors import UserError
-from benchmark.records import Store
-from slurm.cluster import Job, SlurmSilent, describe, read_accounting, jobs
-from slurm.ledger import Sent
-from slurm.tries import LIMIT, checkpoint, was_interrupted, give_up
-from slurm.worker import STOPPED
-from slurm.worker import has_ended as cell_ended
+from vlpeft.benchmark.cells.records import Store
+from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.launch.tries import LIMIT, checkpoint, give_up, was_interrupted
+from vlpeft.benchmark.launch.worker import STOPPED
+from vlpeft.benchmark.launch.worker import has_ended as cell_ended
+from vlpeft.slurm.cluster import Job, SlurmSilent, describe, jobs, read_accounting
+from vlpeft.slurm.ledger import Sent
 
 if TYPE_CHECKING:
-    from slurm.submit import Submitter  # imports submitit, which `vlpeft status` can do without
+    from vlpeft.slurm.submit import Submitter  # imports submitit, which `vlpeft status` can do without
 
 POLL_SECONDS = 5.0
 # srun reports a killed task as the signal's number or 128 more. SIGUSR2 kills a job that has not yet begun to listen.

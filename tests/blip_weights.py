@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer, BlipConfig, BlipForQuestionAnswering
 
-from benchmark.backbones.base import TINY
+from vlpeft.benchmark.contract.backbone import TINY
 
 SIZE = 64
 

@@ -16,22 +16,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmark.backbones import BACKBONES
-from benchmark.backbones.base import Backbone, BackboneConfig
-from benchmark.cell import Cell, Choice
-from benchmark.config import Protocol, dump, parse
-from benchmark.datasets import DatasetSpec
-from benchmark.datasets.base import Example
-from benchmark.errors import UserError
-from benchmark.features import Visual
-from benchmark.grid import METHODS
-from benchmark.method import Method
-from benchmark.planning import reason_to_skip
-from benchmark.runner import build
-from benchmark.sweep import load_sweep
-from benchmark.tasks import TASKS
-from benchmark.tasks.base import Item
-from benchmark.training import Feed, TrainingState, start, train
+from vlpeft.benchmark.backbones import BACKBONES
+from vlpeft.benchmark.cells.cell import Cell, Choice
+from vlpeft.benchmark.contract.backbone import Backbone, BackboneConfig
+from vlpeft.benchmark.contract.method import METHODS, Method
+from vlpeft.benchmark.core.config import Protocol, dump, parse
+from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.datasets import DatasetSpec
+from vlpeft.benchmark.datasets.base import Example
+from vlpeft.benchmark.plan.check import reason_to_skip
+from vlpeft.benchmark.plan.sweep import load_sweep
+from vlpeft.benchmark.run.features import Visual
+from vlpeft.benchmark.run.loop import Feed, TrainingState, start, train
+from vlpeft.benchmark.run.model import build
+from vlpeft.benchmark.tasks import TASKS
+from vlpeft.benchmark.tasks.base import Item
 
 hypothesis.settings.register_profile("shared", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("shared")  # a busy machine is no failure

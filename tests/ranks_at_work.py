@@ -14,14 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmark.cell import Cell
-from benchmark.checkpoint import trained_tensors
-from benchmark.distributed import Ranks, join
-from benchmark.features import Visual
-from benchmark.ranks import Link, run_ranks
-from benchmark.runner import build
-from benchmark.tasks.base import Item
-from benchmark.training import Feed, start, train
+from vlpeft.benchmark.cells.cell import Cell
+from vlpeft.benchmark.run.checkpoint import trained_tensors
+from vlpeft.benchmark.run.distributed import Ranks, join
+from vlpeft.benchmark.run.features import Visual
+from vlpeft.benchmark.run.loop import Feed, start, train
+from vlpeft.benchmark.run.model import build
+from vlpeft.benchmark.run.ranks import Link, run_ranks
+from vlpeft.benchmark.tasks.base import Item
 
 
 def meet(link: Link) -> Ranks:

@@ -8,11 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmark.cell import Cell, Choice, Plan, Planned
-from benchmark.config import Protocol, dump
-from benchmark.datasets import DatasetSpec
-from benchmark.records import Record, Store, to_json, write_atomically
-from benchmark.sweep import plan_file
+from vlpeft.benchmark.cells.cell import Cell, Choice, Plan, Planned
+from vlpeft.benchmark.cells.records import Record, Store, to_json, write_atomically
+from vlpeft.benchmark.core.config import Protocol, dump
+from vlpeft.benchmark.datasets import DatasetSpec
+from vlpeft.benchmark.plan.sweep import plan_file
 
 DATA = DatasetSpec("small", "shapes", {"seed": 0, "train_scenes": 24, "val_scenes": 4, "test_scenes": 12}, "")
 RECIPE = Protocol(lr=1.0, steps=20, eval_split="test", metrics=("vqa_accuracy",))

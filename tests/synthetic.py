@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmark.cell import Cell, Choice, Plan, Planned
-from benchmark.config import Protocol
-from benchmark.datasets import DatasetSpec
-from benchmark.records import Record, Store
-from benchmark.scores import NAME, ImageScores, to_bytes
+from vlpeft.benchmark.cells.cell import Cell, Choice, Plan, Planned
+from vlpeft.benchmark.cells.records import Record, Store
+from vlpeft.benchmark.cells.scores import NAME, ImageScores, to_bytes
+from vlpeft.benchmark.core.config import Protocol
+from vlpeft.benchmark.datasets import DatasetSpec
 
 SCORES = {"vqa": {"vqa_accuracy": 70.0, "vqa_accuracy/exist": 80.0}, "captioning": {"cider": 100.0, "bleu": 30.0}}
 

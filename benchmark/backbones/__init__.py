@@ -2,6 +2,6 @@
 
 from typing import Any
 
-from benchmark.registry import Registry
+from vlpeft.benchmark.core.registry import Registry
 
-BACKBONES: Registry[Any] = Registry("backbone", "benchmark/backbones")
+BACKBONES: Registry[Any] = Registry("backbone", "vlpeft/benchmark/backbones")

@@ -10,10 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from benchmark.attention import Attention
-from benchmark.backbones.base import Backbone, BackboneConfig, Checkpoint, VisionTower, WeightFiles, single
-from benchmark.backbones.blip_parts import Weights, assemble_checkpoint, load, text_towers, tokenizer_source
-from benchmark.backbones.language import (
+from vlpeft.benchmark.backbones.blip_parts import Weights, assemble_checkpoint, load, text_towers, tokenizer_source
+from vlpeft.benchmark.backbones.language import (
     IGNORED,
     Candidates,
     generation,
@@ -23,18 +21,13 @@ from benchmark.backbones.language import (
     rank,
     training_targets,
 )
-from benchmark.config import Fraction, Positive, Protocol
-from benchmark.errors import UserError
-from benchmark.libraries.transformers import (
-    call_model,
-    decode_tokens,
-    generate,
-    new_cache,
-    select_cache_rows,
-    tokenize,
-)
-from benchmark.method import Need, Projection, Site, Slot
-from benchmark.registry import register
+from vlpeft.benchmark.contract.attention import Attention
+from vlpeft.benchmark.contract.backbone import Backbone, BackboneConfig, Checkpoint, VisionTower, WeightFiles, single
+from vlpeft.benchmark.contract.sites import Need, Projection, Site, Slot
+from vlpeft.benchmark.core.config import Fraction, Positive, Protocol
+from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.core.registry import register
+from vlpeft.benchmark.libraries.transformers import call_model, decode_tokens, generate, new_cache, select_cache_rows, tokenize
 
 SOFT = -1  # stands for the soft prompt among token ids
 RANKED_TOGETHER = 64  # answers scored in one forward

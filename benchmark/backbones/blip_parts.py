@@ -19,11 +19,11 @@ from transformers import (
     PreTrainedModel,
 )
 
-from benchmark.attention import attend, reads_probabilities
-from benchmark.backbones.vision import Triple, normalisation
-from benchmark.backbones.weights import WeightSource, reads_weights
-from benchmark.errors import UserError
-from benchmark.libraries.transformers import BlipAttention, make_config, override_blip_text
+from vlpeft.benchmark.backbones.vision import Triple, normalisation
+from vlpeft.benchmark.backbones.weights import WeightSource, reads_weights
+from vlpeft.benchmark.contract.attention import attend, reads_probabilities
+from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.libraries.transformers import BlipAttention, make_config, override_blip_text
 
 CLASSES = {"decoder": BlipForConditionalGeneration, "vqa": BlipForQuestionAnswering}
 CLIP: tuple[Triple, Triple] = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))

@@ -13,9 +13,7 @@ from torch.nn import functional
 from transformers import BartForConditionalGeneration, GenerationConfig
 from transformers.modeling_outputs import BaseModelOutput
 
-from benchmark.attention import Attention
-from benchmark.backbones.base import Backbone, BackboneConfig, Checkpoint, WeightFiles
-from benchmark.backbones.language import (
+from vlpeft.benchmark.backbones.language import (
     IGNORED,
     Candidates,
     generation,
@@ -25,11 +23,16 @@ from benchmark.backbones.language import (
     rank,
     training_targets,
 )
-from benchmark.backbones.vision import FEATURES, FeatureTower, vision_tower
-from benchmark.backbones.weights import WeightSource
-from benchmark.config import NonNegative, Positive, Protocol
-from benchmark.errors import UserError
-from benchmark.libraries.transformers import (
+from vlpeft.benchmark.backbones.vision import FEATURES, FeatureTower, vision_tower
+from vlpeft.benchmark.backbones.weights import WeightSource
+from vlpeft.benchmark.contract.attention import Attention
+from vlpeft.benchmark.contract.backbone import Backbone, BackboneConfig, Checkpoint, WeightFiles
+from vlpeft.benchmark.contract.method import init_normal
+from vlpeft.benchmark.contract.sites import Need, Projection, Site, Slot
+from vlpeft.benchmark.core.config import NonNegative, Positive, Protocol
+from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.core.registry import register
+from vlpeft.benchmark.libraries.transformers import (
     call_model,
     decode_tokens,
     embed_bart_tokens,
@@ -39,8 +42,6 @@ from benchmark.libraries.transformers import (
     tokenize,
     tokenize_padded,
 )
-from benchmark.method import Need, Projection, Site, Slot, init_normal
-from benchmark.registry import register
 
 RANKED_TOGETHER = 64  # answers scored in one forward: each holds its own copy of the keys and values it attends to
 STD = 0.02  # of every new embedding row and linear map

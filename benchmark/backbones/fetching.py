@@ -9,18 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmark.backbones.base import WeightFiles
-from benchmark.backbones.weights import KNOWN, WeightSource, quiet
-from benchmark.errors import UserError
-from benchmark.libraries import open_clip, timm
-from benchmark.libraries.huggingface_hub import cache_folder, cached_path, first_file
-from benchmark.libraries.transformers import (
-    CHECKPOINTS,
-    PICKLED,
-    find_file,
-    find_shards,
-    load_tokenizer,
-)
+from vlpeft.benchmark.backbones.weights import KNOWN, WeightSource, quiet
+from vlpeft.benchmark.contract.backbone import WeightFiles
+from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.libraries import open_clip, timm
+from vlpeft.benchmark.libraries.huggingface_hub import cache_folder, cached_path, first_file
+from vlpeft.benchmark.libraries.transformers import CHECKPOINTS, PICKLED, find_file, find_shards, load_tokenizer
 
 CONFIG, PIXELS = "config.json", "preprocessor_config.json"
 

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import GenerationConfig
 
-from benchmark.config import Protocol
-from benchmark.libraries.transformers import generation_settings
+from vlpeft.benchmark.core.config import Protocol
+from vlpeft.benchmark.libraries.transformers import generation_settings
 
 IGNORED = -100  # label of a token that does not count
 

@@ -12,12 +12,12 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import PreTrainedModel, ViTModel
 
-from benchmark.backbones.base import VisionTower
-from benchmark.backbones.weights import WeightSource, reads_weights
-from benchmark.datasets.base import Pixels
-from benchmark.errors import UserError, WeightsError, did_you_mean
-from benchmark.libraries import open_clip, timm
-from benchmark.libraries.transformers import call_model, find_file
+from vlpeft.benchmark.backbones.weights import WeightSource, reads_weights
+from vlpeft.benchmark.contract.backbone import VisionTower
+from vlpeft.benchmark.core.errors import UserError, WeightsError, did_you_mean
+from vlpeft.benchmark.datasets.base import Pixels
+from vlpeft.benchmark.libraries import open_clip, timm
+from vlpeft.benchmark.libraries.transformers import call_model, find_file
 
 Pool = Literal["pooler", "cls", "mean"]
 Triple = tuple[float, float, float]

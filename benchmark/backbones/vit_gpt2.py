@@ -11,15 +11,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import GPT2LMHeadModel
 
-from benchmark.attention import Attention
-from benchmark.backbones.base import Backbone, BackboneConfig, WeightFiles, check_widths, single
-from benchmark.backbones.language import generation
-from benchmark.backbones.vision import Pool, vision_tower
-from benchmark.backbones.weights import WeightSource
-from benchmark.config import Protocol
-from benchmark.libraries.transformers import call_model, decode_tokens, generate, tokenize
-from benchmark.method import Need, Projection, Site, Slot
-from benchmark.registry import register
+from vlpeft.benchmark.backbones.language import generation
+from vlpeft.benchmark.backbones.vision import Pool, vision_tower
+from vlpeft.benchmark.backbones.weights import WeightSource
+from vlpeft.benchmark.contract.attention import Attention
+from vlpeft.benchmark.contract.backbone import Backbone, BackboneConfig, WeightFiles, check_widths, single
+from vlpeft.benchmark.contract.sites import Need, Projection, Site, Slot
+from vlpeft.benchmark.core.config import Protocol
+from vlpeft.benchmark.core.registry import register
+from vlpeft.benchmark.libraries.transformers import call_model, decode_tokens, generate, tokenize
 
 RELEASE_IGNORED = 0  # the release masks GPT-2's "!" (id 0) in the loss, taking it for padding
 

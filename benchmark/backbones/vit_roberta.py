@@ -11,15 +11,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import RobertaModel
 
-from benchmark.attention import Attention
-from benchmark.backbones.base import Backbone, BackboneConfig, WeightFiles, check_widths
-from benchmark.backbones.vision import Pool, vision_tower
-from benchmark.backbones.weights import WeightSource
-from benchmark.config import Protocol
-from benchmark.errors import UserError
-from benchmark.libraries.transformers import call_model, make_roberta_pooler, tokenize_padded
-from benchmark.method import Need, Projection, Site, Slot, init_normal
-from benchmark.registry import register
+from vlpeft.benchmark.backbones.vision import Pool, vision_tower
+from vlpeft.benchmark.backbones.weights import WeightSource
+from vlpeft.benchmark.contract.attention import Attention
+from vlpeft.benchmark.contract.backbone import Backbone, BackboneConfig, WeightFiles, check_widths
+from vlpeft.benchmark.contract.method import init_normal
+from vlpeft.benchmark.contract.sites import Need, Projection, Site, Slot
+from vlpeft.benchmark.core.config import Protocol
+from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.core.registry import register
+from vlpeft.benchmark.libraries.transformers import call_model, make_roberta_pooler, tokenize_padded
 
 SHORTEST = 5  # tokens: two images, <s>, one of text, </s>
 

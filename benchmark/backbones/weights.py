@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
-from benchmark.backbones.base import TINY
-from benchmark.errors import UserError, WeightsError
-from benchmark.libraries import huggingface_hub, transformers
-from benchmark.libraries.huggingface_hub import cached_path
-from benchmark.libraries.transformers import load_config, load_model, load_tokenizer, make_config
+from vlpeft.benchmark.contract.backbone import TINY
+from vlpeft.benchmark.core.errors import UserError, WeightsError
+from vlpeft.benchmark.libraries import huggingface_hub, transformers
+from vlpeft.benchmark.libraries.huggingface_hub import cached_path
+from vlpeft.benchmark.libraries.transformers import load_config, load_model, load_tokenizer, make_config
 
 LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
 _ROBERTA = {"vocab_size": 50265, "max_position_embeddings": 514, "type_vocab_size": 1, "layer_norm_eps": 1e-5, "model_type": "roberta"}

@@ -7,18 +7,17 @@ from typing import Any
 
 import torch
 
-from benchmark.ahead import pinned
-from benchmark.backbones import BACKBONES
-from benchmark.backbones.base import Backbone
-from benchmark.backbones.weights import random_weights
-from benchmark.bench._sides import TimedStep
-from benchmark.config import Protocol, parse
-from benchmark.features import Visual
-from benchmark.grid import METHODS
-from benchmark.measure import ANSWERS, QUESTION
-from benchmark.method import apply
-from benchmark.tasks.base import Item
-from benchmark.training import Feed, autocast, start, train
+from vlpeft.benchmark.backbones import BACKBONES
+from vlpeft.benchmark.backbones.weights import random_weights
+from vlpeft.benchmark.bench._sides import TimedStep
+from vlpeft.benchmark.contract.backbone import Backbone
+from vlpeft.benchmark.contract.method import METHODS, apply
+from vlpeft.benchmark.core.config import Protocol, parse
+from vlpeft.benchmark.plan.measure import ANSWERS, QUESTION
+from vlpeft.benchmark.run.features import Visual
+from vlpeft.benchmark.run.fetch_ahead import pinned
+from vlpeft.benchmark.run.loop import Feed, autocast, start, train
+from vlpeft.benchmark.tasks.base import Item
 
 Settings = Mapping[str, Any]
 FULL: Mapping[str, Settings] = {"vit_roberta": {}, "blip": {}}  # the defaults are the papers' towers

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from html import escape
 from statistics import fmean
 
-from benchmark.bench._rows import BenchRow
-from results.report.axes import Axis
+from vlpeft.benchmark.bench._rows import BenchRow
+from vlpeft.benchmark.core.axes import Axis
 
 WIDTH, HEIGHT = 340, 250  # of a panel
 LEFT, RIGHT, TOP, BOTTOM = 52, 14, 44, 40

@@ -13,11 +13,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from benchmark.codebase import code
-from benchmark.config import parse_json
-from benchmark.errors import UserError
-from benchmark.provenance import provenance
-from benchmark.records import write_atomically
+from vlpeft.benchmark.cells.code import code
+from vlpeft.benchmark.cells.provenance import provenance
+from vlpeft.benchmark.cells.records import write_atomically
+from vlpeft.benchmark.core.config import parse_json
+from vlpeft.benchmark.core.errors import UserError
 
 RatioLimit = Literal["at least", "at most"]
 BenchVerdict = Literal["", "pass", "tie", "FAIL"]
@@ -82,7 +82,7 @@ def row(bench: str, name: str, unit: str, pairs: Sequence[tuple[float, float]], 
 
 def run(name: str, setting: Setting) -> Iterator[BenchRow]:
     """Rows of a bench, as they are measured."""
-    rows: Iterator[BenchRow] = import_module(f"benchmark.bench.{name}").run(setting)
+    rows: Iterator[BenchRow] = import_module(f"vlpeft.benchmark.bench.{name}").run(setting)
     return rows
 
 

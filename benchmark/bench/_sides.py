@@ -20,10 +20,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from benchmark.bench._rows import BenchRow, RatioLimit, Setting, row
-from benchmark.cost import MIB, peak_memory, reset_peak_memory
-from benchmark.errors import UserError
-from benchmark.runner import Runtime, prepare_torch
+from vlpeft.benchmark.bench._rows import BenchRow, RatioLimit, Setting, row
+from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.run.cost import MIB, peak_memory, reset_peak_memory
+from vlpeft.benchmark.run.runtime import Runtime, prepare_torch
 
 TimedStep = Callable[[], Any]  # what a turn times; what it returns must be alike on both sides
 Make = Callable[[torch.device], TimedStep]  # builds a side: a function of a module, or `functools.partial` of one
@@ -155,7 +155,14 @@ def turns(ours: Make, other: Make, setting: Setting, *, elapsed: bool = False) -
 
 
 def time_row(
-    bench: str, name: str, pairs: list[tuple[Turn, Turn]], setting: Setting, rule: RatioLimit, required: float | None, *, elapsed: bool = False
+    bench: str,
+    name: str,
+    pairs: list[tuple[Turn, Turn]],
+    setting: Setting,
+    rule: RatioLimit,
+    required: float | None,
+    *,
+    elapsed: bool = False,
 ) -> BenchRow:
     """Milliseconds a step."""
     unit = "CPU ms" if setting.device == "cpu" and not elapsed else "ms"

@@ -7,10 +7,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from benchmark.config import dump
-from benchmark.planning import plan
-from benchmark.records import Record, Store, to_json, write_atomically
-from benchmark.sweep import plan_file
+from vlpeft.benchmark.cells.records import Record, Store, to_json, write_atomically
+from vlpeft.benchmark.core.config import dump
+from vlpeft.benchmark.plan.check import plan
+from vlpeft.benchmark.plan.sweep import plan_file
 
 RANKS, BACKBONE = 20, {"name": "vit_roberta", "text": "tiny", "vision": "tiny", "embed_text_twice": False, "pooler": "checkpoint"}
 

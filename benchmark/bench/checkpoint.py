@@ -8,9 +8,9 @@ from tempfile import TemporaryDirectory
 
 from safetensors.torch import save_file
 
-from benchmark.bench._models import Settings, adapt_backbone, protocol
-from benchmark.bench._rows import BenchRow, Setting, row
-from benchmark.checkpoint import save_trained
+from vlpeft.benchmark.bench._models import Settings, adapt_backbone, protocol
+from vlpeft.benchmark.bench._rows import BenchRow, Setting, row
+from vlpeft.benchmark.run.checkpoint import save_trained
 
 BENCH = "checkpoint"
 METHODS: Mapping[str, Settings] = {"lora": {"rank": 128, "alpha": 128}, "routing_lora": {"rank": 128, "alpha": 128, "function": "mul"}}

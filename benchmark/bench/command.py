@@ -11,16 +11,16 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from benchmark.bench._rows import BenchRow, Setting, row
-from benchmark.bench._sides import TimedStep, time_row, turns
-from benchmark.bench._sweeps import records, write_sweep
+from vlpeft.benchmark.bench._rows import BenchRow, Setting, row
+from vlpeft.benchmark.bench._sides import TimedStep, time_row, turns
+from vlpeft.benchmark.bench._sweeps import records, write_sweep
 
 BENCH = "command"
 RUNS = 10  # of a short command in a step
-HELP = ("-c", "from benchmark.cli import main; main()", "--help")
+HELP = ("-c", "from vlpeft.benchmark.cli.main import main; main()", "--help")
 CPU_SECONDS = """
 import sys, time
-from benchmark.cli import main
+from vlpeft.benchmark.cli.main import main
 for arguments in {commands!r}:
     began = time.process_time()
     try:

@@ -13,12 +13,12 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from benchmark.bench._models import Settings, adapt_backbone, protocol, training
-from benchmark.bench._rows import BenchRow, Setting, row
-from benchmark.bench._sides import TimedStep, time_row, turns
-from benchmark.compiling import compile_layers
-from benchmark.measure import cached_pixels
-from benchmark.runner import Runtime, prepare_torch
+from vlpeft.benchmark.bench._models import Settings, adapt_backbone, protocol, training
+from vlpeft.benchmark.bench._rows import BenchRow, Setting, row
+from vlpeft.benchmark.bench._sides import TimedStep, time_row, turns
+from vlpeft.benchmark.plan.measure import cached_pixels
+from vlpeft.benchmark.run.compile import compile_layers
+from vlpeft.benchmark.run.runtime import Runtime, prepare_torch
 
 BENCH = "compile"
 

@@ -9,15 +9,15 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from benchmark.bench._models import adapt_backbone, protocol
-from benchmark.bench._rows import BenchRow, Setting
-from benchmark.bench._sides import TimedStep, time_row, turns
-from benchmark.cell import Part
-from benchmark.checkpoint import load_trained, trained_tensors
-from benchmark.datasets import load_spec
-from benchmark.features import live_features, visual_inputs
-from benchmark.inputs import Inputs
-from benchmark.training import Feed, start, train
+from vlpeft.benchmark.bench._models import adapt_backbone, protocol
+from vlpeft.benchmark.bench._rows import BenchRow, Setting
+from vlpeft.benchmark.bench._sides import TimedStep, time_row, turns
+from vlpeft.benchmark.cells.cell import Part
+from vlpeft.benchmark.datasets import load_spec
+from vlpeft.benchmark.run.checkpoint import load_trained, trained_tensors
+from vlpeft.benchmark.run.features import live_features, visual_inputs
+from vlpeft.benchmark.run.inputs import Inputs
+from vlpeft.benchmark.run.loop import Feed, start, train
 
 BENCH = "feature_cache"
 BATCH, BATCHES = 4, 2

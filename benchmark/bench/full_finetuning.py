@@ -7,10 +7,10 @@ from functools import partial
 
 import torch
 
-from benchmark.bench._models import adapt_backbone, protocol, training
-from benchmark.bench._rows import BenchRow, Setting
-from benchmark.bench._sides import TimedStep, memory_row, time_row, turns
-from benchmark.measure import cached_pixels, pixels
+from vlpeft.benchmark.bench._models import adapt_backbone, protocol, training
+from vlpeft.benchmark.bench._rows import BenchRow, Setting
+from vlpeft.benchmark.bench._sides import TimedStep, memory_row, time_row, turns
+from vlpeft.benchmark.plan.measure import cached_pixels, pixels
 
 BENCH = "full_finetuning"
 SIDES = {"both towers": {"vision": True}, "text tower alone, both cached": {"vision": False}}

@@ -12,12 +12,12 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from benchmark.bench import p_laplacian, ranking
-from benchmark.bench._rows import BenchRow, Setting
-from benchmark.bench._sides import TimedStep, side
-from benchmark.bench._sweeps import records, write_sweep
-from benchmark.planning import plan
-from benchmark.records import Store
+from vlpeft.benchmark.bench import p_laplacian, ranking
+from vlpeft.benchmark.bench._rows import BenchRow, Setting
+from vlpeft.benchmark.bench._sides import TimedStep, side
+from vlpeft.benchmark.bench._sweeps import records, write_sweep
+from vlpeft.benchmark.cells.records import Store
+from vlpeft.benchmark.plan.check import plan
 
 BENCH = "growth"
 

@@ -8,10 +8,10 @@ from functools import partial
 
 import torch
 
-from benchmark.bench._models import Settings, adapt_backbone, freeze_backbone, protocol, training
-from benchmark.bench._rows import BenchRow, Setting
-from benchmark.bench._sides import TimedStep, time_row, turns
-from benchmark.measure import cached_pixels
+from vlpeft.benchmark.bench._models import Settings, adapt_backbone, freeze_backbone, protocol, training
+from vlpeft.benchmark.bench._rows import BenchRow, Setting
+from vlpeft.benchmark.bench._sides import TimedStep, time_row, turns
+from vlpeft.benchmark.plan.measure import cached_pixels
 
 BENCH = "limit"
 

@@ -11,16 +11,16 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmark.ahead import DEPTH
-from benchmark.bench._models import adapt_backbone, protocol
-from benchmark.bench._rows import BenchRow, Setting
-from benchmark.bench._sides import TimedStep, time_row, turns
-from benchmark.checkpoint import load_trained, trained_tensors
-from benchmark.features import views
-from benchmark.measure import ANSWERS, QUESTION
-from benchmark.predict import ImageFiles
-from benchmark.tasks.base import Item
-from benchmark.training import Feed, start, train
+from vlpeft.benchmark.bench._models import adapt_backbone, protocol
+from vlpeft.benchmark.bench._rows import BenchRow, Setting
+from vlpeft.benchmark.bench._sides import TimedStep, time_row, turns
+from vlpeft.benchmark.export.predict import ImageFiles
+from vlpeft.benchmark.plan.measure import ANSWERS, QUESTION
+from vlpeft.benchmark.run.checkpoint import load_trained, trained_tensors
+from vlpeft.benchmark.run.features import views
+from vlpeft.benchmark.run.fetch_ahead import DEPTH
+from vlpeft.benchmark.run.loop import Feed, start, train
+from vlpeft.benchmark.tasks.base import Item
 
 BENCH = "loading"
 BATCH, STEPS, SHAPE = 8, 12, (480, 640, 3)

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmark.bench._models import adapt_backbone, protocol
-from benchmark.bench._rows import BenchRow, Setting, row
-from benchmark.bench._sides import TimedStep, kept_bytes, time_row, turns
-from benchmark.errors import UserError
-from benchmark.method import count
+from vlpeft.benchmark.bench._models import adapt_backbone, protocol
+from vlpeft.benchmark.bench._rows import BenchRow, Setting, row
+from vlpeft.benchmark.bench._sides import TimedStep, kept_bytes, time_row, turns
+from vlpeft.benchmark.contract.sites import count
+from vlpeft.benchmark.core.errors import UserError
 
 BENCH = "lora"
 RANK, ALPHA = 8, 16.0

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmark.backbones.base import single
-from benchmark.backbones.language import log_likelihood, rank
-from benchmark.bench._models import adapt_backbone, items, protocol
-from benchmark.bench._rows import BenchRow, Setting
-from benchmark.bench._sides import TimedStep, time_row, turns
-from benchmark.measure import cached_pixels
+from vlpeft.benchmark.backbones.language import log_likelihood, rank
+from vlpeft.benchmark.bench._models import adapt_backbone, items, protocol
+from vlpeft.benchmark.bench._rows import BenchRow, Setting
+from vlpeft.benchmark.bench._sides import TimedStep, time_row, turns
+from vlpeft.benchmark.contract.backbone import single
+from vlpeft.benchmark.plan.measure import cached_pixels
 
 BENCH = "ranking"
 WORDS = (  # each one token of the tiny tokenizer, as most answers of VQAv2 are of BERT's

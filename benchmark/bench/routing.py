@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from benchmark.bench import _literal
-from benchmark.bench._rows import BenchRow, Setting
-from benchmark.bench._sides import TimedStep, time_row, turns
-from benchmark.grid import METHODS
+from vlpeft.benchmark.bench._rows import BenchRow, Setting
+from vlpeft.benchmark.bench._sides import TimedStep, time_row, turns
+from vlpeft.benchmark.contract.method import METHODS
+from vlpeft.benchmark.verify import transcriptions as _literal
 
 BENCH = "routing"
 ROWS = (

@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from tempfile import TemporaryDirectory
 from time import process_time
 
-from benchmark.bench._rows import BenchRow, Setting, row
-from benchmark.cell import Cell
-from benchmark.grid import expand
-from benchmark.verify.gate import require
-from benchmark.verify.stamp import code_hash
+from vlpeft.benchmark.bench._rows import BenchRow, Setting, row
+from vlpeft.benchmark.cells.cell import Cell
+from vlpeft.benchmark.plan.grid import expand
+from vlpeft.benchmark.verify.gate import require
+from vlpeft.benchmark.verify.stamp import code_hash
 
 BENCH = "verify"
 FIRST, STAMPED = 60.0, 1000.0  # allowed: CPU seconds and milliseconds, in one thread

@@ -12,9 +12,9 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from benchmark.bench._rows import BenchRow, Setting
-from benchmark.bench._sides import TimedStep, time_row, turns
-from benchmark.bench._sweeps import write_sweep
+from vlpeft.benchmark.bench._rows import BenchRow, Setting
+from vlpeft.benchmark.bench._sides import TimedStep, time_row, turns
+from vlpeft.benchmark.bench._sweeps import write_sweep
 
 BENCH = "workers"
 
@@ -44,7 +44,7 @@ def step(cells: int, together: bool, device: torch.device) -> TimedStep:
 
 
 def _vlpeft(*arguments: str) -> str:
-    done = subprocess.run([sys.executable, "-m", "benchmark.cli", *arguments], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-m", "vlpeft", *arguments], capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"vlpeft {' '.join(arguments)}: {done.stderr[-500:]}")
     return done.stdout

@@ -17,13 +17,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from benchmark.config import JSON, Config, NonNegative, Protocol, dump_identity, load_yaml, parse
-from benchmark.datasets.base import DataFormat
-from benchmark.datasets.sources import ByHand, Download
-from benchmark.errors import UserError, did_you_mean
-from benchmark.registry import Registry
+from vlpeft.benchmark.core.config import JSON, Config, NonNegative, Protocol, dump_identity, load_yaml, parse
+from vlpeft.benchmark.core.errors import UserError, did_you_mean
+from vlpeft.benchmark.core.registry import Registry
+from vlpeft.benchmark.datasets.base import DataFormat
+from vlpeft.benchmark.datasets.sources import ByHand, Download
 
-FORMATS: Registry[DataFormat] = Registry("format", "benchmark/datasets")
+FORMATS: Registry[DataFormat] = Registry("format", "vlpeft/benchmark/datasets")
 FOLDER = Path(__file__).resolve().parent
 
 

@@ -11,8 +11,8 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmark.config import Config
-from benchmark.errors import DataError
+from vlpeft.benchmark.core.config import Config
+from vlpeft.benchmark.core.errors import DataError
 
 Pixels = NDArray[np.uint8]  # (height, width, 3), RGB
 Features = NDArray[np.float32]  # (tokens, width)
@@ -36,7 +36,7 @@ class Example:
 
 @dataclass(frozen=True)
 class DataFormat(Config, ABC):
-    """A file format: its fields are the keys of a dataset YAML (those of `benchmark.datasets.Card` aside).
+    """A file format: its fields are the keys of a dataset YAML (those of `vlpeft.benchmark.datasets.Card` aside).
 
     `root` is where the files lie; it is no part of a cell's identity. Building the object reads no file; every method
     but `splits` may.

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmark.config import Config, added_field
-from benchmark.datasets.base import Example
-from benchmark.datasets.files import ID, FileFormat, DataRow, index_by_id, check_request, read_rows, require_images
-from benchmark.errors import DataError
-from benchmark.registry import register
+from vlpeft.benchmark.core.config import Config, added_field
+from vlpeft.benchmark.core.errors import DataError
+from vlpeft.benchmark.core.registry import register
+from vlpeft.benchmark.datasets.base import Example
+from vlpeft.benchmark.datasets.files import ID, DataRow, FileFormat, check_request, index_by_id, read_rows, require_images
 
 FLAGS = ("is_precanned", "is_rejected")  # of VizWiz's captions: a stock phrase for an image that shows nothing, spam
 

@@ -15,7 +15,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmark.datasets.base import Pixels
+from vlpeft.benchmark.datasets.base import Pixels
 
 T = TypeVar("T")
 COLORS: dict[str, tuple[int, int, int]] = {  # those of easy-VQA, so that one pretrained tower serves both

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmark.datasets.base import DataFormat, Example, Pixels
-from benchmark.datasets.files import check_request, content_fingerprint, decode_image, read_json, require_images
-from benchmark.errors import DataError
-from benchmark.libraries.easy_vqa import data_folder
-from benchmark.registry import register
+from vlpeft.benchmark.core.errors import DataError
+from vlpeft.benchmark.core.registry import register
+from vlpeft.benchmark.datasets.base import DataFormat, Example, Pixels
+from vlpeft.benchmark.datasets.files import check_request, content_fingerprint, decode_image, read_json, require_images
+from vlpeft.benchmark.libraries.easy_vqa import data_folder
 
 KINDS = {
     "yes_no": ("yes", "no"),

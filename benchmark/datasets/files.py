@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from benchmark.datasets.base import DataFormat, Features, Pixels
-from benchmark.errors import DataError, did_you_mean
+from vlpeft.benchmark.core.errors import DataError, did_you_mean
+from vlpeft.benchmark.datasets.base import DataFormat, Features, Pixels
+from vlpeft.benchmark.datasets.sources import unreadable_error
 
 DataRow = dict[str, Any]
 Types = Mapping[str, type | tuple[type, ...]]
@@ -39,7 +40,7 @@ class FileFormat(DataFormat):
         """Read one feature file by its path below `root`. Raises DataError naming the file."""
         if not self.has_features:
             return super().features(image)
-        from benchmark.datasets.hdf5 import read_features
+        from vlpeft.benchmark.datasets.hdf5 import read_features
 
         return read_features(Path(self.root) / image)
 
@@ -269,13 +270,3 @@ def _digest(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise unreadable_error(path, error) from error
-
-
-SOURCES = "; `vlpeft data check` says where to get it"  # but to those who have just asked it
-
-
-def unreadable_error(path: Path, error: OSError) -> DataError:
-    """The error to raise for a file that cannot be opened."""
-    if isinstance(error, FileNotFoundError):
-        return DataError(f"{path} does not exist; put the file there, or set `root` (shipped datasets: VLPEFT_DATA) to its folder{SOURCES}")
-    return DataError(f"cannot read {path}: {error.strerror}; check the path and its permissions")

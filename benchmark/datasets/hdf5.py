@@ -7,9 +7,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from benchmark.datasets.base import Features
-from benchmark.datasets.files import unreadable_error
-from benchmark.errors import DataError
+from vlpeft.benchmark.core.errors import DataError
+from vlpeft.benchmark.datasets.base import Features
+from vlpeft.benchmark.datasets.sources import unreadable_error
 
 
 def read_features(path: Path) -> Features:

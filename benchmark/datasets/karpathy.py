@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmark.config import added_field
-from benchmark.datasets.base import Example
-from benchmark.datasets.files import ID, FileFormat, DataRow, check_request, check_row, read_rows, require_images
-from benchmark.errors import DataError, did_you_mean
-from benchmark.registry import register
+from vlpeft.benchmark.core.config import added_field
+from vlpeft.benchmark.core.errors import DataError, did_you_mean
+from vlpeft.benchmark.core.registry import register
+from vlpeft.benchmark.datasets.base import Example
+from vlpeft.benchmark.datasets.files import ID, DataRow, FileFormat, check_request, check_row, read_rows, require_images
 
 SPLITS = ("train", "val", "test")
 MARKS = (*SPLITS, "restval")  # what the file's `split` may say

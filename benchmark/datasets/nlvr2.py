@@ -7,11 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from benchmark.config import Config
-from benchmark.datasets.base import Example
-from benchmark.datasets.files import FileFormat, DataRow, index_by_id, check_pattern, check_request, find_images, read_lines, read_list
-from benchmark.errors import DataError
-from benchmark.registry import register
+from vlpeft.benchmark.core.config import Config
+from vlpeft.benchmark.core.errors import DataError
+from vlpeft.benchmark.core.registry import register
+from vlpeft.benchmark.datasets.base import Example
+from vlpeft.benchmark.datasets.files import (
+    DataRow,
+    FileFormat,
+    check_pattern,
+    check_request,
+    find_images,
+    index_by_id,
+    read_lines,
+    read_list,
+)
 
 NLVR2Layout = Literal["official", "vl_t5"]
 LABELS: dict[NLVR2Layout, dict[object, str]] = {"official": {"True": "true", "False": "false"}, "vl_t5": {1: "true", 0: "false"}}

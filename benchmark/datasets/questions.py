@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from random import Random
 from typing import NamedTuple, TypeVar
 
-from benchmark.datasets.drawing import COLORS, SHAPES, SIZES, Scene, Thing, pick
+from vlpeft.benchmark.datasets.drawing import COLORS, SHAPES, SIZES, Scene, Thing, pick
 
 COUNTS = ("0", "1", "2")
 CLEAR = 16  # twice the pixels by which two centres must differ before a relation is asked or told

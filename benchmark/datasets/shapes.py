@@ -12,13 +12,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 
-from benchmark.config import NonNegative, Positive
-from benchmark.datasets.base import DataFormat, Example, Pixels
-from benchmark.datasets.drawing import CURTAIN, Scene, Thing, below, draw, pick, sample_scene
-from benchmark.datasets.questions import Question, balance, clear_relations, questions
-from benchmark.datasets.statements import cover_scene, hypotheses, statements
-from benchmark.errors import DataError, did_you_mean
-from benchmark.registry import register
+from vlpeft.benchmark.core.config import NonNegative, Positive
+from vlpeft.benchmark.core.errors import DataError, did_you_mean
+from vlpeft.benchmark.core.registry import register
+from vlpeft.benchmark.datasets.base import DataFormat, Example, Pixels
+from vlpeft.benchmark.datasets.drawing import CURTAIN, Scene, Thing, below, draw, pick, sample_scene
+from vlpeft.benchmark.datasets.questions import Question, balance, clear_relations, questions
+from vlpeft.benchmark.datasets.statements import cover_scene, hypotheses, statements
 
 VERSION = 1  # raise it with any change to what is drawn or asked: it is part of the fingerprint
 CHANCE = {  # task -> kind -> what a model scores that does not see
@@ -90,7 +90,11 @@ class Shapes(DataFormat):
             raise DataError(f"shapes has no task '{task}'{did_you_mean(task, self.tasks)}")
         if task == "captioning":
             return [self._caption(split, i) for i in range(self._size(split))]
-        asked: dict[str, Callable[[str], list[ShapesQuestion]]] = {"vqa": self._asked, "entailment": self._hypotheses, "nlvr2": self._statements}
+        asked: dict[str, Callable[[str], list[ShapesQuestion]]] = {
+            "vqa": self._asked,
+            "entailment": self._hypotheses,
+            "nlvr2": self._statements,
+        }
         return self._balanced(task, split, asked[task](split))
 
     def image(self, image: str) -> Pixels:

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmark.datasets.base import Example
-from benchmark.datasets.files import ID, FileFormat, index_by_id, check_request, find_images, read_lines
-from benchmark.errors import DataError, did_you_mean
-from benchmark.registry import register
+from vlpeft.benchmark.core.errors import DataError, did_you_mean
+from vlpeft.benchmark.core.registry import register
+from vlpeft.benchmark.datasets.base import Example
+from vlpeft.benchmark.datasets.files import ID, FileFormat, check_request, find_images, index_by_id, read_lines
 
 LABELS = ("entailment", "neutral", "contradiction")
 

@@ -5,7 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from benchmark.config import Config, Positive
+from vlpeft.benchmark.core.config import Config, Positive
+from vlpeft.benchmark.core.errors import DataError
+
+SOURCES = "; `vlpeft data check` says where to get it"  # but to those who have just asked it
+
+
+def unreadable_error(path: Path, error: OSError) -> DataError:
+    """The error to raise for a file that cannot be opened."""
+    if isinstance(error, FileNotFoundError):
+        return DataError(f"{path} does not exist; put the file there, or set `root` (shipped datasets: VLPEFT_DATA) to its folder{SOURCES}")
+    return DataError(f"cannot read {path}: {error.strerror}; check the path and its permissions")
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from benchmark.datasets.drawing import COLORS, CURTAIN_WIDTH, SHAPES, SIDE, SIZES, Scene, Thing
-from benchmark.datasets.questions import Question
+from vlpeft.benchmark.datasets.drawing import COLORS, CURTAIN_WIDTH, SHAPES, SIDE, SIZES, Scene, Thing
+from vlpeft.benchmark.datasets.questions import Question
 
 ENTAILMENT = ("entailment", "neutral", "contradiction")
 TRUTH = ("true", "false")

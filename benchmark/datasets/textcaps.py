@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmark.config import Config
-from benchmark.datasets.base import Example
-from benchmark.datasets.files import FileFormat, check_request, find_images, read_rows
-from benchmark.registry import register
+from vlpeft.benchmark.core.config import Config
+from vlpeft.benchmark.core.registry import register
+from vlpeft.benchmark.datasets.base import Example
+from vlpeft.benchmark.datasets.files import FileFormat, check_request, find_images, read_rows
 
 
 @dataclass(frozen=True)

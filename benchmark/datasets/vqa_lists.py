@@ -7,26 +7,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from benchmark.config import Config
-from benchmark.datasets.base import Example
-from benchmark.datasets.files import (
+from vlpeft.benchmark.core.config import Config
+from vlpeft.benchmark.core.errors import DataError
+from vlpeft.benchmark.core.registry import register
+from vlpeft.benchmark.datasets.base import Example
+from vlpeft.benchmark.datasets.files import (
     ID,
-    FileFormat,
     DataRow,
+    FileFormat,
     Types,
     answer_texts,
-    index_by_id,
     check_pattern,
     check_request,
     find_images,
     image_name,
+    index_by_id,
     read_list,
     read_mapping,
     read_rows,
     texts,
 )
-from benchmark.errors import DataError
-from benchmark.registry import register
 
 VQALayout = Literal["vizwiz", "gqa", "vl_t5", "blip"]
 FIELDS: dict[VQALayout, tuple[str, str, str, Types]] = {  # identifier, image, question, and the types of all that is read

@@ -6,21 +6,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmark.config import Config
-from benchmark.datasets.base import Example
-from benchmark.datasets.files import (
+from vlpeft.benchmark.core.config import Config
+from vlpeft.benchmark.core.errors import DataError
+from vlpeft.benchmark.core.registry import register
+from vlpeft.benchmark.datasets.base import Example
+from vlpeft.benchmark.datasets.files import (
     ID,
     FileFormat,
     answer_texts,
-    index_by_id,
     check_pattern,
     check_request,
     image_name,
+    index_by_id,
     read_rows,
     require_images,
 )
-from benchmark.errors import DataError
-from benchmark.registry import register
 
 
 @dataclass(frozen=True)

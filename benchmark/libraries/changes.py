@@ -8,7 +8,7 @@ from functools import cache
 from importlib.metadata import version
 from typing import Any
 
-from benchmark.errors import UserError
+from vlpeft.benchmark.core.errors import UserError
 
 FIX = "install the versions in constraints.txt (`pip install -c constraints.txt vlpeft`), or report it"
 

@@ -38,11 +38,7 @@ from transformers.utils import (
 )
 from transformers.utils.hub import cached_files, get_checkpoint_shard_files
 
-from benchmark.libraries.changes import (
-    refuse_unknown,
-    refuse_unsupported,
-    require_arguments,
-)
+from vlpeft.benchmark.libraries.changes import refuse_unknown, refuse_unsupported, require_arguments
 
 LIBRARY = "transformers"
 TRIED = ("5.24.0",)
@@ -71,7 +67,7 @@ def refuse_attention_arguments(arguments: Mapping[str, Any]) -> None:
     """Raise UserError for an argument of an attention function that may change its result."""
     unknown = [name for name in arguments if name not in NO_EFFECT]
     if unknown:
-        refuse_unknown(LIBRARY, "benchmark.attention.attend", unknown)
+        refuse_unknown(LIBRARY, "vlpeft.benchmark.contract.attention.attend", unknown)
 
 
 def fused_attention(

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
-from benchmark.errors import DataError, MetricUnavailable
-from benchmark.metrics.base import Metric, Prediction, Scores, Tokenizer
-from benchmark.registry import Registry
+from vlpeft.benchmark.core.errors import DataError, MetricUnavailable
+from vlpeft.benchmark.core.registry import Registry
+from vlpeft.benchmark.metrics.base import Metric, Prediction, Scores, Tokenizer
 
-METRICS: Registry[Metric] = Registry("metric", "benchmark/metrics")
+METRICS: Registry[Metric] = Registry("metric", "vlpeft/benchmark/metrics")
 
 __all__ = ["METRICS", "Absent", "Metric", "Prediction", "Report", "Scores", "Tokenizer", "score"]
 

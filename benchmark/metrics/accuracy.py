@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from benchmark.metrics.base import Metric, Prediction, Scores, Tokenizer, score_by_mean
-from benchmark.registry import register
+from vlpeft.benchmark.core.registry import register
+from vlpeft.benchmark.metrics.base import Metric, Prediction, Scores, Tokenizer, score_by_mean
 
 
 @register("accuracy", values=("accuracy",))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from benchmark.metrics.base import Metric, Prediction, Scores, Tokenizer, score_by_mean
-from benchmark.registry import register
+from vlpeft.benchmark.core.registry import register
+from vlpeft.benchmark.metrics.base import Metric, Prediction, Scores, Tokenizer, score_by_mean
 
 
 @register("answer_match", values=("exact_match", "macro_f1"))
@@ -25,7 +25,7 @@ class AnswerMatch(Metric):
 
 
 def _run_module(predictions: list[str], references: list[list[str]]) -> dict[str, Any]:
-    from benchmark.libraries.evaluate import run_module
-    from benchmark.metrics.modules.answer_match import AnswerMatchModule as Module  # imports evaluate, which takes seconds
+    from vlpeft.benchmark.libraries.evaluate import run_module
+    from vlpeft.benchmark.metrics.modules.answer_match import AnswerMatchModule as Module  # imports evaluate, which takes seconds
 
     return run_module(Module, predictions, references)

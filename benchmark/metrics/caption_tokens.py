@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
-from benchmark.libraries.nltk import treebank_tokens
-from benchmark.libraries.pycocoevalcap import ptb_jar, punctuation
-from benchmark.metrics.base import Prediction, Tokenizer
-from benchmark.metrics.java import run_java
+from vlpeft.benchmark.libraries.nltk import treebank_tokens
+from vlpeft.benchmark.libraries.pycocoevalcap import ptb_jar, punctuation
+from vlpeft.benchmark.metrics.base import Prediction, Tokenizer
+from vlpeft.benchmark.metrics.java import run_java
 
 Captions = dict[int, list[str]]  # example's number -> its captions, the form pycocoevalcap works on
 

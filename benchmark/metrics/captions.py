@@ -15,12 +15,12 @@ from statistics import fmean
 from tempfile import TemporaryDirectory
 from typing import ClassVar
 
-from benchmark.errors import MetricUnavailable
-from benchmark.libraries.pycocoevalcap import bleu, cider, meteor_jar, rouge_l, spice_folder
-from benchmark.metrics.base import Metric, Prediction, Scores, Tokenizer
-from benchmark.metrics.caption_tokens import Captions, tokenised
-from benchmark.metrics.java import run_java, talk_to_java
-from benchmark.registry import register
+from vlpeft.benchmark.core.errors import MetricUnavailable
+from vlpeft.benchmark.core.registry import register
+from vlpeft.benchmark.libraries.pycocoevalcap import bleu, cider, meteor_jar, rouge_l, spice_folder
+from vlpeft.benchmark.metrics.base import Metric, Prediction, Scores, Tokenizer
+from vlpeft.benchmark.metrics.caption_tokens import Captions, tokenised
+from vlpeft.benchmark.metrics.java import run_java, talk_to_java
 
 SPICE_MODELS = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
 # SPICE's serialisation library reaches into these packages, which Java 16 and newer refuse unless told; Java 8 ignores it.

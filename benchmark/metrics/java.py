@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from tempfile import TemporaryDirectory, TemporaryFile
 from typing import IO, cast
 
-from benchmark.errors import MetricUnavailable
+from vlpeft.benchmark.core.errors import MetricUnavailable
 
 NO_JAVA = "needs Java 8 or newer on the PATH: apt install default-jre-headless, or conda install -c conda-forge openjdk"
 UTF8 = "-Dfile.encoding=UTF-8"  # else the locale decides how captions are read, and batch jobs often have none

@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from benchmark.metrics.base import Metric, Prediction, Scores, Tokenizer, score_by_mean
-from benchmark.registry import register
+from vlpeft.benchmark.core.registry import register
+from vlpeft.benchmark.metrics.base import Metric, Prediction, Scores, Tokenizer, score_by_mean
 
 ENOUGH = 3  # an answer that three others gave is fully right
 PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'

@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import BartConfig, BartForConditionalGeneration, PreTrainedTokenizerFast
 
-from benchmark.pretraining.batches import Infilling, make_infilling_batch
-from benchmark.pretraining.common import HEADS, INIT, WIDTH, TrainingSchedule, Scalars, save, store_tower, train
-from benchmark.pretraining.images import IGNORED
-from benchmark.pretraining.tokenizer import MAX_LENGTH
+from vlpeft.benchmark.pretraining.batches import Infilling, make_infilling_batch
+from vlpeft.benchmark.pretraining.common import HEADS, INIT, WIDTH, Scalars, TrainingSchedule, save, store_tower, train
+from vlpeft.benchmark.pretraining.images import IGNORED
+from vlpeft.benchmark.pretraining.tokenizer import MAX_LENGTH
 
 LAYERS = 2  # of the encoder, and of the decoder
 

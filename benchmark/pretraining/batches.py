@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
-from benchmark.datasets.drawing import Scene, below
-from benchmark.pretraining.images import IGNORED
-from benchmark.pretraining.text import sample_caption, sample_caption_pair, sample_dialogue, sample_questions, scene_caption
-from benchmark.pretraining.tokenizer import MAX_LENGTH, ROBERTA_SPECIALS
+from vlpeft.benchmark.datasets.drawing import Scene, below
+from vlpeft.benchmark.pretraining.images import IGNORED
+from vlpeft.benchmark.pretraining.text import sample_caption, sample_caption_pair, sample_dialogue, sample_questions, scene_caption
+from vlpeft.benchmark.pretraining.tokenizer import MAX_LENGTH, ROBERTA_SPECIALS
 
 CAPTION_SHARE = 0.3  # of the causal model's texts are captions alone
 MASK = ROBERTA_SPECIALS.index("<mask>")

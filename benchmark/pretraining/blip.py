@@ -14,11 +14,22 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import BlipConfig, BlipForQuestionAnswering, BlipVisionModel, PreTrainedTokenizerFast, ViTModel
 
-from benchmark.pretraining.batches import make_blind_batch, make_caption_batch
-from benchmark.pretraining.common import HEADS, HELD_OUT, INIT, WIDTH, TrainingSchedule, Scalars, save, store_tower, train, write_json
-from benchmark.pretraining.images import IGNORED, pixel_values, draw_scene
-from benchmark.pretraining.tokenizer import MAX_LENGTH
-from benchmark.pretraining.vit import PREPROCESSOR
+from vlpeft.benchmark.pretraining.batches import make_blind_batch, make_caption_batch
+from vlpeft.benchmark.pretraining.common import (
+    HEADS,
+    HELD_OUT,
+    INIT,
+    WIDTH,
+    Scalars,
+    TrainingSchedule,
+    save,
+    store_tower,
+    train,
+    write_json,
+)
+from vlpeft.benchmark.pretraining.images import IGNORED, draw_scene, pixel_values
+from vlpeft.benchmark.pretraining.tokenizer import MAX_LENGTH
+from vlpeft.benchmark.pretraining.vit import PREPROCESSOR
 
 LAYERS = 2
 FIRST_SCENE = HELD_OUT // 2  # the stream's part that the image tower is not trained on either

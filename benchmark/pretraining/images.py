@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmark.datasets.drawing import COLORS, SHAPES, SIDE, SIZES, Scene, draw, sample_scene, sample_single
+from vlpeft.benchmark.datasets.drawing import COLORS, SHAPES, SIDE, SIZES, Scene, draw, sample_scene, sample_single
 
 PATCH = 8
 SINGLE_SHARE = 0.25  # of the images hold one thing, as in easy-VQA

@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast, RobertaConfig, RobertaForMaskedLM, RobertaModel
 
-from benchmark.pretraining.batches import make_masked_batch
-from benchmark.pretraining.common import HEADS, INIT, WIDTH, TrainingSchedule, Scalars, save, store_tower, train
-from benchmark.pretraining.images import IGNORED
-from benchmark.pretraining.tokenizer import MAX_LENGTH
+from vlpeft.benchmark.pretraining.batches import make_masked_batch
+from vlpeft.benchmark.pretraining.common import HEADS, INIT, WIDTH, Scalars, TrainingSchedule, save, store_tower, train
+from vlpeft.benchmark.pretraining.images import IGNORED
+from vlpeft.benchmark.pretraining.tokenizer import MAX_LENGTH
 
 
 def pretrain_roberta(folder: Path, tokenizer: PreTrainedTokenizerFast, seed: int, plan: TrainingSchedule) -> Scalars:

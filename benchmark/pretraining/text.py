@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from random import Random
 
-from benchmark.datasets.drawing import COLORS, SHAPES, Scene, below, pick, sample_scene, sample_single
-from benchmark.datasets.questions import clear_relations, questions
-from benchmark.datasets.shapes import captions
+from vlpeft.benchmark.datasets.drawing import COLORS, SHAPES, Scene, below, pick, sample_scene, sample_single
+from vlpeft.benchmark.datasets.questions import clear_relations, questions
+from vlpeft.benchmark.datasets.shapes import captions
 
 ASKED = 2  # questions after a description
 SINGLE_SHARE = 0.3  # of the scenes hold one thing, as in easy-VQA

@@ -19,16 +19,16 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from benchmark.backbones.base import TINY
-from benchmark.errors import UserError, did_you_mean
-from benchmark.pretraining.bart import pretrain_bart
-from benchmark.pretraining.blip import pretrain_blip
-from benchmark.pretraining.common import TrainingSchedule, Scalars, one_thread, write_json
-from benchmark.pretraining.gpt2 import pretrain_gpt2
-from benchmark.pretraining.roberta import pretrain_roberta
-from benchmark.pretraining.text import sample_dialogue
-from benchmark.pretraining.tokenizer import blip_tokenizer, gpt2_tokenizer, roberta_tokenizer, train_tokenizer
-from benchmark.pretraining.vit import pretrain_vit
+from vlpeft.benchmark.contract.backbone import TINY
+from vlpeft.benchmark.core.errors import UserError, did_you_mean
+from vlpeft.benchmark.pretraining.bart import pretrain_bart
+from vlpeft.benchmark.pretraining.blip import pretrain_blip
+from vlpeft.benchmark.pretraining.common import Scalars, TrainingSchedule, one_thread, write_json
+from vlpeft.benchmark.pretraining.gpt2 import pretrain_gpt2
+from vlpeft.benchmark.pretraining.roberta import pretrain_roberta
+from vlpeft.benchmark.pretraining.text import sample_dialogue
+from vlpeft.benchmark.pretraining.tokenizer import blip_tokenizer, gpt2_tokenizer, roberta_tokenizer, train_tokenizer
+from vlpeft.benchmark.pretraining.vit import pretrain_vit
 
 DATA = {
     "vit": "scenes drawn by benchmark/datasets/drawing.py: per colour presence, shape, size and place, and what each patch is on",

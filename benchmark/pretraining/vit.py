@@ -9,9 +9,29 @@ import torch
 from torch import Tensor, nn
 from transformers import ViTConfig, ViTModel
 
-from benchmark.datasets.drawing import COLORS, SIDE
-from benchmark.pretraining.common import HEADS, HELD_OUT, INIT, WIDTH, TrainingSchedule, Scalars, save, store_tower, train, write_json
-from benchmark.pretraining.images import OUTPUTS, PATCH, PATCH_CLASSES, pixel_values, scene_loss, draw_scene, scene_scores, scene_labels
+from vlpeft.benchmark.datasets.drawing import COLORS, SIDE
+from vlpeft.benchmark.pretraining.common import (
+    HEADS,
+    HELD_OUT,
+    INIT,
+    WIDTH,
+    Scalars,
+    TrainingSchedule,
+    save,
+    store_tower,
+    train,
+    write_json,
+)
+from vlpeft.benchmark.pretraining.images import (
+    OUTPUTS,
+    PATCH,
+    PATCH_CLASSES,
+    draw_scene,
+    pixel_values,
+    scene_labels,
+    scene_loss,
+    scene_scores,
+)
 
 
 def pretrain_vit(folder: Path, seed: int, plan: TrainingSchedule) -> Scalars:

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from benchmark.registry import Registry
-from benchmark.tasks.base import Task
+from vlpeft.benchmark.core.registry import Registry
+from vlpeft.benchmark.tasks.base import Task
 
-TASKS: Registry[Task] = Registry("task", "benchmark/tasks")
+TASKS: Registry[Task] = Registry("task", "vlpeft/benchmark/tasks")
 
 
 def metric_names(task: str, chosen: Sequence[str] | None) -> tuple[str, ...]:

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from benchmark.config import Protocol
-from benchmark.datasets.base import Example
-from benchmark.tasks.text import clean_question
+from vlpeft.benchmark.core.config import Protocol
+from vlpeft.benchmark.datasets.base import Example
+from vlpeft.benchmark.tasks.text import clean_question
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from benchmark.config import Protocol
-from benchmark.datasets.base import Example
-from benchmark.registry import register
-from benchmark.tasks.base import Item, Task
-from benchmark.tasks.text import clean_caption
+from vlpeft.benchmark.core.config import Protocol
+from vlpeft.benchmark.core.registry import register
+from vlpeft.benchmark.datasets.base import Example
+from vlpeft.benchmark.tasks.base import Item, Task
+from vlpeft.benchmark.tasks.text import clean_caption
 
 
 @register("captioning", metrics=("cider", "bleu", "rouge_l", "meteor", "spice"))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from benchmark.registry import register
-from benchmark.tasks.labelled import Labelled
+from vlpeft.benchmark.core.registry import register
+from vlpeft.benchmark.tasks.labelled import Labelled
 
 
 @register("entailment", metrics=("accuracy",))

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
-from benchmark.config import Protocol
-from benchmark.datasets.base import Example
-from benchmark.errors import DataError, UserError, did_you_mean
-from benchmark.tasks.base import Item, Task
+from vlpeft.benchmark.core.config import Protocol
+from vlpeft.benchmark.core.errors import DataError, UserError, did_you_mean
+from vlpeft.benchmark.datasets.base import Example
+from vlpeft.benchmark.tasks.base import Item, Task
 
 
 class Labelled(Task):

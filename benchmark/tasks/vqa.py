@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
-from benchmark.config import Protocol
-from benchmark.datasets.base import Example
-from benchmark.metrics.vqa_accuracy import normalise, vqa_accuracy
-from benchmark.registry import register
-from benchmark.tasks.base import Item, Task
+from vlpeft.benchmark.core.config import Protocol
+from vlpeft.benchmark.core.registry import register
+from vlpeft.benchmark.datasets.base import Example
+from vlpeft.benchmark.metrics.vqa_accuracy import normalise, vqa_accuracy
+from vlpeft.benchmark.tasks.base import Item, Task
 
 
 @register("vqa", metrics=("vqa_accuracy",), optional=("answer_match", "accuracy"))

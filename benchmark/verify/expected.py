@@ -7,9 +7,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from benchmark.errors import UserError
-from benchmark.records import read_json, to_json, write_atomically
-from benchmark.verify.check import FLOAT32, Value
+from vlpeft.benchmark.cells.records import read_json, to_json, write_atomically
+from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.verify.check import FLOAT32, Value
 
 FOLDER = Path(__file__).parent / "expected"
 DIGITS = 7  # that float32 has; EXACT values and those of float64 are kept whole

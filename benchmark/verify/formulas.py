@@ -8,12 +8,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from benchmark.attention import Seen
-from benchmark.bench import _literal
-from benchmark.bench.p_laplacian import Shape, forward, parts
-from benchmark.verify.check import Check, Value
-from benchmark.verify.waves import fingerprint, wave
-from methods.routing import mul_expand, project
+from vlpeft.benchmark.contract.attention import Seen
+from vlpeft.benchmark.verify import transcriptions as _literal
+from vlpeft.benchmark.verify.check import Check, Value
+from vlpeft.benchmark.verify.p_laplacian import Shape, forward, parts
+from vlpeft.benchmark.verify.waves import fingerprint, wave
+from vlpeft.methods.routing import mul_expand, project
 
 # Both sides are computed here, in float64, so that only the order of additions differs.
 SAME = 1e-7

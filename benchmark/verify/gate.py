@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Sequence
 
-from benchmark.cell import Cell
-from benchmark.errors import UserError
-from benchmark.verify.parts import SECONDS, parts_of_cells
-from benchmark.verify.stamp import Environment, alone, missing, remember
+from vlpeft.benchmark.cells.cell import Cell
+from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.verify.parts import SECONDS, parts_of_cells
+from vlpeft.benchmark.verify.stamp import Environment, alone, missing, remember
 
 FIX = (
     "install the locked versions (`uv pip install -c constraints.txt vlpeft`), look at `vlpeft verify`, "
@@ -44,7 +44,7 @@ def require(cells: Iterable[Cell], device: str, say: Say = tell) -> None:
 def _verify(environment: Environment, parts: Sequence[str], device: str, say: Say) -> None:
     import torch
 
-    from benchmark.verify.runner import run
+    from vlpeft.benchmark.verify.runner import run
 
     seconds = sum(SECONDS[part] for part in parts)
     say(f"verifying this environment (once, about {seconds:.0f} s): {', '.join(parts)}")

@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmark.augmentation import augment
-from benchmark.backbones.base import VisionTower
-from benchmark.backbones.vision import transform
-from benchmark.datasets.base import Pixels
-from benchmark.datasets.files import decode_image
-from benchmark.datasets.shapes import Shapes
-from benchmark.verify.check import Check, Value
+from vlpeft.benchmark.backbones.vision import transform
+from vlpeft.benchmark.contract.backbone import VisionTower
+from vlpeft.benchmark.datasets.base import Pixels
+from vlpeft.benchmark.datasets.files import decode_image
+from vlpeft.benchmark.datasets.shapes import Shapes
+from vlpeft.benchmark.run.augmentation import augment
+from vlpeft.benchmark.verify.check import Check, Value
 
 SCENES = tuple(f"test/{i}" for i in range(4))
 SIZE = 48

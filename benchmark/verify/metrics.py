@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import partial
 
-from benchmark.metrics import Tokenizer, score
-from benchmark.metrics.base import Prediction
-from benchmark.verify.check import FLOAT64, Check, NotRun, Value
+from vlpeft.benchmark.metrics import Tokenizer, score
+from vlpeft.benchmark.metrics.base import Prediction
+from vlpeft.benchmark.verify.check import FLOAT64, Check, NotRun, Value
 
 TEN = ("two", "2", "2", "two", "2", "3", "2", "two", "2", "two")
 ANSWERS = (

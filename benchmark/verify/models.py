@@ -10,19 +10,19 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from benchmark.backbones import BACKBONES
-from benchmark.backbones.vision import transform
-from benchmark.cell import Cell, Choice
-from benchmark.config import Protocol
-from benchmark.datasets import DatasetSpec
-from benchmark.features import Visual
-from benchmark.runner import build
-from benchmark.tasks.base import Item
-from benchmark.training import Feed, autocast, start, train
-from benchmark.verify import literal
-from benchmark.verify.check import BFLOAT16, CUDA_FLOAT32, FLOAT32, Check, Value
-from benchmark.verify.images import SCENES, digest, scene
-from benchmark.verify.waves import fingerprint, wave
+from vlpeft.benchmark.backbones import BACKBONES
+from vlpeft.benchmark.backbones.vision import transform
+from vlpeft.benchmark.cells.cell import Cell, Choice
+from vlpeft.benchmark.core.config import Protocol
+from vlpeft.benchmark.datasets import DatasetSpec
+from vlpeft.benchmark.run.features import Visual
+from vlpeft.benchmark.run.loop import Feed, autocast, start, train
+from vlpeft.benchmark.run.model import build
+from vlpeft.benchmark.tasks.base import Item
+from vlpeft.benchmark.verify import literal
+from vlpeft.benchmark.verify.check import BFLOAT16, CUDA_FLOAT32, FLOAT32, Check, Value
+from vlpeft.benchmark.verify.images import SCENES, digest, scene
+from vlpeft.benchmark.verify.waves import fingerprint, wave
 
 Settings = Mapping[str, Any]
 ANSWERS = ("no", "yes", "circle", "rectangle", "triangle", "blue", "large circle", "red shape")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from benchmark.cell import Cell
-from benchmark.metrics import METRICS
-from benchmark.tasks import metric_names
+from vlpeft.benchmark.cells.cell import Cell
+from vlpeft.benchmark.cells.verified import BACKBONES, is_covered
+from vlpeft.benchmark.metrics import METRICS
+from vlpeft.benchmark.tasks import metric_names
 
-BACKBONES = ("vit_roberta", "vit_gpt2", "clip_bart", "blip")
 ALWAYS = ("images", "tokenizers", "formulas")
 # Seconds on one core, to say beforehand about how long it takes.
 SECONDS = {
@@ -36,11 +36,6 @@ def parts_of_backbone(name: str) -> tuple[str, ...]:
     return tuple(part for part in PARTS if part not in BACKBONES or part == name)
 
 
-def is_covered(cell: Cell) -> bool:
-    """Whether there are checks of the cell's backbone; of one from another package there are none."""
-    return cell.backbone.name in BACKBONES
-
-
 def _parts(cell: Cell) -> Iterator[str]:
     yield from ALWAYS
     if is_covered(cell):
@@ -50,4 +45,4 @@ def _parts(cell: Cell) -> Iterator[str]:
 
 
 def _part_of_metric(name: str) -> str:
-    return "captions" if METRICS.entry(name).module == "benchmark.metrics.captions" else "answers"
+    return "captions" if METRICS.entry(name).module == "vlpeft.benchmark.metrics.captions" else "answers"

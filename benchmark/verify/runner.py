@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from benchmark.backbones.weights import quiet
-from benchmark.verify import expected, formulas, images, metrics, models, tokenizers
-from benchmark.verify.check import Check, Finding, NotRun, difference, shown
-from benchmark.verify.parts import BACKBONES
+from vlpeft.benchmark.backbones.weights import quiet
+from vlpeft.benchmark.cells.verified import BACKBONES
+from vlpeft.benchmark.verify import expected, formulas, images, metrics, models, tokenizers
+from vlpeft.benchmark.verify.check import Check, Finding, NotRun, difference, shown
 
 Source = Callable[[torch.device], Iterator[Check]]
 SOURCES: Mapping[str, Source] = {

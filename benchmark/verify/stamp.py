@@ -18,10 +18,10 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from benchmark import provenance
-from benchmark.config import Config, dump, parse
-from benchmark.records import read_json, to_json, write_atomically
-from benchmark.registry import REPOSITORY
+from vlpeft.benchmark.cells import provenance
+from vlpeft.benchmark.cells.records import read_json, to_json, write_atomically
+from vlpeft.benchmark.core.config import Config, dump, parse
+from vlpeft.benchmark.core.registry import REPOSITORY
 
 COMPUTING = ("benchmark", "baselines", "methods")  # the packages that numbers come from
 SUFFIXES = (".py", ".json", ".safetensors")

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from benchmark.backbones.weights import WeightSource
-from benchmark.verify.check import Check, Value
+from vlpeft.benchmark.backbones.weights import WeightSource
+from vlpeft.benchmark.verify.check import Check, Value
 
 TOWERS = ("roberta", "gpt2", "bart", "blip")
 TEXTS = (

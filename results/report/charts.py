@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence, Sized
 
-from results.report.data import TrackedCurves, Model, ResultPlace, Score
-from results.report.figures import Figure, FigureRow, SeriesWay, lines, sites, strips
-from results.report.scatter import Dot, scatter
+from vlpeft.results.report.data import Model, ResultPlace, Score, TrackedCurves
+from vlpeft.results.report.figures import Figure, FigureRow, SeriesWay, lines, sites, strips
+from vlpeft.results.report.scatter import Dot, scatter
 
 SHOWN_LINES = 12  # more cannot be told apart
 SHOWN_ROWS = 40

@@ -11,13 +11,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 
-from benchmark.cell import Plan, Planned
-from benchmark.records import Record, Store
-from benchmark.scores import ImageScores
-from results.attempts import failure
-from results.leaderboard import Leaderboard, leaderboard
-from results.summaries import SummaryEntry, costs, scores
-from results.tables import Block, Text, one_line
+from vlpeft.benchmark.cells.attempts import failure
+from vlpeft.benchmark.cells.cell import Plan, Planned
+from vlpeft.benchmark.cells.records import Record, Store
+from vlpeft.benchmark.cells.scores import ImageScores
+from vlpeft.results.leaderboard import Leaderboard, leaderboard
+from vlpeft.results.summaries import SummaryEntry, costs, scores
+from vlpeft.results.tables.table import Block, Text, one_line
 
 POINTS = 60
 FLOW = {"self": 0, "cross": 1, "ffn": 2}
@@ -110,7 +110,7 @@ class Curves:
 
 @dataclass(frozen=True)
 class Model:
-    """All that the page shows, but for the tables of `results.tables` and `results.compare` and the examples."""
+    """All that the page shows, but for the tables of `vlpeft.results.tables.table` and `vlpeft.results.papers.compare` and the examples."""
 
     board: Leaderboard
     methods: tuple[str, ...]

@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from benchmark.cell import Plan, Planned
-from benchmark.datasets.base import DataFormat, Example
-from benchmark.errors import UserError
-from benchmark.records import sha256
-from results.report.data import Model, ReadOnce
+from vlpeft.benchmark.cells.cell import Plan, Planned
+from vlpeft.benchmark.cells.records import sha256
+from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.datasets.base import DataFormat, Example
+from vlpeft.results.report.data import Model, ReadOnce
 
 LINES = 20_000  # read of a cell's predictions, so that time stays bounded; the page says where there may be more
 METHODS = 16  # shown on a backbone: those with the highest scores

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from results.report.axes import Axis
+from vlpeft.benchmark.core.axes import Axis
 
 WIDTH, HEIGHT = 360.0, 260.0
 LEFT, RIGHT, TOP, BOTTOM = 46.0, 14.0, 10.0, 42.0

@@ -18,20 +18,20 @@ from typing import Any, TypeVar
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from benchmark.cell import Plan
-from benchmark.errors import UserError
-from benchmark.records import Store
-from results.compare import published_table
-from results.comparisons import significance_table
-from results.leaderboard import JOINT
-from results.published import load_published, published_names
-from results.report import charts
-from results.report.data import Model, ReadOnce, Score, gather
-from results.report.examples import Browser, Series, browsers, count_words
-from results.report.figures import COLOURS, SHAPES, Figure
-from results.scale import scale_notes
-from results.significance import significance
-from results.tables import Block, Table, cost_table, score_table
+from vlpeft.benchmark.cells.cell import Plan
+from vlpeft.benchmark.cells.records import Store
+from vlpeft.benchmark.core.errors import UserError
+from vlpeft.results.leaderboard import JOINT
+from vlpeft.results.papers.compare import published_table
+from vlpeft.results.papers.published import load_published, published_names
+from vlpeft.results.report import charts
+from vlpeft.results.report.data import Model, ReadOnce, Score, gather
+from vlpeft.results.report.examples import Browser, Series, browsers, count_words
+from vlpeft.results.report.figures import COLOURS, SHAPES, Figure
+from vlpeft.results.scale import scale_notes
+from vlpeft.results.statistics.comparisons import significance_table
+from vlpeft.results.statistics.significance import significance
+from vlpeft.results.tables.table import Block, Table, cost_table, score_table
 
 EXAMPLES = 48
 T = TypeVar("T")
@@ -111,7 +111,7 @@ def _page(plan: Plan, results: Store, examples: int, mixed: bool) -> tuple[str, 
 @cache
 def _environment() -> Environment:
     made = Environment(
-        loader=PackageLoader("results.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
+        loader=PackageLoader("vlpeft.results.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
     )
     made.filters |= {
         "grouped": _by_place,
@@ -166,7 +166,7 @@ def _named(by: Iterable[int], series: Sequence[Series]) -> list[tuple[str, list[
 
 def _assets() -> dict[str, Any]:
     """Style sheet and script, which the page holds, and the script's hash: no other script may run in the page."""
-    folder = files("results.report") / "templates"
+    folder = files("vlpeft.results.report") / "templates"
     style, script = ((folder / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return {"style": Markup(style), "script": Markup(script), "digest": digest}

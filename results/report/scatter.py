@@ -9,8 +9,8 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from results.report.axes import Axis, short_number
-from results.report.figures import BOTTOM, CHARACTER, DISC, LEFT, TOP, WIDTH, Figure, Frame, Label, Mark, Path
+from vlpeft.benchmark.core.axes import Axis, short_number
+from vlpeft.results.report.figures import BOTTOM, CHARACTER, DISC, LEFT, TOP, WIDTH, Figure, Frame, Label, Mark, Path
 
 NEAR = 3.0  # dots less far apart than this are one point
 LINE = 12  # height of a label

@@ -14,10 +14,10 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmark import cli
-from benchmark.verify.parts import PARTS
-from benchmark.verify.runner import run
-from benchmark.verify.stamp import Environment, missing, remember
+from vlpeft.benchmark.cli import main as cli
+from vlpeft.benchmark.verify.parts import PARTS
+from vlpeft.benchmark.verify.runner import run
+from vlpeft.benchmark.verify.stamp import Environment, missing, remember
 
 COMMAND = str(Path(sys.executable).with_name("vlpeft"))
 OFFLINE = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}

@@ -9,16 +9,17 @@ from typing import Any
 import torch
 from PIL import Image
 
-from benchmark.backbones import BACKBONES
-from benchmark.backbones.base import Backbone
-from benchmark.cell import Planned
-from benchmark.config import parse
-from benchmark.export import Finished, read_finished_cell
-from benchmark.features import visual_inputs
-from benchmark.planning import plan, save_plan
-from benchmark.predict import AskedQuestion
-from benchmark.records import Store
-from benchmark.runner import Runtime, run_cell
+from vlpeft.benchmark.backbones import BACKBONES
+from vlpeft.benchmark.cells.cell import Planned
+from vlpeft.benchmark.cells.records import Store
+from vlpeft.benchmark.contract.backbone import Backbone
+from vlpeft.benchmark.core.config import parse
+from vlpeft.benchmark.export.predict import AskedQuestion
+from vlpeft.benchmark.export.write import Finished, read_finished_cell
+from vlpeft.benchmark.plan.check import plan, save_plan
+from vlpeft.benchmark.run.features import visual_inputs
+from vlpeft.benchmark.run.runner import run_cell
+from vlpeft.benchmark.run.runtime import Runtime
 
 DATA = "format: shapes\nroot: ''\ntrain_scenes: 12\nval_scenes: 2\ntest_scenes: 6\n"
 CAPTIONS = DATA + "protocol: {metrics: [rouge_l]}\n"  # the other metrics take longer than all the rest

@@ -358,7 +358,7 @@ def test_what_another_user_keeps_to_themselves(tmp_path, main) -> None:
     rights = "--bounding-set=-dac_override,-dac_read_search"
     mine = ["setpriv", rights, rights.replace("bounding-set", "inh-caps")] if os.geteuid() == 0 else []
     for words in (("status", path, "--root", root), ("table", path, "--root", root), ("diff", root, root)):
-        command = [*mine, sys.executable, "-m", "benchmark.cli", *map(str, words)]
+        command = [*mine, sys.executable, "-m", "vlpeft", *map(str, words)]
         said = subprocess.run(command, capture_output=True, text=True, check=False)
         assert (said.returncode, said.stderr.count("\n")) == (2, 1), said.stderr
         assert f"vlpeft: error: {record.parent}" in said.stderr

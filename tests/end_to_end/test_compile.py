@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from benchmark.planning import plan
-from benchmark.records import Store
 from tests.end_to_end.conftest import leftovers, write_one
+from vlpeft.benchmark.cells.records import Store
+from vlpeft.benchmark.plan.check import plan
 
 PROTOCOL = "{lr: 1e-3, epochs: 2, batch_size: 4, train_limit: 10, eval_limit: 4, select: best}"
 

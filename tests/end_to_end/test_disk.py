@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmark import runner
 from tests.disk import disk
 from tests.end_to_end.conftest import RUN, leftovers, records, write_one
+from vlpeft.benchmark.run import runner
 
 __all__ = ["disk"]
 SWEEP = ("--on", "inline", *RUN)

@@ -16,15 +16,15 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from benchmark.adapters import CONFIG, TENSORS, pin_revision, read_adapter, rebuild, rebuild_model
-from benchmark.backbones import BACKBONES
-from benchmark.backbones.base import TINY
-from benchmark.errors import UserError
-from benchmark.export import export
-from benchmark.grid import METHODS
-from benchmark.hub_formats import base_lines
-from benchmark.predict import select_part, predict
 from tests.end_to_end.finished import Ran, fresh
+from vlpeft.benchmark.backbones import BACKBONES
+from vlpeft.benchmark.contract.backbone import TINY
+from vlpeft.benchmark.contract.method import METHODS
+from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.export.folder import CONFIG, TENSORS, pin_revision, read_adapter, rebuild, rebuild_model
+from vlpeft.benchmark.export.hub_formats import base_lines
+from vlpeft.benchmark.export.predict import predict, select_part
+from vlpeft.benchmark.export.write import export
 
 # peft reads a property that the installed transformers has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -221,7 +221,7 @@ def test_what_a_format_cannot_hold_is_refused(ran: Ran, tmp_path: Path, method: 
 
 def test_hub_ids_are_pinned(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     commit = "0123456789abcdef0123456789abcdef01234567"
-    monkeypatch.setattr("benchmark.adapters.cached_path", lambda name, *_: f"/hub/{name}/{commit}/config.json")
+    monkeypatch.setattr("vlpeft.benchmark.export.folder.cached_path", lambda name, *_: f"/hub/{name}/{commit}/config.json")
     assert pin_revision("roberta-base") == f"roberta-base@{commit}"
     assert pin_revision(f"/home/me/.cache/models--facebook--bart-base/snapshots/{commit}") == f"facebook/bart-base@{commit}"
     assert pin_revision(str(tmp_path)) == ""

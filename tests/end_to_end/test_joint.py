@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from benchmark.cell import Part
-from benchmark.errors import UserError
-from benchmark.planning import _Checker
-from benchmark.records import Store
 from tests.conftest import Case
 from tests.end_to_end.conftest import RUN, SHAPES, cells, records
+from vlpeft.benchmark.cells.cell import Part
+from vlpeft.benchmark.cells.records import Store
+from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.plan.check import _Checker
 
 JOINT = """
 protocol: {base: vl_adapter, epochs: null, steps: 6, batch_size: 8, train_limit: 24, eval_limit: 8, max_input_tokens: 32,

@@ -12,14 +12,14 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from benchmark.adapters import CONFIG, TENSORS, read_adapter, rebuild
-from benchmark.backbones.base import TINY
-from benchmark.errors import UserError
-from benchmark.export import export
-from benchmark.predict import AskedQuestion, predict, read_rows
-from benchmark.records import Store
 from tests.end_to_end.conftest import leftovers
 from tests.end_to_end.finished import Ran
+from vlpeft.benchmark.cells.records import Store
+from vlpeft.benchmark.contract.backbone import TINY
+from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.export.folder import CONFIG, TENSORS, read_adapter, rebuild
+from vlpeft.benchmark.export.predict import AskedQuestion, predict, read_rows
+from vlpeft.benchmark.export.write import export
 
 
 @pytest.fixture(scope="module")

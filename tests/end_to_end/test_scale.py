@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from benchmark.datasets import load_spec
-from benchmark.errors import UserError
-from benchmark.grid import cross_layers, expand
-from benchmark.planning import plan
-from benchmark.scale import load_scale
-from benchmark.sweep import sweep_names
-from results.scale import EMBEDDED, TINY, scale_notes
+from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.datasets import load_spec
+from vlpeft.benchmark.plan.check import plan
+from vlpeft.benchmark.plan.grid import cross_layers, expand
+from vlpeft.benchmark.plan.scale import load_scale
+from vlpeft.benchmark.plan.sweep import sweep_names
+from vlpeft.results.scale import EMBEDDED, TINY, scale_notes
 
 OF_PAPERS = [name for name in sweep_names() if "/" in name]
 

@@ -129,7 +129,7 @@ class Refuse:
         if name.split(".")[0] in ("torch", "transformers", "timm"):
             raise ImportError(f"{name} is not on this machine")
 sys.meta_path.insert(0, Refuse())
-from benchmark.cli import main
+from vlpeft.benchmark.cli.main import main
 main(sys.argv[1:])
 """
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from benchmark.datasets.shapes import CHANCE
 from tests.end_to_end.conftest import RUN, SHAPES, records
+from vlpeft.benchmark.datasets.shapes import CHANCE
 
 SWEEP = """
 protocol: {lr: 1e-3, steps: 3, batch_size: 8, train_limit: 24, eval_limit: 12, max_input_tokens: 32, metric_tokenizer: treebank,

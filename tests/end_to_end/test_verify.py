@@ -6,11 +6,12 @@ from functools import cache
 import pytest
 import torch
 
-from benchmark.records import to_json
-from benchmark.verify import expected, models
-from benchmark.verify.check import _largest, difference
-from benchmark.verify.parts import BACKBONES, PARTS
-from benchmark.verify.runner import SOURCES, as_in_a_run, run_check
+from vlpeft.benchmark.cells.records import to_json
+from vlpeft.benchmark.cells.verified import BACKBONES
+from vlpeft.benchmark.verify import expected, models
+from vlpeft.benchmark.verify.check import _largest, difference
+from vlpeft.benchmark.verify.parts import PARTS
+from vlpeft.benchmark.verify.runner import SOURCES, as_in_a_run, run_check
 
 from .conftest import RUN, records, write_one
 

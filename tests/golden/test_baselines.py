@@ -10,15 +10,15 @@ from peft import PrefixTuningConfig, get_peft_model
 from torch import Tensor, nn
 from torch.nn import functional
 
-from baselines.adapter import Parallel
-from benchmark.attention import attend
-from benchmark.backbones.base import Backbone
-from benchmark.config import Protocol, parse
-from benchmark.errors import UserError
-from benchmark.grid import METHODS
-from benchmark.method import Site, apply, count
 from tests.conftest import ANSWERS, Case, visual
 from tests.golden.test_parameter_counts import adapted, model, trains
+from vlpeft.baselines.adapter import Parallel
+from vlpeft.benchmark.contract.attention import attend
+from vlpeft.benchmark.contract.backbone import Backbone
+from vlpeft.benchmark.contract.method import METHODS, apply
+from vlpeft.benchmark.contract.sites import Site, count
+from vlpeft.benchmark.core.config import Protocol, parse
+from vlpeft.benchmark.core.errors import UserError
 
 # peft reads a property that the installed transformers has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")

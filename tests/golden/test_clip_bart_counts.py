@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 
-from benchmark.backbones import BACKBONES
-from benchmark.backbones.base import Backbone
-from benchmark.config import Protocol, parse
-from benchmark.grid import METHODS
-from benchmark.method import apply, count
+from vlpeft.benchmark.backbones import BACKBONES
+from vlpeft.benchmark.contract.backbone import Backbone
+from vlpeft.benchmark.contract.method import METHODS, apply
+from vlpeft.benchmark.contract.sites import count
+from vlpeft.benchmark.core.config import Protocol, parse
 
 VISUAL_EMBEDDING, BART, ROWS = 1_582_848, 139_420_416, 153_600
 TASKS = 4  # VQA, GQA, NLVR2, captions

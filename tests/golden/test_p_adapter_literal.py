@@ -15,22 +15,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers.pytorch_utils import Conv1D
 
-from benchmark.attention import Seen
-from benchmark.bench._literal import LiteralBlock, LiteralAttention
-from benchmark.bench._literal import p_adapter as release
-from benchmark.checkpoint import trained_tensors
-from benchmark.errors import UserError
-from benchmark.method import Site, count
-from methods import p_adapter
-from methods.p_adapter import (
-    Bottleneck,
-    Laplacian,
-    PAdapter,
-    PaperAdapter,
-    linear,
-)
-from methods.p_laplacian import gram_distance, paper_step, release_step
 from tests.conftest import Case
+from vlpeft.benchmark.contract.attention import Seen
+from vlpeft.benchmark.contract.sites import Site, count
+from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.run.checkpoint import trained_tensors
+from vlpeft.benchmark.verify.transcriptions import LiteralAttention, LiteralBlock
+from vlpeft.benchmark.verify.transcriptions import p_adapter as release
+from vlpeft.methods import p_adapter
+from vlpeft.methods.p_adapter import Bottleneck, Laplacian, PAdapter, PaperAdapter, linear
+from vlpeft.methods.p_laplacian import gram_distance, paper_step, release_step
 
 RANDOM = settings(max_examples=25, deadline=None)
 EXPONENTS = (1.0, 1.25, 1.5, 1.75, 2.0, 2.5)
@@ -329,7 +323,10 @@ def test_a_slot_that_is_the_projection_itself(variant: str) -> None:
     """Projecting nodes must not run the adapter again, and the projection must be in the module tree once."""
     torch.manual_seed(0)
     method, shown = PAdapter(variant=variant, size=4), seen(1, 2, 3, 3, 8, causal=True)
-    blocks = [LiteralBlock("self", nn.Linear(8, 8), LiteralAttention(2, causal=True), method, in_place=in_place).double() for in_place in (False, True)]
+    blocks = [
+        LiteralBlock("self", nn.Linear(8, 8), LiteralAttention(2, causal=True), method, in_place=in_place).double()
+        for in_place in (False, True)
+    ]
     tensors = {name.split(".", 1)[1].removeprefix("0."): tensor for name, tensor in blocks[0].state_dict().items()}
     named = {name: name.split(".", 1)[1].removeprefix("0.") for name in blocks[1].state_dict()}
     assert len(named) == len(blocks[0].state_dict())

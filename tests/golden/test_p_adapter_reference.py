@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmark.attention import Seen
-from benchmark.bench._literal import LiteralBlock, LiteralAttention
-from methods.p_adapter import PAdapter
+from vlpeft.benchmark.contract.attention import Seen
+from vlpeft.benchmark.verify.transcriptions import LiteralAttention, LiteralBlock
+from vlpeft.methods.p_adapter import PAdapter
 
 REFERENCE = Path(__file__).parent / "reference"
 CASES = [f"{kind}_p{p}" for kind in ("self", "cross") for p in ("1.25", "1.5", "1.75", "2.0")]

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from methods.p_laplacian import EPSILON, paper_step, release_step
+from vlpeft.methods.p_laplacian import EPSILON, paper_step, release_step
 
 EXPONENTS = (1.0, 1.25, 1.5, 2.0, 2.5)
 

@@ -11,9 +11,9 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from baselines.lora import LoRALinear
-from benchmark.backbones.base import Backbone
 from tests.conftest import Case
+from vlpeft.baselines.lora import LoRALinear
+from vlpeft.benchmark.contract.backbone import Backbone
 
 # peft reads a property that the installed transformers has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")

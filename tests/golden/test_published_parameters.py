@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from benchmark import cli
-from benchmark.config import load_yaml, parse
-from results.parameters import PUBLISHED, PublishedFile, parameter_rows
+from vlpeft.benchmark.cli import main as cli
+from vlpeft.benchmark.core.config import load_yaml, parse
+from vlpeft.results.tables.parameters import PUBLISHED, PublishedFile, parameter_rows
 
 SWEEPS = ("parameters_clip_bart", "parameters_p_adapter", "parameters_routing")
 

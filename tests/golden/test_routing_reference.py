@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
-from baselines.lora import LoRALinear
-from benchmark.errors import UserError
-from benchmark.method import VisualContext
-from methods.routing import RoutedBottleneck, RoutedLoRALinear, routing_function
 from tests.conftest import Case
+from vlpeft.baselines.lora import LoRALinear
+from vlpeft.benchmark.contract.sites import VisualContext
+from vlpeft.benchmark.core.errors import UserError
+from vlpeft.methods.routing import RoutedBottleneck, RoutedLoRALinear, routing_function
 
 REFERENCE = Path(__file__).parent / "reference"
 FUNCTIONS = ("add", "mul", "mul_expand", "project")

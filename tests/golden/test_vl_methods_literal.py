@@ -10,16 +10,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from baselines.adapter import Bottleneck
-from baselines.compacter import KroneckerLinear
-from baselines.hyperformer import Generated
-from baselines.vl_pet import Beside, Gate, Gated
-from benchmark.backbones.base import Backbone
-from benchmark.errors import UserError
-from benchmark.grid import METHODS
-from benchmark.method import Site, apply, count
-from benchmark.planning import reason_to_skip
 from tests.conftest import Case
+from vlpeft.baselines.adapter import Bottleneck
+from vlpeft.baselines.compacter import KroneckerLinear
+from vlpeft.baselines.hyperformer import Generated
+from vlpeft.baselines.vl_pet import Beside, Gate, Gated
+from vlpeft.benchmark.contract.backbone import Backbone
+from vlpeft.benchmark.contract.method import METHODS, apply
+from vlpeft.benchmark.contract.sites import Site, count
+from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.plan.check import reason_to_skip
 
 EXACT = {"rtol": 1e-10, "atol": 1e-12}
 

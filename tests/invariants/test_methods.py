@@ -11,15 +11,15 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from benchmark.backbones import BACKBONES
-from benchmark.backbones.base import Backbone
-from benchmark.checkpoint import load_trained, save_trained, trained_tensors
-from benchmark.cost import parameters
-from benchmark.grid import METHODS
-from benchmark.method import apply, count
 from tests.conftest import BACKBONE_VARIATIONS, CASES, METHOD_VARIATIONS, Case, accepted, visual
+from vlpeft.benchmark.backbones import BACKBONES
+from vlpeft.benchmark.contract.backbone import Backbone
+from vlpeft.benchmark.contract.method import METHODS, apply
+from vlpeft.benchmark.contract.sites import count
+from vlpeft.benchmark.run.checkpoint import load_trained, save_trained, trained_tensors
+from vlpeft.benchmark.run.cost import parameters
 
-ROUTED = [case for case in CASES if METHODS.entries[case.method].module == "methods.routing"]
+ROUTED = [case for case in CASES if METHODS.entries[case.method].module == "vlpeft.methods.routing"]
 RAW = accepted(Case(c.method, c.backbone, {}, {"prefix": "raw"} if "prefix" in {f.name for f in fields(c.config)} else {}) for c in CASES)
 FUNCTIONS = ("add", "mul", "mul_expand", "project")
 
@@ -202,7 +202,9 @@ def test_any_two_routing_functions_differ(case: Case) -> None:
         assert not torch.allclose(made[one][1], made[other][1], rtol=1e-6), f"{one} and {other} compute the same"
 
 
-@pytest.mark.parametrize("case", ROUTED + [c for c in METHOD_VARIATIONS if METHODS.entries[c.method].module == "methods.routing"], ids=str)
+@pytest.mark.parametrize(
+    "case", ROUTED + [c for c in METHOD_VARIATIONS if METHODS.entries[c.method].module == "vlpeft.methods.routing"], ids=str
+)
 def test_routing_adds_no_parameter(case: Case) -> None:
     """For one seed, a routed method and its plain one start from the same bits."""
     plain = Case(base_of(case), case.backbone, {k: v for k, v in case.settings.items() if k not in ("function", "variant")})

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from benchmark.backbones.base import Backbone
-from benchmark.errors import UserError
-from benchmark.method import PerTask, count
-from benchmark.runner import build
 from tests.conftest import ANSWERS, BACKBONES, Case, capable
+from vlpeft.benchmark.contract.backbone import Backbone
+from vlpeft.benchmark.contract.method import PerTask
+from vlpeft.benchmark.contract.sites import count
+from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.run.model import build
 
 SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("adapter", {"per_task": "down"}),

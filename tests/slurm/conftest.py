@@ -13,10 +13,10 @@ import psutil
 import pytest
 from filelock import FileLock
 
-from slurm import supervise
-from slurm.ledger import Ledger
 from tests.disk import disk
 from tests.end_to_end.conftest import main, write_one
+from vlpeft.slurm import supervise
+from vlpeft.slurm.ledger import Ledger
 
 __all__ = ["disk", "main"]
 ROOT = Path(__file__).resolve().parents[2]

@@ -10,14 +10,14 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from benchmark.records import Store
-from benchmark.sweep import read_plan
-from results.status import has_begun, add_cluster_notes, status
-from slurm.ledger import Ledger
-from slurm.states import notes
-from slurm.tries import LIMIT
 from tests.end_to_end.conftest import leftovers, records, start_vlpeft
 from tests.slurm.conftest import BLOWS, job_of, output, processes, running, strike, trace, wait_until, write_fake_sweep, write_profile
+from vlpeft.benchmark.cells.records import Store
+from vlpeft.benchmark.launch.tries import LIMIT
+from vlpeft.benchmark.plan.sweep import read_plan
+from vlpeft.results.status import add_cluster_notes, has_begun, status
+from vlpeft.slurm.ledger import Ledger
+from vlpeft.slurm.states import notes
 
 pytestmark = pytest.mark.slurm
 FAKE = ("--on", "slurm", "--device", "cpu", "--unverified")  # fake cells compute nothing to verify

@@ -12,10 +12,10 @@ import psutil
 import pytest
 import torch
 
-from benchmark import codebase
-from slurm.ledger import Ledger
 from tests.end_to_end.conftest import COMMAND, RUN, environment, records, science, write_one, write_sweep
 from tests.slurm.conftest import HARDER, HUNG, ROOT, output, running, strike, trace, wait_until, write_profile
+from vlpeft.benchmark.cells import code as codebase
+from vlpeft.slurm.ledger import Ledger
 
 pytestmark = pytest.mark.slurm
 SEEDS = "seeds: [0, 1, 2, 3, 4, 5]"
@@ -118,9 +118,10 @@ def test_a_gpu_that_does_not_work_is_told(cluster, main, tmp_path) -> None:
 def test_jobs_run_the_code_of_their_submission(cluster, main, tmp_path) -> None:
     """The checkout that jobs were submitted in is broken while they wait; a later launch is of the code as it is then."""
     source, root = tmp_path / "checkout", tmp_path / "root"
-    for name in (*codebase.files(ROOT), ".gitignore"):  # without the latter, byte code would be new files
-        (source / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(ROOT / name, source / name)
+    copied = ("vlpeft", *(each for each in codebase.PACKAGES if each != "vlpeft"))
+    for name in copied:
+        shutil.copytree(ROOT / name, source / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copyfile(ROOT / ".gitignore", source / ".gitignore")  # without it, byte code would be new files
     for words in (("init", "-q"), ("add", "-A"), ("-c", "user.name=a", "-c", "user.email=a@b.example", "commit", "-qm", "all")):
         output("git", "-C", source, *words)
     sweep = write_one(tmp_path, methods="[bitfit, head_only]")
@@ -140,7 +141,7 @@ def test_jobs_run_the_code_of_their_submission(cluster, main, tmp_path) -> None:
     output("scontrol", "update", "partition=main", "state=down")  # jobs wait
     try:
         launch("--detach")
-        (source / "benchmark" / "runner.py").write_text("raise RuntimeError('edited')\n")
+        (source / "benchmark" / "run" / "runner.py").write_text("raise RuntimeError('edited')\n")
     finally:
         output("scontrol", "update", "partition=main", "state=up")
     wait_until(lambda: len(records(root)) == 2, 150)
@@ -151,7 +152,7 @@ def test_jobs_run_the_code_of_their_submission(cluster, main, tmp_path) -> None:
         assert (made[cell]["provenance"]["snapshot"], made[cell]["provenance"]["git"]) == (snapshot.name, head)
 
     output("git", "-C", source, "checkout", "-q", "--", ".")
-    with (source / "benchmark" / "provenance.py").open("a") as file:
+    with (source / "benchmark" / "cells" / "provenance.py").open("a") as file:
         file.write("\nPACKAGES = ('numpy',)\n")
     (root / "cells" / ids[0] / "record.json").unlink()
     launch()

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmark.metrics import Prediction, score
+from vlpeft.benchmark.metrics import Prediction, score
 
 WORDS = st.sampled_from(["yes", "Yes", " yes", "no", "left", "on the left", ""])
 ROWS = st.lists(st.tuples(WORDS, st.lists(WORDS, min_size=1, max_size=3)), min_size=1, max_size=20)

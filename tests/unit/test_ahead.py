@@ -14,15 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from benchmark.ahead import DEPTH, ahead, fetch_depth, pinned
-from benchmark.datasets.shapes import Shapes
-from benchmark.distributed import ALONE, Ranks
-from benchmark.errors import DataError
-from benchmark.evaluation import predict_split
-from benchmark.features import Visual, views
-from benchmark.tasks.base import Item
-from benchmark.training import Feed, start, train
 from tests.conftest import ANSWERS, Case, visual
+from vlpeft.benchmark.core.errors import DataError
+from vlpeft.benchmark.datasets.shapes import Shapes
+from vlpeft.benchmark.run.distributed import ALONE, Ranks
+from vlpeft.benchmark.run.evaluation import predict_split
+from vlpeft.benchmark.run.features import Visual, views
+from vlpeft.benchmark.run.fetch_ahead import DEPTH, ahead, fetch_depth, pinned
+from vlpeft.benchmark.run.loop import Feed, start, train
+from vlpeft.benchmark.tasks.base import Item
 
 LORA = Case("lora", "vit_roberta")
 PATIENCE = 30.0  # seconds after which a thread that should have come is given up
@@ -134,7 +134,7 @@ def test_evaluation_says_the_same_however_far_ahead(ranks: Ranks, monkeypatch: p
     feed, found = Feed((), Visual(fetch, made.finish), LORA.protocol, ANSWERS), []
     monkeypatch.setattr(Ranks, "gather", lambda self, mine: [mine] * self.world)
     for depth in (0, 2):
-        monkeypatch.setattr("benchmark.evaluation.depth_for", lambda _, depth=depth: depth)
+        monkeypatch.setattr("vlpeft.benchmark.run.evaluation.depth_for", lambda _, depth=depth: depth)
         found.append(predict_split(backbone, features_and_prompts, inputs, feed, examples, 2, ranks=ranks))
     assert found[0] == found[1]
     assert len(set(found[0])) == 8 // ranks.world

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 
-from benchmark.metrics import Prediction, score
-from benchmark.metrics.modules import answer_match as module
-from benchmark.registry import REPOSITORY
+from vlpeft.benchmark.core.registry import REPOSITORY
+from vlpeft.benchmark.metrics import Prediction, score
+from vlpeft.benchmark.metrics.modules import answer_match as module
 
 LABELS = st.sampled_from(["yes", "no", "maybe"])
 
@@ -48,7 +48,7 @@ def test_macro_f1_equals_sklearn(pairs: list[tuple[str, str]]) -> None:
 
 SCORE = """
 import evaluate, sys
-from benchmark.metrics import Prediction, score
+from vlpeft.benchmark.metrics import Prediction, score
 print(score(["answer_match"], [Prediction("1", "yes", ("yes",)), Prediction("2", "no", ("yes",))]).values["exact_match"])
 """
 LOAD = """

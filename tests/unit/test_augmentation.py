@@ -12,7 +12,7 @@ from PIL import Image
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms import functional as F
 
-from benchmark.augmentation import GREY, OPERATION, augment, crop_box
+from vlpeft.benchmark.run.augmentation import GREY, OPERATION, augment, crop_box
 
 SIZE = 32
 

@@ -14,15 +14,15 @@ from safetensors.torch import load_file
 from torch.nn import functional
 from transformers import AutoTokenizer, RobertaConfig, RobertaModel, ViTConfig, ViTImageProcessorPil, ViTModel
 
-from baselines.head_only import HeadOnly
-from benchmark.backbones import BACKBONES, weights
-from benchmark.backbones.base import TINY, Backbone
-from benchmark.backbones.vision import transform, vision_tower
-from benchmark.backbones.weights import WeightSource
-from benchmark.config import Protocol, parse
-from benchmark.errors import UserError, WeightsError
-from benchmark.method import apply
-from methods.routing import RoutingLoRA
+from vlpeft.baselines.head_only import HeadOnly
+from vlpeft.benchmark.backbones import BACKBONES, weights
+from vlpeft.benchmark.backbones.vision import transform, vision_tower
+from vlpeft.benchmark.backbones.weights import WeightSource
+from vlpeft.benchmark.contract.backbone import TINY, Backbone
+from vlpeft.benchmark.contract.method import apply
+from vlpeft.benchmark.core.config import Protocol, parse
+from vlpeft.benchmark.core.errors import UserError, WeightsError
+from vlpeft.methods.routing import RoutingLoRA
 
 QUESTIONS = ["is there a red circle?", "what color is the large rectangle that is left of the small circle?"]
 CAPTIONS = ["a red circle", "a large blue rectangle above a small red circle"]

@@ -15,14 +15,16 @@ from xml.etree import ElementTree
 import pytest
 import torch
 
-from benchmark import bench, cli
-from benchmark.arguments import parser
-from benchmark.bench import _literal, _sides, growth, names, routing, workers
-from benchmark.bench._plot import plot
-from benchmark.bench._rows import BenchRow, RatioLimit, Setting, keep, markdown, row, text
-from benchmark.bench._sides import TimedStep, kept_bytes, turns
-from benchmark.errors import UserError
-from methods.routing import routing_function
+from vlpeft.benchmark import bench
+from vlpeft.benchmark.bench import _sides, growth, names, routing, workers
+from vlpeft.benchmark.bench._plot import plot
+from vlpeft.benchmark.bench._rows import BenchRow, RatioLimit, Setting, keep, markdown, row, text
+from vlpeft.benchmark.bench._sides import TimedStep, kept_bytes, turns
+from vlpeft.benchmark.cli import main as cli
+from vlpeft.benchmark.cli.arguments import parser
+from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.verify import transcriptions as _literal
+from vlpeft.methods.routing import routing_function
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
@@ -188,7 +190,7 @@ def test_the_page_on_speed_shows_what_was_kept(tmp_path: Path, capsys: pytest.Ca
 
 def test_a_bench_that_falls_short_is_an_exit_code(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     for ratio, code in ((1.0, 1), (2.0, 0)):
-        monkeypatch.setattr("benchmark.bench._rows.run", lambda *_, r=ratio: [BenchRow("b", "a", "ms", 1.0, r, r, "at least", 1.5)])
+        monkeypatch.setattr("vlpeft.benchmark.bench._rows.run", lambda *_, r=ratio: [BenchRow("b", "a", "ms", 1.0, r, r, "at least", 1.5)])
         assert vlpeft("routing", "--device", "cpu") == code
     assert "FAIL" in capsys.readouterr().out
 
@@ -267,7 +269,7 @@ def test_curves_as_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str],
     """A dot a size, the fitted power through them, and its exponent in the title; rows that are no curves have no panel."""
     points = {size: 2.0 * size**1.5 for size in (10, 20, 40)}
     curve = BenchRow("growth", "a < b over n tokens, 40 beside 10: exponent", "CPU ms", 1.0, 1.0, 1.5, "at most", 2.0, points=points)
-    monkeypatch.setattr("benchmark.bench._rows.run", lambda *_: [curve, BenchRow("b", "one", "ms", 1.0, 2.0, 2.0, "at least", 1.5)])
+    monkeypatch.setattr("vlpeft.benchmark.bench._rows.run", lambda *_: [curve, BenchRow("b", "one", "ms", 1.0, 2.0, 2.0, "at least", 1.5)])
     path = tmp_path / "new" / "growth.svg"
     assert vlpeft("growth", "--device", "cpu", "--json", "--plot", str(path)) == 0
     assert json.loads(capsys.readouterr().out)[0]["points"] == {str(size): cost for size, cost in points.items()}

@@ -13,19 +13,19 @@ from torch.nn import functional
 from transformers import BlipForConditionalGeneration, BlipForQuestionAnswering, BlipImageProcessorPil
 from transformers.models.blip.modeling_blip_text import BlipTextSelfAttention
 
-from baselines.lora import LoRA
-from baselines.prompt_tuning import PromptTuning, SoftPrompt
-from benchmark.backbones import BACKBONES
-from benchmark.backbones.base import TINY
-from benchmark.backbones.blip import BLIPModel
-from benchmark.backbones.blip_parts import TextAttention
-from benchmark.backbones.vision import transform
-from benchmark.config import Protocol, parse
-from benchmark.errors import UserError
-from benchmark.method import Method, apply
-from methods.p_adapter import PAdapter
-from methods.routing import RoutingLoRA
 from tests.blip_weights import SIZE, random_model, save
+from vlpeft.baselines.lora import LoRA
+from vlpeft.baselines.prompt_tuning import PromptTuning, SoftPrompt
+from vlpeft.benchmark.backbones import BACKBONES
+from vlpeft.benchmark.backbones.blip import BLIPModel
+from vlpeft.benchmark.backbones.blip_parts import TextAttention
+from vlpeft.benchmark.backbones.vision import transform
+from vlpeft.benchmark.contract.backbone import TINY
+from vlpeft.benchmark.contract.method import Method, apply
+from vlpeft.benchmark.core.config import Protocol, parse
+from vlpeft.benchmark.core.errors import UserError
+from vlpeft.methods.p_adapter import PAdapter
+from vlpeft.methods.routing import RoutingLoRA
 
 QUESTIONS = ("how many circles?", "is the small red circle left of the large green rectangle?", "", "what is the blue shape?")
 ANSWERS = ("no", "yes", "circle", "a large green rectangle", "triangle", "blue", "a red circle and a blue triangle")
@@ -229,7 +229,7 @@ def scores(backbone: BLIPModel, visual: Tensor, prompt: str) -> list[float]:
 @pytest.mark.parametrize("method", RANKED, ids=lambda m: "none" if m is None else m.name)
 def test_ranking_from_the_cache_finds_the_likeliest_answer(form: str, method: Method | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of prompts of different lengths together; by scores equal to those of each sequence alone."""
-    from benchmark.backbones import blip
+    from vlpeft.benchmark.backbones import blip
 
     backbone = build(ANSWERS, method, {"rank_candidates": len(ANSWERS), "label_smoothing": 0.1}, form=form)
     visual = backbone.vision(pixels()).detach()

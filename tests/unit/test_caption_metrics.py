@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmark.errors import MetricUnavailable
-from benchmark.metrics import Prediction, caption_tokens, score
-from benchmark.metrics.captions import Cider
-from benchmark.metrics.java import run_java, talk_to_java
+from vlpeft.benchmark.core.errors import MetricUnavailable
+from vlpeft.benchmark.metrics import Prediction, caption_tokens, score
+from vlpeft.benchmark.metrics.captions import Cider
+from vlpeft.benchmark.metrics.java import run_java, talk_to_java
 
 needs_java = pytest.mark.skipif(shutil.which("java") is None, reason="needs java on the PATH")
 WITHOUT_JAVA = ["bleu", "rouge_l", "cider"]
@@ -233,6 +233,8 @@ def test_a_failing_java_gives_its_last_words(monkeypatch: pytest.MonkeyPatch, tm
 
 
 def test_importing_metrics_is_light() -> None:
-    code = "import sys, benchmark.metrics as m; m.METRICS.load('cider'); print({'torch', 'evaluate', 'nltk', 'numpy'} & {*sys.modules})"
+    code = (
+        "import sys, vlpeft.benchmark.metrics as m; m.METRICS.load('cider'); print({'torch', 'evaluate', 'nltk', 'numpy'} & {*sys.modules})"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"

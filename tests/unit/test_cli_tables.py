@@ -6,10 +6,10 @@ import json
 import pandas as pd
 import pytest
 
-from benchmark.cli import main
-from results.evidence import find_shipped_evidence
-from results.leaderboard import SCHEMA
 from tests.synthetic import fill, planned, record
+from vlpeft.benchmark.cli.main import main
+from vlpeft.results.evidence import find_shipped_evidence
+from vlpeft.results.leaderboard import SCHEMA
 
 
 @pytest.fixture

@@ -18,14 +18,14 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, BartConfig, BartForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
 
-from benchmark.backbones import BACKBONES
-from benchmark.backbones.base import TINY
-from benchmark.backbones.clip_bart import CLIPBartModel
-from benchmark.backbones.vision import transform, vision_tower
-from benchmark.config import Protocol, parse
-from benchmark.errors import UserError
-from benchmark.method import apply
-from methods.routing import RoutingLoRA
+from vlpeft.benchmark.backbones import BACKBONES
+from vlpeft.benchmark.backbones.clip_bart import CLIPBartModel
+from vlpeft.benchmark.backbones.vision import transform, vision_tower
+from vlpeft.benchmark.contract.backbone import TINY
+from vlpeft.benchmark.contract.method import apply
+from vlpeft.benchmark.core.config import Protocol, parse
+from vlpeft.benchmark.core.errors import UserError
+from vlpeft.methods.routing import RoutingLoRA
 
 START, BOS, PAD, END = 2, 0, 1, 2
 QUESTIONS = ["is there a red circle?", "what color is the large rectangle that is left of the small circle?", "how many?"]

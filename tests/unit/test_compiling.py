@@ -16,22 +16,24 @@ from torch import Tensor, nn
 from torch._dynamo.utils import counters
 from torch._functorch import config as functorch
 
-import benchmark.libraries.torch
-from benchmark import compiling, forecast
-from benchmark.arguments import parser
-from benchmark.backbones.base import Backbone
-from benchmark.checkpoint import load_trained, trained_tensors
-from benchmark.compiling import compile_layers, layers, compile_errors
-from benchmark.distributed import ALONE
-from benchmark.errors import UserError
-from benchmark.evaluation import predict_split
-from benchmark.measure import cached_pixels
-from benchmark.planning import plan, save_plan
-from benchmark.runner import Runtime, Stopped, run_cell
-from benchmark.training import Feed, start
-from benchmark.work import first_step
+import vlpeft.benchmark.libraries.torch
 from tests.conftest import ANSWERS, Case, visual
 from tests.end_to_end.conftest import write_one
+from vlpeft.benchmark.cli.arguments import parser
+from vlpeft.benchmark.contract.backbone import Backbone
+from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.plan import forecast
+from vlpeft.benchmark.plan.check import plan, save_plan
+from vlpeft.benchmark.plan.measure import cached_pixels
+from vlpeft.benchmark.run import compile as compiling
+from vlpeft.benchmark.run.checkpoint import load_trained, trained_tensors
+from vlpeft.benchmark.run.compile import compile_errors, compile_layers, layers
+from vlpeft.benchmark.run.distributed import ALONE
+from vlpeft.benchmark.run.evaluation import predict_split
+from vlpeft.benchmark.run.flops import first_step
+from vlpeft.benchmark.run.loop import Feed, start
+from vlpeft.benchmark.run.runner import Stopped, run_cell
+from vlpeft.benchmark.run.runtime import Runtime
 
 # torch looks for gradients of all inputs, and hides the warning that this makes itself, but not where warnings are errors
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf Tensor is being accessed:UserWarning")
@@ -185,7 +187,7 @@ def again(module: ModuleType) -> ModuleType:
 def test_a_torch_that_is_too_old_is_told_and_does_for_all_else(monkeypatch: pytest.MonkeyPatch) -> None:
     """Before 2.7 the limit and its error had other names."""
     monkeypatch.delattr("torch._dynamo.exc.FailOnRecompileLimitHit")
-    library, older = again(benchmark.libraries.torch), again(compiling)
+    library, older = again(vlpeft.benchmark.libraries.torch), again(compiling)
     monkeypatch.setattr(library, "functorch", object())
     for name in ("CompilerError", "LimitHit", "set_up_compiler"):
         monkeypatch.setattr(older, name, getattr(library, name))
@@ -254,7 +256,7 @@ def test_cells_that_went_before_do_not_count(few: None) -> None:
 def test_a_cell_that_cannot_be_compiled_leaves_the_reason(tmp_path, monkeypatch) -> None:
     made = plan(str(write_one(tmp_path)), need_data=True)
     save_plan(made, tmp_path / "root")
-    monkeypatch.setattr("benchmark.runner.compile_layers", lambda backbone: compile_layers(backbone, fails))  # type: ignore[arg-type]
+    monkeypatch.setattr("vlpeft.benchmark.run.runner.compile_layers", lambda backbone: compile_layers(backbone, fails))  # type: ignore[arg-type]
     with pytest.raises(UserError, match="leave out --compile"):
         run_cell(made.cells[0].id, tmp_path / "root", Runtime(device="cpu", threads=1, compile=True))
     assert "no compiler" in (tmp_path / "root" / "cells" / made.cells[0].id / "failure.json").read_text()
@@ -269,8 +271,8 @@ def test_a_compiler_that_dies_of_the_signal_to_stop_is_no_failure(tmp_path, monk
         told_to_stop.append(True)
         raise UserError("--compile: CppCompileError: C++ compile error; leave out --compile")
 
-    monkeypatch.setattr("benchmark.runner.compile_layers", lambda _: None)
-    monkeypatch.setattr("benchmark.runner.train", die)
+    monkeypatch.setattr("vlpeft.benchmark.run.runner.compile_layers", lambda _: None)
+    monkeypatch.setattr("vlpeft.benchmark.run.runner.train", die)
     run = partial(run_cell, made.cells[0].id, tmp_path / "root", Runtime(device="cpu", threads=1, compile=True))
     with pytest.raises(Stopped):
         run(asked=lambda: bool(told_to_stop))

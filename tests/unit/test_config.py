@@ -9,8 +9,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmark.config import Config, Finite, Fraction, NonNegative, Positive, PositiveFloat, Protocol, dump, load_yaml, merge, parse
-from benchmark.errors import DataError, UserError, did_you_mean, error_context
+from vlpeft.benchmark.core.config import (
+    Config,
+    Finite,
+    Fraction,
+    NonNegative,
+    Positive,
+    PositiveFloat,
+    Protocol,
+    dump,
+    load_yaml,
+    merge,
+    parse,
+)
+from vlpeft.benchmark.core.errors import DataError, UserError, did_you_mean, error_context
 
 
 @dataclass(frozen=True)

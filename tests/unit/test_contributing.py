@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmark import recipes
-from benchmark.config import load_yaml, parse
-from benchmark.metrics import METRICS
-from benchmark.tasks import TASKS
-from results.published import PublishedTable, recomputed
+from vlpeft.benchmark.core.config import load_yaml, parse
+from vlpeft.benchmark.metrics import METRICS
+from vlpeft.benchmark.plan import recipes
+from vlpeft.benchmark.tasks import TASKS
+from vlpeft.results.papers.published import PublishedTable, recomputed
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONTRIBUTING = REPOSITORY / "CONTRIBUTING.md"
@@ -69,7 +69,7 @@ def write_data(folder: Path) -> None:
 def vlpeft(folder: Path, *arguments: str) -> str:
     """Run the command with this folder's package installed; return its output."""
     environment = os.environ | {"PYTHONPATH": f"{folder}{os.pathsep}{REPOSITORY}", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "benchmark.cli", *arguments]
+    command = [sys.executable, "-m", "vlpeft", *arguments]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from benchmark.datasets import DatasetSpec, dataset_names, load_card, load_spec
-from benchmark.datasets.files import content_fingerprint, decode_image, read_rows
-from benchmark.errors import DataError, UserError
 from tests.samples import SAMPLES, coco_name, picture, write, write_sample
+from vlpeft.benchmark.core.errors import DataError, UserError
+from vlpeft.benchmark.datasets import DatasetSpec, dataset_names, load_card, load_spec
+from vlpeft.benchmark.datasets.files import content_fingerprint, decode_image, read_rows
 
 
 def edit(path: Path, change) -> None:
@@ -95,7 +95,7 @@ def test_easy_vqa_is_the_published_set():
 
 
 def test_easy_vqa_names_its_package_when_it_is_absent(monkeypatch):
-    monkeypatch.setattr("benchmark.libraries.easy_vqa.find_spec", lambda _: None)
+    monkeypatch.setattr("vlpeft.benchmark.libraries.easy_vqa.find_spec", lambda _: None)
     with pytest.raises(DataError, match=r"pip install 'vlpeft\[quickstart\]'"):
         load_spec("easy_vqa").open().examples("vqa", "train")
 
@@ -368,8 +368,8 @@ def test_shipped_datasets_are_listed_with_their_tasks():
 
 
 def test_listing_imports_neither_torch_nor_a_format():
-    code = "import sys, benchmark.datasets as d; [d.load_card(n).tasks for n in d.dataset_names()]"
-    code += "; assert not {'torch', 'PIL', 'benchmark.datasets.vqav2'} & set(sys.modules)"
+    code = "import sys, vlpeft.benchmark.datasets as d; [d.load_card(n).tasks for n in d.dataset_names()]"
+    code += "; assert not {'torch', 'PIL', 'vlpeft.benchmark.datasets.vqav2'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2], timeout=120)
 
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmark import cli
-from benchmark.data.check import check, find_dataset
-from benchmark.datasets import load_card
-from benchmark.errors import UserError
 from tests.samples import SAMPLES, write, write_sample
+from vlpeft.benchmark.cli import main as cli
+from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.datasets import load_card
+from vlpeft.benchmark.datasets.fetch.check import check, find_dataset
 
 
 def quiet(*_):

@@ -12,11 +12,11 @@ from types import SimpleNamespace
 import pytest
 from filelock import FileLock
 
-from benchmark import cli
-from benchmark.data import download as module
-from benchmark.data.download import download
-from benchmark.datasets.sources import Download
-from benchmark.errors import UserError
+from vlpeft.benchmark.cli import main as cli
+from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.datasets.fetch import download as module
+from vlpeft.benchmark.datasets.fetch.download import download
+from vlpeft.benchmark.datasets.sources import Download
 
 BODY = bytes(i * i % 251 for i in range(300_000))  # longer than four chunks
 SHA, MD5 = hashlib.sha256(BODY).hexdigest(), hashlib.md5(BODY).hexdigest()

@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from benchmark import cli
-from benchmark.backbones.clip_bart import CLIPBart
-from benchmark.backbones.vision import FeatureTower, vision_tower
-from benchmark.config import Protocol
-from benchmark.data.check import find_dataset
-from benchmark.errors import DataError, UserError
-from benchmark.features import visual_inputs
 from tests.conftest import Case
 from tests.samples import CLIP, features, write_sample
+from vlpeft.benchmark.backbones.clip_bart import CLIPBart
+from vlpeft.benchmark.backbones.vision import FeatureTower, vision_tower
+from vlpeft.benchmark.cli import main as cli
+from vlpeft.benchmark.core.config import Protocol
+from vlpeft.benchmark.core.errors import DataError, UserError
+from vlpeft.benchmark.datasets.fetch.check import find_dataset
+from vlpeft.benchmark.run.features import visual_inputs
 
 SWEEP = """
 protocol: {{lr: 1e-3, steps: 2, batch_size: 2, answering: generate, {more}}}

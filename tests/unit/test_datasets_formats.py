@@ -7,10 +7,10 @@ import h5py
 import numpy as np
 import pytest
 
-from benchmark.datasets import DatasetSpec, dataset_names, load_card, load_spec
-from benchmark.datasets.hdf5 import read_features
-from benchmark.errors import DataError, UserError
 from tests.samples import CLIP, SAMPLES, features, picture, write, write_sample
+from vlpeft.benchmark.core.errors import DataError, UserError
+from vlpeft.benchmark.datasets import DatasetSpec, dataset_names, load_card, load_spec
+from vlpeft.benchmark.datasets.hdf5 import read_features
 
 
 def opened(name, root, **changes):

@@ -3,7 +3,7 @@
 import os
 import subprocess
 
-from benchmark.registry import REPOSITORY
+from vlpeft.benchmark.core.registry import REPOSITORY
 
 TAKE_OUT = """eval "$(sed -n '/^close_others() /,/^}/p' slurm/dev_cluster.sh)"
 (close_others; echo /proc/$BASHPID/fd/*)"""

@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import pytest
 
-from benchmark.config import dump
-from benchmark.errors import UserError
-from benchmark.records import Store
-from results.difference import diff, diff_table
-from results.render import render
 from tests.synthetic import fill, planned, record
+from vlpeft.benchmark.cells.records import Store
+from vlpeft.benchmark.core.config import dump
+from vlpeft.benchmark.core.errors import UserError
+from vlpeft.results.difference import diff, diff_table
+from vlpeft.results.tables.render import render
 
 CELLS = [planned(), planned("bitfit"), planned("prompt")]
 

@@ -8,22 +8,22 @@ from pathlib import Path
 
 import pytest
 
-from benchmark.cli import main
-from benchmark.config import dump
-from benchmark.errors import UserError
-from benchmark.provenance import PACKAGES
-from benchmark.records import Store, to_json
-from benchmark.sweep import fingerprint, plan_file, sweep_path
-from results.comparisons import significance_table
-from results.environments import LISTED, NAMED, label, remarks
-from results.evidence import keep, read_evidence
-from results.leaderboard import leaderboard
-from results.pivot import pivot_table
-from results.render import FORMATS, render
-from results.report.page import write_report
-from results.significance import significance
-from results.tables import cost_table, score_table
 from tests.synthetic import fill, make_plan, planned, record
+from vlpeft.benchmark.cells.provenance import PACKAGES
+from vlpeft.benchmark.cells.records import Store, to_json
+from vlpeft.benchmark.cli.main import main
+from vlpeft.benchmark.core.config import dump
+from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.plan.sweep import fingerprint, plan_file, sweep_path
+from vlpeft.results.environments import LISTED, NAMED, label, remarks
+from vlpeft.results.evidence import keep, read_evidence
+from vlpeft.results.leaderboard import leaderboard
+from vlpeft.results.report.page import write_report
+from vlpeft.results.statistics.comparisons import significance_table
+from vlpeft.results.statistics.significance import significance
+from vlpeft.results.tables.pivot import pivot_table
+from vlpeft.results.tables.render import FORMATS, render
+from vlpeft.results.tables.table import cost_table, score_table
 
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARIES = {"torch": "2.15.0", "transformers": "5.23.0", "numpy": "2.4.6"}

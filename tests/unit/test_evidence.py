@@ -8,18 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from benchmark.errors import UserError
-from benchmark.grid import expand
-from benchmark.records import to_json
-from benchmark.sweep import fingerprint, plan_file, sweep_path
-from results import evidence
-from results.comparisons import significance_table
-from results.evidence import MEASURED, keep, find_shipped_evidence, open_results, read_evidence
-from results.leaderboard import leaderboard
-from results.render import render
-from results.significance import significance
-from results.tables import cost_table, score_table
 from tests.synthetic import fill, make_plan, planned, record, score
+from vlpeft.benchmark.cells.records import to_json
+from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.plan.grid import expand
+from vlpeft.benchmark.plan.sweep import fingerprint, plan_file, sweep_path
+from vlpeft.results import evidence
+from vlpeft.results.evidence import MEASURED, find_shipped_evidence, keep, open_results, read_evidence
+from vlpeft.results.leaderboard import leaderboard
+from vlpeft.results.statistics.comparisons import significance_table
+from vlpeft.results.statistics.significance import significance
+from vlpeft.results.tables.render import render
+from vlpeft.results.tables.table import cost_table, score_table
 
 ABOUT = {"system": "Linux-6.1-x86_64-with-glibc2.36", "device": "AMD EPYC", "finished": "2026-11-21T10:00:00+00:00", "host": "mine"}
 ROUTING = ("add", "mul", "mul_expand", "project")
@@ -37,7 +37,7 @@ def launched(root: Path, **about):
     store = fill(root, [replace(r, provenance={**r.provenance, **made}, curve=[(1, 0.5)], files={"x": "y"}) for r in records])
     for cell, sums in zip(cells[:2], ([25.0, 75.0], [60.0, 80.0]), strict=True):
         score(store, cell, {"accuracy": sums})
-    from benchmark.config import dump
+    from vlpeft.benchmark.core.config import dump
 
     path = plan_file(root, "quickstart")
     path.parent.mkdir()

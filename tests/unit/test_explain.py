@@ -5,11 +5,11 @@ from dataclasses import fields
 
 import pytest
 
-from benchmark import cli
-from benchmark.config import Protocol, dump
-from benchmark.errors import UserError
-from benchmark.grid import cross_layers
-from results.explain import explain_rows, explain_table, find
+from vlpeft.benchmark.cli import main as cli
+from vlpeft.benchmark.core.config import Protocol, dump
+from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.plan.grid import cross_layers
+from vlpeft.results.tables.explain import explain_rows, explain_table, find
 
 SWEEP = """
 protocol: {base: vl_adapter, epochs: 1}

@@ -2,8 +2,8 @@
 
 import pytest
 
-from benchmark.errors import DataError, UserError, WeightsError
-from benchmark.failures import RankFailed, describe_failure, rebuild_error
+from vlpeft.benchmark.cells.failures import RankFailed, describe_failure, rebuild_error
+from vlpeft.benchmark.core.errors import DataError, UserError, WeightsError
 
 
 @pytest.mark.parametrize(

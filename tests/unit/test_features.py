@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 import torch
 
-from benchmark.augmentation import augment
-from benchmark.backbones.base import Backbone
-from benchmark.backbones.vision import transform
-from benchmark.datasets.base import Pixels
-from benchmark.datasets.shapes import Shapes
-from benchmark.errors import UserError
-from benchmark.features import cached_views, views, visual_inputs
 from tests.conftest import Case
+from vlpeft.benchmark.backbones.vision import transform
+from vlpeft.benchmark.contract.backbone import Backbone
+from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.datasets.base import Pixels
+from vlpeft.benchmark.datasets.shapes import Shapes
+from vlpeft.benchmark.run.augmentation import augment
+from vlpeft.benchmark.run.features import cached_views, views, visual_inputs
 
 IMAGES = [f"train/{i}" for i in range(10)]
 # Two processes ask for the same features at the same moment; every image that is decoded leaves a line. Before that, a
@@ -27,10 +27,10 @@ BUILD = """
 import hashlib, os, signal, sys
 from pathlib import Path
 import torch
-from benchmark.backbones.vit_roberta import ViTRoberta
-from benchmark.config import Protocol
-from benchmark.datasets.shapes import Shapes
-from benchmark.features import visual_inputs
+from vlpeft.benchmark.backbones.vit_roberta import ViTRoberta
+from vlpeft.benchmark.core.config import Protocol
+from vlpeft.benchmark.datasets.shapes import Shapes
+from vlpeft.benchmark.run.features import visual_inputs
 
 torch.set_num_threads(1)
 cache, log = Path(sys.argv[1]), sys.argv[2]

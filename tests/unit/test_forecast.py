@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from benchmark import cli, forecast
-from benchmark.backbones.vision import HuggingFaceTower
-from benchmark.forecast import step_seconds, total_steps
-from benchmark.planning import plan
-from benchmark.runner import Runtime
-from benchmark.training import Feed
-from results.render import render
-from results.steps import forecast_table
+from vlpeft.benchmark.backbones.vision import HuggingFaceTower
+from vlpeft.benchmark.cli import main as cli
+from vlpeft.benchmark.plan import forecast
+from vlpeft.benchmark.plan.check import plan
+from vlpeft.benchmark.plan.forecast import step_seconds, total_steps
+from vlpeft.benchmark.run.loop import Feed
+from vlpeft.benchmark.run.runtime import Runtime
+from vlpeft.results.tables.render import render
+from vlpeft.results.tables.steps import forecast_table
 
 SWEEP = """
 protocol: {lr: 1e-3, epochs: 2, batch_size: 8, train_limit: 30, eval_limit: 4}

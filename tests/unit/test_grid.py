@@ -19,15 +19,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmark import grid
-from benchmark import sweep as sweeps
-from benchmark.cell import Cell, Choice, Plan
-from benchmark.config import Protocol, dump, dump_defaults, parse
-from benchmark.datasets import DatasetSpec
-from benchmark.errors import UserError
-from benchmark.grid import expand
-from benchmark.records import to_json
-from benchmark.sweep import fingerprint, load_plan, plan_file
+from vlpeft.benchmark.cells.cell import Cell, Choice, Plan
+from vlpeft.benchmark.cells.records import to_json
+from vlpeft.benchmark.core.config import Protocol, dump, dump_defaults, parse
+from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.datasets import DatasetSpec
+from vlpeft.benchmark.plan import grid
+from vlpeft.benchmark.plan import sweep as sweeps
+from vlpeft.benchmark.plan.grid import expand
+from vlpeft.benchmark.plan.sweep import fingerprint, load_plan, plan_file
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden" / "cell_ids.json"
 LINES = {
@@ -91,7 +91,7 @@ def test_a_golden_id_that_depends_on_no_file() -> None:
 
 
 def test_ids_are_the_same_in_every_process() -> None:
-    code = "from benchmark.grid import expand; print(*[p.id for p in expand('quickstart')])"
+    code = "from vlpeft.benchmark.plan.grid import expand; print(*[p.id for p in expand('quickstart')])"
     other = {**os.environ, "PYTHONHASHSEED": "1"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True, env=other)
     assert done.stdout.split() == [p.id for p in expand("quickstart")]

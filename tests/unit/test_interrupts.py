@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from slurm.interrupts import Patience
+from vlpeft.benchmark.launch.interrupts import Patience
 
 
 def test_the_first_interrupt_of_a_training_cell_is_kept(capsys) -> None:

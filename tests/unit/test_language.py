@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from benchmark.backbones.language import IGNORED, rank
+from vlpeft.benchmark.backbones.language import IGNORED, rank
 
 
 def test_candidates_are_as_long_as_the_longest_that_passed() -> None:

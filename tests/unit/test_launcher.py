@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import psutil
 
-from benchmark.cell import Planned
-from slurm.launcher import group_by_cause, count_failures, stop
 from tests.unit.test_grid import CELL
+from vlpeft.benchmark.cells.cell import Planned
+from vlpeft.benchmark.launch.local import count_failures, group_by_cause, stop
 
 
 def failed(seed: int, message: str) -> tuple[Planned, dict]:
@@ -29,7 +29,9 @@ def test_one_cause_is_told_once() -> None:
 def test_what_was_cancelled_is_no_fault() -> None:
     cancelled = [(cell, {**why, "cause": "cancelled"}) for cell, why in (failed(0, "job 7"), failed(1, "job 8"))]
     assert list(group_by_cause(cancelled[:1])) == ["id0 lora on vit_roberta, vqa/shapes, seed 0: cancelled: job 7"]
-    assert list(group_by_cause(cancelled)) == ["2 cells: cancelled: their jobs were cancelled; `vlpeft retry --cause cancelled` runs them again"]
+    assert list(group_by_cause(cancelled)) == [
+        "2 cells: cancelled: their jobs were cancelled; `vlpeft retry --cause cancelled` runs them again"
+    ]
     assert count_failures(cancelled, 6) == "2 of 6 cells were cancelled; the same command runs them again"
     mixed = [*cancelled, failed(2, "no weights")]
     assert count_failures(mixed, 6) == "1 of 6 cells failed, 2 were cancelled; mend the cause and run the same command again"

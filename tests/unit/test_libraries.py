@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmark.attention import attend
-from benchmark.backbones.language import generation
-from benchmark.errors import UserError
-from benchmark.libraries import transformers
-from benchmark.libraries.changes import refuse_unknown, require_arguments
-from benchmark.libraries.transformers import call_model, generate, make_config, override_blip_text
 from tests.conftest import Case
+from vlpeft.benchmark.backbones.language import generation
+from vlpeft.benchmark.contract.attention import attend
+from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.libraries import transformers
+from vlpeft.benchmark.libraries.changes import refuse_unknown, require_arguments
+from vlpeft.benchmark.libraries.transformers import call_model, generate, make_config, override_blip_text
 
 NAMED = r"^transformers [\d.]+"
 FIX = r"install the versions in constraints\.txt"

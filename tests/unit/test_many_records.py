@@ -6,10 +6,10 @@ import sys
 from itertools import product
 from pathlib import Path
 
-from benchmark.config import dump
-from benchmark.records import to_json
-from benchmark.scores import NAME, ImageScores, to_bytes
 from tests.synthetic import make_plan, planned, record
+from vlpeft.benchmark.cells.records import to_json
+from vlpeft.benchmark.cells.scores import NAME, ImageScores, to_bytes
+from vlpeft.benchmark.core.config import dump
 
 SEEDS, METHODS, BACKBONES, TASKS = (
     range(25),
@@ -21,15 +21,15 @@ WORK = """
 import json, re, sys
 from collections import Counter
 from pathlib import Path
-from benchmark import records
-from benchmark.sweep import launched
-from results.comparisons import significance_table
-from results.leaderboard import leaderboard
-from results.pivot import pivot_table
-from results.render import FORMATS, render
-from results.report.page import write_report
-from results.significance import significance
-from results.tables import cost_table, score_table
+from vlpeft.benchmark.cells import records
+from vlpeft.benchmark.plan.sweep import launched
+from vlpeft.results.statistics.comparisons import significance_table
+from vlpeft.results.leaderboard import leaderboard
+from vlpeft.results.tables.pivot import pivot_table
+from vlpeft.results.tables.render import FORMATS, render
+from vlpeft.results.report.page import write_report
+from vlpeft.results.statistics.significance import significance
+from vlpeft.results.tables.table import cost_table, score_table
 read, parse = Counter(), records.read_record
 records.read_record = lambda path: (read.update([path.parent.name]), parse(path))[1]
 root, out = map(Path, sys.argv[1:])

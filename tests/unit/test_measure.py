@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmark import cli
-from benchmark.backbones.vit_roberta import ViTRoberta
-from benchmark.backbones.weights import random_weights
-from benchmark.config import Protocol
+from vlpeft.benchmark.backbones.vit_roberta import ViTRoberta
+from vlpeft.benchmark.backbones.weights import random_weights
+from vlpeft.benchmark.cli import main as cli
+from vlpeft.benchmark.core.config import Protocol
 
 SWEEP = """
 protocol: {lr: 1e-3, epochs: 2, select: best}

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-OWN = ("benchmark", "baselines", "methods", "results", "slurm")
+OWN = ("vlpeft", "benchmark", "baselines", "methods", "results", "slurm")
 ROOM = Path("benchmark/libraries")
-FILES = sorted(path.relative_to(ROOT) for name in OWN for path in (ROOT / name).rglob("*.py"))
+FILES = sorted(path.relative_to(ROOT) for name in OWN[1:] for path in (ROOT / name).rglob("*.py"))
 MODULES = sorted(path.stem for path in (ROOT / ROOM).glob("[!_]*.py"))
 
 # Of these, other code imports only names of the package itself: submodules come and go.
@@ -152,7 +152,7 @@ def test_what_is_used_is_no_violation() -> None:
 
 @pytest.mark.parametrize("path", sorted((ROOT / ROOM).glob("*.py")), ids=lambda path: path.stem)
 def test_the_room_imports_nothing_else_of_ours(path: Path) -> None:
-    allowed = {"benchmark.errors", "benchmark.libraries.changes"}
+    allowed = {"vlpeft.benchmark.core.errors", "vlpeft.benchmark.libraries.changes"}
     for line, module, _ in imports(ast.parse(path.read_text())):
         assert not module.startswith("."), f"{path}:{line} could import a module of this folder in place of a library"
         assert root_of(module) not in OWN or module in allowed, f"{path}:{line} imports {module}"
@@ -160,7 +160,7 @@ def test_the_room_imports_nothing_else_of_ours(path: Path) -> None:
 
 @pytest.mark.parametrize("name", [name for name in MODULES if name != "changes"])
 def test_each_module_says_what_it_was_tried_with_and_hides_no_library(name: str) -> None:
-    ours = import_module(f"benchmark.libraries.{name}")
+    ours = import_module(f"vlpeft.benchmark.libraries.{name}")
     assert ours.TRIED
     assert all(re.fullmatch(r"\d+(\.\d+)+", version) for version in ours.TRIED)
     assert ours.LIBRARY in {each for names in packages_distributions().values() for each in names}
@@ -171,7 +171,7 @@ def test_each_module_says_what_it_was_tried_with_and_hides_no_library(name: str)
 def test_the_tried_versions_are_those_of_the_constraints() -> None:
     pinned = dict(re.findall(r"^([\w.-]+)==(\S+)", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
     for name in MODULES:
-        module = import_module(f"benchmark.libraries.{name}")
+        module = import_module(f"vlpeft.benchmark.libraries.{name}")
         if name != "changes":
             assert pinned[module.LIBRARY.replace("_", "-")] in module.TRIED, f"try {name} with the pinned version, then add it to TRIED"
 
@@ -197,6 +197,8 @@ def test_every_imported_library_is_declared() -> None:
 
 def test_light_modules_of_the_room_import_no_torch() -> None:
     light = ["pycocoevalcap", "nltk", "evaluate", "easy_vqa", "rich", "submitit", "huggingface_hub"]
-    code = "import sys\nfrom importlib import import_module\nfor name in sys.argv[1:]: import_module(f'benchmark.libraries.{name}')\n"
+    code = (
+        "import sys\nfrom importlib import import_module\nfor name in sys.argv[1:]: import_module(f'vlpeft.benchmark.libraries.{name}')\n"
+    )
     code += "sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code, *light], check=True, cwd=ROOT)

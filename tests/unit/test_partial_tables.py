@@ -8,21 +8,21 @@ from pathlib import Path
 
 import pytest
 
-from benchmark.cell import Plan, Planned
-from benchmark.config import parse
-from benchmark.records import Store
-from results.compare import published_table
-from results.comparisons import significance_table
-from results.leaderboard import leaderboard
-from results.pivot import pivot_table
-from results.published import PublishedTable
-from results.render import FORMATS, render
-from results.report import charts
-from results.report.data import ReadOnce, gather
-from results.report.page import write_report
-from results.significance import significance
-from results.tables import Table, cost_table, score_table
 from tests.synthetic import fill, make_plan, planned, record, score
+from vlpeft.benchmark.cells.cell import Plan, Planned
+from vlpeft.benchmark.cells.records import Store
+from vlpeft.benchmark.core.config import parse
+from vlpeft.results.leaderboard import leaderboard
+from vlpeft.results.papers.compare import published_table
+from vlpeft.results.papers.published import PublishedTable
+from vlpeft.results.report import charts
+from vlpeft.results.report.data import ReadOnce, gather
+from vlpeft.results.report.page import write_report
+from vlpeft.results.statistics.comparisons import significance_table
+from vlpeft.results.statistics.significance import significance
+from vlpeft.results.tables.pivot import pivot_table
+from vlpeft.results.tables.render import FORMATS, render
+from vlpeft.results.tables.table import Table, cost_table, score_table
 
 METHODS, BACKBONES, SEEDS = ("low", "top", "middle"), ("blip", "gpt2"), (0, 1, 2)
 TASKS = {"vqa": ("shapes", "vqa_accuracy"), "captioning": ("coco", "CIDEr")}

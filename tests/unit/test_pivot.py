@@ -6,12 +6,12 @@ from statistics import fmean, stdev
 
 import pytest
 
-from benchmark.cell import Choice
-from benchmark.errors import UserError
-from results.leaderboard import leaderboard
-from results.pivot import pivot_table, sides
-from results.render import render
 from tests.synthetic import fill, make_plan, planned, record
+from vlpeft.benchmark.cells.cell import Choice
+from vlpeft.benchmark.core.errors import UserError
+from vlpeft.results.leaderboard import leaderboard
+from vlpeft.results.tables.pivot import pivot_table, sides
+from vlpeft.results.tables.render import render
 
 VALUES = {("lora", "shapes", 0): 60.0, ("lora", "shapes", 1): 62.0, ("lora", "other", 0): 70.0, ("lora", "other", 1): 75.0}
 

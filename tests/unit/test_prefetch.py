@@ -15,16 +15,16 @@ import transformers
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
-from benchmark.backbones import BACKBONES
-from benchmark.backbones.base import TINY, WeightFiles
-from benchmark.backbones.fetching import NotHere, obtain, open_clip_choices, timm_choices
-from benchmark.config import Protocol, parse
-from benchmark.errors import UserError
-from benchmark.grid import expand
-from benchmark.prefetch import Found, require_weights, weight_files_of, weights
 from tests.conftest import tiny
 from tests.end_to_end.conftest import COMMAND, environment, main, write_one, write_vqav2
 from tests.fake_hub import COMMIT, OTHER, FakeHub
+from vlpeft.benchmark.backbones import BACKBONES
+from vlpeft.benchmark.backbones.fetching import NotHere, obtain, open_clip_choices, timm_choices
+from vlpeft.benchmark.contract.backbone import TINY, WeightFiles
+from vlpeft.benchmark.core.config import Protocol, parse
+from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.plan.grid import expand
+from vlpeft.benchmark.plan.prefetch import Found, require_weights, weight_files_of, weights
 
 __all__ = ["main"]
 BLIP = WeightFiles("some/blip", "blip", ("model", "pixels", "tokenizer"))
@@ -273,7 +273,7 @@ def test_the_command(hub, main, monkeypatch, tmp_path) -> None:
     assert hub.asked == []
     (tmp_path / "new" / gives[-1]).rename(tmp_path / "away")
     hub.plain.clear()
-    monkeypatch.setattr("benchmark.data.download.PAUSE", 0)
+    monkeypatch.setattr("vlpeft.benchmark.datasets.fetch.download.PAUSE", 0)
     said, found = states("--yes")
     assert (said.code, found) == (2, ["here", "here", "missing"])
     assert "404" in said.lines[-1]

@@ -25,14 +25,14 @@ from transformers import (
     ViTModel,
 )
 
-from benchmark.datasets.drawing import SHAPES, Scene, Thing, sample_single
-from benchmark.datasets.questions import questions
-from benchmark.errors import UserError
-from benchmark.pretraining.batches import MASK, PROMPT, make_blind_batch, make_caption_batch, make_infilling_batch
-from benchmark.pretraining.common import HELD_OUT, TrainingSchedule
-from benchmark.pretraining.images import IGNORED, PATCH, patches_on, pixel_values, draw_scene, scene_labels
-from benchmark.pretraining.text import easy_questions, sample_dialogue
-from benchmark.pretraining.towers import TOWERS, pretrain_tiny
+from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.datasets.drawing import SHAPES, Scene, Thing, sample_single
+from vlpeft.benchmark.datasets.questions import questions
+from vlpeft.benchmark.pretraining.batches import MASK, PROMPT, make_blind_batch, make_caption_batch, make_infilling_batch
+from vlpeft.benchmark.pretraining.common import HELD_OUT, TrainingSchedule
+from vlpeft.benchmark.pretraining.images import IGNORED, PATCH, draw_scene, patches_on, pixel_values, scene_labels
+from vlpeft.benchmark.pretraining.text import easy_questions, sample_dialogue
+from vlpeft.benchmark.pretraining.towers import TOWERS, pretrain_tiny
 
 SHORT = TrainingSchedule(vit_steps=2, roberta_steps=2, gpt2_steps=2, blip_steps=2, bart_steps=2, batch=4, tokenizer_texts=300, held_out=10)
 SHIPPED = Path(__file__).resolve().parents[2] / "benchmark" / "backbones" / "tiny"

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from benchmark.config import parse
-from benchmark.errors import UserError
-from slurm.profiles import Profile, load_profile, profile_names
+from vlpeft.benchmark.core.config import parse
+from vlpeft.benchmark.core.errors import UserError
+from vlpeft.slurm.profiles import Profile, load_profile, profile_names
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "slurm.md"
 LEAST = {"time": 10, "mem_gb": 2.0}

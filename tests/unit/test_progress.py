@@ -9,10 +9,10 @@ import pytest
 from filelock import FileLock
 from rich.console import Console
 
-from benchmark.cell import Cell, Choice, Plan, Planned
-from benchmark.config import Protocol
-from benchmark.datasets import DatasetSpec
-from benchmark.progress import TOLD_EVERY, CellProgress, SweepProgress, cell_title
+from vlpeft.benchmark.cells.cell import Cell, Choice, Plan, Planned
+from vlpeft.benchmark.core.config import Protocol
+from vlpeft.benchmark.datasets import DatasetSpec
+from vlpeft.benchmark.launch.screen import TOLD_EVERY, CellProgress, SweepProgress, cell_title
 
 ROW = "a [red] method whose label is much too long for any narrow terminal, and then some more of it"
 

@@ -7,15 +7,16 @@ from typing import Any
 
 import pytest
 
-from benchmark.backbones import BACKBONES
-from benchmark.config import Protocol, dump
-from benchmark.datasets import dataset_names
-from benchmark.grid import METHODS, expand
-from benchmark.planning import check_names, check_recipe, reason_to_skip
-from benchmark.recipes import load_protocol, origins, protocol_layers, protocol_names, resolve
-from benchmark.tasks import TASKS
-from benchmark.tasks.text import clean_caption, clean_question
 from tests.conftest import tiny
+from vlpeft.benchmark.backbones import BACKBONES
+from vlpeft.benchmark.contract.method import METHODS
+from vlpeft.benchmark.core.config import Protocol, dump
+from vlpeft.benchmark.datasets import dataset_names
+from vlpeft.benchmark.plan.check import check_names, check_recipe, reason_to_skip
+from vlpeft.benchmark.plan.grid import expand
+from vlpeft.benchmark.plan.recipes import load_protocol, origins, protocol_layers, protocol_names, resolve
+from vlpeft.benchmark.tasks import TASKS
+from vlpeft.benchmark.tasks.text import clean_caption, clean_question
 
 COVERED = [(name, *each) for name in protocol_names() for each in load_protocol(name).covers.items()]
 

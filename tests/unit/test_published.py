@@ -6,9 +6,9 @@ from statistics import median
 
 import pytest
 
-from benchmark.config import load_yaml, parse
-from benchmark.errors import UserError
-from results.published import FOLDER, Number, PublishedTable, load_published, published_names, recomputed
+from vlpeft.benchmark.core.config import load_yaml, parse
+from vlpeft.benchmark.core.errors import UserError
+from vlpeft.results.papers.published import FOLDER, Number, PublishedTable, load_published, published_names, recomputed
 
 # How many different numbers each file holds; a change here is a change of what is said of a paper.
 PRINTED = {

@@ -14,19 +14,19 @@ from pathlib import Path
 
 import pytest
 
-from benchmark import cli
-from benchmark.cell import Cell, Choice, Part, Plan, Planned
-from benchmark.config import Protocol, dump, parse
-from benchmark.datasets import DatasetSpec
-from benchmark.errors import UserError
-from benchmark.records import Record, Store, to_json, write_atomically
-from benchmark.sweep import fingerprint, plan_file, sweep_names, sweep_path
-from results.compare import Comparison, compare, published_table
-from results.leaderboard import leaderboard
-from results.listing import listing
-from results.published import PublishedTable, load_published, published_names
-from results.render import FORMATS, render
-from results.scale import label_title, scale_notes
+from vlpeft.benchmark.cells.cell import Cell, Choice, Part, Plan, Planned
+from vlpeft.benchmark.cells.records import Record, Store, to_json, write_atomically
+from vlpeft.benchmark.cli import main as cli
+from vlpeft.benchmark.core.config import Protocol, dump, parse
+from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.datasets import DatasetSpec
+from vlpeft.benchmark.plan.sweep import fingerprint, plan_file, sweep_names, sweep_path
+from vlpeft.results.leaderboard import leaderboard
+from vlpeft.results.papers.compare import Comparison, compare, published_table
+from vlpeft.results.papers.published import PublishedTable, load_published, published_names
+from vlpeft.results.scale import label_title, scale_notes
+from vlpeft.results.tables.listing import listing
+from vlpeft.results.tables.render import FORMATS, render
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden" / "results"
 RECIPE = Protocol(lr=1.0, epochs=1)
@@ -222,7 +222,7 @@ def test_a_value_that_is_no_number_reproduces_nothing(tmp_path, monkeypatch):
     plan, store = full(tmp_path)
     frame = leaderboard(plan, store)
     frame.frame["value"] = float("nan")
-    monkeypatch.setattr("results.measured.leaderboard", lambda *_, **__: frame)
+    monkeypatch.setattr("vlpeft.results.papers.measured.leaderboard", lambda *_, **__: frame)
     assert verdict(compare(table(), plan, store), "Full", "VQA") == ("not run", "absent: the value is nan")
 
 
@@ -369,7 +369,8 @@ def test_the_command_needs_no_results(capsys, tmp_path, monkeypatch):
 
 
 def test_the_command_imports_no_torch(tmp_path):
-    code = "import sys; from benchmark import cli\ntry: cli.main(['table', 'vl_pet/table2'])\nfinally: assert 'torch' not in sys.modules"
+    code = "import sys; from vlpeft.benchmark.cli.main import main\n"
+    code += "try: main(['table', 'vl_pet/table2'])\nfinally: assert 'torch' not in sys.modules"
     subprocess.run(
         [sys.executable, "-c", code],
         check=True,
@@ -381,7 +382,7 @@ def test_the_command_imports_no_torch(tmp_path):
 
 def test_every_listed_name_can_be_planned_or_says_why_not(capsys, monkeypatch):
     planned = []
-    monkeypatch.setattr("benchmark.planning.plan", lambda name, **_: planned.append(name) or Plan(name, name, "", "", ()))
+    monkeypatch.setattr("vlpeft.benchmark.plan.check.plan", lambda name, **_: planned.append(name) or Plan(name, name, "", "", ()))
     for name in (row["name"] for row in listing("sweeps")):
         code, _, err = run(capsys, "plan", name)
         table = load_published(name) if name in published_names() else None

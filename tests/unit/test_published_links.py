@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from benchmark.errors import UserError
-from benchmark.grid import expand
-from benchmark.planning import plan
-from benchmark.sweep import sweep_names
-from results.links import places, find_sweep, find_link_problems, linked_places
-from results.published import load_published, published_names
-from results.scale import scale_notes
+from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.plan.check import plan
+from vlpeft.benchmark.plan.grid import expand
+from vlpeft.benchmark.plan.sweep import sweep_names
+from vlpeft.results.papers.links import find_link_problems, find_sweep, linked_places, places
+from vlpeft.results.papers.published import load_published, published_names
+from vlpeft.results.scale import scale_notes
 
 SWEPT = sorted({sweep for name in published_names() if (sweep := find_sweep(name))})
 # What mending the release changes, and what the paper says where the release does otherwise: nothing was printed of either.

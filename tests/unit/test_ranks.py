@@ -17,16 +17,17 @@ import psutil
 import pytest
 import torch
 
-from benchmark.cell import Plan
-from benchmark.distributed import ALONE, Ranks
-from benchmark.errors import UserError
-from benchmark.failures import RankFailed
-from benchmark.planning import plan, save_plan
-from benchmark.records import Record, Store
-from benchmark.runner import Runtime, Stopped, run_cell
 from tests.conftest import ANSWERS, Case
 from tests.end_to_end.conftest import main, write_one
 from tests.ranks_at_work import Job, be_deaf, be_unlike, fail, in_ranks, start_sleepers, sum_some, train_alike, train_all
+from vlpeft.benchmark.cells.cell import Plan
+from vlpeft.benchmark.cells.failures import RankFailed
+from vlpeft.benchmark.cells.records import Record, Store
+from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.plan.check import plan, save_plan
+from vlpeft.benchmark.run.distributed import ALONE, Ranks
+from vlpeft.benchmark.run.runner import Stopped, run_cell
+from vlpeft.benchmark.run.runtime import Runtime
 
 __all__ = ["main"]
 CASES = (

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmark import recipes
-from benchmark.config import Protocol, dump
-from benchmark.errors import UserError
-from benchmark.grid import cross_layers
-from benchmark.recipes import DEFAULT, Layer, origins, resolve, sweep_layers
+from vlpeft.benchmark.core.config import Protocol, dump
+from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.plan import recipes
+from vlpeft.benchmark.plan.grid import cross_layers
+from vlpeft.benchmark.plan.recipes import DEFAULT, Layer, origins, resolve, sweep_layers
 
 RULES = """
 defaults: {lr: 1e-3, steps: 100, batch_size: 8}

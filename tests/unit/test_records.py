@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from benchmark.errors import UserError
-from benchmark.planning import plan, save_plan
-from benchmark.records import Record, Store, read_record, to_json, write_atomically
-from benchmark.runner import Runtime, run_cell
+from vlpeft.benchmark.cells.records import Record, Store, read_record, to_json, write_atomically
+from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.plan.check import plan, save_plan
+from vlpeft.benchmark.run.runner import run_cell
+from vlpeft.benchmark.run.runtime import Runtime
 
 SWEEP = """
 protocol: {steps: 2, batch_size: 4, lr: 1e-3, train_limit: 8, eval_limit: 4, metrics: [vqa_accuracy]}
@@ -27,7 +28,7 @@ SCENES = "{format: shapes, root: '', train_scenes: 20, val_scenes: 1, test_scene
 PUBLISH = """
 import sys, time
 from pathlib import Path
-from benchmark.records import Record, Store
+from vlpeft.benchmark.cells.records import Record, Store
 
 root, who, go = sys.argv[1:]
 curve = [(i, float(who)) for i in range(5000)]
@@ -41,7 +42,7 @@ print(Store(Path(root)).publish(record), flush=True)
 KILLED = """
 import os, random, signal, sys, time
 from pathlib import Path
-from benchmark.records import Record, Store, write_atomically
+from vlpeft.benchmark.cells.records import Record, Store, write_atomically
 
 root = Path(sys.argv[1])
 moments = random.Random(0)
@@ -69,7 +70,8 @@ for round in range(30):
 RUN = """
 import sys
 from pathlib import Path
-from benchmark.runner import Runtime, run_cell
+from vlpeft.benchmark.run.runtime import Runtime
+from vlpeft.benchmark.run.runner import run_cell
 
 print("ready", flush=True)
 sys.stdin.readline()

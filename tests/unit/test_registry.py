@@ -12,22 +12,24 @@ from typing import Literal
 
 import pytest
 
-from benchmark import registry
-from benchmark.backbones import BACKBONES
-from benchmark.config import Protocol, dump
-from benchmark.datasets import FORMATS
-from benchmark.errors import UserError
-from benchmark.grid import METHODS
-from benchmark.metrics import METRICS
-from benchmark.recipes import protocol_names
-from benchmark.registry import Registry
-from benchmark.tasks import TASKS
-from results.listing import listing, listing_text
+from vlpeft.benchmark.backbones import BACKBONES
+from vlpeft.benchmark.contract.method import METHODS
+from vlpeft.benchmark.core import registry
+from vlpeft.benchmark.core.config import Protocol, dump
+from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.core.registry import Registry
+from vlpeft.benchmark.datasets import FORMATS
+from vlpeft.benchmark.metrics import METRICS
+from vlpeft.benchmark.plan.recipes import protocol_names
+from vlpeft.benchmark.tasks import TASKS
+from vlpeft.results.tables.listing import listing, listing_text
 
 REGISTRIES = {"method": METHODS, "backbone": BACKBONES, "task": TASKS, "metric": METRICS, "format": FORMATS}
 ENTRIES = [(kind, name) for kind, known in REGISTRIES.items() for name in known.entries]
 HEAVY = ("torch", "transformers", "timm", "open_clip", "submitit")
-COMMAND = "import sys; from benchmark.cli import main\ntry: main(sys.argv[1:])\nfinally: print(*sorted(sys.modules), file=sys.stderr)"
+COMMAND = (
+    "import sys; from vlpeft.benchmark.cli.main import main\ntry: main(sys.argv[1:])\nfinally: print(*sorted(sys.modules), file=sys.stderr)"
+)
 
 
 def modules_of(*arguments: object, folder: Path | None = None) -> tuple[str, set[str]]:
@@ -50,7 +52,7 @@ def test_listing_imports_nothing_heavy(what) -> None:
     assert json.loads(out)
     assert modules.isdisjoint(HEAVY)
     if what in ("methods", "backbones"):
-        assert not [m for m in modules if m.startswith(("baselines.", "methods.", "benchmark.backbones."))]
+        assert not [m for m in modules if m.startswith(("vlpeft.baselines.", "vlpeft.methods.", "vlpeft.benchmark.backbones."))]
 
 
 @pytest.mark.parametrize("arguments", [("--help",), ("sweep", "--help"), ("sweeep",)])
@@ -63,11 +65,11 @@ def test_help_imports_next_to_nothing(arguments) -> None:
 @pytest.mark.parametrize("command", ["status", "table"])
 def test_reading_results_never_imports_torch(command, tmp_path) -> None:
     """With a plan that holds every shipped sweep's kinds of cells, none of them run."""
-    from benchmark.cell import Plan
-    from benchmark.config import dump
-    from benchmark.grid import expand
-    from benchmark.records import to_json
-    from benchmark.sweep import fingerprint, plan_file, sweep_path
+    from vlpeft.benchmark.cells.cell import Plan
+    from vlpeft.benchmark.cells.records import to_json
+    from vlpeft.benchmark.core.config import dump
+    from vlpeft.benchmark.plan.grid import expand
+    from vlpeft.benchmark.plan.sweep import fingerprint, plan_file, sweep_path
 
     file = plan_file(tmp_path, "quickstart")
     file.parent.mkdir()
@@ -237,9 +239,9 @@ def test_a_name_taken_twice(repository) -> None:
 METHOD = '''
 from dataclasses import dataclass
 
-from benchmark.config import Positive
-from benchmark.method import Method, unfreeze
-from benchmark.registry import register
+from vlpeft.benchmark.core.config import Positive
+from vlpeft.benchmark.contract.method import Method, unfreeze
+from vlpeft.benchmark.core.registry import register
 
 
 @register("foreign_norms", paper="Nobody 1999", needs=("sublayers",))

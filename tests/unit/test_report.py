@@ -14,17 +14,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmark.cell import Plan
-from benchmark.errors import UserError
-from benchmark.records import Store, read_record
-from results.report import data, examples
-from results.report.axes import Axis, short_number
-from results.report.data import ReadOnce, gather, line
-from results.report.examples import browsers
-from results.report.figures import COLOURS, FigureRow, strips
-from results.report.page import write_report
-from results.report.scatter import Box, Dot, front, scatter
 from tests.report_samples import DATA, METHODS, NASTY, fill, plan, predictions
+from vlpeft.benchmark.cells.cell import Plan
+from vlpeft.benchmark.cells.records import Store, read_record
+from vlpeft.benchmark.core.axes import Axis, short_number
+from vlpeft.benchmark.core.errors import UserError
+from vlpeft.results.report import data, examples
+from vlpeft.results.report.data import ReadOnce, gather, line
+from vlpeft.results.report.examples import browsers
+from vlpeft.results.report.figures import COLOURS, FigureRow, strips
+from vlpeft.results.report.page import write_report
+from vlpeft.results.report.scatter import Box, Dot, front, scatter
 
 VOID = {"meta", "link", "input", "br", "img", "path", "image", "use"}
 
@@ -254,7 +254,7 @@ def test_each_record_is_read_once(made, monkeypatch):
         read[path.parent.name] += 1
         return read_record(path)
 
-    monkeypatch.setattr("benchmark.records.read_record", counting)
+    monkeypatch.setattr("vlpeft.benchmark.cells.records.read_record", counting)
     store = ReadOnce.of(Store(made[0]))
     browsers(made[1], store, gather(made[1], store), 8)
     assert set(read.values()) == {1}
@@ -363,7 +363,10 @@ def test_numbers_on_axes_are_short():
 
 def test_points_lie_inside_their_chart():
     dots = [Dot(f"m{i}", i, 10.0**i, i * i - 3.0, 0.5) for i in range(6)]
-    for figure in (scatter(dots, ("time", "s"), "score", **ABOUT), strips([FigureRow("m", 0, [1.0, 2.0]), FigureRow("k", 1, [3.0])], "x", **ABOUT)):
+    for figure in (
+        scatter(dots, ("time", "s"), "score", **ABOUT),
+        strips([FigureRow("m", 0, [1.0, 2.0]), FigureRow("k", 1, [3.0])], "x", **ABOUT),
+    ):
         left, top, right, bottom = figure.box
         assert all(left <= mark.x <= right and top <= mark.y <= bottom for mark in figure.marks)
 

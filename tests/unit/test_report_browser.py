@@ -2,10 +2,10 @@
 
 import pytest
 
-from benchmark.records import Store
-from results.report.page import write_report
 from tests.chromium import NAMES, Chromium, executable
 from tests.report_samples import fill, plan
+from vlpeft.benchmark.cells.records import Store
+from vlpeft.results.report.page import write_report
 
 pytestmark = pytest.mark.skipif(executable() is None, reason=f"no browser here: none of {', '.join(NAMES)}")
 

@@ -20,21 +20,31 @@ from filelock import FileLock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmark.cell import Part, Plan, Planned
-from benchmark.config import Protocol, dump
-from benchmark.errors import UserError
-from benchmark.records import Store, to_json
-from results import status as statuses
-from results.comparisons import significance_table
-from results.leaderboard import SCHEMA, leaderboard
-from results.listing import plan_rows
-from results.pivot import pivot_table
-from results.render import FORMATS, render
-from results.significance import significance
-from results.status import CellStatus, as_dicts, add_cluster_notes, mark_stale, status, status_table, find_unplanned, summary, select_shown
-from results.summaries import costs, scores
-from results.tables import Block, Footnotes, Table, Text, cost_table, score_table
 from tests.synthetic import SCORES, fill, full_plan, make_plan, planned, record, results, score
+from vlpeft.benchmark.cells.cell import Part, Plan, Planned
+from vlpeft.benchmark.cells.records import Store, to_json
+from vlpeft.benchmark.core.config import Protocol, dump
+from vlpeft.benchmark.core.errors import UserError
+from vlpeft.results import status as statuses
+from vlpeft.results.leaderboard import SCHEMA, leaderboard
+from vlpeft.results.statistics.comparisons import significance_table
+from vlpeft.results.statistics.significance import significance
+from vlpeft.results.status import (
+    CellStatus,
+    add_cluster_notes,
+    as_dicts,
+    find_unplanned,
+    mark_stale,
+    select_shown,
+    status,
+    status_table,
+    summary,
+)
+from vlpeft.results.summaries import costs, scores
+from vlpeft.results.tables.listing import plan_rows
+from vlpeft.results.tables.pivot import pivot_table
+from vlpeft.results.tables.render import FORMATS, render
+from vlpeft.results.tables.table import Block, Footnotes, Table, Text, cost_table, score_table
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden" / "results"
 
@@ -57,7 +67,7 @@ def everything(plan: Plan, store: Store) -> dict[str, str]:
 
 
 def test_importing_results_imports_no_torch():
-    code = "import sys, results.leaderboard, results.render, results.status; sys.exit('torch' in sys.modules)"
+    code = "import sys, vlpeft.results.leaderboard, vlpeft.results.tables.render, vlpeft.results.status; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

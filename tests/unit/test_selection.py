@@ -10,15 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from benchmark import planning, selection
-from benchmark.config import Protocol
-from benchmark.errors import MetricUnavailable, UserError
-from benchmark.metrics.base import Metric
-from benchmark.planning import plan, save_plan
-from benchmark.records import Record, Selected, Store
-from benchmark.runner import Runtime, run_cell
-from benchmark.selection import selection_metrics
-from benchmark.tasks import TASKS
+from vlpeft.benchmark.cells.records import Record, Selected, Store
+from vlpeft.benchmark.core.config import Protocol
+from vlpeft.benchmark.core.errors import MetricUnavailable, UserError
+from vlpeft.benchmark.metrics.base import Metric
+from vlpeft.benchmark.plan import check as planning
+from vlpeft.benchmark.plan.check import plan, save_plan
+from vlpeft.benchmark.run import selection
+from vlpeft.benchmark.run.runner import run_cell
+from vlpeft.benchmark.run.runtime import Runtime
+from vlpeft.benchmark.run.selection import selection_metrics
+from vlpeft.benchmark.tasks import TASKS
 
 SCENES = "{format: shapes, root: '', train_scenes: 60, val_scenes: 20, test_scenes: 20}\n"
 SWEEP = """
@@ -34,7 +36,8 @@ BEST = "select: best, augment: blip"
 WORKER = """
 import os, signal, sys
 from pathlib import Path
-from benchmark.runner import Runtime, run_cell
+from vlpeft.benchmark.run.runtime import Runtime
+from vlpeft.benchmark.run.runner import run_cell
 
 root, cell = sys.argv[1:]
 for phase, step in (("train", 2), ("select", 16), ("train", 5), ("train", 9), ("evaluate", 16), ("never", 0)):
@@ -137,7 +140,7 @@ def test_augmentation_changes_training_and_not_what_is_tested(run: Run) -> None:
 
 
 def test_a_metric_that_cannot_run_is_found_before_training(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from benchmark.metrics.captions import Cider
+    from vlpeft.benchmark.metrics.captions import Cider
 
     def refuse(self: Metric) -> None:
         raise MetricUnavailable("no Java here")

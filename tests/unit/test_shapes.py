@@ -17,12 +17,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmark.datasets import load_spec
-from benchmark.datasets.base import Example
-from benchmark.datasets.drawing import COLORS, SHAPES, SIDE, SIZES, Scene, Thing, draw, sample_scene, sample_single
-from benchmark.datasets.questions import CLEAR, questions
-from benchmark.datasets.shapes import CHANCE, Shapes, captions
-from benchmark.errors import DataError
+from vlpeft.benchmark.core.errors import DataError
+from vlpeft.benchmark.datasets import load_spec
+from vlpeft.benchmark.datasets.base import Example
+from vlpeft.benchmark.datasets.drawing import COLORS, SHAPES, SIDE, SIZES, Scene, Thing, draw, sample_scene, sample_single
+from vlpeft.benchmark.datasets.questions import CLEAR, questions
+from vlpeft.benchmark.datasets.shapes import CHANCE, Shapes, captions
 
 SMALL = Shapes(train_scenes=600, val_scenes=120, test_scenes=250)
 SPLITS = SMALL.splits()

@@ -6,13 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from benchmark.datasets.base import Example
-from benchmark.errors import UserError
-from benchmark.records import Store
-from benchmark.scores import NAME, by_image, read_scores, to_bytes
-from results.leaderboard import leaderboard
-from results.significance import Significance, significance
 from tests.synthetic import fill, make_plan, planned, record, score
+from vlpeft.benchmark.cells.records import Store
+from vlpeft.benchmark.cells.scores import NAME, by_image, read_scores, to_bytes
+from vlpeft.benchmark.core.errors import UserError
+from vlpeft.results.leaderboard import leaderboard
+from vlpeft.results.statistics.significance import Significance, significance
 
 PLACE = ("blip", "vqa", "shapes", "accuracy")
 NOISE = np.random.default_rng(0).normal(0, 10, 200)
@@ -141,8 +140,7 @@ def test_damaged_scores_are_named(tmp_path, damage, message):
 
 
 def test_scores_are_added_up_by_image(tmp_path):
-    examples = [Example(str(i), images, "", ("x",)) for i, images in enumerate([("a",), ("b", "c"), ("a",)])]
-    part = by_image("vqa/shapes", examples, {"accuracy": [100.0, 100 / 3, 0.0]})
+    part = by_image("vqa/shapes", [("a",), ("b", "c"), ("a",)], {"accuracy": [100.0, 100 / 3, 0.0]})
     assert (part.images, part.examples, part.sums) == (("a", "b+c"), (2, 1), {"accuracy": (100.0, 33.333)})
     assert part.mean("accuracy") == pytest.approx(133.333 / 3)
     path = tmp_path / NAME

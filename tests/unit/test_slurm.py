@@ -9,22 +9,23 @@ from pathlib import Path
 
 import pytest
 
-from benchmark.config import parse
-from benchmark.errors import UserError
-from benchmark.records import Store, read_json
-from benchmark.runner import Runtime
-from slurm import cluster, supervise, worker
-from slurm.cluster import Job, read_accounting, jobs
-from slurm.control import cancel, sections
-from slurm.job import CellJob
-from slurm.ledger import Ledger, Submission
-from slurm.presence import Launcher, show_presence, launchers
-from slurm.profiles import Profile
-from slurm.states import notes
-from slurm.submit import Submitter
-from slurm.supervise import Supervisor, verdict
-from slurm.tries import LIMIT, begin, forget, give_up, note, last_if_exhausted, tail, tries
 from tests.end_to_end.conftest import edit_json
+from vlpeft.benchmark.cells.records import Store, read_json
+from vlpeft.benchmark.core.config import parse
+from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.launch import worker
+from vlpeft.benchmark.launch.presence import Launcher, launchers, show_presence
+from vlpeft.benchmark.launch.tries import LIMIT, begin, forget, give_up, last_if_exhausted, note, tail, tries
+from vlpeft.benchmark.run.runtime import Runtime
+from vlpeft.slurm import cluster, supervise
+from vlpeft.slurm.cluster import Job, jobs, read_accounting
+from vlpeft.slurm.control import cancel, sections
+from vlpeft.slurm.job import CellJob
+from vlpeft.slurm.ledger import Ledger, Submission
+from vlpeft.slurm.profiles import Profile
+from vlpeft.slurm.states import notes
+from vlpeft.slurm.submit import Submitter
+from vlpeft.slurm.supervise import Supervisor, verdict
 
 PROFILE = parse(Profile, {"time": 10, "mem_gb": 2, "cells_per_job": 2}, "test")
 COMMANDS = {

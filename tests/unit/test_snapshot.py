@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmark import codebase
-from benchmark.codebase import NOTE, PACKAGES, code, commit, files, keep_diff
-from benchmark.errors import UserError
-from benchmark.registry import REPOSITORY
-from slurm.snapshot import Snapshot
+from vlpeft.benchmark.cells import code as codebase
+from vlpeft.benchmark.cells.code import NOTE, PACKAGES, code, commit, files, keep_diff
+from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.core.registry import REPOSITORY
+from vlpeft.slurm.snapshot import Snapshot
 
 GIT = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
 AUTHOR = ("-c", "user.name=a", "-c", "user.email=a@b.example")
@@ -22,14 +22,23 @@ def git(folder: Path, *words: str) -> str:
     return subprocess.run(["git", "-C", folder, *words], env={**os.environ, **GIT}, capture_output=True, text=True, check=True).stdout
 
 
-def write_packages(folder: Path) -> Path:
+def write_packages(folder: Path, *, links: bool = False) -> Path:
+    """The packages below `vlpeft`; with `links`, they are beside it, as in a checkout."""
     for package in PACKAGES:
-        (folder / package / "__pycache__").mkdir(parents=True)
-        (folder / package / "__init__.py").write_text(f'"""{package}."""\n')
-        (folder / package / "__pycache__" / "a.pyc").write_bytes(b"\0")
-    (folder / "slurm" / "profiles").mkdir()
-    (folder / "slurm" / "profiles" / "weights.bin").write_bytes(bytes(range(256)))
+        place = folder / package if links or package == "vlpeft" else folder / "vlpeft" / package
+        (place / "__pycache__").mkdir(parents=True)
+        (place / "__init__.py").write_text(f'"""{package}."""\n')
+        (place / "__pycache__" / "a.pyc").write_bytes(b"\0")
+        if links and package != "vlpeft":
+            (folder / "vlpeft" / package).symlink_to(f"../{package}")
+    (folder / "vlpeft" / "slurm" / "profiles").mkdir()
+    (folder / "vlpeft" / "slurm" / "profiles" / "weights.bin").write_bytes(bytes(range(256)))
     return folder
+
+
+def named(*packages: str) -> list[str]:
+    """The files that packages begin with."""
+    return [f"vlpeft/{package}/__init__.py".replace("vlpeft/vlpeft", "vlpeft") for package in packages]
 
 
 @pytest.fixture
@@ -41,7 +50,7 @@ def installed(tmp_path) -> Path:
 @pytest.fixture
 def checkout(tmp_path) -> Path:
     """The packages in a repository, all committed."""
-    folder = write_packages(tmp_path / "checkout")
+    folder = write_packages(tmp_path / "checkout", links=True)
     (folder / ".gitignore").write_text("__pycache__/\n*.log\n")
     (folder / "README.md").write_text("read me\n")
     git(folder, "init", "-q")
@@ -61,7 +70,9 @@ def edit(folder: Path) -> None:
 
 def test_the_packages_are_those_of_the_wheel() -> None:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
-    assert list(PACKAGES) == project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
+    wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert list(PACKAGES) == wheel["only-include"]
+    assert wheel["sources"] == {package: f"vlpeft/{package}" for package in PACKAGES if package != "vlpeft"}
 
 
 def test_a_clean_checkout(checkout, tmp_path) -> None:
@@ -92,13 +103,13 @@ def test_the_difference_makes_the_same_code_again(checkout, tmp_path) -> None:
 
 def test_files_are_those_that_git_does_not_ignore(checkout) -> None:
     edit(checkout)
-    expected = [f"{package}/__init__.py" for package in PACKAGES if package != "results"]
-    assert files(checkout) == sorted([*expected, "methods/new one.py", "slurm/profiles/weights.bin"])
+    expected = named(*(package for package in PACKAGES if package != "results"))
+    assert files(checkout) == sorted([*expected, "vlpeft/methods/new one.py", "vlpeft/slurm/profiles/weights.bin"])
 
 
 def test_an_installed_copy_has_no_commit(installed) -> None:
     assert code(installed).git() == {}
-    assert files(installed) == sorted([*(f"{package}/__init__.py" for package in PACKAGES), "slurm/profiles/weights.bin"])
+    assert files(installed) == sorted([*named(*PACKAGES), "vlpeft/slurm/profiles/weights.bin"])
 
 
 def test_an_environment_in_a_repository_is_no_checkout(checkout) -> None:
@@ -133,9 +144,9 @@ def test_a_snapshot_is_made_once(source, tmp_path) -> None:
 
 def test_edited_code_is_another_snapshot_and_the_old_one_stays(source, tmp_path) -> None:
     made = Snapshot.take(source)
-    (source / "methods" / "__init__.py").write_text("edited = 1\n")
+    (source / "vlpeft" / "methods" / "__init__.py").write_text("edited = 1\n")
     made.write(tmp_path / "code")  # what was read before
-    assert (tmp_path / "code" / made.name / "methods" / "__init__.py").read_text() == '"""methods."""\n'
+    assert (tmp_path / "code" / made.name / "vlpeft" / "methods" / "__init__.py").read_text() == '"""methods."""\n'
     assert Snapshot.take(source).name != made.name
 
 
@@ -148,8 +159,8 @@ def test_a_snapshot_tells_the_commit_and_can_be_taken_again(checkout, tmp_path) 
     assert code(target).snapshot == made.name
     keep_diff(tmp_path / "root", target)
     assert not (tmp_path / "root").exists()
-    (target / "methods" / "__pycache__").mkdir()
-    (target / "methods" / "__pycache__" / "a.pyc").write_bytes(b"\0")
+    (target / "vlpeft" / "methods" / "__pycache__").mkdir()
+    (target / "vlpeft" / "methods" / "__pycache__" / "a.pyc").write_bytes(b"\0")
     assert Snapshot.take(target) == made
 
 
@@ -176,7 +187,7 @@ def test_a_killed_launch_leaves_nothing(installed, tmp_path, monkeypatch) -> Non
 def test_a_changed_snapshot_is_refused(installed, tmp_path) -> None:
     made = Snapshot.take(installed)
     made.write(tmp_path)
-    (tmp_path / made.name / "slurm" / "__init__.py").write_text("edited = 1\n")
+    (tmp_path / made.name / "vlpeft" / "slurm" / "__init__.py").write_text("edited = 1\n")
     with pytest.raises(UserError, match=r"slurm/__init__.py is not what was copied there; .* remove .* and run again"):
         made.write(tmp_path)
 
@@ -189,13 +200,13 @@ def test_a_folder_that_cannot_be_written(installed, tmp_path) -> None:
 
 def test_jobs_import_from_the_snapshot(installed, tmp_path) -> None:
     """Not from the folder they were submitted in, nor from where PYTHONPATH pointed, which is looked into afterwards."""
-    for package in PACKAGES:
-        (installed / package / "__init__.py").write_text("value = 'old'\n")
+    for name in named(*PACKAGES):
+        (installed / name).write_text("value = 'old'\n")
     (installed / "plugin.py").write_text("")
     made = Snapshot.take(installed)
     made.write(tmp_path / "a folder")
-    (installed / "methods" / "__init__.py").write_text("value = 'new'\n")
-    (installed / "main.py").write_text("import methods, plugin; print(methods.value)\n")
+    (installed / "vlpeft" / "methods" / "__init__.py").write_text("value = 'new'\n")
+    (installed / "main.py").write_text("import plugin, vlpeft.methods; print(vlpeft.methods.value)\n")
     script = "\n".join([*made.setup(tmp_path / "a folder"), f"{sys.executable} -m main"])
     for before, said in (({"PYTHONPATH": str(installed)}, "old\n"), ({}, "")):
         environment = {**{key: value for key, value in os.environ.items() if key != "PYTHONPATH"}, **before}
@@ -203,8 +214,11 @@ def test_jobs_import_from_the_snapshot(installed, tmp_path) -> None:
         assert done.stdout == said, done.stderr
 
 
+NAMED = ("vlpeft/benchmark/launch/worker.py", "vlpeft/benchmark/backbones/tiny/vit/config.json", "vlpeft/results/tables/listing.py")
+
+
 def test_this_code_can_be_copied() -> None:
     made = Snapshot.take()
-    assert {"slurm/worker.py", "benchmark/backbones/tiny/vit/config.json", "results/listing.py", NOTE} <= set(made.files)
+    assert {*NAMED, NOTE} <= set(made.files)
     assert not [name for name in made.files if "__pycache__" in name]
     assert codebase.code().snapshot == ""

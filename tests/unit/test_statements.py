@@ -10,10 +10,10 @@ from functools import cache
 import numpy as np
 import pytest
 
-from benchmark.datasets.base import Example
-from benchmark.datasets.drawing import COLORS, CURTAIN, SHAPES, SIDE, Scene
-from benchmark.datasets.shapes import CHANCE, Shapes
-from benchmark.datasets.statements import ENTAILMENT, TRUTH, cover_scene
+from vlpeft.benchmark.datasets.base import Example
+from vlpeft.benchmark.datasets.drawing import COLORS, CURTAIN, SHAPES, SIDE, Scene
+from vlpeft.benchmark.datasets.shapes import CHANCE, Shapes
+from vlpeft.benchmark.datasets.statements import ENTAILMENT, TRUTH, cover_scene
 
 SMALL = Shapes(train_scenes=300, val_scenes=60, test_scenes=120)
 LABELS = {"entailment": ENTAILMENT, "nlvr2": TRUTH}

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from results.statistics import differences, holm, ranks, seed_interval, sign_flip, standard_errors
+from vlpeft.results.statistics.paired import differences, holm, ranks, seed_interval, sign_flip, standard_errors
 
 
 def drawn(seed: int, *shape: int) -> np.ndarray:

@@ -2,10 +2,11 @@
 
 import pytest
 
-from benchmark.planning import plan, save_plan
-from benchmark.records import Store
-from benchmark.runner import Runtime, Stopped, run_cell
 from tests.end_to_end.conftest import write_one
+from vlpeft.benchmark.cells.records import Store
+from vlpeft.benchmark.plan.check import plan, save_plan
+from vlpeft.benchmark.run.runner import Stopped, run_cell
+from vlpeft.benchmark.run.runtime import Runtime
 
 RUNTIME = Runtime(device="cpu", threads=1, checkpoint_seconds=1e9)
 PROTOCOL = "{lr: 1e-3, steps: 5, batch_size: 4, train_limit: 8, eval_limit: 4}"

@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmark import sweep
-from benchmark.backbones.blip import BLIP
-from benchmark.config import Protocol
-from benchmark.errors import UserError
-from benchmark.grid import cross_layers, expand
-from benchmark.method import count
-from benchmark.sweep import plan_file, sweep_name, sweep_names, sweep_path
+from vlpeft.benchmark.backbones.blip import BLIP
+from vlpeft.benchmark.contract.sites import count
+from vlpeft.benchmark.core.config import Protocol
+from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.plan import sweep
+from vlpeft.benchmark.plan.grid import cross_layers, expand
+from vlpeft.benchmark.plan.sweep import plan_file, sweep_name, sweep_names, sweep_path
 
 SWEEP = """
 protocol: {lr: 1e-3, steps: 2}

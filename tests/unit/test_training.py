@@ -16,17 +16,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from benchmark.cell import Plan
-from benchmark.checkpoint import load_checkpoint, save_checkpoint
-from benchmark.config import Protocol
-from benchmark.errors import UserError
-from benchmark.features import Visual
-from benchmark.planning import plan, save_plan
-from benchmark.records import Store
-from benchmark.runner import Runtime, run_cell
-from benchmark.tasks.base import Item
-from benchmark.training import Feed, batches, learning_rate_factor, start, train
 from tests.conftest import Case
+from vlpeft.benchmark.cells.cell import Plan
+from vlpeft.benchmark.cells.records import Store
+from vlpeft.benchmark.core.config import Protocol
+from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.plan.check import plan, save_plan
+from vlpeft.benchmark.run.checkpoint import load_checkpoint, save_checkpoint
+from vlpeft.benchmark.run.features import Visual
+from vlpeft.benchmark.run.loop import Feed, batches, learning_rate_factor, start, train
+from vlpeft.benchmark.run.runner import run_cell
+from vlpeft.benchmark.run.runtime import Runtime
+from vlpeft.benchmark.tasks.base import Item
 
 LORA = Case("lora", "vit_roberta")
 SWEEP = """
@@ -44,7 +45,8 @@ SCENES = "{format: shapes, root: '', train_scenes: 60, val_scenes: 1, test_scene
 WORKER = """
 import os, signal, sys
 from pathlib import Path
-from benchmark.runner import Runtime, run_cell
+from vlpeft.benchmark.run.runtime import Runtime
+from vlpeft.benchmark.run.runner import run_cell
 
 root, *cells = sys.argv[1:]
 for cell in cells:

@@ -8,18 +8,19 @@ from functools import partial
 import pytest
 import torch
 
-from benchmark import provenance
-from benchmark.config import Protocol, dump
-from benchmark.errors import UserError
-from benchmark.records import Store
-from benchmark.verify import expected, gate, stamp
-from benchmark.verify.check import EXACT, FLOAT32, SMALL, Check, NotRun, difference
-from benchmark.verify.gate import EnvironmentFailed, Gate, require
-from benchmark.verify.parts import BACKBONES, PARTS, is_covered, parts_of_backbone, parts_of_cells
-from benchmark.verify.runner import SOURCES, run, run_check
-from benchmark.verify.stamp import Environment, cache_folder, missing, passed, remember
-from slurm import worker
 from tests.conftest import Case
+from vlpeft.benchmark.cells import provenance
+from vlpeft.benchmark.cells.records import Store
+from vlpeft.benchmark.cells.verified import BACKBONES, is_covered
+from vlpeft.benchmark.core.config import Protocol, dump
+from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.launch import worker
+from vlpeft.benchmark.verify import expected, gate, stamp
+from vlpeft.benchmark.verify.check import EXACT, FLOAT32, SMALL, Check, NotRun, difference
+from vlpeft.benchmark.verify.gate import EnvironmentFailed, Gate, require
+from vlpeft.benchmark.verify.parts import PARTS, parts_of_backbone, parts_of_cells
+from vlpeft.benchmark.verify.runner import SOURCES, run, run_check
+from vlpeft.benchmark.verify.stamp import Environment, cache_folder, missing, passed, remember
 
 CPU = torch.device("cpu")
 

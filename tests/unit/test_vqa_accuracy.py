@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmark.errors import DataError, UserError
-from benchmark.metrics import METRICS, Prediction, score
-from benchmark.metrics.vqa_accuracy import CONTRACTIONS, normalise, vqa_accuracy
+from vlpeft.benchmark.core.errors import DataError, UserError
+from vlpeft.benchmark.metrics import METRICS, Prediction, score
+from vlpeft.benchmark.metrics.vqa_accuracy import CONTRACTIONS, normalise, vqa_accuracy
 
 WORDS = st.sampled_from(["yes", "no", "one", "1", "a cat", "the cat", "cat", "dont", "don't", "yes!", "2,000", "T.V.", ""])
 TEN = st.lists(WORDS, min_size=10, max_size=10)

@@ -8,15 +8,15 @@ import pytest
 import torch
 from torch import nn
 
-from benchmark.checkpoint import trained_tensors
-from benchmark.config import Protocol
-from benchmark.cost import gpu_hours
-from benchmark.distributed import ALONE, Ranks
-from benchmark.features import Visual
-from benchmark.tasks.base import Item
-from benchmark.training import Feed, start
-from benchmark.work import StepFlops, first_step
 from tests.conftest import ANSWERS, Case, visual
+from vlpeft.benchmark.core.config import Protocol
+from vlpeft.benchmark.run.checkpoint import trained_tensors
+from vlpeft.benchmark.run.cost import gpu_hours
+from vlpeft.benchmark.run.distributed import ALONE, Ranks
+from vlpeft.benchmark.run.features import Visual
+from vlpeft.benchmark.run.flops import StepFlops, first_step
+from vlpeft.benchmark.run.loop import Feed, start
+from vlpeft.benchmark.tasks.base import Item
 
 
 def counted(case: Case, micro_batch: int | None = None) -> tuple[StepFlops, dict[str, torch.Tensor], dict[str, torch.Tensor]]:

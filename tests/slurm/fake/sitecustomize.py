@@ -1,4 +1,4 @@
-"""Stands in for `benchmark.runner` in the workers of jobs whose PYTHONPATH begins here: cells that take time and no work.
+"""Stands in for `vlpeft.benchmark.run.runner` in the workers of jobs whose PYTHONPATH begins here: cells that take time and no work.
 
 FAKE_CELLS is JSON: {beginning of an id: {steps, seconds (of a step), does}}, "" for all others. Every step is a line in
 ROOT/cells/<id>/trace, so that tests see what was done twice; every fifth step is saved.
@@ -39,7 +39,7 @@ def behaviour(cell_id):
 def run_cell(cell_id, root, runtime, progress=None, asked=lambda: False, begin=lambda: True):
     from filelock import FileLock, Timeout
 
-    from benchmark.records import Store
+    from vlpeft.benchmark.cells.records import Store
 
     store = Store(root)
     try:
@@ -55,8 +55,8 @@ def run_cell(cell_id, root, runtime, progress=None, asked=lambda: False, begin=l
 
 
 def attempt(store, cell_id, asked, steps, seconds, does):
-    from benchmark.errors import disk_trouble
-    from benchmark.records import Record, read_json, to_json, write_atomically
+    from vlpeft.benchmark.cells.records import Record, read_json, to_json, write_atomically
+    from vlpeft.benchmark.core.errors import disk_trouble
 
     folder = store.folder(cell_id)
     saved = folder / "checkpoint.pt"
@@ -105,7 +105,10 @@ def misbehave(does, root):
         time.sleep(30)
 
 
-if sys.orig_argv[2:4] == ["-m", "slurm.worker"] or sys.orig_argv[1:3] == ["-m", "slurm.worker"]:
-    fake = types.ModuleType("benchmark.runner")
-    fake.Runtime, fake.Stopped, fake.run_cell = Runtime, Stopped, run_cell
-    sys.modules["benchmark.runner"] = fake
+if sys.orig_argv[2:4] == ["-m", "vlpeft.benchmark.launch.worker"] or sys.orig_argv[1:3] == ["-m", "vlpeft.benchmark.launch.worker"]:
+    fake = types.ModuleType("vlpeft.benchmark.run.runner")
+    fake.Stopped, fake.run_cell = Stopped, run_cell
+    sys.modules["vlpeft.benchmark.run.runner"] = fake
+    settings = types.ModuleType("vlpeft.benchmark.run.runtime")
+    settings.Runtime = Runtime
+    sys.modules["vlpeft.benchmark.run.runtime"] = settings

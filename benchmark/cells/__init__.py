@@ -1,0 +1,1 @@
+"""What a cell is, and the files that it leaves."""

@@ -1,0 +1,51 @@
+"""In which environment a number was made."""
+
+from __future__ import annotations
+
+import platform
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from vlpeft.benchmark.cells.code import Code
+
+# Libraries that can change a cell's numbers. scipy and scikit-learn are not among them: scipy
+# computes intervals of tables, which no record holds, and scikit-learn only tests our metrics.
+PACKAGES = (
+    *("torch", "torchvision", "transformers", "tokenizers", "safetensors", "timm"),
+    *("open_clip_torch", "numpy", "pillow", "h5py", "nltk", "pycocoevalcap", "evaluate"),
+)
+
+
+def provenance(device: str, code: Code) -> dict[str, Any]:
+    """Versions, code state, hardware and time, all JSON values.
+
+    `instructions` are the processor's vector instructions that torch computes with, such as
+    AVX2 or AVX512: sums are added in another order with each, so the last digits differ.
+    """
+    import torch
+
+    name = torch.cuda.get_device_name() if device.startswith("cuda") else processor()
+    return {
+        "python": platform.python_version(),
+        "packages": {"vlpeft": code.version, **{package: version(package) for package in PACKAGES}},
+        "git": code.git(),
+        **({"snapshot": code.snapshot} if code.snapshot else {}),
+        "host": platform.node(),
+        "system": platform.platform(),
+        "device": name,
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "flush_denormal": True,
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def processor() -> str:
+    """The name of the CPU."""
+    about = Path("/proc/cpuinfo")
+    for line in about.read_text(encoding="utf-8").splitlines() if about.exists() else ():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,1 @@
+"""What methods and backbones promise each other."""

@@ -1,0 +1,1 @@
+"""What everything rests on: typed settings, errors, the registry, versioned files."""

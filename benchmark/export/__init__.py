@@ -1,0 +1,1 @@
+"""Take a trained cell along: adapter folders, hub formats, model cards, predictions."""

@@ -1,0 +1,1 @@
+"""Launch cells on this machine: in this process, or in local workers."""

@@ -1,0 +1,1 @@
+"""Sweeps to cells: read, expanded and checked before anything runs."""

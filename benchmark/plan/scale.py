@@ -1,0 +1,84 @@
+"""A sweep at another scale: `--scale tiny` keeps a table's grid and replaces its towers, its data and its schedule.
+
+Its plan and its default folder under runs/ are called NAME@SCALE.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from zlib import crc32
+
+from vlpeft.benchmark.core.config import JSON, Config, dump_identity, load_yaml, parse
+from vlpeft.benchmark.core.errors import UserError, did_you_mean
+from vlpeft.benchmark.datasets import FORMATS, DatasetSpec, dataset_settings, load_spec
+from vlpeft.benchmark.plan.recipes import Layer, Rule, matching_rules
+
+FOLDER = Path(__file__).resolve().parents[1] / "scales"
+
+
+@dataclass(frozen=True)
+class Scale(Config):
+    """A file of `benchmark/scales/`."""
+
+    name: str  # of the file
+    summary: str
+    backbones: dict[str, dict[str, JSON]]  # settings that replace those of a sweep's backbone of this name
+    dataset: str  # the shipped one that stands for all others
+    settings: dict[str, JSON]  # of that dataset
+    protocol: dict[str, JSON]  # laid over every recipe
+    rules: tuple[Rule, ...] = ()
+
+    @property
+    def origin(self) -> str:
+        """In words, where its settings come from."""
+        return f"scale {self.name}"
+
+    def scaled_settings(self, backbone: str) -> Mapping[str, JSON]:
+        """What replaces a backbone's settings. Raises UserError for one that the scale does not know."""
+        if backbone not in self.backbones:
+            raise UserError(f"--scale: it says nothing about the backbone '{backbone}'; it knows: {', '.join(self.backbones)}")
+        return self.backbones[backbone]
+
+    def layers(self, facts: Mapping[str, JSON]) -> Iterator[Layer]:
+        """What it sets in the recipe of a cell of these facts."""
+        yield Layer(self.origin, self.protocol)
+        yield from matching_rules(self.rules, facts, self.origin, str(scale_path(self.name)))
+
+    def drawn_dataset(self, spec: DatasetSpec) -> DatasetSpec:
+        """The data that stands for a dataset: drawn with a seed of its own, so that two datasets stay two."""
+        base = load_spec(self.dataset)
+        if spec.format == base.format:
+            return spec
+        settings = {**base.settings, **self._settings(spec)}
+        made = dump_identity(parse(FORMATS.load(base.format), settings, f"scale: dataset '{self.dataset}'"))
+        made.pop("root")
+        return DatasetSpec(f"{spec.name} ({base.name})", base.format, made, base.root)
+
+    def data_layers(self, spec: DatasetSpec) -> tuple[Layer, ...]:
+        """Layers of the settings of what stands for a dataset; none where that is the dataset itself."""
+        if spec.format == load_spec(self.dataset).format:
+            return ()
+        return Layer(f"dataset {self.dataset}", dataset_settings(self.dataset)), Layer(self.origin, self._settings(spec))
+
+    def _settings(self, spec: DatasetSpec) -> dict[str, JSON]:
+        return {**self.settings, "seed": crc32(spec.name.encode())}
+
+
+def scale_names() -> tuple[str, ...]:
+    """Names of the shipped scales."""
+    return tuple(sorted(path.stem for path in FOLDER.glob("*.yaml")))
+
+
+def scale_path(name: str) -> Path:
+    """The file of a shipped scale. Raises UserError for an unknown one."""
+    if name not in scale_names():
+        raise UserError(f"--scale: unknown scale '{name}'{did_you_mean(name, scale_names())}")
+    return FOLDER / f"{name}.yaml"
+
+
+def load_scale(name: str) -> Scale:
+    """Read a shipped scale. Raises UserError for an unknown one."""
+    path = scale_path(name)
+    return parse(Scale, {"name": name, **load_yaml(path)}, str(path))

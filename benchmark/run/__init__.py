@@ -1,0 +1,1 @@
+"""Run one cell: from its settings to its record."""

@@ -1,0 +1,1 @@
+"""Published tables, and measured results compared with them."""

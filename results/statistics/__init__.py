@@ -1,0 +1,1 @@
+"""Paired tests, and which differences are more than noise."""

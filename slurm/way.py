@@ -1,0 +1,54 @@
+"""Run a sweep's cells in jobs of a SLURM cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vlpeft.benchmark.cells.cell import Planned
+from vlpeft.benchmark.launch.screen import SweepProgress
+from vlpeft.slurm.profiles import Profile
+
+
+@dataclass(frozen=True)
+class Slurm:
+    """In jobs of a SLURM cluster."""
+
+    runtime: Any
+    profile: Profile
+    sweep: str  # as it was given
+    detach: bool
+
+    def run(self, cells: Sequence[Planned], root: Path, progress: SweepProgress) -> None:
+        """Submit what no job has yet; unless detached, wait for all and submit again what SLURM has lost.
+
+        Raises UserError where weights are not on this machine: jobs do not fetch any.
+        """
+        from vlpeft.slurm.supervise import Supervisor
+
+        if not cells:
+            return
+        self._require_weights(cells)
+        submitter, ids = self._submitter(root), [cell.id for cell in cells]
+        sent = submitter.submit(ids, afresh=True)
+        progress.line(f"{sent} cells submitted, {len(ids) - sent} were in the queue")
+        if not self.detach:
+            Supervisor(submitter, progress.watch).wait(ids)
+
+    def dry_run(self, cells: Sequence[Planned], root: Path) -> str:
+        """The script that would be submitted, and what SLURM says to it."""
+        self._require_weights(cells)
+        text: str = self._submitter(root).dry_run([cell.id for cell in cells])
+        return text
+
+    def _submitter(self, root: Path) -> Any:
+        from vlpeft.slurm.submit import Submitter
+
+        return Submitter.make(root, self.profile, self.runtime, Path(self.sweep).stem)
+
+    def _require_weights(self, cells: Sequence[Planned]) -> None:
+        from vlpeft.benchmark.plan.prefetch import require_weights
+
+        require_weights((cell.cell for cell in cells), self.sweep)

@@ -1,0 +1,55 @@
+"""A user's own files may have the name of any module: nothing of the folder that a command runs in is imported."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.conftest import RUN, environment, write_one
+from vlpeft.benchmark.core.registry import REPOSITORY
+
+OWN = ("results.py", "benchmark.py", "slurm.py", "methods/__init__.py", "baselines/__init__.py", "re.py", "json.py", "torch.py")
+SCRIPT = "import sys\nfrom vlpeft.benchmark.cli.main import main\nsys.exit(main())\n"  # as pip writes the `vlpeft` command
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """A user's folder, with files of their own, and the command beside it."""
+    made = tmp_path / "project"
+    for name in OWN:
+        path = made / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"raise RuntimeError('{name} was imported')\n")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "vlpeft").write_text(SCRIPT)
+    write_one(made, name="mine.yaml")
+    return made
+
+
+def vlpeft(folder: Path, *words: object) -> str:
+    """What the command prints, in that folder."""
+    variables = {key: value for key, value in environment().items() if key != "PYTHONSAFEPATH"} | {"PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, str(folder.parent / "bin" / "vlpeft"), *map(str, words)]
+    done = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "was imported" not in done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("way", [("--on", "inline"), ("--on", "local", "--workers", 1), ("--on", "inline", "--ranks", 2)], ids=str)
+def test_a_sweep_beside_a_users_own_modules(folder, way) -> None:
+    assert vlpeft(folder, "plan", "mine.yaml")
+    vlpeft(folder, "sweep", "mine.yaml", "--root", "out", *way, *RUN)
+    assert list(folder.glob("out/cells/*/record.json"))
+    assert vlpeft(folder, "table", "mine.yaml", "--root", "out")
+    vlpeft(folder, "report", "mine.yaml", "--root", "out", "--out", "page")
+    assert list(folder.glob("page/*.html"))
+
+
+def test_as_a_module(folder) -> None:
+    """`python -m vlpeft` takes the current folder from the path that it has put there."""
+    variables = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run([sys.executable, "-m", "vlpeft", "list", "methods"], cwd=folder, env=variables, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
