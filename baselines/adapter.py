@@ -54,7 +54,9 @@ class Adapter(Method):
     def inject(self, backbone: Backbone) -> None:
         """Put a bottleneck behind or beside each chosen sub-layer."""
         if self.form == "parallel" and not self.residual:
-            raise UserError("residual: false replaces the output of a sub-layer; with `form: parallel` leave it true")
+            raise UserError(
+                "residual: false replaces the output of a sub-layer; with `form: parallel` leave it true"
+            )
         unfreeze(extra_parameters(backbone, self.also_train))
         made: dict[str, Bottleneck] = {}
         for site in select_sites(backbone, self.places, self.sides):
@@ -75,9 +77,17 @@ class Adapter(Method):
 
     def trainable(self, backbone: Backbone) -> int:
         """(width + 1) x size + (size + 1) x width for each distinct adapter, copies for tasks too, plus what `also_train` names."""
-        distinct = {self._key(site): site.width for site in select_sites(backbone, self.places, self.sides)}
-        downs, ups = (backbone.active_task.count if self.per_task in (part, "all") else 1 for part in ("down", "up"))
-        added = sum(downs * self.map_count(width, self.size) + ups * self.map_count(self.size, width) for width in distinct.values())
+        distinct = {
+            self._key(site): site.width for site in select_sites(backbone, self.places, self.sides)
+        }
+        downs, ups = (
+            backbone.active_task.count if self.per_task in (part, "all") else 1
+            for part in ("down", "up")
+        )
+        added = sum(
+            downs * self.map_count(width, self.size) + ups * self.map_count(self.size, width)
+            for width in distinct.values()
+        )
         return added + count(extra_parameters(backbone, self.also_train))
 
     def _copied(self, width: int, backbone: Backbone) -> Bottleneck:
@@ -85,7 +95,14 @@ class Adapter(Method):
         made = self.bottleneck(width, backbone)
         for part in ("down", "up"):
             if self.per_task in (part, "all"):
-                setattr(made, part, PerTask(lambda: getattr(self.bottleneck(width, backbone), part), backbone.active_task))  # noqa: B023
+                setattr(
+                    made,
+                    part,
+                    PerTask(
+                        lambda: getattr(self.bottleneck(width, backbone), part),
+                        backbone.active_task,
+                    ),
+                )  # noqa: B023
         return made
 
     def map_count(self, inputs: int, outputs: int) -> int:
@@ -138,7 +155,9 @@ class Parallel(nn.Module):
     def take(self) -> Tensor:
         """What the sub-layer has read in this forward."""
         if self._read is None:
-            raise RuntimeError("the sub-layer beside which this adapter stands has read nothing in this forward")
+            raise RuntimeError(
+                "the sub-layer beside which this adapter stands has read nothing in this forward"
+            )
         x, self._read = self._read, None
         return x
 

@@ -37,14 +37,19 @@ class Compacter(Adapter):
         """As an adapter; then one A for all, where it is shared."""
         super().inject(backbone)
         if self.share_a:
-            first, *others = (module for module in backbone.modules() if isinstance(module, KroneckerLinear))
+            first, *others = (
+                module for module in backbone.modules() if isinstance(module, KroneckerLinear)
+            )
             for module in others:
                 module.a = first.a
 
     def bottleneck(self, width: int, backbone: Backbone) -> Bottleneck:
         """The module to add: an adapter's, with other maps."""
         made = super().bottleneck(width, backbone)
-        made.down, made.up = (KroneckerLinear(*ends, self.n, self.rank) for ends in ((width, self.size), (self.size, width)))
+        made.down, made.up = (
+            KroneckerLinear(*ends, self.n, self.rank)
+            for ends in ((width, self.size), (self.size, width))
+        )
         return made
 
     def trainable(self, backbone: Backbone) -> int:
@@ -53,7 +58,9 @@ class Compacter(Adapter):
 
     def map_count(self, inputs: int, outputs: int) -> int:
         """inputs x outputs / n, or rank x (inputs + outputs); outputs for the bias; n^3 for A, unless it is shared."""
-        weights = inputs * outputs // self.n if self.rank is None else self.rank * (inputs + outputs)
+        weights = (
+            inputs * outputs // self.n if self.rank is None else self.rank * (inputs + outputs)
+        )
         return weights + outputs + (0 if self.share_a else self.n**3)
 
 
@@ -71,7 +78,9 @@ class KroneckerLinear(nn.Module):
                 f"n: {n} does not divide {inputs if inputs % n else outputs}, a side of an adapter's map; choose another n or size"
             )
         if rank is not None and rank > min(inputs, outputs) // n:
-            raise UserError(f"rank: {rank} is more than W_i of {inputs // n} x {outputs // n} can have; choose less, or leave it out")
+            raise UserError(
+                f"rank: {rank} is more than W_i of {inputs // n} x {outputs // n} can have; choose less, or leave it out"
+            )
         self.n = n
         self.a = nn.Parameter(torch.empty(n, n, n).normal_(std=0.01))
         ends = [inputs // n, outputs // n] if rank is None else [inputs // n, rank, outputs // n]

@@ -11,7 +11,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vlpeft.benchmark.contract.backbone import Backbone
-from vlpeft.benchmark.contract.method import Method, UnfreezeGroup, check_rank, extra_parameters, init_normal, select_sites, unfreeze
+from vlpeft.benchmark.contract.method import (
+    Method,
+    UnfreezeGroup,
+    check_rank,
+    extra_parameters,
+    init_normal,
+    select_sites,
+    unfreeze,
+)
 from vlpeft.benchmark.contract.sites import ActiveTask, Site, SiteKind, TowerSide, count
 from vlpeft.benchmark.core.config import Positive
 from vlpeft.benchmark.core.registry import register
@@ -42,21 +50,33 @@ class HyperFormer(Method):
         unfreeze(extra_parameters(backbone, self.also_train))
         sites = select_sites(backbone, self.places, self.sides)
         tasks = nn.Parameter(torch.randn(backbone.active_task.count, self.embedding))
-        sources = {side: TaskEmbedding(self, tasks, layers, backbone.active_task) for side, layers in _layers(sites).items()}
+        sources = {
+            side: TaskEmbedding(self, tasks, layers, backbone.active_task)
+            for side, layers in _layers(sites).items()
+        }
         generators: dict[tuple[TowerSide, SiteKind], nn.Linear] = {}
         for site in sites:
             check_rank(self.size, site.width, "size")
             key = (site.side, site.kind)
             if key not in generators:
-                generators[key] = init_normal(nn.Linear(self.projected, _adapter_count(site.width, self.size)))
+                generators[key] = init_normal(
+                    nn.Linear(self.projected, _adapter_count(site.width, self.size))
+                )
             adapter = Generated(site, sources[site.side], generators[key], self)
             site.output.replace(nn.Sequential(site.output.module, adapter))
 
     def trainable(self, backbone: Backbone) -> int:
         """Embeddings; for each side a network; for each side and kind of sub-layer a generator; and what `also_train` names."""
         sites = select_sites(backbone, self.places, self.sides)
-        generators = {(site.side, site.kind): (self.projected + 1) * _adapter_count(site.width, self.size) for site in sites}
-        network = (2 * self.embedding + 1) * self.hidden + (self.hidden + 1) * self.projected + 2 * self.projected
+        generators = {
+            (site.side, site.kind): (self.projected + 1) * _adapter_count(site.width, self.size)
+            for site in sites
+        }
+        network = (
+            (2 * self.embedding + 1) * self.hidden
+            + (self.hidden + 1) * self.projected
+            + 2 * self.projected
+        )
         embeddings = (backbone.active_task.count + sum(_layers(sites).values())) * self.embedding
         added = sum(generators.values()) + len(_layers(sites)) * network + embeddings
         return added + count(extra_parameters(backbone, self.also_train))
@@ -64,7 +84,10 @@ class HyperFormer(Method):
 
 def _layers(sites: list[Site]) -> dict[TowerSide, int]:
     """How many layers each side has."""
-    return {side: 1 + max(site.layer for site in sites if site.side == side) for side in dict.fromkeys(site.side for site in sites)}
+    return {
+        side: 1 + max(site.layer for site in sites if site.side == side)
+        for side in dict.fromkeys(site.side for site in sites)
+    }
 
 
 def _adapter_count(width: int, size: int) -> int:
@@ -74,28 +97,48 @@ def _adapter_count(width: int, size: int) -> int:
 class TaskEmbedding(nn.Module):
     """e of each layer of one side, for the task of the present batch."""
 
-    def __init__(self, method: HyperFormer, tasks: nn.Parameter, layers: int, active: ActiveTask) -> None:
+    def __init__(
+        self, method: HyperFormer, tasks: nn.Parameter, layers: int, active: ActiveTask
+    ) -> None:
         super().__init__()
         self.tasks, self.active = tasks, active
         self.layers = nn.Parameter(torch.empty(layers, method.embedding).normal_(std=0.02))
-        first, second = nn.Linear(2 * method.embedding, method.hidden), nn.Linear(method.hidden, method.projected)
-        self.network = nn.Sequential(init_normal(first), nn.ReLU(), init_normal(second), nn.LayerNorm(method.projected, eps=1e-6))
+        first, second = (
+            nn.Linear(2 * method.embedding, method.hidden),
+            nn.Linear(method.hidden, method.projected),
+        )
+        self.network = nn.Sequential(
+            init_normal(first),
+            nn.ReLU(),
+            init_normal(second),
+            nn.LayerNorm(method.projected, eps=1e-6),
+        )
 
     def forward(self, layer: Tensor) -> Tensor:
         """(projected,), of the layer with this number."""
-        e: Tensor = self.network(torch.cat([self.tasks[self.active.index], functional.embedding(layer, self.layers)]))
+        e: Tensor = self.network(
+            torch.cat([self.tasks[self.active.index], functional.embedding(layer, self.layers)])
+        )
         return e
 
 
 class Generated(nn.Module):
     """An adapter that holds no weights of its own."""
 
-    def __init__(self, site: Site, source: TaskEmbedding, generator: nn.Linear, method: HyperFormer) -> None:
+    def __init__(
+        self, site: Site, source: TaskEmbedding, generator: nn.Linear, method: HyperFormer
+    ) -> None:
         super().__init__()
         self.source, self.generator = source, generator
         self.layer: Tensor
-        self.register_buffer("layer", torch.tensor(site.layer), persistent=False)  # a number would be another graph for each layer
-        self.width, self.size, self.activation = site.width, method.size, make_activation(method.activation)
+        self.register_buffer(
+            "layer", torch.tensor(site.layer), persistent=False
+        )  # a number would be another graph for each layer
+        self.width, self.size, self.activation = (
+            site.width,
+            method.size,
+            make_activation(method.activation),
+        )
 
     def forward(self, h: Tensor) -> Tensor:
         """(..., width) to (..., width)."""
@@ -106,5 +149,7 @@ class Generated(nn.Module):
     def weights(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """D (size, width), b (size,), U (width, size) and c (width,) for the task of the present batch."""
         matrix = self.width * self.size
-        down, low, up, high = self.generator(self.source(self.layer)).split([matrix, self.size, matrix, self.width])
+        down, low, up, high = self.generator(self.source(self.layer)).split(
+            [matrix, self.size, matrix, self.width]
+        )
         return down.view(self.size, self.width), low, up.view(self.width, self.size), high

@@ -60,7 +60,11 @@ class LoRA(Method):
         check_roles(backbone, self.targets, select_sites(backbone, self.places, self.sides))
         unfreeze(self._extras(backbone))
         for slot, spans in self._targets(backbone):
-            check_rank(self.rank, min(*shape(slot.module), *(stop - start for start, stop in spans)), "rank")
+            check_rank(
+                self.rank,
+                min(*shape(slot.module), *(stop - start for start, stop in spans)),
+                "rank",
+            )
             slot.replace(self._wrapped(slot.module, spans, backbone))
 
     def _wrapped(self, module: nn.Module, spans: Sequence[Span], backbone: Backbone) -> nn.Module:
@@ -78,16 +82,28 @@ class LoRA(Method):
         for slot, spans in self._targets(backbone):
             inputs, _ = shape(slot.module)
             total += sum(self.rank * (inputs + stop - start) for start, stop in spans)
-        return total * (backbone.active_task.count if self.per_task else 1) + count(self._extras(backbone))
+        return total * (backbone.active_task.count if self.per_task else 1) + count(
+            self._extras(backbone)
+        )
 
     def _targets(self, backbone: Backbone) -> list[tuple[Slot, tuple[Span, ...]]]:
         return list(targets(select_sites(backbone, self.places, self.sides), self.targets))
 
     def _extras(self, backbone: Backbone) -> list[nn.Parameter]:
-        found = {id(p): p for p in extra_parameters(backbone, (g for g in self.also_train if g != "target_biases"))}
+        found = {
+            id(p): p
+            for p in extra_parameters(
+                backbone, (g for g in self.also_train if g != "target_biases")
+            )
+        }
         if "target_biases" in self.also_train:
             modules = (slot.module for slot, _ in self._targets(backbone))
-            found |= {id(p): p for module in modules for name, p in module.named_parameters() if name == "bias"}
+            found |= {
+                id(p): p
+                for module in modules
+                for name, p in module.named_parameters()
+                if name == "bias"
+            }
         return list(found.values())
 
 
@@ -98,7 +114,9 @@ class LoRALinear(nn.Module):
     A starts uniform in +-1/sqrt(inputs) and B at zero, so the update starts at zero.
     """
 
-    def __init__(self, base: nn.Module, spans: Sequence[Span], rank: int, alpha: float, dropout: float) -> None:
+    def __init__(
+        self, base: nn.Module, spans: Sequence[Span], rank: int, alpha: float, dropout: float
+    ) -> None:
         super().__init__()
         inputs, self.outputs = shape(base)
         self.base, self.spans, self.rank, self.scale = base, tuple(spans), rank, alpha / rank
@@ -111,7 +129,9 @@ class LoRALinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(..., inputs) to (..., outputs)."""
         y: Tensor = self.base(x)
-        return self.add_update(y.flatten(0, -2), self.bottleneck(self.down(x)).flatten(0, -2)).view(y.shape)
+        return self.add_update(y.flatten(0, -2), self.bottleneck(self.down(x)).flatten(0, -2)).view(
+            y.shape
+        )
 
     def down(self, x: Tensor) -> Tensor:
         """(..., inputs) to (..., spans * rank)."""
@@ -124,9 +144,13 @@ class LoRALinear(nn.Module):
     def add_update(self, y: Tensor, low: Tensor) -> Tensor:
         """scale * B low, (tokens, spans * rank), added to the spans of y, (tokens, outputs); one fused product for each span."""
         lengths = [stop - start for start, stop in self.spans]
-        updates = zip(low.chunk(len(self.spans), -1), self.lora_b.split_with_sizes(lengths), strict=True)
+        updates = zip(
+            low.chunk(len(self.spans), -1), self.lora_b.split_with_sizes(lengths), strict=True
+        )
         parts = []
-        for part, (_, adapted) in zip(y.split_with_sizes([size for size, _ in self.cuts], -1), self.cuts, strict=True):
+        for part, (_, adapted) in zip(
+            y.split_with_sizes([size for size, _ in self.cuts], -1), self.cuts, strict=True
+        ):
             if adapted:
                 piece, b = next(updates)
                 parts.append(torch.addmm(part, piece, b.T, alpha=self.scale))
@@ -146,7 +170,9 @@ class LoRALinear(nn.Module):
         b = self.lora_b.new_zeros(self.outputs, len(self.spans) * self.rank)
         done = 0
         for i, (start, stop) in enumerate(self.spans):
-            b[start:stop, i * self.rank : (i + 1) * self.rank] = self.lora_b[done : done + stop - start]
+            b[start:stop, i * self.rank : (i + 1) * self.rank] = self.lora_b[
+                done : done + stop - start
+            ]
             done += stop - start
         return LowRank(self.base, self.lora_a, b, self.scale)
 

@@ -45,20 +45,27 @@ class PrefixTuning(Method):
                 continue
             if (site.side, site.kind) not in shared:
                 shared[site.side, site.kind] = Hidden(self.length, site.width, self.mlp)
-            attention.prepend(MappedPrefix(shared[site.side, site.kind], self.mlp, attention.heads, site.width))
+            attention.prepend(
+                MappedPrefix(shared[site.side, site.kind], self.mlp, attention.heads, site.width)
+            )
 
     def trainable(self, backbone: Backbone) -> int:
         """2 x length x width for each attention; with `mlp` (mlp + 1) x 2 x width, and what each side and kind shares."""
         sites = select_sites(backbone, self.places, self.sides)
         if self.mlp is None:
             return sum(2 * self.length * site.width for site in sites)
-        shared = {(site.side, site.kind): self.length * site.width + (site.width + 1) * self.mlp for site in sites}
+        shared = {
+            (site.side, site.kind): self.length * site.width + (site.width + 1) * self.mlp
+            for site in sites
+        }
         return sum((self.mlp + 1) * 2 * site.width for site in sites) + sum(shared.values())
 
 
 def _attention(site: Site) -> Attention:
     if site.attention is None:
-        raise UserError(f"prefix_tuning: {site.name} gives no access to its attention; leave it out by `places` or `sides`")
+        raise UserError(
+            f"prefix_tuning: {site.name} gives no access to its attention; leave it out by `places` or `sides`"
+        )
     return site.attention
 
 
@@ -98,6 +105,8 @@ class MappedPrefix(nn.Module):
 
     def forward(self) -> tuple[Tensor, Tensor]:
         """Keys and values, (heads, length, head width) each."""
-        pair = self.last(self.shared())  # (length, 2 x width): keys, then values, heads side by side in each
+        pair = self.last(
+            self.shared()
+        )  # (length, 2 x width): keys, then values, heads side by side in each
         keys, values = pair.view(pair.shape[0], 2, self.heads, -1).permute(1, 2, 0, 3)
         return keys, values

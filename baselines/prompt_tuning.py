@@ -29,7 +29,11 @@ class PromptTuning(Method):
     def inject(self, backbone: Backbone) -> None:
         """Give the backbone its soft prompt."""
         words = backbone.token_embeddings.weight
-        backbone.prompt = PerTask(lambda: self._prompt(words), backbone.active_task) if self.per_task else self._prompt(words)
+        backbone.prompt = (
+            PerTask(lambda: self._prompt(words), backbone.active_task)
+            if self.per_task
+            else self._prompt(words)
+        )
 
     def _prompt(self, words: Tensor) -> SoftPrompt:
         if self.mlp is not None:
@@ -41,7 +45,10 @@ class PromptTuning(Method):
         """length x width, plus 2 x width x mlp + mlp + width."""
         width = backbone.token_embeddings.embedding_dim
         copies = backbone.active_task.count if self.per_task else 1
-        return copies * (self.length * width + (0 if self.mlp is None else 2 * width * self.mlp + self.mlp + width))
+        return copies * (
+            self.length * width
+            + (0 if self.mlp is None else 2 * width * self.mlp + self.mlp + width)
+        )
 
 
 class SoftPrompt(nn.Module):
@@ -61,7 +68,9 @@ class MappedPrompt(SoftPrompt):
 
     def __init__(self, length: int, width: int, hidden: int) -> None:
         super().__init__(torch.empty(length, width).normal_(std=0.02))
-        self.map = nn.Sequential(init_normal(nn.Linear(width, hidden)), nn.Tanh(), init_normal(nn.Linear(hidden, width)))
+        self.map = nn.Sequential(
+            init_normal(nn.Linear(width, hidden)), nn.Tanh(), init_normal(nn.Linear(hidden, width))
+        )
 
     def forward(self) -> Tensor:
         """The prompt, (length, width)."""

@@ -12,7 +12,14 @@ from torch import Tensor, nn
 from vlpeft.baselines.adapter import Adapter, Bottleneck, Parallel
 from vlpeft.baselines.compacter import Compacter
 from vlpeft.benchmark.contract.backbone import Backbone
-from vlpeft.benchmark.contract.method import Method, check_rank, find_layer_norms, init_normal, select_sites, unfreeze
+from vlpeft.benchmark.contract.method import (
+    Method,
+    check_rank,
+    find_layer_norms,
+    init_normal,
+    select_sites,
+    unfreeze,
+)
 from vlpeft.benchmark.contract.sites import EncoderMask, Site, SiteKind, count
 from vlpeft.benchmark.core.config import Positive, PositiveFloat
 from vlpeft.benchmark.core.errors import UserError
@@ -36,11 +43,17 @@ class VLPET(Method):
     gate: Literal["small", "middleX", "middleY", "large"] = "large"
     variant: Literal["release", "paper"] = "release"
     size: Positive = 16  # of the bottlenecks, and of the large gate's
-    places: Annotated[tuple[SiteKind, ...], Field(min_length=1)] = ("self", "cross", "ffn")  # sub-layers of the encoder
+    places: Annotated[tuple[SiteKind, ...], Field(min_length=1)] = (
+        "self",
+        "cross",
+        "ffn",
+    )  # sub-layers of the encoder
     modules: Literal["vl_pet", "adapter", "compacter"] = "vl_pet"
     scale: PositiveFloat = 1.0
     norms: bool = True  # the encoder's LayerNorms train
-    release_padding: bool = False  # small: the release averages over padding too, so that a result depends on its batch
+    release_padding: bool = (
+        False  # small: the release averages over padding too, so that a result depends on its batch
+    )
 
     def inject(self, backbone: Backbone) -> None:
         """Put gated bottlenecks into the encoder, plain ones into the decoder."""
@@ -51,21 +64,42 @@ class VLPET(Method):
             check_rank(self.size, site.width, "size")
             reader = site.projections["up" if site.kind == "ffn" else "query"].slot.module
             bottleneck = self._maker.bottleneck(site.width, backbone)
-            site.output.replace(Gated(site.output.module, bottleneck, reader, Gate(self, site.width, backbone.encoder_mask), self))
+            site.output.replace(
+                Gated(
+                    site.output.module,
+                    bottleneck,
+                    reader,
+                    Gate(self, site.width, backbone.encoder_mask),
+                    self,
+                )
+            )
         for site in decoder:
             if self.modules == "vl_pet":
                 value = site.projections["value"].slot
-                value.replace(Beside(value.module, Bottleneck(site.width, self.size, "gelu_new", residual=False)))
+                value.replace(
+                    Beside(
+                        value.module, Bottleneck(site.width, self.size, "gelu_new", residual=False)
+                    )
+                )
             else:
-                site.output.replace(nn.Sequential(site.output.module, self._maker.bottleneck(site.width, backbone)))
+                site.output.replace(
+                    nn.Sequential(site.output.module, self._maker.bottleneck(site.width, backbone))
+                )
 
     def trainable(self, backbone: Backbone) -> int:
         """One bottleneck for each site; gates of 2 width + 1 (small), width + 1, width or a bottleneck (large); LayerNorms."""
         encoder, decoder = self._sites(backbone)
-        total = sum(_bottleneck_count(self._maker, site.width) for site in (*encoder, *decoder)) + count(self._norms(backbone))
+        total = sum(
+            _bottleneck_count(self._maker, site.width) for site in (*encoder, *decoder)
+        ) + count(self._norms(backbone))
         for site in encoder:
             large = _bottleneck_count(Adapter(self.size), site.width)
-            total += {"small": 2 * site.width + 1, "middleX": site.width + 1, "middleY": site.width, "large": large}[self.gate]
+            total += {
+                "small": 2 * site.width + 1,
+                "middleX": site.width + 1,
+                "middleY": site.width,
+                "large": large,
+            }[self.gate]
         return total
 
     @property
@@ -75,20 +109,30 @@ class VLPET(Method):
 
     def _sites(self, backbone: Backbone) -> tuple[list[Site], list[Site]]:
         """Those of the encoder, and the decoder's cross-attentions."""
-        crossed = [site for site in backbone.sites if site.side == "decoder" and site.kind == "cross"]
+        crossed = [
+            site for site in backbone.sites if site.side == "decoder" and site.kind == "cross"
+        ]
         return select_sites(backbone, self.places, ("encoder",)), crossed
 
     def _norms(self, backbone: Backbone) -> list[nn.Parameter]:
-        return [p for norm in find_layer_norms(backbone.encoder) for p in norm.parameters()] if self.norms else []
+        return (
+            [p for norm in find_layer_norms(backbone.encoder) for p in norm.parameters()]
+            if self.norms
+            else []
+        )
 
     def _check(self, backbone: Backbone, decoder: list[Site]) -> None:
         """Refuse settings that would change nothing."""
         if self.variant == "paper" and self.gate == "large":
             raise UserError("variant: paper and release have the same large gate; leave it out")
         if self.release_padding and self.gate != "small":
-            raise UserError("release_padding: only the small gate averages over tokens; leave it out, or set `gate: small`")
+            raise UserError(
+                "release_padding: only the small gate averages over tokens; leave it out, or set `gate: small`"
+            )
         if self.modules == "adapter" and not decoder:
-            raise UserError(f"modules: adapter differs from vl_pet in a decoder alone, which {backbone.name} has not; leave it out")
+            raise UserError(
+                f"modules: adapter differs from vl_pet in a decoder alone, which {backbone.name} has not; leave it out"
+            )
 
 
 def _bottleneck_count(maker: Adapter, width: int) -> int:
@@ -98,7 +142,14 @@ def _bottleneck_count(maker: Adapter, width: int) -> int:
 class Gated(Parallel):
     """scale G(X, H1) H1 with H1 = H + f(H)."""
 
-    def __init__(self, base: nn.Module, bottleneck: Bottleneck, reader: nn.Module, gate: nn.Module, method: VLPET) -> None:
+    def __init__(
+        self,
+        base: nn.Module,
+        bottleneck: Bottleneck,
+        reader: nn.Module,
+        gate: nn.Module,
+        method: VLPET,
+    ) -> None:
         super().__init__(base, bottleneck, reader)
         self.gate, self.scale, self.sees_h = gate, method.scale, method.variant == "paper"
 
@@ -115,7 +166,11 @@ class Gate(nn.Module):
 
     def __init__(self, method: VLPET, width: int, mask: EncoderMask) -> None:
         super().__init__()
-        self.kind, self.squash, self.mask = method.gate, method.variant == "paper", None if method.release_padding else mask
+        self.kind, self.squash, self.mask = (
+            method.gate,
+            method.variant == "paper",
+            None if method.release_padding else mask,
+        )
         if self.kind == "middleY":
             self.z = nn.Parameter(torch.empty(width).normal_(std=0.02))
         elif self.kind == "large":

@@ -9,9 +9,23 @@ author = "the authors of vlpeft"
 extensions = ["myst_parser"]
 root_doc = "README"
 include_patterns = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/**.md"]
-exclude_patterns = [".*", "baselines", "benchmark", "build", "dist", "methods", "results", "runs", "slurm", "tests", "vlpeft"]
+exclude_patterns = [
+    ".*",
+    "baselines",
+    "benchmark",
+    "build",
+    "dist",
+    "methods",
+    "results",
+    "runs",
+    "slurm",
+    "tests",
+    "vlpeft",
+]
 nitpicky = True
-suppress_warnings = ["myst.header"]  # the README's tables and pages of tables may start at any level
+suppress_warnings = [
+    "myst.header"
+]  # the README's tables and pages of tables may start at any level
 myst_heading_anchors = 3
 html_theme = "furo"
 html_title = "vlpeft"
@@ -24,7 +38,12 @@ pygments_style = "friendly"
 CONTENTS = {
     "Results": ("results", "published", "speed", "full_size", "limits"),
     "Use": ("commands", "slurm", "data", "report", "export", "environments", "glossary"),
-    "Papers and code": ("papers/p_adapter", "papers/routing", "papers/clip_bart", "model_card_tiny"),
+    "Papers and code": (
+        "papers/p_adapter",
+        "papers/routing",
+        "papers/clip_bart",
+        "model_card_tiny",
+    ),
     "Development": ("design", "/CONTRIBUTING", "/CHANGELOG"),
 }
 
@@ -32,7 +51,9 @@ CONTENTS = {
 def add_contents(app: Sphinx, name: str, source: list[str]) -> None:
     """Append the tables of contents to the first page; in the file itself a code host would show them as text."""
     if name == app.config.root_doc:
-        source[0] += "\n" + "\n".join(_toctree(caption, pages) for caption, pages in CONTENTS.items())
+        source[0] += "\n" + "\n".join(
+            _toctree(caption, pages) for caption, pages in CONTENTS.items()
+        )
 
 
 def _toctree(caption: str, pages: tuple[str, ...]) -> str:

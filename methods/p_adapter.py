@@ -62,8 +62,12 @@ class PAdapter(Method):
     teleport: Fraction = 0.1  # weight of a node's own features in appnp and gcnii
     identity: Fraction = 0.5  # weight of the identity map, against the bottleneck, in gcnii
     concat: Concat = "query"
-    degrees: Literal["row", "graph"] = "row"  # D of value nodes: the row's own, 1, or the column sum of (14), which sees later queries
-    image_tokens: Positive | None = None  # release: cross-attention pools values and probabilities to so many keys
+    degrees: Literal["row", "graph"] = (
+        "row"  # D of value nodes: the row's own, 1, or the column sum of (14), which sees later queries
+    )
+    image_tokens: Positive | None = (
+        None  # release: cross-attention pools values and probabilities to so many keys
+    )
     release_cached_graph: bool = False  # release: cached decoding uses another graph than training
 
     def inject(self, backbone: Backbone) -> None:
@@ -81,30 +85,45 @@ class PAdapter(Method):
 
     def trainable(self, backbone: Backbone) -> int:
         """Per site: two maps (release at attentions: three), their biases; at attentions also raw mu (release) and p (learnable)."""
-        return sum(self._parameters(site) for site in select_sites(backbone, self.places, self.sides))
+        return sum(
+            self._parameters(site) for site in select_sites(backbone, self.places, self.sides)
+        )
 
     def _parameters(self, site: Site) -> int:
         plain = 2 * site.width * self.size + self.size + site.width
         if site.kind == "ffn" or self.gnn != "pgnn":
             return plain
-        return plain + self.learnable_p + (site.width * self.size + self.size + 1 if self.variant == "release" else 0)
+        return (
+            plain
+            + self.learnable_p
+            + (site.width * self.size + self.size + 1 if self.variant == "release" else 0)
+        )
 
     def _check(self, sites: list[Site]) -> None:
         """Refuse settings that would change nothing here."""
         release, crossed = self.variant == "release", any(site.kind == "cross" for site in sites)
         cached = self.release_cached_graph and any(
-            site.kind == "self" and site.attention is not None and site.attention.causal for site in sites
+            site.kind == "self" and site.attention is not None and site.attention.causal
+            for site in sites
         )
         if release and (self.gnn, self.degrees) != ("pgnn", "row"):
-            raise UserError("gnn, degrees: these are of the paper's equations; set `variant: paper`")
+            raise UserError(
+                "gnn, degrees: these are of the paper's equations; set `variant: paper`"
+            )
         if not release and (self.image_tokens or self.release_cached_graph):
-            raise UserError("image_tokens, release_cached_graph: these are of the released code; set `variant: release`")
+            raise UserError(
+                "image_tokens, release_cached_graph: these are of the released code; set `variant: release`"
+            )
         if self.gnn != "pgnn" and self.degrees == "graph":
             raise UserError("degrees: graph is of the p-Laplacian; set `gnn: pgnn`")
         if self.concat != "query" and (self.gnn == "gcn" or (release and not (crossed or cached))):
-            raise UserError("concat: there are no query nodes here (gcn; release, but for cross-attention); leave `concat: query`")
+            raise UserError(
+                "concat: there are no query nodes here (gcn; release, but for cross-attention); leave `concat: query`"
+            )
         if self.release_cached_graph and not cached:
-            raise UserError("release_cached_graph: no causal self-attention here, so nothing is cached; leave it false")
+            raise UserError(
+                "release_cached_graph: no causal self-attention here, so nothing is cached; leave it false"
+            )
         if self.image_tokens and not crossed:
             raise UserError("image_tokens: no cross-attention here; leave it out")
         defaults, attended = PAdapter(), any(site.kind != "ffn" for site in sites)
@@ -116,22 +135,38 @@ class PAdapter(Method):
             "identity": attended and self.gnn == "gcnii",
         }.items():
             if not used and getattr(self, name) != getattr(defaults, name):
-                raise UserError(f"{name}: changes nothing with these `places` and this `gnn`; leave it out")
+                raise UserError(
+                    f"{name}: changes nothing with these `places` and this `gnn`; leave it out"
+                )
 
     def _adapter(self, site: Site) -> nn.Module:
-        if site.kind == "ffn" or self.gnn == "gcn":  # for gcn, aggregating M V Wo again gives what is there
+        if (
+            site.kind == "ffn" or self.gnn == "gcn"
+        ):  # for gcn, aggregating M V Wo again gives what is there
             return Bottleneck(site.width, self.size, "relu", residual=True)
         attention = site.attention
         if attention is None:
-            raise UserError(f"{site.name}: this backbone does not show its attention; choose other `places`")
+            raise UserError(
+                f"{site.name}: this backbone does not show its attention; choose other `places`"
+            )
         if self.degrees == "graph" and (site.kind == "cross" or attention.causal):
-            raise UserError(f"degrees: graph at {site.name} lets earlier tokens see later queries; set `degrees: row`, or other `sides`")
+            raise UserError(
+                f"degrees: graph at {site.name} lets earlier tokens see later queries; set `degrees: row`, or other `sides`"
+            )
         if self.image_tokens and site.kind == "cross" and not attention.fixed_keys:
-            raise UserError(f"image_tokens: {site.name} attends to padded keys, so bins would depend on the batch; leave it out")
+            raise UserError(
+                f"image_tokens: {site.name} attends to padded keys, so bins would depend on the batch; leave it out"
+            )
         if self.variant == "release" and self.size % attention.heads:
-            raise UserError(f"size: {self.size} is cut into one slice a head; choose a multiple of {attention.heads}")
+            raise UserError(
+                f"size: {self.size} is cut into one slice a head; choose a multiple of {attention.heads}"
+            )
         attention.record()
-        return ReleaseAdapter(self, site, attention) if self.variant == "release" else PaperAdapter(self, site, attention)
+        return (
+            ReleaseAdapter(self, site, attention)
+            if self.variant == "release"
+            else PaperAdapter(self, site, attention)
+        )
 
 
 class Laplacian(nn.Module):
@@ -145,7 +180,11 @@ class Laplacian(nn.Module):
 
     def mu(self) -> Tensor:
         """(1,)."""
-        return torch.full_like(self.p, self.c) if self.raw_mu is None else self.c * torch.tanh(self.raw_mu) + 2 * self.c
+        return (
+            torch.full_like(self.p, self.c)
+            if self.raw_mu is None
+            else self.c * torch.tanh(self.raw_mu) + 2 * self.c
+        )
 
     def forward(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """p and 2 mu / p, (1,) each."""
@@ -154,7 +193,9 @@ class Laplacian(nn.Module):
     def scalars(self) -> Mapping[str, float]:
         """What the record keeps of the training."""
         if self.p.item() <= 0:
-            raise UserError(f"p of {self.name} became {self.p.item():.3g}; lower `lr`, spare it weight decay, or fix p")
+            raise UserError(
+                f"p of {self.name} became {self.p.item():.3g}; lower `lr`, spare it weight decay, or fix p"
+            )
         return {f"{self.name}.p": self.p.item(), f"{self.name}.mu": self.mu().item()}
 
 
@@ -172,15 +213,24 @@ class ReleaseAdapter(nn.Module):
         self.laplacian = Laplacian(method, site.name, train_mu=True)
         self.down, self.gate = (init_normal(nn.Linear(site.width, method.size)) for _ in range(2))
         self.up = init_normal(nn.Linear(method.size, site.width))
-        self.attention, self.projection = attention, (site.projections["output"].slot.module,)  # a tuple: Wo is no submodule
-        self.concat, self.cross, self.cached_graph = method.concat, site.kind == "cross", method.release_cached_graph
+        self.attention, self.projection = (
+            attention,
+            (site.projections["output"].slot.module,),
+        )  # a tuple: Wo is no submodule
+        self.concat, self.cross, self.cached_graph = (
+            method.concat,
+            site.kind == "cross",
+            method.release_cached_graph,
+        )
         self.image_tokens = method.image_tokens if self.cross else None
 
     def forward(self, output: Tensor) -> Tensor:
         """(batch, queries, width), the attention's output, to the same."""
         with torch.autocast(output.device.type, enabled=False):
             aggregated = self.aggregate(_exact(self.attention.take()))
-        y: Tensor = self.up(functional.gelu(self.gate(output), approximate="none") * aggregated.to(output.dtype))
+        y: Tensor = self.up(
+            functional.gelu(self.gate(output), approximate="none") * aggregated.to(output.dtype)
+        )
         return output + y
 
     def aggregate(self, seen: Seen) -> Tensor:
@@ -190,16 +240,26 @@ class ReleaseAdapter(nn.Module):
             bins = pooling(a.shape[-1], self.image_tokens, a)
             value, a = bins.T @ value, a @ bins
         queries, keys = a.shape[-2:]
-        bipartite = self.cross or (self.cached_graph and self.attention.generating and queries < keys)
+        bipartite = self.cross or (
+            self.cached_graph and self.attention.generating and queries < keys
+        )
         nodes = self.nodes(value, a.shape[1])
-        rows = self.nodes(query_nodes(query, self.concat), a.shape[1]) if bipartite else nodes[..., keys - queries :, :]
-        return merge_heads(release_step(a, rows, nodes, *self.laplacian(a.dtype), loops=not bipartite))
+        rows = (
+            self.nodes(query_nodes(query, self.concat), a.shape[1])
+            if bipartite
+            else nodes[..., keys - queries :, :]
+        )
+        return merge_heads(
+            release_step(a, rows, nodes, *self.laplacian(a.dtype), loops=not bipartite)
+        )
 
     def nodes(self, x: Tensor, heads: int) -> Tensor:
         """F = (x Wo + bo) Wi + bi, as one map; (batch, n, width) to (batch, heads, n, size / heads)."""
         weight, bias = linear(self.projection[0], x.dtype)
         down, low = linear(self.down, x.dtype)
-        return _split(functional.linear(x, down @ weight, functional.linear(bias, down, low)), heads)
+        return _split(
+            functional.linear(x, down @ weight, functional.linear(bias, down, low)), heads
+        )
 
 
 class PaperAdapter(Bottleneck):
@@ -214,8 +274,13 @@ class PaperAdapter(Bottleneck):
 
     def __init__(self, method: PAdapter, site: Site, attention: Attention) -> None:
         super().__init__(site.width, method.size, "relu", residual=method.gnn != "gcnii")
-        self.laplacian = Laplacian(method, site.name, train_mu=False) if method.gnn == "pgnn" else None
-        self.attention, self.projection = attention, (site.projections["output"].slot.module,)  # a tuple: Wo is no submodule
+        self.laplacian = (
+            Laplacian(method, site.name, train_mu=False) if method.gnn == "pgnn" else None
+        )
+        self.attention, self.projection = (
+            attention,
+            (site.projections["output"].slot.module,),
+        )  # a tuple: Wo is no submodule
         self.concat, self.graph_degrees = method.concat, method.degrees == "graph"
         self.gnn, self.teleport, self.identity = method.gnn, method.teleport, method.identity
 
@@ -224,7 +289,10 @@ class PaperAdapter(Bottleneck):
         with torch.autocast(output.device.type, enabled=False):
             seen = _exact(self.attention.take())
             heads = seen.probabilities.shape[1]
-            query, value = _split(query_nodes(seen.query, self.concat), heads), _split(seen.value, heads)
+            query, value = (
+                _split(query_nodes(seen.query, self.concat), heads),
+                _split(seen.value, heads),
+            )
             mixed = merge_heads(self.mix(query, value, seen.probabilities))
         u = self.projection[0](mixed.to(output.dtype))  # (15)
         y = super().forward(u)  # (16)
@@ -235,7 +303,9 @@ class PaperAdapter(Bottleneck):
         if self.laplacian is None:
             return (1 - self.teleport) * (m @ value) + self.teleport * query
         if self.graph_degrees:
-            value = value / column_degrees(m).sqrt().unsqueeze(-1)  # enters (14) and (15) alike; a query's own degree is 1
+            value = value / column_degrees(m).sqrt().unsqueeze(
+                -1
+            )  # enters (14) and (15) alike; a query's own degree is 1
         weight, _ = linear(self.projection[0], m.dtype)
         rows = weight.T.reshape(m.shape[1], -1, weight.shape[0])  # Wo^h, (heads, head width, width)
         return paper_step(m, query, value, rows @ rows.mT, *self.laplacian(m.dtype))
@@ -254,7 +324,9 @@ def column_degrees(m: Tensor) -> Tensor:
 def pooling(keys: int, bins: int, like: Tensor) -> Tensor:
     """Adaptive average pooling as a matrix, (keys, bins): bin i is the mean of floor(i keys / bins) to ceil((i + 1) keys / bins)."""
     if bins > keys:
-        raise UserError(f"image_tokens: {bins} is more than the {keys} keys there are; choose at most {keys}")
+        raise UserError(
+            f"image_tokens: {bins} is more than the {keys} keys there are; choose at most {keys}"
+        )
     key, i = torch.arange(keys, device=like.device)[:, None], torch.arange(bins, device=like.device)
     inside = ((key >= i * keys // bins) & (key < -(-(i + 1) * keys // bins))).to(like.dtype)
     return inside / inside.sum(0)

@@ -20,7 +20,9 @@ Backward = Callable[[Any, Tensor], tuple[Tensor | None, ...]]
 EPSILON = 1e-8  # the release's, inside the root and inside the norm
 
 
-def release_step(a: Tensor, rows: Tensor, nodes: Tensor, p: Tensor, ratio: Tensor, *, loops: bool) -> Tensor:
+def release_step(
+    a: Tensor, rows: Tensor, nodes: Tensor, p: Tensor, ratio: Tensor, *, loops: bool
+) -> Tensor:
     """Z of the released code, (..., q, m), where N = || sqrt(A + e) (F_j - F_i) + e ||^2.
 
     a (..., q, k), rows i (..., q, m), nodes j (..., k, m), p and ratio (1,). Without `loops` the term r X_i is left out.
@@ -33,7 +35,9 @@ def release_step(a: Tensor, rows: Tensor, nodes: Tensor, p: Tensor, ratio: Tenso
     return stepped
 
 
-def paper_step(m: Tensor, query: Tensor, value: Tensor, gram: Tensor, p: Tensor, ratio: Tensor) -> Tensor:
+def paper_step(
+    m: Tensor, query: Tensor, value: Tensor, gram: Tensor, p: Tensor, ratio: Tensor
+) -> Tensor:
     """Z of (14) and (13) before Wo, (..., q, d), where N = M ||(X_i - X_j) Wo||^2 and gram = Wo Wo^T, (..., d, d).
 
     m (..., q, k), query i (..., q, d), value j (..., k, d). Edges whose weight would be infinite get 0, as in p-GNN's code.
@@ -55,7 +59,9 @@ def _exactly(backward: Backward) -> Backward:
 
 class _ReleaseStep(Function):
     @staticmethod
-    def forward(ctx: Any, a: Tensor, rows: Tensor, nodes: Tensor, p: Tensor, ratio: Tensor, loops: bool) -> Tensor:
+    def forward(
+        ctx: Any, a: Tensor, rows: Tensor, nodes: Tensor, p: Tensor, ratio: Tensor, loops: bool
+    ) -> Tensor:
         factor = _release_norm(a, *_centred(rows, nodes), nodes.shape[-1])[0].pow_((p - 2) / 2)
         z, alpha = _aggregate(a * factor, rows, nodes, ratio, loops)
         ctx.save_for_backward(a, rows, nodes, p, ratio, factor, alpha, z)
@@ -68,14 +74,20 @@ class _ReleaseStep(Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         a, rows, nodes, p, ratio, factor, alpha, z = ctx.saved_tensors
         edges = a * factor
-        d_edges, d_rows, d_nodes, d_ratio = _aggregate_backward(grad, edges, rows, nodes, ratio, ctx.loops, alpha, z)
+        d_edges, d_rows, d_nodes, d_ratio = _aggregate_backward(
+            grad, edges, rows, nodes, ratio, ctx.loops, alpha, z
+        )
         size, (x, y, gap) = nodes.shape[-1], _centred(rows, nodes)
         norm, squared, root, along = _release_norm(a, x, y, gap, size)
         d_norm, d_p = _power_backward(edges.mul_(d_edges), norm, p)
         d_norm.masked_fill_(norm <= torch.finfo(norm.dtype).tiny, 0.0)
         d_along = (d_norm * along).mul_(2 * size)
-        d_a = d_edges.mul_(factor).addcmul_(d_norm, squared).addcdiv_(d_along * gap, root, value=0.5)
-        equal = squared == 0  # such terms add nothing, but their factor is huge and would cost all digits
+        d_a = (
+            d_edges.mul_(factor).addcmul_(d_norm, squared).addcdiv_(d_along * gap, root, value=0.5)
+        )
+        equal = (
+            squared == 0
+        )  # such terms add nothing, but their factor is huge and would cost all digits
         d_gap = d_along.mul_(root).masked_fill_(equal & (gap == 0), 0.0)
         to_x, to_y = _distance_backward(d_norm.mul_(root.square_()).masked_fill_(equal, 0.0), x, y)
         d_rows = d_rows + to_x - d_gap.sum(-1, keepdim=True) / size
@@ -85,10 +97,14 @@ class _ReleaseStep(Function):
 
 class _PaperStep(Function):
     @staticmethod
-    def forward(ctx: Any, m: Tensor, query: Tensor, value: Tensor, gram: Tensor, p: Tensor, ratio: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, m: Tensor, query: Tensor, value: Tensor, gram: Tensor, p: Tensor, ratio: Tensor
+    ) -> Tensor:
         energy = gram_distance(query, value, gram).mul_(m)
         some = energy > 0
-        factor = torch.where(some, energy.masked_fill_(~some, 1.0).pow_((p - 2) / 2), (p == 2).to(m.dtype))
+        factor = torch.where(
+            some, energy.masked_fill_(~some, 1.0).pow_((p - 2) / 2), (p == 2).to(m.dtype)
+        )
         z, alpha = _aggregate(m * factor, query, value, ratio, loops=True)
         ctx.save_for_backward(m, query, value, gram, p, ratio, factor, alpha, z)
         return z
@@ -99,19 +115,27 @@ class _PaperStep(Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         m, query, value, gram, p, ratio, factor, alpha, z = ctx.saved_tensors
         edges = m * factor
-        d_edges, d_query, d_value, d_ratio = _aggregate_backward(grad, edges, query, value, ratio, True, alpha, z)
+        d_edges, d_query, d_value, d_ratio = _aggregate_backward(
+            grad, edges, query, value, ratio, True, alpha, z
+        )
         squared = gram_distance(query, value, gram)
         energy = m * squared
         none = energy <= 0
-        d_energy, d_p = _power_backward(edges.mul_(d_edges).masked_fill_(none, 0.0), energy.masked_fill_(none, 1.0), p)
+        d_energy, d_p = _power_backward(
+            edges.mul_(d_edges).masked_fill_(none, 0.0), energy.masked_fill_(none, 1.0), p
+        )
         d_m = d_edges.mul_(factor).addcmul_(d_energy, squared)
         d_squared = d_energy.mul_(m)
         to_query, to_value = _distance_backward(d_squared, query, value)
-        d_gram = (query.mT @ to_query + value.mT @ to_value) / 2 if ctx.needs_input_grad[3] else None
+        d_gram = (
+            (query.mT @ to_query + value.mT @ to_value) / 2 if ctx.needs_input_grad[3] else None
+        )
         return d_m, d_query + to_query @ gram, d_value + to_value @ gram, d_gram, d_p, d_ratio
 
 
-def _aggregate(edges: Tensor, rows: Tensor, nodes: Tensor, ratio: Tensor, loops: bool) -> tuple[Tensor, Tensor]:
+def _aggregate(
+    edges: Tensor, rows: Tensor, nodes: Tensor, ratio: Tensor, loops: bool
+) -> tuple[Tensor, Tensor]:
     """Z and alpha, (..., q, 1)."""
     alpha = 1 / (edges.sum(-1, keepdim=True) + ratio)
     mixed = edges @ nodes
@@ -119,7 +143,14 @@ def _aggregate(edges: Tensor, rows: Tensor, nodes: Tensor, ratio: Tensor, loops:
 
 
 def _aggregate_backward(
-    grad: Tensor, edges: Tensor, rows: Tensor, nodes: Tensor, ratio: Tensor, loops: bool, alpha: Tensor, z: Tensor
+    grad: Tensor,
+    edges: Tensor,
+    rows: Tensor,
+    nodes: Tensor,
+    ratio: Tensor,
+    loops: bool,
+    alpha: Tensor,
+    z: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of E, rows, nodes and r. That of alpha is grad . Z / alpha, and alpha's own of E_ij and r is -alpha^2."""
     scaled = alpha * grad
@@ -142,7 +173,9 @@ def _centred(rows: Tensor, nodes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return rows - row_mean, nodes - node_mean, node_mean.mT - row_mean
 
 
-def _release_norm(a: Tensor, x: Tensor, y: Tensor, gap: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _release_norm(
+    a: Tensor, x: Tensor, y: Tensor, gap: Tensor, size: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """N; squared distance of the centred nodes, exactly 0 between equal ones; sqrt(A + e); and what is added along the means."""
     squared = torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square_()
     shifted = a + EPSILON
@@ -150,7 +183,12 @@ def _release_norm(a: Tensor, x: Tensor, y: Tensor, gap: Tensor, size: int) -> tu
     root = shifted.sqrt_()
     along = (gap * root).add_(EPSILON)
     norm.addcmul_(along, along, value=size)
-    return norm.clamp_min_(torch.finfo(norm.dtype).tiny), squared, root, along  # clamped where along is 0: the terms cancel
+    return (
+        norm.clamp_min_(torch.finfo(norm.dtype).tiny),
+        squared,
+        root,
+        along,
+    )  # clamped where along is 0: the terms cancel
 
 
 def _distance_backward(grad: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

@@ -31,7 +31,9 @@ from vlpeft.benchmark.core.registry import register
 Function = Literal["add", "mul", "mul_expand", "project"]
 Variant = Literal["paper", "release"]
 NO_MATRIX = "a routed update depends on the image, so no one matrix can be merged into the weights"
-Route = Callable[[Tensor, Tensor], Tensor]  # text (batch, length, k), vision (batch, tokens, k) -> (batch, length, k)
+Route = Callable[
+    [Tensor, Tensor], Tensor
+]  # text (batch, length, k), vision (batch, tokens, k) -> (batch, length, k)
 
 
 def add(text: Tensor, vision: Tensor) -> Tensor:
@@ -85,7 +87,16 @@ class RoutingLoRA(LoRA):
         check_context(self.function, backbone)
         route = routing_function(self.function, self.variant)
         groups = 1 if self.variant == "release" else len(spans)
-        return RoutedLoRALinear(module, spans, self.rank, self.alpha, self.dropout, route, groups, backbone.visual_context)
+        return RoutedLoRALinear(
+            module,
+            spans,
+            self.rank,
+            self.alpha,
+            self.dropout,
+            route,
+            groups,
+            backbone.visual_context,
+        )
 
 
 class RoutedLoRALinear(LoRALinear):
@@ -135,13 +146,23 @@ class RoutingAdapter(Adapter):
         _check_width(width, backbone)
         check_context(self.function, backbone)
         route = routing_function(self.function, self.variant)
-        return RoutedBottleneck(width, self.size, self.activation, self.inner_residual, route, backbone.visual_context)
+        return RoutedBottleneck(
+            width, self.size, self.activation, self.inner_residual, route, backbone.visual_context
+        )
 
 
 class RoutedBottleneck(Bottleneck):
     """Bottleneck with R(D h + b, D x_R + b) behind the down-projection."""
 
-    def __init__(self, width: int, size: int, activation: str, residual: bool, route: Route, context: VisualContext) -> None:
+    def __init__(
+        self,
+        width: int,
+        size: int,
+        activation: str,
+        residual: bool,
+        route: Route,
+        context: VisualContext,
+    ) -> None:
         super().__init__(width, size, activation, residual)
         self.route, self.context = route, context
 
@@ -153,7 +174,9 @@ class RoutedBottleneck(Bottleneck):
 def check_context(function: Function, backbone: Backbone) -> None:
     """Refuse, before anything runs, what only one pooled visual vector can do."""
     if backbone.context_tokens and function != "project":
-        raise UserError(f"function: {function} mixes in one pooled visual vector; set the backbone's `context: pooled`")
+        raise UserError(
+            f"function: {function} mixes in one pooled visual vector; set the backbone's `context: pooled`"
+        )
 
 
 def _pooled(vision: Tensor, function: str) -> Tensor:

@@ -18,8 +18,13 @@ from vlpeft.results.evidence import SUFFIX, open_results, read_evidence
 from vlpeft.results.leaderboard import COSTS
 from vlpeft.results.tables.table import Block, Table, Text, one_line
 
-Value = float | str | None  # a metric's number, why it is absent, or nothing where only the other side has it
-MAKING = ("science", "data")  # of provenance: where these differ, the numbers are of different things
+Value = (
+    float | str | None
+)  # a metric's number, why it is absent, or nothing where only the other side has it
+MAKING = (
+    "science",
+    "data",
+)  # of provenance: where these differ, the numbers are of different things
 
 
 @dataclass(frozen=True)
@@ -75,12 +80,21 @@ class Diff:
 
         Where numbers differ, these are the first suspects.
         """
-        return tuple(each for each in self.provenance if _is_version(each.key) and UNKNOWN not in (each.a, each.b))
+        return tuple(
+            each
+            for each in self.provenance
+            if _is_version(each.key) and UNKNOWN not in (each.a, each.b)
+        )
 
     @property
     def equal(self) -> bool:
         """The same cells with the same metrics of the same data and science; seconds and versions may differ."""
-        return not (self.only_a or self.only_b or self.metrics or any(each.key in MAKING for each in self.provenance))
+        return not (
+            self.only_a
+            or self.only_b
+            or self.metrics
+            or any(each.key in MAKING for each in self.provenance)
+        )
 
 
 def diff(a: Path, b: Path, sweep: str = "", scale: str = "") -> Diff:
@@ -105,13 +119,19 @@ def _records(root: Path, sweep: str, scale: str) -> dict[str, Record]:
         raise UserError(f"{root}: no such result folder or file")
     if sweep:
         plan, store = open_results(sweep, root, scale)
-        return {cell.id: store.record(cell.id) for cell in plan.runnable() if store.has_record(cell.id)}
+        return {
+            cell.id: store.record(cell.id) for cell in plan.runnable() if store.has_record(cell.id)
+        }
     if scale:
-        raise UserError(f"--scale {scale}: goes with a sweep: `vlpeft diff A B SWEEP --scale {scale}`")
+        raise UserError(
+            f"--scale {scale}: goes with a sweep: `vlpeft diff A B SWEEP --scale {scale}`"
+        )
     store = read_evidence(root) if root.suffix == SUFFIX else Store(root)
     found = {record.id: record for record in store.records()}
     if not found:
-        raise UserError(f"{root} holds no records; give a folder that `vlpeft sweep --root` has filled, or a file of evidence")
+        raise UserError(
+            f"{root} holds no records; give a folder that `vlpeft sweep --root` has filled, or a file of evidence"
+        )
     return found
 
 
@@ -177,9 +197,16 @@ def diff_table(a: Path, b: Path, found: Diff) -> Table:
         f"{found.both} cells in both, {len(found.only_a)} only in A, {len(found.only_b)} only in B; {len(found.metrics)} metrics differ: "
         f"{'equal' if found.equal else 'different'}.",
     )
-    sides = [("only in A", cell) for cell in found.only_a] + [("only in B", cell) for cell in found.only_b]
-    metrics = [(m.cell, m.metric, _shown(m.a), _shown(m.b), "" if m.change is None else f"{m.change:+.4f}") for m in found.metrics]
-    costs = [(c.cost, f"{c.median:.3f}", f"{c.lowest:.3f}", f"{c.highest:.3f}") for c in found.costs]
+    sides = [("only in A", cell) for cell in found.only_a] + [
+        ("only in B", cell) for cell in found.only_b
+    ]
+    metrics = [
+        (m.cell, m.metric, _shown(m.a), _shown(m.b), "" if m.change is None else f"{m.change:+.4f}")
+        for m in found.metrics
+    ]
+    costs = [
+        (c.cost, f"{c.median:.3f}", f"{c.lowest:.3f}", f"{c.highest:.3f}") for c in found.costs
+    ]
     versions = [(p.key.removeprefix("packages."), p.a, p.b, str(p.cells)) for p in found.versions]
     made = [(p.key, p.a, p.b, str(p.cells)) for p in found.provenance if p not in found.versions]
     blocks = (
@@ -189,11 +216,20 @@ def diff_table(a: Path, b: Path, found: Diff) -> Table:
         _block("costs, B / A", "lrrr", ("cost", "median", "lowest", "highest"), costs),
         _block("provenance", "lllr", ("key", "A", "B", "cells"), made),
     )
-    return Table("differences", tuple(map(one_line, caption)), tuple(block for block in blocks if block.rows), ())
+    return Table(
+        "differences",
+        tuple(map(one_line, caption)),
+        tuple(block for block in blocks if block.rows),
+        (),
+    )
 
 
-def _block(title: str, align: str, header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Block:
-    return Block(title, align, (header,), tuple(tuple(Text(one_line(text)) for text in row) for row in rows))
+def _block(
+    title: str, align: str, header: tuple[str, ...], rows: Iterable[tuple[str, ...]]
+) -> Block:
+    return Block(
+        title, align, (header,), tuple(tuple(Text(one_line(text)) for text in row) for row in rows)
+    )
 
 
 def _shown(value: Value) -> str:

@@ -62,7 +62,9 @@ def open_results(name_or_path: str, root: Path, scale: str = "") -> tuple[Plan, 
     found = read_evidence(root)
     wanted = _name(name_or_path, scale)
     if found.plan.sweep != wanted:
-        raise UserError(f"{root} holds the sweep '{found.plan.sweep}', not '{wanted}'; name that one")
+        raise UserError(
+            f"{root} holds the sweep '{found.plan.sweep}', not '{wanted}'; name that one"
+        )
     return found.plan, found
 
 
@@ -74,30 +76,49 @@ def find_shipped_evidence(name_or_path: str, scale: str = "") -> Path:
     name = _name(name_or_path, scale)
     files = sorted(path for path in MEASURED.glob(f"{name}--*{SUFFIX}"))
     if not files:
-        known = sorted({path.relative_to(MEASURED).as_posix().partition("--")[0] for path in MEASURED.rglob(f"*{SUFFIX}")})
-        raise UserError(f"--measured: no evidence of '{name}' is shipped; there is of: {', '.join(known) or 'nothing'}")
+        known = sorted(
+            {
+                path.relative_to(MEASURED).as_posix().partition("--")[0]
+                for path in MEASURED.rglob(f"*{SUFFIX}")
+            }
+        )
+        raise UserError(
+            f"--measured: no evidence of '{name}' is shipped; there is of: {', '.join(known) or 'nothing'}"
+        )
     return files[0] if len(files) == 1 else max(files, key=_finished)
 
 
 def _finished(path: Path) -> str:
     """When the last cell of a file ended; ISO 8601 in UTC, so that text compares as time."""
-    return max(str(record.provenance.get("finished", "")) for record in read_evidence(path).records())
+    return max(
+        str(record.provenance.get("finished", "")) for record in read_evidence(path).records()
+    )
 
 
-def keep(name_or_path: str, root: Path, folder: Path = MEASURED, scale: str = "", *, mixed: bool = False) -> Path:
+def keep(
+    name_or_path: str, root: Path, folder: Path = MEASURED, scale: str = "", *, mixed: bool = False
+) -> Path:
     """Write the evidence of a launched sweep into `folder`; the file that it has become.
 
     Raises UserError if nothing is done, if there is such a file already, and unless `mixed`, if the cells ran on
     different machines or in environments that `vlpeft.results.environments` refuses.
     """
     plan, store = load_plan(name_or_path, root, scale), Store(root)
-    records = {cell.id: store.record(cell.id) for cell in plan.runnable() if store.has_record(cell.id)}
+    records = {
+        cell.id: store.record(cell.id) for cell in plan.runnable() if store.has_record(cell.id)
+    }
     if not records:
-        raise UserError(f"{root}: no cell of '{plan.sweep}' is done, so there is nothing to keep; run `vlpeft sweep` first")
+        raise UserError(
+            f"{root}: no cell of '{plan.sweep}' is done, so there is nothing to keep; run `vlpeft sweep` first"
+        )
     path = folder / f"{plan.sweep}--{_environment(records, mixed)}{SUFFIX}"
-    said = remarks([(cell, records[cell.id]) for cell in plan.runnable() if cell.id in records], mixed=mixed)
+    said = remarks(
+        [(cell, records[cell.id]) for cell in plan.runnable() if cell.id in records], mixed=mixed
+    )
     if not write_atomically(path, _content(plan, store, records, said), exclusive=True):
-        raise UserError(f"{path} exists, and evidence is only ever added to: name another folder by --out")
+        raise UserError(
+            f"{path} exists, and evidence is only ever added to: name another folder by --out"
+        )
     return path
 
 
@@ -107,7 +128,9 @@ def read_evidence(path: Path) -> Evidence:
         with path.open(encoding="utf-8") as file:
             lines = list(file)
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not readable as evidence ({error}); give a file that `vlpeft keep` wrote") from error
+        raise UserError(
+            f"{path}: not readable as evidence ({error}); give a file that `vlpeft keep` wrote"
+        ) from error
     reading = _Reading(path)
     for number, line in enumerate(lines, 1):
         reading.line(number, line)
@@ -125,7 +148,9 @@ def _environment(records: Mapping[str, Record], mixed: bool) -> str:
     for cell_id, found in words.items():
         machines.setdefault(found[:-1], []).append(cell_id)
     if len(machines) > 1 and not mixed:
-        listed = "; ".join(f"{_joined(words[ids[0]])}: {', '.join(ids)}" for ids in machines.values())
+        listed = "; ".join(
+            f"{_joined(words[ids[0]])}: {', '.join(ids)}" for ids in machines.values()
+        )
         raise UserError(
             "the cells ran on different machines, and a file holds those of one; run them on one, "
             f"in another --root, or pass --mixed-environments, which notes this: {listed}"
@@ -137,8 +162,12 @@ def _environment(records: Mapping[str, Record], mixed: bool) -> str:
 def _words(cell_id: str, about: Mapping[str, Any]) -> tuple[str, ...]:
     """System, machine, device, vector instructions and version of torch of a record."""
     if unknown := [key for key in ("system", "device", "packages") if key not in about]:
-        raise UserError(f"cell {cell_id}: its record does not tell its {unknown[0]}; delete the record and run the cell again")
-    system, machine = re.fullmatch(r"([^-]*).*?((?:x86_64|aarch64|arm64)?)(?:-with.*)?", about["system"]).groups()  # type: ignore[union-attr]
+        raise UserError(
+            f"cell {cell_id}: its record does not tell its {unknown[0]}; delete the record and run the cell again"
+        )
+    system, machine = re.fullmatch(
+        r"([^-]*).*?((?:x86_64|aarch64|arm64)?)(?:-with.*)?", about["system"]
+    ).groups()  # type: ignore[union-attr]
     hardware = (system, machine, about["device"], about.get("instructions", ""))
     return tuple(map(_slug, (*hardware, f"torch{about['packages']['torch']}")))
 
@@ -154,7 +183,9 @@ def _slug(text: str) -> str:
 def _content(plan: Plan, store: Store, records: Mapping[str, Record], said: Sequence[str]) -> bytes:
     head = {key: value for key, value in dump(replace(plan, cells=())).items() if key != "cells"}
     about = {"remarks": said} if said else {}
-    lines: list[dict[str, Any]] = [{"evidence": EVIDENCE_SCHEMA, "plan": head, "cells": len(plan.cells), **about}]
+    lines: list[dict[str, Any]] = [
+        {"evidence": EVIDENCE_SCHEMA, "plan": head, "cells": len(plan.cells), **about}
+    ]
     sets: dict[tuple[Any, ...], int] = {}
     for cell in plan.cells:
         record = records.get(cell.id)
@@ -163,14 +194,27 @@ def _content(plan: Plan, store: Store, records: Mapping[str, Record], said: Sequ
             if (part.images, part.examples) not in sets:
                 sets[part.images, part.examples] = len(sets)
                 lines.append({"images": part.images, "examples": part.examples})
-        kept = [{"task": part.task, "set": sets[part.images, part.examples], "sums": shorten_numbers(part.sums)} for part in scores]
+        kept = [
+            {
+                "task": part.task,
+                "set": sets[part.images, part.examples],
+                "sums": shorten_numbers(part.sums),
+            }
+            for part in scores
+        ]
         lines.append({"cell": dump(cell), "record": record and _compact(record), "scores": kept})
-    return "".join(json.dumps(line, sort_keys=True, ensure_ascii=False, separators=(",", ":")) + "\n" for line in lines).encode()
+    return "".join(
+        json.dumps(line, sort_keys=True, ensure_ascii=False, separators=(",", ":")) + "\n"
+        for line in lines
+    ).encode()
 
 
 def _compact(record: Record) -> dict[str, Any]:
     values = {key: value for key, value in dump(record).items() if key not in LEFT_OUT}
-    return {**values, "provenance": {key: value for key, value in record.provenance.items() if key != "host"}}
+    return {
+        **values,
+        "provenance": {key: value for key, value in record.provenance.items() if key != "host"},
+    }
 
 
 @dataclass(frozen=True)
@@ -205,7 +249,9 @@ class _Reading:
 
     path: Path
     plan: Plan | None = None
-    planned: int | None = None  # how many cells the head promises; files of earlier versions do not say
+    planned: int | None = (
+        None  # how many cells the head promises; files of earlier versions do not say
+    )
     sets: list[_Set] = field(default_factory=list)
     cells: list[Planned] = field(default_factory=list)
     records: dict[str, Record] = field(default_factory=dict)
@@ -216,9 +262,13 @@ class _Reading:
         try:
             values = json.loads(text)
         except ValueError as error:
-            raise UserError(f"{where}: not readable ({error}); restore the file, evidence is never changed") from error
+            raise UserError(
+                f"{where}: not readable ({error}); restore the file, evidence is never changed"
+            ) from error
         if not isinstance(values, dict):
-            raise UserError(f"{where}: a {type(values).__name__} where a mapping should be; restore the file, evidence is never changed")
+            raise UserError(
+                f"{where}: a {type(values).__name__} where a mapping should be; restore the file, evidence is never changed"
+            )
         if number == 1:
             self._head(values, where)
         elif "images" in values:
@@ -240,7 +290,9 @@ class _Reading:
     def _cell(self, line: _Line, where: str) -> None:
         cell = line.cell
         if cell.id in self.records:
-            raise UserError(f"{where}: a second record of cell {cell.id}; restore the file, evidence is never changed")
+            raise UserError(
+                f"{where}: a second record of cell {cell.id}; restore the file, evidence is never changed"
+            )
         self.cells.append(cell)
         if line.record is None:
             return
@@ -254,7 +306,9 @@ class _Reading:
 
     def _scores(self, kept: _KeptScores, where: str) -> ImageScores:
         if kept.set not in range(len(self.sets)):
-            raise UserError(f"{where}: refers to images of set {kept.set}, which no line above holds; restore the file")
+            raise UserError(
+                f"{where}: refers to images of set {kept.set}, which no line above holds; restore the file"
+            )
         images = self.sets[kept.set]
         part = ImageScores(kept.task, images.images, images.examples, kept.sums)
         check_lengths(part, where)
@@ -265,7 +319,9 @@ class _Reading:
         if self.plan is None:
             raise UserError(f"{self.path}: empty; restore the file, evidence is never changed")
         if self.planned not in (None, len(self.cells)):
-            raise UserError(f"{self.path}: {len(self.cells)} of {self.planned} cells are here; restore the file, evidence is never changed")
+            raise UserError(
+                f"{self.path}: {len(self.cells)} of {self.planned} cells are here; restore the file, evidence is never changed"
+            )
         about = ", ".join(dict.fromkeys(_made(record) for record in self.records.values()))
         notes = "\n".join(filter(None, (self.plan.notes, f"From {self.path.name}: {about}.")))
         plan = replace(self.plan, notes=notes, cells=tuple(self.cells))

@@ -38,7 +38,15 @@ from vlpeft.results.environments import UNKNOWN, environment, remarks, verified
 from vlpeft.results.scale import FULL, label_title, scale_notes
 
 COSTS = (
-    *("steps", "train_seconds", "eval_seconds", "cpu_seconds", "step_ms", "peak_memory_mb", "delta_bytes"),
+    *(
+        "steps",
+        "train_seconds",
+        "eval_seconds",
+        "cpu_seconds",
+        "step_ms",
+        "peak_memory_mb",
+        "delta_bytes",
+    ),
     *("flops_per_step", "tokens_per_second", "images_per_second", "gpu_hours"),
 )
 PARAMETERS = ("trainable", "head", "total")
@@ -54,7 +62,9 @@ SCHEMA = {
     **dict.fromkeys(("verified", "environment"), "str"),
 }
 NAN = float("nan")
-JOINT = " (joint: "  # stands behind a dataset's name in the frame where a cell was trained on several
+JOINT = (
+    " (joint: "  # stands behind a dataset's name in the frame where a cell was trained on several
+)
 Group = tuple[str, str, str]  # backbone, task, dataset
 
 
@@ -88,17 +98,27 @@ def leaderboard(plan: Plan, store: Store, *, mixed: bool = False) -> Leaderboard
     metrics = _metrics(plan, records)
     undone = {p.id: failure(store, p.id) for p in plan.runnable() if p.id not in records}
     failures = {cell_id: found.reason for cell_id, found in undone.items() if found is not None}
-    rows = [row for p, part in _parts(plan) for row in _rows(p, part, records.get(p.id), failures.get(p.id, ""), metrics[_group(p, part)])]
+    rows = [
+        row
+        for p, part in _parts(plan)
+        for row in _rows(
+            p, part, records.get(p.id), failures.get(p.id, ""), metrics[_group(p, part)]
+        )
+    ]
     frame = pd.DataFrame(rows, columns=list(SCHEMA)).astype(SCHEMA)
     title = label_title(plan.title or plan.sweep, [p.cell for p in plan.cells])
-    return Leaderboard(title, plan.notes, frame, (*_progress(plan, len(records), len(failures)), *said))
+    return Leaderboard(
+        title, plan.notes, frame, (*_progress(plan, len(records), len(failures)), *said)
+    )
 
 
 def _progress(plan: Plan, done: int, failed: int) -> Iterator[str]:
     """Say how many cells are not done, if there are any."""
     # At another scale a cell may repeat an earlier one, whose id it has.
     missing = len({p.id for p in plan.runnable()}) - done - failed
-    counts = [f"{number} {what}" for number, what in ((failed, "failed"), (missing, "missing")) if number]
+    counts = [
+        f"{number} {what}" for number, what in ((failed, "failed"), (missing, "missing")) if number
+    ]
     if counts:
         yield f"Cells: {', '.join([f'{done} done', *counts])}."
 
@@ -114,18 +134,35 @@ def _group(planned: Planned, part: int) -> Group:
     return planned.backbone, parts[part].task, f"{parts[part].dataset.name}{together}"
 
 
-def _rows(planned: Planned, part: int, record: Record | None, failed: str, metrics: Iterable[str]) -> Iterator[dict[str, Any]]:
+def _rows(
+    planned: Planned, part: int, record: Record | None, failed: str, metrics: Iterable[str]
+) -> Iterator[dict[str, Any]]:
     backbone, task, dataset = _group(planned, part)
     size = ", ".join(scale_notes(planned.cell)) or FULL
-    cell = {"method": planned.row, "backbone": backbone, "task": task, "dataset": dataset, "scale": size}
-    shared = {**cell, "seed": planned.seed, "id": planned.id, **_parameters(planned, record), **_costs(record), **_made(record)}
+    cell = {
+        "method": planned.row,
+        "backbone": backbone,
+        "task": task,
+        "dataset": dataset,
+        "scale": size,
+    }
+    shared = {
+        **cell,
+        "seed": planned.seed,
+        "id": planned.id,
+        **_parameters(planned, record),
+        **_costs(record),
+        **_made(record),
+    }
     prefix = planned.cell.metric_prefix(part)
     for metric in metrics:
         value, state = _outcome(planned, record, failed, prefix + metric)
         yield {**shared, "metric": metric, "value": value, "state": state}
 
 
-def _outcome(planned: Planned, record: Record | None, failed: str, metric: str) -> tuple[float, str]:
+def _outcome(
+    planned: Planned, record: Record | None, failed: str, metric: str
+) -> tuple[float, str]:
     if planned.skipped:
         return NAN, f"skipped: {planned.skipped}"
     if record is None:
@@ -139,11 +176,16 @@ def _outcome(planned: Planned, record: Record | None, failed: str, metric: str) 
 def _parameters(planned: Planned, record: Record | None) -> dict[str, Any]:
     # A plan counts before the data is opened; a classifier's head can turn out smaller, so the record is believed first.
     known = planned.total > 0
-    counts: dict[str, Any] = {name: getattr(planned, name) if known else None for name in PARAMETERS}
+    counts: dict[str, Any] = {
+        name: getattr(planned, name) if known else None for name in PARAMETERS
+    }
     if record is not None:
         counts |= {name: int(record.cost[name]) for name in PARAMETERS if name in record.cost}
     trainable, total = counts["trainable"], counts["total"]
-    return {**counts, "trainable_percent": 100 * trainable / total if trainable is not None and total else NAN}
+    return {
+        **counts,
+        "trainable_percent": 100 * trainable / total if trainable is not None and total else NAN,
+    }
 
 
 def _costs(record: Record | None) -> dict[str, float]:
@@ -168,13 +210,17 @@ def _metrics(plan: Plan, records: Mapping[str, Record]) -> dict[Group, list[str]
         prefix = p.cell.metric_prefix(part)
         reported = records[p.id].metrics if p.id in records else {}
         found[group] |= {name.removeprefix(prefix) for name in reported if name.startswith(prefix)}
-    return {group: _in_order(names or expected[group], order[group]) for group, names in found.items()}
+    return {
+        group: _in_order(names or expected[group], order[group]) for group, names in found.items()
+    }
 
 
 def _declared(part: Part) -> list[tuple[str, ...]]:
     """The metrics that are computed: each name, and the names of the numbers it gives."""
     names = metric_names(part.task, part.protocol.metrics)
-    return [(name, *METRICS.load(name)().value_names(part.protocol.metric_tokenizer)) for name in names]
+    return [
+        (name, *METRICS.load(name)().value_names(part.protocol.metric_tokenizer)) for name in names
+    ]
 
 
 def _in_order(names: Iterable[str], declared: Sequence[Sequence[str]]) -> list[str]:
@@ -188,11 +234,15 @@ def _in_order(names: Iterable[str], declared: Sequence[Sequence[str]]) -> list[s
 
 
 def _reject_duplicates(cells: Iterable[Planned]) -> None:
-    places = Counter((p.row, *_group(p, part), p.seed) for p in cells for part in range(len(p.cell.parts)))
+    places = Counter(
+        (p.row, *_group(p, part), p.seed) for p in cells for part in range(len(p.cell.parts))
+    )
     for (row, backbone, task, dataset, seed), times in places.items():
         if times > 1:
             where = f"{row}, {backbone}, {task}/{dataset}, seed {seed}"
-            raise UserError(f"the plan holds {times} cells for ({where}), which would count as {times} seeds; remove all but one")
+            raise UserError(
+                f"the plan holds {times} cells for ({where}), which would count as {times} seeds; remove all but one"
+            )
 
 
 def _reject_recipes(cells: Iterable[Planned]) -> None:
@@ -212,11 +262,18 @@ def _reject_mixtures(plan: Plan, records: Mapping[str, Record]) -> None:
     by_data: dict[str, list[tuple[Planned, object]]] = {}
     for p in done:
         versions = _data_versions(p, records[p.id])
-        for name, version in dict.fromkeys((part.dataset.name, version) for part, version in zip(p.cell.parts, versions, strict=True)):
+        for name, version in dict.fromkeys(
+            (part.dataset.name, version)
+            for part, version in zip(p.cell.parts, versions, strict=True)
+        ):
             by_data.setdefault(name, []).append((p, version))
     for dataset, made in by_data.items():
         _reject_mixture(f"dataset '{dataset}'", "data", made)
-    _reject_mixture("this sweep", "science", [(p, records[p.id].provenance.get("science", UNKNOWN)) for p in done])
+    _reject_mixture(
+        "this sweep",
+        "science",
+        [(p, records[p.id].provenance.get("science", UNKNOWN)) for p in done],
+    )
 
 
 def _data_versions(planned: Planned, record: Record) -> list[str]:
@@ -229,7 +286,9 @@ def _data_versions(planned: Planned, record: Record) -> list[str]:
 def _reject_mixture(what: str, key: str, made: Iterable[tuple[Planned, object]]) -> None:
     versions: dict[str, list[str]] = {}
     for p, version in made:
-        versions.setdefault(str(version), []).append(f"{p.id} ({p.row}, {p.backbone}, seed {p.seed})")
+        versions.setdefault(str(version), []).append(
+            f"{p.id} ({p.row}, {p.backbone}, seed {p.seed})"
+        )
     if len(versions) > 1:
         listed = "; ".join(f"{version} in {', '.join(ids)}" for version, ids in versions.items())
         raise UserError(

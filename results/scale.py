@@ -20,7 +20,11 @@ def scale_notes(cell: Cell) -> tuple[str, ...]:
 def label_title(title: str, cells: Sequence[Cell]) -> str:
     """The title, with what makes the cells small unless it says so itself (all the label's words)."""
     words = title.lower().replace(",", " ").replace(":", " ").split()
-    labels = [f"{label}{extent}" for label, extent in _labels(cells) if not set(label.split()) <= set(words)]
+    labels = [
+        f"{label}{extent}"
+        for label, extent in _labels(cells)
+        if not set(label.split()) <= set(words)
+    ]
     return f"{title} ({', '.join(labels)})" if labels else title
 
 

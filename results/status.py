@@ -44,8 +44,15 @@ STYLES: dict[State, str] = {
 ROWS = 1000  # of the table; --json has all
 HEADER = ("state", "method", "backbone", "task", "dataset", "seed", "id", "detail")
 GAPS = 3 * (len(HEADER) - 1)  # columns of the screen between those of the table
-LEAST, PIPED = 40, 120  # columns of a detail: with fewer it stands below; where the text goes to no terminal
-TWO_LINES: dict[str, Any] = {"max_lines": 2, "subsequent_indent": "  ", "placeholder": "…"}  # of a detail below
+LEAST, PIPED = (
+    40,
+    120,
+)  # columns of a detail: with fewer it stands below; where the text goes to no terminal
+TWO_LINES: dict[str, Any] = {
+    "max_lines": 2,
+    "subsequent_indent": "  ",
+    "placeholder": "…",
+}  # of a detail below
 COMING: tuple[State, ...] = ("running", "preempted", "pending")  # what may change by itself
 
 
@@ -87,21 +94,38 @@ def status(plan: Plan, store: Store, *, now: float | None = None) -> list[CellSt
 
 
 def add_cluster_notes(
-    cells: Iterable[CellStatus], notes: Mapping[str, tuple[State, str]], *, launched_plans: bool = False
+    cells: Iterable[CellStatus],
+    notes: Mapping[str, tuple[State, str]],
+    *,
+    launched_plans: bool = False,
 ) -> list[CellStatus]:
     """With what a cluster says of cells that are not done, behind what they say themselves. `launched`: a launcher is at work."""
     default: tuple[State, str] = ("pending" if launched_plans else "missing", "")
-    return [_noted(cell, *notes.get(cell.id, default), launched=launched_plans) if cell.state == "missing" else cell for cell in cells]
+    return [
+        _noted(cell, *notes.get(cell.id, default), launched=launched_plans)
+        if cell.state == "missing"
+        else cell
+        for cell in cells
+    ]
 
 
 def _noted(cell: CellStatus, state: State, note: str, launched: bool) -> CellStatus:
-    return replace(cell, state="pending" if launched and state == "missing" else state, reason=_joined(cell.reason, note))
+    return replace(
+        cell,
+        state="pending" if launched and state == "missing" else state,
+        reason=_joined(cell.reason, note),
+    )
 
 
 def mark_stale(cells: Iterable[CellStatus], reason: str) -> list[CellStatus]:
     """With those marked stale that wait, where the sweep has changed since."""
     waits = ("missing", "pending", "preempted")
-    return [replace(cell, state="stale", reason=_joined(reason, cell.reason)) if cell.state in waits else cell for cell in cells]
+    return [
+        replace(cell, state="stale", reason=_joined(reason, cell.reason))
+        if cell.state in waits
+        else cell
+        for cell in cells
+    ]
 
 
 def _joined(*reasons: str) -> str:
@@ -122,16 +146,30 @@ def find_unplanned(plan: Plan, store: Store) -> list[CellStatus]:
     unknown = set(_names(folder)) - {cell.id for cell in plan.cells}
     for other in launched_plans(store.root) if unknown else ():
         unknown -= {cell.id for cell in other.cells}
-    return [_stranger(cell_id, store) for cell_id in sorted(unknown) if not store.has_record(cell_id)]
+    return [
+        _stranger(cell_id, store) for cell_id in sorted(unknown) if not store.has_record(cell_id)
+    ]
 
 
 def _stranger(cell_id: str, store: Store) -> CellStatus:
-    path, reason = store.folder(cell_id) / "cell.json", "of settings that no sweep here has any more"
+    path, reason = (
+        store.folder(cell_id) / "cell.json",
+        "of settings that no sweep here has any more",
+    )
     values = read_json(path)
     if values is None:
         return CellStatus(cell_id, "?", "?", "?", "?", 0, "stale", reason=reason)
     cell = parse(Cell, values, str(path))
-    return CellStatus(cell_id, cell.method.name, cell.backbone.name, cell.task, cell.dataset.name, cell.seed, "stale", reason=reason)
+    return CellStatus(
+        cell_id,
+        cell.method.name,
+        cell.backbone.name,
+        cell.task,
+        cell.dataset.name,
+        cell.seed,
+        "stale",
+        reason=reason,
+    )
 
 
 def summary(cells: Iterable[CellStatus]) -> dict[State, int]:
@@ -147,7 +185,9 @@ def as_dicts(cells: Iterable[CellStatus]) -> list[dict[str, Any]]:
 
 def is_active(cell: CellStatus) -> bool:
     """Is there anything to see of the cell: it runs, has failed, or waits for a reason."""
-    return cell.state in ("running", "failed", "preempted") or (cell.state not in ("done", "skipped") and bool(cell.reason))
+    return cell.state in ("running", "failed", "preempted") or (
+        cell.state not in ("done", "skipped") and bool(cell.reason)
+    )
 
 
 def select_shown(cells: Sequence[CellStatus]) -> list[CellStatus]:
@@ -155,7 +195,12 @@ def select_shown(cells: Sequence[CellStatus]) -> list[CellStatus]:
     return list(cells) if len(cells) <= ROWS else [cell for cell in cells if is_active(cell)][:ROWS]
 
 
-def status_table(title: str, cells: Sequence[CellStatus], shown: Sequence[CellStatus] | None = None, width: int | None = None) -> Table:
+def status_table(
+    title: str,
+    cells: Sequence[CellStatus],
+    shown: Sequence[CellStatus] | None = None,
+    width: int | None = None,
+) -> Table:
     """For `vlpeft.results.tables.render.render`: the summary of `cells` in the caption, one row for each of `shown` (all of them).
 
     width: columns of the terminal, if there is one. Details that do not fit are cut, and stand below where there is no room
@@ -166,24 +211,37 @@ def status_table(title: str, cells: Sequence[CellStatus], shown: Sequence[CellSt
     room = PIPED if width is None else width - _others(rows)
     beside = room >= LEAST
     header = HEADER if beside else HEADER[:-1]
-    texts = (_row(cell, (detail,) if beside else ()) for cell, detail in zip(rows, _fitted(rows, room), strict=True))
+    texts = (
+        _row(cell, (detail,) if beside else ())
+        for cell, detail in zip(rows, _fitted(rows, room), strict=True)
+    )
     block = Block("", "l" * len(header), (header,), tuple(texts))
     caption = f"{len(cells)} cells: {counts}" if cells else "no cells"
     if shown is not None and len(shown) < len(cells):
         caption += f"; {len(shown)} of them below, all with --json"
-    notes = () if beside else tuple(line for text in _below(rows) for line in wrap(text, width or PIPED, **TWO_LINES))
+    notes = (
+        ()
+        if beside
+        else tuple(
+            line for text in _below(rows) for line in wrap(text, width or PIPED, **TWO_LINES)
+        )
+    )
     return Table(one_line(title), (caption,), (block,), tuple(as_dicts(cells)), notes=notes)
 
 
 def _others(cells: Sequence[CellStatus]) -> int:
     """Columns of the screen that all but the details take."""
-    return GAPS + sum(max(map(cell_len, column)) for column in zip(HEADER[:-1], *map(_texts, cells), strict=True))
+    return GAPS + sum(
+        max(map(cell_len, column)) for column in zip(HEADER[:-1], *map(_texts, cells), strict=True)
+    )
 
 
 def _fitted(cells: Sequence[CellStatus], room: int) -> list[str]:
     """The details of a table's rows; what several cells say at length is said once."""
     first: dict[str, str] = {}
-    return [_short(cell.detail, cell.id, first.setdefault(cell.detail, cell.id), room) for cell in cells]
+    return [
+        _short(cell.detail, cell.id, first.setdefault(cell.detail, cell.id), room) for cell in cells
+    ]
 
 
 def _short(detail: str, cell_id: str, first: str, room: int) -> str:
@@ -209,7 +267,12 @@ def _cut(text: str, room: int) -> str:
 
 
 def _texts(cell: CellStatus) -> tuple[str, ...]:
-    return (cell.state, *map(one_line, (cell.method, cell.backbone, cell.task, cell.dataset, str(cell.seed), cell.id)))
+    return (
+        cell.state,
+        *map(
+            one_line, (cell.method, cell.backbone, cell.task, cell.dataset, str(cell.seed), cell.id)
+        ),
+    )
 
 
 def _row(cell: CellStatus, detail: tuple[str, ...]) -> tuple[Text, ...]:
@@ -233,7 +296,11 @@ def _status(planned: Planned, store: Store, now: float) -> CellStatus:
         return CellStatus(*cell, "missing", reason="goes on from its checkpoint" if saved else "")
     if not store.is_held(planned.id):
         next_time = "goes on from its checkpoint" if saved else "starts afresh"
-        return CellStatus(*cell, "missing", reason=f"interrupted in {where.phase} {where.step}/{where.total}; {next_time}")
+        return CellStatus(
+            *cell,
+            "missing",
+            reason=f"interrupted in {where.phase} {where.step}/{where.total}; {next_time}",
+        )
     # Clocks of two machines may disagree by a little; an update is never in the future.
     seconds = max(0.0, now - where.updated)
     return CellStatus(*cell, "running", where.step, where.total, where.phase, seconds, where.left)

@@ -17,10 +17,21 @@ NOT_RUN = ("failed", "missing", "skipped")  # how the states begin of cells with
 SummaryRow = dict[str, Any]
 KEYS = ["backbone", "method", "task", "dataset"]
 COST_COLUMNS = (
-    *("train_seconds", "eval_seconds", "gpu_hours", "step_ms", "tokens_per_second", "images_per_second"),
+    *(
+        "train_seconds",
+        "eval_seconds",
+        "gpu_hours",
+        "step_ms",
+        "tokens_per_second",
+        "images_per_second",
+    ),
     *("flops_per_step", "peak_memory_mb", "delta_bytes"),
 )
-ALWAYS = ("train_seconds", "step_ms", "peak_memory_mb")  # the others are left out where no record has them
+ALWAYS = (
+    "train_seconds",
+    "step_ms",
+    "peak_memory_mb",
+)  # the others are left out where no record has them
 
 
 @dataclass(frozen=True)
@@ -62,14 +73,32 @@ def scores(board: Leaderboard, *, details: bool = False) -> list[SummaryEntry]:
 def costs(board: Leaderboard) -> list[SummaryEntry]:
     """Time, work and memory over the seeds, in the plan's order: those of COST_COLUMNS that some record holds."""
     cells = _rows(board.frame.drop_duplicates([*KEYS, "seed"]))
-    names = [name for name in COST_COLUMNS if name in ALWAYS or any(not math.isnan(cell[name]) for cell in cells)]
-    return list(_entries([_as_metric(cell, name) for cell in cells for name in names], suspect=False))
+    names = [
+        name
+        for name in COST_COLUMNS
+        if name in ALWAYS or any(not math.isnan(cell[name]) for cell in cells)
+    ]
+    return list(
+        _entries([_as_metric(cell, name) for cell in cells for name in names], suspect=False)
+    )
 
 
 def _rows(frame: pd.DataFrame) -> list[SummaryRow]:
     """Plain values, what is not known as None: thousands of groups are far quicker so than with pandas."""
-    names = [*KEYS, "metric", "seed", "value", "state", *PARAMETERS, "trainable_percent", *COST_COLUMNS]
-    whole = {name: [None if pd.isna(value) else int(value) for value in frame[name]] for name in PARAMETERS}
+    names = [
+        *KEYS,
+        "metric",
+        "seed",
+        "value",
+        "state",
+        *PARAMETERS,
+        "trainable_percent",
+        *COST_COLUMNS,
+    ]
+    whole = {
+        name: [None if pd.isna(value) else int(value) for value in frame[name]]
+        for name in PARAMETERS
+    }
     columns = [whole[name] if name in whole else frame[name].tolist() for name in names]
     return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
 
@@ -97,11 +126,15 @@ def _entries(rows: Sequence[SummaryRow], *, suspect: bool) -> Iterator[SummaryEn
                 yield _entry(key, groups[key], suspect=suspect)
 
 
-def _entry(key: tuple[str, str, str, str, str], rows: Sequence[SummaryRow], *, suspect: bool) -> SummaryEntry:
+def _entry(
+    key: tuple[str, str, str, str, str], rows: Sequence[SummaryRow], *, suspect: bool
+) -> SummaryEntry:
     values = [(row["seed"], row["value"]) for row in rows if row["state"] == "done"]
     state = merge_states([row["state"] for row in rows])
     mean, std = _mean_std([value for _, value in values]) if state == "done" else (None, None)
-    flags = tuple(flag for seed, value in values for flag in suspicions(seed, value)) if suspect else ()
+    flags = (
+        tuple(flag for seed, value in values for flag in suspicions(seed, value)) if suspect else ()
+    )
     return SummaryEntry(*key, mean, std, len(values), len(rows), state, flags, *_parameters(rows))
 
 
@@ -128,7 +161,9 @@ def suspicions(seed: int, value: float) -> Iterator[str]:
         yield f"seed {seed} is not a finite number ({value})"
 
 
-def _parameters(rows: Sequence[SummaryRow]) -> tuple[int | None, int | None, int | None, float | None]:
+def _parameters(
+    rows: Sequence[SummaryRow],
+) -> tuple[int | None, int | None, int | None, float | None]:
     """What the records counted stands before what the plan did, should a missing seed be counted differently."""
     first = next((row for row in rows if not row["state"].startswith(NOT_RUN)), rows[0])
     share = first["trainable_percent"]

@@ -11,7 +11,18 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 DEAD = frozenset(
-    ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "LAUNCH_FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT")
+    (
+        "BOOT_FAIL",
+        "CANCELLED",
+        "COMPLETED",
+        "DEADLINE",
+        "FAILED",
+        "LAUNCH_FAILED",
+        "NODE_FAIL",
+        "OUT_OF_MEMORY",
+        "PREEMPTED",
+        "TIMEOUT",
+    )
 )
 ANSWER_SECONDS = 60
 
@@ -40,7 +51,9 @@ def jobs() -> dict[str, Job]:
     found = {}
     for line in ask("squeue", "-h", "-r", "-t", "all", "-u", str(os.getuid()), "-o", "%F|%K|%T|%r"):
         job, index, state, reason = line.split("|", 3)
-        found[job if index == "N/A" else f"{job}_{index}"] = Job(state, "" if reason == "None" else reason)
+        found[job if index == "N/A" else f"{job}_{index}"] = Job(
+            state, "" if reason == "None" else reason
+        )
     return found
 
 
@@ -60,7 +73,9 @@ def _accounts(ids: Iterable[str], *more: str) -> Iterator[tuple[str, str, str]]:
     if not arrays or shutil.which("sacct") is None:
         return
     with suppress(SlurmSilent):
-        for line in ask("sacct", "-X", *more, "-n", "-P", "-o", "JobID,State,ExitCode", "-j", ",".join(arrays)):
+        for line in ask(
+            "sacct", "-X", *more, "-n", "-P", "-o", "JobID,State,ExitCode", "-j", ",".join(arrays)
+        ):
             job, state, code = line.split("|", 2)
             yield job, state.split(" ", maxsplit=1)[0], code  # CANCELLED by 1000
 
@@ -96,11 +111,15 @@ def cancel(ids: Sequence[str]) -> None:
 def ask(*command: str) -> list[str]:
     """The lines that a command of SLURM prints. Raises SlurmSilent."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_SECONDS, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=ANSWER_SECONDS, check=False
+        )
     except FileNotFoundError as error:
         raise SlurmSilent(f"`{command[0]}` is not on this machine") from error
     except subprocess.TimeoutExpired as error:
         raise SlurmSilent(f"`{command[0]}` gave no answer in {ANSWER_SECONDS} s") from error
     if done.returncode:
-        raise SlurmSilent(f"`{command[0]}` failed: {(done.stderr.strip().splitlines() or ['without a word'])[-1]}")
+        raise SlurmSilent(
+            f"`{command[0]}` failed: {(done.stderr.strip().splitlines() or ['without a word'])[-1]}"
+        )
     return [line for line in done.stdout.splitlines() if line.strip()]

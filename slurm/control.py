@@ -39,8 +39,16 @@ def cancel(root: Path, sweep: str, cells: Collection[str]) -> tuple[int, int, li
 def _cancel_jobs(root: Path, cells: Collection[str]) -> int:
     ledger = Ledger(root.resolve())
     try:
-        with ledger.lock() if ledger.folder.exists() else nullcontext():  # what a launcher is submitting just now is cancelled, too
-            doomed = sorted({sent.job for cell, (sent, job) in live_cells(root).items() if cell in cells and job.state != "COMPLETING"})
+        with (
+            ledger.lock() if ledger.folder.exists() else nullcontext()
+        ):  # what a launcher is submitting just now is cancelled, too
+            doomed = sorted(
+                {
+                    sent.job
+                    for cell, (sent, job) in live_cells(root).items()
+                    if cell in cells and job.state != "COMPLETING"
+                }
+            )
             cluster.cancel(doomed)
     except SlurmSilent as error:
         raise UserError(f"SLURM does not answer: {error}") from error
@@ -52,7 +60,9 @@ def _interrupt(each: Launcher) -> None:
         with suppress(ProcessLookupError):
             os.kill(each.process, signal.SIGINT)
     except PermissionError as error:
-        raise UserError(f"the launcher at work here, process {each.process}, is another user's; only they can interrupt it") from error
+        raise UserError(
+            f"the launcher at work here, process {each.process}, is another user's; only they can interrupt it"
+        ) from error
 
 
 def sections(root: Path, cell: str) -> Iterator[LogSection]:

@@ -28,8 +28,21 @@ SHARE = 0.75  # of the warning that a worker may take to save its cell; the rest
 class CellJob(RequeuedJob):
     """Runs cells, `at_once` of them at a time. Only ids, a path and plain settings are pickled."""
 
-    def __init__(self, ids: tuple[str, ...], root: str, runtime: Mapping[str, Any], signal_seconds: int, at_once: int = 1) -> None:
-        self.ids, self.root, self.runtime, self.signal_seconds, self.at_once = ids, root, dict(runtime), signal_seconds, at_once
+    def __init__(
+        self,
+        ids: tuple[str, ...],
+        root: str,
+        runtime: Mapping[str, Any],
+        signal_seconds: int,
+        at_once: int = 1,
+    ) -> None:
+        self.ids, self.root, self.runtime, self.signal_seconds, self.at_once = (
+            ids,
+            root,
+            dict(runtime),
+            signal_seconds,
+            at_once,
+        )
         self.workers: dict[int, subprocess.Popen[bytes]] = {}  # by process id
 
     def __call__(self) -> None:
@@ -50,7 +63,9 @@ class CellJob(RequeuedJob):
 
     def resumed(self) -> CellJob:
         """Called when SLURM announces the end of the job: stop the workers where they are saved, and be requeued."""
-        for worker in (alive := [psutil.Process(pid) for pid in self.workers if psutil.pid_exists(pid)]):
+        for worker in (
+            alive := [psutil.Process(pid) for pid in self.workers if psutil.pid_exists(pid)]
+        ):
             worker.send_signal(signal.SIGTERM)
         psutil.wait_procs(alive, timeout=SHARE * self.signal_seconds)
         if not _requeueable():
@@ -59,7 +74,16 @@ class CellJob(RequeuedJob):
         return CellJob(self.ids, self.root, self.runtime, self.signal_seconds, self.at_once)
 
     def _start(self, log: str) -> None:
-        command = [sys.executable, "-u", "-m", "vlpeft.benchmark.launch.worker", self.root, json.dumps(self.runtime), log, *self.ids]
+        command = [
+            sys.executable,
+            "-u",
+            "-m",
+            "vlpeft.benchmark.launch.worker",
+            self.root,
+            json.dumps(self.runtime),
+            log,
+            *self.ids,
+        ]
         threads = self.runtime.get("threads")
         environment = {
             **os.environ,
@@ -67,7 +91,9 @@ class CellJob(RequeuedJob):
             "TOKENIZERS_PARALLELISM": "false",
             **({"OMP_NUM_THREADS": str(threads)} if threads else {}),
         }
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # the worker inherits this, and listens when it can
+        before = signal.pthread_sigmask(
+            signal.SIG_BLOCK, SIGNALS
+        )  # the worker inherits this, and listens when it can
         try:
             process = subprocess.Popen(command, env=environment)
             self.workers[process.pid] = process

@@ -52,7 +52,9 @@ class Ledger:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"cannot write {self.folder}: {error.strerror}; choose a writable --root") from error
+            raise UserError(
+                f"cannot write {self.folder}: {error.strerror}; choose a writable --root"
+            ) from error
         return FileLock(self.folder / "lock")
 
     def new(self) -> Path:

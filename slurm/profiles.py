@@ -8,11 +8,20 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from vlpeft.benchmark.core.config import Config, NonNegative, Positive, PositiveFloat, load_yaml, parse
+from vlpeft.benchmark.core.config import (
+    Config,
+    NonNegative,
+    Positive,
+    PositiveFloat,
+    load_yaml,
+    parse,
+)
 from vlpeft.benchmark.core.errors import UserError, did_you_mean
 
 PROFILES = Path(__file__).resolve().parent / "profiles"
-Word = Annotated[str, Field(pattern=r"^[^\s]+$")]  # one word: it goes into a line of the sbatch script
+Word = Annotated[
+    str, Field(pattern=r"^[^\s]+$")
+]  # one word: it goes into a line of the sbatch script
 Line = Annotated[str, Field(pattern=r"^[^\n]+$")]
 
 
@@ -23,7 +32,20 @@ OWN = {
     "cpus-per-task": "cpus",
     "requeue": "requeue",
     "no-requeue": "requeue",
-    **dict.fromkeys(("array", "output", "error", "open-mode", "job-name", "nodes", "ntasks", "ntasks-per-node", "wait"), ""),
+    **dict.fromkeys(
+        (
+            "array",
+            "output",
+            "error",
+            "open-mode",
+            "job-name",
+            "nodes",
+            "ntasks",
+            "ntasks-per-node",
+            "wait",
+        ),
+        "",
+    ),
 }
 
 
@@ -43,20 +65,32 @@ class Profile(Config):
     cpus: Positive = 1  # of a job; the cells that run at once and their ranks share them as threads, unless --threads says otherwise
     array_parallelism: Positive = 100  # jobs of an array at a time
     cells_per_job: Positive = 1
-    cells_at_once: Positive = 1  # of a job's cells; they share its GPUs (each uses one a rank), its memory and its CPUs
+    cells_at_once: Positive = (
+        1  # of a job's cells; they share its GPUs (each uses one a rank), its memory and its CPUs
+    )
     requeue: bool = True  # false where the cluster forbids it: jobs are then submitted anew
-    signal_seconds: Positive = 90  # warning before the time is over: enough for one step and a checkpoint
+    signal_seconds: Positive = (
+        90  # warning before the time is over: enough for one step and a checkpoint
+    )
     time_outs: NonNegative = 100  # how often a job may be requeued for want of time
     setup: tuple[Line, ...] = ()  # lines of shell before Python starts, such as `module load cuda`
     python: Line | None = None  # None: the Python that submits
-    container: Line | None = None  # what goes before Python, such as `apptainer exec --nv vlpeft.sif`
-    sbatch: dict[Word, Word | int | bool] = field(default_factory=dict)  # any other option of sbatch, such as `exclude: n7`
+    container: Line | None = (
+        None  # what goes before Python, such as `apptainer exec --nv vlpeft.sif`
+    )
+    sbatch: dict[Word, Word | int | bool] = field(
+        default_factory=dict
+    )  # any other option of sbatch, such as `exclude: n7`
 
     def __post_init__(self) -> None:
         if self.signal_seconds >= 60 * self.time:
-            raise ValueError(f"signal_seconds: {self.signal_seconds} leaves nothing of the {self.time} minutes of `time`")
+            raise ValueError(
+                f"signal_seconds: {self.signal_seconds} leaves nothing of the {self.time} minutes of `time`"
+            )
         if self.cells_at_once > self.cells_per_job:
-            raise ValueError(f"cells_at_once: {self.cells_at_once} is more than the job's cells; set `cells_per_job` to at least that")
+            raise ValueError(
+                f"cells_at_once: {self.cells_at_once} is more than the job's cells; set `cells_per_job` to at least that"
+            )
         if self.gpus and self.ranks > self.gpus:
             raise ValueError(f"ranks: {self.ranks} need a GPU each, `gpus` asks for {self.gpus}")
         if self.gpus > self.ranks:
@@ -64,11 +98,15 @@ class Profile(Config):
             raise ValueError(f"{idle}; set `gpus: {self.ranks}`, or `ranks: {self.gpus}`")
         if self.threads < 1:
             processes = self.ranks * self.cells_at_once
-            raise ValueError(f"cpus: {self.cpus} is less than one for each of the {processes} processes that run at once")
+            raise ValueError(
+                f"cpus: {self.cpus} is less than one for each of the {processes} processes that run at once"
+            )
         for name, value in self.sbatch.items():
             key = OWN.get(name.replace("_", "-"))
             if key is not None:
-                raise ValueError(f"sbatch: {name}: {f'write `{key}` beside `sbatch`' if key else 'the launcher sets it'}; remove it here")
+                raise ValueError(
+                    f"sbatch: {name}: {f'write `{key}` beside `sbatch`' if key else 'the launcher sets it'}; remove it here"
+                )
             if value is False:
                 raise ValueError(f"sbatch: {name}: false: sbatch has no such option; leave it out")
 
@@ -90,7 +128,10 @@ class Profile(Config):
             "stderr_to_stdout": True,
             **{f"slurm_{name}": getattr(self, name) for name in names},
             "slurm_signal_delay_s": self.signal_seconds,
-            "slurm_additional_parameters": {"requeue" if self.requeue else "no-requeue": True, **self.sbatch},
+            "slurm_additional_parameters": {
+                "requeue" if self.requeue else "no-requeue": True,
+                **self.sbatch,
+            },
         }
 
 
@@ -105,5 +146,7 @@ def load_profile(name_or_path: str) -> Profile:
     path = Path(name_or_path) if own else PROFILES / f"{name_or_path}.yaml"
     if not own and not path.exists():
         hint = did_you_mean(name_or_path, profile_names())
-        raise UserError(f"--profile {name_or_path}: no shipped profile{hint}; or the path of your own YAML file")
+        raise UserError(
+            f"--profile {name_or_path}: no shipped profile{hint}; or the path of your own YAML file"
+        )
     return parse(Profile, load_yaml(path), str(path))

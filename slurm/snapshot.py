@@ -67,13 +67,17 @@ class Snapshot:
             else:
                 self._make(folder, target)
         except OSError as error:
-            raise UserError(f"cannot write {target}: {error.strerror}; choose a writable --root with free space") from error
+            raise UserError(
+                f"cannot write {target}: {error.strerror}; choose a writable --root with free space"
+            ) from error
 
     def _make(self, folder: Path, target: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for torn in folder.glob(".*"):  # what a killed launch has left
             shutil.rmtree(torn)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".", ignore_cleanup_errors=True) as temporary:
+        with tempfile.TemporaryDirectory(
+            dir=folder, prefix=".", ignore_cleanup_errors=True
+        ) as temporary:
             copy = Path(temporary) / self.name
             for name, content in self.files.items():
                 (copy / name).parent.mkdir(parents=True, exist_ok=True)
@@ -84,4 +88,6 @@ class Snapshot:
         for name, content in self.files.items():
             path = target / name
             if not path.is_file() or path.read_bytes() != content:
-                raise UserError(f"{path} is not what was copied there; when no job needs it any more, remove {target} and run again")
+                raise UserError(
+                    f"{path} is not what was copied there; when no job needs it any more, remove {target} and run again"
+                )

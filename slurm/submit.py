@@ -40,13 +40,23 @@ class Submitter:
     def make(cls, root: Path, profile: Profile, runtime: Any, name: str) -> Submitter:
         """With the profile's threads and device where the runtime leaves them open. Raises UserError for a root that cannot name a log."""
         if any(sign in str(root.resolve()) for sign in "%\\\n"):
-            raise UserError(f"--root {root}: SLURM reads % and \\ in the names of logs as signs of its own; choose a path without them")
+            raise UserError(
+                f"--root {root}: SLURM reads % and \\ in the names of logs as signs of its own; choose a path without them"
+            )
         settings = dump(runtime)
         settings["ranks"] = profile.ranks
         settings["threads"] = settings["threads"] or profile.threads
         if profile.gpus and settings["device"] == "auto":
-            settings["device"] = "cuda"  # a node whose GPU cannot be seen is an error, not a reason to take weeks on its CPU
-        return cls(Ledger(root.resolve()), profile, settings, f"vlpeft-{' '.join(name.split())}", Snapshot.take())
+            settings["device"] = (
+                "cuda"  # a node whose GPU cannot be seen is an error, not a reason to take weeks on its CPU
+            )
+        return cls(
+            Ledger(root.resolve()),
+            profile,
+            settings,
+            f"vlpeft-{' '.join(name.split())}",
+            Snapshot.take(),
+        )
 
     def submit(self, ids: Sequence[str], *, afresh: bool = False) -> int:
         """Submit those cells that are in no live job; returns how many. `afresh` forgets how they ended before.
@@ -62,7 +72,12 @@ class Submitter:
                 keep_diff(self.ledger.root)
             groups, done = list(chunks(new, self.profile.cells_per_job)), 0
             for array in chunks(groups, _array_size()) if groups else ():
-                self._submit(array, f"; {done} of {len(new)} cells are submitted, the same command submits the rest" if done else "")
+                self._submit(
+                    array,
+                    f"; {done} of {len(new)} cells are submitted, the same command submits the rest"
+                    if done
+                    else "",
+                )
                 done += sum(map(len, array))
         return len(new)
 
@@ -74,10 +89,14 @@ class Submitter:
         from vlpeft.benchmark.libraries.submitit import submission_script
 
         with tempfile.TemporaryDirectory() as folder:
-            text = submission_script(self._executor(self.ledger.folder / "SUBMISSION"), len(arrays[0]))
+            text = submission_script(
+                self._executor(self.ledger.folder / "SUBMISSION"), len(arrays[0])
+            )
             script = Path(folder) / "script.sh"
             script.write_text(text, encoding="utf-8")
-            said = subprocess.run(["sbatch", "--test-only", str(script)], capture_output=True, text=True, check=False)
+            said = subprocess.run(
+                ["sbatch", "--test-only", str(script)], capture_output=True, text=True, check=False
+            )
         answer = " ".join((said.stderr or said.stdout).split())
         if said.returncode:
             raise UserError(f"SLURM refuses this profile: {answer}")
@@ -95,14 +114,28 @@ class Submitter:
     def _submit(self, groups: Sequence[Sequence[str]], left: str) -> None:
         folder = self.ledger.new()
         executor = self._executor(folder)
-        root, warning, at_once = str(self.ledger.root), self.profile.signal_seconds, self.profile.cells_at_once
+        root, warning, at_once = (
+            str(self.ledger.root),
+            self.profile.signal_seconds,
+            self.profile.cells_at_once,
+        )
         try:
-            with contextlib.redirect_stderr(io.StringIO()), executor.batch():  # submitit prints what it raises, too
-                made = [executor.submit(CellJob(tuple(ids), root, self.runtime, warning, at_once)) for ids in groups]
+            with (
+                contextlib.redirect_stderr(io.StringIO()),
+                executor.batch(),
+            ):  # submitit prints what it raises, too
+                made = [
+                    executor.submit(CellJob(tuple(ids), root, self.runtime, warning, at_once))
+                    for ids in groups
+                ]
         except RuntimeError as error:  # of submitit, with what sbatch said
-            raise UserError(f"SLURM refuses the jobs: {' '.join(str(error).split())}{left}") from error
+            raise UserError(
+                f"SLURM refuses the jobs: {' '.join(str(error).split())}{left}"
+            ) from error
         except OSError as error:
-            raise UserError(f"cannot write {folder}: {error.strerror}; choose a writable --root with free space{left}") from error
+            raise UserError(
+                f"cannot write {folder}: {error.strerror}; choose a writable --root with free space{left}"
+            ) from error
         job = made[0].job_id.split("_")[0]
         try:
             self.ledger.write(folder, Submission(job, tuple(map(tuple, groups))))
@@ -121,7 +154,9 @@ class Submitter:
         try:
             return slurm_executor(folder, started, self.profile.time_outs, self.name, parameters)
         except RuntimeError as error:
-            raise UserError("there is no SLURM on this machine (no `srun`); use --on local, or go to the cluster's login node") from error
+            raise UserError(
+                "there is no SLURM on this machine (no `srun`); use --on local, or go to the cluster's login node"
+            ) from error
 
     @property
     def _copies(self) -> Path:

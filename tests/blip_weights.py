@@ -18,7 +18,14 @@ def random_model(heads: int, vocabulary: int) -> BlipForQuestionAnswering:
     vision = {**shared, "num_hidden_layers": 4, "image_size": SIZE, "patch_size": 8}
     rates = {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
     ids = {"bos_token_id": vocabulary - 1, "sep_token_id": 2, "eos_token_id": 2, "pad_token_id": 1}
-    text = {**shared, **rates, **ids, "num_hidden_layers": 2, "vocab_size": vocabulary, "max_position_embeddings": 128}
+    text = {
+        **shared,
+        **rates,
+        **ids,
+        "num_hidden_layers": 2,
+        "vocab_size": vocabulary,
+        "max_position_embeddings": 128,
+    }
     model = BlipForQuestionAnswering(BlipConfig(vision_config=vision, text_config=text)).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():

@@ -32,11 +32,15 @@ from vlpeft.benchmark.run.model import build
 from vlpeft.benchmark.tasks import TASKS
 from vlpeft.benchmark.tasks.base import Item
 
-hypothesis.settings.register_profile("shared", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.register_profile(
+    "shared", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
 hypothesis.settings.load_profile("shared")  # a busy machine is no failure
 
 Settings = Mapping[str, Any]
-SHIPPED: Mapping[str, Settings] = {e.name: e.settings for e in load_sweep("quickstart").entries("backbones", "quickstart")}
+SHIPPED: Mapping[str, Settings] = {
+    e.name: e.settings for e in load_sweep("quickstart").entries("backbones", "quickstart")
+}
 ANSWERS = ("no", "yes", "circle", "rectangle", "triangle", "blue")
 QUESTIONS = (  # of quite different lengths, so that a batch is padded
     ("is there a small triangle?", "no"),
@@ -88,7 +92,9 @@ class Case:
     @property
     def config(self) -> BackboneConfig:
         """The backbone's parsed settings."""
-        return parse(BACKBONES.load(self.backbone), {**tiny(self.backbone), **self.model}, self.backbone)
+        return parse(
+            BACKBONES.load(self.backbone), {**tiny(self.backbone), **self.model}, self.backbone
+        )
 
     @property
     def adaptation(self) -> Method:
@@ -103,12 +109,24 @@ class Case:
     @property
     def protocol(self) -> Protocol:
         """Three plain steps of AdamW on batches of all items."""
-        return Protocol(lr=1e-3, steps=3, batch_size=8, schedule="constant", max_input_tokens=24, max_output_tokens=24)
+        return Protocol(
+            lr=1e-3,
+            steps=3,
+            batch_size=8,
+            schedule="constant",
+            max_input_tokens=24,
+            max_output_tokens=24,
+        )
 
     def cell(self, seed: int = 0) -> Cell:
         """The cell a sweep would plan."""
-        method, model = Choice(self.method, dump(self.adaptation)), Choice(self.backbone, dump(self.config))
-        return Cell(method, model, self.task, DatasetSpec("none", "shapes", {}, ""), self.protocol, seed)
+        method, model = (
+            Choice(self.method, dump(self.adaptation)),
+            Choice(self.backbone, dump(self.config)),
+        )
+        return Cell(
+            method, model, self.task, DatasetSpec("none", "shapes", {}, ""), self.protocol, seed
+        )
 
     def fresh(self) -> Backbone:
         """The backbone before the method is applied."""
@@ -138,7 +156,9 @@ class Case:
             return [Example(str(i), (str(i),), "", (CAPTIONS[i % 4],)) for i in range(8)]
         return [Example(str(i), (str(i),), *_question(i)) for i in range(8)]
 
-    def train(self, backbone: Backbone, steps: int = 3, micro_batch: int | None = None, seed: int = 0) -> TrainingState:
+    def train(
+        self, backbone: Backbone, steps: int = 3, micro_batch: int | None = None, seed: int = 0
+    ) -> TrainingState:
         """Train by the benchmark's own loop on fixed random images."""
         feed = Feed(self.items(), visual(backbone), self.protocol, ANSWERS)
         state = start(backbone, self.protocol, feed.batches)
@@ -155,7 +175,9 @@ class Case:
     def loss(self, backbone: Backbone, items: list[Item]) -> Tensor:
         """Summed loss of some items as one batch."""
         features = visual(backbone)([item.images for item in items])
-        return backbone.loss(features, [item.prompt for item in items], [item.targets for item in items])[0]
+        return backbone.loss(
+            features, [item.prompt for item in items], [item.targets for item in items]
+        )[0]
 
 
 def visual(backbone: Backbone) -> Visual:
@@ -163,7 +185,14 @@ def visual(backbone: Backbone) -> Visual:
     tower = backbone.vision
 
     def fetch(ids: Sequence[str], _seeds: Sequence[str]) -> Tensor:
-        return torch.stack([torch.randn(3, tower.size, tower.size, generator=torch.Generator().manual_seed(int(i))) for i in ids])
+        return torch.stack(
+            [
+                torch.randn(
+                    3, tower.size, tower.size, generator=torch.Generator().manual_seed(int(i))
+                )
+                for i in ids
+            ]
+        )
 
     # A batch of another size may round otherwise; one image at a time keeps features apart from their neighbours'.
     return Visual(fetch, lambda pixels: torch.cat([tower(image[None]) for image in pixels]))
@@ -205,9 +234,13 @@ def accepted(cases: Iterable[Case]) -> list[Case]:
     return [case for case in capable(cases) if not case.refusal()]
 
 
-CASES = capable(Case(method, backbone) for backbone in BACKBONES.entries for method in METHODS.entries)
+CASES = capable(
+    Case(method, backbone) for backbone in BACKBONES.entries for method in METHODS.entries
+)
 METHOD_VARIATIONS = accepted(
-    Case(case.method, case.backbone, settings) for case in CASES for settings in variations(METHODS.load(case.method), {})
+    Case(case.method, case.backbone, settings)
+    for case in CASES
+    for settings in variations(METHODS.load(case.method), {})
 )
 BACKBONE_VARIATIONS = accepted(
     Case("full_finetuning", backbone, {}, changed)

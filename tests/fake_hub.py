@@ -51,17 +51,31 @@ class _Handler(BaseHTTPRequestHandler):
             self.answer(b"", status=404)
 
     def about(self, path: str) -> None:
-        repository, kind, rest = next((found for word in ("revision", "tree") if (found := path.partition(f"/{word}/"))[1]), (path, "", ""))
+        repository, kind, rest = next(
+            (found for word in ("revision", "tree") if (found := path.partition(f"/{word}/"))[1]),
+            (path, "", ""),
+        )
         if repository not in self.server.files:
             self.answer(b"{}", status=404, error="RepoNotFound")
         elif "/" in rest:  # a folder of the repository
             self.answer(b"{}", status=404, error="EntryNotFound")
         elif kind == "/tree/":
             files = self.server.files[repository].items()
-            self.answer(json.dumps([{"type": "file", "path": name, "size": len(body), "oid": oid(body)} for name, body in files]).encode())
+            self.answer(
+                json.dumps(
+                    [
+                        {"type": "file", "path": name, "size": len(body), "oid": oid(body)}
+                        for name, body in files
+                    ]
+                ).encode()
+            )
         else:
             siblings = [{"rfilename": name} for name in self.server.files[repository]]
-            self.answer(json.dumps({"id": repository, "sha": commit_of(rest), "siblings": siblings, "tags": []}).encode())
+            self.answer(
+                json.dumps(
+                    {"id": repository, "sha": commit_of(rest), "siblings": siblings, "tags": []}
+                ).encode()
+            )
 
     def resolve(self, repository: str, rest: str) -> None:
         revision, _, name = rest.partition("/")

@@ -47,14 +47,24 @@ def train_alike(job: Job, ranks: Ranks) -> dict[str, Any]:
     tower = backbone.vision
 
     def fetch(ids: Sequence[str], _seeds: Sequence[str]) -> Tensor:
-        return torch.stack([torch.randn(3, tower.size, tower.size, generator=torch.Generator().manual_seed(int(i))) for i in ids])
+        return torch.stack(
+            [
+                torch.randn(
+                    3, tower.size, tower.size, generator=torch.Generator().manual_seed(int(i))
+                )
+                for i in ids
+            ]
+        )
 
     # One image at a time: in a batch of another size the frozen tower may round otherwise.
     visual = Visual(fetch, lambda pixels: torch.cat([tower(image[None]) for image in pixels]))
     state = start(backbone, protocol, 2)
     train(state, [Feed(job.items, visual, protocol, job.answers)], 0, 2, lambda _: None, ranks)
     ranks.check_equal(trained_tensors(backbone))
-    return {"tensors": {name: p.numpy() for name, p in trained_tensors(backbone).items()}, "curve": state.curve}
+    return {
+        "tensors": {name: p.numpy() for name, p in trained_tensors(backbone).items()},
+        "curve": state.curve,
+    }
 
 
 def train_all(jobs: Sequence[Job], link: Link) -> list[dict[str, Any]]:

@@ -14,7 +14,9 @@ from vlpeft.benchmark.core.config import Protocol, dump
 from vlpeft.benchmark.datasets import DatasetSpec
 from vlpeft.benchmark.plan.sweep import plan_file
 
-DATA = DatasetSpec("small", "shapes", {"seed": 0, "train_scenes": 24, "val_scenes": 4, "test_scenes": 12}, "")
+DATA = DatasetSpec(
+    "small", "shapes", {"seed": 0, "train_scenes": 24, "val_scenes": 4, "test_scenes": 12}, ""
+)
 RECIPE = Protocol(lr=1.0, steps=20, eval_split="test", metrics=("vqa_accuracy",))
 NASTY = "</script><img src=https://evil.example/x.png onerror=alert(1)>"
 METHODS = ("lora", "p_adapter", "bitfit", f"odd {NASTY}")
@@ -29,23 +31,55 @@ def planned(row: str, backbone: str, seed: int, **more: Any) -> Planned:
 
 def plan(**more: Any) -> Plan:
     """Two backbones, four methods, two seeds; one method does not fit the second backbone."""
-    cells = [planned(row, backbone, seed) for backbone in ("blip", "gpt2") for row in METHODS for seed in (0, 1)]
-    kept = [replace(c, skipped="gpt2 has no bias") if (c.row, c.backbone) == ("bitfit", "gpt2") else c for c in cells]
-    return Plan(**{"sweep": "made", "title": "A made sweep", "notes": "It says nothing.", "source": "s", "cells": tuple(kept)} | more)
+    cells = [
+        planned(row, backbone, seed)
+        for backbone in ("blip", "gpt2")
+        for row in METHODS
+        for seed in (0, 1)
+    ]
+    kept = [
+        replace(c, skipped="gpt2 has no bias") if (c.row, c.backbone) == ("bitfit", "gpt2") else c
+        for c in cells
+    ]
+    return Plan(
+        **{
+            "sweep": "made",
+            "title": "A made sweep",
+            "notes": "It says nothing.",
+            "source": "s",
+            "cells": tuple(kept),
+        }
+        | more
+    )
 
 
 def record(cell: Planned) -> Record:
     """What a finished cell leaves; better methods come later in METHODS."""
     level = 50.0 + 10 * METHODS.index(cell.row) + cell.seed
     sites = ("decoder.0.self", "encoder.10.self", "encoder.9.cross", "encoder.9.self")
-    ways = {f"{site}.{what}": [(s, 1.5 + s / 100 + cell.seed) for s in range(1, 21)] for site in sites for what in ("mu", "p")}
+    ways = {
+        f"{site}.{what}": [(s, 1.5 + s / 100 + cell.seed) for s in range(1, 21)]
+        for site in sites
+        for what in ("mu", "p")
+    }
     return Record(
         cell.id,
         dump(cell.cell),
         {"vqa_accuracy": level, "vqa_accuracy/color": level - 5, "vqa_accuracy/exist": level + 5},
-        {"trainable": cell.trainable, "total": cell.total, "train_seconds": 12.0, "step_ms": 3.0, "peak_memory_mb": 900.0},
+        {
+            "trainable": cell.trainable,
+            "total": cell.total,
+            "train_seconds": 12.0,
+            "step_ms": 3.0,
+            "peak_memory_mb": 900.0,
+        },
         [(step, 2.0 / step) for step in range(1, 201)],
-        {"data": DATA.open().fingerprint(), "science": 1, "git": {"sha": "abc"}, "finished": "2026-01-02T03:04:05+00:00"},
+        {
+            "data": DATA.open().fingerprint(),
+            "science": 1,
+            "git": {"sha": "abc"},
+            "finished": "2026-01-02T03:04:05+00:00",
+        },
         scalars=ways if cell.row == "p_adapter" else {},
     )
 
@@ -57,7 +91,15 @@ def predictions(cell: Planned) -> list[Mapping[str, Any]]:
         right = i % 5 <= METHODS.index(cell.row)
         text = example.answers[0] if right else NASTY if i % 2 else "wrong"
         scores = {"vqa_accuracy": 100.0 * right}
-        lines.append({"id": example.id, "kind": example.kind, "prediction": text, "references": list(example.answers), "scores": scores})
+        lines.append(
+            {
+                "id": example.id,
+                "kind": example.kind,
+                "prediction": text,
+                "references": list(example.answers),
+                "scores": scores,
+            }
+        )
     return lines
 
 

@@ -37,7 +37,9 @@ def features(path: Path, value: float = 0.5) -> None:
     """A file of features as VL-Adapter's release has them: group NAME, dataset `features`, 49 x 2048 float16."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with h5py.File(path, "w") as file:
-        file.create_group(path.stem).create_dataset("features", data=np.full((49, 2048), value, np.float16))
+        file.create_group(path.stem).create_dataset(
+            "features", data=np.full((49, 2048), value, np.float16)
+        )
 
 
 def coco_name(split: str, number: int) -> str:
@@ -46,21 +48,39 @@ def coco_name(split: str, number: int) -> str:
 
 def ten(*texts: str) -> list[dict[str, object]]:
     """Ten answers as VQA v2 has them: the texts in turn."""
-    return [{"answer": texts[i % len(texts)], "answer_confidence": "yes", "answer_id": i + 1} for i in range(10)]
+    return [
+        {"answer": texts[i % len(texts)], "answer_confidence": "yes", "answer_id": i + 1}
+        for i in range(10)
+    ]
 
 
 def vqav2(root: Path) -> None:
     for split in SPLITS:
-        questions = [{"image_id": 9, "question": f"What is {i}?", "question_id": 9000 + i} for i in range(2)]
-        annotations = [{"question_id": 9001 - i, "image_id": 9, "answer_type": "number", "answers": ten("two")} for i in range(2)]
-        write(root / f"v2_OpenEnded_mscoco_{split}2014_questions.json", {"info": {}, "questions": questions})
-        write(root / f"v2_mscoco_{split}2014_annotations.json", {"info": {}, "annotations": annotations})
+        questions = [
+            {"image_id": 9, "question": f"What is {i}?", "question_id": 9000 + i} for i in range(2)
+        ]
+        annotations = [
+            {"question_id": 9001 - i, "image_id": 9, "answer_type": "number", "answers": ten("two")}
+            for i in range(2)
+        ]
+        write(
+            root / f"v2_OpenEnded_mscoco_{split}2014_questions.json",
+            {"info": {}, "questions": questions},
+        )
+        write(
+            root / f"v2_mscoco_{split}2014_annotations.json",
+            {"info": {}, "annotations": annotations},
+        )
         picture(root / f"{split}2014" / coco_name(split, 9))
 
 
 def karpathy_vqa(root: Path, image: Callable[[str], None], lists: str = "") -> None:
     """VL-T5's lists: of val2014's questions some are in train, some in val, some in test."""
-    parts = {"train": [("train", 1), ("val", 2)], "val": [("val", 3)], "test": [("val", 4), ("val", 5)]}
+    parts = {
+        "train": [("train", 1), ("val", 2)],
+        "val": [("val", 3)],
+        "test": [("val", 4), ("val", 5)],
+    }
     for part, numbers in parts.items():
         rows = [
             {
@@ -78,7 +98,15 @@ def karpathy_vqa(root: Path, image: Callable[[str], None], lists: str = "") -> N
         image(coco_name(split, n).removesuffix(".jpg"))
     for split in SPLITS:
         numbers = [n for part in parts.values() for of, n in part if of == split]
-        rows = [{"question_id": 1000 * n, "image_id": n, "answer_type": "other", "answers": ten("a dog", "dog")} for n in numbers]
+        rows = [
+            {
+                "question_id": 1000 * n,
+                "image_id": n,
+                "answer_type": "other",
+                "answers": ten("a dog", "dog"),
+            }
+            for n in numbers
+        ]
         write(root / lists / f"v2_mscoco_{split}2014_annotations.json", {"annotations": rows})
 
 
@@ -93,8 +121,14 @@ def vqav2_clip_bart(root: Path) -> None:
 def coco_captions2014(root: Path) -> None:
     for split in SPLITS:
         images = [{"id": number, "file_name": coco_name(split, number)} for number in (9, 25)]
-        captions = [{"id": i, "image_id": number, "caption": f"a {i}"} for i, number in enumerate((25, 9, 9))]
-        write(root / f"annotations/captions_{split}2014.json", {"images": images, "annotations": captions})
+        captions = [
+            {"id": i, "image_id": number, "caption": f"a {i}"}
+            for i, number in enumerate((25, 9, 9))
+        ]
+        write(
+            root / f"annotations/captions_{split}2014.json",
+            {"images": images, "annotations": captions},
+        )
         for number in (9, 25):
             picture(root / f"{split}2014" / coco_name(split, number))
 
@@ -103,24 +137,44 @@ def karpathy_captions(path: Path, image: Callable[[str, str], None]) -> None:
     images = []
     for number, split in enumerate(("test", "train", "restval", "val", "train")):
         folder = "train" if split == "train" else "val"
-        name, raw = coco_name(folder, number), [{"raw": f"A {number}.", "tokens": []}, {"raw": "B.", "tokens": []}]
-        images.append({"filepath": f"{folder}2014", "filename": name, "split": split, "sentences": raw, "cocoid": number, "imgid": 7})
+        name, raw = (
+            coco_name(folder, number),
+            [{"raw": f"A {number}.", "tokens": []}, {"raw": "B.", "tokens": []}],
+        )
+        images.append(
+            {
+                "filepath": f"{folder}2014",
+                "filename": name,
+                "split": split,
+                "sentences": raw,
+                "cocoid": number,
+                "imgid": 7,
+            }
+        )
         image(f"{folder}2014", name)
     write(path, {"dataset": "coco", "images": images})
 
 
 def coco(root: Path) -> None:
-    karpathy_captions(root / "dataset_coco.json", lambda folder, name: picture(root / folder / name))
+    karpathy_captions(
+        root / "dataset_coco.json", lambda folder, name: picture(root / folder / name)
+    )
 
 
 def coco_clip_bart(root: Path) -> None:
     file = root / "COCO/dataset_coco.json"
-    karpathy_captions(file, lambda _, name: features(root / "COCO" / CLIP / f"{Path(name).stem}.h5"))
+    karpathy_captions(
+        file, lambda _, name: features(root / "COCO" / CLIP / f"{Path(name).stem}.h5")
+    )
 
 
 def easy_vqa(root: Path) -> None:
     for split in ("train", "test"):
-        rows = [["what color is the shape?", "blue", 0], ["is there a circle?", "no", 0], ["what shape is present?", "circle", 0]]
+        rows = [
+            ["what color is the shape?", "blue", 0],
+            ["is there a circle?", "no", 0],
+            ["what shape is present?", "circle", 0],
+        ]
         write(root / split / "questions.json", rows)
         picture(root / split / "images/0.png")
 
@@ -135,7 +189,10 @@ def vizwiz_vqa(root: Path) -> None:
                 {
                     "image": name,
                     "question": f"What is can {i}?",
-                    "answers": [{k: v for k, v in each.items() if k != "answer_id"} for each in ten("soup", "unanswerable")],
+                    "answers": [
+                        {k: v for k, v in each.items() if k != "answer_id"}
+                        for each in ten("soup", "unanswerable")
+                    ],
                     "answer_type": "other",
                     "answerable": 1,
                 }
@@ -150,12 +207,28 @@ def vizwiz_caps(root: Path) -> None:
         for i, flags in enumerate([(0, 0), (0, 2), (1, 1)]):
             name = f"VizWiz_{split}_{i:08d}.jpg"
             picture(root / split / name)
-            images.append({"file_name": name, "id": i, "vizwiz_url": f"https://x/{name}", "text_detected": False})
+            images.append(
+                {
+                    "file_name": name,
+                    "id": i,
+                    "vizwiz_url": f"https://x/{name}",
+                    "text_detected": False,
+                }
+            )
             captions += [
-                {"id": 10 * i + n, "image_id": i, "caption": f"a can {n}", "is_precanned": flag == 1, "is_rejected": flag == 2}
+                {
+                    "id": 10 * i + n,
+                    "image_id": i,
+                    "caption": f"a can {n}",
+                    "is_precanned": flag == 1,
+                    "is_rejected": flag == 2,
+                }
                 for n, flag in enumerate(flags)
             ]
-        write(root / f"annotations/{split}.json", {"info": {}, "images": images, "annotations": captions})
+        write(
+            root / f"annotations/{split}.json",
+            {"info": {}, "images": images, "annotations": captions},
+        )
 
 
 def gqa(root: Path) -> None:
@@ -169,13 +242,23 @@ def gqa(root: Path) -> None:
             "types": {"structural": "verify", "semantic": "global", "detailed": "sky"},
             "semantic": [{"operation": "select", "argument": "scene", "dependencies": []}],
         }
-        write(root / f"{split}_balanced_questions.json", {f"0{number}": question, f"1{number}": {**question, "answer": "no"}})
+        write(
+            root / f"{split}_balanced_questions.json",
+            {f"0{number}": question, f"1{number}": {**question, "answer": "no"}},
+        )
         picture(root / f"images/{question['imageId']}.jpg")
 
 
 def gqa_clip_bart(root: Path) -> None:
     for number, split in enumerate(("train", "valid", "testdev")):
-        rows = [{"img_id": f"n{number}", "label": {"yes": 1.0}, "question_id": f"0{number}", "sent": "Is the sky dark?"}]
+        rows = [
+            {
+                "img_id": f"n{number}",
+                "label": {"yes": 1.0},
+                "question_id": f"0{number}",
+                "sent": "Is the sky dark?",
+            }
+        ]
         write(root / f"GQA/{split}.json", rows)
         features(root / ("GQA" if split == "testdev" else "VG") / CLIP / f"n{number}.h5")
 
@@ -221,7 +304,16 @@ def nlvr2(root: Path) -> None:
 def nlvr2_clip_bart(root: Path) -> None:
     for split in ("train", "valid", "test"):
         names = {f"img{i}": f"{split}-850-0-img{i}" for i in range(2)}
-        rows = [{"identifier": f"{split}-850-0-{i}", "uid": f"nlvr2_{split}_{i}", **names, "sent": "dogs", "label": i} for i in range(2)]
+        rows = [
+            {
+                "identifier": f"{split}-850-0-{i}",
+                "uid": f"nlvr2_{split}_{i}",
+                **names,
+                "sent": "dogs",
+                "label": i,
+            }
+            for i in range(2)
+        ]
         write(root / f"nlvr/{split}.json", rows)
         for name in names.values():
             features(root / "nlvr" / CLIP / f"{name}.h5")
@@ -239,9 +331,14 @@ def textcaps(root: Path) -> None:
                 "reference_strs": captions[key],
                 "set_name": split,
             }
-            for i, (key, text) in enumerate([("ab", captions["ab"][0]), ("cd", "a book"), ("ab", captions["ab"][1])])
+            for i, (key, text) in enumerate(
+                [("ab", captions["ab"][0]), ("cd", "a book"), ("ab", captions["ab"][1])]
+            )
         ]
-        write(root / f"TextCaps_0.1_{split}.json", {"dataset_type": split, "dataset_name": "textcaps", "data": rows})
+        write(
+            root / f"TextCaps_0.1_{split}.json",
+            {"dataset_type": split, "dataset_name": "textcaps", "data": rows},
+        )
         for key in captions:
             picture(root / f"train_images/{split}{key}.jpg")
 

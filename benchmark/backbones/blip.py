@@ -10,7 +10,13 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from vlpeft.benchmark.backbones.blip_parts import Weights, assemble_checkpoint, load, text_towers, tokenizer_source
+from vlpeft.benchmark.backbones.blip_parts import (
+    Weights,
+    assemble_checkpoint,
+    load,
+    text_towers,
+    tokenizer_source,
+)
 from vlpeft.benchmark.backbones.language import (
     IGNORED,
     Candidates,
@@ -22,12 +28,26 @@ from vlpeft.benchmark.backbones.language import (
     training_targets,
 )
 from vlpeft.benchmark.contract.attention import Attention
-from vlpeft.benchmark.contract.backbone import Backbone, BackboneConfig, Checkpoint, VisionTower, WeightFiles, single
+from vlpeft.benchmark.contract.backbone import (
+    Backbone,
+    BackboneConfig,
+    Checkpoint,
+    VisionTower,
+    WeightFiles,
+    single,
+)
 from vlpeft.benchmark.contract.sites import Need, Projection, Site, Slot
 from vlpeft.benchmark.core.config import Fraction, Positive, Protocol
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.core.registry import register
-from vlpeft.benchmark.libraries.transformers import call_model, decode_tokens, generate, new_cache, select_cache_rows, tokenize
+from vlpeft.benchmark.libraries.transformers import (
+    call_model,
+    decode_tokens,
+    generate,
+    new_cache,
+    select_cache_rows,
+    tokenize,
+)
 
 SOFT = -1  # stands for the soft prompt among token ids
 RANKED_TOGETHER = 64  # answers scored in one forward
@@ -48,15 +68,23 @@ class BLIP(BackboneConfig):
     """
 
     weights: str = "Salesforce/blip-image-captioning-base"  # an id, a folder, `tiny`, `random:ID`, or BLIP's own model_*.pth
-    tokenizer: str | None = None  # an id or a folder; None: beside the weights, and bert-base-uncased for a .pth
+    tokenizer: str | None = (
+        None  # an id or a folder; None: beside the weights, and bert-base-uncased for a .pth
+    )
     form: Literal["decoder", "vqa"] = "decoder"
-    image_size: Positive = 224  # another size than the checkpoint's interpolates its position embeddings
+    image_size: Positive = (
+        224  # another size than the checkpoint's interpolates its position embeddings
+    )
     context: Literal["pooled", "tokens"] = "pooled"  # what routing functions mix in
-    dropout: Fraction | None = None  # of the text towers; None: the checkpoint's (0 on the hub, 0.1 in a .pth, as BLIP has it)
+    dropout: Fraction | None = (
+        None  # of the text towers; None: the checkpoint's (0 on the hub, 0.1 in a .pth, as BLIP has it)
+    )
 
     def offers(self) -> frozenset[Need]:
         """Everything but a head that could learn a task alone; a text encoder with `form: vqa`."""
-        common: frozenset[Need] = frozenset({"linears", "sublayers", "attention", "embeddings", "visual_context"})
+        common: frozenset[Need] = frozenset(
+            {"linears", "sublayers", "attention", "embeddings", "visual_context"}
+        )
         return common | {"encoder"} if self.form == "vqa" else common
 
     def weight_files(self) -> tuple[WeightFiles, ...]:
@@ -64,7 +92,9 @@ class BLIP(BackboneConfig):
         words = tokenizer_source(self.weights, self.tokenizer)
         if words == self.weights:
             return (WeightFiles(words, "blip", ("model", "pixels", "tokenizer")),)
-        return WeightFiles(self.weights, "blip", ("model", "pixels")), WeightFiles(words, "blip", ("tokenizer",))
+        return WeightFiles(self.weights, "blip", ("model", "pixels")), WeightFiles(
+            words, "blip", ("tokenizer",)
+        )
 
     def build(self, answers: Sequence[str], protocol: Protocol) -> Backbone:
         """Assemble the model; the answers are ranked if the protocol says so."""
@@ -91,7 +121,10 @@ class BLIPTower(VisionTower):
     def __init__(self, loaded: Weights) -> None:
         super().__init__()
         self.model: Any = loaded.model.vision_model
-        self.width, self.size = int(self.model.config.hidden_size), int(self.model.config.image_size)
+        self.width, self.size = (
+            int(self.model.config.hidden_size),
+            int(self.model.config.image_size),
+        )
         self.mean, self.std = loaded.mean, loaded.std
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -113,12 +146,24 @@ class BLIPModel(Backbone):
         self.token_embeddings = self.reader.embeddings.word_embeddings
         self.tokenizer = loaded.tokenizer
         ids = self.decoder.config  # the tokenizers do not know [DEC]
-        self.start, self.end, self.pad = int(ids.bos_token_id), int(ids.sep_token_id), int(ids.pad_token_id)
+        self.start, self.end, self.pad = (
+            int(ids.bos_token_id),
+            int(ids.sep_token_id),
+            int(ids.pad_token_id),
+        )
         self.follow(protocol, answers)
         layers = enumerate(self.decoder.bert.encoder.layer)
-        self.sites = [site for i, layer in layers for site in _sites(i, layer, "decoder", fixed=config.form == "decoder")]
+        self.sites = [
+            site
+            for i, layer in layers
+            for site in _sites(i, layer, "decoder", fixed=config.form == "decoder")
+        ]
         if config.form == "vqa":
-            self.sites += [site for i, layer in enumerate(self.reader.encoder.layer) for site in _sites(i, layer, "encoder", fixed=True)]
+            self.sites += [
+                site
+                for i, layer in enumerate(self.reader.encoder.layer)
+                for site in _sites(i, layer, "encoder", fixed=True)
+            ]
 
     def __setattr__(self, name: str, value: Any) -> None:
         """A soft prompt takes positions; those that are too many are refused before anything runs."""
@@ -146,7 +191,9 @@ class BLIPModel(Backbone):
         """The tower that reads the prompt."""
         return self.text.bert if self.config.form == "decoder" else self.text["encoder"]
 
-    def loss(self, visual: Tensor, prompts: Sequence[str], targets: Sequence[Mapping[str, float]]) -> tuple[Tensor, int]:
+    def loss(
+        self, visual: Tensor, prompts: Sequence[str], targets: Sequence[Mapping[str, float]]
+    ) -> tuple[Tensor, int]:
         """Cross-entropy of answers or captions and their [SEP]; which of them train and what is averaged, the protocol says."""
         visual, chosen = single(visual), training_targets(targets, self.protocol)
         rows = torch.tensor([target.question for target in chosen], device=visual.device)
@@ -155,7 +202,14 @@ class BLIPModel(Backbone):
         embeds, mask = self.embed_prefix([prompts[target.question] for target in chosen])
         labels = self._targets([target.text for target in chosen]).to(self.device)
         states = self._states(embeds, mask, labels, memory)
-        return language_loss(states, labels, self.decoder.cls, [target.weight for target in chosen], len(targets), self.protocol)
+        return language_loss(
+            states,
+            labels,
+            self.decoder.cls,
+            [target.weight for target in chosen],
+            len(targets),
+            self.protocol,
+        )
 
     @torch.inference_mode()
     def predict(self, visual: Tensor, prompts: Sequence[str]) -> list[str]:
@@ -187,7 +241,11 @@ class BLIPModel(Backbone):
 
     def checkpoints(self) -> dict[str, Checkpoint]:
         """The whole of BLIP."""
-        return {"weights": Checkpoint(assemble_checkpoint(self.config.form, self.vision.model, self.text), self.tokenizer)}
+        return {
+            "weights": Checkpoint(
+                assemble_checkpoint(self.config.form, self.vision.model, self.text), self.tokenizer
+            )
+        }
 
     def _rank(self, visual: Tensor, prompts: Sequence[str]) -> Candidates:
         """Score the likelier answers. A prompt and its image are encoded once; candidates continue their cache."""
@@ -201,17 +259,25 @@ class BLIPModel(Backbone):
             """Tokens (questions, keep, length) to log-likelihoods (questions, keep)."""
             keep = tokens.shape[1]
             parts = []
-            for questions in torch.split(torch.arange(len(tokens), device=tokens.device), max(1, RANKED_TOGETHER // keep)):
+            for questions in torch.split(
+                torch.arange(len(tokens), device=tokens.device), max(1, RANKED_TOGETHER // keep)
+            ):
                 rows, labels = questions.repeat_interleave(keep), tokens[questions].flatten(0, 1)
                 self.set_visual_context(visual[rows])
                 seen = torch.cat([mask[rows], (labels[:, :-1] != IGNORED).long()], 1)
                 cache = select_cache_rows(out.cache, rows, questions)
-                states = self.decode(self.embed_words(labels[:, :-1]), seen, memory.rows(questions), cache)
-                logits = torch.cat([first[rows][:, None], self.decoder.cls(states.last_hidden_state)], 1)
+                states = self.decode(
+                    self.embed_words(labels[:, :-1]), seen, memory.rows(questions), cache
+                )
+                logits = torch.cat(
+                    [first[rows][:, None], self.decoder.cls(states.last_hidden_state)], 1
+                )
                 parts.append(log_likelihood(logits, labels, self.protocol).view(-1, keep))
             return torch.cat(parts)
 
-        return rank(first, self._targets(self.answers).to(self.device), self.protocol.rank_candidates, score)
+        return rank(
+            first, self._targets(self.answers).to(self.device), self.protocol.rank_candidates, score
+        )
 
     def set_visual_context(self, visual: Tensor) -> None:
         """Set what routing functions mix in, for the batch of the forward to come."""
@@ -224,7 +290,9 @@ class BLIPModel(Backbone):
         self.set_visual_context(visual)
         first = self.start if self.tokenizer.cls_token_id is None else self.tokenizer.cls_token_id
         texts = self._tokenize(prompts, self.protocol.max_input_tokens - 2)
-        embeds, mask = self._embed(self.token_embeddings, [[first, SOFT, *ids, self.end] for ids in texts])
+        embeds, mask = self._embed(
+            self.token_embeddings, [[first, SOFT, *ids, self.end] for ids in texts]
+        )
         self.encoder_mask.value = mask
         states = call_model(
             self.reader,
@@ -247,12 +315,19 @@ class BLIPModel(Backbone):
         """Embeddings and mask of rows filled up on the left, so that all end at one place; SOFT becomes the soft prompt."""
         soft = None if self.prompt is None else self.prompt()
         copies = 0 if soft is None else soft.shape[0]
-        spread = [[token for found in row for token in ([SOFT] * copies if found == SOFT else [found])] for row in rows]
+        spread = [
+            [token for found in row for token in ([SOFT] * copies if found == SOFT else [found])]
+            for row in rows
+        ]
         longest = max(map(len, spread))
-        ids = torch.tensor([[IGNORED] * (longest - len(row)) + row for row in spread], device=self.device)
+        ids = torch.tensor(
+            [[IGNORED] * (longest - len(row)) + row for row in spread], device=self.device
+        )
         embeds: Tensor = words(ids.masked_fill(ids < 0, self.pad))
         if soft is not None:
-            embeds = embeds.masked_scatter((ids == SOFT)[..., None], soft.to(embeds.dtype).expand(len(rows), -1, -1))
+            embeds = embeds.masked_scatter(
+                (ids == SOFT)[..., None], soft.to(embeds.dtype).expand(len(rows), -1, -1)
+            )
         return embeds, (ids != IGNORED).long()
 
     def _targets(self, texts: Sequence[str]) -> Tensor:
@@ -267,7 +342,9 @@ class BLIPModel(Backbone):
 
     def embed_words(self, ids: Tensor) -> Tensor:
         """The decoder's embeddings of ids, (batch, tokens, width); IGNORED reads as padding."""
-        found: Tensor = self.decoder.bert.embeddings.word_embeddings(ids.masked_fill(ids == IGNORED, self.pad))
+        found: Tensor = self.decoder.bert.embeddings.word_embeddings(
+            ids.masked_fill(ids == IGNORED, self.pad)
+        )
         return found
 
     def _states(self, embeds: Tensor, mask: Tensor, labels: Tensor, memory: Memory) -> Tensor:
@@ -309,19 +386,39 @@ def _positions(mask: Tensor) -> Tensor:
     return (mask.cumsum(1) - 1).clamp_min(0)
 
 
-def _sites(index: int, layer: Any, side: Literal["encoder", "decoder"], fixed: bool) -> tuple[Site, Site, Site]:
+def _sites(
+    index: int, layer: Any, side: Literal["encoder", "decoder"], fixed: bool
+) -> tuple[Site, Site, Site]:
     """`fixed`: cross-attention looks at an image, whose tokens are always as many. In a decoder all that methods add must be causal."""
     name = f"layer.{index}" if side == "decoder" else f"encoder.layer.{index}"
     up, down, width = layer.intermediate, layer.output, layer.output.dense.out_features
 
     def attention(kind: Literal["self", "cross"], block: Any) -> Site:
-        linears = {role: Projection(Slot(block.self, role), (0, width)) for role in ("query", "key", "value")}
+        linears = {
+            role: Projection(Slot(block.self, role), (0, width))
+            for role in ("query", "key", "value")
+        }
         linears["output"] = Projection(Slot(block.output, "dense"), (0, width))
-        reader = Attention(block.self, None, causal=side == "decoder", fixed_keys=fixed and kind == "cross")
-        return Site(f"{name}.{kind}", kind, side, index, width, linears, Slot(block.output, "dropout"), block.output.LayerNorm, reader)
+        reader = Attention(
+            block.self, None, causal=side == "decoder", fixed_keys=fixed and kind == "cross"
+        )
+        return Site(
+            f"{name}.{kind}",
+            kind,
+            side,
+            index,
+            width,
+            linears,
+            Slot(block.output, "dropout"),
+            block.output.LayerNorm,
+            reader,
+        )
 
     wide = (0, up.dense.out_features)
-    ffn = {"up": Projection(Slot(up, "dense"), wide), "down": Projection(Slot(down, "dense"), (0, width))}
+    ffn = {
+        "up": Projection(Slot(up, "dense"), wide),
+        "down": Projection(Slot(down, "dense"), (0, width)),
+    }
     return (
         attention("self", layer.attention),
         attention("cross", layer.crossattention),

@@ -26,17 +26,34 @@ from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.libraries.transformers import BlipAttention, make_config, override_blip_text
 
 CLASSES = {"decoder": BlipForConditionalGeneration, "vqa": BlipForQuestionAnswering}
-CLIP: tuple[Triple, Triple] = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+CLIP: tuple[Triple, Triple] = (
+    (0.48145466, 0.4578275, 0.40821073),
+    (0.26862954, 0.26130258, 0.27577711),
+)
 BERT = "bert-base-uncased"  # the tokenizer of BLIP's own checkpoints, which hold none
 # The file that BLIP's papers start from, by the hub's models of its geometry: so it can be planned where it does not lie.
-KNOWN_FILES = {"model_base_capfilt_large.pth": {"decoder": "Salesforce/blip-image-captioning-base", "vqa": "Salesforce/blip-vqa-base"}}
+KNOWN_FILES = {
+    "model_base_capfilt_large.pth": {
+        "decoder": "Salesforce/blip-image-captioning-base",
+        "vqa": "Salesforce/blip-vqa-base",
+    }
+}
 SEP, PAD = 102, 0  # of that tokenizer; [DEC] and [ENC] are the last two of the vocabulary
 
 # From BLIP's own names to those of transformers; the names inside its text towers are the same.
 RENAMED = (
-    (r"^visual_encoder\.blocks\.(\d+)\.attn\.qkv\.", r"vision_model.encoder.layers.\1.self_attn.qkv."),
-    (r"^visual_encoder\.blocks\.(\d+)\.attn\.proj\.", r"vision_model.encoder.layers.\1.self_attn.projection."),
-    (r"^visual_encoder\.blocks\.(\d+)\.norm([12])\.", r"vision_model.encoder.layers.\1.layer_norm\2."),
+    (
+        r"^visual_encoder\.blocks\.(\d+)\.attn\.qkv\.",
+        r"vision_model.encoder.layers.\1.self_attn.qkv.",
+    ),
+    (
+        r"^visual_encoder\.blocks\.(\d+)\.attn\.proj\.",
+        r"vision_model.encoder.layers.\1.self_attn.projection.",
+    ),
+    (
+        r"^visual_encoder\.blocks\.(\d+)\.norm([12])\.",
+        r"vision_model.encoder.layers.\1.layer_norm\2.",
+    ),
     (r"^visual_encoder\.blocks\.(\d+)\.mlp\.", r"vision_model.encoder.layers.\1.mlp."),
     (r"^visual_encoder\.norm\.", "vision_model.post_layernorm."),
     (r"^visual_encoder\.patch_embed\.proj\.", "vision_model.embeddings.patch_embedding."),
@@ -78,7 +95,9 @@ def tokenizer_source(weights: str, tokenizer: str | None) -> str:
 
 def check_form(source: WeightSource, form: str) -> None:
     """Refuse the form with a text encoder where a checkpoint says that it has none."""
-    if form == "vqa" and list(source.config().architectures or ()) == ["BlipForConditionalGeneration"]:
+    if form == "vqa" and list(source.config().architectures or ()) == [
+        "BlipForConditionalGeneration"
+    ]:
         raise UserError(
             f"form: vqa needs a text encoder, which {source.location} does not hold; choose `form: decoder`, or weights such as "
             "Salesforce/blip-vqa-base"
@@ -89,13 +108,19 @@ def resize(model: Any, size: int) -> None:
     """Give the image tower another image size: its position embeddings are interpolated (bicubic), the CLS state's is kept."""
     embeddings, patch = model.vision_model.embeddings, model.vision_model.config.patch_size
     if size % patch:
-        raise UserError(f"image_size: {size} is no multiple of the patch size {patch}; choose {size // patch * patch or patch}")
+        raise UserError(
+            f"image_size: {size} is no multiple of the patch size {patch}; choose {size // patch * patch or patch}"
+        )
     grid, old = size // patch, embeddings.position_embedding.data
     side = int((old.shape[1] - 1) ** 0.5)
     if grid != side:
         square = old[:, 1:].reshape(1, side, side, -1).permute(0, 3, 1, 2)
-        square = functional.interpolate(square, size=(grid, grid), mode="bicubic", align_corners=False, antialias=False)
-        embeddings.position_embedding = nn.Parameter(torch.cat([old[:, :1], square.flatten(2).transpose(1, 2)], 1))
+        square = functional.interpolate(
+            square, size=(grid, grid), mode="bicubic", align_corners=False, antialias=False
+        )
+        embeddings.position_embedding = nn.Parameter(
+            torch.cat([old[:, :1], square.flatten(2).transpose(1, 2)], 1)
+        )
     model.vision_model.config.image_size = embeddings.image_size = size
 
 
@@ -115,7 +140,9 @@ def assemble_checkpoint(form: str, vision: Any, text: Any) -> PreTrainedModel:
     """The towers of a form as the one model of transformers that a checkpoint holds."""
     decoder = text if form == "decoder" else text["decoder"]
     with torch.device("meta"):
-        model = CLASSES[form](BlipConfig(text_config=decoder.config.to_dict(), vision_config=vision.config.to_dict()))
+        model = CLASSES[form](
+            BlipConfig(text_config=decoder.config.to_dict(), vision_config=vision.config.to_dict())
+        )
     model.vision_model, model.text_decoder = vision, decoder
     if form == "vqa":
         model.text_encoder = text["encoder"]
@@ -134,10 +161,14 @@ class TextAttention(BlipAttention):
             # Half the smallest number: a kernel that multiplies the mask must not overflow to minus infinity.
             mask = mask.clamp_min(torch.finfo(query.dtype).min / 2).to(query.dtype)
         copies = len(query) // len(key)
-        if copies > 1 and reads_probabilities(self):  # methods see one row of probabilities for each row of states
+        if copies > 1 and reads_probabilities(
+            self
+        ):  # methods see one row of probabilities for each row of states
             key, value = (x.repeat_interleave(copies, 0) for x in (key, value))
             mask = None if mask is None else mask.repeat_interleave(copies, 0)
-        elif copies > 1:  # rows that look at the same keys are queries of one attention, and no key is copied
+        elif (
+            copies > 1
+        ):  # rows that look at the same keys are queries of one attention, and no key is copied
             query = query.view(len(key), copies, *query.shape[1:]).transpose(1, 2).flatten(2, 3)
             mask = None if mask is None else mask[:, :, :1]  # of padding: the same for all queries
         dropout = self.dropout.p if self.training else 0.0
@@ -152,7 +183,9 @@ def load_original(path: Path, form: str) -> PreTrainedModel:
     try:
         model = CLASSES[form](geometry(state))
     except (KeyError, ValueError) as error:
-        raise UserError(f"{path} is no checkpoint of BLIP's own layout ({error}); it needs visual_encoder.* and text_decoder.*") from error
+        raise UserError(
+            f"{path} is no checkpoint of BLIP's own layout ({error}); it needs visual_encoder.* and text_decoder.*"
+        ) from error
     if torch.get_default_device().type != "meta":
         _fill(model, state, path)
     return model.eval()
@@ -160,11 +193,17 @@ def load_original(path: Path, form: str) -> PreTrainedModel:
 
 def _read(path: Path) -> Mapping[str, Tensor]:
     try:
-        state: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        state: Any = torch.load(
+            path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
+        )
     except OSError as error:
-        raise UserError(f"cannot read the checkpoint {path}: {error.strerror}; download it, or check the path") from error
+        raise UserError(
+            f"cannot read the checkpoint {path}: {error.strerror}; download it, or check the path"
+        ) from error
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise UserError(f"{path} is no file of plain tensors; save its `model` entry alone ({str(error).splitlines()[0][:120]})") from error
+        raise UserError(
+            f"{path} is no file of plain tensors; save its `model` entry alone ({str(error).splitlines()[0][:120]})"
+        ) from error
     found: Mapping[str, Tensor] = state.get("model", state)
     return found
 
@@ -204,10 +243,14 @@ def geometry(state: Mapping[str, Tensor]) -> BlipConfig:
     text = {
         "vocab_size": vocabulary,
         "hidden_size": width,
-        "intermediate_size": state["text_decoder.bert.encoder.layer.0.intermediate.dense.weight"].shape[0],
+        "intermediate_size": state[
+            "text_decoder.bert.encoder.layer.0.intermediate.dense.weight"
+        ].shape[0],
         "num_hidden_layers": _layers(state, "text_decoder.bert.encoder.layer."),
         "num_attention_heads": width // 64,
-        "max_position_embeddings": state["text_decoder.bert.embeddings.position_embeddings.weight"].shape[0],
+        "max_position_embeddings": state[
+            "text_decoder.bert.embeddings.position_embeddings.weight"
+        ].shape[0],
         "hidden_dropout_prob": 0.1,
         "attention_probs_dropout_prob": 0.1,
         "bos_token_id": vocabulary - 2,
@@ -226,7 +269,9 @@ def _fill(model: Any, state: Mapping[str, Tensor], path: Path) -> None:
     wanted = dict(model.named_parameters())
     missing = sorted(wanted.keys() - state.keys())
     if missing:
-        raise UserError(f"{path} lacks pretrained weights for {missing[0]} ({len(missing)} missing); choose a complete checkpoint")
+        raise UserError(
+            f"{path} lacks pretrained weights for {missing[0]} ({len(missing)} missing); choose a complete checkpoint"
+        )
     for name, parameter in wanted.items():
         if parameter.shape != state[name].shape:
             raise UserError(

@@ -71,12 +71,18 @@ class CLIPBart(BackboneConfig):
 
     def offers(self) -> frozenset[Need]:
         """Everything: linears, sub-layers, attentions, embeddings, visual context, encoder and a head (the visual embedding)."""
-        return frozenset({"linears", "sublayers", "attention", "embeddings", "visual_context", "encoder", "head"})
+        return frozenset(
+            {"linears", "sublayers", "attention", "embeddings", "visual_context", "encoder", "head"}
+        )
 
     def weight_files(self) -> tuple[WeightFiles, ...]:
         """BART with its tokenizer; and the vision tower, where there is one."""
         text = WeightFiles(self.text, "bart", ("model", "tokenizer"))
-        return (text,) if self.reads_features else (text, WeightFiles(self.vision, "vit", ("model", "pixels")))
+        return (
+            (text,)
+            if self.reads_features
+            else (text, WeightFiles(self.vision, "vit", ("model", "pixels")))
+        )
 
     def build(self, answers: Sequence[str], protocol: Protocol) -> Backbone:
         """Assemble the model; `answers` are what `answering: rank` chooses from."""
@@ -92,7 +98,11 @@ class CLIPBartModel(Backbone):
         super().__init__()
         self.name, self.config = CLIPBart.name, config
         source = WeightSource.parse(config.text, tiny="bart")
-        self.vision = FeatureTower(config.vision) if config.reads_features else vision_tower(config.vision, "mean", tokens=True)
+        self.vision = (
+            FeatureTower(config.vision)
+            if config.reads_features
+            else vision_tower(config.vision, "mean", tokens=True)
+        )
         self.context_tokens = config.context == "tokens"
         self.text = source.model(BartForConditionalGeneration)
         _append_rows(self.text, config.extra_tokens)
@@ -108,14 +118,20 @@ class CLIPBartModel(Backbone):
         """Read, train and decode as this protocol says."""
         super().follow(protocol, answers, task)
         ids = self.text.config
-        needed = max(protocol.max_input_tokens, protocol.max_output_tokens, 1 + (protocol.max_generated_tokens or 0))
+        needed = max(
+            protocol.max_input_tokens,
+            protocol.max_output_tokens,
+            1 + (protocol.max_generated_tokens or 0),
+        )
         if needed > ids.max_position_embeddings:
             raise UserError(
                 f"max_input_tokens, max_output_tokens and max_generated_tokens may need {needed} positions, {self.config.text} has "
                 f"{ids.max_position_embeddings}; lower them"
             )
         end = ids.eos_token_id
-        self.decoding = generation(protocol, ids.decoder_start_token_id, end, ids.pad_token_id, forced_end=end)
+        self.decoding = generation(
+            protocol, ids.decoder_start_token_id, end, ids.pad_token_id, forced_end=end
+        )
 
     @property
     def encoder(self) -> nn.Module:
@@ -127,7 +143,9 @@ class CLIPBartModel(Backbone):
         """Width of BART: routing functions see embedded visual tokens."""
         return int(self.text.config.d_model)
 
-    def loss(self, visual: Tensor, prompts: Sequence[str], targets: Sequence[Mapping[str, float]]) -> tuple[Tensor, int]:
+    def loss(
+        self, visual: Tensor, prompts: Sequence[str], targets: Sequence[Mapping[str, float]]
+    ) -> tuple[Tensor, int]:
         """Cross-entropy of `<s> target </s>`, which the decoder writes behind its start token; see `language_loss`."""
         states, mask = self.encode(self.embed(visual), prompts)
         wanted = training_targets(targets, self.protocol)
@@ -137,7 +155,14 @@ class CLIPBartModel(Backbone):
         questions = torch.tensor([t.question for t in wanted], device=self.device)
         self.visual_context.value = self.visual_context.value[questions]
         written = self.decode(inputs, states[questions], mask[questions]).last_hidden_state
-        return language_loss(written, labels, self.token_logits, [t.weight for t in wanted], len(prompts), self.protocol)
+        return language_loss(
+            written,
+            labels,
+            self.token_logits,
+            [t.weight for t in wanted],
+            len(prompts),
+            self.protocol,
+        )
 
     @torch.inference_mode()
     def predict(self, visual: Tensor, prompts: Sequence[str]) -> list[str]:
@@ -150,7 +175,9 @@ class CLIPBartModel(Backbone):
         if self.answers and self.protocol.answering == "rank":
             return [self.answers[i] for part in self._rankings(states, mask) for i in part.best()]
         # Beams of one image lie side by side and share its visual context, so reordering beams never mixes images.
-        self.visual_context.value = self.visual_context.value.repeat_interleave(self.protocol.beams, 0)
+        self.visual_context.value = self.visual_context.value.repeat_interleave(
+            self.protocol.beams, 0
+        )
         with self.generating():
             seen = BaseModelOutput(last_hidden_state=states)
             tokens = generate(self.text, self.decoding, encoder_outputs=seen, attention_mask=mask)
@@ -161,14 +188,22 @@ class CLIPBartModel(Backbone):
         """The answers whose likelihoods are compared, if any are."""
         if not self.answers or self.protocol.answering != "rank":
             return super().ranked(visual, prompts)
-        return [row for part in self._rankings(*self.encode(self.embed(visual), prompts)) for row in part.with_answers(self.answers)]
+        return [
+            row
+            for part in self._rankings(*self.encode(self.embed(visual), prompts))
+            for row in part.with_answers(self.answers)
+        ]
 
     def checkpoints(self) -> dict[str, Checkpoint]:
         """BART without the appended rows, which are drawn alike whenever it is built."""
         if self.config.extra_tokens and self.token_embeddings.weight.requires_grad:
-            raise UserError("the rows appended to BART's token table have been trained, and no checkpoint of BART has a place for them")
+            raise UserError(
+                "the rows appended to BART's token table have been trained, and no checkpoint of BART has a place for them"
+            )
         if self.config.extra_tokens:
-            self.text.resize_token_embeddings(self.text.config.vocab_size - self.config.extra_tokens)
+            self.text.resize_token_embeddings(
+                self.text.config.vocab_size - self.config.extra_tokens
+            )
         self.text.generation_config = GenerationConfig.from_model_config(self.text.config)
         return super().checkpoints()
 
@@ -176,7 +211,9 @@ class CLIPBartModel(Backbone):
         """Visual features to visual tokens, (batch, tokens, width of BART), and the visual context of this forward."""
         grid = _pool(visual[:, :, self.vision.leading :].flatten(0, 1), self.config.grid)
         order, images = self._order(grid.shape[1]), visual.shape[1]
-        tokens: Tensor = cast("nn.Module", self.head)(grid.view(-1, images, *grid.shape[1:]), order).flatten(1, 2)
+        tokens: Tensor = cast("nn.Module", self.head)(
+            grid.view(-1, images, *grid.shape[1:]), order
+        ).flatten(1, 2)
         self.visual_context.value = tokens if self.context_tokens else tokens.mean(1, keepdim=True)
         return tokens
 
@@ -186,7 +223,9 @@ class CLIPBartModel(Backbone):
         Soft prompts have no positions; visual tokens neither positions nor the embedding's LayerNorm.
         """
         encoder, limit = self.text.model.encoder, self.protocol.max_input_tokens
-        ids, mask = (each.to(self.device) for each in tokenize_padded(self.tokenizer, list(prompts), limit))
+        ids, mask = (
+            each.to(self.device) for each in tokenize_padded(self.tokenizer, list(prompts), limit)
+        )
         words = embed_bart_tokens(encoder, ids)
         if self.prompt is not None:
             words = torch.cat([self.prompt().expand(len(prompts), -1, -1), words], 1)
@@ -196,7 +235,15 @@ class CLIPBartModel(Backbone):
         self.encoder_mask.value = mask
         return run_bart_encoder(encoder, states, mask), mask
 
-    def decode(self, ids: Tensor, states: Tensor, mask: Tensor, cache: Any = None, *, use_cache: bool = False) -> Any:
+    def decode(
+        self,
+        ids: Tensor,
+        states: Tensor,
+        mask: Tensor,
+        cache: Any = None,
+        *,
+        use_cache: bool = False,
+    ) -> Any:
         """The decoder on token ids (batch, tokens); places behind the end may hold IGNORED, as nothing before them sees them."""
         ids = ids.masked_fill(ids == IGNORED, self.text.config.pad_token_id).to(self.device)
         return call_model(
@@ -215,7 +262,10 @@ class CLIPBartModel(Backbone):
 
     def _rankings(self, states: Tensor, mask: Tensor) -> Iterator[Candidates]:
         """Rank for so many questions at a time as fit."""
-        context, together = self.visual_context.value, max(1, RANKED_TOGETHER // self.protocol.rank_candidates)
+        context, together = (
+            self.visual_context.value,
+            max(1, RANKED_TOGETHER // self.protocol.rank_candidates),
+        )
         for begin in range(0, len(states), together):
             rows = slice(begin, begin + together)
             self.visual_context.value = context[rows]
@@ -223,7 +273,9 @@ class CLIPBartModel(Backbone):
 
     def _rank(self, states: Tensor, mask: Tensor) -> Candidates:
         """Score the likelier answers of each question. The encoder and the decoder's start run once for all candidates."""
-        start = torch.tensor([[self.text.config.decoder_start_token_id, self.text.config.bos_token_id]])
+        start = torch.tensor(
+            [[self.text.config.decoder_start_token_id, self.text.config.bos_token_id]]
+        )
         begun = self.decode(start.expand(len(states), -1), states, mask, use_cache=True)
         first = self.token_logits(begun.last_hidden_state[:, -1])
 
@@ -232,13 +284,23 @@ class CLIPBartModel(Backbone):
             repeat_cache(cache, keep)
             self.visual_context.value = self.visual_context.value.repeat_interleave(keep, 0)
             repeated = (states.repeat_interleave(keep, 0), mask.repeat_interleave(keep, 0))
-            written = self.decode(labels[:, :-1], *repeated, cache=cache, use_cache=True).last_hidden_state
-            likelihood = log_likelihood(first.repeat_interleave(keep, 0)[:, None], labels[:, :1], self.protocol)
+            written = self.decode(
+                labels[:, :-1], *repeated, cache=cache, use_cache=True
+            ).last_hidden_state
+            likelihood = log_likelihood(
+                first.repeat_interleave(keep, 0)[:, None], labels[:, :1], self.protocol
+            )
             counted = labels[:, 1:] != IGNORED  # the head runs only where an answer has a token
-            each = log_likelihood(self.token_logits(written[counted])[:, None], labels[:, 1:][counted][:, None], self.protocol)
+            each = log_likelihood(
+                self.token_logits(written[counted])[:, None],
+                labels[:, 1:][counted][:, None],
+                self.protocol,
+            )
             return likelihood.index_add(0, counted.nonzero()[:, 0], each).view(-1, keep)
 
-        answers = pad_rows([row[1:] for row in self._tokenize(self.answers)], IGNORED).to(self.device)
+        answers = pad_rows([row[1:] for row in self._tokenize(self.answers)], IGNORED).to(
+            self.device
+        )
         return rank(first, answers, self.protocol.rank_candidates, score)
 
     def _tokenize(self, texts: Sequence[str]) -> list[list[int]]:
@@ -248,7 +310,9 @@ class CLIPBartModel(Backbone):
     def _order(self, count: int) -> Tensor:
         """The embeddings that number the visual tokens: the token table's rows from its end, as they are."""
         if count > self.config.extra_tokens:
-            raise UserError(f"extra_tokens: {count} visual tokens need as many extra tokens, got {self.config.extra_tokens}")
+            raise UserError(
+                f"extra_tokens: {count} visual tokens need as many extra tokens, got {self.config.extra_tokens}"
+            )
         return self.token_embeddings.weight[-count:].flip(0)
 
 
@@ -261,8 +325,12 @@ class VisualEmbedding(nn.Module):
 
     def __init__(self, inputs: int, width: int) -> None:
         super().__init__()
-        self.feature = nn.Sequential(init_normal(nn.Linear(inputs, width), STD), nn.LayerNorm(width, eps=1e-5))
-        self.position = nn.Sequential(init_normal(nn.Linear(5, width), STD), nn.LayerNorm(width, eps=1e-5))
+        self.feature = nn.Sequential(
+            init_normal(nn.Linear(inputs, width), STD), nn.LayerNorm(width, eps=1e-5)
+        )
+        self.position = nn.Sequential(
+            init_normal(nn.Linear(5, width), STD), nn.LayerNorm(width, eps=1e-5)
+        )
         self.image_order = nn.Embedding(2, width)
         nn.init.normal_(self.image_order.weight, std=STD)
 
@@ -277,7 +345,9 @@ def _pool(tokens: Tensor, side: int | None) -> Tensor:
     """Adaptive max-pooling of a square grid, (batch, n * n, width) to (batch, side * side, width); windows may overlap."""
     own = isqrt(tokens.shape[1])
     if own * own != tokens.shape[1] or (side or 1) > own:
-        raise UserError(f"grid: cannot make a square of {side or own} x {side or own} from {tokens.shape[1]} visual tokens; choose another")
+        raise UserError(
+            f"grid: cannot make a square of {side or own} x {side or own} from {tokens.shape[1]} visual tokens; choose another"
+        )
     if side is None:
         return tokens
     square = tokens.transpose(1, 2).view(len(tokens), -1, own, own)
@@ -289,7 +359,12 @@ def _append_rows(text: Any, extra: int) -> None:
     """Grow the token table by N(0, 0.02) rows. Most methods freeze them, so they are drawn like a checkpoint's: always the same."""
     if extra:
         text.resize_token_embeddings(text.config.vocab_size + extra, mean_resizing=False)
-        drawn = torch.randn(extra, text.config.d_model, generator=torch.Generator("cpu").manual_seed(0), device="cpu")
+        drawn = torch.randn(
+            extra,
+            text.config.d_model,
+            generator=torch.Generator("cpu").manual_seed(0),
+            device="cpu",
+        )
         text.model.shared.weight[-extra:].copy_(STD * drawn)
 
 
@@ -299,14 +374,42 @@ def _sites(side: Literal["encoder", "decoder"], text: Any) -> Iterator[Site]:
     BART drops out by a function, so a sub-layer's output is its last linear map: adapters stand right behind it and before
     dropout, as in VL-Adapter.
     """
-    attentions: tuple[tuple[Literal["self", "cross"], str], ...] = (("self", "self_attn"), ("cross", "encoder_attn"))
+    attentions: tuple[tuple[Literal["self", "cross"], str], ...] = (
+        ("self", "self_attn"),
+        ("cross", "encoder_attn"),
+    )
     width = text.config.d_model
     for i, layer in enumerate(getattr(text.model, side).layers):
         for kind, name in attentions[: 1 if side == "encoder" else 2]:
             module, norm = getattr(layer, name), getattr(layer, f"{name}_layer_norm")
-            linears = {role: Projection(Slot(module, attribute), (0, width)) for role, attribute in ROLES.items()}
+            linears = {
+                role: Projection(Slot(module, attribute), (0, width))
+                for role, attribute in ROLES.items()
+            }
             reader = Attention(module, text, causal=side == "decoder")
-            yield Site(f"{side}.layer.{i}.{kind}", kind, side, i, width, linears, Slot(module, "out_proj"), norm, reader)
-        up, down = Projection(Slot(layer, "fc1"), (0, layer.fc1.out_features)), Projection(Slot(layer, "fc2"), (0, width))
+            yield Site(
+                f"{side}.layer.{i}.{kind}",
+                kind,
+                side,
+                i,
+                width,
+                linears,
+                Slot(module, "out_proj"),
+                norm,
+                reader,
+            )
+        up, down = (
+            Projection(Slot(layer, "fc1"), (0, layer.fc1.out_features)),
+            Projection(Slot(layer, "fc2"), (0, width)),
+        )
         ffn = {"up": up, "down": down}
-        yield Site(f"{side}.layer.{i}.ffn", "ffn", side, i, width, ffn, Slot(layer, "fc2"), layer.final_layer_norm)
+        yield Site(
+            f"{side}.layer.{i}.ffn",
+            "ffn",
+            side,
+            i,
+            width,
+            ffn,
+            Slot(layer, "fc2"),
+            layer.final_layer_norm,
+        )

@@ -14,7 +14,13 @@ from vlpeft.benchmark.contract.backbone import WeightFiles
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.libraries import open_clip, timm
 from vlpeft.benchmark.libraries.huggingface_hub import cache_folder, cached_path, first_file
-from vlpeft.benchmark.libraries.transformers import CHECKPOINTS, PICKLED, find_file, find_shards, load_tokenizer
+from vlpeft.benchmark.libraries.transformers import (
+    CHECKPOINTS,
+    PICKLED,
+    find_file,
+    find_shards,
+    load_tokenizer,
+)
 
 CONFIG, PIXELS = "config.json", "preprocessor_config.json"
 
@@ -38,7 +44,9 @@ def obtain(wanted: WeightFiles, *, fetch: bool) -> None:
             raise UserError(
                 f"weights '{wanted.source}': {said}; {'complete the folder' if here else 'check the id and the network'}"
             ) from error
-        raise NotHere(f"weights '{wanted.source}' are not, or not all, in {cache_folder()}") from error
+        raise NotHere(
+            f"weights '{wanted.source}' are not, or not all, in {cache_folder()}"
+        ) from error
 
 
 def _obtain(wanted: WeightFiles, fetch: bool) -> None:
@@ -78,7 +86,9 @@ def _checkpoint(source: WeightSource, fetch: bool) -> None:
 
 
 def _optional(source: WeightSource, name: str, fetch: bool) -> str | None:
-    return find_file(source.location, name, revision=source.revision, local_only=not fetch, required=False)
+    return find_file(
+        source.location, name, revision=source.revision, local_only=not fetch, required=False
+    )
 
 
 def _pixels(source: WeightSource, fetch: bool) -> None:
@@ -147,4 +157,6 @@ def _first(place: str, files: Sequence[str], fetch: bool) -> None:
 
 def _file(path: str) -> None:
     if not Path(path).exists():
-        raise UserError(f"weights {path} do not exist; save them there, or mend the path in the sweep")
+        raise UserError(
+            f"weights {path} do not exist; save them there, or mend the path in the sweep"
+        )

@@ -30,13 +30,20 @@ def training_targets(targets: Sequence[Mapping[str, float]], protocol: Protocol)
     for i, scores in enumerate(targets):
         answers = [(text, weight) for text, weight in scores.items() if weight > 0] or [("", 0.0)]
         if protocol.train_answers == "sampled" and len(answers) > 1:
-            answers = [answers[int(torch.multinomial(torch.tensor([weight for _, weight in answers]), 1))]]
+            answers = [
+                answers[int(torch.multinomial(torch.tensor([weight for _, weight in answers]), 1))]
+            ]
         found += [Target(i, text, weight) for text, weight in answers]
     return found
 
 
 def language_loss(
-    states: Tensor, labels: Tensor, head: Callable[[Tensor], Tensor], weights: Sequence[float], questions: int, protocol: Protocol
+    states: Tensor,
+    labels: Tensor,
+    head: Callable[[Tensor], Tensor],
+    weights: Sequence[float],
+    questions: int,
+    protocol: Protocol,
 ) -> tuple[Tensor, int]:
     """Summed loss and the number of its terms; the head runs only where a token counts.
 
@@ -50,7 +57,9 @@ def language_loss(
     counted = (labels != IGNORED) & (weight > 0).to(labels.device)[:, None]
     logits = head(states[counted.to(states.device)]).float()
     goal = labels[counted].to(logits.device)
-    losses = functional.cross_entropy(logits, goal, reduction="none", label_smoothing=protocol.label_smoothing)
+    losses = functional.cross_entropy(
+        logits, goal, reduction="none", label_smoothing=protocol.label_smoothing
+    )
     if protocol.loss_mean == "tokens":
         return losses.sum(), goal.numel()
     scale = weight
@@ -64,7 +73,9 @@ def log_likelihood(logits: Tensor, labels: Tensor, protocol: Protocol) -> Tensor
     """Label-smoothed log-likelihood of each sequence; logits (..., tokens, vocabulary), labels (..., tokens) to (...)."""
     flat = logits.float().flatten(0, -2)
     goal = labels.flatten()
-    losses = functional.cross_entropy(flat, goal, reduction="none", ignore_index=IGNORED, label_smoothing=protocol.label_smoothing)
+    losses = functional.cross_entropy(
+        flat, goal, reduction="none", ignore_index=IGNORED, label_smoothing=protocol.label_smoothing
+    )
     return -losses.view(labels.shape).sum(-1)
 
 
@@ -76,26 +87,40 @@ class Candidates(NamedTuple):
 
     def best(self) -> list[int]:
         """Index of the likeliest answer of each question."""
-        found: list[int] = self.answers.gather(1, self.scores.argmax(1, keepdim=True)).squeeze(1).tolist()
+        found: list[int] = (
+            self.answers.gather(1, self.scores.argmax(1, keepdim=True)).squeeze(1).tolist()
+        )
         return found
 
     def with_answers(self, answers: Sequence[str]) -> list[list[tuple[str, float]]]:
         """Answers and their scores, the likeliest first, for each question."""
         order = self.scores.sort(dim=1, descending=True, stable=True).indices
-        rows = zip(self.answers.gather(1, order).tolist(), self.scores.gather(1, order).tolist(), strict=True)
+        rows = zip(
+            self.answers.gather(1, order).tolist(),
+            self.scores.gather(1, order).tolist(),
+            strict=True,
+        )
         return [[(answers[i], score) for i, score in zip(*row, strict=True)] for row in rows]
 
 
-def rank(first: Tensor, answers: Tensor, keep: int, score: Callable[[Tensor], Tensor]) -> Candidates:
+def rank(
+    first: Tensor, answers: Tensor, keep: int, score: Callable[[Tensor], Tensor]
+) -> Candidates:
     """Score the likelier answers of each question, in two stages as BLIP ranks.
 
     first (questions, vocabulary): logits of an answer's first token; the `keep` answers whose first token is likeliest
     pass, earlier ones first where they tie. `score` takes their tokens (questions, keep, tokens), IGNORED behind the end,
     and returns log-likelihoods (questions, keep). answers (answers, tokens).
     """
-    likely = first[:, answers[:, 0]].sort(dim=1, descending=True, stable=True).indices[:, : min(keep, len(answers))]
+    likely = (
+        first[:, answers[:, 0]]
+        .sort(dim=1, descending=True, stable=True)
+        .indices[:, : min(keep, len(answers))]
+    )
     tokens = answers[likely]
-    longest = int((tokens != IGNORED).sum(-1).max())  # of those that passed: a list of thousands has far longer ones
+    longest = int(
+        (tokens != IGNORED).sum(-1).max()
+    )  # of those that passed: a list of thousands has far longer ones
     return Candidates(likely, score(tokens[..., :longest]))
 
 
@@ -105,7 +130,9 @@ def pad_rows(rows: Sequence[Sequence[int]], value: int) -> Tensor:
     return torch.tensor([[*row, *[value] * (length - len(row))] for row in rows])
 
 
-def generation(protocol: Protocol, start: int | None, end: int, pad: int, forced_end: int | None = None) -> GenerationConfig:
+def generation(
+    protocol: Protocol, start: int | None, end: int, pad: int, forced_end: int | None = None
+) -> GenerationConfig:
     """Greedy or beam search as the protocol says, and nothing from the checkpoint's own settings."""
     return generation_settings(
         tokens=protocol.max_generated_tokens or protocol.max_output_tokens,

@@ -22,7 +22,10 @@ from vlpeft.benchmark.libraries.transformers import call_model, find_file
 Pool = Literal["pooler", "cls", "mean"]
 Triple = tuple[float, float, float]
 FEATURES = "features:"
-HALF: tuple[Triple, Triple] = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # the in21k checkpoints' own values
+HALF: tuple[Triple, Triple] = (
+    (0.5, 0.5, 0.5),
+    (0.5, 0.5, 0.5),
+)  # the in21k checkpoints' own values
 
 
 def vision_tower(source: str, pool: Pool, tokens: bool) -> VisionTower:
@@ -35,7 +38,9 @@ def vision_tower(source: str, pool: Pool, tokens: bool) -> VisionTower:
     `tokens` appends all states of the last layer behind it.
     """
     if source.startswith(FEATURES):
-        raise UserError(f"vision: {source}: this backbone needs a pooled vector of each image, which features do not hold; use clip_bart")
+        raise UserError(
+            f"vision: {source}: this backbone needs a pooled vector of each image, which features do not hold; use clip_bart"
+        )
     if source.startswith("open_clip:"):
         return OpenClipTower(source.removeprefix("open_clip:"), pool, tokens)
     if source.startswith("timm:"):
@@ -87,7 +92,9 @@ class HuggingFaceTower(VisionTower):
         """(batch, 3, size, size) to (batch, 1 + tokens, width)."""
         out = call_model(self.model, pixel_values=pixels)
         states = out.last_hidden_state
-        return _assemble(out.pooler_output if self.pool == "pooler" else None, states, self.pool, self.tokens)
+        return _assemble(
+            out.pooler_output if self.pool == "pooler" else None, states, self.pool, self.tokens
+        )
 
 
 class TimmTower(VisionTower):
@@ -98,7 +105,9 @@ class TimmTower(VisionTower):
     def __init__(self, name: str, pool: Pool, tokens: bool) -> None:
         super().__init__()
         if pool == "pooler":
-            raise UserError(f"timm:{name} has no pretrained pooler: choose `pool: cls` or `pool: mean`")
+            raise UserError(
+                f"timm:{name} has no pretrained pooler: choose `pool: cls` or `pool: mean`"
+            )
         self.pool, self.tokens = pool, tokens
         random = name.startswith("random:") or not reads_weights()
         try:
@@ -107,11 +116,18 @@ class TimmTower(VisionTower):
             said = f"cannot make timm:{name}: {' '.join(str(error).split())[:160]}"
             if random:
                 raise UserError(f"{said}; see timm.list_models('*vit*')") from error
-            raise WeightsError(f"{said}; see timm.list_models('*vit*'), or `vlpeft prefetch SWEEP` where there is a network") from error
+            raise WeightsError(
+                f"{said}; see timm.list_models('*vit*'), or `vlpeft prefetch SWEEP` where there is a network"
+            ) from error
         if not timm.has_class_token_only(self.model):
-            raise UserError(f"timm:{name} needs one class token and no other prefix token; choose one like vit_base_patch16_224")
+            raise UserError(
+                f"timm:{name} needs one class token and no other prefix token; choose one like vit_base_patch16_224"
+            )
         config = timm.model_settings(self.model)
-        self.width, self.size = int(cast("Any", self.model).num_features), int(config["input_size"][-1])
+        self.width, self.size = (
+            int(cast("Any", self.model).num_features),
+            int(config["input_size"][-1]),
+        )
         self.mean, self.std = config["mean"], config["std"]
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -133,14 +149,20 @@ class OpenClipTower(VisionTower):
         self.pool, self.tokens = pool, tokens
         visual = _open_clip_visual(name)
         if visual is None:
-            raise UserError(f"open_clip:{name} is no plain CLIP ResNet or ViT; choose one like RN101/openai, or `timm:NAME`")
+            raise UserError(
+                f"open_clip:{name} is no plain CLIP ResNet or ViT; choose one like RN101/openai, or `timm:NAME`"
+            )
         self.leading, self.width = {"resnet": 1, "vit": 2}[visual.kind], visual.width
         if pool not in ("mean", "cls")[: self.leading]:
             raise UserError(f"open_clip:{name} has no {pool} to pool by: choose `pool: mean`")
         self.model, self.kind = visual.model, visual.kind
         settings = visual.preprocessing
         self.size = int(np.max(settings["size"]))
-        self.mean, self.std, self.resample = settings["mean"], settings["std"], Image.Resampling[settings["interpolation"].upper()]
+        self.mean, self.std, self.resample = (
+            settings["mean"],
+            settings["std"],
+            Image.Resampling[settings["interpolation"].upper()],
+        )
 
     def forward(self, pixels: Tensor) -> Tensor:
         """(batch, 3, size, size) to (batch, 1 + tokens, width)."""
@@ -167,7 +189,9 @@ def _open_clip_visual(name: str) -> open_clip.Visual | None:
     tag = open_clip.known_weights(model, weights)
     if not random and not tag and not Path(weights).is_file():
         tags = open_clip.tags_of(model)
-        raise UserError(f"open_clip:{name}: '{weights}' is neither a file nor a tag of {model}{did_you_mean(weights, tags)}")
+        raise UserError(
+            f"open_clip:{name}: '{weights}' is neither a file nor a tag of {model}{did_you_mean(weights, tags)}"
+        )
     read = not random and reads_weights()
     try:
         return open_clip.create_visual(
@@ -186,9 +210,15 @@ def _open_clip_visual(name: str) -> open_clip.Visual | None:
 def transform(pixels: Pixels, tower: VisionTower) -> Tensor:
     """Image to the tower's input, (3, size, size) float32: resized without crop (by its interpolation), scaled, normalised."""
     if pixels.shape[:2] != (tower.size, tower.size):
-        pixels = np.asarray(Image.fromarray(pixels).resize((tower.size, tower.size), resample=tower.resample, box=None, reducing_gap=None))
+        pixels = np.asarray(
+            Image.fromarray(pixels).resize(
+                (tower.size, tower.size), resample=tower.resample, box=None, reducing_gap=None
+            )
+        )
     scaled = torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 255
-    return (scaled - torch.tensor(tower.mean)[:, None, None]) / torch.tensor(tower.std)[:, None, None]
+    return (scaled - torch.tensor(tower.mean)[:, None, None]) / torch.tensor(tower.std)[
+        :, None, None
+    ]
 
 
 def _assemble(pooled: Tensor | None, states: Tensor, pool: Pool, tokens: bool) -> Tensor:
@@ -201,7 +231,9 @@ def normalisation(source: WeightSource, otherwise: tuple[Triple, Triple]) -> tup
     """Mean and standard deviation of the pixels, from the checkpoint's preprocessor where it has one."""
     file = None
     if not source.random and reads_weights():
-        file = find_file(source.location, "preprocessor_config.json", revision=source.revision, required=False)
+        file = find_file(
+            source.location, "preprocessor_config.json", revision=source.revision, required=False
+        )
     if file is None:
         return otherwise
     values = json.loads(Path(file).read_text(encoding="utf-8"))

@@ -57,18 +57,26 @@ class ViTRoberta(BackboneConfig):
     pool: Pool = "pooler"
     context: Literal["pooled", "tokens"] = "pooled"  # what routing functions mix in
     prefix: Literal["raw", "projected", "none"] = "raw"
-    embed_text_twice: bool = True  # the release embeds the text, then sends it through the embedding layer again
-    read: Literal["prefix", "text"] = "prefix"  # position the classifier reads: the visual prefix, or <s>
+    embed_text_twice: bool = (
+        True  # the release embeds the text, then sends it through the embedding layer again
+    )
+    read: Literal["prefix", "text"] = (
+        "prefix"  # position the classifier reads: the visual prefix, or <s>
+    )
     pooler: Literal["checkpoint", "random", "trained"] = "random"
     head_layers: Literal[1, 2] = 2
 
     def offers(self) -> frozenset[Need]:
         """Everything: linears, sub-layers, attentions, embeddings, visual context, encoder and a head."""
-        return frozenset({"linears", "sublayers", "attention", "embeddings", "visual_context", "encoder", "head"})
+        return frozenset(
+            {"linears", "sublayers", "attention", "embeddings", "visual_context", "encoder", "head"}
+        )
 
     def weight_files(self) -> tuple[WeightFiles, ...]:
         """Both towers and the tokenizer."""
-        return WeightFiles(self.text, "roberta", ("model", "tokenizer")), WeightFiles(self.vision, "vit", ("model", "pixels"))
+        return WeightFiles(self.text, "roberta", ("model", "tokenizer")), WeightFiles(
+            self.vision, "vit", ("model", "pixels")
+        )
 
     def build(self, answers: Sequence[str], protocol: Protocol) -> Backbone:
         """Assemble the model for this answer list."""
@@ -83,15 +91,24 @@ class ViTRobertaModel(Backbone):
     def __init__(self, config: ViTRoberta, answers: Sequence[str], protocol: Protocol) -> None:
         super().__init__()
         if protocol.max_input_tokens < SHORTEST:
-            raise UserError(f"max_input_tokens: {protocol.max_input_tokens} leaves no room for text; choose at least {SHORTEST}")
-        self.name, self.config, self.protocol, self.answers = ViTRoberta.name, config, protocol, list(answers)
+            raise UserError(
+                f"max_input_tokens: {protocol.max_input_tokens} leaves no room for text; choose at least {SHORTEST}"
+            )
+        self.name, self.config, self.protocol, self.answers = (
+            ViTRoberta.name,
+            config,
+            protocol,
+            list(answers),
+        )
         source = WeightSource.parse(config.text, tiny="roberta")
         self.vision = vision_tower(config.vision, config.pool, tokens=config.context == "tokens")
         self.context_tokens = config.context == "tokens"
         self.text = source.model(RobertaModel, add_pooling_layer=config.pooler == "checkpoint")
         self.token_embeddings = self.text.embeddings.word_embeddings
         self.tokenizer = source.tokenizer()
-        self.head = nn.ModuleDict({"classifier": _classifier(self.width, len(answers), config.head_layers)})
+        self.head = nn.ModuleDict(
+            {"classifier": _classifier(self.width, len(answers), config.head_layers)}
+        )
         if config.pooler == "trained":
             self.head["pooler"] = _new_pooler(self.text.config)
         elif config.pooler == "random":
@@ -101,7 +118,11 @@ class ViTRobertaModel(Backbone):
         elif config.prefix == "raw":
             check_widths(self.vision.width, self.width, "prefix: raw")
         self.answer_index = {answer: i for i, answer in enumerate(answers)}
-        self.sites = [site for i, layer in enumerate(self.text.encoder.layer) for site in _sites(i, layer, self.text)]
+        self.sites = [
+            site
+            for i, layer in enumerate(self.text.encoder.layer)
+            for site in _sites(i, layer, self.text)
+        ]
 
     @property
     def encoder(self) -> nn.Module:
@@ -116,11 +137,19 @@ class ViTRobertaModel(Backbone):
     def logits(self, visual: Tensor, prompts: Sequence[str]) -> Tensor:
         """Scores of all answers, (batch, answers)."""
         # Of two images the prefix holds both, in order; routing functions mix in their mean, or the tokens of both.
-        self.visual_context.value = visual[:, :, 1:].flatten(1, 2) if self.context_tokens else visual[:, :, 0].mean(1, keepdim=True)
+        self.visual_context.value = (
+            visual[:, :, 1:].flatten(1, 2)
+            if self.context_tokens
+            else visual[:, :, 0].mean(1, keepdim=True)
+        )
         prefix = self._prefix(visual[:, :, 0])
         shown = visual.shape[1] if self.config.prefix != "none" else 0
         ids, mask = self._tokenize(prompts, self.protocol.max_input_tokens - shown)
-        words = call_model(self.text.embeddings, input_ids=ids) if self.config.embed_text_twice else self.token_embeddings(ids)
+        words = (
+            call_model(self.text.embeddings, input_ids=ids)
+            if self.config.embed_text_twice
+            else self.token_embeddings(ids)
+        )
         embeds = torch.cat([prefix, words], 1)
         mask = torch.cat([mask.new_ones(mask.shape[0], prefix.shape[1]), mask], 1)
         self.encoder_mask.value = mask
@@ -131,7 +160,9 @@ class ViTRobertaModel(Backbone):
         scores: Tensor = head["classifier"](pooler(states[:, position : position + 1]))
         return scores
 
-    def loss(self, visual: Tensor, prompts: Sequence[str], targets: Sequence[Mapping[str, float]]) -> tuple[Tensor, int]:
+    def loss(
+        self, visual: Tensor, prompts: Sequence[str], targets: Sequence[Mapping[str, float]]
+    ) -> tuple[Tensor, int]:
         """Binary cross-entropy of soft scores, one term for each question and answer. Answers outside the list carry no score."""
         logits = self.logits(visual, prompts)
         goal = torch.zeros(logits.shape)
@@ -139,7 +170,9 @@ class ViTRobertaModel(Backbone):
             for answer, score in scores.items():
                 if answer in self.answer_index:
                     goal[row, self.answer_index[answer]] = score
-        total = functional.binary_cross_entropy_with_logits(logits.float(), goal.to(logits.device), reduction="sum")
+        total = functional.binary_cross_entropy_with_logits(
+            logits.float(), goal.to(logits.device), reduction="sum"
+        )
         return total, goal.numel()
 
     @torch.inference_mode()
@@ -150,7 +183,12 @@ class ViTRobertaModel(Backbone):
     @torch.inference_mode()
     def ranked(self, visual: Tensor, prompts: Sequence[str]) -> list[list[tuple[str, float]]]:
         """All answers and the sigmoids of their logits, each by itself, best first."""
-        scores, order = self.logits(visual, prompts).float().sigmoid().sort(dim=-1, descending=True, stable=True)
+        scores, order = (
+            self.logits(visual, prompts)
+            .float()
+            .sigmoid()
+            .sort(dim=-1, descending=True, stable=True)
+        )
         rows = zip(order.tolist(), scores.tolist(), strict=True)
         return [[(self.answers[i], score) for i, score in zip(*row, strict=True)] for row in rows]
 
@@ -161,7 +199,11 @@ class ViTRobertaModel(Backbone):
     def _prefix(self, pooled: Tensor) -> Tensor:
         parts = []
         if self.config.prefix != "none":
-            parts.append(cast("nn.ModuleDict", self.head)["prefix"](pooled) if self.config.prefix == "projected" else pooled)
+            parts.append(
+                cast("nn.ModuleDict", self.head)["prefix"](pooled)
+                if self.config.prefix == "projected"
+                else pooled
+            )
         if self.prompt is not None:
             parts.append(self.prompt().expand(pooled.shape[0], -1, -1))
         return torch.cat(parts, 1) if parts else pooled.new_zeros(pooled.shape[0], 0, self.width)
@@ -182,20 +224,50 @@ def _classifier(width: int, answers: int, layers: int) -> nn.Module:
     if layers == 1:
         return nn.Sequential(nn.Dropout(0.1), nn.Linear(width, answers))
     return nn.Sequential(
-        nn.Linear(width, 2 * width), nn.LayerNorm(2 * width, eps=1e-5), nn.GELU(approximate="none"), nn.Linear(2 * width, answers)
+        nn.Linear(width, 2 * width),
+        nn.LayerNorm(2 * width, eps=1e-5),
+        nn.GELU(approximate="none"),
+        nn.Linear(2 * width, answers),
     )
 
 
 def _sites(index: int, layer: Any, tower: Any) -> tuple[Site, Site]:
     width = tower.config.hidden_size
-    attention, out, up, down = layer.attention.self, layer.attention.output, layer.intermediate, layer.output
+    attention, out, up, down = (
+        layer.attention.self,
+        layer.attention.output,
+        layer.intermediate,
+        layer.output,
+    )
     whole = (0, width)
     linears = {role: Projection(Slot(attention, role), whole) for role in ("query", "key", "value")}
     linears["output"] = Projection(Slot(out, "dense"), whole)
     reader = Attention(attention, tower, causal=False)
     wide = (0, up.dense.out_features)
-    ffn = {"up": Projection(Slot(up, "dense"), wide), "down": Projection(Slot(down, "dense"), whole)}
+    ffn = {
+        "up": Projection(Slot(up, "dense"), wide),
+        "down": Projection(Slot(down, "dense"), whole),
+    }
     return (
-        Site(f"layer.{index}.self", "self", "encoder", index, width, linears, Slot(out, "dropout"), out.LayerNorm, reader),
-        Site(f"layer.{index}.ffn", "ffn", "encoder", index, width, ffn, Slot(down, "dropout"), down.LayerNorm),
+        Site(
+            f"layer.{index}.self",
+            "self",
+            "encoder",
+            index,
+            width,
+            linears,
+            Slot(out, "dropout"),
+            out.LayerNorm,
+            reader,
+        ),
+        Site(
+            f"layer.{index}.ffn",
+            "ffn",
+            "encoder",
+            index,
+            width,
+            ffn,
+            Slot(down, "dropout"),
+            down.LayerNorm,
+        ),
     )

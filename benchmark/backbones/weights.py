@@ -18,19 +18,43 @@ from vlpeft.benchmark.contract.backbone import TINY
 from vlpeft.benchmark.core.errors import UserError, WeightsError
 from vlpeft.benchmark.libraries import huggingface_hub, transformers
 from vlpeft.benchmark.libraries.huggingface_hub import cached_path
-from vlpeft.benchmark.libraries.transformers import load_config, load_model, load_tokenizer, make_config
+from vlpeft.benchmark.libraries.transformers import (
+    load_config,
+    load_model,
+    load_tokenizer,
+    make_config,
+)
 
-LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
-_ROBERTA = {"vocab_size": 50265, "max_position_embeddings": 514, "type_vocab_size": 1, "layer_norm_eps": 1e-5, "model_type": "roberta"}
+LARGE = {
+    "hidden_size": 1024,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "intermediate_size": 4096,
+}
+_ROBERTA = {
+    "vocab_size": 50265,
+    "max_position_embeddings": 514,
+    "type_vocab_size": 1,
+    "layer_norm_eps": 1e-5,
+    "model_type": "roberta",
+}
 _VIT = {"model_type": "vit", "image_size": 224, "patch_size": 16}
 _BART = {
     "model_type": "bart",
     "d_model": 768,
-    **{f"{side}_{key}": n for side in ("encoder", "decoder") for key, n in (("layers", 6), ("attention_heads", 12), ("ffn_dim", 3072))},
+    **{
+        f"{side}_{key}": n
+        for side in ("encoder", "decoder")
+        for key, n in (("layers", 6), ("attention_heads", 12), ("ffn_dim", 3072))
+    },
     **dict.fromkeys(("dropout", "attention_dropout", "activation_dropout"), 0.1),
 }
 _BLIP_PARTS = {"text_config": {"num_attention_heads": 12}, "vision_config": {"image_size": 384}}
-_BLIP_CAPTION = {"model_type": "blip", "architectures": ["BlipForConditionalGeneration"], **_BLIP_PARTS}
+_BLIP_CAPTION = {
+    "model_type": "blip",
+    "architectures": ["BlipForConditionalGeneration"],
+    **_BLIP_PARTS,
+}
 _BLIP_VQA = {"model_type": "blip", "architectures": ["BlipForQuestionAnswering"], **_BLIP_PARTS}
 # Geometry of the papers' towers, so that they can be planned and counted with no file at hand.
 KNOWN: Mapping[str, Mapping[str, Any]] = {
@@ -82,7 +106,9 @@ class WeightSource:
         random = text.startswith("random:")
         location, _, revision = text.removeprefix("random:").partition("@")
         _refuse_slip(location, revision or None)
-        return cls(str(TINY / tiny) if location == "tiny" else location, revision or None, random, tiny)
+        return cls(
+            str(TINY / tiny) if location == "tiny" else location, revision or None, random, tiny
+        )
 
     def config(self) -> PretrainedConfig:
         """The architecture, without weights."""
@@ -100,7 +126,9 @@ class WeightSource:
         model, lacking = self._guard(lambda: load_model(cls, self.location, self.revision, options))
         missing = sorted(key for key in lacking if not re.search(r"position_ids$", key))
         if missing:
-            raise UserError(f"{self.location} lacks pretrained weights for {missing[0]} ({len(missing)} missing); {_hint(missing[0])}")
+            raise UserError(
+                f"{self.location} lacks pretrained weights for {missing[0]} ({len(missing)} missing); {_hint(missing[0])}"
+            )
         return model.eval()
 
     def tokenizer(self) -> Any:
@@ -117,7 +145,11 @@ class WeightSource:
                 return load()
         except (OSError, ValueError) as error:
             where = "the folder" if Path(self.location).exists() else "the id"
-            near = [] if where == "the folder" else difflib.get_close_matches(self.location, NAMES, n=1)
+            near = (
+                []
+                if where == "the folder"
+                else difflib.get_close_matches(self.location, NAMES, n=1)
+            )
             where += f" (did you mean '{near[0]}'?)" if near and near[0] != self.location else ""
             raise WeightsError(
                 f"cannot load weights from '{self.location}': check {where}, or fetch it where there is a network "

@@ -20,8 +20,14 @@ from vlpeft.benchmark.run.loop import Feed, autocast, start, train
 from vlpeft.benchmark.tasks.base import Item
 
 Settings = Mapping[str, Any]
-FULL: Mapping[str, Settings] = {"vit_roberta": {}, "blip": {}}  # the defaults are the papers' towers
-SMALL: Mapping[str, Settings] = {"vit_roberta": {"text": "tiny", "vision": "tiny"}, "blip": {"weights": "tiny", "image_size": 64}}
+FULL: Mapping[str, Settings] = {
+    "vit_roberta": {},
+    "blip": {},
+}  # the defaults are the papers' towers
+SMALL: Mapping[str, Settings] = {
+    "vit_roberta": {"text": "tiny", "vision": "tiny"},
+    "blip": {"weights": "tiny", "image_size": 64},
+}
 
 
 def protocol(batch: int, **more: Any) -> Protocol:
@@ -30,12 +36,20 @@ def protocol(batch: int, **more: Any) -> Protocol:
 
 
 def adapt_backbone(
-    name: str, method: str | None, settings: Settings, recipe: Protocol, *, quick: bool, answers: Sequence[str] = ANSWERS
+    name: str,
+    method: str | None,
+    settings: Settings,
+    recipe: Protocol,
+    *,
+    quick: bool,
+    answers: Sequence[str] = ANSWERS,
 ) -> Backbone:
     """A backbone with a method injected, or (None) wholly frozen, head included."""
     torch.manual_seed(0)
     with random_weights():
-        made: Backbone = parse(BACKBONES.load(name), dict((SMALL if quick else FULL)[name]), name).build(answers, recipe)
+        made: Backbone = parse(
+            BACKBONES.load(name), dict((SMALL if quick else FULL)[name]), name
+        ).build(answers, recipe)
     if method is None:
         made.requires_grad_(False)
     else:
@@ -64,12 +78,18 @@ def freeze_backbone(backbone: Backbone, recipe: Protocol, visual: Visual) -> Tim
     """The least that adapting a frozen backbone can cost: its forward, and the gradient of every activation of the text."""
     batch = items(recipe.batch_size)
     backbone.train()
-    backbone.token_embeddings.register_forward_hook(lambda _module, _inputs, output: output.requires_grad_())
+    backbone.token_embeddings.register_forward_hook(
+        lambda _module, _inputs, output: output.requires_grad_()
+    )
     fetch_examples = pinned(visual.fetch_examples([i.images for i in batch]), backbone.device)
 
     def step() -> None:
         with autocast(backbone.device, recipe.precision):
-            loss, _ = backbone.loss(visual.features(fetch_examples), [i.prompt for i in batch], [i.targets for i in batch])
+            loss, _ = backbone.loss(
+                visual.features(fetch_examples),
+                [i.prompt for i in batch],
+                [i.targets for i in batch],
+            )
         torch.autograd.backward(loss)
 
     return step

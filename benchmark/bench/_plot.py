@@ -28,7 +28,8 @@ def plot(rows: Sequence[BenchRow]) -> str:
     curves = [row for row in rows if row.points]
     height = HEIGHT * math.ceil(len(curves) / 2)
     panels = "".join(
-        f'<g transform="translate({WIDTH * (i % 2)} {HEIGHT * (i // 2)})">\n{"".join(_panel(row))}</g>\n' for i, row in enumerate(curves)
+        f'<g transform="translate({WIDTH * (i % 2)} {HEIGHT * (i // 2)})">\n{"".join(_panel(row))}</g>\n'
+        for i, row in enumerate(curves)
     )
     size = f'width="{2 * WIDTH}" height="{height}" viewBox="0 0 {2 * WIDTH} {height}"'
     said = escape("; ".join(f"{row.name} {row.ratio:.2f}" for row in curves))

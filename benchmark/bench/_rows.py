@@ -51,7 +51,9 @@ class BenchRow:
     required: float | None
     turns: int = 1
     spread: tuple[float, float] | None = None
-    points: dict[int, float] | None = None  # of a curve: size -> cost in `unit`; the ratio is the exponent of a power through them
+    points: dict[int, float] | None = (
+        None  # of a curve: size -> cost in `unit`; the ratio is the exponent of a power through them
+    )
 
     @property
     def verdict(self) -> BenchVerdict:
@@ -67,7 +69,14 @@ class BenchRow:
         return ratio >= required if self.rule == "at least" else ratio <= required
 
 
-def row(bench: str, name: str, unit: str, pairs: Sequence[tuple[float, float]], rule: RatioLimit, required: float | None) -> BenchRow:
+def row(
+    bench: str,
+    name: str,
+    unit: str,
+    pairs: Sequence[tuple[float, float]],
+    rule: RatioLimit,
+    required: float | None,
+) -> BenchRow:
     """The row of some turns' pairs (ours, other)."""
     from statistics import median, quantiles
 
@@ -77,7 +86,18 @@ def row(bench: str, name: str, unit: str, pairs: Sequence[tuple[float, float]], 
     if len(pairs) > 1:
         low, _, high = quantiles(ratios, n=4, method="inclusive")
         spread = low, high
-    return BenchRow(bench, name, unit, median(mine), median(others), median(ratios), rule, required, len(pairs), spread)
+    return BenchRow(
+        bench,
+        name,
+        unit,
+        median(mine),
+        median(others),
+        median(ratios),
+        rule,
+        required,
+        len(pairs),
+        spread,
+    )
 
 
 def run(name: str, setting: Setting) -> Iterator[BenchRow]:
@@ -100,7 +120,11 @@ def text(rows: Sequence[BenchRow]) -> str:
 
 def markdown(rows: Sequence[BenchRow]) -> str:
     """The rows as a Markdown table."""
-    table = [("", *HEADER), ("---", *["---:"] * 2, "---", *["---:"] * 3, "---"), *(_cells(row) for row in rows)]
+    table = [
+        ("", *HEADER),
+        ("---", *["---:"] * 2, "---", *["---:"] * 3, "---"),
+        *(_cells(row) for row in rows),
+    ]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in table)
 
 
@@ -108,7 +132,16 @@ def _cells(row: BenchRow) -> tuple[str, ...]:
     sign = {"at least": "≥", "at most": "≤"}[row.rule]
     asked = "" if row.required is None else f"{sign} {row.required:g}"
     spread = "" if row.spread is None else "{:.3g} to {:.3g}".format(*row.spread)
-    return f"{row.bench}: {row.name}", _number(row.ours), _number(row.other), row.unit, f"{row.ratio:.3g}", spread, asked, row.verdict
+    return (
+        f"{row.bench}: {row.name}",
+        _number(row.ours),
+        _number(row.other),
+        row.unit,
+        f"{row.ratio:.3g}",
+        spread,
+        asked,
+        row.verdict,
+    )
 
 
 def _number(value: float) -> str:
@@ -117,7 +150,10 @@ def _number(value: float) -> str:
 
 def _line(cells: Iterable[str], widths: Sequence[int]) -> str:
     left = (0, 3, 7)  # names, units and verdicts
-    return "  ".join(cell.ljust(w) if i in left else cell.rjust(w) for i, (cell, w) in enumerate(zip(cells, widths, strict=True))).rstrip()
+    return "  ".join(
+        cell.ljust(w) if i in left else cell.rjust(w)
+        for i, (cell, w) in enumerate(zip(cells, widths, strict=True))
+    ).rstrip()
 
 
 def check_folder(folder: Path) -> None:
@@ -125,7 +161,9 @@ def check_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{folder}: {error.strerror}; choose a folder that can be written") from error
+        raise UserError(
+            f"{folder}: {error.strerror}; choose a folder that can be written"
+        ) from error
     if not os.access(folder, os.W_OK):
         raise UserError(f"{folder}: cannot be written; choose another folder")
 
@@ -136,11 +174,28 @@ def keep(folder: Path, rows: Sequence[BenchRow], setting: Setting, before: Seque
     `before`: the load averages when the run began. Raises UserError if the file exists or cannot be written.
     """
     now = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-    path = folder / f"{now}_{platform.machine()}_{os.cpu_count()}cpu_torch{version('torch')}_{setting.device.replace(':', '')}.json"
-    load = {"load_before": list(before), "load_after": list(os.getloadavg())}  # more than one means that others ran, too
-    where = {key: value for key, value in provenance(setting.device, code()).items() if key != "host"}  # the file may be published
-    values = {**asdict(setting), **load, "provenance": where, "rows": [as_dict(row) for row in rows]}
-    if not write_atomically(path, (json.dumps(values, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode(), exclusive=True):
+    path = (
+        folder
+        / f"{now}_{platform.machine()}_{os.cpu_count()}cpu_torch{version('torch')}_{setting.device.replace(':', '')}.json"
+    )
+    load = {
+        "load_before": list(before),
+        "load_after": list(os.getloadavg()),
+    }  # more than one means that others ran, too
+    where = {
+        key: value for key, value in provenance(setting.device, code()).items() if key != "host"
+    }  # the file may be published
+    values = {
+        **asdict(setting),
+        **load,
+        "provenance": where,
+        "rows": [as_dict(row) for row in rows],
+    }
+    if not write_atomically(
+        path,
+        (json.dumps(values, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode(),
+        exclusive=True,
+    ):
         raise UserError(f"{path} exists already; run it again")
     return path
 
@@ -162,10 +217,14 @@ def newest_rows(folder: Path, chosen: Sequence[str], device: str) -> list[BenchR
         raise UserError(f"{folder}: no such folder; name the one that `--keep` has filled")
     found: dict[str, dict[str, BenchRow]] = {}
     for path in sorted(folder.glob("*.json")):  # by time
-        kept = parse_json(_KeptRow, path.read_bytes(), f"{path}: holds no rows of a bench, delete it")
+        kept = parse_json(
+            _KeptRow, path.read_bytes(), f"{path}: holds no rows of a bench, delete it"
+        )
         if kept.device.partition(":")[0] == device.partition(":")[0]:
             for row in kept.rows:
                 found.setdefault(row.bench, {})[row.name] = row
     if not found.keys() & set(chosen):
-        raise UserError(f"{folder}: nothing of {', '.join(chosen)} was kept here for --device {device}; measure it with `--keep`")
+        raise UserError(
+            f"{folder}: nothing of {', '.join(chosen)} was kept here for --device {device}; measure it with `--keep`"
+        )
     return [row for bench in chosen for row in found.get(bench, {}).values()]

@@ -26,7 +26,9 @@ from vlpeft.benchmark.run.cost import MIB, peak_memory, reset_peak_memory
 from vlpeft.benchmark.run.runtime import Runtime, prepare_torch
 
 TimedStep = Callable[[], Any]  # what a turn times; what it returns must be alike on both sides
-Make = Callable[[torch.device], TimedStep]  # builds a side: a function of a module, or `functools.partial` of one
+Make = Callable[
+    [torch.device], TimedStep
+]  # builds a side: a function of a module, or `functools.partial` of one
 TURN_SECONDS = 0.3  # of a turn: so many steps that it takes about as long
 TOLERANCE = 1e-3
 
@@ -50,7 +52,10 @@ class Here:
     """A side in this process."""
 
     def __init__(self, make: Make, setting: Setting, elapsed: bool = False) -> None:
-        self.device, self.elapsed = prepare_torch(Runtime(device=setting.device, threads=1)), elapsed
+        self.device, self.elapsed = (
+            prepare_torch(Runtime(device=setting.device, threads=1)),
+            elapsed,
+        )
         self.step = make(self.device)
         gc.collect()
         _give_back_memory()
@@ -59,7 +64,9 @@ class Here:
         began = self._clock()
         self.step()  # warms up
         taken = self._clock() - began
-        self.count = 1 if setting.quick else max(1, min(1000, round(TURN_SECONDS / max(taken, 1e-6))))
+        self.count = (
+            1 if setting.quick else max(1, min(1000, round(TURN_SECONDS / max(taken, 1e-6))))
+        )
         self.peak = peak_memory(self.device)
 
     def __call__(self) -> Turn:
@@ -87,7 +94,9 @@ class Elsewhere:
 
     def __init__(self, make: Make, setting: Setting, elapsed: bool) -> None:
         self.ours, theirs = get_context("spawn").Pipe()
-        self.process = get_context("spawn").Process(target=_serve, args=(theirs, make, setting, elapsed), daemon=True)
+        self.process = get_context("spawn").Process(
+            target=_serve, args=(theirs, make, setting, elapsed), daemon=True
+        )
         self.process.start()
         theirs.close()
         self._hear()
@@ -123,7 +132,11 @@ def _serve(connection: Connection, make: Make, setting: Setting, elapsed: bool) 
     except EOFError:
         return  # no more turns
     except Exception as error:  # told to whom it concerns
-        connection.send(error if isinstance(error, UserError) else RuntimeError(f"{type(error).__name__}: {error}"))
+        connection.send(
+            error
+            if isinstance(error, UserError)
+            else RuntimeError(f"{type(error).__name__}: {error}")
+        )
 
 
 @contextmanager
@@ -139,7 +152,9 @@ def side(make: Make, setting: Setting, elapsed: bool = False) -> Iterator[Conten
         made.stop()
 
 
-def turns(ours: Make, other: Make, setting: Setting, *, elapsed: bool = False) -> list[tuple[Turn, Turn]]:
+def turns(
+    ours: Make, other: Make, setting: Setting, *, elapsed: bool = False
+) -> list[tuple[Turn, Turn]]:
     """Pairs of turns; each side goes first in every second one. Raises RuntimeError where they do not say the same."""
     with ExitStack() as stack:
         sides = [stack.enter_context(side(make, setting, elapsed)) for make in (ours, other)]
@@ -150,7 +165,9 @@ def turns(ours: Make, other: Make, setting: Setting, *, elapsed: bool = False) -
             pairs.append((taken[id(sides[0])], taken[id(sides[1])]))
     for mine, theirs in pairs:
         if abs(mine.said - theirs.said) > TOLERANCE * (1 + abs(theirs.said)):
-            raise RuntimeError(f"the two sides compute different things: {mine.said} and {theirs.said}")
+            raise RuntimeError(
+                f"the two sides compute different things: {mine.said} and {theirs.said}"
+            )
     return pairs
 
 
@@ -166,10 +183,19 @@ def time_row(
 ) -> BenchRow:
     """Milliseconds a step."""
     unit = "CPU ms" if setting.device == "cpu" and not elapsed else "ms"
-    return row(bench, name, unit, [(1e3 * mine.seconds, 1e3 * theirs.seconds) for mine, theirs in pairs], rule, required)
+    return row(
+        bench,
+        name,
+        unit,
+        [(1e3 * mine.seconds, 1e3 * theirs.seconds) for mine, theirs in pairs],
+        rule,
+        required,
+    )
 
 
-def memory_row(bench: str, name: str, pairs: list[tuple[Turn, Turn]], rule: RatioLimit, required: float | None) -> BenchRow:
+def memory_row(
+    bench: str, name: str, pairs: list[tuple[Turn, Turn]], rule: RatioLimit, required: float | None
+) -> BenchRow:
     """Peak memory above the built side's. The parts of a page that a process's size counts whole are taken as one MiB at least."""
     values = [(max(1.0, mine.memory), max(1.0, theirs.memory)) for mine, theirs in pairs]
     return row(bench, f"{name}, memory", "MiB", values, rule, required)
@@ -177,7 +203,11 @@ def memory_row(bench: str, name: str, pairs: list[tuple[Turn, Turn]], rule: Rati
 
 def kept_bytes(forward: Callable[[], Any], weights: nn.Module | None = None) -> int:
     """Bytes that a forward keeps for the backward, weights aside; a storage kept twice counts once."""
-    known = {p.untyped_storage().data_ptr() for p in weights.parameters()} if weights is not None else set()
+    known = (
+        {p.untyped_storage().data_ptr() for p in weights.parameters()}
+        if weights is not None
+        else set()
+    )
     kept: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:

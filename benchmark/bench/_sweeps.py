@@ -12,7 +12,16 @@ from vlpeft.benchmark.core.config import dump
 from vlpeft.benchmark.plan.check import plan
 from vlpeft.benchmark.plan.sweep import plan_file
 
-RANKS, BACKBONE = 20, {"name": "vit_roberta", "text": "tiny", "vision": "tiny", "embed_text_twice": False, "pooler": "checkpoint"}
+RANKS, BACKBONE = (
+    20,
+    {
+        "name": "vit_roberta",
+        "text": "tiny",
+        "vision": "tiny",
+        "embed_text_twice": False,
+        "pooler": "checkpoint",
+    },
+)
 
 
 def write_sweep(folder: Path, cells: int, **protocol: Any) -> Path:
@@ -20,11 +29,19 @@ def write_sweep(folder: Path, cells: int, **protocol: Any) -> Path:
     ranks = next(n for n in range(min(RANKS, cells), 0, -1) if cells % n == 0)
     sweep = {
         "title": "bench",
-        "protocol": {"base": "quickstart", "steps": 20, "train_limit": 64, "eval_limit": 32, **protocol},
+        "protocol": {
+            "base": "quickstart",
+            "steps": 20,
+            "train_limit": 64,
+            "eval_limit": 32,
+            **protocol,
+        },
         "seeds": list(range(cells // ranks)),
         "tasks": ["vqa/shapes"],
         "backbones": [BACKBONE],
-        "methods": [{"name": "lora", "label": f"rank {rank}", "rank": rank} for rank in range(1, ranks + 1)],
+        "methods": [
+            {"name": "lora", "label": f"rank {rank}", "rank": rank} for rank in range(1, ranks + 1)
+        ],
     }
     path = folder / f"bench{cells}.yaml"
     path.write_text(json.dumps(sweep), encoding="utf-8")
@@ -37,10 +54,27 @@ def records(root: Path, sweep: Path) -> Path:
     write_atomically(plan_file(root, made.sweep), to_json(dump(made)))
     kinds = [f"vqa_accuracy/{a}_{b}" for a, b in product("abc", repeat=2)]
     for number, cell in enumerate(made.runnable()):
-        values: dict[str, float | dict[str, str]] = {name: float((7 * number + i) % 100) for i, name in enumerate(["vqa_accuracy", *kinds])}
-        cost = {"trainable": cell.trainable, "head": cell.head, "total": cell.total, "train_seconds": 1.0, "step_ms": 9.0}
-        record = Record(cell.id, {}, values, cost, [(i, 1.0) for i in range(50)], {"data": cell.data, "science": 1})
-        path = store.folder(cell.id) / "record.json"  # without the syncs of Store.publish, which ten thousand times take long
+        values: dict[str, float | dict[str, str]] = {
+            name: float((7 * number + i) % 100) for i, name in enumerate(["vqa_accuracy", *kinds])
+        }
+        cost = {
+            "trainable": cell.trainable,
+            "head": cell.head,
+            "total": cell.total,
+            "train_seconds": 1.0,
+            "step_ms": 9.0,
+        }
+        record = Record(
+            cell.id,
+            {},
+            values,
+            cost,
+            [(i, 1.0) for i in range(50)],
+            {"data": cell.data, "science": 1},
+        )
+        path = (
+            store.folder(cell.id) / "record.json"
+        )  # without the syncs of Store.publish, which ten thousand times take long
         path.parent.mkdir(parents=True)
         path.write_bytes(to_json(dump(record)))
     return root

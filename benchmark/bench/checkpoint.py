@@ -13,7 +13,10 @@ from vlpeft.benchmark.bench._rows import BenchRow, Setting, row
 from vlpeft.benchmark.run.checkpoint import save_trained
 
 BENCH = "checkpoint"
-METHODS: Mapping[str, Settings] = {"lora": {"rank": 128, "alpha": 128}, "routing_lora": {"rank": 128, "alpha": 128, "function": "mul"}}
+METHODS: Mapping[str, Settings] = {
+    "lora": {"rank": 128, "alpha": 128},
+    "routing_lora": {"rank": 128, "alpha": 128, "function": "mul"},
+}
 ANSWERS = 3129  # VQAv2's
 
 
@@ -22,9 +25,16 @@ def run(setting: Setting) -> Iterator[BenchRow]:
     for method, full in METHODS.items():
         settings = {**full, "rank": 4} if setting.quick else full
         answers = [str(i) for i in range(10 if setting.quick else ANSWERS)]
-        backbone = adapt_backbone("vit_roberta", method, settings, protocol(1), quick=setting.quick, answers=answers)
+        backbone = adapt_backbone(
+            "vit_roberta", method, settings, protocol(1), quick=setting.quick, answers=answers
+        )
         with TemporaryDirectory() as folder:
             whole = Path(folder) / "whole.safetensors"
-            save_file({name: p.detach().contiguous() for name, p in backbone.named_parameters()}, whole)
-            pair = (save_trained(Path(folder) / "trained.safetensors", backbone), whole.stat().st_size)
+            save_file(
+                {name: p.detach().contiguous() for name, p in backbone.named_parameters()}, whole
+            )
+            pair = (
+                save_trained(Path(folder) / "trained.safetensors", backbone),
+                whole.stat().st_size,
+            )
         yield row(BENCH, f"{method}, vit_roberta", "bytes", [pair], "at least", 15.0)

@@ -43,10 +43,19 @@ def run(setting: Setting) -> Iterator[BenchRow]:
         one, many, all_ = (write_sweep(Path(folder), n) for n in (1, cells, finished))
         plans = [["plan", str(sweep), "--json"] for sweep in (one, many)]
         taken = [(seconds(plans), 1.0) for _ in range(times)]
-        yield row(BENCH, f"plan of {cells:,} cells as JSON, beyond imports and the first; other: allowed", "CPU s", taken, "at most", 1.0)
+        yield row(
+            BENCH,
+            f"plan of {cells:,} cells as JSON, beyond imports and the first; other: allowed",
+            "CPU s",
+            taken,
+            "at most",
+            1.0,
+        )
         table = ["table", str(all_), "--root", str(records(Path(folder) / "root", all_))]
         taken = [(seconds([table]), 3.0) for _ in range(times)]
-        yield row(BENCH, f"table of {finished:,} records; other: allowed", "CPU s", taken, "at most", 1.0)
+        yield row(
+            BENCH, f"table of {finished:,} records; other: allowed", "CPU s", taken, "at most", 1.0
+        )
 
 
 def step(arguments: Sequence[str], runs: int, device: torch.device) -> TimedStep:  # noqa: ARG001 - every side is told its device
@@ -62,5 +71,11 @@ def step(arguments: Sequence[str], runs: int, device: torch.device) -> TimedStep
 def seconds(commands: Sequence[Sequence[str]]) -> float:
     """CPU seconds of the last of these commands in a new process."""
     code = CPU_SECONDS.format(commands=commands)
-    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
     return float(done.stderr.split()[-1])

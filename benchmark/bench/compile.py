@@ -45,13 +45,22 @@ def run(setting: Setting) -> Iterator[BenchRow]:
         sides = [partial(step, number, compiled, setting.quick) for compiled in (True, False)]
         yield time_row(BENCH, name, turns(sides[0], sides[1], setting), setting, "at most", None)
         ours, other = (first_step(number, compiled, setting) for compiled in (True, False))
-        yield row(BENCH, f"{name}, the first one, building included", "s", [(ours, other)], "at most", None)
+        yield row(
+            BENCH,
+            f"{name}, the first one, building included",
+            "s",
+            [(ours, other)],
+            "at most",
+            None,
+        )
 
 
 def step(number: int, compiled: bool, quick: bool, device: torch.device) -> TimedStep:
     """One training step."""
     case, recipe = CASES[number], protocol(2 if quick else 8)
-    backbone = adapt_backbone(case.backbone, case.method, case.settings, recipe, quick=quick).to(device)
+    backbone = adapt_backbone(case.backbone, case.method, case.settings, recipe, quick=quick).to(
+        device
+    )
     if compiled:
         compile_layers(backbone, "aot_eager" if quick else "inductor")  # which needs no compiler
     return training(backbone, recipe, cached_pixels(backbone, recipe.batch_size))
@@ -61,7 +70,10 @@ def first_step(number: int, compiled: bool, setting: Setting) -> float:
     """Seconds by the clock, in a process of its own, with nothing compiled earlier at hand."""
     if setting.quick:
         return _first_step(number, compiled, setting)
-    with TemporaryDirectory() as cache, ProcessPoolExecutor(1, get_context("spawn"), _keep_graphs, (cache,)) as pool:
+    with (
+        TemporaryDirectory() as cache,
+        ProcessPoolExecutor(1, get_context("spawn"), _keep_graphs, (cache,)) as pool,
+    ):
         return pool.submit(_first_step, number, compiled, setting).result()
 
 

@@ -36,10 +36,16 @@ def step(cache: str, quick: bool, device: torch.device) -> TimedStep:
     recipe = protocol(BATCH, epochs=1, steps=None, train_limit=BATCH * BATCHES, eval_limit=1)
     inputs = Inputs.open(Part("vqa", load_spec("shapes"), recipe))
     settings = {"rank": 4 if quick else 128, "alpha": 128, "function": "mul"}
-    backbone = adapt_backbone("vit_roberta", "routing_lora", settings, recipe, quick=quick, answers=inputs.answers).to(device)
+    backbone = adapt_backbone(
+        "vit_roberta", "routing_lora", settings, recipe, quick=quick, answers=inputs.answers
+    ).to(device)
     images = [image for item in inputs.items for image in item.images]
     data = inputs.data
-    visual = visual_inputs(backbone, data, images, False, Path(cache)) if cache else live_features(backbone, data, zeroed=False)
+    visual = (
+        visual_inputs(backbone, data, images, False, Path(cache))
+        if cache
+        else live_features(backbone, data, zeroed=False)
+    )
     feed = Feed(inputs.items, visual, recipe, inputs.answers)
     began = {name: tensor.clone() for name, tensor in trained_tensors(backbone).items()}
 

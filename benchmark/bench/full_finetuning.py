@@ -21,12 +21,22 @@ def run(setting: Setting) -> Iterator[BenchRow]:
     for name, settings in SIDES.items():
         batch = 2 if setting.quick else 4
         ours = partial(step, "lora", (), batch, setting.quick)
-        pairs = turns(ours, partial(step, "full_finetuning", tuple(settings.items()), batch, setting.quick), setting)
+        pairs = turns(
+            ours,
+            partial(step, "full_finetuning", tuple(settings.items()), batch, setting.quick),
+            setting,
+        )
         yield time_row(BENCH, f"LoRA step, {name}", pairs, setting, "at least", 3.0)
         yield memory_row(BENCH, f"LoRA step, {name}", pairs, "at least", 5.0)
 
 
-def step(method: str, settings: tuple[tuple[str, bool], ...], batch: int, quick: bool, device: torch.device) -> TimedStep:
+def step(
+    method: str,
+    settings: tuple[tuple[str, bool], ...],
+    batch: int,
+    quick: bool,
+    device: torch.device,
+) -> TimedStep:
     """One training step."""
     recipe = protocol(batch)
     backbone = adapt_backbone("vit_roberta", method, dict(settings), recipe, quick=quick).to(device)

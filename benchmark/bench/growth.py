@@ -36,7 +36,9 @@ class Curve:
 def tokens(size: int, quick: bool, _folder: Path, device: torch.device) -> TimedStep:
     """Self-attention's p-adapter over so many tokens: its graph has as many edges as the attention."""
     base = p_laplacian.TINY if quick else p_laplacian.SHAPES[0]
-    return p_laplacian.step(replace(base, batch=2, queries=size, keys=size, tokens=None), device, literal=False)
+    return p_laplacian.step(
+        replace(base, batch=2, queries=size, keys=size, tokens=None), device, literal=False
+    )
 
 
 def candidates(size: int, quick: bool, _folder: Path, device: torch.device) -> TimedStep:
@@ -80,7 +82,18 @@ def run(setting: Setting) -> Iterator[BenchRow]:
         sizes, costs = list(taken), list(taken.values())
         name = f"{curve.name}, {sizes[-1]} beside {sizes[0]}: exponent"
         unit = "CPU ms" if setting.device == "cpu" else "ms"
-        yield BenchRow(BENCH, name, unit, costs[-1], costs[0], exponent(taken), "at most", curve.at_most, setting.turns, points=taken)
+        yield BenchRow(
+            BENCH,
+            name,
+            unit,
+            costs[-1],
+            costs[0],
+            exponent(taken),
+            "at most",
+            curve.at_most,
+            setting.turns,
+            points=taken,
+        )
 
 
 def points(curve: Curve, setting: Setting) -> dict[int, float]:
@@ -88,7 +101,9 @@ def points(curve: Curve, setting: Setting) -> dict[int, float]:
     found = {}
     with TemporaryDirectory() as folder:
         for size in curve.quick if setting.quick else curve.sizes:
-            with side(partial(_made, CURVES.index(curve), size, setting.quick, Path(folder)), setting) as turn:
+            with side(
+                partial(_made, CURVES.index(curve), size, setting.quick, Path(folder)), setting
+            ) as turn:
                 found[size] = median(turn().seconds for _ in range(setting.turns))
     return found
 
@@ -99,5 +114,8 @@ def _made(number: int, size: int, quick: bool, folder: Path, device: torch.devic
 
 def exponent(taken: Mapping[int, float]) -> float:
     """Slope of log cost over log size."""
-    logs: tuple[Sequence[float], Sequence[float]] = ([math.log(size) for size in taken], [math.log(cost) for cost in taken.values()])
+    logs: tuple[Sequence[float], Sequence[float]] = (
+        [math.log(size) for size in taken],
+        [math.log(cost) for cost in taken.values()],
+    )
     return linear_regression(*logs).slope

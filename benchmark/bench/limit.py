@@ -8,7 +8,13 @@ from functools import partial
 
 import torch
 
-from vlpeft.benchmark.bench._models import Settings, adapt_backbone, freeze_backbone, protocol, training
+from vlpeft.benchmark.bench._models import (
+    Settings,
+    adapt_backbone,
+    freeze_backbone,
+    protocol,
+    training,
+)
 from vlpeft.benchmark.bench._rows import BenchRow, Setting
 from vlpeft.benchmark.bench._sides import TimedStep, time_row, turns
 from vlpeft.benchmark.plan.measure import cached_pixels
@@ -38,12 +44,22 @@ def run(setting: Setting) -> Iterator[BenchRow]:
     for number, case in enumerate(CASES):
         sides = [partial(step, number, limit, setting.quick) for limit in (False, True)]
         name = f"{case.method} step, {case.backbone}"
-        yield time_row(BENCH, name, turns(sides[0], sides[1], setting), setting, "at most", case.required)
+        yield time_row(
+            BENCH, name, turns(sides[0], sides[1], setting), setting, "at most", case.required
+        )
 
 
 def step(number: int, limit: bool, quick: bool, device: torch.device) -> TimedStep:
     """One training step, or the limit."""
     case, recipe = CASES[number], protocol(2 if quick else 8)
-    settings = {**case.settings, "size": 16, "image_tokens": 4} if quick and "size" in case.settings else case.settings
-    backbone = adapt_backbone(case.backbone, None if limit else case.method, settings, recipe, quick=quick).to(device)
-    return (freeze_backbone if limit else training)(backbone, recipe, cached_pixels(backbone, recipe.batch_size))
+    settings = (
+        {**case.settings, "size": 16, "image_tokens": 4}
+        if quick and "size" in case.settings
+        else case.settings
+    )
+    backbone = adapt_backbone(
+        case.backbone, None if limit else case.method, settings, recipe, quick=quick
+    ).to(device)
+    return (freeze_backbone if limit else training)(
+        backbone, recipe, cached_pixels(backbone, recipe.batch_size)
+    )

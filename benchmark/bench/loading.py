@@ -32,10 +32,14 @@ def run(setting: Setting) -> Iterator[BenchRow]:
     with TemporaryDirectory() as folder:
         draw = np.random.default_rng(0)
         for number in range(BATCH):
-            coarse = Image.fromarray(draw.integers(0, 256, (SHAPE[0] // 16, SHAPE[1] // 16, 3), np.uint8))
+            coarse = Image.fromarray(
+                draw.integers(0, 256, (SHAPE[0] // 16, SHAPE[1] // 16, 3), np.uint8)
+            )
             coarse.resize((SHAPE[1], SHAPE[0])).save(Path(folder) / f"{number}.jpg")
         sides = [partial(step, folder, small, depth) for depth in (DEPTH, 0)]
-        name = f"{'tiny' if small else 'full'} blip, {BATCH} JPEGs of 640 x 480 a step, fetched ahead"
+        name = (
+            f"{'tiny' if small else 'full'} blip, {BATCH} JPEGs of 640 x 480 a step, fetched ahead"
+        )
         pairs = turns(sides[0], sides[1], setting, elapsed=True)
         yield time_row(BENCH, name, pairs, setting, "at least", None, elapsed=True)
 
@@ -44,7 +48,9 @@ def step(folder: str, small: bool, depth: int, device: torch.device) -> TimedSte
     """Some steps of LoRA, which leave the weights as they were; returns the mean of their losses."""
     recipe = protocol(BATCH, steps=STEPS, augment="blip")
     backbone = adapt_backbone("blip", "lora", {}, recipe, quick=small).to(device)
-    items = [Item((str(path),), QUESTION, {ANSWERS[0]: 1.0}) for path in sorted(Path(folder).iterdir())]
+    items = [
+        Item((str(path),), QUESTION, {ANSWERS[0]: 1.0}) for path in sorted(Path(folder).iterdir())
+    ]
     feed = Feed(items, views(backbone, ImageFiles()), recipe, ANSWERS)
     began = {name: tensor.clone() for name, tensor in trained_tensors(backbone).items()}
 

@@ -29,21 +29,35 @@ TARGETS: Mapping[tuple[str, ...], str] = {  # our roles -> the modules as peft n
 def run(setting: Setting) -> Iterator[BenchRow]:
     """Time and kept bytes for each choice of targets."""
     for roles in TARGETS:
-        ours, theirs = partial(step, roles, setting.quick, False), partial(step, roles, setting.quick, True)
+        ours, theirs = (
+            partial(step, roles, setting.quick, False),
+            partial(step, roles, setting.quick, True),
+        )
         towers = [tower(roles, setting.quick, peft) for peft in (False, True)]
         if len({count(_trained(each)) for each in towers}) != 1:
             raise RuntimeError("the two sides train different numbers of parameters")
         name = ", ".join(roles)
         kept = [kept_bytes(partial(_loss, each, _inputs(each)), each) for each in towers]
         del towers
-        yield time_row(BENCH, f"{name}, step beside peft", turns(ours, theirs, setting), setting, "at most", 1.0)
-        yield row(BENCH, f"{name}, kept for the backward", "bytes", [(kept[0], kept[1])], "at most", 1.0)
+        yield time_row(
+            BENCH,
+            f"{name}, step beside peft",
+            turns(ours, theirs, setting),
+            setting,
+            "at most",
+            1.0,
+        )
+        yield row(
+            BENCH, f"{name}, kept for the backward", "bytes", [(kept[0], kept[1])], "at most", 1.0
+        )
 
 
 def tower(roles: tuple[str, ...], quick: bool, peft: bool) -> Any:
     """A RoBERTa with low-rank updates, ours or peft's."""
     settings = {"rank": RANK, "alpha": ALPHA, "targets": list(roles)}
-    made = adapt_backbone("vit_roberta", None if peft else "lora", settings, protocol(1), quick=quick).text
+    made = adapt_backbone(
+        "vit_roberta", None if peft else "lora", settings, protocol(1), quick=quick
+    ).text
     if peft:
         _inject_peft(made, TARGETS[roles])
     return made.train()
@@ -66,10 +80,17 @@ def _inject_peft(tower: nn.Module, pattern: str) -> None:
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
-        raise UserError("bench lora compares with Hugging Face peft; install it: `pip install peft`") from error
+        raise UserError(
+            "bench lora compares with Hugging Face peft; install it: `pip install peft`"
+        ) from error
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # peft reads a property that transformers has renamed
-        inject_adapter_in_model(LoraConfig(r=RANK, lora_alpha=int(ALPHA), target_modules=pattern, lora_dropout=0.0), tower)
+        warnings.simplefilter(
+            "ignore", FutureWarning
+        )  # peft reads a property that transformers has renamed
+        inject_adapter_in_model(
+            LoraConfig(r=RANK, lora_alpha=int(ALPHA), target_modules=pattern, lora_dropout=0.0),
+            tower,
+        )
 
 
 def _inputs(tower: Any) -> Tensor:

@@ -32,10 +32,22 @@ def run(setting: Setting) -> Iterator[BenchRow]:
     for shape in (TINY,) if setting.quick else (*SHAPES, UNPOOLED):
         sides = [partial(step, shape, literal=literal) for literal in (False, True)]
         pairs = turns(sides[0], sides[1], setting)
-        yield time_row(BENCH, shape.name, pairs, setting, "at least", 10.0 if shape is UNPOOLED else 2.0)
+        yield time_row(
+            BENCH, shape.name, pairs, setting, "at least", 10.0 if shape is UNPOOLED else 2.0
+        )
         block, output, seen = parts(shape, torch.device("cpu"))
-        kept = [kept_bytes(partial(forward, block, output, seen, shape, literal=literal), block) for literal in (False, True)]
-        yield row(BENCH, f"{shape.name}, kept for the backward", "bytes", [(kept[0], kept[1])], "at least", 4.0)
+        kept = [
+            kept_bytes(partial(forward, block, output, seen, shape, literal=literal), block)
+            for literal in (False, True)
+        ]
+        yield row(
+            BENCH,
+            f"{shape.name}, kept for the backward",
+            "bytes",
+            [(kept[0], kept[1])],
+            "at least",
+            4.0,
+        )
 
 
 def step(shape: Shape, device: torch.device, *, literal: bool) -> TimedStep:

@@ -21,27 +21,44 @@ WORDS = (  # each one token of the tiny tokenizer, as most answers of VQAv2 are 
     "yes no two three four many red blue green black brown yellow gray teal light there color size left right large small above "
     "below circle circles triangle triangles rectangle rectangles shape shapes man image background"
 )
-ANSWERS = (*WORDS.split(), "large circle", "red shape", "not present", "there are two large yellow triangles on the left of the image")
+ANSWERS = (
+    *WORDS.split(),
+    "large circle",
+    "red shape",
+    "not present",
+    "there are two large yellow triangles on the left of the image",
+)
 
 
 def run(setting: Setting) -> Iterator[BenchRow]:
     """Questions answered from a list."""
     questions, keep = (2, 3) if setting.quick else (2, 32)
     sides = [partial(step, questions, keep, again, setting.quick) for again in (False, True)]
-    yield time_row(BENCH, f"{questions} questions, {keep} candidates each", turns(sides[0], sides[1], setting), setting, "at least", 10.0)
+    yield time_row(
+        BENCH,
+        f"{questions} questions, {keep} candidates each",
+        turns(sides[0], sides[1], setting),
+        setting,
+        "at least",
+        10.0,
+    )
 
 
 def step(questions: int, keep: int, again: bool, quick: bool, device: torch.device) -> TimedStep:
     """Answer the questions; returns a number that the answers make."""
     recipe = protocol(questions, rank_candidates=keep)
-    backbone: Any = adapt_backbone("blip", "lora", {}, recipe, quick=quick, answers=ANSWERS).to(device).eval()
+    backbone: Any = (
+        adapt_backbone("blip", "lora", {}, recipe, quick=quick, answers=ANSWERS).to(device).eval()
+    )
     visual = cached_pixels(backbone, questions)([[str(i)] for i in range(questions)])
     prompts = [item.prompt for item in items(questions)]
     answer = partial(rank_by_encoding_again, backbone) if again else backbone.predict
 
     def rank_answers() -> int:
         with torch.inference_mode():
-            return sum(ANSWERS.index(text) * (1 + i) for i, text in enumerate(answer(visual, prompts)))
+            return sum(
+                ANSWERS.index(text) * (1 + i) for i, text in enumerate(answer(visual, prompts))
+            )
 
     return rank_answers
 
@@ -58,7 +75,9 @@ def rank_by_encoding_again(backbone: Any, visual: Tensor, prompts: Sequence[str]
         rows = torch.arange(len(tokens), device=tokens.device).repeat_interleave(tokens.shape[1])
         labels = tokens.flatten(0, 1)
         backbone.set_visual_context(visual[rows])
-        logits = backbone.decoder.cls(backbone._states(embeds[rows], mask[rows], labels, memory.rows(rows)))
+        logits = backbone.decoder.cls(
+            backbone._states(embeds[rows], mask[rows], labels, memory.rows(rows))
+        )
         return log_likelihood(logits, labels, backbone.protocol).view(tokens.shape[:2])
 
     targets = backbone._targets(backbone.answers).to(visual.device)

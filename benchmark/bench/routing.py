@@ -30,11 +30,15 @@ def run(setting: Setting) -> Iterator[BenchRow]:
         yield time_row(BENCH, name, turns(ours, other, setting), setting, "at least", required)
 
 
-def step(function: str, shape: tuple[int, int, int], device: torch.device, *, literal: str) -> TimedStep:
+def step(
+    function: str, shape: tuple[int, int, int], device: torch.device, *, literal: str
+) -> TimedStep:
     """Forward and backward of R(x_t, x_v), ours or a literal transcription."""
     torch.manual_seed(0)
     batch, length, rank = shape
-    text, vision = (torch.randn(batch, n, rank, device=device, requires_grad=True) for n in (length, 1))
+    text, vision = (
+        torch.randn(batch, n, rank, device=device, requires_grad=True) for n in (length, 1)
+    )
     module: Any = METHODS.entry("routing_lora").load().__module__
     route = getattr(_literal, literal) if literal else routes(module)(function, "paper")
     grad = torch.randn(batch, length, rank, device=device)

@@ -24,8 +24,18 @@ def run(setting: Setting) -> Iterator[BenchRow]:
     cells = cells[:1] if setting.quick else cells
     with empty_cache():
         seconds = taken(cells, setting)
-        yield row(BENCH, "before a sweep, the first time; other: allowed", "CPU s", [(seconds, FIRST)], "at most", 1.0)
-        times = [(1000 * taken(cells, setting), STAMPED) for _ in range(1 if setting.quick else setting.turns)]
+        yield row(
+            BENCH,
+            "before a sweep, the first time; other: allowed",
+            "CPU s",
+            [(seconds, FIRST)],
+            "at most",
+            1.0,
+        )
+        times = [
+            (1000 * taken(cells, setting), STAMPED)
+            for _ in range(1 if setting.quick else setting.turns)
+        ]
         yield row(BENCH, "before a sweep, stamped; other: allowed", "CPU ms", times, "at most", 1.0)
 
 

@@ -33,7 +33,14 @@ def step(cells: int, together: bool, device: torch.device) -> TimedStep:
     def whole() -> None:
         with TemporaryDirectory() as folder:
             sweep = str(write_sweep(Path(folder), cells))
-            where = ("--root", str(Path(folder) / "root"), "--device", device.type, "--threads", "1")
+            where = (
+                "--root",
+                str(Path(folder) / "root"),
+                "--device",
+                device.type,
+                "--threads",
+                "1",
+            )
             if together:
                 _vlpeft("sweep", sweep, "--workers", "1", *where)
                 return
@@ -44,7 +51,9 @@ def step(cells: int, together: bool, device: torch.device) -> TimedStep:
 
 
 def _vlpeft(*arguments: str) -> str:
-    done = subprocess.run([sys.executable, "-m", "vlpeft", *arguments], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "vlpeft", *arguments], capture_output=True, text=True, check=False
+    )
     if done.returncode:
         raise RuntimeError(f"vlpeft {' '.join(arguments)}: {done.stderr[-500:]}")
     return done.stdout

@@ -37,7 +37,9 @@ class Part(Config):
 
     def identity(self) -> dict[str, JSON]:
         """No name of the protocol, no path of the data."""
-        protocol = {key: value for key, value in dump_identity(self.protocol).items() if key != "name"}
+        protocol = {
+            key: value for key, value in dump_identity(self.protocol).items() if key != "name"
+        }
         return {"task": self.task, "dataset": self.dataset.identity(), "protocol": protocol}
 
 
@@ -122,12 +124,16 @@ class Plan(Config):
         if not beginning:
             raise UserError("cell: give the beginning of a cell's id; see `vlpeft plan`")
         found: dict[str, Planned] = {}
-        for cell in self.cells:  # at another scale a cell may repeat an earlier one, whose id it has
+        for (
+            cell
+        ) in self.cells:  # at another scale a cell may repeat an earlier one, whose id it has
             if cell.id.startswith(beginning):
                 found.setdefault(cell.id, cell)
         if len(found) != 1:
             number = len(found) or "no"
-            raise UserError(f"cell {beginning}: {number} cells of '{self.sweep}' have an id that starts so; see `vlpeft plan`")
+            raise UserError(
+                f"cell {beginning}: {number} cells of '{self.sweep}' have an id that starts so; see `vlpeft plan`"
+            )
         (chosen,) = found.values()
         if chosen.skipped:
             raise UserError(f"cell {beginning}: skipped: {chosen.skipped}")

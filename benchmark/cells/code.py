@@ -21,7 +21,14 @@ from vlpeft.benchmark.core.config import Config, parse
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.core.registry import REPOSITORY
 
-PACKAGES = ("vlpeft", "benchmark", "baselines", "methods", "results", "slurm")  # vlpeft, and what it holds in a wheel
+PACKAGES = (
+    "vlpeft",
+    "benchmark",
+    "baselines",
+    "methods",
+    "results",
+    "slurm",
+)  # vlpeft, and what it holds in a wheel
 NOTE = "snapshot.json"
 
 
@@ -77,12 +84,20 @@ def files(folder: Path) -> list[str]:
     They are named as they are imported, vlpeft/benchmark/..., which in a checkout leads through the links in vlpeft/.
     """
     if commit(folder):
-        listed = _git(folder, "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *PACKAGES)
-        known = (name for name in os.fsdecode(listed).split("\0") if (folder / name).is_file())  # no links, no deleted files
+        listed = _git(
+            folder, "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *PACKAGES
+        )
+        known = (
+            name for name in os.fsdecode(listed).split("\0") if (folder / name).is_file()
+        )  # no links, no deleted files
         return sorted({name if name.startswith("vlpeft/") else f"vlpeft/{name}" for name in known})
     vlpeft = folder / "vlpeft"
     inside = (path for package in PACKAGES[1:] for path in (vlpeft / package).rglob("*"))
-    found = (path for path in (*vlpeft.glob("*"), *inside) if path.is_file() and "__pycache__" not in path.parts)
+    found = (
+        path
+        for path in (*vlpeft.glob("*"), *inside)
+        if path.is_file() and "__pycache__" not in path.parts
+    )
     return sorted(path.relative_to(folder).as_posix() for path in found)
 
 
@@ -92,8 +107,12 @@ def _difference(folder: Path) -> bytes:
     if not commit(folder):
         return b""
     where = _git(folder, "rev-parse", "--git-path", "index", "--git-path", "objects")
-    index, objects = (folder / path for path in os.fsdecode(where).splitlines())  # relative or absolute
-    with tempfile.TemporaryDirectory() as temporary:  # new files are added to an index of our own: nothing of the user's changes
+    index, objects = (
+        folder / path for path in os.fsdecode(where).splitlines()
+    )  # relative or absolute
+    with (
+        tempfile.TemporaryDirectory() as temporary
+    ):  # new files are added to an index of our own: nothing of the user's changes
         own = {"GIT_INDEX_FILE": f"{temporary}/index", "GIT_OBJECT_DIRECTORY": temporary}
         own["GIT_ALTERNATE_OBJECT_DIRECTORIES"] = str(objects)
         shutil.copyfile(index, own["GIT_INDEX_FILE"])
@@ -108,7 +127,11 @@ def _name(diff: bytes) -> str:
 
 def _git(folder: Path, *words: str, environment: Mapping[str, str] | None = None) -> bytes:
     command = ["git", "-C", str(folder), *words]
-    done = subprocess.run(command, capture_output=True, check=False, env={**os.environ, **(environment or {})})
+    done = subprocess.run(
+        command, capture_output=True, check=False, env={**os.environ, **(environment or {})}
+    )
     if done.returncode:
-        raise UserError(f"`{' '.join(command)}` failed: {' '.join(done.stderr.decode(errors='replace').split())}")
+        raise UserError(
+            f"`{' '.join(command)}` failed: {' '.join(done.stderr.decode(errors='replace').split())}"
+        )
     return done.stdout

@@ -22,8 +22,17 @@ def describe_failure(error: BaseException) -> dict[str, Any]:
     if isinstance(error, RankFailed):
         return error.about
     oom = isinstance(error, (torch.OutOfMemoryError, MemoryError))
-    words = {KeyboardInterrupt: "interrupted", DataError: "data", WeightsError: "weights", UserError: "settings"}
-    cause = "out of memory" if oom else disk_trouble(error) or words.get(type(error), type(error).__name__)
+    words = {
+        KeyboardInterrupt: "interrupted",
+        DataError: "data",
+        WeightsError: "weights",
+        UserError: "settings",
+    }
+    cause = (
+        "out of memory"
+        if oom
+        else disk_trouble(error) or words.get(type(error), type(error).__name__)
+    )
     message = " ".join(str(error).split()) or type(error).__name__
     return {"cause": cause, "message": message[:500], "user": isinstance(error, UserError)}
 
@@ -31,5 +40,7 @@ def describe_failure(error: BaseException) -> dict[str, Any]:
 def rebuild_error(rank: int, about: dict[str, Any]) -> Exception:
     """The error that a rank has described: again a UserError if it was one, so that it is told as one."""
     if about["user"]:
-        return {"data": DataError, "weights": WeightsError}.get(about["cause"], UserError)(about["message"])
+        return {"data": DataError, "weights": WeightsError}.get(about["cause"], UserError)(
+            about["message"]
+        )
     return RankFailed(about["cause"], f"rank {rank}: {about['message']}")

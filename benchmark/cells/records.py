@@ -110,7 +110,9 @@ class Store:
     def records(self) -> Iterator[Record]:
         """All records, by id."""
         cells = self.root / "cells"
-        for cell_id in sorted(path.name for path in cells.iterdir()) if cells.is_dir() else ():  # a glob passes over what it may not read
+        for cell_id in (
+            sorted(path.name for path in cells.iterdir()) if cells.is_dir() else ()
+        ):  # a glob passes over what it may not read
             if self.has_record(cell_id):
                 yield self.record(cell_id)
 
@@ -145,7 +147,9 @@ class Store:
 
     def publish(self, record: Record) -> bool:
         """Write the record unless one stands already; True if this call wrote it. Of several writers exactly one wins."""
-        return write_atomically(self.folder(record.id) / "record.json", to_json(dump(record)), exclusive=True)
+        return write_atomically(
+            self.folder(record.id) / "record.json", to_json(dump(record)), exclusive=True
+        )
 
 
 def is_locked(lock: Path) -> bool:
@@ -172,25 +176,35 @@ def read_record(path: Path) -> Record:
         raise UserError(f"{path}: {damaged.format(error)}") from error
     record = parse_versioned(Record, text, path, RECORD_SCHEMA, "record", damaged)
     if record.id != path.parent.name:
-        raise UserError(f"{path}: holds the record of cell {record.id}; move it to cells/{record.id}/")
+        raise UserError(
+            f"{path}: holds the record of cell {record.id}; move it to cells/{record.id}/"
+        )
     return record
 
 
 def to_json(values: Mapping[str, Any], indent: int | None = 1) -> bytes:
     """Pretty JSON with sorted keys; equal values give equal bytes. Without indent it is written ten times as fast."""
-    return (json.dumps(values, indent=indent, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    return (
+        json.dumps(values, indent=indent, sort_keys=True, ensure_ascii=False, allow_nan=False)
+        + "\n"
+    ).encode()
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
     """A small status file, or None where there is none. Raises UserError for a damaged one."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):  # where results are kept in one file, there are no status files
+    except (
+        FileNotFoundError,
+        NotADirectoryError,
+    ):  # where results are kept in one file, there are no status files
         return None
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: not readable ({error}); restore or delete it") from error
     if not isinstance(values, dict):
-        raise UserError(f"{path}: a {type(values).__name__} where a mapping should be; restore or delete it")
+        raise UserError(
+            f"{path}: a {type(values).__name__} where a mapping should be; restore or delete it"
+        )
     return values
 
 
@@ -221,7 +235,9 @@ def write_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; choose a writable --root with free space") from error
+        raise UserError(
+            f"cannot write {path}: {error.strerror}; choose a writable --root with free space"
+        ) from error
 
 
 def _write(path: Path, data: bytes, exclusive: bool) -> bool:

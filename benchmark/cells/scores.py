@@ -46,7 +46,9 @@ class ScoresFile(Config):
     schema: int = SCORES_SCHEMA
 
 
-def by_image(task: str, images: Sequence[Sequence[str]], per_example: Mapping[str, Sequence[float]]) -> ImageScores:
+def by_image(
+    task: str, images: Sequence[Sequence[str]], per_example: Mapping[str, Sequence[float]]
+) -> ImageScores:
     """Add up the scores of each image's examples.
 
     images: the ids of each example's images; per_example: metric -> scores, in the same order.
@@ -59,19 +61,29 @@ def by_image(task: str, images: Sequence[Sequence[str]], per_example: Mapping[st
         counts[image] += 1
         for metric, scores in per_example.items():
             sums[metric][image] += scores[i]
-    rounded = {metric: tuple(round(total, DECIMALS) for total in totals) for metric, totals in sums.items()}
+    rounded = {
+        metric: tuple(round(total, DECIMALS) for total in totals) for metric, totals in sums.items()
+    }
     return ImageScores(task, tuple(place), tuple(counts), rounded)
 
 
 def to_bytes(parts: Sequence[ImageScores]) -> bytes:
     """The file's content: compact JSON; equal scores give equal bytes."""
-    values = {**dump(ScoresFile(())), "parts": [{**dump(part), "sums": shorten_numbers(part.sums)} for part in parts]}
-    return (json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False) + "\n").encode()
+    values = {
+        **dump(ScoresFile(())),
+        "parts": [{**dump(part), "sums": shorten_numbers(part.sums)} for part in parts],
+    }
+    return (
+        json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False) + "\n"
+    ).encode()
 
 
 def shorten_numbers(sums: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
     """The same numbers, whole ones (of accuracies, most) without a point, which takes less room in JSON."""
-    return {metric: [int(value) if value.is_integer() else value for value in map(float, values)] for metric, values in sums.items()}
+    return {
+        metric: [int(value) if value.is_integer() else value for value in map(float, values)]
+        for metric, values in sums.items()
+    }
 
 
 def read_scores(path: Path) -> tuple[ImageScores, ...]:
@@ -89,6 +101,13 @@ def read_scores(path: Path) -> tuple[ImageScores, ...]:
 
 def check_lengths(part: ImageScores, where: str) -> None:
     """Raise UserError unless every list has one entry an image, and every image is there once."""
-    lengths = {len(part.images), len(set(part.images)), len(part.examples), *map(len, part.sums.values())}
+    lengths = {
+        len(part.images),
+        len(set(part.images)),
+        len(part.examples),
+        *map(len, part.sums.values()),
+    }
     if lengths != {len(part.images)} or not part.images:
-        raise UserError(f"{where}: {part.task}: lists of unequal length, or an image twice; it was not written by this version")
+        raise UserError(
+            f"{where}: {part.task}: lists of unequal length, or an image twice; it was not written by this version"
+        )

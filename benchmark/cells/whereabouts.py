@@ -31,8 +31,17 @@ def reporter(folder: Path, progress: ReportProgress) -> ReportProgress:
             began = (phase, step, now)
         if now - last >= EVERY_SECONDS:
             last = now
-            left = (now - began[2]) * (total - step) / (step - began[1]) if step > began[1] else None
-            where = {"phase": phase, "step": step, "total": total, "updated": time.time(), "pid": os.getpid(), "left": left}
+            left = (
+                (now - began[2]) * (total - step) / (step - began[1]) if step > began[1] else None
+            )
+            where = {
+                "phase": phase,
+                "step": step,
+                "total": total,
+                "updated": time.time(),
+                "pid": os.getpid(),
+                "left": left,
+            }
             write_quickly(folder / "progress.json", to_json(where))
 
     return report

@@ -21,13 +21,22 @@ def export_adapter(options: argparse.Namespace) -> int:
     from vlpeft.benchmark.export.write import export
     from vlpeft.benchmark.plan.sweep import as_typed, load_plan
 
-    planned, store = load_plan(options.sweep, options.root, options.scale).find(options.cell), Store(options.root)
+    planned, store = (
+        load_plan(options.sweep, options.root, options.scale).find(options.cell),
+        Store(options.root),
+    )
     if not store.has_record(planned.id):
-        again = f"vlpeft run {as_typed(options.sweep, options.root, options.scale)} --cell {planned.id}"
-        raise UserError(f"cell {planned.id} is not finished in {options.root}: run it first (`{again}`)")
+        again = (
+            f"vlpeft run {as_typed(options.sweep, options.root, options.scale)} --cell {planned.id}"
+        )
+        raise UserError(
+            f"cell {planned.id} is not finished in {options.root}: run it first (`{again}`)"
+        )
     adapter = export(planned, store, options.output, options.format)
     same, tried = adapter.reproduced
-    print(f"{options.output}: {adapter.method} of cell {adapter.id}; {same} of {tried} test examples answered as in the run")
+    print(
+        f"{options.output}: {adapter.method} of cell {adapter.id}; {same} of {tried} test examples answered as in the run"
+    )
     return 0
 
 
@@ -41,7 +50,9 @@ def predict(options: argparse.Namespace) -> int:
     adapter = read_adapter(options.adapter)
     part = select_part(adapter, options.task)
     wanted = _wanted(options, TASKS.load(adapter.cell.parts[part].task)())
-    device = prepare_torch(parse(Runtime, {"device": options.device, "threads": options.threads}, "options"))
+    device = prepare_torch(
+        parse(Runtime, {"device": options.device, "threads": options.threads}, "options")
+    )
     backbone = rebuild(adapter, options.adapter).to(device)
     made = predict(adapter, backbone, part, wanted, BATCH, TOP if options.json else 0)
     for row in as_rows(wanted, made, backbone.score):

@@ -24,15 +24,28 @@ def bench(options: argparse.Namespace) -> int:
 
     chosen = names() if "all" in options.names else list(dict.fromkeys(options.names))
     setting, before, cannot = _setting(options, chosen), os.getloadavg(), list[str]()
-    rows = newest_rows(options.kept, chosen, setting.device) if options.kept else [*_measured(chosen, setting, cannot)]
-    print(json.dumps([*map(as_dict, rows)], indent=1) + "\n" if options.json else (markdown if options.markdown else text)(rows), end="")
+    rows = (
+        newest_rows(options.kept, chosen, setting.device)
+        if options.kept
+        else [*_measured(chosen, setting, cannot)]
+    )
+    print(
+        json.dumps([*map(as_dict, rows)], indent=1) + "\n"
+        if options.json
+        else (markdown if options.markdown else text)(rows),
+        end="",
+    )
     if options.plot:
         if not any(row.points for row in rows):
-            raise UserError("--plot: there is no curve of `growth`; measure it, or leave --plot out")
+            raise UserError(
+                "--plot: there is no curve of `growth`; measure it, or leave --plot out"
+            )
         try:
             options.plot.write_text(plot(rows), encoding="utf-8")
         except OSError as error:
-            raise UserError(f"--plot {options.plot}: {error.strerror}; choose another file") from error
+            raise UserError(
+                f"--plot {options.plot}: {error.strerror}; choose another file"
+            ) from error
         print(f"drawn in {options.plot}", file=sys.stderr)
     if options.keep and rows:
         print(f"kept in {keep(options.keep, rows, setting, before)}", file=sys.stderr)
@@ -47,16 +60,26 @@ def _setting(options: argparse.Namespace, chosen: Sequence[str]) -> Setting:
     from vlpeft.benchmark.run.runtime import Runtime
 
     if options.quick and (options.keep or options.kept):
-        raise UserError("--quick: its numbers mean nothing, and none are kept; leave out --quick, or --keep and --kept")
+        raise UserError(
+            "--quick: its numbers mean nothing, and none are kept; leave out --quick, or --keep and --kept"
+        )
     if options.plot and "growth" not in chosen:
-        raise UserError("--plot: only `growth` measures curves; add it to the names, or leave --plot out")
+        raise UserError(
+            "--plot: only `growth` measures curves; add it to the names, or leave --plot out"
+        )
     if options.plot and (options.plot.suffix != ".svg" or options.plot.is_dir()):
         raise UserError(f"--plot {options.plot}: name a file that ends in .svg")
     for folder in (options.keep, options.plot and options.plot.parent):
         if folder:
             check_folder(folder)
-    named = options.kept and options.device != "auto"  # what was kept is shown where there is no such device, too
-    return Setting(options.device if named else str(Runtime(device=options.device).torch_device()), options.turns, options.quick)
+    named = (
+        options.kept and options.device != "auto"
+    )  # what was kept is shown where there is no such device, too
+    return Setting(
+        options.device if named else str(Runtime(device=options.device).torch_device()),
+        options.turns,
+        options.quick,
+    )
 
 
 def _measured(chosen: Sequence[str], setting: Setting, cannot: list[str]) -> Iterator[BenchRow]:
@@ -66,7 +89,9 @@ def _measured(chosen: Sequence[str], setting: Setting, cannot: list[str]) -> Ite
     for name in chosen:
         try:
             for row in run(name, setting):
-                shown = replace(row, required=None) if setting.quick else row  # such numbers are no ground for a verdict
+                shown = (
+                    replace(row, required=None) if setting.quick else row
+                )  # such numbers are no ground for a verdict
                 print(text([shown]).splitlines()[1], file=sys.stderr, flush=True)
                 yield shown
         except UserError as error:

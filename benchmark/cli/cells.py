@@ -17,7 +17,12 @@ from typing import Any
 from vlpeft.benchmark.core.errors import UserError
 
 WATCH_SECONDS = 5.0
-CAUSES = {"oom": "out of memory", "timeout": "time limit", "node": "node failure", "disk": "disk full"}  # short words for `retry --cause`
+CAUSES = {
+    "oom": "out of memory",
+    "timeout": "time limit",
+    "node": "node failure",
+    "disk": "disk full",
+}  # short words for `retry --cause`
 
 
 def run(options: argparse.Namespace) -> int:
@@ -35,8 +40,19 @@ def run(options: argparse.Namespace) -> int:
     with CellProgress(cell) as progress:
         outcome = run_interruptible(cell.id, options.root, runtime, progress)
     if outcome == "running elsewhere":
-        raise UserError(f"cell {cell.id} is being run by another process (see `vlpeft status {options.sweep} --root {options.root}`)")
-    print(json.dumps({"id": cell.id, "outcome": outcome, "metrics": Store(options.root).record(cell.id).metrics}, indent=1))
+        raise UserError(
+            f"cell {cell.id} is being run by another process (see `vlpeft status {options.sweep} --root {options.root}`)"
+        )
+    print(
+        json.dumps(
+            {
+                "id": cell.id,
+                "outcome": outcome,
+                "metrics": Store(options.root).record(cell.id).metrics,
+            },
+            indent=1,
+        )
+    )
     return 0
 
 
@@ -62,7 +78,10 @@ def _launch(options: argparse.Namespace, way: Any, made: Any, cells: Any) -> int
     from vlpeft.benchmark.launch.screen import SweepProgress
 
     way = replace(way, runtime=_verified(options, way.runtime, cells))
-    with SweepProgress(made, cells, options.root) as progress, show_presence(options.root, made.sweep, options.on):
+    with (
+        SweepProgress(made, cells, options.root) as progress,
+        show_presence(options.root, made.sweep, options.on),
+    ):
         way.run(cells, options.root, progress)
     if options.detach:
         print(f"vlpeft: the jobs go on by themselves{_how_to_watch(options)}", file=sys.stderr)
@@ -84,7 +103,9 @@ def _verified(options: argparse.Namespace, runtime: Any, cells: Any) -> Any:
         return runtime
     from vlpeft.benchmark.verify.gate import require
 
-    here = getattr(options, "on", "inline") != "slurm"  # jobs verify the devices that a login node lacks
+    here = (
+        getattr(options, "on", "inline") != "slurm"
+    )  # jobs verify the devices that a login node lacks
     require([each.cell for each in cells], runtime.torch_device().type if here else "cpu")
     return replace(runtime, verified=True)
 
@@ -104,12 +125,19 @@ def retry(options: argparse.Namespace) -> int:
 
     way = select_way(options, lambda: _runtime(options))
     made, store = load_plan(options.sweep, options.root, options.scale), Store(options.root)
-    waiting = [(cell, failure(store, cell.id)) for cell in made.runnable() if not store.has_record(cell.id)]
+    waiting = [
+        (cell, failure(store, cell.id)) for cell in made.runnable() if not store.has_record(cell.id)
+    ]
     failed = [(cell, why.cause) for cell, why in waiting if why is not None]
-    cells = [cell for cell, cause in failed if CAUSES.get(options.cause, options.cause or "") in cause]
+    cells = [
+        cell for cell, cause in failed if CAUSES.get(options.cause, options.cause or "") in cause
+    ]
     if not cells:
         causes = sorted({cause for _, cause in failed})
-        print(f"vlpeft: nothing to retry; causes of failure: {', '.join(causes) or 'none'}{_missing(options, made)}", file=sys.stderr)
+        print(
+            f"vlpeft: nothing to retry; causes of failure: {', '.join(causes) or 'none'}{_missing(options, made)}",
+            file=sys.stderr,
+        )
         return 0
     return _launch(options, way, made, cells)
 
@@ -152,14 +180,22 @@ def _look(made: Any, root: Path, changed: str) -> Any:
     """The state of each cell, with all that is known of it here; then what the folder holds of settings that are no more."""
     from vlpeft.benchmark.cells.records import Store
     from vlpeft.benchmark.launch.presence import launchers
-    from vlpeft.results.status import add_cluster_notes, find_unplanned, has_begun, mark_stale, status
+    from vlpeft.results.status import (
+        add_cluster_notes,
+        find_unplanned,
+        has_begun,
+        mark_stale,
+        status,
+    )
     from vlpeft.slurm.states import notes
 
     store = Store(root)
     cells, foreign = status(made, store), find_unplanned(made, store)
     waiting = [cell.id for cell in cells if cell.state == "missing"]
     found = add_cluster_notes(
-        cells, notes(root, waiting, [cell.id for cell in cells if has_begun(cell)]), launched_plans=bool(launchers(root, made.sweep))
+        cells,
+        notes(root, waiting, [cell.id for cell in cells if has_begun(cell)]),
+        launched_plans=bool(launchers(root, made.sweep)),
     )
     return [*(mark_stale(found, "the sweep has changed since") if changed else found), *foreign]
 
@@ -173,15 +209,29 @@ def _watch(title: str, look: Callable[[], Any]) -> None:
     from vlpeft.results.tables.render import render
 
     before = None
-    with Live(auto_refresh=False, vertical_overflow="ellipsis") if sys.stdout.isatty() else nullcontext() as live:
+    with (
+        Live(auto_refresh=False, vertical_overflow="ellipsis")
+        if sys.stdout.isatty()
+        else nullcontext() as live
+    ):
         while True:
             cells = look()
             numbers = summary(cells)
             if live is not None:
-                shown = status_table(title, cells, [cell for cell in select_shown(cells) if is_active(cell)], _columns())
-                live.update(Text.from_ansi(render(shown, "text", colour=True), no_wrap=True), refresh=True)
+                shown = status_table(
+                    title,
+                    cells,
+                    [cell for cell in select_shown(cells) if is_active(cell)],
+                    _columns(),
+                )
+                live.update(
+                    Text.from_ansi(render(shown, "text", colour=True), no_wrap=True), refresh=True
+                )
             elif numbers != before:
-                print(", ".join(f"{number} {state}" for state, number in numbers.items() if number), flush=True)
+                print(
+                    ", ".join(f"{number} {state}" for state, number in numbers.items() if number),
+                    flush=True,
+                )
             before = numbers
             if not any(numbers[state] for state in COMING):
                 return
@@ -196,10 +246,17 @@ def cancel(options: argparse.Namespace) -> int:
 
     made = read_plan(options.sweep, options.root, options.scale)
     stale = (cell.id for cell in find_unplanned(made, Store(options.root)))
-    jobs, local, elsewhere = cancel(options.root, made.sweep, {*(cell.id for cell in made.runnable()), *stale})
-    print(f"{jobs} jobs cancelled, {local} local launchers interrupted; what is done stays, `vlpeft sweep` goes on")
+    jobs, local, elsewhere = cancel(
+        options.root, made.sweep, {*(cell.id for cell in made.runnable()), *stale}
+    )
+    print(
+        f"{jobs} jobs cancelled, {local} local launchers interrupted; what is done stays, `vlpeft sweep` goes on"
+    )
     if elsewhere:
-        print(f"vlpeft: local launchers are at work on {', '.join(elsewhere)}, too: run this command there", file=sys.stderr)
+        print(
+            f"vlpeft: local launchers are at work on {', '.join(elsewhere)}, too: run this command there",
+            file=sys.stderr,
+        )
     return 0
 
 
@@ -210,7 +267,9 @@ def logs(options: argparse.Namespace) -> int:
     cell = read_plan(options.sweep, options.root, options.scale).find(options.cell)
     found = list(sections(options.root, cell.id))
     if not found:
-        raise UserError(f"no log of cell {cell.id} in {options.root}: it was not started, or ran with --on inline")
+        raise UserError(
+            f"no log of cell {cell.id} in {options.root}: it was not started, or ran with --on inline"
+        )
     for log, text in found:
         print(f"--> {log}\n{text.rstrip()}\n")
     return 0
@@ -236,7 +295,10 @@ def _runtime(options: argparse.Namespace) -> Any:
     from vlpeft.benchmark.core.config import parse
     from vlpeft.benchmark.run.runtime import Runtime
 
-    given = {name: getattr(options, name) for name in ("device", "threads", "micro_batch", "checkpoint_seconds", "compile")}
+    given = {
+        name: getattr(options, name)
+        for name in ("device", "threads", "micro_batch", "checkpoint_seconds", "compile")
+    }
     if options.ranks is not None:
         given["ranks"] = options.ranks
     try:

@@ -14,11 +14,15 @@ from vlpeft.benchmark.datasets.fetch.download import download
 from vlpeft.benchmark.run.screen import PhaseProgress
 
 
-def check_files(name: str, path: Path | None, split: str | None, *, images: bool, as_json: bool) -> int:
+def check_files(
+    name: str, path: Path | None, split: str | None, *, images: bool, as_json: bool
+) -> int:
     """Print a report on stdout, and a line on stderr for each problem and each source. 0 if all is well, else 2."""
     with PhaseProgress(name) as progress:
         report = check(name, path, split, images, progress)
-    print(json.dumps(asdict(report), indent=1, ensure_ascii=False) if as_json else report_text(report))
+    print(
+        json.dumps(asdict(report), indent=1, ensure_ascii=False) if as_json else report_text(report)
+    )
     for problem in report.problems:
         print(f"vlpeft: error: {problem}", file=sys.stderr)
     for line in report.to_get:
@@ -31,7 +35,9 @@ def download_files(name: str, path: Path | None, *, accepted: bool) -> int:
     card, spec = load_card(name), find_dataset(name, path)
     root = Path(spec.root)
     wanted = tuple(source for source in card.downloads if source.missing(root))
-    print(f"{card.name}: {card.summary or 'no summary'}\nlicence: {card.licence or 'not stated'}\nterms: {card.homepage or 'not stated'}")
+    print(
+        f"{card.name}: {card.summary or 'no summary'}\nlicence: {card.licence or 'not stated'}\nterms: {card.homepage or 'not stated'}"
+    )
     for source in wanted:
         print(f"to fetch: {source.url}{f' ({source.bytes:,} bytes)' if source.bytes else ''}")
     if wanted and not accepted:
@@ -52,6 +58,8 @@ def download_files(name: str, path: Path | None, *, accepted: bool) -> int:
 def _accept(name: str) -> None:
     """Ask whether the licence is accepted. Raises UserError for no, and where nobody can answer."""
     if not sys.stdin.isatty():
-        raise UserError(f"the licence of '{name}' must be accepted before its files are fetched: read its terms, then add --yes")
+        raise UserError(
+            f"the licence of '{name}' must be accepted before its files are fetched: read its terms, then add --yes"
+        )
     if input("Do you accept this licence? [y/N] ").strip().lower() not in ("y", "yes"):
         raise UserError(f"the licence of '{name}' was not accepted; nothing was fetched")

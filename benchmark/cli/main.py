@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING
 from vlpeft.benchmark.cli.adapters import export_adapter, predict
 from vlpeft.benchmark.cli.arguments import parser
 from vlpeft.benchmark.cli.bench import bench
-from vlpeft.benchmark.cli.cells import cancel, how_to_go_on, logs, print_text, retry, run, status, sweep
+from vlpeft.benchmark.cli.cells import (
+    cancel,
+    how_to_go_on,
+    logs,
+    print_text,
+    retry,
+    run,
+    status,
+    sweep,
+)
 from vlpeft.benchmark.cli.report import report
 from vlpeft.benchmark.cli.tables import diff, keep, table
 from vlpeft.benchmark.cli.verify import verify
@@ -39,13 +48,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except UserError as error:
         print(f"vlpeft: error: {error}", file=sys.stderr)
         code = 2
-    except PermissionError as error:  # result folders are shared: any file of one may be another user's
-        print(f"vlpeft: error: {error.filename}: {error.strerror}; ask its owner, or choose another folder", file=sys.stderr)
+    except (
+        PermissionError
+    ) as error:  # result folders are shared: any file of one may be another user's
+        print(
+            f"vlpeft: error: {error.filename}: {error.strerror}; ask its owner, or choose another folder",
+            file=sys.stderr,
+        )
         code = 2
     except KeyboardInterrupt:
         print(f"vlpeft: interrupted{how_to_go_on(options)}", file=sys.stderr)
         code = 130
-    except BrokenPipeError:  # `vlpeft ... | head`; what is still buffered must not be written at exit
+    except (
+        BrokenPipeError
+    ):  # `vlpeft ... | head`; what is still buffered must not be written at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     sys.exit(code)
@@ -70,7 +86,13 @@ def _planned(name: str) -> str:
 
     sweep = sweep_name_of(name)
     if sweep in published_names() and sweep not in sweep_names():
-        reasons = "; ".join(dict.fromkeys(number.why_impossible for number in load_published(sweep).numbers() if number.why_impossible))
+        reasons = "; ".join(
+            dict.fromkeys(
+                number.why_impossible
+                for number in load_published(sweep).numbers()
+                if number.why_impossible
+            )
+        )
         raise UserError(
             f"{name} is a published table without a sweep, since nothing here can reproduce it ({reasons}): see `vlpeft table {name}`"
         )
@@ -81,15 +103,24 @@ def _list(options: argparse.Namespace) -> int:
     from vlpeft.results.tables.listing import listing, listing_text
 
     rows = listing(options.what)
-    print(json.dumps(rows, indent=1, ensure_ascii=False) + "\n" if options.json else listing_text(rows), end="")
+    print(
+        json.dumps(rows, indent=1, ensure_ascii=False) + "\n"
+        if options.json
+        else listing_text(rows),
+        end="",
+    )
     return 0
 
 
 def _plan(options: argparse.Namespace) -> int:
     if options.explain is not None and options.cost:
         raise UserError("--explain, --cost: choose one of the two")
-    if not options.cost and (options.batch or options.threads or options.compile or options.device != "auto"):
-        raise UserError("--batch, --threads, --device, --compile: a plan measures nothing without --cost; add --cost, or leave them out")
+    if not options.cost and (
+        options.batch or options.threads or options.compile or options.device != "auto"
+    ):
+        raise UserError(
+            "--batch, --threads, --device, --compile: a plan measures nothing without --cost; add --cost, or leave them out"
+        )
     if options.explain is not None:
         return _explain(options)
     from vlpeft.benchmark.plan.check import plan
@@ -117,12 +148,18 @@ def _cost(made: Plan, options: argparse.Namespace) -> int:
     from vlpeft.benchmark.run.runtime import Runtime
     from vlpeft.results.tables.steps import forecast_table
 
-    runtime = parse(Runtime, {"device": options.device, "threads": options.threads, "compile": options.compile}, "options")
+    runtime = parse(
+        Runtime,
+        {"device": options.device, "threads": options.threads, "compile": options.compile},
+        "options",
+    )
     found = []
     for each in forecasts(made, options.batch, runtime):
         found.append(each)
         said = each.failed or f"{each.step_seconds:.3g} s a step, {each.hours:.3g} hours"
-        print(f"{each.backbone}, {each.method}, {each.task}/{each.dataset}: {said}", file=sys.stderr)
+        print(
+            f"{each.backbone}, {each.method}, {each.task}/{each.dataset}: {said}", file=sys.stderr
+        )
     if options.json:
         print(json.dumps([asdict(each) for each in found], indent=1, ensure_ascii=False))
     else:
@@ -148,9 +185,15 @@ def _prefetch(options: argparse.Namespace) -> int:
     from vlpeft.benchmark.plan.prefetch import prefetch
 
     found = []
-    for each in prefetch(options.sweep, options.scale, fetch=not options.dry_run, accepted=options.yes):
+    for each in prefetch(
+        options.sweep, options.scale, fetch=not options.dry_run, accepted=options.yes
+    ):
         found.append(each)
-        print(f"{each.kind} {each.name}: {each.message}", file=sys.stderr if options.json else sys.stdout, flush=True)
+        print(
+            f"{each.kind} {each.name}: {each.message}",
+            file=sys.stderr if options.json else sys.stdout,
+            flush=True,
+        )
     if options.json:
         print(json.dumps([asdict(each) for each in found], indent=1, ensure_ascii=False))
     for each in found:
@@ -182,7 +225,10 @@ def _measure(options: argparse.Namespace) -> int:
     steps = []
     for step in measure(options.sweep, options.batch, runtime):
         steps.append(step)
-        print(f"{step.backbone}, {step.method}: {step.failed or f'{step.step_seconds:.1f} s'}", file=sys.stderr)
+        print(
+            f"{step.backbone}, {step.method}: {step.failed or f'{step.step_seconds:.1f} s'}",
+            file=sys.stderr,
+        )
     if options.json:
         print(json.dumps([asdict(step) for step in steps], indent=1, ensure_ascii=False))
     else:
@@ -193,7 +239,9 @@ def _measure(options: argparse.Namespace) -> int:
 def _data_check(options: argparse.Namespace) -> int:
     from vlpeft.benchmark.cli.data import check_files
 
-    return check_files(options.name, options.path, options.split, images=options.images, as_json=options.json)
+    return check_files(
+        options.name, options.path, options.split, images=options.images, as_json=options.json
+    )
 
 
 def _data_download(options: argparse.Namespace) -> int:
@@ -205,7 +253,9 @@ def _data_download(options: argparse.Namespace) -> int:
 def _pretrain(options: argparse.Namespace) -> int:
     from vlpeft.benchmark.pretraining.towers import TOWERS, pretrain_tiny
 
-    pretrain_tiny(options.out, options.seed, only=options.only.split(",") if options.only else TOWERS)
+    pretrain_tiny(
+        options.out, options.seed, only=options.only.split(",") if options.only else TOWERS
+    )
     return 0
 
 

@@ -11,9 +11,15 @@ from typing import Any, NoReturn
 from vlpeft.benchmark.core.errors import did_you_mean
 
 WORDS = (  # argparse's, and ours, which say what to do
-    (r"one of the arguments (.*) is required", lambda found: f"add {' or '.join(found[1].split())}"),
+    (
+        r"one of the arguments (.*) is required",
+        lambda found: f"add {' or '.join(found[1].split())}",
+    ),
     (r"the following arguments are required: (.*)", lambda found: f"{found[1]} must be given"),
-    (r"argument (.*): not allowed with argument (.*)", lambda found: f"{found[1]} and {found[2]} exclude each other: leave one out"),
+    (
+        r"argument (.*): not allowed with argument (.*)",
+        lambda found: f"{found[1]} and {found[2]} exclude each other: leave one out",
+    ),
 )
 
 
@@ -24,7 +30,10 @@ class Parser(argparse.ArgumentParser):
         """Print it on one line, and end."""
         for pattern, ours in WORDS:
             message = re.sub(pattern, ours, message)
-        print(f"{self.prog}: error: {message}{'' if message.endswith('?') else f'; see `{self.prog} --help`'}", file=sys.stderr)
+        print(
+            f"{self.prog}: error: {message}{'' if message.endswith('?') else f'; see `{self.prog} --help`'}",
+            file=sys.stderr,
+        )
         sys.exit(2)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
@@ -39,13 +48,21 @@ class Parser(argparse.ArgumentParser):
         if choices is not None and value not in choices:
             hint = did_you_mean(str(value), map(str, choices))
             if isinstance(choices, dict):  # the names of subparsers
-                raise argparse.ArgumentError(None, f"unknown {str(action.metavar).lower()} '{value}'{hint}")
+                raise argparse.ArgumentError(
+                    None, f"unknown {str(action.metavar).lower()} '{value}'{hint}"
+                )
             raise argparse.ArgumentError(action, f"unknown value '{value}'{hint}")
 
     def _near(self, word: str) -> str:
-        near = did_you_mean(word.split("=", maxsplit=1)[0], _options(self._actions)) if word.startswith("--") else ""
+        near = (
+            did_you_mean(word.split("=", maxsplit=1)[0], _options(self._actions))
+            if word.startswith("--")
+            else ""
+        )
         return near if "did you mean" in near else ""
 
 
 def _options(actions: Sequence[argparse.Action]) -> list[str]:
-    return [option for action in actions for option in action.option_strings if option.startswith("--")]
+    return [
+        option for action in actions for option in action.option_strings if option.startswith("--")
+    ]

@@ -16,7 +16,9 @@ def report(options: argparse.Namespace) -> int:
 
     gc.disable()  # many small objects and no cycles among them: to look for some takes a third of the time
     try:
-        for path in write_report(_sweeps(options), options.out, options.examples, mixed=options.mixed_environments):
+        for path in write_report(
+            _sweeps(options), options.out, options.examples, mixed=options.mixed_environments
+        ):
             print(path)
     finally:
         gc.enable()
@@ -35,7 +37,9 @@ def _sweeps(options: argparse.Namespace) -> list[Any]:
     if named.is_dir():
         if plans := launched_plans(named):
             return [(plan, Store(named)) for plan in plans]
-        raise UserError(f"{named} holds no launched sweep; give a folder that `vlpeft sweep --root` has filled, or a sweep's name")
+        raise UserError(
+            f"{named} holds no launched sweep; give a folder that `vlpeft sweep --root` has filled, or a sweep's name"
+        )
     if named.suffix == SUFFIX:
         evidence = read_evidence(named)
         return [(evidence.plan, evidence)]

@@ -17,14 +17,22 @@ def table(options: argparse.Namespace) -> int:
     from vlpeft.results.tables.render import render
 
     _place(options)
-    if (options.rows or options.columns) and (options.costs or options.details or options.significance or options.tidy):
-        raise UserError("--rows and --columns arrange the scores; leave out --costs, --details, --significance and --tidy")
+    if (options.rows or options.columns) and (
+        options.costs or options.details or options.significance or options.tidy
+    ):
+        raise UserError(
+            "--rows and --columns arrange the scores; leave out --costs, --details, --significance and --tidy"
+        )
     if options.tidy:
         return _tidy(options)
     if options.format == "parquet":
         raise UserError("--format parquet: goes with --tidy, the table of single cells")
-    other = options.costs or options.details or options.significance or options.rows or options.columns
-    made = _board(options) if other or options.sweep not in published_names() else _published(options)
+    other = (
+        options.costs or options.details or options.significance or options.rows or options.columns
+    )
+    made = (
+        _board(options) if other or options.sweep not in published_names() else _published(options)
+    )
     form = {"md": "markdown"}.get(options.format, options.format)
     if form == "csv":
         _note(made.said)
@@ -44,7 +52,10 @@ def _place(options: argparse.Namespace) -> None:
     from vlpeft.results.papers.published import sweep_name_of
 
     if options.measured:
-        options.root, options.asked = find_shipped_evidence(sweep_name_of(options.sweep), options.scale), True
+        options.root, options.asked = (
+            find_shipped_evidence(sweep_name_of(options.sweep), options.scale),
+            True,
+        )
 
 
 def _write(options: argparse.Namespace, content: bytes) -> None:
@@ -54,7 +65,9 @@ def _write(options: argparse.Namespace, content: bytes) -> None:
     try:
         options.out.write_bytes(content)
     except OSError as error:
-        raise UserError(f"-o {options.out}: {error.strerror}; name a file in a folder that you may write to") from error
+        raise UserError(
+            f"-o {options.out}: {error.strerror}; name a file in a folder that you may write to"
+        ) from error
 
 
 def _tidy(options: argparse.Namespace) -> int:
@@ -65,10 +78,14 @@ def _tidy(options: argparse.Namespace) -> int:
 
     form = "csv" if options.format == "text" else options.format
     if form not in FORMS:
-        raise UserError(f"--tidy --format {form}: the table of single cells is for programs; choose {', '.join(FORMS)}")
+        raise UserError(
+            f"--tidy --format {form}: the table of single cells is for programs; choose {', '.join(FORMS)}"
+        )
     if form == "parquet" and options.out is None:
         raise UserError("--format parquet: not text; name a file by -o")
-    board = leaderboard(*open_results(options.sweep, options.root, options.scale), mixed=options.mixed_environments)
+    board = leaderboard(
+        *open_results(options.sweep, options.root, options.scale), mixed=options.mixed_environments
+    )
     _note(map(one_line, board.remarks))
     _write(options, tidy(board.frame, form))
     return 0
@@ -85,7 +102,11 @@ def _published(options: argparse.Namespace) -> Any:
     sweep = sweep_name_of(options.sweep)
     asked = options.asked and sweep in sweep_names()  # results that were asked for must be there
     launched = asked or plan_file(options.root, sweep, options.scale).exists()
-    plan, store = open_results(sweep, options.root, options.scale) if launched else (None, Store(options.root))
+    plan, store = (
+        open_results(sweep, options.root, options.scale)
+        if launched
+        else (None, Store(options.root))
+    )
     table = load_published(options.sweep)
     return published_table(options.sweep, table, plan, store, mixed=options.mixed_environments)
 
@@ -101,11 +122,17 @@ def _board(options: argparse.Namespace) -> Any:
     plan, store = open_results(options.sweep, options.root, options.scale)
     board = leaderboard(plan, store, mixed=options.mixed_environments)
     if options.rows or options.columns:
-        return pivot_table(board, sides(options.rows or "method"), sides(options.columns or "task,dataset"))
+        return pivot_table(
+            board, sides(options.rows or "method"), sides(options.columns or "task,dataset")
+        )
     if options.costs:
         return cost_table(board)
     tests = significance(board, store)
-    return significance_table(board, tests) if options.significance else score_table(board, tests, details=options.details)
+    return (
+        significance_table(board, tests)
+        if options.significance
+        else score_table(board, tests, details=options.details)
+    )
 
 
 def diff(options: argparse.Namespace) -> int:
@@ -118,7 +145,13 @@ def diff(options: argparse.Namespace) -> int:
     found = diff(options.a, options.b, options.name or "", options.scale)
     if options.json:
         versions = [asdict(each) for each in found.versions]
-        print(json.dumps({"versions": versions, "equal": found.equal, **asdict(found)}, indent=1, ensure_ascii=False))
+        print(
+            json.dumps(
+                {"versions": versions, "equal": found.equal, **asdict(found)},
+                indent=1,
+                ensure_ascii=False,
+            )
+        )
     else:
         print_text(diff_table(options.a, options.b, found))
     return 0 if found.equal else 1
@@ -130,5 +163,7 @@ def keep(options: argparse.Namespace) -> int:
 
     out: Path = options.out or MEASURED
     path = keep(options.sweep, options.root, out, options.scale, mixed=options.mixed_environments)
-    print(f"{path} ({path.stat().st_size / 1e6:.1f} MB); read it with `vlpeft table {as_typed(options.sweep, path, options.scale)}`")
+    print(
+        f"{path} ({path.stat().st_size / 1e6:.1f} MB); read it with `vlpeft table {as_typed(options.sweep, path, options.scale)}`"
+    )
     return 0

@@ -57,7 +57,9 @@ def _line(finding: Any) -> str:
 
 def _summary(findings: Any, environment: Any, seconds: float) -> str:
     states = [each.state for each in findings]
-    counts = ", ".join(f"{states.count(state)} {state}" for state in ("ok", "FAILED", "not run") if state in states)
+    counts = ", ".join(
+        f"{states.count(state)} {state}" for state in ("ok", "FAILED", "not run") if state in states
+    )
     return f"{counts} in {seconds:.1f} s\n{environment.versions}\n{environment.device}"
 
 
@@ -65,7 +67,9 @@ def _write(parts: Any, options: argparse.Namespace) -> int:
     from vlpeft.benchmark.verify.runner import write
 
     if options.json or options.device not in ("auto", "cpu"):
-        raise UserError("--write: values are computed on the CPU and changes are printed as text; leave out --json and --device")
+        raise UserError(
+            "--write: values are computed on the CPU and changes are printed as text; leave out --json and --device"
+        )
     changes = 0
     for part, name, change in write(parts):
         if change:

@@ -26,12 +26,19 @@ def select_way(options: argparse.Namespace, runtime: Callable[[], Any]) -> Way:
     for name, ways in ONLY.items():
         if getattr(options, name) and options.on not in ways:
             hint = "; write `ranks` into the profile" if name == "ranks" else ""
-            raise UserError(f"--{name.replace('_', '-')} is for --on {' or '.join(ways)}, not for --on {options.on}{hint}")
+            raise UserError(
+                f"--{name.replace('_', '-')} is for --on {' or '.join(ways)}, not for --on {options.on}{hint}"
+            )
     if options.on == "slurm":
         if options.profile is None:
-            raise UserError("--on slurm needs --profile NAME or FILE.yaml; one_gpu is an example (see slurm/profiles)")
+            raise UserError(
+                "--on slurm needs --profile NAME or FILE.yaml; one_gpu is an example (see slurm/profiles)"
+            )
         return Slurm(runtime(), load_profile(options.profile), options.sweep, options.detach)
     if options.on == "inline":
         return Inline(runtime())
     made = runtime()
-    return Local(made, default_workers(made.ranks) if options.workers is None else check_workers(options.workers))
+    return Local(
+        made,
+        default_workers(made.ranks) if options.workers is None else check_workers(options.workers),
+    )

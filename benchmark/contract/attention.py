@@ -13,7 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from vlpeft.benchmark.libraries.transformers import fused_attention, refuse_attention_arguments, register_attention
+from vlpeft.benchmark.libraries.transformers import (
+    fused_attention,
+    refuse_attention_arguments,
+    register_attention,
+)
 
 NAME = "vlpeft"
 
@@ -23,15 +27,26 @@ class Seen(NamedTuple):
 
     query: Tensor  # (batch, queries, width): projected, heads merged
     value: Tensor  # (batch, keys, width): projected, heads merged
-    probabilities: Tensor  # (batch, heads, queries, keys): after softmax, before dropout; masked entries are 0
+    probabilities: (
+        Tensor  # (batch, heads, queries, keys): after softmax, before dropout; masked entries are 0
+    )
 
 
 class Attention:
     """One site's attention. `causal`: a query sees no later one; `fixed_keys`: no key is padding, and all batches have as many."""
 
-    def __init__(self, module: nn.Module, tower: PreTrainedModel | None, *, causal: bool, fixed_keys: bool = False) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        tower: PreTrainedModel | None,
+        *,
+        causal: bool,
+        fixed_keys: bool = False,
+    ) -> None:
         self.module, self.tower, self.causal, self.fixed_keys = module, tower, causal, fixed_keys
-        self.generating = False  # text is being written, a token at a time; see `Backbone.generating`
+        self.generating = (
+            False  # text is being written, a token at a time; see `Backbone.generating`
+        )
         self.recording = False
         self._seen: Seen | None = None
 
@@ -63,7 +78,15 @@ class Attention:
         if self.tower is not None:
             self.tower.set_attn_implementation(NAME)
 
-    def run(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float, dropout: float) -> Tensor:
+    def run(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        scaling: float,
+        dropout: float,
+    ) -> Tensor:
         """Attention of (batch, heads, tokens, head width) under an additive mask."""
         if not self.recording:
             return functional.scaled_dot_product_attention(
@@ -102,17 +125,30 @@ def attend(
         refuse_attention_arguments(others)
     hook: Attention | None = getattr(module, "attention_hook", None)
     if hook is None:
-        found = fused_attention(module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, is_causal=is_causal)
+        found = fused_attention(
+            module,
+            query,
+            key,
+            value,
+            attention_mask,
+            scaling=scaling,
+            dropout=dropout,
+            is_causal=is_causal,
+        )
         return found, None
     if attention_mask is None and query.shape[2] > 1 and _is_causal(module, is_causal):
-        raise RuntimeError("causal attention without a mask: a method that reads it or adds to it would see later tokens")
+        raise RuntimeError(
+            "causal attention without a mask: a method that reads it or adds to it would see later tokens"
+        )
     attention_mask = _additive(attention_mask, query.dtype)
     prefix = getattr(module, "prefix", None)
     if prefix is not None:
         keys, values = prefix()
         key = torch.cat([keys.to(key.dtype).expand(key.shape[0], -1, -1, -1), key], 2)
         value = torch.cat([values.to(value.dtype).expand(value.shape[0], -1, -1, -1), value], 2)
-        attention_mask = None if attention_mask is None else functional.pad(attention_mask, (keys.shape[-2], 0))
+        attention_mask = (
+            None if attention_mask is None else functional.pad(attention_mask, (keys.shape[-2], 0))
+        )
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     return hook.run(query, key, value, attention_mask, scaling, dropout).transpose(1, 2), None
 
@@ -125,7 +161,9 @@ def _additive(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     """Every query sees at least one key of its own, so the smallest number does for minus infinity, without its NaN."""
     if mask is None or mask.dtype != torch.bool:
         return mask
-    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(
+        ~mask, torch.finfo(dtype).min
+    )
 
 
 def merge_heads(heads: Tensor) -> Tensor:

@@ -39,8 +39,12 @@ class BackboneConfig(Config, ABC):
 
     name: ClassVar[str]  # set by @register
     tasks: ClassVar[tuple[str, ...]]  # set by @register
-    joint: ClassVar[bool] = False  # set by @register: one model can be trained on several tasks together
-    ignores: ClassVar[tuple[str, ...]] = ()  # set by @register: protocol keys that have no effect here
+    joint: ClassVar[bool] = (
+        False  # set by @register: one model can be trained on several tasks together
+    )
+    ignores: ClassVar[
+        tuple[str, ...]
+    ] = ()  # set by @register: protocol keys that have no effect here
 
     @property
     def reads_features(self) -> bool:
@@ -77,11 +81,17 @@ class Backbone(nn.Module, ABC):
     vision: VisionTower
     tokenizer: Any
     # what the scores of `ranked` are, for those who read them
-    score: ClassVar[str] = "log-likelihood of the answer's tokens, smoothed as the labels in training"
+    score: ClassVar[str] = (
+        "log-likelihood of the answer's tokens, smoothed as the labels in training"
+    )
     text: Any  # the language tower, a transformers model (Any: its submodules are no typed attributes)
     head: nn.Module | None  # parts no checkpoint holds; they always train
-    inert: frozenset[str] = frozenset()  # parameters of the head that no input reaches; published counts include them
-    prompt: nn.Module | None  # () -> (tokens, width): soft prompts; where they stand, the backbone says
+    inert: frozenset[str] = (
+        frozenset()
+    )  # parameters of the head that no input reaches; published counts include them
+    prompt: (
+        nn.Module | None
+    )  # () -> (tokens, width): soft prompts; where they stand, the backbone says
     token_embeddings: nn.Embedding
     protocol: Protocol
     answers: Sequence[str]
@@ -97,7 +107,9 @@ class Backbone(nn.Module, ABC):
         self.prompt = None
 
     @abstractmethod
-    def loss(self, visual: Tensor, prompts: Sequence[str], targets: Sequence[Mapping[str, float]]) -> tuple[Tensor, int]:
+    def loss(
+        self, visual: Tensor, prompts: Sequence[str], targets: Sequence[Mapping[str, float]]
+    ) -> tuple[Tensor, int]:
         """Summed training loss and how many terms it sums, so that a batch may be computed in parts.
 
         `visual` is (batch, images, tokens, width), each image's from `vision`; targets map text to its score.

@@ -11,7 +11,15 @@ import torch
 from torch import Tensor, nn
 from transformers import Conv1D
 
-from vlpeft.benchmark.contract.sites import ActiveTask, Need, Projection, Site, SiteKind, Slot, TowerSide
+from vlpeft.benchmark.contract.sites import (
+    ActiveTask,
+    Need,
+    Projection,
+    Site,
+    SiteKind,
+    Slot,
+    TowerSide,
+)
 from vlpeft.benchmark.core.config import Config
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.core.registry import Registry
@@ -30,7 +38,9 @@ class PerTask(nn.Module):
     def __init__(self, make: Callable[[], nn.Module], active: ActiveTask) -> None:
         super().__init__()
         if active.count < 2:
-            raise UserError("per_task: this cell has one task; give the sweep a `joint:` entry under `tasks`, or leave `per_task` out")
+            raise UserError(
+                "per_task: this cell has one task; give the sweep a `joint:` entry under `tasks`, or leave `per_task` out"
+            )
         self.copies, self.active = nn.ModuleList(make() for _ in range(active.count)), active
 
     def forward(self, *inputs: Tensor) -> Tensor:
@@ -95,10 +105,14 @@ def shape(module: nn.Module) -> tuple[int, int]:
         return module.in_features, module.out_features
     if isinstance(module, Conv1D):
         return module.weight.shape[0], module.weight.shape[1]
-    raise UserError(f"{type(module).__name__} is not a linear map; is another method already injected here?")
+    raise UserError(
+        f"{type(module).__name__} is not a linear map; is another method already injected here?"
+    )
 
 
-def targets(sites: Iterable[Site], roles: Iterable[str]) -> Iterator[tuple[Slot, tuple[tuple[int, int], ...]]]:
+def targets(
+    sites: Iterable[Site], roles: Iterable[str]
+) -> Iterator[tuple[Slot, tuple[tuple[int, int], ...]]]:
     """Group the named projections by the module that computes them: a fused module comes once, with several spans."""
     roles = tuple(roles)
     for site in sites:
@@ -110,29 +124,41 @@ def targets(sites: Iterable[Site], roles: Iterable[str]) -> Iterator[tuple[Slot,
             yield members[0].slot, tuple(p.span for p in members)
 
 
-def select_sites(backbone: Backbone, places: Iterable[SiteKind], sides: Iterable[TowerSide]) -> list[Site]:
+def select_sites(
+    backbone: Backbone, places: Iterable[SiteKind], sides: Iterable[TowerSide]
+) -> list[Site]:
     """Sites of these kinds on these sides. Raises UserError if the backbone has none: a method that acts nowhere is a slip."""
     places, sides = tuple(places), tuple(sides)
     found = [site for site in backbone.sites if site.kind in places and site.side in sides]
     if not found:
         known = dict.fromkeys(f"{site.side} {site.kind}" for site in backbone.sites)
-        raise UserError(f"places, sides: {backbone.name} has no {'/'.join(sides)} {'/'.join(places)}; it has: {', '.join(known)}")
+        raise UserError(
+            f"places, sides: {backbone.name} has no {'/'.join(sides)} {'/'.join(places)}; it has: {', '.join(known)}"
+        )
     return found
 
 
-def check_roles(backbone: Backbone, roles: Iterable[str], sites: Iterable[Site] | None = None) -> None:
+def check_roles(
+    backbone: Backbone, roles: Iterable[str], sites: Iterable[Site] | None = None
+) -> None:
     """Refuse a projection name that none of the sites (all of the backbone's unless given) has."""
-    known = {role for site in (backbone.sites if sites is None else sites) for role in site.projections}
+    known = {
+        role for site in (backbone.sites if sites is None else sites) for role in site.projections
+    }
     for role in roles:
         if role not in known:
             where = "site" if sites is None else "chosen site"
-            raise UserError(f"targets: no {where} of {backbone.name} has a projection '{role}'; known: {', '.join(sorted(known))}")
+            raise UserError(
+                f"targets: no {where} of {backbone.name} has a projection '{role}'; known: {', '.join(sorted(known))}"
+            )
 
 
 def check_rank(rank: int, width: int, setting: str) -> None:
     """Refuse a bottleneck that is no bottleneck."""
     if rank > width:
-        raise UserError(f"{setting}: {rank} is larger than the width {width} it is to compress; choose at most {width}")
+        raise UserError(
+            f"{setting}: {rank} is larger than the width {width} it is to compress; choose at most {width}"
+        )
 
 
 def extra_parameters(backbone: Backbone, groups: Iterable[UnfreezeGroup]) -> list[nn.Parameter]:
@@ -141,7 +167,11 @@ def extra_parameters(backbone: Backbone, groups: Iterable[UnfreezeGroup]) -> lis
     found: list[nn.Parameter] = []
     for group in ("norms", "all_norms"):
         if group in groups:
-            found += [p for norm in layer_norms(backbone, everywhere=group == "all_norms") for p in norm.parameters()]
+            found += [
+                p
+                for norm in layer_norms(backbone, everywhere=group == "all_norms")
+                for p in norm.parameters()
+            ]
     if "biases" in groups:
         found += [p for name, p in backbone.text.named_parameters() if name.endswith("bias")]
     return list({id(p): p for p in found}.values())

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from vlpeft.benchmark.contract.attention import Attention
 
-Need = Literal["linears", "sublayers", "attention", "embeddings", "visual_context", "encoder", "head"]
+Need = Literal[
+    "linears", "sublayers", "attention", "embeddings", "visual_context", "encoder", "head"
+]
 SiteKind = Literal["self", "cross", "ffn"]
 TowerSide = Literal["encoder", "decoder"]
 

@@ -21,7 +21,9 @@ class Axis:
     log: bool = False
 
     @classmethod
-    def around(cls, title: str, values: Iterable[float], *, log: bool = False, whole: bool = False) -> Axis:
+    def around(
+        cls, title: str, values: Iterable[float], *, log: bool = False, whole: bool = False
+    ) -> Axis:
         """Holds all values with some air; logarithmic if allowed and the values span more than DECADES. `whole`: without air."""
         known = sorted(values) or [0.0, 1.0]
         low, high = known[0], known[-1]
@@ -51,9 +53,19 @@ class Axis:
         yield from (round((first + i) * step, 12) for i in range(count))
 
     def _decades(self) -> Iterator[float]:
-        factors = (1,) if math.log10(self.high / self.low) > 3.5 else (1, 3) if math.log10(self.high / self.low) > 1.6 else (1, 2, 5)
+        factors = (
+            (1,)
+            if math.log10(self.high / self.low) > 3.5
+            else (1, 3)
+            if math.log10(self.high / self.low) > 1.6
+            else (1, 2, 5)
+        )
         for power in range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1):
-            yield from (factor * 10.0**power for factor in factors if self.low <= factor * 10.0**power <= self.high)
+            yield from (
+                factor * 10.0**power
+                for factor in factors
+                if self.low <= factor * 10.0**power <= self.high
+            )
 
 
 def short_number(value: float) -> str:

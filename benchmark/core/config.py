@@ -74,15 +74,27 @@ class Protocol(Config):
     decays: Literal["matrices", "not_biases", "all"] = "matrices"  # what weight decay acts on
     # blip: lower-case, most punctuation removed, at most 20 (captions: 30) words; sentence: lower-case, without a last full stop
     clean_text: Literal["none", "blip", "sentence"] = "none"
-    prompt: str = "{text}"  # what the model reads; {text} is the question, the hypothesis, or nothing
+    prompt: str = (
+        "{text}"  # what the model reads; {text} is the question, the hypothesis, or nothing
+    )
     max_input_tokens: Positive = 20
     max_output_tokens: Positive = 20  # of training targets
-    max_answers: Positive = 3129  # length of the closed answer list: the most frequent training answers
-    answer_weights: Literal["official", "frequency"] = "official"  # score of a training answer: the metric's, or its share of the ten
-    train_answers: Literal["all", "sampled"] = "all"  # of a question with several: all, or one a step, drawn by weight
+    max_answers: Positive = (
+        3129  # length of the closed answer list: the most frequent training answers
+    )
+    answer_weights: Literal["official", "frequency"] = (
+        "official"  # score of a training answer: the metric's, or its share of the ten
+    )
+    train_answers: Literal["all", "sampled"] = (
+        "all"  # of a question with several: all, or one a step, drawn by weight
+    )
     label_smoothing: Fraction = 0.0
-    loss_mean: Literal["tokens", "sequences", "questions"] = "tokens"  # see benchmark/backbones/language.py
-    answering: Literal["rank", "generate"] = "rank"  # choose from the answer list by likelihood, or write freely
+    loss_mean: Literal["tokens", "sequences", "questions"] = (
+        "tokens"  # see benchmark/backbones/language.py
+    )
+    answering: Literal["rank", "generate"] = (
+        "rank"  # choose from the answer list by likelihood, or write freely
+    )
     rank_candidates: Positive = 32  # answers that pass the first stage of ranking
     beams: Positive = 1
     max_generated_tokens: Positive | None = None  # None: as many as training targets have
@@ -90,29 +102,51 @@ class Protocol(Config):
     no_repeat_ngram: NonNegative = 0
     length_penalty: Finite = 1.0
     early_stopping: bool = False
-    metrics: Annotated[tuple[str, ...], Field(min_length=1)] | None = None  # None: all the task's metrics
+    metrics: Annotated[tuple[str, ...], Field(min_length=1)] | None = (
+        None  # None: all the task's metrics
+    )
     metric_tokenizer: Literal["ptb", "treebank"] = "ptb"
-    label_words: dict[str, str] | None = added_field(None)  # what is written for a label of entailment or nlvr2; None: the label
-    augment: Literal["none", "blip"] = added_field("none")  # of training images, see benchmark/run/augmentation.py
-    select: Literal["last", "best"] = added_field("last")  # whose weights are tested: the last step's, or the best epoch's
-    select_split: str = added_field("val")  # what the epochs are compared on; `eval_limit` holds for it, too
+    label_words: dict[str, str] | None = added_field(
+        None
+    )  # what is written for a label of entailment or nlvr2; None: the label
+    augment: Literal["none", "blip"] = added_field(
+        "none"
+    )  # of training images, see benchmark/run/augmentation.py
+    select: Literal["last", "best"] = added_field(
+        "last"
+    )  # whose weights are tested: the last step's, or the best epoch's
+    select_split: str = added_field(
+        "val"
+    )  # what the epochs are compared on; `eval_limit` holds for it, too
     # The sum of these values of metrics, as records name them, without a tokenizer; None: the first one of the task's first metric.
     select_metric: Annotated[tuple[str, ...], Field(min_length=1)] | None = added_field(None)
-    length_window: Positive = added_field(1)  # batches whose items are sorted by length together, to pad less; each item still comes once
-    views: Positive | None = added_field(None)  # of `augment`, of each image: so many, computed once; None: a new one every time
-    cached_features: Literal["float32", "float16"] = added_field("float32")  # how a frozen tower's features are kept
+    length_window: Positive = added_field(
+        1
+    )  # batches whose items are sorted by length together, to pad less; each item still comes once
+    views: Positive | None = added_field(
+        None
+    )  # of `augment`, of each image: so many, computed once; None: a new one every time
+    cached_features: Literal["float32", "float16"] = added_field(
+        "float32"
+    )  # how a frozen tower's features are kept
 
     def __post_init__(self) -> None:
         if self.views is not None and self.augment == "none":
-            raise ValueError("views: there is one view of an image without `augment`; leave one of the two out")
+            raise ValueError(
+                "views: there is one view of an image without `augment`; leave one of the two out"
+            )
         if (self.epochs is None) == (self.steps is None):
             raise ValueError("set exactly one of epochs and steps")
         if self.warmup_fraction and self.warmup_steps:
             raise ValueError("set at most one of warmup_fraction and warmup_steps")
         if self.select == "best" and self.epochs is None:
-            raise ValueError("`select: best` compares epochs: set `epochs` in place of `steps`, or `select: last`")
+            raise ValueError(
+                "`select: best` compares epochs: set `epochs` in place of `steps`, or `select: last`"
+            )
         if unknown := set(re.findall(r"\{\w*\}", self.prompt)) - {"{text}"}:
-            raise ValueError(f"prompt: unknown {min(unknown)}; {{text}} stands for the question or the hypothesis")
+            raise ValueError(
+                f"prompt: unknown {min(unknown)}; {{text}} stands for the question or the hypothesis"
+            )
 
     def total_steps(self, batches: int) -> int:
         """Optimizer steps, where an epoch has so many batches."""
@@ -141,7 +175,9 @@ def parse_json(cls: type[T], text: str | bytes, where: str) -> T:
 
 def dump(config: object) -> dict[str, JSON]:
     """Plain JSON values of a configuration dataclass, defaults spelled out."""
-    plain: dict[str, JSON] = _adapter(cast("Hashable", type(config))).dump_python(config, mode="json")
+    plain: dict[str, JSON] = _adapter(cast("Hashable", type(config))).dump_python(
+        config, mode="json"
+    )
     return plain
 
 
@@ -149,12 +185,16 @@ def dump_identity(config: Any) -> dict[str, JSON]:
     """`dump`, without `added` fields that have their default."""
     plain = dump(config)
     defaults = dump_defaults(config)
-    return {key: value for key, value in plain.items() if key not in defaults or value != defaults[key]}
+    return {
+        key: value for key, value in plain.items() if key not in defaults or value != defaults[key]
+    }
 
 
 def dump_defaults(config: Any) -> dict[str, JSON]:
     """Plain defaults of the `added` fields of a configuration dataclass."""
-    plain: dict[str, JSON] = json.loads(json.dumps({f.name: f.default for f in fields(config) if f.metadata.get(ADDED)}))
+    plain: dict[str, JSON] = json.loads(
+        json.dumps({f.name: f.default for f in fields(config) if f.metadata.get(ADDED)})
+    )
     return plain
 
 
@@ -168,12 +208,17 @@ def load_yaml(path: Path) -> dict[str, JSON]:
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
         raise UserError(f"{path}:{line}: not valid YAML: {error.problem}") from error
-    except (YAMLError, RecursionError) as error:  # control characters and the like, which carry no mark
+    except (
+        YAMLError,
+        RecursionError,
+    ) as error:  # control characters and the like, which carry no mark
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text: {error.reason} at byte {error.start}") from error
     if not isinstance(values, dict):
-        raise UserError(f"{path}: expected `key: value` lines at the top level, found {type(values).__name__}")
+        raise UserError(
+            f"{path}: expected `key: value` lines at the top level, found {type(values).__name__}"
+        )
     return values
 
 
@@ -183,7 +228,11 @@ def merge(*layers: Mapping[str, JSON]) -> dict[str, JSON]:
     for layer in layers:
         for key, value in layer.items():
             old = out.get(key)
-            out[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+            out[key] = (
+                merge(old, value)
+                if isinstance(old, Mapping) and isinstance(value, Mapping)
+                else value
+            )
     return out
 
 
@@ -195,9 +244,13 @@ def _adapter(cls: Hashable) -> TypeAdapter[Any]:
 def _explain(error: ValidationError, cls: type[Any]) -> str:
     found = error.errors()
     unknown = ("unexpected_keyword_argument", "extra_forbidden")
-    first = next((e for e in found if e["type"] in unknown), found[0])  # a misspelt key explains why a required one is missing
+    first = next(
+        (e for e in found if e["type"] in unknown), found[0]
+    )  # a misspelt key explains why a required one is missing
     place: Sequence[int | str] = first["loc"]
-    key = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in place).removeprefix(".")
+    key = "".join(
+        f"[{step}]" if isinstance(step, int) else f".{step}" for step in place
+    ).removeprefix(".")
     if first["type"] in unknown:
         return f"unknown key '{key}'{did_you_mean(str(place[-1]), [f.name for f in fields(cls)])}"
     if first["type"] in ("missing", "missing_argument"):

@@ -38,7 +38,9 @@ def allowed(annotation: ast.expr, tree: ast.Module) -> tuple[Any, ...]:
         case ast.Subscript(value=ast.Name(id="Literal"), slice=values):
             literal = ast.literal_eval(values)
             return literal if isinstance(literal, tuple) else (literal,)
-        case ast.Subscript(slice=ast.Tuple(elts=[inner, *_])) | ast.Subscript(slice=inner):  # Annotated[X, ...], tuple[X, ...]
+        case (
+            ast.Subscript(slice=ast.Tuple(elts=[inner, *_])) | ast.Subscript(slice=inner)
+        ):  # Annotated[X, ...], tuple[X, ...]
             return allowed(inner, tree)
         case ast.BinOp(left=left, right=right):
             return (*allowed(left, tree), *allowed(right, tree))
@@ -49,7 +51,11 @@ def allowed(annotation: ast.expr, tree: ast.Module) -> tuple[Any, ...]:
 
 def _alias(name: str, tree: ast.Module) -> tuple[Any, ...]:
     for item in tree.body:
-        if isinstance(item, ast.Assign) and isinstance(item.targets[0], ast.Name) and item.targets[0].id == name:
+        if (
+            isinstance(item, ast.Assign)
+            and isinstance(item.targets[0], ast.Name)
+            and item.targets[0].id == name
+        ):
             return allowed(item.value, tree)
     path, _ = imported_names(tree).get(name, (None, ""))
     return _alias(name, parse_source(path)) if path is not None else ()

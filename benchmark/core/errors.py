@@ -36,7 +36,9 @@ def broken_source(error: Exception, file: str) -> UserError:
         place, said = f"{error.filename}:{error.lineno}", f"{type(error).__name__}: {error.msg}"
     else:
         frames = traceback.extract_tb(error.__traceback__)
-        own = [f"{frame.filename}:{frame.lineno}" for frame in frames if frame.filename.endswith(file)]
+        own = [
+            f"{frame.filename}:{frame.lineno}" for frame in frames if frame.filename.endswith(file)
+        ]
         place, said = (own or [file])[-1], f"{type(error).__name__}: {error}"
     return UserError(" ".join(f"{place}: {said}; mend that file, or take it away".split()))
 

@@ -50,7 +50,9 @@ class RegistryEntry:
     summary: str
     options: Mapping[str, Any]
     settings: Mapping[str, str]  # field -> its default as written, "" where it is required
-    choices: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)  # field -> allowed values, where they are listed
+    choices: Mapping[str, tuple[Any, ...]] = field(
+        default_factory=dict
+    )  # field -> allowed values, where they are listed
 
     def load(self) -> Any:
         """Import the module and return the class. Raises UserError naming file and line where that fails."""
@@ -72,9 +74,14 @@ class Registry(Generic[T]):
     def entries(self) -> Mapping[str, RegistryEntry]:
         """All entries by name, sorted. A name taken twice is an error."""
         found: dict[str, RegistryEntry] = {}
-        for entry in [*self._from_source(), *map(_from_entry_point, entry_points(group=f"vlpeft.{self.kind}s"))]:
+        for entry in [
+            *self._from_source(),
+            *map(_from_entry_point, entry_points(group=f"vlpeft.{self.kind}s")),
+        ]:
             if entry.name in found:
-                raise UserError(f"{self.kind} '{entry.name}' is registered in {found[entry.name].module} and in {entry.module}")
+                raise UserError(
+                    f"{self.kind} '{entry.name}' is registered in {found[entry.name].module} and in {entry.module}"
+                )
             found[entry.name] = entry
         return dict(sorted(found.items()))
 
@@ -98,12 +105,21 @@ class Registry(Generic[T]):
 @cache
 def _scan(path: Path, module: str) -> tuple[RegistryEntry, ...]:
     tree = parse_source(path)
-    return tuple(entry for node in tree.body if isinstance(node, ast.ClassDef) for entry in _entry_of(node, tree, module))
+    return tuple(
+        entry
+        for node in tree.body
+        if isinstance(node, ast.ClassDef)
+        for entry in _entry_of(node, tree, module)
+    )
 
 
 def _entry_of(node: ast.ClassDef, tree: ast.Module, module: str) -> Iterator[RegistryEntry]:
     for call in node.decorator_list:
-        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "register":
+        if (
+            isinstance(call, ast.Call)
+            and isinstance(call.func, ast.Name)
+            and call.func.id == "register"
+        ):
             name, options = _literals(call, module)
             summary = (ast.get_docstring(node) or "").split("\n\n")[0].replace("\n", " ")
             settings, choices = fields_of(node, tree)
@@ -115,16 +131,25 @@ def _entry_of(node: ast.ClassDef, tree: ast.Module, module: str) -> Iterator[Reg
 def _literals(call: ast.Call, module: str) -> tuple[str, dict[str, Any]]:
     """The arguments of a `@register(...)`."""
     try:
-        name, options = (ast.literal_eval(call.args[0]), {k.arg: ast.literal_eval(k.value) for k in call.keywords if k.arg})
+        name, options = (
+            ast.literal_eval(call.args[0]),
+            {k.arg: ast.literal_eval(k.value) for k in call.keywords if k.arg},
+        )
     except (ValueError, IndexError) as error:
         place = f"{module.replace('.', '/')}.py:{call.lineno}"
-        raise UserError(f"{place}: {ast.unparse(call)}: write a name and literals there, since the file is read, not run") from error
+        raise UserError(
+            f"{place}: {ast.unparse(call)}: write a name and literals there, since the file is read, not run"
+        ) from error
     return name, options
 
 
 def _default(value: ast.expr | None) -> str:
     """A default as written, without the `added(...)` around those of later fields."""
-    if isinstance(value, ast.Call) and isinstance(value.func, ast.Name) and value.func.id == "added":
+    if (
+        isinstance(value, ast.Call)
+        and isinstance(value.func, ast.Name)
+        and value.func.id == "added"
+    ):
         value = value.args[0]
     return "" if value is None else ast.unparse(value)
 
@@ -137,11 +162,17 @@ def _bases(node: ast.ClassDef, tree: ast.Module) -> Iterator[RegistryEntry]:
             yield from (entry for entry in _scan(*sources[base.id]) if entry.attribute == base.id)
 
 
-def fields_of(node: ast.ClassDef, tree: ast.Module) -> tuple[dict[str, str], dict[str, tuple[Any, ...]]]:
+def fields_of(
+    node: ast.ClassDef, tree: ast.Module
+) -> tuple[dict[str, str], dict[str, tuple[Any, ...]]]:
     """A dataclass's fields: defaults as written, and allowed values."""
     settings, choices = {}, {}
     for item in node.body:
-        if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name) and "ClassVar" not in ast.unparse(item.annotation):
+        if (
+            isinstance(item, ast.AnnAssign)
+            and isinstance(item.target, ast.Name)
+            and "ClassVar" not in ast.unparse(item.annotation)
+        ):
             settings[item.target.id] = _default(item.value)
             if values := allowed(item.annotation, tree):
                 choices[item.target.id] = values

@@ -20,7 +20,9 @@ class Versioned(Protocol):
 V = TypeVar("V", bound=Versioned)
 
 
-def parse_versioned(cls: type[V], text: bytes, path: Path, schema: int, kind: str, damaged: str) -> V:
+def parse_versioned(
+    cls: type[V], text: bytes, path: Path, schema: int, kind: str, damaged: str
+) -> V:
     """`parse_json` of a file of that schema. Raises UserError; that it is truncated or of another schema is said before details.
 
     damaged: what to say of a file that is no JSON, {} standing for the error.
@@ -39,4 +41,6 @@ def parse_versioned(cls: type[V], text: bytes, path: Path, schema: int, kind: st
         found = parsed.schema
         if found == schema:
             return parsed
-    raise UserError(f"{path}: {kind} schema {found}, this version reads {schema}; use a matching version of vlpeft")
+    raise UserError(
+        f"{path}: {kind} schema {found}, this version reads {schema}; use a matching version of vlpeft"
+    )

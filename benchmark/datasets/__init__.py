@@ -17,7 +17,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from vlpeft.benchmark.core.config import JSON, Config, NonNegative, Protocol, dump_identity, load_yaml, parse
+from vlpeft.benchmark.core.config import (
+    JSON,
+    Config,
+    NonNegative,
+    Protocol,
+    dump_identity,
+    load_yaml,
+    parse,
+)
 from vlpeft.benchmark.core.errors import UserError, did_you_mean
 from vlpeft.benchmark.core.registry import Registry
 from vlpeft.benchmark.datasets.base import DataFormat
@@ -50,7 +58,9 @@ class Card(Config):
         return _tasks(self.format)
 
 
-ABOUT = tuple(f.name for f in fields(Card) if f.name != "name")  # the keys of a dataset YAML that are no fields of its format
+ABOUT = tuple(
+    f.name for f in fields(Card) if f.name != "name"
+)  # the keys of a dataset YAML that are no fields of its format
 
 
 @dataclass(frozen=True)
@@ -61,7 +71,9 @@ class DatasetSpec(Config):
     format: str
     settings: Mapping[str, JSON]
     root: str
-    protocol: Mapping[str, JSON] = field(default_factory=dict)  # the lowest layer of any recipe on this data
+    protocol: Mapping[str, JSON] = field(
+        default_factory=dict
+    )  # the lowest layer of any recipe on this data
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -77,7 +89,11 @@ class DatasetSpec(Config):
 
     def open(self) -> DataFormat:
         """Build the format's object. No file is read before its methods are called."""
-        return parse(FORMATS.load(self.format), {**self.settings, "root": self.root}, f"dataset '{self.name}'")
+        return parse(
+            FORMATS.load(self.format),
+            {**self.settings, "root": self.root},
+            f"dataset '{self.name}'",
+        )
 
 
 def dataset_names() -> tuple[str, ...]:
@@ -99,12 +115,22 @@ def load_spec(name_or_path: str) -> DatasetSpec:
     own = {key: value for key, value in values.items() if key not in ABOUT}
     settings = dump_identity(parse(FORMATS.load(card.format), own, str(path)))
     root = settings.pop("root")
-    return DatasetSpec(card.name, card.format, settings, _root(path, root if "root" in own else None), card.protocol)
+    return DatasetSpec(
+        card.name,
+        card.format,
+        settings,
+        _root(path, root if "root" in own else None),
+        card.protocol,
+    )
 
 
 def dataset_settings(name_or_path: str) -> dict[str, JSON]:
     """The format's settings that a dataset's YAML itself holds."""
-    return {key: value for key, value in load_yaml(dataset_path(name_or_path)).items() if key not in ABOUT}
+    return {
+        key: value
+        for key, value in load_yaml(dataset_path(name_or_path)).items()
+        if key not in ABOUT
+    }
 
 
 def dataset_path(name_or_path: str) -> Path:
@@ -112,7 +138,9 @@ def dataset_path(name_or_path: str) -> Path:
     if name_or_path.endswith((".yaml", ".yml")):
         return Path(name_or_path).expanduser().resolve()
     if name_or_path not in dataset_names():
-        raise UserError(f"unknown dataset '{name_or_path}'{did_you_mean(name_or_path, dataset_names())}")
+        raise UserError(
+            f"unknown dataset '{name_or_path}'{did_you_mean(name_or_path, dataset_names())}"
+        )
     return FOLDER / f"{name_or_path}.yaml"
 
 
@@ -120,19 +148,28 @@ def _card(values: Mapping[str, JSON], path: Path) -> Card:
     about = {key: values[key] for key in ABOUT if key in values}
     card = parse(Card, {"name": path.stem, **about}, str(path))
     if card.format not in FORMATS.entries:
-        raise UserError(f"{path}: unknown data format '{card.format}'{did_you_mean(card.format, FORMATS.entries)}")
+        raise UserError(
+            f"{path}: unknown data format '{card.format}'{did_you_mean(card.format, FORMATS.entries)}"
+        )
     known = {f.name for f in fields(Protocol)} - {"name"}
     if unknown := set(card.protocol) - known:
-        raise UserError(f"{path}: protocol: unknown key '{min(unknown)}'{did_you_mean(min(unknown), known)}")
+        raise UserError(
+            f"{path}: protocol: unknown key '{min(unknown)}'{did_you_mean(min(unknown), known)}"
+        )
     return card
 
 
 def _root(path: Path, given: str | None) -> str:
     if given is None and path.parent == FOLDER:
-        given = str(Path(os.environ.get("VLPEFT_DATA") or "~/.cache/vlpeft/data").expanduser().absolute() / path.stem)
+        given = str(
+            Path(os.environ.get("VLPEFT_DATA") or "~/.cache/vlpeft/data").expanduser().absolute()
+            / path.stem
+        )
     return "" if given == "" else str(path.parent / Path(given or ".").expanduser())
 
 
 def _tasks(name: str) -> tuple[str, ...]:
-    entry = FORMATS.entry(name)  # one from another package is known in full only once it is imported
+    entry = FORMATS.entry(
+        name
+    )  # one from another package is known in full only once it is imported
     return tuple(entry.options["tasks"] if "tasks" in entry.options else entry.load().tasks)

@@ -69,12 +69,18 @@ class DataFormat(Config, ABC):
 
         Raises DataError naming the file where it is missing or damaged, and for datasets of pixels.
         """
-        raise DataError(f"data format '{self.name}' gives images, not features: {image}; use a backbone with a vision tower")
+        raise DataError(
+            f"data format '{self.name}' gives images, not features: {image}; use a backbone with a vision tower"
+        )
 
     def counts(self, split: str, examples: Sequence[Example]) -> dict[str, int]:  # noqa: ARG002
         """What `vlpeft data check` compares with the `expected` numbers of the dataset's YAML; `examples` are the split's."""
         images = {image for example in examples for image in example.images}
-        return {"examples": len(examples), "images": len(images), "answers": sum(len(example.answers) for example in examples)}
+        return {
+            "examples": len(examples),
+            "images": len(images),
+            "answers": sum(len(example.answers) for example in examples),
+        }
 
     def image_stamp(self, image: str) -> str:
         """Changes when the image's file does: its size and time of change. "" for images that are not files below `root`."""

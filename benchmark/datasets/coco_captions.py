@@ -10,9 +10,20 @@ from vlpeft.benchmark.core.config import Config, added_field
 from vlpeft.benchmark.core.errors import DataError
 from vlpeft.benchmark.core.registry import register
 from vlpeft.benchmark.datasets.base import Example
-from vlpeft.benchmark.datasets.files import ID, DataRow, FileFormat, check_request, index_by_id, read_rows, require_images
+from vlpeft.benchmark.datasets.files import (
+    ID,
+    DataRow,
+    FileFormat,
+    check_request,
+    index_by_id,
+    read_rows,
+    require_images,
+)
 
-FLAGS = ("is_precanned", "is_rejected")  # of VizWiz's captions: a stock phrase for an image that shows nothing, spam
+FLAGS = (
+    "is_precanned",
+    "is_rejected",
+)  # of VizWiz's captions: a stock phrase for an image that shows nothing, spam
 
 
 @dataclass(frozen=True)
@@ -49,21 +60,36 @@ class COCOCaptions(FileFormat):
         captions: dict[str, list[str]] = {image: [] for image in images}
         for row in self._captions(path):
             if str(row["image_id"]) not in captions:
-                raise DataError(f"{path}: image_id {row['image_id']} has a caption but is not in 'images'; remove the caption or add it")
-            captions[str(row["image_id"])] += [] if self.drop_flagged and any(row[flag] for flag in FLAGS) else [row["caption"]]
+                raise DataError(
+                    f"{path}: image_id {row['image_id']} has a caption but is not in 'images'; remove the caption or add it"
+                )
+            captions[str(row["image_id"])] += (
+                [] if self.drop_flagged and any(row[flag] for flag in FLAGS) else [row["caption"]]
+            )
         bare = [image for image, texts in captions.items() if not texts]
         if bare and not self.drop_flagged:
-            raise DataError(f"{path}: image id {bare[0]} has no caption ({len(bare)} have none); remove it from 'images' or add one")
+            raise DataError(
+                f"{path}: image id {bare[0]} has no caption ({len(bare)} have none); remove it from 'images' or add one"
+            )
         kept = {key: row for key, row in images.items() if captions[key]}
-        require_images(Path(self.root) / files.images, ((f"{path}: image id {key}", row["file_name"]) for key, row in kept.items()))
-        return [Example(key, (f"{files.images}/{row['file_name']}",), "", tuple(captions[key])) for key, row in kept.items()]
+        require_images(
+            Path(self.root) / files.images,
+            ((f"{path}: image id {key}", row["file_name"]) for key, row in kept.items()),
+        )
+        return [
+            Example(key, (f"{files.images}/{row['file_name']}",), "", tuple(captions[key]))
+            for key, row in kept.items()
+        ]
 
     def counts(self, split: str, examples: Sequence[Example]) -> dict[str, int]:
         """With the numbers before anything is dropped, where something may be."""
         counts = super().counts(split, examples)
         if self.drop_flagged:
             path = Path(self.root) / self.files[split].annotations
-            counts |= {"images in the file": len(read_rows(path, "images")), "captions in the file": len(self._captions(path))}
+            counts |= {
+                "images in the file": len(read_rows(path, "images")),
+                "captions in the file": len(self._captions(path)),
+            }
         return counts
 
     def annotation_files(self) -> Mapping[str, str]:

@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 from vlpeft.benchmark.datasets.base import Pixels
 
 T = TypeVar("T")
-COLORS: dict[str, tuple[int, int, int]] = {  # those of easy-VQA, so that one pretrained tower serves both
+COLORS: dict[
+    str, tuple[int, int, int]
+] = {  # those of easy-VQA, so that one pretrained tower serves both
     "teal": (0, 128, 128),
     "black": (0, 0, 0),
     "green": (0, 255, 0),
@@ -31,7 +33,10 @@ COLORS: dict[str, tuple[int, int, int]] = {  # those of easy-VQA, so that one pr
 SHAPES = ("circle", "rectangle", "triangle")
 SIZES = ("small", "large")
 SIDE = 64  # of an image, in pixels
-EXTENTS = {"small": (8, 12), "large": (16, 22)}  # shortest and longest side, far enough apart to be told apart
+EXTENTS = {
+    "small": (8, 12),
+    "large": (16, 22),
+}  # shortest and longest side, far enough apart to be told apart
 SINGLE_EXTENT = (7, 32)
 GAP = 2  # free pixels between two things
 CURTAIN_WIDTH, CURTAIN_COLOR = 20, (96, 80, 128)
@@ -165,10 +170,14 @@ def draw(scene: Scene) -> Pixels:
 def _paint(canvas: NDArray[np.int32], thing: Thing) -> None:
     top, left = max(thing.top, 0), max(thing.left, 0)
     part = canvas[top : thing.top + thing.height, left : thing.left + thing.width]
-    inside = _coverage(thing.shape, thing.width, thing.height)[top - thing.top :, left - thing.left :]
+    inside = _coverage(thing.shape, thing.width, thing.height)[
+        top - thing.top :, left - thing.left :
+    ]
     alpha = inside[: part.shape[0], : part.shape[1], None]
     full = SUBSAMPLES**2
-    part[:] = (alpha * np.array(COLORS[thing.color], np.int32) + (full - alpha) * part + full // 2) // full
+    part[:] = (
+        alpha * np.array(COLORS[thing.color], np.int32) + (full - alpha) * part + full // 2
+    ) // full
 
 
 @lru_cache(maxsize=4096)
@@ -182,7 +191,9 @@ def _coverage(shape: str, width: int, height: int) -> NDArray[np.int32]:
         inside = abs(x - w) * 2 * h <= w * y
     else:
         inside = np.ones((h, w), bool)
-    count: NDArray[np.int32] = inside.reshape(height, SUBSAMPLES, width, SUBSAMPLES).sum((1, 3)).astype(np.int32)
+    count: NDArray[np.int32] = (
+        inside.reshape(height, SUBSAMPLES, width, SUBSAMPLES).sum((1, 3)).astype(np.int32)
+    )
     return count
 
 

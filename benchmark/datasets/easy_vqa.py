@@ -9,7 +9,13 @@ from pathlib import Path
 from vlpeft.benchmark.core.errors import DataError
 from vlpeft.benchmark.core.registry import register
 from vlpeft.benchmark.datasets.base import DataFormat, Example, Pixels
-from vlpeft.benchmark.datasets.files import check_request, content_fingerprint, decode_image, read_json, require_images
+from vlpeft.benchmark.datasets.files import (
+    check_request,
+    content_fingerprint,
+    decode_image,
+    read_json,
+    require_images,
+)
 from vlpeft.benchmark.libraries.easy_vqa import data_folder
 
 KINDS = {
@@ -39,7 +45,9 @@ class EasyVQA(DataFormat):
         path = self._folder() / split / "questions.json"
         rows = read_json(path)
         if not isinstance(rows, list) or not rows:
-            raise DataError(f"{path}: expected a list of rows [question, answer, image id]; install easy-vqa again")
+            raise DataError(
+                f"{path}: expected a list of rows [question, answer, image id]; install easy-vqa again"
+            )
         examples = [_example(row, index, split, path) for index, row in enumerate(rows)]
         wanted = ((f"{path}: {example.id}", Path(example.images[0]).name) for example in examples)
         require_images(self._folder() / split / "images", wanted)
@@ -51,7 +59,9 @@ class EasyVQA(DataFormat):
 
     def fingerprint(self) -> str:
         """Hash (12 hex digits) of the bytes of both question files; images are not read."""
-        return content_fingerprint({split: self._folder() / split / "questions.json" for split in self.splits()})
+        return content_fingerprint(
+            {split: self._folder() / split / "questions.json" for split in self.splits()}
+        )
 
     def _folder(self) -> Path:
         if self.root:
@@ -66,5 +76,9 @@ def _example(row: object, index: int, split: str, path: Path) -> Example:
     name = f"{split}/{index}"
     match row:
         case [str(question), str(answer), int(image)] if answer in KIND_OF:
-            return Example(name, (f"{split}/images/{image}.png",), question, (answer,), KIND_OF[answer])
-    raise DataError(f"{path}: {name}: expected [question, one of the 13 answers, image id], found {str(row)[:80]}; mend the row")
+            return Example(
+                name, (f"{split}/images/{image}.png",), question, (answer,), KIND_OF[answer]
+            )
+    raise DataError(
+        f"{path}: {name}: expected [question, one of the 13 answers, image id], found {str(row)[:80]}; mend the row"
+    )

@@ -20,7 +20,10 @@ from vlpeft.benchmark.datasets.sources import unreadable_error
 
 DataRow = dict[str, Any]
 Types = Mapping[str, type | tuple[type, ...]]
-ID = (int, str)  # an identifier in a JSON file: the official files use numbers, converted ones often text
+ID = (
+    int,
+    str,
+)  # an identifier in a JSON file: the official files use numbers, converted ones often text
 DEPTH = 3  # of folders in which images are looked for
 
 
@@ -46,15 +49,21 @@ class FileFormat(DataFormat):
 
     def fingerprint(self) -> str:
         """Hash (12 hex digits) of the bytes of every annotation file; images are not read."""
-        return content_fingerprint({role: Path(self.root) / name for role, name in self.annotation_files().items()})
+        return content_fingerprint(
+            {role: Path(self.root) / name for role, name in self.annotation_files().items()}
+        )
 
 
 def check_request(data: DataFormat, task: str, split: str) -> None:
     """Raise DataError unless `data` serves `task` and has `split`."""
     if task not in data.tasks:
-        raise DataError(f"data format '{data.name}' does not serve the task '{task}'{did_you_mean(task, data.tasks)}")
+        raise DataError(
+            f"data format '{data.name}' does not serve the task '{task}'{did_you_mean(task, data.tasks)}"
+        )
     if split not in data.splits():
-        raise DataError(f"data format '{data.name}': unknown split '{split}'{did_you_mean(split, data.splits())}")
+        raise DataError(
+            f"data format '{data.name}': unknown split '{split}'{did_you_mean(split, data.splits())}"
+        )
 
 
 def read_json(path: Path) -> Any:
@@ -70,8 +79,14 @@ def read_rows(path: Path, key: str, **types: type | tuple[type, ...]) -> list[Da
     """Read the records under the top-level `key`, each with at least the fields in `types`. Raises DataError."""
     content = read_json(path)
     if not isinstance(content, dict) or not isinstance(content.get(key), list):
-        found = f"keys {', '.join(sorted(content)[:9])}" if isinstance(content, dict) else type(content).__name__
-        raise DataError(f"{path}: expected an object with a list '{key}', found {found}; is this the right file?")
+        found = (
+            f"keys {', '.join(sorted(content)[:9])}"
+            if isinstance(content, dict)
+            else type(content).__name__
+        )
+        raise DataError(
+            f"{path}: expected an object with a list '{key}', found {found}; is this the right file?"
+        )
     if not content[key]:
         raise DataError(f"{path}: '{key}' is empty; fetch the file again")
     return _checked(content[key], types, f"{path}: {key}")
@@ -82,7 +97,9 @@ def read_list(path: Path, **types: type | tuple[type, ...]) -> list[DataRow]:
     content = read_json(path)
     if not isinstance(content, list) or not content:
         found = "an empty list" if content == [] else type(content).__name__
-        raise DataError(f"{path}: expected a list of records, found {found}; is this the right file?")
+        raise DataError(
+            f"{path}: expected a list of records, found {found}; is this the right file?"
+        )
     return _checked(content, types, f"{path}: record")
 
 
@@ -91,7 +108,9 @@ def read_mapping(path: Path, **types: type | tuple[type, ...]) -> dict[str, Data
     content = read_json(path)
     if not isinstance(content, dict) or not content:
         found = "an empty object" if content == {} else type(content).__name__
-        raise DataError(f"{path}: expected an object of records by id, found {found}; is this the right file?")
+        raise DataError(
+            f"{path}: expected an object of records by id, found {found}; is this the right file?"
+        )
     for identifier, row in content.items():
         check_row(row, types, f"{path}: {identifier}")
     return content
@@ -105,7 +124,9 @@ def read_lines(path: Path, **types: type | tuple[type, ...]) -> list[DataRow]:
             for number, line in enumerate(file, 1):
                 row = _parsed(line, f"{path}: line {number}")
                 check_row(row, types, f"{path}: line {number}")
-                rows.append({field: row[field] for field in types})  # SNLI-VE's other fields are most of its half gigabyte
+                rows.append(
+                    {field: row[field] for field in types}
+                )  # SNLI-VE's other fields are most of its half gigabyte
     except OSError as error:
         raise unreadable_error(path, error) from error
     if not rows:
@@ -116,8 +137,13 @@ def read_lines(path: Path, **types: type | tuple[type, ...]) -> list[DataRow]:
 def _parsed(text: bytes, where: str) -> Any:
     try:
         return json.loads(text)
-    except (ValueError, RecursionError) as error:  # both of JSON's and UTF-8's errors are ValueErrors
-        raise DataError(f"{where} is not valid JSON ({error}): cut short or damaged; fetch the file again") from error
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # both of JSON's and UTF-8's errors are ValueErrors
+        raise DataError(
+            f"{where} is not valid JSON ({error}): cut short or damaged; fetch the file again"
+        ) from error
 
 
 def _checked(rows: list[DataRow], types: Types, where: str) -> list[DataRow]:
@@ -136,7 +162,9 @@ def check_row(row: object, types: Types, where: str) -> None:
             raise DataError(f"{where}: '{field}' is missing; add it or remove the record")
         if type(row[field]) not in allowed:  # exact: JSON's true is no number
             expected = " or ".join(kind.__name__ for kind in allowed)
-            raise DataError(f"{where}: '{field}' must be {expected}, found {type(row[field]).__name__}; mend the record")
+            raise DataError(
+                f"{where}: '{field}' must be {expected}, found {type(row[field]).__name__}; mend the record"
+            )
 
 
 def index_by_id(rows: Iterable[DataRow], field: str, path: Path) -> dict[str, DataRow]:
@@ -145,7 +173,9 @@ def index_by_id(rows: Iterable[DataRow], field: str, path: Path) -> dict[str, Da
     for row in rows:
         identifier = str(row[field])
         if identifier in out:
-            raise DataError(f"{path}: {field} {identifier} occurs twice; keep one of the two records")
+            raise DataError(
+                f"{path}: {field} {identifier} occurs twice; keep one of the two records"
+            )
         out[identifier] = row
     return out
 
@@ -160,15 +190,21 @@ def require_images(folder: Path, wanted: Iterable[tuple[str, str]]) -> None:
         with os.scandir(folder) as entries:
             present = {entry.name for entry in entries}
     except OSError as error:
-        raise DataError(f"cannot list the image folder {folder}: {error.strerror}; unpack the images there") from error
+        raise DataError(
+            f"cannot list the image folder {folder}: {error.strerror}; unpack the images there"
+        ) from error
     missing = [(record, name) for record, name in wanted if name not in present]
     if missing:
         record, name = missing[0]
         count = len({name for _, name in missing})
-        raise DataError(f"{record}: its image {folder / name} is missing, {count} missing in that folder; unpack the images there")
+        raise DataError(
+            f"{record}: its image {folder / name} is missing, {count} missing in that folder; unpack the images there"
+        )
 
 
-def find_images(root: Path, folders: Sequence[str], wanted: Iterable[tuple[str, str]]) -> dict[str, str]:
+def find_images(
+    root: Path, folders: Sequence[str], wanted: Iterable[tuple[str, str]]
+) -> dict[str, str]:
     """Where below `root` the files of `wanted`, pairs (record, file name), lie: name -> path.
 
     Each of `folders` and the folders in it are listed once; of two files of one name the first counts. Raises DataError
@@ -182,8 +218,13 @@ def find_images(root: Path, folders: Sequence[str], wanted: Iterable[tuple[str, 
     missing = [(record, name) for record, name in pairs if name not in places]
     if missing:
         record, name = missing[0]
-        count, where = len({name for _, name in missing}), " or ".join(str(root / folder) for folder in folders)
-        raise DataError(f"{record}: its image {name} is missing in {where}, {count} missing there; unpack the images there")
+        count, where = (
+            len({name for _, name in missing}),
+            " or ".join(str(root / folder) for folder in folders),
+        )
+        raise DataError(
+            f"{record}: its image {name} is missing in {where}, {count} missing there; unpack the images there"
+        )
     return {name: places[name] for _, name in pairs}
 
 
@@ -192,7 +233,9 @@ def _listed(root: Path, folder: str, depth: int) -> Iterator[tuple[str, str]]:
         with os.scandir(root / folder) as entries:
             found = sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
-        raise DataError(f"cannot list the image folder {root / folder}: {error.strerror}; unpack the images there") from error
+        raise DataError(
+            f"cannot list the image folder {root / folder}: {error.strerror}; unpack the images there"
+        ) from error
     for entry in found:
         if depth > 1 and entry.is_dir():
             yield from _listed(root, f"{folder}/{entry.name}", depth - 1)
@@ -205,7 +248,9 @@ def check_pattern(pattern: str, field: str) -> None:
     try:
         names = {pattern.format(**{field: value}) for value in (1, 2)}
     except (AttributeError, LookupError, TypeError, ValueError) as error:
-        raise ValueError(f"pattern '{pattern}' must use {field} only, as in '{{{field}}}.jpg'") from error
+        raise ValueError(
+            f"pattern '{pattern}' must use {field} only, as in '{{{field}}}.jpg'"
+        ) from error
     if len(names) < 2:
         raise ValueError(f"pattern '{pattern}' gives every image one name; write {{{field}}} in it")
     if "/" in pattern:
@@ -217,13 +262,17 @@ def image_name(pattern: str, field: str, value: object, where: str) -> str:
     try:
         return pattern.format(**{field: value})
     except ValueError as error:
-        raise DataError(f"{where}: {field} {value!r} does not fit the pattern '{pattern}'; mend one of them") from error
+        raise DataError(
+            f"{where}: {field} {value!r} does not fit the pattern '{pattern}'; mend one of them"
+        ) from error
 
 
 def answer_texts(row: DataRow, where: str) -> tuple[str, ...]:
     """The texts of a list `answers` of objects with an `answer`, as VQA v2 and VizWiz write them. Raises DataError."""
     if not row["answers"]:
-        raise DataError(f"{where}: has no answers; remove the question and its annotation, or add an answer")
+        raise DataError(
+            f"{where}: has no answers; remove the question and its annotation, or add an answer"
+        )
     for answer in row["answers"]:
         check_row(answer, {"answer": str}, f"{where}: answers")
     return tuple(answer["answer"] for answer in row["answers"])
@@ -233,7 +282,9 @@ def texts(row: DataRow, field: str, where: str) -> tuple[str, ...]:
     """A list of texts in a field of a record. Raises DataError where it is empty or holds something else."""
     values = row[field]
     if not values or not all(isinstance(value, str) for value in values):
-        raise DataError(f"{where}: '{field}' must be a list of texts that is not empty, found {str(values)[:60]}; mend the record")
+        raise DataError(
+            f"{where}: '{field}' must be a list of texts that is not empty, found {str(values)[:60]}; mend the record"
+        )
     return tuple(values)
 
 
@@ -244,20 +295,28 @@ def decode_image(path: Path) -> Pixels:
     blending, and an EXIF orientation is not applied.
     """
     if path.suffix == ".h5":
-        raise DataError(f"{path} holds features, not an image; use a backbone that reads them: clip_bart with `vision: features:2048`")
+        raise DataError(
+            f"{path} holds features, not an image; use a backbone that reads them: clip_bart with `vision: features:2048`"
+        )
     try:
         with Image.open(path) as image:
-            image.info.pop("transparency", None)  # convert() would drop it all the same, but warn for palettes
+            image.info.pop(
+                "transparency", None
+            )  # convert() would drop it all the same, but warn for palettes
             return np.array(image.convert("RGB"), dtype=np.uint8)
     except FileNotFoundError as error:
         raise DataError(f"image {path} does not exist; unpack the images again") from error
     except Exception as error:  # Pillow's decoders raise almost any type on damaged bytes, its size guard bare Exceptions
-        raise DataError(f"cannot decode image {path} ({type(error).__name__}: {error}); replace the file") from error
+        raise DataError(
+            f"cannot decode image {path} ({type(error).__name__}: {error}); replace the file"
+        ) from error
 
 
 def content_fingerprint(files: Mapping[str, Path]) -> str:
     """Hash (12 hex digits) of the bytes of `files` and of what each is (its key), not of where it lies or its name."""
-    digests = {path: _digest(path) for path in dict.fromkeys(files.values())}  # two splits may share a file
+    digests = {
+        path: _digest(path) for path in dict.fromkeys(files.values())
+    }  # two splits may share a file
     total = hashlib.sha256()
     for role in sorted(files):
         total.update(f"{role}\0{digests[files[role]]}\n".encode())

@@ -23,12 +23,18 @@ def read_features(path: Path) -> Features:
     try:
         with h5py.File(path, "r") as file:
             if not isinstance(file.get(name), h5py.Dataset):
-                raise DataError(f"{path}: has no dataset '{name}', only {', '.join(file) or 'nothing'}; replace the file")
+                raise DataError(
+                    f"{path}: has no dataset '{name}', only {', '.join(file) or 'nothing'}; replace the file"
+                )
             stored = np.asarray(file[name])
     except OSError as error:  # cut short, or no HDF5 at all
-        raise DataError(f"cannot read features {path} ({' '.join(str(error).split())[:90]}); replace the file") from error
+        raise DataError(
+            f"cannot read features {path} ({' '.join(str(error).split())[:90]}); replace the file"
+        ) from error
     if stored.ndim != 2 or stored.dtype.kind != "f" or not stored.size:
-        raise DataError(f"{path}: '{name}' must be numbers of shape (tokens, width), found {stored.dtype} {stored.shape}; replace the file")
+        raise DataError(
+            f"{path}: '{name}' must be numbers of shape (tokens, width), found {stored.dtype} {stored.shape}; replace the file"
+        )
     if not np.isfinite(stored).all():
         raise DataError(f"{path}: '{name}' holds NaN or infinity; replace the file")
     return stored.astype(np.float32)

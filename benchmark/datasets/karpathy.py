@@ -11,7 +11,15 @@ from vlpeft.benchmark.core.config import added_field
 from vlpeft.benchmark.core.errors import DataError, did_you_mean
 from vlpeft.benchmark.core.registry import register
 from vlpeft.benchmark.datasets.base import Example
-from vlpeft.benchmark.datasets.files import ID, DataRow, FileFormat, check_request, check_row, read_rows, require_images
+from vlpeft.benchmark.datasets.files import (
+    ID,
+    DataRow,
+    FileFormat,
+    check_request,
+    check_row,
+    read_rows,
+    require_images,
+)
 
 SPLITS = ("train", "val", "test")
 MARKS = (*SPLITS, "restval")  # what the file's `split` may say
@@ -45,8 +53,13 @@ class Karpathy(FileFormat):
         marks = ("train", "restval") if split == "train" and self.restval_in_train else (split,)
         chosen = {key: row for key, row in rows.items() if row["split"] in marks}
         if not chosen:
-            raise DataError(f"{path}: no image is marked '{split}'; use another split or fetch the file again")
-        examples = [Example(key, (self._place(row),), "", _captions(row, f"{path}: image {key}")) for key, row in chosen.items()]
+            raise DataError(
+                f"{path}: no image is marked '{split}'; use another split or fetch the file again"
+            )
+        examples = [
+            Example(key, (self._place(row),), "", _captions(row, f"{path}: image {key}"))
+            for key, row in chosen.items()
+        ]
         wanted = defaultdict[str, list[tuple[str, str]]](list)
         for example in examples:
             folder, _, name = example.images[0].rpartition("/")
@@ -79,7 +92,9 @@ def _by_image(rows: list[DataRow], path: Path) -> dict[str, DataRow]:
         if key in out:
             raise DataError(f"{path}: {field} {key} occurs twice; keep one of the two records")
         if row["split"] not in MARKS:
-            raise DataError(f"{path}: image {key}: unknown split '{row['split']}'{did_you_mean(row['split'], MARKS)}")
+            raise DataError(
+                f"{path}: image {key}: unknown split '{row['split']}'{did_you_mean(row['split'], MARKS)}"
+            )
         out[key] = row
     return out
 

@@ -23,7 +23,10 @@ from vlpeft.benchmark.datasets.files import (
 )
 
 NLVR2Layout = Literal["official", "vl_t5"]
-LABELS: dict[NLVR2Layout, dict[object, str]] = {"official": {"True": "true", "False": "false"}, "vl_t5": {1: "true", 0: "false"}}
+LABELS: dict[NLVR2Layout, dict[object, str]] = {
+    "official": {"True": "true", "False": "false"},
+    "vl_t5": {1: "true", 0: "false"},
+}
 
 
 @dataclass(frozen=True)
@@ -73,9 +76,18 @@ class NLVR2(FileFormat):
         path = root / files.statements
         rows = index_by_id(self._read(path), "identifier", path)
         names = {key: self._images(row, f"{path}: identifier {key}") for key, row in rows.items()}
-        places = find_images(root, files.images, ((f"{path}: identifier {key}", name) for key, pair in names.items() for name in pair))
+        places = find_images(
+            root,
+            files.images,
+            ((f"{path}: identifier {key}", name) for key, pair in names.items() for name in pair),
+        )
         return [
-            Example(key, tuple(places[name] for name in names[key]), self._sentence(row), (self._label(row, f"{path}: identifier {key}"),))
+            Example(
+                key,
+                tuple(places[name] for name in names[key]),
+                self._sentence(row),
+                (self._label(row, f"{path}: identifier {key}"),),
+            )
             for key, row in rows.items()
         ]
 
@@ -90,7 +102,9 @@ class NLVR2(FileFormat):
     def _label(self, row: DataRow, where: str) -> str:
         known = LABELS[self.layout]
         if row["label"] not in known:
-            raise DataError(f"{where}: label {row['label']!r} is none of {', '.join(map(repr, known))}; mend or remove the record")
+            raise DataError(
+                f"{where}: label {row['label']!r} is none of {', '.join(map(repr, known))}; mend or remove the record"
+            )
         return known[row["label"]]
 
     def _images(self, row: DataRow, where: str) -> tuple[str, str]:
@@ -99,6 +113,8 @@ class NLVR2(FileFormat):
         else:
             pair, dash, _ = row["identifier"].rpartition("-")
             if not dash:
-                raise DataError(f"{where}: expected SPLIT-SET-PAIR-SENTENCE, as in dev-850-0-1; mend or remove the record")
+                raise DataError(
+                    f"{where}: expected SPLIT-SET-PAIR-SENTENCE, as in dev-850-0-1; mend or remove the record"
+                )
             first, second = f"{pair}-img0", f"{pair}-img1"
         return self.pattern.format(image=first), self.pattern.format(image=second)

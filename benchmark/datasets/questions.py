@@ -34,9 +34,13 @@ def _exist(things: Sequence[Thing]) -> Iterator[Question]:
     sized = {(t.size, t.shape) for t in things}
     for shape in SHAPES:
         for color in COLORS:
-            yield Question("exist", f"is there a {color} {shape}?", _yes((color, shape) in kinds), YES_NO)
+            yield Question(
+                "exist", f"is there a {color} {shape}?", _yes((color, shape) in kinds), YES_NO
+            )
         for size in SIZES:
-            yield Question("exist", f"is there a {size} {shape}?", _yes((size, shape) in sized), YES_NO)
+            yield Question(
+                "exist", f"is there a {size} {shape}?", _yes((size, shape) in sized), YES_NO
+            )
     present = {t.color for t in things}
     for color in COLORS:
         yield Question("exist", f"is there a {color} shape?", _yes(color in present), YES_NO)
@@ -50,9 +54,16 @@ def _attributes(things: Sequence[Thing]) -> Iterator[Question]:
             yield Question("color", f"what color is the {thing.shape}?", thing.color, tuple(COLORS))
             yield Question("size", f"what size is the {thing.shape}?", thing.size, SIZES)
         if _alone(things, thing, "shape", "size"):
-            yield Question("color", f"what color is the {thing.size} {thing.shape}?", thing.color, tuple(COLORS))
+            yield Question(
+                "color",
+                f"what color is the {thing.size} {thing.shape}?",
+                thing.color,
+                tuple(COLORS),
+            )
         if _alone(things, thing, "size"):
-            yield Question("color", f"what color is the {thing.size} shape?", thing.color, tuple(COLORS))
+            yield Question(
+                "color", f"what color is the {thing.size} shape?", thing.color, tuple(COLORS)
+            )
             yield Question("shape", f"what is the {thing.size} shape?", thing.shape, SHAPES)
 
 
@@ -61,7 +72,9 @@ def _count(things: Sequence[Thing]) -> Iterator[Question]:
     for shape in SHAPES:
         yield from _count_of(f"how many {shape}s are there?", sum(t.shape == shape for t in things))
     for size in SIZES:
-        yield from _count_of(f"how many {size} shapes are there?", sum(t.size == size for t in things))
+        yield from _count_of(
+            f"how many {size} shapes are there?", sum(t.size == size for t in things)
+        )
 
 
 def _count_of(text: str, n: int) -> Iterator[Question]:
@@ -71,16 +84,26 @@ def _count_of(text: str, n: int) -> Iterator[Question]:
 
 def _relations(things: Sequence[Thing]) -> Iterator[Question]:
     for one, other, name, holds in clear_relations(things):
-        yield Question("relation", f"is the {one.color} shape {name} the {other.color} shape?", _yes(holds), YES_NO)
+        yield Question(
+            "relation",
+            f"is the {one.color} shape {name} the {other.color} shape?",
+            _yes(holds),
+            YES_NO,
+        )
         if _alone(things, one, "shape") and _alone(things, other, "shape"):
-            yield Question("relation", f"is the {one.shape} {name} the {other.shape}?", _yes(holds), YES_NO)
+            yield Question(
+                "relation", f"is the {one.shape} {name} the {other.shape}?", _yes(holds), YES_NO
+            )
 
 
 def clear_relations(things: Sequence[Thing]) -> Iterator[tuple[Thing, Thing, str, bool]]:
     """(one, other, relation, whether it holds) for every ordered pair whose centres differ clearly along that axis."""
     for one in things:
         for other in things:
-            for names, distance in ((("left of", "right of"), other.x - one.x), (("above", "below"), other.y - one.y)):
+            for names, distance in (
+                (("left of", "right of"), other.x - one.x),
+                (("above", "below"), other.y - one.y),
+            ):
                 if abs(distance) >= CLEAR:
                     yield one, other, names[0], distance > 0
                     yield one, other, names[1], distance < 0
@@ -95,15 +118,26 @@ def _alone(things: Sequence[Thing], thing: Thing, *attributes: str) -> bool:
     return sum(all(getattr(t, a) == getattr(thing, a) for a in attributes) for t in things) == 1
 
 
-def balance(asked: Sequence[tuple[Images, Question]], kinds: Sequence[str], per_kind: int, rng: Random) -> list[tuple[Images, Question]]:
+def balance(
+    asked: Sequence[tuple[Images, Question]], kinds: Sequence[str], per_kind: int, rng: Random
+) -> list[tuple[Images, Question]]:
     """Keep about `per_kind` questions of each kind such that each text has each of its possible answers equally often."""
-    texts: dict[tuple[str, str], dict[str, list[int]]] = {}  # (kind, text) -> answer -> places in `asked`
+    texts: dict[
+        tuple[str, str], dict[str, list[int]]
+    ] = {}  # (kind, text) -> answer -> places in `asked`
     for place, (_, question) in enumerate(asked):
-        answers = texts.setdefault((question.kind, question.text), {option: [] for option in question.options})
+        answers = texts.setdefault(
+            (question.kind, question.text), {option: [] for option in question.options}
+        )
         answers[question.answer].append(place)
     kept: list[int] = []
     for kind in kinds:
-        pools = [pool for (of, _), answers in sorted(texts.items()) if of == kind for pool in [list(answers.values())]]
+        pools = [
+            pool
+            for (of, _), answers in sorted(texts.items())
+            if of == kind
+            for pool in [list(answers.values())]
+        ]
         quota = max(1, per_kind // max(1, sum(map(len, pools))))
         for pool in pools:
             n = min(quota, *map(len, pool))

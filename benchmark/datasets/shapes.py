@@ -22,7 +22,14 @@ from vlpeft.benchmark.datasets.statements import cover_scene, hypotheses, statem
 
 VERSION = 1  # raise it with any change to what is drawn or asked: it is part of the fingerprint
 CHANCE = {  # task -> kind -> what a model scores that does not see
-    "vqa": {"exist": 1 / 2, "color": 1 / 8, "shape": 1 / 3, "size": 1 / 2, "count": 1 / 3, "relation": 1 / 2},
+    "vqa": {
+        "exist": 1 / 2,
+        "color": 1 / 8,
+        "shape": 1 / 3,
+        "size": 1 / 2,
+        "count": 1 / 3,
+        "relation": 1 / 2,
+    },
     "entailment": {"exist": 1 / 3, "absent": 1 / 3, "count": 1 / 3},
     "nlvr2": {"side": 1 / 2, "both": 1 / 2, "one": 1 / 2, "more": 1 / 2},
 }
@@ -45,7 +52,9 @@ def captions(scene: Scene, rng: Random) -> tuple[str, ...]:
 
 def _related(scene: Scene, rng: Random) -> str:
     """One true relation, then the other things. Every pair is clear along some axis, as the boxes keep a gap."""
-    true = [(one, other, name) for one, other, name, holds in clear_relations(scene.things) if holds]
+    true = [
+        (one, other, name) for one, other, name, holds in clear_relations(scene.things) if holds
+    ]
     one, other, name = true[below(rng, len(true))]
     rest = [t for t in scene.things if t not in (one, other)]
     tail = f" and there is {_listed(rest)}" if rest else ""
@@ -57,7 +66,11 @@ def _listed(things: Sequence[Thing], sizes: bool = True) -> str:
 
 
 def _noun(thing: Thing, sized: bool = True) -> str:
-    return f"a {thing.size} {thing.color} {thing.shape}" if sized and thing.size else f"a {thing.color} {thing.shape}"
+    return (
+        f"a {thing.size} {thing.color} {thing.shape}"
+        if sized and thing.size
+        else f"a {thing.color} {thing.shape}"
+    )
 
 
 @register("shapes", tasks=("vqa", "captioning", "entailment", "nlvr2"))
@@ -101,8 +114,12 @@ class Shapes(DataFormat):
         """Draw the scene of an id such as "train/17", or "train/17/left" with a curtain on the left."""
         split, _, rest = image.partition("/")
         index, slash, side = rest.partition("/")
-        if not (index.isdecimal() and split in (*self.splits(), "pretrain")) or (slash and side not in CURTAIN):
-            raise DataError(f"shapes has no image '{image}'; expected SPLIT/NUMBER or SPLIT/NUMBER/SIDE, such as train/0")
+        if not (index.isdecimal() and split in (*self.splits(), "pretrain")) or (
+            slash and side not in CURTAIN
+        ):
+            raise DataError(
+                f"shapes has no image '{image}'; expected SPLIT/NUMBER or SPLIT/NUMBER/SIDE, such as train/0"
+            )
         scene = self.scene(split, int(index))
         return draw(cover_scene(scene, side) if side else scene)
 
@@ -115,29 +132,51 @@ class Shapes(DataFormat):
         return {"train": self.train_scenes, "val": self.val_scenes, "test": self.test_scenes}[split]
 
     def _caption(self, split: str, index: int) -> Example:
-        texts = captions(self.scene(split, index), Random(f"shapes-captions/{self.seed}/{split}/{index}"))
+        texts = captions(
+            self.scene(split, index), Random(f"shapes-captions/{self.seed}/{split}/{index}")
+        )
         return Example(f"{split}/{index}", (f"{split}/{index}",), "", texts)
 
     def _asked(self, split: str) -> list[ShapesQuestion]:
         scenes = ((i, self.scene(split, i)) for i in range(self._size(split)))
-        return [((f"{split}/{i}",), question) for i, scene in scenes for question in questions(scene)]
+        return [
+            ((f"{split}/{i}",), question) for i, scene in scenes for question in questions(scene)
+        ]
 
     def _hypotheses(self, split: str) -> list[ShapesQuestion]:
         """About every scene twice, the second time behind a curtain."""
         asked: list[ShapesQuestion] = []
         for i in range(self._size(split)):
-            scene, side = self.scene(split, i), tuple(CURTAIN)[below(Random(f"shapes-curtain/{self.seed}/{split}/{i}"), 4)]
+            scene, side = (
+                self.scene(split, i),
+                tuple(CURTAIN)[below(Random(f"shapes-curtain/{self.seed}/{split}/{i}"), 4)],
+            )
             asked += [((f"{split}/{i}",), question) for question in hypotheses(scene)]
-            asked += [((f"{split}/{i}/{side}",), question) for question in hypotheses(cover_scene(scene, side))]
+            asked += [
+                ((f"{split}/{i}/{side}",), question)
+                for question in hypotheses(cover_scene(scene, side))
+            ]
         return asked
 
     def _statements(self, split: str) -> list[ShapesQuestion]:
         """About every scene beside the next."""
         scenes = [self.scene(split, i) for i in range(self._size(split))]
         pairs = ((i, (i + 1) % len(scenes)) for i in range(len(scenes)))
-        return [((f"{split}/{i}", f"{split}/{j}"), said) for i, j in pairs for said in statements(scenes[i], scenes[j])]
+        return [
+            ((f"{split}/{i}", f"{split}/{j}"), said)
+            for i, j in pairs
+            for said in statements(scenes[i], scenes[j])
+        ]
 
     def _balanced(self, task: str, split: str, asked: Sequence[ShapesQuestion]) -> list[Example]:
         mark = "" if task == "vqa" else f"/{task}"
-        kept = balance(asked, tuple(CHANCE[task]), self._size(split), Random(f"shapes-balance/{self.seed}/{split}{mark}"))
-        return [Example(f"{images[0]}/{n}", images, q.text, (q.answer,), q.kind) for n, (images, q) in enumerate(kept)]
+        kept = balance(
+            asked,
+            tuple(CHANCE[task]),
+            self._size(split),
+            Random(f"shapes-balance/{self.seed}/{split}{mark}"),
+        )
+        return [
+            Example(f"{images[0]}/{n}", images, q.text, (q.answer,), q.kind)
+            for n, (images, q) in enumerate(kept)
+        ]

@@ -14,7 +14,9 @@ SOURCES = "; `vlpeft data check` says where to get it"  # but to those who have 
 def unreadable_error(path: Path, error: OSError) -> DataError:
     """The error to raise for a file that cannot be opened."""
     if isinstance(error, FileNotFoundError):
-        return DataError(f"{path} does not exist; put the file there, or set `root` (shipped datasets: VLPEFT_DATA) to its folder{SOURCES}")
+        return DataError(
+            f"{path} does not exist; put the file there, or set `root` (shipped datasets: VLPEFT_DATA) to its folder{SOURCES}"
+        )
     return DataError(f"cannot read {path}: {error.strerror}; check the path and its permissions")
 
 

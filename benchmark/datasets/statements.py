@@ -9,7 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from vlpeft.benchmark.datasets.drawing import COLORS, CURTAIN_WIDTH, SHAPES, SIDE, SIZES, Scene, Thing
+from vlpeft.benchmark.datasets.drawing import (
+    COLORS,
+    CURTAIN_WIDTH,
+    SHAPES,
+    SIDE,
+    SIZES,
+    Scene,
+    Thing,
+)
 from vlpeft.benchmark.datasets.questions import Question
 
 ENTAILMENT = ("entailment", "neutral", "contradiction")
@@ -18,7 +26,11 @@ TRUTH = ("true", "false")
 
 def cover_scene(scene: Scene, side: str) -> Scene:
     """The scene with a curtain along a side, and without the things that it would touch."""
-    return replace(scene, curtain=side, things=tuple(thing for thing in scene.things if not _touches(thing, side)))
+    return replace(
+        scene,
+        curtain=side,
+        things=tuple(thing for thing in scene.things if not _touches(thing, side)),
+    )
 
 
 def _touches(thing: Thing, side: str) -> bool:
@@ -36,13 +48,17 @@ def hypotheses(scene: Scene) -> Iterator[Question]:
     hidden = bool(scene.curtain)
     for noun, found in _nouns(scene.things):
         yield _hypothesis("exist", f"there is a {noun}", seen=found > 0, open_=hidden)
-        yield _hypothesis("absent", f"there is no {noun}", seen=found > 0, open_=hidden, claims_absence=True)
+        yield _hypothesis(
+            "absent", f"there is no {noun}", seen=found > 0, open_=hidden, claims_absence=True
+        )
     for shape in SHAPES:
         found = sum(thing.shape == shape for thing in scene.things)
         yield _hypothesis("count", f"there are at least two {shape}s", seen=found > 1, open_=hidden)
 
 
-def _hypothesis(kind: str, text: str, *, seen: bool, open_: bool, claims_absence: bool = False) -> Question:
+def _hypothesis(
+    kind: str, text: str, *, seen: bool, open_: bool, claims_absence: bool = False
+) -> Question:
     """`seen`: what is spoken of is in view; `open_`: it might be out of view."""
     if seen:
         label = "contradiction" if claims_absence else "entailment"
@@ -62,8 +78,16 @@ def statements(left: Scene, right: Scene) -> Iterator[Question]:
         yield _statement("both", f"both images have a {noun}", a and b)
         yield _statement("one", f"exactly one image has a {noun}", a != b)
     if len(left.things) != len(right.things):
-        yield _statement("more", "the left image has more shapes than the right", len(left.things) > len(right.things))
-        yield _statement("more", "the right image has more shapes than the left", len(left.things) < len(right.things))
+        yield _statement(
+            "more",
+            "the left image has more shapes than the right",
+            len(left.things) > len(right.things),
+        )
+        yield _statement(
+            "more",
+            "the right image has more shapes than the left",
+            len(left.things) < len(right.things),
+        )
 
 
 def _statement(kind: str, text: str, holds: bool) -> Question:

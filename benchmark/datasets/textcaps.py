@@ -47,5 +47,10 @@ class TextCaps(FileFormat):
         captions: dict[str, list[str]] = {}
         for row in read_rows(path, "data", image_id=str, caption_str=str):
             captions.setdefault(row["image_id"], []).append(row["caption_str"])
-        places = find_images(root, files.images, ((f"{path}: image_id {key}", f"{key}.jpg") for key in captions))
-        return [Example(key, (places[f"{key}.jpg"],), "", tuple(texts)) for key, texts in captions.items()]
+        places = find_images(
+            root, files.images, ((f"{path}: image_id {key}", f"{key}.jpg") for key in captions)
+        )
+        return [
+            Example(key, (places[f"{key}.jpg"],), "", tuple(texts))
+            for key, texts in captions.items()
+        ]

@@ -29,11 +29,18 @@ from vlpeft.benchmark.datasets.files import (
 )
 
 VQALayout = Literal["vizwiz", "gqa", "vl_t5", "blip"]
-FIELDS: dict[VQALayout, tuple[str, str, str, Types]] = {  # identifier, image, question, and the types of all that is read
+FIELDS: dict[
+    VQALayout, tuple[str, str, str, Types]
+] = {  # identifier, image, question, and the types of all that is read
     "vizwiz": ("image", "image", "question", {"image": str, "question": str, "answers": list}),
     "gqa": ("", "imageId", "question", {"imageId": ID, "question": str, "answer": str}),
     "vl_t5": ("question_id", "img_id", "sent", {"question_id": ID, "img_id": ID, "sent": str}),
-    "blip": ("question_id", "image", "question", {"question_id": ID, "image": str, "question": str, "answer": list}),
+    "blip": (
+        "question_id",
+        "image",
+        "question",
+        {"question_id": ID, "image": str, "question": str, "answer": list},
+    ),
 }
 
 
@@ -81,8 +88,16 @@ class VQALists(FileFormat):
 
     def annotation_files(self) -> Mapping[str, str]:
         """Every split's questions, and the answers where they lie apart."""
-        parts = {f"{split}/questions/{i}": name for split, files in self.files.items() for i, name in enumerate(files.questions)}
-        return parts | {f"{split}/annotations/{i}": name for split, files in self.files.items() for i, name in enumerate(files.annotations)}
+        parts = {
+            f"{split}/questions/{i}": name
+            for split, files in self.files.items()
+            for i, name in enumerate(files.questions)
+        }
+        return parts | {
+            f"{split}/annotations/{i}": name
+            for split, files in self.files.items()
+            for i, name in enumerate(files.annotations)
+        }
 
     def examples(self, task: str, split: str) -> Sequence[Example]:
         """One example a question, in the files' order. Raises DataError naming file, record and fix."""
@@ -92,9 +107,16 @@ class VQALists(FileFormat):
         given = _annotated(root, files.annotations)
         _, image, question, _ = FIELDS[self.layout]
         names = {key: self._image(row[image], where) for key, (where, row) in rows.items()}
-        places = find_images(root, files.images, ((where, names[key]) for key, (where, _) in rows.items()))
+        places = find_images(
+            root, files.images, ((where, names[key]) for key, (where, _) in rows.items())
+        )
         return [
-            Example(key, (places[names[key]],), row[question], *self._answers(key, row, where, given if files.annotations else None))
+            Example(
+                key,
+                (places[names[key]],),
+                row[question],
+                *self._answers(key, row, where, given if files.annotations else None),
+            )
             for key, (where, row) in rows.items()
         ]
 
@@ -103,28 +125,46 @@ class VQALists(FileFormat):
         out: dict[str, tuple[str, DataRow]] = {}
         for name in names:
             path, (field, _, _, types) = root / name, FIELDS[self.layout]
-            found = index_by_id(read_list(path, **types), field, path) if field else read_mapping(path, **types)
+            found = (
+                index_by_id(read_list(path, **types), field, path)
+                if field
+                else read_mapping(path, **types)
+            )
             for key, row in found.items():
                 if key in out:
-                    raise DataError(f"{path}: question {key} is in {out[key][0].rpartition(':')[0]} too; remove it from one of them")
+                    raise DataError(
+                        f"{path}: question {key} is in {out[key][0].rpartition(':')[0]} too; remove it from one of them"
+                    )
                 out[key] = f"{path}: question {key}", row
         return out
 
     def _image(self, value: object, where: str) -> str:
-        return image_name(self.pattern, "image", Path(value).name if self.layout == "blip" else value, where)  # type: ignore[arg-type]
+        return image_name(
+            self.pattern, "image", Path(value).name if self.layout == "blip" else value, where
+        )  # type: ignore[arg-type]
 
-    def _answers(self, key: str, row: DataRow, where: str, given: Mapping[str, tuple[str, DataRow]] | None) -> tuple[tuple[str, ...], str]:
+    def _answers(
+        self, key: str, row: DataRow, where: str, given: Mapping[str, tuple[str, DataRow]] | None
+    ) -> tuple[tuple[str, ...], str]:
         """Answers and kind of a question."""
         if self.layout == "gqa":
             kinds = row.get("types")
-            return (row["answer"],), str(kinds.get("structural", "")) if isinstance(kinds, dict) else ""
+            return (row["answer"],), str(kinds.get("structural", "")) if isinstance(
+                kinds, dict
+            ) else ""
         if self.layout == "blip":
             return texts(row, "answer", where), ""
         if given is not None:
             if key not in given:
-                raise DataError(f"{where}: has no answers in the split's annotations; add the official file that holds them")
+                raise DataError(
+                    f"{where}: has no answers in the split's annotations; add the official file that holds them"
+                )
             where, row = given[key]
-        answers = answer_texts(row, where) if self.layout == "vizwiz" or given is not None else (_sole_label(row, where),)
+        answers = (
+            answer_texts(row, where)
+            if self.layout == "vizwiz" or given is not None
+            else (_sole_label(row, where),)
+        )
         return answers, str(row.get("answer_type", ""))
 
 
@@ -132,10 +172,14 @@ def _annotated(root: Path, names: Sequence[str]) -> dict[str, tuple[str, DataRow
     """Question id -> (file and id, official annotation)."""
     out: dict[str, tuple[str, DataRow]] = {}
     for path in (root / name for name in names):
-        rows = index_by_id(read_rows(path, "annotations", question_id=ID, answers=list), "question_id", path)
+        rows = index_by_id(
+            read_rows(path, "annotations", question_id=ID, answers=list), "question_id", path
+        )
         for key, row in rows.items():
             if key in out:
-                raise DataError(f"{path}: question_id {key} is in {out[key][0].rpartition(':')[0]} too; name one of the files only")
+                raise DataError(
+                    f"{path}: question_id {key} is in {out[key][0].rpartition(':')[0]} too; name one of the files only"
+                )
             out[key] = f"{path}: question_id {key}", row
     return out
 

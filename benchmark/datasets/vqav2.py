@@ -57,17 +57,34 @@ class VQAv2(FileFormat):
         check_request(self, task, split)
         files, root = self.files[split], Path(self.root)
         asked, answered = root / files.questions, root / files.annotations
-        questions = index_by_id(read_rows(asked, "questions", question_id=ID, image_id=ID, question=str), "question_id", asked)
-        annotations = index_by_id(read_rows(answered, "annotations", question_id=ID, answers=list), "question_id", answered)
-        for left, path, known, other in ((questions, asked, annotations, answered), (annotations, answered, questions, asked)):
+        questions = index_by_id(
+            read_rows(asked, "questions", question_id=ID, image_id=ID, question=str),
+            "question_id",
+            asked,
+        )
+        annotations = index_by_id(
+            read_rows(answered, "annotations", question_id=ID, answers=list),
+            "question_id",
+            answered,
+        )
+        for left, path, known, other in (
+            (questions, asked, annotations, answered),
+            (annotations, answered, questions, asked),
+        ):
             if lonely := [name for name in left if name not in known]:
                 raise DataError(
                     f"{path}: question_id {lonely[0]} is not in {other} ({len(lonely)} are not); use the two files of one split"
                 )
         images = {
-            name: image_name(files.pattern, "image_id", row["image_id"], f"{asked}: question_id {name}") for name, row in questions.items()
+            name: image_name(
+                files.pattern, "image_id", row["image_id"], f"{asked}: question_id {name}"
+            )
+            for name, row in questions.items()
         }
-        require_images(root / files.images, ((f"{asked}: question_id {name}", image) for name, image in images.items()))
+        require_images(
+            root / files.images,
+            ((f"{asked}: question_id {name}", image) for name, image in images.items()),
+        )
         return [
             Example(
                 id=name,
@@ -82,4 +99,6 @@ class VQAv2(FileFormat):
     def annotation_files(self) -> Mapping[str, str]:
         """Every split's questions and annotations."""
         roles = {f"{split}/questions": files.questions for split, files in self.files.items()}
-        return roles | {f"{split}/annotations": files.annotations for split, files in self.files.items()}
+        return roles | {
+            f"{split}/annotations": files.annotations for split, files in self.files.items()
+        }

@@ -27,7 +27,8 @@ def card(adapter: AdapterFolder, python: Sequence[str] = (), notes: Sequence[str
     cell = adapter.cell
     tasks = [part.task for part in cell.parts]
     data = ModelCardData(
-        base_model=[source.partition("@")[0] for source in adapter.base.values() if "@" in source] or None,
+        base_model=[source.partition("@")[0] for source in adapter.base.values() if "@" in source]
+        or None,
         library_name="peft" if adapter.format == "peft" else "vlpeft",
         pipeline_tag=PIPELINES.get(tasks[0]) if len(tasks) == 1 else None,
         tags=["vlpeft", adapter.method, cell.backbone.name, *dict.fromkeys(tasks)],
@@ -70,19 +71,31 @@ def _warnings(adapter: AdapterFolder) -> Iterator[str]:
 def _scores(adapter: AdapterFolder, part: Part, prefix: str) -> Iterator[str]:
     for name, value in adapter.metrics.items():
         metric = name.removeprefix(prefix)
-        if not name.startswith(prefix) or "/" in metric:  # breakdowns by kind of question stay in config.json
+        if (
+            not name.startswith(prefix) or "/" in metric
+        ):  # breakdowns by kind of question stay in config.json
             continue
         shown = f"{value:.2f}" if isinstance(value, float | int) else f"absent: {value['absent']}"
         yield f"| {part.name} | {metric} | {shown} | {part.protocol.eval_split} |"
 
 
 def _use(adapter: AdapterFolder) -> Iterator[str]:
-    images = "--image LEFT --image RIGHT" if any(part.task == "nlvr2" for part in adapter.cell.parts) else "--image IMAGE"
-    asks = "" if all(part.task == "captioning" for part in adapter.cell.parts) else ' --question "..."'
+    images = (
+        "--image LEFT --image RIGHT"
+        if any(part.task == "nlvr2" for part in adapter.cell.parts)
+        else "--image IMAGE"
+    )
+    asks = (
+        "" if all(part.task == "captioning" for part in adapter.cell.parts) else ' --question "..."'
+    )
     task = f" --task {adapter.cell.parts[0].name}" if adapter.cell.also else ""
     yield f"Where vlpeft is installed:\n\n```bash\nvlpeft predict --adapter FOLDER {images}{asks}{task}\n```"
     if adapter.format == "merged":
-        folders = ", ".join(f"`{key}: FOLDER/{key}`" for key, value in adapter.weights.items() if value.startswith("./"))
+        folders = ", ".join(
+            f"`{key}: FOLDER/{key}`"
+            for key, value in adapter.weights.items()
+            if value.startswith("./")
+        )
         yield f"\nIn a sweep of vlpeft the towers are {folders}; other code loads these folders with transformers."
 
 
@@ -96,7 +109,10 @@ def _peft(adapter: AdapterFolder, python: Sequence[str]) -> Iterator[str]:
 
 def _weights(adapter: AdapterFolder) -> str:
     """The base weights; a folder of the maker's machine by its last name alone."""
-    return ", ".join(f"{key} `{Path(value).name if Path(value).is_absolute() else value}`" for key, value in adapter.base.items())
+    return ", ".join(
+        f"{key} `{Path(value).name if Path(value).is_absolute() else value}`"
+        for key, value in adapter.base.items()
+    )
 
 
 def _trained(adapter: AdapterFolder) -> Iterator[str]:
@@ -115,9 +131,13 @@ def _trained(adapter: AdapterFolder) -> Iterator[str]:
 
 def _provenance(adapter: AdapterFolder) -> Iterator[str]:
     about = adapter.provenance
-    packages = ", ".join(f"{name} {version}" for name, version in sorted(about.get("packages", {}).items()))
+    packages = ", ".join(
+        f"{name} {version}" for name, version in sorted(about.get("packages", {}).items())
+    )
     git = about.get("git") or {}
-    code = f"commit {git['sha'][:12]}{' with local changes' if git['dirty'] else ''}, " if git else ""
+    code = (
+        f"commit {git['sha'][:12]}{' with local changes' if git['dirty'] else ''}, " if git else ""
+    )
     yield f"- cell `{adapter.id}`, finished {about.get('finished', 'at an unknown time')}, data {about.get('data', 'unknown')}"
     yield f"- {code}Python {about.get('python', 'unknown')}, {packages}, on {about.get('device', 'an unknown device')}"
     yield "- every setting: config.json; licence: not stated, and those of the base weights and the data hold"

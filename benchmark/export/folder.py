@@ -67,9 +67,14 @@ class AdapterFolder(Config):
 
     def locate_weights(self, folder: Path) -> Cell:
         """The cell to build, its weights found."""
-        there = {key: str(folder / value) if value.startswith(BESIDE) else value for key, value in self.weights.items()}
+        there = {
+            key: str(folder / value) if value.startswith(BESIDE) else value
+            for key, value in self.weights.items()
+        }
         backbone = self.cell.backbone
-        return replace(self.cell, backbone=replace(backbone, settings={**backbone.settings, **there}))
+        return replace(
+            self.cell, backbone=replace(backbone, settings={**backbone.settings, **there})
+        )
 
 
 def read_adapter(folder: Path) -> AdapterFolder:
@@ -78,15 +83,21 @@ def read_adapter(folder: Path) -> AdapterFolder:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise UserError(f"{folder} is no exported adapter: it has no {CONFIG}; make one with `vlpeft export-adapter`") from error
+        raise UserError(
+            f"{folder} is no exported adapter: it has no {CONFIG}; make one with `vlpeft export-adapter`"
+        ) from error
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise UserError(f"{path}: damaged ({error}); copy or export the adapter again") from error
     schema = values.get("schema") if isinstance(values, dict) else type(values).__name__
     if schema != SCHEMA:
-        raise UserError(f"{path}: adapter schema {schema}, this version reads {SCHEMA}; use a matching version of vlpeft, or export again")
+        raise UserError(
+            f"{path}: adapter schema {schema}, this version reads {SCHEMA}; use a matching version of vlpeft, or export again"
+        )
     adapter = parse(AdapterFolder, values, str(path))
     if adapter.format == "peft":
-        raise UserError(f"{folder} is in peft's format: load it with peft (see its README.md), or export the cell without `--format`")
+        raise UserError(
+            f"{folder} is in peft's format: load it with peft (see its README.md), or export the cell without `--format`"
+        )
     _check_files(adapter, folder)
     return adapter
 
@@ -97,22 +108,34 @@ def _check_files(adapter: AdapterFolder, folder: Path) -> None:
         try:
             found = sha256(path)
         except OSError as error:
-            raise UserError(f"{path}: {error.strerror}; copy or export the adapter again") from error
+            raise UserError(
+                f"{path}: {error.strerror}; copy or export the adapter again"
+            ) from error
         if found != digest:
-            raise UserError(f"{path}: damaged, its content is not what was exported; copy or export the adapter again")
+            raise UserError(
+                f"{path}: damaged, its content is not what was exported; copy or export the adapter again"
+            )
 
 
 def rebuild(adapter: AdapterFolder, folder: Path) -> Backbone:
     """The adapted model in eval mode. Raises UserError for base weights that are missing, or not those it was trained on."""
     if adapter.cell.method.name not in METHODS.entries and adapter.plugin:
-        raise UserError(f"{folder}: method '{adapter.method}' comes from another package; install the one that holds `{adapter.plugin}`")
+        raise UserError(
+            f"{folder}: method '{adapter.method}' comes from another package; install the one that holds `{adapter.plugin}`"
+        )
     with error_context(str(folder)):
-        backbone = rebuild_model(adapter.locate_weights(folder), adapter.answers[0], folder / TENSORS)
+        backbone = rebuild_model(
+            adapter.locate_weights(folder), adapter.answers[0], folder / TENSORS
+        )
     if (now := image_transform(backbone.vision)) != adapter.image:
         raise UserError(
             f"{folder}: images would be prepared differently ({now}, exported with {adapter.image}); use the same vision weights"
         )
-    check_base(backbone, json.loads((folder / BASE).read_text(encoding="utf-8")), f"{folder}: {_named(adapter)}")
+    check_base(
+        backbone,
+        json.loads((folder / BASE).read_text(encoding="utf-8")),
+        f"{folder}: {_named(adapter)}",
+    )
     return backbone
 
 
@@ -122,7 +145,11 @@ def rebuild_model(cell: Cell, answers: Sequence[str], tensors: Path) -> Backbone
     backbone = build(cell, answers)
     saved = load_file(tensors)
     own = {name: tensor.shape for name, tensor in trained_tensors(backbone).items()}
-    if other := sorted(name for name in own.keys() | saved.keys() if name not in saved or own.get(name) != saved[name].shape):
+    if other := sorted(
+        name
+        for name in own.keys() | saved.keys()
+        if name not in saved or own.get(name) != saved[name].shape
+    ):
         raise UserError(
             f"{other[0]} is not trained, or of another shape, in the model built here ({len(other)} such); use its version of vlpeft"
         )
@@ -134,15 +161,21 @@ def base_norms(backbone: Backbone) -> dict[str, float]:
     """Euclidean norm of every frozen tensor, by name."""
     changed = trained_tensors(backbone)
     frozen = {name: tensor for name, tensor in backbone.state_dict().items() if name not in changed}
-    return {name: float(torch.linalg.vector_norm(tensor.double())) for name, tensor in frozen.items()}
+    return {
+        name: float(torch.linalg.vector_norm(tensor.double())) for name, tensor in frozen.items()
+    }
 
 
 def check_base(backbone: Backbone, expected: Mapping[str, float], weights: str) -> None:
     """Refuse frozen weights that are not those of the export."""
     found = base_norms(backbone)
     for name in sorted(expected.keys() | found.keys()):
-        if not math.isclose(found.get(name, math.nan), expected.get(name, math.nan), rel_tol=SAME, abs_tol=SAME):
-            raise UserError(f"{weights} is not what the adapter was trained on ({name} differs); give it the very weights")
+        if not math.isclose(
+            found.get(name, math.nan), expected.get(name, math.nan), rel_tol=SAME, abs_tol=SAME
+        ):
+            raise UserError(
+                f"{weights} is not what the adapter was trained on ({name} differs); give it the very weights"
+            )
 
 
 def _named(adapter: AdapterFolder) -> str:
@@ -153,12 +186,21 @@ def image_transform(tower: VisionTower) -> dict[str, JSON]:
     """How images are prepared: resized without crop to (size, size), scaled to 0..1, normalised. Features have no transform."""
     if not hasattr(tower, "size"):
         return {}
-    return {"size": tower.size, "mean": list(tower.mean), "std": list(tower.std), "resample": tower.resample.name.lower()}
+    return {
+        "size": tower.size,
+        "mean": list(tower.mean),
+        "std": list(tower.std),
+        "resample": tower.resample.name.lower(),
+    }
 
 
 def base_weights(settings: Mapping[str, JSON]) -> dict[str, str]:
     """The settings of a backbone that name weights, as they are or pinned."""
-    return {key: pin_revision(settings[key]) or settings[key] for key in SOURCES if isinstance(settings.get(key), str)}
+    return {
+        key: pin_revision(settings[key]) or settings[key]
+        for key in SOURCES
+        if isinstance(settings.get(key), str)
+    }
 
 
 def pin_revision(source: str) -> str:

@@ -24,7 +24,9 @@ from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.export.folder import BESIDE, TENSORS, AdapterFolder
 from vlpeft.benchmark.run.checkpoint import trained_tensors
 
-PLAIN = Choice("head_only", {})  # how a merged model is built: nothing is added, and only the head is not in its folders
+PLAIN = Choice(
+    "head_only", {}
+)  # how a merged model is built: nothing is added, and only the head is not in its folders
 HEAD = "head.safetensors"
 PEFT = "base_model.model."  # in front of a module's name in peft's files
 
@@ -32,8 +34,14 @@ PEFT = "base_model.model."  # in front of a module's name in peft's files
 def updates(backbone: Backbone) -> dict[str, LowRank]:
     """The low-rank updates in a backbone by the names of their modules. Raises UserError where one has no matrix."""
     if any(isinstance(module, PerTask) for module in backbone.modules()):
-        raise UserError("per_task: every task has weights of its own here, which no one model without vlpeft can hold")
-    return {name: module.low_rank() for name, module in backbone.named_modules() if isinstance(module, LowRankUpdate)}
+        raise UserError(
+            "per_task: every task has weights of its own here, which no one model without vlpeft can hold"
+        )
+    return {
+        name: module.low_rank()
+        for name, module in backbone.named_modules()
+        if isinstance(module, LowRankUpdate)
+    }
 
 
 class Loading(NamedTuple):
@@ -54,22 +62,37 @@ def write_peft(folder: Path, backbone: Backbone, adapter: AdapterFolder) -> Load
     """
     found = updates(backbone)
     if not found:
-        raise UserError(f"peft's format is for LoRA, and {adapter.method} adds no low-rank update; leave `--format peft` out")
+        raise UserError(
+            f"peft's format is for LoRA, and {adapter.method} adds no low-rank update; leave `--format peft` out"
+        )
     setting, checkpoint = next(iter(backbone.checkpoints().items()))
-    names = {id(module): name for name, module in checkpoint.model.named_modules(remove_duplicate=False)}
+    names = {
+        id(module): name for name, module in checkpoint.model.named_modules(remove_duplicate=False)
+    }
     low_rank = {names[id(backbone.get_submodule(place))]: update for place, update in found.items()}
     rest = _beside_updates(backbone, found)
-    saved = {names[id(owner)]: owner for owner in (_owner(backbone, name) for name in rest) if id(owner) in names}
-    head = {name: tensor for name, tensor in rest.items() if id(_owner(backbone, name)) not in names}
+    saved = {
+        names[id(owner)]: owner
+        for owner in (_owner(backbone, name) for name in rest)
+        if id(owner) in names
+    }
+    head = {
+        name: tensor for name, tensor in rest.items() if id(_owner(backbone, name)) not in names
+    }
     save_file(_plain(_peft_tensors(low_rank, saved)), folder / "adapter_model.safetensors")
     config = _peft_config(adapter.weights.get(setting, ""), low_rank, sorted(saved))
-    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    (folder / "adapter_config.json").write_text(
+        json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8"
+    )
     python = base_lines(checkpoint.model, adapter.base.get(setting, ""))
     if not head:
         return Loading(python)
     save_file(_plain(head), folder / HEAD)
     modules = ", ".join(sorted({f"`{'.'.join(name.split('.')[:2])}`" for name in head}))
-    return Loading(python, (f"`{HEAD}` holds what trained outside that model and peft has no place for: {modules}.",))
+    return Loading(
+        python,
+        (f"`{HEAD}` holds what trained outside that model and peft has no place for: {modules}.",),
+    )
 
 
 def base_lines(model: PreTrainedModel, source: str) -> tuple[str, ...]:
@@ -77,7 +100,9 @@ def base_lines(model: PreTrainedModel, source: str) -> tuple[str, ...]:
     name = type(model).__name__
     location, _, revision = source.partition("@")
     if source.startswith("random:"):
-        return (f"# The base had random weights ({source}), which vlpeft draws and no checkpoint holds: `base` is its {name}.",)
+        return (
+            f"# The base had random weights ({source}), which vlpeft draws and no checkpoint holds: `base` is its {name}.",
+        )
     if source.endswith(".pth"):
         where = json.dumps(Path(source).name)
         form = "vqa" if name == "BlipForQuestionAnswering" else "decoder"
@@ -85,15 +110,30 @@ def base_lines(model: PreTrainedModel, source: str) -> tuple[str, ...]:
             "from pathlib import Path",
             "from vlpeft.benchmark.backbones.blip_parts import load_original  # vlpeft reads BLIP's own files",
         )
-        return (*imports, "", f'base = load_original(Path({where}), "{form}")  # where that file lies')
+        return (
+            *imports,
+            "",
+            f'base = load_original(Path({where}), "{form}")  # where that file lies',
+        )
     if source == "tiny":
         imports = f"from transformers import {name}", "from importlib.resources import files"
         place = f'files("vlpeft.benchmark") / "backbones" / "tiny" / {json.dumps(model.config.model_type)}'
-        return (*imports, "", f"tiny = {place}  # shipped with vlpeft", f'base = {name}.from_pretrained(tiny, dtype="float32")')
-    where = json.dumps(Path(location).name) if Path(location).is_absolute() else json.dumps(location)
+        return (
+            *imports,
+            "",
+            f"tiny = {place}  # shipped with vlpeft",
+            f'base = {name}.from_pretrained(tiny, dtype="float32")',
+        )
+    where = (
+        json.dumps(Path(location).name) if Path(location).is_absolute() else json.dumps(location)
+    )
     pin = f", revision={json.dumps(revision)}" if revision else ""
     comment = "  # where that folder lies" if Path(location).is_absolute() else ""
-    return (f"from transformers import {name}", "", f'base = {name}.from_pretrained({where}{pin}, dtype="float32"){comment}')
+    return (
+        f"from transformers import {name}",
+        "",
+        f'base = {name}.from_pretrained({where}{pin}, dtype="float32"){comment}',
+    )
 
 
 def _beside_updates(backbone: Backbone, found: Mapping[str, LowRank]) -> dict[str, Tensor]:
@@ -102,12 +142,16 @@ def _beside_updates(backbone: Backbone, found: Mapping[str, LowRank]) -> dict[st
     for place in found:
         own = [name for name in rest if name.startswith(f"{place}.")]
         if inside := [name for name in own if name.startswith(f"{place}.base.")]:
-            raise UserError(f"peft's LoRA cannot hold {inside[0]}, which `also_train` trained too; leave `--format peft` out")
+            raise UserError(
+                f"peft's LoRA cannot hold {inside[0]}, which `also_train` trained too; leave `--format peft` out"
+            )
         rest = {name: tensor for name, tensor in rest.items() if name not in own}
     return rest
 
 
-def _peft_tensors(low_rank: Mapping[str, LowRank], saved: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+def _peft_tensors(
+    low_rank: Mapping[str, LowRank], saved: Mapping[str, nn.Module]
+) -> dict[str, Tensor]:
     """Tensors by peft's names: the updates, and modules that are saved whole."""
     tensors = {}
     for name, update in low_rank.items():
@@ -156,7 +200,11 @@ def write_merged(folder: Path, backbone: Backbone, adapter: AdapterFolder) -> Ad
         setattr(backbone.get_submodule(owner), attribute, fold(update))
     _check_plain(backbone, adapter)
     vision = any(parameter.requires_grad for parameter in backbone.vision.parameters())
-    head = {name: tensor for name, tensor in trained_tensors(backbone).items() if name.startswith("head.")}
+    head = {
+        name: tensor
+        for name, tensor in trained_tensors(backbone).items()
+        if name.startswith("head.")
+    }
     settings, tower = backbone.checkpoint_settings(), backbone.vision
     folders = {}
     for setting, (model, tokenizer) in backbone.checkpoints().items():
@@ -170,10 +218,16 @@ def write_merged(folder: Path, backbone: Backbone, adapter: AdapterFolder) -> Ad
         if setting != "text":
             _write_preprocessor(folder / setting, tower)
     if vision and not folders.keys() & {"vision", "weights"}:
-        raise UserError("the vision tower trained, and it is no Hugging Face model: there is no folder to write it to")
+        raise UserError(
+            "the vision tower trained, and it is no Hugging Face model: there is no folder to write it to"
+        )
     save_file(_plain(head), folder / TENSORS)
     model = replace(adapter.cell.backbone, settings={**adapter.cell.backbone.settings, **settings})
-    return replace(adapter, cell=replace(adapter.cell, method=PLAIN, backbone=model), weights={**adapter.weights, **folders})
+    return replace(
+        adapter,
+        cell=replace(adapter.cell, method=PLAIN, backbone=model),
+        weights={**adapter.weights, **folders},
+    )
 
 
 @torch.no_grad()
@@ -186,11 +240,15 @@ def fold(update: LowRank) -> nn.Module:
 
 def _check_plain(backbone: Backbone, adapter: AdapterFolder) -> None:
     """Refuse a model that holds more than its towers and head."""
-    config: BackboneConfig = parse(BACKBONES.load(backbone.name), adapter.cell.backbone.settings, backbone.name)
+    config: BackboneConfig = parse(
+        BACKBONES.load(backbone.name), adapter.cell.backbone.settings, backbone.name
+    )
     with torch.device("meta"):
         own = config.build(adapter.answers[0], adapter.cell.protocol).state_dict().keys()
     if added := sorted(backbone.state_dict().keys() - own):
-        raise UserError(f"{adapter.method} cannot be merged: no weight of the model can hold what it adds ({added[0]}, ...)")
+        raise UserError(
+            f"{adapter.method} cannot be merged: no weight of the model can hold what it adds ({added[0]}, ...)"
+        )
 
 
 def _write_preprocessor(folder: Path, tower: VisionTower) -> None:
@@ -203,9 +261,13 @@ def _write_preprocessor(folder: Path, tower: VisionTower) -> None:
         "do_normalize": True,
         "image_mean": list(tower.mean),
         "image_std": list(tower.std),
-        "image_processor_type": "BlipImageProcessor" if folder.name == "weights" else "ViTImageProcessor",
+        "image_processor_type": "BlipImageProcessor"
+        if folder.name == "weights"
+        else "ViTImageProcessor",
     }
-    (folder / "preprocessor_config.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    (folder / "preprocessor_config.json").write_text(
+        json.dumps(values, indent=2) + "\n", encoding="utf-8"
+    )
 
 
 def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -72,7 +72,9 @@ def select_part(adapter: AdapterFolder, name: str) -> int:
     found = [i for i, part in enumerate(parts) if name in ("", part.task, part.name)]
     if len(found) != 1:
         which = f"--task {name}: " if name else ""
-        raise UserError(f"{which}this adapter does {', '.join(part.name for part in parts)}; name one of them with --task")
+        raise UserError(
+            f"{which}this adapter does {', '.join(part.name for part in parts)}; name one of them with --task"
+        )
     return found[0]
 
 
@@ -84,10 +86,14 @@ def read_rows(path: Path) -> list[AskedQuestion]:
         with path.open(encoding="utf-8") as file:
             lines = list(file)
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}; give `--from` a file that can be read") from error
+        raise UserError(
+            f"cannot read {path}: {error.strerror}; give `--from` a file that can be read"
+        ) from error
     except UnicodeDecodeError as error:
         raise UserError(f"cannot read {path}: it is no UTF-8 text; {ROW}") from error
-    if asked := [_row(line, path, f"{path}:{number}") for number, line in enumerate(lines, 1) if line.strip()]:
+    if asked := [
+        _row(line, path, f"{path}:{number}") for number, line in enumerate(lines, 1) if line.strip()
+    ]:
         return asked
     raise UserError(f"{path} asks nothing; {ROW}")
 
@@ -109,7 +115,9 @@ def check(asked: AskedQuestion, task: Task, where: str = "") -> None:
     """Refuse what the task cannot take: too few or too many images, a question too much or too little, no image."""
     if len(asked.images) != task.images:
         fix = "give `--image` once" if task.images == 1 else "give `--image LEFT --image RIGHT`"
-        raise UserError(f"{where}{task.name} reads {task.images} image{'s'[: task.images - 1]}, got {len(asked.images)}; {fix}")
+        raise UserError(
+            f"{where}{task.name} reads {task.images} image{'s'[: task.images - 1]}, got {len(asked.images)}; {fix}"
+        )
     if task.asks and not asked.question.strip():
         raise UserError(f"{where}{task.name} needs a text beside the image; give `--question`")
     if asked.question and not task.asks:
@@ -119,21 +127,36 @@ def check(asked: AskedQuestion, task: Task, where: str = "") -> None:
             raise UserError(f"{where}image {image} is no file; check the path")
 
 
-def predict(adapter: AdapterFolder, backbone: Backbone, part: int, wanted: Sequence[AskedQuestion], batch: int, top: int) -> list[Said]:
+def predict(
+    adapter: AdapterFolder,
+    backbone: Backbone,
+    part: int,
+    wanted: Sequence[AskedQuestion],
+    batch: int,
+    top: int,
+) -> list[Said]:
     """What the model says of each; with `top`, the best answers and their scores too."""
     place = adapter.cell.parts[part]
     if not adapter.image:
-        raise UserError(f"this adapter reads features that {place.dataset.name} holds, not images; use a backbone with a vision tower")
+        raise UserError(
+            f"this adapter reads features that {place.dataset.name} holds, not images; use a backbone with a vision tower"
+        )
     examples = [Example(str(i), asked.images, asked.question, ()) for i, asked in enumerate(wanted)]
     inputs = read_inputs(place, ImageFiles(), examples, adapter.answers[part])
     with TemporaryDirectory(prefix="vlpeft-") as cache:
         feed = make_feed(backbone, inputs, part, Path(cache))
         texts = predict_split(backbone, backbone.predict, inputs, feed, examples, batch)
-        best = predict_split(backbone, backbone.ranked, inputs, feed, examples, batch) if top else [[] for _ in texts]
+        best = (
+            predict_split(backbone, backbone.ranked, inputs, feed, examples, batch)
+            if top
+            else [[] for _ in texts]
+        )
     return [Said(text, tuple(each[:top])) for text, each in zip(texts, best, strict=True)]
 
 
-def read_inputs(part: Part, data: DataFormat, examples: Sequence[Example], answers: tuple[str, ...]) -> Inputs:
+def read_inputs(
+    part: Part, data: DataFormat, examples: Sequence[Example], answers: tuple[str, ...]
+) -> Inputs:
     """What a run reads, without anything to train on."""
     return Inputs(part, data, TASKS.load(part.task)(), (), examples, answers)
 
@@ -145,8 +168,22 @@ def make_feed(backbone: Backbone, inputs: Inputs, part: int, cache: Path) -> Fee
     return Feed((), visual, protocol, inputs.answers, part)
 
 
-def as_rows(wanted: Sequence[AskedQuestion], made: Sequence[Said], score: str) -> Iterator[dict[str, Any]]:
+def as_rows(
+    wanted: Sequence[AskedQuestion], made: Sequence[Said], score: str
+) -> Iterator[dict[str, Any]]:
     """Plain values for scripts; `score` says what the scores of the best answers are."""
     for asked, each in zip(wanted, made, strict=True):
-        top = {"score_is": score, "top": [{"answer": answer, "score": value} for answer, value in each.top]} if each.top else {}
-        yield {"images": list(asked.images), "question": asked.question, "prediction": each.text, **top}
+        top = (
+            {
+                "score_is": score,
+                "top": [{"answer": answer, "score": value} for answer, value in each.top],
+            }
+            if each.top
+            else {}
+        )
+        yield {
+            "images": list(asked.images),
+            "question": asked.question,
+            "prediction": each.text,
+            **top,
+        }

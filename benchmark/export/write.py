@@ -69,11 +69,15 @@ def read_finished_cell(planned: Planned, store: Store) -> Finished:
     record, folder = store.record(planned.id), store.folder(planned.id)
     for name, digest in record.files.items():
         if not (folder / name).is_file() or sha256(folder / name) != digest:
-            raise UserError(f"{folder / name} is missing or damaged; delete {folder} and run the cell again")
+            raise UserError(
+                f"{folder / name} is missing or damaged; delete {folder} and run the cell again"
+            )
     inputs = tuple(Inputs.open(part) for part in planned.cell.parts)
     data = "+".join(each.data.fingerprint() for each in inputs)
     if data != record.provenance.get("data"):
-        raise UserError(f"dataset '{planned.dataset}' has changed since cell {planned.id} was run; bring back the data it was run on")
+        raise UserError(
+            f"dataset '{planned.dataset}' has changed since cell {planned.id} was run; bring back the data it was run on"
+        )
     return Finished(planned.cell, record, folder, inputs)
 
 
@@ -96,9 +100,13 @@ def export(planned: Planned, store: Store, output: Path, form: Format) -> Adapte
             adapter = _finish(folder, adapter, loading=write_peft(folder, backbone, adapter))
         elif form == "merged":
             adapter = write_merged(folder, backbone, adapter)
-            merged = rebuild_model(adapter.locate_weights(folder), adapter.answers[0], folder / TENSORS)
+            merged = rebuild_model(
+                adapter.locate_weights(folder), adapter.answers[0], folder / TENSORS
+            )
             if _answers(merged, cell) != answers:
-                raise UserError("the merged model answers otherwise than the adapter, so it is not written; export it without `--format`")
+                raise UserError(
+                    "the merged model answers otherwise than the adapter, so it is not written; export it without `--format`"
+                )
             adapter = _finish(folder, adapter, base=base_norms(merged))
         else:
             shutil.copyfile(cell.tensors, folder / TENSORS)
@@ -117,12 +125,27 @@ def _answers(backbone: Backbone, cell: Finished) -> list[list[str]]:
     with TemporaryDirectory(prefix="vlpeft-") as cache:
         for i, each in enumerate(cell.inputs):
             inputs = read_inputs(each.part, each.data, each.test[:TRIED], each.answers)
-            made.append(predict_split(backbone, backbone.predict, inputs, make_feed(backbone, inputs, i, Path(cache)), inputs.test, TRIED))
+            made.append(
+                predict_split(
+                    backbone,
+                    backbone.predict,
+                    inputs,
+                    make_feed(backbone, inputs, i, Path(cache)),
+                    inputs.test,
+                    TRIED,
+                )
+            )
     return made
 
 
-def _describe(cell: Finished, backbone: Backbone, form: Format, reproduced: tuple[int, int]) -> AdapterFolder:
-    record, name, base = cell.record, cell.cell.method.name, base_weights(cell.cell.backbone.settings)
+def _describe(
+    cell: Finished, backbone: Backbone, form: Format, reproduced: tuple[int, int]
+) -> AdapterFolder:
+    record, name, base = (
+        cell.record,
+        cell.cell.method.name,
+        base_weights(cell.cell.backbone.settings),
+    )
     kept = ("packages", "python", "git", "device", "data", "science", "finished")
     return AdapterFolder(
         id=record.id,
@@ -143,18 +166,30 @@ def _describe(cell: Finished, backbone: Backbone, form: Format, reproduced: tupl
 
 def _without_paths(cell: Cell) -> Cell:
     """The cell without the places of its data on this machine; its id stays."""
-    first, *also = (Part(part.task, replace(part.dataset, root=""), part.protocol) for part in cell.parts)
+    first, *also = (
+        Part(part.task, replace(part.dataset, root=""), part.protocol) for part in cell.parts
+    )
     return replace(cell, dataset=first.dataset, also=tuple(also))
 
 
-def _finish(folder: Path, adapter: AdapterFolder, *, loading: Loading = NOTHING, base: Mapping[str, float] | None = None) -> AdapterFolder:
+def _finish(
+    folder: Path,
+    adapter: AdapterFolder,
+    *,
+    loading: Loading = NOTHING,
+    base: Mapping[str, float] | None = None,
+) -> AdapterFolder:
     """Write what says of the other files what they are."""
     if base is not None:
         (folder / BASE).write_bytes(to_json(base))
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    adapter = replace(adapter, files={path.relative_to(folder).as_posix(): sha256(path) for path in files})
+    adapter = replace(
+        adapter, files={path.relative_to(folder).as_posix(): sha256(path) for path in files}
+    )
     (folder / CONFIG).write_bytes(to_json(dump(adapter)))
-    (folder / "README.md").write_text(card(adapter, loading.python, loading.notes), encoding="utf-8")
+    (folder / "README.md").write_text(
+        card(adapter, loading.python, loading.notes), encoding="utf-8"
+    )
     return adapter
 
 
@@ -167,6 +202,8 @@ def _whole(output: Path) -> Iterator[Path]:
         yield folder
         folder.rename(output)
     except OSError as error:
-        raise UserError(f"cannot write {output}: {error.strerror or error}; choose a writable folder with free space") from error
+        raise UserError(
+            f"cannot write {output}: {error.strerror or error}; choose a writable folder with free space"
+        ) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)

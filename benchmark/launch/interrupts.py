@@ -46,7 +46,9 @@ class Patience:
         print_notice(1)
 
 
-def run_interruptible(cell_id: str, root: Path, runtime: Any, report: Callable[[str, int, int], None]) -> str:
+def run_interruptible(
+    cell_id: str, root: Path, runtime: Any, report: Callable[[str, int, int], None]
+) -> str:
     """`run_cell` in this process; raises KeyboardInterrupt once an interrupted cell is saved."""
     from vlpeft.benchmark.run.runner import Stopped, run_cell
 
@@ -61,7 +63,10 @@ def run_interruptible(cell_id: str, root: Path, runtime: Any, report: Callable[[
 def _listening() -> Iterator[Patience]:
     """In the place of Python's own handler; where interrupts are ignored (nohup) or heard elsewhere, that stays so."""
     patience = Patience()
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+    ):
         yield patience
         return
     signal.signal(signal.SIGINT, patience.handle_signal)
@@ -78,7 +83,11 @@ def save(controllers: Iterable[int], ids: Sequence[str], root: Path) -> None:
         with suppress(psutil.NoSuchProcess):
             workers |= {child.pid: child for child in psutil.Process(pid).children(recursive=True)}
     found = (progress(store, cell_id) for cell_id in ids)
-    training = [workers[each.pid] for each in found if each is not None and each.phase == "train" and each.pid in workers]
+    training = [
+        workers[each.pid]
+        for each in found
+        if each is not None and each.phase == "train" and each.pid in workers
+    ]
     if training:
         print_notice(len(training))
     for worker in training:
@@ -89,4 +98,7 @@ def save(controllers: Iterable[int], ids: Sequence[str], root: Path) -> None:
 
 def print_notice(cells: int) -> None:
     """What is going on, for the person who has pressed Ctrl-C."""
-    print(f"vlpeft: saving {'the cell' if cells == 1 else f'{cells} cells'} in training; Ctrl-C again stops at once", file=sys.stderr)
+    print(
+        f"vlpeft: saving {'the cell' if cells == 1 else f'{cells} cells'} in training; Ctrl-C again stops at once",
+        file=sys.stderr,
+    )

@@ -52,7 +52,9 @@ def clear_failures(ids: Iterable[str], root: Path) -> None:
                 (store.folder(cell_id) / name).unlink(missing_ok=True)
 
 
-def launch_inline(cells: Sequence[Planned], root: Path, runtime: Any, watch_cell: CellWatch, watch: Watch) -> None:
+def launch_inline(
+    cells: Sequence[Planned], root: Path, runtime: Any, watch_cell: CellWatch, watch: Watch
+) -> None:
     """Run cells one after another in this process. A failing cell leaves failure.json; the others go on. Ctrl-C: see `run_here`."""
     for cell in cells:
         try:
@@ -63,7 +65,9 @@ def launch_inline(cells: Sequence[Planned], root: Path, runtime: Any, watch_cell
         watch()
 
 
-def launch_local(cells: Sequence[Planned], root: Path, runtime: Any, workers: int, watch: Watch) -> None:
+def launch_local(
+    cells: Sequence[Planned], root: Path, runtime: Any, workers: int, watch: Watch
+) -> None:
     """Run cells in `workers` processes through submitit's LocalExecutor; returns when all have ended.
 
     Ctrl-C stops them, once those in training are saved; a second one at once.
@@ -74,15 +78,29 @@ def launch_local(cells: Sequence[Planned], root: Path, runtime: Any, workers: in
     from vlpeft.benchmark.libraries.submitit import local_executor
 
     name = f"{platform.node()}-{os.getpid()}"
-    folder = root / "jobs" / time.strftime("%Y%m%d-%H%M%S") / name  # a fresh folder: submitit reuses job ids
+    folder = (
+        root / "jobs" / time.strftime("%Y%m%d-%H%M%S") / name
+    )  # a fresh folder: submitit reuses job ids
     executor = local_executor(folder, minutes=MONTH_MINUTES)
     threads = runtime.threads or max(1, (os.cpu_count() or 1) // (workers * runtime.ranks))
     ids, jobs = [cell.id for cell in cells], list[Any]()
     try:
-        variables = {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false", **SAFE_PATH}
+        variables = {
+            "OMP_NUM_THREADS": str(threads),
+            "TOKENIZERS_PARALLELISM": "false",
+            **SAFE_PATH,
+        }
         with environment(**variables), _children_deaf_to_interrupts():
             for _ in range(min(workers, len(ids))):
-                jobs.append(executor.submit(work, ids, str(root.resolve()), replace(runtime, threads=threads), os.getpid()))
+                jobs.append(
+                    executor.submit(
+                        work,
+                        ids,
+                        str(root.resolve()),
+                        replace(runtime, threads=threads),
+                        os.getpid(),
+                    )
+                )
         while not all(job.done(force_check=True) for job in jobs):
             watch()
             time.sleep(POLL_SECONDS)
@@ -126,7 +144,10 @@ def work(ids: Sequence[str], root: str, runtime: Any, launcher: int) -> None:
     for cell_id in ids:
         if asked() or not psutil.pid_exists(launcher):
             return
-        if any((Store(Path(root)).folder(cell_id) / name).exists() for name in ("failure.json", "progress.json")):
+        if any(
+            (Store(Path(root)).folder(cell_id) / name).exists()
+            for name in ("failure.json", "progress.json")
+        ):
             continue
         mark_logs(f"=== {cell_id} starts")
         try:
@@ -170,9 +191,17 @@ def _unknown(root: Path) -> dict[str, Any]:
             file.write(bytes(2**16))
     except OSError as error:
         if cause := disk_trouble(error):
-            return {"cause": cause, "message": f"nothing can be written in {root}: {error.strerror}", "user": True}
+            return {
+                "cause": cause,
+                "message": f"nothing can be written in {root}: {error.strerror}",
+                "user": True,
+            }
         raise
-    return {"cause": "killed", "message": "its worker died without a word (out of memory?); see ROOT/jobs", "user": False}
+    return {
+        "cause": "killed",
+        "message": "its worker died without a word (out of memory?); see ROOT/jobs",
+        "user": False,
+    }
 
 
 def group_by_cause(failed: Sequence[tuple[Planned, dict[str, Any]]]) -> Iterator[str]:
@@ -180,12 +209,20 @@ def group_by_cause(failed: Sequence[tuple[Planned, dict[str, Any]]]) -> Iterator
     causes: dict[tuple[str, str], list[tuple[Planned, str]]] = {}
     for cell, failure in failed:
         cause, message = failure["cause"], failure["message"]
-        causes.setdefault((cause, "" if cause == CANCELLED else message), []).append((cell, message))
+        causes.setdefault((cause, "" if cause == CANCELLED else message), []).append(
+            (cell, message)
+        )
     for (cause, shared), cells in causes.items():
         first, message = cells[0]
         one = f"{first.id} {first.row} on {first.backbone}, {first.task}/{first.dataset}, seed {first.seed}"
-        many = shared or "their jobs were cancelled; `vlpeft retry --cause cancelled` runs them again"
-        yield f"{one}: {cause}: {message}" if len(cells) == 1 else f"{len(cells)} cells: {cause}: {many}"
+        many = (
+            shared or "their jobs were cancelled; `vlpeft retry --cause cancelled` runs them again"
+        )
+        yield (
+            f"{one}: {cause}: {message}"
+            if len(cells) == 1
+            else f"{len(cells)} cells: {cause}: {many}"
+        )
 
 
 def count_failures(failed: Sequence[tuple[Planned, dict[str, Any]]], of: int) -> str:

@@ -13,7 +13,9 @@ from vlpeft.benchmark.cells.cell import Plan, Planned
 from vlpeft.benchmark.cells.records import Store, read_json
 from vlpeft.benchmark.run.screen import Bars, PhaseProgress
 
-TOLD_EVERY = 60.0  # seconds between two lines about cells at work, for logs that would be silent for hours
+TOLD_EVERY = (
+    60.0  # seconds between two lines about cells at work, for logs that would be silent for hours
+)
 TOLD_AT_ONCE = 4  # of the cells at work, in one such line
 
 
@@ -32,10 +34,14 @@ class SweepProgress(Bars):
         self.store, self.waiting, self.running = Store(root), list(cells), dict[str, TaskID]()
         runnable = len(plan.runnable())
         self.done, self.total = runnable - len(cells), runnable
-        self.bar = self.bars.add_task(plan.sweep, total=runnable, completed=self.done, before=self.done)
+        self.bar = self.bars.add_task(
+            plan.sweep, total=runnable, completed=self.done, before=self.done
+        )
         skipped = len(plan.cells) - runnable
         self.told = time.monotonic()
-        self.line(f"{plan.sweep}: {runnable} cells, {self.done} done before, {len(cells)} to run; {skipped} skipped (see `vlpeft plan`)")
+        self.line(
+            f"{plan.sweep}: {runnable} cells, {self.done} done before, {len(cells)} to run; {skipped} skipped (see `vlpeft plan`)"
+        )
 
     def watch(self) -> None:
         """Look at the result folder and show what has changed."""
@@ -67,7 +73,10 @@ class SweepProgress(Bars):
             return
         self.told = time.monotonic()
         alive = [(cell, where) for cell, where in self._at_work() if self._alive(cell, where)]
-        said = [f"{where['phase']} {where['step']}/{where['total']} {cell_title(cell)}" for cell, where in alive[:TOLD_AT_ONCE]]
+        said = [
+            f"{where['phase']} {where['step']}/{where['total']} {cell_title(cell)}"
+            for cell, where in alive[:TOLD_AT_ONCE]
+        ]
         more = [f"{len(alive) - TOLD_AT_ONCE} more"] if len(alive) > TOLD_AT_ONCE else []
         self.line(f"[{self.done}/{self.total}] at work: {'; '.join(said + more) or 'none yet'}")
 

@@ -17,7 +17,9 @@ from vlpeft.benchmark.core.config import Config, dump, parse
 LIMIT = 3
 TAIL_LINES = 3
 TAIL_BYTES = 4096
-MEMORY = re.compile(r"oom.?kill|exceeded (job |step )?memory limit", re.IGNORECASE)  # what slurmstepd says
+MEMORY = re.compile(
+    r"oom.?kill|exceeded (job |step )?memory limit", re.IGNORECASE
+)  # what slurmstepd says
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,13 @@ def note(store: Store, cell_id: str, end: str) -> None:
 def last_if_exhausted(store: Store, cell_id: str) -> Tries | None:
     """The last of too many attempts, or None where the cell may be tried again."""
     last = tries(store, cell_id)
-    return last if last is not None and last.count >= LIMIT and last.checkpoint == checkpoint(store, cell_id) else None
+    return (
+        last
+        if last is not None
+        and last.count >= LIMIT
+        and last.checkpoint == checkpoint(store, cell_id)
+        else None
+    )
 
 
 def give_up(store: Store, cell_id: str, cause: str, message: str, log: str) -> None:

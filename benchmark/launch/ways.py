@@ -8,7 +8,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from vlpeft.benchmark.cells.cell import Planned
-from vlpeft.benchmark.launch.local import clear_failures, launch_inline, launch_local, wait_for_others
+from vlpeft.benchmark.launch.local import (
+    clear_failures,
+    launch_inline,
+    launch_local,
+    wait_for_others,
+)
 from vlpeft.benchmark.launch.screen import SweepProgress
 
 

@@ -34,7 +34,9 @@ class StopSignal:
         self.signalled, self.parent = False, os.getppid()
         for each in SIGNALS:
             signal.signal(each, self._hear)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # blocked by the parent, so that none came too early
+        signal.pthread_sigmask(
+            signal.SIG_UNBLOCK, SIGNALS
+        )  # blocked by the parent, so that none came too early
 
     def _hear(self, _number: int, _frame: FrameType | None) -> None:
         self.signalled = True
@@ -50,7 +52,13 @@ def has_ended(store: Store, cell_id: str) -> bool:
 
 def print_error(error: Exception) -> None:
     """What went wrong, for the log: where, too, unless the message is written for the user."""
-    print(f"error: {error}" if isinstance(error, UserError) else "".join(traceback.format_exception(error)), file=sys.stderr, flush=True)
+    print(
+        f"error: {error}"
+        if isinstance(error, UserError)
+        else "".join(traceback.format_exception(error)),
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def main(root: str, runtime: str, log: str, ids: Sequence[str]) -> int:
@@ -68,7 +76,13 @@ def main(root: str, runtime: str, log: str, ids: Sequence[str]) -> int:
         if has_ended(store, cell_id) or store.is_held(cell_id):
             continue
         try:
-            outcome: str = run_cell(cell_id, store.root, settings, asked=asked, begin=partial(_begin, store, cell_id, log, gate))
+            outcome: str = run_cell(
+                cell_id,
+                store.root,
+                settings,
+                asked=asked,
+                begin=partial(_begin, store, cell_id, log, gate),
+            )
         except Stopped:
             outcome = "stopped"
         except Exception as error:  # its cause is in failure.json
@@ -86,7 +100,13 @@ def _begin(store: Store, cell_id: str, log: str, gate: Gate | None = None) -> bo
         return False
     last = last_if_exhausted(store, cell_id)
     if last is not None:
-        give_up(store, cell_id, "killed", f"{last.end}, {last.count} times without getting further", last.log)
+        give_up(
+            store,
+            cell_id,
+            "killed",
+            f"{last.end}, {last.count} times without getting further",
+            last.log,
+        )
         return False
     if gate is not None and (problem := gate.problem(_cell(store, cell_id))):
         store.write_failure(cell_id, {"cause": "environment", "message": problem, "user": True})

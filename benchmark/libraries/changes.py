@@ -20,7 +20,9 @@ def refuse_unknown(library: str, function: str, unknown: Iterable[str]) -> None:
     """
     names = sorted(unknown)
     if names:
-        raise UserError(f"{library} {version(library)} passes {_listed(names)} to {function}, which vlpeft does not know; {FIX}")
+        raise UserError(
+            f"{library} {version(library)} passes {_listed(names)} to {function}, which vlpeft does not know; {FIX}"
+        )
 
 
 def require_arguments(library: str, function: Callable[..., Any], names: Iterable[str]) -> None:
@@ -36,7 +38,9 @@ def refuse_unsupported(library: str, what: str, names: Iterable[str]) -> None:
     """Raise UserError if vlpeft gives `what`, a part of a library, arguments that it does not have."""
     missing = sorted(names)
     if missing:
-        raise UserError(f"{library} {version(library)}: {what} has no {_listed(missing)}, which vlpeft passes; {FIX}")
+        raise UserError(
+            f"{library} {version(library)}: {what} has no {_listed(missing)}, which vlpeft passes; {FIX}"
+        )
 
 
 @cache

@@ -44,14 +44,22 @@ def snapshot_source(folder: str) -> tuple[str, str] | None:
     return (found[1].replace("--", "/", 1), found[2]) if found else None
 
 
-def first_file(repository: str, files: Sequence[str], revision: str | None, *, local_only: bool) -> str:
+def first_file(
+    repository: str, files: Sequence[str], revision: str | None, *, local_only: bool
+) -> str:
     """Path of the first of these files that a repository has.
 
     Raises EntryNotFoundError (an OSError or ValueError) if it has none of them.
     """
     for file in files:
         try:
-            path: str = hf_hub_download(repository, file, revision=revision, local_files_only=local_only, force_download=False)
+            path: str = hf_hub_download(
+                repository,
+                file,
+                revision=revision,
+                local_files_only=local_only,
+                force_download=False,
+            )
         except EntryNotFoundError as error:
             last = error
         else:

@@ -13,4 +13,6 @@ def treebank_tokens(texts: Sequence[str]) -> list[list[str]]:
     from nltk.tokenize import TreebankWordTokenizer
 
     tokenizer = TreebankWordTokenizer()
-    return [list(tokenizer.tokenize(text, convert_parentheses=True, return_str=False)) for text in texts]
+    return [
+        list(tokenizer.tokenize(text, convert_parentheses=True, return_str=False)) for text in texts
+    ]

@@ -58,7 +58,9 @@ def text_model(model: str) -> str | None:
     return name
 
 
-def create_visual(model: str, weights: str | None, *, quick_gelu: bool, device: torch.device) -> Visual | None:
+def create_visual(
+    model: str, weights: str | None, *, quick_gelu: bool, device: torch.device
+) -> Visual | None:
     """The image side of a model in float32 and eval mode; None if it is no plain ResNet or ViT.
 
     `weights` is a tag or a file; without it weights are random.

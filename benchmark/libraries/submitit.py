@@ -45,9 +45,13 @@ def local_executor(folder: Path, minutes: int) -> Any:
     return executor
 
 
-def slurm_executor(folder: Path, python: str, time_outs: int, name: str, parameters: Mapping[str, Any]) -> Any:
+def slurm_executor(
+    folder: Path, python: str, time_outs: int, name: str, parameters: Mapping[str, Any]
+) -> Any:
     """An executor of SLURM jobs. Raises RuntimeError where there is no SLURM."""
-    executor = AutoExecutor(folder, cluster="slurm", slurm_python=python, slurm_max_num_timeout=time_outs)
+    executor = AutoExecutor(
+        folder, cluster="slurm", slurm_python=python, slurm_max_num_timeout=time_outs
+    )
     executor.update_parameters(name=name, **parameters)
     return executor
 

@@ -37,10 +37,14 @@ def join_group(backend: str, meeting: Path, rank: int, world: int, patience: tim
     """Join a process group whose members find each other in the file `meeting`."""
     # The class is documented, but it is missing in `torch.distributed.__all__`.
     store = distributed.FileStore(str(meeting), world)  # type: ignore[attr-defined]
-    distributed.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=patience)
+    distributed.init_process_group(
+        backend, store=store, rank=rank, world_size=world, timeout=patience
+    )
 
 
-def make_adamw(groups: list[dict[str, Any]], *, lr: float, betas: tuple[float, float], eps: float) -> AdamW:
+def make_adamw(
+    groups: list[dict[str, Any]], *, lr: float, betas: tuple[float, float], eps: float
+) -> AdamW:
     """AdamW over parameter groups that name their weight decay."""
     return AdamW(
         groups,
@@ -58,4 +62,6 @@ def make_adamw(groups: list[dict[str, Any]], *, lr: float, betas: tuple[float, f
 
 def clip_gradients(parameters: Iterable[nn.Parameter], norm: float) -> Tensor:
     """Scale gradients in place so that their joint Euclidean norm is at most `norm`."""
-    return nn.utils.clip_grad_norm_(parameters, norm, norm_type=2.0, error_if_nonfinite=False, foreach=None)
+    return nn.utils.clip_grad_norm_(
+        parameters, norm, norm_type=2.0, error_if_nonfinite=False, foreach=None
+    )

@@ -200,7 +200,9 @@ class BlipAttention(BlipTextSelfAttention):  # type: ignore[misc]
             return self._projected(states)
         return self._added(states, cache.self_attention_cache)
 
-    def _encoder_keys(self, states: Tensor, cache: EncoderDecoderCache | None) -> tuple[Tensor, Tensor]:
+    def _encoder_keys(
+        self, states: Tensor, cache: EncoderDecoderCache | None
+    ) -> tuple[Tensor, Tensor]:
         """Keys and values of cross-attention, which are computed once."""
         if cache is None:
             return self._projected(states)
@@ -282,7 +284,9 @@ def new_cache() -> DynamicCache:
     return DynamicCache()
 
 
-def select_cache_rows(cache: EncoderDecoderCache, rows: Tensor, encoder_rows: Tensor) -> EncoderDecoderCache:
+def select_cache_rows(
+    cache: EncoderDecoderCache, rows: Tensor, encoder_rows: Tensor
+) -> EncoderDecoderCache:
     """A new cache of these rows of the batch; `encoder_rows` are those of cross-attention."""
     own = _selected(cache.self_attention_cache, rows)
     return EncoderDecoderCache(own, _selected(cache.cross_attention_cache, encoder_rows))
@@ -340,7 +344,9 @@ def generation_settings(
         "forced_eos_token_id": forced_end,
     }
     # A setting that transformers has renamed would be kept as an attribute that nothing reads.
-    refuse_unsupported(LIBRARY, "GenerationConfig", settings.keys() - vars(GenerationConfig()).keys())
+    refuse_unsupported(
+        LIBRARY, "GenerationConfig", settings.keys() - vars(GenerationConfig()).keys()
+    )
     return GenerationConfig(**settings)
 
 
@@ -367,7 +373,9 @@ def decode_tokens(tokenizer: Any, tokens: Tensor) -> list[str]:
 # Tokens.
 
 
-def tokenize(tokenizer: Any, texts: list[str], limit: int | None, *, special: bool) -> list[list[int]]:
+def tokenize(
+    tokenizer: Any, texts: list[str], limit: int | None, *, special: bool
+) -> list[list[int]]:
     """Token ids of each text, cut at `limit`, special tokens included."""
     rows: list[list[int]] = _call(
         tokenizer.__call__,
@@ -443,7 +451,9 @@ def make_config(model_type: str, settings: Mapping[str, Any]) -> PretrainedConfi
     return AutoConfig.for_model(model_type, **settings)
 
 
-def _undeclared(settings: Mapping[str, Any], known: Mapping[str, Any], aliases: Iterable[str] = ()) -> list[str]:
+def _undeclared(
+    settings: Mapping[str, Any], known: Mapping[str, Any], aliases: Iterable[str] = ()
+) -> list[str]:
     """Names of settings that are not known; those of parts have the part's name in front."""
     found = []
     for name, value in settings.items():
@@ -459,9 +469,13 @@ def load_config(location: str, revision: str | None) -> PretrainedConfig:
     return AutoConfig.from_pretrained(location, revision=revision, trust_remote_code=False)
 
 
-def load_tokenizer(location: str | Path, revision: str | None = None, *, local_only: bool = False) -> Any:
+def load_tokenizer(
+    location: str | Path, revision: str | None = None, *, local_only: bool = False
+) -> Any:
     """A checkpoint's tokenizer; code that comes with it is never run."""
-    return AutoTokenizer.from_pretrained(location, revision=revision, local_files_only=local_only, trust_remote_code=False)
+    return AutoTokenizer.from_pretrained(
+        location, revision=revision, local_files_only=local_only, trust_remote_code=False
+    )
 
 
 def load_model(

@@ -32,7 +32,9 @@ class MetricReport:
     per_example: dict[str, tuple[float, ...]] = field(default_factory=dict)
 
 
-def score(names: Sequence[str], predictions: Sequence[Prediction], tokenizer: Tokenizer = "ptb") -> MetricReport:
+def score(
+    names: Sequence[str], predictions: Sequence[Prediction], tokenizer: Tokenizer = "ptb"
+) -> MetricReport:
     """Score the predictions of one split with the metrics of these names.
 
     Raises UserError for an unknown metric and DataError for no predictions, an id twice, or an example without references.
@@ -44,7 +46,9 @@ def score(names: Sequence[str], predictions: Sequence[Prediction], tokenizer: To
         try:
             scores = metric.evaluate(predictions, tokenizer)
         except MetricUnavailable as reason:
-            report.values.update({name: Absent(absent=str(reason)) for name in metric.value_names(tokenizer)})
+            report.values.update(
+                {name: Absent(absent=str(reason)) for name in metric.value_names(tokenizer)}
+            )
         else:
             report.values.update(scores.values)
             report.per_example.update(scores.per_example)
@@ -57,7 +61,11 @@ def _check(predictions: Sequence[Prediction]) -> None:
     seen: set[str] = set()
     for prediction in predictions:
         if not prediction.references:
-            raise DataError(f"example '{prediction.id}' has no reference answer, so it cannot be scored; leave it out of the split")
+            raise DataError(
+                f"example '{prediction.id}' has no reference answer, so it cannot be scored; leave it out of the split"
+            )
         if prediction.id in seen:
-            raise DataError(f"example '{prediction.id}' is predicted twice; ids must be unique within a split")
+            raise DataError(
+                f"example '{prediction.id}' is predicted twice; ids must be unique within a split"
+            )
         seen.add(prediction.id)

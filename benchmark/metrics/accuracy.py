@@ -17,4 +17,6 @@ class Accuracy(Metric):
 
     def evaluate(self, predictions: Sequence[Prediction], tokenizer: Tokenizer) -> Scores:  # noqa: ARG002
         """Score a split; `tokenizer` has no influence."""
-        return score_by_mean("accuracy", [100.0 * (p.text in p.references) for p in predictions], predictions)
+        return score_by_mean(
+            "accuracy", [100.0 * (p.text in p.references) for p in predictions], predictions
+        )

@@ -19,13 +19,19 @@ class AnswerMatch(Metric):
 
     def evaluate(self, predictions: Sequence[Prediction], tokenizer: Tokenizer) -> Scores:  # noqa: ARG002
         """Score a split; `tokenizer` has no influence."""
-        found = _run_module([p.text for p in predictions], [list(p.references) for p in predictions])
-        exact = score_by_mean("exact_match", [100 * match for match in found["matches"]], predictions)
+        found = _run_module(
+            [p.text for p in predictions], [list(p.references) for p in predictions]
+        )
+        exact = score_by_mean(
+            "exact_match", [100 * match for match in found["matches"]], predictions
+        )
         return Scores({**exact.values, "macro_f1": 100 * found["macro_f1"]}, exact.per_example)
 
 
 def _run_module(predictions: list[str], references: list[list[str]]) -> dict[str, Any]:
     from vlpeft.benchmark.libraries.evaluate import run_module
-    from vlpeft.benchmark.metrics.modules.answer_match import AnswerMatchModule as Module  # imports evaluate, which takes seconds
+    from vlpeft.benchmark.metrics.modules.answer_match import (
+        AnswerMatchModule as Module,
+    )  # imports evaluate, which takes seconds
 
     return run_module(Module, predictions, references)

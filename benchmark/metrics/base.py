@@ -37,7 +37,9 @@ class Metric(ABC):
     """A way to score the predictions of one split."""
 
     name: ClassVar[str]  # set by @register
-    values: ClassVar[tuple[str, ...]]  # set by @register: the names of the numbers it gives, breakdowns aside
+    values: ClassVar[
+        tuple[str, ...]
+    ]  # set by @register: the names of the numbers it gives, breakdowns aside
 
     def value_names(self, tokenizer: Tokenizer) -> tuple[str, ...]:  # noqa: ARG002 - most metrics need no tokenizer
         """Names of the numbers `evaluate` gives with this tokenizer, breakdowns aside."""
@@ -48,12 +50,19 @@ class Metric(ABC):
         """Score a split of at least one prediction. Raises MetricUnavailable with the reason if this machine cannot."""
 
 
-def score_by_mean(name: str, per_example: Sequence[float], predictions: Sequence[Prediction]) -> Scores:
+def score_by_mean(
+    name: str, per_example: Sequence[float], predictions: Sequence[Prediction]
+) -> Scores:
     """Scores of a metric that is a mean over examples, with its breakdown by kind."""
-    return Scores({name: fmean(per_example), **mean_by_kind(name, per_example, predictions)}, {name: tuple(per_example)})
+    return Scores(
+        {name: fmean(per_example), **mean_by_kind(name, per_example, predictions)},
+        {name: tuple(per_example)},
+    )
 
 
-def mean_by_kind(name: str, per_example: Sequence[float], predictions: Sequence[Prediction]) -> dict[str, float]:
+def mean_by_kind(
+    name: str, per_example: Sequence[float], predictions: Sequence[Prediction]
+) -> dict[str, float]:
     """Mean per question type, as `name/kind`, kinds sorted; predictions without a kind are left out."""
     groups: dict[str, list[float]] = {}
     for score, prediction in zip(per_example, predictions, strict=True):

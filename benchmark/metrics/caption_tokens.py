@@ -14,7 +14,9 @@ Captions = dict[int, list[str]]  # example's number -> its captions, the form py
 
 
 @lru_cache(maxsize=2)
-def tokenised(predictions: tuple[Prediction, ...], tokenizer: Tokenizer) -> tuple[Captions, Captions]:
+def tokenised(
+    predictions: tuple[Prediction, ...], tokenizer: Tokenizer
+) -> tuple[Captions, Captions]:
     """References and candidates of a split, tokenised once for all metrics; callers must not change them.
 
     References and candidates go separately, as in the official evaluation: PTB's treatment of a full stop can depend on
@@ -36,17 +38,24 @@ def ptb(captions: Sequence[str]) -> list[str]:
     Raises MetricUnavailable if Java is missing or fails, RuntimeError if it does not give one line a caption.
     """
     program = ["-cp", str(ptb_jar()), "edu.stanford.nlp.process.PTBTokenizer"]
-    output = run_java([*program, "-preserveLines", "-lowerCase", "-encoding", "UTF-8"], "\n".join(captions))
+    output = run_java(
+        [*program, "-preserveLines", "-lowerCase", "-encoding", "UTF-8"], "\n".join(captions)
+    )
     lines = output.split("\n")
     if len(lines) != len(captions):
         raise RuntimeError(f"PTBTokenizer gave {len(lines)} lines for {len(captions)} captions")
-    return [_without_punctuation(line.rstrip().split(" ")) for line in lines]  # not split(): a fraction's token holds a hard space
+    return [
+        _without_punctuation(line.rstrip().split(" ")) for line in lines
+    ]  # not split(): a fraction's token holds a hard space
 
 
 def treebank(captions: Sequence[str]) -> list[str]:
     """Tokenise with nltk's rules for the Penn Treebank: near to `ptb`, not equal, and without Java."""
     # Lower case comes last, as in `ptb`: brackets become -lrb- and stay, since the list below has only -LRB-.
-    return [_without_punctuation([token.lower() for token in tokens]) for tokens in treebank_tokens(captions)]
+    return [
+        _without_punctuation([token.lower() for token in tokens])
+        for tokens in treebank_tokens(captions)
+    ]
 
 
 def _without_punctuation(tokens: Sequence[str]) -> str:

@@ -24,33 +24,49 @@ from vlpeft.benchmark.metrics.java import run_java, talk_to_java
 
 SPICE_MODELS = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
 # SPICE's serialisation library reaches into these packages, which Java 16 and newer refuse unless told; Java 8 ignores it.
-_OPENED = [f"java.base/java.{name}" for name in ("lang", "util", "util.concurrent", "math", "net", "text")] + ["java.sql/java.sql"]
-SPICE_OPTIONS = {"JDK_JAVA_OPTIONS": " ".join(f"--add-opens={package}=ALL-UNNAMED" for package in _OPENED)}
+_OPENED = [
+    f"java.base/java.{name}" for name in ("lang", "util", "util.concurrent", "math", "net", "text")
+] + ["java.sql/java.sql"]
+SPICE_OPTIONS = {
+    "JDK_JAVA_OPTIONS": " ".join(f"--add-opens={package}=ALL-UNNAMED" for package in _OPENED)
+}
 
 
 class CaptionMetric(Metric):
     """A metric over tokenised captions. An empty caption is legal: it matches nothing."""
 
-    averaged: ClassVar[bool]  # set by @register: its values are means over examples, which paired tests can use
+    averaged: ClassVar[
+        bool
+    ]  # set by @register: its values are means over examples, which paired tests can use
 
     def value_names(self, tokenizer: Tokenizer) -> tuple[str, ...]:
         """The names of `values`, with the tokenizer's where it is not the official one."""
-        return self.values if tokenizer == "ptb" else tuple(f"{name} ({tokenizer})" for name in self.values)
+        return (
+            self.values
+            if tokenizer == "ptb"
+            else tuple(f"{name} ({tokenizer})" for name in self.values)
+        )
 
     def evaluate(self, predictions: Sequence[Prediction], tokenizer: Tokenizer) -> Scores:
         """Score a split. Raises MetricUnavailable without the Java or the models that it needs."""
         self.require()
         names = self.value_names(tokenizer)
         values, per_example = self.compute(*tokenised(tuple(predictions), tokenizer))
-        kept = {names[0]: tuple(100 * float(score) for score in per_example)} if self.averaged else {}
-        return Scores({name: 100 * float(value) for name, value in zip(names, values, strict=True)}, kept)
+        kept = (
+            {names[0]: tuple(100 * float(score) for score in per_example)} if self.averaged else {}
+        )
+        return Scores(
+            {name: 100 * float(value) for name, value in zip(names, values, strict=True)}, kept
+        )
 
     def require(self) -> None:
         """Raise MetricUnavailable if something needed is missing, before any work is done."""
         return
 
     @abstractmethod
-    def compute(self, references: Captions, candidates: Captions) -> tuple[Sequence[float], Iterable[float]]:
+    def compute(
+        self, references: Captions, candidates: Captions
+    ) -> tuple[Sequence[float], Iterable[float]]:
         """The package's own values, one for each of `values`, and its scores per example (ignored unless `averaged`)."""
 
 
@@ -58,7 +74,9 @@ class CaptionMetric(Metric):
 class Bleu(CaptionMetric):
     """Corpus BLEU-1 to BLEU-4 against the reference of closest length (Papineni et al. 2002)."""
 
-    def compute(self, references: Captions, candidates: Captions) -> tuple[Sequence[float], Iterable[float]]:
+    def compute(
+        self, references: Captions, candidates: Captions
+    ) -> tuple[Sequence[float], Iterable[float]]:
         """BLEU of n-grams up to 1, 2, 3 and 4."""
         return bleu(references, candidates, longest=4), ()
 
@@ -67,7 +85,9 @@ class Bleu(CaptionMetric):
 class RougeL(CaptionMetric):
     """ROUGE-L, F-measure of the longest common subsequence with beta 1.2 (Lin 2004)."""
 
-    def compute(self, references: Captions, candidates: Captions) -> tuple[Sequence[float], Iterable[float]]:
+    def compute(
+        self, references: Captions, candidates: Captions
+    ) -> tuple[Sequence[float], Iterable[float]]:
         """Mean over examples."""
         value, per_example = rouge_l(references, candidates)
         return [value], per_example
@@ -77,7 +97,9 @@ class RougeL(CaptionMetric):
 class Cider(CaptionMetric):
     """CIDEr-D, n-gram weights from the references of the split itself (Vedantam et al. 2015)."""
 
-    def compute(self, references: Captions, candidates: Captions) -> tuple[Sequence[float], Iterable[float]]:
+    def compute(
+        self, references: Captions, candidates: Captions
+    ) -> tuple[Sequence[float], Iterable[float]]:
         """Mean over examples. Raises MetricUnavailable if no reference holds a word, which the package cannot take."""
         if not any(map(any, references.values())):
             raise MetricUnavailable("no reference caption has a word left after tokenisation")
@@ -89,12 +111,20 @@ class Cider(CaptionMetric):
 class Meteor(CaptionMetric):
     """METEOR 1.5 over the whole split (Denkowski and Lavie 2014). Its Java program takes some 15 s to start."""
 
-    def compute(self, references: Captions, candidates: Captions) -> tuple[Sequence[float], Iterable[float]]:
+    def compute(
+        self, references: Captions, candidates: Captions
+    ) -> tuple[Sequence[float], Iterable[float]]:
         """The program's aggregate: statistics of all captions first, then one score."""
-        with talk_to_java(["-Xmx2G", "-jar", str(meteor_jar()), "-", "-", "-stdio", "-l", "en", "-norm"]) as program:
-            statistics = [program.ask(_meteor_question(references[i], candidates[i])) for i in candidates]
+        with talk_to_java(
+            ["-Xmx2G", "-jar", str(meteor_jar()), "-", "-", "-stdio", "-l", "en", "-norm"]
+        ) as program:
+            statistics = [
+                program.ask(_meteor_question(references[i], candidates[i])) for i in candidates
+            ]
             program.ask(" ||| ".join(["EVAL", *statistics]))
-            answers = [program.read_line() for _ in statistics]  # one line a caption, and the aggregate last
+            answers = [
+                program.read_line() for _ in statistics
+            ]  # one line a caption, and the aggregate last
         return [float(answers[-1])], ()
 
 
@@ -114,11 +144,17 @@ class Spice(CaptionMetric):
         missing = [name for name in SPICE_MODELS if not (library / name).is_file()]
         if missing:
             source = "https://nlp.stanford.edu/software/stanford-corenlp-full-2015-12-09.zip"
-            raise MetricUnavailable(f"SPICE needs {' and '.join(missing)} in {library}; both are in {source}")
+            raise MetricUnavailable(
+                f"SPICE needs {' and '.join(missing)} in {library}; both are in {source}"
+            )
 
-    def compute(self, references: Captions, candidates: Captions) -> tuple[Sequence[float], Iterable[float]]:
+    def compute(
+        self, references: Captions, candidates: Captions
+    ) -> tuple[Sequence[float], Iterable[float]]:
         """Mean over examples of the F-score over all tuples."""
-        rows = [{"image_id": i, "test": candidates[i][0], "refs": references[i]} for i in candidates]
+        rows = [
+            {"image_id": i, "test": candidates[i][0], "refs": references[i]} for i in candidates
+        ]
         with TemporaryDirectory(prefix="vlpeft-spice-") as folder:
             question, answer = Path(folder) / "in.json", Path(folder) / "out.json"
             question.write_text(json.dumps(rows), encoding="utf-8")

@@ -24,14 +24,23 @@ def java() -> str:
     return program
 
 
-def run_java(arguments: Sequence[str], text: str = "", variables: Mapping[str, str] | None = None) -> str:
+def run_java(
+    arguments: Sequence[str], text: str = "", variables: Mapping[str, str] | None = None
+) -> str:
     """Run Java in a private temporary folder, `text` on its standard input; return its standard output.
 
     `variables` are added to the environment. Raises MetricUnavailable with Java's last words if it fails.
     """
     command, environment = [java(), UTF8, *arguments], {**os.environ, **(variables or {})}
     with TemporaryDirectory(prefix="vlpeft-java-") as folder:
-        done = subprocess.run(command, input=text.encode(), capture_output=True, cwd=folder, env=environment, check=False)
+        done = subprocess.run(
+            command,
+            input=text.encode(),
+            capture_output=True,
+            cwd=folder,
+            env=environment,
+            check=False,
+        )
     if done.returncode != 0:
         raise MetricUnavailable(_last_words(done.returncode, done.stderr))
     return done.stdout.decode()

@@ -20,7 +20,9 @@ NUMBERS = {"none": "0"} | {word: str(number) for number, word in enumerate(_DIGI
 _THOUSANDS = re.compile(r"\d,\d")
 # The original's guard against a digit before the point is misspelt and always true: "1." loses its point too.
 _PERIOD = re.compile(r"\.(?!\d)")
-_MAX_PERIODS = 32  # the original passes re.UNICODE, which is 32, where the number of replacements goes
+_MAX_PERIODS = (
+    32  # the original passes re.UNICODE, which is 32, where the number of replacements goes
+)
 
 # ending -> the words that take it. The original also lists forms of "I", which never match lower-cased text.
 _CONTRACTED = {
@@ -75,7 +77,9 @@ def vqa_accuracy(answer: str, references: Sequence[str]) -> float:
         return float(given == truth[0])
     n, matches = len(truth), truth.count(given)
     # matches annotators see one match less among the others; integers keep the result free of rounding
-    return (matches * min(ENOUGH, matches - 1) + (n - matches) * min(ENOUGH, matches)) / (ENOUGH * n)
+    return (matches * min(ENOUGH, matches - 1) + (n - matches) * min(ENOUGH, matches)) / (
+        ENOUGH * n
+    )
 
 
 def normalise(text: str) -> str:
@@ -104,4 +108,8 @@ class VQAAccuracy(Metric):
 
     def evaluate(self, predictions: Sequence[Prediction], tokenizer: Tokenizer) -> Scores:  # noqa: ARG002
         """Score a split; `tokenizer` has no influence."""
-        return score_by_mean("vqa_accuracy", [100 * vqa_accuracy(p.text, p.references) for p in predictions], predictions)
+        return score_by_mean(
+            "vqa_accuracy",
+            [100 * vqa_accuracy(p.text, p.references) for p in predictions],
+            predictions,
+        )

@@ -45,7 +45,9 @@ def plan(name_or_path: str, *, need_data: bool, scale: str = "") -> Plan:
         cells = tuple(_without_repetition(cells))
     _refuse_equal_cells(cells, str(path))
     if all(cell.skipped for cell in cells) and (need_data or not any(map(_data_elsewhere, cells))):
-        raise UserError(f"{path}: nothing to run: all {len(cells)} cells are skipped; the first: {cells[0].skipped}")
+        raise UserError(
+            f"{path}: nothing to run: all {len(cells)} cells are skipped; the first: {cells[0].skipped}"
+        )
     name, title = sweep_name(path), sweep.title or sweep_name(path)
     if scale:
         name, title = f"{name}@{scale}", f"{title} (scale: {scale})"
@@ -53,7 +55,9 @@ def plan(name_or_path: str, *, need_data: bool, scale: str = "") -> Plan:
 
 
 def _data_elsewhere(cell: Planned) -> bool:
-    return any(part.dataset.root and not Path(part.dataset.root).exists() for part in cell.cell.parts)
+    return any(
+        part.dataset.root and not Path(part.dataset.root).exists() for part in cell.cell.parts
+    )
 
 
 def save_plan(plan_: Plan, root: Path) -> None:
@@ -71,7 +75,19 @@ def save_plan(plan_: Plan, root: Path) -> None:
     write_atomically(plan_file(root, plan_.sweep), to_json(dump(plan_), indent=None))
 
 
-OPTIMIZER = ("lr", "epochs", "steps", "betas", "eps", "weight_decay", "decays", "schedule", "warmup_fraction", "warmup_steps", "clip_norm")
+OPTIMIZER = (
+    "lr",
+    "epochs",
+    "steps",
+    "betas",
+    "eps",
+    "weight_decay",
+    "decays",
+    "schedule",
+    "warmup_fraction",
+    "warmup_steps",
+    "clip_norm",
+)
 
 
 class _Checker:
@@ -88,7 +104,10 @@ class _Checker:
         """Fill in the reason to skip, or the parameter counts. Seeds differ in nothing of this."""
         last = self.last
         if last is not None and replace(planned.cell, seed=last.seed) == last.cell:
-            same = {name: getattr(last, name) for name in ("skipped", "trainable", "head", "total", "data")}
+            same = {
+                name: getattr(last, name)
+                for name in ("skipped", "trainable", "head", "total", "data")
+            }
             return replace(planned, **same)
         self.last = self._check(planned)
         return self.last
@@ -107,12 +126,20 @@ class _Checker:
         unreadable = next((answers for answers in found if isinstance(answers, str)), None)
         if unreadable is not None:
             with error_context(place):
-                self._count(cell, cell.protocol.max_answers)  # what cannot be built must show all the same
+                self._count(
+                    cell, cell.protocol.max_answers
+                )  # what cannot be built must show all the same
             return replace(planned, skipped=unreadable)
         with error_context(place):
             counts = self._count(cell, int(found[0]))
         data = "+".join(self._data(part) for part in cell.parts)
-        return replace(planned, trainable=counts["trainable"], head=counts["head"], total=counts["total"], data=data)
+        return replace(
+            planned,
+            trainable=counts["trainable"],
+            head=counts["head"],
+            total=counts["total"],
+            data=data,
+        )
 
     def _data(self, part: Part) -> str:
         key = json.dumps(dump(part.dataset), sort_keys=True)
@@ -132,7 +159,11 @@ class _Checker:
                     raise
                 self.answers[key] = f"{UNREADABLE}{error}"
             else:
-                empty = not found.training or not found.test or (part.protocol.select == "best" and not found.selection)
+                empty = (
+                    not found.training
+                    or not found.test
+                    or (part.protocol.select == "best" and not found.selection)
+                )
                 if empty:
                     raise UserError(
                         f"dataset '{part.dataset.name}': an empty split; check `train_split`, `eval_split`, `select_split` and the limits"
@@ -152,7 +183,9 @@ def count_parameters(cell: Cell, answers: int) -> dict[str, int]:
     names = [str(i) for i in range(answers)]
     with torch.device("meta"):
         backbone = build(cell, names)
-        for task, part in enumerate(cell.parts):  # what a joint cell's later tasks ask for must fit the backbone too
+        for task, part in enumerate(
+            cell.parts
+        ):  # what a joint cell's later tasks ask for must fit the backbone too
             backbone.follow(part.protocol, names, task)
         return parameters(backbone)
 
@@ -164,7 +197,9 @@ def combinations(name_or_path: str) -> list[Planned]:
         if (planned.row, planned.backbone) not in first and not reason_to_skip(planned.cell):
             first[planned.row, planned.backbone] = planned
     if not first:
-        raise UserError(f"{name_or_path}: no method of this sweep goes with a backbone and task of it; see `vlpeft plan {name_or_path}`")
+        raise UserError(
+            f"{name_or_path}: no method of this sweep goes with a backbone and task of it; see `vlpeft plan {name_or_path}`"
+        )
     return list(first.values())
 
 
@@ -183,8 +218,14 @@ def reason_to_skip(cell: Cell) -> str:
         if reason := _unfit(part, config):
             return reason
     offers = config.offers()
-    lacking: Sequence[str] = [need for need in METHODS.load(cell.method.name).needs if need not in offers]
-    return f"{cell.method.name} needs {lacking[0]}, which {cell.backbone.name} does not have here" if lacking else ""
+    lacking: Sequence[str] = [
+        need for need in METHODS.load(cell.method.name).needs if need not in offers
+    ]
+    return (
+        f"{cell.method.name} needs {lacking[0]}, which {cell.backbone.name} does not have here"
+        if lacking
+        else ""
+    )
 
 
 def _unfit(part: Part, config: BackboneConfig) -> str:
@@ -206,14 +247,20 @@ def check_recipe(cell: Cell) -> None:
     for part in cell.parts:
         for key in model.ignores:
             if getattr(part.protocol, key) != defaults[key]:
-                raise UserError(f"protocol: {key}: {cell.backbone.name} does not heed it; leave it out, or set it for other backbones only")
+                raise UserError(
+                    f"protocol: {key}: {cell.backbone.name} does not heed it; leave it out, or set it for other backbones only"
+                )
     if cell.also and any(part.protocol.select != "last" for part in cell.parts):
-        raise UserError("protocol: select: a joint cell is tested with its last weights; set `select: last`")
+        raise UserError(
+            "protocol: select: a joint cell is tested with its last weights; set `select: last`"
+        )
     for part in cell.also:
         for key in OPTIMIZER:
             first, other = getattr(cell.protocol, key), getattr(part.protocol, key)
             if first != other:
-                raise UserError(f"protocol: {key}: {first} and {other}; a joint cell has one optimizer: set one value for all its tasks")
+                raise UserError(
+                    f"protocol: {key}: {first} and {other}; a joint cell has one optimizer: set one value for all its tasks"
+                )
 
 
 def check_names(part: Part) -> None:
@@ -222,13 +269,19 @@ def check_names(part: Part) -> None:
     for metric in part.protocol.metrics or ():
         METRICS.entry(metric)
         if metric not in (*task.metrics, *task.optional):
-            raise UserError(f"metrics: '{metric}' is not for {part.task}; choose from: {', '.join((*task.metrics, *task.optional))}")
+            raise UserError(
+                f"metrics: '{metric}' is not for {part.task}; choose from: {', '.join((*task.metrics, *task.optional))}"
+            )
     if task.asks and "{text}" not in part.protocol.prompt:
-        raise UserError(f"prompt: '{part.protocol.prompt}' leaves out the text of {part.task}; write {{text}} where it belongs")
+        raise UserError(
+            f"prompt: '{part.protocol.prompt}' leaves out the text of {part.task}; write {{text}} where it belongs"
+        )
     if issubclass(task, Labelled):
         task().answers((), part.protocol)
     elif part.protocol.label_words is not None:
-        raise UserError(f"label_words: {part.task} has no labels; leave it out, or set it in a rule for the tasks that have")
+        raise UserError(
+            f"label_words: {part.task} has no labels; leave it out, or set it in a rule for the tasks that have"
+        )
     chosen = part.protocol.select == "best"
     if chosen:
         selection_metrics(task, part.protocol)
@@ -242,13 +295,21 @@ def check_names(part: Part) -> None:
         split = getattr(part.protocol, key)
         if split not in known:
             near = did_you_mean(split, known)
-            fix = f"; set `protocol: {{{key}: {_instead(key, known)}}}`" if near.startswith("; known") else ""
-            raise UserError(f"{key}: dataset '{part.dataset.name}' has no split '{split}'{near}{fix}")
+            fix = (
+                f"; set `protocol: {{{key}: {_instead(key, known)}}}`"
+                if near.startswith("; known")
+                else ""
+            )
+            raise UserError(
+                f"{key}: dataset '{part.dataset.name}' has no split '{split}'{near}{fix}"
+            )
 
 
 def _instead(key: str, known: Sequence[str]) -> str:
     """The split of a dataset that serves as `key` most likely."""
-    usual = {"train_split": ("train",), "eval_split": ("test", "val", "validation")}.get(key, ("val", "validation", "dev"))
+    usual = {"train_split": ("train",), "eval_split": ("test", "val", "validation")}.get(
+        key, ("val", "validation", "dev")
+    )
     return next((split for split in usual if split in known), known[-1])
 
 
@@ -260,7 +321,10 @@ def _without_repetition(cells: Sequence[Planned]) -> Iterator[Planned]:
         if same is cell or cell.skipped:
             yield cell
         else:
-            yield replace(cell, skipped=f"at this scale it is the cell of {same.row} on {same.backbone}, {same.task}/{same.dataset}")
+            yield replace(
+                cell,
+                skipped=f"at this scale it is the cell of {same.row} on {same.backbone}, {same.task}/{same.dataset}",
+            )
 
 
 def _refuse_equal_cells(cells: Sequence[Planned], where: str) -> None:
@@ -268,5 +332,7 @@ def _refuse_equal_cells(cells: Sequence[Planned], where: str) -> None:
     for cell in cells:
         if cell.id in seen and not cell.skipped:
             first = seen[cell.id]
-            raise UserError(f"{where}: '{first.row}' and '{cell.row}' on {cell.backbone} are the same cell {cell.id}; remove one")
+            raise UserError(
+                f"{where}: '{first.row}' and '{cell.row}' on {cell.backbone} are the same cell {cell.id}; remove one"
+            )
         seen[cell.id] = cell

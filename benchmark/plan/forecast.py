@@ -61,13 +61,24 @@ def forecasts(plan: Plan, batch: int | None, runtime: Runtime) -> Iterator[Forec
     for planned in plan.cells:
         if planned.skipped and not planned.skipped.startswith(UNREADABLE):
             continue
-        groups.setdefault(json.dumps(dump(replace(planned.cell, seed=0)), sort_keys=True), []).append(planned)
+        groups.setdefault(
+            json.dumps(dump(replace(planned.cell, seed=0)), sort_keys=True), []
+        ).append(planned)
     if groups and all(cells[0].skipped for cells in groups.values()):
-        raise UserError(f"--cost: the data of no cell can be read; the first: {next(iter(groups.values()))[0].skipped}")
+        raise UserError(
+            f"--cost: the data of no cell can be read; the first: {next(iter(groups.values()))[0].skipped}"
+        )
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         for cells in groups.values():
             first = cells[0]
-            about = Forecast(first.backbone, first.row, first.task, first.dataset, len(cells), failed=first.skipped)
+            about = Forecast(
+                first.backbone,
+                first.row,
+                first.task,
+                first.dataset,
+                len(cells),
+                failed=first.skipped,
+            )
             if about.failed:
                 yield about
                 continue
@@ -75,11 +86,18 @@ def forecasts(plan: Plan, batch: int | None, runtime: Runtime) -> Iterator[Forec
                 steps = total_steps(first.cell)
                 seconds = pool.submit(step_seconds, first.cell, batch, runtime).result()
             except BrokenProcessPool:
-                raise UserError(f"{first.row} on {first.backbone}: the process was killed (out of memory?); lower --batch") from None
-            except (UserError, RuntimeError) as error:  # RuntimeError: out of memory, on a GPU and on a CPU
+                raise UserError(
+                    f"{first.row} on {first.backbone}: the process was killed (out of memory?); lower --batch"
+                ) from None
+            except (
+                UserError,
+                RuntimeError,
+            ) as error:  # RuntimeError: out of memory, on a GPU and on a CPU
                 yield replace(about, failed=" ".join(str(error).split())[:200])
                 continue
-            yield replace(about, steps=steps, step_seconds=seconds, hours=seconds * steps * len(cells) / 3600)
+            yield replace(
+                about, steps=steps, step_seconds=seconds, hours=seconds * steps * len(cells) / 3600
+            )
 
 
 def total_steps(cell: Cell) -> int:
@@ -103,8 +121,12 @@ def step_seconds(cell: Cell, batch: int | None, runtime: Runtime) -> float:
     found = []
     for number, part in enumerate(cell.parts):
         size = min(batch or part.protocol.batch_size, part.protocol.batch_size)
-        visual = (pixels if live or redraws_images(part.protocol) else cached_pixels)(backbone, size)
-        feed = Feed(items(part.task, size), visual, replace(part.protocol, batch_size=size), ANSWERS, number)
+        visual = (pixels if live or redraws_images(part.protocol) else cached_pixels)(
+            backbone, size
+        )
+        feed = Feed(
+            items(part.task, size), visual, replace(part.protocol, batch_size=size), ANSWERS, number
+        )
         backbone.follow(feed.protocol, ANSWERS, number)
         taken = [_one(state, feed, cell.seed, runtime) for _ in range(1 + STEPS)]
         found.append(median(taken[1:]) * part.protocol.batch_size / size)
@@ -116,7 +138,11 @@ def _one(state: TrainingState, feed: Feed, seed: int, runtime: Runtime) -> float
     began = time.process_time()
     with compile_errors():
         train(state, [feed], seed, runtime.micro_batch, lambda _: None)
-    return state.step_seconds[-1] if state.backbone.device.type == "cuda" else time.process_time() - began
+    return (
+        state.step_seconds[-1]
+        if state.backbone.device.type == "cuda"
+        else time.process_time() - began
+    )
 
 
 def total_hours(found: Sequence[Forecast]) -> float:

@@ -31,7 +31,10 @@ from vlpeft.benchmark.run.runtime import Runtime, prepare_torch
 from vlpeft.benchmark.tasks import TASKS
 from vlpeft.benchmark.tasks.base import Item
 
-QUESTION, ANSWERS = "what is the man in the red shirt holding in his hand?", ("a racket", "a ball", "nothing")
+QUESTION, ANSWERS = (
+    "what is the man in the red shirt holding in his hand?",
+    ("a racket", "a ball", "nothing"),
+)
 CAPTION = "a man in a red shirt is holding a tennis racket on a court"
 
 
@@ -64,7 +67,10 @@ def _isolated(planned: Planned, batch: int, runtime: Runtime) -> MeasuredStep:
             return pool.submit(_measure, planned.cell, about, batch, runtime).result()
         except BrokenProcessPool:
             return replace(about, failed="its process was killed: out of memory?")
-        except (UserError, RuntimeError) as error:  # RuntimeError: out of memory, on a GPU and on a CPU
+        except (
+            UserError,
+            RuntimeError,
+        ) as error:  # RuntimeError: out of memory, on a GPU and on a CPU
             return replace(about, failed=" ".join(str(error).split())[:200])
 
 
@@ -76,7 +82,12 @@ def _measure(cell: Cell, about: MeasuredStep, batch: int, runtime: Runtime) -> M
         backbone = build(cell, ANSWERS).to(device)
     built = time.perf_counter() - began
     state = start(backbone, replace(cell.protocol, steps=1, epochs=None, select="last"), 1)
-    feed = Feed(items(cell.task, batch), pixels(backbone, batch), replace(cell.protocol, batch_size=batch), ANSWERS)
+    feed = Feed(
+        items(cell.task, batch),
+        pixels(backbone, batch),
+        replace(cell.protocol, batch_size=batch),
+        ANSWERS,
+    )
     train(state, [feed], cell.seed, runtime.micro_batch, lambda _: None)
     counts = parameters(backbone)
     return replace(
@@ -112,4 +123,7 @@ def cached_pixels(backbone: Backbone, batch: int) -> Visual:
     """The same, computed once and as it is written, as a cache gives them."""
     with eager():
         found = pixels(backbone, batch)([[str(i)] for i in range(batch)]).detach()[:, 0].cpu()
-    return Visual(lambda ids, _: found[[int(image) for image in ids]], lambda rows: rows.to(backbone.device, non_blocking=True))
+    return Visual(
+        lambda ids, _: found[[int(image) for image in ids]],
+        lambda rows: rows.to(backbone.device, non_blocking=True),
+    )

@@ -41,7 +41,11 @@ class Found:
     @property
     def message(self) -> str:
         """The state, with what is to be fetched, which is no error."""
-        about = self.problem.removeprefix(f"{self.kind} '{self.name}'").removeprefix(" are").lstrip(": ")
+        about = (
+            self.problem.removeprefix(f"{self.kind} '{self.name}'")
+            .removeprefix(" are")
+            .lstrip(": ")
+        )
         return f"{self.state}: {about}" if self.state == "to fetch" else self.state
 
 
@@ -59,18 +63,34 @@ def prefetch(sweep: str, scale: str, *, fetch: bool, accepted: bool) -> Iterator
 
 def require_weights(cells: Iterable[Cell], sweep: str) -> None:
     """Refuse to submit cells whose weights no job could load. Raises UserError naming the first source and the fix."""
-    found = [each for each in (weights(each, fetch=False) for each in weight_files_of(cells)) if each.state != "here"]
+    found = [
+        each
+        for each in (weights(each, fetch=False) for each in weight_files_of(cells))
+        if each.state != "here"
+    ]
     if found:
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-        fix = f"; jobs run offline: run `vlpeft prefetch {sweep}` where there is a network" if found[0].state == "to fetch" else ""
+        fix = (
+            f"; jobs run offline: run `vlpeft prefetch {sweep}` where there is a network"
+            if found[0].state == "to fetch"
+            else ""
+        )
         raise UserError(f"{found[0].problem}{more}{fix}")
 
 
 def weight_files_of(cells: Iterable[Cell]) -> list[WeightFiles]:
     """The weight sources of cells, each once, without the shipped ones."""
-    choices = {json.dumps(dump(cell.backbone), sort_keys=True): cell.backbone for cell in cells}.values()
-    configs: list[BackboneConfig] = [parse(BACKBONES.load(choice.name), choice.settings, choice.name) for choice in choices]
-    return list(dict.fromkeys(each for config in configs for each in config.weight_files() if each.source != "tiny"))
+    choices = {
+        json.dumps(dump(cell.backbone), sort_keys=True): cell.backbone for cell in cells
+    }.values()
+    configs: list[BackboneConfig] = [
+        parse(BACKBONES.load(choice.name), choice.settings, choice.name) for choice in choices
+    ]
+    return list(
+        dict.fromkeys(
+            each for config in configs for each in config.weight_files() if each.source != "tiny"
+        )
+    )
 
 
 def weights(each: WeightFiles, *, fetch: bool) -> Found:
@@ -86,7 +106,12 @@ def weights(each: WeightFiles, *, fetch: bool) -> Found:
 
 def _fetched(each: WeightFiles) -> Found:
     if is_offline_mode():
-        return Found("weights", each.source, "missing", f"weights '{each.source}': HF_HUB_OFFLINE is set; unset it to fetch them")
+        return Found(
+            "weights",
+            each.source,
+            "missing",
+            f"weights '{each.source}': HF_HUB_OFFLINE is set; unset it to fetch them",
+        )
     try:
         obtain(each, fetch=True)
     except UserError as error:
@@ -97,21 +122,37 @@ def _fetched(each: WeightFiles) -> Found:
 def _datasets(sweep: str, cells: Sequence[Cell]) -> dict[str, list[Part]]:
     """What each dataset is used for, by the names that the sweep gives them; those that a scale replaces are not."""
     parts = [part for cell in cells for part in cell.parts]
-    used = {place.source: [part for part in parts if part.dataset == place.spec] for place in places(sweep_path(sweep))}
+    used = {
+        place.source: [part for part in parts if part.dataset == place.spec]
+        for place in places(sweep_path(sweep))
+    }
     return {source: mine for source, mine in used.items() if mine}
 
 
 def _data(source: str, parts: Sequence[Part], *, fetch: bool, accepted: bool) -> Found:
     card, root = load_card(source), Path(parts[0].dataset.root)
-    gone = tuple(each for each in card.downloads if each.missing(root)) if parts[0].dataset.root else ()
+    gone = (
+        tuple(each for each in card.downloads if each.missing(root))
+        if parts[0].dataset.root
+        else ()
+    )
     if gone and not fetch:
-        lacking = f"{root} lacks {', '.join(place for each in gone for place in each.missing(root))}"
-        return Found("data", card.name, "to fetch", f"data '{card.name}': {'; '.join((lacking, *_by_hand(card, root)))}")
+        lacking = (
+            f"{root} lacks {', '.join(place for each in gone for place in each.missing(root))}"
+        )
+        return Found(
+            "data",
+            card.name,
+            "to fetch",
+            f"data '{card.name}': {'; '.join((lacking, *_by_hand(card, root)))}",
+        )
     problem = _download(card, gone, root, accepted) if gone else ""
     if not problem and (asked := "; ".join(_by_hand(card, root))):
         problem = f"data '{card.name}': {asked}"
     problem = problem or _unreadable(parts)
-    return Found("data", card.name, "missing" if problem else "fetched" if gone else "here", problem)
+    return Found(
+        "data", card.name, "missing" if problem else "fetched" if gone else "here", problem
+    )
 
 
 def _download(card: Card, gone: tuple[Download, ...], root: Path, accepted: bool) -> str:
@@ -135,7 +176,9 @@ def _by_hand(card: Card, root: Path) -> list[str]:
 def _unreadable(parts: Sequence[Part]) -> str:
     """What is wrong with the annotations of the splits that are used."""
     keys = ("train_split", "eval_split", "select", "select_split")
-    different = {(part.task, *(getattr(part.protocol, key) for key in keys)): part for part in parts}
+    different = {
+        (part.task, *(getattr(part.protocol, key) for key in keys)): part for part in parts
+    }
     for part in different.values():
         try:
             splits(part.dataset.open(), part.task, part.protocol)

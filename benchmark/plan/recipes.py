@@ -41,7 +41,9 @@ class Rule(Config):
     @property
     def describe(self) -> str:
         """The conditions, as one would say them."""
-        return ", ".join(f"{key}: {'|'.join(map(str, _options(value)))}" for key, value in self.when.items())
+        return ", ".join(
+            f"{key}: {'|'.join(map(str, _options(value)))}" for key, value in self.when.items()
+        )
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,9 @@ class ProtocolFile(Config):
     defaults: dict[str, JSON] = field(default_factory=dict)
     rules: tuple[Rule, ...] = ()
     summary: str = ""
-    covers: dict[str, tuple[str, ...]] = field(default_factory=dict)  # backbone -> tasks it was made for; others may use it
+    covers: dict[str, tuple[str, ...]] = field(
+        default_factory=dict
+    )  # backbone -> tasks it was made for; others may use it
     base: str | None = None
 
 
@@ -79,12 +83,18 @@ def protocol_files(chosen: str | Mapping[str, JSON]) -> tuple[Path, ...]:
     return tuple(found)
 
 
-def sweep_layers(chosen: str | Mapping[str, JSON], facts: Mapping[str, JSON], where: str) -> Iterator[Layer]:
+def sweep_layers(
+    chosen: str | Mapping[str, JSON], facts: Mapping[str, JSON], where: str
+) -> Iterator[Layer]:
     """What a sweep's `protocol:` stands for: a shipped protocol's layers, then the sweep's own keys.
 
     `facts` are what rules may ask for: names, and under `method.KEY` and `backbone.KEY` their settings.
     """
-    own = {} if isinstance(chosen, str) else {key: value for key, value in chosen.items() if key != "base"}
+    own = (
+        {}
+        if isinstance(chosen, str)
+        else {key: value for key, value in chosen.items() if key != "base"}
+    )
     base = chosen if isinstance(chosen, str) else chosen.get("base")
     if base is not None:
         with error_context(where):
@@ -92,18 +102,24 @@ def sweep_layers(chosen: str | Mapping[str, JSON], facts: Mapping[str, JSON], wh
     yield Layer("sweep", own)
 
 
-def protocol_layers(name: str, facts: Mapping[str, JSON], _derived: tuple[str, ...] = ()) -> Iterator[Layer]:
+def protocol_layers(
+    name: str, facts: Mapping[str, JSON], _derived: tuple[str, ...] = ()
+) -> Iterator[Layer]:
     """The layers of a shipped protocol for a cell of these facts. Raises UserError for an unknown name or condition."""
     file = load_protocol(name)
     if name in _derived:
-        raise UserError(f"{_path(name)}: base: {' -> '.join((*_derived, name))} goes round in a circle")
+        raise UserError(
+            f"{_path(name)}: base: {' -> '.join((*_derived, name))} goes round in a circle"
+        )
     if file.base is not None:
         yield from protocol_layers(file.base, facts, (*_derived, name))
     yield Layer(f"protocol {name}", {"name": name, **file.defaults})
     yield from matching_rules(file.rules, facts, f"protocol {name}", str(_path(name)))
 
 
-def matching_rules(rules: Sequence[Rule], facts: Mapping[str, JSON], origin: str, where: str) -> Iterator[Layer]:
+def matching_rules(
+    rules: Sequence[Rule], facts: Mapping[str, JSON], origin: str, where: str
+) -> Iterator[Layer]:
     """The rules whose conditions these facts meet, in order."""
     for number, rule in enumerate(rules, 1):
         if _matches(rule, facts, f"{where}: rules[{number - 1}]"):
@@ -132,7 +148,9 @@ def _matches(rule: Rule, facts: Mapping[str, JSON], where: str) -> bool:
         return False
     for key in set(rule.when) - set(plain):
         if key not in facts and key.partition(".")[0] in plain:
-            raise UserError(f"{where}: unknown condition '{key}'{did_you_mean(key, [known for known in facts if '.' in known])}")
+            raise UserError(
+                f"{where}: unknown condition '{key}'{did_you_mean(key, [known for known in facts if '.' in known])}"
+            )
     return all(key in facts and facts[key] in _options(value) for key, value in rule.when.items())
 
 

@@ -24,7 +24,9 @@ class Scale(Config):
 
     name: str  # of the file
     summary: str
-    backbones: dict[str, dict[str, JSON]]  # settings that replace those of a sweep's backbone of this name
+    backbones: dict[
+        str, dict[str, JSON]
+    ]  # settings that replace those of a sweep's backbone of this name
     dataset: str  # the shipped one that stands for all others
     settings: dict[str, JSON]  # of that dataset
     protocol: dict[str, JSON]  # laid over every recipe
@@ -38,7 +40,9 @@ class Scale(Config):
     def scaled_settings(self, backbone: str) -> Mapping[str, JSON]:
         """What replaces a backbone's settings. Raises UserError for one that the scale does not know."""
         if backbone not in self.backbones:
-            raise UserError(f"--scale: it says nothing about the backbone '{backbone}'; it knows: {', '.join(self.backbones)}")
+            raise UserError(
+                f"--scale: it says nothing about the backbone '{backbone}'; it knows: {', '.join(self.backbones)}"
+            )
         return self.backbones[backbone]
 
     def layers(self, facts: Mapping[str, JSON]) -> Iterator[Layer]:
@@ -52,7 +56,9 @@ class Scale(Config):
         if spec.format == base.format:
             return spec
         settings = {**base.settings, **self._settings(spec)}
-        made = dump_identity(parse(FORMATS.load(base.format), settings, f"scale: dataset '{self.dataset}'"))
+        made = dump_identity(
+            parse(FORMATS.load(base.format), settings, f"scale: dataset '{self.dataset}'")
+        )
         made.pop("root")
         return DatasetSpec(f"{spec.name} ({base.name})", base.format, made, base.root)
 
@@ -60,7 +66,9 @@ class Scale(Config):
         """Layers of the settings of what stands for a dataset; none where that is the dataset itself."""
         if spec.format == load_spec(self.dataset).format:
             return ()
-        return Layer(f"dataset {self.dataset}", dataset_settings(self.dataset)), Layer(self.origin, self._settings(spec))
+        return Layer(f"dataset {self.dataset}", dataset_settings(self.dataset)), Layer(
+            self.origin, self._settings(spec)
+        )
 
     def _settings(self, spec: DatasetSpec) -> dict[str, JSON]:
         return {**self.settings, "seed": crc32(spec.name.encode())}

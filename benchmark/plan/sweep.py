@@ -70,14 +70,20 @@ class SweepEntry(Config):
     name: str
     label: str = ""
     on: tuple[str, ...] = ()  # of a method: labels of the only backbones to cross it with
-    by_task: dict[str, dict[str, JSON]] = field(default_factory=dict)  # of a method: settings that differ from task to task
+    by_task: dict[str, dict[str, JSON]] = field(
+        default_factory=dict
+    )  # of a method: settings that differ from task to task
     settings: dict[str, JSON] = field(default_factory=dict)
     protocol: dict[str, JSON] = field(default_factory=dict)
 
     def layers(self, kind: str, task: str = "") -> tuple[Layer, ...]:
         """Its settings, those of a task over them, and where they stand."""
         where = f"{kind} '{self.label}'"
-        own = (Layer(f"{where}, by_task: {task}", self.by_task[task]),) if task in self.by_task else ()
+        own = (
+            (Layer(f"{where}, by_task: {task}", self.by_task[task]),)
+            if task in self.by_task
+            else ()
+        )
         return (Layer(where, self.settings), *own)
 
     def at(self, task: str) -> SweepEntry:
@@ -102,10 +108,15 @@ class Sweep(Config):
         """The `methods` or `backbones` entries with unique labels."""
         read = [_entry(item, f"{where}: {kind}[{i}]") for i, item in enumerate(getattr(self, kind))]
         names = Counter(e.name for e in read)
-        labelled = [replace(e, label=e.label or (e.name if names[e.name] == 1 else _describe(e))) for e in read]
+        labelled = [
+            replace(e, label=e.label or (e.name if names[e.name] == 1 else _describe(e)))
+            for e in read
+        ]
         for label, times in Counter(e.label for e in labelled).items():
             if times > 1:
-                raise UserError(f"{where}: {kind}: '{label}' stands {times} times; remove one, or give each its own `label`")
+                raise UserError(
+                    f"{where}: {kind}: '{label}' stands {times} times; remove one, or give each its own `label`"
+                )
         return labelled
 
 
@@ -126,7 +137,9 @@ def sweep_path(name_or_path: str) -> Path:
         return Path(name_or_path)
     if name_or_path in sweep_names():
         return SWEEPS / f"{name_or_path}.yaml"
-    raise UserError(f"unknown sweep '{name_or_path}'{did_you_mean(name_or_path, sweep_names())}; or give a path ending in .yaml")
+    raise UserError(
+        f"unknown sweep '{name_or_path}'{did_you_mean(name_or_path, sweep_names())}; or give a path ending in .yaml"
+    )
 
 
 def load_sweep(name_or_path: str) -> Sweep:
@@ -139,7 +152,11 @@ def load_sweep(name_or_path: str) -> Sweep:
 
 def fingerprint(path: Path, scale: str = "") -> str:
     """Hash of all that says what a sweep's cells are: its file, its protocol's, its datasets' and a scale's."""
-    files = [path, *protocol_files(load_sweep(str(path)).protocol), *(dataset_path(place.source) for place in places(path))]
+    files = [
+        path,
+        *protocol_files(load_sweep(str(path)).protocol),
+        *(dataset_path(place.source) for place in places(path)),
+    ]
     digest = hashlib.sha256()
     for file in (*dict.fromkeys(files), *((scale_path(scale),) if scale else ())):
         digest.update(file.read_bytes() + b"\0")
@@ -148,7 +165,10 @@ def fingerprint(path: Path, scale: str = "") -> str:
 
 def places(path: Path) -> list[TaskPlace]:
     """Every task of a sweep's file, on its dataset; those of joint entries, too."""
-    tasks = (parse_tasks(item, path, f"{path}: tasks[{i}]") for i, item in enumerate(load_sweep(str(path)).tasks))
+    tasks = (
+        parse_tasks(item, path, f"{path}: tasks[{i}]")
+        for i, item in enumerate(load_sweep(str(path)).tasks)
+    )
     return [place for each in tasks for place in each.places]
 
 
@@ -161,7 +181,9 @@ def load_plan(name_or_path: str, root: Path, scale: str = "") -> Plan:
     """The plan that `vlpeft sweep` left in a result folder. Raises UserError if there is none or the sweep has changed since."""
     plan = read_plan(name_or_path, root, scale)
     if changed := reason_outdated(plan, name_or_path, scale):
-        raise UserError(f"{changed} in {root}; {launch_command(name_or_path, root, scale)} for what is new or changed")
+        raise UserError(
+            f"{changed} in {root}; {launch_command(name_or_path, root, scale)} for what is new or changed"
+        )
     return plan
 
 
@@ -169,7 +191,9 @@ def reason_outdated(plan: Plan, name_or_path: str, scale: str = "") -> str:
     """Why a plan is not what its sweep says now; "" where it is."""
     path = sweep_path(name_or_path)
     same = plan.source == fingerprint(path, scale)
-    return "" if same else f"{path}, its protocol or a dataset of it has changed since it was launched"
+    return (
+        "" if same else f"{path}, its protocol or a dataset of it has changed since it was launched"
+    )
 
 
 def launch_command(name_or_path: str, root: Path, scale: str = "") -> str:
@@ -192,9 +216,13 @@ def read_plan(name_or_path: str, root: Path, scale: str = "") -> Plan:
     try:
         return parse_json(Plan, file.read_bytes(), str(file))
     except FileNotFoundError as error:
-        raise UserError(f"{root} holds no results of the sweep '{sweep_name(path)}'; {again}") from error
+        raise UserError(
+            f"{root} holds no results of the sweep '{sweep_name(path)}'; {again}"
+        ) from error
     except NotADirectoryError as error:
-        raise UserError(f"--root {root}: a file, or below one; name the result folder that `vlpeft sweep` has filled") from error
+        raise UserError(
+            f"--root {root}: a file, or below one; name the result folder that `vlpeft sweep` has filled"
+        ) from error
     except (OSError, ValueError, UserError) as error:
         raise UserError(f"cannot read {file} ({error}); {again}") from error
 
@@ -211,16 +239,22 @@ def _launched(path: Path) -> Plan:
     try:
         return parse_json(Plan, path.read_bytes(), str(path))
     except (OSError, UserError) as error:
-        raise UserError(f"cannot read {path} ({error}); run its sweep again with --root, which writes it anew") from error
+        raise UserError(
+            f"cannot read {path} ({error}); run its sweep again with --root, which writes it anew"
+        ) from error
 
 
 def _entry(item: JSON, where: str) -> SweepEntry:
     if isinstance(item, str):
         return SweepEntry(item)
     if not isinstance(item, dict) or "name" not in item:
-        raise UserError(f"{where}: write a name, or a mapping with `name:` and settings, got {json.dumps(item, default=str)[:80]}")
+        raise UserError(
+            f"{where}: write a name, or a mapping with `name:` and settings, got {json.dumps(item, default=str)[:80]}"
+        )
     own = {key: item[key] for key in ("name", "label", "on", "by_task", "protocol") if key in item}
-    return parse(SweepEntry, {**own, "settings": {k: v for k, v in item.items() if k not in own}}, where)
+    return parse(
+        SweepEntry, {**own, "settings": {k: v for k, v in item.items() if k not in own}}, where
+    )
 
 
 def _describe(entry: SweepEntry) -> str:
@@ -233,7 +267,9 @@ def refuse_protocol_keys(values: Mapping[str, JSON], cls: type[Any], where: str,
     known = {f.name for f in fields(Protocol)} - {f.name for f in fields(cls)} - {"name"}
     for key in values:
         if key in known:
-            raise UserError(f"{where}: unknown key '{key}' here; it belongs to the protocol: write it {fix.format(key=key)}")
+            raise UserError(
+                f"{where}: unknown key '{key}' here; it belongs to the protocol: write it {fix.format(key=key)}"
+            )
 
 
 def parse_tasks(item: JSON, path: Path, where: str) -> Tasks:
@@ -246,7 +282,10 @@ def parse_tasks(item: JSON, path: Path, where: str) -> Tasks:
 
 def _places(item: JSON, path: Path, where: str) -> tuple[TaskPlace, ...]:
     if isinstance(item, dict) and "joint" in item:
-        places = tuple(_task(each, path, f"{where}: joint[{i}]") for i, each in enumerate(parse(Joint, item, where).joint))
+        places = tuple(
+            _task(each, path, f"{where}: joint[{i}]")
+            for i, each in enumerate(parse(Joint, item, where).joint)
+        )
         names = [f"{place.task}/{place.spec.name}" for place in places]
         if len(set(names)) < len(names):
             raise UserError(f"{where}: joint: a task stands twice; remove one")
@@ -259,7 +298,9 @@ def _task(item: JSON, path: Path, where: str) -> TaskPlace:
         task, dataset = item.split("/")
         item = {"task": task, "dataset": dataset}
     if not isinstance(item, dict):
-        raise UserError(f"{where}: write task/dataset, or a mapping with `task:` and `dataset:`, got {json.dumps(item, default=str)[:80]}")
+        raise UserError(
+            f"{where}: write task/dataset, or a mapping with `task:` and `dataset:`, got {json.dumps(item, default=str)[:80]}"
+        )
     from vlpeft.benchmark.tasks import TASKS
 
     refuse_protocol_keys(item, TaskEntry, where, "under the sweep's `protocol:`")
@@ -274,5 +315,7 @@ def _task(item: JSON, path: Path, where: str) -> TaskPlace:
         with error_context(where):
             spec = load_spec(dataset)
     if wanted.task not in spec.tasks:
-        raise UserError(f"{where}: dataset '{spec.name}' has no task '{wanted.task}'; it has: {', '.join(spec.tasks)}")
+        raise UserError(
+            f"{where}: dataset '{spec.name}' has no task '{wanted.task}'; it has: {', '.join(spec.tasks)}"
+        )
     return TaskPlace(wanted.task, spec, dataset)

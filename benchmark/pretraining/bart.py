@@ -11,14 +11,25 @@ from torch.nn import functional as F
 from transformers import BartConfig, BartForConditionalGeneration, PreTrainedTokenizerFast
 
 from vlpeft.benchmark.pretraining.batches import Infilling, make_infilling_batch
-from vlpeft.benchmark.pretraining.common import HEADS, INIT, WIDTH, Scalars, TrainingSchedule, save, store_tower, train
+from vlpeft.benchmark.pretraining.common import (
+    HEADS,
+    INIT,
+    WIDTH,
+    Scalars,
+    TrainingSchedule,
+    save,
+    store_tower,
+    train,
+)
 from vlpeft.benchmark.pretraining.images import IGNORED
 from vlpeft.benchmark.pretraining.tokenizer import MAX_LENGTH
 
 LAYERS = 2  # of the encoder, and of the decoder
 
 
-def pretrain_bart(folder: Path, tokenizer: PreTrainedTokenizerFast, seed: int, plan: TrainingSchedule) -> Scalars:
+def pretrain_bart(
+    folder: Path, tokenizer: PreTrainedTokenizerFast, seed: int, plan: TrainingSchedule
+) -> Scalars:
     """Write the tower and its tokenizer to `folder`."""
     torch.manual_seed(seed)
     model = BartForConditionalGeneration(_config(len(tokenizer)))
@@ -64,18 +75,27 @@ def _logits(model: Any, batch: Infilling) -> Tensor:
     start = torch.full_like(batch.labels[:, :1], 2)
     told = torch.cat([start, batch.labels[:, :-1]], 1)
     told = told.masked_fill(told == IGNORED, 1)
-    logits: Tensor = model(input_ids=batch.sources, attention_mask=(batch.sources != 1).long(), decoder_input_ids=told).logits
+    logits: Tensor = model(
+        input_ids=batch.sources, attention_mask=(batch.sources != 1).long(), decoder_input_ids=told
+    ).logits
     return logits
 
 
 @torch.no_grad()
-def _score(model: Any, tokenizer: PreTrainedTokenizerFast, seed: int, plan: TrainingSchedule) -> Scalars:
-    asked = make_infilling_batch(tokenizer, f"bart/{seed}/held-out", plan.held_out, answers_only=True)
+def _score(
+    model: Any, tokenizer: PreTrainedTokenizerFast, seed: int, plan: TrainingSchedule
+) -> Scalars:
+    asked = make_infilling_batch(
+        tokenizer, f"bart/{seed}/held-out", plan.held_out, answers_only=True
+    )
     told = make_infilling_batch(tokenizer, f"bart/{seed}/held-out-pairs", plan.held_out)
     found, filled = (_logits(model, batch).argmax(-1) == batch.labels for batch in (asked, told))
     paired = ~told.answers.any(1, keepdim=True)
     return {
         "answer_accuracy": found[asked.answers].float().mean().item(),
         "hidden_word_accuracy": filled[told.hidden & paired].float().mean().item(),
-        "copied_word_accuracy": filled[~told.hidden & (told.labels != IGNORED)].float().mean().item(),
+        "copied_word_accuracy": filled[~told.hidden & (told.labels != IGNORED)]
+        .float()
+        .mean()
+        .item(),
     }

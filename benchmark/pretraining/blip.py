@@ -12,7 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import BlipConfig, BlipForQuestionAnswering, BlipVisionModel, PreTrainedTokenizerFast, ViTModel
+from transformers import (
+    BlipConfig,
+    BlipForQuestionAnswering,
+    BlipVisionModel,
+    PreTrainedTokenizerFast,
+    ViTModel,
+)
 
 from vlpeft.benchmark.pretraining.batches import make_blind_batch, make_caption_batch
 from vlpeft.benchmark.pretraining.common import (
@@ -35,7 +41,9 @@ LAYERS = 2
 FIRST_SCENE = HELD_OUT // 2  # the stream's part that the image tower is not trained on either
 
 
-def pretrain_blip(folder: Path, tokenizer: PreTrainedTokenizerFast, vit: Path, seed: int, plan: TrainingSchedule) -> Scalars:
+def pretrain_blip(
+    folder: Path, tokenizer: PreTrainedTokenizerFast, vit: Path, seed: int, plan: TrainingSchedule
+) -> Scalars:
     """Write the tower, made from the image tower in `vit`, and its tokenizer to `folder`."""
     torch.manual_seed(seed)
     image_tower = store_tower(ViTModel, vit)
@@ -47,9 +55,13 @@ def pretrain_blip(folder: Path, tokenizer: PreTrainedTokenizerFast, vit: Path, s
     def loss(step: int) -> Tensor:
         scenes = [draw_scene(seed, FIRST_SCENE + step * half + i) for i in range(half)]
         ids, labels = make_caption_batch(tokenizer, f"blip/{seed}/{step}/captions", scenes)
-        told = _loss(model.text_decoder, ids, labels, _states(model.vision_model, pixel_values(scenes)))
+        told = _loss(
+            model.text_decoder, ids, labels, _states(model.vision_model, pixel_values(scenes))
+        )
         ids, labels = make_blind_batch(tokenizer, f"blip/{seed}/{step}/texts", plan.batch - half)
-        return told + _loss(model.text_decoder, ids, labels, torch.zeros(len(ids), 1, WIDTH))  # 65 zeros give the same
+        return told + _loss(
+            model.text_decoder, ids, labels, torch.zeros(len(ids), 1, WIDTH)
+        )  # 65 zeros give the same
 
     train("blip", model.text_decoder, loss, plan.blip_steps, plan.blip_lr)
     model.text_encoder.load_state_dict(model.text_decoder.bert.state_dict())
@@ -83,7 +95,9 @@ def _config(vit: Any, tokenizer: PreTrainedTokenizerFast) -> BlipConfig:
         "sep_token_id": tokenizer.sep_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
-    return BlipConfig(vision_config=vision, text_config=text, projection_dim=WIDTH, image_text_hidden_size=WIDTH)
+    return BlipConfig(
+        vision_config=vision, text_config=text, projection_dim=WIDTH, image_text_hidden_size=WIDTH
+    )
 
 
 def vision_state(vit: Any) -> dict[str, Tensor]:
@@ -94,7 +108,9 @@ def vision_state(vit: Any) -> dict[str, Tensor]:
         "embeddings.position_embedding": old["embeddings.position_embeddings"],
     }
     for kind in ("weight", "bias"):
-        new[f"embeddings.patch_embedding.{kind}"] = old[f"embeddings.patch_embeddings.projection.{kind}"]
+        new[f"embeddings.patch_embedding.{kind}"] = old[
+            f"embeddings.patch_embeddings.projection.{kind}"
+        ]
         new[f"post_layernorm.{kind}"] = old[f"layernorm.{kind}"]
         for i in range(vit.config.num_hidden_layers):
             ours, theirs = f"layers.{i}", f"encoder.layers.{i}"
@@ -127,15 +143,26 @@ def _loss(decoder: Any, ids: Tensor, labels: Tensor, states: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _score(model: Any, tokenizer: PreTrainedTokenizerFast, seed: int, plan: TrainingSchedule) -> Scalars:
+def _score(
+    model: Any, tokenizer: PreTrainedTokenizerFast, seed: int, plan: TrainingSchedule
+) -> Scalars:
     """Perplexity of held-out captions beside their image and beside the next scene's, and of text without an image."""
     scenes = [draw_scene(seed, HELD_OUT + i) for i in range(plan.held_out)]
-    states = torch.cat([_states(model.vision_model, pixel_values(scenes[i : i + 100])) for i in range(0, len(scenes), 100)])
+    states = torch.cat(
+        [
+            _states(model.vision_model, pixel_values(scenes[i : i + 100]))
+            for i in range(0, len(scenes), 100)
+        ]
+    )
     told = make_caption_batch(tokenizer, f"blip/{seed}/held-out/captions", scenes)
     texts = make_blind_batch(tokenizer, f"blip/{seed}/held-out/texts", plan.held_out)
     losses = {
         "caption_perplexity": _loss(model.text_decoder, *told, states),
-        "caption_perplexity_with_another_image": _loss(model.text_decoder, *told, states.roll(1, 0)),
-        "text_perplexity_without_image": _loss(model.text_decoder, *texts, torch.zeros(len(scenes), 1, WIDTH)),
+        "caption_perplexity_with_another_image": _loss(
+            model.text_decoder, *told, states.roll(1, 0)
+        ),
+        "text_perplexity_without_image": _loss(
+            model.text_decoder, *texts, torch.zeros(len(scenes), 1, WIDTH)
+        ),
     }
     return {name: math.exp(value.item()) for name, value in losses.items()}

@@ -55,13 +55,17 @@ def one_thread() -> Iterator[None]:
             torch.set_flush_denormal(False)
 
 
-def train(name: str, model: nn.Module, loss: Callable[[int], Tensor], steps: int, lr: float) -> None:
+def train(
+    name: str, model: nn.Module, loss: Callable[[int], Tensor], steps: int, lr: float
+) -> None:
     """AdamW with warm-up and cosine; `loss(step)` draws the batch itself."""
     optimizer = torch.optim.AdamW(model.parameters(), lr, betas=(0.9, 0.98), weight_decay=0.05)
     warmup = max(1, min(100, steps // 10))
     for step in _progress(name, steps):
         for group in optimizer.param_groups:
-            group["lr"] = lr * min((step + 1) / warmup, 0.5 + 0.5 * math.cos(math.pi * step / steps))
+            group["lr"] = lr * min(
+                (step + 1) / warmup, 0.5 + 0.5 * math.cos(math.pi * step / steps)
+            )
         value = loss(step)
         optimizer.zero_grad()
         value.backward()  # type: ignore[no-untyped-call]

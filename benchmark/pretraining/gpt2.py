@@ -11,12 +11,23 @@ from torch.nn import functional as F
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from vlpeft.benchmark.pretraining.batches import causal_batch
-from vlpeft.benchmark.pretraining.common import HEADS, INIT, WIDTH, Scalars, TrainingSchedule, save, store_tower, train
+from vlpeft.benchmark.pretraining.common import (
+    HEADS,
+    INIT,
+    WIDTH,
+    Scalars,
+    TrainingSchedule,
+    save,
+    store_tower,
+    train,
+)
 from vlpeft.benchmark.pretraining.images import IGNORED
 from vlpeft.benchmark.pretraining.tokenizer import MAX_LENGTH
 
 
-def pretrain_gpt2(folder: Path, tokenizer: PreTrainedTokenizerFast, seed: int, plan: TrainingSchedule) -> Scalars:
+def pretrain_gpt2(
+    folder: Path, tokenizer: PreTrainedTokenizerFast, seed: int, plan: TrainingSchedule
+) -> Scalars:
     torch.manual_seed(seed)
     end = tokenizer.eos_token_id
     config = GPT2Config(
@@ -36,7 +47,9 @@ def pretrain_gpt2(folder: Path, tokenizer: PreTrainedTokenizerFast, seed: int, p
 
     def loss(step: int) -> Tensor:
         ids, labels = causal_batch(tokenizer, f"gpt2/{seed}/{step}", plan.batch)
-        return F.cross_entropy(model(input_ids=ids).logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+        return F.cross_entropy(
+            model(input_ids=ids).logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
+        )
 
     train("gpt2", model, loss, plan.gpt2_steps, plan.gpt2_lr)
     save(model, folder)

@@ -13,12 +13,23 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vlpeft.benchmark.datasets.drawing import COLORS, SHAPES, SIDE, SIZES, Scene, draw, sample_scene, sample_single
+from vlpeft.benchmark.datasets.drawing import (
+    COLORS,
+    SHAPES,
+    SIDE,
+    SIZES,
+    Scene,
+    draw,
+    sample_scene,
+    sample_single,
+)
 
 PATCH = 8
 SINGLE_SHARE = 0.25  # of the images hold one thing, as in easy-VQA
 OUTPUTS = 1 + len(SHAPES) + 1 + 2  # per colour: absent or which shape, size, x and y
-PATCH_CLASSES = 1 + len(COLORS) * len(SHAPES)  # of what a patch lies on: background or a coloured shape
+PATCH_CLASSES = 1 + len(COLORS) * len(
+    SHAPES
+)  # of what a patch lies on: background or a coloured shape
 IGNORED = -100
 
 
@@ -64,7 +75,10 @@ def scene_labels(scenes: list[Scene]) -> Truth:
 
 def patches_on(start: int, extent: int) -> slice:
     """The patches, along one axis, whose centre lies on a thing; at least the one its centre lies in."""
-    first, end = (max(0, start) + PATCH // 2 - 1) // PATCH, (start + extent + PATCH // 2 - 1) // PATCH
+    first, end = (
+        (max(0, start) + PATCH // 2 - 1) // PATCH,
+        (start + extent + PATCH // 2 - 1) // PATCH,
+    )
     middle = (2 * start + extent) // (2 * PATCH)
     return slice(first, end) if end > first else slice(middle, middle + 1)
 
@@ -74,7 +88,9 @@ def scene_loss(outputs: Tensor, patches: Tensor, truth: Truth) -> Tensor:
     present = truth.kind > 0
     kind = F.cross_entropy(outputs[..., :4].flatten(0, 1), truth.kind.flatten())
     sized = truth.size != IGNORED
-    size = F.binary_cross_entropy_with_logits(outputs[..., 4][sized], truth.size[sized].float(), reduction="sum")
+    size = F.binary_cross_entropy_with_logits(
+        outputs[..., 4][sized], truth.size[sized].float(), reduction="sum"
+    )
     place = F.mse_loss(outputs[..., 5:][present], truth.place[present], reduction="sum")
     local = F.cross_entropy(patches.flatten(0, 1), truth.patches.flatten())
     return 4 * kind + (size + 4 * place) / present.sum() + 4 * local
@@ -88,6 +104,8 @@ def scene_scores(outputs: Tensor, truth: Truth) -> dict[str, float]:
         "presence": ((outputs[..., :4].argmax(-1) > 0) == present).float().mean().item(),
         "shape_of_present": right[present].float().mean().item(),
         "size_of_present": ((outputs[..., 4] > 0) == truth.size)[sized].float().mean().item(),
-        "place_error_pixels": (outputs[..., 5:] - truth.place)[present].abs().mean().item() * SIDE / 2,
+        "place_error_pixels": (outputs[..., 5:] - truth.place)[present].abs().mean().item()
+        * SIDE
+        / 2,
         "whole_scene_presence_and_shapes": right.all(-1).float().mean().item(),
     }

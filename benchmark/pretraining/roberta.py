@@ -11,12 +11,23 @@ from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast, RobertaConfig, RobertaForMaskedLM, RobertaModel
 
 from vlpeft.benchmark.pretraining.batches import make_masked_batch
-from vlpeft.benchmark.pretraining.common import HEADS, INIT, WIDTH, Scalars, TrainingSchedule, save, store_tower, train
+from vlpeft.benchmark.pretraining.common import (
+    HEADS,
+    INIT,
+    WIDTH,
+    Scalars,
+    TrainingSchedule,
+    save,
+    store_tower,
+    train,
+)
 from vlpeft.benchmark.pretraining.images import IGNORED
 from vlpeft.benchmark.pretraining.tokenizer import MAX_LENGTH
 
 
-def pretrain_roberta(folder: Path, tokenizer: PreTrainedTokenizerFast, seed: int, plan: TrainingSchedule) -> Scalars:
+def pretrain_roberta(
+    folder: Path, tokenizer: PreTrainedTokenizerFast, seed: int, plan: TrainingSchedule
+) -> Scalars:
     torch.manual_seed(seed)
     config = RobertaConfig(
         vocab_size=len(tokenizer),
@@ -36,7 +47,9 @@ def pretrain_roberta(folder: Path, tokenizer: PreTrainedTokenizerFast, seed: int
     model = RobertaForMaskedLM(config)
 
     def loss(step: int) -> Tensor:
-        return _masked_loss(model, *make_masked_batch(tokenizer, f"roberta/{seed}/{step}", plan.batch))
+        return _masked_loss(
+            model, *make_masked_batch(tokenizer, f"roberta/{seed}/{step}", plan.batch)
+        )
 
     train("roberta", model, loss, plan.roberta_steps, plan.roberta_lr)
     tower = RobertaModel(config)  # its pooler stays as drawn: RoBERTa's pretraining has none either
@@ -45,7 +58,9 @@ def pretrain_roberta(folder: Path, tokenizer: PreTrainedTokenizerFast, seed: int
     tokenizer.save_pretrained(folder)
     model.roberta.load_state_dict(store_tower(RobertaModel, folder).state_dict(), strict=False)
     with torch.no_grad():
-        ids, labels, is_answer = make_masked_batch(tokenizer, f"roberta/{seed}/held-out", plan.held_out, answers_only=True)
+        ids, labels, is_answer = make_masked_batch(
+            tokenizer, f"roberta/{seed}/held-out", plan.held_out, answers_only=True
+        )
         logits = model(input_ids=ids, attention_mask=(ids != 1).long()).logits
     right = logits.argmax(-1) == labels
     return {"masked_answer_accuracy": right[is_answer].float().mean().item()}

@@ -9,7 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from random import Random
 
-from vlpeft.benchmark.datasets.drawing import COLORS, SHAPES, Scene, below, pick, sample_scene, sample_single
+from vlpeft.benchmark.datasets.drawing import (
+    COLORS,
+    SHAPES,
+    Scene,
+    below,
+    pick,
+    sample_scene,
+    sample_single,
+)
 from vlpeft.benchmark.datasets.questions import clear_relations, questions
 from vlpeft.benchmark.datasets.shapes import captions
 
@@ -29,7 +37,11 @@ ABSENT = (
     "is there not a {} in the image?",
     "is there not a {}?",
 )
-WHICH_SHAPE = ("what shape does the image contain?", "what shape is in the image?", "what shape is present?")
+WHICH_SHAPE = (
+    "what shape does the image contain?",
+    "what shape is in the image?",
+    "what shape is present?",
+)
 WHICH_COLOR = ("what color is the {}?", "what is the color of the {}?")
 
 
@@ -43,8 +55,12 @@ def easy_questions(scene: Scene) -> Iterator[tuple[str, str]]:
             yield template.format(noun), "no" if noun in present else "yes"
     if len(scene.things) == 1:
         (thing,) = scene.things
-        yield from ((text, thing.shape) for text in (*WHICH_SHAPE, f"what is the {thing.color} shape?"))
-        yield from ((t.format(noun), thing.color) for t in WHICH_COLOR for noun in ("shape", thing.shape))
+        yield from (
+            (text, thing.shape) for text in (*WHICH_SHAPE, f"what is the {thing.color} shape?")
+        )
+        yield from (
+            (t.format(noun), thing.color) for t in WHICH_COLOR for noun in ("shape", thing.shape)
+        )
 
 
 def sample_dialogue(rng: Random) -> str:
@@ -52,7 +68,11 @@ def sample_dialogue(rng: Random) -> str:
     scene = sample_single(rng) if rng.random() < SINGLE_SHARE else sample_scene(rng)
     if len(scene.things) == 1:
         thing = scene.things[0]
-        parts = [f"a {thing.color} {thing.shape}" if below(rng, 2) else f"there is a {thing.color} {thing.shape}"]
+        parts = [
+            f"a {thing.color} {thing.shape}"
+            if below(rng, 2)
+            else f"there is a {thing.color} {thing.shape}"
+        ]
         asked = _draw_by_answer(rng, list(easy_questions(scene)))
     else:
         parts, asked = _described(scene, rng)
@@ -84,7 +104,9 @@ def scene_caption(scene: Scene, rng: Random) -> str:
 
 def _described(scene: Scene, rng: Random) -> tuple[list[str], list[tuple[str, str]]]:
     told = captions(scene, rng)
-    parts = [told[k] for k in pick(rng, (0, 1, 3), 1)]  # those that name sizes and keep to no relation
+    parts = [
+        told[k] for k in pick(rng, (0, 1, 3), 1)
+    ]  # those that name sizes and keep to no relation
     kind = below(rng, 3)
     if kind == 0:
         return parts, _draw_by_answer(rng, list(easy_questions(scene)))
@@ -98,7 +120,9 @@ def _described(scene: Scene, rng: Random) -> tuple[list[str], list[tuple[str, st
     told_of = [
         (q.text, q.answer)
         for q in questions(scene)
-        if q.kind == "relation" and all(noun in q.text for noun in pair) and any(word in q.text for word in same_axis)
+        if q.kind == "relation"
+        and all(noun in q.text for noun in pair)
+        and any(word in q.text for word in same_axis)
     ]
     return parts, pick(rng, told_of, min(2, len(told_of)))
 

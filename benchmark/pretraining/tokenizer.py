@@ -34,7 +34,9 @@ def train_tokenizer(texts: Iterator[str]) -> Tokenizer:
 def roberta_tokenizer(base: Tokenizer) -> PreTrainedTokenizerFast:
     """`<s> text </s>`, as RoBERTa's tokenizer frames it."""
     tokenizer = Tokenizer.from_str(base.to_str())
-    tokenizer.post_processor = processors.RobertaProcessing(sep=("</s>", 2), cls_token=("<s>", 0), add_prefix_space=True)
+    tokenizer.post_processor = processors.RobertaProcessing(
+        sep=("</s>", 2), cls_token=("<s>", 0), add_prefix_space=True
+    )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token="<s>",
@@ -68,7 +70,9 @@ def blip_tokenizer(base: Tokenizer) -> PreTrainedTokenizerFast:
     renamed = dict(zip(ROBERTA_SPECIALS, BLIP_SPECIALS, strict=False))
     for token in values["added_tokens"]:
         token["content"] = renamed.get(token["content"], token["content"])
-    values["model"]["vocab"] = {renamed.get(word, word): number for word, number in values["model"]["vocab"].items()}
+    values["model"]["vocab"] = {
+        renamed.get(word, word): number for word, number in values["model"]["vocab"].items()
+    }
     tokenizer = Tokenizer.from_str(json.dumps(values))
     tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
     begin, pad, end, unknown = BLIP_SPECIALS

@@ -27,7 +27,12 @@ from vlpeft.benchmark.pretraining.common import Scalars, TrainingSchedule, one_t
 from vlpeft.benchmark.pretraining.gpt2 import pretrain_gpt2
 from vlpeft.benchmark.pretraining.roberta import pretrain_roberta
 from vlpeft.benchmark.pretraining.text import sample_dialogue
-from vlpeft.benchmark.pretraining.tokenizer import blip_tokenizer, gpt2_tokenizer, roberta_tokenizer, train_tokenizer
+from vlpeft.benchmark.pretraining.tokenizer import (
+    blip_tokenizer,
+    gpt2_tokenizer,
+    roberta_tokenizer,
+    train_tokenizer,
+)
 from vlpeft.benchmark.pretraining.vit import pretrain_vit
 
 DATA = {
@@ -45,7 +50,9 @@ NOTES = {
 TOWERS = tuple(DATA)
 
 
-def pretrain_tiny(out: Path, seed: int = 0, plan: TrainingSchedule | None = None, only: Sequence[str] = TOWERS) -> None:
+def pretrain_tiny(
+    out: Path, seed: int = 0, plan: TrainingSchedule | None = None, only: Sequence[str] = TOWERS
+) -> None:
     """Write OUT/TOWER for the towers of `only` and OUT/manifest.json; existing files of these names are replaced.
 
     BLIP's image tower is OUT/vit or, where there is none, the shipped one.
@@ -53,7 +60,9 @@ def pretrain_tiny(out: Path, seed: int = 0, plan: TrainingSchedule | None = None
     plan = plan or TrainingSchedule()
     metrics = _kept_metrics(out, seed, only)
     with one_thread():
-        base = train_tokenizer(sample_dialogue(Random(f"tokenizer/{seed}/{i}")) for i in range(plan.tokenizer_texts))
+        base = train_tokenizer(
+            sample_dialogue(Random(f"tokenizer/{seed}/{i}")) for i in range(plan.tokenizer_texts)
+        )
         for name in TOWERS:
             if name in only:
                 metrics[name] = _make(name, out, base, seed, plan)
@@ -82,11 +91,15 @@ def _kept_metrics(out: Path, seed: int, only: Sequence[str]) -> dict[str, Scalar
         return {}
     manifest = json.loads(path.read_text(encoding="utf-8"))
     if manifest["seed"] != seed:
-        raise UserError(f"{out} holds towers of seed {manifest['seed']}: give that seed, or another folder")
+        raise UserError(
+            f"{out} holds towers of seed {manifest['seed']}: give that seed, or another folder"
+        )
     return {name: scores for name, scores in manifest["metrics"].items() if name not in only}
 
 
-def _manifest(out: Path, seed: int, plan: TrainingSchedule, metrics: dict[str, Scalars]) -> dict[str, Any]:
+def _manifest(
+    out: Path, seed: int, plan: TrainingSchedule, metrics: dict[str, Scalars]
+) -> dict[str, Any]:
     files = sorted(path for name in metrics for path in (out / name).rglob("*") if path.is_file())
     return {
         "command": f"vlpeft pretrain tiny --out DIR --seed {seed}",
@@ -94,9 +107,14 @@ def _manifest(out: Path, seed: int, plan: TrainingSchedule, metrics: dict[str, S
         "plan": asdict(plan),
         "data": {name: DATA[name] for name in metrics},
         "notes": {name: note for name, note in NOTES.items() if name in metrics},
-        "metrics": {name: {key: round(value, 4) for key, value in scores.items()} for name, scores in metrics.items()},
+        "metrics": {
+            name: {key: round(value, 4) for key, value in scores.items()}
+            for name, scores in metrics.items()
+        },
         "files": {str(path.relative_to(out).as_posix()): _checksum(path) for path in files},
-        "versions": {name: version(name) for name in ("numpy", "tokenizers", "torch", "transformers")},
+        "versions": {
+            name: version(name) for name in ("numpy", "tokenizers", "torch", "transformers")
+        },
     }
 
 

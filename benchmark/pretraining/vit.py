@@ -47,12 +47,20 @@ def pretrain_vit(folder: Path, seed: int, plan: TrainingSchedule) -> Scalars:
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
     )
-    vit, reader, namer = ViTModel(config), nn.Linear(WIDTH, len(COLORS) * OUTPUTS), nn.Linear(WIDTH, PATCH_CLASSES)
+    vit, reader, namer = (
+        ViTModel(config),
+        nn.Linear(WIDTH, len(COLORS) * OUTPUTS),
+        nn.Linear(WIDTH, PATCH_CLASSES),
+    )
 
     def loss(step: int) -> Tensor:
         scenes = [draw_scene(seed, step * plan.batch + i) for i in range(plan.batch)]
         seen = vit(pixel_values(scenes))
-        return scene_loss(_per_color(reader(seen.pooler_output)), namer(seen.last_hidden_state[:, 1:]), scene_labels(scenes))
+        return scene_loss(
+            _per_color(reader(seen.pooler_output)),
+            namer(seen.last_hidden_state[:, 1:]),
+            scene_labels(scenes),
+        )
 
     train("vit", nn.ModuleList([vit, reader, namer]), loss, plan.vit_steps, plan.vit_lr)
     save(vit, folder)
@@ -67,7 +75,9 @@ def _per_color(outputs: Tensor) -> Tensor:
 @torch.no_grad()
 def _score_vit(vit: Any, reader: nn.Linear, seed: int, plan: TrainingSchedule) -> Scalars:
     scenes = [draw_scene(seed, HELD_OUT + i) for i in range(plan.held_out)]
-    pooled = [vit(pixel_values(scenes[i : i + 100])).pooler_output for i in range(0, len(scenes), 100)]
+    pooled = [
+        vit(pixel_values(scenes[i : i + 100])).pooler_output for i in range(0, len(scenes), 100)
+    ]
     return scene_scores(_per_color(reader(torch.cat(pooled))), scene_labels(scenes))
 
 

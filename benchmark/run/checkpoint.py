@@ -14,7 +14,16 @@ from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.run.loop import TrainingState
 
 # Fields of the state that are kept as they are.
-PLAIN = ("step", "curve", "scalars", "window", "step_seconds", "selection_seconds", "selection", "best")
+PLAIN = (
+    "step",
+    "curve",
+    "scalars",
+    "window",
+    "step_seconds",
+    "selection_seconds",
+    "selection",
+    "best",
+)
 
 
 def trained_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -24,7 +33,9 @@ def trained_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 def save_trained(path: Path, model: nn.Module) -> int:
     """Write only what was trained, as safetensors. Returns the size in bytes."""
-    data = save({name: tensor.cpu().contiguous() for name, tensor in trained_tensors(model).items()})
+    data = save(
+        {name: tensor.cpu().contiguous() for name, tensor in trained_tensors(model).items()}
+    )
     write_atomically(path, data)
     return len(data)
 
@@ -34,7 +45,9 @@ def load_trained(model: nn.Module, tensors: dict[str, Tensor]) -> None:
     """Put saved tensors back. Raises KeyError where names differ."""
     own = trained_tensors(model)
     if own.keys() != tensors.keys():
-        raise KeyError(f"saved and built model train different tensors: {sorted(own.keys() ^ tensors.keys())[:3]}")
+        raise KeyError(
+            f"saved and built model train different tensors: {sorted(own.keys() ^ tensors.keys())[:3]}"
+        )
     for name, tensor in tensors.items():
         own[name].copy_(tensor)
 
@@ -64,9 +77,13 @@ def load_checkpoint(path: Path, state: TrainingState, origin: dict[str, str]) ->
     """
     saved = torch.load(path, map_location="cpu", weights_only=True)
     if saved["origin"] != origin:
-        raise UserError(f"{path} was made with other data ({saved['origin']}, now {origin}); delete it to start the cell afresh")
+        raise UserError(
+            f"{path} was made with other data ({saved['origin']}, now {origin}); delete it to start the cell afresh"
+        )
     if missing := set(PLAIN) - set(saved):
-        raise UserError(f"{path} was made by another version of vlpeft (no '{min(missing)}'); delete it to start the cell afresh")
+        raise UserError(
+            f"{path} was made by another version of vlpeft (no '{min(missing)}'); delete it to start the cell afresh"
+        )
     load_trained(state.backbone, saved["trained"])
     state.optimizer.load_state_dict(saved["optimizer"])
     state.schedule.load_state_dict(saved["schedule"])

@@ -18,7 +18,9 @@ from vlpeft.benchmark.contract.backbone import Backbone
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.libraries.torch import CompilerError, LimitHit, set_up_compiler
 
-LIMIT = 64  # graphs that layers of all kinds may need together; torch's 8 are too few for two towers
+LIMIT = (
+    64  # graphs that layers of all kinds may need together; torch's 8 are too few for two towers
+)
 
 
 def compile_layers(backbone: Backbone, backend: str = "inductor") -> None:
@@ -28,7 +30,9 @@ def compile_layers(backbone: Backbone, backend: str = "inductor") -> None:
     """
     _set_up()
     with compile_errors():
-        torch.compile(torch.neg, backend=backend)(torch.ones(2, device=backbone.device))  # before features are computed for hours
+        torch.compile(torch.neg, backend=backend)(
+            torch.ones(2, device=backbone.device)
+        )  # before features are computed for hours
     for tower in (backbone.text, backbone.vision):
         for layer in layers(tower):
             layer.compile(backend=backend, fullgraph=True, dynamic=True)
@@ -36,9 +40,13 @@ def compile_layers(backbone: Backbone, backend: str = "inductor") -> None:
 
 def _set_up() -> None:
     try:
-        set_up_compiler(LIMIT)  # a worker runs cell after cell: another method's graphs would count against the limit
+        set_up_compiler(
+            LIMIT
+        )  # a worker runs cell after cell: another method's graphs would count against the limit
     except AttributeError as error:
-        raise UserError(f"--compile: torch {torch.__version__} is too old for it; leave out --compile, or upgrade torch") from error
+        raise UserError(
+            f"--compile: torch {torch.__version__} is too old for it; leave out --compile, or upgrade torch"
+        ) from error
 
 
 def layers(tower: nn.Module) -> Iterator[nn.Module]:
@@ -65,7 +73,9 @@ def compile_errors() -> Iterator[None]:
     except CompilerError as error:
         raise UserError(f"--compile: {_reason(error)}; leave out --compile") from error
     except LimitHit as error:  # its cause says which limit, it itself does not
-        raise UserError(f"--compile: {_reason(error.__cause__ or error)}; leave out --compile") from error
+        raise UserError(
+            f"--compile: {_reason(error.__cause__ or error)}; leave out --compile"
+        ) from error
 
 
 def _reason(error: BaseException) -> str:

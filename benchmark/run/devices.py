@@ -16,14 +16,22 @@ def select_device(name: str, rank: int = 0, ranks: int = 1) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise UserError(f"--device {name}: no such device; use auto, cpu, cuda or cuda:N") from error
-    if device.type not in ("cpu", "cuda") or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
-        raise UserError(f"--device {name}: not a device vlpeft can use here; use auto, cpu, cuda or cuda:N")
+        raise UserError(
+            f"--device {name}: no such device; use auto, cpu, cuda or cuda:N"
+        ) from error
+    if device.type not in ("cpu", "cuda") or (
+        device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()
+    ):
+        raise UserError(
+            f"--device {name}: not a device vlpeft can use here; use auto, cpu, cuda or cuda:N"
+        )
     if device.type == "cpu" or ranks == 1:
         return device
     if ":" in name:
         raise UserError(f"--device {name}: {ranks} ranks need a GPU each; use --device cuda")
     count = torch.cuda.device_count()
     if ranks > count:
-        raise UserError(f"ranks: {ranks} need a GPU each, {count} visible here; use at most {count}, or --device cpu")
+        raise UserError(
+            f"ranks: {ranks} need a GPU each, {count} visible here; use at most {count}, or --device cpu"
+        )
     return torch.device("cuda", rank)

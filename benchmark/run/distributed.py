@@ -55,7 +55,9 @@ class Ranks:
             digest = hashlib.sha256(f"{seed}/{step}/{self.rank}".encode()).digest()
             torch.manual_seed(int.from_bytes(digest[:8], "big"))
 
-    def sum_gradients(self, parameters: Sequence[nn.Parameter], loss: float, terms: int) -> tuple[float, int]:
+    def sum_gradients(
+        self, parameters: Sequence[nn.Parameter], loss: float, terms: int
+    ) -> tuple[float, int]:
         """Sum the gradients of all ranks in place; returns the sums of their losses and of the terms in them.
 
         Each gradient is of a summed loss, so that sums over ranks, divided by all terms, are those of the whole batch,
@@ -64,12 +66,16 @@ class Ranks:
         """
         if self.world == 1:
             return loss, terms
-        found = torch.tensor([loss, terms, *(p.grad is not None for p in parameters)], dtype=torch.float64)
+        found = torch.tensor(
+            [loss, terms, *(p.grad is not None for p in parameters)], dtype=torch.float64
+        )
         with _talking():
             distributed.all_reduce(found)
         moved = [p for p, count in zip(parameters, found[2:].tolist(), strict=True) if count]
         if moved:
-            flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in moved])
+            flat = torch.cat(
+                [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in moved]
+            )
             with _talking():
                 distributed.all_reduce(flat)
             for p, grad in zip(moved, torch.split(flat, [p.numel() for p in moved]), strict=True):
@@ -98,7 +104,9 @@ class Ranks:
     def check_equal(self, tensors: Mapping[str, Tensor]) -> None:
         """Raise RuntimeError unless all ranks hold the same bits: from other weights they would train another model each."""
         if self.world > 1 and len(set(self.gather(_digest(tensors.values())))) > 1:
-            raise RuntimeError("the ranks have built models with different weights: something was drawn without torch's generator")
+            raise RuntimeError(
+                "the ranks have built models with different weights: something was drawn without torch's generator"
+            )
 
 
 ALONE = Ranks()
@@ -110,7 +118,9 @@ def join(rank: int, world: int, meeting: Path, device: torch.device) -> Ranks:
     There is no parting: a process is a rank until it ends, and to part would be to wait for ranks that may be gone.
     """
     if Path(f"/sys/class/net/{LOOPBACK}").exists():
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK)  # else it asks for the host's name, which not every node can resolve
+        os.environ.setdefault(
+            "GLOO_SOCKET_IFNAME", LOOPBACK
+        )  # else it asks for the host's name, which not every node can resolve
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     with _talking():
         join_group(backend, meeting, rank, world, PATIENCE)

@@ -31,9 +31,14 @@ def predictions(
     ranks: Ranks = ALONE,
 ) -> list[Prediction]:
     """One prediction an example, in their order; leaves the model in eval mode. `progress` is told how many of how many are done."""
-    texts = predict_split(backbone, backbone.predict, inputs, feed, examples, batch, progress, ranks)
+    texts = predict_split(
+        backbone, backbone.predict, inputs, feed, examples, batch, progress, ranks
+    )
     pairs = zip(examples, texts, strict=True)
-    return [Prediction(e.id, text, tuple(inputs.task.references(e, feed.protocol)), e.kind) for e, text in pairs]
+    return [
+        Prediction(e.id, text, tuple(inputs.task.references(e, feed.protocol)), e.kind)
+        for e, text in pairs
+    ]
 
 
 def unwatched(done: int, total: int) -> None:
@@ -61,13 +66,22 @@ def predict_split(
     backbone.follow(protocol, inputs.answers, feed.task)
 
     def fetch(begin: int) -> Tensor:
-        return pinned(feed.visual.fetch_examples([e.images for e in examples[begin : begin + batch]]), backbone.device)
+        return pinned(
+            feed.visual.fetch_examples([e.images for e in examples[begin : begin + batch]]),
+            backbone.device,
+        )
 
-    with closing(ahead(begins[ranks.rank :: ranks.world], fetch, fetch_depth(backbone.device))) as batches:
+    with closing(
+        ahead(begins[ranks.rank :: ranks.world], fetch, fetch_depth(backbone.device))
+    ) as batches:
         for begin, fetched in batches:
             part = examples[begin : begin + batch]
             with eager(), torch.inference_mode(), autocast(backbone.device, protocol.precision):
                 made.append(say(feed.visual.features(fetched), inputs.prompts(part)))
             progress(begin + len(part), len(examples))
     found = ranks.gather(made)
-    return [each for turn in range(len(begins)) for each in found[turn % ranks.world][turn // ranks.world]]
+    return [
+        each
+        for turn in range(len(begins))
+        for each in found[turn % ranks.world][turn // ranks.world]
+    ]

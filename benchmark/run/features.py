@@ -25,7 +25,9 @@ from vlpeft.benchmark.datasets.base import DataFormat
 from vlpeft.benchmark.run.augmentation import augment
 from vlpeft.benchmark.run.compile import eager
 
-Fetch = Callable[[Sequence[str], Sequence[str]], Tensor]  # images, and a seed of each -> (images, ...) on the CPU
+Fetch = Callable[
+    [Sequence[str], Sequence[str]], Tensor
+]  # images, and a seed of each -> (images, ...) on the CPU
 Load = Callable[[str, str], Tensor]  # one of them -> pixels, (3, size, size)
 Kept = Literal["float32", "float16"]  # how cached features lie on the disk
 VIEW = "#view"  # stands between an image and the number of its view
@@ -51,7 +53,15 @@ class Visual:
 
     def fetch_examples(self, ids: Sequence[Sequence[str]], seeds: Sequence[str] = ()) -> Tensor:
         """The first step, (examples, images, ...); all examples of a task have as many images."""
-        drawn = [f"{seed}/{i}" for images, seed in zip(ids, seeds, strict=True) for i in range(len(images))] if seeds else []
+        drawn = (
+            [
+                f"{seed}/{i}"
+                for images, seed in zip(ids, seeds, strict=True)
+                for i in range(len(images))
+            ]
+            if seeds
+            else []
+        )
         found = self.fetch([image for images in ids for image in images], drawn)
         return found.view(len(ids), -1, *found.shape[1:])
 
@@ -61,7 +71,14 @@ class Visual:
         return found.view(*fetched.shape[:2], *found.shape[1:])
 
 
-def visual_inputs(backbone: Backbone, data: DataFormat, images: Sequence[str], zeroed: bool, cache: Path, kept: Kept = "float32") -> Visual:
+def visual_inputs(
+    backbone: Backbone,
+    data: DataFormat,
+    images: Sequence[str],
+    zeroed: bool,
+    cache: Path,
+    kept: Kept = "float32",
+) -> Visual:
     """The visual features of `images`.
 
     A frozen tower's features are cached under `cache`, keyed by its weights, its transform and the data; equal to the
@@ -75,7 +92,9 @@ def visual_inputs(backbone: Backbone, data: DataFormat, images: Sequence[str], z
     if _trains(backbone):
         return live
     wanted = [BLACK] if zeroed else sorted(set(images))
-    stamps = [] if zeroed else [data.name, data.root, data.fingerprint(), *map(data.image_stamp, wanted)]
+    stamps = (
+        [] if zeroed else [data.name, data.root, data.fingerprint(), *map(data.image_stamp, wanted)]
+    )
     read = _cached(backbone, stamps, wanted, live, cache, kept)
     return Visual(lambda ids, _: read([BLACK] * len(ids) if zeroed else ids), _moved(backbone))
 
@@ -85,12 +104,19 @@ def _trains(backbone: Backbone) -> bool:
 
 
 def _cached(
-    backbone: Backbone, stamps: Sequence[str], wanted: Sequence[str], live: Visual, cache: Path, kept: Kept
+    backbone: Backbone,
+    stamps: Sequence[str],
+    wanted: Sequence[str],
+    live: Visual,
+    cache: Path,
+    kept: Kept,
 ) -> Callable[[Sequence[str]], Tensor]:
     """Read features of what is wanted from an array of all of them, which whoever comes first computes."""
     array = _open_or_build(cache / _key(backbone, stamps, wanted, kept), wanted, live, kept)
     rows = {name: i for i, name in enumerate(wanted)}
-    return lambda names: torch.from_numpy(np.asarray(array[[rows[name] for name in names]], np.float32))
+    return lambda names: torch.from_numpy(
+        np.asarray(array[[rows[name] for name in names]], np.float32)
+    )
 
 
 def live_features(backbone: Backbone, data: DataFormat, zeroed: bool) -> Visual:
@@ -98,12 +124,16 @@ def live_features(backbone: Backbone, data: DataFormat, zeroed: bool) -> Visual:
     tower = backbone.vision
 
     def load(image: str, _seed: str) -> Tensor:
-        return transform(np.zeros((tower.size, tower.size, 3), np.uint8) if zeroed else data.image(image), tower)
+        return transform(
+            np.zeros((tower.size, tower.size, 3), np.uint8) if zeroed else data.image(image), tower
+        )
 
     return _live(backbone, load)
 
 
-def training_views(backbone: Backbone, data: DataFormat, images: Sequence[str], recipe: Protocol, cache: Path) -> Visual | None:
+def training_views(
+    backbone: Backbone, data: DataFormat, images: Sequence[str], recipe: Protocol, cache: Path
+) -> Visual | None:
     """What training sees in place of the images as they are: nothing else, new views, or one of a few views of each."""
     if redraws_images(recipe):
         return views(backbone, data)
@@ -120,10 +150,19 @@ def redraws_images(recipe: Protocol) -> bool:
 def views(backbone: Backbone, data: DataFormat) -> Visual:
     """The features of augmented views of images, live: hardly any view comes twice."""
     tower = backbone.vision
-    return _live(backbone, lambda image, seed: transform(augment(data.image(image), tower.size, seed), tower))
+    return _live(
+        backbone, lambda image, seed: transform(augment(data.image(image), tower.size, seed), tower)
+    )
 
 
-def cached_views(backbone: Backbone, data: DataFormat, images: Sequence[str], count: int, cache: Path, kept: Kept = "float32") -> Visual:
+def cached_views(
+    backbone: Backbone,
+    data: DataFormat,
+    images: Sequence[str],
+    count: int,
+    cache: Path,
+    kept: Kept = "float32",
+) -> Visual:
     """The features of one of `count` augmented views of each image, which its seed chooses; a frozen tower's are cached."""
     tower = backbone.vision
 
@@ -132,7 +171,9 @@ def cached_views(backbone: Backbone, data: DataFormat, images: Sequence[str], co
         return transform(augment(data.image(image), tower.size, f"view {number}"), tower)
 
     def chosen(ids: Sequence[str], seeds: Sequence[str]) -> list[str]:
-        return [f"{image}{VIEW}{_chosen(seed, count)}" for image, seed in zip(ids, seeds, strict=True)]
+        return [
+            f"{image}{VIEW}{_chosen(seed, count)}" for image, seed in zip(ids, seeds, strict=True)
+        ]
 
     live = _live(backbone, load)
     if _trains(backbone):
@@ -168,7 +209,9 @@ def _given(backbone: Backbone, data: DataFormat, zeroed: bool) -> Visual:
     """The dataset's own features. Raises UserError where the backbone or the protocol needs images."""
     tower = backbone.vision
     if not isinstance(tower, FeatureTower):
-        raise UserError(f"{backbone.name} needs images, this dataset holds features; use clip_bart with `vision: features:2048`")
+        raise UserError(
+            f"{backbone.name} needs images, this dataset holds features; use clip_bart with `vision: features:2048`"
+        )
     if zeroed:
         raise UserError("images: zeroed needs images, this dataset holds features; leave it out")
 
@@ -183,8 +226,13 @@ def _given(backbone: Backbone, data: DataFormat, zeroed: bool) -> Visual:
     def fetch(ids: Sequence[str], _seeds: Sequence[str]) -> Tensor:
         with ThreadPoolExecutor(LOADERS) as pool:
             found = list(pool.map(load, ids))
-        if other := next((image for image, each in zip(ids, found, strict=True) if len(each) != len(found[0])), None):
-            raise DataError(f"image {other}: another number of tokens than image {ids[0]}; replace the file that is wrong")
+        if other := next(
+            (image for image, each in zip(ids, found, strict=True) if len(each) != len(found[0])),
+            None,
+        ):
+            raise DataError(
+                f"image {other}: another number of tokens than image {ids[0]}; replace the file that is wrong"
+            )
         return torch.stack(found)
 
     return Visual(fetch, _moved(backbone))
@@ -194,27 +242,44 @@ def _key(backbone: Backbone, data: Sequence[str], images: Sequence[str], kept: K
     tower = backbone.vision
     digest = hashlib.sha256(
         json.dumps(
-            [list(data), backbone.device.type, tower.size, tower.resample, tower.mean, tower.std, repr(tower), list(images)]
+            [
+                list(data),
+                backbone.device.type,
+                tower.size,
+                tower.resample,
+                tower.mean,
+                tower.std,
+                repr(tower),
+                list(images),
+            ]
         ).encode()
     )
     if kept != "float32":
         digest.update(kept.encode())
-    digest.update(f"{getattr(tower, 'pool', '')} {getattr(tower, 'tokens', '')} {torch.get_num_threads()}".encode())
+    digest.update(
+        f"{getattr(tower, 'pool', '')} {getattr(tower, 'tokens', '')} {torch.get_num_threads()}".encode()
+    )
     for name, tensor in tower.state_dict().items():
         digest.update(name.encode())
         digest.update(np.ascontiguousarray(tensor.detach().cpu().numpy()).data)
     return digest.hexdigest()[:16]
 
 
-def _open_or_build(folder: Path, images: Sequence[str], live: Visual, kept: Kept) -> NDArray[np.floating]:
+def _open_or_build(
+    folder: Path, images: Sequence[str], live: Visual, kept: Kept
+) -> NDArray[np.floating]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "features.npy"
-        with FileLock(folder / "lock"):  # many cells start together; one computes, the others wait for it
+        with FileLock(
+            folder / "lock"
+        ):  # many cells start together; one computes, the others wait for it
             if not path.exists():
                 _build(path, images, live, kept)
     except OSError as error:
-        raise UserError(f"cannot write the feature cache {folder}: {error.strerror}; choose a writable --root with free space") from error
+        raise UserError(
+            f"cannot write the feature cache {folder}: {error.strerror}; choose a writable --root with free space"
+        ) from error
     array: NDArray[np.floating] = np.load(path, mmap_mode="r")
     return array
 
@@ -229,10 +294,14 @@ def _build(path: Path, images: Sequence[str], live: Visual, kept: Kept) -> None:
                 features = live([part])[0].float().cpu().numpy()
             if array is None:
                 shape = (len(images), *features.shape[1:])
-                array = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.dtype(kept), shape=shape)
+                array = np.lib.format.open_memmap(
+                    temporary, mode="w+", dtype=np.dtype(kept), shape=shape
+                )
                 _allocate(temporary)
             if kept == "float16" and (largest := np.abs(features).max()) > np.finfo(np.float16).max:
-                raise UserError(f"cached_features: {kept} cannot hold a feature of {largest:.3g}; set `cached_features: float32`")
+                raise UserError(
+                    f"cached_features: {kept} cannot hold a feature of {largest:.3g}; set `cached_features: float32`"
+                )
             array[start : start + len(part)] = features
         array.flush()
         temporary.replace(path)

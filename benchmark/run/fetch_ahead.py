@@ -20,7 +20,9 @@ def fetch_depth(device: torch.device) -> int:
     return DEPTH if device.type == "cuda" else 0
 
 
-def ahead(jobs: Iterable[J], fetch: Callable[[J], T], depth: int) -> Generator[tuple[J, T], None, None]:
+def ahead(
+    jobs: Iterable[J], fetch: Callable[[J], T], depth: int
+) -> Generator[tuple[J, T], None, None]:
     """Each job with what was fetched for it, in order; an error in fetching is raised when the job's turn comes.
 
     One thread fetches for so many jobs ahead; at depth 0 there is none. Close the generator where it may be left early: what has

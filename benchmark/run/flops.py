@@ -31,10 +31,15 @@ class StepFlops:
 
     def per_second(self, seconds: float) -> dict[str, float]:
         """tokens_per_second and images_per_second, where a step takes so long."""
-        return {"tokens_per_second": self.tokens / seconds, "images_per_second": self.images / seconds}
+        return {
+            "tokens_per_second": self.tokens / seconds,
+            "images_per_second": self.images / seconds,
+        }
 
 
-def first_step(state: TrainingState, feeds: Sequence[Feed], seed: int, micro_batch: int | None, ranks: Ranks) -> StepFlops:
+def first_step(
+    state: TrainingState, feeds: Sequence[Feed], seed: int, micro_batch: int | None, ranks: Ranks
+) -> StepFlops:
     """Count the batch of step 0, in parts no larger than those it was trained in.
 
     Weights stay as they are; random numbers are drawn. The last step's gradients are given up, as any step does: a cell that
@@ -50,10 +55,16 @@ def first_step(state: TrainingState, feeds: Sequence[Feed], seed: int, micro_bat
         for part in split_batch(batch, f"{seed}/0", size, ALONE):
             with autocast(backbone.device, feed.protocol.precision):
                 visual = feed.seen.features(part.fetched(feed))
-                loss, _ = backbone.loss(visual, [i.prompt for i in part.items], [i.targets for i in part.items])
-            torch.autograd.backward(loss)  # the counter's hooks take no autograd.grad where prompts or p are handed to modules
+                loss, _ = backbone.loss(
+                    visual, [i.prompt for i in part.items], [i.targets for i in part.items]
+                )
+            torch.autograd.backward(
+                loss
+            )  # the counter's hooks take no autograd.grad where prompts or p are handed to modules
     state.optimizer.zero_grad(set_to_none=True)
-    return StepFlops(counter.get_total_flops(), sum(tokens), sum(len(item.images) for item in batch))
+    return StepFlops(
+        counter.get_total_flops(), sum(tokens), sum(len(item.images) for item in batch)
+    )
 
 
 @contextmanager
@@ -66,7 +77,11 @@ def _tokens(backbone: Backbone) -> Iterator[list[int]]:
         found.append(ids.numel())
 
     rows = backbone.token_embeddings.num_embeddings
-    tables = [each for each in backbone.modules() if isinstance(each, nn.Embedding) and each.num_embeddings == rows]
+    tables = [
+        each
+        for each in backbone.modules()
+        if isinstance(each, nn.Embedding) and each.num_embeddings == rows
+    ]
     hooks = [table.register_forward_pre_hook(count) for table in tables]
     try:
         yield found

@@ -34,13 +34,19 @@ class Inputs:
         """Read all splits that are used. Raises DataError where they cannot be read."""
         data, task = part.dataset.open(), TASKS.load(part.task)()
         training, test, selection = splits(data, part.task, part.protocol)
-        return cls(part, data, task, training, test, task.answers(training, part.protocol), selection)
+        return cls(
+            part, data, task, training, test, task.answers(training, part.protocol), selection
+        )
 
     @property
     def images(self) -> list[str]:
         """All that are seen as they are; augmented training images are not."""
         training = self.training if self.part.protocol.augment == "none" else ()
-        return [image for example in (*training, *self.selection, *self.test) for image in example.images]
+        return [
+            image
+            for example in (*training, *self.selection, *self.test)
+            for image in example.images
+        ]
 
     @cached_property
     def items(self) -> list[Item]:
@@ -52,7 +58,9 @@ class Inputs:
         return [self.task.prompt(example, self.part.protocol) for example in examples]
 
 
-def splits(data: DataFormat, task: str, protocol: Protocol) -> tuple[Sequence[Example], Sequence[Example], Sequence[Example]]:
+def splits(
+    data: DataFormat, task: str, protocol: Protocol
+) -> tuple[Sequence[Example], Sequence[Example], Sequence[Example]]:
     """Training, test and selection examples: the first `train_limit`, and of the other two the first `eval_limit`, of them.
 
     Without `select: best` there are none of the last kind.
@@ -62,10 +70,16 @@ def splits(data: DataFormat, task: str, protocol: Protocol) -> tuple[Sequence[Ex
     test = _examples(data, content, task, protocol.eval_split)[: protocol.eval_limit]
     if protocol.select != "best":
         return training, test, ()
-    return training, test, _examples(data, content, task, protocol.select_split)[: protocol.eval_limit]
+    return (
+        training,
+        test,
+        _examples(data, content, task, protocol.select_split)[: protocol.eval_limit],
+    )
 
 
-_READ: OrderedDict[str, Sequence[Example]] = OrderedDict()  # a worker runs many cells on the same data: read it once
+_READ: OrderedDict[str, Sequence[Example]] = (
+    OrderedDict()
+)  # a worker runs many cells on the same data: read it once
 
 
 def _examples(data: DataFormat, content: str, task: str, split: str) -> Sequence[Example]:

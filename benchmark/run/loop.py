@@ -39,12 +39,20 @@ class TrainingState:
     total: int
     step: int = 0
     curve: list[tuple[int, float]] = field(default_factory=list)
-    scalars: dict[str, list[tuple[int, float]]] = field(default_factory=dict)  # what modules follow, at the points of the curve
+    scalars: dict[str, list[tuple[int, float]]] = field(
+        default_factory=dict
+    )  # what modules follow, at the points of the curve
     window: list[float] = field(default_factory=list)  # losses since the last point of the curve
     step_seconds: list[float] = field(default_factory=list)
-    selection_seconds: list[float] = field(default_factory=list)  # of comparing epochs, for each of them
-    selection: list[float] = field(default_factory=list)  # score of each epoch on the selection split, see benchmark/run/selection.py
-    best: dict[str, Tensor] = field(default_factory=dict)  # what was trained, as it was after the best of these epochs
+    selection_seconds: list[float] = field(
+        default_factory=list
+    )  # of comparing epochs, for each of them
+    selection: list[float] = field(
+        default_factory=list
+    )  # score of each epoch on the selection split, see benchmark/run/selection.py
+    best: dict[str, Tensor] = field(
+        default_factory=dict
+    )  # what was trained, as it was after the best of these epochs
 
 
 @dataclass(frozen=True)
@@ -86,10 +94,17 @@ def start(backbone: Backbone, protocol: Protocol, batches: int) -> TrainingState
     named = [(name, p) for name, p in backbone.named_parameters() if p.requires_grad]
     decay = [p for name, p in named if _decays(name, p, protocol.decays)]
     rest = [p for name, p in named if not _decays(name, p, protocol.decays)]
-    groups = [{"params": decay, "weight_decay": protocol.weight_decay}, {"params": rest, "weight_decay": 0.0}]
-    optimizer = make_adamw([g for g in groups if g["params"]], lr=protocol.lr, betas=protocol.betas, eps=protocol.eps)
+    groups = [
+        {"params": decay, "weight_decay": protocol.weight_decay},
+        {"params": rest, "weight_decay": 0.0},
+    ]
+    optimizer = make_adamw(
+        [g for g in groups if g["params"]], lr=protocol.lr, betas=protocol.betas, eps=protocol.eps
+    )
     total = protocol.total_steps(batches)
-    return TrainingState(backbone, optimizer, LambdaLR(optimizer, learning_rate_factor(protocol, total)), total)
+    return TrainingState(
+        backbone, optimizer, LambdaLR(optimizer, learning_rate_factor(protocol, total)), total
+    )
 
 
 def _decays(name: str, parameter: Tensor, which: str) -> bool:
@@ -108,7 +123,9 @@ def learning_rate_factor(protocol: Protocol, total: int) -> Callable[[int], floa
         done = (step - warmup) / max(1, total - warmup)
         if protocol.schedule == "linear":
             return max(0.0, 1 - done)
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, done))) if protocol.schedule == "cosine" else 1.0
+        return (
+            0.5 * (1 + math.cos(math.pi * min(1.0, done))) if protocol.schedule == "cosine" else 1.0
+        )
 
     return factor
 
@@ -132,7 +149,10 @@ def train(
     protocol = feeds[0].protocol
     device = state.backbone.device
     drawn = enumerate(batches(feeds, seed, state.step, state.total), state.step)
-    steps, coming = tee((feed, split_batch(batch, f"{seed}/{step}", micro_batch, ranks)) for step, (feed, batch) in drawn)
+    steps, coming = tee(
+        (feed, split_batch(batch, f"{seed}/{step}", micro_batch, ranks))
+        for step, (feed, batch) in drawn
+    )
     jobs = ((feed, piece) for feed, parts in coming for piece in parts)
     depth = fetch_depth(device) if depth is None else depth
     with closing(ahead(jobs, lambda job: pinned(job[1].fetched(job[0]), device), depth)) as fetched:
@@ -143,7 +163,9 @@ def train(
             ranks.reseed(seed, state.step)
             loss = _step(state, feed, islice(fetched, len(parts)), protocol.clip_norm, ranks)
             if not math.isfinite(loss):
-                raise UserError(f"the loss became {loss} at step {state.step}; lower `lr` ({protocol.lr}) or set `clip_norm`")
+                raise UserError(
+                    f"the loss became {loss} at step {state.step}; lower `lr` ({protocol.lr}) or set `clip_norm`"
+                )
             state.step += 1
             state.window.append(loss)
             state.step_seconds.append(perf_counter() - began)
@@ -162,7 +184,9 @@ def _follow(state: TrainingState) -> None:
                 state.scalars.setdefault(name, []).append((state.step, value))
 
 
-def batches(feeds: Sequence[Feed], seed: int, first: int, last: int) -> Iterator[tuple[Feed, list[Item]]]:
+def batches(
+    feeds: Sequence[Feed], seed: int, first: int, last: int
+) -> Iterator[tuple[Feed, list[Item]]]:
     """Batches of steps `first` to `last` - 1; an epoch shows every item of every task once, in a fresh permutation.
 
     Which task a step takes is shuffled by the epoch alone, as VL-Adapter does; the order of its items by seed and epoch.
@@ -174,10 +198,17 @@ def batches(feeds: Sequence[Feed], seed: int, first: int, last: int) -> Iterator
     for step in range(first, last):
         epoch, position = divmod(step, per_epoch)
         if epoch != known:
-            turns, orders, known = _turns(feeds, epoch), [_order(feed, seed, epoch) for feed in feeds], epoch
+            turns, orders, known = (
+                _turns(feeds, epoch),
+                [_order(feed, seed, epoch) for feed in feeds],
+                epoch,
+            )
         index, turn = turns[position]
         size = feeds[index].protocol.batch_size
-        yield feeds[index], [feeds[index].items[i] for i in orders[index][turn * size : (turn + 1) * size]]
+        yield (
+            feeds[index],
+            [feeds[index].items[i] for i in orders[index][turn * size : (turn + 1) * size]],
+        )
 
 
 def _turns(feeds: Sequence[Feed], epoch: int) -> list[tuple[int, int]]:
@@ -211,7 +242,9 @@ def _length(item: Item) -> int:
     return len(item.prompt) + max(map(len, item.targets), default=0)
 
 
-def split_batch(batch: Sequence[Item], seed: str, micro_batch: int | None, ranks: Ranks) -> list[Piece]:
+def split_batch(
+    batch: Sequence[Item], seed: str, micro_batch: int | None, ranks: Ranks
+) -> list[Piece]:
     """A rank's own examples of a batch, cut so that a forward takes no more than `micro_batch`."""
     own, size = ranks.piece(len(batch)), micro_batch or max(1, len(batch))
     cuts = [range(begin, min(begin + size, own.stop)) for begin in range(own.start, own.stop, size)]
@@ -219,20 +252,28 @@ def split_batch(batch: Sequence[Item], seed: str, micro_batch: int | None, ranks
 
 
 def _step(
-    state: TrainingState, feed: Feed, parts: Iterable[tuple[tuple[Feed, Piece], Tensor]], clip_norm: float | None, ranks: Ranks
+    state: TrainingState,
+    feed: Feed,
+    parts: Iterable[tuple[tuple[Feed, Piece], Tensor]],
+    clip_norm: float | None,
+    ranks: Ranks,
 ) -> float:
     state.optimizer.zero_grad(set_to_none=True)
     total, terms = 0.0, 0
     for (_, part), found in parts:
         with autocast(state.backbone.device, feed.protocol.precision):
             visual = feed.seen.features(found)
-            summed, n = state.backbone.loss(visual, [i.prompt for i in part.items], [i.targets for i in part.items])
+            summed, n = state.backbone.loss(
+                visual, [i.prompt for i in part.items], [i.targets for i in part.items]
+            )
         torch.autograd.backward(summed)
         total, terms = total + summed.item(), terms + n
     every = [p for group in state.optimizer.param_groups for p in group["params"]]
     total, terms = ranks.sum_gradients(every, total, terms)
     parameters = [p for p in every if p.grad is not None]
-    for parameter in parameters:  # gradients of the sum become those of the mean, however many parts made it
+    for (
+        parameter
+    ) in parameters:  # gradients of the sum become those of the mean, however many parts made it
         cast("Tensor", parameter.grad).div_(terms)
     if clip_norm is not None:
         clip_gradients(parameters, clip_norm)
@@ -244,5 +285,7 @@ def _step(
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
     """bf16 autocast, or nothing for fp32. Raises UserError on a GPU without bf16."""
     if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
-        raise UserError("precision: bf16 needs a GPU of compute capability 8.0 or newer; set `precision: fp32`")
+        raise UserError(
+            "precision: bf16 needs a GPU of compute capability 8.0 or newer; set `precision: fp32`"
+        )
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")

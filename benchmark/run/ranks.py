@@ -30,7 +30,11 @@ from vlpeft.benchmark.run.distributed import PeerLost
 POLL_SECONDS = 0.2
 GRACE_SECONDS = 5.0  # that a cause may come later than what follows from it
 PRELOADED = "vlpeft.benchmark.run.runner"  # what every rank imports
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)  # for the process that starts the ranks, though all may get them
+SIGNALS = (
+    signal.SIGINT,
+    signal.SIGTERM,
+    signal.SIGUSR2,
+)  # for the process that starts the ranks, though all may get them
 ENDED, FAILED, LOST, REPORT = "ended", "failed", "lost", "report"
 
 
@@ -74,7 +78,9 @@ RankFunction = Callable[[Link], Any]  # a function of a module, or a partial of 
 Hear = Callable[..., None]
 
 
-def run_ranks(work: RankFunction, world: int, fresh: bool, hear: Hear, asked: Callable[[], bool]) -> Any:
+def run_ranks(
+    work: RankFunction, world: int, fresh: bool, hear: Hear, asked: Callable[[], bool]
+) -> Any:
     """Run `work` in each of `world` new processes; returns what it gave on rank 0. None of them outlives this call.
 
     `hear` gets what rank 0 reports; once `asked` is true, rank 0 is told. Raises what a rank raised (a UserError, or
@@ -85,7 +91,10 @@ def run_ranks(work: RankFunction, world: int, fresh: bool, hear: Hear, asked: Ca
     with tempfile.TemporaryDirectory(prefix="vlpeft-") as folder:
         try:
             with _unheard(), environment(**SAFE_PATH):
-                members.extend(_start(work, rank, world, Path(folder) / "meeting", fresh) for rank in range(world))
+                members.extend(
+                    _start(work, rank, world, Path(folder) / "meeting", fresh)
+                    for rank in range(world)
+                )
             return _watch(members, hear, asked)
         finally:
             for member in members:
@@ -96,11 +105,16 @@ def run_ranks(work: RankFunction, world: int, fresh: bool, hear: Hear, asked: Ca
 
 
 def _start(work: RankFunction, rank: int, world: int, meeting: Path, fresh: bool) -> Member:
-    context: SpawnContext | ForkServerContext = get_context("spawn") if fresh else get_context("forkserver")
+    context: SpawnContext | ForkServerContext = (
+        get_context("spawn") if fresh else get_context("forkserver")
+    )
     context.set_forkserver_preload([PRELOADED])
     ours, theirs = context.Pipe()
     process: BaseProcess = context.Process(
-        target=_be_rank, args=(work, Link(rank, world, meeting, theirs)), name=f"rank {rank}", daemon=True
+        target=_be_rank,
+        args=(work, Link(rank, world, meeting, theirs)),
+        name=f"rank {rank}",
+        daemon=True,
     )
     process.start()
     theirs.close()  # so that its end is heard
@@ -109,7 +123,11 @@ def _start(work: RankFunction, rank: int, world: int, meeting: Path, fresh: bool
 
 def _watch(members: Sequence[Member], hear: Hear, asked: Callable[[], bool]) -> Any:
     """Listen until rank 0 has ended, or one has failed."""
-    talking, told, lost = {member.line: member for member in members}, False, list[tuple[float, str]]()
+    talking, told, lost = (
+        {member.line: member for member in members},
+        False,
+        list[tuple[float, str]](),
+    )
     while True:
         for line in wait(list(talking), POLL_SECONDS):
             member = talking[line]  # type: ignore[index] # wait is typed for sockets and numbers, too
@@ -122,7 +140,9 @@ def _watch(members: Sequence[Member], hear: Hear, asked: Callable[[], bool]) -> 
                 return content
             else:
                 del talking[member.line]
-                lost += [(time.monotonic(), f"rank {member.rank}: {content}")] if kind == LOST else []
+                lost += (
+                    [(time.monotonic(), f"rank {member.rank}: {content}")] if kind == LOST else []
+                )
         if lost and time.monotonic() > lost[0][0] + GRACE_SECONDS:  # nobody has said why
             raise RankFailed("ranks lost each other", lost[0][1][:500])
         if not told and asked():

@@ -20,7 +20,14 @@ from vlpeft.benchmark.cells.cell import SCIENCE, Cell
 from vlpeft.benchmark.cells.code import code, keep_diff
 from vlpeft.benchmark.cells.failures import describe_failure
 from vlpeft.benchmark.cells.provenance import provenance
-from vlpeft.benchmark.cells.records import Record, Selected, Store, read_json, sha256, write_atomically
+from vlpeft.benchmark.cells.records import (
+    Record,
+    Selected,
+    Store,
+    read_json,
+    sha256,
+    write_atomically,
+)
 from vlpeft.benchmark.cells.scores import ImageScores
 from vlpeft.benchmark.cells.verified import is_covered
 from vlpeft.benchmark.cells.whereabouts import ReportProgress, reporter, unwatched
@@ -28,7 +35,12 @@ from vlpeft.benchmark.contract.backbone import Backbone
 from vlpeft.benchmark.core.config import dump, parse
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.metrics.base import Prediction
-from vlpeft.benchmark.run.checkpoint import load_checkpoint, save_checkpoint, save_trained, trained_tensors
+from vlpeft.benchmark.run.checkpoint import (
+    load_checkpoint,
+    save_checkpoint,
+    save_trained,
+    trained_tensors,
+)
 from vlpeft.benchmark.run.compile import compile_errors, compile_layers
 from vlpeft.benchmark.run.cost import Meter, gpu_hours, merge_readings, parameters
 from vlpeft.benchmark.run.distributed import ALONE, Ranks, join
@@ -79,7 +91,9 @@ def run_cell(
     return "done"
 
 
-def _attempt(store: Store, cell_id: str, runtime: Runtime, progress: ReportProgress, asked: StopRequested) -> None:
+def _attempt(
+    store: Store, cell_id: str, runtime: Runtime, progress: ReportProgress, asked: StopRequested
+) -> None:
     folder = store.folder(cell_id)
     (folder / "failure.json").unlink(missing_ok=True)
     try:
@@ -91,7 +105,11 @@ def _attempt(store: Store, cell_id: str, runtime: Runtime, progress: ReportProgr
     except Stopped:
         raise
     except BaseException as error:
-        for name in ("progress.json", "predictions.jsonl", "trained.safetensors"):  # worthless now; on a full disk this makes room
+        for name in (
+            "progress.json",
+            "predictions.jsonl",
+            "trained.safetensors",
+        ):  # worthless now; on a full disk this makes room
             (folder / name).unlink(missing_ok=True)
         store.write_failure(cell_id, describe_failure(error))
         raise
@@ -100,10 +118,16 @@ def _attempt(store: Store, cell_id: str, runtime: Runtime, progress: ReportProgr
     (folder / "checkpoint.pt").unlink(missing_ok=True)
 
 
-def _run_in_ranks(root: Path, cell_id: str, runtime: Runtime, report: ReportProgress, asked: StopRequested) -> None:
+def _run_in_ranks(
+    root: Path, cell_id: str, runtime: Runtime, report: ReportProgress, asked: StopRequested
+) -> None:
     """Have new processes run the cell together; this one holds its lock and listens."""
-    fresh = runtime.torch_device().type == "cuda"  # an import may touch CUDA, which no forked process can use then
-    finished = run_ranks(partial(_be_rank, root, cell_id, runtime), runtime.ranks, fresh, report, asked)
+    fresh = (
+        runtime.torch_device().type == "cuda"
+    )  # an import may touch CUDA, which no forked process can use then
+    finished = run_ranks(
+        partial(_be_rank, root, cell_id, runtime), runtime.ranks, fresh, report, asked
+    )
     if not finished:
         raise Stopped
 
@@ -111,7 +135,9 @@ def _run_in_ranks(root: Path, cell_id: str, runtime: Runtime, report: ReportProg
 def _be_rank(root: Path, cell_id: str, runtime: Runtime, link: Link) -> bool:
     """Run a cell as one of its ranks; False if it was asked to stop. Only the first one reports, and hears that."""
     ranks = join(link.rank, link.world, link.meeting, runtime.torch_device(link.rank))
-    report, stop_requested = (link.report, link.stop_requested) if ranks.first else (unwatched, lambda: False)
+    report, stop_requested = (
+        (link.report, link.stop_requested) if ranks.first else (unwatched, lambda: False)
+    )
     try:
         _Run(Store(root), cell_id, runtime, report, stop_requested, ranks).run()
     except Stopped:
@@ -122,10 +148,26 @@ def _be_rank(root: Path, cell_id: str, runtime: Runtime, link: Link) -> bool:
 class _Run:
     """One attempt at a cell, or a rank's part in it."""
 
-    def __init__(self, store: Store, cell_id: str, runtime: Runtime, report: ReportProgress, asked: StopRequested, ranks: Ranks) -> None:
-        self.store, self.runtime, self.report, self.asked, self.ranks = store, runtime, report, asked, ranks
+    def __init__(
+        self,
+        store: Store,
+        cell_id: str,
+        runtime: Runtime,
+        report: ReportProgress,
+        asked: StopRequested,
+        ranks: Ranks,
+    ) -> None:
+        self.store, self.runtime, self.report, self.asked, self.ranks = (
+            store,
+            runtime,
+            report,
+            asked,
+            ranks,
+        )
         self.folder = store.folder(cell_id)
-        self.cell = parse(Cell, read_json(self.folder / "cell.json") or {}, str(self.folder / "cell.json"))
+        self.cell = parse(
+            Cell, read_json(self.folder / "cell.json") or {}, str(self.folder / "cell.json")
+        )
         self.device = prepare_torch(runtime, ranks.rank)
         self.code = code()
 
@@ -145,15 +187,21 @@ class _Run:
         if self.runtime.compile:
             compile_layers(backbone)
         feeds = [self._feed(task, each, backbone) for task, each in enumerate(inputs)]
-        torch.manual_seed(self.cell.seed)  # what building drew must not reach dropout: a method's size would change it
+        torch.manual_seed(
+            self.cell.seed
+        )  # what building drew must not reach dropout: a method's size would change it
         meter = Meter(self.device)
         state, selected = self._train(backbone, inputs, feeds)
         spent = merge_readings(self.ranks.gather(meter.read()))
         meter = Meter(self.device)
-        reports = [self._evaluate(backbone, each, feed) for each, feed in zip(inputs, feeds, strict=True)]
+        reports = [
+            self._evaluate(backbone, each, feed) for each, feed in zip(inputs, feeds, strict=True)
+        ]
         evaluated = merge_readings(self.ranks.gather(meter.read()))
         if self.ranks.first:
-            self.store.publish(self._record(backbone, feeds, state, selected, reports, spent, evaluated))
+            self.store.publish(
+                self._record(backbone, feeds, state, selected, reports, spent, evaluated)
+            )
 
     def _record(
         self,
@@ -167,10 +215,16 @@ class _Run:
     ) -> Record:
         """The record, once the files beside it are written."""
         keep_diff(self.store.root)
-        write_atomically(self.folder / "predictions.jsonl", "".join(lines for _, lines, _ in reports).encode())
-        write_atomically(self.folder / scores.NAME, scores.to_bytes([by_image for _, _, by_image in reports]))
+        write_atomically(
+            self.folder / "predictions.jsonl", "".join(lines for _, lines, _ in reports).encode()
+        )
+        write_atomically(
+            self.folder / scores.NAME, scores.to_bytes([by_image for _, _, by_image in reports])
+        )
         work = first_step(state, feeds, self.cell.seed, self.runtime.micro_batch, self.ranks)
-        seconds = sum(state.step_seconds) + sum(state.selection_seconds) + evaluated["seconds"]  # those of earlier attempts, too
+        seconds = (
+            sum(state.step_seconds) + sum(state.selection_seconds) + evaluated["seconds"]
+        )  # those of earlier attempts, too
         cost = {
             **parameters(backbone),
             **work.per_second(median(state.step_seconds)),
@@ -187,25 +241,46 @@ class _Run:
         return Record(
             id=self.cell.id,
             cell=dump(self.cell),
-            metrics={self.cell.metric_prefix(i) + name: value for i, (found, _, _) in enumerate(reports) for name, value in found.items()},
+            metrics={
+                self.cell.metric_prefix(i) + name: value
+                for i, (found, _, _) in enumerate(reports)
+                for name, value in found.items()
+            },
             cost={key: float(value) for key, value in cost.items()},
             curve=state.curve,
             scalars=state.scalars,
             selection=selected,
             provenance=provenance(str(self.device), self.code)
-            | {"data": self.data, "science": SCIENCE, "ranks": self.ranks.world, "compile": self.runtime.compile}
+            | {
+                "data": self.data,
+                "science": SCIENCE,
+                "ranks": self.ranks.world,
+                "compile": self.runtime.compile,
+            }
             | {"verified": self.runtime.verified and is_covered(self.cell)},
-            files={name: sha256(self.folder / name) for name in ("predictions.jsonl", scores.NAME, "trained.safetensors")},
+            files={
+                name: sha256(self.folder / name)
+                for name in ("predictions.jsonl", scores.NAME, "trained.safetensors")
+            },
         )
 
     def _feed(self, task: int, inputs: Inputs, backbone: Backbone) -> Feed:
         recipe, cache = inputs.part.protocol, self.store.root / "features"
-        visual = visual_inputs(backbone, inputs.data, inputs.images, recipe.images == "zeroed", cache, recipe.cached_features)
+        visual = visual_inputs(
+            backbone,
+            inputs.data,
+            inputs.images,
+            recipe.images == "zeroed",
+            cache,
+            recipe.cached_features,
+        )
         images = [image for item in inputs.items for image in item.images]
         seen = training_views(backbone, inputs.data, images, recipe, cache)
         return Feed(inputs.items, visual, recipe, inputs.answers, task, seen)
 
-    def _train(self, backbone: Backbone, inputs: Sequence[Inputs], feeds: Sequence[Feed]) -> tuple[TrainingState, Selected | None]:
+    def _train(
+        self, backbone: Backbone, inputs: Sequence[Inputs], feeds: Sequence[Feed]
+    ) -> tuple[TrainingState, Selected | None]:
         state = start(backbone, self.cell.protocol, sum(feed.batches for feed in feeds))
         checkpoint = self.folder / "checkpoint.pt"
         origin = {"cell": self.cell.id, "data": self.data}
@@ -221,7 +296,10 @@ class _Run:
             if selection is not None:
                 selection.after_step(state)
             asked = self.asked()
-            due = time.monotonic() - saved >= self.runtime.checkpoint_seconds and state.step < state.total
+            due = (
+                time.monotonic() - saved >= self.runtime.checkpoint_seconds
+                and state.step < state.total
+            )
             if self.ranks.first and (asked or due):  # all ranks have the same state
                 save_checkpoint(checkpoint, state, origin)
                 saved = time.monotonic()
@@ -230,9 +308,13 @@ class _Run:
 
         try:
             with compile_errors():
-                train(state, feeds, self.cell.seed, self.runtime.micro_batch, after_step, self.ranks)
+                train(
+                    state, feeds, self.cell.seed, self.runtime.micro_batch, after_step, self.ranks
+                )
         except UserError as error:
-            if self.runtime.compile and self.asked():  # a signal that asks a group of processes to stop kills the compiler at once
+            if (
+                self.runtime.compile and self.asked()
+            ):  # a signal that asks a group of processes to stop kills the compiler at once
                 raise Stopped from error
             raise
         return state, selection.finish(state) if selection is not None else None
@@ -240,29 +322,61 @@ class _Run:
     def _selection(self, inputs: Inputs, feed: Feed) -> Selection | None:
         if feed.protocol.select == "last":
             return None
-        selection = Selection(inputs, feed, self.runtime.eval_batch, partial(self.progress, "select"), self.ranks)
+        selection = Selection(
+            inputs, feed, self.runtime.eval_batch, partial(self.progress, "select"), self.ranks
+        )
         selection.check()
         return selection
 
-    def _evaluate(self, backbone: Backbone, inputs: Inputs, feed: Feed) -> tuple[dict[str, float | dict[str, str]], str, ImageScores]:
+    def _evaluate(
+        self, backbone: Backbone, inputs: Inputs, feed: Feed
+    ) -> tuple[dict[str, float | dict[str, str]], str, ImageScores]:
         """The metrics of one task, the lines of its predictions, and its scores by image."""
         protocol, examples = inputs.part.protocol, inputs.test
-        made = predictions(backbone, inputs, feed, examples, self.runtime.eval_batch, partial(self.progress, "evaluate"), self.ranks)
+        made = predictions(
+            backbone,
+            inputs,
+            feed,
+            examples,
+            self.runtime.eval_batch,
+            partial(self.progress, "evaluate"),
+            self.ranks,
+        )
         names = inputs.task.metrics if protocol.metrics is None else protocol.metrics
         report = self.ranks.once(lambda: metrics.score(names, made, protocol.metric_tokenizer))
-        broken = [name for name, value in report.values.items() if isinstance(value, float) and not math.isfinite(value)]
+        broken = [
+            name
+            for name, value in report.values.items()
+            if isinstance(value, float) and not math.isfinite(value)
+        ]
         if broken:
-            raise UserError(f"metric {broken[0]} came out as {report.values[broken[0]]}; see the predictions of cell {self.cell.id}")
+            raise UserError(
+                f"metric {broken[0]} came out as {report.values[broken[0]]}; see the predictions of cell {self.cell.id}"
+            )
         about = {"task": inputs.part.name} if self.cell.also else {}
-        values = {name: {"absent": v["absent"]} if isinstance(v, dict) else v for name, v in report.values.items()}
-        by_image = scores.by_image(inputs.part.name, [example.images for example in examples], report.per_example)
+        values = {
+            name: {"absent": v["absent"]} if isinstance(v, dict) else v
+            for name, v in report.values.items()
+        }
+        by_image = scores.by_image(
+            inputs.part.name, [example.images for example in examples], report.per_example
+        )
         return values, _lines(made, report, about), by_image
 
 
-def _lines(predictions: Sequence[Prediction], report: metrics.MetricReport, about: dict[str, str]) -> str:
+def _lines(
+    predictions: Sequence[Prediction], report: metrics.MetricReport, about: dict[str, str]
+) -> str:
     rows = []
     for i, p in enumerate(predictions):
         each = {name: values[i] for name, values in report.per_example.items()}
-        row = {**about, "id": p.id, "kind": p.kind, "prediction": p.text, "references": list(p.references), "scores": each}
+        row = {
+            **about,
+            "id": p.id,
+            "kind": p.kind,
+            "prediction": p.text,
+            "references": list(p.references),
+            "scores": each,
+        }
         rows.append(json.dumps(row, sort_keys=True, ensure_ascii=False))
     return "\n".join(rows) + "\n"

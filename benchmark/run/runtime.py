@@ -16,7 +16,9 @@ class Runtime:
 
     device: str = "auto"
     threads: Positive | None = None  # None leaves torch's choice
-    micro_batch: Positive | None = None  # examples a forward; gradients accumulate to the protocol's batch
+    micro_batch: Positive | None = (
+        None  # examples a forward; gradients accumulate to the protocol's batch
+    )
     eval_batch: Positive = 128
     checkpoint_seconds: NonNegativeFloat = 60.0
     compile: bool = False  # the towers' layers, for training steps; see benchmark/run/compile.py

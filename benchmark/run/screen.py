@@ -18,17 +18,38 @@ class Bars:
 
     def __init__(self) -> None:
         console = Console(stderr=True)
-        label = TextColumn("{task.description}", markup=False, table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"))
-        numbers = (MofNCompleteColumn(table_column=Column(no_wrap=True)), TimeElapsedColumn(table_column=Column(no_wrap=True)), TimeLeft())
+        label = TextColumn(
+            "{task.description}",
+            markup=False,
+            table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"),
+        )
+        numbers = (
+            MofNCompleteColumn(table_column=Column(no_wrap=True)),
+            TimeElapsedColumn(table_column=Column(no_wrap=True)),
+            TimeLeft(),
+        )
         self.live = console.is_terminal
         # Of a narrow terminal the label takes what is left, so that the numbers stay.
-        self.bars = Progress(label, BarColumn(bar_width=12), *numbers, console=console, disable=not self.live, transient=True, expand=True)
+        self.bars = Progress(
+            label,
+            BarColumn(bar_width=12),
+            *numbers,
+            console=console,
+            disable=not self.live,
+            transient=True,
+            expand=True,
+        )
 
     def __enter__(self) -> Self:
         self.bars.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.bars.stop()
 
     def line(self, text: str) -> None:

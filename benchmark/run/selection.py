@@ -25,12 +25,18 @@ from vlpeft.benchmark.tasks.base import Task
 
 def selection_metrics(task: Task | type[Task], protocol: Protocol) -> dict[str, str]:
     """The values whose sum compares epochs, each with the metric that gives it. Raises UserError for an unknown one."""
-    known = {value: metric for metric in (*task.metrics, *task.optional) for value in METRICS.load(metric).values}
+    known = {
+        value: metric
+        for metric in (*task.metrics, *task.optional)
+        for value in METRICS.load(metric).values
+    }
     reported = protocol.metrics or task.metrics
     wanted = protocol.select_metric or METRICS.load(reported[0]).values[:1]
     for value in wanted:
         if value not in known:
-            raise UserError(f"select_metric: {task.name} has no value '{value}'{did_you_mean(value, known)}")
+            raise UserError(
+                f"select_metric: {task.name} has no value '{value}'{did_you_mean(value, known)}"
+            )
     return {value: known[value] for value in wanted}
 
 
@@ -58,13 +64,26 @@ class Selection:
         began = perf_counter()
         device = state.backbone.device
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            found = predictions(state.backbone, self.inputs, self.feed, self.inputs.selection, self.batch, self.progress, self.ranks)
+            found = predictions(
+                state.backbone,
+                self.inputs,
+                self.feed,
+                self.inputs.selection,
+                self.batch,
+                self.progress,
+                self.ranks,
+            )
         state.backbone.train()
         score = self.ranks.once(lambda: self._score(found))
         if not math.isfinite(score):
-            raise UserError(f"select_metric: the sum came out as {score} after epoch {state.step // self.feed.batches}")
+            raise UserError(
+                f"select_metric: the sum came out as {score} after epoch {state.step // self.feed.batches}"
+            )
         if all(score > before for before in state.selection):
-            state.best = {name: tensor.to("cpu", copy=True) for name, tensor in trained_tensors(state.backbone).items()}
+            state.best = {
+                name: tensor.to("cpu", copy=True)
+                for name, tensor in trained_tensors(state.backbone).items()
+            }
         state.selection.append(score)
         state.selection_seconds.append(perf_counter() - began)
 
@@ -83,6 +102,8 @@ class Selection:
             made = METRICS.load(metric)()
             given = report.values[made.value_names(tokenizer)[made.values.index(value)]]
             if isinstance(given, dict):
-                raise UserError(f"select_metric: {value} cannot compare epochs here: {given['absent']}")
+                raise UserError(
+                    f"select_metric: {value} cannot compare epochs here: {given['absent']}"
+                )
             total += given
         return total

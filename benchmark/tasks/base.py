@@ -31,7 +31,9 @@ class Task(ABC):
     optional: ClassVar[tuple[str, ...]] = ()  # what it can report too, where a protocol names them
 
     @abstractmethod
-    def items(self, examples: Iterable[Example], answers: Sequence[str], protocol: Protocol) -> list[Item]:
+    def items(
+        self, examples: Iterable[Example], answers: Sequence[str], protocol: Protocol
+    ) -> list[Item]:
         """Training items of a split; `answers` is the closed answer list."""
 
     @abstractmethod
@@ -40,7 +42,9 @@ class Task(ABC):
 
     def prompt(self, example: Example, protocol: Protocol) -> str:
         """What the model reads beside the image: the text, cleaned and framed as the protocol says; the same in training and evaluation."""
-        return protocol.prompt.replace("{text}", clean_question(self.text(example), protocol.clean_text))
+        return protocol.prompt.replace(
+            "{text}", clean_question(self.text(example), protocol.clean_text)
+        )
 
     @abstractmethod
     def answers(self, examples: Iterable[Example], protocol: Protocol) -> tuple[str, ...]:

@@ -17,9 +17,15 @@ class Captioning(Task):
 
     asks = False
 
-    def items(self, examples: Iterable[Example], answers: Sequence[str], protocol: Protocol) -> list[Item]:  # noqa: ARG002
+    def items(
+        self, examples: Iterable[Example], answers: Sequence[str], protocol: Protocol
+    ) -> list[Item]:  # noqa: ARG002
         """One item a (image, reference) pair."""
-        pairs = ((e, clean_caption(caption, protocol.clean_text)) for e in examples for caption in e.answers)
+        pairs = (
+            (e, clean_caption(caption, protocol.clean_text))
+            for e in examples
+            for caption in e.answers
+        )
         return [Item(e.images, self.prompt(e, protocol), {caption: 1.0}) for e, caption in pairs]
 
     def text(self, example: Example) -> str:  # noqa: ARG002

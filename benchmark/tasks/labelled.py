@@ -16,10 +16,14 @@ class Labelled(Task):
 
     labels: ClassVar[tuple[str, ...]]
 
-    def items(self, examples: Iterable[Example], answers: Sequence[str], protocol: Protocol) -> list[Item]:  # noqa: ARG002
+    def items(
+        self, examples: Iterable[Example], answers: Sequence[str], protocol: Protocol
+    ) -> list[Item]:  # noqa: ARG002
         """One item an example."""
         words = self._words(protocol)
-        return [Item(e.images, self.prompt(e, protocol), {words[self._label(e)]: 1.0}) for e in examples]
+        return [
+            Item(e.images, self.prompt(e, protocol), {words[self._label(e)]: 1.0}) for e in examples
+        ]
 
     def text(self, example: Example) -> str:
         """The hypothesis or statement."""
@@ -36,17 +40,23 @@ class Labelled(Task):
     def _label(self, example: Example) -> str:
         (label,) = example.answers
         if label not in self.labels:
-            raise DataError(f"example {example.id}: unknown label '{label}'{did_you_mean(label, self.labels)}")
+            raise DataError(
+                f"example {example.id}: unknown label '{label}'{did_you_mean(label, self.labels)}"
+            )
         return label
 
     def _words(self, protocol: Protocol) -> dict[str, str]:
         given = protocol.label_words or {}
         for label in given:
             if label not in self.labels:
-                raise UserError(f"label_words: {self.name} has no label '{label}'{did_you_mean(label, self.labels)}")
+                raise UserError(
+                    f"label_words: {self.name} has no label '{label}'{did_you_mean(label, self.labels)}"
+                )
         words = {label: given.get(label, label) for label in self.labels}
         if empty := next((label for label, word in words.items() if not word.strip()), None):
             raise UserError(f"label_words: the word of '{empty}' is empty; give it one")
         if len(set(words.values())) < len(words):
-            raise UserError(f"label_words: two labels of {self.name} have one word; give each its own")
+            raise UserError(
+                f"label_words: two labels of {self.name} have one word; give each its own"
+            )
         return words

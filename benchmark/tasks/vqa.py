@@ -16,7 +16,9 @@ from vlpeft.benchmark.tasks.base import Item, Task
 class VQA(Task):
     """Answer a question about an image; scored by the official ten-answer rule."""
 
-    def items(self, examples: Iterable[Example], answers: Sequence[str], protocol: Protocol) -> list[Item]:
+    def items(
+        self, examples: Iterable[Example], answers: Sequence[str], protocol: Protocol
+    ) -> list[Item]:
         """One item a question.
 
         `answer_weights: official` scores each answer in the list as the metric would (0.3, 0.6, 0.9, 1 for ten);
@@ -46,9 +48,16 @@ class VQA(Task):
             for answer in example.answers:
                 spellings[normalise(answer)][answer.strip()] += 1
         ranked = sorted(spellings.values(), key=lambda counts: (-counts.total(), min(counts)))
-        return tuple(min(counts, key=lambda answer: (-counts[answer], answer)) for counts in ranked[: protocol.max_answers])
+        return tuple(
+            min(counts, key=lambda answer: (-counts[answer], answer))
+            for counts in ranked[: protocol.max_answers]
+        )
 
 
 def _soft_scores(answers: Sequence[str], spelling: Mapping[str, str]) -> dict[str, float]:
     plain = [normalise(answer) for answer in answers]
-    return {spelling[answer]: vqa_accuracy(answer, plain) for answer in sorted(set(plain)) if answer in spelling}
+    return {
+        spelling[answer]: vqa_accuracy(answer, plain)
+        for answer in sorted(set(plain))
+        if answer in spelling
+    }

@@ -79,7 +79,9 @@ def difference(expected: Value, found: Value, tolerance: float) -> Difference | 
     return _compared(expected, found, tolerance, SMALL * _largest(expected), "")
 
 
-def _compared(expected: Value, found: Value, tolerance: float, least: float, place: str) -> Difference | None:
+def _compared(
+    expected: Value, found: Value, tolerance: float, least: float, place: str
+) -> Difference | None:
     if _number(expected) and _number(found):
         return _between([expected], [found], tolerance, least, place)
     if type(expected) is not type(found):
@@ -121,7 +123,9 @@ def _in_mapping(
     return None
 
 
-def _in_list(expected: list[Value], found: list[Value], tolerance: float, least: float, place: str) -> Difference | None:
+def _in_list(
+    expected: list[Value], found: list[Value], tolerance: float, least: float, place: str
+) -> Difference | None:
     if len(expected) != len(found):
         return Difference(
             place,
@@ -136,12 +140,16 @@ def _in_list(expected: list[Value], found: list[Value], tolerance: float, least:
     return None
 
 
-def _between(expected: Sequence[float], found: Sequence[float], tolerance: float, least: float, place: str) -> Difference | None:
+def _between(
+    expected: Sequence[float], found: Sequence[float], tolerance: float, least: float, place: str
+) -> Difference | None:
     allowed = tolerance * max(least, *map(abs, expected), 0.0)
     for i, (value, other) in enumerate(zip(expected, found, strict=True)):
         if not math.isfinite(other) or abs(value - other) > allowed:
             where = f"{place}[{i}]" if len(expected) > 1 else place
-            return Difference(where, f"{value!r} ± {allowed:.2g}" if allowed else repr(value), repr(other))
+            return Difference(
+                where, f"{value!r} ± {allowed:.2g}" if allowed else repr(value), repr(other)
+            )
     return None
 
 

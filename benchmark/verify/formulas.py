@@ -32,7 +32,9 @@ def checks(device: torch.device) -> Iterator[Check]:
     """The fused p-Laplacian and the routing functions without matrices."""
     for shape in SHAPES:
         sides = [partial(p_laplacian, shape, device, literal=literal) for literal in (False, True)]
-        yield Check(f"p-Laplacian, {shape.name}: fused = literal", sides[0], SAME, expected=sides[1])
+        yield Check(
+            f"p-Laplacian, {shape.name}: fused = literal", sides[0], SAME, expected=sides[1]
+        )
         yield Check(
             f"p-Laplacian, {shape.name}: value",
             partial(p_laplacian, shape, device, literal=True),
@@ -52,7 +54,10 @@ def p_laplacian(shape: Shape, device: torch.device, *, literal: bool) -> Value:
         tensor.data = wave(name, tensor.shape, 0.3).to(device)
         if name.endswith(".p"):
             tensor.data.fill_(1.5)
-    query, value = (wave(name, each.shape).to(device) for name, each in (("query", seen.query), ("value", seen.value)))
+    query, value = (
+        wave(name, each.shape).to(device)
+        for name, each in (("query", seen.query), ("value", seen.value))
+    )
     weights = torch.softmax(wave("scores", seen.probabilities.shape).to(device), -1)
     output = wave("output", output.shape).to(device).requires_grad_()
     query.requires_grad_()
@@ -76,4 +81,6 @@ def route(name: str, device: torch.device, *, literal: bool) -> Value:
 
 
 def _prints(tensors: dict[str, Tensor | None]) -> dict[str, Value]:
-    return {name: fingerprint(name, tensor) for name, tensor in tensors.items() if tensor is not None}
+    return {
+        name: fingerprint(name, tensor) for name, tensor in tensors.items() if tensor is not None
+    }

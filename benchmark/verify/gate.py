@@ -55,7 +55,9 @@ def _verify(environment: Environment, parts: Sequence[str], device: str, say: Sa
                 f"{finding.expected}, found {finding.found} ({environment.versions}; {environment.device}); {FIX}"
             )
     if problem := remember(environment, parts):
-        say(f"cannot remember that this environment passed ({problem}); the next command verifies it again")
+        say(
+            f"cannot remember that this environment passed ({problem}); the next command verifies it again"
+        )
 
 
 class Gate:

@@ -64,7 +64,9 @@ def checks(device: torch.device) -> Iterator[Check]:  # noqa: ARG001 - images ar
         name = way.name.lower()
         yield Check(f"scaled, not resized, {name}", partial(transformed, scene(0).shape[0], way))
         yield Check(f"resized by {name}, smaller", partial(transformed, SIZE, way))
-        yield Check(f"resized by {name}, wider than high", partial(transformed, 2 * SIZE, way, (40, 56)))
+        yield Check(
+            f"resized by {name}, wider than high", partial(transformed, 2 * SIZE, way, (40, 56))
+        )
     yield Check("augmented views", views)
 
 

@@ -50,7 +50,10 @@ def ranking(backbone: Any, visual: Tensor, prompt: str) -> list[tuple[str, float
         scores.append(
             (
                 answer,
-                sum(_likelihood(each, token, smoothing) for each, token in zip(logits, ids, strict=True)),
+                sum(
+                    _likelihood(each, token, smoothing)
+                    for each, token in zip(logits, ids, strict=True)
+                ),
             )
         )
     return sorted(scores, key=lambda pair: -pair[1])
@@ -81,7 +84,9 @@ def _gpt2(backbone: Any, visual: Tensor, _prompt: str) -> Next:
     def following(ids: Sequence[int]) -> Tensor:
         embeds = torch.cat([context, backbone.token_embeddings(_row(ids, visual))], 1)
         mask = embeds.new_ones(embeds.shape[:2], dtype=torch.long)
-        out = without_cache(backbone.text.transformer(inputs_embeds=embeds, attention_mask=mask, use_cache=False))
+        out = without_cache(
+            backbone.text.transformer(inputs_embeds=embeds, attention_mask=mask, use_cache=False)
+        )
         return _after(backbone.text.lm_head(out.last_hidden_state), len(ids))
 
     return following

@@ -40,7 +40,9 @@ CAPTIONS = (
         ("a large teal triangle", "the triangle isn't small", "a teal shape"),
     ),
     Prediction("2", "", ("three brown circles in a row", "circles (brown)")),
-    Prediction("3", "circles circles circles", ("three circles are left of the rectangle", "some circles")),
+    Prediction(
+        "3", "circles circles circles", ("three circles are left of the rectangle", "some circles")
+    ),
 )
 
 

@@ -93,10 +93,15 @@ class Form:
 
 
 FORMS: Mapping[str, tuple[Form, ...]] = {
-    "vit_roberta": (Form("", "vit_roberta", {**TINY, "embed_text_twice": False, "pooler": "checkpoint"}),),
+    "vit_roberta": (
+        Form("", "vit_roberta", {**TINY, "embed_text_twice": False, "pooler": "checkpoint"}),
+    ),
     "vit_gpt2": (Form("", "vit_gpt2", {**TINY, "loss": "repaired", "prefix": "projected"}),),
     "clip_bart": (Form("", "clip_bart", {**TINY, "grid": 4}),),
-    "blip": tuple(Form(f"{form}, ", "blip", {"weights": "tiny", "image_size": 64, "form": form}) for form in ("decoder", "vqa")),
+    "blip": tuple(
+        Form(f"{form}, ", "blip", {"weights": "tiny", "image_size": 64, "form": form})
+        for form in ("decoder", "vqa")
+    ),
 }
 
 
@@ -193,7 +198,9 @@ def make(form: Form, method: str, device: str) -> Any:
 def built(form: Form, method: str, device: str) -> Built:
     """A model whose trained tensors are moved from where they begin by fixed numbers."""
     backbone = make(form, method, device)
-    initial = by_kind({name: p.detach() for name, p in backbone.named_parameters() if p.requires_grad})
+    initial = by_kind(
+        {name: p.detach() for name, p in backbone.named_parameters() if p.requires_grad}
+    )
     stir(backbone)
     with torch.no_grad():
         visual = backbone.vision(pixels(backbone).to(device))[:, None]
@@ -278,7 +285,10 @@ def logits(model: Built) -> Value:
     prompts, _ = targets(backbone.name)
     if backbone.name == "vit_roberta":
         return backbone.logits(model.visual, prompts).double().tolist()
-    rows = [literal.writer(backbone, visual[None], prompt)([])[0] for visual, prompt in zip(model.visual, prompts, strict=True)]
+    rows = [
+        literal.writer(backbone, visual[None], prompt)([])[0]
+        for visual, prompt in zip(model.visual, prompts, strict=True)
+    ]
     return [fingerprint(name, row) for name, row in zip(SCENES, rows, strict=True)]
 
 
@@ -296,7 +306,10 @@ def written(model: Built, beams: int) -> Value:
 def written_alone(model: Built) -> Value:
     """The same by greedy search without a cache, each alone."""
     prompts, _ = targets(model.backbone.name)
-    return [literal.greedy(model.backbone, visual[None], prompt) for visual, prompt in zip(model.visual, prompts, strict=True)]
+    return [
+        literal.greedy(model.backbone, visual[None], prompt)
+        for visual, prompt in zip(model.visual, prompts, strict=True)
+    ]
 
 
 def ranking(model: Built) -> Value:
@@ -308,8 +321,12 @@ def ranking_alone(model: Built) -> Value:
     """The same of each question alone, where every answer is read as a whole."""
     pairs = zip(model.visual, QUESTIONS, strict=True)
     if model.backbone.name == "vit_roberta":
-        return _named([model.backbone.ranked(visual[None], [question])[0] for visual, question in pairs])
-    return _named([literal.ranking(model.backbone, visual[None], question) for visual, question in pairs])
+        return _named(
+            [model.backbone.ranked(visual[None], [question])[0] for visual, question in pairs]
+        )
+    return _named(
+        [literal.ranking(model.backbone, visual[None], question) for visual, question in pairs]
+    )
 
 
 def _named(rows: Sequence[Sequence[tuple[str, float]]]) -> Value:
@@ -347,13 +364,17 @@ def dropout_acts(form: Form, method: str, device: torch.device) -> Value:
     prompts, wanted = targets(form.backbone)
     with torch.no_grad():
         visual = backbone.vision(pixels(backbone).to(device))[:, None]
-        evaluated, trained = (float(backbone.train(mode).loss(visual, prompts, wanted)[0]) for mode in (False, True))
+        evaluated, trained = (
+            float(backbone.train(mode).loss(visual, prompts, wanted)[0]) for mode in (False, True)
+        )
     return abs(trained / evaluated - 1) > 1e-3
 
 
 def set_dropout(attention: Any, rate: float) -> None:
     """Give an attention's probabilities a rate; where it is kept differs from model to model."""
-    if isinstance(getattr(attention, "attn_dropout", None), nn.Dropout):  # GPT-2, whose other rates are of its output
+    if isinstance(
+        getattr(attention, "attn_dropout", None), nn.Dropout
+    ):  # GPT-2, whose other rates are of its output
         attention.attn_dropout.p = rate
     elif isinstance(attention.dropout, nn.Dropout):  # RoBERTa, BLIP
         attention.dropout.p = rate

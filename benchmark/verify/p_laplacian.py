@@ -38,23 +38,43 @@ def parts(shape: Shape, device: torch.device) -> tuple[LiteralBlock, Tensor, See
     All that text makes has a gradient, since layers below are adapted; what an image makes has none.
     """
     torch.manual_seed(0)
-    method = parse(METHODS.load("p_adapter"), {"size": shape.size, "image_tokens": shape.tokens}, "p_adapter")
-    shown = LiteralAttention(shape.heads, causal=not shape.cross, fixed_keys=shape.cross)
-    block = LiteralBlock("cross" if shape.cross else "self", nn.Linear(shape.width, shape.width).requires_grad_(False), shown, method).to(
-        device
+    method = parse(
+        METHODS.load("p_adapter"), {"size": shape.size, "image_tokens": shape.tokens}, "p_adapter"
     )
+    shown = LiteralAttention(shape.heads, causal=not shape.cross, fixed_keys=shape.cross)
+    block = LiteralBlock(
+        "cross" if shape.cross else "self",
+        nn.Linear(shape.width, shape.width).requires_grad_(False),
+        shown,
+        method,
+    ).to(device)
     scores = torch.randn(shape.batch, shape.heads, shape.queries, shape.keys, device=device)
     if not shape.cross:
         scores = scores.masked_fill(torch.ones_like(scores, dtype=torch.bool).triu(1), -torch.inf)
-    query, value = (torch.randn(shape.batch, n, shape.width, device=device) for n in (shape.queries, shape.keys))
-    seen = Seen(query.requires_grad_(), value.requires_grad_(not shape.cross), scores.softmax(-1).requires_grad_())
+    query, value = (
+        torch.randn(shape.batch, n, shape.width, device=device) for n in (shape.queries, shape.keys)
+    )
+    seen = Seen(
+        query.requires_grad_(),
+        value.requires_grad_(not shape.cross),
+        scores.softmax(-1).requires_grad_(),
+    )
     return block, torch.randn_like(query).requires_grad_(), seen
 
 
-def forward(block: LiteralBlock, output: Tensor, seen: Seen, shape: Shape, *, literal: bool) -> Tensor:
+def forward(
+    block: LiteralBlock, output: Tensor, seen: Seen, shape: Shape, *, literal: bool
+) -> Tensor:
     """What the adapter makes of the attention's output, (batch, queries, width)."""
     if literal:
-        return p_adapter(block.adapter, block.projection, output, seen, bipartite=shape.cross, tokens=shape.tokens)
+        return p_adapter(
+            block.adapter,
+            block.projection,
+            output,
+            seen,
+            bipartite=shape.cross,
+            tokens=shape.tokens,
+        )
     block.attention.shown = seen
     made: Tensor = block.adapter(output)
     return made

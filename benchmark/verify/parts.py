@@ -45,4 +45,8 @@ def _parts(cell: Cell) -> Iterator[str]:
 
 
 def _part_of_metric(name: str) -> str:
-    return "captions" if METRICS.entry(name).module == "vlpeft.benchmark.metrics.captions" else "answers"
+    return (
+        "captions"
+        if METRICS.entry(name).module == "vlpeft.benchmark.metrics.captions"
+        else "answers"
+    )

@@ -49,7 +49,9 @@ def run_check(part: str, check: Check) -> Finding:
             "no such name; run `vlpeft verify --write`",
         )
     except Exception as error:  # of any library: that is what is looked for
-        return Finding(part, check.name, "FAILED", "no error", f"{type(error).__name__}: {shown(str(error))}")
+        return Finding(
+            part, check.name, "FAILED", "no error", f"{type(error).__name__}: {shown(str(error))}"
+        )
     other = difference(wanted, found, check.tolerance)
     if other is None:
         return Finding(part, check.name, "ok")

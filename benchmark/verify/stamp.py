@@ -40,7 +40,9 @@ class Environment(Config):
     def here(cls, device: str) -> Environment:
         """This process's; `device` is "cpu" or "cuda"."""
         packages = {name: version(name) for name in provenance.PACKAGES}
-        return cls(platform.python_version(), packages, code_hash(), f"{device}: {device_name(device)}")
+        return cls(
+            platform.python_version(), packages, code_hash(), f"{device}: {device_name(device)}"
+        )
 
     @cached_property
     def key(self) -> str:
@@ -99,7 +101,9 @@ def passed(environment: Environment) -> frozenset[str]:
     path = cache_folder() / f"{environment.key}.json"
     try:
         values = read_json(path)
-        return frozenset(parse(Stamp, values, str(path)).parts) if values is not None else frozenset()
+        return (
+            frozenset(parse(Stamp, values, str(path)).parts) if values is not None else frozenset()
+        )
     except Exception:  # torn by a full disk, or unreadable: checked again, and written again
         return frozenset()
 
@@ -108,7 +112,9 @@ def remember(environment: Environment, parts: Iterable[str]) -> str:
     """Add parts to the stamp. Returns why that was not possible, or ""."""
     both = tuple(sorted(passed(environment) | set(parts)))
     try:
-        write_atomically(cache_folder() / f"{environment.key}.json", to_json(dump(Stamp(environment, both))))
+        write_atomically(
+            cache_folder() / f"{environment.key}.json", to_json(dump(Stamp(environment, both)))
+        )
     except Exception as error:
         return str(error.__cause__ or error)
     return ""

@@ -64,7 +64,9 @@ def unframed(tower: str) -> Value:
 
 def padded(tower: str) -> Value:
     """A batch of tensors: ids and mask."""
-    batch = tokenizer(tower)(list(TEXTS), padding=True, truncation=True, max_length=LIMIT, return_tensors="pt")
+    batch = tokenizer(tower)(
+        list(TEXTS), padding=True, truncation=True, max_length=LIMIT, return_tensors="pt"
+    )
     return {name: batch[name].tolist() for name in ("input_ids", "attention_mask")}
 
 

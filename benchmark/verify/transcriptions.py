@@ -35,13 +35,31 @@ class LiteralAttention(Attention):
 class LiteralBlock(nn.Module):
     """The end of an attention: output projection, then what a method puts behind it; `in_place`: its slot is the projection itself."""
 
-    def __init__(self, kind: Any, projection: nn.Module, attention: LiteralAttention, method: Method, *, in_place: bool = False) -> None:
+    def __init__(
+        self,
+        kind: Any,
+        projection: nn.Module,
+        attention: LiteralAttention,
+        method: Method,
+        *,
+        in_place: bool = False,
+    ) -> None:
         super().__init__()
         self.projection, self.behind, self.attention = projection, nn.Identity(), attention
         width = projection.get_parameter("bias").numel()
         projections = {"output": Projection(Slot(self, "projection"), (0, width))}
         slot = Slot(self, "projection" if in_place else "behind")
-        self.site = Site(f"layer.0.{kind}", kind, "decoder", 0, width, projections, slot, nn.LayerNorm(width), attention)
+        self.site = Site(
+            f"layer.0.{kind}",
+            kind,
+            "decoder",
+            0,
+            width,
+            projections,
+            slot,
+            nn.LayerNorm(width),
+            attention,
+        )
         method.inject(SimpleNamespace(name="block", sites=[self.site]))  # type: ignore[arg-type]
 
     @property
@@ -56,7 +74,15 @@ class LiteralBlock(nn.Module):
         return found
 
 
-def p_adapter(adapter: Any, projection: nn.Module, output: Tensor, seen: Seen, *, bipartite: bool, tokens: int | None) -> Tensor:
+def p_adapter(
+    adapter: Any,
+    projection: nn.Module,
+    output: Tensor,
+    seen: Seen,
+    *,
+    bipartite: bool,
+    tokens: int | None,
+) -> Tensor:
     """o + adapter(o) of the p-Adapter release: the full adjacency of all nodes, and (batch, heads, nodes, nodes, size / heads) differences.
 
     `tokens`: how many the keys are pooled to.
@@ -71,7 +97,11 @@ def p_adapter(adapter: Any, projection: nn.Module, output: Tensor, seen: Seen, *
         nodes = torch.cat([query, value], 1)
         keys = value.shape[1]
         a = torch.cat(
-            [torch.cat([a.new_zeros(*a.shape[:2], q, q), a], -1), torch.cat([a.mT, a.new_zeros(*a.shape[:2], keys, keys)], -1)], 2
+            [
+                torch.cat([a.new_zeros(*a.shape[:2], q, q), a], -1),
+                torch.cat([a.mT, a.new_zeros(*a.shape[:2], keys, keys)], -1),
+            ],
+            2,
         )
     low: Tensor = adapter.down(projection(nodes))
     f = low.view(*low.shape[:2], heads, -1).transpose(1, 2)
@@ -81,7 +111,11 @@ def p_adapter(adapter: Any, projection: nn.Module, output: Tensor, seen: Seen, *
     alpha = 1 / (renormalised.sum(-1) + 2 * mu / p)
     beta = torch.diag_embed(2 * mu / p * alpha)
     w = torch.diag_embed(alpha) @ renormalised
-    z = w[:, :, :q, q:] @ f[:, :, q:] + beta[:, :, :q, q:] @ f[:, :, q:] if bipartite else w @ f + beta @ f
+    z = (
+        w[:, :, :q, q:] @ f[:, :, q:] + beta[:, :, :q, q:] @ f[:, :, q:]
+        if bipartite
+        else w @ f + beta @ f
+    )
     merged = z.transpose(1, 2).flatten(2)
     found: Tensor = output + adapter.up(functional.gelu(adapter.gate(output)) * merged)
     return found

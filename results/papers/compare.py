@@ -23,7 +23,13 @@ from vlpeft.results.scale import label_title
 from vlpeft.results.tables.table import Block, Footnotes, Table, Text, one_line, percent
 
 Verdict = Literal["reproduced", "off", "not run", "cannot run", "not comparable", "unknown"]
-STYLES: dict[Verdict, str] = {"reproduced": "green", "off": "bold red", "not run": "yellow", "cannot run": "dim", "not comparable": "dim"}
+STYLES: dict[Verdict, str] = {
+    "reproduced": "green",
+    "off": "bold red",
+    "not run": "yellow",
+    "cannot run": "dim",
+    "not comparable": "dim",
+}
 HEADER = ("row", "column", "published", "measured", "difference", "verdict")
 
 
@@ -39,7 +45,11 @@ class Comparison:
     @property
     def difference(self) -> float | None:
         """Measured minus published; None where the two cannot be set against each other."""
-        if self.verdict not in ("reproduced", "off") or self.outcome.mean is None or self.number.value is None:
+        if (
+            self.verdict not in ("reproduced", "off")
+            or self.outcome.mean is None
+            or self.number.value is None
+        ):
             return None
         return self.outcome.mean - self.number.value
 
@@ -49,16 +59,23 @@ def compare(table: PublishedTable, plan: Plan | None, store: Store | None) -> li
     return _comparisons(table, Measurements(table, plan, store))
 
 
-def published_table(name: str, table: PublishedTable, plan: Plan | None, store: Store | None, *, mixed: bool = False) -> Table:
+def published_table(
+    name: str, table: PublishedTable, plan: Plan | None, store: Store | None, *, mixed: bool = False
+) -> Table:
     """For `vlpeft.results.tables.render.render`: one line a number, one block a group of rows. `mixed` as for `leaderboard`."""
     measurements, footnotes = Measurements(table, plan, store, mixed), Footnotes()
     comparisons = _comparisons(table, measurements)
-    blocks = tuple(_block(group.name, [c for c in comparisons if c.number.group is group], table, footnotes) for group in table.groups)
+    blocks = tuple(
+        _block(group.name, [c for c in comparisons if c.number.group is group], table, footnotes)
+        for group in table.groups
+    )
     data = tuple(_plain(name, table, comparison) for comparison in comparisons)
     title = label_title(table.title, [cell.cell for cell in plan.cells] if plan else [])
     said = measurements.board.remarks if measurements.board else ()
     caption = tuple(_caption(table, comparisons))
-    return Table(one_line(title), caption, blocks, data, footnotes.list_notes(), table.notes, remarks=said)
+    return Table(
+        one_line(title), caption, blocks, data, footnotes.list_notes(), table.notes, remarks=said
+    )
 
 
 def _comparisons(table: PublishedTable, measurements: Measurements) -> list[Comparison]:
@@ -101,9 +118,13 @@ def _caption(table: PublishedTable, comparisons: Sequence[Comparison]) -> Iterat
     yield from _sources(table)
     yield f"Measured: mean ± standard deviation (ddof=1) over n seeds. {percent(column.metric for column in table.columns)}"
     counts = Counter(comparison.verdict for comparison in comparisons)
-    listed = ", ".join(f"{counts[verdict]} {verdict}" for verdict in (*STYLES, "unknown") if counts[verdict])
+    listed = ", ".join(
+        f"{counts[verdict]} {verdict}" for verdict in (*STYLES, "unknown") if counts[verdict]
+    )
     yield f"{len(comparisons)} lines, one a number: {listed}.{_not_new(comparisons)}"
-    points = ", ".join(f"{column.name} {column.tolerance:g}" for column in table.columns if column.tolerance)
+    points = ", ".join(
+        f"{column.name} {column.tolerance:g}" for column in table.columns if column.tolerance
+    )
     if points:
         yield f"Reproduced: within the larger of 2 standard deviations (measured) and the tolerance. Tolerance in points: {points}."
     yield f"Tolerance: {table.tolerance}."
@@ -121,12 +142,20 @@ def _sources(table: PublishedTable) -> Iterator[str]:
 def _not_new(comparisons: Sequence[Comparison]) -> str:
     """Which lines add nothing to what the paper prints."""
     again = sum(comparison.number.row.again for comparison in comparisons)
-    unknown = sum(comparison.number.value is None and not comparison.number.row.again for comparison in comparisons)
-    counts = ((again, "repeat a number that is printed elsewhere"), (unknown, "have a printed number that was not found"))
+    unknown = sum(
+        comparison.number.value is None and not comparison.number.row.again
+        for comparison in comparisons
+    )
+    counts = (
+        (again, "repeat a number that is printed elsewhere"),
+        (unknown, "have a printed number that was not found"),
+    )
     return "".join(f" {count} of them {what}." for count, what in counts if count)
 
 
-def _block(title: str, comparisons: Sequence[Comparison], table: PublishedTable, footnotes: Footnotes) -> Block:
+def _block(
+    title: str, comparisons: Sequence[Comparison], table: PublishedTable, footnotes: Footnotes
+) -> Block:
     rows = tuple(_line(comparison, table, footnotes) for comparison in comparisons)
     return Block(one_line(title), "llrrrl", (HEADER,), rows)
 
@@ -137,10 +166,17 @@ def _line(comparison: Comparison, table: PublishedTable, footnotes: Footnotes) -
     return (
         Text(one_line(number.row.name), _marks(footnotes, _about(number, table))),
         Text(one_line(number.column.name), _marks(footnotes, number.column.note)),
-        Text(_published(number), _marks(footnotes, number.row.unknown if number.value is None else "")),
+        Text(
+            _published(number),
+            _marks(footnotes, number.row.unknown if number.value is None else ""),
+        ),
         Text(_measured(comparison.outcome, digits)),
         Text("" if comparison.difference is None else f"{comparison.difference:+.{digits}f}"),
-        Text(comparison.verdict, _marks(footnotes, comparison.reason), STYLES.get(comparison.verdict, "")),
+        Text(
+            comparison.verdict,
+            _marks(footnotes, comparison.reason),
+            STYLES.get(comparison.verdict, ""),
+        ),
     )
 
 

@@ -12,7 +12,15 @@ from vlpeft.benchmark.metrics import METRICS
 from vlpeft.benchmark.plan.grid import expand
 from vlpeft.benchmark.plan.sweep import sweep_names
 from vlpeft.benchmark.tasks import TASKS
-from vlpeft.results.papers.published import SHARE, Number, PublishedColumn, PublishedGroup, PublishedRow, PublishedTable, load_published
+from vlpeft.results.papers.published import (
+    SHARE,
+    Number,
+    PublishedColumn,
+    PublishedGroup,
+    PublishedRow,
+    PublishedTable,
+    load_published,
+)
 
 LinkedPlace = tuple[str, str, str]  # method, backbone, task/dataset
 
@@ -25,14 +33,22 @@ def find_sweep(name: str) -> str | None:
 
 def places(sweep: str) -> dict[LinkedPlace, Planned]:
     """Every task of every cell of a sweep, seeds aside."""
-    return {(cell.row, cell.backbone, part.name): cell for cell in expand(sweep) for part in cell.cell.parts}
+    return {
+        (cell.row, cell.backbone, part.name): cell
+        for cell in expand(sweep)
+        for part in cell.cell.parts
+    }
 
 
 def find_link_problems(name: str) -> list[str]:
     """What is wrong with the links of a table, one line each."""
     sweep = find_sweep(name)
     known = places(sweep) if sweep else {}
-    return [problem for number in load_published(name).numbers() for problem in _problems(name, number, known)]
+    return [
+        problem
+        for number in load_published(name).numbers()
+        for problem in _problems(name, number, known)
+    ]
 
 
 def linked_places(name: str) -> set[LinkedPlace]:
@@ -40,7 +56,12 @@ def linked_places(name: str) -> set[LinkedPlace]:
     sweep = find_sweep(name)
     known = places(sweep) if sweep else {}
     table = load_published(name)
-    found = {place for number in table.numbers() if not number.why_impossible for place, _ in _wanted(table, number)}
+    found = {
+        place
+        for number in table.numbers()
+        if not number.why_impossible
+        for place, _ in _wanted(table, number)
+    }
     return found & set(known)
 
 
@@ -60,7 +81,9 @@ def _problems(name: str, number: Number, known: dict[LinkedPlace, Planned]) -> I
 
 
 def _wanted(table: PublishedTable, number: Number) -> Iterator[tuple[LinkedPlace, str]]:
-    columns = [table.columns[table.names.index(name)] for name in number.column.mean_of] or [number.column]
+    columns = [table.columns[table.names.index(name)] for name in number.column.mean_of] or [
+        number.column
+    ]
     for row in _rows(number.group, number.row):
         for column in columns:
             if column.is_linked:
@@ -68,7 +91,14 @@ def _wanted(table: PublishedTable, number: Number) -> Iterator[tuple[LinkedPlace
 
 
 def _rows(group: PublishedGroup, row: PublishedRow) -> list[PublishedRow]:
-    return [row] if row.gain is None else [group.row(name) or PublishedRow(name, {}, method=name) for name in (row.gain.of, row.gain.over)]
+    return (
+        [row]
+        if row.gain is None
+        else [
+            group.row(name) or PublishedRow(name, {}, method=name)
+            for name in (row.gain.of, row.gain.over)
+        ]
+    )
 
 
 def _place(group: PublishedGroup, row: PublishedRow, column: PublishedColumn) -> LinkedPlace:
@@ -78,4 +108,8 @@ def _place(group: PublishedGroup, row: PublishedRow, column: PublishedColumn) ->
 def _reported(cell: Planned, task: str) -> set[str]:
     part = next(part for part in cell.cell.parts if part.name == task)
     names = part.protocol.metrics or TASKS.load(part.task).metrics
-    return {value for name in names for value in METRICS.load(name)().value_names(part.protocol.metric_tokenizer)}
+    return {
+        value
+        for name in names
+        for value in METRICS.load(name)().value_names(part.protocol.metric_tokenizer)
+    }

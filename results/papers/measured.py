@@ -12,7 +12,13 @@ from vlpeft.benchmark.cells.cell import Plan, Planned
 from vlpeft.benchmark.cells.records import Store
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.results.leaderboard import JOINT, Leaderboard, leaderboard
-from vlpeft.results.papers.published import SHARE, PublishedColumn, PublishedGroup, PublishedRow, PublishedTable
+from vlpeft.results.papers.published import (
+    SHARE,
+    PublishedColumn,
+    PublishedGroup,
+    PublishedRow,
+    PublishedTable,
+)
 from vlpeft.results.scale import scale_notes
 
 MISSING = "missing"
@@ -40,7 +46,11 @@ class MeasuredValue:
     @property
     def std(self) -> float | None:
         """Sample standard deviation (ddof=1); None for one seed."""
-        return statistics.stdev(self.values.values()) if self.state == "done" and len(self.values) > 1 else None
+        return (
+            statistics.stdev(self.values.values())
+            if self.state == "done" and len(self.values) > 1
+            else None
+        )
 
 
 @dataclass(frozen=True)
@@ -59,14 +69,22 @@ class Measurements:
             return None
         return leaderboard(self.plan, self.store, mixed=self.mixed)
 
-    def outcome(self, group: PublishedGroup, row: PublishedRow, column: PublishedColumn) -> MeasuredValue:
+    def outcome(
+        self, group: PublishedGroup, row: PublishedRow, column: PublishedColumn
+    ) -> MeasuredValue:
         """Of one number: a cell's, a mean of columns, or the gain of one row over another; means and gains seed by seed."""
         if row.gain is not None:
-            gain, (of, over) = row.gain, (self._referred(group, name) for name in (row.gain.of, row.gain.over))
+            gain, (of, over) = (
+                row.gain,
+                (self._referred(group, name) for name in (row.gain.of, row.gain.over)),
+            )
             pair = [self.outcome(group, of, column), self.outcome(group, over, column)]
             return _joined(pair, lambda values: gain.between(values[0], values[1]))
         if column.mean_of:
-            parts = [self.outcome(group, row, self.table.columns[self.table.names.index(name)]) for name in column.mean_of]
+            parts = [
+                self.outcome(group, row, self.table.columns[self.table.names.index(name)])
+                for name in column.mean_of
+            ]
             return _joined(parts, statistics.fmean)
         return self._measured(row.method, group.backbone, column)
 
@@ -75,24 +93,42 @@ class Measurements:
         return group.row(name) or PublishedRow(name, {}, method=name)
 
     def _measured(self, method: str, backbone: str, column: PublishedColumn) -> MeasuredValue:
-        cells = self._cells.get((method, backbone, column.task if column.measured != SHARE else ""), [])
+        cells = self._cells.get(
+            (method, backbone, column.task if column.measured != SHARE else ""), []
+        )
         found = {cell.seed: self._value(cell, part, column) for cell, part in cells}
         if len(found) < len(cells):
             what = column.task or column.name
-            raise UserError(f"{method}, {backbone}, {what}: more than one cell a seed could be meant; give each its own label")
+            raise UserError(
+                f"{method}, {backbone}, {what}: more than one cell a seed could be meant; give each its own label"
+            )
         values = {seed: value for seed, (value, state) in found.items() if state == "done"}
         states = sorted((state for _, state in found.values() if state != "done"), key=_severity)
         labels = dict.fromkeys(label for cell, _ in cells for label in scale_notes(cell.cell))
-        return MeasuredValue(values, len(found), states[0] if states else "done" if found else MISSING, tuple(labels))
+        return MeasuredValue(
+            values, len(found), states[0] if states else "done" if found else MISSING, tuple(labels)
+        )
 
     def _value(self, cell: Planned, part: int, column: PublishedColumn) -> tuple[float, str]:
         if column.measured == SHARE:
             return self._share(cell)
         where = cell.cell.parts[part]
         metrics = self._values.get((cell.id, where.task, where.dataset.name), {})
-        names = [name for name in metrics if _same(name, column.measured, loosely=bool(scale_notes(cell.cell)))]
-        value, state = metrics[names[0]] if names else (math.nan, f"absent: the cell does not report {column.measured}")
-        return (value, state) if state != "done" or math.isfinite(value) else (value, f"absent: the value is {value}")
+        names = [
+            name
+            for name in metrics
+            if _same(name, column.measured, loosely=bool(scale_notes(cell.cell)))
+        ]
+        value, state = (
+            metrics[names[0]]
+            if names
+            else (math.nan, f"absent: the cell does not report {column.measured}")
+        )
+        return (
+            (value, state)
+            if state != "done" or math.isfinite(value)
+            else (value, f"absent: the value is {value}")
+        )
 
     def _share(self, cell: Planned) -> tuple[float, str]:
         """Trainable parameters, task head included, of all but the vision tower's, in per cent."""
@@ -123,7 +159,9 @@ class Measurements:
             return {}
         frame = self.board.frame
         found: dict[tuple[str, str, str], dict[str, tuple[float, str]]] = {}
-        columns = (frame[name].tolist() for name in ("id", "task", "dataset", "metric", "value", "state"))
+        columns = (
+            frame[name].tolist() for name in ("id", "task", "dataset", "metric", "value", "state")
+        )
         for cell, task, dataset, metric, value, state in zip(*columns, strict=True):
             name = dataset.partition(JOINT)[0]
             found.setdefault((cell, task, name), {})[metric] = (value, state)
@@ -147,7 +185,9 @@ def _named(plan: Plan) -> Iterator[tuple[Planned, tuple[str, ...]]]:
         yield cell, tuple(part.name.partition(" (")[0] for part in cell.cell.parts)
 
 
-def _joined(parts: Sequence[MeasuredValue], compute: Callable[[Sequence[float]], float]) -> MeasuredValue:
+def _joined(
+    parts: Sequence[MeasuredValue], compute: Callable[[Sequence[float]], float]
+) -> MeasuredValue:
     """One outcome of several, over the seeds that all of them have."""
     seeds = [seed for seed in parts[0].values if all(seed in part.values for part in parts)]
     labels = dict.fromkeys(label for part in parts for label in part.small)

@@ -14,7 +14,14 @@ from typing import Annotated
 
 from pydantic import Field
 
-from vlpeft.benchmark.core.config import Config, Finite, NonNegative, NonNegativeFloat, load_yaml, parse
+from vlpeft.benchmark.core.config import (
+    Config,
+    Finite,
+    NonNegative,
+    NonNegativeFloat,
+    load_yaml,
+    parse,
+)
 from vlpeft.benchmark.plan.sweep import sweep_names
 
 FOLDER = Path(__file__).resolve().parents[1] / "published"
@@ -170,7 +177,11 @@ class PublishedTable(Config):
 
     def values(self, row: PublishedRow) -> dict[str, float | None]:
         """The row's numbers by column."""
-        return dict(row.values) if isinstance(row.values, Mapping) else dict(zip(self.names, row.values, strict=True))
+        return (
+            dict(row.values)
+            if isinstance(row.values, Mapping)
+            else dict(zip(self.names, row.values, strict=True))
+        )
 
     def numbers(self) -> Iterator[Number]:
         """Every number, row by row; those of `again` rows too."""
@@ -180,7 +191,14 @@ class PublishedTable(Config):
                 stds = dict(zip(self.names, row.std, strict=False))
                 source = self.sources[row.source] if row.source else default
                 for name, value in self.values(row).items():
-                    yield Number(group, row, self.columns[self.names.index(name)], value, stds.get(name), source)
+                    yield Number(
+                        group,
+                        row,
+                        self.columns[self.names.index(name)],
+                        value,
+                        stds.get(name),
+                        source,
+                    )
 
     def _check(self, group: PublishedGroup, row: PublishedRow, where: str) -> None:
         if isinstance(row.values, tuple) and len(row.values) != len(self.columns):
@@ -192,7 +210,9 @@ class PublishedTable(Config):
         _known(f"{where}: source", [row.source] if row.source else [], self.sources)
         if (None in self.values(row).values()) != bool(row.unknown):
             raise ValueError(f"{where}: give `unknown` where, and only where, a value is null")
-        if sum(map(bool, (row.method, row.gain, row.cannot or group.cannot))) != 1 and not (row.gain and group.cannot):
+        if sum(map(bool, (row.method, row.gain, row.cannot or group.cannot))) != 1 and not (
+            row.gain and group.cannot
+        ):
             raise ValueError(f"{where}: give one of `method`, `gain` and `cannot`")
 
 
@@ -207,17 +227,28 @@ class Recomputed:
     @property
     def agrees(self) -> bool:
         """Whether the printed number is as near as the file says."""
-        return self.number.value is not None and abs(self.number.value - self.value) <= self.within + SLACK
+        return (
+            self.number.value is not None
+            and abs(self.number.value - self.value) <= self.within + SLACK
+        )
 
 
 def sweep_name_of(name: str) -> str:
     """The sweep that belongs to a published table's name; any other name as it is."""
-    return (load_published(name).sweep or name) if name in published_names() and name not in sweep_names() else name
+    return (
+        (load_published(name).sweep or name)
+        if name in published_names() and name not in sweep_names()
+        else name
+    )
 
 
 def published_names() -> tuple[str, ...]:
     """Names of the tables, `paper/table`."""
-    return tuple(sorted(path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.glob("*/*.yaml")))
+    return tuple(
+        sorted(
+            path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.glob("*/*.yaml")
+        )
+    )
 
 
 @cache
@@ -234,7 +265,13 @@ def recompute_numbers(table: PublishedTable) -> Iterator[Recomputed]:
     must be equal; a relative gain may be off by the column's `within`.
     """
     for number in table.numbers():
-        found = None if number.value is None else _gain(table, number) if number.row.gain else _mean(table, number)
+        found = (
+            None
+            if number.value is None
+            else _gain(table, number)
+            if number.row.gain
+            else _mean(table, number)
+        )
         if found is not None:
             yield found
 
@@ -255,7 +292,9 @@ def _gain(table: PublishedTable, number: Number) -> Recomputed | None:
     of, over = [table.values(row).get(number.column.name) if row else None for row in rows]
     if gain is None or of is None or over is None:
         return None
-    return Recomputed(number, gain.between(of, over), number.column.within if gain.relative else 0.0)
+    return Recomputed(
+        number, gain.between(of, over), number.column.within if gain.relative else 0.0
+    )
 
 
 def _unique(what: str, names: tuple[str, ...] | list[str]) -> None:
@@ -263,7 +302,11 @@ def _unique(what: str, names: tuple[str, ...] | list[str]) -> None:
         raise ValueError(f"{what}: a name stands twice")
 
 
-def _known(what: str, names: Mapping[str, object] | tuple[str, ...] | list[str], known: tuple[str, ...] | Mapping[str, object]) -> None:
+def _known(
+    what: str,
+    names: Mapping[str, object] | tuple[str, ...] | list[str],
+    known: tuple[str, ...] | Mapping[str, object],
+) -> None:
     for name in names:
         if name not in known:
             raise ValueError(f"{what}: no '{name}' here")

@@ -18,10 +18,16 @@ def pareto(model: Model) -> list[Figure]:
     """Each score against trainable parameters, training time and memory."""
     planned = _planned(model)
     columns = _columns(model).items()
-    return [figure for column, scores in columns for figure in _pareto(column, scores, planned[column], model)]
+    return [
+        figure
+        for column, scores in columns
+        for figure in _pareto(column, scores, planned[column], model)
+    ]
 
 
-def _pareto(column: ChartColumn, scores: Sequence[Score], planned: Sequence[Score], model: Model) -> Iterator[Figure]:
+def _pareto(
+    column: ChartColumn, scores: Sequence[Score], planned: Sequence[Score], model: Model
+) -> Iterator[Figure]:
     """A front says that no method is better, so there is none where a method has no dot."""
     costs = (
         ("trainable parameters", "", [score.entry.trainable for score in scores]),
@@ -30,10 +36,18 @@ def _pareto(column: ChartColumn, scores: Sequence[Score], planned: Sequence[Scor
     )
     for name, unit, values in costs:
         pairs = zip(scores, values, strict=True)
-        dots = [_dot(score, value, model) for score, value in pairs if value is not None and score.entry.mean is not None]
+        dots = [
+            _dot(score, value, model)
+            for score, value in pairs
+            if value is not None and score.entry.mean is not None
+        ]
         if dots:
             title, without = f"{column[3]} by {name}", _without(planned, [dot.name for dot in dots])
-            last = f"no Pareto front, which might change {without}" if without else "line: Pareto front"
+            last = (
+                f"no Pareto front, which might change {without}"
+                if without
+                else "line: Pareto front"
+            )
             caption = f"n = {len(dots)} methods, mean over {_seeds(scores)}; bars: ± 1 std; {last}"
             about = {"title": title, "caption": caption, **_where(column)}
             yield scatter(dots, (name, unit), _unit(column[3]), whole=not without, **about)
@@ -47,14 +61,31 @@ def _dot(score: Score, cost: float, model: Model) -> Dot:
 def spread(model: Model) -> list[Figure]:
     """Every seed's score, method by method."""
     planned = _planned(model)
-    return [_strips(column, scores, planned[column], model) for column, scores in _columns(model).items()]
+    return [
+        _strips(column, scores, planned[column], model)
+        for column, scores in _columns(model).items()
+    ]
 
 
-def _strips(column: ChartColumn, scores: Sequence[Score], planned: Sequence[Score], model: Model) -> Figure:
+def _strips(
+    column: ChartColumn, scores: Sequence[Score], planned: Sequence[Score], model: Model
+) -> Figure:
     best = sorted(scores, key=lambda score: -(score.entry.mean or 0.0))[:SHOWN_ROWS]
-    rows = [FigureRow(score.entry.method, model.methods.index(score.entry.method), score.values) for score in best]
+    rows = [
+        FigureRow(score.entry.method, model.methods.index(score.entry.method), score.values)
+        for score in best
+    ]
     without = _without(planned, [score.entry.method for score in scores])
-    caption = "; ".join(filter(None, (f"n = {_shown(rows, scores)}, {_seeds(scores)} each", "dot: one seed, bar: their mean", without)))
+    caption = "; ".join(
+        filter(
+            None,
+            (
+                f"n = {_shown(rows, scores)}, {_seeds(scores)} each",
+                "dot: one seed, bar: their mean",
+                without,
+            ),
+        )
+    )
     return strips(rows, _unit(column[3]), title=column[3], caption=caption, **_where(column))
 
 
@@ -64,7 +95,11 @@ def curves(model: Model) -> list[Figure]:
     for each in model.curves:
         ranked = _ranked(model, each.backbone, each.data)
         names = sorted(each.lines, key=lambda name: ranked.get(name, len(ranked)))[:SHOWN_LINES]
-        ways = [SeriesWay(name, model.methods.index(name), each.lines[name].points) for name in names if each.lines[name].points]
+        ways = [
+            SeriesWay(name, model.methods.index(name), each.lines[name].points)
+            for name in names
+            if each.lines[name].points
+        ]
         if ways:
             loss = each.name == "training loss"
             seeds = _range([each.lines[way.name].n for way in ways])
@@ -87,16 +122,30 @@ def last_sites(model: Model) -> list[Figure]:
     """p and mu of each site at the end of training, all settings of a backbone together."""
     found: dict[tuple[str, str, tuple[str, ...]], list[TrackedCurves]] = {}
     for each in model.followed:
-        found.setdefault((each.backbone, each.quantity, tuple(site.name for site in each.sites)), []).append(each)
+        found.setdefault(
+            (each.backbone, each.quantity, tuple(site.name for site in each.sites)), []
+        ).append(each)
     return [_last(*key, settings) for key, settings in found.items()]
 
 
-def _last(backbone: str, quantity: str, names: Sequence[str], settings: Sequence[TrackedCurves]) -> Figure:
-    ways = [(f"{each.method}, {each.data}", [site.last for site in each.sites]) for each in settings]
+def _last(
+    backbone: str, quantity: str, names: Sequence[str], settings: Sequence[TrackedCurves]
+) -> Figure:
+    ways = [
+        (f"{each.method}, {each.data}", [site.last for site in each.sites]) for each in settings
+    ]
     seeds = _range([len(site.last) for each in settings for site in each.sites])
     caption = f"n = {len(ways)} setting{'s' if len(ways) > 1 else ''}, {seeds} each; dot: one seed, line: their mean"
     title = f"{quantity} after training"
-    return sites(ways, list(map(_site, names)), f"{quantity} (no unit)", title=title, caption=caption, backbone=backbone, data="")
+    return sites(
+        ways,
+        list(map(_site, names)),
+        f"{quantity} (no unit)",
+        title=title,
+        caption=caption,
+        backbone=backbone,
+        data="",
+    )
 
 
 def tracked_charts(model: Model) -> list[Figure]:
@@ -105,10 +154,15 @@ def tracked_charts(model: Model) -> list[Figure]:
 
 
 def _course(each: TrackedCurves) -> Figure:
-    kept = [each.sites[round(i * (len(each.sites) - 1) / (SHOWN_LINES - 1))] for i in range(SHOWN_LINES)]
+    kept = [
+        each.sites[round(i * (len(each.sites) - 1) / (SHOWN_LINES - 1))] for i in range(SHOWN_LINES)
+    ]
     shown = each.sites if len(each.sites) <= SHOWN_LINES else kept
     figure = lines(
-        [SeriesWay(_site(site.name), number, site.line.points) for number, site in enumerate(shown)],
+        [
+            SeriesWay(_site(site.name), number, site.line.points)
+            for number, site in enumerate(shown)
+        ],
         "optimizer step",
         f"{each.quantity} (no unit)",
         title=f"{each.quantity} of {each.method}",
@@ -139,7 +193,11 @@ def _planned(model: Model) -> dict[ChartColumn, list[Score]]:
 
 def _without(planned: Iterable[Score], drawn: Collection[str]) -> str:
     """Which planned methods are not drawn, and why; "" where all are."""
-    left_out = [f"{score.entry.method} ({_why(score)})" for score in planned if score.entry.method not in drawn]
+    left_out = [
+        f"{score.entry.method} ({_why(score)})"
+        for score in planned
+        if score.entry.method not in drawn
+    ]
     more = f" and {len(left_out) - NAMED} more" if len(left_out) > NAMED else ""
     return f"without {', '.join(left_out[:NAMED])}{more}" if left_out else ""
 
@@ -156,7 +214,11 @@ def _ranked(model: Model, backbone: str, data: str) -> dict[str, int]:
     means: dict[str, float] = {}
     for score in model.main:
         there = f"{score.entry.task}/{score.entry.dataset.partition(' (joint: ')[0]}"
-        if score.entry.backbone == backbone and data.split(" + ", 1)[0] == there and score.entry.mean is not None:
+        if (
+            score.entry.backbone == backbone
+            and data.split(" + ", 1)[0] == there
+            and score.entry.mean is not None
+        ):
             place = place or score.place
             if score.place == place:
                 means.setdefault(score.entry.method, score.entry.mean)
@@ -168,7 +230,11 @@ def _where(column: ChartColumn) -> dict[str, str]:
 
 
 def _unit(metric: str) -> str:
-    return f"{metric} (x 100)" if metric.startswith(("CIDEr", "BLEU", "METEOR", "SPICE")) else f"{metric} (%)"
+    return (
+        f"{metric} (x 100)"
+        if metric.startswith(("CIDEr", "BLEU", "METEOR", "SPICE"))
+        else f"{metric} (%)"
+    )
 
 
 def _seeds(scores: Sequence[Score]) -> str:
@@ -181,7 +247,11 @@ def _range(counts: Sequence[int]) -> str:
 
 
 def _shown(shown: Sized, every: Sized, what: str = "methods", which: str = "the best ") -> str:
-    return f"{len(shown)} {what}" if len(shown) == len(every) else f"{which}{len(shown)} of {len(every)} {what}"
+    return (
+        f"{len(shown)} {what}"
+        if len(shown) == len(every)
+        else f"{which}{len(shown)} of {len(every)} {what}"
+    )
 
 
 def _site(name: str) -> str:

@@ -117,7 +117,9 @@ class Model:
     scores: tuple[Score, ...]  # breakdowns by question type included
     curves: tuple[Curves, ...]
     followed: tuple[TrackedCurves, ...]
-    unfinished: tuple[str, ...]  # settings of which some seeds are done and some are not; no mean of them is shown
+    unfinished: tuple[
+        str, ...
+    ]  # settings of which some seeds are done and some are not; no mean of them is shown
     states: Mapping[str, int]  # cells by state: done, failed, missing, skipped
     problems: tuple[Block, ...]
     made: Block
@@ -131,10 +133,14 @@ class Model:
 def gather(plan: Plan, store: ReadOnce, *, mixed: bool = False) -> Model:
     """Read what a plan's cells have left. Raises UserError as `leaderboard` does, which takes `mixed`."""
     board = leaderboard(plan, store, mixed=mixed)
-    runnable = {cell.id: cell for cell in plan.runnable()}  # at another scale a cell may repeat an earlier one
+    runnable = {
+        cell.id: cell for cell in plan.runnable()
+    }  # at another scale a cell may repeat an earlier one
     done = [(cell, store.kept[cell.id]) for cell in plan.runnable() if cell.id in store.kept]
     undone = [cell for cell in runnable.values() if cell.id not in store.kept]
-    failed = [(cell, found.cause, found.message) for cell in undone if (found := failure(store, cell.id))]
+    failed = [
+        (cell, found.cause, found.message) for cell in undone if (found := failure(store, cell.id))
+    ]
     states = {
         "done": len(runnable) - len(undone),
         "failed": len(failed),
@@ -146,14 +152,20 @@ def gather(plan: Plan, store: ReadOnce, *, mixed: bool = False) -> Model:
     problems = tuple(_problems(failed, board))
     whole, unfinished = _whole(done, plan.runnable())
     curves, ways = tuple(_curves(whole)), tuple(_followed(whole))
-    return Model(board, methods, tuple(_scores(board)), curves, ways, unfinished, states, problems, made)
+    return Model(
+        board, methods, tuple(_scores(board)), curves, ways, unfinished, states, problems, made
+    )
 
 
-def _whole(done: Sequence[tuple[Planned, Record]], planned: Iterable[Planned]) -> tuple[list[tuple[Planned, Record]], tuple[str, ...]]:
+def _whole(
+    done: Sequence[tuple[Planned, Record]], planned: Iterable[Planned]
+) -> tuple[list[tuple[Planned, Record]], tuple[str, ...]]:
     """The finished cells of settings of which every seed is done, and the names of settings that are done in part."""
     wanted = Counter(map(_setting, planned))
     found = Counter(_setting(cell) for cell, _ in done)
-    whole = [(cell, record) for cell, record in done if found[_setting(cell)] == wanted[_setting(cell)]]
+    whole = [
+        (cell, record) for cell, record in done if found[_setting(cell)] == wanted[_setting(cell)]
+    ]
     partial = (setting for setting in found if found[setting] < wanted[setting])
     return whole, tuple(f"{method} on {backbone}, {data}" for backbone, data, method in partial)
 
@@ -170,14 +182,19 @@ def dataset_label(cell: Planned) -> str:
 def _scores(board: Leaderboard) -> Iterator[Score]:
     frame = board.frame
     values: dict[tuple[str, ...], list[float]] = {}
-    columns = (frame[name].tolist() for name in ("backbone", "method", "task", "dataset", "metric", "value", "state"))
+    columns = (
+        frame[name].tolist()
+        for name in ("backbone", "method", "task", "dataset", "metric", "value", "state")
+    )
     for *key, value, state in zip(*columns, strict=True):
         if state == "done":
             values.setdefault(tuple(key), []).append(value)
     spent = {_key(entry): entry.mean for entry in costs(board)}
     for entry in scores(board, details=True):
         name = _key(entry)
-        seconds, memory = (spent.get((*name[:4], cost)) for cost in ("train_seconds", "peak_memory_mb"))
+        seconds, memory = (
+            spent.get((*name[:4], cost)) for cost in ("train_seconds", "peak_memory_mb")
+        )
         yield Score(entry, tuple(values.get(name, ())), seconds, memory)
 
 
@@ -198,7 +215,9 @@ def _curves(done: Iterable[tuple[Planned, Record]]) -> Iterator[Curves]:
     chosen: dict[tuple[str, str, str], dict[str, CurveLine]] = {}
     for (backbone, data, method), records in _grouped(done).items():
         if any(record.curve for record in records):
-            losses.setdefault((backbone, data), {})[method] = line(record.curve for record in records)
+            losses.setdefault((backbone, data), {})[method] = line(
+                record.curve for record in records
+            )
         selected = [record.selection for record in records if record.selection is not None]
         if selected:
             name = f"{' + '.join(selected[0].metric)} on {selected[0].split}"
@@ -212,17 +231,29 @@ def line(ways: Iterable[Sequence[tuple[int, float]]]) -> CurveLine:
     """Mean of several curves at their common steps, thinned to POINTS points with the first and the last among them."""
     given = [dict(way) for way in ways if way]
     steps = sorted(set.intersection(*(set(way) for way in given))) if given else []
-    kept = steps if len(steps) <= POINTS else [steps[round(i * (len(steps) - 1) / (POINTS - 1))] for i in range(POINTS)]
+    kept = (
+        steps
+        if len(steps) <= POINTS
+        else [steps[round(i * (len(steps) - 1) / (POINTS - 1))] for i in range(POINTS)]
+    )
     return CurveLine(tuple((step, fmean(way[step] for way in given)) for step in kept), len(given))
 
 
 def _followed(done: Iterable[tuple[Planned, Record]]) -> Iterator[TrackedCurves]:
     for (backbone, data, method), records in _grouped(done).items():
         names = list(dict.fromkeys(name for record in records for name in record.scalars))
-        quantities = dict.fromkeys(sorted((name.rpartition(".")[2] for name in names), reverse=True))  # p before mu
+        quantities = dict.fromkeys(
+            sorted((name.rpartition(".")[2] for name in names), reverse=True)
+        )  # p before mu
         for quantity in quantities:
             own = [name for name in names if name.rpartition(".")[2] == quantity]
-            yield TrackedCurves(backbone, data, method, quantity, tuple(_site(name, records) for name in sorted(own, key=_natural)))
+            yield TrackedCurves(
+                backbone,
+                data,
+                method,
+                quantity,
+                tuple(_site(name, records) for name in sorted(own, key=_natural)),
+            )
 
 
 def _site(name: str, records: Iterable[Record]) -> SiteCurve:
@@ -233,7 +264,9 @@ def _site(name: str, records: Iterable[Record]) -> SiteCurve:
 def _natural(name: str) -> tuple[bool, list[tuple[int, str]]]:
     """As the data flows: the encoder before the decoder, layer 9 before layer 10, self-attention before cross-attention."""
     parts = name.split(".")
-    return parts[0] == "decoder", [(int(part), "") if part.isdecimal() else (FLOW.get(part, len(FLOW)), part) for part in parts]
+    return parts[0] == "decoder", [
+        (int(part), "") if part.isdecimal() else (FLOW.get(part, len(FLOW)), part) for part in parts
+    ]
 
 
 def _problems(failed: Sequence[tuple[Planned, str, str]], board: Leaderboard) -> Iterator[Block]:
@@ -244,7 +277,12 @@ def _problems(failed: Sequence[tuple[Planned, str, str]], board: Leaderboard) ->
     if causes:
         ordered = sorted(causes.items(), key=lambda item: (-len(item[1]), item[0]))
         header = ("cause", "cells", "methods", "first message", "ids")
-        yield Block("Failed cells, by cause", "lrlll", (header,), tuple(_cause(cause, cells) for cause, cells in ordered))
+        yield Block(
+            "Failed cells, by cause",
+            "lrlll",
+            (header,),
+            tuple(_cause(cause, cells) for cause, cells in ordered),
+        )
     reasons: dict[tuple[str, str], dict[str, None]] = {}
     columns = (board.frame[name].tolist() for name in ("state", "id"))
     for state, cell_id in zip(*columns, strict=True):
@@ -252,13 +290,22 @@ def _problems(failed: Sequence[tuple[Planned, str, str]], board: Leaderboard) ->
         if kind in ("skipped", "absent"):
             reasons.setdefault((kind, reason), {})[cell_id] = None
     if reasons:
-        rows = tuple(_texts(kind, len(cells), reason) for (kind, reason), cells in sorted(reasons.items()))
-        yield Block("Cells that the grid rules out, and metrics that could not be computed", "lrl", (("what", "cells", "reason"),), rows)
+        rows = tuple(
+            _texts(kind, len(cells), reason) for (kind, reason), cells in sorted(reasons.items())
+        )
+        yield Block(
+            "Cells that the grid rules out, and metrics that could not be computed",
+            "lrl",
+            (("what", "cells", "reason"),),
+            rows,
+        )
 
 
 def _cause(cause: str, cells: Sequence[tuple[Planned, str]]) -> tuple[Text, ...]:
     methods = ", ".join(dict.fromkeys(cell.row for cell, _ in cells))
-    ids = ", ".join(cell.id for cell, _ in cells[:12]) + (f" and {len(cells) - 12} more" if len(cells) > 12 else "")
+    ids = ", ".join(cell.id for cell, _ in cells[:12]) + (
+        f" and {len(cells) - 12} more" if len(cells) > 12 else ""
+    )
     return _texts(cause, len(cells), methods, cells[0][1], ids)
 
 
@@ -283,4 +330,6 @@ def _provenance(values: Mapping[str, object]) -> Iterator[tuple[str, str]]:
 
 
 def _texts(*values: object) -> tuple[Text, ...]:
-    return tuple(Text(f"{value:,}" if isinstance(value, int) else one_line(str(value))) for value in values)
+    return tuple(
+        Text(f"{value:,}" if isinstance(value, int) else one_line(str(value))) for value in values
+    )

@@ -98,7 +98,9 @@ class Browser:
 
     def answered_by(self, series: Sequence[int] | None = None) -> str:
         """The seed of some series, of all by default; where they are not of one, so it says."""
-        seeds = sorted({self.seeds[i] for i in (range(len(self.seeds)) if series is None else series)})
+        seeds = sorted(
+            {self.seeds[i] for i in (range(len(self.seeds)) if series is None else series)}
+        )
         if len(seeds) == 1:
             return f"seed {seeds[0]}"
         return f"seeds {', '.join(map(str, seeds))} (of each method the first that is done)"
@@ -118,7 +120,9 @@ def browsers(plan: Plan, store: ReadOnce, model: Model, wanted: int) -> list[Bro
     """One a task and dataset that has predictions; `wanted` examples in all, shared evenly."""
     groups = _groups(plan, store, model)
     shares = [wanted // len(groups) + (i < wanted % len(groups)) for i in range(len(groups))]
-    return [_browser(group, store, share) for group, share in zip(groups, shares, strict=True) if share]
+    return [
+        _browser(group, store, share) for group, share in zip(groups, shares, strict=True) if share
+    ]
 
 
 @dataclass(frozen=True)
@@ -137,20 +141,38 @@ def _groups(plan: Plan, store: ReadOnce, model: Model) -> list[_Group]:
     for cell in sorted(plan.runnable(), key=lambda cell: cell.seed):
         if cell.id in store.kept and (store.folder(cell.id) / "predictions.jsonl").exists():
             for i, part in enumerate(cell.cell.parts):
-                found.setdefault((part.task, part.dataset.name), {}).setdefault((cell.backbone, cell.row), (cell, i))
+                found.setdefault((part.task, part.dataset.name), {}).setdefault(
+                    (cell.backbone, cell.row), (cell, i)
+                )
     order = {(row.backbone, row.row): i for i, row in reversed(list(enumerate(plan.cells)))}
     groups = []
     for (task, dataset), cells in sorted(found.items()):
         metric, kept = _best(model, task, dataset, sorted(cells, key=order.__getitem__))
-        groups.append(_Group(task, dataset, metric, {series: cells[series] for series in kept}, len(cells) - len(kept)))
+        groups.append(
+            _Group(
+                task,
+                dataset,
+                metric,
+                {series: cells[series] for series in kept},
+                len(cells) - len(kept),
+            )
+        )
     return groups
 
 
-def _best(model: Model, task: str, dataset: str, series: Sequence[Series]) -> tuple[str, list[Series]]:
+def _best(
+    model: Model, task: str, dataset: str, series: Sequence[Series]
+) -> tuple[str, list[Series]]:
     """The group's first metric, and of each backbone its METHODS best series in the given order."""
-    own = [score.entry for score in model.main if score.entry.task == task and score.entry.dataset.partition(" (joint: ")[0] == dataset]
+    own = [
+        score.entry
+        for score in model.main
+        if score.entry.task == task and score.entry.dataset.partition(" (joint: ")[0] == dataset
+    ]
     metric = own[0].metric if own else ""
-    means = {(entry.backbone, entry.method): entry.mean or 0.0 for entry in own if entry.metric == metric}
+    means = {
+        (entry.backbone, entry.method): entry.mean or 0.0 for entry in own if entry.metric == metric
+    }
     kept: list[Series] = []
     for backbone in dict.fromkeys(backbone for backbone, _ in series):
         of = [each for each in series if each[0] == backbone]
@@ -162,9 +184,16 @@ def _best(model: Model, task: str, dataset: str, series: Sequence[Series]) -> tu
 def _browser(group: _Group, store: ReadOnce, share: int) -> Browser:
     answers = [_read(store, cell, part, group.metric) for cell, part in group.cells.values()]
     ids = list(dict.fromkeys(name for own in answers for name in own))
-    table = np.array([[own[name].score if name in own else np.nan for name in ids] for own in answers])
+    table = np.array(
+        [[own[name].score if name in own else np.nan for name in ids] for own in answers]
+    )
     series = tuple(group.cells)
-    chosen = _chosen(table, [backbone for backbone, _ in series], [_first(answers, name).kind for name in ids], share)
+    chosen = _chosen(
+        table,
+        [backbone for backbone, _ in series],
+        [_first(answers, name).kind for name in ids],
+        share,
+    )
     names = [ids[i] for i in chosen]
     cell, part = next(iter(group.cells.values()))
     opened = _Opened.of(cell, part, store, names)
@@ -181,7 +210,10 @@ def _browser(group: _Group, store: ReadOnce, share: int) -> Browser:
         series,
         shown,
         opened.pictures,
-        tuple(fmean(known) if (known := [float(v) for v in own if np.isfinite(v)]) else None for own in table),
+        tuple(
+            fmean(known) if (known := [float(v) for v in own if np.isfinite(v)]) else None
+            for own in table
+        ),
         tuple(map(tuple, better.tolist())),
         tuple(map(tuple, equal.tolist())),
     )
@@ -191,8 +223,12 @@ def _read(store: ReadOnce, cell: Planned, part: int, metric: str) -> dict[str, A
     path, found = store.folder(cell.id) / "predictions.jsonl", dict[str, Answered]()
     task = cell.cell.parts[part].name
     written = store.record(cell.id).files.get(path.name)
-    if written and sha256(path) != written:  # cut at the end of a line it could still be read, and be miscounted
-        raise UserError(f"{path} is not what the run wrote; delete the cell's folder and run it again, or use --examples 0")
+    if (
+        written and sha256(path) != written
+    ):  # cut at the end of a line it could still be read, and be miscounted
+        raise UserError(
+            f"{path} is not what the run wrote; delete the cell's folder and run it again, or use --examples 0"
+        )
     with path.open(encoding="utf-8") as file:
         for number, text in enumerate(file, start=1):
             try:
@@ -200,7 +236,9 @@ def _read(store: ReadOnce, cell: Planned, part: int, metric: str) -> dict[str, A
                 if row.get("task", task) != task:
                     continue
                 score = float(row["scores"].get(metric, np.nan))
-                found[row["id"]] = Answered(row["id"], row["kind"], row["prediction"], tuple(row["references"]), score)
+                found[row["id"]] = Answered(
+                    row["id"], row["kind"], row["prediction"], tuple(row["references"]), score
+                )
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise UserError(
                     f"{path}: line {number} is damaged ({error}); delete the cell's folder and run it again, or use --examples 0"
@@ -210,7 +248,9 @@ def _read(store: ReadOnce, cell: Planned, part: int, metric: str) -> dict[str, A
     return found
 
 
-def _chosen(table: ExampleScores, backbones: Sequence[str], kinds: Sequence[str], share: int) -> list[int]:
+def _chosen(
+    table: ExampleScores, backbones: Sequence[str], kinds: Sequence[str], share: int
+) -> list[int]:
     """Where methods of one backbone disagree most (variance of their scores, a mean over backbones), question types in turn."""
     names = np.array(backbones)
     spread = np.zeros(table.shape[1])
@@ -232,9 +272,19 @@ def _shown(name: str, answers: Sequence[Mapping[str, Answered]], opened: _Opened
     first = _first(answers, name)
     example = opened.examples.get(name)
     images = example.images if example else ()
-    missing = opened.missing or "; ".join(dict.fromkeys(opened.unseen[image] for image in images if image in opened.unseen))
+    missing = opened.missing or "; ".join(
+        dict.fromkeys(opened.unseen[image] for image in images if image in opened.unseen)
+    )
     question = example.question if example else ""
-    return ShownExample(name, first.kind, question, first.references, images, tuple(_grouped(name, answers)), missing)
+    return ShownExample(
+        name,
+        first.kind,
+        question,
+        first.references,
+        images,
+        tuple(_grouped(name, answers)),
+        missing,
+    )
 
 
 def _grouped(name: str, answers: Sequence[Mapping[str, Answered]]) -> Iterator[Answer]:
@@ -244,7 +294,9 @@ def _grouped(name: str, answers: Sequence[Mapping[str, Answered]]) -> Iterator[A
         if name in own:
             score = own[name].score
             found.setdefault((own[name].text, score if np.isfinite(score) else None), []).append(i)
-    for (text, known), by in sorted(found.items(), key=lambda item: (-(item[0][1] or 0.0), item[1])):
+    for (text, known), by in sorted(
+        found.items(), key=lambda item: (-(item[0][1] or 0.0), item[1])
+    ):
         yield Answer(text, known, tuple(by))
 
 
@@ -263,13 +315,24 @@ class _Opened:
         try:
             data = where.dataset.open()
             if _is_other(data, part, store.record(cell.id).provenance.get("data")):
-                return cls({}, {}, {}, f"the dataset '{where.dataset.name}' that is here is not the one that the cells saw")
+                return cls(
+                    {},
+                    {},
+                    {},
+                    f"the dataset '{where.dataset.name}' that is here is not the one that the cells saw",
+                )
             wanted = set(names)
-            examples = {each.id: each for each in data.examples(where.task, where.protocol.eval_split) if each.id in wanted}
+            examples = {
+                each.id: each
+                for each in data.examples(where.task, where.protocol.eval_split)
+                if each.id in wanted
+            }
         except UserError as error:
             return cls({}, {}, {}, f"question and image are not here: {error}")
         pictures, unseen = dict[str, str](), dict[str, str]()
-        for image in dict.fromkeys(image for name in names if name in examples for image in examples[name].images):
+        for image in dict.fromkeys(
+            image for name in names if name in examples for image in examples[name].images
+        ):
             try:
                 pictures[image] = _thumbnail(data, image)
             except UserError as error:

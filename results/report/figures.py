@@ -42,7 +42,11 @@ class Mark:
     @property
     def shape(self) -> str:
         """SVG path data around (0, 0): a circle, square, triangle or diamond, or a slice of a disc."""
-        return SHAPES[self.method // COLOURS % len(SHAPES)] if self.share[1] == 1 else _slice(*self.share)
+        return (
+            SHAPES[self.method // COLOURS % len(SHAPES)]
+            if self.share[1] == 1
+            else _slice(*self.share)
+        )
 
 
 @dataclass(frozen=True)
@@ -115,8 +119,12 @@ class Figure:
     labels: tuple[Label, ...] = ()
     backbone: str = ""
     data: str = ""
-    methods: tuple[int, ...] = ()  # whose it is, where the page's own numbers of methods stand in it
-    legend: tuple[tuple[int, str], ...] = ()  # what its own numbers mean, where they are not the page's
+    methods: tuple[
+        int, ...
+    ] = ()  # whose it is, where the page's own numbers of methods stand in it
+    legend: tuple[
+        tuple[int, str], ...
+    ] = ()  # what its own numbers mean, where they are not the page's
     left: float = LEFT
     height: float = HEIGHT
     width: float = WIDTH
@@ -170,13 +178,18 @@ class SeriesWay:
     points: Sequence[tuple[float, float]]
 
 
-def lines(ways: Sequence[SeriesWay], x_title: str, y_title: str, *, log: bool = False, **about: Any) -> Figure:
+def lines(
+    ways: Sequence[SeriesWay], x_title: str, y_title: str, *, log: bool = False, **about: Any
+) -> Figure:
     """Lines over steps; `log`: the y axis may be logarithmic."""
     frame = Frame(
         Axis.around(x_title, [x for way in ways for x, _ in way.points], whole=True),
         Axis.around(y_title, [y for way in ways for _, y in way.points], log=log),
     )
-    paths = tuple(Path(frame.path(way.points), way.method, f"{way.name}: ends at {way.points[-1][1]:.4g}") for way in ways)
+    paths = tuple(
+        Path(frame.path(way.points), way.method, f"{way.name}: ends at {way.points[-1][1]:.4g}")
+        for way in ways
+    )
     return Figure(
         **about,
         about=f"{len(ways)} lines. {'; '.join(path.text for path in paths)}.",
@@ -209,10 +222,22 @@ def strips(rows: Sequence[FigureRow], x_title: str, **about: Any) -> Figure:
     ordered = sorted(rows, key=lambda row: (-row.mean, row.method))
     left = min(170.0, 12 + CHARACTER * max(len(row.name) for row in rows))
     height = TOP + BOTTOM + ROW * len(rows)
-    frame = Frame(Axis.around(x_title, [value for row in rows for value in row.values]), Axis("", 0, len(rows)), left, height)
+    frame = Frame(
+        Axis.around(x_title, [value for row in rows for value in row.values]),
+        Axis("", 0, len(rows)),
+        left,
+        height,
+    )
     places = [(row, TOP + ROW * (i + 0.5)) for i, row in enumerate(ordered)]
-    bars = tuple(Path(f"M{frame.to_x(row.mean):g} {y - 6:g}v12", row.method, kind="mean") for row, y in places)
-    marks = tuple(Mark(frame.to_x(value), y, row.method, _seeds(row)) for row, y in places for value in row.values)
+    bars = tuple(
+        Path(f"M{frame.to_x(row.mean):g} {y - 6:g}v12", row.method, kind="mean")
+        for row, y in places
+    )
+    marks = tuple(
+        Mark(frame.to_x(value), y, row.method, _seeds(row))
+        for row, y in places
+        for value in row.values
+    )
     width = int((left - 10) / CHARACTER)
     return Figure(
         **about,
@@ -220,7 +245,10 @@ def strips(rows: Sequence[FigureRow], x_title: str, **about: Any) -> Figure:
         x_title=x_title,
         y_title="",
         x_ticks=frame.x_ticks(),
-        y_ticks=tuple(Tick(y, row.name if len(row.name) <= width else f"{row.name[: width - 1]}…", row.method) for row, y in places),
+        y_ticks=tuple(
+            Tick(y, row.name if len(row.name) <= width else f"{row.name[: width - 1]}…", row.method)
+            for row, y in places
+        ),
         paths=bars,
         marks=marks,
         methods=tuple(row.method for row, _ in places),
@@ -233,22 +261,41 @@ def _seeds(row: FigureRow) -> str:
     return f"{row.name}: {', '.join(f'{value:.1f}' for value in row.values)}"
 
 
-def sites(ways: Sequence[tuple[str, Sequence[Sequence[float]]]], names: Sequence[str], y_title: str, **about: Any) -> Figure:
+def sites(
+    ways: Sequence[tuple[str, Sequence[Sequence[float]]]],
+    names: Sequence[str],
+    y_title: str,
+    **about: Any,
+) -> Figure:
     """Last values site by site, a line through the means and a dot a seed for each setting. `ways`: name, seeds' values a site."""
-    frame = Frame(Axis("", -0.5, len(names) - 0.5), Axis.around(y_title, [value for _, way in ways for seeds in way for value in seeds]))
+    frame = Frame(
+        Axis("", -0.5, len(names) - 0.5),
+        Axis.around(y_title, [value for _, way in ways for seeds in way for value in seeds]),
+    )
     paths, marks = list[Path](), list[Mark]()
     for number, (name, way) in enumerate(ways):
         means = [(i, sum(seeds) / len(seeds)) for i, seeds in enumerate(way) if seeds]
-        paths.append(Path(frame.path(means), number, f"{name}: {', '.join(f'{mean:.3f}' for _, mean in means)}"))
+        paths.append(
+            Path(
+                frame.path(means),
+                number,
+                f"{name}: {', '.join(f'{mean:.3f}' for _, mean in means)}",
+            )
+        )
         points = [(i, value) for i, seeds in enumerate(way) for value in seeds]
-        marks += [Mark(frame.to_x(i), frame.to_y(v), number, f"{name}, {names[i]}: {v:.4f}") for i, v in points]
+        marks += [
+            Mark(frame.to_x(i), frame.to_y(v), number, f"{name}, {names[i]}: {v:.4f}")
+            for i, v in points
+        ]
     every = -(-len(names) // SITES)
     return Figure(
         **about,
         about=f"Sites: {', '.join(names)}. {'; '.join(path.text for path in paths)}.",
         x_title="site, in the model's order",
         y_title=y_title,
-        x_ticks=tuple(Tick(frame.to_x(i), *_two_lines(name)) for i, name in enumerate(names) if i % every == 0),
+        x_ticks=tuple(
+            Tick(frame.to_x(i), *_two_lines(name)) for i, name in enumerate(names) if i % every == 0
+        ),
         y_ticks=frame.y_ticks(),
         paths=tuple(paths),
         marks=tuple(marks),

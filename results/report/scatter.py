@@ -10,7 +10,19 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from vlpeft.benchmark.core.axes import Axis, short_number
-from vlpeft.results.report.figures import BOTTOM, CHARACTER, DISC, LEFT, TOP, WIDTH, Figure, Frame, Label, Mark, Path
+from vlpeft.results.report.figures import (
+    BOTTOM,
+    CHARACTER,
+    DISC,
+    LEFT,
+    TOP,
+    WIDTH,
+    Figure,
+    Frame,
+    Label,
+    Mark,
+    Path,
+)
 
 NEAR = 3.0  # dots less far apart than this are one point
 LINE = 12  # height of a label
@@ -37,16 +49,23 @@ def front(dots: Iterable[Dot]) -> list[Dot]:
     return found
 
 
-def scatter(dots: Sequence[Dot], cost: tuple[str, str], y_title: str, *, whole: bool = True, **about: Any) -> Figure:
+def scatter(
+    dots: Sequence[Dot], cost: tuple[str, str], y_title: str, *, whole: bool = True, **about: Any
+) -> Figure:
     """Score against cost (its name and unit), with the Pareto front as steps and the names of the methods on it.
 
     Where not the `whole` column is there, no front is claimed: all dots are named.
     """
     best = front(dots) if whole else sorted(dots, key=lambda dot: (dot.x, -dot.y, dot.method))
-    unit, heading = cost[1] or cost[0], "On the Pareto front, cheapest first" if whole else "Cheapest first"
+    unit, heading = (
+        cost[1] or cost[0],
+        "On the Pareto front, cheapest first" if whole else "Cheapest first",
+    )
     x_title = f"{cost[0]} ({cost[1]})" if cost[1] else cost[0]
     ends = [dot.y + sign * (dot.std or 0.0) for dot in dots for sign in (-1, 1)]
-    frame = Frame(Axis.around(x_title, [dot.x for dot in dots], log=True), Axis.around(y_title, ends))
+    frame = Frame(
+        Axis.around(x_title, [dot.x for dot in dots], log=True), Axis.around(y_title, ends)
+    )
     bars = [Path(_bar(frame, dot), dot.method, kind="bar") for dot in dots if dot.std]
     points = _points(frame, dots)
     return Figure(
@@ -65,7 +84,11 @@ def scatter(dots: Sequence[Dot], cost: tuple[str, str], y_title: str, *, whole: 
 
 def _steps(frame: Frame, best: Sequence[Dot]) -> Iterator[Path]:
     """The front as a line: up to each of its dots, and right to the next."""
-    corners = [(dot.x, y) for before, dot in zip([None, *best], best, strict=False) for y in ((before.y,) if before else ()) + (dot.y,)]
+    corners = [
+        (dot.x, y)
+        for before, dot in zip([None, *best], best, strict=False)
+        for y in ((before.y,) if before else ()) + (dot.y,)
+    ]
     if best:
         yield Path(frame.path([*corners, (frame.x.high, best[-1].y)]), None, kind="front")
 
@@ -85,7 +108,11 @@ def _points(frame: Frame, dots: Iterable[Dot]) -> list[list[Dot]]:
     found: list[list[Dot]] = []
     for dot in dots:
         x, y = frame.to_x(dot.x), frame.to_y(dot.y)
-        near = (point for point in found if abs(frame.to_x(point[0].x) - x) < NEAR and abs(frame.to_y(point[0].y) - y) < NEAR)
+        near = (
+            point
+            for point in found
+            if abs(frame.to_x(point[0].x) - x) < NEAR and abs(frame.to_y(point[0].y) - y) < NEAR
+        )
         if (point := next(near, None)) is not None:
             point.append(dot)
         else:
@@ -102,11 +129,16 @@ def _marks(frame: Frame, point: Sequence[Dot], unit: str) -> Iterator[Mark]:
         yield Mark(x, y, dot.method, text, (i, len(point)))
 
 
-def _labels(frame: Frame, points: Sequence[Sequence[Dot]], best: Collection[Dot]) -> Iterator[Label]:
+def _labels(
+    frame: Frame, points: Sequence[Sequence[Dot]], best: Collection[Dot]
+) -> Iterator[Label]:
     """Names beside the points that hold some of the best, rightmost first; never over one another, and over as few dots as can be."""
     discs = {point[0]: _disc(frame, point[0]) for point in points}
     taken: list[Box] = []
-    for point in sorted((point for point in points if not set(best).isdisjoint(point)), key=lambda point: -point[0].x):
+    for point in sorted(
+        (point for point in points if not set(best).isdisjoint(point)),
+        key=lambda point: -point[0].x,
+    ):
         others = [box for dot, box in discs.items() if dot is not point[0]]
         for text in _texts(point):
             tried = [(label, Box.of(label)) for label in _around(frame, text, point)]
@@ -151,7 +183,12 @@ class Box(NamedTuple):
 
     def meets(self, other: Box) -> bool:
         """Whether they overlap."""
-        return self.left < other.right and other.left < self.right and self.top < other.bottom and other.top < self.bottom
+        return (
+            self.left < other.right
+            and other.left < self.right
+            and self.top < other.bottom
+            and other.top < self.bottom
+        )
 
 
 def _disc(frame: Frame, dot: Dot) -> Box:

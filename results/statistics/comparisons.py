@@ -11,7 +11,18 @@ from vlpeft.results.statistics.paired import seed_interval
 from vlpeft.results.statistics.significance import ColumnPlace, Significance, TestedColumn
 from vlpeft.results.tables.table import Block, Table, Text, one_line
 
-HEADER = ("rank", "method", "mean", "95 % over seeds", "best minus it", "95 % over images", "p", "p (Holm)", "detectable", "with each seed")
+HEADER = (
+    "rank",
+    "method",
+    "mean",
+    "95 % over seeds",
+    "best minus it",
+    "95 % over images",
+    "p",
+    "p (Holm)",
+    "detectable",
+    "with each seed",
+)
 CAPTION = (
     "best minus it: points, means over seeds; 95 % over images: clustered by image. p: sign flips of whole images. "
     "p (Holm): corrected for the comparisons of the block. detectable: the difference that such a test finds four times of five. "
@@ -24,14 +35,27 @@ def significance_table(board: Leaderboard, tests: Significance) -> Table:
     """One block a column of the score table; columns that cannot be tested stand in the caption, with the reason."""
     blocks = tuple(_block(place, column) for place, column in tests.columns.items())
     data = tuple(row for place, column in tests.columns.items() for row in _data(place, column))
-    untested = (f"Not tested: {' / '.join(place)}: {reason}." for place, reason in tests.reasons.items())
-    return Table(one_line(f"{board.title}: differences"), (*CAPTION, *map(one_line, untested)), blocks, data, remarks=board.remarks)
+    untested = (
+        f"Not tested: {' / '.join(place)}: {reason}." for place, reason in tests.reasons.items()
+    )
+    return Table(
+        one_line(f"{board.title}: differences"),
+        (*CAPTION, *map(one_line, untested)),
+        blocks,
+        data,
+        remarks=board.remarks,
+    )
 
 
 def _block(place: ColumnPlace, column: TestedColumn) -> Block:
     backbone, task, dataset, metric = place
     title = f"{backbone}, {task}/{dataset}, {metric}: {int(column.examples.sum()):,} examples, {len(column.examples):,} images"
-    return Block(one_line(title), "rlrrrrrrrr", (HEADER,), tuple(_line(row, column) for row in _data(place, column)))
+    return Block(
+        one_line(title),
+        "rlrrrrrrrr",
+        (HEADER,),
+        tuple(_line(row, column) for row in _data(place, column)),
+    )
 
 
 def _data(place: ColumnPlace, column: TestedColumn) -> Iterator[dict[str, Any]]:

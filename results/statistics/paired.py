@@ -54,10 +54,21 @@ def differences(a: Floats, b: Floats, examples: Floats) -> list[Difference]:
     (Bloom 1995, "Minimum detectable effects"; for test sets of language models: Card et al. 2020, EMNLP).
     """
     found = a[None] - b
-    values, errors, spread = found.sum(1) / examples.sum(), standard_errors(found, examples), _t(len(examples))
+    values, errors, spread = (
+        found.sum(1) / examples.sum(),
+        standard_errors(found, examples),
+        _t(len(examples)),
+    )
     raw = sign_flip(found)
     detectable = errors * (spread + _t(len(examples), 2 * (1 - POWER)))
-    columns = (values, values - spread * errors, values + spread * errors, raw, holm(raw), detectable)
+    columns = (
+        values,
+        values - spread * errors,
+        values + spread * errors,
+        raw,
+        holm(raw),
+        detectable,
+    )
     return [Difference(*map(float, row)) for row in zip(*columns, strict=True)]
 
 

@@ -103,7 +103,11 @@ UNTESTED = Significance({}, {})
 
 def significance(board: Leaderboard, store: Store) -> Significance:
     """Test every column (backbone, task, dataset, metric) that has two methods or more. Raises UserError for damaged or foreign scores."""
-    columns, reasons, reader = dict[ColumnPlace, TestedColumn](), dict[ColumnPlace, str](), _Reader(store)
+    columns, reasons, reader = (
+        dict[ColumnPlace, TestedColumn](),
+        dict[ColumnPlace, str](),
+        _Reader(store),
+    )
     for place, cells in _places(board):
         found = _column(place, cells, reader)
         if isinstance(found, TestedColumn):
@@ -126,7 +130,9 @@ def _places(board: Leaderboard) -> Iterator[tuple[ColumnPlace, list[_Cell]]]:
     """Columns of the scores, breakdowns aside, with the cells that the grid does not rule out."""
     names = ["backbone", "task", "dataset", "metric", "method", "seed", "id", "value", "state"]
     found: dict[ColumnPlace, list[_Cell]] = {}
-    for backbone, task, dataset, metric, *cell in zip(*(board.frame[name].tolist() for name in names), strict=True):
+    for backbone, task, dataset, metric, *cell in zip(
+        *(board.frame[name].tolist() for name in names), strict=True
+    ):
         if "/" not in metric and not cell[-1].startswith("skipped"):
             found.setdefault((backbone, task, dataset, metric), []).append(_Cell(*cell))
     yield from found.items()
@@ -165,13 +171,22 @@ def _column(place: ColumnPlace, cells: Sequence[_Cell], reader: _Reader) -> Test
     return _averaged(methods, place[3], cells, parts)
 
 
-def _averaged(methods: tuple[str, ...], metric: str, cells: Sequence[_Cell], parts: Sequence[ImageScores]) -> TestedColumn:
+def _averaged(
+    methods: tuple[str, ...], metric: str, cells: Sequence[_Cell], parts: Sequence[ImageScores]
+) -> TestedColumn:
     rows: dict[str, list[tuple[float, ...]]] = {method: [] for method in methods}
     for cell, part in zip(cells, parts, strict=True):
         _check(cell, metric, part)
         rows[cell.method].append(part.sums[metric])
-    seeds = tuple({cell.seed: cell.value for cell in cells if cell.method == method} for method in methods)
-    return TestedColumn(methods, np.array([np.mean(rows[method], 0) for method in methods]), np.array(parts[0].examples, float), seeds)
+    seeds = tuple(
+        {cell.seed: cell.value for cell in cells if cell.method == method} for method in methods
+    )
+    return TestedColumn(
+        methods,
+        np.array([np.mean(rows[method], 0) for method in methods]),
+        np.array(parts[0].examples, float),
+        seeds,
+    )
 
 
 def _check(cell: _Cell, metric: str, part: ImageScores) -> None:

@@ -34,7 +34,9 @@ def find(name_or_path: str, beginning: str, scale: str = "") -> Crossed:
         if each.planned.id.startswith(beginning):
             found.setdefault(each.planned.id, each)
     if not beginning or len(found) != 1:
-        raise UserError(f"--explain {beginning}: {len(found) or 'no'} cells have an id that starts so; see `vlpeft plan {name_or_path}`")
+        raise UserError(
+            f"--explain {beginning}: {len(found) or 'no'} cells have an id that starts so; see `vlpeft plan {name_or_path}`"
+        )
     return next(iter(found.values()))
 
 
@@ -47,10 +49,18 @@ def sections(cell: Crossed) -> Iterator[SettingsSection]:
         several = f"{part.name}: " if cell.planned.cell.also else ""
         yield _dataset(part.dataset, data, several)
         recipe = dump(part.protocol)
-        yield SettingsSection(f"{several}protocol {part.protocol.name}", recipe, origins(layers, recipe, DEFAULT))
+        yield SettingsSection(
+            f"{several}protocol {part.protocol.name}", recipe, origins(layers, recipe, DEFAULT)
+        )
 
 
-def _choice(kind: str, name: str, settings: Mapping[str, JSON], layers: Sequence[Layer], registry: Registry[Any]) -> SettingsSection:
+def _choice(
+    kind: str,
+    name: str,
+    settings: Mapping[str, JSON],
+    layers: Sequence[Layer],
+    registry: Registry[Any],
+) -> SettingsSection:
     values = dump(parse(registry.load(name), settings, f"{kind} {name}"))
     return SettingsSection(f"{kind} {name}", values, origins(layers, values, f"default of {name}"))
 
@@ -66,11 +76,18 @@ def _dataset(spec: DatasetSpec, layers: Sequence[Layer], several: str) -> Settin
 def explain_rows(cell: Crossed) -> dict[str, Any]:
     """The same for scripts."""
     told = [
-        {"title": s.title, "settings": {key: {"value": value, "from": s.origins[key]} for key, value in s.values.items()}}
+        {
+            "title": s.title,
+            "settings": {
+                key: {"value": value, "from": s.origins[key]} for key, value in s.values.items()
+            },
+        }
         for s in sections(cell)
     ]
     planned = cell.planned
-    about = {key: getattr(planned, key) for key in ("id", "row", "backbone", "task", "dataset", "seed")}
+    about = {
+        key: getattr(planned, key) for key in ("id", "row", "backbone", "task", "dataset", "seed")
+    }
     return {**about, "sections": told}
 
 
@@ -83,5 +100,8 @@ def explain_table(cell: Crossed) -> Table:
         lines = [(key, flow(value), section.origins[key]) for key, value in section.values.items()]
         rows = tuple(tuple(Text(one_line(text)) for text in line) for line in lines)
         blocks.append(Block(section.title, "lll", (("setting", "value", "from"),), rows))
-        data += [{"section": section.title, "setting": key, "value": value, "from": origin} for key, value, origin in lines]
+        data += [
+            {"section": section.title, "setting": key, "value": value, "from": origin}
+            for key, value, origin in lines
+        ]
     return Table(one_line(title), (), tuple(blocks), tuple(data))

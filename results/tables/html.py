@@ -23,7 +23,9 @@ tbody { border-bottom: 1px solid; }
 
 def html(table: Table) -> str:
     """A whole document, UTF-8."""
-    return "\n".join(["<!doctype html>", '<html lang="en">', *_head(table.title), *_body(table), "</html>", ""])
+    return "\n".join(
+        ["<!doctype html>", '<html lang="en">', *_head(table.title), *_body(table), "</html>", ""]
+    )
 
 
 def _head(title: str) -> Iterator[str]:
@@ -48,9 +50,15 @@ def _body(table: Table) -> Iterator[str]:
 def _grid(block: Block) -> Iterator[str]:
     yield "<thead>"
     for depth in range(1, len(block.header)):
-        groups = (f'<th class="c" colspan="{stop - start}">{escape(title)}</th>' for title, start, stop in block.groups(depth))
+        groups = (
+            f'<th class="c" colspan="{stop - start}">{escape(title)}</th>'
+            for title, start, stop in block.groups(depth)
+        )
         yield f"<tr>{''.join(groups)}</tr>"
-    titles = (f'<th class="{align}">{escape(title)}</th>' for align, title in zip(block.align, block.header[-1], strict=True))
+    titles = (
+        f'<th class="{align}">{escape(title)}</th>'
+        for align, title in zip(block.align, block.header[-1], strict=True)
+    )
     yield f"<tr>{''.join(titles)}</tr>"
     yield "</thead><tbody>"
     for row in block.rows:

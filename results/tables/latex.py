@@ -31,7 +31,16 @@ SPECIAL = {
 }
 # Two hyphens would become a dash, `?` + grave a Spanish question mark (the grave is spelt out, so that one cannot occur).
 PATTERN = re.compile("|".join([*map(re.escape, SPECIAL), "(?<=-)-", "[^\x00-\x7f]"]))
-ACCENTS = {"\u0300": "`", "\u0301": "'", "\u0302": "^", "\u0303": "~", "\u0308": '"', "\u030a": "r", "\u030c": "v", "\u0327": "c"}
+ACCENTS = {
+    "\u0300": "`",
+    "\u0301": "'",
+    "\u0302": "^",
+    "\u0303": "~",
+    "\u0308": '"',
+    "\u030a": "r",
+    "\u030c": "v",
+    "\u0327": "c",
+}
 
 
 def latex(table: Table) -> str:
@@ -39,7 +48,11 @@ def latex(table: Table) -> str:
     lines = [r"% needs \usepackage{booktabs}"]
     for i, block in enumerate(table.blocks or (None,)):
         title = ": ".join(filter(None, (table.title, block.title if block else "")))
-        lines += _float((title, *(table.said if i else table.lines())), block, _below(table, block, last=i >= len(table.blocks) - 1))
+        lines += _float(
+            (title, *(table.said if i else table.lines())),
+            block,
+            _below(table, block, last=i >= len(table.blocks) - 1),
+        )
     return "\n".join([*lines, ""])
 
 
@@ -55,7 +68,11 @@ def _float(caption: Sequence[str], block: Block | None, below: Iterable[str]) ->
 def _below(table: Table, block: Block | None, *, last: bool) -> Iterator[str]:
     """The footnotes that the block refers to; the notes stand below the last."""
     used = {mark for row in block.rows for cell in row for mark in cell.marks} if block else set()
-    yield from (rf"\textsuperscript{{{mark}}} {_tex(text)}" for mark, text in table.footnotes if mark in used)
+    yield from (
+        rf"\textsuperscript{{{mark}}} {_tex(text)}"
+        for mark, text in table.footnotes
+        if mark in used
+    )
     yield from map(_tex, table.notes) if last else ()
 
 
@@ -74,8 +91,12 @@ def _grid(block: Block) -> Iterator[str]:
 
 def _groups(block: Block, depth: int, *, ruled: bool) -> Iterator[str]:
     groups = list(block.groups(depth))
-    yield _ampersands(rf"\multicolumn{{{stop - start}}}{{c}}{{{_tex(title)}}}" for title, start, stop in groups)
-    rules = "".join(rf"\cmidrule(lr){{{start + 1}-{stop}}}" for title, start, stop in groups if title)
+    yield _ampersands(
+        rf"\multicolumn{{{stop - start}}}{{c}}{{{_tex(title)}}}" for title, start, stop in groups
+    )
+    rules = "".join(
+        rf"\cmidrule(lr){{{start + 1}-{stop}}}" for title, start, stop in groups if title
+    )
     if ruled and rules:
         yield rules
 
@@ -90,7 +111,10 @@ def _ampersands(cells: Iterable[str]) -> str:
 
 
 def _tex(text: str) -> str:
-    return PATTERN.sub(lambda match: SPECIAL.get(match[0]) or ("{}-" if match[0] == "-" else _letter(match[0])), text)
+    return PATTERN.sub(
+        lambda match: SPECIAL.get(match[0]) or ("{}-" if match[0] == "-" else _letter(match[0])),
+        text,
+    )
 
 
 def _letter(character: str) -> str:

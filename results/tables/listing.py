@@ -28,23 +28,49 @@ from vlpeft.results.status import status
 from vlpeft.results.tables.table import Block, Footnotes, Table, Text, one_line
 
 GLUE = "\N{NO-BREAK SPACE}"  # keeps a setting on one line
-PLAIN = re.compile(r"(?!(?:true|false|null)$)[A-Za-z][\w./-]*")  # text that YAML takes without quotes
-REGISTRIES: dict[str, Registry[Any]] = {"methods": METHODS, "backbones": BACKBONES, "tasks": TASKS, "metrics": METRICS}
+PLAIN = re.compile(
+    r"(?!(?:true|false|null)$)[A-Za-z][\w./-]*"
+)  # text that YAML takes without quotes
+REGISTRIES: dict[str, Registry[Any]] = {
+    "methods": METHODS,
+    "backbones": BACKBONES,
+    "tasks": TASKS,
+    "metrics": METRICS,
+}
 
 
 def listing(what: str) -> list[dict[str, Any]]:
     """Name, summary and, where there are any, settings with their defaults. Imports no entry, so no torch."""
     if what == "datasets":
         cards = map(load_card, dataset_names())
-        return [{"name": c.name, "tasks": list(c.tasks), "format": c.format, "licence": c.licence, "summary": c.summary} for c in cards]
+        return [
+            {
+                "name": c.name,
+                "tasks": list(c.tasks),
+                "format": c.format,
+                "licence": c.licence,
+                "summary": c.summary,
+            }
+            for c in cards
+        ]
     if what == "sweeps":
         return _sweeps()
     if what == "protocols":
         return _protocols()
     rows = []
     for entry in REGISTRIES[what].entries.values():
-        options = {key: list(value) if isinstance(value, tuple) else value for key, value in entry.options.items()}
-        rows.append({"name": entry.name, **options, **_fields(entry.settings, entry.choices), "summary": entry.summary})
+        options = {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in entry.options.items()
+        }
+        rows.append(
+            {
+                "name": entry.name,
+                **options,
+                **_fields(entry.settings, entry.choices),
+                "summary": entry.summary,
+            }
+        )
     return rows
 
 
@@ -61,18 +87,38 @@ def _sweep(name: str) -> dict[str, Any]:
 
 def _without_sweep(name: str) -> dict[str, Any]:
     table = load_published(name)
-    why = f"numbers for the cells of {table.sweep}" if table.sweep else "no sweep: nothing here can reproduce it"
-    return {"name": name, "title": table.title, "summary": f"{table.table} ({why}; see `vlpeft table {name}`)"}
+    why = (
+        f"numbers for the cells of {table.sweep}"
+        if table.sweep
+        else "no sweep: nothing here can reproduce it"
+    )
+    return {
+        "name": name,
+        "title": table.title,
+        "summary": f"{table.table} ({why}; see `vlpeft table {name}`)",
+    }
 
 
 def _protocols() -> list[dict[str, Any]]:
     """The shipped recipes, then the keys of any recipe."""
     source = parse_source(Path(config.__file__))
-    (node,) = (item for item in source.body if isinstance(item, ast.ClassDef) and item.name == Protocol.__name__)
-    about = "a recipe of your own in a sweep's `protocol:`; with `base: NAME` it changes a shipped one"
+    (node,) = (
+        item
+        for item in source.body
+        if isinstance(item, ast.ClassDef) and item.name == Protocol.__name__
+    )
+    about = (
+        "a recipe of your own in a sweep's `protocol:`; with `base: NAME` it changes a shipped one"
+    )
     files = {name: load_protocol(name) for name in protocol_names()}
-    shipped = [{"name": name, "covers": file.covers, "summary": file.summary} for name, file in files.items()]
-    return [*shipped, {"name": Protocol.name, **_fields(*fields_of(node, source)), "summary": about}]
+    shipped = [
+        {"name": name, "covers": file.covers, "summary": file.summary}
+        for name, file in files.items()
+    ]
+    return [
+        *shipped,
+        {"name": Protocol.name, **_fields(*fields_of(node, source)), "summary": about},
+    ]
 
 
 def _fields(settings: Mapping[str, str], choices: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
@@ -98,7 +144,9 @@ def listing_text(rows: Sequence[dict[str, Any]], width: int = 110) -> str:
     for row, before in zip(rows, [*rows[:1], *rows], strict=False):
         if _folder(row["name"]) != _folder(before["name"]):
             lines.append("")
-        wrap = TextWrapper(width, initial_indent=row["name"].ljust(indent), subsequent_indent=" " * indent)
+        wrap = TextWrapper(
+            width, initial_indent=row["name"].ljust(indent), subsequent_indent=" " * indent
+        )
         lines += wrap.wrap(_about(row))
         if row.get("settings"):
             wrap = TextWrapper(width, initial_indent=" " * indent, subsequent_indent=" " * indent)
@@ -113,18 +161,26 @@ def _folder(name: str) -> str:
 
 def plan_rows(plan: Plan, root: Path | None) -> list[dict[str, Any]]:
     """One row a cell, for scripts: everything of the plan, resolved settings included, and the state."""
-    return [{**dump(cell), "state": state} for cell, state in zip(plan.cells, _states(plan, root), strict=True)]
+    return [
+        {**dump(cell), "state": state}
+        for cell, state in zip(plan.cells, _states(plan, root), strict=True)
+    ]
 
 
 def plan_table(plan: Plan, root: Path | None) -> Table:
     """One row a cell: id, what it is, what trains, and whether it will run; why not stands below, once for all its cells."""
     footnotes = Footnotes()
-    rows = tuple(_plan_row(cell, state, footnotes) for cell, state in zip(plan.cells, _states(plan, root), strict=True))
+    rows = tuple(
+        _plan_row(cell, state, footnotes)
+        for cell, state in zip(plan.cells, _states(plan, root), strict=True)
+    )
     header = ("id", "method", "backbone", "task", "seed", "trainable", "%", "state")
     skipped = sum(bool(cell.skipped) for cell in plan.cells)
     title = f"{plan.title}: {len(plan.cells)} cells, {len(plan.cells) - skipped} runnable, {skipped} skipped"
     data = tuple(plan_rows(plan, root))
-    return Table(one_line(title), (), (Block("", "llllrrrl", (header,), rows),), data, footnotes.list_notes())
+    return Table(
+        one_line(title), (), (Block("", "llllrrrl", (header,), rows),), data, footnotes.list_notes()
+    )
 
 
 def _plan_row(cell: Planned, state: str, footnotes: Footnotes) -> tuple[Text, ...]:
@@ -132,7 +188,10 @@ def _plan_row(cell: Planned, state: str, footnotes: Footnotes) -> tuple[Text, ..
     if cell.skipped:
         texts, last = (*about, "", ""), Text("skipped", (footnotes.mark(cell.skipped),))
     else:
-        texts, last = (*about, f"{cell.trainable:,}", f"{100 * cell.trainable / cell.total:.2f}"), Text(one_line(state))
+        texts, last = (
+            (*about, f"{cell.trainable:,}", f"{100 * cell.trainable / cell.total:.2f}"),
+            Text(one_line(state)),
+        )
     return (*(Text(one_line(text)) for text in texts), last)
 
 
@@ -140,7 +199,10 @@ def _states(plan: Plan, root: Path | None) -> list[str]:
     """State and detail of each cell; what waits is runnable."""
     if root is None:
         return [f"skipped: {cell.skipped}" if cell.skipped else "runnable" for cell in plan.cells]
-    found = [("runnable" if cell.state == "missing" else cell.state, cell.detail) for cell in status(plan, Store(root))]
+    found = [
+        ("runnable" if cell.state == "missing" else cell.state, cell.detail)
+        for cell in status(plan, Store(root))
+    ]
     return [f"{state}: {detail}" if detail else state for state, detail in found]
 
 
@@ -148,12 +210,16 @@ def _about(row: dict[str, Any]) -> str:
     if row.get("paper"):
         return f"{row['summary']} ({row['paper']})"
     text = str(row.get("summary") or row.get("title") or "")
-    served = [f"{backbone}: {', '.join(tasks)}" for backbone, tasks in row.get("covers", {}).items()] or row.get("tasks", [])
+    served = [
+        f"{backbone}: {', '.join(tasks)}" for backbone, tasks in row.get("covers", {}).items()
+    ] or row.get("tasks", [])
     return f"[{(', ', '; ')['covers' in row].join(served)}] {text}" if served else text
 
 
 def _settings(row: dict[str, Any]) -> str:
-    return "settings: " + ", ".join(_setting(row, key, default).replace(" ", GLUE) for key, default in row["settings"].items())
+    return "settings: " + ", ".join(
+        _setting(row, key, default).replace(" ", GLUE) for key, default in row["settings"].items()
+    )
 
 
 def _setting(row: dict[str, Any], key: str, default: Any) -> str:

@@ -51,7 +51,18 @@ def parameter_rows(name_or_path: str) -> list[dict[str, Any]]:
 
 def parameter_table(name_or_path: str, rows: list[dict[str, Any]]) -> Table:
     """For `vlpeft.results.tables.render.render`."""
-    header = ("backbone", "method", "trainable", "total", "%", "% without vision", "expected", "printed %", "of", "verdict")
+    header = (
+        "backbone",
+        "method",
+        "trainable",
+        "total",
+        "%",
+        "% without vision",
+        "expected",
+        "printed %",
+        "of",
+        "verdict",
+    )
     body = tuple(tuple(Text(text) for text in _texts(row)) for row in rows)
     sources = tuple(dict.fromkeys(row["source"] for row in rows if row["source"]))
     title = load_sweep(name_or_path).title or name_or_path
@@ -59,12 +70,22 @@ def parameter_table(name_or_path: str, rows: list[dict[str, Any]]) -> Table:
         "trainable: task head included. total: both towers and what the method added.",
         "expected: from released code, or derived where there is none. printed %: the paper's. equal: counts; percentages to 0.01.",
     )
-    return Table(one_line(title), captions, (Block("", "llrrrrrrll", (header,), body),), tuple(rows), notes=sources)
+    return Table(
+        one_line(title),
+        captions,
+        (Block("", "llrrrrrrll", (header,), body),),
+        tuple(rows),
+        notes=sources,
+    )
 
 
 def _row(planned: Planned) -> dict[str, Any]:
     counts = count_parameters(planned.cell, planned.cell.protocol.max_answers)
-    trainable, total, without = counts["trainable"], counts["total"], counts["total"] - counts["vision"]
+    trainable, total, without = (
+        counts["trainable"],
+        counts["total"],
+        counts["total"] - counts["vision"],
+    )
     published, source = _published(planned.cell)
     row = {
         "method": planned.row,
@@ -89,11 +110,21 @@ def _verdict(row: dict[str, Any]) -> str:
     if row["published_trainable"] not in (None, counted):
         return f"differs: {counted:,}"
     percent = row["published_percent"]
-    if percent is not None and row["share"] == "without_vision" and abs(percent - row["percent_without_vision"]) > TOLERANCE:
+    if (
+        percent is not None
+        and row["share"] == "without_vision"
+        and abs(percent - row["percent_without_vision"]) > TOLERANCE
+    ):
         return f"differs: {row['percent_without_vision']:.2f} %"
     if row["share"] != "unstated":
         return "equal"
-    count = "" if row["published_trainable"] is None else "count as derived; " if row["derived"] else "count equal; "
+    count = (
+        ""
+        if row["published_trainable"] is None
+        else "count as derived; "
+        if row["derived"]
+        else "count equal; "
+    )
     return f"{count}the % has no stated base"
 
 
@@ -102,13 +133,21 @@ def _texts(row: dict[str, Any]) -> Iterator[str]:
     yield from (f"{row['percent']:.3f}", f"{row['percent_without_vision']:.3f}")
     yield "" if row["published_trainable"] is None else f"{row['published_trainable']:,}"
     yield "" if row["published_percent"] is None else f"{row['published_percent']:.2f}"
-    yield {"without_vision": "all but vision", "text": "language tower, no head", "unstated": "not stated", None: ""}[row["share"]]
+    yield {
+        "without_vision": "all but vision",
+        "text": "language tower, no head",
+        "unstated": "not stated",
+        None: "",
+    }[row["share"]]
     yield row["verdict"]
 
 
 def _published(cell: Cell) -> tuple[Published | None, str]:
     for row, backbone, method, source in _known():
-        if (backbone, method) == (cell.backbone, cell.method) and row.tasks in (None, len(cell.parts)):
+        if (backbone, method) == (cell.backbone, cell.method) and row.tasks in (
+            None,
+            len(cell.parts),
+        ):
             return row, source
     return None, ""
 
@@ -116,9 +155,19 @@ def _published(cell: Cell) -> tuple[Published | None, str]:
 @cache
 def _known() -> tuple[tuple[Published, Choice, Choice, str], ...]:
     file = parse(PublishedFile, load_yaml(PUBLISHED), str(PUBLISHED))
-    return tuple((row, _choice(BACKBONES, row.backbone), _choice(METHODS, row.method), file.sources[row.source]) for row in file.rows)
+    return tuple(
+        (
+            row,
+            _choice(BACKBONES, row.backbone),
+            _choice(METHODS, row.method),
+            file.sources[row.source],
+        )
+        for row in file.rows
+    )
 
 
 def _choice(registry: Registry[Any], item: dict[str, JSON]) -> Choice:
     settings = {key: value for key, value in item.items() if key != "name"}
-    return Choice(item["name"], dump_identity(parse(registry.load(item["name"]), settings, str(PUBLISHED))))
+    return Choice(
+        item["name"], dump_identity(parse(registry.load(item["name"]), settings, str(PUBLISHED)))
+    )

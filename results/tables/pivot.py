@@ -53,25 +53,47 @@ def sides(text: str) -> Key:
 def pivot_table(board: Leaderboard, rows: Key, columns: Key) -> Table:
     """`rows` x `columns`, each of SIDES, and metrics, which are never averaged. Raises UserError for a side named twice."""
     if len({*rows, *columns}) < len(rows) + len(columns):
-        raise UserError(f"--rows {','.join(rows)} --columns {','.join(columns)}: a side stands twice; name each once")
+        raise UserError(
+            f"--rows {','.join(rows)} --columns {','.join(columns)}: a side stands twice; name each once"
+        )
     hidden = tuple(name for name in SIDES if name not in (*rows, *columns))
     entries = _entries(board, rows, columns, hidden)
     down, wanted = list(dict.fromkeys(row for row, _ in entries)), _wanted(entries)
     across = list(wanted)
-    found = {(row, column): _average(entries.get((row, column), _Entry()), wanted[column], hidden) for row in down for column in across}
+    found = {
+        (row, column): _average(entries.get((row, column), _Entry()), wanted[column], hidden)
+        for row in down
+        for column in across
+    }
     footnotes = Footnotes()
-    lines = tuple((*map(_name, row), *(_text(found[row, column], footnotes) for column in across)) for row in down)
+    lines = tuple(
+        (*map(_name, row), *(_text(found[row, column], footnotes) for column in across))
+        for row in down
+    )
     header = (
         *((("",) * len(rows)) + tuple(one_line(c[i]) for c in across) for i in range(len(columns))),
         (*rows, *(c[-1] for c in across)),
     )
-    data = tuple(_plain(dict(zip(rows, row, strict=True)), columns, column, found[row, column]) for row in down for column in across)
+    data = tuple(
+        _plain(dict(zip(rows, row, strict=True)), columns, column, found[row, column])
+        for row in down
+        for column in across
+    )
     block = Block("", "l" * len(rows) + "r" * len(across), header, lines)
     title, blocks = one_line(board.title), (block,) if across else ()
-    return Table(title, tuple(_caption(hidden, board)), blocks, data, footnotes.list_notes(), remarks=board.remarks)
+    return Table(
+        title,
+        tuple(_caption(hidden, board)),
+        blocks,
+        data,
+        footnotes.list_notes(),
+        remarks=board.remarks,
+    )
 
 
-def _entries(board: Leaderboard, rows: Key, columns: Key, hidden: Key) -> dict[tuple[Key, Key], _Entry]:
+def _entries(
+    board: Leaderboard, rows: Key, columns: Key, hidden: Key
+) -> dict[tuple[Key, Key], _Entry]:
     frame = board.frame[~board.frame["metric"].str.contains("/", regex=False)]
     found: dict[tuple[Key, Key], _Entry] = {}
     for cell in frame.to_dict("records"):
@@ -93,7 +115,9 @@ def _wanted(entries: Mapping[tuple[Key, Key], _Entry]) -> dict[Key, dict[Key, No
 
 def _open(entry: _Entry) -> dict[Key, None]:
     """What is averaged over and not ruled out by the grid, in order."""
-    return dict.fromkeys(place for (place, _), state in entry.states.items() if not state.startswith("skipped"))
+    return dict.fromkeys(
+        place for (place, _), state in entry.states.items() if not state.startswith("skipped")
+    )
 
 
 def _average(entry: _Entry, wanted: Mapping[Key, None], hidden: Key) -> Average:
@@ -102,14 +126,24 @@ def _average(entry: _Entry, wanted: Mapping[Key, None], hidden: Key) -> Average:
     lacking = [place for place in wanted if place not in own]
     seeds = list(dict.fromkeys(seed for _, seed in entry.states))
     if lacking:
-        return Average(None, None, 0, len(wanted), f"skipped: not with {_listed([_where(hidden, place) for place in lacking])}")
+        return Average(
+            None,
+            None,
+            0,
+            len(wanted),
+            f"skipped: not with {_listed([_where(hidden, place) for place in lacking])}",
+        )
     states = [entry.states.get((place, seed), "missing") for place in wanted for seed in seeds]
-    done = [seed for seed in seeds if all(entry.states.get((place, seed)) == "done" for place in wanted)]
+    done = [
+        seed for seed in seeds if all(entry.states.get((place, seed)) == "done" for place in wanted)
+    ]
     means = [statistics.fmean(entry.values[place, seed] for place in wanted) for seed in done]
     if (state := merge_states(states)) != "done":
         return Average(None, None, len(done), len(wanted), state)
     std = statistics.stdev(means) if len(means) > 1 else None
-    return Average(statistics.fmean(means), std, len(means), len(wanted), state, tuple(_flags(entry, hidden)))
+    return Average(
+        statistics.fmean(means), std, len(means), len(wanted), state, tuple(_flags(entry, hidden))
+    )
 
 
 def _flags(entry: _Entry, hidden: Key) -> Iterator[str]:
@@ -124,7 +158,12 @@ def _listed(places: Sequence[str]) -> str:
 
 
 def _where(hidden: Key, place: Key) -> str:
-    return ", ".join(f"{name} {value}" for name, value in zip(hidden, place, strict=True) if name != "scale") or "its cells"
+    return (
+        ", ".join(
+            f"{name} {value}" for name, value in zip(hidden, place, strict=True) if name != "scale"
+        )
+        or "its cells"
+    )
 
 
 def _name(text: str) -> Text:

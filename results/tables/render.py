@@ -21,10 +21,14 @@ from vlpeft.results.tables.html import html
 from vlpeft.results.tables.latex import latex
 from vlpeft.results.tables.table import Block, Table, Text
 
-WIDE = 100_000  # columns: nothing is ever cut off; a pager or a spreadsheet handles what does not fit
+WIDE = (
+    100_000  # columns: nothing is ever cut off; a pager or a spreadsheet handles what does not fit
+)
 GAP = "   "  # what the grid puts between two columns
 # An underscore inside a word is literal in Markdown and stays readable unescaped.
-MARKDOWN = re.compile(r"[\\`*\[\]<>|~$&#]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|^[-+=](?=\s)|(?<=^\d)[.)](?=\s)")
+MARKDOWN = re.compile(
+    r"[\\`*\[\]<>|~$&#]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|^[-+=](?=\s)|(?<=^\d)[.)](?=\s)"
+)
 
 
 def render(table: Table, format: str, *, colour: bool = False) -> str:  # noqa: A002
@@ -39,32 +43,59 @@ def render(table: Table, format: str, *, colour: bool = False) -> str:  # noqa: 
 def _text(table: Table, *, colour: bool) -> str:
     out = io.StringIO()
     system: Literal["standard"] | None = "standard" if colour else None
-    console = Console(file=out, width=WIDE, force_terminal=colour, color_system=system, legacy_windows=False)
-    console.print(RichText(table.title, "bold"), *map(RichText, table.lines("Bold and *" if colour else "*")), sep="\n")
+    console = Console(
+        file=out, width=WIDE, force_terminal=colour, color_system=system, legacy_windows=False
+    )
+    console.print(
+        RichText(table.title, "bold"),
+        *map(RichText, table.lines("Bold and *" if colour else "*")),
+        sep="\n",
+    )
     for block in table.blocks:
         console.print()
         if block.title:
             console.print(RichText(block.title, "bold cyan"))
         console.print(*_grid(block), sep="\n")
     below = [*(f"[{mark}] {text}" for mark, text in table.footnotes), *table.notes]
-    console.print(*map(RichText, ["", *below] if below else []), sep="\n", end="\n" if below else "")
+    console.print(
+        *map(RichText, ["", *below] if below else []), sep="\n", end="\n" if below else ""
+    )
     return "".join(f"{line.rstrip()}\n" for line in out.getvalue().splitlines())
 
 
 def _grid(block: Block) -> Iterator[RichText | RichTable]:
     """The lines of group titles, which rich cannot let span columns, then the grid below them."""
-    rows = [[" ".join([f"{'*' * cell.bold}{cell.text}", *(f"[{mark}]" for mark in cell.marks)]) for cell in row] for row in block.rows]
+    rows = [
+        [
+            " ".join([f"{'*' * cell.bold}{cell.text}", *(f"[{mark}]" for mark in cell.marks)])
+            for cell in row
+        ]
+        for row in block.rows
+    ]
     widths = [max(map(cell_len, column)) for column in zip(block.header[-1], *rows, strict=True)]
     groups = [list(block.groups(depth)) for depth in range(1, len(block.header))]
     for title, start, stop in (group for line in groups for group in line):
         widths[stop - 1] += max(0, cell_len(title) - _span(widths[start:stop]))
     for line in groups:
-        yield RichText(GAP.join(_centred(title, _span(widths[start:stop])) for title, start, stop in line), "bold")
+        yield RichText(
+            GAP.join(_centred(title, _span(widths[start:stop])) for title, start, stop in line),
+            "bold",
+        )
     grid = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for align, title, width in zip(block.align, block.header[-1], widths, strict=True):
-        grid.add_column(RichText(title), justify="left" if align == "l" else "right", no_wrap=True, min_width=width)
+        grid.add_column(
+            RichText(title),
+            justify="left" if align == "l" else "right",
+            no_wrap=True,
+            min_width=width,
+        )
     for row, texts in zip(block.rows, rows, strict=True):
-        grid.add_row(*(RichText(text, cell.style or ("bold" if cell.bold else "")) for cell, text in zip(row, texts, strict=True)))
+        grid.add_row(
+            *(
+                RichText(text, cell.style or ("bold" if cell.bold else ""))
+                for cell, text in zip(row, texts, strict=True)
+            )
+        )
     yield grid
 
 
@@ -73,7 +104,9 @@ def _span(widths: Sequence[int]) -> int:
 
 
 def _centred(title: str, width: int) -> str:
-    return title.center(width - cell_len(title) + len(title))  # in columns of the screen, not characters
+    return title.center(
+        width - cell_len(title) + len(title)
+    )  # in columns of the screen, not characters
 
 
 def _markdown(table: Table) -> str:
@@ -86,7 +119,10 @@ def _markdown(table: Table) -> str:
 
 
 def _markdown_lines(block: Block) -> Iterator[str]:
-    titles = ("<br>".join(_md(part) for part in column if part) for column in zip(*block.header, strict=True))
+    titles = (
+        "<br>".join(_md(part) for part in column if part)
+        for column in zip(*block.header, strict=True)
+    )
     yield _pipes(titles)
     yield _pipes("---" if align == "l" else "---:" for align in block.align)
     for row in block.rows:
@@ -112,7 +148,11 @@ def _csv(table: Table) -> str:
         writer = csv.DictWriter(out, list(table.data[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(
-            {key: "; ".join(map(str, value)) if isinstance(value, tuple) else value for key, value in row.items()} for row in table.data
+            {
+                key: "; ".join(map(str, value)) if isinstance(value, tuple) else value
+                for key, value in row.items()
+            }
+            for row in table.data
         )
     return out.getvalue()
 
@@ -121,14 +161,25 @@ def _json(table: Table) -> str:
     """A row a line, which is read well and written quickly."""
     about = {"title": table.title, "caption": table.lines(), "notes": table.notes}
     head = json.dumps(about, indent=1, ensure_ascii=False).removesuffix("\n}")
-    rows = ",\n  ".join(json.dumps(_plain(row), ensure_ascii=False, allow_nan=False) for row in table.data)
+    rows = ",\n  ".join(
+        json.dumps(_plain(row), ensure_ascii=False, allow_nan=False) for row in table.data
+    )
     return f'{head},\n "rows": [\n  {rows}\n ]\n}}\n'
 
 
 def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
     """JSON has no NaN: null, and the row's flags say why."""
-    return {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()}
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in row.items()
+    }
 
 
-_RENDERERS: dict[str, Callable[[Table], str]] = {"markdown": _markdown, "latex": latex, "html": html, "csv": _csv, "json": _json}
+_RENDERERS: dict[str, Callable[[Table], str]] = {
+    "markdown": _markdown,
+    "latex": latex,
+    "html": html,
+    "csv": _csv,
+    "json": _json,
+}
 FORMATS = ("text", *_RENDERERS)

@@ -102,7 +102,9 @@ class Footnotes:
         return tuple((mark, text) for text, mark in self.marks.items())
 
 
-def score_table(board: Leaderboard, tests: Significance = UNTESTED, *, details: bool = False, digits: int = 1) -> Table:
+def score_table(
+    board: Leaderboard, tests: Significance = UNTESTED, *, details: bool = False, digits: int = 1
+) -> Table:
     """Means over seeds, one block a backbone; `digits` after the point. The same records give the same table.
 
     What stands out is what `tests` allow; where a column could not be tested, the caption says why.
@@ -118,14 +120,24 @@ def score_table(board: Leaderboard, tests: Significance = UNTESTED, *, details: 
 
     caption = (f"{_seeds(seeds)}. {percent(entry.metric for entry in entries)}", *_untested(tests))
     table = _table(board, "", caption, entries, show, tests)
-    ranked = ({"rank": tests.rank(_place(entry), entry.method), "bold": tests.bold(_place(entry), entry.method)} for entry in entries)
+    ranked = (
+        {
+            "rank": tests.rank(_place(entry), entry.method),
+            "bold": tests.bold(_place(entry), entry.method),
+        }
+        for entry in entries
+    )
     data = tuple({**row, **more} for row, more in zip(table.data, ranked, strict=True))
     return replace(table, data=data, bold=one_line(CLEAR) if tests.columns else "")
 
 
 def percent(metrics: Iterable[str]) -> str:
     """The unit of a table's values; CIDEr has no percentages, and is named where the table has it."""
-    return "Percent; CIDEr x 100." if any(metric.lower().startswith("cider") for metric in metrics) else "Percent."
+    return (
+        "Percent; CIDEr x 100."
+        if any(metric.lower().startswith("cider") for metric in metrics)
+        else "Percent."
+    )
 
 
 def _place(entry: SummaryEntry) -> ColumnPlace:
@@ -144,11 +156,19 @@ def _untested(tests: Significance) -> Iterator[str]:
 
 def cost_table(board: Leaderboard) -> Table:
     """Measured costs, one block a backbone and dataset. Depends on the machine, hence apart from the scores."""
-    caption = ("Means over the seeds; of a cell's steps the median time. Work, tokens and images are those of all its ranks.",)
+    caption = (
+        "Means over the seeds; of a cell's steps the median time. Work, tokens and images are those of all its ranks.",
+    )
 
     def show(entry: SummaryEntry) -> str:
         value = (entry.mean or 0.0) / COSTS[entry.metric][1]
-        return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 1 or value == 0 else f"{value:.2g}"
+        return (
+            f"{value:,.0f}"
+            if value >= 100
+            else f"{value:.1f}"
+            if value >= 1 or value == 0
+            else f"{value:.2g}"
+        )
 
     return _table(board, ": cost", caption, costs(board), show, apart=True)
 
@@ -161,7 +181,9 @@ def one_line(text: str) -> str:
 def _seeds(counts: set[int]) -> str:
     if counts <= {1}:
         return "One seed each, hence no standard deviation"
-    return "Mean ± standard deviation (ddof=1)" + (f" over n={min(counts)} seeds" if len(counts) == 1 else "; n seeds beside each")
+    return "Mean ± standard deviation (ddof=1)" + (
+        f" over n={min(counts)} seeds" if len(counts) == 1 else "; n seeds beside each"
+    )
 
 
 def _table(
@@ -178,21 +200,37 @@ def _table(
 
     def text(entry: SummaryEntry | None) -> Text:
         made = _text(entry, show, footnotes)
-        return replace(made, bold=True) if entry is not None and tests.bold(_place(entry), entry.method) else made
+        return (
+            replace(made, bold=True)
+            if entry is not None and tests.bold(_place(entry), entry.method)
+            else made
+        )
 
     grouped: dict[tuple[str, ...], list[SummaryEntry]] = {}
     for entry in entries:
-        grouped.setdefault((entry.backbone, entry.task, entry.dataset) if apart else (entry.backbone,), []).append(entry)
+        grouped.setdefault(
+            (entry.backbone, entry.task, entry.dataset) if apart else (entry.backbone,), []
+        ).append(entry)
     blocks = tuple(_block(backbone, own, text) for (backbone, *_), own in grouped.items())
     caption = (*map(one_line, caption), *dict.fromkeys(map(one_line, _ruled_out(entries))))
     if any(entry.state == "missing" for entry in entries):
         caption = (*caption, "k/n seeds: only k of n seeds are done, so there is no mean yet.")
     notes = tuple(filter(None, map(one_line, board.notes.splitlines())))
     data = tuple(dict(vars(entry)) for entry in entries)
-    return Table(one_line(board.title) + suffix, caption, blocks, data, footnotes.list_notes(), notes, remarks=board.remarks)
+    return Table(
+        one_line(board.title) + suffix,
+        caption,
+        blocks,
+        data,
+        footnotes.list_notes(),
+        notes,
+        remarks=board.remarks,
+    )
 
 
-def _block(backbone: str, entries: Sequence[SummaryEntry], text: Callable[[SummaryEntry | None], Text]) -> Block:
+def _block(
+    backbone: str, entries: Sequence[SummaryEntry], text: Callable[[SummaryEntry | None], Text]
+) -> Block:
     columns = _shown(entries)
     found = {(entry.method, entry.task, entry.dataset, entry.metric): entry for entry in entries}
     rows = []
@@ -202,14 +240,22 @@ def _block(backbone: str, entries: Sequence[SummaryEntry], text: Callable[[Summa
         rows.append((Text(one_line(method)), *_parameters(there), *map(text, own)))
     tasks, datasets, metrics = zip(*columns, strict=True)
     names = tuple(COSTS[metric][0] if metric in COSTS else metric for metric in metrics)
-    header = (("", "", "", *tasks), ("", "", "", *map(one_line, datasets)), ("method", "trainable", "%", *map(one_line, names)))
+    header = (
+        ("", "", "", *tasks),
+        ("", "", "", *map(one_line, datasets)),
+        ("method", "trainable", "%", *map(one_line, names)),
+    )
     return Block(one_line(backbone), "l" + "r" * (len(columns) + 2), header, tuple(rows))
 
 
 def _shown(entries: Sequence[SummaryEntry]) -> list[tuple[str, str, str]]:
     """Columns in the plan's order, without the tasks that this backbone cannot do with any method (the caption says so)."""
     every = dict.fromkeys((entry.task, entry.dataset, entry.metric) for entry in entries)
-    ran = {(entry.task, entry.dataset, entry.metric) for entry in entries if not entry.state.startswith("skipped")}
+    ran = {
+        (entry.task, entry.dataset, entry.metric)
+        for entry in entries
+        if not entry.state.startswith("skipped")
+    }
     return [column for column in every if column in ran] or list(every)
 
 
@@ -219,14 +265,26 @@ def _ruled_out(entries: Sequence[SummaryEntry]) -> list[str]:
     for entry in entries:
         groups.setdefault((entry.backbone, f"{entry.task}/{entry.dataset}"), set()).add(entry.state)
     alone = {key: min(states) for key, states in groups.items() if len(states) == 1}
-    return [f"{where[1]} is skipped: {state.partition(': ')[2]}." for where, state in alone.items() if state.startswith("skipped: ")]
+    return [
+        f"{where[1]} is skipped: {state.partition(': ')[2]}."
+        for where, state in alone.items()
+        if state.startswith("skipped: ")
+    ]
 
 
 def _parameters(entries: Sequence[SummaryEntry]) -> tuple[Text, Text]:
     if all(e.state.startswith("skipped") for e in entries):
         return Text("–", style="dim"), Text("–", style="dim")
-    known = sorted({(e.trainable, e.trainable_percent) for e in entries if e.trainable is not None and e.trainable_percent is not None})
-    return _range([f"{count:,}" for count, _ in known]), _range([_percent(share) for _, share in known])
+    known = sorted(
+        {
+            (e.trainable, e.trainable_percent)
+            for e in entries
+            if e.trainable is not None and e.trainable_percent is not None
+        }
+    )
+    return _range([f"{count:,}" for count, _ in known]), _range(
+        [_percent(share) for _, share in known]
+    )
 
 
 def _range(texts: Sequence[str]) -> Text:
@@ -240,14 +298,21 @@ def _percent(share: float) -> str:
     return "<0.01" if 0 < share < 0.005 else f"{share:.2f}"
 
 
-def _text(entry: SummaryEntry | None, show: Callable[[SummaryEntry], str], footnotes: Footnotes) -> Text:
+def _text(
+    entry: SummaryEntry | None, show: Callable[[SummaryEntry], str], footnotes: Footnotes
+) -> Text:
     if entry is None:
         return Text("")
     kind, _, reason = entry.state.partition(": ")
     marks = tuple(footnotes.mark(text) for text in (*((reason,) if reason else ()), *entry.flags))
     if kind == "done":
         return Text(show(entry), marks, "bold red" if entry.flags else "")
-    texts = {"missing": f"{entry.n}/{entry.planned} seeds", "failed": "failed", "absent": "absent", "skipped": "–"}
+    texts = {
+        "missing": f"{entry.n}/{entry.planned} seeds",
+        "failed": "failed",
+        "absent": "absent",
+        "skipped": "–",
+    }
     return Text(texts[kind], marks, {"missing": "yellow", "failed": "bold red"}.get(kind, "dim"))
 
 

@@ -21,7 +21,12 @@ from vlpeft.benchmark.verify.stamp import Environment, missing, remember
 
 COMMAND = str(Path(sys.executable).with_name("vlpeft"))
 OFFLINE = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-RUN = ("--device", "cpu", "--threads", "1")  # the same threads everywhere: then the same cell gives the same bits
+RUN = (
+    "--device",
+    "cpu",
+    "--threads",
+    "1",
+)  # the same threads everywhere: then the same cell gives the same bits
 
 SHAPES = """
 format: shapes
@@ -64,7 +69,9 @@ def write_sweep(folder: Path, name: str = "tiny.yaml", steps: int = 4, more: str
     return path
 
 
-def write_one(folder: Path, *, dataset: str = "small_shapes.yaml", name: str = "one.yaml", **replaced: str) -> Path:
+def write_one(
+    folder: Path, *, dataset: str = "small_shapes.yaml", name: str = "one.yaml", **replaced: str
+) -> Path:
     """A sweep of one VQA cell; keywords replace its lines, "" leaves one out."""
     (folder / "small_shapes.yaml").write_text(SHAPES)
     lines = {
@@ -75,7 +82,9 @@ def write_one(folder: Path, *, dataset: str = "small_shapes.yaml", name: str = "
         "methods": "[{name: lora, rank: 4}]",
     }
     path = folder / name
-    path.write_text("".join(f"{key}: {value}\n" for key, value in {**lines, **replaced}.items() if value))
+    path.write_text(
+        "".join(f"{key}: {value}\n" for key, value in {**lines, **replaced}.items() if value)
+    )
     return path
 
 
@@ -86,12 +95,30 @@ def write_vqav2(folder: Path) -> Path:
         questions, annotations = [], []
         for number in range(1, 7):
             pixels = np.full((40, 50, 3), (number * 40, 255 - number * 40, 90), np.uint8)
-            Image.fromarray(pixels).save(folder / f"{split}2014" / f"COCO_{split}2014_{number:012d}.jpg")
-            question = {"question_id": 10 * number, "image_id": number, "question": f"what number is in picture {number}?"}
-            answers = [{"answer": str(number % 3), "answer_confidence": "yes", "answer_id": i + 1} for i in range(10)]
+            Image.fromarray(pixels).save(
+                folder / f"{split}2014" / f"COCO_{split}2014_{number:012d}.jpg"
+            )
+            question = {
+                "question_id": 10 * number,
+                "image_id": number,
+                "question": f"what number is in picture {number}?",
+            }
+            answers = [
+                {"answer": str(number % 3), "answer_confidence": "yes", "answer_id": i + 1}
+                for i in range(10)
+            ]
             questions.append(question)
-            annotations.append({"question_id": 10 * number, "image_id": number, "answer_type": "number", "answers": answers})
-        write_json(folder / f"v2_OpenEnded_mscoco_{split}2014_questions.json", {"questions": questions})
+            annotations.append(
+                {
+                    "question_id": 10 * number,
+                    "image_id": number,
+                    "answer_type": "number",
+                    "answers": answers,
+                }
+            )
+        write_json(
+            folder / f"v2_OpenEnded_mscoco_{split}2014_questions.json", {"questions": questions}
+        )
         write_json(folder / f"v2_mscoco_{split}2014_annotations.json", {"annotations": annotations})
     files = "".join(
         f"  {split}:\n"
@@ -111,9 +138,21 @@ def write_karpathy(folder: Path) -> Path:
     (folder / "pictures").mkdir(parents=True)
     images = []
     for number in range(6):
-        Image.fromarray(np.full((30, 60, 3), number * 40, np.uint8)).save(folder / "pictures" / f"{number}.png")
-        sentences = [{"raw": f"A grey picture of level {number}."}, {"raw": f"level {number}, grey"}]
-        images.append({"filename": f"{number}.png", "imgid": number, "split": "train" if number < 4 else "test", "sentences": sentences})
+        Image.fromarray(np.full((30, 60, 3), number * 40, np.uint8)).save(
+            folder / "pictures" / f"{number}.png"
+        )
+        sentences = [
+            {"raw": f"A grey picture of level {number}."},
+            {"raw": f"level {number}, grey"},
+        ]
+        images.append(
+            {
+                "filename": f"{number}.png",
+                "imgid": number,
+                "split": "train" if number < 4 else "test",
+                "sentences": sentences,
+            }
+        )
     write_json(folder / "dataset.json", {"images": images})
     path = folder / "my_captions.yaml"
     path.write_text("format: karpathy\nfile: dataset.json\nimages: pictures\n")
@@ -139,18 +178,31 @@ def verify_once() -> None:
         failed = [finding for finding in run(left, device) if finding.state == "FAILED"]
         assert not failed, failed[0]
         remember(Environment.here("cpu"), left)
-    assert (threads, deterministic) == (torch.get_num_threads(), torch.are_deterministic_algorithms_enabled())
+    assert (threads, deterministic) == (
+        torch.get_num_threads(),
+        torch.are_deterministic_algorithms_enabled(),
+    )
 
 
 def environment() -> dict[str, str]:
     verify_once()
-    kept = {key: value for key, value in os.environ.items() if key not in ("VLPEFT_DATA", "FORCE_COLOR", "COLUMNS", "PYTHONUNBUFFERED")}
+    kept = {
+        key: value
+        for key, value in os.environ.items()
+        if key not in ("VLPEFT_DATA", "FORCE_COLOR", "COLUMNS", "PYTHONUNBUFFERED")
+    }
     return {**kept, **OFFLINE}
 
 
 def vlpeft(*arguments: object) -> SimpleNamespace:
     """The real command, piped; never a traceback, never an escape sequence."""
-    done = subprocess.run([COMMAND, *map(str, arguments)], capture_output=True, env=environment(), timeout=300, check=False)
+    done = subprocess.run(
+        [COMMAND, *map(str, arguments)],
+        capture_output=True,
+        env=environment(),
+        timeout=300,
+        check=False,
+    )
     return checked(done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
@@ -194,15 +246,25 @@ def cells(root: Path) -> list[Path]:
 
 
 def records(root: Path) -> dict[str, dict]:
-    return {path.parent.name: json.loads(path.read_text()) for path in sorted(root.glob("cells/*/record.json"))}
+    return {
+        path.parent.name: json.loads(path.read_text())
+        for path in sorted(root.glob("cells/*/record.json"))
+    }
 
 
 def science(root: Path) -> dict[str, tuple]:
     """What a record says of the model, machine and clock aside."""
-    return {id_: (r["metrics"], r["curve"], r["files"], r["cost"]["trainable"]) for id_, r in records(root).items()}
+    return {
+        id_: (r["metrics"], r["curve"], r["files"], r["cost"]["trainable"])
+        for id_, r in records(root).items()
+    }
 
 
 def leftovers(root: Path) -> list[str]:
     """Temporary files, checkpoints and progress: what a finished or refused command must not leave."""
     names = ("checkpoint.pt", "progress.json", "failure.json")
-    return [str(p) for p in root.rglob("*") if p.is_file() and (p.name in names or p.name.startswith("."))]
+    return [
+        str(p)
+        for p in root.rglob("*")
+        if p.is_file() and (p.name in names or p.name.startswith("."))
+    ]

@@ -22,7 +22,9 @@ from vlpeft.benchmark.run.runner import run_cell
 from vlpeft.benchmark.run.runtime import Runtime
 
 DATA = "format: shapes\nroot: ''\ntrain_scenes: 12\nval_scenes: 2\ntest_scenes: 6\n"
-CAPTIONS = DATA + "protocol: {metrics: [rouge_l]}\n"  # the other metrics take longer than all the rest
+CAPTIONS = (
+    DATA + "protocol: {metrics: [rouge_l]}\n"
+)  # the other metrics take longer than all the rest
 PROTOCOL = """protocol: {lr: 1e-2, steps: 4, batch_size: 4, train_limit: 12, eval_limit: 5, max_input_tokens: 32, max_output_tokens: 8,
            metric_tokenizer: treebank}
 """
@@ -56,7 +58,11 @@ class Ran:
     def sweep(self, method: str, backbone: str, task: str) -> Path:
         """The file of the sweep of one cell."""
         path = self.folder / f"{method}-{backbone}-{task}.yaml".replace(" ", "_")
-        lists = {"methods": METHOD.get(method, method), "backbones": BACKBONE[backbone], "tasks": TASK[task]}
+        lists = {
+            "methods": METHOD.get(method, method),
+            "backbones": BACKBONE[backbone],
+            "tasks": TASK[task],
+        }
         path.write_text(PROTOCOL + "".join(f"{key}: [{value}]\n" for key, value in lists.items()))
         return path
 
@@ -98,12 +104,23 @@ class Ran:
         (inputs,) = self.read(cell).inputs
         items = inputs.task.items(inputs.test, inputs.answers, cell.cell.protocol)[:5]
         images = [image for item in items for image in item.images]
-        live = visual_inputs(backbone, inputs.data, images, zeroed=False, cache=self.root / "features")
+        live = visual_inputs(
+            backbone, inputs.data, images, zeroed=False, cache=self.root / "features"
+        )
         with torch.no_grad():
-            return torch.stack([backbone.loss(live([item.images]), [item.prompt], [item.targets])[0] for item in items])
+            return torch.stack(
+                [
+                    backbone.loss(live([item.images]), [item.prompt], [item.targets])[0]
+                    for item in items
+                ]
+            )
 
 
 def fresh(cell: Planned, answers: tuple[str, ...], **other: Any) -> Backbone:
     """The backbone without its method; `other` settings replace its own."""
     settings = {**cell.cell.backbone.settings, **other}
-    return parse(BACKBONES.load(cell.cell.backbone.name), settings, cell.backbone).build(answers, cell.cell.protocol).eval()
+    return (
+        parse(BACKBONES.load(cell.cell.backbone.name), settings, cell.backbone)
+        .build(answers, cell.cell.protocol)
+        .eval()
+    )

@@ -11,7 +11,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.end_to_end.conftest import RUN, edit_json, leftovers, records, vlpeft, write_json, write_one, write_vqav2
+from tests.end_to_end.conftest import (
+    RUN,
+    edit_json,
+    leftovers,
+    records,
+    vlpeft,
+    write_json,
+    write_one,
+    write_vqav2,
+)
 
 
 @pytest.fixture
@@ -36,26 +45,46 @@ def refused(main, tmp_path):
 
 def both(refused, path: Path, root: Path, *words: str) -> None:
     """`plan` and `sweep` must refuse it alike."""
-    assert refused("plan", path, words=words) == refused("sweep", path, "--root", root, "--on", "inline", *RUN, words=words)
+    assert refused("plan", path, words=words) == refused(
+        "sweep", path, "--root", root, "--on", "inline", *RUN, words=words
+    )
 
 
 LIMITS = "train_limit: 8, eval_limit: 4, batch_size: 4"
 SETTINGS = {
     "unknown key": ({"sedes": "[0]"}, ("one.yaml: unknown key 'sedes'; did you mean 'seeds'?",)),
-    "misspelt method": ({"methods": "[loar]"}, ("one.yaml: unknown method 'loar'; did you mean 'lora'?",)),
+    "misspelt method": (
+        {"methods": "[loar]"},
+        ("one.yaml: unknown method 'loar'; did you mean 'lora'?",),
+    ),
     "misspelt method setting": (
         {"methods": "[{name: lora, rnak: 4}]"},
         ("one.yaml: method 'lora': unknown key 'rnak'; did you mean 'rank'?",),
     ),
-    "method setting of a wrong type": ({"methods": '[{name: lora, rank: "4"}]'}, ("method 'lora': rank:", 'got "4"')),
+    "method setting of a wrong type": (
+        {"methods": '[{name: lora, rank: "4"}]'},
+        ("method 'lora': rank:", 'got "4"'),
+    ),
     "method setting not offered": (
         {"methods": "[{name: routing_lora, function: times}]"},
         ("method 'routing_lora': function:", "'mul'", 'got "times"'),
     ),
-    "method without a name": ({"methods": "[{rank: 4}]"}, ("one.yaml: methods[0]: write a name", '{"rank": 4}')),
-    "label twice": ({"methods": "[lora, lora]"}, ("one.yaml: methods: 'lora' stands 2 times", "label")),
-    "equal cells": ({"methods": "[lora, {name: lora, label: other, rank: 8}]"}, ("'lora' and 'other'", "are the same cell", "remove one")),
-    "misspelt backbone": ({"backbones": "[vit_robreta]"}, ("one.yaml: unknown backbone 'vit_robreta'", "did you mean 'vit_roberta'?")),
+    "method without a name": (
+        {"methods": "[{rank: 4}]"},
+        ("one.yaml: methods[0]: write a name", '{"rank": 4}'),
+    ),
+    "label twice": (
+        {"methods": "[lora, lora]"},
+        ("one.yaml: methods: 'lora' stands 2 times", "label"),
+    ),
+    "equal cells": (
+        {"methods": "[lora, {name: lora, label: other, rank: 8}]"},
+        ("'lora' and 'other'", "are the same cell", "remove one"),
+    ),
+    "misspelt backbone": (
+        {"backbones": "[vit_robreta]"},
+        ("one.yaml: unknown backbone 'vit_robreta'", "did you mean 'vit_roberta'?"),
+    ),
     "misspelt backbone setting": (
         {"backbones": "[{name: vit_roberta, txet: tiny}]"},
         ("one.yaml: backbone 'vit_roberta': unknown key 'txet'; did you mean 'text'?",),
@@ -64,41 +93,83 @@ SETTINGS = {
         {"backbones": "[{name: vit_roberta, text: /nowhere/weights, vision: tiny}]"},
         ("one.yaml", "cannot load weights from '/nowhere/weights'", "hf download"),
     ),
-    "misspelt task": ({"tasks": "[vaq/shapes]"}, ("one.yaml: tasks[0]", "unknown task 'vaq'; did you mean 'vqa'?")),
-    "misspelt dataset": ({"tasks": "[vqa/shaeps]"}, ("one.yaml: tasks[0]: unknown dataset 'shaeps'; did you mean 'shapes'?",)),
+    "misspelt task": (
+        {"tasks": "[vaq/shapes]"},
+        ("one.yaml: tasks[0]", "unknown task 'vaq'; did you mean 'vqa'?"),
+    ),
+    "misspelt dataset": (
+        {"tasks": "[vqa/shaeps]"},
+        ("one.yaml: tasks[0]: unknown dataset 'shaeps'; did you mean 'shapes'?",),
+    ),
     "no dataset": ({"tasks": "[vqa]"}, ("one.yaml: tasks[0]: write task/dataset",)),
     "dataset file missing": ({"tasks": "[vqa/nothing.yaml]"}, ("cannot read", "nothing.yaml")),
-    "dataset without the task": ({"tasks": "[captioning/easy_vqa]"}, ("dataset 'easy_vqa' has no task 'captioning'; it has: vqa",)),
+    "dataset without the task": (
+        {"tasks": "[captioning/easy_vqa]"},
+        ("dataset 'easy_vqa' has no task 'captioning'; it has: vqa",),
+    ),
     "no methods": ({"methods": "[]"}, ("one.yaml: methods:", "at least 1 item")),
     "no seeds": ({"seeds": "[]"}, ("one.yaml: seeds:", "at least 1 item")),
     "methods left out": ({"methods": ""}, ("one.yaml: 'methods' is required",)),
     "everything skipped": (
         {"tasks": "[captioning/shapes]"},
-        ("one.yaml: nothing to run: all 1 cells are skipped", "vit_roberta does vqa, entailment, nlvr2, not captioning"),
+        (
+            "one.yaml: nothing to run: all 1 cells are skipped",
+            "vit_roberta does vqa, entailment, nlvr2, not captioning",
+        ),
     ),
     "rank larger than the width": (
         {"methods": "[{name: lora, rank: 4096}]"},
         ("one.yaml: 'lora' on 'vit_roberta'", "rank: 4096", "at most"),
     ),
-    "no such projection": ({"methods": "[{name: lora, targets: [qeury]}]"}, ("method 'lora': targets", "'query'")),
-    "NaN learning rate": ({"protocol": "{lr: .nan, steps: 2}"}, ("one.yaml: protocol: lr:", "finite number", "got NaN")),
-    "infinite learning rate": ({"protocol": "{lr: .inf, steps: 2}"}, ("one.yaml: protocol: lr:", "finite number")),
-    "learning rate as text": ({"protocol": '{lr: "1e-3", steps: 2}'}, ("one.yaml: protocol: lr:", "valid number", 'got "1e-3"')),
-    "negative steps": ({"protocol": "{lr: 1e-3, steps: -2}"}, ("one.yaml: protocol: steps:", "greater than 0", "got -2")),
-    "steps and epochs": ({"protocol": "{lr: 1e-3, steps: 2, epochs: 1}"}, ("one.yaml: protocol: set exactly one of epochs and steps",)),
-    "no beams": ({"protocol": "{lr: 1e-3, steps: 2, beams: 0}"}, ("one.yaml: protocol: beams:", "greater than 0", "got 0")),
+    "no such projection": (
+        {"methods": "[{name: lora, targets: [qeury]}]"},
+        ("method 'lora': targets", "'query'"),
+    ),
+    "NaN learning rate": (
+        {"protocol": "{lr: .nan, steps: 2}"},
+        ("one.yaml: protocol: lr:", "finite number", "got NaN"),
+    ),
+    "infinite learning rate": (
+        {"protocol": "{lr: .inf, steps: 2}"},
+        ("one.yaml: protocol: lr:", "finite number"),
+    ),
+    "learning rate as text": (
+        {"protocol": '{lr: "1e-3", steps: 2}'},
+        ("one.yaml: protocol: lr:", "valid number", 'got "1e-3"'),
+    ),
+    "negative steps": (
+        {"protocol": "{lr: 1e-3, steps: -2}"},
+        ("one.yaml: protocol: steps:", "greater than 0", "got -2"),
+    ),
+    "steps and epochs": (
+        {"protocol": "{lr: 1e-3, steps: 2, epochs: 1}"},
+        ("one.yaml: protocol: set exactly one of epochs and steps",),
+    ),
+    "no beams": (
+        {"protocol": "{lr: 1e-3, steps: 2, beams: 0}"},
+        ("one.yaml: protocol: beams:", "greater than 0", "got 0"),
+    ),
     "misspelt protocol key": (
         {"protocol": "{lr: 1e-3, steps: 2, batchsize: 8}"},
         ("one.yaml: protocol: unknown key 'batchsize'", "'batch_size'"),
     ),
-    "misspelt protocol": ({"protocol": "quickstrat"}, ("one.yaml: protocol: unknown protocol 'quickstrat'; did you mean 'quickstart'?",)),
+    "misspelt protocol": (
+        {"protocol": "quickstrat"},
+        ("one.yaml: protocol: unknown protocol 'quickstrat'; did you mean 'quickstart'?",),
+    ),
     "misspelt metric": (
         {"protocol": f"{{lr: 1e-3, steps: 2, metrics: [vqa_acuracy], {LIMITS}}}"},
-        ("one.yaml: 'lora' on 'vit_roberta'", "unknown metric 'vqa_acuracy'; did you mean 'vqa_accuracy'?"),
+        (
+            "one.yaml: 'lora' on 'vit_roberta'",
+            "unknown metric 'vqa_acuracy'; did you mean 'vqa_accuracy'?",
+        ),
     ),
     "a metric of another task": (
         {"protocol": f"{{lr: 1e-3, steps: 2, metrics: [cider], {LIMITS}}}"},
-        ("one.yaml: 'lora' on 'vit_roberta'", "metrics: 'cider' is not for vqa; choose from: vqa_accuracy, answer_match"),
+        (
+            "one.yaml: 'lora' on 'vit_roberta'",
+            "metrics: 'cider' is not for vqa; choose from: vqa_accuracy, answer_match",
+        ),
     ),
     "misspelt weights": (
         {"backbones": "[{name: vit_roberta, text: tinny, vision: tiny}]"},
@@ -106,11 +177,20 @@ SETTINGS = {
     ),
     "misspelt split": (
         {"protocol": f"{{lr: 1e-3, steps: 2, eval_split: tset, {LIMITS}}}"},
-        ("one.yaml: 'lora' on 'vit_roberta'", "eval_split: dataset 'small_shapes' has no split 'tset'; did you mean 'test'?"),
+        (
+            "one.yaml: 'lora' on 'vit_roberta'",
+            "eval_split: dataset 'small_shapes' has no split 'tset'; did you mean 'test'?",
+        ),
     ),
-    "negative seed": ({"seeds": "[-1]"}, ("one.yaml: seeds[0]:", "greater than or equal to 0", "got -1")),
+    "negative seed": (
+        {"seeds": "[-1]"},
+        ("one.yaml: seeds[0]:", "greater than or equal to 0", "got -1"),
+    ),
     "endless seed": ({"seeds": f"[{2**70}]"}, ("one.yaml: seeds[0]:", "less than")),
-    "a date where text belongs": ({"title": "2024-01-01"}, ("one.yaml:", "not JSON serializable; quote the value")),
+    "a date where text belongs": (
+        {"title": "2024-01-01"},
+        ("one.yaml:", "not JSON serializable; quote the value"),
+    ),
     "broken YAML": ({"title": "[1, 2"}, ("one.yaml:", "not valid YAML")),
     "a key twice": ({"title": "a\ntitle: b"}, ("one.yaml:", "not valid YAML", "duplicate key")),
     "a control character": ({"title": '"\x01"'}, ("one.yaml", "not valid YAML")),
@@ -125,7 +205,8 @@ def test_settings(name, tmp_path, refused) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "words"), [(b"- a\n- b\n", "found list"), (b"", "found NoneType"), (b"title: \xff\n", "not UTF-8 text")]
+    ("content", "words"),
+    [(b"- a\n- b\n", "found list"), (b"", "found NoneType"), (b"title: \xff\n", "not UTF-8 text")],
 )
 def test_a_file_that_is_no_sweep(content, words, tmp_path, refused) -> None:
     path = tmp_path / "one.yaml"
@@ -135,11 +216,28 @@ def test_a_file_that_is_no_sweep(content, words, tmp_path, refused) -> None:
 
 @pytest.mark.parametrize("command", ["plan", "sweep", "status", "table", "run"])
 def test_a_sweep_that_is_not_there(command, tmp_path, refused) -> None:
-    options = {"plan": (), "run": ("--root", tmp_path, "--cell", "0")}.get(command, ("--root", tmp_path))
-    refused(command, "quickstrat", *options, words=("unknown sweep 'quickstrat'; did you mean 'quickstart'?", "path ending in .yaml"))
+    options = {"plan": (), "run": ("--root", tmp_path, "--cell", "0")}.get(
+        command, ("--root", tmp_path)
+    )
+    refused(
+        command,
+        "quickstrat",
+        *options,
+        words=("unknown sweep 'quickstrat'; did you mean 'quickstart'?", "path ending in .yaml"),
+    )
     if command not in ("status", "table"):
-        refused(command, tmp_path / "none.yaml", *options, words=(f"cannot read {tmp_path / 'none.yaml'}: No such file",))
-        refused(command, _folder(tmp_path / "folder.yaml"), *options, words=("cannot read", "folder.yaml: Is a directory"))
+        refused(
+            command,
+            tmp_path / "none.yaml",
+            *options,
+            words=(f"cannot read {tmp_path / 'none.yaml'}: No such file",),
+        )
+        refused(
+            command,
+            _folder(tmp_path / "folder.yaml"),
+            *options,
+            words=("cannot read", "folder.yaml: Is a directory"),
+        )
 
 
 def _folder(path: Path) -> Path:
@@ -151,12 +249,25 @@ def _folder(path: Path) -> Path:
 def test_before_any_launch(command, tmp_path, refused) -> None:
     path, root = write_one(tmp_path), tmp_path / "root"
     refused(
-        command, path, "--root", root, words=(f"{root} holds no results of the sweep 'one'", f"run `vlpeft sweep {path} --root {root}`")
+        command,
+        path,
+        "--root",
+        root,
+        words=(
+            f"{root} holds no results of the sweep 'one'",
+            f"run `vlpeft sweep {path} --root {root}`",
+        ),
     )
     refused("plan", path, "--root", root, words=(f"--root {root}: no such folder",))
     file = tmp_path / "a_file"
     file.write_text("")
-    refused(command, path, "--root", file / "below", words=(f"--root {file}/below: a file, or below one; name the result folder",))
+    refused(
+        command,
+        path,
+        "--root",
+        file / "below",
+        words=(f"--root {file}/below: a file, or below one; name the result folder",),
+    )
 
 
 @pytest.mark.parametrize("command", ["sweep", "run"])
@@ -167,22 +278,60 @@ def test_a_root_that_cannot_be_written(command, tmp_path, refused, main) -> None
     file = tmp_path / "a_file"
     file.write_text("")
     for root in (file, file / "below", Path("/proc/vlpeft")):
-        refused(command, path, "--root", root, *cell, *RUN, words=(f"cannot write {root}", "choose a writable --root"))
+        refused(
+            command,
+            path,
+            "--root",
+            root,
+            *cell,
+            *RUN,
+            words=(f"cannot write {root}", "choose a writable --root"),
+        )
     assert file.read_text() == ""
 
 
 OPTIONS = {
     "no workers": (("--workers", "0"), ("--workers: 0 cannot do anything; use 1 or more",)),
-    "workers elsewhere": (("--on", "inline", "--workers", "2"), ("--workers is for --on local, not for --on inline",)),
-    "a profile elsewhere": (("--profile", "one_gpu"), ("--profile is for --on slurm, not for --on",)),
-    "no profile": (("--on", "slurm"), ("--on slurm needs --profile NAME or FILE.yaml; one_gpu is an example",)),
-    "misspelt profile": (("--on", "slurm", "--profile", "one_gpus"), ("--profile one_gpus: no shipped profile; did you mean 'one_gpu'?",)),
-    "profile that is not there": (("--on", "slurm", "--profile", "no.yaml"), ("cannot read no.yaml",)),
-    "no threads": (("--threads", "0"), ("error: --threads: input should be greater than 0, got 0",)),
-    "no micro batch": (("--micro-batch", "-1"), ("error: --micro-batch: input should be greater than 0, got -1",)),
-    "no time between checkpoints": (("--checkpoint-seconds", "-1"), ("--checkpoint-seconds: input should be greater than or equal to 0",)),
-    "a device that is none": (("--device", "toaster"), ("--device toaster", "use auto, cpu, cuda or cuda:N")),
-    "a device without data": (("--device", "meta"), ("--device meta", "use auto, cpu, cuda or cuda:N")),
+    "workers elsewhere": (
+        ("--on", "inline", "--workers", "2"),
+        ("--workers is for --on local, not for --on inline",),
+    ),
+    "a profile elsewhere": (
+        ("--profile", "one_gpu"),
+        ("--profile is for --on slurm, not for --on",),
+    ),
+    "no profile": (
+        ("--on", "slurm"),
+        ("--on slurm needs --profile NAME or FILE.yaml; one_gpu is an example",),
+    ),
+    "misspelt profile": (
+        ("--on", "slurm", "--profile", "one_gpus"),
+        ("--profile one_gpus: no shipped profile; did you mean 'one_gpu'?",),
+    ),
+    "profile that is not there": (
+        ("--on", "slurm", "--profile", "no.yaml"),
+        ("cannot read no.yaml",),
+    ),
+    "no threads": (
+        ("--threads", "0"),
+        ("error: --threads: input should be greater than 0, got 0",),
+    ),
+    "no micro batch": (
+        ("--micro-batch", "-1"),
+        ("error: --micro-batch: input should be greater than 0, got -1",),
+    ),
+    "no time between checkpoints": (
+        ("--checkpoint-seconds", "-1"),
+        ("--checkpoint-seconds: input should be greater than or equal to 0",),
+    ),
+    "a device that is none": (
+        ("--device", "toaster"),
+        ("--device toaster", "use auto, cpu, cuda or cuda:N"),
+    ),
+    "a device without data": (
+        ("--device", "meta"),
+        ("--device meta", "use auto, cpu, cuda or cuda:N"),
+    ),
 }
 
 
@@ -195,7 +344,9 @@ def test_options(name, tmp_path, refused) -> None:
 def test_a_gpu_that_is_not_there(tmp_path, refused, monkeypatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     words = ("--device cuda: no CUDA GPU is visible here; use --device cpu",)
-    refused("sweep", write_one(tmp_path), "--root", tmp_path / "root", "--device", "cuda", words=words)
+    refused(
+        "sweep", write_one(tmp_path), "--root", tmp_path / "root", "--device", "cuda", words=words
+    )
 
 
 @pytest.mark.parametrize(
@@ -204,11 +355,23 @@ def test_a_gpu_that_is_not_there(tmp_path, refused, monkeypatch) -> None:
         ("run quickstart", "vlpeft run: error: --cell must be given; see `vlpeft run --help`"),
         ("sweap", "vlpeft: error: unknown command 'sweap'; did you mean 'sweep'?"),
         ("data chek", "vlpeft data: error: unknown action 'chek'; did you mean 'check'?"),
-        ("list method", "vlpeft list: error: argument what: unknown value 'method'; did you mean 'methods'?"),
-        ("retry quickstart", "vlpeft retry: error: add --failed or --cause; see `vlpeft retry --help`"),
+        (
+            "list method",
+            "vlpeft list: error: argument what: unknown value 'method'; did you mean 'methods'?",
+        ),
+        (
+            "retry quickstart",
+            "vlpeft retry: error: add --failed or --cause; see `vlpeft retry --help`",
+        ),
         ("table", "vlpeft table: error: SWEEP must be given; see `vlpeft table --help`"),
-        ("status quickstart --wtch", "vlpeft status: error: unknown argument '--wtch'; did you mean '--watch'?"),
-        ("status quickstart again", "vlpeft status: error: unknown argument 'again'; see `vlpeft status --help`"),
+        (
+            "status quickstart --wtch",
+            "vlpeft status: error: unknown argument '--wtch'; did you mean '--watch'?",
+        ),
+        (
+            "status quickstart again",
+            "vlpeft status: error: unknown argument 'again'; see `vlpeft status --help`",
+        ),
         (
             "table quickstart --format docx",
             "vlpeft table: error: argument --format: unknown value 'docx'; "
@@ -238,8 +401,26 @@ def test_without_arguments_there_is_help(main) -> None:
 
 def test_cell_ids(tmp_path, refused) -> None:
     path, root = write_one(tmp_path, seeds="[0, 1, 2]"), tmp_path / "root"
-    refused("run", path, "--cell", "xyz", "--root", root, *RUN, words=("cell xyz: no cells of 'one'", "see `vlpeft plan`"))
-    refused("run", path, "--cell", "", "--root", root, *RUN, words=("cell: give the beginning of a cell's id",))
+    refused(
+        "run",
+        path,
+        "--cell",
+        "xyz",
+        "--root",
+        root,
+        *RUN,
+        words=("cell xyz: no cells of 'one'", "see `vlpeft plan`"),
+    )
+    refused(
+        "run",
+        path,
+        "--cell",
+        "",
+        "--root",
+        root,
+        *RUN,
+        words=("cell: give the beginning of a cell's id",),
+    )
 
 
 def test_a_skipped_cell_is_not_run(tmp_path, refused, main) -> None:
@@ -271,12 +452,17 @@ def test_a_missing_image(own_data, tmp_path, refused) -> None:
 def test_a_question_without_answers(own_data, tmp_path, refused) -> None:
     edit_json(annotations(own_data), lambda content: content["annotations"][2].update(answers=[]))
     arguments = ("sweep", own_data, "--root", tmp_path / "root", *RUN)
-    refused(*arguments, words=(str(annotations(own_data)), "question_id 30: has no answers", "add an answer"))
+    refused(
+        *arguments,
+        words=(str(annotations(own_data)), "question_id 30: has no answers", "add an answer"),
+    )
 
 
 def test_a_split_that_the_data_does_not_have(own_data, tmp_path, refused) -> None:
     path = write_one(tmp_path, name="other.yaml", dataset="data/my_questions.yaml")
-    words = ("eval_split: dataset 'my_questions' has no split 'test'; known: train, val; set `protocol: {eval_split: val}`",)
+    words = (
+        "eval_split: dataset 'my_questions' has no split 'test'; known: train, val; set `protocol: {eval_split: val}`",
+    )
     refused("plan", path, words=words)
 
 
@@ -292,7 +478,10 @@ def test_missing_and_truncated_annotations(own_data, tmp_path, refused) -> None:
 
 def test_a_corrupt_image(own_data, tmp_path, main) -> None:
     """Images are decoded only when the cell runs: it fails by itself, and goes once the image is mended."""
-    root, image = tmp_path / "root", tmp_path / "data" / "train2014" / "COCO_train2014_000000000003.jpg"
+    root, image = (
+        tmp_path / "root",
+        tmp_path / "data" / "train2014" / "COCO_train2014_000000000003.jpg",
+    )
     whole = image.read_bytes()
     image.write_bytes(whole[:200])
     (row,) = json.loads(main("plan", own_data, "--json").out)
@@ -309,7 +498,13 @@ def test_a_corrupt_image(own_data, tmp_path, main) -> None:
     swept = main("sweep", own_data, "--root", root, "--on", "inline", *RUN)
     assert swept.code == 1
     assert swept.out == ""  # nothing was done: no table
-    assert sum(line.startswith("vlpeft: failed: ") and "cannot decode image" in line for line in swept.lines) == 1
+    assert (
+        sum(
+            line.startswith("vlpeft: failed: ") and "cannot decode image" in line
+            for line in swept.lines
+        )
+        == 1
+    )
     image.write_bytes(whole)
     assert main("sweep", own_data, "--root", root, "--on", "inline", *RUN).code == 0
     assert leftovers(root) == []
@@ -325,7 +520,9 @@ def test_after_the_launch(tmp_path, refused, main) -> None:
     path.write_text(sweep + "notes: changed\n")
     changed = (f"{path}, its protocol or a dataset of it has changed", "run `vlpeft sweep")
     refused("table", path, "--root", root, words=changed)
-    said = main("status", path, "--root", root)  # tells what there is, and that it is of the sweep as it was
+    said = main(
+        "status", path, "--root", root
+    )  # tells what there is, and that it is of the sweep as it was
     assert said.code == 0
     assert "1 cells: 1 done" in said.out
     assert all(words in said.err for words in changed)
@@ -337,18 +534,33 @@ def test_after_the_launch(tmp_path, refused, main) -> None:
         record.write_text(damaged)
         refused("table", path, "--root", root, words=(str(record),))
     record.write_text(text[: len(text) // 2])
-    refused("table", path, "--root", root, words=("not a readable record", "delete it to run the cell again"))
+    refused(
+        "table",
+        path,
+        "--root",
+        root,
+        words=("not a readable record", "delete it to run the cell again"),
+    )
     write_json(record, {**json.loads(text), "schema": 99})
     refused("table", path, "--root", root, words=("record schema 99", "use a matching version"))
     record.unlink()
     assert main("sweep", path, "--root", root, "--on", "inline", *RUN).code == 0
 
-    refused("status", path, "--root", record, words=(f"--root {record}: a file, or below one; name the result folder",))
+    refused(
+        "status",
+        path,
+        "--root",
+        record,
+        words=(f"--root {record}: a file, or below one; name the result folder",),
+    )
     plan.write_text(plan.read_text()[:50])
     refused("status", path, "--root", root, words=(f"cannot read {plan}", "run `vlpeft sweep"))
 
 
-@pytest.mark.skipif(os.geteuid() == 0 and shutil.which("setpriv") is None, reason="root reads everything, and there is no setpriv")
+@pytest.mark.skipif(
+    os.geteuid() == 0 and shutil.which("setpriv") is None,
+    reason="root reads everything, and there is no setpriv",
+)
 def test_what_another_user_keeps_to_themselves(tmp_path, main) -> None:
     """Root reads everything, unless it gives up that right, as the command does here."""
     path, root = write_one(tmp_path), tmp_path / "root"
@@ -356,8 +568,14 @@ def test_what_another_user_keeps_to_themselves(tmp_path, main) -> None:
     (record,) = root.glob("cells/*/record.json")
     record.parent.chmod(0)
     rights = "--bounding-set=-dac_override,-dac_read_search"
-    mine = ["setpriv", rights, rights.replace("bounding-set", "inh-caps")] if os.geteuid() == 0 else []
-    for words in (("status", path, "--root", root), ("table", path, "--root", root), ("diff", root, root)):
+    mine = (
+        ["setpriv", rights, rights.replace("bounding-set", "inh-caps")] if os.geteuid() == 0 else []
+    )
+    for words in (
+        ("status", path, "--root", root),
+        ("table", path, "--root", root),
+        ("diff", root, root),
+    ):
         command = [*mine, sys.executable, "-m", "vlpeft", *map(str, words)]
         said = subprocess.run(command, capture_output=True, text=True, check=False)
         assert (said.returncode, said.stderr.count("\n")) == (2, 1), said.stderr

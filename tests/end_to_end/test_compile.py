@@ -16,7 +16,9 @@ PROTOCOL = "{lr: 1e-3, epochs: 2, batch_size: 4, train_limit: 10, eval_limit: 4,
 
 
 # torch looks for gradients of all inputs, and hides the warning that this makes itself, but not where warnings are errors
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf Tensor is being accessed:UserWarning")
+@pytest.mark.filterwarnings(
+    "ignore:The .grad attribute of a Tensor that is not a leaf Tensor is being accessed:UserWarning"
+)
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_a_cell_is_compiled(tmp_path, main) -> None:
     torch.compiler.reset()
@@ -24,10 +26,27 @@ def test_a_cell_is_compiled(tmp_path, main) -> None:
     path = write_one(tmp_path, protocol=PROTOCOL)
     cell = plan(str(path), need_data=False).cells[0].id
     for name, flags in (("compiled", ["--compile"]), ("plain", [])):
-        assert main("run", path, "--cell", cell, "--root", tmp_path / name, "--device", "cpu", "--threads", 1, *flags).code == 0
+        assert (
+            main(
+                "run",
+                path,
+                "--cell",
+                cell,
+                "--root",
+                tmp_path / name,
+                "--device",
+                "cpu",
+                "--threads",
+                1,
+                *flags,
+            ).code
+            == 0
+        )
         assert not leftovers(tmp_path / name)
         if flags:
-            assert counters["stats"]["unique_graphs"] > 1, "besides the one that tries whether compiling works"
+            assert counters["stats"]["unique_graphs"] > 1, (
+                "besides the one that tries whether compiling works"
+            )
             torch.compiler.reset()
             counters.clear()
     assert not counters["stats"], "without the flag nothing is compiled"
@@ -36,4 +55,6 @@ def test_a_cell_is_compiled(tmp_path, main) -> None:
     assert [compiled.cost[key] for key in ("flops_per_step", "trainable", "steps")] == [
         plain.cost[key] for key in ("flops_per_step", "trainable", "steps")
     ]
-    assert compiled.curve[0][1] == pytest.approx(plain.curve[0][1], rel=0.5), "other dropout masks, the same model"
+    assert compiled.curve[0][1] == pytest.approx(plain.curve[0][1], rel=0.5), (
+        "other dropout masks, the same model"
+    )

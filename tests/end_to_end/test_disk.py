@@ -26,7 +26,9 @@ def test_full_before_the_launch(disk, main, tmp_path) -> None:
     assert len(records(root)) == 1
 
 
-@pytest.mark.parametrize("moment", ["save_checkpoint", "save_trained", "provenance", "visual_inputs"])
+@pytest.mark.parametrize(
+    "moment", ["save_checkpoint", "save_trained", "provenance", "visual_inputs"]
+)
 def test_full_while_a_cell_runs(disk, main, tmp_path, monkeypatch, moment) -> None:
     """Each cell fails with that cause, and half-written files are gone."""
     sweep, root = write_one(tmp_path, seeds="[0, 1]"), disk.path / "root"
@@ -40,12 +42,21 @@ def test_full_while_a_cell_runs(disk, main, tmp_path, monkeypatch, moment) -> No
         patched.setattr(runner, moment, fill_and_go_on)
         said = main("sweep", sweep, "--root", root, *SWEEP, "--checkpoint-seconds", 0)
     assert said.code == 1
-    assert said.lines[-1] == "vlpeft: 2 of 2 cells failed; mend the cause and run the same command again"
+    assert (
+        said.lines[-1]
+        == "vlpeft: 2 of 2 cells failed; mend the cause and run the same command again"
+    )
     assert "disk full: cannot write" in said.err
     rows = json.loads(main("status", sweep, "--root", root, "--json").out)
-    assert [(row["state"], row["reason"].split(":")[0]) for row in rows] == [("failed", "disk full")] * 2
-    assert not [path for path in leftovers(root) if Path(path).name not in ("failure.json", "checkpoint.pt")]
-    assert main("retry", sweep, "--root", root, "--cause", "disk", *SWEEP).code == 1  # it is still full
+    assert [(row["state"], row["reason"].split(":")[0]) for row in rows] == [
+        ("failed", "disk full")
+    ] * 2
+    assert not [
+        path for path in leftovers(root) if Path(path).name not in ("failure.json", "checkpoint.pt")
+    ]
+    assert (
+        main("retry", sweep, "--root", root, "--cause", "disk", *SWEEP).code == 1
+    )  # it is still full
     disk.free()
     assert main("sweep", sweep, "--root", root, *SWEEP).code == 0
     assert len(records(root)) == 2
@@ -57,7 +68,14 @@ def test_read_only(disk, main, tmp_path) -> None:
     assert main("sweep", sweep, "--root", root, *SWEEP).code == 0
     cell = sorted(records(root))[1]
     (root / "cells" / cell / "record.json").unlink()
-    where = {"phase": "train", "step": 1, "total": 2, "updated": 1.0, "pid": os.getpid(), "left": None}
+    where = {
+        "phase": "train",
+        "step": 1,
+        "total": 2,
+        "updated": 1.0,
+        "pid": os.getpid(),
+        "left": None,
+    }
     (root / "cells" / cell / "progress.json").write_text(json.dumps(where))
     disk.remount("ro")
     said = main("sweep", sweep, "--root", root, *SWEEP)

@@ -10,7 +10,16 @@ import pytest
 from tests.end_to_end.conftest import RUN, environment, write_one
 from vlpeft.benchmark.core.registry import REPOSITORY
 
-OWN = ("results.py", "benchmark.py", "slurm.py", "methods/__init__.py", "baselines/__init__.py", "re.py", "json.py", "torch.py")
+OWN = (
+    "results.py",
+    "benchmark.py",
+    "slurm.py",
+    "methods/__init__.py",
+    "baselines/__init__.py",
+    "re.py",
+    "json.py",
+    "torch.py",
+)
 SCRIPT = "import sys\nfrom vlpeft.benchmark.cli.main import main\nsys.exit(main())\n"  # as pip writes the `vlpeft` command
 
 
@@ -30,15 +39,23 @@ def folder(tmp_path) -> Path:
 
 def vlpeft(folder: Path, *words: object) -> str:
     """What the command prints, in that folder."""
-    variables = {key: value for key, value in environment().items() if key != "PYTHONSAFEPATH"} | {"PYTHONPATH": str(REPOSITORY)}
+    variables = {key: value for key, value in environment().items() if key != "PYTHONSAFEPATH"} | {
+        "PYTHONPATH": str(REPOSITORY)
+    }
     command = [sys.executable, str(folder.parent / "bin" / "vlpeft"), *map(str, words)]
-    done = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=folder, env=variables, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert "was imported" not in done.stderr
     return done.stdout
 
 
-@pytest.mark.parametrize("way", [("--on", "inline"), ("--on", "local", "--workers", 1), ("--on", "inline", "--ranks", 2)], ids=str)
+@pytest.mark.parametrize(
+    "way",
+    [("--on", "inline"), ("--on", "local", "--workers", 1), ("--on", "inline", "--ranks", 2)],
+    ids=str,
+)
 def test_a_sweep_beside_a_users_own_modules(folder, way) -> None:
     assert vlpeft(folder, "plan", "mine.yaml")
     vlpeft(folder, "sweep", "mine.yaml", "--root", "out", *way, *RUN)
@@ -51,5 +68,11 @@ def test_a_sweep_beside_a_users_own_modules(folder, way) -> None:
 def test_as_a_module(folder) -> None:
     """`python -m vlpeft` takes the current folder from the path that it has put there."""
     variables = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    done = subprocess.run([sys.executable, "-m", "vlpeft", "list", "methods"], cwd=folder, env=variables, capture_output=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "vlpeft", "list", "methods"],
+        cwd=folder,
+        env=variables,
+        capture_output=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr

@@ -47,22 +47,54 @@ def test_the_commands(ran: Ran, out: Path, tmp_path: Path, main: Any) -> None:
     cell = ran.cell("lora", "vit_roberta", "vqa")
     sweep = ran.sweep("lora", "vit_roberta", "vqa")
     said = main("export-adapter", sweep, cell.id[:10], "--root", ran.root, "-o", tmp_path / "mine")
-    assert (said.code, said.out) == (0, f"{tmp_path / 'mine'}: lora of cell {cell.id}; 5 of 5 test examples answered as in the run\n")
+    assert (said.code, said.out) == (
+        0,
+        f"{tmp_path / 'mine'}: lora of cell {cell.id}; 5 of 5 test examples answered as in the run\n",
+    )
     assert not leftovers(ran.root)
     assert not leftovers(tmp_path)
     assert (tmp_path / "mine" / TENSORS).read_bytes() == (out / "vqa" / TENSORS).read_bytes()
     assert (tmp_path / "mine" / CONFIG).read_bytes() == (out / "vqa" / CONFIG).read_bytes()
     again = main("export-adapter", sweep, cell.id, "--root", ran.root, "-o", tmp_path / "mine")
-    assert (again.code, again.err) == (2, f"vlpeft: error: {tmp_path / 'mine'} exists; choose another folder, or remove it\n")
-    plain = main("predict", "--adapter", out / "vqa", "--image", out / "red.png", "--question", "what is it?", "--device", "cpu")
-    listed = main("predict", "--adapter", out / "vqa", "--from", out / "rows.jsonl", "--json", "--device", "cpu")
+    assert (again.code, again.err) == (
+        2,
+        f"vlpeft: error: {tmp_path / 'mine'} exists; choose another folder, or remove it\n",
+    )
+    plain = main(
+        "predict",
+        "--adapter",
+        out / "vqa",
+        "--image",
+        out / "red.png",
+        "--question",
+        "what is it?",
+        "--device",
+        "cpu",
+    )
+    listed = main(
+        "predict",
+        "--adapter",
+        out / "vqa",
+        "--from",
+        out / "rows.jsonl",
+        "--json",
+        "--device",
+        "cpu",
+    )
     rows = [json.loads(line) for line in listed.out.splitlines()]
     assert [row["question"] for row in rows] == ["what is it?", "is it red?"]
     assert rows[0]["prediction"] == plain.out.strip() == rows[0]["top"][0]["answer"]
     assert 0 < rows[0]["top"][0]["score"] < 1
-    assert rows[0]["score_is"] == "sigmoid of the answer's own logit; those of all answers do not sum to 1"
+    assert (
+        rows[0]["score_is"]
+        == "sigmoid of the answer's own logit; those of all answers do not sum to 1"
+    )
     two = ("--image", out / "red.png", "--image", out / "red.png")
-    compared = json.loads(main("predict", "--adapter", out / "nlvr2", *two, "--question", "both are red", "--json").out)
+    compared = json.loads(
+        main(
+            "predict", "--adapter", out / "nlvr2", *two, "--question", "both are red", "--json"
+        ).out
+    )
     assert {each["answer"] for each in compared["top"]} == {"true", "false"}
     assert max(each["score"] for each in compared["top"]) < 0
     assert compared["score_is"].startswith("log-likelihood of the answer's tokens")
@@ -74,21 +106,56 @@ def test_the_commands(ran: Ran, out: Path, tmp_path: Path, main: Any) -> None:
     [
         ("vqa", ["--question", "why?"], "vqa reads 1 image, got 0; give `--image` once"),
         ("vqa", ["--image", "red.png"], "vqa needs a text beside the image; give `--question`"),
-        ("vqa", ["--image", "none.png", "--question", "why?"], "none.png is no file; check the path"),
+        (
+            "vqa",
+            ["--image", "none.png", "--question", "why?"],
+            "none.png is no file; check the path",
+        ),
         ("vqa", ["--image", "text.png", "--question", "why?"], "cannot decode image"),
-        ("vqa", ["--image", "red.png", "--question", "why?", "--task", "nlvr2"], "--task nlvr2: this adapter does vqa/shapes; name one"),
-        ("vqa", ["--image", "red.png", "--from", "rows.jsonl"], "--from gives images and questions; leave out --image and --question"),
+        (
+            "vqa",
+            ["--image", "red.png", "--question", "why?", "--task", "nlvr2"],
+            "--task nlvr2: this adapter does vqa/shapes; name one",
+        ),
+        (
+            "vqa",
+            ["--image", "red.png", "--from", "rows.jsonl"],
+            "--from gives images and questions; leave out --image and --question",
+        ),
         ("vqa", ["--from", "none.jsonl"], "none.jsonl is no file; check the path of `--from`"),
-        ("vqa", ["--from", "empty.jsonl"], 'asks nothing; write {"image": PATH, "question": TEXT} on each line'),
+        (
+            "vqa",
+            ["--from", "empty.jsonl"],
+            'asks nothing; write {"image": PATH, "question": TEXT} on each line',
+        ),
         ("nlvr2", ["--from", "rows.jsonl"], "request 1: nlvr2 reads 2 images, got 1"),
-        ("nlvr2", ["--image", "red.png", "--question", "both"], "nlvr2 reads 2 images, got 1; give `--image LEFT --image RIGHT`"),
-        ("captioning", ["--image", "red.png", "--question", "why?"], "captioning takes no question; leave it out"),
-        ("peft", ["--image", "red.png", "--question", "why?"], "is in peft's format: load it with peft"),
+        (
+            "nlvr2",
+            ["--image", "red.png", "--question", "both"],
+            "nlvr2 reads 2 images, got 1; give `--image LEFT --image RIGHT`",
+        ),
+        (
+            "captioning",
+            ["--image", "red.png", "--question", "why?"],
+            "captioning takes no question; leave it out",
+        ),
+        (
+            "peft",
+            ["--image", "red.png", "--question", "why?"],
+            "is in peft's format: load it with peft",
+        ),
         (".", ["--image", "red.png"], "is no exported adapter: it has no config.json"),
     ],
 )
-def test_slips_are_named(out: Path, main: Any, adapter: str, arguments: list[str], message: str) -> None:
-    said = main("predict", "--adapter", out / adapter, *(str(out / a) if a.endswith((".png", ".jsonl")) else a for a in arguments))
+def test_slips_are_named(
+    out: Path, main: Any, adapter: str, arguments: list[str], message: str
+) -> None:
+    said = main(
+        "predict",
+        "--adapter",
+        out / adapter,
+        *(str(out / a) if a.endswith((".png", ".jsonl")) else a for a in arguments),
+    )
     assert said.code == 2
     assert message in said.err
     assert len(said.lines) == 1
@@ -124,8 +191,12 @@ def load(folder: Path, config: dict[str, Any]) -> str:
 
 def test_a_row_ends_where_its_line_does(tmp_path: Path) -> None:
     question = "red\u2028or\u0085blue?"  # which JSON does not escape, and some take for new lines
-    (tmp_path / "rows.jsonl").write_text(json.dumps({"image": "a.png", "question": question}, ensure_ascii=False), encoding="utf-8")
-    assert read_rows(tmp_path / "rows.jsonl") == [AskedQuestion((str(tmp_path / "a.png"),), question)]
+    (tmp_path / "rows.jsonl").write_text(
+        json.dumps({"image": "a.png", "question": question}, ensure_ascii=False), encoding="utf-8"
+    )
+    assert read_rows(tmp_path / "rows.jsonl") == [
+        AskedQuestion((str(tmp_path / "a.png"),), question)
+    ]
 
 
 def test_damage_and_what_is_missing_are_named(out: Path, tmp_path: Path) -> None:
@@ -138,9 +209,16 @@ def test_damage_and_what_is_missing_are_named(out: Path, tmp_path: Path) -> None
         "plugin": "some.package",
         "cell": {**config["cell"], "method": {"name": "other", "settings": {}}},
     }
-    assert "method 'other' comes from another package; install the one that holds `some.package`" in load(folder, unknown)
-    assert "cannot load weights from '/no/where'" in load(folder, {**config, "weights": {"text": "/no/where"}})
-    assert "images would be prepared differently" in load(folder, {**config, "image": {**config["image"], "size": 32}})
+    assert (
+        "method 'other' comes from another package; install the one that holds `some.package`"
+        in load(folder, unknown)
+    )
+    assert "cannot load weights from '/no/where'" in load(
+        folder, {**config, "weights": {"text": "/no/where"}}
+    )
+    assert "images would be prepared differently" in load(
+        folder, {**config, "image": {**config["image"], "size": 32}}
+    )
     fewer = {**config, "answers": [config["answers"][0][:-1]]}
     assert "not trained, or of another shape" in load(folder, fewer)
     (folder / "base.json").write_text("{}")
@@ -160,17 +238,34 @@ def test_other_base_weights_are_refused(out: Path, tmp_path: Path) -> None:
     other = shutil.copytree(TINY / "roberta", tmp_path / "roberta")
     tensors = load_file(other / "model.safetensors")
     name = next(name for name in tensors if name.endswith("output.dense.weight"))
-    save_file({**tensors, name: tensors[name] * 1.001}, other / "model.safetensors", metadata={"format": "pt"})
-    assert "is not what the adapter was trained on (" in load(folder, {**config, "weights": {"text": str(other)}})
+    save_file(
+        {**tensors, name: tensors[name] * 1.001},
+        other / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+    assert "is not what the adapter was trained on (" in load(
+        folder, {**config, "weights": {"text": str(other)}}
+    )
     drawn = {**config, "cell": {**config["cell"], "seed": 7}}
-    assert "is not what the adapter was trained on (text.pooler" in load(folder, drawn), "a random frozen part comes from the seed"
+    assert "is not what the adapter was trained on (text.pooler" in load(folder, drawn), (
+        "a random frozen part comes from the seed"
+    )
 
 
 def test_features_are_no_images(out: Path) -> None:
     """A backbone that reads a dataset's features can be exported, but not be shown a picture."""
     adapter = read_adapter(out / "vqa")
-    with pytest.raises(UserError, match="this adapter reads features that shapes holds, not images"):
-        predict(replace(adapter, image={}), rebuild(adapter, out / "vqa"), 0, [AskedQuestion((str(out / "red.png"),), "why?")], 1, top=0)
+    with pytest.raises(
+        UserError, match="this adapter reads features that shapes holds, not images"
+    ):
+        predict(
+            replace(adapter, image={}),
+            rebuild(adapter, out / "vqa"),
+            0,
+            [AskedQuestion((str(out / "red.png"),), "why?")],
+            1,
+            top=0,
+        )
 
 
 def test_only_whole_and_finished_cells_are_exported(ran: Ran, tmp_path: Path) -> None:

@@ -61,7 +61,9 @@ def wrap(monkeypatch, owner, name, change):
 def functions(monkeypatch, change):
     """Change both attention functions that the models of transformers call."""
     for name in ("sdpa", "vlpeft"):
-        monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS._global_mapping, name, change(ALL_ATTENTION_FUNCTIONS[name]))
+        monkeypatch.setitem(
+            ALL_ATTENTION_FUNCTIONS._global_mapping, name, change(ALL_ATTENTION_FUNCTIONS[name])
+        )
 
 
 def attention_keyword(monkeypatch, backbone):
@@ -69,7 +71,9 @@ def attention_keyword(monkeypatch, backbone):
     if backbone == "blip":
         real = TextAttention.forward
 
-        def forward(self, hidden_states, attention_mask=None, encoder_hidden_states=None, kv_cache=None, **_):
+        def forward(
+            self, hidden_states, attention_mask=None, encoder_hidden_states=None, kv_cache=None, **_
+        ):
             return real(self, hidden_states, attention_mask, encoder_hidden_states, kv_cache)
 
         monkeypatch.setattr(TextAttention, "forward", forward)
@@ -89,7 +93,12 @@ def attention_default(monkeypatch, backbone):
         return function
 
     if backbone == "blip":
-        wrap(monkeypatch, TextAttention, "_heads", lambda real: lambda self, states: real(self, states) * 1.05)
+        wrap(
+            monkeypatch,
+            TextAttention,
+            "_heads",
+            lambda real: lambda self, states: real(self, states) * 1.05,
+        )
     else:
         functions(monkeypatch, change)
 
@@ -97,9 +106,16 @@ def attention_default(monkeypatch, backbone):
 def attention_type(monkeypatch, backbone):
     """Three values in place of two."""
     if backbone == "blip":
-        wrap(monkeypatch, TextAttention, "forward", lambda real: lambda *args, **options: real(*args, **options)[0])
+        wrap(
+            monkeypatch,
+            TextAttention,
+            "forward",
+            lambda real: lambda *args, **options: real(*args, **options)[0],
+        )
     else:
-        functions(monkeypatch, lambda real: lambda *args, **options: (*real(*args, **options), None))
+        functions(
+            monkeypatch, lambda real: lambda *args, **options: (*real(*args, **options), None)
+        )
 
 
 # Generation.
@@ -126,7 +142,12 @@ def generation_default(monkeypatch, _backbone):
 
 def generation_type(monkeypatch, _backbone):
     """An output with fields in place of a tensor."""
-    wrap(monkeypatch, GenerationMixin, "generate", lambda real: with_default(real, return_dict_in_generate=True))
+    wrap(
+        monkeypatch,
+        GenerationMixin,
+        "generate",
+        lambda real: with_default(real, return_dict_in_generate=True),
+    )
 
 
 # Images.
@@ -143,12 +164,22 @@ def images_keyword(monkeypatch, backbone):
 
 def images_default(monkeypatch, _backbone):
     """Pillow resizes by another filter."""
-    wrap(monkeypatch, Image.Image, "resize", lambda real: lambda self, size, *_, **__: real(self, size, Image.Resampling.LANCZOS))
+    wrap(
+        monkeypatch,
+        Image.Image,
+        "resize",
+        lambda real: lambda self, size, *_, **__: real(self, size, Image.Resampling.LANCZOS),
+    )
 
 
 def images_type(monkeypatch, backbone):
     """The tower gives a tuple."""
-    wrap(monkeypatch, vision(backbone), "forward", lambda real: lambda *args, **options: real(*args, **options).to_tuple())
+    wrap(
+        monkeypatch,
+        vision(backbone),
+        "forward",
+        lambda real: lambda *args, **options: real(*args, **options).to_tuple(),
+    )
 
 
 # Tokenizers.
@@ -164,29 +195,53 @@ def tokenizer_keyword(monkeypatch, backbone):
     if backbone in ("vit_roberta", "clip_bart"):
         wrap(monkeypatch, tokenizer_class(), "__call__", lambda real: without(real, "max_length"))
     else:
-        wrap(monkeypatch, tokenizer_class(), "batch_decode", lambda real: without(real, "skip_special_tokens"))
+        wrap(
+            monkeypatch,
+            tokenizer_class(),
+            "batch_decode",
+            lambda real: without(real, "skip_special_tokens"),
+        )
 
 
 def tokenizer_default(monkeypatch, backbone):
     """No special tokens where they come by themselves; else another way to join the pieces of a text."""
     if backbone in ("vit_roberta", "clip_bart"):
-        wrap(monkeypatch, tokenizer_class(), "__call__", lambda real: with_default(real, add_special_tokens=False))
+        wrap(
+            monkeypatch,
+            tokenizer_class(),
+            "__call__",
+            lambda real: with_default(real, add_special_tokens=False),
+        )
     else:
-        spaced = lambda real: lambda *args, **options: [text.replace("?", " ?") for text in real(*args, **options)]  # noqa: E731
+        spaced = lambda real: (
+            lambda *args, **options: [text.replace("?", " ?") for text in real(*args, **options)]
+        )  # noqa: E731
         wrap(monkeypatch, tokenizer_class(), "batch_decode", spaced)
 
 
 def tokenizer_padding(monkeypatch, _backbone):
     """Padding on the other side."""
-    wrap(monkeypatch, tokenizer_class(), "__call__", lambda real: with_default(real, padding_side="left"))
+    wrap(
+        monkeypatch,
+        tokenizer_class(),
+        "__call__",
+        lambda real: with_default(real, padding_side="left"),
+    )
 
 
 def tokenizer_type(monkeypatch, backbone):
     """Lists in place of tensors, and a plain dict in place of an encoding with attributes."""
     if backbone in ("vit_roberta", "clip_bart"):
-        wrap(monkeypatch, tokenizer_class(), "__call__", lambda real: without(real, "return_tensors"))
+        wrap(
+            monkeypatch, tokenizer_class(), "__call__", lambda real: without(real, "return_tensors")
+        )
     else:
-        wrap(monkeypatch, tokenizer_class(), "__call__", lambda real: lambda *args, **options: dict(real(*args, **options)))
+        wrap(
+            monkeypatch,
+            tokenizer_class(),
+            "__call__",
+            lambda real: lambda *args, **options: dict(real(*args, **options)),
+        )
 
 
 def without(real, name):
@@ -226,7 +281,11 @@ CASES = [
     for backbone in BACKBONES
     for area, changes in CHANGES.items()
     for change in changes
-    if (backbone, area) != ("vit_roberta", "generation")  # it chooses from a list by one forward pass: nothing is generated
+    if (backbone, area)
+    != (
+        "vit_roberta",
+        "generation",
+    )  # it chooses from a list by one forward pass: nothing is generated
 ]
 
 

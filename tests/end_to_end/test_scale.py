@@ -20,16 +20,24 @@ OF_PAPERS = [name for name in sweep_names() if "/" in name]
 
 
 @pytest.mark.parametrize("name", OF_PAPERS)
-def test_every_table_s_grid_is_the_same_at_the_tiny_scale_and_nothing_in_it_is_large(name: str) -> None:
+def test_every_table_s_grid_is_the_same_at_the_tiny_scale_and_nothing_in_it_is_large(
+    name: str,
+) -> None:
     full, tiny = expand(name), expand(name, "tiny")
-    assert [(p.row, p.backbone, p.seed) for p in tiny] == [(p.row, p.backbone, p.seed) for p in full]
+    assert [(p.row, p.backbone, p.seed) for p in tiny] == [
+        (p.row, p.backbone, p.seed) for p in full
+    ]
     assert not {p.id for p in full} & {p.id for p in tiny}
     for large, cell in zip(full, tiny, strict=True):
         assert scale_notes(cell.cell) == (TINY, EMBEDDED)
         assert cell.cell.method == large.cell.method
         assert [part.task for part in cell.cell.parts] == [part.task for part in large.cell.parts]
-        assert [part.dataset.name for part in cell.cell.parts] == [f"{part.dataset.name} (shapes)" for part in large.cell.parts]
-        assert cell.cell.protocol.prompt == large.cell.protocol.prompt, "what the scale does not name stays the paper's"
+        assert [part.dataset.name for part in cell.cell.parts] == [
+            f"{part.dataset.name} (shapes)" for part in large.cell.parts
+        ]
+        assert cell.cell.protocol.prompt == large.cell.protocol.prompt, (
+            "what the scale does not name stays the paper's"
+        )
         assert (cell.cell.protocol.epochs, cell.cell.protocol.warmup_steps) == (2, 0)
 
 
@@ -40,15 +48,26 @@ def test_each_dataset_has_scenes_of_its_own_and_the_same_ones_in_every_table() -
     assert one.open().fingerprint() != other.open().fingerprint()
     assert one.root == ""
     assert scale.stand_in(load_spec("shapes")) == load_spec("shapes"), "drawn data stays as it is"
-    shared = {p.id for p in expand("p_adapter/table1", "tiny")} & {p.id for p in expand("p_adapter/table2", "tiny")}
+    shared = {p.id for p in expand("p_adapter/table1", "tiny")} & {
+        p.id for p in expand("p_adapter/table2", "tiny")
+    }
     assert shared, "the adapter's cells stand in both tables"
 
 
 def test_explain_says_what_the_scale_sets() -> None:
-    cell = next(c for c in cross_layers("p_adapter/table1", "tiny") if c.planned.cell.method.name == "full_finetuning")
-    assert [layer.origin for layer in cell.protocols[0]][-2:] == ["scale tiny", "scale tiny, rule 2 (method: full_finetuning)"]
+    cell = next(
+        c
+        for c in cross_layers("p_adapter/table1", "tiny")
+        if c.planned.cell.method.name == "full_finetuning"
+    )
+    assert [layer.origin for layer in cell.protocols[0]][-2:] == [
+        "scale tiny",
+        "scale tiny, rule 2 (method: full_finetuning)",
+    ]
     assert cell.backbone[-1].origin == "scale tiny"
-    assert cell.planned.cell.backbone.settings["dropout"] == 0.1, "what it does not set stays the sweep's"
+    assert cell.planned.cell.backbone.settings["dropout"] == 0.1, (
+        "what it does not set stays the sweep's"
+    )
 
 
 def test_towers_that_become_one_run_once(tmp_path: Path) -> None:
@@ -58,14 +77,19 @@ def test_towers_that_become_one_run_once(tmp_path: Path) -> None:
         "backbones:\n  - {name: vit_roberta, label: base}\n  - {name: vit_roberta, label: large, text: roberta-large}\n"
     )
     made = plan(str(path), need_data=True, scale="tiny")
-    assert [c.skipped for c in made.cells] == ["", "at this scale it is the cell of bitfit on base, vqa/vqav2 (shapes)"]
+    assert [c.skipped for c in made.cells] == [
+        "",
+        "at this scale it is the cell of bitfit on base, vqa/vqav2 (shapes)",
+    ]
     assert made.sweep == "two@tiny"
 
 
 def test_unknown_scales_and_backbones(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--scale: unknown scale 'tini'; did you mean 'tiny'"):
         expand("quickstart", "tini")
-    with pytest.raises(UserError, match="--scale: it says nothing about the backbone 'flava'; it knows: blip, "):
+    with pytest.raises(
+        UserError, match="--scale: it says nothing about the backbone 'flava'; it knows: blip, "
+    ):
         load_scale("tiny").settings_of("flava")
 
 
@@ -84,6 +108,9 @@ def test_the_commands_take_it(tmp_path: Path, main: Any) -> None:
     assert "(tiny towers, embedded data)" in shown.out
     without = main("table", path, *root)
     assert without.code == 2
-    assert f"holds no results of the sweep 'mine'; run `vlpeft sweep {path} --root {tmp_path / 'runs'}`" in without.err
+    assert (
+        f"holds no results of the sweep 'mine'; run `vlpeft sweep {path} --root {tmp_path / 'runs'}`"
+        in without.err
+    )
     told = main("plan", path, "--scale", "tiny", "--explain", row["id"][:6])
     assert "scale tiny" in told.out

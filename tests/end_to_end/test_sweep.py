@@ -30,7 +30,9 @@ from tests.end_to_end.conftest import (
 )
 
 FORMATS = ("text", "md", "latex", "csv", "json")
-RUNNABLE = 4 * 2 + 3 * 2  # vit_roberta answers with four methods; vit_gpt2 captions with three, for want of a head
+RUNNABLE = (
+    4 * 2 + 3 * 2
+)  # vit_roberta answers with four methods; vit_gpt2 captions with three, for want of a head
 PLANNED = 2 * 2 * 4 * 2
 
 
@@ -54,7 +56,11 @@ def copy(inline, tmp_path) -> Path:
 
 def score_rows(out: str) -> list[str]:
     """The score table of what `sweep` prints; below it stand costs, which no two runs share."""
-    return out.split("A tiny sweep (tiny towers, embedded data): cost", maxsplit=1)[0].rstrip().splitlines()
+    return (
+        out.split("A tiny sweep (tiny towers, embedded data): cost", maxsplit=1)[0]
+        .rstrip()
+        .splitlines()
+    )
 
 
 def test_plan_as_text_and_json(sweep, main) -> None:
@@ -80,7 +86,10 @@ def test_inline(sweep, inline, main) -> None:
     assert said.code == 0, said.err
     assert len(cells(root)) == len(records(root)) == RUNNABLE
     assert leftovers(root) == []
-    assert said.lines[0] == f"tiny: {RUNNABLE} cells, 0 done before, {RUNNABLE} to run; {PLANNED - RUNNABLE} skipped (see `vlpeft plan`)"
+    assert (
+        said.lines[0]
+        == f"tiny: {RUNNABLE} cells, 0 done before, {RUNNABLE} to run; {PLANNED - RUNNABLE} skipped (see `vlpeft plan`)"
+    )
     assert f"[{RUNNABLE}/{RUNNABLE}] done" in said.lines[-1]
     assert len(said.lines) == 1 + RUNNABLE
     assert "[1/" not in said.out  # progress is for stderr alone
@@ -108,7 +117,9 @@ def test_again_runs_nothing(sweep, inline) -> None:
     before = {path: path.stat().st_mtime_ns for path in root.glob("cells/*/*")}
     said = vlpeft("sweep", sweep, "--root", root, *RUN)
     assert said.code == 0
-    assert said.lines == [f"tiny: {RUNNABLE} cells, {RUNNABLE} done before, 0 to run; {PLANNED - RUNNABLE} skipped (see `vlpeft plan`)"]
+    assert said.lines == [
+        f"tiny: {RUNNABLE} cells, {RUNNABLE} done before, 0 to run; {PLANNED - RUNNABLE} skipped (see `vlpeft plan`)"
+    ]
     assert {path: path.stat().st_mtime_ns for path in root.glob("cells/*/*")} == before
     assert said.out == first.out  # costs too: they are read from the same records
 
@@ -117,8 +128,13 @@ def test_status(sweep, inline, main) -> None:
     rows = json.loads(main("status", sweep, "--root", inline[0], "--json").out)
     assert [row["state"] for row in rows].count("done") == RUNNABLE
     assert {row["state"] for row in rows} == {"done", "skipped"}
-    assert f"{PLANNED} cells: {RUNNABLE} done, {PLANNED - RUNNABLE} skipped" in main("status", sweep, "--root", inline[0]).out
-    states = [row["state"] for row in json.loads(main("plan", sweep, "--root", inline[0], "--json").out)]
+    assert (
+        f"{PLANNED} cells: {RUNNABLE} done, {PLANNED - RUNNABLE} skipped"
+        in main("status", sweep, "--root", inline[0]).out
+    )
+    states = [
+        row["state"] for row in json.loads(main("plan", sweep, "--root", inline[0], "--json").out)
+    ]
     assert states.count("done") == RUNNABLE
 
 
@@ -143,12 +159,30 @@ def test_status_on_a_login_node(sweep, copy, tmp_path) -> None:
     folder.mkdir(parents=True)
     write_json(folder / "submission.json", {"job": "7", "cells": [[ids[0]]]})
     (tmp_path / "bin").mkdir()
-    command = [sys.executable, "-c", LOGIN_NODE, "status", str(sweep), "--root", str(copy), "--json"]
-    said = subprocess.run(command, capture_output=True, text=True, env={**environment(), "PATH": str(tmp_path / "bin")}, check=False)
+    command = [
+        sys.executable,
+        "-c",
+        LOGIN_NODE,
+        "status",
+        str(sweep),
+        "--root",
+        str(copy),
+        "--json",
+    ]
+    said = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        env={**environment(), "PATH": str(tmp_path / "bin")},
+        check=False,
+    )
     assert said.returncode == 0, said.stderr
     rows = {row["id"]: row for row in json.loads(said.stdout)}
     assert rows[ids[0]]["state"] == "pending"
-    assert rows[ids[0]]["reason"] == "in the queue or not, nobody knows: `squeue` is not on this machine"
+    assert (
+        rows[ids[0]]["reason"]
+        == "in the queue or not, nobody knows: `squeue` is not on this machine"
+    )
     assert rows[ids[1]]["state"] == "missing"
 
 
@@ -164,7 +198,14 @@ def test_status_while_a_cell_runs(sweep, copy, main) -> None:
     folder = cells(copy)[0]
     (folder / "record.json").unlink()
     for phase in ("load data", "train", "evaluate"):  # all that a running cell reports
-        where = {"phase": phase, "step": 1, "total": 4, "updated": time.time(), "pid": os.getpid(), "left": None}
+        where = {
+            "phase": phase,
+            "step": 1,
+            "total": 4,
+            "updated": time.time(),
+            "pid": os.getpid(),
+            "left": None,
+        }
         (folder / "progress.json").write_text(json.dumps(where))
         said = main("status", sweep, "--root", copy)
         assert said.code == 0, said.err
@@ -186,7 +227,11 @@ def test_a_missing_record_shows_and_comes_back(sweep, inline, copy, main) -> Non
     whole = main("table", sweep, "--root", copy).out
     kept = science(copy)
     gone = main("status", sweep, "--root", copy, "--json")
-    cell = next(row for row in json.loads(gone.out) if row["method"] == "lora" and row["state"] == "done" and row["seed"] == 1)
+    cell = next(
+        row
+        for row in json.loads(gone.out)
+        if row["method"] == "lora" and row["state"] == "done" and row["seed"] == 1
+    )
     (copy / "cells" / cell["id"] / "record.json").unlink()
     assert "1/2 seeds" in main("table", sweep, "--root", copy).out
     said = main("sweep", sweep, "--root", copy, "--on", "inline", *RUN)
@@ -199,7 +244,9 @@ def test_a_missing_record_shows_and_comes_back(sweep, inline, copy, main) -> Non
 def test_kill_nine_half_way(sweep, inline, tmp_path, main) -> None:
     """The launcher and its workers die together; the same command finishes, and nothing in the table tells."""
     root = tmp_path / "root"
-    process = start_vlpeft("sweep", sweep, "--root", root, "--workers", 2, *RUN, log=tmp_path / "log")
+    process = start_vlpeft(
+        "sweep", sweep, "--root", root, "--workers", 2, *RUN, log=tmp_path / "log"
+    )
     try:
         deadline = time.monotonic() + 180
         while len(list(root.glob("cells/*/record.json"))) < RUNNABLE // 3:
@@ -224,7 +271,9 @@ def test_kill_nine_half_way(sweep, inline, tmp_path, main) -> None:
 def test_an_interrupt_is_one_line_and_leaves_nobody(sweep, tmp_path, main, everyone) -> None:
     """A terminal's Ctrl-C reaches the launcher, submitit's controllers and the workers alike."""
     root, log = tmp_path / "root", tmp_path / "log"
-    process = start_vlpeft("sweep", sweep, "--root", root, "--workers", 2, "--checkpoint-seconds", 5, *RUN, log=log)
+    process = start_vlpeft(
+        "sweep", sweep, "--root", root, "--workers", 2, "--checkpoint-seconds", 5, *RUN, log=log
+    )
     try:
         deadline = time.monotonic() + 180
         while not list(root.glob("cells/*/record.json")):
@@ -243,7 +292,9 @@ def test_an_interrupt_is_one_line_and_leaves_nobody(sweep, tmp_path, main, every
     said = log.read_text()
     assert "Traceback" not in said
     assert "KeyboardInterrupt" not in said
-    assert said.splitlines()[-1].startswith("vlpeft: interrupted; run the same command again: finished cells are kept")
+    assert said.splitlines()[-1].startswith(
+        "vlpeft: interrupted; run the same command again: finished cells are kept"
+    )
     assert "at most 5 s back, see --checkpoint-seconds)" in said
     assert main("status", sweep, "--root", root).code == 0
 
@@ -251,12 +302,19 @@ def test_an_interrupt_is_one_line_and_leaves_nobody(sweep, tmp_path, main, every
 @pytest.mark.parametrize("way", ["inline", "local"])
 def test_an_interrupt_saves_what_trains(tmp_path, way) -> None:
     """Long before a checkpoint is due; the next launch goes on there."""
-    path = write_one(tmp_path, protocol="{lr: 1e-3, steps: 100000, batch_size: 4, train_limit: 8, eval_limit: 4}")
+    path = write_one(
+        tmp_path, protocol="{lr: 1e-3, steps: 100000, batch_size: 4, train_limit: 8, eval_limit: 4}"
+    )
     root, log = tmp_path / "root", tmp_path / "log"
-    process = start_vlpeft("sweep", path, "--root", root, "--on", way, "--checkpoint-seconds", 1e6, *RUN, log=log)
+    process = start_vlpeft(
+        "sweep", path, "--root", root, "--on", way, "--checkpoint-seconds", 1e6, *RUN, log=log
+    )
     try:
         deadline = time.monotonic() + 180
-        while not any(json.loads(file.read_text())["phase"] == "train" for file in root.glob("cells/*/progress.json")):
+        while not any(
+            json.loads(file.read_text())["phase"] == "train"
+            for file in root.glob("cells/*/progress.json")
+        ):
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < deadline
             time.sleep(0.1)
@@ -269,7 +327,11 @@ def test_an_interrupt_saves_what_trains(tmp_path, way) -> None:
     said = log.read_text()
     assert "vlpeft: saving the cell in training; Ctrl-C again stops at once" in said
     assert "Traceback" not in said
-    assert {file.name for file in cells(root)[0].iterdir()} == {"cell.json", "checkpoint.pt", "lock"}
+    assert {file.name for file in cells(root)[0].iterdir()} == {
+        "cell.json",
+        "checkpoint.pt",
+        "lock",
+    }
 
 
 @pytest.mark.parametrize("first", ["inline", "local"])
@@ -278,7 +340,10 @@ def test_two_launchers_share_a_root(sweep, inline, tmp_path, main, first) -> Non
     root = tmp_path / "root"
     ways = ((first,), ("local", "--workers", 1))
     logs = [tmp_path / "a", tmp_path / "b"]
-    both = [start_vlpeft("sweep", sweep, "--root", root, "--on", *way, *RUN, log=log) for way, log in zip(ways, logs, strict=True)]
+    both = [
+        start_vlpeft("sweep", sweep, "--root", root, "--on", *way, *RUN, log=log)
+        for way, log in zip(ways, logs, strict=True)
+    ]
     codes = [process.wait(timeout=240) for process in both]
     assert codes == [0, 0], [log.read_text() for log in logs]
     printed = [log.read_text() for log in root.glob("jobs/*/*/*_log.out")]
@@ -302,17 +367,24 @@ def test_a_failing_cell_does_not_stop_the_others(tmp_path, main) -> None:
     assert "wild on vit_roberta" in failed[0]
     assert "the loss became" in failed[0]
     assert "lower `lr`" in failed[0]
-    assert said.lines[-1] == "vlpeft: 1 of 2 cells failed; mend the cause and run the same command again"
+    assert (
+        said.lines[-1]
+        == "vlpeft: 1 of 2 cells failed; mend the cause and run the same command again"
+    )
     assert "failed [a]" in said.out
     assert "[a] settings: the loss became" in said.out
     assert "0/1 seeds" not in said.out
     assert len(records(root)) == 1
-    states = {row["method"]: row for row in json.loads(main("status", path, "--root", root, "--json").out)}
+    states = {
+        row["method"]: row for row in json.loads(main("status", path, "--root", root, "--json").out)
+    }
     assert states["calm"]["state"] == "done"
     assert states["wild"]["state"] == "failed"
     assert "the loss became" in states["wild"]["reason"]
     assert states["wild"]["reason"].startswith("settings: ")  # not a class name, which helps nobody
-    wild, calm = (main("logs", path, states[name]["id"][:8], "--root", root).out for name in ("wild", "calm"))
+    wild, calm = (
+        main("logs", path, states[name]["id"][:8], "--root", root).out for name in ("wild", "calm")
+    )
     assert f"=== {states['wild']['id']} failed" in wild
     assert "the loss became" in wild
     assert f"=== {states['calm']['id']} done" in calm
@@ -320,24 +392,40 @@ def test_a_failing_cell_does_not_stop_the_others(tmp_path, main) -> None:
     watched = main("status", path, "--root", root, "--watch")
     assert watched.out == "1 done, 1 failed\n"
 
-    assert "--failed" in main("retry", path, "--root", root).err  # all, or those of a cause: one must be said
+    assert (
+        "--failed" in main("retry", path, "--root", root).err
+    )  # all, or those of a cause: one must be said
     none = main("retry", path, "--root", root, "--cause", "memory", *RUN)
     assert (none.code, none.err) == (0, "vlpeft: nothing to retry; causes of failure: settings\n")
     again = main("retry", path, "--root", root, "--cause", "settings", "--on", "inline", *RUN)
     assert again.code == 1
     assert again.lines[-1].startswith("vlpeft: 1 of 1 cells failed")
-    said = main("export-adapter", path, states["wild"]["id"][:8], "--root", root, "-o", tmp_path / "out")
-    assert f"run it first (`vlpeft run {path} --root {root} --cell {states['wild']['id']}`)" in said.err
-    (root / "cells" / states["wild"]["id"] / "failure.json").unlink()  # as where it was cancelled and nobody waited
+    said = main(
+        "export-adapter", path, states["wild"]["id"][:8], "--root", root, "-o", tmp_path / "out"
+    )
+    assert (
+        f"run it first (`vlpeft run {path} --root {root} --cell {states['wild']['id']}`)"
+        in said.err
+    )
+    (
+        root / "cells" / states["wild"]["id"] / "failure.json"
+    ).unlink()  # as where it was cancelled and nobody waited
     none = main("retry", path, "--root", root, "--failed", *RUN)
-    assert "causes of failure: none; 1 cells are missing, which is no failure: `vlpeft sweep " in none.err
+    assert (
+        "causes of failure: none; 1 cells are missing, which is no failure: `vlpeft sweep "
+        in none.err
+    )
 
     path.write_text(path.read_text().replace("1e30", "1e-4"))
     mended = main("sweep", path, "--root", root, "--on", "inline", *RUN)
     assert mended.code == 0, mended.err
     assert len(mended.lines) == 2
     rows = json.loads(main("status", path, "--root", root, "--json").out)
-    assert [row["state"] for row in rows] == ["done", "done", "stale"]  # the last one has the settings that were wrong
+    assert [row["state"] for row in rows] == [
+        "done",
+        "done",
+        "stale",
+    ]  # the last one has the settings that were wrong
     assert rows[-1]["id"] == states["wild"]["id"]
 
 
@@ -359,7 +447,9 @@ def test_micro_batches_do_not_change_the_cell(tmp_path, main) -> None:
     path = write_one(tmp_path)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert main("sweep", path, "--root", whole, "--on", "inline", *RUN).code == 0
-    assert main("sweep", path, "--root", parts, "--on", "inline", "--micro-batch", 3, *RUN).code == 0
+    assert (
+        main("sweep", path, "--root", parts, "--on", "inline", "--micro-batch", 3, *RUN).code == 0
+    )
     (one,), (other,) = records(whole).values(), records(parts).values()
     assert one["id"] == other["id"]
     for (_, loss), (_, same) in zip(one["curve"], other["curve"], strict=True):
@@ -372,7 +462,9 @@ def test_a_reader_that_leaves_early_is_no_error(what) -> None:
     read, write = os.pipe()
     os.close(read)
     command = [str(Path(sys.executable).with_name("vlpeft")), "list", what, "--json"]
-    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, env=environment(), check=False)
+    done = subprocess.run(
+        command, stdout=write, stderr=subprocess.PIPE, env=environment(), check=False
+    )
     os.close(write)
     assert done.stderr == b""
     assert done.returncode == 0
@@ -383,11 +475,15 @@ def test_a_record_of_another_cell_is_refused(sweep, copy, main) -> None:
     shutil.copy(one / "record.json", other / "record.json")
     said = main("table", sweep, "--root", copy)
     assert said.code == 2
-    assert said.lines[0].endswith(f"holds the record of cell {one.name}; move it to cells/{one.name}/")
+    assert said.lines[0].endswith(
+        f"holds the record of cell {one.name}; move it to cells/{one.name}/"
+    )
 
 
 def test_records_of_changed_data_do_not_mix(sweep, copy, main) -> None:
-    edit_json(cells(copy)[0] / "record.json", lambda record: record["provenance"].update(data="another"))
+    edit_json(
+        cells(copy)[0] / "record.json", lambda record: record["provenance"].update(data="another")
+    )
     said = main("table", sweep, "--root", copy)
     assert said.code == 2
     assert "the records differ in provenance.data" in said.err

@@ -50,19 +50,31 @@ def test_each_runs_or_says_why_not(sweep: Path, tmp_path: Path, main: Any) -> No
         assert "accuracy" in record["metrics"]
         assert set(record["metrics"]) - {"accuracy"} <= kinds
         lines = (tmp_path / "cells" / record["id"] / "predictions.jsonl").read_text().splitlines()
-        words = {"entailment", "neutral", "contradiction"} if record["cell"]["task"] == "entailment" else {"true", "false"}
+        words = (
+            {"entailment", "neutral", "contradiction"}
+            if record["cell"]["task"] == "entailment"
+            else {"true", "false"}
+        )
         assert {json.loads(line)["prediction"] for line in lines} <= words
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("{entails: yes}", "label_words: entailment has no label 'entails'; did you mean 'entailment'?"),
-        ("{entailment: sure, neutral: sure}", "label_words: two labels of entailment have one word"),
+        (
+            "{entails: yes}",
+            "label_words: entailment has no label 'entails'; did you mean 'entailment'?",
+        ),
+        (
+            "{entailment: sure, neutral: sure}",
+            "label_words: two labels of entailment have one word",
+        ),
         ("{neutral: ' '}", "label_words: the word of 'neutral' is empty; give it one"),
     ],
 )
-def test_words_that_do_not_fit_the_labels_are_refused(sweep: Path, main: Any, words: str, message: str) -> None:
+def test_words_that_do_not_fit_the_labels_are_refused(
+    sweep: Path, main: Any, words: str, message: str
+) -> None:
     text = sweep.read_text().replace("metrics: null", f"metrics: null, label_words: {words}")
     sweep.with_name("words.yaml").write_text(text)
     said = main("plan", sweep.with_name("words.yaml"))
@@ -71,15 +83,22 @@ def test_words_that_do_not_fit_the_labels_are_refused(sweep: Path, main: Any, wo
 
 
 def test_a_prompt_holds_the_text_it_is_for(sweep: Path, main: Any) -> None:
-    sweep.with_name("mute.yaml").write_text(sweep.read_text().replace("metrics: null", "metrics: null, prompt: 'is it true?'"))
+    sweep.with_name("mute.yaml").write_text(
+        sweep.read_text().replace("metrics: null", "metrics: null, prompt: 'is it true?'")
+    )
     said = main("plan", sweep.with_name("mute.yaml"))
     assert said.code == 2
-    assert "prompt: 'is it true?' leaves out the text of entailment; write {text} where it belongs" in said.err
+    assert (
+        "prompt: 'is it true?' leaves out the text of entailment; write {text} where it belongs"
+        in said.err
+    )
 
 
 def test_label_words_are_for_tasks_with_labels(sweep: Path, main: Any) -> None:
     text = (
-        sweep.read_text().replace("metrics: null", "metrics: null, label_words: {neutral: maybe}").replace("task: entailment", "task: vqa")
+        sweep.read_text()
+        .replace("metrics: null", "metrics: null, label_words: {neutral: maybe}")
+        .replace("task: entailment", "task: vqa")
     )
     sweep.with_name("none.yaml").write_text(text)
     said = main("plan", sweep.with_name("none.yaml"))
@@ -87,16 +106,26 @@ def test_label_words_are_for_tasks_with_labels(sweep: Path, main: Any) -> None:
     assert "label_words: vqa has no labels; leave it out" in said.err
 
 
-def test_the_model_learns_the_words_it_is_told_to_write(sweep: Path, tmp_path: Path, main: Any) -> None:
+def test_the_model_learns_the_words_it_is_told_to_write(
+    sweep: Path, tmp_path: Path, main: Any
+) -> None:
     words = "{entailment: sure, neutral: perhaps, contradiction: wrong}"
     text = sweep.read_text().replace("metrics: null", f"metrics: null, label_words: {words}")
     text = text.replace("  - {task: nlvr2, dataset: small_shapes.yaml}\n", "").replace(
         "[{name: lora, rank: 4}]", "[{name: lora, on: [blip]}]"
     )
     sweep.with_name("say.yaml").write_text(text)
-    assert main("sweep", sweep.with_name("say.yaml"), "--root", tmp_path, "--on", "inline", *RUN).code == 0
+    assert (
+        main("sweep", sweep.with_name("say.yaml"), "--root", tmp_path, "--on", "inline", *RUN).code
+        == 0
+    )
     (record,) = records(tmp_path).values()
-    lines = [json.loads(line) for line in (tmp_path / "cells" / record["id"] / "predictions.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line)
+        for line in (tmp_path / "cells" / record["id"] / "predictions.jsonl")
+        .read_text()
+        .splitlines()
+    ]
     assert {line["prediction"] for line in lines} <= {"sure", "perhaps", "wrong"}
     references = {reference for line in lines for reference in line["references"]}
     assert references <= {"sure", "perhaps", "wrong"}

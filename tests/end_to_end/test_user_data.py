@@ -2,7 +2,15 @@
 
 import json
 
-from tests.end_to_end.conftest import RUN, leftovers, records, vlpeft, write_karpathy, write_one, write_vqav2
+from tests.end_to_end.conftest import (
+    RUN,
+    leftovers,
+    records,
+    vlpeft,
+    write_karpathy,
+    write_one,
+    write_vqav2,
+)
 
 TWO_TASKS = "[{task: vqa, dataset: vqa/my_questions.yaml}, {task: captioning, dataset: captions/my_captions.yaml}]"
 BACKBONES = """
@@ -19,7 +27,9 @@ def test_own_questions_and_captions(tmp_path, main) -> None:
     said = vlpeft("sweep", path, "--root", root, "--on", "inline", *RUN)
     assert said.code == 0, said.err
     assert leftovers(root) == []
-    questions, captions = sorted(records(root).values(), key=lambda record: record["cell"]["task"], reverse=True)
+    questions, captions = sorted(
+        records(root).values(), key=lambda record: record["cell"]["task"], reverse=True
+    )
     assert set(questions["metrics"]) == {"vqa_accuracy", "vqa_accuracy/number"}
     assert set(captions["metrics"]) == {f"BLEU-{n} (treebank)" for n in (1, 2, 3, 4)}
     lines = (root / "cells" / questions["id"] / "predictions.jsonl").read_text().splitlines()

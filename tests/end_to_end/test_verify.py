@@ -52,7 +52,9 @@ def perturbed(value, least):
     elif isinstance(value, list) and value and all(isinstance(each, int | float) for each in value):
         largest = max(map(abs, value)) or 1.0
         if largest > least:  # smaller ones are what is left over where larger ones cancel
-            yield from ([*value[:i], each + 0.03 * largest, *value[i + 1 :]] for i, each in enumerate(value))
+            yield from (
+                [*value[:i], each + 0.03 * largest, *value[i + 1 :]] for i, each in enumerate(value)
+            )
     elif isinstance(value, list):
         for i, each in enumerate(value):
             yield from ([*value[:i], other, *value[i + 1 :]] for other in perturbed(each, least))
@@ -64,17 +66,28 @@ def perturbed(value, least):
         yield value + 0.03 * (abs(value) or 1)
 
 
-@pytest.mark.parametrize("form", [form for name in BACKBONES for form in models.FORMS[name]], ids=lambda f: f.backbone + f.label)
+@pytest.mark.parametrize(
+    "form",
+    [form for name in BACKBONES for form in models.FORMS[name]],
+    ids=lambda f: f.backbone + f.label,
+)
 def test_another_weight_is_seen(form):
     """A weight of each tower, 3 % larger."""
     with as_in_a_run(CPU):
         model = models.built(form, "lora", "cpu")
         towers = {"vision": model.backbone.vision, "text": model.backbone.text}
         for tower in towers.values():
-            matrix = max((p for p in tower.parameters() if p.ndim == 2 and p.shape[0] < 1000), key=torch.Tensor.numel)
+            matrix = max(
+                (p for p in tower.parameters() if p.ndim == 2 and p.shape[0] < 1000),
+                key=torch.Tensor.numel,
+            )
             matrix.data *= 1.03
         for check in SOURCES[form.backbone](CPU):
-            if check.name in (f"{form.label}lora: losses", f"{form.label}lora: gradients", f"{form.label}lora: logits"):
+            if check.name in (
+                f"{form.label}lora: losses",
+                f"{form.label}lora: gradients",
+                f"{form.label}lora: logits",
+            ):
                 assert run_check(form.backbone, check).state == "FAILED", check.name
 
 
@@ -114,7 +127,9 @@ def test_the_command_shows_what_fails_and_writes_only_when_asked(main, broken):
     assert {path: path.read_bytes() for path in broken.iterdir()} == before
     done = main("verify", "--backbone", "vit_roberta", "--write")
     assert done.code == 0
-    assert done.out.splitlines()[0].startswith("tokenizers: roberta: ids: value: 1 values [[0]] -> 4 values")
+    assert done.out.splitlines()[0].startswith(
+        "tokenizers: roberta: ids: value: 1 values [[0]] -> 4 values"
+    )
     assert done.out.splitlines()[-1] == "1 values changed"
 
 

@@ -21,7 +21,9 @@ from vlpeft.benchmark.core.config import Protocol, parse
 from vlpeft.benchmark.core.errors import UserError
 
 # peft reads a property that the installed transformers has renamed.
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"
+)
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 
 
@@ -49,13 +51,21 @@ def loud(backbone: Backbone) -> Backbone:
 @torch.no_grad()
 def test_a_parallel_adapter_on_the_feed_forward_equals_its_formula() -> None:
     """LayerNorm(dropout(FFN(x)) + x + E relu(D x + b) + c): the p-adapter release's, at BERT's place."""
-    backbone = loud(Case("adapter", "vit_roberta", {"places": ["ffn"], "form": "parallel", "activation": "relu"}).build())
+    backbone = loud(
+        Case(
+            "adapter", "vit_roberta", {"places": ["ffn"], "form": "parallel", "activation": "relu"}
+        ).build()
+    )
     layer: Any = backbone.text.encoder.layer[1]
     x = seeded(2, 5, 128)
     added = layer.output.dropout.bottleneck
-    inside = functional.gelu(functional.linear(x, layer.intermediate.dense.weight, layer.intermediate.dense.bias))
+    inside = functional.gelu(
+        functional.linear(x, layer.intermediate.dense.weight, layer.intermediate.dense.bias)
+    )
     out = functional.linear(inside, layer.output.dense.weight, layer.output.dense.bias)
-    beside = torch.relu(x @ added.down.weight.T + added.down.bias) @ added.up.weight.T + added.up.bias
+    beside = (
+        torch.relu(x @ added.down.weight.T + added.down.bias) @ added.up.weight.T + added.up.bias
+    )
     norm = layer.output.LayerNorm
     expected = functional.layer_norm(out + x + beside, (128,), norm.weight, norm.bias, norm.eps)
     torch.testing.assert_close(layer.feed_forward_chunk(x), expected, **CLOSE)
@@ -67,13 +77,21 @@ def test_a_parallel_adapter_on_the_feed_forward_equals_its_formula() -> None:
 def test_adapters_on_the_attention_of_gpt2_equal_their_formula(form: str) -> None:
     """The block norms first, so a parallel adapter reads what the query reads: the normed states."""
     plain = Case("full_finetuning", "vit_gpt2").build().text.transformer.h[0].attn
-    block: Any = loud(Case("adapter", "vit_gpt2", {"places": ["self"], "form": form}).build()).text.transformer.h[0]
+    block: Any = loud(
+        Case("adapter", "vit_gpt2", {"places": ["self"], "form": form}).build()
+    ).text.transformer.h[0]
     x = seeded(2, 5, 128)
     normed = block.ln_1(x)
     own = plain(normed)[0]
-    added = block.attn.resid_dropout.bottleneck if form == "parallel" else block.attn.resid_dropout[1]
+    added = (
+        block.attn.resid_dropout.bottleneck if form == "parallel" else block.attn.resid_dropout[1]
+    )
     read = normed if form == "parallel" else own
-    expected = own + functional.gelu(read @ added.down.weight.T + added.down.bias) @ added.up.weight.T + added.up.bias
+    expected = (
+        own
+        + functional.gelu(read @ added.down.weight.T + added.down.bias) @ added.up.weight.T
+        + added.up.bias
+    )
     torch.testing.assert_close(block.attn(normed)[0], expected, **CLOSE)
 
 
@@ -99,15 +117,25 @@ def test_one_parallel_adapter_a_block_reads_two_inputs() -> None:
 @pytest.mark.parametrize(
     ("method", "settings", "message"),
     [
-        ("adapter", {"places": ["cross"]}, "vit_gpt2 has no encoder/decoder cross; it has: decoder self, decoder ffn"),
+        (
+            "adapter",
+            {"places": ["cross"]},
+            "vit_gpt2 has no encoder/decoder cross; it has: decoder self, decoder ffn",
+        ),
         ("adapter", {"sides": ["encoder"]}, "has no encoder self/cross/ffn"),
         ("adapter", {"form": "parallel", "residual": False}, "leave it true"),
-        ("lora", {"places": ["ffn"]}, "no chosen site of vit_gpt2 has a projection 'query'; known: down, up"),
+        (
+            "lora",
+            {"places": ["ffn"]},
+            "no chosen site of vit_gpt2 has a projection 'query'; known: down, up",
+        ),
         ("lora", {"sides": ["encoder"]}, "has no encoder"),
         ("prefix_tuning", {"places": ["cross"]}, "has no encoder/decoder cross"),
     ],
 )
-def test_settings_that_act_nowhere_are_refused(method: str, settings: dict[str, Any], message: str) -> None:
+def test_settings_that_act_nowhere_are_refused(
+    method: str, settings: dict[str, Any], message: str
+) -> None:
     with pytest.raises(UserError, match=message):
         Case(method, "vit_gpt2", settings).build()
 
@@ -116,26 +144,41 @@ def test_settings_that_act_nowhere_are_refused(method: str, settings: dict[str, 
 
 
 def with_prefix(length: int, mlp: int | None = None) -> Backbone:
-    return loud(Case("prefix_tuning", "vit_gpt2", {"length": length, **({"mlp": mlp} if mlp else {})}).build())
+    return loud(
+        Case(
+            "prefix_tuning", "vit_gpt2", {"length": length, **({"mlp": mlp} if mlp else {})}
+        ).build()
+    )
 
 
 def peft_twin(backbone: Backbone, length: int, mlp: int | None) -> Any:
     """GPT-2 with peft's prefix encoder, holding the same numbers."""
     text = Case("full_finetuning", "vit_gpt2").build().text
     config = PrefixTuningConfig(
-        task_type="CAUSAL_LM", num_virtual_tokens=length, prefix_projection=mlp is not None, encoder_hidden_size=mlp
+        task_type="CAUSAL_LM",
+        num_virtual_tokens=length,
+        prefix_projection=mlp is not None,
+        encoder_hidden_size=mlp,
     )
     made = get_peft_model(text, config).eval()
     encoder = made.prompt_encoder["default"]
-    prefixes = [site.attention.module.prefix for site in backbone.sites if site.attention is not None]
+    prefixes = [
+        site.attention.module.prefix for site in backbone.sites if site.attention is not None
+    ]
     with torch.no_grad():
         if mlp is None:
-            flat = [tensor.transpose(0, 1).flatten(1) for prefix in prefixes for tensor in (prefix.keys, prefix.values)]
+            flat = [
+                tensor.transpose(0, 1).flatten(1)
+                for prefix in prefixes
+                for tensor in (prefix.keys, prefix.values)
+            ]
             encoder.embedding.weight.copy_(torch.cat(flat, 1))
         else:
             encoder.embedding.weight.copy_(prefixes[0].shared.table)
             encoder.transform[0].load_state_dict(prefixes[0].shared.first.state_dict())
-            encoder.transform[2].weight.copy_(torch.cat([prefix.last.weight for prefix in prefixes]))
+            encoder.transform[2].weight.copy_(
+                torch.cat([prefix.last.weight for prefix in prefixes])
+            )
             encoder.transform[2].bias.copy_(torch.cat([prefix.last.bias for prefix in prefixes]))
     assert sum(p.numel() for p in encoder.parameters()) == trains(backbone)
     return made
@@ -154,25 +197,36 @@ def test_a_prefix_equals_pefts(padded: bool, mlp: int | None) -> None:
     seen = torch.cat([torch.ones(2, length, dtype=torch.long), mask], 1)
     reference = twin.get_base_model().transformer
     expected = reference(
-        inputs_embeds=embeds, attention_mask=seen, cache=twin.get_prompt(2), position_ids=torch.arange(7)[None]
+        inputs_embeds=embeds,
+        attention_mask=seen,
+        cache=twin.get_prompt(2),
+        position_ids=torch.arange(7)[None],
     ).last_hidden_state
     found = backbone.text.transformer(inputs_embeds=embeds, attention_mask=mask).last_hidden_state
     torch.testing.assert_close(found[mask.bool()], expected[mask.bool()], **CLOSE)
     bare = reference(inputs_embeds=embeds, attention_mask=mask).last_hidden_state
-    assert not torch.allclose(found[mask.bool()], bare[mask.bool()], rtol=1e-2), "the prefix does nothing"
+    assert not torch.allclose(found[mask.bool()], bare[mask.bool()], rtol=1e-2), (
+        "the prefix does nothing"
+    )
 
 
 @pytest.mark.parametrize("beams", [1, 3])
-def test_captions_behind_a_prefix_do_not_depend_on_the_cache(beams: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_captions_behind_a_prefix_do_not_depend_on_the_cache(
+    beams: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     case = Case("prefix_tuning", "vit_gpt2", {"length": 3})
     torch.manual_seed(0)
-    backbone = case.config.build(ANSWERS, Protocol(lr=1e-3, steps=1, beams=beams, max_output_tokens=12))
+    backbone = case.config.build(
+        ANSWERS, Protocol(lr=1e-3, steps=1, beams=beams, max_output_tokens=12)
+    )
     apply(case.adaptation, backbone)
     case.train(loud(backbone), 1)
     features = visual(backbone)(["0", "1", "2"]).detach()
     cached = backbone.predict(features, [""] * 3)
     whole = backbone.text.generate
-    monkeypatch.setattr(backbone.text, "generate", lambda **options: whole(**options, use_cache=False))
+    monkeypatch.setattr(
+        backbone.text, "generate", lambda **options: whole(**options, use_cache=False)
+    )
     assert backbone.predict(features, [""] * 3) == cached
     assert [backbone.predict(features[i : i + 1], [""])[0] for i in range(3)] == cached
 
@@ -186,7 +240,10 @@ def test_a_prefix_of_an_encoder_equals_attention_written_out() -> None:
     mask[1, ..., 3:] = torch.finfo(torch.float32).min
     found = attention(x, attention_mask=mask)[0]
     for row, keys_seen in ((0, 5), (1, 3)):
-        q, k, v = (map_(x[row]).view(5, heads, -1) for map_ in (attention.query, attention.key, attention.value))
+        q, k, v = (
+            map_(x[row]).view(5, heads, -1)
+            for map_ in (attention.query, attention.key, attention.value)
+        )
         for head in range(heads):
             key = torch.cat([attention.prefix.keys[head], k[:keys_seen, head]])
             value = torch.cat([attention.prefix.values[head], v[:keys_seen, head]])
@@ -214,9 +271,13 @@ def test_a_mask_of_truths_equals_the_additive_one(recording: bool) -> None:
 
 
 def test_a_mapped_prompt_equals_its_formula() -> None:
-    prompt: Any = loud(Case("prompt_tuning", "vit_roberta", {"length": 6, "mlp": 20}).build()).prompt
+    prompt: Any = loud(
+        Case("prompt_tuning", "vit_roberta", {"length": 6, "mlp": 20}).build()
+    ).prompt
     first, last = prompt.map[0], prompt.map[2]
-    expected = torch.tanh(prompt.embeddings @ first.weight.T + first.bias) @ last.weight.T + last.bias
+    expected = (
+        torch.tanh(prompt.embeddings @ first.weight.T + first.bias) @ last.weight.T + last.bias
+    )
     assert expected.shape == (6, 128)
     torch.testing.assert_close(prompt(), expected, **CLOSE)
 
@@ -245,7 +306,9 @@ def test_everything_added_trains(method: str, settings: dict[str, Any], backbone
     case = Case(method, backbone, settings)
     made = case.build()
     fresh = case.fresh()
-    assert count(p for p in made.parameters() if p.requires_grad) == case.adaptation.trainable(fresh) + count(fresh.head_parameters())
+    assert count(p for p in made.parameters() if p.requires_grad) == case.adaptation.trainable(
+        fresh
+    ) + count(fresh.head_parameters())
     theirs = {name for name, _ in fresh.named_parameters()}
     before = {name: p.detach().clone() for name, p in made.named_parameters() if name not in theirs}
     case.train(made, 2)
@@ -260,15 +323,50 @@ def test_everything_added_trains(method: str, settings: dict[str, Any], backbone
 @pytest.mark.parametrize(
     ("text", "method", "settings", "expected"),
     [
-        ("roberta-base", "prefix_tuning", {"length": 16}, 12 * 2 * 16 * 768),  # half of BLIP's 24 attentions: 589,824
-        ("gpt2", "prefix_tuning", {"length": 32}, 589_824),  # p-Adapter's alternative: 32 in 12 self-attentions
-        ("gpt2", "prefix_tuning", {"length": 16, "mlp": 512}, 16 * 768 + 769 * 512 + 12 * 513 * 2 * 768),
+        (
+            "roberta-base",
+            "prefix_tuning",
+            {"length": 16},
+            12 * 2 * 16 * 768,
+        ),  # half of BLIP's 24 attentions: 589,824
+        (
+            "gpt2",
+            "prefix_tuning",
+            {"length": 32},
+            589_824,
+        ),  # p-Adapter's alternative: 32 in 12 self-attentions
+        (
+            "gpt2",
+            "prefix_tuning",
+            {"length": 16, "mlp": 512},
+            16 * 768 + 769 * 512 + 12 * 513 * 2 * 768,
+        ),
         ("roberta-base", "prompt_tuning", {"length": 40, "mlp": 800}, 1_261_088),  # VL-Adapter's
-        ("roberta-base", "adapter", {"size": 96, "places": ["ffn"], "form": "parallel"}, 1_779_840),  # p-Adapter's FFN adapters
+        (
+            "roberta-base",
+            "adapter",
+            {"size": 96, "places": ["ffn"], "form": "parallel"},
+            1_779_840,
+        ),  # p-Adapter's FFN adapters
         ("roberta-base", "adapter", {"size": 96}, 24 * 148_320),  # VL-Adapter: 148,320 each
-        ("roberta-base", "adapter", {"size": 96, "places": ["self"], "also_train": ["all_norms"]}, 12 * 148_320 + 25 * 1_536),
-        ("roberta-base", "lora", {"rank": 8, "targets": ["query", "key"], "places": ["self", "cross"]}, 294_912),
-        ("gpt2", "lora", {"rank": 8, "targets": ["up", "down"], "places": ["ffn"]}, 12 * 2 * 8 * (768 + 3072)),
+        (
+            "roberta-base",
+            "adapter",
+            {"size": 96, "places": ["self"], "also_train": ["all_norms"]},
+            12 * 148_320 + 25 * 1_536,
+        ),
+        (
+            "roberta-base",
+            "lora",
+            {"rank": 8, "targets": ["query", "key"], "places": ["self", "cross"]},
+            294_912,
+        ),
+        (
+            "gpt2",
+            "lora",
+            {"rank": 8, "targets": ["up", "down"], "places": ["ffn"]},
+            12 * 2 * 8 * (768 + 3072),
+        ),
         ("roberta-base", "layernorm_tuning", {}, 24 * 1_536),
         ("roberta-base", "layernorm_tuning", {"which": "all"}, 25 * 1_536),
         ("gpt2", "layernorm_tuning", {"which": "all", "biases": False}, 25 * 768),

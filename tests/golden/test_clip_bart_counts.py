@@ -19,7 +19,13 @@ from vlpeft.benchmark.core.config import Protocol, parse
 
 VISUAL_EMBEDDING, BART, ROWS = 1_582_848, 139_420_416, 153_600
 TASKS = 4  # VQA, GQA, NLVR2, captions
-LORA = {"rank": 128, "alpha": 32, "targets": ["query", "value"], "dropout": 0.1, "also_train": ["biases"]}
+LORA = {
+    "rank": 128,
+    "alpha": 32,
+    "targets": ["query", "value"],
+    "dropout": 0.1,
+    "also_train": ["biases"],
+}
 ADAPTER = {"size": 96, "activation": "gelu_new", "also_train": ["all_norms"]}
 PROMPT = {"length": 40, "mlp": 800}
 HYPERFORMER = {"size": 96, "also_train": ["all_norms"]}
@@ -30,7 +36,13 @@ PUBLISHED = [  # method, settings, trained, all, per cent
     ("prompt_tuning", PROMPT, 2_843_936, 142_417_952, 1.997),
     ("prompt_tuning", PROMPT | {"per_task": True}, 6_627_200, 146_201_216, 4.533),
     ("adapter", ADAPTER, 6_081_600, 145_606_464, 4.177),
-    ("adapter", ADAPTER | {"per_task": "down"}, 12_725_760, 152_250_624, 8.358),  # half-shared: the up-projection is common
+    (
+        "adapter",
+        ADAPTER | {"per_task": "down"},
+        12_725_760,
+        152_250_624,
+        8.358,
+    ),  # half-shared: the up-projection is common
     ("adapter", ADAPTER | {"per_task": "up"}, 12_786_240, 152_311_104, 8.395),
     ("adapter", ADAPTER | {"per_task": "all"}, 19_430_400, 158_955_264, 12.224),
     ("lora", LORA, 8_786_688, 148_234_752, 5.928),
@@ -44,13 +56,49 @@ PUBLISHED = [  # method, settings, trained, all, per cent
     ("vl_pet", {"size": 96, "gate": "large"}, 6_052_416, 145_606_464, 4.157),
     # VL-PET's table 9: 18 modules of VL-Adapter or Compacter, 12 gates, 13 LayerNorms of the encoder.
     ("vl_pet", {"size": 96, "gate": "small", "modules": "adapter"}, 4_291_020, 143_845_068, 2.983),
-    ("vl_pet", {"size": 96, "gate": "middleX", "modules": "adapter"}, 4_281_804, 143_835_852, 2.977),
-    ("vl_pet", {"size": 96, "gate": "middleY", "modules": "adapter"}, 4_281_792, 143_835_840, 2.977),
+    (
+        "vl_pet",
+        {"size": 96, "gate": "middleX", "modules": "adapter"},
+        4_281_804,
+        143_835_852,
+        2.977,
+    ),
+    (
+        "vl_pet",
+        {"size": 96, "gate": "middleY", "modules": "adapter"},
+        4_281_792,
+        143_835_840,
+        2.977,
+    ),
     ("vl_pet", {"size": 96, "gate": "large", "modules": "adapter"}, 6_052_416, 145_606_464, 4.157),
-    ("vl_pet", {"size": 96, "gate": "small", "modules": "compacter"}, 2_964_204, 142_518_252, 2.080),
-    ("vl_pet", {"size": 96, "gate": "middleX", "modules": "compacter"}, 2_954_988, 142_509_036, 2.0735),
-    ("vl_pet", {"size": 96, "gate": "middleY", "modules": "compacter"}, 2_954_976, 142_509_024, 2.0735),
-    ("vl_pet", {"size": 96, "gate": "large", "modules": "compacter"}, 4_725_600, 144_279_648, 3.275),
+    (
+        "vl_pet",
+        {"size": 96, "gate": "small", "modules": "compacter"},
+        2_964_204,
+        142_518_252,
+        2.080,
+    ),
+    (
+        "vl_pet",
+        {"size": 96, "gate": "middleX", "modules": "compacter"},
+        2_954_988,
+        142_509_036,
+        2.0735,
+    ),
+    (
+        "vl_pet",
+        {"size": 96, "gate": "middleY", "modules": "compacter"},
+        2_954_976,
+        142_509_024,
+        2.0735,
+    ),
+    (
+        "vl_pet",
+        {"size": 96, "gate": "large", "modules": "compacter"},
+        4_725_600,
+        144_279_648,
+        3.275,
+    ),
 ]
 
 
@@ -64,7 +112,9 @@ def adapted(method: str, settings: dict[str, Any], **model: Any) -> Backbone:
 
 
 @pytest.mark.parametrize(("method", "settings", "trained", "everything", "percent"), PUBLISHED)
-def test_what_the_papers_train(method: str, settings: dict[str, Any], trained: int, everything: int, percent: float) -> None:
+def test_what_the_papers_train(
+    method: str, settings: dict[str, Any], trained: int, everything: int, percent: float
+) -> None:
     backbone = adapted(method, settings)
     found = count(p for p in backbone.parameters() if p.requires_grad)
     whole = count(p for name, p in backbone.named_parameters() if not name.startswith("vision."))
@@ -78,7 +128,9 @@ def test_the_parts() -> None:
     backbone = adapted("head_only", {})
     assert count(backbone.text.parameters()) == BART + ROWS
     assert count(adapted("head_only", {}, extra_tokens=36).text.parameters()) == BART + 36 * 768
-    assert sorted(p.numel() for p in backbone.head_parameters()) == sorted([2048 * 768, 768, 768, 768, 5 * 768, 768, 768, 768, 2 * 768])
+    assert sorted(p.numel() for p in backbone.head_parameters()) == sorted(
+        [2048 * 768, 768, 768, 768, 5 * 768, 768, 768, 768, 2 * 768]
+    )
     assert count(backbone.head_parameters()) == VISUAL_EMBEDDING
 
 
@@ -101,4 +153,7 @@ def test_sites(per_layer: int, side: str) -> None:
 def test_the_adapters_of_the_papers() -> None:
     """Thirty adapters of 148,320 parameters; the papers train all LayerNorms with them."""
     backbone = adapted("adapter", {"size": 96, "activation": "gelu_new"})
-    assert count(p for p in backbone.parameters() if p.requires_grad) == VISUAL_EMBEDDING + 30 * 148_320
+    assert (
+        count(p for p in backbone.parameters() if p.requires_grad)
+        == VISUAL_EMBEDDING + 30 * 148_320
+    )

@@ -31,15 +31,31 @@ EXPONENTS = (1.0, 1.25, 1.5, 1.75, 2.0, 2.5)
 seeds, small = st.integers(0, 2**31), st.integers(1, 5)
 
 
-def block(kind: str, heads: int, head_width: int, *, causal: bool = False, transposed: bool = False, **chosen: Any) -> LiteralBlock:
+def block(
+    kind: str,
+    heads: int,
+    head_width: int,
+    *,
+    causal: bool = False,
+    transposed: bool = False,
+    **chosen: Any,
+) -> LiteralBlock:
     """A block of random float64 weights, far from their small initial values so that nonlinearities matter."""
     width = heads * head_width
     projection = Conv1D(width, width) if transposed else nn.Linear(width, width)
-    made = LiteralBlock(kind, projection, LiteralAttention(heads, causal=causal, fixed_keys=kind == "cross"), PAdapter(**chosen)).double()
+    made = LiteralBlock(
+        kind,
+        projection,
+        LiteralAttention(heads, causal=causal, fixed_keys=kind == "cross"),
+        PAdapter(**chosen),
+    ).double()
     with torch.no_grad():
         for name, parameter in made.named_parameters():
             if not name.endswith(".p"):
-                parameter.copy_(torch.randn_like(parameter) / (parameter.shape[-1] ** 0.5 if parameter.ndim > 1 else 2))
+                parameter.copy_(
+                    torch.randn_like(parameter)
+                    / (parameter.shape[-1] ** 0.5 if parameter.ndim > 1 else 2)
+                )
     return made
 
 
@@ -47,7 +63,9 @@ def seen(batch: int, heads: int, queries: int, keys: int, width: int, *, causal:
     """Random queries and values, and the probabilities of random scores; the last query sees the last key."""
     scores = torch.randn(batch, heads, queries, keys, dtype=torch.float64)
     if causal:
-        scores = scores.masked_fill(torch.ones(queries, keys, dtype=torch.bool).triu(1 + keys - queries), -torch.inf)
+        scores = scores.masked_fill(
+            torch.ones(queries, keys, dtype=torch.bool).triu(1 + keys - queries), -torch.inf
+        )
     query, value = (torch.randn(batch, n, width, dtype=torch.float64) for n in (queries, keys))
     return Seen(query, value, scores.softmax(-1))
 
@@ -62,26 +80,50 @@ def context(shown: Seen) -> Tensor:
 
 
 @given(
-    st.sampled_from(("self", "cross", "cached")), small, st.sampled_from((1, 2, 3)), small, st.sampled_from(EXPONENTS), st.booleans(), seeds
+    st.sampled_from(("self", "cross", "cached")),
+    small,
+    st.sampled_from((1, 2, 3)),
+    small,
+    st.sampled_from(EXPONENTS),
+    st.booleans(),
+    seeds,
 )
 @RANDOM
-def test_the_release_equals_its_transcription(kind: str, batch: int, heads: int, n: int, p: float, pooled: bool, seed: int) -> None:
+def test_the_release_equals_its_transcription(
+    kind: str, batch: int, heads: int, n: int, p: float, pooled: bool, seed: int
+) -> None:
     """Squared differences are summed in another order, which costs eps |F| / ||F_j - F_i||: 1e-8 leaves room for nodes 1e-7 apart."""
     torch.manual_seed(seed)
     keys = n + (3 if kind != "self" else 0)
     tokens = int(torch.randint(1, keys + 1, ())) if pooled and kind == "cross" else None
-    chosen = {"image_tokens": tokens, "release_cached_graph": kind == "cached", "size": 3 * heads if heads > 1 else 2, "p": p}
-    made = block("cross" if kind == "cross" else "self", heads, 4, causal=kind != "cross", transposed=seed % 2 == 0, **chosen)
+    chosen = {
+        "image_tokens": tokens,
+        "release_cached_graph": kind == "cached",
+        "size": 3 * heads if heads > 1 else 2,
+        "p": p,
+    }
+    made = block(
+        "cross" if kind == "cross" else "self",
+        heads,
+        4,
+        causal=kind != "cross",
+        transposed=seed % 2 == 0,
+        **chosen,
+    )
     shown = seen(batch, heads, n, keys, 4 * heads, causal=kind != "cross")
     o = made.projection(context(shown))
-    expected = release(made.adapter, made.projection, o, shown, bipartite=kind != "self", tokens=tokens)
+    expected = release(
+        made.adapter, made.projection, o, shown, bipartite=kind != "self", tokens=tokens
+    )
     torch.testing.assert_close(made(context(shown), shown), expected, rtol=1e-8, atol=1e-8)
 
 
 # The paper, node by node and edge by edge.
 
 
-def paper(adapter: PaperAdapter, projection: nn.Module, shown: Seen, real: Tensor, degrees: str) -> Tensor:
+def paper(
+    adapter: PaperAdapter, projection: nn.Module, shown: Seen, real: Tensor, degrees: str
+) -> Tensor:
     """Equations (14) to (16), every head a graph of its own; `real` (batch, keys) says which tokens are no padding."""
     batch, heads, q, k = shown.probabilities.shape
     weight, bias = linear(projection, torch.float64)
@@ -101,7 +143,11 @@ def paper(adapter: PaperAdapter, projection: nn.Module, shown: Seen, real: Tenso
             total = total + torch.stack([_message(i, nodes, m, d, p, ratio) for i in range(q)])
         result.append(total)
     u = torch.stack(result)
-    return functional.relu(u @ adapter.down.weight.T + adapter.down.bias) @ adapter.up.weight.T + adapter.up.bias + u
+    return (
+        functional.relu(u @ adapter.down.weight.T + adapter.down.bias) @ adapter.up.weight.T
+        + adapter.up.bias
+        + u
+    )
 
 
 def _message(i: int, nodes: Tensor, m: Tensor, d: Tensor, p: Tensor, ratio: Tensor) -> Tensor:
@@ -118,13 +164,31 @@ def _message(i: int, nodes: Tensor, m: Tensor, d: Tensor, p: Tensor, ratio: Tens
     return alpha * aggregated + ratio * alpha * nodes[i]
 
 
-@given(st.sampled_from(("self", "cross", "cached")), st.integers(1, 2), st.integers(1, 2), small, st.sampled_from(EXPONENTS), seeds)
+@given(
+    st.sampled_from(("self", "cross", "cached")),
+    st.integers(1, 2),
+    st.integers(1, 2),
+    small,
+    st.sampled_from(EXPONENTS),
+    seeds,
+)
 @RANDOM
-def test_the_paper_variant_equals_its_equations(kind: str, batch: int, heads: int, n: int, p: float, seed: int) -> None:
+def test_the_paper_variant_equals_its_equations(
+    kind: str, batch: int, heads: int, n: int, p: float, seed: int
+) -> None:
     """The Gram form costs eps (|X| / ||X_i - X_j||)^2 in a weight, and once more in gradients: tolerances for nodes 1e-4 apart."""
     torch.manual_seed(seed)
     keys, causal = n + (2 if kind != "self" else 0), kind != "cross"
-    made = block("cross" if kind == "cross" else "self", heads, 3, causal=causal, transposed=seed % 2 == 0, variant="paper", size=3, p=p)
+    made = block(
+        "cross" if kind == "cross" else "self",
+        heads,
+        3,
+        causal=causal,
+        transposed=seed % 2 == 0,
+        variant="paper",
+        size=3,
+        p=p,
+    )
     shown = seen(batch, heads, n, keys, 3 * heads, causal=causal)
     compare(made, shown, torch.ones(batch, keys, dtype=torch.bool), "row")
 
@@ -144,15 +208,24 @@ def test_degrees_of_the_whole_graph(heads: int, n: int, padding: int, p: float, 
 
 def compare(made: LiteralBlock, shown: Seen, real: Tensor, degrees: str) -> None:
     """Outputs of real tokens, and gradients; those of probabilities reach the scores, whose rows sum to one whatever they are."""
-    leaves = [x.detach().requires_grad_() for x in (shown.query, shown.value, shown.probabilities.log())]
+    leaves = [
+        x.detach().requires_grad_() for x in (shown.query, shown.value, shown.probabilities.log())
+    ]
     parameters = [*leaves, *made.adapter.parameters()]
-    rows = real[:, : shown.query.shape[1]] if degrees == "graph" else torch.ones(shown.query.shape[:2], dtype=torch.bool)
+    rows = (
+        real[:, : shown.query.shape[1]]
+        if degrees == "graph"
+        else torch.ones(shown.query.shape[:2], dtype=torch.bool)
+    )
     given_ = Seen(leaves[0], leaves[1], leaves[2].softmax(-1))
     found = made(context(shown), given_)[rows]
     expected = paper(made.adapter, made.projection, given_, real, degrees)[rows]
     torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-7)
     weights = torch.randn_like(found)
-    gradients = (torch.autograd.grad((x * weights).sum(), parameters, retain_graph=True) for x in (found, expected))
+    gradients = (
+        torch.autograd.grad((x * weights).sum(), parameters, retain_graph=True)
+        for x in (found, expected)
+    )
     for a, b in zip(*gradients, strict=True):
         assert (a - b).abs().max() <= 1e-5 * (1 + b.abs().max())
 
@@ -171,12 +244,18 @@ def test_other_graph_networks(gnn: str, more: dict[str, Any]) -> None:
 @pytest.mark.parametrize("backbone", ["vit_roberta", "vit_gpt2"])
 def test_gcn_is_the_plain_adapter(backbone: str) -> None:
     """Table 2 of the paper; to the bit, in names, initial values and what three steps of training make of them."""
-    ours, plain = Case("p_adapter", backbone, {"variant": "paper", "gnn": "gcn"}), Case("adapter", backbone, {"activation": "relu"})
+    ours, plain = (
+        Case("p_adapter", backbone, {"variant": "paper", "gnn": "gcn"}),
+        Case("adapter", backbone, {"activation": "relu"}),
+    )
     made, other = ours.build(), plain.build()
     ours.train(made)
     plain.train(other)
     assert trained_tensors(made).keys() == trained_tensors(other).keys()
-    assert all(torch.equal(tensor, trained_tensors(other)[name]) for name, tensor in trained_tensors(made).items())
+    assert all(
+        torch.equal(tensor, trained_tensors(other)[name])
+        for name, tensor in trained_tensors(made).items()
+    )
 
 
 def test_what_stands_in_the_place_of_queries() -> None:
@@ -185,10 +264,16 @@ def test_what_stands_in_the_place_of_queries() -> None:
     shown = seen(1, 2, 3, 5, 8, causal=False)
     other = shown._replace(query=torch.randn_like(shown.query))
     for variant in ("release", "paper"):
-        made = {concat: block("cross", 2, 4, variant=variant, size=4, concat=concat) for concat in ("query", "zero", "noise")}
+        made = {
+            concat: block("cross", 2, 4, variant=variant, size=4, concat=concat)
+            for concat in ("query", "zero", "noise")
+        }
         for each in made.values():
             each.load_state_dict(made["query"].state_dict())
-        found = {concat: [each(context(shown), s) for s in (shown, shown, other)] for concat, each in made.items()}
+        found = {
+            concat: [each(context(shown), s) for s in (shown, shown, other)]
+            for concat, each in made.items()
+        }
         assert [torch.equal(found[c][0], found[c][1]) for c in found] == [True, True, False]
         assert [torch.equal(found[c][0], found[c][2]) for c in found] == [False, True, False]
         zeroed = made["query"](context(shown), shown._replace(query=torch.zeros_like(shown.query)))
@@ -197,7 +282,13 @@ def test_what_stands_in_the_place_of_queries() -> None:
 
 # Decoding.
 
-DECODED = [{}, {"p": 1.25}, {"variant": "paper"}, {"variant": "paper", "gnn": "appnp"}, {"release_cached_graph": True}]
+DECODED = [
+    {},
+    {"p": 1.25},
+    {"variant": "paper"},
+    {"variant": "paper", "gnn": "appnp"},
+    {"release_cached_graph": True},
+]
 
 
 @pytest.mark.parametrize("chosen", DECODED, ids=str)
@@ -230,7 +321,9 @@ def test_cached_decoding_computes_what_training_does(chosen: dict[str, Any]) -> 
 @pytest.mark.parametrize("kind", ["self", "cross"])
 @pytest.mark.parametrize("p", [1.25, 1.5, 2.0])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
-def test_equal_tokens_and_masked_rows_stay_finite(variant: str, kind: str, p: float, dtype: torch.dtype) -> None:
+def test_equal_tokens_and_masked_rows_stay_finite(
+    variant: str, kind: str, p: float, dtype: torch.dtype
+) -> None:
     """Equal nodes, queries equal to values, a row that sees nothing and one that sees everything; float32 runs under autocast."""
     torch.manual_seed(0)
     made = block(kind, 2, 4, causal=kind == "self", variant=variant, size=4, p=p).to(dtype)
@@ -256,21 +349,33 @@ def test_edges_between_equal_nodes() -> None:
     assert torch.equal(squared == 0, torch.eye(64, dtype=torch.bool))
     m, ratio, gram = torch.rand(64, 64), torch.tensor([0.5]), w @ w.T
     alone = paper_step(torch.eye(64), nodes, nodes, gram, torch.tensor([1.5]), ratio)
-    torch.testing.assert_close(alone, nodes)  # no edge but to equal nodes: alpha r X_i, where alpha is 1 / r
+    torch.testing.assert_close(
+        alone, nodes
+    )  # no edge but to equal nodes: alpha r X_i, where alpha is 1 / r
     one, r = m.sum(-1, keepdim=True), 0.5
-    torch.testing.assert_close(paper_step(m, nodes, nodes, gram, torch.tensor([2.0]), ratio), (m @ nodes + r * nodes) / (one + r))
+    torch.testing.assert_close(
+        paper_step(m, nodes, nodes, gram, torch.tensor([2.0]), ratio),
+        (m @ nodes + r * nodes) / (one + r),
+    )
 
 
 def test_a_norm_that_vanishes_stays_finite() -> None:
     """sqrt(A + e) (F_j - F_i) = -e in one dimension: the release's norm is 0, between nodes that differ."""
-    rows, ratio = torch.zeros(1, 1, dtype=torch.float64, requires_grad=True), torch.tensor([0.5], dtype=torch.float64)
+    rows, ratio = (
+        torch.zeros(1, 1, dtype=torch.float64, requires_grad=True),
+        torch.tensor([0.5], dtype=torch.float64),
+    )
     a = torch.zeros(1, 1, dtype=torch.float64, requires_grad=True)
     exact = -(1e-8 / (a + 1e-8).sqrt().detach())
     candidates = [exact.nextafter(exact * side) for side in (0.5, 2.0)] + [exact]
     assert any(((a + 1e-8).sqrt() * c + 1e-8).item() == 0 for c in candidates)
     for nodes in candidates:
-        stepped = release_step(a, rows, nodes, torch.tensor([1.5], dtype=torch.float64), ratio, loops=True)
-        assert all(x.isfinite().all() for x in (stepped, *torch.autograd.grad(stepped.sum(), (a, rows))))
+        stepped = release_step(
+            a, rows, nodes, torch.tensor([1.5], dtype=torch.float64), ratio, loops=True
+        )
+        assert all(
+            x.isfinite().all() for x in (stepped, *torch.autograd.grad(stepped.sum(), (a, rows)))
+        )
 
 
 @pytest.mark.parametrize("variant", ["release", "paper"])
@@ -283,7 +388,10 @@ def test_autocast_does_not_reach_the_graph(variant: str, monkeypatch: pytest.Mon
         return original(*tensors, **loops)
 
     monkeypatch.setattr(p_adapter, f"{variant}_step", spy)
-    made, shown = block("cross", 2, 4, variant=variant, size=4).float(), seen(1, 2, 3, 5, 8, causal=False)
+    made, shown = (
+        block("cross", 2, 4, variant=variant, size=4).float(),
+        seen(1, 2, 3, 5, 8, causal=False),
+    )
     for enabled in (True, False):
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
             output = made(context(shown).float(), Seen(*(x.bfloat16() for x in shown)))
@@ -293,7 +401,9 @@ def test_autocast_does_not_reach_the_graph(variant: str, monkeypatch: pytest.Mon
         assert torch.equal(one, other)
 
 
-@pytest.mark.parametrize("chosen", [{}, {"variant": "paper"}, {"variant": "paper", "degrees": "graph"}], ids=str)
+@pytest.mark.parametrize(
+    "chosen", [{}, {"variant": "paper"}, {"variant": "paper", "degrees": "graph"}], ids=str
+)
 def test_no_tensor_is_larger_than_the_attention(chosen: dict[str, Any]) -> None:
     """Forward and backward, with sizes that make (batch, heads, queries, keys) larger than everything else but times a width."""
     torch.manual_seed(0)
@@ -309,9 +419,13 @@ class Largest(TorchDispatchMode):
 
     elements = 0
 
-    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self, operation: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         result = operation(*args, **(kwargs or {}))
-        self.elements = max([self.elements, *(x.numel() for x in tree_leaves(result) if isinstance(x, Tensor))])
+        self.elements = max(
+            [self.elements, *(x.numel() for x in tree_leaves(result) if isinstance(x, Tensor))]
+        )
         return result
 
 
@@ -324,10 +438,15 @@ def test_a_slot_that_is_the_projection_itself(variant: str) -> None:
     torch.manual_seed(0)
     method, shown = PAdapter(variant=variant, size=4), seen(1, 2, 3, 3, 8, causal=True)
     blocks = [
-        LiteralBlock("self", nn.Linear(8, 8), LiteralAttention(2, causal=True), method, in_place=in_place).double()
+        LiteralBlock(
+            "self", nn.Linear(8, 8), LiteralAttention(2, causal=True), method, in_place=in_place
+        ).double()
         for in_place in (False, True)
     ]
-    tensors = {name.split(".", 1)[1].removeprefix("0."): tensor for name, tensor in blocks[0].state_dict().items()}
+    tensors = {
+        name.split(".", 1)[1].removeprefix("0."): tensor
+        for name, tensor in blocks[0].state_dict().items()
+    }
     named = {name: name.split(".", 1)[1].removeprefix("0.") for name in blocks[1].state_dict()}
     assert len(named) == len(blocks[0].state_dict())
     blocks[1].load_state_dict({name: tensors[short] for name, short in named.items()})
@@ -359,8 +478,17 @@ def blip() -> Any:
 def test_published_counts(chosen: dict[str, Any], expected: int) -> None:
     assert PAdapter(size=96, **chosen).trainable(blip()) == expected
     with torch.device("meta"):
-        made = [LiteralBlock(kind, nn.Linear(768, 768), LiteralAttention(12), PAdapter(size=96, **chosen)) for kind in _attentions(chosen)]
-    assert 12 * sum(count(p for p in each.adapter.parameters() if p.requires_grad) for each in made) + 12 * 148_320 == expected
+        made = [
+            LiteralBlock(
+                kind, nn.Linear(768, 768), LiteralAttention(12), PAdapter(size=96, **chosen)
+            )
+            for kind in _attentions(chosen)
+        ]
+    assert (
+        12 * sum(count(p for p in each.adapter.parameters() if p.requires_grad) for each in made)
+        + 12 * 148_320
+        == expected
+    )
 
 
 def _attentions(chosen: dict[str, Any]) -> list[str]:
@@ -368,15 +496,29 @@ def _attentions(chosen: dict[str, Any]) -> list[str]:
 
 
 def test_the_totals_of_the_specification() -> None:
-    assert (PAdapter(size=96).trainable(blip()), PAdapter(size=96, variant="paper").trainable(blip())) == (7_111_344, 5_339_544)
+    assert (
+        PAdapter(size=96).trainable(blip()),
+        PAdapter(size=96, variant="paper").trainable(blip()),
+    ) == (7_111_344, 5_339_544)
 
 
 @pytest.mark.parametrize(("variant", "mu"), [("release", 0.2), ("paper", 0.1)])
 def test_p_and_mu_of_each_layer_are_followed(variant: str, mu: float) -> None:
     case = Case("p_adapter", "vit_gpt2", {"variant": variant})
     backbone = case.build()
-    first = {name: value for m in backbone.modules() if isinstance(m, Laplacian) for name, value in m.scalars().items()}
-    assert first == pytest.approx({f"layer.{i}.self.{key}": value for i in range(3) for key, value in (("p", 1.5), ("mu", mu))})
+    first = {
+        name: value
+        for m in backbone.modules()
+        if isinstance(m, Laplacian)
+        for name, value in m.scalars().items()
+    }
+    assert first == pytest.approx(
+        {
+            f"layer.{i}.self.{key}": value
+            for i in range(3)
+            for key, value in (("p", 1.5), ("mu", mu))
+        }
+    )
     found = case.train(backbone, 2).scalars
     assert found.keys() == first.keys()
     assert [step for step, _ in found["layer.0.self.p"]] == [1, 2]
@@ -393,7 +535,9 @@ def test_the_feed_forward_adapter_of_each_variant() -> None:
         x = torch.randn(2, 3, layer.output.dense.out_features)
         bare = layer.output.dense(layer.intermediate(x))
         read = x if variant == "release" else bare
-        expected = layer.output.LayerNorm(bare + adapter.up(functional.relu(adapter.down(read))) + x)
+        expected = layer.output.LayerNorm(
+            bare + adapter.up(functional.relu(adapter.down(read))) + x
+        )
         outputs[variant] = (layer.output(layer.intermediate(x), x), expected)
     for found, expected in outputs.values():
         torch.testing.assert_close(found, expected)
@@ -421,7 +565,9 @@ def test_the_feed_forward_adapter_of_each_variant() -> None:
         ("blip", {"places": ["cross"], "release_cached_graph": True}, "nothing is cached"),
     ],
 )
-def test_settings_without_meaning_are_refused(backbone: str, chosen: dict[str, Any], message: str) -> None:
+def test_settings_without_meaning_are_refused(
+    backbone: str, chosen: dict[str, Any], message: str
+) -> None:
     assert message in Case("p_adapter", backbone, chosen).refusal()
 
 
@@ -430,7 +576,12 @@ def test_pooling_is_refused_over_padded_or_too_few_keys() -> None:
     with pytest.raises(UserError, match="padded keys"):
         LiteralBlock("cross", projection, LiteralAttention(2), PAdapter(size=4, image_tokens=3))
     with pytest.raises(UserError, match="later queries"):
-        LiteralBlock("cross", projection, LiteralAttention(2), PAdapter(size=4, variant="paper", degrees="graph"))
+        LiteralBlock(
+            "cross",
+            projection,
+            LiteralAttention(2),
+            PAdapter(size=4, variant="paper", degrees="graph"),
+        )
     made, shown = block("cross", 2, 4, size=4, image_tokens=3), seen(1, 2, 1, 2, 8, causal=False)
     with pytest.raises(UserError, match="choose at most 2"):
         made(context(shown), shown)
@@ -440,6 +591,8 @@ def test_a_p_that_is_no_longer_positive_stops_the_run() -> None:
     case = Case("p_adapter", "vit_roberta")
     backbone = case.build()
     with torch.no_grad():
-        next(p for name, p in backbone.named_parameters() if name.endswith("laplacian.p")).fill_(-0.1)
+        next(p for name, p in backbone.named_parameters() if name.endswith("laplacian.p")).fill_(
+            -0.1
+        )
     with pytest.raises(UserError, match=r"p of layer\.0\.self became -0\.1"):
         case.train(backbone, 1)

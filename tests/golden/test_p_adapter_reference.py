@@ -29,18 +29,36 @@ def test_outputs_and_gradients_equal_the_authors(name: str) -> None:
     with np.load(REFERENCE / f"p_adapter_{name}.npz") as file:
         arrays = {key: torch.from_numpy(file[key]) for key in file.files}
     block = released(name, arrays)
-    leaves = {key: arrays[key].clone().requires_grad_() for key in ("context", "query", "value", "attention_probs") if key in arrays}
-    query = leaves.get("query", torch.full_like(arrays["context"], torch.nan))  # self-attention must not read it
+    leaves = {
+        key: arrays[key].clone().requires_grad_()
+        for key in ("context", "query", "value", "attention_probs")
+        if key in arrays
+    }
+    query = leaves.get(
+        "query", torch.full_like(arrays["context"], torch.nan)
+    )  # self-attention must not read it
     norm = {key: arrays[f"param.norm.{key}"].clone().requires_grad_() for key in ("weight", "bias")}
-    hidden = block(leaves["context"], Seen(query, leaves["value"], leaves["attention_probs"])) + arrays["residual"]
-    output = functional.layer_norm(hidden, hidden.shape[-1:], norm["weight"], norm["bias"], eps=1e-12)
+    hidden = (
+        block(leaves["context"], Seen(query, leaves["value"], leaves["attention_probs"]))
+        + arrays["residual"]
+    )
+    output = functional.layer_norm(
+        hidden, hidden.shape[-1:], norm["weight"], norm["bias"], eps=1e-12
+    )
     (output * arrays["loss_weight"]).sum().backward()
     torch.testing.assert_close(output, arrays["output"], rtol=0, atol=1e-13)
     found = {key: leaf.grad for key, leaf in leaves.items()}
     found |= {f"norm.{key}": leaf.grad for key, leaf in norm.items()}
-    found |= {key.replace("projection.", "out_proj."): p.grad for key, p in block.projection.named_parameters(prefix="projection")}
+    found |= {
+        key.replace("projection.", "out_proj."): p.grad
+        for key, p in block.projection.named_parameters(prefix="projection")
+    }
     found |= {key.removeprefix("laplacian."): p.grad for key, p in block.adapter.named_parameters()}
-    expected = {key.removeprefix("grad.").removeprefix("grad_"): value for key, value in arrays.items() if key.startswith("grad")}
+    expected = {
+        key.removeprefix("grad.").removeprefix("grad_"): value
+        for key, value in arrays.items()
+        if key.startswith("grad")
+    }
     assert found.keys() == expected.keys()
     for key, gradient in expected.items():
         tolerance = {"p": 1e-6, "raw_mu": 1e-3}.get(key, 1e-11)
@@ -57,10 +75,18 @@ def released(name: str, arrays: dict[str, Tensor]) -> LiteralBlock:
         image_tokens=int(arrays["meta.image_sample_len"]) if cross else None,
     )
     projection = nn.Linear(width, width)
-    block = LiteralBlock("cross" if cross else "self", projection, LiteralAttention(heads, causal=not cross, fixed_keys=cross), method)
+    block = LiteralBlock(
+        "cross" if cross else "self",
+        projection,
+        LiteralAttention(heads, causal=not cross, fixed_keys=cross),
+        method,
+    )
     for module in (projection, block.adapter.down, block.adapter.gate, block.adapter.up):
         module.double()
     with torch.no_grad():
-        for key, parameter in (*block.adapter.named_parameters(), *projection.named_parameters(prefix="out_proj")):
+        for key, parameter in (
+            *block.adapter.named_parameters(),
+            *projection.named_parameters(prefix="out_proj"),
+        ):
             parameter.copy_(arrays[f"param.{key.removeprefix('laplacian.')}"])
     return block

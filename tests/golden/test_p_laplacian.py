@@ -16,14 +16,20 @@ from vlpeft.methods.p_laplacian import EPSILON, paper_step, release_step
 EXPONENTS = (1.0, 1.25, 1.5, 2.0, 2.5)
 
 
-def plain_release(a: Tensor, rows: Tensor, nodes: Tensor, p: Tensor, ratio: Tensor, *, loops: bool) -> Tensor:
-    difference = (a + EPSILON).sqrt().unsqueeze(-1) * (nodes.unsqueeze(-3) - rows.unsqueeze(-2)) + EPSILON
+def plain_release(
+    a: Tensor, rows: Tensor, nodes: Tensor, p: Tensor, ratio: Tensor, *, loops: bool
+) -> Tensor:
+    difference = (a + EPSILON).sqrt().unsqueeze(-1) * (
+        nodes.unsqueeze(-3) - rows.unsqueeze(-2)
+    ) + EPSILON
     edges = a * difference.square().sum(-1).pow((p - 2) / 2)
     alpha = 1 / (edges.sum(-1, keepdim=True) + ratio)
     return alpha * (edges @ nodes) + (ratio * alpha * rows if loops else 0)
 
 
-def plain_paper(m: Tensor, query: Tensor, value: Tensor, gram: Tensor, p: Tensor, ratio: Tensor) -> Tensor:
+def plain_paper(
+    m: Tensor, query: Tensor, value: Tensor, gram: Tensor, p: Tensor, ratio: Tensor
+) -> Tensor:
     difference = query.unsqueeze(-2) - value.unsqueeze(-3)
     edges = m * (m * ((difference @ gram.unsqueeze(-3)) * difference).sum(-1)).pow((p - 2) / 2)
     alpha = 1 / (edges.sum(-1, keepdim=True) + ratio)
@@ -36,20 +42,40 @@ def inputs(shape: tuple[int, ...], size: int, p: float, *, gram: bool) -> list[T
     rows, nodes = (torch.randn(*shape[:-2], n, size, dtype=torch.float64) for n in shape[-2:])
     factor = torch.randn(*shape[1:-2], size, size + 2, dtype=torch.float64)
     scalars = [torch.tensor([x], dtype=torch.float64) for x in (p, 0.4)]
-    return [x.requires_grad_() for x in (probabilities, rows, nodes, *([factor @ factor.mT] if gram else []), *scalars)]
+    return [
+        x.requires_grad_()
+        for x in (probabilities, rows, nodes, *([factor @ factor.mT] if gram else []), *scalars)
+    ]
 
 
-@given(st.booleans(), st.integers(1, 4), st.integers(1, 5), st.integers(1, 4), st.sampled_from(EXPONENTS), st.integers(0, 2**31))
+@given(
+    st.booleans(),
+    st.integers(1, 4),
+    st.integers(1, 5),
+    st.integers(1, 4),
+    st.sampled_from(EXPONENTS),
+    st.integers(0, 2**31),
+)
 @settings(max_examples=25)
-def test_release_step_equals_the_plain_formula(loops: bool, queries: int, keys: int, size: int, p: float, seed: int) -> None:
+def test_release_step_equals_the_plain_formula(
+    loops: bool, queries: int, keys: int, size: int, p: float, seed: int
+) -> None:
     torch.manual_seed(seed)
     leaves = inputs((2, 3, queries, keys), size, p, gram=False)
     compare(release_step(*leaves, loops=loops), plain_release(*leaves, loops=loops), leaves)
 
 
-@given(st.integers(1, 4), st.integers(1, 5), st.integers(1, 4), st.sampled_from(EXPONENTS), st.integers(0, 2**31))
+@given(
+    st.integers(1, 4),
+    st.integers(1, 5),
+    st.integers(1, 4),
+    st.sampled_from(EXPONENTS),
+    st.integers(0, 2**31),
+)
 @settings(max_examples=25)
-def test_paper_step_equals_the_plain_formula(queries: int, keys: int, size: int, p: float, seed: int) -> None:
+def test_paper_step_equals_the_plain_formula(
+    queries: int, keys: int, size: int, p: float, seed: int
+) -> None:
     torch.manual_seed(seed)
     leaves = inputs((2, 3, queries, keys), size, p, gram=True)
     compare(paper_step(*leaves), plain_paper(*leaves), leaves)
@@ -58,7 +84,9 @@ def test_paper_step_equals_the_plain_formula(queries: int, keys: int, size: int,
 def compare(found: Tensor, expected: Tensor, leaves: list[Tensor]) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-8)
     weight = torch.randn_like(expected)
-    for one, other in zip(*(torch.autograd.grad((x * weight).sum(), leaves) for x in (found, expected)), strict=True):
+    for one, other in zip(
+        *(torch.autograd.grad((x * weight).sum(), leaves) for x in (found, expected)), strict=True
+    ):
         assert (one - other).abs().max() <= 1e-5 * (1 + other.abs().max())
 
 
@@ -71,7 +99,9 @@ def test_gradients_against_finite_differences(form: str, p: float) -> None:
         leaves[3] = leaves[3].detach().requires_grad_()
 
         def step(*x: Tensor) -> Tensor:
-            return paper_step(*x[:3], (x[3] + x[3].mT) / 2, *x[4:])  # a Gram matrix is symmetric, and so is what may be done to it
+            return paper_step(
+                *x[:3], (x[3] + x[3].mT) / 2, *x[4:]
+            )  # a Gram matrix is symmetric, and so is what may be done to it
     else:
 
         def step(*x: Tensor) -> Tensor:
@@ -107,9 +137,14 @@ def test_what_is_kept_for_the_backward() -> None:
 FORMS = ("release", "release, loops", "paper")
 
 
-def leaves_and_step(form: str, dtype: torch.dtype = torch.float64) -> tuple[list[Tensor], Callable[..., Tensor]]:
+def leaves_and_step(
+    form: str, dtype: torch.dtype = torch.float64
+) -> tuple[list[Tensor], Callable[..., Tensor]]:
     torch.manual_seed(0)
-    leaves = [x.detach().to(dtype).requires_grad_() for x in inputs((2, 2, 3, 4), 3, 1.5, gram=form == "paper")]
+    leaves = [
+        x.detach().to(dtype).requires_grad_()
+        for x in inputs((2, 2, 3, 4), 3, 1.5, gram=form == "paper")
+    ]
     return leaves, paper_step if form == "paper" else partial(release_step, loops=form != "release")
 
 
@@ -148,7 +183,9 @@ def test_the_layout_in_memory_plays_no_part(form: str) -> None:
     assert not strided[0].is_contiguous()
     before = [x.detach().clone() for x in strided]
     weight = torch.randn(3, 2, 2, 3, dtype=torch.float64).permute(1, 2, 0, 3)
-    for one, other in zip(*(torch.autograd.grad(step(*x), x, weight) for x in (leaves, strided)), strict=True):
+    for one, other in zip(
+        *(torch.autograd.grad(step(*x), x, weight) for x in (leaves, strided)), strict=True
+    ):
         torch.testing.assert_close(one, other)
     assert all(map(torch.equal, before, strided))
 

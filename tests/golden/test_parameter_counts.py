@@ -21,7 +21,12 @@ ANSWERS = [str(i) for i in range(3129)]
 VIT = {"base": "google/vit-base-patch16-224-in21k", "large": "google/vit-large-patch16-224-in21k"}
 SIZE = {"gpt2": "base", "roberta-base": "base", "gpt2-medium": "large", "roberta-large": "large"}
 LORA = {"rank": 128, "alpha": 128.0, "also_train": ["norms", "target_biases"]}
-GPT2_ADAPTER = {"size": 128, "activation": "gelu_new", "share_in_block": True, "also_train": ["norms"]}
+GPT2_ADAPTER = {
+    "size": 128,
+    "activation": "gelu_new",
+    "share_in_block": True,
+    "also_train": ["norms"],
+}
 ROBERTA_ADAPTER = {"size": 64, "residual": False, "also_train": ["norms"]}
 ROWS = [  # text tower, method, settings, trained, per cent of the language tower
     ("gpt2", "lora", LORA, 4_783_104, 3.703),
@@ -43,7 +48,9 @@ ADDED = [  # the same without biases and norms
 
 def model(text: str, **settings: Any) -> Backbone:
     name = "vit_gpt2" if text.startswith("gpt2") else "vit_roberta"
-    config = parse(BACKBONES.load(name), {"text": text, "vision": VIT[SIZE[text]], **settings}, name)
+    config = parse(
+        BACKBONES.load(name), {"text": text, "vision": VIT[SIZE[text]], **settings}, name
+    )
     with torch.device("meta"):
         return config.build(ANSWERS, Protocol(lr=1e-3, steps=1))
 
@@ -62,7 +69,9 @@ def trains(backbone: Backbone) -> int:
 
 @pytest.mark.parametrize("routed", [False, True])
 @pytest.mark.parametrize(("text", "method", "settings", "expected", "percent"), ROWS)
-def test_what_the_release_trains(text: str, method: str, settings: dict[str, Any], expected: int, percent: float, routed: bool) -> None:
+def test_what_the_release_trains(
+    text: str, method: str, settings: dict[str, Any], expected: int, percent: float, routed: bool
+) -> None:
     name = f"routing_{method}" if routed else method
     declared = parse(METHODS.load(name), settings, name).trainable(model(text))
     backbone = adapted(text, name, settings)
@@ -91,7 +100,13 @@ def test_what_adapters_add(text: str, settings: dict[str, Any], added: int, norm
 
 
 @pytest.mark.parametrize(
-    ("text", "biases"), [("gpt2", 27_648), ("gpt2-medium", 73_728), ("roberta-base", 18_432), ("roberta-large", 49_152)]
+    ("text", "biases"),
+    [
+        ("gpt2", 27_648),
+        ("gpt2-medium", 73_728),
+        ("roberta-base", 18_432),
+        ("roberta-large", 49_152),
+    ],
 )
 def test_the_biases_of_the_targets(text: str, biases: int) -> None:
     """A fused projection has one bias, which trains whole."""
@@ -101,7 +116,12 @@ def test_the_biases_of_the_targets(text: str, biases: int) -> None:
 
 @pytest.mark.parametrize(
     ("text", "layers", "expected"),
-    [("roberta-base", 1, 2_406_201), ("roberta-large", 1, 3_207_225), ("roberta-base", 2, 5_993_529), ("roberta-large", 2, 8_514_617)],
+    [
+        ("roberta-base", 1, 2_406_201),
+        ("roberta-large", 1, 3_207_225),
+        ("roberta-base", 2, 5_993_529),
+        ("roberta-large", 2, 8_514_617),
+    ],
 )
 def test_answer_heads(text: str, layers: int, expected: int) -> None:
     assert count(model(text, head_layers=layers).head_parameters()) == expected
@@ -129,7 +149,10 @@ def test_whole_towers(text: str, language: int, vision: int) -> None:
     assert count(backbone.text.parameters()) == language
     assert count(backbone.vision.parameters()) == vision
     assert parse(METHODS.load("full_finetuning"), {}, "full").trainable(backbone) == language
-    assert parse(METHODS.load("full_finetuning"), {"vision": True}, "full").trainable(backbone) == language + vision
+    assert (
+        parse(METHODS.load("full_finetuning"), {"vision": True}, "full").trainable(backbone)
+        == language + vision
+    )
 
 
 @pytest.mark.parametrize("text", ["gpt2", "gpt2-medium", "roberta-base"])
@@ -147,15 +170,25 @@ def test_soft_prompts() -> None:
 
 def blip(**settings: Any) -> Backbone:
     with torch.device("meta"):
-        return parse(BACKBONES.load("blip"), settings, "blip").build(ANSWERS, Protocol(lr=1e-3, steps=1))
+        return parse(BACKBONES.load("blip"), settings, "blip").build(
+            ANSWERS, Protocol(lr=1e-3, steps=1)
+        )
 
 
 def test_blip() -> None:
     """BLIP with ViT-B/16 at 224 px, as the p-Adapter paper uses it; from a checkpoint of 384 px."""
     backbone = blip()
-    assert (count(backbone.vision.parameters()), count(backbone.text.parameters())) == (85_798_656, 137_881_148)
+    assert (count(backbone.vision.parameters()), count(backbone.text.parameters())) == (
+        85_798_656,
+        137_881_148,
+    )
     assert count(backbone.parameters()) == 223_679_804
-    assert [site.name for site in backbone.sites][:4] == ["layer.0.self", "layer.0.cross", "layer.0.ffn", "layer.1.self"]
+    assert [site.name for site in backbone.sites][:4] == [
+        "layer.0.self",
+        "layer.0.cross",
+        "layer.0.ffn",
+        "layer.1.self",
+    ]
     assert len(backbone.sites) == 36
 
 

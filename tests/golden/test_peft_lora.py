@@ -16,7 +16,9 @@ from vlpeft.baselines.lora import LoRALinear
 from vlpeft.benchmark.contract.backbone import Backbone
 
 # peft reads a property that the installed transformers has renamed.
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"
+)
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 RANK, ALPHA = 4, 10.0
 ALL = ("query", "key", "value", "output", "up", "down")
@@ -24,10 +26,20 @@ ROBERTA_ALL = r".*encoder\.layer\.\d+\.(attention\.self\.(query|key|value)|atten
 GRID = [  # backbone, our settings, the same modules as peft names them, whether those store (in, out)
     ("vit_roberta", {"targets": ["query", "value"]}, r".*self\.(query|value)", False),
     ("vit_roberta", {"targets": ALL}, ROBERTA_ALL, False),
-    ("vit_roberta", {"targets": ["output", "down"], "places": ["ffn", "self"], "sides": ["encoder"]}, r".*layer\..*output\.dense", False),
+    (
+        "vit_roberta",
+        {"targets": ["output", "down"], "places": ["ffn", "self"], "sides": ["encoder"]},
+        r".*layer\..*output\.dense",
+        False,
+    ),
     ("vit_gpt2", {"targets": ["output", "up", "down"]}, r".*\.(c_proj|c_fc)", True),
     ("vit_gpt2", {"targets": ["output"], "places": ["self"]}, r".*attn\.c_proj", True),
-    ("blip", {"targets": ["query", "key"], "places": ["self", "cross"]}, r".*attention\.self\.(query|key)", False),
+    (
+        "blip",
+        {"targets": ["query", "key"], "places": ["self", "cross"]},
+        r".*attention\.self\.(query|key)",
+        False,
+    ),
     ("blip", {"targets": ALL}, r".*layer\..*(query|key|value|dense)", False),
     ("clip_bart", {"targets": ["query", "value"]}, r".*(q_proj|v_proj)", False),
     ("clip_bart", {"targets": ALL, "sides": ["decoder"]}, r".*decoder.*(_proj|fc1|fc2)", False),
@@ -49,13 +61,21 @@ def ours(backbone: str, settings: dict[str, object]) -> Backbone:
 
 
 def updates(tower: nn.Module) -> dict[str, LoRALinear]:
-    return {name: module for name, module in tower.named_modules() if isinstance(module, LoRALinear)}
+    return {
+        name: module for name, module in tower.named_modules() if isinstance(module, LoRALinear)
+    }
 
 
 def theirs(backbone: str, pattern: str, fan_in_fan_out: bool, source: Backbone) -> Backbone:
     """The same backbone with peft's LoRA, holding the updates of `source`."""
     made = Case("full_finetuning", backbone).build()
-    config = LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=pattern, lora_dropout=0.0, fan_in_fan_out=fan_in_fan_out)
+    config = LoraConfig(
+        r=RANK,
+        lora_alpha=ALPHA,
+        target_modules=pattern,
+        lora_dropout=0.0,
+        fan_in_fan_out=fan_in_fan_out,
+    )
     inject_adapter_in_model(config, made.text)
     layers = peft_layers(made.text)
     assert layers.keys() == updates(source.text).keys()
@@ -71,7 +91,9 @@ def peft_layers(tower: nn.Module) -> dict[str, LoraLayer]:
 
 
 @LAYOUTS
-def test_outputs_and_merged_weights_equal_peft(backbone: str, settings: dict[str, object], pattern: str, fan_in_fan_out: bool) -> None:
+def test_outputs_and_merged_weights_equal_peft(
+    backbone: str, settings: dict[str, object], pattern: str, fan_in_fan_out: bool
+) -> None:
     mine = ours(backbone, settings)
     reference = theirs(backbone, pattern, fan_in_fan_out, mine)
     layers = peft_layers(reference.text)
@@ -86,11 +108,15 @@ def test_outputs_and_merged_weights_equal_peft(backbone: str, settings: dict[str
         with torch.no_grad():
             torch.testing.assert_close(layer(x), layers[name](x), **CLOSE)
             layers[name].merge()
-        torch.testing.assert_close(merged_weight(layer), layers[name].get_base_layer().weight, **CLOSE)
+        torch.testing.assert_close(
+            merged_weight(layer), layers[name].get_base_layer().weight, **CLOSE
+        )
 
 
 @LAYOUTS
-def test_the_gradients_equal_pefts(backbone: str, settings: dict[str, object], pattern: str, fan_in_fan_out: bool) -> None:
+def test_the_gradients_equal_pefts(
+    backbone: str, settings: dict[str, object], pattern: str, fan_in_fan_out: bool
+) -> None:
     mine = ours(backbone, settings)
     reference = theirs(backbone, pattern, fan_in_fan_out, mine)
     items = case(backbone, settings).items()
@@ -98,8 +124,12 @@ def test_the_gradients_equal_pefts(backbone: str, settings: dict[str, object], p
         (case(backbone, settings).loss(made, items) / 100).backward()
     layers = peft_layers(reference.text)
     for name, layer in updates(mine.text).items():
-        torch.testing.assert_close(layer.lora_a.grad, layers[name].lora_A["default"].weight.grad, rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(layer.lora_b.grad, layers[name].lora_B["default"].weight.grad, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            layer.lora_a.grad, layers[name].lora_A["default"].weight.grad, rtol=1e-4, atol=1e-5
+        )
+        torch.testing.assert_close(
+            layer.lora_b.grad, layers[name].lora_B["default"].weight.grad, rtol=1e-4, atol=1e-5
+        )
 
 
 @torch.no_grad()
@@ -109,7 +139,9 @@ def merged_weight(layer: LoRALinear) -> Tensor:
     return layer.base.weight + (delta.T if isinstance(layer.base, Conv1D) else delta)
 
 
-@pytest.mark.parametrize("roles", [("query",), ("key",), ("query", "value"), ("query", "key"), ("query", "key", "value")])
+@pytest.mark.parametrize(
+    "roles", [("query",), ("key",), ("query", "value"), ("query", "key"), ("query", "key", "value")]
+)
 def test_a_fused_projection_equals_its_formula(roles: tuple[str, ...]) -> None:
     """peft gives q, k and v of GPT-2 one update of one rank; here each target has its own, as in the LoRA paper."""
     layers = updates(ours("vit_gpt2", {"targets": roles}).text)
@@ -119,14 +151,25 @@ def test_a_fused_projection_equals_its_formula(roles: tuple[str, ...]) -> None:
         for layer in layers.values():
             expected = x @ layer.base.weight + layer.base.bias
             for i, role in enumerate(roles):
-                columns = slice(128 * ("query", "key", "value").index(role), 128 * ("query", "key", "value").index(role) + 128)
-                a, b = layer.lora_a[RANK * i : RANK * (i + 1)], layer.lora_b[128 * i : 128 * (i + 1)]
+                columns = slice(
+                    128 * ("query", "key", "value").index(role),
+                    128 * ("query", "key", "value").index(role) + 128,
+                )
+                a, b = (
+                    layer.lora_a[RANK * i : RANK * (i + 1)],
+                    layer.lora_b[128 * i : 128 * (i + 1)],
+                )
                 expected[..., columns] += ALPHA / RANK * (x @ a.T) @ b.T
             torch.testing.assert_close(layer(x), expected, **CLOSE)
-            torch.testing.assert_close(x @ merged_weight(layer) + layer.base.bias, expected, **CLOSE)
+            torch.testing.assert_close(
+                x @ merged_weight(layer) + layer.base.bias, expected, **CLOSE
+            )
 
 
-@pytest.mark.parametrize(("backbone", "roles"), [("vit_gpt2", ("query", "value")), ("vit_roberta", ("query", "value", "up", "down"))])
+@pytest.mark.parametrize(
+    ("backbone", "roles"),
+    [("vit_gpt2", ("query", "value")), ("vit_roberta", ("query", "value", "up", "down"))],
+)
 def test_the_merged_tower_equals_the_unmerged(backbone: str, roles: tuple[str, ...]) -> None:
     made = ours(backbone, {"targets": roles})
     merged = copy.deepcopy(made)
@@ -143,7 +186,10 @@ def test_the_merged_tower_equals_the_unmerged(backbone: str, roles: tuple[str, .
 def test_each_target_has_an_update_of_its_own_size() -> None:
     """RoBERTa's feed-forward maps are two modules of one attribute name."""
     layers = updates(ours("vit_roberta", {"targets": ["up", "down"]}).text)
-    shapes = {name: (tuple(layer.lora_a.shape), tuple(layer.lora_b.shape)) for name, layer in layers.items()}
+    shapes = {
+        name: (tuple(layer.lora_a.shape), tuple(layer.lora_b.shape))
+        for name, layer in layers.items()
+    }
     wide, narrow = ((RANK, 128), (512, RANK)), ((RANK, 512), (128, RANK))
     for i in range(3):
         assert shapes[f"encoder.layer.{i}.intermediate.dense"] == wide

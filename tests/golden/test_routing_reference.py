@@ -31,7 +31,9 @@ functions = st.sampled_from(FUNCTIONS)
 
 def test_the_reference_holds_every_function_on_both_layouts() -> None:
     found = {path.stem for path in REFERENCE.glob("*.npz")}
-    assert found >= {f"routing_{layout}_{function}" for layout in ("gpt2", "roberta") for function in FUNCTIONS}
+    assert found >= {
+        f"routing_{layout}_{function}" for layout in ("gpt2", "roberta") for function in FUNCTIONS
+    }
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
@@ -45,7 +47,9 @@ def test_outputs_and_gradients_equal_the_authors(layout: str, function: str) -> 
     context = VisualContext()
     context.value = arrays["visual"]
     rank, alpha = int(arrays["meta.rank"]), float(arrays["meta.alpha"])
-    layer = RoutedLoRALinear(base, spans, rank, alpha, 0.0, routing_function(function, "release"), 1, context).double()
+    layer = RoutedLoRALinear(
+        base, spans, rank, alpha, 0.0, routing_function(function, "release"), 1, context
+    ).double()
     fill(layer, arrays["lora_A"], arrays["lora_B"])
     hidden = arrays["hidden"].clone().requires_grad_()
     output = layer(hidden)
@@ -61,7 +65,10 @@ def test_outputs_and_gradients_equal_the_authors(layout: str, function: str) -> 
 
 def literal(function: str, text: Tensor, vision: Tensor, *, reshaped: bool = False) -> Tensor:
     """R(x_t, x_v) of (batch, length, k) and (batch, tokens, k)."""
-    rows = [[_token(function, token, vision[b], reshaped=reshaped) for token in text[b]] for b in range(text.shape[0])]
+    rows = [
+        [_token(function, token, vision[b], reshaped=reshaped) for token in text[b]]
+        for b in range(text.shape[0])
+    ]
     return torch.stack([torch.stack(row) for row in rows])
 
 
@@ -77,7 +84,12 @@ def _token(function: str, text: Tensor, vision: Tensor, *, reshaped: bool) -> Te
     if reshaped:  # x_t reshape(x_v, (k, tokens)) x_v
         tokens = vision.shape[0]
         flat = [vision[i, j] for i in range(tokens) for j in range(k)]
-        matrix = torch.stack([torch.stack([flat[row * tokens + column] for column in range(tokens)]) for row in range(k)])
+        matrix = torch.stack(
+            [
+                torch.stack([flat[row * tokens + column] for column in range(tokens)])
+                for row in range(k)
+            ]
+        )
         return torch.einsum("k,kt,tj->j", text, matrix, vision)
     outer = torch.zeros(k, k, dtype=text.dtype)  # x_v^T x_v, one visual token after another
     for token in vision:
@@ -92,19 +104,31 @@ def normal(seed: int, *shapes: tuple[int, ...]) -> list[Tensor]:
 
 @RANDOM
 @given(functions, st.sampled_from(["paper", "release"]), sizes, sizes, sizes, seeds)
-def test_every_function_equals_its_equation(function: str, variant: Any, batch: int, length: int, k: int, seed: int) -> None:
+def test_every_function_equals_its_equation(
+    function: str, variant: Any, batch: int, length: int, k: int, seed: int
+) -> None:
     text, vision = normal(seed, (batch, length, k), (batch, 1, k))
-    torch.testing.assert_close(routing_function(function, variant)(text, vision), literal(function, text, vision), **EXACT)
+    torch.testing.assert_close(
+        routing_function(function, variant)(text, vision), literal(function, text, vision), **EXACT
+    )
 
 
 @RANDOM
 @given(sizes, sizes, sizes, sizes, seeds)
-def test_project_over_several_tokens(batch: int, length: int, tokens: int, k: int, seed: int) -> None:
+def test_project_over_several_tokens(
+    batch: int, length: int, tokens: int, k: int, seed: int
+) -> None:
     """The paper transposes, the release reshapes."""
     text, vision = normal(seed, (batch, length, k), (batch, tokens, k))
-    torch.testing.assert_close(routing_function("project", "paper")(text, vision), literal("project", text, vision), **EXACT)
+    torch.testing.assert_close(
+        routing_function("project", "paper")(text, vision),
+        literal("project", text, vision),
+        **EXACT,
+    )
     release = literal("project", text, vision, reshaped=True)
-    torch.testing.assert_close(routing_function("project", "release")(text, vision), release, **EXACT)
+    torch.testing.assert_close(
+        routing_function("project", "release")(text, vision), release, **EXACT
+    )
 
 
 def test_the_variants_of_project_differ_over_several_tokens_only() -> None:
@@ -117,7 +141,9 @@ def test_the_variants_of_project_differ_over_several_tokens_only() -> None:
 @pytest.mark.parametrize("variant", ["paper", "release"])
 @pytest.mark.parametrize("function", ["add", "mul", "mul_expand"])
 def test_several_visual_tokens_are_refused(function: Any, variant: Any) -> None:
-    text, several = normal(0, (2, 5, 4), (2, 5, 4))  # as many tokens as words: broadcasting would not notice
+    text, several = normal(
+        0, (2, 5, 4), (2, 5, 4)
+    )  # as many tokens as words: broadcasting would not notice
     with pytest.raises(UserError, match="context: pooled"):
         routing_function(function, variant)(text, several)
 
@@ -126,7 +152,11 @@ def test_several_visual_tokens_are_refused(function: Any, variant: Any) -> None:
 
 
 def frozen(weight: Tensor, bias: Tensor, *, fused: bool) -> nn.Module:
-    base = Conv1D(weight.shape[1], weight.shape[0]) if fused else nn.Linear(weight.shape[1], weight.shape[0])
+    base = (
+        Conv1D(weight.shape[1], weight.shape[0])
+        if fused
+        else nn.Linear(weight.shape[1], weight.shape[0])
+    )
     base = base.double().requires_grad_(False)
     base.weight.copy_(weight)
     base.bias.copy_(bias)
@@ -140,24 +170,50 @@ def fill(layer: LoRALinear, a: Tensor, b: Tensor) -> None:
 
 
 def fused_layer(
-    function: Any, variant: Any, width: int, rank: int, a: Tensor, b: Tensor, w: Tensor, c: Tensor, v: Tensor
+    function: Any,
+    variant: Any,
+    width: int,
+    rank: int,
+    a: Tensor,
+    b: Tensor,
+    w: Tensor,
+    c: Tensor,
+    v: Tensor,
 ) -> RoutedLoRALinear:
     context = VisualContext()
     context.value = v
     spans = [(0, width), (2 * width, 3 * width)]
     groups = len(spans) if variant == "paper" else 1
     base = frozen(w, c, fused=True)
-    layer = RoutedLoRALinear(base, spans, rank, 2.0 * rank, 0.0, routing_function(function, variant), groups, context).double()
+    layer = RoutedLoRALinear(
+        base, spans, rank, 2.0 * rank, 0.0, routing_function(function, variant), groups, context
+    ).double()
     fill(layer, a, b)
     return layer
 
 
 @RANDOM
-@given(functions, st.sampled_from(["paper", "release"]), sizes, sizes, st.integers(2, 6), st.integers(1, 3), seeds)
-def test_routed_lora_on_a_fused_projection(function: str, variant: str, batch: int, length: int, width: int, rank: int, seed: int) -> None:
+@given(
+    functions,
+    st.sampled_from(["paper", "release"]),
+    sizes,
+    sizes,
+    st.integers(2, 6),
+    st.integers(1, 3),
+    seeds,
+)
+def test_routed_lora_on_a_fused_projection(
+    function: str, variant: str, batch: int, length: int, width: int, rank: int, seed: int
+) -> None:
     """GPT-2's query and value: `release` routes their bottlenecks as one vector, `paper` each on its own."""
     hidden, vision, w, c, a, b = normal(
-        seed, (batch, length, width), (batch, 1, width), (width, 3 * width), (3 * width,), (2 * rank, width), (2 * width, rank)
+        seed,
+        (batch, length, width),
+        (batch, 1, width),
+        (width, 3 * width),
+        (3 * width,),
+        (2 * rank, width),
+        (2 * width, rank),
     )
     text, image = hidden @ a.T, vision @ a.T
     if variant == "release":
@@ -169,14 +225,19 @@ def test_routed_lora_on_a_fused_projection(function: str, variant: str, batch: i
     expected = hidden @ w + c
     expected[..., :width] += 2.0 * for_query @ b[:width].T
     expected[..., 2 * width :] += 2.0 * for_value @ b[width:].T
-    torch.testing.assert_close(fused_layer(function, variant, width, rank, a, b, w, c, vision)(hidden), expected, **EXACT)
+    torch.testing.assert_close(
+        fused_layer(function, variant, width, rank, a, b, w, c, vision)(hidden), expected, **EXACT
+    )
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_the_variants_on_a_fused_projection(function: str) -> None:
     """Element-wise functions are the same in both; a scalar shared between query and value makes the others differ."""
     hidden, vision, w, c, a, b = normal(3, (2, 5, 8), (2, 1, 8), (8, 24), (24,), (6, 8), (16, 3))
-    paper, release = (fused_layer(function, variant, 8, 3, a, b, w, c, vision)(hidden) for variant in ("paper", "release"))
+    paper, release = (
+        fused_layer(function, variant, 8, 3, a, b, w, c, vision)(hidden)
+        for variant in ("paper", "release")
+    )
     if function in ("add", "mul"):
         assert torch.equal(paper, release)
     else:
@@ -185,14 +246,24 @@ def test_the_variants_on_a_fused_projection(function: str) -> None:
 
 @RANDOM
 @given(sizes, sizes, st.integers(1, 8), st.integers(1, 4), seeds)
-def test_add_is_lora_on_the_sum_of_text_and_vision(batch: int, length: int, width: int, rank: int, seed: int) -> None:
+def test_add_is_lora_on_the_sum_of_text_and_vision(
+    batch: int, length: int, width: int, rank: int, seed: int
+) -> None:
     hidden, vision, w, c, a, b = normal(
-        seed, (batch, length, width), (batch, 1, width), (width, width), (width,), (rank, width), (width, rank)
+        seed,
+        (batch, length, width),
+        (batch, 1, width),
+        (width, width),
+        (width,),
+        (rank, width),
+        (width, rank),
     )
     context = VisualContext()
     context.value = vision
     base = frozen(w, c, fused=False)
-    routed = RoutedLoRALinear(base, [(0, width)], rank, 3.0, 0.0, routing_function("add", "paper"), 1, context).double()
+    routed = RoutedLoRALinear(
+        base, [(0, width)], rank, 3.0, 0.0, routing_function("add", "paper"), 1, context
+    ).double()
     plain = LoRALinear(base, [(0, width)], rank, 3.0, 0.0).double()
     fill(routed, a, b)
     fill(plain, a, b)
@@ -216,7 +287,9 @@ def test_a_routed_lora_starts_as_the_frozen_model(backbone: str, function: str) 
 @pytest.mark.parametrize("backbone", ["vit_roberta", "vit_gpt2"])
 def test_where_the_variants_of_the_method_differ(backbone: str, function: str) -> None:
     """On GPT-2's fused projection, for the functions that share a scalar; nowhere on RoBERTa's separate ones."""
-    paper, release = (with_updates(backbone, {"function": function, "variant": v}) for v in ("paper", "release"))
+    paper, release = (
+        with_updates(backbone, {"function": function, "variant": v}) for v in ("paper", "release")
+    )
     if backbone == "vit_gpt2" and function in ("mul_expand", "project"):
         assert not torch.allclose(paper, release, rtol=1e-4)
     else:
@@ -234,7 +307,9 @@ def with_updates(backbone: str, changed: dict[str, Any]) -> Tensor:
 
 
 def test_reading_the_visual_context_outside_a_forward_is_an_error() -> None:
-    layer = RoutedLoRALinear(nn.Linear(4, 4), [(0, 4)], 2, 2.0, 0.0, routing_function("add", "paper"), 1, VisualContext())
+    layer = RoutedLoRALinear(
+        nn.Linear(4, 4), [(0, 4)], 2, 2.0, 0.0, routing_function("add", "paper"), 1, VisualContext()
+    )
     with pytest.raises(RuntimeError, match="outside a backbone's forward"):
         layer(torch.zeros(1, 1, 4))
 
@@ -256,21 +331,56 @@ def test_only_project_takes_a_backbone_of_many_visual_tokens(backbone: str, meth
 
 # Adapters with a routing function.
 
-ACTIVATIONS = {"relu": functional.relu, "gelu": functional.gelu, "gelu_new": lambda z: functional.gelu(z, approximate="tanh")}
+ACTIVATIONS = {
+    "relu": functional.relu,
+    "gelu": functional.gelu,
+    "gelu_new": lambda z: functional.gelu(z, approximate="tanh"),
+}
 
 
 @RANDOM
-@given(functions, st.sampled_from(sorted(ACTIVATIONS)), st.booleans(), sizes, sizes, st.integers(2, 6), st.integers(1, 4), seeds)
+@given(
+    functions,
+    st.sampled_from(sorted(ACTIVATIONS)),
+    st.booleans(),
+    sizes,
+    sizes,
+    st.integers(2, 6),
+    st.integers(1, 4),
+    seeds,
+)
 def test_a_routed_adapter_equals_its_equation(
-    function: Any, activation: str, residual: bool, batch: int, length: int, width: int, size: int, seed: int
+    function: Any,
+    activation: str,
+    residual: bool,
+    batch: int,
+    length: int,
+    width: int,
+    size: int,
+    seed: int,
 ) -> None:
     """U act(R(D h + b, D x_R + b)) + c (+ h): one down-projection and one bias for text and vision."""
-    h, vision, d, bias, u, c = normal(seed, (batch, length, width), (batch, 1, width), (size, width), (size,), (width, size), (width,))
+    h, vision, d, bias, u, c = normal(
+        seed,
+        (batch, length, width),
+        (batch, 1, width),
+        (size, width),
+        (size,),
+        (width, size),
+        (width,),
+    )
     context = VisualContext()
     context.value = vision
-    adapter = RoutedBottleneck(width, size, activation, residual, routing_function(function, "release"), context).double()
+    adapter = RoutedBottleneck(
+        width, size, activation, residual, routing_function(function, "release"), context
+    ).double()
     with torch.no_grad():
-        for parameter, value in ((adapter.down.weight, d), (adapter.down.bias, bias), (adapter.up.weight, u), (adapter.up.bias, c)):
+        for parameter, value in (
+            (adapter.down.weight, d),
+            (adapter.down.bias, bias),
+            (adapter.up.weight, u),
+            (adapter.up.bias, c),
+        ):
             parameter.copy_(value)
     ours = (adapter.down.weight, adapter.down.bias, adapter.up.weight, adapter.up.bias)
     theirs = [array.requires_grad_() for array in (d, bias, u, c)]
@@ -278,5 +388,9 @@ def test_a_routed_adapter_equals_its_equation(
     expected = ACTIVATIONS[activation](mixed) @ u.T + c + (h if residual else 0)
     output = adapter(h)
     torch.testing.assert_close(output, expected, **EXACT)
-    for found, wanted in zip(torch.autograd.grad(output.sum(), ours), torch.autograd.grad(expected.sum(), theirs), strict=True):
+    for found, wanted in zip(
+        torch.autograd.grad(output.sum(), ours),
+        torch.autograd.grad(expected.sum(), theirs),
+        strict=True,
+    ):
         torch.testing.assert_close(found, wanted, **EXACT)

@@ -34,7 +34,10 @@ def loud(case: Case, tasks: int = 1) -> Backbone:
     with torch.no_grad():
         for parameter in backbone.parameters():
             if parameter.requires_grad:
-                parameter.add_(torch.randn_like(parameter) / (parameter.shape[-1] ** 0.5 if parameter.ndim > 1 else 2))
+                parameter.add_(
+                    torch.randn_like(parameter)
+                    / (parameter.shape[-1] ** 0.5 if parameter.ndim > 1 else 2)
+                )
     return backbone
 
 
@@ -42,7 +45,10 @@ def compare(found: Tensor, expected: Tensor, parameters: Iterable[Tensor]) -> No
     """Values, and gradients of a random projection."""
     torch.testing.assert_close(found, expected, **EXACT)
     wanted, weights = list(parameters), torch.randn_like(found)
-    ours, theirs = (torch.autograd.grad((y * weights).sum(), wanted, retain_graph=True) for y in (found, expected))
+    ours, theirs = (
+        torch.autograd.grad((y * weights).sum(), wanted, retain_graph=True)
+        for y in (found, expected)
+    )
     for one, other in zip(ours, theirs, strict=True):
         assert other.abs().max() > 0
         torch.testing.assert_close(one, other, **EXACT)
@@ -65,20 +71,28 @@ def inputs(backbone: Backbone, tokens: int = 5) -> Tensor:
 
 def kronecker(module: KroneckerLinear, x: Tensor) -> Tensor:
     """x sum_i kron(A_i, W_i) + b."""
-    w = module.w[0] if len(module.w) == 1 else torch.stack([left @ right for left, right in zip(*module.w, strict=True)])
+    w = (
+        module.w[0]
+        if len(module.w) == 1
+        else torch.stack([left @ right for left, right in zip(*module.w, strict=True)])
+    )
     return x @ sum(torch.kron(a, each) for a, each in zip(module.a, w, strict=True)) + module.bias
 
 
 @pytest.mark.parametrize("rank", [None, 1, 2])
 @pytest.mark.parametrize(("ends", "n"), [((8, 12), 2), ((12, 8), 4), ((6, 9), 3), ((5, 4), 1)])
-def test_a_map_is_a_sum_of_kronecker_products(ends: tuple[int, int], n: int, rank: int | None) -> None:
+def test_a_map_is_a_sum_of_kronecker_products(
+    ends: tuple[int, int], n: int, rank: int | None
+) -> None:
     torch.manual_seed(0)
     module = KroneckerLinear(*ends, n, rank).double()
     nn.init.normal_(module.a)
     nn.init.normal_(module.bias)
     x = torch.randn(2, 3, ends[0], dtype=torch.float64, requires_grad=True)
     compare(module(x), kronecker(module, x), [x, *module.parameters()])
-    torch.testing.assert_close(functional.linear(x, module.weight(), module.bias), module(x), **EXACT)
+    torch.testing.assert_close(
+        functional.linear(x, module.weight(), module.bias), module(x), **EXACT
+    )
 
 
 @pytest.mark.parametrize("settings", [{}, {"n": 4, "rank": 1, "share_a": True}], ids=str)
@@ -88,7 +102,11 @@ def test_compacter_behind_a_sublayer(settings: dict[str, Any]) -> None:
     base, added = site(backbone, "decoder.layer.1.cross").output.module.children()
     x = inputs(backbone)
     h = base(x)
-    compare(added(h), h + kronecker(added.up, gelu_new(kronecker(added.down, h))), [x, *added.parameters()])
+    compare(
+        added(h),
+        h + kronecker(added.up, gelu_new(kronecker(added.down, h))),
+        [x, *added.parameters()],
+    )
 
 
 def test_the_published_compacter_shares_its_rule() -> None:
@@ -99,10 +117,15 @@ def test_the_published_compacter_shares_its_rule() -> None:
     assert len({id(m.a) for m in maps}) == 1
     assert len(maps) == 2 * len(fresh.sites)
     declared = case.adaptation.trainable(fresh)
-    assert count(p for p in backbone.parameters() if p.requires_grad) == declared + count(fresh.head_parameters())
+    assert count(p for p in backbone.parameters() if p.requires_grad) == declared + count(
+        fresh.head_parameters()
+    )
     before = [p.detach().clone() for m in maps for p in m.parameters()]
     case.train(backbone, 2)
-    assert not any(torch.equal(p, old) for p, old in zip((p for m in maps for p in m.parameters()), before, strict=True))
+    assert not any(
+        torch.equal(p, old)
+        for p, old in zip((p for m in maps for p in m.parameters()), before, strict=True)
+    )
 
 
 @torch.no_grad()
@@ -111,7 +134,9 @@ def test_how_compacter_starts() -> None:
     module = KroneckerLinear(768, 96, 2, None)
     bound = 2**0.5 * (6 / (384 + 48)) ** 0.5  # Glorot's, for W_i
     assert module.w[0].abs().max() == pytest.approx(bound, rel=1e-3)
-    assert torch.stack([KroneckerLinear(4, 4, 2, None).a for _ in range(300)]).std() == pytest.approx(0.01, rel=0.05)
+    assert torch.stack(
+        [KroneckerLinear(4, 4, 2, None).a for _ in range(300)]
+    ).std() == pytest.approx(0.01, rel=0.05)
     assert not module.bias.any()
 
 
@@ -137,10 +162,17 @@ def hyperformer(adapter: Generated, task: int, h: Tensor) -> Tensor:
     z = torch.cat([source.tasks[task], source.layers[adapter.layer]])
     z = second.weight @ (first.weight @ z + first.bias).clamp_min(0) + second.bias
     e = (z - z.mean()) / (z.var(correction=0) + 1e-6).sqrt() * norm.weight + norm.bias
-    flat = sum(number * column for number, column in zip(e, adapter.generator.weight.T, strict=True)) + adapter.generator.bias
+    flat = (
+        sum(number * column for number, column in zip(e, adapter.generator.weight.T, strict=True))
+        + adapter.generator.bias
+    )
     width, size = adapter.width, adapter.size
     down, rest = flat[: width * size].reshape(size, width), flat[width * size :]
-    low, up, high = rest[:size], rest[size : size + width * size].reshape(width, size), rest[size + width * size :]
+    low, up, high = (
+        rest[:size],
+        rest[size : size + width * size].reshape(width, size),
+        rest[size + width * size :],
+    )
     return h + gelu_new(h @ down.T + low) @ up.T + high
 
 
@@ -165,7 +197,9 @@ def test_what_hyperformer_shares() -> None:
     assert len({id(a.source) for a in adapters.values()}) == len(sides) == 2
     assert len({id(a.generator) for a in adapters.values()}) == 5
     weights = [a.weights()[0] for a in adapters.values()]
-    assert not any(torch.equal(one, other) for i, one in enumerate(weights) for other in weights[:i])
+    assert not any(
+        torch.equal(one, other) for i, one in enumerate(weights) for other in weights[:i]
+    )
 
 
 def test_the_batch_s_task_chooses_the_adapters() -> None:
@@ -178,7 +212,10 @@ def test_the_batch_s_task_chooses_the_adapters() -> None:
     source = next(m for m in backbone.modules() if isinstance(m, Generated)).source
     before = source.tasks.detach().clone()
     case.train(backbone)  # the first task
-    assert [torch.equal(new, old) for new, old in zip(source.tasks, before, strict=True)] == [False, True]
+    assert [torch.equal(new, old) for new, old in zip(source.tasks, before, strict=True)] == [
+        False,
+        True,
+    ]
     first = case.losses(backbone)
     backbone.follow(backbone.protocol, backbone.answers, 1)
     assert not torch.allclose(case.losses(backbone), first)
@@ -186,7 +223,9 @@ def test_the_batch_s_task_chooses_the_adapters() -> None:
 
 @torch.no_grad()
 def test_how_hyperformer_starts() -> None:
-    source = next(m for m in Case("hyperformer", "clip_bart").build().modules() if isinstance(m, Generated)).source
+    source = next(
+        m for m in Case("hyperformer", "clip_bart").build().modules() if isinstance(m, Generated)
+    ).source
     assert source.tasks.std() == pytest.approx(1, rel=0.1)
     assert source.layers.std() == pytest.approx(0.02, rel=0.1)
     assert source.network[0].weight.std() == pytest.approx(0.02, rel=0.05)
@@ -201,7 +240,10 @@ HEADS = 4
 def multi_head(module: Bottleneck, h: Tensor) -> Tensor:
     """U gelu_new(concat_k (D_k H + b_k)) + c."""
     heads = zip(module.down.weight.chunk(HEADS), module.down.bias.chunk(HEADS), strict=True)
-    return gelu_new(torch.cat([h @ d.T + b for d, b in heads], -1)) @ module.up.weight.T + module.up.bias
+    return (
+        gelu_new(torch.cat([h @ d.T + b for d, b in heads], -1)) @ module.up.weight.T
+        + module.up.bias
+    )
 
 
 def compacter(module: Bottleneck, h: Tensor) -> Tensor:
@@ -221,7 +263,11 @@ def gate(module: Gate, x: Tensor, h: Tensor, h1: Tensor, real: Tensor, variant: 
                 low = gelu_new(module.score.down.weight @ x[i, t] + module.score.down.bias)
                 g[i, t] = torch.sigmoid(module.score.up.weight @ low + module.score.up.bias)
             else:
-                both = x[i, t] + seen[i, t] if module.kind == "middleX" else torch.cat([x[i, t], seen[i, t]])
+                both = (
+                    x[i, t] + seen[i, t]
+                    if module.kind == "middleX"
+                    else torch.cat([x[i, t], seen[i, t]])
+                )
                 g[i, t] = torch.sigmoid(module.score.weight[0] @ both + module.score.bias)
             scores.append(g[i, t])
         if module.kind == "small":
@@ -233,16 +279,33 @@ def gate(module: Gate, x: Tensor, h: Tensor, h1: Tensor, real: Tensor, variant: 
 def attention(module: Any, value: Tensor, x: Tensor) -> Tensor:
     """Softmax attention before its output projection; every query of x sees every row of `value`, which has one for each of x."""
     parts = []
-    for q, k, v in zip(*(t.chunk(module.num_heads, -1) for t in (module.q_proj(x), module.k_proj(x), value)), strict=True):
+    for q, k, v in zip(
+        *(t.chunk(module.num_heads, -1) for t in (module.q_proj(x), module.k_proj(x), value)),
+        strict=True,
+    ):
         parts.append(torch.softmax(q @ k.mT / q.shape[-1] ** 0.5, -1) @ v)
     return torch.cat(parts, -1)
 
 
-def encoder_layer(layer: Any, x: Tensor, real: Tensor, variant: str, f: Callable[[Bottleneck, Tensor], Tensor], scale: float) -> Tensor:
+def encoder_layer(
+    layer: Any,
+    x: Tensor,
+    real: Tensor,
+    variant: str,
+    f: Callable[[Bottleneck, Tensor], Tensor],
+    scale: float,
+) -> Tensor:
     """LN(X + s G H1), first of attention, then of the feed-forward sub-layer."""
-    for wrapped, norm in ((layer.self_attn.out_proj, layer.self_attn_layer_norm), (layer.fc2, layer.final_layer_norm)):
+    for wrapped, norm in (
+        (layer.self_attn.out_proj, layer.self_attn_layer_norm),
+        (layer.fc2, layer.final_layer_norm),
+    ):
         first = wrapped is layer.self_attn.out_proj
-        inner = attention(layer.self_attn, layer.self_attn.v_proj(x), x) if first else functional.gelu(layer.fc1(x))
+        inner = (
+            attention(layer.self_attn, layer.self_attn.v_proj(x), x)
+            if first
+            else functional.gelu(layer.fc1(x))
+        )
         h = wrapped.base(inner)
         h1 = h + f(wrapped.bottleneck, h)
         x = norm(x + h1 * gate(wrapped.gate, x, h, h1, real, variant) * scale)
@@ -250,7 +313,11 @@ def encoder_layer(layer: Any, x: Tensor, real: Tensor, variant: str, f: Callable
 
 
 VARIANTS = [
-    *({"gate": g, "variant": v} for g in ("small", "middleX", "middleY") for v in ("release", "paper")),
+    *(
+        {"gate": g, "variant": v}
+        for g in ("small", "middleX", "middleY")
+        for v in ("release", "paper")
+    ),
     {"gate": "large"},
     {"gate": "large", "scale": 0.3},
     {"gate": "small", "release_padding": True},
@@ -266,7 +333,9 @@ def test_vl_pet_in_the_encoder(settings: dict[str, Any]) -> None:
     backbone.encoder_mask.value = real
     f = compacter if settings.get("modules") == "compacter" else multi_head
     averaged = torch.ones_like(real) if settings.get("release_padding") else real
-    expected = encoder_layer(layer, x, averaged, settings.get("variant", "release"), f, settings.get("scale", 1.0))
+    expected = encoder_layer(
+        layer, x, averaged, settings.get("variant", "release"), f, settings.get("scale", 1.0)
+    )
     found = layer(x, None)
     compare(found, expected, [x, *(p for p in layer.parameters() if p.requires_grad)])
 
@@ -277,35 +346,56 @@ def test_vl_pet_in_the_decoder() -> None:
     layer, e = backbone.text.model.decoder.layers[0], inputs(backbone)
     value = layer.encoder_attn.v_proj
     assert [name for name, p in layer.named_parameters() if p.requires_grad] == [
-        f"encoder_attn.v_proj.bottleneck.{part}" for part in ("down.weight", "down.bias", "up.weight", "up.bias")
+        f"encoder_attn.v_proj.bottleneck.{part}"
+        for part in ("down.weight", "down.bias", "up.weight", "up.bias")
     ]
-    expected = functional.linear(e, value.base.weight, value.base.bias) + multi_head(value.bottleneck, e)
+    expected = functional.linear(e, value.base.weight, value.base.bias) + multi_head(
+        value.bottleneck, e
+    )
     compare(value(e), expected, [e, *value.bottleneck.parameters()])
     found, _ = layer.encoder_attn(e, key_value_states=e)
-    compare(found, layer.encoder_attn.out_proj(attention(layer.encoder_attn, expected, e)), [e, *value.bottleneck.parameters()])
+    compare(
+        found,
+        layer.encoder_attn.out_proj(attention(layer.encoder_attn, expected, e)),
+        [e, *value.bottleneck.parameters()],
+    )
 
 
 @pytest.mark.parametrize(("modules", "f"), [("adapter", multi_head), ("compacter", compacter)])
-def test_other_modules_in_the_decoder(modules: str, f: Callable[[Bottleneck, Tensor], Tensor]) -> None:
+def test_other_modules_in_the_decoder(
+    modules: str, f: Callable[[Bottleneck, Tensor], Tensor]
+) -> None:
     """Table 9: the original method's module behind cross-attention, and none elsewhere."""
     backbone = loud(Case("vl_pet", "clip_bart", {"modules": modules}))
     layer, h = backbone.text.model.decoder.layers[0], inputs(backbone)
-    assert all(name.startswith("encoder_attn.out_proj.1.") for name, p in layer.named_parameters() if p.requires_grad)
+    assert all(
+        name.startswith("encoder_attn.out_proj.1.")
+        for name, p in layer.named_parameters()
+        if p.requires_grad
+    )
     base, added = layer.encoder_attn.out_proj.children()
     compare(layer.encoder_attn.out_proj(h), base(h) + f(added, base(h)), [h, *added.parameters()])
     assert not any(isinstance(m, Beside) for m in backbone.modules())
 
 
-@pytest.mark.parametrize(("backbone", "model"), [("clip_bart", {}), ("vit_roberta", {}), ("blip", {"form": "vqa"})])
-@pytest.mark.parametrize("settings", [{}, {"gate": "small"}, {"gate": "small", "release_padding": True}], ids=str)
-def test_only_the_release_padding_sees_the_batch(backbone: str, model: dict[str, Any], settings: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("backbone", "model"), [("clip_bart", {}), ("vit_roberta", {}), ("blip", {"form": "vqa"})]
+)
+@pytest.mark.parametrize(
+    "settings", [{}, {"gate": "small"}, {"gate": "small", "release_padding": True}], ids=str
+)
+def test_only_the_release_padding_sees_the_batch(
+    backbone: str, model: dict[str, Any], settings: dict[str, Any]
+) -> None:
     """The small gate of the release averages over padding, so that a sample's loss depends on its neighbours."""
     case = Case("vl_pet", backbone, settings, model)
     made, items = case.build(), case.items()
     case.train(made, 1)
     alone = case.losses(made)
     together = case.loss(made, [items[1], items[2]]).detach()
-    assert torch.isclose(together, alone[1] + alone[2], rtol=1e-5, atol=1e-5) == ("release_padding" not in settings)
+    assert torch.isclose(together, alone[1] + alone[2], rtol=1e-5, atol=1e-5) == (
+        "release_padding" not in settings
+    )
 
 
 @pytest.mark.parametrize("modules", ["vl_pet", "compacter"])
@@ -313,10 +403,18 @@ def test_vl_pet_on_blips_text_encoder(modules: str) -> None:
     """Everything added trains, and the count is the formula's."""
     case = Case("vl_pet", "blip", {"modules": modules}, {"form": "vqa"})
     backbone, fresh = case.build(), case.fresh()
-    assert count(p for p in backbone.parameters() if p.requires_grad) == case.adaptation.trainable(fresh)
-    assert sum(isinstance(m, Gated) for m in backbone.modules()) == sum(s.side == "encoder" for s in fresh.sites)
+    assert count(p for p in backbone.parameters() if p.requires_grad) == case.adaptation.trainable(
+        fresh
+    )
+    assert sum(isinstance(m, Gated) for m in backbone.modules()) == sum(
+        s.side == "encoder" for s in fresh.sites
+    )
     theirs = {name for name, _ in fresh.named_parameters()}
-    before = {name: p.detach().clone() for name, p in backbone.named_parameters() if p.requires_grad and name not in theirs}
+    before = {
+        name: p.detach().clone()
+        for name, p in backbone.named_parameters()
+        if p.requires_grad and name not in theirs
+    }
     case.train(backbone, 2)
     after = dict(backbone.named_parameters())
     assert [name for name in before if torch.equal(before[name], after[name])] == []
@@ -345,13 +443,18 @@ def test_how_vl_pet_starts() -> None:
         ("clip_bart", {"places": ["cross"]}, "has no encoder cross"),
     ],
 )
-def test_settings_of_vl_pet_without_meaning(backbone: str, settings: dict[str, Any], message: str) -> None:
+def test_settings_of_vl_pet_without_meaning(
+    backbone: str, settings: dict[str, Any], message: str
+) -> None:
     assert message in Case("vl_pet", backbone, settings).refusal()
 
 
 @pytest.mark.parametrize("backbone", ["vit_gpt2", "blip"])
 def test_backbones_without_an_encoder_are_skipped_with_the_reason(backbone: str) -> None:
-    assert reason_to_skip(Case("vl_pet", backbone).cell()) == f"vl_pet needs encoder, which {backbone} does not have here"
+    assert (
+        reason_to_skip(Case("vl_pet", backbone).cell())
+        == f"vl_pet needs encoder, which {backbone} does not have here"
+    )
     with pytest.raises(RuntimeError, match="has no encoder"):
         _ = Case("lora", backbone).fresh().encoder
 

@@ -20,7 +20,15 @@ from vlpeft.benchmark.run.checkpoint import load_trained, save_trained, trained_
 from vlpeft.benchmark.run.cost import parameters
 
 ROUTED = [case for case in CASES if METHODS.entries[case.method].module == "vlpeft.methods.routing"]
-RAW = accepted(Case(c.method, c.backbone, {}, {"prefix": "raw"} if "prefix" in {f.name for f in fields(c.config)} else {}) for c in CASES)
+RAW = accepted(
+    Case(
+        c.method,
+        c.backbone,
+        {},
+        {"prefix": "raw"} if "prefix" in {f.name for f in fields(c.config)} else {},
+    )
+    for c in CASES
+)
 FUNCTIONS = ("add", "mul", "mul_expand", "project")
 
 
@@ -41,7 +49,10 @@ def test_the_formula_equals_the_count_on_the_cpu_and_on_the_meta_device(any_case
     built = parameters(any_case.build())
     assert built["trainable"] == declared
     with torch.device("meta"):
-        assert any_case.adaptation.trainable(any_case.fresh()) + count(fresh.head_parameters()) == declared
+        assert (
+            any_case.adaptation.trainable(any_case.fresh()) + count(fresh.head_parameters())
+            == declared
+        )
         assert parameters(any_case.build()) == built
 
 
@@ -60,17 +71,25 @@ def test_only_what_should_train_trains(any_case: Case) -> None:
     before = {id(p): p.detach().clone() for p in (*backbone.parameters(), *backbone.buffers())}
     head = {id(p) for p in backbone.head_parameters()}
     apply(any_case.adaptation, backbone)
-    before |= {id(buffer): buffer.clone() for buffer in backbone.buffers() if id(buffer) not in before}  # those that the method added
+    before |= {
+        id(buffer): buffer.clone() for buffer in backbone.buffers() if id(buffer) not in before
+    }  # those that the method added
     start = copies(trained_tensors(backbone))
     any_case.train(backbone)
     still = trained_tensors(backbone).keys() - moved(start, trained_tensors(backbone))
     for name, parameter in backbone.named_parameters():
         if not parameter.requires_grad:
-            assert id(parameter) not in before or torch.equal(parameter, before[id(parameter)]), f"{name} is frozen and moved"
+            assert id(parameter) not in before or torch.equal(parameter, before[id(parameter)]), (
+                f"{name} is frozen and moved"
+            )
         elif name in still:
             assert id(parameter) in before, f"{name}, which the method added, has not moved"
-            assert id(parameter) not in head or name in backbone.inert, f"{name}, of the head, has not moved"
-            assert not matters(any_case, backbone, parameter), f"{name} trains and the loss depends on it, but it has not moved"
+            assert id(parameter) not in head or name in backbone.inert, (
+                f"{name}, of the head, has not moved"
+            )
+            assert not matters(any_case, backbone, parameter), (
+                f"{name} trains and the loss depends on it, but it has not moved"
+            )
     for name, buffer in backbone.named_buffers():
         assert torch.equal(buffer, before[id(buffer)]), f"the buffer {name} moved"
 
@@ -94,10 +113,14 @@ def test_the_image_reaches_the_loss(case: Case) -> None:
     backbone = case.build()
     items = case.items()
     features = visual(backbone)([item.images for item in items]).detach().requires_grad_()
-    loss, _ = backbone.loss(features, [item.prompt for item in items], [item.targets for item in items])
+    loss, _ = backbone.loss(
+        features, [item.prompt for item in items], [item.targets for item in items]
+    )
     loss.backward()
     assert features.grad is not None
-    assert (features.grad.abs().amax((1, 2)) > 0).all(), "an image without influence on its own loss"
+    assert (features.grad.abs().amax((1, 2)) > 0).all(), (
+        "an image without influence on its own loss"
+    )
 
 
 def test_gradients_do_not_depend_on_the_micro_batch(case: Case) -> None:
@@ -110,7 +133,11 @@ def test_gradients_do_not_depend_on_the_micro_batch(case: Case) -> None:
     assert grads.keys() == others.keys()
     direct = without_dropout(case.build())
     items = case.items()
-    summed, terms = direct.loss(visual(direct)([i.images for i in items]), [i.prompt for i in items], [i.targets for i in items])
+    summed, terms = direct.loss(
+        visual(direct)([i.images for i in items]),
+        [i.prompt for i in items],
+        [i.targets for i in items],
+    )
     (summed / terms).backward()
     means = {name: p.grad for name, p in direct.named_parameters() if p.grad is not None}
     scale = torch.stack([grad.norm() for grad in grads.values()]).norm()
@@ -137,7 +164,9 @@ def test_predicting_twice_gives_the_same_texts(case: Case) -> None:
     features = visual(backbone)([e.images for e in examples]).detach()
     first, second = (backbone.predict(features, [e.question for e in examples]) for _ in range(2))
     assert first == second
-    assert [backbone.predict(features[i : i + 1], [e.question])[0] for i, e in enumerate(examples)] == first
+    assert [
+        backbone.predict(features[i : i + 1], [e.question])[0] for i, e in enumerate(examples)
+    ] == first
 
 
 @pytest.mark.parametrize("case", [*CASES, *BACKBONE_VARIATIONS], ids=str)
@@ -149,12 +178,22 @@ def test_a_sample_does_not_see_its_neighbours(case: Case) -> None:
     items = case.items()
     with torch.no_grad():
         for i, j in ((0, 2), (3, 0), (1, 3)):
-            torch.testing.assert_close(case.loss(backbone, [items[i], items[j]]), alone[i] + alone[j], rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(
+                case.loss(backbone, [items[i], items[j]]), alone[i] + alone[j], rtol=1e-5, atol=1e-5
+            )
         if hasattr(backbone, "logits"):
-            features, prompts = visual(backbone)([item.images for item in items]), [item.prompt for item in items]
+            features, prompts = (
+                visual(backbone)([item.images for item in items]),
+                [item.prompt for item in items],
+            )
             together = backbone.logits(features, prompts)
             for i in range(4):
-                torch.testing.assert_close(backbone.logits(features[i : i + 1], prompts[i : i + 1])[0], together[i], rtol=1e-5, atol=1e-5)
+                torch.testing.assert_close(
+                    backbone.logits(features[i : i + 1], prompts[i : i + 1])[0],
+                    together[i],
+                    rtol=1e-5,
+                    atol=1e-5,
+                )
 
 
 def test_what_was_trained_restores_the_model(case: Case, tmp_path: Path) -> None:
@@ -196,18 +235,31 @@ def test_any_two_methods_differ(backbone: str) -> None:
 @pytest.mark.parametrize("case", ROUTED, ids=str)
 def test_any_two_routing_functions_differ(case: Case) -> None:
     plain = Case(base_of(case), case.backbone)
-    made = {"none": fingerprint(plain)} | {f: fingerprint(Case(case.method, case.backbone, {"function": f})) for f in FUNCTIONS}
+    made = {"none": fingerprint(plain)} | {
+        f: fingerprint(Case(case.method, case.backbone, {"function": f})) for f in FUNCTIONS
+    }
     for one, other in combinations(made, 2):
         assert made[one][0] == made[other][0], "a routing function adds or renames parameters"
-        assert not torch.allclose(made[one][1], made[other][1], rtol=1e-6), f"{one} and {other} compute the same"
+        assert not torch.allclose(made[one][1], made[other][1], rtol=1e-6), (
+            f"{one} and {other} compute the same"
+        )
 
 
 @pytest.mark.parametrize(
-    "case", ROUTED + [c for c in METHOD_VARIATIONS if METHODS.entries[c.method].module == "vlpeft.methods.routing"], ids=str
+    "case",
+    ROUTED
+    + [
+        c for c in METHOD_VARIATIONS if METHODS.entries[c.method].module == "vlpeft.methods.routing"
+    ],
+    ids=str,
 )
 def test_routing_adds_no_parameter(case: Case) -> None:
     """For one seed, a routed method and its plain one start from the same bits."""
-    plain = Case(base_of(case), case.backbone, {k: v for k, v in case.settings.items() if k not in ("function", "variant")})
+    plain = Case(
+        base_of(case),
+        case.backbone,
+        {k: v for k, v in case.settings.items() if k not in ("function", "variant")},
+    )
     ours, theirs = trained_tensors(case.build()), trained_tensors(plain.build())
     assert ours.keys() == theirs.keys()
     assert not moved(theirs, ours)

@@ -29,7 +29,10 @@ SETTINGS: list[tuple[str, dict[str, Any]]] = [
 JOINT = [
     case
     for method, settings in SETTINGS
-    for case in (Case(each.method, each.backbone, settings) for each in capable(Case(method, name) for name in BACKBONES.entries))
+    for case in (
+        Case(each.method, each.backbone, settings)
+        for each in capable(Case(method, name) for name in BACKBONES.entries)
+    )
     if BACKBONES.load(case.backbone).joint
 ]
 
@@ -44,13 +47,21 @@ def built(case: Case, tasks: int = 2) -> Backbone:
 @pytest.mark.parametrize("case", JOINT, ids=str)
 def test_a_task_trains_its_own_copy_only(case: Case) -> None:
     backbone = built(case)
-    before = {name: p.detach().clone() for name, p in backbone.named_parameters() if p.requires_grad}
+    before = {
+        name: p.detach().clone() for name, p in backbone.named_parameters() if p.requires_grad
+    }
     case.train(backbone)  # the first task
-    moved = {name for name, p in backbone.named_parameters() if name in before and not torch.equal(p, before[name])}
+    moved = {
+        name
+        for name, p in backbone.named_parameters()
+        if name in before and not torch.equal(p, before[name])
+    }
     first, second = ({name for name in before if f"copies.{i}." in name} for i in range(2))
     assert first
     assert len(first) == len(second)
-    assert {name for name in first if "lora_a" not in name} <= moved | set(backbone.inert), "lora_a moves from the second step on"
+    assert {name for name in first if "lora_a" not in name} <= moved | set(backbone.inert), (
+        "lora_a moves from the second step on"
+    )
     assert not second & moved
 
 
@@ -75,11 +86,15 @@ def test_the_formula_counts_the_copies(case: Case) -> None:
     for tasks in (2, 3):
         backbone, fresh = built(case, tasks), case.fresh()
         fresh.active_task.count = tasks
-        trained = count(p for p in backbone.parameters() if p.requires_grad) - count(backbone.head_parameters())
+        trained = count(p for p in backbone.parameters() if p.requires_grad) - count(
+            backbone.head_parameters()
+        )
         assert case.adaptation.trainable(fresh) == trained
 
 
 @pytest.mark.parametrize(("method", "settings"), SETTINGS)
 def test_one_task_needs_no_copies(method: str, settings: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match="per_task: this cell has one task; give the sweep a `joint:` entry"):
+    with pytest.raises(
+        UserError, match="per_task: this cell has one task; give the sweep a `joint:` entry"
+    ):
         Case(method, "clip_bart", settings).build()

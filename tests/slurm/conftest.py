@@ -27,7 +27,9 @@ CANNOT = 3  # exit code of dev_cluster.sh where packages cannot be fetched
 
 
 def dev_cluster(*arguments: object) -> subprocess.CompletedProcess:
-    return subprocess.run([SCRIPT, *map(str, arguments)], capture_output=True, text=True, timeout=900, check=False)
+    return subprocess.run(
+        [SCRIPT, *map(str, arguments)], capture_output=True, text=True, timeout=900, check=False
+    )
 
 
 @pytest.fixture(scope="session")
@@ -36,7 +38,9 @@ def cluster():
     possible = dev_cluster("possible")
     if possible.returncode:
         pytest.skip(f"no SLURM cluster can be made here: {possible.stdout.strip()}")
-    with FileLock("/var/tmp/vlpeft-cluster-tests.lock"):  # the tests of another checkout must not be struck by ours
+    with FileLock(
+        "/var/tmp/vlpeft-cluster-tests.lock"
+    ):  # the tests of another checkout must not be struck by ours
         said = dev_cluster("up", NODES)
         if said.returncode == CANNOT:
             pytest.skip(f"no SLURM cluster can be made here: {said.stderr.strip()}")
@@ -47,7 +51,9 @@ def cluster():
 
 
 def output(*command: object) -> str:
-    return subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=60, check=True).stdout.strip()
+    return subprocess.run(
+        [*map(str, command)], capture_output=True, text=True, timeout=60, check=True
+    ).stdout.strip()
 
 
 @pytest.fixture(autouse=True)
@@ -55,14 +61,18 @@ def _impatient(monkeypatch) -> None:
     monkeypatch.setattr(supervise, "POLL_SECONDS", 1.0)
 
 
-def write_profile(folder: Path, *, cells: dict | None = None, name: str = "profile.yaml", **settings: object) -> Path:
+def write_profile(
+    folder: Path, *, cells: dict | None = None, name: str = "profile.yaml", **settings: object
+) -> Path:
     """A profile whose jobs import this code; with `cells`, their cells are fake ones that do what it says."""
     search = f"{FAKE}:{ROOT}" if cells is not None else str(ROOT)
     setup = [f"export PYTHONPATH={search} HF_HUB_OFFLINE=1"]
     if cells is not None:
         setup.append(f"export FAKE_CELLS={shlex.quote(json.dumps(cells))}")
     path = folder / name
-    path.write_text(json.dumps({"time": 10, "mem_gb": 1, "array_parallelism": 16, "setup": setup, **settings}))  # JSON is YAML
+    path.write_text(
+        json.dumps({"time": 10, "mem_gb": 1, "array_parallelism": 16, "setup": setup, **settings})
+    )  # JSON is YAML
     return path
 
 
@@ -123,10 +133,16 @@ def strike(root: Path, struck: set[str], blow) -> None:
 
 def processes(name: str) -> list[psutil.Process]:
     """Those whose command line begins so: of SLURM's daemons."""
-    return [p for p in psutil.process_iter(["cmdline"]) if " ".join(p.info["cmdline"] or []).startswith(name)]
+    return [
+        p
+        for p in psutil.process_iter(["cmdline"])
+        if " ".join(p.info["cmdline"] or []).startswith(name)
+    ]
 
 
-HUNG: set[str] = set()  # nodes with a job that is to run out of time: what strikes a whole node spares them
+HUNG: set[str] = (
+    set()
+)  # nodes with a job that is to run out of time: what strikes a whole node spares them
 
 
 def let_time_out(job: str, pid: int) -> None:
@@ -150,7 +166,19 @@ def press(job: str, _: int) -> bool:
     node = node_of(job)
     if node in HUNG:
         return False
-    output("sbatch", "-p", "urgent", "--exclusive", "-w", node, "-t", 1, "--output=/dev/null", "--wrap", "sleep 1")
+    output(
+        "sbatch",
+        "-p",
+        "urgent",
+        "--exclusive",
+        "-w",
+        node,
+        "-t",
+        1,
+        "--output=/dev/null",
+        "--wrap",
+        "sleep 1",
+    )
     return True
 
 
@@ -162,7 +190,12 @@ def crash_node(job: str, pid: int) -> bool:
     node, number = node_of(job), output("squeue", "-h", "-j", job, "-o", "%A")
     if node in HUNG:
         return False
-    doomed = [*processes(f"slurmd -N {node} "), *processes(f"slurmstepd: [{number}."), psutil.Process(pid).parent(), psutil.Process(pid)]
+    doomed = [
+        *processes(f"slurmd -N {node} "),
+        *processes(f"slurmstepd: [{number}."),
+        psutil.Process(pid).parent(),
+        psutil.Process(pid),
+    ]
     for process in doomed:
         process.kill()
     output("scontrol", "update", f"nodename={node}", "state=down", "reason=crashed")
@@ -177,7 +210,9 @@ def node_of(job: str) -> str:
 
 BLOWS = {
     # As slurmstepd does it, to every process of the job. `scancel --signal` tries again for half a minute where a job has just begun.
-    "asked to stop": lambda _, pid: [p.send_signal(signal.SIGUSR2) for p in (psutil.Process(pid).parent(), psutil.Process(pid))],
+    "asked to stop": lambda _, pid: [
+        p.send_signal(signal.SIGUSR2) for p in (psutil.Process(pid).parent(), psutil.Process(pid))
+    ],
     "requeued": lambda job, _: output("scontrol", "requeue", job),
     "worker killed": lambda _, pid: psutil.Process(pid).kill(),
     "job killed": lambda _, pid: psutil.Process(pid).parent().kill(),

@@ -11,7 +11,18 @@ import psutil
 import pytest
 
 from tests.end_to_end.conftest import leftovers, records, start_vlpeft
-from tests.slurm.conftest import BLOWS, job_of, output, processes, running, strike, trace, wait_until, write_fake_sweep, write_profile
+from tests.slurm.conftest import (
+    BLOWS,
+    job_of,
+    output,
+    processes,
+    running,
+    strike,
+    trace,
+    wait_until,
+    write_fake_sweep,
+    write_profile,
+)
 from vlpeft.benchmark.cells.records import Store
 from vlpeft.benchmark.launch.tries import LIMIT
 from vlpeft.benchmark.plan.sweep import read_plan
@@ -28,9 +39,17 @@ def launch(cluster, main, tmp_path):
     """`vlpeft sweep --on slurm` of fake cells; `meanwhile` runs beside it."""
 
     def call(
-        *more: object, number: int = 4, cells: dict | None = None, meanwhile=None, root: Path = tmp_path / "root", **settings: object
+        *more: object,
+        number: int = 4,
+        cells: dict | None = None,
+        meanwhile=None,
+        root: Path = tmp_path / "root",
+        **settings: object,
     ) -> SimpleNamespace:
-        sweep, profile = write_fake_sweep(tmp_path, number), write_profile(tmp_path, cells=cells or {}, **settings)
+        sweep, profile = (
+            write_fake_sweep(tmp_path, number),
+            write_profile(tmp_path, cells=cells or {}, **settings),
+        )
         failed: list[BaseException] = []
 
         def beside() -> None:
@@ -55,7 +74,9 @@ def root(tmp_path) -> Path:
 
 
 def failures(root: Path) -> dict[str, dict]:
-    return {path.parent.name: json.loads(path.read_text()) for path in root.glob("cells/*/failure.json")}
+    return {
+        path.parent.name: json.loads(path.read_text()) for path in root.glob("cells/*/failure.json")
+    }
 
 
 def sbatches(root: Path) -> int:
@@ -69,24 +90,36 @@ def test_cells_run_once(launch, root) -> None:
     assert all(trace(root, cell) == [1, 2, 3, 4, 5] for cell in records(root))
     assert sbatches(root) == 1
     assert leftovers(root / "cells") == []
-    assert launch(number=9).lines == ["one: 9 cells, 9 done before, 0 to run; 0 skipped (see `vlpeft plan`)"]
+    assert launch(number=9).lines == [
+        "one: 9 cells, 9 done before, 0 to run; 0 skipped (see `vlpeft plan`)"
+    ]
 
 
 def test_a_poisoned_cell_blocks_nobody(launch, root, main, tmp_path) -> None:
     """One cell raises, one kills its process; both stand in one job with others."""
     rows = json.loads(main("plan", write_fake_sweep(tmp_path, 6), "--json").out)
     raising, crashing = rows[0]["id"], rows[2]["id"]
-    said = launch(number=6, cells={raising: {"does": "raise"}, crashing: {"does": "segfault"}}, cells_per_job=6)
+    said = launch(
+        number=6,
+        cells={raising: {"does": "raise"}, crashing: {"does": "segfault"}},
+        cells_per_job=6,
+    )
     assert said.code == 1
     assert len(records(root)) == 4
     assert failures(root)[raising]["cause"] == "RuntimeError"
     assert failures(root)[crashing]["cause"] == "killed"
-    assert f"killed by SIGSEGV, {LIMIT} times without getting further" in failures(root)[crashing]["message"]
+    assert (
+        f"killed by SIGSEGV, {LIMIT} times without getting further"
+        in failures(root)[crashing]["message"]
+    )
     assert "about to crash | " in failures(root)[crashing]["message"]
     assert len(trace(root, raising)) == 1
     assert len(trace(root, crashing)) == LIMIT
     assert sum(line.startswith("vlpeft: failed:") for line in said.lines) == 2
-    states = {row["id"]: row for row in json.loads(main("status", tmp_path / "one.yaml", "--root", root, "--json").out)}
+    states = {
+        row["id"]: row
+        for row in json.loads(main("status", tmp_path / "one.yaml", "--root", root, "--json").out)
+    }
     assert states[crashing]["state"] == "failed"
     assert states[crashing]["reason"].startswith("killed: killed by SIGSEGV")
 
@@ -102,12 +135,24 @@ def test_cells_of_a_job_run_at_once(launch, root, main, tmp_path) -> None:
         strike(root, set(), BLOWS["asked to stop"])
 
     cells = {"": {"steps": 20, "seconds": 0.3}, crashing: {"does": "segfault"}}
-    said = launch(number=6, cells=cells, cells_per_job=6, cells_at_once=3, cpus=3, signal_seconds=20, meanwhile=stop)
+    said = launch(
+        number=6,
+        cells=cells,
+        cells_per_job=6,
+        cells_at_once=3,
+        cpus=3,
+        signal_seconds=20,
+        meanwhile=stop,
+    )
     assert said.code == 1
     assert seen[0] >= 2
-    assert {cell: failure["cause"] for cell, failure in failures(root).items()} == {crashing: "killed"}
+    assert {cell: failure["cause"] for cell, failure in failures(root).items()} == {
+        crashing: "killed"
+    }
     assert len(records(root)) == 5
-    assert all(trace(root, cell) == list(range(1, 21)) for cell in records(root))  # all were saved at the step where they were stopped
+    assert all(
+        trace(root, cell) == list(range(1, 21)) for cell in records(root)
+    )  # all were saved at the step where they were stopped
     assert sbatches(root) == 1
 
 
@@ -122,7 +167,12 @@ def test_disturbed_cells_end_well(launch, root) -> None:
         kill_node("n2")
 
     said = launch(
-        number=40, cells={"": {"steps": 12, "seconds": 0.25}}, cells_per_job=2, signal_seconds=10, array_parallelism=5, meanwhile=disturb
+        number=40,
+        cells={"": {"steps": 12, "seconds": 0.25}},
+        cells_per_job=2,
+        signal_seconds=10,
+        array_parallelism=5,
+        meanwhile=disturb,
     )
     assert said.code == 0, said.err
     assert len(records(root)) == 40
@@ -141,14 +191,25 @@ def kill_node(node: str) -> None:
     assert here
     for each in here:
         each.kill()
-    wait_until(lambda: not any(each.is_running() and each.status() != psutil.STATUS_ZOMBIE for each in here))
+    wait_until(
+        lambda: (
+            not any(each.is_running() and each.status() != psutil.STATUS_ZOMBIE for each in here)
+        )
+    )
     subprocess.run(["slurmd", "-N", node, "-c"], check=True)
 
 
 def test_out_of_time(launch, root, tmp_path) -> None:
     """Cells that take longer than a job may: one is warned and requeued, one killed and submitted anew; no step is lost."""
     slow, killed = {"": {"steps": 95, "seconds": 1.0}}, tmp_path / "killed"
-    unwarned = {"number": 1, "cells": slow, "time": 1, "signal_seconds": 1, "sbatch": {"signal": "CONT@1"}, "root": killed}
+    unwarned = {
+        "number": 1,
+        "cells": slow,
+        "time": 1,
+        "signal_seconds": 1,
+        "sbatch": {"signal": "CONT@1"},
+        "root": killed,
+    }
     assert launch("--detach", **unwarned).code == 0
     said = launch(number=1, cells=slow, time=1, signal_seconds=20)
     assert said.code == 0, said.err
@@ -174,7 +235,10 @@ def test_cancelled_jobs_are_not_tried_again(launch, root) -> None:
     assert len(records(root)) == 3
     before = trace(root, cell)
     assert launch(cells=slow).code == 0  # the same command again
-    assert trace(root, cell) == [*before, *range(before[-1] + 1, 16)]  # it was saved when it was cancelled
+    assert trace(root, cell) == [
+        *before,
+        *range(before[-1] + 1, 16),
+    ]  # it was saved when it was cancelled
 
 
 def test_refused_requeueing(launch, root) -> None:
@@ -184,7 +248,9 @@ def test_refused_requeueing(launch, root) -> None:
         cell = wait_until(lambda: next(iter(running(root)), None))
         output("scancel", "--signal=USR2", job_of(root, cell))
 
-    said = launch(number=1, cells={"": {"steps": 20, "seconds": 0.2}}, requeue=False, meanwhile=stop)
+    said = launch(
+        number=1, cells={"": {"steps": 20, "seconds": 0.2}}, requeue=False, meanwhile=stop
+    )
     assert said.code == 0, said.err
     (cell,) = records(root)
     assert trace(root, cell) == list(range(1, 21))
@@ -197,7 +263,20 @@ def test_preempted(launch, root, tmp_path, partition) -> None:
 
     def press() -> None:
         wait_until(lambda: running(root))
-        urgent = output("sbatch", "-p", "urgent", "--parsable", "--exclusive", "-N", 4, "-t", 1, "--output=/dev/null", "--wrap", "sleep 15")
+        urgent = output(
+            "sbatch",
+            "-p",
+            "urgent",
+            "--parsable",
+            "--exclusive",
+            "-N",
+            4,
+            "-t",
+            1,
+            "--output=/dev/null",
+            "--wrap",
+            "sleep 15",
+        )
         wait_until(lambda: output("squeue", "-h", "-j", urgent, "-t", "RUNNING"))
         wait_until(look)
         output("scancel", urgent)
@@ -205,12 +284,19 @@ def test_preempted(launch, root, tmp_path, partition) -> None:
     def look() -> bool:
         plan, store = read_plan(str(tmp_path / "one.yaml"), root), Store(root)
         cells = status(plan, store)
-        found = add_cluster_notes(cells, notes(root, [cell.id for cell in cells], [cell.id for cell in cells if has_begun(cell)]))
+        found = add_cluster_notes(
+            cells,
+            notes(
+                root, [cell.id for cell in cells], [cell.id for cell in cells if has_begun(cell)]
+            ),
+        )
         seen.update(cell.state for cell in found)
         return "preempted" in seen
 
     seen: set[str] = set()
-    said = launch(number=2, cells={"": {"steps": 40, "seconds": 0.25}}, partition=partition, meanwhile=press)
+    said = launch(
+        number=2, cells={"": {"steps": 40, "seconds": 0.25}}, partition=partition, meanwhile=press
+    )
     assert said.code == 0, said.err
     assert len(records(root)) == 2
     for cell in records(root):
@@ -237,7 +323,10 @@ def test_jobs_that_cannot_start(launch, root) -> None:
 
 
 def test_what_slurm_refuses(launch, root) -> None:
-    for settings, word in (({"partition": "nowhere"}, "invalid partition"), ({"sbatch": {"gpus-per-node": 99}}, "not available")):
+    for settings, word in (
+        ({"partition": "nowhere"}, "invalid partition"),
+        ({"sbatch": {"gpus-per-node": 99}}, "not available"),
+    ):
         said = launch(number=1, **settings)
         assert said.code == 2
         assert said.lines[-1].startswith("vlpeft: error: SLURM refuses the jobs: ")
@@ -257,8 +346,13 @@ def test_a_full_disk(launch, disk, main, tmp_path) -> None:
     said = launch(number=4, cells={rows[1]["id"]: {"does": "fill"}}, root=root)
     assert said.code in (1, 2)
     assert "disk full" in said.err or "No space left on device" in said.err
-    wait_until(lambda: not output("squeue", "-h"))  # the launcher itself may be the first to find no room
-    states = {row["id"]: row for row in json.loads(main("status", tmp_path / "one.yaml", "--root", root, "--json").out)}
+    wait_until(
+        lambda: not output("squeue", "-h")
+    )  # the launcher itself may be the first to find no room
+    states = {
+        row["id"]: row
+        for row in json.loads(main("status", tmp_path / "one.yaml", "--root", root, "--json").out)
+    }
     assert states[rows[1]["id"]]["reason"].startswith("disk full: ")
     disk.free()
     again = launch(number=4, root=root)

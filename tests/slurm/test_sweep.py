@@ -12,8 +12,26 @@ import psutil
 import pytest
 import torch
 
-from tests.end_to_end.conftest import COMMAND, RUN, environment, records, science, write_one, write_sweep
-from tests.slurm.conftest import HARDER, HUNG, ROOT, output, running, strike, trace, wait_until, write_profile
+from tests.end_to_end.conftest import (
+    COMMAND,
+    RUN,
+    environment,
+    records,
+    science,
+    write_one,
+    write_sweep,
+)
+from tests.slurm.conftest import (
+    HARDER,
+    HUNG,
+    ROOT,
+    output,
+    running,
+    strike,
+    trace,
+    wait_until,
+    write_profile,
+)
 from vlpeft.benchmark.cells import code as codebase
 from vlpeft.slurm.ledger import Ledger
 
@@ -25,7 +43,15 @@ CELLS = 42
 def test_a_disturbed_sweep_gives_the_same_table(cluster, main, tmp_path) -> None:
     """A job hangs until its time is over; others are asked to stop, requeued, killed, cancelled, pre-empted; a node crashes."""
     sweep = write_sweep(tmp_path, steps=6)
-    profile = write_profile(tmp_path, partition="preemptible", cells_per_job=3, cpus=2, mem_gb=3, signal_seconds=20, array_parallelism=5)
+    profile = write_profile(
+        tmp_path,
+        partition="preemptible",
+        cells_per_job=3,
+        cpus=2,
+        mem_gb=3,
+        signal_seconds=20,
+        array_parallelism=5,
+    )
     sweep.write_text(sweep.read_text().replace("seeds: [0, 1]", SEEDS))
     root, local = tmp_path / "root", tmp_path / "local"
     done: list[str] = []
@@ -43,11 +69,22 @@ def test_a_disturbed_sweep_gives_the_same_table(cluster, main, tmp_path) -> None
     first = main(*command)
     thread.join()
     assert done == list(HARDER)
-    assert history(root) >= {"TIMEOUT", "CANCELLED", "PREEMPTED", "NODE_FAIL", "REQUEUED", "COMPLETED"}
+    assert history(root) >= {
+        "TIMEOUT",
+        "CANCELLED",
+        "PREEMPTED",
+        "NODE_FAIL",
+        "REQUEUED",
+        "COMPLETED",
+    }
     assert first.code == 1
     assert "cancelled" in first.err
     assert 0 < len(records(root)) < CELLS
-    cancelled = [row for row in json.loads(main("status", sweep, "--root", root, "--json").out) if row["state"] == "failed"]
+    cancelled = [
+        row
+        for row in json.loads(main("status", sweep, "--root", root, "--json").out)
+        if row["state"] == "failed"
+    ]
     assert {row["reason"].split(":")[0] for row in cancelled} == {"cancelled"}
 
     again = main(*command)
@@ -56,14 +93,22 @@ def test_a_disturbed_sweep_gives_the_same_table(cluster, main, tmp_path) -> None
     assert main("sweep", sweep, "--root", local, "--on", "local", "--workers", 2, *RUN).code == 0
     assert science(root) == science(local)
     for more in (("text",), ("md",), ("latex",), ("csv",), ("json",), ("text", "--details")):
-        tables = [main("table", sweep, "--root", folder, "--format", *more).out for folder in (root, local)]
+        tables = [
+            main("table", sweep, "--root", folder, "--format", *more).out
+            for folder in (root, local)
+        ]
         assert tables[0] == tables[1]
 
 
 def history(root: Path) -> set[str]:
     """In which states jobs of a folder have ended, also those that were requeued."""
-    arrays = sorted({sent.job.split("_")[0] for all_ in Ledger(root).submitted_jobs().values() for sent in all_})
-    return {line.split(" ")[0] for line in output("sacct", "-XDnPo", "State", "-j", ",".join(arrays)).splitlines()}
+    arrays = sorted(
+        {sent.job.split("_")[0] for all_ in Ledger(root).submitted_jobs().values() for sent in all_}
+    )
+    return {
+        line.split(" ")[0]
+        for line in output("sacct", "-XDnPo", "State", "-j", ",".join(arrays)).splitlines()
+    }
 
 
 def test_ctrl_c_leaves_the_jobs(cluster, main, tmp_path) -> None:
@@ -77,7 +122,9 @@ def test_ctrl_c_leaves_the_jobs(cluster, main, tmp_path) -> None:
         wait_until(lambda: running(root))
         os.kill(os.getpid(), signal.SIGINT)
 
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # the tests may run unheard (nohup)
+    before = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # the tests may run unheard (nohup)
     try:
         thread = threading.Thread(target=interrupt)
         thread.start()
@@ -87,14 +134,21 @@ def test_ctrl_c_leaves_the_jobs(cluster, main, tmp_path) -> None:
         signal.signal(signal.SIGINT, before)
     assert said.code == 130
     assert "jobs that are submitted go on; watch them with `vlpeft status" in said.err
-    assert {row["state"] for row in json.loads(main("status", *where, "--json").out)} <= {"running", "pending"}
+    assert {row["state"] for row in json.loads(main("status", *where, "--json").out)} <= {
+        "running",
+        "pending",
+    }
     assert main("cancel", *where).out.startswith("1 jobs cancelled, 0 local launchers interrupted")
     wait_until(lambda: not output("squeue", "-h"))  # saved, and gone
     rows = json.loads(main("status", *where, "--json").out)
     assert {row["state"] for row in rows} == {"missing"}
     assert all("ended as CANCELLED" in row["reason"] for row in rows)
-    assert f"=== {rows[0]['id']} starts" in main("logs", sweep, rows[0]["id"][:8], "--root", root).out
-    assert main("status", *where, "--watch").out == "2 missing\n"  # and ends, since nothing comes by itself
+    assert (
+        f"=== {rows[0]['id']} starts" in main("logs", sweep, rows[0]["id"][:8], "--root", root).out
+    )
+    assert (
+        main("status", *where, "--watch").out == "2 missing\n"
+    )  # and ends, since nothing comes by itself
     assert main(*command).code == 0
     assert all(trace(root, row["id"]) == list(range(1, 61)) for row in rows)
     assert main("status", *where, "--watch").out == "2 done\n"
@@ -120,9 +174,17 @@ def test_jobs_run_the_code_of_their_submission(cluster, main, tmp_path) -> None:
     source, root = tmp_path / "checkout", tmp_path / "root"
     copied = ("vlpeft", *(each for each in codebase.PACKAGES if each != "vlpeft"))
     for name in copied:
-        shutil.copytree(ROOT / name, source / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copyfile(ROOT / ".gitignore", source / ".gitignore")  # without it, byte code would be new files
-    for words in (("init", "-q"), ("add", "-A"), ("-c", "user.name=a", "-c", "user.email=a@b.example", "commit", "-qm", "all")):
+        shutil.copytree(
+            ROOT / name, source / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__")
+        )
+    shutil.copyfile(
+        ROOT / ".gitignore", source / ".gitignore"
+    )  # without it, byte code would be new files
+    for words in (
+        ("init", "-q"),
+        ("add", "-A"),
+        ("-c", "user.name=a", "-c", "user.email=a@b.example", "commit", "-qm", "all"),
+    ):
         output("git", "-C", source, *words)
     sweep = write_one(tmp_path, methods="[bitfit, head_only]")
     profile = write_profile(tmp_path, mem_gb=3, setup=["echo its tools are ready"])
@@ -133,7 +195,13 @@ def test_jobs_run_the_code_of_their_submission(cluster, main, tmp_path) -> None:
         words = ("sweep", sweep, "--root", root, "--on", "slurm", "--profile", profile, *RUN, *more)
         environ = {**environment(), "PYTHONPATH": str(source)}
         done = subprocess.run(
-            [COMMAND, *map(str, words)], cwd=source, env=environ, capture_output=True, text=True, timeout=200, check=False
+            [COMMAND, *map(str, words)],
+            cwd=source,
+            env=environ,
+            capture_output=True,
+            text=True,
+            timeout=200,
+            check=False,
         )
         assert done.returncode == 0, done.stderr
         return done.stderr
@@ -149,7 +217,10 @@ def test_jobs_run_the_code_of_their_submission(cluster, main, tmp_path) -> None:
     made = records(root)
     head = {"sha": output("git", "-C", source, "rev-parse", "HEAD"), "dirty": False}
     for cell in ids:
-        assert (made[cell]["provenance"]["snapshot"], made[cell]["provenance"]["git"]) == (snapshot.name, head)
+        assert (made[cell]["provenance"]["snapshot"], made[cell]["provenance"]["git"]) == (
+            snapshot.name,
+            head,
+        )
 
     output("git", "-C", source, "checkout", "-q", "--", ".")
     with (source / "benchmark" / "cells" / "provenance.py").open("a") as file:
@@ -173,7 +244,9 @@ def test_a_cell_of_two_ranks(cluster, main, tmp_path) -> None:
 
     def announce_the_end() -> None:
         (worker,) = wait_until(lambda: [psutil.Process(pid) for pid in running(root).values()])
-        wait_until(lambda: [each for each in worker.children(recursive=True) if each.cpu_times().user > 2])
+        wait_until(
+            lambda: [each for each in worker.children(recursive=True) if each.cpu_times().user > 2]
+        )
         for each in (worker.parent(), worker, *worker.children(recursive=True)):
             each.send_signal(signal.SIGUSR2)
 
@@ -184,8 +257,19 @@ def test_a_cell_of_two_ranks(cluster, main, tmp_path) -> None:
     assert said.code == 0, said.err
     (cell,) = records(root)
     # The sweep ends with the record; the job says so in its log once its ranks have ended.
-    logs = wait_until(lambda: out if f"=== {cell} done" in (out := main("logs", sweep, cell, "--root", root).out) else "")
+    logs = wait_until(
+        lambda: (
+            out
+            if f"=== {cell} done" in (out := main("logs", sweep, cell, "--root", root).out)
+            else ""
+        )
+    )
     assert f"=== {cell} stopped" in logs
-    assert main("sweep", sweep, "--root", local, "--on", "local", "--workers", 1, "--ranks", 2, *RUN).code == 0
+    assert (
+        main(
+            "sweep", sweep, "--root", local, "--on", "local", "--workers", 1, "--ranks", 2, *RUN
+        ).code
+        == 0
+    )
     assert science(root) == science(local)
     assert {each[cell]["provenance"]["ranks"] for each in (records(root), records(local))} == {2}

@@ -16,8 +16,12 @@ ROWS = st.lists(st.tuples(WORDS, st.lists(WORDS, min_size=1, max_size=3)), min_s
 def test_it_is_the_reference_codes_membership(rows: list[tuple[str, list[str]]]) -> None:
     """VL-T5's GQA evaluator: `score += answer in label` for each question's label dict, over the number of questions."""
     labels = [dict.fromkeys(references, 1.0) for _, references in rows]
-    expected = sum(int(text in label) for (text, _), label in zip(rows, labels, strict=True)) / len(rows)
-    predictions = [Prediction(str(i), text, tuple(references)) for i, (text, references) in enumerate(rows)]
+    expected = sum(int(text in label) for (text, _), label in zip(rows, labels, strict=True)) / len(
+        rows
+    )
+    predictions = [
+        Prediction(str(i), text, tuple(references)) for i, (text, references) in enumerate(rows)
+    ]
     assert score(["accuracy"], predictions).values == {"accuracy": pytest.approx(100 * expected)}
 
 
@@ -27,4 +31,6 @@ def test_by_kind() -> None:
         Prediction("2", "false", ("true",), "side"),
         Prediction("3", "false", ("false",), "one"),
     ]
-    assert score(["accuracy"], rows).values == pytest.approx({"accuracy": 200 / 3, "accuracy/one": 100.0, "accuracy/side": 50.0})
+    assert score(["accuracy"], rows).values == pytest.approx(
+        {"accuracy": 200 / 3, "accuracy/one": 100.0, "accuracy/side": 50.0}
+    )

@@ -88,7 +88,9 @@ def trained(depth: int, micro_batch: int | None) -> tuple[list[tuple[int, float]
         threads.add(threading.current_thread().name.split("_")[0])
         return live.fetch(ids, seeds)
 
-    items = [Item((f"train/{i}",), item.prompt, item.targets) for i, item in enumerate(LORA.items())]
+    items = [
+        Item((f"train/{i}",), item.prompt, item.targets) for i, item in enumerate(LORA.items())
+    ]
     feed = Feed(items, live, LORA.protocol, ANSWERS, views=Visual(fetch, live.finish))
     state = start(backbone, LORA.protocol, feed.batches)
     train(state, [feed], 0, micro_batch, lambda _: None, depth=depth)
@@ -121,7 +123,9 @@ def test_of_micro_batches_one_is_held_at_a_time() -> None:
 
 
 @pytest.mark.parametrize("ranks", [ALONE, Ranks(1, 2)], ids=["alone", "the second of two"])
-def test_evaluation_says_the_same_however_far_ahead(ranks: Ranks, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_evaluation_says_the_same_however_far_ahead(
+    ranks: Ranks, monkeypatch: pytest.MonkeyPatch
+) -> None:
     backbone, threads = LORA.build(), set[str]()
     made = visual(backbone)
 
@@ -130,12 +134,18 @@ def test_evaluation_says_the_same_however_far_ahead(ranks: Ranks, monkeypatch: p
         return made.fetch(ids, seeds)
 
     examples = LORA.examples()
-    inputs = SimpleNamespace(answers=ANSWERS, prompts=lambda part: [example.question for example in part])
+    inputs = SimpleNamespace(
+        answers=ANSWERS, prompts=lambda part: [example.question for example in part]
+    )
     feed, found = Feed((), Visual(fetch, made.finish), LORA.protocol, ANSWERS), []
     monkeypatch.setattr(Ranks, "gather", lambda self, mine: [mine] * self.world)
     for depth in (0, 2):
-        monkeypatch.setattr("vlpeft.benchmark.run.evaluation.depth_for", lambda _, depth=depth: depth)
-        found.append(predict_split(backbone, features_and_prompts, inputs, feed, examples, 2, ranks=ranks))
+        monkeypatch.setattr(
+            "vlpeft.benchmark.run.evaluation.depth_for", lambda _, depth=depth: depth
+        )
+        found.append(
+            predict_split(backbone, features_and_prompts, inputs, feed, examples, 2, ranks=ranks)
+        )
     assert found[0] == found[1]
     assert len(set(found[0])) == 8 // ranks.world
     assert threads == {threading.current_thread().name, "fetch"}
@@ -145,7 +155,9 @@ def features_and_prompts(features: Tensor, prompts: Sequence[str]) -> list[tuple
     return list(zip(features.sum((1, 2, 3)).tolist(), prompts, strict=True))
 
 
-def test_only_for_a_gpu_is_anything_fetched_ahead_and_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_for_a_gpu_is_anything_fetched_ahead_and_pinned(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     assert (fetch_depth(torch.device("cpu")), fetch_depth(torch.device("cuda", 1))) == (0, DEPTH)
     tensor, asked = torch.ones(2), []
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: asked.append(self) or self)

@@ -27,13 +27,18 @@ def test_known_values() -> None:
     """By hand: yes 2*1/(2+1), no 2*1/(1+2), no class for the free text."""
     pairs = [("yes", "yes"), ("yes", "no"), ("no", "no"), ("a dog, perhaps", "maybe")]
     report = score(["answer_match"], predictions_of(pairs))
-    assert report.values == pytest.approx({"exact_match": 50.0, "macro_f1": 100 * (2 / 3 + 2 / 3 + 0) / 3})
+    assert report.values == pytest.approx(
+        {"exact_match": 50.0, "macro_f1": 100 * (2 / 3 + 2 / 3 + 0) / 3}
+    )
     assert report.per_example == {"exact_match": (100.0, 0.0, 100.0, 0.0)}
 
 
 def test_several_references() -> None:
     """Any reference counts for exact match; the most frequent one is the label for F1."""
-    rows = [Prediction("1", "cat ", ("dog", "cat", "dog"), "animal"), Prediction("2", "Dog", ("dog",), "animal")]
+    rows = [
+        Prediction("1", "cat ", ("dog", "cat", "dog"), "animal"),
+        Prediction("2", "Dog", ("dog",), "animal"),
+    ]
     report = score(["answer_match"], rows)
     assert report.values == {"exact_match": 50.0, "exact_match/animal": 50.0, "macro_f1": 0.0}
 
@@ -42,7 +47,9 @@ def test_several_references() -> None:
 @given(st.lists(st.tuples(st.one_of(LABELS, st.just("?")), LABELS), min_size=1, max_size=30))
 def test_macro_f1_equals_sklearn(pairs: list[tuple[str, str]]) -> None:
     given_texts, labels = [list(column) for column in zip(*pairs, strict=True)]
-    expected = f1_score(labels, given_texts, labels=sorted(set(labels)), average="macro", zero_division=0)
+    expected = f1_score(
+        labels, given_texts, labels=sorted(set(labels)), average="macro", zero_division=0
+    )
     assert module.macro_f1(given_texts, labels) == pytest.approx(expected)
 
 
@@ -58,7 +65,12 @@ print(evaluate.load(sys.argv[1], keep_in_memory=True).compute(predictions=["yes"
 
 def start(code: str, home: Path, *arguments: str) -> subprocess.Popen[str]:
     """A process with an empty cache of its own and no network."""
-    environment = {**os.environ, "HF_HOME": str(home), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(REPOSITORY)}
+    environment = {
+        **os.environ,
+        "HF_HOME": str(home),
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONPATH": str(REPOSITORY),
+    }
     pipe = subprocess.PIPE
     command = [sys.executable, "-W", "error", "-c", code, *arguments]
     return subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True)

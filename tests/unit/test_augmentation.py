@@ -24,7 +24,9 @@ def image(width: int = 48, height: int = 40, seed: int = 0) -> np.ndarray:
 def smooth() -> Image.Image:
     """Colours that vary slowly, so that half a pixel hardly matters; no channel spans the whole range."""
     y, x = np.mgrid[0:SIZE, 0:SIZE]
-    return Image.fromarray(np.stack([40 + 4 * x, 60 + 3 * y, 30 + 2 * (x + y)], -1).astype(np.uint8))
+    return Image.fromarray(
+        np.stack([40 + 4 * x, 60 + 3 * y, 30 + 2 * (x + y)], -1).astype(np.uint8)
+    )
 
 
 @given(st.integers(1, 60), st.integers(1, 60), st.text(max_size=9))
@@ -52,16 +54,26 @@ def test_crops_lie_in_the_image(width: int, height: int, seed: int) -> None:
     assert 0 <= upper < lower <= height
 
 
-@pytest.mark.parametrize(("width", "height"), [(640, 480), (224, 224), (300, 900), (1000, 100), (100, 1000)])
+@pytest.mark.parametrize(
+    ("width", "height"), [(640, 480), (224, 224), (300, 900), (1000, 100), (100, 1000)]
+)
 def test_crops_are_drawn_as_torchvision_draws_them(width: int, height: int) -> None:
     draw, blank = Random(0), torch.empty(3, height, width)
     torch.manual_seed(0)
     ours = np.array([crop_box(width, height, draw) for _ in range(3000)], float)
-    theirs = np.array([RandomResizedCrop.get_params(blank, [0.5, 1.0], [3 / 4, 4 / 3]) for _ in range(3000)], float)  # top left h w
+    theirs = np.array(
+        [RandomResizedCrop.get_params(blank, [0.5, 1.0], [3 / 4, 4 / 3]) for _ in range(3000)],
+        float,
+    )  # top left h w
     found = np.stack([ours[:, 1], ours[:, 0], ours[:, 3] - ours[:, 1], ours[:, 2] - ours[:, 0]], 1)
     spread = np.array([height, width, height, width])
     assert np.abs(found.mean(0) - theirs.mean(0)).max() < 0.02 * spread.max()
-    assert np.abs(np.quantile(found, [0.1, 0.5, 0.9], 0) - np.quantile(theirs, [0.1, 0.5, 0.9], 0)).max() < 0.04 * spread.max()
+    assert (
+        np.abs(
+            np.quantile(found, [0.1, 0.5, 0.9], 0) - np.quantile(theirs, [0.1, 0.5, 0.9], 0)
+        ).max()
+        < 0.04 * spread.max()
+    )
 
 
 def test_all_ten_operations_are_drawn_alike(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,7 +84,9 @@ def test_all_ten_operations_are_drawn_alike(monkeypatch: pytest.MonkeyPatch) -> 
         augment(image(8, 8), 8, str(i))
     assert set(used) == set(OPERATION)
     assert len(OPERATION) == 10
-    assert used.total() == pytest.approx(4000, rel=0.05), "two are drawn, each is used half the time"
+    assert used.total() == pytest.approx(4000, rel=0.05), (
+        "two are drawn, each is used half the time"
+    )
     assert all(n == pytest.approx(400, rel=0.2) for n in used.values())
 
 
@@ -83,7 +97,9 @@ def test_operations_without_effect_at_magnitude_5(name: str) -> None:
         assert np.array_equal(operation(smooth(), 0.1 + 1.8 * 5 / 10), smooth())
 
 
-@pytest.mark.parametrize(("name", "operation"), [("autocontrast", F.autocontrast), ("equalize", F.equalize)])
+@pytest.mark.parametrize(
+    ("name", "operation"), [("autocontrast", F.autocontrast), ("equalize", F.equalize)]
+)
 def test_histograms(name: str, operation) -> None:
     assert np.array_equal(OPERATION[name](smooth(), 1), operation(smooth()))
     assert not np.array_equal(OPERATION[name](smooth(), 1), smooth())
@@ -112,7 +128,10 @@ PLACES = {
     "shear_y": lambda x, y, s: (x, y - s * 0.15 * x),
     "translate_x": lambda x, y, s: (x - s * 5, y),
     "translate_y": lambda x, y, s: (x, y - s * 5),
-    "rotate": lambda x, y, s: (HALF + (x - HALF) * COS - s * (y - HALF) * SIN, HALF + s * (x - HALF) * SIN + (y - HALF) * COS),
+    "rotate": lambda x, y, s: (
+        HALF + (x - HALF) * COS - s * (y - HALF) * SIN,
+        HALF + s * (x - HALF) * SIN + (y - HALF) * COS,
+    ),
 }
 
 

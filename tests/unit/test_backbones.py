@@ -12,7 +12,14 @@ import torch
 from huggingface_hub.utils import logging as hub_logging
 from safetensors.torch import load_file
 from torch.nn import functional
-from transformers import AutoTokenizer, RobertaConfig, RobertaModel, ViTConfig, ViTImageProcessorPil, ViTModel
+from transformers import (
+    AutoTokenizer,
+    RobertaConfig,
+    RobertaModel,
+    ViTConfig,
+    ViTImageProcessorPil,
+    ViTModel,
+)
 
 from vlpeft.baselines.head_only import HeadOnly
 from vlpeft.benchmark.backbones import BACKBONES, weights
@@ -24,7 +31,10 @@ from vlpeft.benchmark.core.config import Protocol, parse
 from vlpeft.benchmark.core.errors import UserError, WeightsError
 from vlpeft.methods.routing import RoutingLoRA
 
-QUESTIONS = ["is there a red circle?", "what color is the large rectangle that is left of the small circle?"]
+QUESTIONS = [
+    "is there a red circle?",
+    "what color is the large rectangle that is left of the small circle?",
+]
 CAPTIONS = ["a red circle", "a large blue rectangle above a small red circle"]
 
 
@@ -39,7 +49,9 @@ def build(name: str, **settings: object) -> Backbone:
 
 
 def features(count: int = 2, tokens: int = 1) -> torch.Tensor:
-    return torch.randn(count, tokens, 128, generator=torch.Generator().manual_seed(1)).tanh()[:, None]
+    return torch.randn(count, tokens, 128, generator=torch.Generator().manual_seed(1)).tanh()[
+        :, None
+    ]
 
 
 def scenes(count: int = 2) -> torch.Tensor:
@@ -49,35 +61,63 @@ def scenes(count: int = 2) -> torch.Tensor:
 @pytest.mark.parametrize("size", [64, 40, 97])
 def test_the_transform_equals_hugging_faces_processor(size: int) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (size, size + 9, 3), dtype=np.uint8)
-    processor = ViTImageProcessorPil(size={"height": 64, "width": 64}, image_mean=[0.5] * 3, image_std=[0.5] * 3)
+    processor = ViTImageProcessorPil(
+        size={"height": 64, "width": 64}, image_mean=[0.5] * 3, image_std=[0.5] * 3
+    )
     want = processor(pixels, return_tensors="pt").pixel_values[0]
-    torch.testing.assert_close(transform(pixels, vision_tower("tiny", "pooler", tokens=False)), want, atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        transform(pixels, vision_tower("tiny", "pooler", tokens=False)), want, atol=1e-6, rtol=0
+    )
 
 
 def test_a_local_folder_equals_the_model_it_was_saved_from(tmp_path: Path) -> None:
-    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32, "image_size": 32}
+    shape = {
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+        "image_size": 32,
+    }
     model = ViTModel(ViTConfig(**shape)).eval()
     model.save_pretrained(tmp_path)
     tower = vision_tower(str(tmp_path), "pooler", tokens=True)
     pixels = torch.randn(2, 3, 32, 32)
     out = model(pixels)
-    torch.testing.assert_close(tower(pixels), torch.cat([out.pooler_output[:, None], out.last_hidden_state], 1))
+    torch.testing.assert_close(
+        tower(pixels), torch.cat([out.pooler_output[:, None], out.last_hidden_state], 1)
+    )
 
 
 def test_a_checkpoint_without_pooler_is_refused_where_a_pooler_is_asked_for(tmp_path: Path) -> None:
-    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32, "image_size": 32}
+    shape = {
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+        "image_size": 32,
+    }
     ViTModel(ViTConfig(**shape), add_pooling_layer=False).save_pretrained(tmp_path)
     with pytest.raises(UserError, match="pool: cls"):
         vision_tower(str(tmp_path), "pooler", tokens=False)
-    assert vision_tower(str(tmp_path), "cls", tokens=False)(torch.zeros(1, 3, 32, 32)).shape == (1, 1, 16)
+    assert vision_tower(str(tmp_path), "cls", tokens=False)(torch.zeros(1, 3, 32, 32)).shape == (
+        1,
+        1,
+        16,
+    )
 
 
 def test_timm_towers_load_from_a_folder_and_pool_as_named(tmp_path: Path) -> None:
     model = timm.create_model("vit_tiny_patch16_224", num_classes=0, img_size=32, depth=1).eval()
-    timm.models.save_for_hf(model, tmp_path, model_config={"num_classes": 0}, model_args={"img_size": 32, "depth": 1})
+    timm.models.save_for_hf(
+        model, tmp_path, model_config={"num_classes": 0}, model_args={"img_size": 32, "depth": 1}
+    )
     pixels = torch.randn(2, 3, 224, 224)
     full = timm.create_model("vit_tiny_patch16_224", num_classes=0)
-    assert vision_tower("timm:random:vit_tiny_patch16_224", "cls", tokens=True)(pixels).shape == (2, 198, 192)
+    assert vision_tower("timm:random:vit_tiny_patch16_224", "cls", tokens=True)(pixels).shape == (
+        2,
+        198,
+        192,
+    )
     tower = vision_tower(f"timm:local-dir:{tmp_path}", "mean", tokens=False)
     states = model.forward_features(pixels[:, :, :32, :32])
     torch.testing.assert_close(tower(pixels[:, :, :32, :32])[:, 0], states[:, 1:].mean(1))
@@ -92,15 +132,23 @@ def test_unknown_weights_name_the_fix(source: str) -> None:
         vision_tower(source, "cls", tokens=False)
 
 
-@pytest.mark.parametrize(("name", "meant"), [("tinny", "tiny"), ("random:gpt-2", "gpt2"), ("roberta-bse@main", "roberta-base")])
-def test_a_slip_is_refused_before_the_hub_is_asked(name: str, meant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("tinny", "tiny"), ("random:gpt-2", "gpt2"), ("roberta-bse@main", "roberta-base")],
+)
+def test_a_slip_is_refused_before_the_hub_is_asked(
+    name: str, meant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(UserError, match=rf"unknown weights '[^']+'; did you mean '{meant}'\?"):
         WeightSource.parse(name, tiny="gpt2")
     monkeypatch.setattr(weights, "cached_path", lambda *_: "/cache/config.json")
     WeightSource.parse(name, tiny="gpt2")  # who has downloaded a model of that name means it
 
 
-@pytest.mark.parametrize("name", ["distilgpt2", "gpt2-large", "gpt2-xl", "distilroberta-base", "xlm-roberta-base", "some/tinny"])
+@pytest.mark.parametrize(
+    "name",
+    ["distilgpt2", "gpt2-large", "gpt2-xl", "distilroberta-base", "xlm-roberta-base", "some/tinny"],
+)
 def test_other_names_of_the_hub_are_no_slips(name: str) -> None:
     assert WeightSource.parse(name, tiny="gpt2").location == name
 
@@ -112,7 +160,10 @@ def test_the_hub_is_quiet_while_weights_load() -> None:
         seen.append(hub_logging.get_verbosity())
         raise OSError("no network")
 
-    with pytest.raises(UserError, match=r"cannot load weights from 'gpt2-lrge': check the id \(did you mean 'gpt2'\?\)"):
+    with pytest.raises(
+        UserError,
+        match=r"cannot load weights from 'gpt2-lrge': check the id \(did you mean 'gpt2'\?\)",
+    ):
         WeightSource("gpt2-lrge", None, False, "gpt2")._guard(load)
     assert seen == [logging.ERROR]
     assert hub_logging.get_verbosity() == before
@@ -148,12 +199,15 @@ def test_the_release_sends_text_through_the_embedding_layer_twice() -> None:
     mask = torch.cat([torch.ones(2, 1, dtype=torch.long), ids.attention_mask], 1)
     states = backbone.text(inputs_embeds=twice, attention_mask=mask)
     want = backbone.head["classifier"](states.pooler_output)
-    torch.testing.assert_close(backbone.logits(features(), QUESTIONS)[:, :], want[:, None].squeeze(1))
+    torch.testing.assert_close(
+        backbone.logits(features(), QUESTIONS)[:, :], want[:, None].squeeze(1)
+    )
 
 
 def test_poolers_come_from_where_the_setting_says(tmp_path: Path) -> None:
     RobertaModel(
-        RobertaConfig(vocab_size=99, hidden_size=128, num_hidden_layers=1, num_attention_heads=2), add_pooling_layer=False
+        RobertaConfig(vocab_size=99, hidden_size=128, num_hidden_layers=1, num_attention_heads=2),
+        add_pooling_layer=False,
     ).save_pretrained(tmp_path)
     AutoTokenizer.from_pretrained(TINY / "roberta").save_pretrained(tmp_path)
     with pytest.raises(UserError, match="pooler: random"):
@@ -161,15 +215,21 @@ def test_poolers_come_from_where_the_setting_says(tmp_path: Path) -> None:
     for pooler in ("random", "trained"):
         backbone = build("vit_roberta", text=str(tmp_path), pooler=pooler)
         apply(HeadOnly(), backbone)
-        trains = [name for name, p in backbone.named_parameters() if p.requires_grad and "pooler" in name]
+        trains = [
+            name for name, p in backbone.named_parameters() if p.requires_grad and "pooler" in name
+        ]
         assert bool(trains) == (pooler == "trained")
     stored = load_file(TINY / "roberta" / "model.safetensors")["pooler.dense.weight"].float()
-    torch.testing.assert_close(build("vit_roberta", pooler="checkpoint").text.pooler.dense.weight, stored)
+    torch.testing.assert_close(
+        build("vit_roberta", pooler="checkpoint").text.pooler.dense.weight, stored
+    )
 
 
 def test_the_classifier_loss_is_binary_cross_entropy_of_soft_scores() -> None:
     backbone = build("vit_roberta")
-    total, terms = backbone.loss(features(), QUESTIONS, [{"yes": 0.6, "unlisted": 1.0}, {"red": 1.0}])
+    total, terms = backbone.loss(
+        features(), QUESTIONS, [{"yes": 0.6, "unlisted": 1.0}, {"red": 1.0}]
+    )
     goal = torch.tensor([[0.6, 0, 0], [0, 0, 1.0]])
     want = functional.binary_cross_entropy_with_logits(backbone.logits(features(), QUESTIONS), goal)
     torch.testing.assert_close(total / terms, want)
@@ -202,7 +262,9 @@ def test_captioning_losses_are_the_literal_ones(prefix: str) -> None:
 @pytest.mark.parametrize("beams", [1, 3])
 def test_cached_generation_equals_uncached_and_batches_do_not_matter(beams: int) -> None:
     torch.manual_seed(0)
-    config = parse(BACKBONES.load("vit_gpt2"), {"text": "tiny", "vision": "tiny", "loss": "repaired"}, "test")
+    config = parse(
+        BACKBONES.load("vit_gpt2"), {"text": "tiny", "vision": "tiny", "loss": "repaired"}, "test"
+    )
     backbone = config.build([], protocol(beams)).eval()
     apply(RoutingLoRA(rank=4, function="mul"), backbone)
     for parameter in backbone.parameters():

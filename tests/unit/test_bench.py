@@ -29,7 +29,9 @@ from vlpeft.methods.routing import routing_function
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
     # torch.compile looks for gradients of all inputs; see test_compiling.py
-    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf Tensor is being accessed:UserWarning"),
+    pytest.mark.filterwarnings(
+        "ignore:The .grad attribute of a Tensor that is not a leaf Tensor is being accessed:UserWarning"
+    ),
 ]
 QUICK = Setting(turns=2, quick=True)
 OF_PROCESSES = ("workers",)  # whole sweeps in processes of their own: as slow as they are
@@ -63,7 +65,11 @@ def say(word: str, said: float, ran: list[str], device: torch.device) -> TimedSt
 
 def test_sides_take_turns_after_a_warm_up() -> None:
     ran: list[str] = []
-    pairs = turns(partial(say, "ours", 1.0, ran), partial(say, "other", 1.0, ran), Setting(turns=3, quick=True))
+    pairs = turns(
+        partial(say, "ours", 1.0, ran),
+        partial(say, "other", 1.0, ran),
+        Setting(turns=3, quick=True),
+    )
     assert ran == ["ours", "other", "ours", "other", "other", "ours", "ours", "other"]
     assert len(pairs) == 3
 
@@ -87,7 +93,10 @@ def process(device: torch.device) -> TimedStep:
 
 
 def test_each_side_is_a_process_of_its_own_until_it_ends() -> None:
-    with _sides.side(process, Setting(turns=1)) as one, _sides.side(process, Setting(turns=1)) as other:
+    with (
+        _sides.side(process, Setting(turns=1)) as one,
+        _sides.side(process, Setting(turns=1)) as other,
+    ):
         found = {one().said, one().said, other().said, float(os.getpid())}
         assert isinstance(one, _sides.Elsewhere)
     assert len(found) == 3
@@ -106,11 +115,23 @@ def test_medians_are_of_pairs_and_rules_have_directions() -> None:
 
 @pytest.mark.parametrize(
     ("rule", "required", "verdict"),
-    [("at most", 0.9, "pass"), ("at most", 0.85, "tie"), ("at most", 0.8, "FAIL"), ("at least", 0.92, "tie"), ("at least", 1.0, "FAIL")],
+    [
+        ("at most", 0.9, "pass"),
+        ("at most", 0.85, "tie"),
+        ("at most", 0.8, "FAIL"),
+        ("at least", 0.92, "tie"),
+        ("at least", 1.0, "FAIL"),
+    ],
 )
-def test_a_tie_is_what_a_quarter_of_the_turns_reach(rule: RatioLimit, required: float, verdict: str) -> None:
+def test_a_tie_is_what_a_quarter_of_the_turns_reach(
+    rule: RatioLimit, required: float, verdict: str
+) -> None:
     """Ratios of 0.75, 0.9 and 1.2, of which a quarter reach 0.825; the other way round 0.8, 0.9 and 0.95, and 0.925."""
-    pairs = [(0.9, 1.0), (0.75, 1.0), (1.2, 1.0)] if rule == "at most" else [(1.0, 0.9), (1.0, 0.95), (1.0, 0.8)]
+    pairs = (
+        [(0.9, 1.0), (0.75, 1.0), (1.2, 1.0)]
+        if rule == "at most"
+        else [(1.0, 0.9), (1.0, 0.95), (1.0, 0.8)]
+    )
     assert row("b", "a", "ms", pairs, rule, required).verdict == verdict
 
 
@@ -128,7 +149,10 @@ def test_the_tables() -> None:
         ["b:", "one", "1.25", "2.5", "ms", "2", "1.8", "to", "2.25", "≥", "1.5", "pass"],
         ["b:", "two", "10,000", "1", "bytes", "1e+04"],
     ]
-    assert markdown(rows).splitlines()[2] == "| b: one | 1.25 | 2.5 | ms | 2 | 1.8 to 2.25 | ≥ 1.5 | pass |"
+    assert (
+        markdown(rows).splitlines()[2]
+        == "| b: one | 1.25 | 2.5 | ms | 2 | 1.8 to 2.25 | ≥ 1.5 | pass |"
+    )
 
 
 def test_what_is_kept_is_never_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,58 +173,104 @@ def test_the_newest_rows_of_a_device_are_shown_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As they were measured, curves too; and the plot from them."""
-    curve = BenchRow("growth", "over n", "CPU ms", 8.0, 1.0, 1.5, "at most", 2.0, 5, points={250: 1.0, 1000: 8.0})
+    curve = BenchRow(
+        "growth", "over n", "CPU ms", 8.0, 1.0, 1.5, "at most", 2.0, 5, points={250: 1.0, 1000: 8.0}
+    )
     for now, device, rows in [
-        ("1", "cpu", [BenchRow("lora", "one", "ms", 1.0, 2.0, 2.0, "at least", 1.5, 5, (1.0, 3.0)), curve]),
-        ("2", "cpu", [BenchRow("lora", "one", "ms", 1.0, 1.0, 1.0, "at least", 1.5, 5, (0.5, 1.6))]),
+        (
+            "1",
+            "cpu",
+            [BenchRow("lora", "one", "ms", 1.0, 2.0, 2.0, "at least", 1.5, 5, (1.0, 3.0)), curve],
+        ),
+        (
+            "2",
+            "cpu",
+            [BenchRow("lora", "one", "ms", 1.0, 1.0, 1.0, "at least", 1.5, 5, (0.5, 1.6))],
+        ),
         ("3", "cuda:0", [BenchRow("lora", "one", "ms", 1.0, 9.0, 9.0, "at least", 1.5)]),
     ]:
         monkeypatch.setattr("time.strftime", lambda *_, now=now: now)
         path = keep(tmp_path, rows, Setting(), (0.5, 0.5, 0.5))
         path.write_text(path.read_text().replace('"device": "cpu"', f'"device": "{device}"'))
     picture = tmp_path / "curve.svg"
-    assert vlpeft("all", "--device", "cpu", "--kept", str(tmp_path), "--json", "--plot", str(picture)) == 0
+    assert (
+        vlpeft("all", "--device", "cpu", "--kept", str(tmp_path), "--json", "--plot", str(picture))
+        == 0
+    )
     shown = json.loads(capsys.readouterr().out)
-    assert [(each["name"], each["ratio"], each["verdict"]) for each in shown] == [("over n", 1.5, "pass"), ("one", 1.0, "tie")]
+    assert [(each["name"], each["ratio"], each["verdict"]) for each in shown] == [
+        ("over n", 1.5, "pass"),
+        ("one", 1.0, "tie"),
+    ]
     assert picture.read_text() == plot([curve])
-    assert vlpeft("lora", "--device", "cuda", "--kept", str(tmp_path), "--json") == 0, "though there may be no GPU here"
+    assert vlpeft("lora", "--device", "cuda", "--kept", str(tmp_path), "--json") == 0, (
+        "though there may be no GPU here"
+    )
     assert [each["ratio"] for each in json.loads(capsys.readouterr().out)] == [9.0]
     assert vlpeft("routing", "--device", "cpu", "--kept", str(tmp_path)) == 2
     assert "nothing of routing was kept here" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    "wrong", ['"rows": [{"name": 1}]', '"rows": {}', '"device": 1', '"rows": [', '"rows": [ROW, {}]', '"rows": [SHORT]']
+    "wrong",
+    [
+        '"rows": [{"name": 1}]',
+        '"rows": {}',
+        '"device": 1',
+        '"rows": [',
+        '"rows": [ROW, {}]',
+        '"rows": [SHORT]',
+    ],
 )
-def test_files_that_hold_no_rows(wrong: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_files_that_hold_no_rows(
+    wrong: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     row = asdict(BenchRow("lora", "one", "ms", 1.0, 2.0, 2.0, "at least", 1.5, 5, (1.0, 3.0)))
-    found = wrong.replace("ROW", json.dumps(row)).replace("SHORT", json.dumps({**row, "spread": [1.0]}))
+    found = wrong.replace("ROW", json.dumps(row)).replace(
+        "SHORT", json.dumps({**row, "spread": [1.0]})
+    )
     (tmp_path / "4.json").write_text('{"device": "cpu", ' + found + "}")
     assert vlpeft("lora", "--device", "cpu", "--kept", str(tmp_path)) == 2
     assert "4.json: holds no rows of a bench, delete it: " in capsys.readouterr().err
 
 
-def test_the_page_on_speed_shows_what_was_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_on_speed_shows_what_was_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     docs = Path(__file__).resolve().parents[2] / "docs"
     monkeypatch.chdir(docs.parent)
-    assert vlpeft("all", "--device", "cpu", "--kept", "--markdown", "--plot", str(tmp_path / "growth.svg")) in (0, 1)
+    assert vlpeft(
+        "all", "--device", "cpu", "--kept", "--markdown", "--plot", str(tmp_path / "growth.svg")
+    ) in (0, 1)
     assert capsys.readouterr().out in (docs / "speed.md").read_text(encoding="utf-8")
     assert (tmp_path / "growth.svg").read_text() == (docs / "images" / "growth.svg").read_text()
 
 
-def test_a_bench_that_falls_short_is_an_exit_code(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_bench_that_falls_short_is_an_exit_code(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     for ratio, code in ((1.0, 1), (2.0, 0)):
-        monkeypatch.setattr("vlpeft.benchmark.bench._rows.run", lambda *_, r=ratio: [BenchRow("b", "a", "ms", 1.0, r, r, "at least", 1.5)])
+        monkeypatch.setattr(
+            "vlpeft.benchmark.bench._rows.run",
+            lambda *_, r=ratio: [BenchRow("b", "a", "ms", 1.0, r, r, "at least", 1.5)],
+        )
         assert vlpeft("routing", "--device", "cpu") == code
     assert "FAIL" in capsys.readouterr().out
 
 
-def test_without_peft_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_peft_the_message_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setitem(sys.modules, "peft", None)
     assert vlpeft("lora", "checkpoint", "--quick", "--device", "cpu", "--json") == 2
     said = capsys.readouterr()
-    assert "lora: bench lora compares with Hugging Face peft; install it: `pip install peft`" in said.err
-    assert {row["bench"] for row in json.loads(said.out)} == {"checkpoint"}, "the others are measured all the same"
+    assert (
+        "lora: bench lora compares with Hugging Face peft; install it: `pip install peft`"
+        in said.err
+    )
+    assert {row["bench"] for row in json.loads(said.out)} == {"checkpoint"}, (
+        "the others are measured all the same"
+    )
 
 
 @pytest.mark.parametrize(
@@ -258,34 +328,68 @@ def test_workers_beside_one_process_a_cell(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(workers, "_vlpeft", vlpeft)
     rows = list(workers.run(Setting(turns=1, quick=True)))
     assert [each.rule for each in rows] == ["at least"]
-    assert [ran.count(command) for command in ("sweep", "plan", "run")] == [2, 2, 4]  # to warm up, and the turn
+    assert [ran.count(command) for command in ("sweep", "plan", "run")] == [
+        2,
+        2,
+        4,
+    ]  # to warm up, and the turn
 
 
 def test_the_exponent_of_a_power() -> None:
     assert growth.exponent({n: 3.0 * n**1.7 for n in (10, 20, 40)}) == pytest.approx(1.7)
 
 
-def test_curves_as_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_curves_as_a_picture(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A dot a size, the fitted power through them, and its exponent in the title; rows that are no curves have no panel."""
     points = {size: 2.0 * size**1.5 for size in (10, 20, 40)}
-    curve = BenchRow("growth", "a < b over n tokens, 40 beside 10: exponent", "CPU ms", 1.0, 1.0, 1.5, "at most", 2.0, points=points)
-    monkeypatch.setattr("vlpeft.benchmark.bench._rows.run", lambda *_: [curve, BenchRow("b", "one", "ms", 1.0, 2.0, 2.0, "at least", 1.5)])
+    curve = BenchRow(
+        "growth",
+        "a < b over n tokens, 40 beside 10: exponent",
+        "CPU ms",
+        1.0,
+        1.0,
+        1.5,
+        "at most",
+        2.0,
+        points=points,
+    )
+    monkeypatch.setattr(
+        "vlpeft.benchmark.bench._rows.run",
+        lambda *_: [curve, BenchRow("b", "one", "ms", 1.0, 2.0, 2.0, "at least", 1.5)],
+    )
     path = tmp_path / "new" / "growth.svg"
     assert vlpeft("growth", "--device", "cpu", "--json", "--plot", str(path)) == 0
-    assert json.loads(capsys.readouterr().out)[0]["points"] == {str(size): cost for size, cost in points.items()}
+    assert json.loads(capsys.readouterr().out)[0]["points"] == {
+        str(size): cost for size, cost in points.items()
+    }
     (panel,) = ElementTree.parse(path).findall("{*}g")  # well-formed, whatever stands in a name
-    assert [text.text for text in panel.findall("{*}text")][:2] == ["a < b over n tokens", "CPU ms; exponent 1.50, at most 2"]
+    assert [text.text for text in panel.findall("{*}text")][:2] == [
+        "a < b over n tokens",
+        "CPU ms; exponent 1.50, at most 2",
+    ]
     (line,) = (each.attrib["d"] for each in panel.findall("{*}path") if each.get("class") == "line")
     ends = [tuple(map(float, place.split())) for place in line.removeprefix("M").split("L")]
-    dots = [(float(dot.attrib["cx"]), float(dot.attrib["cy"])) for dot in panel.findall("{*}circle")]
+    dots = [
+        (float(dot.attrib["cx"]), float(dot.attrib["cy"])) for dot in panel.findall("{*}circle")
+    ]
     assert len(dots) == len(points)
     for x, y in dots:  # the axes are logarithmic, and all lie on this power
         share = (x - ends[0][0]) / (ends[1][0] - ends[0][0])
         assert y == pytest.approx(ends[0][1] + share * (ends[1][1] - ends[0][1]), abs=0.2)
 
 
-@pytest.mark.parametrize(("function", "literal"), [(function, literal) for function, literal, *_ in routing.ROWS])
+@pytest.mark.parametrize(
+    ("function", "literal"), [(function, literal) for function, literal, *_ in routing.ROWS]
+)
 def test_the_literal_routing_functions_are_ours(function: str, literal: str) -> None:
     torch.manual_seed(0)
-    text_, vision = torch.randn(2, 5, 4, dtype=torch.float64), torch.randn(2, 1, 4, dtype=torch.float64)
-    torch.testing.assert_close(getattr(_literal, literal)(text_, vision), routing_function(function, "paper")(text_, vision))
+    text_, vision = (
+        torch.randn(2, 5, 4, dtype=torch.float64),
+        torch.randn(2, 1, 4, dtype=torch.float64),
+    )
+    torch.testing.assert_close(
+        getattr(_literal, literal)(text_, vision),
+        routing_function(function, "paper")(text_, vision),
+    )

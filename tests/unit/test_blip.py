@@ -10,7 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import BlipForConditionalGeneration, BlipForQuestionAnswering, BlipImageProcessorPil
+from transformers import (
+    BlipForConditionalGeneration,
+    BlipForQuestionAnswering,
+    BlipImageProcessorPil,
+)
 from transformers.models.blip.modeling_blip_text import BlipTextSelfAttention
 
 from tests.blip_weights import SIZE, random_model, save
@@ -27,8 +31,21 @@ from vlpeft.benchmark.core.errors import UserError
 from vlpeft.methods.p_adapter import PAdapter
 from vlpeft.methods.routing import RoutingLoRA
 
-QUESTIONS = ("how many circles?", "is the small red circle left of the large green rectangle?", "", "what is the blue shape?")
-ANSWERS = ("no", "yes", "circle", "a large green rectangle", "triangle", "blue", "a red circle and a blue triangle")
+QUESTIONS = (
+    "how many circles?",
+    "is the small red circle left of the large green rectangle?",
+    "",
+    "what is the blue shape?",
+)
+ANSWERS = (
+    "no",
+    "yes",
+    "circle",
+    "a large green rectangle",
+    "triangle",
+    "blue",
+    "a red circle and a blue triangle",
+)
 CAPTIONS = ("a circle", "two shapes with a large blue rectangle and a small brown circle")
 FORMS = ("decoder", "vqa")
 METHODS: tuple[Method | None, ...] = (
@@ -38,17 +55,36 @@ METHODS: tuple[Method | None, ...] = (
     RoutingLoRA(rank=4, function="mul"),
     PAdapter(size=4),
 )
-RANKED = (*METHODS, PAdapter(size=4, release_cached_graph=True))  # the release ranks without a cache, so by the graph of training
+RANKED = (
+    *METHODS,
+    PAdapter(size=4, release_cached_graph=True),
+)  # the release ranks without a cache, so by the graph of training
 
 
 def protocol(**changed: Any) -> Protocol:
-    return Protocol(**{"lr": 1e-3, "steps": 1, "max_input_tokens": 24, "max_output_tokens": 12, "rank_candidates": 4, **changed})
+    return Protocol(
+        **{
+            "lr": 1e-3,
+            "steps": 1,
+            "max_input_tokens": 24,
+            "max_output_tokens": 12,
+            "rank_candidates": 4,
+            **changed,
+        }
+    )
 
 
-def build(answers: tuple[str, ...] = (), method: Method | None = None, recipe: dict[str, Any] | None = None, **settings: Any) -> BLIPModel:
+def build(
+    answers: tuple[str, ...] = (),
+    method: Method | None = None,
+    recipe: dict[str, Any] | None = None,
+    **settings: Any,
+) -> BLIPModel:
     """The tiny model, in eval mode; what a method adds is random and large enough to matter."""
     torch.manual_seed(0)
-    config = parse(BACKBONES.load("blip"), {"weights": "tiny", "image_size": SIZE, **settings}, "test")
+    config = parse(
+        BACKBONES.load("blip"), {"weights": "tiny", "image_size": SIZE, **settings}, "test"
+    )
     backbone: Any = config.build(answers, protocol(**(recipe or {})))
     if method is not None:
         apply(method, backbone)
@@ -69,12 +105,20 @@ def port(cls: type[Any]) -> Any:
 
 def sequence(backbone: BLIPModel, *texts: str) -> list[int]:
     """[DEC] texts [SEP]."""
-    ids = [token for text in texts for token in backbone.tokenizer(text, add_special_tokens=False).input_ids]
+    ids = [
+        token
+        for text in texts
+        for token in backbone.tokenizer(text, add_special_tokens=False).input_ids
+    ]
     return [backbone.start, *ids, backbone.end]
 
 
 def question(backbone: BLIPModel, text: str) -> Tensor:
-    first = backbone.start if backbone.tokenizer.cls_token_id is None else backbone.tokenizer.cls_token_id
+    first = (
+        backbone.start
+        if backbone.tokenizer.cls_token_id is None
+        else backbone.tokenizer.cls_token_id
+    )
     return torch.tensor([[first, *sequence(backbone, text)[1:]]])
 
 
@@ -92,7 +136,9 @@ def test_the_transform_equals_hugging_faces_processor() -> None:
     backbone = build()
     image = np.random.default_rng(0).integers(0, 256, (97, 80, 3), dtype=np.uint8)
     processor = BlipImageProcessorPil(
-        size={"height": SIZE, "width": SIZE}, image_mean=list(backbone.vision.mean), image_std=list(backbone.vision.std)
+        size={"height": SIZE, "width": SIZE},
+        image_mean=list(backbone.vision.mean),
+        image_std=list(backbone.vision.std),
     )
     want = processor(image, return_tensors="pt").pixel_values[0]
     torch.testing.assert_close(transform(image, backbone.vision), want, atol=1e-5, rtol=0)
@@ -110,7 +156,9 @@ def test_attention_equals_the_eager_one(kind: str, recorded: bool) -> None:
     eager.load_state_dict(module.state_dict())
     eager.eval()
     states, memory = torch.randn(2, 5, 128), torch.randn(2, 9, 128) if kind == "cross" else None
-    mask = torch.zeros(2, 1, 5, 5).masked_fill(torch.ones(5, 5).triu(1).bool(), torch.finfo(torch.float32).min)
+    mask = torch.zeros(2, 1, 5, 5).masked_fill(
+        torch.ones(5, 5).triu(1).bool(), torch.finfo(torch.float32).min
+    )
     mask = None if kind == "cross" else mask
     want, probabilities = eager(states, mask, memory)
     found, _ = module(states, mask, memory)
@@ -137,7 +185,11 @@ def test_the_caption_loss_is_that_of_transformers(smoothing: float) -> None:
     labels = ids.masked_fill(mask == 0, -100)
     labels[:, :prompt] = -100
     want = other(pixels(2), ids, mask, labels=labels).loss
-    total, terms = backbone.loss(backbone.vision(pixels(2))[:, None], ["a picture of"] * 2, [{text: 1.0} for text in CAPTIONS])
+    total, terms = backbone.loss(
+        backbone.vision(pixels(2))[:, None],
+        ["a picture of"] * 2,
+        [{text: 1.0} for text in CAPTIONS],
+    )
     assert terms == (labels != -100).sum()
     torch.testing.assert_close(total / terms, want)
 
@@ -146,8 +198,12 @@ def test_the_vqa_loss_is_that_of_transformers() -> None:
     backbone = build(form="vqa")
     labels = torch.tensor([sequence(backbone, "a large green rectangle")])
     ids = question(backbone, QUESTIONS[1])
-    want = port(BlipForQuestionAnswering)(ids, pixels(1), attention_mask=torch.ones_like(ids), labels=labels).loss
-    total, terms = backbone.loss(backbone.vision(pixels(1))[:, None], [QUESTIONS[1]], [{"a large green rectangle": 1.0}])
+    want = port(BlipForQuestionAnswering)(
+        ids, pixels(1), attention_mask=torch.ones_like(ids), labels=labels
+    ).loss
+    total, terms = backbone.loss(
+        backbone.vision(pixels(1))[:, None], [QUESTIONS[1]], [{"a large green rectangle": 1.0}]
+    )
     torch.testing.assert_close(total / terms, want)
 
 
@@ -155,15 +211,33 @@ def test_the_vqa_loss_is_that_of_transformers() -> None:
 @pytest.mark.parametrize("form", FORMS)
 def test_generation_is_that_of_transformers(form: str, beams: int) -> None:
     """For several images at once: the port answers one question at a time, so padding plays no part in it."""
-    backbone = build(form=form, recipe={"beams": beams, "answering": "generate", "min_generated_tokens": 3})
+    backbone = build(
+        form=form, recipe={"beams": beams, "answering": "generate", "min_generated_tokens": 3}
+    )
     prompts = ["a picture of"] * 3 if form == "decoder" else [*list(QUESTIONS[:2]), QUESTIONS[3]]
     other = port(BlipForConditionalGeneration if form == "decoder" else BlipForQuestionAnswering)
     want = []
     for image, prompt in zip(pixels(3), prompts, strict=True):
-        ids = torch.tensor([sequence(backbone, prompt)]) if form == "decoder" else question(backbone, prompt)
-        given = {"input_ids": ids, "num_beams": beams, "do_sample": False, "max_new_tokens": 12, "min_new_tokens": 3}
-        tokens = other.generate(pixel_values=image[None], attention_mask=torch.ones_like(ids), **given)[0]
-        want.append(backbone.tokenizer.decode(tokens[ids.shape[1] - 1 if form == "decoder" else 1 :], skip_special_tokens=True).strip())
+        ids = (
+            torch.tensor([sequence(backbone, prompt)])
+            if form == "decoder"
+            else question(backbone, prompt)
+        )
+        given = {
+            "input_ids": ids,
+            "num_beams": beams,
+            "do_sample": False,
+            "max_new_tokens": 12,
+            "min_new_tokens": 3,
+        }
+        tokens = other.generate(
+            pixel_values=image[None], attention_mask=torch.ones_like(ids), **given
+        )[0]
+        want.append(
+            backbone.tokenizer.decode(
+                tokens[ids.shape[1] - 1 if form == "decoder" else 1 :], skip_special_tokens=True
+            ).strip()
+        )
     assert backbone.predict(backbone.vision(pixels(3))[:, None], prompts) == want
     assert all(want)
 
@@ -183,18 +257,29 @@ def test_the_release_sums_all_answers_by_their_share(form: str) -> None:
     for i, scores in enumerate(targets):
         for text, weight in scores.items():
             logits, answer = literal(backbone, visual[i : i + 1], QUESTIONS[i], text)
-            want = want + weight * functional.cross_entropy(logits, torch.tensor(answer), reduction="sum", label_smoothing=0.1)
+            want = want + weight * functional.cross_entropy(
+                logits, torch.tensor(answer), reduction="sum", label_smoothing=0.1
+            )
     assert terms == 2
     torch.testing.assert_close(total, want)
 
 
-def literal(backbone: BLIPModel, visual: Tensor, prompt: str, answer: str) -> tuple[Tensor, list[int]]:
+def literal(
+    backbone: BLIPModel, visual: Tensor, prompt: str, answer: str
+) -> tuple[Tensor, list[int]]:
     """Logits of an answer's tokens from one plain forward of one unpadded sequence, and the tokens."""
     memory, read = visual[:, 1:], prompt
     if backbone.config.form == "vqa":
-        memory, read = backbone.reader(input_ids=question(backbone, prompt), encoder_hidden_states=memory).last_hidden_state, ""
+        memory, read = (
+            backbone.reader(
+                input_ids=question(backbone, prompt), encoder_hidden_states=memory
+            ).last_hidden_state,
+            "",
+        )
     start, ids = sequence(backbone, read)[:-1], sequence(backbone, answer)[1:]
-    out = backbone.decoder(input_ids=torch.tensor([[*start, *ids[:-1]]]), encoder_hidden_states=memory, use_cache=False)
+    out = backbone.decoder(
+        input_ids=torch.tensor([[*start, *ids[:-1]]]), encoder_hidden_states=memory, use_cache=False
+    )
     return out.logits[0, len(start) - 1 :], ids
 
 
@@ -204,7 +289,9 @@ def test_a_question_without_answer_costs_nothing(mean: str) -> None:
     total, terms = backbone.loss(backbone.vision(pixels(1))[:, None], QUESTIONS[:1], [{}])
     assert (total.item(), terms) == (0.0, 0 if mean == "tokens" else 1)
     alone = backbone.loss(backbone.vision(pixels()[:1])[:, None], QUESTIONS[:1], [{"yes": 1.0}])
-    beside = backbone.loss(backbone.vision(pixels()[:2])[:, None], QUESTIONS[:2], [{"yes": 1.0}, {}])
+    beside = backbone.loss(
+        backbone.vision(pixels()[:2])[:, None], QUESTIONS[:2], [{"yes": 1.0}, {}]
+    )
     torch.testing.assert_close(beside[0], alone[0])
     assert beside[1] == alone[1] + (mean != "tokens")
 
@@ -220,28 +307,46 @@ def scores(backbone: BLIPModel, visual: Tensor, prompt: str) -> list[float]:
         memory = backbone.memory_of(visual, [prompt])
         backbone.set_visual_context(visual)
         labels = backbone._targets([answer])
-        logits = backbone.decoder.cls(backbone._states(*backbone.embed_prefix([prompt]), labels, memory))[0]
-        found.append(-float(functional.cross_entropy(logits, labels[0], reduction="sum", label_smoothing=0.1)))
+        logits = backbone.decoder.cls(
+            backbone._states(*backbone.embed_prefix([prompt]), labels, memory)
+        )[0]
+        found.append(
+            -float(
+                functional.cross_entropy(logits, labels[0], reduction="sum", label_smoothing=0.1)
+            )
+        )
     return found
 
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("method", RANKED, ids=lambda m: "none" if m is None else m.name)
-def test_ranking_from_the_cache_finds_the_likeliest_answer(form: str, method: Method | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranking_from_the_cache_finds_the_likeliest_answer(
+    form: str, method: Method | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of prompts of different lengths together; by scores equal to those of each sequence alone."""
     from vlpeft.benchmark.backbones import blip
 
-    backbone = build(ANSWERS, method, {"rank_candidates": len(ANSWERS), "label_smoothing": 0.1}, form=form)
+    backbone = build(
+        ANSWERS, method, {"rank_candidates": len(ANSWERS), "label_smoothing": 0.1}, form=form
+    )
     visual = backbone.vision(pixels()).detach()
     given: list[Tensor] = []
-    monkeypatch.setattr(blip, "RANKED_TOGETHER", 2 * len(ANSWERS))  # two questions together, of four
+    monkeypatch.setattr(
+        blip, "RANKED_TOGETHER", 2 * len(ANSWERS)
+    )  # two questions together, of four
     true = blip.log_likelihood
-    monkeypatch.setattr(blip, "log_likelihood", lambda *args: given.append(true(*args)) or given[-1])
+    monkeypatch.setattr(
+        blip, "log_likelihood", lambda *args: given.append(true(*args)) or given[-1]
+    )
     found = backbone.predict(visual[:, None], QUESTIONS)
     with torch.no_grad():
-        want = torch.tensor([scores(backbone, visual[i : i + 1], prompt) for i, prompt in enumerate(QUESTIONS)])
+        want = torch.tensor(
+            [scores(backbone, visual[i : i + 1], prompt) for i, prompt in enumerate(QUESTIONS)]
+        )
     assert [len(part) for part in given] == [2 * len(ANSWERS)] * 2
-    torch.testing.assert_close(torch.cat(given).view(4, -1).sort(1).values, want.sort(1).values, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        torch.cat(given).view(4, -1).sort(1).values, want.sort(1).values, atol=1e-4, rtol=1e-4
+    )
     assert found == [ANSWERS[i] for i in want.argmax(1)]
 
 
@@ -250,7 +355,9 @@ def test_the_image_is_projected_once_for_all_candidates() -> None:
     calls: list[tuple[int, ...]] = []
     for site in backbone.sites:
         if site.kind == "cross":
-            site.attention.module.key.register_forward_hook(lambda _, args, __: calls.append(tuple(args[0].shape)))
+            site.attention.module.key.register_forward_hook(
+                lambda _, args, __: calls.append(tuple(args[0].shape))
+            )
     backbone.predict(backbone.vision(pixels())[:, None], QUESTIONS)
     assert calls == [(4, 65, 128)] * 2
 
@@ -282,7 +389,10 @@ def test_beams_of_a_batch_are_those_of_each_image_alone(form: str) -> None:
     backbone = build((), METHODS[-1], {"answering": "generate", "beams": 3}, form=form)
     visual = backbone.vision(pixels())
     together = backbone.predict(visual[:, None], QUESTIONS)
-    assert [backbone.predict(visual[i : i + 1][:, None], [prompt])[0] for i, prompt in enumerate(QUESTIONS)] == together
+    assert [
+        backbone.predict(visual[i : i + 1][:, None], [prompt])[0]
+        for i, prompt in enumerate(QUESTIONS)
+    ] == together
     assert len(set(together)) > 1
 
 
@@ -321,7 +431,11 @@ def test_dropout_is_the_settings_and_lies_in_the_text_alone(form: str) -> None:
 
 
 def test_sites_say_what_their_attention_may_see() -> None:
-    flags = {site.name: (site.side, site.attention.causal, site.attention.fixed_keys) for site in build(form="vqa").sites if site.attention}
+    flags = {
+        site.name: (site.side, site.attention.causal, site.attention.fixed_keys)
+        for site in build(form="vqa").sites
+        if site.attention
+    }
     assert flags["layer.0.self"] == ("decoder", True, False)
     assert flags["layer.0.cross"] == ("decoder", True, False)  # question states, padded
     assert flags["encoder.layer.1.self"] == ("encoder", False, False)
@@ -342,7 +456,9 @@ def test_sites_say_what_their_attention_may_see() -> None:
         ({}, {"image_size": 60}, "no multiple of the patch size 8; choose 56"),
     ],
 )
-def test_what_cannot_fit_is_refused(recipe: dict[str, Any], settings: dict[str, Any], message: str) -> None:
+def test_what_cannot_fit_is_refused(
+    recipe: dict[str, Any], settings: dict[str, Any], message: str
+) -> None:
     with torch.device("meta"), pytest.raises(UserError, match=message):
         build(recipe=recipe, **settings)
 
@@ -412,16 +528,25 @@ def test_an_original_checkpoint_equals_the_model_it_came_from(form: str, tmp_pat
     assert "visual_encoder.blocks.3.attn.qkv.weight" in state
     assert "visual_encoder.blocks.0.norm1.bias" in state
     assert "text_decoder.bert.encoder.layer.1.crossattention.self.query.weight" in state
-    ours = own(written(tmp_path / "model.pth", state, nested=form == "vqa"), form=form, tokenizer=str(tmp_path / "port"))
+    ours = own(
+        written(tmp_path / "model.pth", state, nested=form == "vqa"),
+        form=form,
+        tokenizer=str(tmp_path / "port"),
+    )
     theirs = build(weights=str(tmp_path / "port"), form=form)
     torch.testing.assert_close(ours.vision(pixels(2)), theirs.vision(pixels(2)))
     visual = theirs.vision(pixels(2))
     targets = [{text: 1.0} for text in CAPTIONS]
-    torch.testing.assert_close(ours.loss(visual[:, None], QUESTIONS[:2], targets), theirs.loss(visual[:, None], QUESTIONS[:2], targets))
+    torch.testing.assert_close(
+        ours.loss(visual[:, None], QUESTIONS[:2], targets),
+        theirs.loss(visual[:, None], QUESTIONS[:2], targets),
+    )
     assert {m.p for m in ours.text.modules() if isinstance(m, nn.Dropout)} == {0.1}
     with torch.device("meta"):
         planned = own(tmp_path / "model.pth", form=form)
-    assert [(n, p.shape) for n, p in planned.named_parameters()] == [(n, p.shape) for n, p in ours.named_parameters()]
+    assert [(n, p.shape) for n, p in planned.named_parameters()] == [
+        (n, p.shape) for n, p in ours.named_parameters()
+    ]
 
 
 def test_position_embeddings_are_interpolated(tmp_path: Path) -> None:
@@ -429,7 +554,10 @@ def test_position_embeddings_are_interpolated(tmp_path: Path) -> None:
     model = random_model(heads=2, vocabulary=420)
     path = written(tmp_path / "model.pth", original(model))
     small, large = own(path), own(path, image_size=96)
-    assert (large.vision.size, large.vision(torch.zeros(1, 3, 96, 96)).shape) == (96, (1, 1 + 145, 128))
+    assert (large.vision.size, large.vision(torch.zeros(1, 3, 96, 96)).shape) == (
+        96,
+        (1, 1 + 145, 128),
+    )
     embeddings = small.vision.model.embeddings
     want = embeddings.interpolate_pos_encoding(torch.zeros(1, 145, 128), 96, 96)
     torch.testing.assert_close(large.vision.model.embeddings.position_embedding, want)
@@ -449,7 +577,11 @@ def test_unusable_checkpoints_name_the_fix(tmp_path: Path) -> None:
     del state["text_decoder.cls.predictions.transform.dense.weight"]
     with pytest.raises(UserError, match=r"transform.dense.weight \(1 missing\)"):
         own(written(tmp_path / "a.pth", state))
-    state = {key: tensor for key, tensor in original(random_model(heads=2, vocabulary=420)).items() if "text_encoder" not in key}
+    state = {
+        key: tensor
+        for key, tensor in original(random_model(heads=2, vocabulary=420)).items()
+        if "text_encoder" not in key
+    }
     with pytest.raises(UserError, match="lacks pretrained weights for text_encoder"):
         own(written(tmp_path / "b.pth", state), form="vqa")
     with pytest.raises(UserError, match="no checkpoint of BLIP's own layout"):

@@ -19,14 +19,25 @@ from vlpeft.benchmark.metrics.java import run_java, talk_to_java
 needs_java = pytest.mark.skipif(shutil.which("java") is None, reason="needs java on the PATH")
 WITHOUT_JAVA = ["bleu", "rouge_l", "cider"]
 CAPTIONS = [
-    ("A man riding a wave on top of a surfboard.", ["a man rides a wave", "A surfer on a big wave, in the ocean."]),
+    (
+        "A man riding a wave on top of a surfboard.",
+        ["a man rides a wave", "A surfer on a big wave, in the ocean."],
+    ),
     ("", ["An empty caption is legal.", "It scores nothing"]),
-    ('A sign that says "STOP" (in red) - it\'s the U.S.', ["a red stop sign", "The sign says `stop`; 1 1/2 m high", "Sign."]),
-    ("a café — naïve… “quote” 10-year-old 😀", ["a café with 3,000 people", "people don't sit at a cafe"]),
+    (
+        'A sign that says "STOP" (in red) - it\'s the U.S.',
+        ["a red stop sign", "The sign says `stop`; 1 1/2 m high", "Sign."],
+    ),
+    (
+        "a café — naïve… “quote” 10-year-old 😀",
+        ["a café with 3,000 people", "people don't sit at a cafe"],
+    ),
     ("a dog\nruns", ["a dog runs in the park", "dogs run!?"]),
     ("two two two two cats <b> a/b x|||y", ["two cats sleep on a couch", ""]),
 ]
-PREDICTIONS = [Prediction(str(i), text, tuple(references)) for i, (text, references) in enumerate(CAPTIONS)]
+PREDICTIONS = [
+    Prediction(str(i), text, tuple(references)) for i, (text, references) in enumerate(CAPTIONS)
+]
 
 
 @pytest.fixture
@@ -61,7 +72,9 @@ def our_tokens() -> tuple[dict, dict]:
 
 @needs_java
 @pytest.mark.parametrize("locale", ["C.UTF-8", "POSIX"])
-def test_tokens_equal_the_official_ones(official_tokens, fresh, monkeypatch: pytest.MonkeyPatch, locale: str) -> None:
+def test_tokens_equal_the_official_ones(
+    official_tokens, fresh, monkeypatch: pytest.MonkeyPatch, locale: str
+) -> None:
     """Whatever the locale: batch jobs often have none."""
     monkeypatch.setenv("LC_ALL", locale)
     assert caption_tokens.tokenised(tuple(PREDICTIONS), "ptb") == official_tokens
@@ -77,7 +90,10 @@ def test_values_equal_the_official_ones(official_tokens) -> None:
     bleu, _ = Bleu(4).compute_score(*official_tokens, verbose=0)
     rouge, rouges = Rouge().compute_score(*official_tokens)
     cider, ciders = OfficialCider().compute_score(*official_tokens)
-    official = {f"BLEU-{n}": value for n, value in enumerate(bleu, start=1)} | {"ROUGE-L": rouge, "CIDEr": cider}
+    official = {f"BLEU-{n}": value for n, value in enumerate(bleu, start=1)} | {
+        "ROUGE-L": rouge,
+        "CIDEr": cider,
+    }
     assert report.values == {name: 100 * value for name, value in official.items()}
     assert report.per_example == {"ROUGE-L": tuple(100 * rouges), "CIDEr": tuple(100 * ciders)}
 
@@ -119,7 +135,9 @@ def test_line_breaks_do_not_shift_captions() -> None:
 
 
 @needs_java
-@pytest.mark.parametrize("captions", [[""], ["", ""], ["a", "", ""], ["", "a"], ["."], ["a dog ."], ["a", "."]])
+@pytest.mark.parametrize(
+    "captions", [[""], ["", ""], ["a", "", ""], ["", "a"], ["."], ["a dog ."], ["a", "."]]
+)
 def test_empty_captions_keep_their_place(captions: list[str]) -> None:
     assert caption_tokens.ptb(captions) == [caption.rstrip(" .") for caption in captions]
 
@@ -138,7 +156,9 @@ def test_a_silent_java_is_no_empty_caption(monkeypatch: pytest.MonkeyPatch, tmp_
 @needs_java
 def test_many_at_once(fresh) -> None:
     with ThreadPoolExecutor(4) as pool:
-        reports = list(pool.map(lambda _: caption_tokens.ptb([text for text, _ in CAPTIONS[:4]]), range(4)))
+        reports = list(
+            pool.map(lambda _: caption_tokens.ptb([text for text, _ in CAPTIONS[:4]]), range(4))
+        )
     assert all(report == reports[0] for report in reports)
 
 
@@ -151,7 +171,9 @@ def test_other_tokenizer_has_other_names(no_java) -> None:
 
 
 def test_treebank_tokens() -> None:
-    assert caption_tokens.treebank(["A dog's (big) toy, it isn't \"new\"."]) == ["a dog 's -lrb- big -rrb- toy it is n't new"]
+    assert caption_tokens.treebank(["A dog's (big) toy, it isn't \"new\"."]) == [
+        "a dog 's -lrb- big -rrb- toy it is n't new"
+    ]
 
 
 def test_values_are_means_of_examples_and_empty_captions_score_zero() -> None:
@@ -168,7 +190,10 @@ def test_all_captions_empty() -> None:
 
 
 def test_perfect_captions() -> None:
-    rows = [Prediction(str(i), text, (text,)) for i, text in enumerate(["a dog runs in the park", "two cats sleep on a couch"])]
+    rows = [
+        Prediction(str(i), text, (text,))
+        for i, text in enumerate(["a dog runs in the park", "two cats sleep on a couch"])
+    ]
     values = score(WITHOUT_JAVA, rows, "treebank").values
     assert values["BLEU-4 (treebank)"] == pytest.approx(100)
     assert values["ROUGE-L (treebank)"] == pytest.approx(100)
@@ -184,18 +209,28 @@ def test_without_java_all_are_absent_with_the_reason(no_java) -> None:
     report = score(["bleu", "meteor", "rouge_l", "cider", "vqa_accuracy"], PREDICTIONS)
     captions = {name: value for name, value in report.values.items() if name != "vqa_accuracy"}
     assert list(captions) == ["BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr"]
-    assert all(isinstance(value, dict) and "apt install default-jre-headless" in value["absent"] for value in captions.values())
+    assert all(
+        isinstance(value, dict) and "apt install default-jre-headless" in value["absent"]
+        for value in captions.values()
+    )
     assert report.values["vqa_accuracy"] == 0.0
     assert list(report.per_example) == ["vqa_accuracy"]
 
 
-def test_spice_without_models_names_files_and_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_spice_without_models_names_files_and_place(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     from pycocoevalcap.meteor import meteor
 
     monkeypatch.setattr(meteor, "__file__", str(tmp_path / "meteor" / "meteor.py"))
     absent = score(["spice"], PREDICTIONS, "treebank").values["SPICE (treebank)"]
     assert isinstance(absent, dict)
-    for part in ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar", str(tmp_path / "spice" / "lib"), "https://"):
+    for part in (
+        "stanford-corenlp-3.6.0.jar",
+        "stanford-corenlp-3.6.0-models.jar",
+        str(tmp_path / "spice" / "lib"),
+        "https://",
+    ):
         assert part in absent["absent"]
 
 
@@ -224,17 +259,20 @@ def test_spice_with_models(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     assert report.per_example == {"SPICE (treebank)": (0.0, 10.0)}
 
 
-def test_a_failing_java_gives_its_last_words(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_failing_java_gives_its_last_words(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     fake_java(tmp_path, "echo first >&2; echo no memory >&2; exit 7", monkeypatch)
     with pytest.raises(MetricUnavailable, match="Java ended with status 7: no memory"):
         run_java(["x"])
-    with talk_to_java(["x"]) as program, pytest.raises(MetricUnavailable, match="status 7: no memory"):
+    with (
+        talk_to_java(["x"]) as program,
+        pytest.raises(MetricUnavailable, match="status 7: no memory"),
+    ):
         program.ask("x" * 100_000)
 
 
 def test_importing_metrics_is_light() -> None:
-    code = (
-        "import sys, vlpeft.benchmark.metrics as m; m.METRICS.load('cider'); print({'torch', 'evaluate', 'nltk', 'numpy'} & {*sys.modules})"
-    )
+    code = "import sys, vlpeft.benchmark.metrics as m; m.METRICS.load('cider'); print({'torch', 'evaluate', 'nltk', 'numpy'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"

@@ -25,13 +25,28 @@ def vlpeft(capsys):
 def test_tidy_rows_are_the_same_in_every_form(vlpeft, tmp_path):
     code, printed, _ = vlpeft("table", "quickstart", "--measured", "--tidy")
     file = tmp_path / "rows.parquet"
-    assert (code, vlpeft("table", "quickstart", "--measured", "--tidy", "--format", "parquet", "-o", file)[0]) == (0, 0)
+    assert (
+        code,
+        vlpeft("table", "quickstart", "--measured", "--tidy", "--format", "parquet", "-o", file)[0],
+    ) == (0, 0)
     frame = pd.read_parquet(file)
     assert list(frame.columns) == list(SCHEMA)
     kept = ["method", "id", "metric", "value", "state"]
-    pd.testing.assert_frame_equal(pd.read_csv(io.StringIO(printed))[kept], frame[kept], check_dtype=False)
+    pd.testing.assert_frame_equal(
+        pd.read_csv(io.StringIO(printed))[kept], frame[kept], check_dtype=False
+    )
     again = tmp_path / "again.parquet"
-    vlpeft("table", "quickstart", "--root", find_shipped_evidence("quickstart"), "--tidy", "--format", "parquet", "-o", again)
+    vlpeft(
+        "table",
+        "quickstart",
+        "--root",
+        find_shipped_evidence("quickstart"),
+        "--tidy",
+        "--format",
+        "parquet",
+        "-o",
+        again,
+    )
     assert again.read_bytes() == file.read_bytes()
 
 
@@ -39,15 +54,31 @@ def test_significance_of_what_ships(vlpeft):
     _, printed, _ = vlpeft("table", "quickstart", "--measured", "--significance", "--json")
     rows = json.loads(printed)["rows"]
     best = [row for row in rows if row["difference"] is None]
-    assert len(best) == len({(row["backbone"], row["dataset"], row["metric"]) for row in rows}) == 10
+    assert (
+        len(best) == len({(row["backbone"], row["dataset"], row["metric"]) for row in rows}) == 10
+    )
     assert all(row["p_holm"] >= row["p"] > 0 for row in rows if row["difference"] is not None)
-    bold = [row for row in json.loads(vlpeft("table", "quickstart", "--measured", "--json")[1])["rows"] if row["bold"]]
+    bold = [
+        row
+        for row in json.loads(vlpeft("table", "quickstart", "--measured", "--json")[1])["rows"]
+        if row["bold"]
+    ]
     assert bold
     assert all(row["rank"] == 1 for row in bold)
 
 
 def test_a_pivot(vlpeft):
-    code, printed, _ = vlpeft("table", "quickstart", "--measured", "--rows", "backbone", "--columns", "method", "--format", "csv")
+    code, printed, _ = vlpeft(
+        "table",
+        "quickstart",
+        "--measured",
+        "--rows",
+        "backbone",
+        "--columns",
+        "method",
+        "--format",
+        "csv",
+    )
     assert code == 0
     assert printed.startswith("backbone,method,metric,mean,std,n,over,state,flags\n")
 
@@ -75,7 +106,11 @@ def test_diff_ends_like_diff(vlpeft, tmp_path):
         fill(tmp_path / root, [record(cell) for cell in cells[:count]])
     assert vlpeft("diff", tmp_path / "a", tmp_path / "b")[0] == 0
     code, printed, _ = vlpeft("diff", tmp_path / "a", tmp_path / "c", "--json")
-    assert (code, json.loads(printed)["equal"], json.loads(printed)["only_a"]) == (1, False, [cells[1].id])
+    assert (code, json.loads(printed)["equal"], json.loads(printed)["only_a"]) == (
+        1,
+        False,
+        [cells[1].id],
+    )
     assert vlpeft("diff", tmp_path / "a", tmp_path / "none")[0] == 2
     file = find_shipped_evidence("quickstart")
     assert vlpeft("diff", file, file, "quickstart")[0] == 0

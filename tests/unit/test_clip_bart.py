@@ -28,7 +28,11 @@ from vlpeft.benchmark.core.errors import UserError
 from vlpeft.methods.routing import RoutingLoRA
 
 START, BOS, PAD, END = 2, 0, 1, 2
-QUESTIONS = ["is there a red circle?", "what color is the large rectangle that is left of the small circle?", "how many?"]
+QUESTIONS = [
+    "is there a red circle?",
+    "what color is the large rectangle that is left of the small circle?",
+    "how many?",
+]
 ANSWERS = ["yes", "no", "a large blue rectangle", "red", "two circles"]
 
 
@@ -40,13 +44,30 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _save(path: Path, **changed: Any) -> Path:
     tokenizer = AutoTokenizer.from_pretrained(TINY / "roberta")
-    sides = {f"{side}_{key}": n for side in ("encoder", "decoder") for key, n in (("layers", 2), ("attention_heads", 4), ("ffn_dim", 96))}
+    sides = {
+        f"{side}_{key}": n
+        for side in ("encoder", "decoder")
+        for key, n in (("layers", 2), ("attention_heads", 4), ("ffn_dim", 96))
+    }
     torch.manual_seed(0)
-    shape = {"vocab_size": len(tokenizer), "d_model": 48, "max_position_embeddings": 64, "init_std": 0.3}
-    model = BartForConditionalGeneration(BartConfig(**{**shape, **sides, "dropout": 0.0, **changed}))
-    model.generation_config.forced_bos_token_id, model.generation_config.no_repeat_ngram_size = BOS, 1
+    shape = {
+        "vocab_size": len(tokenizer),
+        "d_model": 48,
+        "max_position_embeddings": 64,
+        "init_std": 0.3,
+    }
+    model = BartForConditionalGeneration(
+        BartConfig(**{**shape, **sides, "dropout": 0.0, **changed})
+    )
+    model.generation_config.forced_bos_token_id, model.generation_config.no_repeat_ngram_size = (
+        BOS,
+        1,
+    )
     nn.init.normal_(model.final_logits_bias)
-    for name, parameter in model.named_parameters():  # so that what is written depends on the image, and on the place
+    for (
+        name,
+        parameter,
+    ) in model.named_parameters():  # so that what is written depends on the image, and on the place
         if "encoder_attn." in name or "decoder.embed_positions" in name:
             nn.init.normal_(parameter, std=1.0)
     model.save_pretrained(path)
@@ -56,8 +77,15 @@ def _save(path: Path, **changed: Any) -> Path:
 
 def build(folder: Path, model: dict[str, Any] | None = None, **recipe: Any) -> CLIPBartModel:
     torch.manual_seed(0)
-    config = parse(BACKBONES.load("clip_bart"), {"text": str(folder), "vision": "tiny", **(model or {})}, "test")
-    backbone = config.build(ANSWERS, Protocol(lr=1e-3, steps=1, **{"max_input_tokens": 24, "max_output_tokens": 12, **recipe})).eval()
+    config = parse(
+        BACKBONES.load("clip_bart"),
+        {"text": str(folder), "vision": "tiny", **(model or {})},
+        "test",
+    )
+    backbone = config.build(
+        ANSWERS,
+        Protocol(lr=1e-3, steps=1, **{"max_input_tokens": 24, "max_output_tokens": 12, **recipe}),
+    ).eval()
     for parameter in backbone.head_parameters():
         nn.init.normal_(parameter, std=0.5)
     return backbone
@@ -70,7 +98,12 @@ def features(count: int = 3, images: int = 1) -> Tensor:
 def written(backbone: CLIPBartModel, states: Tensor, mask: Tensor, ids: list[int]) -> Tensor:
     """Log-probabilities after each of `ids`, (tokens, vocabulary), by transformers' forward for one question."""
     outputs = BaseModelOutput(last_hidden_state=states[None])
-    out = backbone.text(encoder_outputs=outputs, attention_mask=mask[None], decoder_input_ids=torch.tensor([ids]), use_cache=False)
+    out = backbone.text(
+        encoder_outputs=outputs,
+        attention_mask=mask[None],
+        decoder_input_ids=torch.tensor([ids]),
+        use_cache=False,
+    )
     return out.logits[0].log_softmax(-1)
 
 
@@ -98,13 +131,22 @@ def test_the_encoder_reads_prompt_then_text_then_unnormed_visual_tokens(folder: 
     backbone.prompt = _Constant(prompt)
     tokens = backbone.embed(features())
     seen: list[tuple[Any, ...]] = []
-    backbone.text.model.encoder.layers[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs))
+    backbone.text.model.encoder.layers[0].register_forward_pre_hook(
+        lambda _, inputs: seen.append(inputs)
+    )
     _, mask = backbone.encode(tokens, QUESTIONS)
-    encoder, batch = backbone.text.model.encoder, backbone.tokenizer(QUESTIONS, padding=True, return_tensors="pt")
+    encoder, batch = (
+        backbone.text.model.encoder,
+        backbone.tokenizer(QUESTIONS, padding=True, return_tensors="pt"),
+    )
     for row, ids in enumerate(batch.input_ids):
-        places = encoder.embed_positions.weight[2 : 2 + len(ids)]  # BART's table starts with two unused rows
+        places = encoder.embed_positions.weight[
+            2 : 2 + len(ids)
+        ]  # BART's table starts with two unused rows
         text = torch.cat([prompt, encoder.embed_tokens.weight[ids] + places])
-        torch.testing.assert_close(seen[0][0][row], torch.cat([encoder.layernorm_embedding(text), tokens[row]]))
+        torch.testing.assert_close(
+            seen[0][0][row], torch.cat([encoder.layernorm_embedding(text), tokens[row]])
+        )
         assert mask[row].tolist() == [1] * 5 + batch.attention_mask[row].tolist() + [1] * 36
 
 
@@ -120,7 +162,9 @@ class _Constant(nn.Module):
 def test_dropout_acts_on_text_and_visual_tokens_alike(tmp_path: Path) -> None:
     backbone = build(_save(tmp_path, dropout=0.5)).train()
     seen: list[tuple[Any, ...]] = []
-    backbone.text.model.encoder.layers[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs))
+    backbone.text.model.encoder.layers[0].register_forward_pre_hook(
+        lambda _, inputs: seen.append(inputs)
+    )
     backbone.encode(torch.randn(3, 36, 48), QUESTIONS)
     for part in (seen[0][0][:, :-36], seen[0][0][:, -36:]):
         assert (part == 0).float().mean().item() == pytest.approx(0.5, abs=0.05)
@@ -129,7 +173,9 @@ def test_dropout_acts_on_text_and_visual_tokens_alike(tmp_path: Path) -> None:
 def test_inputs_are_truncated_with_both_specials(folder: Path) -> None:
     backbone = build(folder, max_input_tokens=6)
     seen: list[Tensor] = []
-    backbone.text.model.encoder.embed_tokens.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    backbone.text.model.encoder.embed_tokens.register_forward_pre_hook(
+        lambda _, inputs: seen.append(inputs[0])
+    )
     backbone.encode(torch.zeros(3, 0, 48), QUESTIONS)
     assert seen[0][1].tolist() == ids_of(backbone, QUESTIONS[1], 6)
 
@@ -144,8 +190,12 @@ def test_the_visual_embedding_is_the_literal_formula(folder: Path, images: int) 
     found = backbone.embed(visual)
     assert found.shape == (3, images * 36, 48)
     for image, token in product(range(images), (0, 1, 8, 35)):
-        rows, columns = (range(8 * i // 6, -(-8 * (i + 1) // 6)) for i in divmod(token, 6))  # adaptive windows overlap
-        pooled = torch.stack([visual[:, image, 2 + 8 * r + c] for r in rows for c in columns]).amax(0)
+        rows, columns = (
+            range(8 * i // 6, -(-8 * (i + 1) // 6)) for i in divmod(token, 6)
+        )  # adaptive windows overlap
+        pooled = torch.stack([visual[:, image, 2 + 8 * r + c] for r in rows for c in columns]).amax(
+            0
+        )
         f = head.feature[1](pooled @ head.feature[0].weight.T + head.feature[0].bias)
         p = head.position[1](head.position[0].bias)
         want = f + p + head.image_order.weight[image] + table[len(table) - 1 - token]
@@ -169,7 +219,9 @@ def test_the_whole_grid_may_be_kept_and_be_the_visual_context(folder: Path) -> N
         ({}, 65, "from 63 visual tokens"),
     ],
 )
-def test_grids_that_cannot_be_are_refused(folder: Path, model: dict[str, Any], rows: int, message: str) -> None:
+def test_grids_that_cannot_be_are_refused(
+    folder: Path, model: dict[str, Any], rows: int, message: str
+) -> None:
     with pytest.raises(UserError, match=message):
         build(folder, model).embed(features()[:, :, :rows])
 
@@ -217,11 +269,15 @@ def test_the_loss_is_the_literal_one(folder: Path, mean: str) -> None:
 def greedy(backbone: CLIPBartModel, states: Tensor, mask: Tensor, tokens: int) -> list[int]:
     ids = [START]
     while len(ids) < tokens + 1 and (ids[-1] != END or len(ids) == 1):
-        ids.append(END if len(ids) == tokens else int(written(backbone, states, mask, ids)[-1].argmax()))
+        ids.append(
+            END if len(ids) == tokens else int(written(backbone, states, mask, ids)[-1].argmax())
+        )
     return ids
 
 
-def test_greedy_answers_are_the_literal_ones_and_obey_no_setting_of_the_checkpoint(folder: Path) -> None:
+def test_greedy_answers_are_the_literal_ones_and_obey_no_setting_of_the_checkpoint(
+    folder: Path,
+) -> None:
     backbone = build(folder, answering="generate", max_generated_tokens=7)
     tokens: list[Tensor] = []
     generate = backbone.text.generate
@@ -248,13 +304,19 @@ def adapted(folder: Path, request: pytest.FixtureRequest) -> CLIPBartModel:
     return backbone
 
 
-RECIPES = [{"answering": "generate", "beams": 1}, {"answering": "generate", "beams": 3, "no_repeat_ngram": 2}, {"rank_candidates": 3}]
+RECIPES = [
+    {"answering": "generate", "beams": 1},
+    {"answering": "generate", "beams": 3, "no_repeat_ngram": 2},
+    {"rank_candidates": 3},
+]
 
 
 @pytest.mark.parametrize("adapted", RECIPES, indirect=True)
 def test_cached_equals_uncached_and_batches_do_not_matter(adapted: CLIPBartModel) -> None:
     together = adapted.predict(features(), QUESTIONS)
-    assert [adapted.predict(features()[i : i + 1], [q])[0] for i, q in enumerate(QUESTIONS)] == together
+    assert [
+        adapted.predict(features()[i : i + 1], [q])[0] for i, q in enumerate(QUESTIONS)
+    ] == together
     adapted.text.generation_config.use_cache = False
     assert adapted.predict(features(), QUESTIONS) == together
     assert adapted.predict(features().flip(0), QUESTIONS) != together
@@ -267,9 +329,13 @@ def test_ranking_equals_scoring_each_answer_anew(adapted: CLIPBartModel) -> None
     for i, question in enumerate(QUESTIONS):
         states, mask = adapted.encode(adapted.embed(visual[i : i + 1]), [question])
         goals = [ids_of(adapted, answer)[1:] for answer in ANSWERS]
-        logs = [written(adapted, states[0], mask[0], [START, BOS, *goal[:-1]])[1:] for goal in goals]
+        logs = [
+            written(adapted, states[0], mask[0], [START, BOS, *goal[:-1]])[1:] for goal in goals
+        ]
         likely = sorted(range(5), key=lambda a: -logs[a][0, goals[a][0]].item())[:keep]
-        want.append(ANSWERS[max(likely, key=lambda a: logs[a][range(len(goals[a])), goals[a]].sum().item())])
+        want.append(
+            ANSWERS[max(likely, key=lambda a: logs[a][range(len(goals[a])), goals[a]].sum().item())]
+        )
     assert adapted.predict(visual, QUESTIONS) == want
     assert len(set(want)) > 1
 
@@ -294,7 +360,9 @@ def _small_models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     path = tmp_path_factory.mktemp("open_clip")
     text = {"context_length": 8, "vocab_size": 16, "width": 16, "heads": 2, "layers": 1}
     for name, vision in SMALL.items():
-        (path / f"{name}.json").write_text(json.dumps({"embed_dim": 12, "vision_cfg": vision, "text_cfg": text}))
+        (path / f"{name}.json").write_text(
+            json.dumps({"embed_dim": 12, "vision_cfg": vision, "text_cfg": text})
+        )
     open_clip.add_model_config(path)
     yield
     from open_clip import factory
@@ -348,21 +416,34 @@ def test_a_vit_from_a_file_gives_its_states_without_projection(tmp_path: Path) -
     tower = vision_tower(source, "cls", tokens=True)
     assert (tower.width, tower.leading) == (16, 2)
     torch.testing.assert_close(tower(pixels), torch.cat([seen[0][:, :1], seen[0]], 1))
-    torch.testing.assert_close(vision_tower(source, "mean", tokens=False)(pixels)[:, 0], seen[0][:, 1:].mean(1))
+    torch.testing.assert_close(
+        vision_tower(source, "mean", tokens=False)(pixels)[:, 0], seen[0][:, 1:].mean(1)
+    )
 
 
-def test_images_are_squashed_by_bicubic_interpolation_and_normalised_as_clip_does(tmp_path: Path) -> None:
+def test_images_are_squashed_by_bicubic_interpolation_and_normalised_as_clip_does(
+    tmp_path: Path,
+) -> None:
     tower = vision_tower(small("small-rn", tmp_path)[1], "mean", tokens=True)
     pixels = np.random.default_rng(0).integers(0, 256, (50, 90, 3), dtype=np.uint8)
     squashed = np.asarray(Image.fromarray(pixels).resize((64, 64), Image.Resampling.BICUBIC))
-    want = (squashed / 255 - [0.48145466, 0.4578275, 0.40821073]) / [0.26862954, 0.26130258, 0.27577711]
-    torch.testing.assert_close(transform(pixels, tower), torch.tensor(want).permute(2, 0, 1).float())
+    want = (squashed / 255 - [0.48145466, 0.4578275, 0.40821073]) / [
+        0.26862954,
+        0.26130258,
+        0.27577711,
+    ]
+    torch.testing.assert_close(
+        transform(pixels, tower), torch.tensor(want).permute(2, 0, 1).float()
+    )
 
 
 def test_openais_weights_bring_their_activation() -> None:
     def quick(source: str) -> bool:
         with torch.device("meta"):
-            return any(isinstance(m, QuickGELU) for m in vision_tower(source, "cls", tokens=False).modules())
+            return any(
+                isinstance(m, QuickGELU)
+                for m in vision_tower(source, "cls", tokens=False).modules()
+            )
 
     assert quick("open_clip:ViT-B-32/openai")
     assert not quick("open_clip:ViT-B-32/laion2b_s34b_b79k")
@@ -371,7 +452,11 @@ def test_openais_weights_bring_their_activation() -> None:
 @pytest.mark.parametrize(
     ("source", "pool", "message"),
     [
-        ("RN101/openai", "mean", "fetch its weights where there is a network .`vlpeft prefetch SWEEP`., or give a file"),
+        (
+            "RN101/openai",
+            "mean",
+            "fetch its weights where there is a network .`vlpeft prefetch SWEEP`., or give a file",
+        ),
         ("RN11/openai", "mean", "no model 'RN11'; did you mean"),
         ("RN101/opnai", "mean", "neither a file nor a tag of RN101; did you mean 'openai'"),
         ("RN101/no/such.pt", "mean", "neither a file nor a tag"),
@@ -380,7 +465,10 @@ def test_openais_weights_bring_their_activation() -> None:
     ],
 )
 def test_towers_that_cannot_be_made_name_the_fix(source: str, pool: Any, message: str) -> None:
-    with torch.device("cpu" if source == "RN101/openai" else "meta"), pytest.raises(UserError, match=message):
+    with (
+        torch.device("cpu" if source == "RN101/openai" else "meta"),
+        pytest.raises(UserError, match=message),
+    ):
         vision_tower(f"open_clip:{source}", pool, tokens=True)
 
 

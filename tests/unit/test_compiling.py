@@ -36,8 +36,12 @@ from vlpeft.benchmark.run.runner import Stopped, run_cell
 from vlpeft.benchmark.run.runtime import Runtime
 
 # torch looks for gradients of all inputs, and hides the warning that this makes itself, but not where warnings are errors
-pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf Tensor is being accessed:UserWarning")
-BACKEND = "aot_eager"  # graphs as inductor gets them, run by torch's own kernels: no compiler is needed
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:The .grad attribute of a Tensor that is not a leaf Tensor is being accessed:UserWarning"
+)
+BACKEND = (
+    "aot_eager"  # graphs as inductor gets them, run by torch's own kernels: no compiler is needed
+)
 CASES = (
     Case("routing_lora", "vit_roberta", {"function": "mul_expand"}),
     Case("hyperformer", "vit_gpt2"),
@@ -46,7 +50,12 @@ CASES = (
     Case("adapter", "clip_bart"),
 )
 Passed = tuple[list[float], dict[str, Tensor]]  # losses, and the gradients of their sum
-KINDS = {"vit_roberta": 1, "vit_gpt2": 1, "blip": 1, "clip_bart": 2}  # of layers that a text tower repeats
+KINDS = {
+    "vit_roberta": 1,
+    "vit_gpt2": 1,
+    "blip": 1,
+    "clip_bart": 2,
+}  # of layers that a text tower repeats
 
 
 @pytest.fixture(autouse=True)
@@ -76,7 +85,9 @@ def passes(case: Case, made: Backbone, parts: list[slice], bf16: bool = False) -
         with torch.set_grad_enabled(any(p.requires_grad for p in made.vision.parameters())):
             features = visual(made)([item.images for item in items])
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            loss, _ = made.loss(features, [item.prompt for item in items], [item.targets for item in items])
+            loss, _ = made.loss(
+                features, [item.prompt for item in items], [item.targets for item in items]
+            )
         torch.autograd.backward(loss)
         losses.append(loss.item())
     return losses, {name: p.grad for name, p in made.named_parameters() if p.grad is not None}
@@ -110,9 +121,13 @@ def test_losses_and_gradients_are_the_same_and_one_graph_serves_all_lengths(case
 def compare(found: Passed, wanted: Passed) -> None:
     assert found[0] == pytest.approx(wanted[0], rel=1e-5)
     assert set(found[1]) == set(wanted[1])
-    largest = max(float(gradient.abs().max()) for gradient in wanted[1].values())  # some are nothing but rounding: a key's bias has none
+    largest = max(
+        float(gradient.abs().max()) for gradient in wanted[1].values()
+    )  # some are nothing but rounding: a key's bias has none
     for name, gradient in wanted[1].items():
-        assert (found[1][name] - gradient).abs().max() <= 1e-5 * max(float(gradient.abs().max()), 0.01 * largest), name
+        assert (found[1][name] - gradient).abs().max() <= 1e-5 * max(
+            float(gradient.abs().max()), 0.01 * largest
+        ), name
 
 
 def test_what_is_float32_inside_bf16_stays_so_in_the_backward() -> None:
@@ -142,11 +157,15 @@ def test_evaluation_and_counting_run_as_written(case: Case) -> None:
     items = case.items()[:2]
     with torch.no_grad():
         case.loss(compiled, items)
-    assert calls.pop("compiled") > 0, "the backend is not in use, so that its silence would mean nothing"
+    assert calls.pop("compiled") > 0, (
+        "the backend is not in use, so that its silence would mean nothing"
+    )
     cached_pixels(compiled, 2)
     features = visual(plain)([item.images for item in items]).detach()
     feed = Feed(items, visual(compiled), case.protocol, ANSWERS)
-    inputs = SimpleNamespace(answers=ANSWERS, prompts=lambda part: [items[int(example.id)].prompt for example in part])
+    inputs = SimpleNamespace(
+        answers=ANSWERS, prompts=lambda part: [items[int(example.id)].prompt for example in part]
+    )
     found = predict_split(compiled, compiled.predict, inputs, feed, case.examples()[:2], 2)  # type: ignore[arg-type]
     assert first_step(start(compiled, case.protocol, 1), [feed], 0, None, ALONE).flops > 0
     assert not calls
@@ -162,8 +181,12 @@ def test_layers_are_what_towers_repeat() -> None:
     made = Case("compacter", "clip_bart").build()  # which puts lists of its own into layers
     assert kinds(made.text) == {"BartEncoderLayer": 2, "BartDecoderLayer": 2}
     assert kinds(made.vision) == {"ViTLayer": 4}
-    assert kinds(timm.create_model("vit_tiny_patch16_224", pretrained=False, depth=3)) == {"Block": 3}
-    assert kinds(create_model("ViT-B-32", precision="fp32", device="meta").visual) == {"ResidualAttentionBlock": 12}
+    assert kinds(timm.create_model("vit_tiny_patch16_224", pretrained=False, depth=3)) == {
+        "Block": 3
+    }
+    assert kinds(create_model("ViT-B-32", precision="fp32", device="meta").visual) == {
+        "ResidualAttentionBlock": 12
+    }
 
 
 def fails(_graph: object, _inputs: object) -> object:
@@ -184,14 +207,18 @@ def again(module: ModuleType) -> ModuleType:
     return made
 
 
-def test_a_torch_that_is_too_old_is_told_and_does_for_all_else(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_torch_that_is_too_old_is_told_and_does_for_all_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Before 2.7 the limit and its error had other names."""
     monkeypatch.delattr("torch._dynamo.exc.FailOnRecompileLimitHit")
     library, older = again(vlpeft.benchmark.libraries.torch), again(compiling)
     monkeypatch.setattr(library, "functorch", object())
     for name in ("CompilerError", "LimitHit", "set_up_compiler"):
         monkeypatch.setattr(older, name, getattr(library, name))
-    with pytest.raises(UserError, match=r"is too old for it; leave out --compile, or upgrade torch$"):
+    with pytest.raises(
+        UserError, match=r"is too old for it; leave out --compile, or upgrade torch$"
+    ):
         older.compile_layers(Case("lora", "vit_roberta").build())
     with pytest.raises(ValueError, match="as it was"), older.told():
         raise ValueError("as it was")
@@ -239,7 +266,10 @@ def run_all(made: list[nn.Module]) -> None:
         layer(torch.ones(3))
 
 
-@pytest.mark.parametrize(("made", "said"), [([Breaks()], "graph_break"), (numbered(range(2, 9)), "recompile limit exceeded")])
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [([Breaks()], "graph_break"), (numbered(range(2, 9)), "recompile limit exceeded")],
+)
 def test_no_layer_runs_uncompiled_in_silence(made: list[nn.Module], said: str, few: None) -> None:
     compiled(made)
     with pytest.raises(UserError, match=rf"^--compile: .*{said}.*; leave out --compile$"):
@@ -256,10 +286,18 @@ def test_cells_that_went_before_do_not_count(few: None) -> None:
 def test_a_cell_that_cannot_be_compiled_leaves_the_reason(tmp_path, monkeypatch) -> None:
     made = plan(str(write_one(tmp_path)), need_data=True)
     save_plan(made, tmp_path / "root")
-    monkeypatch.setattr("vlpeft.benchmark.run.runner.compile_layers", lambda backbone: compile_layers(backbone, fails))  # type: ignore[arg-type]
+    monkeypatch.setattr(
+        "vlpeft.benchmark.run.runner.compile_layers",
+        lambda backbone: compile_layers(backbone, fails),
+    )  # type: ignore[arg-type]
     with pytest.raises(UserError, match="leave out --compile"):
-        run_cell(made.cells[0].id, tmp_path / "root", Runtime(device="cpu", threads=1, compile=True))
-    assert "no compiler" in (tmp_path / "root" / "cells" / made.cells[0].id / "failure.json").read_text()
+        run_cell(
+            made.cells[0].id, tmp_path / "root", Runtime(device="cpu", threads=1, compile=True)
+        )
+    assert (
+        "no compiler"
+        in (tmp_path / "root" / "cells" / made.cells[0].id / "failure.json").read_text()
+    )
 
 
 def test_a_compiler_that_dies_of_the_signal_to_stop_is_no_failure(tmp_path, monkeypatch) -> None:
@@ -273,7 +311,12 @@ def test_a_compiler_that_dies_of_the_signal_to_stop_is_no_failure(tmp_path, monk
 
     monkeypatch.setattr("vlpeft.benchmark.run.runner.compile_layers", lambda _: None)
     monkeypatch.setattr("vlpeft.benchmark.run.runner.train", die)
-    run = partial(run_cell, made.cells[0].id, tmp_path / "root", Runtime(device="cpu", threads=1, compile=True))
+    run = partial(
+        run_cell,
+        made.cells[0].id,
+        tmp_path / "root",
+        Runtime(device="cpu", threads=1, compile=True),
+    )
     with pytest.raises(Stopped):
         run(asked=lambda: bool(told_to_stop))
     assert not (tmp_path / "root" / "cells" / made.cells[0].id / "failure.json").exists()
@@ -285,7 +328,11 @@ def test_costs_can_be_measured_compiled(monkeypatch) -> None:
     asked: list[Backbone] = []
     monkeypatch.setattr(forecast, "compile_layers", asked.append)
     for compiled in (False, True):
-        forecast.step_seconds(Case("lora", "vit_roberta").cell(), 2, Runtime(device="cpu", threads=1, compile=compiled))
+        forecast.step_seconds(
+            Case("lora", "vit_roberta").cell(),
+            2,
+            Runtime(device="cpu", threads=1, compile=compiled),
+        )
     assert len(asked) == 1
 
 

@@ -48,18 +48,30 @@ def refusal(**values) -> str:
 
 REFUSED = {
     "unknown key": ({"sise": 2}, "here: unknown key 'sise'; did you mean 'size'?"),
-    "unknown key, nothing like it": ({"zzz": 2}, "here: unknown key 'zzz'; known: flag, kind, names, offset, rate, share, size, skip"),
+    "unknown key, nothing like it": (
+        {"zzz": 2},
+        "here: unknown key 'zzz'; known: flag, kind, names, offset, rate, share, size, skip",
+    ),
     "number as text": ({"size": "8"}, 'here: size: input should be a valid integer, got "8"'),
     "fraction for a count": ({"size": 1.5}, "here: size: input should be a valid integer, got 1.5"),
     "truth for a count": ({"size": True}, "here: size: input should be a valid integer, got true"),
     "number for truth": ({"flag": 1}, "here: flag: input should be a valid boolean, got 1"),
-    "number for text": ({"names": ["a", 1]}, "here: names[1]: input should be a valid string, got 1"),
+    "number for text": (
+        {"names": ["a", 1]},
+        "here: names[1]: input should be a valid string, got 1",
+    ),
     "text for a list": ({"names": "ab"}, 'here: names: write a list, such as ["ab"], got "ab"'),
     "zero": ({"size": 0}, "here: size: input should be greater than 0, got 0"),
     "negative": ({"skip": -1}, "here: skip: input should be greater than or equal to 0, got -1"),
     "NaN": ({"rate": float("nan")}, "here: rate: input should be a finite number, got NaN"),
-    "infinity": ({"rate": float("inf")}, "here: rate: input should be a finite number, got Infinity"),
-    "NaN for any number": ({"offset": float("nan")}, "here: offset: input should be a finite number, got NaN"),
+    "infinity": (
+        {"rate": float("inf")},
+        "here: rate: input should be a finite number, got Infinity",
+    ),
+    "NaN for any number": (
+        {"offset": float("nan")},
+        "here: offset: input should be a finite number, got NaN",
+    ),
     "NaN for a share": ({"share": float("nan")}, "here: share:"),
     "a share of one": ({"share": 1.0}, "here: share: input should be less than 1, got 1.0"),
     "not offered": ({"kind": "sfot"}, "here: kind: input should be 'soft' or 'hard', got \"sfot\""),
@@ -116,7 +128,10 @@ def test_yaml_1_2_has_no_norway_problem(tmp_path) -> None:
         (b"a: \xff\n", r"a.yaml: not UTF-8 text: "),
         (b"", r"a.yaml: expected `key: value` lines at the top level, found NoneType"),
         (b"just text", r"found str"),
-        (b"a: !!python/object:os.system {}\n", r"a.yaml:1: not valid YAML: could not determine a constructor"),
+        (
+            b"a: !!python/object:os.system {}\n",
+            r"a.yaml:1: not valid YAML: could not determine a constructor",
+        ),
     ],
 )
 def test_yaml_refusals(content, words, tmp_path) -> None:
@@ -138,13 +153,17 @@ def test_a_file_that_cannot_be_read(tmp_path) -> None:
 
 
 JSON_VALUES = st.recursive(
-    st.none() | st.integers() | st.text(max_size=3), lambda v: st.dictionaries(st.sampled_from("abc"), v, max_size=3)
+    st.none() | st.integers() | st.text(max_size=3),
+    lambda v: st.dictionaries(st.sampled_from("abc"), v, max_size=3),
 )
 LAYERS = st.dictionaries(st.sampled_from("abc"), JSON_VALUES, max_size=3)
 
 
 def test_merge() -> None:
-    assert merge({"a": 1, "b": {"x": 1, "y": 2}}, {"b": {"y": 3}}, {"a": None}) == {"a": None, "b": {"x": 1, "y": 3}}
+    assert merge({"a": 1, "b": {"x": 1, "y": 2}}, {"b": {"y": 3}}, {"a": None}) == {
+        "a": None,
+        "b": {"x": 1, "y": 3},
+    }
     assert merge({"a": [1, 2]}, {"a": [3]}) == {"a": [3]}  # lists are replaced
     assert merge({"a": {"x": 1}}, {"a": 2}) == {"a": 2}
     assert merge() == {}
@@ -163,7 +182,9 @@ def test_merge_is_associative_and_changes_no_layer(one, two, three) -> None:
 @given(st.lists(LAYERS, min_size=1, max_size=3))
 def test_the_last_layer_wins(layers) -> None:
     merged = merge(*layers)
-    assert all(merged[key] == value for key, value in layers[-1].items() if not isinstance(value, dict))
+    assert all(
+        merged[key] == value for key, value in layers[-1].items() if not isinstance(value, dict)
+    )
 
 
 def test_protocol_length() -> None:
@@ -177,8 +198,14 @@ def test_protocol_length() -> None:
 
 
 def test_a_prompt_has_no_slip_in_its_braces() -> None:
-    assert parse(Protocol, {"lr": 1e-3, "steps": 1, "prompt": "vqa: {text}"}, "here").prompt == "vqa: {text}"
-    with pytest.raises(UserError, match=r"^here: prompt: unknown \{txt\}; \{text\} stands for the question or the hypothesis$"):
+    assert (
+        parse(Protocol, {"lr": 1e-3, "steps": 1, "prompt": "vqa: {text}"}, "here").prompt
+        == "vqa: {text}"
+    )
+    with pytest.raises(
+        UserError,
+        match=r"^here: prompt: unknown \{txt\}; \{text\} stands for the question or the hypothesis$",
+    ):
         parse(Protocol, {"lr": 1e-3, "steps": 1, "prompt": "vqa: {txt}"}, "here")
 
 

@@ -59,7 +59,10 @@ def write_data(folder: Path) -> None:
             pixels = np.full((64, 64, 3), 20 * i, np.uint8)
             Image.fromarray(pixels).save(folder / "images" / f"{i}.png")
         questions = [{"question_id": i, "image_id": i, "question": "is it dark?"} for i in said]
-        answers = [{"question_id": i, "image_id": i, "answers": [{"answer": a}] * 10} for i, a in said.items()]
+        answers = [
+            {"question_id": i, "image_id": i, "answers": [{"answer": a}] * 10}
+            for i, a in said.items()
+        ]
         (folder / f"{split}_questions.json").write_text(json.dumps({"questions": questions}))
         (folder / f"{split}_answers.json").write_text(json.dumps({"annotations": answers}))
         rows = [f"images/{i}.png,is it dark?,{answer}\n" for i, answer in said.items()]
@@ -68,9 +71,14 @@ def write_data(folder: Path) -> None:
 
 def vlpeft(folder: Path, *arguments: str) -> str:
     """Run the command with this folder's package installed; return its output."""
-    environment = os.environ | {"PYTHONPATH": f"{folder}{os.pathsep}{REPOSITORY}", "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {
+        "PYTHONPATH": f"{folder}{os.pathsep}{REPOSITORY}",
+        "OMP_NUM_THREADS": "1",
+    }
     command = [sys.executable, "-m", "vlpeft", *arguments]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -90,7 +98,9 @@ def test_the_snippets_plan_and_run(tmp_path: Path) -> None:
     assert trained["sublayer_scale", "late_fusion"] == 3 * 128
     skipped = [cell for cell in cells if cell["skipped"] and cell["task"].startswith("yes_no")]
     assert {cell["row"] for cell in skipped} == {"lora"}, "late_fusion has no linear maps"
-    records = [json.loads(path.read_text()) for path in (tmp_path / "out").glob("cells/*/record.json")]
+    records = [
+        json.loads(path.read_text()) for path in (tmp_path / "out").glob("cells/*/record.json")
+    ]
     assert len(records) == len(done)
     assert any("balanced_accuracy" in record["metrics"] for record in records)
 
@@ -109,7 +119,13 @@ def test_the_protocol_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         (tmp_path / path.name).write_bytes(path.read_bytes())
     (tmp_path / "my_protocol.yaml").write_text(snippets(CONTRIBUTING)["my_protocol.yaml"])
     monkeypatch.setattr(recipes, "FOLDER", tmp_path)
-    facts = {"backbone": "clip_bart", "task": "vqa", "dataset": "vqav2", "method": "adapter", "method.per_task": "all"}
+    facts = {
+        "backbone": "clip_bart",
+        "task": "vqa",
+        "dataset": "vqav2",
+        "method": "adapter",
+        "method.per_task": "all",
+    }
     resolved = recipes.resolve(list(recipes.protocol_layers("my_protocol", facts)), "here")
     assert (resolved.epochs, resolved.lr, resolved.prompt) == (10, 3e-4, "{text}")
     assert resolved.batch_size == 500, "the base's"
@@ -141,4 +157,6 @@ def test_snippets_of_code_have_short_lines(page: Path) -> None:
 
 def test_the_readme_is_short() -> None:
     assert len(README.read_bytes()) <= 9000
-    assert re.search(r"^python3.*tox run$", README.read_text(encoding="utf-8"), re.MULTILINE), "what .ci/run looks for"
+    assert re.search(r"^python3.*tox run$", README.read_text(encoding="utf-8"), re.MULTILINE), (
+        "what .ci/run looks for"
+    )

@@ -54,14 +54,21 @@ def test_vqav2_joins_questions_and_annotations_in_the_questions_order(tmp_path):
     write_sample("vqav2", tmp_path)
     first, second = opened("vqav2", tmp_path).examples("vqa", "val")
     assert (first.id, second.id) == ("9000", "9001")
-    assert (first.images, first.question, first.kind) == (("val2014/COCO_val2014_000000000009.jpg",), "What is 0?", "number")
+    assert (first.images, first.question, first.kind) == (
+        ("val2014/COCO_val2014_000000000009.jpg",),
+        "What is 0?",
+        "number",
+    )
     assert first.answers == ("two",) * 10
 
 
 def test_coco_captions_has_one_example_an_image_with_all_its_captions(tmp_path):
     write_sample("coco_captions2014", tmp_path)
     found = opened("coco_captions2014", tmp_path).examples("captioning", "train")
-    assert [(e.id, e.question, e.answers) for e in found] == [("9", "", ("a 1", "a 2")), ("25", "", ("a 0",))]
+    assert [(e.id, e.question, e.answers) for e in found] == [
+        ("9", "", ("a 1", "a 2")),
+        ("25", "", ("a 0",)),
+    ]
 
 
 @pytest.mark.parametrize(("restval", "train"), [(True, ["1", "2", "4"]), (False, ["1", "4"])])
@@ -78,14 +85,19 @@ def test_karpathy_reads_flickr_files_without_filepath_and_cocoid(tmp_path):
     image = {"filename": "1.jpg", "split": "val", "sentences": [{"raw": "a"}], "imgid": 3}
     write(tmp_path / "dataset_flickr8k.json", {"images": [image]})
     picture(tmp_path / "pictures/1.jpg")
-    (example,) = opened("coco", tmp_path, file="dataset_flickr8k.json", images="pictures").examples("captioning", "val")
+    (example,) = opened("coco", tmp_path, file="dataset_flickr8k.json", images="pictures").examples(
+        "captioning", "val"
+    )
     assert (example.id, example.images) == ("3", ("pictures/1.jpg",))
 
 
 def test_easy_vqa_is_the_published_set():
     data = load_spec("easy_vqa").open()
     both = {split: data.examples("vqa", split) for split in data.splits()}
-    assert {split: (len(e), len({x.images for x in e})) for split, e in both.items()} == {"train": (38575, 4000), "test": (9673, 1000)}
+    assert {split: (len(e), len({x.images for x in e})) for split, e in both.items()} == {
+        "train": (38575, 4000),
+        "test": (9673, 1000),
+    }
     for split, yes_no in (("train", 28407), ("test", 7136)):  # the package's own README
         assert len({x.answers for x in both[split]}) == 13
         assert sum(x.kind == "yes_no" for x in both[split]) == yes_no
@@ -107,7 +119,9 @@ def test_every_image_of_every_split_decodes_and_ids_are_unique(sample):
         assert len({e.id for e in examples}) == len(examples)
         for image in {image for example in examples for image in example.images}:
             got = read(data, image)
-            assert (got.shape, got.dtype) == (((49, 2048), np.float32) if image.endswith(".h5") else ((2, 3, 3), np.uint8))
+            assert (got.shape, got.dtype) == (
+                ((49, 2048), np.float32) if image.endswith(".h5") else ((2, 3, 3), np.uint8)
+            )
             assert data.image_stamp(image)
 
 
@@ -116,7 +130,9 @@ def test_image_folders_are_listed_once_and_no_image_is_looked_up(sample, monkeyp
     data, listed, looked_up, scandir, stat = opened(name, root), [], [], os.scandir, os.stat
     with monkeypatch.context() as patch:
         patch.setattr(os, "scandir", lambda folder: listed.append(folder) or scandir(folder))
-        patch.setattr(os, "stat", lambda path, **options: looked_up.append(path) or stat(path, **options))
+        patch.setattr(
+            os, "stat", lambda path, **options: looked_up.append(path) or stat(path, **options)
+        )
         data.examples(data.tasks[0], "train")
     assert len(listed) == len(set(listed)) == (2 if name in ("coco", "vqav2_karpathy") else 1)
     assert looked_up == []
@@ -129,7 +145,9 @@ def test_moving_the_data_keeps_identity_and_fingerprint(sample, tmp_path):
     name, root = sample
     spec = load_spec(name)
     before = opened(name, root).fingerprint()
-    moved = DatasetSpec(spec.name, spec.format, spec.settings, str(shutil.move(root, tmp_path / "elsewhere")))
+    moved = DatasetSpec(
+        spec.name, spec.format, spec.settings, str(shutil.move(root, tmp_path / "elsewhere"))
+    )
     assert moved.open().fingerprint() == before
     assert moved.identity() == spec.identity()
     assert str(tmp_path) not in json.dumps(moved.identity())
@@ -175,7 +193,9 @@ def test_unknown_split_and_task_suggest_a_known_one(sample):
         data.examples("sorting", "train")
 
 
-@pytest.mark.parametrize("damage", ["missing", "truncated", "empty", "not text", "wrong top level", "folder"])
+@pytest.mark.parametrize(
+    "damage", ["missing", "truncated", "empty", "not text", "wrong top level", "folder"]
+)
 def test_a_damaged_json_is_named_with_a_fix(sample, damage):
     name, root = sample
     path = next(p for p in json_files(root) if name != "easy_vqa" or p.parent.name == "train")
@@ -184,13 +204,20 @@ def test_a_damaged_json_is_named_with_a_fix(sample, damage):
     if damage == "folder":
         path.mkdir()
     elif damage != "missing":
-        new = {"truncated": content[:-9], "empty": b"", "not text": b"\xff\xfe\xff", "wrong top level": b'{"a": []}'}
+        new = {
+            "truncated": content[:-9],
+            "empty": b"",
+            "not text": b"\xff\xfe\xff",
+            "wrong top level": b'{"a": []}',
+        }
         path.write_bytes(new[damage])
     message = refused(name, root)
     assert str(path) in message
     assert ";" in message or "again" in message
     if damage in ("missing", "folder"):
-        with pytest.raises(DataError, match="does not exist" if damage == "missing" else "cannot read"):
+        with pytest.raises(
+            DataError, match="does not exist" if damage == "missing" else "cannot read"
+        ):
             opened(name, root).fingerprint()
 
 
@@ -225,37 +252,144 @@ def test_images_that_do_not_decode_are_named(sample):
 
 # Bad records, format by format
 
-VQA_Q, VQA_A = "v2_OpenEnded_mscoco_train2014_questions.json", "v2_mscoco_train2014_annotations.json"
-CAPTIONS, KARPATHY, EASY = "annotations/captions_train2014.json", "dataset_coco.json", "train/questions.json"
+VQA_Q, VQA_A = (
+    "v2_OpenEnded_mscoco_train2014_questions.json",
+    "v2_mscoco_train2014_annotations.json",
+)
+CAPTIONS, KARPATHY, EASY = (
+    "annotations/captions_train2014.json",
+    "dataset_coco.json",
+    "train/questions.json",
+)
 
 BAD_RECORDS = {
-    "question without annotation": ("vqav2", VQA_A, lambda c: c["annotations"].pop(), "question_id 9000 is not in"),
-    "annotation without question": ("vqav2", VQA_Q, lambda c: c["questions"].pop(), "question_id 9001 is not in"),
-    "no answers": ("vqav2", VQA_A, lambda c: c["annotations"][0].update(answers=[]), "question_id 9001: has no answers"),
+    "question without annotation": (
+        "vqav2",
+        VQA_A,
+        lambda c: c["annotations"].pop(),
+        "question_id 9000 is not in",
+    ),
+    "annotation without question": (
+        "vqav2",
+        VQA_Q,
+        lambda c: c["questions"].pop(),
+        "question_id 9001 is not in",
+    ),
+    "no answers": (
+        "vqav2",
+        VQA_A,
+        lambda c: c["annotations"][0].update(answers=[]),
+        "question_id 9001: has no answers",
+    ),
     "answer is no text": (
         "vqav2",
         VQA_A,
         lambda c: c["annotations"][0].update(answers=[{"answer": 2}]),
         "9001: answers: 'answer' must be str",
     ),
-    "question twice": ("vqav2", VQA_Q, lambda c: c["questions"].append(c["questions"][0]), "question_id 9000 occurs twice"),
-    "annotation twice": ("vqav2", VQA_A, lambda c: c["annotations"].append(c["annotations"][0]), "question_id 9001 occurs twice"),
-    "no question text": ("vqav2", VQA_Q, lambda c: c["questions"][1].pop("question"), r"questions\[1\]: 'question' is missing"),
-    "id is true": ("vqav2", VQA_Q, lambda c: c["questions"][1].update(image_id=True), "'image_id' must be int or str, found bool"),
-    "id does not fit": ("vqav2", VQA_Q, lambda c: c["questions"][1].update(image_id="9"), "image_id '9' does not fit the pattern"),
+    "question twice": (
+        "vqav2",
+        VQA_Q,
+        lambda c: c["questions"].append(c["questions"][0]),
+        "question_id 9000 occurs twice",
+    ),
+    "annotation twice": (
+        "vqav2",
+        VQA_A,
+        lambda c: c["annotations"].append(c["annotations"][0]),
+        "question_id 9001 occurs twice",
+    ),
+    "no question text": (
+        "vqav2",
+        VQA_Q,
+        lambda c: c["questions"][1].pop("question"),
+        r"questions\[1\]: 'question' is missing",
+    ),
+    "id is true": (
+        "vqav2",
+        VQA_Q,
+        lambda c: c["questions"][1].update(image_id=True),
+        "'image_id' must be int or str, found bool",
+    ),
+    "id does not fit": (
+        "vqav2",
+        VQA_Q,
+        lambda c: c["questions"][1].update(image_id="9"),
+        "image_id '9' does not fit the pattern",
+    ),
     "no questions": ("vqav2", VQA_Q, lambda c: c.update(questions=[]), "'questions' is empty"),
-    "record is no object": ("vqav2", VQA_Q, lambda c: c["questions"].append(3), r"questions\[2\]: expected an object"),
-    "caption of no image": ("coco_captions2014", CAPTIONS, lambda c: c["images"].pop(), "image_id 25 has a caption but is not"),
-    "image of no caption": ("coco_captions2014", CAPTIONS, lambda c: c["annotations"].pop(0), "image id 25 has no caption"),
-    "image twice": ("coco_captions2014", CAPTIONS, lambda c: c["images"].append(c["images"][0]), "id 9 occurs twice"),
-    "caption is null": ("coco_captions2014", CAPTIONS, lambda c: c["annotations"][0].update(caption=None), "'caption' must be str"),
-    "no sentences": ("coco", KARPATHY, lambda c: c["images"][1].update(sentences=[]), "image 1: has no sentences"),
-    "sentence without raw": ("coco", KARPATHY, lambda c: c["images"][1]["sentences"][0].pop("raw"), "image 1: sentences: 'raw' is missing"),
-    "split misspelt": ("coco", KARPATHY, lambda c: c["images"][1].update(split="trian"), "unknown split 'trian'; did you mean 'train'"),
-    "cocoid twice": ("coco", KARPATHY, lambda c: c["images"][1].update(cocoid=0), "cocoid 0 occurs twice"),
-    "no id": ("coco", KARPATHY, lambda c: c["images"][1].pop("cocoid") and c["images"][1].pop("imgid"), r"images\[1\]: 'imgid' is missing"),
-    "split is absent": ("coco", KARPATHY, lambda c: [i.update(split="val") for i in c["images"]], "no image is marked 'train'"),
-    "answer not of the 13": ("easy_vqa", EASY, lambda c: c.append(["what?", "pink", 0]), "train/3: expected"),
+    "record is no object": (
+        "vqav2",
+        VQA_Q,
+        lambda c: c["questions"].append(3),
+        r"questions\[2\]: expected an object",
+    ),
+    "caption of no image": (
+        "coco_captions2014",
+        CAPTIONS,
+        lambda c: c["images"].pop(),
+        "image_id 25 has a caption but is not",
+    ),
+    "image of no caption": (
+        "coco_captions2014",
+        CAPTIONS,
+        lambda c: c["annotations"].pop(0),
+        "image id 25 has no caption",
+    ),
+    "image twice": (
+        "coco_captions2014",
+        CAPTIONS,
+        lambda c: c["images"].append(c["images"][0]),
+        "id 9 occurs twice",
+    ),
+    "caption is null": (
+        "coco_captions2014",
+        CAPTIONS,
+        lambda c: c["annotations"][0].update(caption=None),
+        "'caption' must be str",
+    ),
+    "no sentences": (
+        "coco",
+        KARPATHY,
+        lambda c: c["images"][1].update(sentences=[]),
+        "image 1: has no sentences",
+    ),
+    "sentence without raw": (
+        "coco",
+        KARPATHY,
+        lambda c: c["images"][1]["sentences"][0].pop("raw"),
+        "image 1: sentences: 'raw' is missing",
+    ),
+    "split misspelt": (
+        "coco",
+        KARPATHY,
+        lambda c: c["images"][1].update(split="trian"),
+        "unknown split 'trian'; did you mean 'train'",
+    ),
+    "cocoid twice": (
+        "coco",
+        KARPATHY,
+        lambda c: c["images"][1].update(cocoid=0),
+        "cocoid 0 occurs twice",
+    ),
+    "no id": (
+        "coco",
+        KARPATHY,
+        lambda c: c["images"][1].pop("cocoid") and c["images"][1].pop("imgid"),
+        r"images\[1\]: 'imgid' is missing",
+    ),
+    "split is absent": (
+        "coco",
+        KARPATHY,
+        lambda c: [i.update(split="val") for i in c["images"]],
+        "no image is marked 'train'",
+    ),
+    "answer not of the 13": (
+        "easy_vqa",
+        EASY,
+        lambda c: c.append(["what?", "pink", 0]),
+        "train/3: expected",
+    ),
     "row cut": ("easy_vqa", EASY, lambda c: c.append(["what?", "blue"]), "train/3: expected"),
     "no rows": ("easy_vqa", EASY, lambda c: c.clear(), "expected a list of rows"),
 }
@@ -275,7 +409,8 @@ def test_a_bad_record_is_named(tmp_path, case):
 
 @given(
     st.recursive(
-        st.none() | st.booleans() | st.integers() | st.text(), lambda x: st.lists(x, max_size=3) | st.dictionaries(st.text(), x, max_size=3)
+        st.none() | st.booleans() | st.integers() | st.text(),
+        lambda x: st.lists(x, max_size=3) | st.dictionaries(st.text(), x, max_size=3),
     )
 )
 @settings(max_examples=60, deadline=None)
@@ -290,7 +425,10 @@ def test_any_json_is_read_or_refused(tmp_path_factory, content):
         assert outcome == {int} or str(path) in outcome
 
 
-@pytest.mark.parametrize("pattern", ["x.jpg", "{image}.jpg", "{}.jpg", "{image_id:z}.jpg", "a/{image_id}.jpg", "{image_id"])
+@pytest.mark.parametrize(
+    "pattern",
+    ["x.jpg", "{image}.jpg", "{}.jpg", "{image_id:z}.jpg", "a/{image_id}.jpg", "{image_id"],
+)
 def test_an_impossible_pattern_is_refused_when_the_dataset_is_opened(tmp_path, pattern):
     files = json.loads(json.dumps(load_spec("vqav2").settings["files"]))
     files["val"]["pattern"] = pattern
@@ -359,18 +497,30 @@ def test_damaged_images_decode_or_are_refused(tmp_path_factory, kind, data):
 def test_shipped_datasets_are_listed_with_their_tasks():
     assert set(SAMPLES) <= set(dataset_names())
     cards = {name: load_card(name) for name in SAMPLES}
-    tasks = {"coco": "captioning", "textcaps": "captioning", "vizwiz_caps": "captioning", "snli_ve": "entailment", "nlvr2": "nlvr2"}
-    assert {name: card.tasks for name, card in cards.items()} == {
-        name: (next((task for of, task in tasks.items() if name.startswith(of)), "vqa"),) for name in SAMPLES
+    tasks = {
+        "coco": "captioning",
+        "textcaps": "captioning",
+        "vizwiz_caps": "captioning",
+        "snli_ve": "entailment",
+        "nlvr2": "nlvr2",
     }
-    assert all(card.summary and card.licence and card.homepage.startswith("https://") for card in cards.values())
+    assert {name: card.tasks for name, card in cards.items()} == {
+        name: (next((task for of, task in tasks.items() if name.startswith(of)), "vqa"),)
+        for name in SAMPLES
+    }
+    assert all(
+        card.summary and card.licence and card.homepage.startswith("https://")
+        for card in cards.values()
+    )
     assert all(load_spec(name).tasks == card.tasks for name, card in cards.items())
 
 
 def test_listing_imports_neither_torch_nor_a_format():
     code = "import sys, vlpeft.benchmark.datasets as d; [d.load_card(n).tasks for n in d.dataset_names()]"
     code += "; assert not {'torch', 'PIL', 'vlpeft.benchmark.datasets.vqav2'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2], timeout=120)
+    subprocess.run(
+        [sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2], timeout=120
+    )
 
 
 def test_an_unknown_dataset_suggests_the_nearest():
@@ -391,7 +541,13 @@ def test_shipped_data_is_looked_for_below_the_variable(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("line", "root"), [("", "{own}"), ("root: data/here", "{own}/data/here"), ("root: /data", "/data"), ('root: ""', "")]
+    ("line", "root"),
+    [
+        ("", "{own}"),
+        ("root: data/here", "{own}/data/here"),
+        ("root: /data", "/data"),
+        ('root: ""', ""),
+    ],
 )
 def test_the_root_of_ones_own_yaml_is_relative_to_it(tmp_path, monkeypatch, line, root):
     own = tmp_path / "own"
@@ -407,8 +563,13 @@ def test_the_root_of_ones_own_yaml_is_relative_to_it(tmp_path, monkeypatch, line
 def test_spelling_out_a_default_keeps_the_identity(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a/x.yaml").write_text("format: karpathy\nfile: a.json\n", encoding="utf-8")
-    (tmp_path / "x.yaml").write_text("images: ''\nsummary: other\nfile: a.json\nformat: karpathy\n", encoding="utf-8")
-    assert load_spec(str(tmp_path / "x.yaml")).identity() == load_spec(str(tmp_path / "a/x.yaml")).identity()
+    (tmp_path / "x.yaml").write_text(
+        "images: ''\nsummary: other\nfile: a.json\nformat: karpathy\n", encoding="utf-8"
+    )
+    assert (
+        load_spec(str(tmp_path / "x.yaml")).identity()
+        == load_spec(str(tmp_path / "a/x.yaml")).identity()
+    )
 
 
 @pytest.mark.parametrize(

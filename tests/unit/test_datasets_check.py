@@ -20,7 +20,11 @@ def own(folder: Path, name: str, more: str = "") -> str:
     """A YAML of one's own over a shipped sample: its format and fields, without published numbers."""
     spec = find_dataset(name, folder)
     path = folder / "own.yaml"
-    path.write_text(json.dumps({"format": spec.format, **spec.settings})[:-1] + (f", {more}" if more else "") + "}")
+    path.write_text(
+        json.dumps({"format": spec.format, **spec.settings})[:-1]
+        + (f", {more}" if more else "")
+        + "}"
+    )
     return str(path)
 
 
@@ -45,7 +49,8 @@ def test_whole_data_pass_with_every_image_decoded(tmp_path, name):
     assert report.problems == report.to_get == ()
     assert all(split.counts["examples"] and split.counts["images"] for split in report.splits)
     assert [step for step in steps if step[1] == step[2]] == [
-        (f"decode images of {split.split}", split.counts["images"], split.counts["images"]) for split in report.splits
+        (f"decode images of {split.split}", split.counts["images"], split.counts["images"])
+        for split in report.splits
     ]
 
 
@@ -55,12 +60,16 @@ def test_data_of_another_size_than_published_are_refused(tmp_path, name):
     report = check(name, tmp_path, None, False, quiet)
     wrong = {problem.split(":")[0] for problem in report.problems}
     assert wrong == set(load_card(name).expected)
-    assert all("are published; fetch the split's files again" in problem for problem in report.problems)
+    assert all(
+        "are published; fetch the split's files again" in problem for problem in report.problems
+    )
 
 
 def test_numbers_as_published_pass(tmp_path, said):
     write_sample("snli_ve", tmp_path)
-    code, out, err = said("check", own(tmp_path, "snli_ve", '"expected": {"dev": {"examples": 3, "images": 1}}'))
+    code, out, err = said(
+        "check", own(tmp_path, "snli_ve", '"expected": {"dev": {"examples": 3, "images": 1}}')
+    )
     assert (code, err) == (0, [])
     assert "dev (entailment): 3 examples, 1 images, 3 answers: as published" in out
     assert "train (entailment): 3 examples, 1 images, 3 answers: ok, no published numbers" in out
@@ -69,9 +78,18 @@ def test_numbers_as_published_pass(tmp_path, said):
 @pytest.mark.parametrize(
     ("expected", "problem"),
     [
-        ('{"dve": {"examples": 3}}', "expected: dataset 'own' has no split 'dve'; did you mean 'dev'?"),
-        ('{"dev": {"exmples": 3}}', "expected: dev: 'exmples' is not counted here; did you mean 'examples'?"),
-        ('{"dev": {"examples": 4}}', "dev: 3 examples, 4 are published; fetch the split's files again"),
+        (
+            '{"dve": {"examples": 3}}',
+            "expected: dataset 'own' has no split 'dve'; did you mean 'dev'?",
+        ),
+        (
+            '{"dev": {"exmples": 3}}',
+            "expected: dev: 'exmples' is not counted here; did you mean 'examples'?",
+        ),
+        (
+            '{"dev": {"examples": 4}}',
+            "dev: 3 examples, 4 are published; fetch the split's files again",
+        ),
     ],
 )
 def test_each_difference_is_one_line(tmp_path, said, expected, problem):
@@ -122,12 +140,21 @@ def test_missing_data_come_with_where_to_get_them(tmp_path, said):
     code, out, err = said("check", "snli_ve", "--path", tmp_path)
     assert code == 2
     assert out.count("cannot be read") == 3
-    assert f"vlpeft: error: {tmp_path}/snli_ve_train.jsonl does not exist; put the file there" in err[0]
+    assert (
+        f"vlpeft: error: {tmp_path}/snli_ve_train.jsonl does not exist; put the file there"
+        in err[0]
+    )
     assert "data check" not in err[0]  # which is the command that was typed
     get = [line for line in err if line.startswith("vlpeft: to get: ")]
     assert len(get) == 4
-    assert f"snli_ve_dev.jsonl: `vlpeft data download snli_ve --path {tmp_path}` fetches https://" in get[1]
-    assert "the Flickr30k images cannot be fetched by program; fill in the request form at https://" in get[3]
+    assert (
+        f"snli_ve_dev.jsonl: `vlpeft data download snli_ve --path {tmp_path}` fetches https://"
+        in get[1]
+    )
+    assert (
+        "the Flickr30k images cannot be fetched by program; fill in the request form at https://"
+        in get[3]
+    )
     assert get[3].endswith(f"put flickr30k-images at {tmp_path}/flickr30k-images")
 
 
@@ -135,7 +162,9 @@ def test_only_what_is_missing_is_to_get(tmp_path, said):
     write_sample("snli_ve", tmp_path)
     (tmp_path / "snli_ve_test.jsonl").unlink()
     _, _, err = said("check", "snli_ve", "--path", tmp_path, "--split", "test")
-    assert [line.split(":")[2].strip() for line in err if line.startswith("vlpeft: to get")] == ["snli_ve_test.jsonl"]
+    assert [line.split(":")[2].strip() for line in err if line.startswith("vlpeft: to get")] == [
+        "snli_ve_test.jsonl"
+    ]
 
 
 def test_ids_that_occur_in_two_places_are_found(tmp_path, monkeypatch):
@@ -157,8 +186,13 @@ def test_a_published_checksum_is_compared(tmp_path):
         ('"bytes": 7', f"it has {size:,} bytes, 7 are published"),
         (f'"bytes": {size}', ""),
     ):
-        problems = check(own(tmp_path, "textcaps", source % published), None, None, False, quiet).problems
-        assert [wrong in problem and str(tmp_path / "TextCaps_0.1_val.json") in problem for problem in problems] == [True] * bool(wrong)
+        problems = check(
+            own(tmp_path, "textcaps", source % published), None, None, False, quiet
+        ).problems
+        assert [
+            wrong in problem and str(tmp_path / "TextCaps_0.1_val.json") in problem
+            for problem in problems
+        ] == [True] * bool(wrong)
 
 
 def test_the_report_as_json(tmp_path, said):
@@ -174,12 +208,42 @@ def test_the_report_as_json(tmp_path, said):
 
 
 BAD = {  # of each task one record that no reader takes: file, text in it, what replaces it
-    "vqav2_karpathy": ("vqa", "vit_roberta", "karpathy_train.json", '"question_id": 1000', '"question_id": 2000'),
-    "vizwiz_vqa": ("vqa", "vit_roberta", "Annotations/train.json", '"question": "What is can 0?"', '"question": null'),
+    "vqav2_karpathy": (
+        "vqa",
+        "vit_roberta",
+        "karpathy_train.json",
+        '"question_id": 1000',
+        '"question_id": 2000',
+    ),
+    "vizwiz_vqa": (
+        "vqa",
+        "vit_roberta",
+        "Annotations/train.json",
+        '"question": "What is can 0?"',
+        '"question": null',
+    ),
     "gqa": ("vqa", "vit_roberta", "train_balanced_questions.json", '"answer": "no"', '"answer": 0'),
-    "textcaps": ("captioning", "vit_gpt2", "TextCaps_0.1_train.json", '"image_id": "traincd"', '"image_id": "x"'),
-    "vizwiz_caps": ("captioning", "vit_gpt2", "annotations/train.json", '"is_rejected": false', '"is_rejected": 0'),
-    "snli_ve": ("entailment", "clip_bart", "snli_ve_train.jsonl", '"gold_label": "neutral"', '"gold_label": "-"'),
+    "textcaps": (
+        "captioning",
+        "vit_gpt2",
+        "TextCaps_0.1_train.json",
+        '"image_id": "traincd"',
+        '"image_id": "x"',
+    ),
+    "vizwiz_caps": (
+        "captioning",
+        "vit_gpt2",
+        "annotations/train.json",
+        '"is_rejected": false',
+        '"is_rejected": 0',
+    ),
+    "snli_ve": (
+        "entailment",
+        "clip_bart",
+        "snli_ve_train.jsonl",
+        '"gold_label": "neutral"',
+        '"gold_label": "-"',
+    ),
     "nlvr2": ("nlvr2", "clip_bart", "train.json", '"label": "True"', '"label": "Yes"'),
 }
 
@@ -198,7 +262,18 @@ def test_a_sweep_says_the_same_as_the_check_before_anything_runs(tmp_path, capsy
     assert code == 2
     assert str(path) in lines[0]
     with pytest.raises(SystemExit) as ended:
-        cli.main(["sweep", str(tmp_path / "one.yaml"), "--root", str(tmp_path / "out"), "--on", "inline", "--device", "cpu"])
+        cli.main(
+            [
+                "sweep",
+                str(tmp_path / "one.yaml"),
+                "--root",
+                str(tmp_path / "out"),
+                "--on",
+                "inline",
+                "--device",
+                "cpu",
+            ]
+        )
     assert (ended.value.code, capsys.readouterr().err.splitlines()) == (2, lines)
     assert not (tmp_path / "out").exists()
 
@@ -210,8 +285,13 @@ def test_generated_data_pass(said):
 
 
 def test_unknown_names_suggest_the_nearest(tmp_path, said):
-    assert said("check", "vqav")[2] == ["vlpeft: error: unknown dataset 'vqav'; did you mean 'vqav2'?"]
+    assert said("check", "vqav")[2] == [
+        "vlpeft: error: unknown dataset 'vqav'; did you mean 'vqav2'?"
+    ]
     code, _, err = said("check", "coco", "--split", "vla")
-    assert (code, err) == (2, ["vlpeft: error: --split vla: dataset 'coco' has no such split; did you mean 'val'?"])
+    assert (code, err) == (
+        2,
+        ["vlpeft: error: --split vla: dataset 'coco' has no such split; did you mean 'val'?"],
+    )
     with pytest.raises(UserError, match="unknown dataset"):
         find_dataset("nothing", tmp_path)

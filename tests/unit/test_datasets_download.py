@@ -43,7 +43,13 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self):
         server = self.server
-        server.asked.append(SimpleNamespace(path=self.path[1:], range=self.headers.get("Range"), match=self.headers.get("If-Range")))
+        server.asked.append(
+            SimpleNamespace(
+                path=self.path[1:],
+                range=self.headers.get("Range"),
+                match=self.headers.get("If-Range"),
+            )
+        )
         assert self.headers["Accept-Encoding"] == "identity"
         if server.statuses:
             return self.send_error(server.statuses.pop(0))
@@ -79,7 +85,14 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch):
-    for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
+    for name in (
+        "http_proxy",
+        "HTTP_PROXY",
+        "https_proxy",
+        "HTTPS_PROXY",
+        "all_proxy",
+        "ALL_PROXY",
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(module, "PAUSE", 0)
     with Server() as made:
@@ -101,7 +114,11 @@ def get(server, folder, **more):
 
 
 def left(folder):
-    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and p.name != ".download.lock")
+    return sorted(
+        p.relative_to(folder).as_posix()
+        for p in folder.rglob("*")
+        if p.is_file() and p.name != ".download.lock"
+    )
 
 
 # One file
@@ -129,7 +146,10 @@ def test_a_cut_file_is_kept_for_the_next_run(server, tmp_path):
     server.cuts = [131_072] + [0] * module.TRIES
     with pytest.raises(UserError) as caught:
         get(server, tmp_path)
-    assert f"131,072 bytes are kept in {tmp_path / 'a.bin.part'}: run the command again to go on" in str(caught.value)
+    assert (
+        f"131,072 bytes are kept in {tmp_path / 'a.bin.part'}: run the command again to go on"
+        in str(caught.value)
+    )
     assert not (tmp_path / "a.bin").exists()
     assert (tmp_path / "a.bin.part").read_bytes() == BODY[:131_072]
     server.asked.clear()
@@ -141,7 +161,10 @@ def test_a_cut_file_is_kept_for_the_next_run(server, tmp_path):
 
 def test_a_server_that_is_not_there(tmp_path, server):
     source = Download(file="a.bin", url="http://127.0.0.1:9/a.bin")
-    with pytest.raises(UserError, match=r"127\.0\.0\.1:9/a\.bin: connection lost \(ConnectionError\); 0 bytes are kept"):
+    with pytest.raises(
+        UserError,
+        match=r"127\.0\.0\.1:9/a\.bin: connection lost \(ConnectionError\); 0 bytes are kept",
+    ):
         download((source,), tmp_path, quiet)
 
 
@@ -167,7 +190,9 @@ def test_a_server_that_begins_before_the_asked_byte(server, tmp_path):
 
 def test_a_server_that_skips_bytes_is_not_believed(server, tmp_path):
     server.cuts, server.shift = [131_072], -1000
-    with pytest.raises(UserError, match="the server sent a range that begins at '132072', not at 131072"):
+    with pytest.raises(
+        UserError, match="the server sent a range that begins at '132072', not at 131072"
+    ):
         get(server, tmp_path)
 
 
@@ -193,7 +218,9 @@ def test_a_part_of_another_url_is_not_used(server, tmp_path):
 
 def test_stopped_before_the_last_rename(server, tmp_path):
     (tmp_path / "a.bin.part").write_bytes(BODY)
-    (tmp_path / "a.bin.part.json").write_text(json.dumps({"url": server.url("a.bin"), "validator": '"one"'}))
+    (tmp_path / "a.bin.part.json").write_text(
+        json.dumps({"url": server.url("a.bin"), "validator": '"one"'})
+    )
     get(server, tmp_path)
     assert (tmp_path / "a.bin").read_bytes() == BODY
     assert len(server.asked) == 1
@@ -201,7 +228,9 @@ def test_stopped_before_the_last_rename(server, tmp_path):
 
 def test_a_part_that_is_too_long_starts_afresh(server, tmp_path):
     (tmp_path / "a.bin.part").write_bytes(BODY + b"more")
-    (tmp_path / "a.bin.part.json").write_text(json.dumps({"url": server.url("a.bin"), "validator": '"one"'}))
+    (tmp_path / "a.bin.part.json").write_text(
+        json.dumps({"url": server.url("a.bin"), "validator": '"one"'})
+    )
     get(server, tmp_path)
     assert (tmp_path / "a.bin").read_bytes() == BODY
 
@@ -253,12 +282,23 @@ def test_a_transfer_compressed_against_our_wish_is_refused(server, tmp_path):
 
 def test_progress_is_reported_once_a_mebibyte(server, tmp_path):
     server.files["a.bin"], steps = BODY * 10, []
-    download((Download(file="a.bin", url=server.url("a.bin")),), tmp_path, lambda *step: steps.append(step))
-    assert steps == [("fetch MiB of a.bin", 1, 2), ("fetch MiB of a.bin", 2, 2), ("check a.bin", 0, None)]
+    download(
+        (Download(file="a.bin", url=server.url("a.bin")),),
+        tmp_path,
+        lambda *step: steps.append(step),
+    )
+    assert steps == [
+        ("fetch MiB of a.bin", 1, 2),
+        ("fetch MiB of a.bin", 2, 2),
+        ("check a.bin", 0, None),
+    ]
 
 
 def test_two_downloads_into_one_folder(server, tmp_path):
-    with FileLock(tmp_path / ".download.lock"), pytest.raises(UserError, match="another process is downloading into"):
+    with (
+        FileLock(tmp_path / ".download.lock"),
+        pytest.raises(UserError, match="another process is downloading into"),
+    ):
         get(server, tmp_path)
 
 
@@ -287,8 +327,14 @@ def packed(kind, members):
 
 
 def unpacked(server, folder, kind="zip", members=None, **more):
-    server.files["x.zip"] = packed(kind, members or {"pics/1.txt": "one", "pics/deep/2.txt": "two", "list.json": "[]", "other/3.txt": "3"})
-    source = Download(**{"file": "x.zip", "url": server.url("x.zip"), "gives": ("pics", "list.json"), **more})
+    server.files["x.zip"] = packed(
+        kind,
+        members
+        or {"pics/1.txt": "one", "pics/deep/2.txt": "two", "list.json": "[]", "other/3.txt": "3"},
+    )
+    source = Download(
+        **{"file": "x.zip", "url": server.url("x.zip"), "gives": ("pics", "list.json"), **more}
+    )
     return download((source,), folder, quiet)
 
 
@@ -297,7 +343,9 @@ def unpacked(server, folder, kind="zip", members=None, **more):
 def test_only_what_is_needed_is_unpacked_and_the_archive_goes(server, tmp_path, kind, into):
     assert unpacked(server, tmp_path, kind, into=into) == ["x.zip"]
     prefix = f"{into}/" if into else ""
-    assert left(tmp_path) == sorted(f"{prefix}{name}" for name in ("pics/1.txt", "pics/deep/2.txt", "list.json"))
+    assert left(tmp_path) == sorted(
+        f"{prefix}{name}" for name in ("pics/1.txt", "pics/deep/2.txt", "list.json")
+    )
     assert (tmp_path / prefix / "pics/deep/2.txt").read_text() == "two"
     assert unpacked(server, tmp_path, kind, into=into) == []
     assert len(server.asked) == 1
@@ -318,7 +366,9 @@ def test_an_archive_fetched_by_hand_is_unpacked(server, tmp_path):
 
 
 def test_an_archive_without_what_it_should_hold(server, tmp_path):
-    with pytest.raises(UserError, match=r"x\.zip holds no 'list\.json', only pics; unpack it by hand to"):
+    with pytest.raises(
+        UserError, match=r"x\.zip holds no 'list\.json', only pics; unpack it by hand to"
+    ):
         unpacked(server, tmp_path, members={"pics/1.txt": "one"})
     assert left(tmp_path) == ["x.zip"]
 
@@ -327,7 +377,9 @@ def test_a_damaged_archive_is_removed(server, tmp_path):
     good = packed("zip", {"pics/1.txt": "one" * 100, "list.json": "[]"})
     for damaged in (b"no archive", good[:-30], good.replace(b"oneone", b"oneeno", 1)):
         (tmp_path / "x.zip").write_bytes(damaged)
-        with pytest.raises(UserError, match=r"x\.zip is damaged .* and was removed; run the command again"):
+        with pytest.raises(
+            UserError, match=r"x\.zip is damaged .* and was removed; run the command again"
+        ):
             unpacked(server, tmp_path)
         assert left(tmp_path) == []
 
@@ -335,7 +387,17 @@ def test_a_damaged_archive_is_removed(server, tmp_path):
 @pytest.mark.parametrize("kind", ["zip", "tar"])
 def test_members_never_leave_the_folder(server, tmp_path, kind):
     root = tmp_path / "root"
-    unpacked(server, root, kind, members={"pics/1.txt": "one", "pics/../../evil.txt": "x", "/pics/abs.txt": "x", "list.json": "[]"})
+    unpacked(
+        server,
+        root,
+        kind,
+        members={
+            "pics/1.txt": "one",
+            "pics/../../evil.txt": "x",
+            "/pics/abs.txt": "x",
+            "list.json": "[]",
+        },
+    )
     assert left(tmp_path) == ["root/list.json", "root/pics/1.txt"]
 
 
@@ -348,7 +410,9 @@ def card(server, tmp_path):
     sources = [{"file": "a.bin", "url": server.url("a.bin"), "sha256": SHA}]
     hand = [{"what": "the images", "get": "ask at https://example.org/form", "places": ["images"]}]
     path = tmp_path / "mine.yaml"
-    path.write_text(f"format: karpathy\nfile: a.bin\n{about}downloads: {json.dumps(sources)}\nby_hand: {json.dumps(hand)}\n")
+    path.write_text(
+        f"format: karpathy\nfile: a.bin\n{about}downloads: {json.dumps(sources)}\nby_hand: {json.dumps(hand)}\n"
+    )
     return path
 
 
@@ -367,8 +431,15 @@ def test_the_licence_comes_first_and_must_be_accepted(server, card, said, tmp_pa
     monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: False))
     code, out, err = said(card, "--path", tmp_path / "data")
     assert code == 2
-    assert out.splitlines()[:3] == ["mine: two files", "licence: CC BY 4.0", "terms: https://example.org/terms"]
-    assert err == "vlpeft: error: the licence of 'mine' must be accepted before its files are fetched: read its terms, then add --yes\n"
+    assert out.splitlines()[:3] == [
+        "mine: two files",
+        "licence: CC BY 4.0",
+        "terms: https://example.org/terms",
+    ]
+    assert (
+        err
+        == "vlpeft: error: the licence of 'mine' must be accepted before its files are fetched: read its terms, then add --yes\n"
+    )
     monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: True))
     monkeypatch.setattr("builtins.input", lambda _: "n")
     assert said(card, "--path", tmp_path / "data")[0] == 2
@@ -384,7 +455,8 @@ def test_yes_accepts_and_a_second_run_fetches_nothing(server, card, said, tmp_pa
     assert code == 0
     assert (tmp_path / "a.bin").read_bytes() == BODY
     assert (
-        f"by hand: images: the images cannot be fetched by program; ask at https://example.org/form; put images at {tmp_path}/images" in out
+        f"by hand: images: the images cannot be fetched by program; ask at https://example.org/form; put images at {tmp_path}/images"
+        in out
     )
     code, out, _ = said(card)
     assert code == 0

@@ -49,7 +49,9 @@ def pairs(tmp_path):
 
 def test_a_model_gets_the_files_numbers_image_by_image(pairs, tmp_path):
     data, ids = pairs
-    given = visual_inputs(built(), data, [image for pair in ids for image in pair], False, tmp_path / "cache")(ids)
+    given = visual_inputs(
+        built(), data, [image for pair in ids for image in pair], False, tmp_path / "cache"
+    )(ids)
     assert (tuple(given.shape), given.dtype) == ((2, 2, 49, 2048), torch.float32)
     for row, pair in zip(given, ids, strict=True):
         for image, name in zip(row, pair, strict=True):
@@ -66,18 +68,25 @@ def test_the_model_has_no_tower_and_uses_both_images(pairs, tmp_path):
     given = visual_inputs(backbone, data, [], False, tmp_path)(ids[:1])
     assert backbone.embed(given).shape[1] == 2 * 36
     backbone.requires_grad_(False)
-    losses = [float(backbone.loss(each, ["a"], [{"true": 1.0}])[0]) for each in (given, given.flip(1), given * 0)]
+    losses = [
+        float(backbone.loss(each, ["a"], [{"true": 1.0}])[0])
+        for each in (given, given.flip(1), given * 0)
+    ]
     assert len(set(losses)) == 3
 
 
 def test_features_of_another_width_or_grid_are_named(pairs, tmp_path):
     data, ids = pairs
-    with pytest.raises(DataError, match=r"img0\.h5: features of width 2048, not 512; set `vision: features:2048`"):
+    with pytest.raises(
+        DataError, match=r"img0\.h5: features of width 2048, not 512; set `vision: features:2048`"
+    ):
         visual_inputs(built(512), data, [], False, tmp_path)(ids)
     path = tmp_path / ids[0][1]
     with h5py.File(path, "w") as file:
         file[f"{path.stem}/features"] = np.zeros((36, 2048), np.float16)
-    with pytest.raises(DataError, match=r"img1\.h5: another number of tokens than image .*img0\.h5"):
+    with pytest.raises(
+        DataError, match=r"img1\.h5: another number of tokens than image .*img0\.h5"
+    ):
         visual_inputs(built(), data, [], False, tmp_path)(ids)
 
 
@@ -94,14 +103,18 @@ def test_random_features_to_measure_with_have_the_release_s_shape():
     assert tuple(tower(tower.random_inputs(3)).shape) == (3, 49, 2048)
 
 
-@pytest.mark.parametrize("source", ["features:", "features:x", "features:0", "features:-3", "features:1.5"])
+@pytest.mark.parametrize(
+    "source", ["features:", "features:x", "features:0", "features:-3", "features:1.5"]
+)
 def test_a_width_must_be_given(source):
     with pytest.raises(UserError, match=r"write features:WIDTH, as in features:2048"):
         FeatureTower(source)
 
 
 def test_who_needs_a_pooled_vector_is_refused():
-    with pytest.raises(UserError, match="vision: features:2048: this backbone needs a pooled vector"):
+    with pytest.raises(
+        UserError, match="vision: features:2048: this backbone needs a pooled vector"
+    ):
         vision_tower("features:2048", "mean", tokens=True)
 
 
@@ -127,7 +140,10 @@ def test_planning_says_who_cannot_read_what(tmp_path, capsys):
     path.write_text(SWEEP.format(tasks=tasks, backbones=towers, more="eval_split: val"))
     reasons = {(row["backbone"], row["dataset"]): row["skipped"] for row in plan(capsys, path)}
     assert reasons == {
-        ("tower", "vqav2_clip_bart"): "clip_bart needs images here, and vqav2_clip_bart holds features",
+        (
+            "tower",
+            "vqav2_clip_bart",
+        ): "clip_bart needs images here, and vqav2_clip_bart holds features",
         ("tower", "vqav2"): "",
         ("none", "vqav2_clip_bart"): "",
         ("none", "vqav2"): "clip_bart needs features here, and vqav2 holds images",
@@ -138,9 +154,28 @@ def test_a_cell_runs_on_features(tmp_path, capsys):
     write_sample("nlvr2_clip_bart", tmp_path)
     path = tmp_path / "one.yaml"
     tasks = f"{{task: nlvr2, dataset: {own(tmp_path, 'nlvr2_clip_bart')}}}"
-    path.write_text(SWEEP.format(tasks=tasks, backbones="{name: clip_bart, text: tiny, vision: 'features:2048'}", more=""))
+    path.write_text(
+        SWEEP.format(
+            tasks=tasks, backbones="{name: clip_bart, text: tiny, vision: 'features:2048'}", more=""
+        )
+    )
     with pytest.raises(SystemExit) as ended:
-        cli.main(["sweep", str(path), "--root", str(tmp_path / "out"), "--on", "inline", "--device", "cpu", "--threads", "1"])
+        cli.main(
+            [
+                "sweep",
+                str(path),
+                "--root",
+                str(tmp_path / "out"),
+                "--on",
+                "inline",
+                "--device",
+                "cpu",
+                "--threads",
+                "1",
+            ]
+        )
     assert ended.value.code == 0, capsys.readouterr().err
-    (record,) = (json.loads(found.read_text()) for found in (tmp_path / "out").glob("cells/*/record.json"))
+    (record,) = (
+        json.loads(found.read_text()) for found in (tmp_path / "out").glob("cells/*/record.json")
+    )
     assert set(record["metrics"]) == {"accuracy"}

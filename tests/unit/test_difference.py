@@ -54,10 +54,17 @@ def test_metrics_cells_and_how_they_were_made(tmp_path):
     assert re.search(r"70\.0000 +70\.5000 +\+0\.5000$", text, re.MULTILINE)
 
 
-@pytest.mark.parametrize(("key", "equal"), [("data", False), ("science", False), ("device", True), ("finished", True)])
-def test_other_versions_are_told_but_only_data_and_science_make_results_differ(tmp_path, key, equal):
+@pytest.mark.parametrize(
+    ("key", "equal"), [("data", False), ("science", False), ("device", True), ("finished", True)]
+)
+def test_other_versions_are_told_but_only_data_and_science_make_results_differ(
+    tmp_path, key, equal
+):
     made(tmp_path / "a")
-    made(tmp_path / "b", {0: {"provenance": {"data": {"test": "d1"}, "science": 1} | {key: "another"}}})
+    made(
+        tmp_path / "b",
+        {0: {"provenance": {"data": {"test": "d1"}, "science": 1} | {key: "another"}}},
+    )
     found = diff(tmp_path / "a", tmp_path / "b")
     assert found.equal is equal
     assert bool(found.provenance) is (key != "finished")

@@ -34,7 +34,17 @@ NUMBERS = {  # distribution of each import that can change a number, where the n
     "open_clip": "open_clip_torch",
 }
 NO_NUMBERS = {
-    *("concurrent", "datasets", "filelock", "huggingface_hub", "integer", "jinja2", "markupsafe", "pandas", "peft"),
+    *(
+        "concurrent",
+        "datasets",
+        "filelock",
+        "huggingface_hub",
+        "integer",
+        "jinja2",
+        "markupsafe",
+        "pandas",
+        "peft",
+    ),
     *("psutil", "pydantic", "requests", "rich", "ruamel", "submitit", "scipy"),
 }
 OURS = {"benchmark", "baselines", "methods", "results", "slurm"}
@@ -47,7 +57,9 @@ def made(*packages, verified=(), **about):
         more = {"verified": verified[i]} if i < len(verified) and verified[i] is not None else {}
         one = record(cell)
         values = {key: each[i] for key, each in about.items()}
-        pairs.append((cell, replace(one, provenance={**one.provenance, "packages": found, **more, **values})))
+        pairs.append(
+            (cell, replace(one, provenance={**one.provenance, "packages": found, **more, **values}))
+        )
     return pairs
 
 
@@ -103,11 +115,16 @@ def test_unverified_environments_that_differ_are_refused_unless_asked_for(verifi
     words = rf"transformers 5\.24\.0 in 2 cells; transformers 5\.23\.0 in 1 cell \(.*{CELLS[0].id}.*not verified"
     with pytest.raises(UserError, match=words) as error:
         remarks(cells)
-    assert all(fix in str(error.value) for fix in ("in one environment", "delete record.json", "--mixed-environments"))
+    assert all(
+        fix in str(error.value)
+        for fix in ("in one environment", "delete record.json", "--mixed-environments")
+    )
     assert "numpy" not in str(error.value)
     note, *_ = remarks(cells, mixed=True)
     assert note.startswith("Cells from different environments: transformers 5.24.0 in 2 cells; ")
-    assert note.endswith(f"Of these, {3 if verified[0] is None else 1} cell{'s' if verified[0] is None else ''} not verified.")
+    assert note.endswith(
+        f"Of these, {3 if verified[0] is None else 1} cell{'s' if verified[0] is None else ''} not verified."
+    )
 
 
 def test_a_cell_that_does_not_say_its_version_is_not_concerned():
@@ -131,7 +148,10 @@ def test_a_long_list_is_cut():
     cells = [planned(seed=seed) for seed in range(2 * LISTED + 10)]
     half = len(cells) // 2
     pairs = [(cell, record(cell)) for cell in cells]
-    pairs = [(c, replace(r, provenance={"packages": RENAMED if i < half else LIBRARIES})) for i, (c, r) in enumerate(pairs)]
+    pairs = [
+        (c, replace(r, provenance={"packages": RENAMED if i < half else LIBRARIES}))
+        for i, (c, r) in enumerate(pairs)
+    ]
     with pytest.raises(UserError, match=f"and {half - LISTED} more") as error:
         remarks(pairs)
     assert str(error.value).count("seed ") == LISTED
@@ -161,7 +181,11 @@ def launched(root, *packages, verified=(), about=ABOUT):
     """A launched quickstart of made cells."""
     pairs = made(*packages, verified=verified)
     store = fill(root, [replace(r, provenance={**r.provenance, **about}) for _, r in pairs])
-    plan = replace(make_plan(*(cell for cell, _ in pairs)), sweep="quickstart", source=fingerprint(sweep_path("quickstart")))
+    plan = replace(
+        make_plan(*(cell for cell, _ in pairs)),
+        sweep="quickstart",
+        source=fingerprint(sweep_path("quickstart")),
+    )
     plan_file(root, "quickstart").parent.mkdir()
     plan_file(root, "quickstart").write_bytes(to_json(dump(plan)))
     return plan, store
@@ -195,7 +219,12 @@ def test_the_page_says_it(tmp_path):
     with pytest.raises(UserError, match="--mixed-environments"):
         write_report([results], tmp_path / "out", 0)
     (path,) = write_report([results], tmp_path / "out", 0, mixed=True)
-    assert path.read_text(encoding="utf-8").count('<p class="caption">Cells from different environments: ') >= 2
+    assert (
+        path.read_text(encoding="utf-8").count(
+            '<p class="caption">Cells from different environments: '
+        )
+        >= 2
+    )
 
 
 @pytest.fixture
@@ -208,7 +237,15 @@ def vlpeft(capsys):
     return call
 
 
-KINDS = [(), ("--costs",), ("--details",), ("--significance",), ("--rows", "method"), ("--tidy",), ("--format", "csv")]
+KINDS = [
+    (),
+    ("--costs",),
+    ("--details",),
+    ("--significance",),
+    ("--rows", "method"),
+    ("--tidy",),
+    ("--format", "csv"),
+]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -217,7 +254,9 @@ def test_tables_ask_for_the_flag(vlpeft, tmp_path, kind):
     words = ("table", "quickstart", "--root", tmp_path, *kind)
     code, printed, told = vlpeft(*words)
     assert (code, printed, told.count("\n")) == (2, "", 1)
-    assert f"transformers 5.23.0 in 1 cell (lora on blip, vqa/shapes, seed 0 ({CELLS[0].id}))" in told
+    assert (
+        f"transformers 5.23.0 in 1 cell (lora on blip, vqa/shapes, seed 0 ({CELLS[0].id}))" in told
+    )
     code, printed, told = vlpeft(*words, "--mixed-environments")
     assert code == 0
     where = told if kind in (("--tidy",), ("--format", "csv")) else printed
@@ -237,7 +276,10 @@ def test_report_and_keep_ask_for_the_flag(vlpeft, tmp_path):
     (kept,) = (tmp_path / "kept").iterdir()
     assert kept.name == "quickstart--linux-x86_64-amd-epyc-torch2.15.0.jsonl"
     assert vlpeft("table", "quickstart", "--root", kept)[0] == 2
-    assert "Cells from different environments" in vlpeft("table", "quickstart", "--root", kept, "--mixed-environments")[1]
+    assert (
+        "Cells from different environments"
+        in vlpeft("table", "quickstart", "--root", kept, "--mixed-environments")[1]
+    )
 
 
 def test_evidence_says_it_in_its_first_line(tmp_path):
@@ -246,7 +288,10 @@ def test_evidence_says_it_in_its_first_line(tmp_path):
         keep("quickstart", tmp_path / "root", tmp_path)
     path = keep("quickstart", tmp_path / "root", tmp_path, mixed=True)
     head = json.loads(path.read_text().splitlines()[0])
-    assert [line.split(":")[0] for line in head["remarks"]] == ["Cells from different environments", "1 cell was run with --unverified"]
+    assert [line.split(":")[0] for line in head["remarks"]] == [
+        "Cells from different environments",
+        "1 cell was run with --unverified",
+    ]
     found = read_evidence(path)
     assert leaderboard(found.plan, found, mixed=True).remarks == tuple(head["remarks"])
 
@@ -271,7 +316,9 @@ def test_evidence_of_several_machines_is_kept_where_it_is_asked_for(tmp_path):
 
 def test_a_file_of_one_environment_says_nothing_of_it(tmp_path):
     launched(tmp_path / "root", LIBRARIES, LIBRARIES)
-    assert "remarks" not in json.loads(keep("quickstart", tmp_path / "root", tmp_path).read_text().splitlines()[0])
+    assert "remarks" not in json.loads(
+        keep("quickstart", tmp_path / "root", tmp_path).read_text().splitlines()[0]
+    )
 
 
 # --- what differs between two sets of results ---
@@ -280,19 +327,35 @@ def test_a_file_of_one_environment_says_nothing_of_it(tmp_path):
 def test_diff_names_versions_first(vlpeft, tmp_path):
     for name, packages in (("a", LIBRARIES), ("b", RENAMED | {"tokenizers": "0.23.3"})):
         pairs = made(packages, packages, python=("3.11.9", "3.11.9"))
-        changed = [replace(r, metrics={"vqa_accuracy": 1.0 if name == "a" else 2.0}, cell=dump(c.cell)) for c, r in pairs]
+        changed = [
+            replace(r, metrics={"vqa_accuracy": 1.0 if name == "a" else 2.0}, cell=dump(c.cell))
+            for c, r in pairs
+        ]
         fill(tmp_path / name, changed)
     code, printed, _ = vlpeft("diff", tmp_path / "a", tmp_path / "b")
     assert code == 1
-    order = ["Versions differ: transformers.", "cells in both", "\nversions\n", "\nmetrics\n", "\nprovenance\n"]
+    order = [
+        "Versions differ: transformers.",
+        "cells in both",
+        "\nversions\n",
+        "\nmetrics\n",
+        "\nprovenance\n",
+    ]
     places = [printed.index(words) for words in order]
     assert places == sorted(places)
     assert printed.count("5.23.0") == printed.count("5.24.0") == 1
-    assert "packages.tokenizers" in printed[places[-1] :], "one side does not say it: no version that differs"
+    assert "packages.tokenizers" in printed[places[-1] :], (
+        "one side does not say it: no version that differs"
+    )
     found = json.loads(vlpeft("diff", tmp_path / "a", tmp_path / "b", "--json")[1])
     assert next(iter(found)) == "versions"
-    assert found["versions"] == [{"key": "packages.transformers", "a": "5.23.0", "b": "5.24.0", "cells": 2}]
-    assert {each["key"] for each in found["provenance"]} == {"packages.transformers", "packages.tokenizers"}
+    assert found["versions"] == [
+        {"key": "packages.transformers", "a": "5.23.0", "b": "5.24.0", "cells": 2}
+    ]
+    assert {each["key"] for each in found["provenance"]} == {
+        "packages.transformers",
+        "packages.tokenizers",
+    }
 
 
 def test_diff_of_equal_libraries_names_none(vlpeft, tmp_path):

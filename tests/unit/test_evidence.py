@@ -14,14 +14,25 @@ from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.plan.grid import expand
 from vlpeft.benchmark.plan.sweep import fingerprint, plan_file, sweep_path
 from vlpeft.results import evidence
-from vlpeft.results.evidence import MEASURED, find_shipped_evidence, keep, open_results, read_evidence
+from vlpeft.results.evidence import (
+    MEASURED,
+    find_shipped_evidence,
+    keep,
+    open_results,
+    read_evidence,
+)
 from vlpeft.results.leaderboard import leaderboard
 from vlpeft.results.statistics.comparisons import significance_table
 from vlpeft.results.statistics.significance import significance
 from vlpeft.results.tables.render import render
 from vlpeft.results.tables.table import cost_table, score_table
 
-ABOUT = {"system": "Linux-6.1-x86_64-with-glibc2.36", "device": "AMD EPYC", "finished": "2026-11-21T10:00:00+00:00", "host": "mine"}
+ABOUT = {
+    "system": "Linux-6.1-x86_64-with-glibc2.36",
+    "device": "AMD EPYC",
+    "finished": "2026-11-21T10:00:00+00:00",
+    "host": "mine",
+}
 ROUTING = ("add", "mul", "mul_expand", "project")
 REPOSITORY = Path(__file__).resolve().parents[2]
 README = REPOSITORY / "README.md"
@@ -31,10 +42,21 @@ RESULTS = REPOSITORY / "docs" / "results.md"
 def launched(root: Path, **about):
     """A launched quickstart of three cells, one of which is skipped."""
     cells = [planned(), planned("bitfit"), planned("prompt", skipped="no embeddings")]
-    plan = replace(make_plan(*cells), sweep="quickstart", source=fingerprint(sweep_path("quickstart")))
+    plan = replace(
+        make_plan(*cells), sweep="quickstart", source=fingerprint(sweep_path("quickstart"))
+    )
     made = ABOUT | about | {"packages": {"torch": "2.15.0+cpu"}}
-    records = [record(cell, {"accuracy": value}) for cell, value in zip(cells[:2], (50.0, 70.0), strict=True)]
-    store = fill(root, [replace(r, provenance={**r.provenance, **made}, curve=[(1, 0.5)], files={"x": "y"}) for r in records])
+    records = [
+        record(cell, {"accuracy": value})
+        for cell, value in zip(cells[:2], (50.0, 70.0), strict=True)
+    ]
+    store = fill(
+        root,
+        [
+            replace(r, provenance={**r.provenance, **made}, curve=[(1, 0.5)], files={"x": "y"})
+            for r in records
+        ],
+    )
     for cell, sums in zip(cells[:2], ([25.0, 75.0], [60.0, 80.0]), strict=True):
         score(store, cell, {"accuracy": sums})
     from vlpeft.benchmark.core.config import dump
@@ -73,7 +95,9 @@ def test_a_name_may_hold_any_character_that_some_take_for_a_new_line(tmp_path):
     launched(tmp_path / "root")
     path = plan_file(tmp_path / "root", "quickstart")
     path.write_text(path.read_text().replace('"row": "lora"', '"row": "lo\u2028ra\u0085"'))
-    plan, _ = open_results("quickstart", keep("quickstart", tmp_path / "root", tmp_path / "measured"))
+    plan, _ = open_results(
+        "quickstart", keep("quickstart", tmp_path / "root", tmp_path / "measured")
+    )
     assert plan.cells[0].row == "lo\u2028ra\u0085"
 
 
@@ -103,7 +127,10 @@ def test_records_that_do_not_tell_where_they_were_made(tmp_path):
         if line.get("record"):
             line["record"]["provenance"] = {}
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert read_evidence(path).plan.notes == f"From {path.name}: undated, unknown device, torch unknown."
+    assert (
+        read_evidence(path).plan.notes
+        == f"From {path.name}: undated, unknown device, torch unknown."
+    )
     first = next(store.records())
     (store.folder(first.id) / "record.json").unlink()
     store.publish(replace(first, provenance={}))
@@ -150,7 +177,10 @@ def test_another_sweeps_file_is_refused(kept):
 def test_what_ships_is_found_by_its_sweep(tmp_path, kept, monkeypatch):
     monkeypatch.setattr(evidence, "MEASURED", kept.parent)
     assert find_shipped_evidence("quickstart") == kept
-    with pytest.raises(UserError, match=r"no evidence of 'p_adapter/table1@tiny' is shipped; there is of: quickstart"):
+    with pytest.raises(
+        UserError,
+        match=r"no evidence of 'p_adapter/table1@tiny' is shipped; there is of: quickstart",
+    ):
         find_shipped_evidence("p_adapter/table1", "tiny")
     later = kept.parent / "quickstart--a.jsonl"
     later.write_text(kept.read_text().replace('"finished":"2026', '"finished":"2027'))
@@ -175,7 +205,9 @@ def means():
     found = {}
     for task, (metric, name) in HEADLINE.items():
         part = frame[(frame.task == task) & (frame.metric == metric) & (frame.state == "done")]
-        for (backbone, dataset, method), value in part.groupby(["backbone", "dataset", "method"]).value.mean().items():
+        for (backbone, dataset, method), value in (
+            part.groupby(["backbone", "dataset", "method"]).value.mean().items()
+        ):
             found.setdefault((backbone, dataset, name), {})[method] = value
     return found
 
@@ -184,29 +216,50 @@ def test_the_printed_margins_over_blindness(means):
     lines = RESULTS.read_text().splitlines()
     assert len(means) == 7
     for (backbone, dataset, name), values in means.items():
-        blind, (worst, lowest) = values["lora, blind"], min(((m, v) for m, v in values.items() if "blind" not in m), key=itemgetter(1))
+        blind, (worst, lowest) = (
+            values["lora, blind"],
+            min(((m, v) for m, v in values.items() if "blind" not in m), key=itemgetter(1)),
+        )
         metric = "VQA accuracy" if name == "VQA" else name
-        assert f"| {backbone} | {dataset} | {metric} | {blind:.1f} | {lowest:.1f} ({worst}) | {lowest - blind:+.1f} |" in lines
+        assert (
+            f"| {backbone} | {dataset} | {metric} | {blind:.1f} | {lowest:.1f} ({worst}) | {lowest - blind:+.1f} |"
+            in lines
+        )
 
 
 def test_the_printed_differences_to_plain_methods(means):
-    table = re.search(r"^\| \| vit_roberta: easy_vqa VQA \|.*?\n\n", RESULTS.read_text(), re.MULTILINE | re.DOTALL)
+    table = re.search(
+        r"^\| \| vit_roberta: easy_vqa VQA \|.*?\n\n", RESULTS.read_text(), re.MULTILINE | re.DOTALL
+    )
     assert table is not None
-    head, _, *rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table[0].strip().splitlines()]
+    head, _, *rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in table[0].strip().splitlines()
+    ]
     columns = [means[tuple(re.split(": | ", title))] for title in head[1:]]
-    named = {"p_adapter − adapter": ("p_adapter", "adapter"), "p_adapter, paper − adapter": ("p_adapter, paper", "adapter")}
-    named |= {f"{plain} + {how}": (f"routing_{plain} {how}", plain) for plain in ("lora", "adapter") for how in ROUTING}
+    named = {
+        "p_adapter − adapter": ("p_adapter", "adapter"),
+        "p_adapter, paper − adapter": ("p_adapter, paper", "adapter"),
+    }
+    named |= {
+        f"{plain} + {how}": (f"routing_{plain} {how}", plain)
+        for plain in ("lora", "adapter")
+        for how in ROUTING
+    }
     assert {row[0] for row in rows} == named.keys()
     for title, *cells in rows:
         ours, plain = named[title]
-        assert cells == [f"{each[ours] - each[plain]:+.1f}" if ours in each else "" for each in columns]
+        assert cells == [
+            f"{each[ours] - each[plain]:+.1f}" if ours in each else "" for each in columns
+        ]
 
 
 def test_the_printed_tables_come_from_the_repository_alone():
     plan, store = open_results("quickstart", find_shipped_evidence("quickstart"))
     board = leaderboard(plan, store)
     made = render(score_table(board, significance(board, store)), "markdown")
-    found = re.search(r"^### Quickstart: .*?^From \S+.*?\n", RESULTS.read_text(), re.MULTILINE | re.DOTALL)
+    found = re.search(
+        r"^### Quickstart: .*?^From \S+.*?\n", RESULTS.read_text(), re.MULTILINE | re.DOTALL
+    )
     assert found is not None
     assert found[0] == made
     assert json.loads(render(cost_table(board), "json"))["rows"]
@@ -215,19 +268,32 @@ def test_the_printed_tables_come_from_the_repository_alone():
 def test_the_readmes_rows_are_of_the_evidence():
     plan, store = open_results("quickstart", find_shipped_evidence("quickstart"))
     frame = leaderboard(plan, store).frame
-    found = re.search(r"^\| method \| trainable, (\w+) \|.*?\n\n", README.read_text(), re.MULTILINE | re.DOTALL)
+    found = re.search(
+        r"^\| method \| trainable, (\w+) \|.*?\n\n", README.read_text(), re.MULTILINE | re.DOTALL
+    )
     assert found is not None
-    head, _, *rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in found[0].strip().splitlines()]
+    head, _, *rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in found[0].strip().splitlines()
+    ]
     assert 0 < len(rows) <= 8
     for method, share, *cells in rows:
-        part = frame[(frame.method == method) & (frame.backbone == found[1]) & (frame.state == "done")]
+        part = frame[
+            (frame.method == method) & (frame.backbone == found[1]) & (frame.state == "done")
+        ]
         assert {f"{value:.2f} %" for value in part.trainable_percent} == {share}
-        assert cells == [_mean_and_deviation(frame[frame.method == method], title) for title in head[2:]]
+        assert cells == [
+            _mean_and_deviation(frame[frame.method == method], title) for title in head[2:]
+        ]
 
 
 def _mean_and_deviation(frame, title: str) -> str:
     """A method's headline metric in a column `task/dataset, backbone`."""
     task, dataset, backbone = re.split("/|, ", title)
     metric = HEADLINE[task][0]
-    values = frame[(frame.task == task) & (frame.dataset == dataset) & (frame.backbone == backbone) & (frame.metric == metric)].value
+    values = frame[
+        (frame.task == task)
+        & (frame.dataset == dataset)
+        & (frame.backbone == backbone)
+        & (frame.metric == metric)
+    ].value
     return f"{values.mean():.1f} ± {values.std(ddof=1):.1f}"

@@ -23,7 +23,9 @@ methods:
 
 @pytest.fixture
 def sweep(tmp_path) -> str:
-    (tmp_path / "mine.yaml").write_text("{format: shapes, root: '', train_scenes: 20, protocol: {eval_split: val}}")
+    (tmp_path / "mine.yaml").write_text(
+        "{format: shapes, root: '', train_scenes: 20, protocol: {eval_split: val}}"
+    )
     (tmp_path / "a.yaml").write_text(SWEEP)
     return str(tmp_path / "a.yaml")
 
@@ -51,8 +53,14 @@ def test_each_value_has_its_origin(told) -> None:
     assert told["backbone clip_bart"]["text"] == {"value": "tiny", "from": "backbone 'small'"}
     assert told["backbone clip_bart"]["grid"] == {"value": 6, "from": "default of clip_bart"}
     assert told["vqa/mine: dataset mine"]["train_scenes"] == {"value": 20, "from": "dataset mine"}
-    assert told["vqa/mine: dataset mine"]["seed"] == {"value": 0, "from": "default of format shapes"}
-    vqa, captioning = told["vqa/mine: protocol vl_adapter"], told["captioning/shapes: protocol vl_adapter"]
+    assert told["vqa/mine: dataset mine"]["seed"] == {
+        "value": 0,
+        "from": "default of format shapes",
+    }
+    vqa, captioning = (
+        told["vqa/mine: protocol vl_adapter"],
+        told["captioning/shapes: protocol vl_adapter"],
+    )
     assert vqa["eval_split"] == {"value": "val", "from": "dataset mine"}
     assert captioning["eval_split"] == {"value": "test", "from": "default of Protocol"}
     assert vqa["epochs"] == {"value": 1, "from": "sweep"}
@@ -65,9 +73,13 @@ def test_each_value_has_its_origin(told) -> None:
 
 def test_nothing_is_left_out(sweep, told) -> None:
     cell = cross_layers(sweep)[0].planned.cell
-    assert {key: each["value"] for key, each in told["vqa/mine: protocol vl_adapter"].items()} == dump(cell.protocol)
+    assert {
+        key: each["value"] for key, each in told["vqa/mine: protocol vl_adapter"].items()
+    } == dump(cell.protocol)
     assert set(told["vqa/mine: protocol vl_adapter"]) == {f.name for f in fields(Protocol)}
-    assert {key: each["value"] for key, each in told["method lora"].items()}.items() >= cell.method.settings.items()
+    assert {
+        key: each["value"] for key, each in told["method lora"].items()
+    }.items() >= cell.method.settings.items()
     assert all(each["from"] for settings in told.values() for each in settings.values())
 
 
@@ -82,7 +94,9 @@ def test_the_command_prints_text_and_json(sweep, capsys) -> None:
             assert json.loads(out) == json.loads(json.dumps(explain_rows(cell)))
         else:
             assert f"{cell.planned.id}: ours on small, vqa+captioning/mine+shapes, seed 0" in out
-            assert any(line.split() == ["rank", "4", "method", "'ours'"] for line in out.splitlines())
+            assert any(
+                line.split() == ["rank", "4", "method", "'ours'"] for line in out.splitlines()
+            )
 
 
 def test_machines_get_one_row_a_setting(sweep) -> None:
@@ -92,15 +106,29 @@ def test_machines_get_one_row_a_setting(sweep) -> None:
 
 
 def test_at_another_scale_what_stands_for_the_data_has_its_own_origins() -> None:
-    cell = next(each for each in cross_layers("p_adapter/table2", "tiny") if each.planned.task == "vqa")
-    (data,) = (each for each in explain_rows(cell)["sections"] if each["title"] == "dataset vqav2_karpathy (shapes)")
+    cell = next(
+        each for each in cross_layers("p_adapter/table2", "tiny") if each.planned.task == "vqa"
+    )
+    (data,) = (
+        each
+        for each in explain_rows(cell)["sections"]
+        if each["title"] == "dataset vqav2_karpathy (shapes)"
+    )
     origin = {key: each["from"] for key, each in data["settings"].items()}
-    assert origin == dict.fromkeys(("train_scenes", "val_scenes", "test_scenes", "seed"), "scale tiny") | {"root": "dataset shapes"}
+    assert origin == dict.fromkeys(
+        ("train_scenes", "val_scenes", "test_scenes", "seed"), "scale tiny"
+    ) | {"root": "dataset shapes"}
 
 
 def test_at_another_scale_drawn_data_stays_what_it_is(sweep) -> None:
-    titles = {each["title"]: each["settings"] for each in explain_rows(cross_layers(sweep, "tiny")[0])["sections"]}
-    assert titles["captioning/shapes: dataset shapes"]["train_scenes"] == {"value": 4000, "from": "dataset shapes"}
+    titles = {
+        each["title"]: each["settings"]
+        for each in explain_rows(cross_layers(sweep, "tiny")[0])["sections"]
+    }
+    assert titles["captioning/shapes: dataset shapes"]["train_scenes"] == {
+        "value": 4000,
+        "from": "dataset shapes",
+    }
 
 
 def test_a_cell_that_two_towers_share_at_a_smaller_scale() -> None:
@@ -111,5 +139,8 @@ def test_a_cell_that_two_towers_share_at_a_smaller_scale() -> None:
 
 @pytest.mark.parametrize("beginning", ["", "zzz"])
 def test_no_such_cell(sweep, beginning) -> None:
-    with pytest.raises(UserError, match=rf"^--explain {beginning}: (\d+|no) cells have an id that starts so; see `vlpeft plan .*a\.yaml`$"):
+    with pytest.raises(
+        UserError,
+        match=rf"^--explain {beginning}: (\d+|no) cells have an id that starts so; see `vlpeft plan .*a\.yaml`$",
+    ):
         find(sweep, beginning)

@@ -8,7 +8,12 @@ from vlpeft.benchmark.core.errors import DataError, UserError, WeightsError
 
 @pytest.mark.parametrize(
     ("error", "cause"),
-    [(UserError("no"), "settings"), (DataError("no"), "data"), (WeightsError("no"), "weights"), (KeyError("no"), "KeyError")],
+    [
+        (UserError("no"), "settings"),
+        (DataError("no"), "data"),
+        (WeightsError("no"), "weights"),
+        (KeyError("no"), "KeyError"),
+    ],
 )
 def test_a_failure_survives_the_journey(error, cause) -> None:
     about = describe_failure(error)

@@ -100,7 +100,9 @@ def live(data: Shapes, ids: list[str], *, zeroed: bool = False) -> torch.Tensor:
     return visual_inputs(backbone, data, IMAGES, zeroed, Path("/nonexistent"))(alone(ids))
 
 
-def test_cached_features_equal_live_ones_bit_for_bit(frozen: Backbone, data: Shapes, tmp_path: Path) -> None:
+def test_cached_features_equal_live_ones_bit_for_bit(
+    frozen: Backbone, data: Shapes, tmp_path: Path
+) -> None:
     expected = live(data, IMAGES)
     for _ in ("built", "read"):
         cached = visual_inputs(frozen, data, IMAGES, False, tmp_path)
@@ -119,7 +121,9 @@ def test_the_second_use_draws_no_image(frozen: Backbone, data: Shapes, tmp_path:
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_zeroed_images_are_all_one_black_image(frozen: Backbone, data: Shapes, tmp_path: Path) -> None:
+def test_zeroed_images_are_all_one_black_image(
+    frozen: Backbone, data: Shapes, tmp_path: Path
+) -> None:
     zeroed = visual_inputs(frozen, data, IMAGES, True, tmp_path)(alone(IMAGES))
     assert Counting.drawn == []
     assert all(torch.equal(row, zeroed[0]) for row in zeroed)
@@ -143,16 +147,26 @@ def key(backbone: Backbone, data: Shapes, cache: Path, images: list[str] = IMAGE
     return made.pop() if made else ""
 
 
-def test_anything_that_changes_the_features_changes_the_key(frozen: Backbone, data: Shapes, tmp_path: Path) -> None:
+def test_anything_that_changes_the_features_changes_the_key(
+    frozen: Backbone, data: Shapes, tmp_path: Path
+) -> None:
     assert key(frozen, data, tmp_path)
     assert not key(frozen, data, tmp_path), "the same key again"
     assert not key(frozen, data, tmp_path, IMAGES[::-1]), "order and repetition play no part"
-    assert not key(Case("lora", "vit_roberta").build(seed=5), data, tmp_path), "the method plays no part"
+    assert not key(Case("lora", "vit_roberta").build(seed=5), data, tmp_path), (
+        "the method plays no part"
+    )
     assert key(frozen, replace(data, seed=1), tmp_path), "other data"
     assert key(frozen, data, tmp_path, IMAGES[:5]), "other images"
     for pool in ("cls", "mean"):
-        assert key(Case("head_only", "vit_roberta", {}, {"pool": pool}).fresh().requires_grad_(False), data, tmp_path), pool
-    tokens = Case("head_only", "vit_roberta", {}, {"context": "tokens"}).fresh().requires_grad_(False)
+        assert key(
+            Case("head_only", "vit_roberta", {}, {"pool": pool}).fresh().requires_grad_(False),
+            data,
+            tmp_path,
+        ), pool
+    tokens = (
+        Case("head_only", "vit_roberta", {}, {"context": "tokens"}).fresh().requires_grad_(False)
+    )
     assert key(tokens, data, tmp_path), "all tokens"
     for setting in ("mean", "std"):
         kept = getattr(frozen.vision, setting)
@@ -191,17 +205,23 @@ def test_two_processes_build_once_and_a_killed_one_leaves_nothing(tmp_path: Path
 
 
 @torch.no_grad()
-def test_a_view_is_drawn_from_its_example_s_seed_and_its_place(frozen: Backbone, data: Shapes) -> None:
+def test_a_view_is_drawn_from_its_example_s_seed_and_its_place(
+    frozen: Backbone, data: Shapes
+) -> None:
     tower = frozen.vision
     found = views(frozen, data)([["train/1", "train/2"], ["train/1", "train/1"]], ["a", "b"])
     drawn = [("train/1", "a/0"), ("train/2", "a/1"), ("train/1", "b/0"), ("train/1", "b/1")]
-    expected = torch.stack([transform(augment(data.image(image), tower.size, seed), tower) for image, seed in drawn])
+    expected = torch.stack(
+        [transform(augment(data.image(image), tower.size, seed), tower) for image, seed in drawn]
+    )
     assert torch.equal(found.flatten(0, 1), tower(expected))
     assert len({row.numpy().tobytes() for row in found.flatten(0, 1)}) == 4
     assert not found.requires_grad
 
 
-def test_features_kept_in_half_the_bytes_are_rounded_and_nothing_else(frozen: Backbone, data: Shapes, tmp_path: Path) -> None:
+def test_features_kept_in_half_the_bytes_are_rounded_and_nothing_else(
+    frozen: Backbone, data: Shapes, tmp_path: Path
+) -> None:
     whole = visual_inputs(frozen, data, IMAGES, False, tmp_path)(alone(IMAGES))
     half = visual_inputs(frozen, data, IMAGES, False, tmp_path, "float16")(alone(IMAGES))
     assert half.dtype is torch.float32
@@ -210,7 +230,9 @@ def test_features_kept_in_half_the_bytes_are_rounded_and_nothing_else(frozen: Ba
     assert sizes[1] == 2 * sizes[0]
 
 
-def test_features_too_large_for_half_the_bytes_are_refused(frozen: Backbone, data: Shapes, tmp_path: Path) -> None:
+def test_features_too_large_for_half_the_bytes_are_refused(
+    frozen: Backbone, data: Shapes, tmp_path: Path
+) -> None:
     with torch.no_grad():
         frozen.vision.model.layernorm.weight.fill_(1e7)
         frozen.vision.pool = "cls"
@@ -219,7 +241,9 @@ def test_features_too_large_for_half_the_bytes_are_refused(frozen: Backbone, dat
 
 
 @torch.no_grad()
-def test_some_views_of_each_image_are_computed_once(frozen: Backbone, data: Shapes, tmp_path: Path) -> None:
+def test_some_views_of_each_image_are_computed_once(
+    frozen: Backbone, data: Shapes, tmp_path: Path
+) -> None:
     """Which one an example sees, its seed says; it is the view that is drawn live; and a tower that trains sees the same."""
     tower, images = frozen.vision, ["train/1", "train/2"]
     look = cached_views(frozen, data, images, 3, tmp_path)
@@ -227,24 +251,32 @@ def test_some_views_of_each_image_are_computed_once(frozen: Backbone, data: Shap
     seeds = [str(i) for i in range(20)]
     found = look([images[:1]] * 20, seeds)[:, 0]
     assert len(Counting.drawn) == 6, "nothing is drawn again"
-    drawn = [transform(augment(data.image("train/1"), tower.size, f"view {k}"), tower) for k in range(3)]
+    drawn = [
+        transform(augment(data.image("train/1"), tower.size, f"view {k}"), tower) for k in range(3)
+    ]
     expected = torch.cat([tower(each[None]) for each in drawn])
     distances = (found[:, None] - expected[None]).abs().amax((2, 3))
     assert distances.min(1).values.max() < 1e-4
     assert set(distances.argmin(1).tolist()) == {0, 1, 2}
     assert torch.equal(look([images[:1]] * 20, seeds)[:, 0], found)
     trains = Case("full_finetuning", "vit_roberta", {"vision": True}).build()
-    again = cached_views(trains, data, images, 3, Path("/nonexistent"))([images[:1]] * 20, seeds)[:, 0]
+    again = cached_views(trains, data, images, 3, Path("/nonexistent"))([images[:1]] * 20, seeds)[
+        :, 0
+    ]
     torch.testing.assert_close(again, found, rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
-def test_views_of_another_number_are_computed_anew_and_the_same_are_read(frozen: Backbone, data: Shapes, tmp_path: Path) -> None:
+def test_views_of_another_number_are_computed_anew_and_the_same_are_read(
+    frozen: Backbone, data: Shapes, tmp_path: Path
+) -> None:
     """Their number is part of the key, and so is how they are kept; order of images and seeds of examples are not."""
     images, seeds = ["train/1", "train/2"], [str(i) for i in range(9)]
     kept = cached_views(frozen, data, images, 2, tmp_path)([images[:1]] * 9, seeds)
     assert len(Counting.drawn) == 4
-    assert torch.equal(cached_views(frozen, data, images[::-1] * 2, 2, tmp_path)([images[:1]] * 9, seeds), kept)
+    assert torch.equal(
+        cached_views(frozen, data, images[::-1] * 2, 2, tmp_path)([images[:1]] * 9, seeds), kept
+    )
     assert len(Counting.drawn) == 4, "read"
     cached_views(frozen, data, images, 3, tmp_path)
     assert len(Counting.drawn) == 4 + 6

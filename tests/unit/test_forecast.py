@@ -36,12 +36,17 @@ def sweep(tmp_path: Path) -> str:
 
 def test_steps_are_those_of_the_run(sweep: str) -> None:
     """30 questions in batches of 8, two epochs; captions train one by one, five an image."""
-    steps = {(cell.backbone, cell.task): total_steps(cell.cell) for cell in plan(sweep, need_data=True).cells}
+    steps = {
+        (cell.backbone, cell.task): total_steps(cell.cell)
+        for cell in plan(sweep, need_data=True).cells
+    }
     assert steps["vit_roberta", "vqa"] == 2 * 4
     assert steps["blip", "vqa+captioning"] > steps["blip", "vqa"] == 8
 
 
-def test_a_step_is_measured_in_part_of_its_batch(sweep: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_is_measured_in_part_of_its_batch(
+    sweep: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of a joint cell the mean over its tasks; a batch that is cut costs in proportion."""
     sizes = []
 
@@ -57,30 +62,51 @@ def test_a_step_is_measured_in_part_of_its_batch(sweep: str, monkeypatch: pytest
 
 @pytest.mark.parametrize(
     ("more", "computed"),
-    [("images: real", 1), ("augment: blip", 4), ("augment: blip, views: 3", 1), ("images: zeroed, augment: blip", 1)],
+    [
+        ("images: real", 1),
+        ("augment: blip", 4),
+        ("augment: blip, views: 3", 1),
+        ("images: zeroed, augment: blip", 1),
+    ],
 )
-def test_features_are_at_hand_wherever_a_run_caches_them(tmp_path: Path, more: str, computed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_features_are_at_hand_wherever_a_run_caches_them(
+    tmp_path: Path, more: str, computed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The tower runs once to make them, or (`augment` without `views`) in each step, too."""
     text = SWEEP.replace("eval_limit: 4}", f"eval_limit: 4, {more}}}")
     (tmp_path / "small.yaml").write_text(text)
     cell = plan(str(tmp_path / "small.yaml"), need_data=True).cells[0].cell
     ran = []
     forward = HuggingFaceTower.forward
-    monkeypatch.setattr(HuggingFaceTower, "forward", lambda *given: ran.append(1) or forward(*given))
+    monkeypatch.setattr(
+        HuggingFaceTower, "forward", lambda *given: ran.append(1) or forward(*given)
+    )
     step_seconds(cell, 2, Runtime(device="cpu", threads=1))
     assert len(ran) == computed
 
 
-def test_data_that_is_missing_is_told_before_anything_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_that_is_missing_is_told_before_anything_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """And the other cells are measured none the less."""
     files = "{questions: a, annotations: b, images: c, pattern: '{image_id}.png'}"
-    (tmp_path / "mine.yaml").write_text(f"{{format: vqav2, root: nowhere, files: {{train: {files}, test: {files}}}}}")
-    text = SWEEP.replace("tasks: [vqa/shapes, ", "tasks: [{task: vqa, dataset: mine.yaml}, vqa/shapes, ")
+    (tmp_path / "mine.yaml").write_text(
+        f"{{format: vqav2, root: nowhere, files: {{train: {files}, test: {files}}}}}"
+    )
+    text = SWEEP.replace(
+        "tasks: [vqa/shapes, ", "tasks: [{task: vqa, dataset: mine.yaml}, vqa/shapes, "
+    )
     (tmp_path / "small.yaml").write_text(text)
     measured = []
-    monkeypatch.setattr(forecast, "step_seconds", lambda cell, *_: measured.append(cell.dataset.name) or 1.0)
+    monkeypatch.setattr(
+        forecast, "step_seconds", lambda cell, *_: measured.append(cell.dataset.name) or 1.0
+    )
     monkeypatch.setattr(forecast, "ProcessPoolExecutor", Here)
-    found = list(forecast.forecasts(plan(str(tmp_path / "small.yaml"), need_data=False), 2, Runtime(device="cpu", threads=1)))
+    found = list(
+        forecast.forecasts(
+            plan(str(tmp_path / "small.yaml"), need_data=False), 2, Runtime(device="cpu", threads=1)
+        )
+    )
     assert [bool(each.failed) for each in found] == [each.dataset == "mine" for each in found]
     assert "mine" in {each.dataset for each in found}
     assert measured.count("mine") == 0
@@ -101,10 +127,14 @@ class Here:
         return self
 
 
-def test_the_command(sweep: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command(
+    sweep: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(forecast, "ProcessPoolExecutor", Here)
     with pytest.raises(SystemExit) as done:
-        cli.main(["plan", sweep, "--cost", "--batch", "2", "--device", "cpu", "--threads", "1", "--json"])
+        cli.main(
+            ["plan", sweep, "--cost", "--batch", "2", "--device", "cpu", "--threads", "1", "--json"]
+        )
     assert done.value.code == 0
     printed = capsys.readouterr()
     rows = json.loads(printed.out)
@@ -131,14 +161,18 @@ def test_the_command(sweep: str, capsys: pytest.CaptureFixture[str], monkeypatch
         (["--cost", "--device", "gpu"], "device"),
     ],
 )
-def test_slips(sweep: str, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_slips(
+    sweep: str, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as done:
         cli.main(["plan", sweep, *arguments])
     assert done.value.code == 2
     assert message in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_a_sweep_without_any_data_is_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sweep_without_any_data_is_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("VLPEFT_DATA", "/nonexistent")
     with pytest.raises(SystemExit) as done:
         cli.main(["plan", "p_adapter/table1", "--cost", "--device", "cpu"])

@@ -73,8 +73,14 @@ def refusal(tmp_path):
 
 def golden_cells() -> dict[str, str]:
     """One cell of every row and backbone of the quickstart, each with another task or seed than the one before."""
-    kept = [p for p in expand("quickstart") if (p.backbone, p.task) in (("vit_roberta", "vqa"), ("vit_gpt2", "captioning"))]
-    return {f"{p.row} | {p.backbone} | {p.task}/{p.dataset} | seed {p.seed}": p.id for p in kept[::7]}
+    kept = [
+        p
+        for p in expand("quickstart")
+        if (p.backbone, p.task) in (("vit_roberta", "vqa"), ("vit_gpt2", "captioning"))
+    ]
+    return {
+        f"{p.row} | {p.backbone} | {p.task}/{p.dataset} | seed {p.seed}": p.id for p in kept[::7]
+    }
 
 
 def test_golden_ids() -> None:
@@ -93,7 +99,9 @@ def test_a_golden_id_that_depends_on_no_file() -> None:
 def test_ids_are_the_same_in_every_process() -> None:
     code = "from vlpeft.benchmark.plan.grid import expand; print(*[p.id for p in expand('quickstart')])"
     other = {**os.environ, "PYTHONHASHSEED": "1"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True, env=other)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, check=True, text=True, env=other
+    )
     assert done.stdout.split() == [p.id for p in expand("quickstart")]
 
 
@@ -105,18 +113,30 @@ def test_quickstart_has_no_equal_cells_and_no_equal_places() -> None:
 
 
 SAME = {
-    "defaults of a method": {"methods": "[{name: lora, rank: 8, alpha: 16.0, targets: [query, value], dropout: 0.0}]"},
+    "defaults of a method": {
+        "methods": "[{name: lora, rank: 8, alpha: 16.0, targets: [query, value], dropout: 0.0}]"
+    },
     "an integer for a float": {"methods": "[{name: lora, alpha: 16}]"},
     "keys in another order": {"backbones": "[{vision: tiny, text: tiny, name: vit_roberta}]"},
-    "defaults of a backbone": {"backbones": "[{name: vit_roberta, text: tiny, vision: tiny, read: prefix, head_layers: 2}]"},
-    "defaults of a protocol": {"protocol": "{steps: 2, batch_size: 64, beams: 1, clip_norm: null, betas: [0.9, 0.999], lr: 0.001}"},
+    "defaults of a backbone": {
+        "backbones": "[{name: vit_roberta, text: tiny, vision: tiny, read: prefix, head_layers: 2}]"
+    },
+    "defaults of a protocol": {
+        "protocol": "{steps: 2, batch_size: 64, beams: 1, clip_norm: null, betas: [0.9, 0.999], lr: 0.001}"
+    },
     "the protocol's name": {"protocol": "{lr: 1e-3, steps: 2, name: ours}"},
-    "a setting that moved to the method": {"protocol": "{lr: 1e-3}", "methods": "[{name: lora, protocol: {steps: 2}}]"},
+    "a setting that moved to the method": {
+        "protocol": "{lr: 1e-3}",
+        "methods": "[{name: lora, protocol: {steps: 2}}]",
+    },
     "a setting that moved to the backbone": {
         "protocol": "{lr: 1e-3}",
         "backbones": "[{name: vit_roberta, text: tiny, vision: tiny, protocol: {steps: 2}}]",
     },
-    "labels": {"methods": "[{name: lora, label: ours}]", "backbones": "[{name: vit_roberta, text: tiny, vision: tiny, label: small}]"},
+    "labels": {
+        "methods": "[{name: lora, label: ours}]",
+        "backbones": "[{name: vit_roberta, text: tiny, vision: tiny, label: small}]",
+    },
     "title and notes": {"title": "another", "notes": "another", "summary": "another"},
     "the long form of a task": {"tasks": "[{task: vqa, dataset: shapes}]"},
     "seeds spelled out": {"seeds": "[0]"},
@@ -140,7 +160,9 @@ OTHER = {
     "limit": {"protocol": "{lr: 1e-3, steps: 2, train_limit: 100}"},
     "metrics": {"protocol": "{lr: 1e-3, steps: 2, metrics: [vqa_accuracy]}"},
     "weights": {"backbones": "[{name: vit_roberta, text: tiny}]"},
-    "backbone setting": {"backbones": "[{name: vit_roberta, text: tiny, vision: tiny, read: text}]"},
+    "backbone setting": {
+        "backbones": "[{name: vit_roberta, text: tiny, vision: tiny, read: text}]"
+    },
     "dataset": {"tasks": "[vqa/easy_vqa]"},
     "task": {"tasks": "[captioning/shapes]"},
 }
@@ -159,9 +181,17 @@ def test_data_settings_change_the_id_and_moving_data_does_not(tmp_path, ids) -> 
         data.write_text("".join(f"{key}: {value}\n" for key, value in {**lines, **more}.items()))
         return ids(tasks="[vqa/mine.yaml]")[0]
 
-    assert made() == made(root="elsewhere") == made(root='""') == made(seed="0") == made(summary="another", licence="another")
+    assert (
+        made()
+        == made(root="elsewhere")
+        == made(root='""')
+        == made(seed="0")
+        == made(summary="another", licence="another")
+    )
     assert len({made(), made(seed="1"), made(train_scenes="21")}) == 3
-    (tmp_path / "yours.yaml").write_text(data.read_text())  # another name may be other data in files of the same names
+    (tmp_path / "yours.yaml").write_text(
+        data.read_text()
+    )  # another name may be other data in files of the same names
     assert ids(tasks="[vqa/yours.yaml]")[0] != made()
 
 
@@ -191,9 +221,16 @@ PROTOCOL_VALUES = {
 }  # fmt: skip
 
 
-@given(st.fixed_dictionaries({}, optional=PROTOCOL_VALUES), st.fixed_dictionaries({}, optional=PROTOCOL_VALUES), st.text(max_size=5))
+@given(
+    st.fixed_dictionaries({}, optional=PROTOCOL_VALUES),
+    st.fixed_dictionaries({}, optional=PROTOCOL_VALUES),
+    st.text(max_size=5),
+)
 def test_two_protocols_share_an_id_exactly_if_they_are_equal(one, other, name) -> None:
-    first, second = (replace(CELL, protocol=parse(Protocol, {"lr": 1e-3, "steps": 10, **values}, "")) for values in (one, other))
+    first, second = (
+        replace(CELL, protocol=parse(Protocol, {"lr": 1e-3, "steps": 10, **values}, ""))
+        for values in (one, other)
+    )
     assert (first.id == second.id) == (first.protocol == second.protocol)
     assert replace(first, protocol=replace(first.protocol, name=name)).id == first.id
 
@@ -224,9 +261,19 @@ def test_cells_survive_the_way_through_json() -> None:
 
 
 def test_order_and_count(ids, tmp_path) -> None:
-    cells = expand(write(tmp_path / "a.yaml", seeds="[3, 1]", methods="[lora, bitfit]", tasks="[vqa/shapes, vqa/easy_vqa]"))
+    cells = expand(
+        write(
+            tmp_path / "a.yaml",
+            seeds="[3, 1]",
+            methods="[lora, bitfit]",
+            tasks="[vqa/shapes, vqa/easy_vqa]",
+        )
+    )
     assert [(p.dataset, p.row, p.seed) for p in cells] == [
-        (dataset, method, seed) for dataset in ("shapes", "easy_vqa") for method in ("lora", "bitfit") for seed in (3, 1)
+        (dataset, method, seed)
+        for dataset in ("shapes", "easy_vqa")
+        for method in ("lora", "bitfit")
+        for seed in (3, 1)
     ]
 
 
@@ -237,19 +284,40 @@ def test_labels(tmp_path) -> None:
 
 
 REFUSED = {
-    "two equal labels": ({"methods": "[{name: lora, label: a}, {name: bitfit, label: a}]"}, "'a' stands 2 times"),
-    "two equal backbones": ({"backbones": "[vit_gpt2, vit_gpt2]"}, "backbones: 'vit_gpt2' stands 2 times"),
+    "two equal labels": (
+        {"methods": "[{name: lora, label: a}, {name: bitfit, label: a}]"},
+        "'a' stands 2 times",
+    ),
+    "two equal backbones": (
+        {"backbones": "[vit_gpt2, vit_gpt2]"},
+        "backbones: 'vit_gpt2' stands 2 times",
+    ),
     "no methods": ({"methods": "[]"}, "methods: "),
     "no backbones": ({"backbones": "[]"}, "backbones: "),
     "no tasks": ({"tasks": "[]"}, "tasks: "),
     "no seeds": ({"seeds": "[]"}, "seeds: "),
     "a bare method": ({"methods": "lora"}, 'methods: write a list, such as ["lora"], got "lora"'),
-    "a number for a method": ({"methods": "[3]"}, "methods[0]: write a name, or a mapping with `name:` and settings, got 3"),
-    "a number for a label": ({"methods": "[{name: lora, label: 3}]"}, "methods[0]: label: input should be a valid string, got 3"),
-    "a list for a protocol": ({"methods": "[{name: lora, protocol: [3]}]"}, "methods[0]: protocol: "),
+    "a number for a method": (
+        {"methods": "[3]"},
+        "methods[0]: write a name, or a mapping with `name:` and settings, got 3",
+    ),
+    "a number for a label": (
+        {"methods": "[{name: lora, label: 3}]"},
+        "methods[0]: label: input should be a valid string, got 3",
+    ),
+    "a list for a protocol": (
+        {"methods": "[{name: lora, protocol: [3]}]"},
+        "methods[0]: protocol: ",
+    ),
     "a number for seeds": ({"seeds": "3"}, "seeds: write a list, such as [0, 1, 2], got 3"),
-    "a projection that is none": ({"methods": "[{name: lora, targets: [qeury]}]"}, "method 'lora': targets[0]: "),
-    "the recipe at the top": ({"title": "a\nlr: 1e-3"}, "unknown key 'lr' here; it belongs to the protocol: write it under `protocol:`"),
+    "a projection that is none": (
+        {"methods": "[{name: lora, targets: [qeury]}]"},
+        "method 'lora': targets[0]: ",
+    ),
+    "the recipe at the top": (
+        {"title": "a\nlr: 1e-3"},
+        "unknown key 'lr' here; it belongs to the protocol: write it under `protocol:`",
+    ),
     "the recipe in a task": (
         {"tasks": "[{task: vqa, dataset: shapes, steps: 3}]"},
         "tasks[0]: unknown key 'steps' here; it belongs to the protocol: write it under the sweep's `protocol:`",
@@ -258,7 +326,10 @@ REFUSED = {
         {"methods": "[{name: lora, lr: 1e-3}]"},
         "method 'lora': unknown key 'lr' here; it belongs to the protocol: write it as `protocol: {lr: ...}` in this entry",
     ),
-    "the recipe in a backbone": ({"backbones": "[{name: vit_gpt2, beams: 3}]"}, "write it as `protocol: {beams: ...}` in this entry"),
+    "the recipe in a backbone": (
+        {"backbones": "[{name: vit_gpt2, beams: 3}]"},
+        "write it as `protocol: {beams: ...}` in this entry",
+    ),
     "a task of three parts": ({"tasks": "[a/b/c]"}, "tasks[0]: write task/dataset"),
     "a misspelt part of a task": (
         {"tasks": "[{task: vqa, datasset: shapes}]"},
@@ -293,7 +364,9 @@ def test_seeds_cost_next_to_nothing(tmp_path, monkeypatch) -> None:
     calls = Counter()
     for name in ("resolve", "_data_layers", "_resolve"):
         real = getattr(grid, name)
-        monkeypatch.setattr(grid, name, lambda *given, name=name, real=real: calls.update([name]) or real(*given))
+        monkeypatch.setattr(
+            grid, name, lambda *given, name=name, real=real: calls.update([name]) or real(*given)
+        )
     counted = []
     for seeds in (1, 50):
         calls.clear()

@@ -29,14 +29,23 @@ HOSTILE = (
     "http://a.b/c_d",
     "$x$ \\input{/etc/passwd}",
 )
-NAMES = st.text(st.one_of(st.sampled_from(SPECIAL), st.characters(codec="utf-8")), max_size=15).filter(one_line)
+NAMES = st.text(
+    st.one_of(st.sampled_from(SPECIAL), st.characters(codec="utf-8")), max_size=15
+).filter(one_line)
 
 
 def named(text: str) -> Table:
     """A table that holds the text everywhere, on one line, as tables of results do."""
     text = one_line(text)
     rows = ((Text(text, ("a",)), Text("1.0", bold=True)), (Text("x"), Text(text)))
-    return Table(text, (text,), (Block(text, "lr", (("", text), ("method", text)), rows),), ({"name": text},), (("a", text),), (text,))
+    return Table(
+        text,
+        (text,),
+        (Block(text, "lr", (("", text), ("method", text)), rows),),
+        ({"name": text},),
+        (("a", text),),
+        (text,),
+    )
 
 
 @given(NAMES)
@@ -48,9 +57,16 @@ def named(text: str) -> Table:
 @settings(max_examples=150)
 def test_markdown_shows_the_name(text):
     tokens = MarkdownIt("commonmark").enable("table").parse(render(named(text), "markdown"))
-    cells = [tokens[i + 1] for i, token in enumerate(tokens) if token.type in ("td_open", "th_open")]
+    cells = [
+        tokens[i + 1] for i, token in enumerate(tokens) if token.type in ("td_open", "th_open")
+    ]
     assert len(cells) == 6, "the grid is whole"
-    assert [seen(cell) for cell in cells[2:]] == [f"{one_line(text)}<sup>a</sup>", "1.0", "x", one_line(text)]
+    assert [seen(cell) for cell in cells[2:]] == [
+        f"{one_line(text)}<sup>a</sup>",
+        "1.0",
+        "x",
+        one_line(text),
+    ]
 
 
 def seen(inline) -> str:
@@ -81,7 +97,12 @@ class Cells(HTMLParser):
 def test_html_shows_the_name(text):
     page = Cells()
     page.feed(render(named(text), "html").partition("</table>")[0])
-    assert [cell.strip("\n") for cell in page.cells] == [f"{one_line(text)}a", "1.0", "x", one_line(text)]
+    assert [cell.strip("\n") for cell in page.cells] == [
+        f"{one_line(text)}a",
+        "1.0",
+        "x",
+        one_line(text),
+    ]
     assert page.tags.count("script") == 0
     assert page.tags.count("b") == 1
 
@@ -95,7 +116,9 @@ def test_data_formats_hold_the_name(text):
 
 @given(NAMES)
 def test_text_keeps_its_lines(text):
-    assert len(render(named(text), "text").splitlines()) == len(render(named("x"), "text").splitlines())
+    assert len(render(named(text), "text").splitlines()) == len(
+        render(named("x"), "text").splitlines()
+    )
 
 
 @given(NAMES)
@@ -107,14 +130,30 @@ def compiled(source: str, folder: Path) -> str:
     """The text of the PDF that pdflatex makes."""
     page = r"\documentclass{article}\usepackage[margin=1cm,a3paper,landscape]{geometry}\usepackage{booktabs}\begin{document}"
     (folder / "t.tex").write_text(f"{page}\n{source}\\end{{document}}\n", encoding="utf-8")
-    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "-no-shell-escape", "t.tex"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace", check=False, timeout=120)
+    command = [
+        "pdflatex",
+        "-interaction=nonstopmode",
+        "-halt-on-error",
+        "-no-shell-escape",
+        "t.tex",
+    ]
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stdout[-2000:]
     assert "LaTeX Warning: Float too large" not in done.stdout
     return done.stdout
 
 
-needs_latex = pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex here (Debian: texlive-latex-recommended)")
+needs_latex = pytest.mark.skipif(
+    shutil.which("pdflatex") is None, reason="no pdflatex here (Debian: texlive-latex-recommended)"
+)
 
 
 @needs_latex

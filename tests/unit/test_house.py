@@ -19,10 +19,24 @@ FLOORS = (  # a room imports from lower floors only
     "cli",
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms.split()}
-NEVER = {("slurm", "results"), ("bench", "results"), ("methods", "backbones"), ("baselines", "backbones")}
+NEVER = {
+    ("slurm", "results"),
+    ("bench", "results"),
+    ("methods", "backbones"),
+    ("baselines", "backbones"),
+}
 VLPEFT = REPOSITORY / "vlpeft"
-FILES = {path.relative_to(VLPEFT).as_posix(): path for name in PACKAGES[1:] for path in (VLPEFT / name).rglob("*.py")}
-OLD = tuple(f"{word} {name}{end}" for word in ("from", "import") for name in PACKAGES[1:] for end in (".", " "))
+FILES = {
+    path.relative_to(VLPEFT).as_posix(): path
+    for name in PACKAGES[1:]
+    for path in (VLPEFT / name).rglob("*.py")
+}
+OLD = tuple(
+    f"{word} {name}{end}"
+    for word in ("from", "import")
+    for name in PACKAGES[1:]
+    for end in (".", " ")
+)
 
 
 def room(path: str) -> str:
@@ -42,24 +56,37 @@ def imports(path: str) -> Iterator[tuple[int, str]]:
         if isinstance(node, ast.Import):
             found = [file_of(alias.name) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            found = [file_of(f"{node.module}.{alias.name}") or file_of(str(node.module)) for alias in node.names]
+            found = [
+                file_of(f"{node.module}.{alias.name}") or file_of(str(node.module))
+                for alias in node.names
+            ]
         else:
             continue
         yield from ((node.lineno, name) for name in found if name is not None)
 
 
 def test_arrows_go_down() -> None:
-    arrows = [(f"{path}:{line}", room(path), room(name)) for path in sorted(FILES) for line, name in imports(path)]
+    arrows = [
+        (f"{path}:{line}", room(path), room(name))
+        for path in sorted(FILES)
+        for line, name in imports(path)
+    ]
     between = [(where, a, b) for where, a, b in arrows if a != b]
     assert [each for each in between if each[1:] in NEVER or FLOOR[each[1]] <= FLOOR[each[2]]] == []
 
 
 def test_no_circles() -> None:
-    TopologicalSorter({path: {name for _, name in imports(path)} for path in FILES}).prepare()  # raises CycleError
+    TopologicalSorter(
+        {path: {name for _, name in imports(path)} for path in FILES}
+    ).prepare()  # raises CycleError
 
 
 def test_each_module_has_one_name() -> None:
     """Imported as `results`, it would be there twice, and a user's own results.py could be taken for it."""
     everything = [*FILES.values(), *(REPOSITORY / "tests").rglob("*.py")]
-    lines = [line.strip() for file in everything for line in file.read_text(encoding="utf-8").splitlines()]
+    lines = [
+        line.strip()
+        for file in everything
+        for line in file.read_text(encoding="utf-8").splitlines()
+    ]
     assert [line for line in lines if line.startswith(OLD)] == []

@@ -17,7 +17,10 @@ def test_the_first_interrupt_of_a_training_cell_is_kept(capsys) -> None:
     report("train", 1, 9)
     patience.handle_signal(signal.SIGINT, None)
     assert patience.is_asked()
-    assert capsys.readouterr().err == "vlpeft: saving the cell in training; Ctrl-C again stops at once\n"
+    assert (
+        capsys.readouterr().err
+        == "vlpeft: saving the cell in training; Ctrl-C again stops at once\n"
+    )
     with pytest.raises(KeyboardInterrupt):
         patience.handle_signal(signal.SIGINT, None)
     assert said == ["load data", "train"]

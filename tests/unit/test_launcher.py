@@ -19,7 +19,9 @@ def failed(seed: int, message: str) -> tuple[Planned, dict]:
 
 
 def test_one_cause_is_told_once() -> None:
-    assert list(group_by_cause([failed(0, "no weights"), failed(1, "the loss"), failed(2, "no weights")])) == [
+    assert list(
+        group_by_cause([failed(0, "no weights"), failed(1, "the loss"), failed(2, "no weights")])
+    ) == [
         "2 cells: settings: no weights",
         "id1 lora on vit_roberta, vqa/shapes, seed 1: settings: the loss",
     ]
@@ -27,15 +29,29 @@ def test_one_cause_is_told_once() -> None:
 
 
 def test_what_was_cancelled_is_no_fault() -> None:
-    cancelled = [(cell, {**why, "cause": "cancelled"}) for cell, why in (failed(0, "job 7"), failed(1, "job 8"))]
-    assert list(group_by_cause(cancelled[:1])) == ["id0 lora on vit_roberta, vqa/shapes, seed 0: cancelled: job 7"]
+    cancelled = [
+        (cell, {**why, "cause": "cancelled"})
+        for cell, why in (failed(0, "job 7"), failed(1, "job 8"))
+    ]
+    assert list(group_by_cause(cancelled[:1])) == [
+        "id0 lora on vit_roberta, vqa/shapes, seed 0: cancelled: job 7"
+    ]
     assert list(group_by_cause(cancelled)) == [
         "2 cells: cancelled: their jobs were cancelled; `vlpeft retry --cause cancelled` runs them again"
     ]
-    assert count_failures(cancelled, 6) == "2 of 6 cells were cancelled; the same command runs them again"
+    assert (
+        count_failures(cancelled, 6)
+        == "2 of 6 cells were cancelled; the same command runs them again"
+    )
     mixed = [*cancelled, failed(2, "no weights")]
-    assert count_failures(mixed, 6) == "1 of 6 cells failed, 2 were cancelled; mend the cause and run the same command again"
-    assert count_failures(mixed[2:], 6) == "1 of 6 cells failed; mend the cause and run the same command again"
+    assert (
+        count_failures(mixed, 6)
+        == "1 of 6 cells failed, 2 were cancelled; mend the cause and run the same command again"
+    )
+    assert (
+        count_failures(mixed[2:], 6)
+        == "1 of 6 cells failed; mend the cause and run the same command again"
+    )
 
 
 CONTROLLER = """
@@ -47,7 +63,12 @@ worker.wait()
 
 
 def test_stopping_takes_the_workers_too() -> None:
-    controller = subprocess.Popen([sys.executable, "-c", CONTROLLER], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    controller = subprocess.Popen(
+        [sys.executable, "-c", CONTROLLER],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     worker = psutil.Process(int(controller.stdout.readline()))
     stop([controller.pid])
     assert not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE

@@ -14,7 +14,12 @@ from vlpeft.benchmark.contract.attention import attend
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.libraries import transformers
 from vlpeft.benchmark.libraries.changes import refuse_unknown, require_arguments
-from vlpeft.benchmark.libraries.transformers import call_model, generate, make_config, override_blip_text
+from vlpeft.benchmark.libraries.transformers import (
+    call_model,
+    generate,
+    make_config,
+    override_blip_text,
+)
 
 NAMED = r"^transformers [\d.]+"
 FIX = r"install the versions in constraints\.txt"
@@ -32,10 +37,14 @@ def test_the_error_names_library_version_function_argument_and_fix() -> None:
 
 @pytest.mark.parametrize("hooked", [False, True])
 def test_attention_refuses_what_it_does_not_know(hooked: bool) -> None:
-    module = text("vit_roberta", "p_adapter" if hooked else "bitfit").encoder.layer[0].attention.self
+    module = (
+        text("vit_roberta", "p_adapter" if hooked else "bitfit").encoder.layer[0].attention.self
+    )
     assert hasattr(module, "attention_hook") == hooked
     query = torch.randn(1, 4, 3, 8)
-    with pytest.raises(UserError, match=rf"{NAMED} passes argument `softcap` to .*attend, .*; {FIX}"):
+    with pytest.raises(
+        UserError, match=rf"{NAMED} passes argument `softcap` to .*attend, .*; {FIX}"
+    ):
         attend(module, query, query, query, None, softcap=30.0)
     attend(module, query, query, query, None, position_ids=None, use_cache=False)
 
@@ -52,13 +61,19 @@ def test_attention_that_should_be_causal_needs_its_mask() -> None:
 @pytest.mark.parametrize("name", ["past_key_values", "encoder_attention_mask"])
 def test_blips_attention_refuses_what_it_does_not_know(name: str) -> None:
     module = text("blip").bert.encoder.layer[0].attention.self
-    with pytest.raises(UserError, match=rf"{NAMED} passes argument `{name}` to BlipAttention\.forward, .*; {FIX}"):
+    with pytest.raises(
+        UserError, match=rf"{NAMED} passes argument `{name}` to BlipAttention\.forward, .*; {FIX}"
+    ):
         module(torch.randn(1, 3, 128), **{name: None})
 
 
 def test_generation_refuses_what_it_does_not_know() -> None:
-    with pytest.raises(UserError, match=rf"{NAMED} passes argument `past_key_values` to BlipDecoder\.prepare"):
-        text("blip").prepare_inputs_for_generation(torch.ones(1, 1, dtype=torch.long), past_key_values=None)
+    with pytest.raises(
+        UserError, match=rf"{NAMED} passes argument `past_key_values` to BlipDecoder\.prepare"
+    ):
+        text("blip").prepare_inputs_for_generation(
+            torch.ones(1, 1, dtype=torch.long), past_key_values=None
+        )
 
 
 class Renamed(nn.Module):
@@ -71,7 +86,10 @@ class Renamed(nn.Module):
 def test_a_renamed_argument_of_a_model_is_an_error() -> None:
     states = torch.ones(1)
     assert call_model(Renamed(), states=states)[0] is states
-    with pytest.raises(UserError, match=rf"{NAMED}: Renamed\.forward has no argument `cache`, which vlpeft passes; {FIX}"):
+    with pytest.raises(
+        UserError,
+        match=rf"{NAMED}: Renamed\.forward has no argument `cache`, which vlpeft passes; {FIX}",
+    ):
         call_model(Renamed(), states=states, cache=None)
 
 
@@ -89,8 +107,12 @@ def test_arguments_are_seen_through_the_decorators_of_transformers() -> None:
         ("blip", {"text_config": {"heads": 4}}, "`text_config.heads`"),
     ],
 )
-def test_a_setting_that_no_model_reads_is_an_error(kind: str, settings: dict[str, Any], unknown: str) -> None:
-    with pytest.raises(UserError, match=rf"{NAMED}: the configuration of {kind} has no argument {unknown}"):
+def test_a_setting_that_no_model_reads_is_an_error(
+    kind: str, settings: dict[str, Any], unknown: str
+) -> None:
+    with pytest.raises(
+        UserError, match=rf"{NAMED}: the configuration of {kind} has no argument {unknown}"
+    ):
         make_config(kind, settings)
     assert make_config("gpt2", {"n_embd": 8, "hidden_size": 8}).n_embd == 8
 
@@ -103,7 +125,9 @@ def test_a_renamed_setting_of_generation_is_an_error(monkeypatch: pytest.MonkeyP
                 del self.no_repeat_ngram_size
 
     monkeypatch.setattr(transformers, "GenerationConfig", Renaming)
-    with pytest.raises(UserError, match=rf"{NAMED}: GenerationConfig has no argument `no_repeat_ngram_size`"):
+    with pytest.raises(
+        UserError, match=rf"{NAMED}: GenerationConfig has no argument `no_repeat_ngram_size`"
+    ):
         generation(Case("bitfit", "vit_gpt2").protocol, None, 0, 0)
 
 
@@ -113,7 +137,9 @@ def test_nothing_comes_from_the_checkpoints_own_generation_settings(name: str) -
     case = Case("bitfit", name)
     backbone = case.config.build((), case.protocol).eval()
     side = backbone.vision.size
-    visual = backbone.vision(torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0)))[:, None]
+    visual = backbone.vision(
+        torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
+    )[:, None]
     expected = backbone.predict(visual, ["what?", "where?"])
     model = backbone.text
     own = model.generation_config
@@ -126,7 +152,12 @@ def test_generate_gives_the_model_its_own_settings_back_after_an_error() -> None
     model = text("vit_gpt2")
     own = model.generation_config
     with pytest.raises(ValueError, match="no_such_input"):
-        generate(model, type(own)(max_new_tokens=1), inputs_embeds=torch.ones(1, 1, model.config.n_embd), no_such_input=1)
+        generate(
+            model,
+            type(own)(max_new_tokens=1),
+            inputs_embeds=torch.ones(1, 1, model.config.n_embd),
+            no_such_input=1,
+        )
     assert model.generation_config is own
 
 

@@ -48,7 +48,9 @@ print(json.dumps({"reads": sorted(set(read.values())), "records": len(read), "si
 
 def test_tables_and_report(tmp_path: Path) -> None:
     root = tmp_path / "root"
-    cells = [planned(m, b, t, d, s) for b, (t, d), m, s in product(BACKBONES, TASKS, METHODS, SEEDS)]
+    cells = [
+        planned(m, b, t, d, s) for b, (t, d), m, s in product(BACKBONES, TASKS, METHODS, SEEDS)
+    ]
     (root / "sweeps").mkdir(parents=True)
     (root / "sweeps" / "sweep.json").write_bytes(to_json(dump(make_plan(*cells)), indent=None))
     for number, cell in enumerate(cells):
@@ -56,14 +58,27 @@ def test_tables_and_report(tmp_path: Path) -> None:
         folder.mkdir(parents=True)
         level = 40.0 + number % 50
         made = record(cell, {"vqa_accuracy": level, "vqa_accuracy/exist": level}, data=cell.dataset)
-        (folder / "record.json").write_bytes(to_json({**dump(made), "curve": [[step, 2.0 / step] for step in range(1, 41)]}))
+        (folder / "record.json").write_bytes(
+            to_json({**dump(made), "curve": [[step, 2.0 / step] for step in range(1, 41)]})
+        )
         images = tuple(f"{i}" for i in range(20))
-        part = ImageScores(f"{cell.task}/{cell.dataset}", images, (1,) * 20, {"vqa_accuracy": (level,) * 20})
+        part = ImageScores(
+            f"{cell.task}/{cell.dataset}", images, (1,) * 20, {"vqa_accuracy": (level,) * 20}
+        )
         (folder / NAME).write_bytes(to_bytes([part]))
-    done = subprocess.run([sys.executable, "-c", WORK, root, tmp_path / "page"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", WORK, root, tmp_path / "page"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert (found["records"], found["reads"], found["columns"]) == (10_000, [2], 8)  # by the tables, and by the page
+    assert (found["records"], found["reads"], found["columns"]) == (
+        10_000,
+        [2],
+        8,
+    )  # by the tables, and by the page
     assert found["size"] > 100_000
     assert found["peak"] < 2**30
     assert (tmp_path / "page" / "index.html").stat().st_size < 2**24

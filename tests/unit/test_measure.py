@@ -25,15 +25,34 @@ methods:
 """
 
 
-def test_steps_are_measured_and_failures_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_steps_are_measured_and_failures_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "small.yaml").write_text(SWEEP)
     with pytest.raises(SystemExit) as done:
-        cli.main(["measure", str(tmp_path / "small.yaml"), "--batch", "2", "--device", "cpu", "--threads", "1", "--json"])
+        cli.main(
+            [
+                "measure",
+                str(tmp_path / "small.yaml"),
+                "--batch",
+                "2",
+                "--device",
+                "cpu",
+                "--threads",
+                "1",
+                "--json",
+            ]
+        )
     assert done.value.code == 1, "one of them cannot run"
-    steps = {(step["backbone"], step["method"]): step for step in json.loads(capsys.readouterr().out)}
+    steps = {
+        (step["backbone"], step["method"]): step for step in json.loads(capsys.readouterr().out)
+    }
     assert list(steps) == [("blip", "lora"), ("blip", "p_adapter"), ("vit_gpt2", "lora")]
     assert steps["vit_gpt2", "lora"]["task"] == "captioning"
-    assert "size: 6 is cut into one slice a head; choose a multiple of 4" in steps["blip", "p_adapter"]["failed"]
+    assert (
+        "size: 6 is cut into one slice a head; choose a multiple of 4"
+        in steps["blip", "p_adapter"]["failed"]
+    )
     for key in (("blip", "lora"), ("vit_gpt2", "lora")):
         assert steps[key]["failed"] == ""
         assert 0 < steps[key]["trainable"] < steps[key]["total"]
@@ -49,4 +68,6 @@ def test_random_weights_are_of_the_real_size_and_read_nothing() -> None:
     assert [p.shape for p in drawn.parameters()] == [p.shape for p in shipped.parameters()]
     assert not torch.equal(drawn.token_embeddings.weight, shipped.token_embeddings.weight)
     again = config.build(("no", "yes"), Protocol(lr=1e-3, steps=1))
-    assert torch.equal(again.token_embeddings.weight, shipped.token_embeddings.weight), "the context has ended"
+    assert torch.equal(again.token_embeddings.weight, shipped.token_embeddings.weight), (
+        "the context has ended"
+    )

@@ -69,7 +69,11 @@ def private_imports(tree: ast.AST) -> Iterator[str]:
     for line, module, name in imports(tree):
         private = any(part.startswith("_") for part in f"{module}.{name}".split(".") if part)
         deep = root_of(module) in WHOLE_ONLY and "." in module and module not in DOCUMENTED
-        if foreign(module) and module != "__future__" and (private or deep or root_of(module) in ROOM_ONLY):
+        if (
+            foreign(module)
+            and module != "__future__"
+            and (private or deep or root_of(module) in ROOM_ONLY)
+        ):
             yield f"line {line}: import of {module} {name}"
 
 
@@ -79,7 +83,11 @@ def private_attributes(tree: ast.AST, own: str = "") -> Iterator[str]:
         if isinstance(node, ast.Attribute) and is_private(node.attr):
             if not (isinstance(node.value, ast.Name) and node.value.id in ("self", "cls", own)):
                 yield f"line {node.lineno}: .{node.attr}"
-        elif isinstance(node, ast.Attribute) and node.attr == "__class__" and isinstance(node.ctx, ast.Store):
+        elif (
+            isinstance(node, ast.Attribute)
+            and node.attr == "__class__"
+            and isinstance(node.ctx, ast.Store)
+        ):
             yield f"line {node.lineno}: another class for an object"
         elif isinstance(node, ast.keyword) and is_private(node.arg or ""):
             yield f"line {node.value.lineno}: private argument {node.arg}"
@@ -93,12 +101,18 @@ def is_private(name: str) -> bool:
 
 def is_getattr(node: ast.AST) -> bool:
     called = isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
-    return called and node.func.id in ("getattr", "setattr", "hasattr") and isinstance(node.args[1], ast.Constant)
+    return (
+        called
+        and node.func.id in ("getattr", "setattr", "hasattr")
+        and isinstance(node.args[1], ast.Constant)
+    )
 
 
 def overrides(tree: ast.AST) -> Iterator[str]:
     """Classes below a library's class that is not made for it."""
-    names = {name for _, module, name in imports(tree) if foreign(module) and module != "__future__"}
+    names = {
+        name for _, module, name in imports(tree) if foreign(module) and module != "__future__"
+    }
     names |= {module for _, module, name in imports(tree) if foreign(module) and not name}
     for node in ast.walk(tree):
         for base in node.bases if isinstance(node, ast.ClassDef) else ():
@@ -110,12 +124,18 @@ def overrides(tree: ast.AST) -> Iterator[str]:
 def violations(tree: ast.AST, path: Path) -> list[str]:
     found = list(dropped_stars(tree))
     if not path.is_relative_to(ROOM):
-        found += [*private_imports(tree), *private_attributes(tree, MEASURED.get(path, "")), *overrides(tree)]
+        found += [
+            *private_imports(tree),
+            *private_attributes(tree, MEASURED.get(path, "")),
+            *overrides(tree),
+        ]
     return [f"{path}: {each}" for each in found]
 
 
 def test_no_argument_is_dropped_and_internals_are_used_in_one_place() -> None:
-    found = [each for path in FILES for each in violations(ast.parse((ROOT / path).read_text()), path)]
+    found = [
+        each for path in FILES for each in violations(ast.parse((ROOT / path).read_text()), path)
+    ]
     assert not found, "\n".join(found)
 
 
@@ -154,7 +174,9 @@ def test_what_is_used_is_no_violation() -> None:
 def test_the_room_imports_nothing_else_of_ours(path: Path) -> None:
     allowed = {"vlpeft.benchmark.core.errors", "vlpeft.benchmark.libraries.changes"}
     for line, module, _ in imports(ast.parse(path.read_text())):
-        assert not module.startswith("."), f"{path}:{line} could import a module of this folder in place of a library"
+        assert not module.startswith("."), (
+            f"{path}:{line} could import a module of this folder in place of a library"
+        )
         assert root_of(module) not in OWN or module in allowed, f"{path}:{line} imports {module}"
 
 
@@ -169,16 +191,22 @@ def test_each_module_says_what_it_was_tried_with_and_hides_no_library(name: str)
 
 
 def test_the_tried_versions_are_those_of_the_constraints() -> None:
-    pinned = dict(re.findall(r"^([\w.-]+)==(\S+)", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
+    pinned = dict(
+        re.findall(r"^([\w.-]+)==(\S+)", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    )
     for name in MODULES:
         module = import_module(f"vlpeft.benchmark.libraries.{name}")
         if name != "changes":
-            assert pinned[module.LIBRARY.replace("_", "-")] in module.TRIED, f"try {name} with the pinned version, then add it to TRIED"
+            assert pinned[module.LIBRARY.replace("_", "-")] in module.TRIED, (
+                f"try {name} with the pinned version, then add it to TRIED"
+            )
 
 
 def declared() -> set[str]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    texts = project["dependencies"] + [each for group in project["optional-dependencies"].values() for each in group]
+    texts = project["dependencies"] + [
+        each for group in project["optional-dependencies"].values() for each in group
+    ]
     return {normal(re.match(r"[\w.-]+", text)[0]) for text in texts}
 
 
@@ -188,17 +216,22 @@ def normal(name: str) -> str:
 
 def test_every_imported_library_is_declared() -> None:
     known = packages_distributions()
-    modules = {module for path in FILES for _, module, _ in imports(ast.parse((ROOT / path).read_text())) if foreign(module)}
+    modules = {
+        module
+        for path in FILES
+        for _, module, _ in imports(ast.parse((ROOT / path).read_text()))
+        if foreign(module)
+    }
     assert {"torch", "PIL", "ruamel.yaml"} <= modules, "the walk finds imports"
     for module in sorted(modules - {"__future__"}):
         names = {normal(name) for name in known.get(root_of(module), [root_of(module)])}
-        assert names & declared(), f"{module} is imported, and pyproject.toml does not declare {names}"
+        assert names & declared(), (
+            f"{module} is imported, and pyproject.toml does not declare {names}"
+        )
 
 
 def test_light_modules_of_the_room_import_no_torch() -> None:
     light = ["pycocoevalcap", "nltk", "evaluate", "easy_vqa", "rich", "submitit", "huggingface_hub"]
-    code = (
-        "import sys\nfrom importlib import import_module\nfor name in sys.argv[1:]: import_module(f'vlpeft.benchmark.libraries.{name}')\n"
-    )
+    code = "import sys\nfrom importlib import import_module\nfor name in sys.argv[1:]: import_module(f'vlpeft.benchmark.libraries.{name}')\n"
     code += "sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code, *light], check=True, cwd=ROOT)

@@ -40,7 +40,10 @@ HURT = only(row="middle", backbone="blip", task="vqa")
 PATTERNS = {  # which cells, and what became of them
     "one seed failed": (only(row="middle", backbone="blip", task="vqa", seed=1), "failed"),
     "one seed is missing": (only(row="middle", backbone="blip", task="vqa", seed=2), "missing"),
-    "one seed has no value": (only(row="low", backbone="gpt2", task="captioning", seed=0), "absent"),
+    "one seed has no value": (
+        only(row="low", backbone="gpt2", task="captioning", seed=0),
+        "absent",
+    ),
     "all seeds failed": (HURT, "failed"),
     "all seeds are missing": (HURT, "missing"),
     "a seed of the best failed": (only(row="top", backbone="gpt2", task="vqa", seed=0), "failed"),
@@ -68,7 +71,9 @@ class Sweep:
         ]
         self.hit = {cell.id for cell in cells if hit(cell)}
         if self.state == "skipped":
-            cells = [replace(cell, skipped="no site") if cell.id in self.hit else cell for cell in cells]
+            cells = [
+                replace(cell, skipped="no site") if cell.id in self.hit else cell for cell in cells
+            ]
         self.plan, self.store = make_plan(*cells), Store(root)
         for cell in self.plan.runnable():
             self.finish(cell)
@@ -106,7 +111,11 @@ class Sweep:
         if self.state in ("failed", "missing"):
             counts += Counter({self.state: len(self.hit), "done": 0})
             counts["done"] -= len(self.hit)
-        listed = ", ".join(f"{counts[what]} {what}" for what in ("done", "failed", "missing") if what == "done" or counts[what])
+        listed = ", ".join(
+            f"{counts[what]} {what}"
+            for what in ("done", "failed", "missing")
+            if what == "done" or counts[what]
+        )
         return f"Cells: {listed}." if counts["failed"] + counts["missing"] else ""
 
 
@@ -142,17 +151,42 @@ PUBLISHED = parse(
         "sources": {"pdf": {"url": "https://example.org/a.pdf", "primary": True, "read": "text"}},
         "tolerance": "half a point",
         "columns": [
-            {"name": "VQA", "metric": "accuracy", "task": "vqa/shapes", "measured": "vqa_accuracy", "tolerance": 0.5},
-            {"name": "COCO", "metric": "CIDEr", "task": "captioning/coco", "measured": "CIDEr", "tolerance": 0.5},
-            {"name": "Avg.", "metric": "mean", "mean_of": ["VQA", "COCO"], "tolerance": 0.5, "within": 1},
+            {
+                "name": "VQA",
+                "metric": "accuracy",
+                "task": "vqa/shapes",
+                "measured": "vqa_accuracy",
+                "tolerance": 0.5,
+            },
+            {
+                "name": "COCO",
+                "metric": "CIDEr",
+                "task": "captioning/coco",
+                "measured": "CIDEr",
+                "tolerance": 0.5,
+            },
+            {
+                "name": "Avg.",
+                "metric": "mean",
+                "mean_of": ["VQA", "COCO"],
+                "tolerance": 0.5,
+                "within": 1,
+            },
         ],
         "groups": [
             {
                 "name": backbone,
                 "backbone": backbone,
                 "rows": [
-                    *({"name": row, "method": row, "values": [LEVELS[row] + 1] * 3} for row in METHODS),
-                    {"name": "gain", "gain": {"of": "top", "over": "middle"}, "values": [20.0, 20.0, 20.0]},
+                    *(
+                        {"name": row, "method": row, "values": [LEVELS[row] + 1] * 3}
+                        for row in METHODS
+                    ),
+                    {
+                        "name": "gain",
+                        "gain": {"of": "top", "over": "middle"},
+                        "values": [20.0, 20.0, 20.0],
+                    },
                 ],
             }
             for backbone in BACKBONES
@@ -162,7 +196,9 @@ PUBLISHED = parse(
 )
 
 
-@pytest.mark.parametrize("kind", ["scores", "details", "costs", "significance", "pivot", "published"])
+@pytest.mark.parametrize(
+    "kind", ["scores", "details", "costs", "significance", "pivot", "published"]
+)
 def test_every_table_counts_what_is_not_done(sweep, kind):
     table = tables(sweep)[kind]
     assert table.said == ((sweep.counts,) if sweep.counts else ())
@@ -177,11 +213,18 @@ def test_every_table_counts_what_is_not_done(sweep, kind):
 def test_no_format_sets_a_value_of_an_open_column_in_bold(sweep):
     table = score_table(sweep.board, sweep.tests)
     bold = [(row["backbone"], row["task"]) for row in table.data if row["bold"]]
-    closed = [(backbone, task) for backbone in BACKBONES for task in TASKS if (backbone, task) not in sweep.open]
+    closed = [
+        (backbone, task)
+        for backbone in BACKBONES
+        for task in TASKS
+        if (backbone, task) not in sweep.open
+    ]
     assert sorted(bold) == sorted(closed)  # the best is clear in all the others
     assert {row["method"] for row in table.data if row["bold"]} <= {"top"}
     for made in (table, significance_table(sweep.board, sweep.tests)):
-        assert sum(cell.bold for block in made.blocks for row in block.rows for cell in row) == len(closed)
+        assert sum(cell.bold for block in made.blocks for row in block.rows for cell in row) == len(
+            closed
+        )
         marks = {"markdown": "| **", "latex": r"\textbf{8", "html": "<b>", "text": "*8"}
         found = {form: render(made, form).count(mark) for form, mark in marks.items()}
         assert found == dict.fromkeys(marks, len(closed)), found
@@ -221,11 +264,20 @@ def test_an_open_column_is_not_tested_and_the_caption_says_so(sweep):
     assert tested == {(backbone, task) for backbone in BACKBONES for task in TASKS} - sweep.open
     for backbone, task in sweep.open:
         dataset, metric = TASKS[task]
-        assert f"Not tested: {backbone} / {task} / {dataset} / {metric}: a value is missing." in table.lines()
+        assert (
+            f"Not tested: {backbone} / {task} / {dataset} / {metric}: a value is missing."
+            in table.lines()
+        )
     assert all(row["n"] == len(SEEDS) for row in table.data)
 
 
-SIDES = [("method", "task"), ("backbone", "task"), ("method", "backbone,task"), ("task", "method"), ("task", "backbone")]
+SIDES = [
+    ("method", "task"),
+    ("backbone", "task"),
+    ("method", "backbone,task"),
+    ("task", "method"),
+    ("task", "backbone"),
+]
 
 
 @pytest.mark.parametrize(("down", "across"), SIDES)
@@ -261,7 +313,9 @@ def test_no_verdict_on_a_number_without_every_seed(sweep):
     for row in rows:
         methods = (row["method"],) if row["method"] else ("top", "middle")
         places = [(method, task) for method in methods for task in parts[row["column"]]]
-        own = [c for c in sweep.plan.cells if c.backbone == row["group"] and (c.row, c.task) in places]
+        own = [
+            c for c in sweep.plan.cells if c.backbone == row["group"] and (c.row, c.task) in places
+        ]
         if sweep.hit & {cell.id for cell in own}:
             assert (row["mean"], row["std"], row["difference"]) == (None, None, None)
             assert row["verdict"] == ("cannot run" if sweep.state == "skipped" else "not run")
@@ -298,17 +352,27 @@ def test_curves_are_means_over_every_seed(sweep):
     drawn = {(each.backbone, task[each.data], name) for each in model.curves for name in each.lines}
     assert drawn == wanted - lost
     assert {line.n for each in model.curves for line in each.lines.values()} <= {len(SEEDS)}
-    assert {(each.backbone, task[each.data], each.method) for each in model.followed} == wanted - lost
+    assert {
+        (each.backbone, task[each.data], each.method) for each in model.followed
+    } == wanted - lost
     assert {len(site.last) for each in model.followed for site in each.sites} <= {len(SEEDS)}
-    partly = {place for place in lost if len(sweep.undone(backbone=place[0], task=place[1], row=place[2])) < len(SEEDS)}
-    assert {name.partition(",")[0] for name in model.unfinished} == {f"{row} on {backbone}" for backbone, _, row in partly}
+    partly = {
+        place
+        for place in lost
+        if len(sweep.undone(backbone=place[0], task=place[1], row=place[2])) < len(SEEDS)
+    }
+    assert {name.partition(",")[0] for name in model.unfinished} == {
+        f"{row} on {backbone}" for backbone, _, row in partly
+    }
 
 
 def test_the_page_says_it_beside_each_table(sweep, tmp_path):
     (path,) = write_report([(sweep.plan, sweep.store)], tmp_path / "out", 0)
     text = path.read_text(encoding="utf-8")
     blocks = bool(significance_table(sweep.board, sweep.tests).blocks)
-    assert text.count(f'<p class="caption">{sweep.counts or "Cells: "}') == (2 + blocks if sweep.counts else 0)
+    assert text.count(f'<p class="caption">{sweep.counts or "Cells: "}') == (
+        2 + blocks if sweep.counts else 0
+    )
     assert text.count("Train s: seconds") == 1
 
 

@@ -13,25 +13,44 @@ from vlpeft.results.leaderboard import leaderboard
 from vlpeft.results.tables.pivot import pivot_table, sides
 from vlpeft.results.tables.render import render
 
-VALUES = {("lora", "shapes", 0): 60.0, ("lora", "shapes", 1): 62.0, ("lora", "other", 0): 70.0, ("lora", "other", 1): 75.0}
+VALUES = {
+    ("lora", "shapes", 0): 60.0,
+    ("lora", "shapes", 1): 62.0,
+    ("lora", "other", 0): 70.0,
+    ("lora", "other", 1): 75.0,
+}
 
 
 def rows(root, cells, without=(), side="method", across="task"):
     """The data of a table of one-metric cells; each method's values are those of lora."""
-    records = [record(c, {"vqa_accuracy": VALUES["lora", c.dataset, c.seed]}) for c in cells if c not in without and not c.skipped]
-    table = pivot_table(leaderboard(make_plan(*cells), fill(root, records)), sides(side), sides(across))
+    records = [
+        record(c, {"vqa_accuracy": VALUES["lora", c.dataset, c.seed]})
+        for c in cells
+        if c not in without and not c.skipped
+    ]
+    table = pivot_table(
+        leaderboard(make_plan(*cells), fill(root, records)), sides(side), sides(across)
+    )
     return {row[side]: row for row in table.data}, render(table, "text")
 
 
 def grid(*methods):
-    return [planned(m, dataset=d, seed=s) for m in methods for d in ("shapes", "other") for s in (0, 1)]
+    return [
+        planned(m, dataset=d, seed=s) for m in methods for d in ("shapes", "other") for s in (0, 1)
+    ]
 
 
 def test_each_seed_is_averaged_first(tmp_path):
     found, text = rows(tmp_path, grid("lora"))
     one = found["lora"]
     means = [fmean((60.0, 70.0)), fmean((62.0, 75.0))]
-    assert (one["mean"], one["std"], one["n"], one["over"], one["state"]) == (fmean(means), stdev(means), 2, 2, "done")
+    assert (one["mean"], one["std"], one["n"], one["over"], one["state"]) == (
+        fmean(means),
+        stdev(means),
+        2,
+        2,
+        "done",
+    )
     assert "66.8 ± 2.5 (n=2)" in text
     assert "Averaged over dataset first" in text
 
@@ -39,7 +58,11 @@ def test_each_seed_is_averaged_first(tmp_path):
 def test_a_missing_cell_blocks_its_entry_alone(tmp_path):
     cells = grid("lora", "bitfit")
     found, text = rows(tmp_path, cells, without=cells[:1])
-    assert (found["lora"]["mean"], found["lora"]["n"], found["lora"]["state"]) == (None, 1, "missing")
+    assert (found["lora"]["mean"], found["lora"]["n"], found["lora"]["state"]) == (
+        None,
+        1,
+        "missing",
+    )
     assert found["bitfit"]["mean"] is not None
     assert "missing" in text
 
@@ -61,7 +84,10 @@ def test_means_over_different_cells_are_not_given(tmp_path):
 
 
 def test_what_the_grid_rules_out_for_all_is_not_asked_of_any(tmp_path):
-    cells = [replace(cell, skipped="no data") if cell.dataset == "other" else cell for cell in grid("lora", "bitfit")]
+    cells = [
+        replace(cell, skipped="no data") if cell.dataset == "other" else cell
+        for cell in grid("lora", "bitfit")
+    ]
     found, _ = rows(tmp_path, cells)
     assert [(row["mean"], row["over"]) for row in found.values()] == [(61.0, 1)] * 2
 
@@ -73,7 +99,9 @@ def test_a_side_can_be_the_scale(tmp_path):
     records = [record(cell, {"vqa_accuracy": 50.0}) for cell in (cells[0], tiny)]
     board = leaderboard(make_plan(cells[0], tiny), fill(tmp_path, records))
     table = pivot_table(board, ("scale",), ("method",))
-    assert [(row["scale"], row["method"], row["state"].partition(":")[0]) for row in table.data] == [
+    assert [
+        (row["scale"], row["method"], row["state"].partition(":")[0]) for row in table.data
+    ] == [
         ("full size", "lora", "done"),
         ("full size", "bitfit", "skipped"),
         ("tiny towers", "lora", "skipped"),
@@ -82,7 +110,10 @@ def test_a_side_can_be_the_scale(tmp_path):
     assert json.loads(render(table, "json"))["rows"][0]["mean"] == 50.0
 
 
-@pytest.mark.parametrize(("side", "message"), [("methd", "unknown side 'methd'; did you mean 'method'"), ("task,task", "stands twice")])
+@pytest.mark.parametrize(
+    ("side", "message"),
+    [("methd", "unknown side 'methd'; did you mean 'method'"), ("task,task", "stands twice")],
+)
 def test_sides_are_checked(tmp_path, side, message):
     with pytest.raises(UserError, match=message):
         rows(tmp_path, grid("lora"), side="method", across=side)
@@ -92,4 +123,6 @@ def test_seeds_that_differ_in_more_than_their_seed_are_not_averaged(tmp_path):
     cells = [planned(), planned(seed=1)]
     other = replace(cells[1].cell, protocol=replace(cells[1].cell.protocol, lr=2.0))
     with pytest.raises(UserError, match="seeds 0 and 1 differ in more than their seed"):
-        leaderboard(make_plan(cells[0], replace(cells[1], cell=other, id=other.id)), fill(tmp_path, []))
+        leaderboard(
+            make_plan(cells[0], replace(cells[1], cell=other, id=other.id)), fill(tmp_path, [])
+        )

@@ -41,9 +41,16 @@ def folder_files(folder: Path) -> dict[str, bytes]:
 def hub(tmp_path, monkeypatch):
     """A hub, an empty cache, and leave to ask."""
     made = FakeHub()
-    made.files = {f"some/{name}": folder_files(TINY / tower) for name, tower in (("text", "roberta"), ("vision", "vit"), ("blip", "blip"))}
+    made.files = {
+        f"some/{name}": folder_files(TINY / tower)
+        for name, tower in (("text", "roberta"), ("vision", "vit"), ("blip", "blip"))
+    }
     monkeypatch.setattr(constants, "ENDPOINT", made.url)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", made.url + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(
+        constants,
+        "HUGGINGFACE_CO_URL_TEMPLATE",
+        made.url + "/{repo_id}/resolve/{revision}/{filename}",
+    )
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", made.url)
@@ -62,7 +69,9 @@ def offline(monkeypatch):
 
 @pytest.mark.parametrize("each", [TEXT, VISION, BLIP], ids=lambda each: each.source)
 def test_looking_asks_nobody_and_fetching_makes_it_be_here(hub, each, tmp_path) -> None:
-    with pytest.raises(NotHere, match=f"weights '{each.source}' are not, or not all, in {tmp_path}/cache"):
+    with pytest.raises(
+        NotHere, match=f"weights '{each.source}' are not, or not all, in {tmp_path}/cache"
+    ):
         obtain(each, fetch=False)
     assert hub.asked == []
     obtain(each, fetch=True)
@@ -82,13 +91,17 @@ def test_what_was_fetched_builds_offline(hub, offline) -> None:
     made = config.build(["yes", "no"], Protocol(lr=1e-3, steps=1, max_input_tokens=12))
     assert hub.asked == []
     expected = load_file(TINY / "roberta" / "model.safetensors")
-    assert torch.equal(made.text.embeddings.word_embeddings.weight, expected["embeddings.word_embeddings.weight"])
+    assert torch.equal(
+        made.text.embeddings.word_embeddings.weight, expected["embeddings.word_embeddings.weight"]
+    )
 
 
 def test_the_pinned_revision_is_fetched(hub, tmp_path) -> None:
     pinned = WeightFiles("some/text@pinned", "roberta", ("model", "tokenizer"))
     obtain(pinned, fetch=True)
-    assert [path.name for path in (tmp_path / "cache" / "models--some--text" / "snapshots").iterdir()] == [OTHER]
+    assert [
+        path.name for path in (tmp_path / "cache" / "models--some--text" / "snapshots").iterdir()
+    ] == [OTHER]
     with pytest.raises(NotHere):
         obtain(TEXT, fetch=False)
     obtain(WeightFiles(f"some/text@{OTHER}", "roberta", ("model", "tokenizer")), fetch=False)
@@ -113,13 +126,19 @@ def test_every_file_counts(hub, each, tmp_path) -> None:
 def test_shards_and_old_formats(hub, tmp_path) -> None:
     state = load_file(TINY / "vit" / "model.safetensors")
     half = sorted(state)[: len(state) // 2]
-    parts = {"a.safetensors": {k: state[k] for k in half}, "b.safetensors": {k: v for k, v in state.items() if k not in half}}
+    parts = {
+        "a.safetensors": {k: state[k] for k in half},
+        "b.safetensors": {k: v for k, v in state.items() if k not in half},
+    }
     files = hub.files["some/vision"]
     del files["model.safetensors"], files["preprocessor_config.json"]
     for name, part in parts.items():
         save_file(part, tmp_path / name, metadata={"format": "pt"})
         files[name] = (tmp_path / name).read_bytes()
-    index = {"metadata": {}, "weight_map": {key: name for name, part in parts.items() for key in part}}
+    index = {
+        "metadata": {},
+        "weight_map": {key: name for name, part in parts.items() for key in part},
+    }
     files["model.safetensors.index.json"] = json.dumps(index).encode()
     hub.files["some/old"] = {"config.json": files["config.json"], "pytorch_model.bin": b"weights"}
     old = WeightFiles("some/old", "vit", ("model", "pixels"))
@@ -134,7 +153,10 @@ def test_shards_and_old_formats(hub, tmp_path) -> None:
 
 def test_what_the_hub_does_not_have(hub) -> None:
     del hub.files["some/vision"]["model.safetensors"]
-    for source, word in (("some/vision", "found none of model.safetensors"), ("some/typo", "not a valid model identifier")):
+    for source, word in (
+        ("some/vision", "found none of model.safetensors"),
+        ("some/typo", "not a valid model identifier"),
+    ):
         with pytest.raises(UserError, match=word) as caught:
             obtain(WeightFiles(source, "vit", ("model",)), fetch=True)
         assert str(caught.value).startswith(f"weights '{source}': ")
@@ -150,14 +172,25 @@ def test_without_a_network(hub, monkeypatch) -> None:
 
 
 def test_timm_and_open_clip(hub, offline, tmp_path) -> None:
-    model = timm.create_model("vit_tiny_patch16_224", num_classes=0, embed_dim=48, depth=1, img_size=32)
+    model = timm.create_model(
+        "vit_tiny_patch16_224", num_classes=0, embed_dim=48, depth=1, img_size=32
+    )
     save_file(model.state_dict(), tmp_path / "model.safetensors")
-    about = {"architecture": "vit_tiny_patch16_224", "num_classes": 0, "model_args": {"embed_dim": 48, "depth": 1, "img_size": 32}}
+    about = {
+        "architecture": "vit_tiny_patch16_224",
+        "num_classes": 0,
+        "model_args": {"embed_dim": 48, "depth": 1, "img_size": 32},
+    }
     about["pretrained_cfg"] = {"input_size": [3, 32, 32], "num_classes": 0}
-    files = {"config.json": json.dumps(about).encode(), "model.safetensors": (tmp_path / "model.safetensors").read_bytes()}
+    files = {
+        "config.json": json.dumps(about).encode(),
+        "model.safetensors": (tmp_path / "model.safetensors").read_bytes(),
+    }
     hub.files |= {
         "some/timm": files,
-        timm.models.get_pretrained_cfg("vit_tiny_patch16_224").hf_hub_id: {"pytorch_model.bin": b"weights"},
+        timm.models.get_pretrained_cfg("vit_tiny_patch16_224").hf_hub_id: {
+            "pytorch_model.bin": b"weights"
+        },
         "timm/resnet101_clip.openai": {"open_clip_model.safetensors": b"weights"},
     }
     for source in ("timm:hf-hub:some/timm", "timm:vit_tiny_patch16_224", "open_clip:RN101/openai"):
@@ -175,9 +208,23 @@ def test_timm_and_open_clip(hub, offline, tmp_path) -> None:
 
 def test_pathsare_those_that_the_loaders_try() -> None:
     """By their own, private lists."""
-    tags = [cfg["hf_hub"] for each in open_clip.pretrained._PRETRAINED.values() for cfg in each.values()]
-    files = [f"a/{file}" for file in ("pytorch_model.bin", "open_clip_pytorch_model.bin", "b.bin", "b.pth", "b.safetensors")]
-    for paths, library, choices in ((tags, open_clip.pretrained, open_clip_choices), (files, timm.models._hub, timm_choices)):
+    tags = [
+        cfg["hf_hub"] for each in open_clip.pretrained._PRETRAINED.values() for cfg in each.values()
+    ]
+    files = [
+        f"a/{file}"
+        for file in (
+            "pytorch_model.bin",
+            "open_clip_pytorch_model.bin",
+            "b.bin",
+            "b.pth",
+            "b.safetensors",
+        )
+    ]
+    for paths, library, choices in (
+        (tags, open_clip.pretrained, open_clip_choices),
+        (files, timm.models._hub, timm_choices),
+    ):
         for path in paths:
             file = path.rpartition("/")[2] or open_clip.constants.HF_WEIGHTS_NAME
             assert choices(file) == (*library._get_safe_alternatives(file), file)
@@ -202,14 +249,26 @@ def test_what_nothing_can_fetch(hub, source, word) -> None:
 def test_an_incomplete_folder(hub, tmp_path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "config.json").write_bytes(hub.files["some/vision"]["config.json"])
-    with pytest.raises(UserError, match=r"mine': found none of model.safetensors.*; complete the folder"):
+    with pytest.raises(
+        UserError, match=r"mine': found none of model.safetensors.*; complete the folder"
+    ):
         obtain(WeightFiles(str(tmp_path / "mine"), "vit", ("model",)), fetch=False)
 
 
 @pytest.mark.parametrize("name", sorted(BACKBONES.entries))
 def test_tiny_and_random_towers_need_nothing(hub, name) -> None:
-    known = {"text": "random:roberta-base", "vision": "timm:random:vit_tiny_patch16_224", "weights": "random:tiny"}
-    for settings in (tiny(name), {**tiny(name), **{key: value for key, value in known.items() if key == "vision" and key in tiny(name)}}):
+    known = {
+        "text": "random:roberta-base",
+        "vision": "timm:random:vit_tiny_patch16_224",
+        "weights": "random:tiny",
+    }
+    for settings in (
+        tiny(name),
+        {
+            **tiny(name),
+            **{key: value for key, value in known.items() if key == "vision" and key in tiny(name)},
+        },
+    ):
         for each in parse(BACKBONES.load(name), settings, name).wanted():
             obtain(each, fetch=False)
     assert hub.asked == []
@@ -227,7 +286,9 @@ def test_the_command(hub, main, monkeypatch, tmp_path) -> None:
     """Dry run, fetch, again; the data is that of an archive on the same server."""
     data = write_vqav2(tmp_path / "data")
     with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
-        for path in sorted(p for p in data.parent.rglob("*") if p.is_file() and p.suffix != ".yaml"):
+        for path in sorted(
+            p for p in data.parent.rglob("*") if p.is_file() and p.suffix != ".yaml"
+        ):
             archive.write(path, path.relative_to(data.parent))
     hub.plain["all.zip"] = (tmp_path / "all.zip").read_bytes()
     gives = sorted(path.name for path in data.parent.iterdir() if path.suffix != ".yaml")
@@ -238,7 +299,10 @@ def test_the_command(hub, main, monkeypatch, tmp_path) -> None:
     about = f"root: new\nlicence: CC BY 4.0\nhomepage: https://example.org\ndownloads: [{json.dumps(source)}]\n"
     own.write_text(f"{about}by_hand: [{json.dumps(later)}]\n{data.read_text()}")
     sweep = write_one(
-        tmp_path, dataset="mine.yaml", backbones=IDS, protocol="{lr: 1e-3, steps: 2, batch_size: 4, max_input_tokens: 12, eval_split: val}"
+        tmp_path,
+        dataset="mine.yaml",
+        backbones=IDS,
+        protocol="{lr: 1e-3, steps: 2, batch_size: 4, max_input_tokens: 12, eval_split: val}",
     )
 
     def states(*more: str):
@@ -301,7 +365,9 @@ def test_a_scale_needs_nothing(hub, main) -> None:
 
 
 def test_jobs_are_not_submitted_without_their_weights(hub, tmp_path) -> None:
-    cells = [planned.cell for planned in expand(str(write_one(tmp_path, backbones=IDS, seeds="[0, 1]")))]
+    cells = [
+        planned.cell for planned in expand(str(write_one(tmp_path, backbones=IDS, seeds="[0, 1]")))
+    ]
     assert len(weight_files_of(cells)) == 2
     with pytest.raises(UserError) as caught:
         require_weights(cells, "one.yaml")
@@ -317,11 +383,27 @@ def test_jobs_are_not_submitted_without_their_weights(hub, tmp_path) -> None:
 def test_the_real_command_is_told_by_the_environment(hub, offline, monkeypatch, tmp_path) -> None:
     """And what it fetches into the cache that is named there is what a cell loads."""
     sweep = write_one(tmp_path, backbones=IDS)
-    own = {**environment(), "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
+    own = {
+        **environment(),
+        "HF_ENDPOINT": hub.url,
+        "HF_HOME": str(tmp_path / "home"),
+        "HF_HUB_OFFLINE": "0",
+    }
     own.pop("TRANSFORMERS_OFFLINE", None)
-    done = subprocess.run([COMMAND, "prefetch", str(sweep)], env=own, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        [COMMAND, "prefetch", str(sweep)],
+        env=own,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == ["weights some/text@pinned: fetched", "weights some/vision: fetched", "data small_shapes: here"]
+    assert done.stdout.splitlines() == [
+        "weights some/text@pinned: fetched",
+        "weights some/vision: fetched",
+        "data small_shapes: here",
+    ]
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "home" / "hub"))
     offline()
     require_weights([planned.cell for planned in expand(str(sweep))], "one.yaml")
@@ -330,5 +412,8 @@ def test_the_real_command_is_told_by_the_environment(hub, offline, monkeypatch, 
 def test_an_offline_session_cannot_fetch(hub, offline) -> None:
     offline()
     assert weights(TEXT, fetch=True) == Found(
-        "weights", "some/text", "missing", "weights 'some/text': HF_HUB_OFFLINE is set; unset it to fetch them"
+        "weights",
+        "some/text",
+        "missing",
+        "weights 'some/text': HF_HUB_OFFLINE is set; unset it to fetch them",
     )

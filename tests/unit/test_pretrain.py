@@ -28,16 +28,42 @@ from transformers import (
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.datasets.drawing import SHAPES, Scene, Thing, sample_single
 from vlpeft.benchmark.datasets.questions import questions
-from vlpeft.benchmark.pretraining.batches import MASK, PROMPT, make_blind_batch, make_caption_batch, make_infilling_batch
+from vlpeft.benchmark.pretraining.batches import (
+    MASK,
+    PROMPT,
+    make_blind_batch,
+    make_caption_batch,
+    make_infilling_batch,
+)
 from vlpeft.benchmark.pretraining.common import HELD_OUT, TrainingSchedule
-from vlpeft.benchmark.pretraining.images import IGNORED, PATCH, draw_scene, patches_on, pixel_values, scene_labels
+from vlpeft.benchmark.pretraining.images import (
+    IGNORED,
+    PATCH,
+    draw_scene,
+    patches_on,
+    pixel_values,
+    scene_labels,
+)
 from vlpeft.benchmark.pretraining.text import easy_questions, sample_dialogue
 from vlpeft.benchmark.pretraining.towers import TOWERS, pretrain_tiny
 
-SHORT = TrainingSchedule(vit_steps=2, roberta_steps=2, gpt2_steps=2, blip_steps=2, bart_steps=2, batch=4, tokenizer_texts=300, held_out=10)
+SHORT = TrainingSchedule(
+    vit_steps=2,
+    roberta_steps=2,
+    gpt2_steps=2,
+    blip_steps=2,
+    bart_steps=2,
+    batch=4,
+    tokenizer_texts=300,
+    held_out=10,
+)
 SHIPPED = Path(__file__).resolve().parents[2] / "benchmark" / "backbones" / "tiny"
 LIMIT = 10_000_000
-CLASSES = {"gpt2": AutoModelForCausalLM, "blip": BlipForQuestionAnswering, "bart": BartForConditionalGeneration}
+CLASSES = {
+    "gpt2": AutoModelForCausalLM,
+    "blip": BlipForQuestionAnswering,
+    "bart": BartForConditionalGeneration,
+}
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +75,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def contents(folder: Path) -> dict[str, str]:
     files = (path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+    }
 
 
 def test_the_same_seed_gives_the_same_bytes(made: Path, tmp_path: Path) -> None:
@@ -63,7 +92,10 @@ def test_the_same_seed_gives_the_same_bytes(made: Path, tmp_path: Path) -> None:
 def test_another_seed_gives_other_weights(made: Path, tmp_path: Path) -> None:
     pretrain_tiny(tmp_path, seed=4, plan=SHORT)
     ours, theirs = contents(tmp_path), contents(made)
-    assert all(ours[f"{tower}/model.safetensors"] != theirs[f"{tower}/model.safetensors"] for tower in TOWERS)
+    assert all(
+        ours[f"{tower}/model.safetensors"] != theirs[f"{tower}/model.safetensors"]
+        for tower in TOWERS
+    )
 
 
 def test_single_towers_are_made_as_with_the_others_which_stay(made: Path, tmp_path: Path) -> None:
@@ -115,7 +147,9 @@ def test_towers_load_whole_and_as_float32(made: Path, tower: str, shipped: bool)
 
 
 def test_blip_also_loads_for_captioning_whole() -> None:
-    model, loading = BlipForConditionalGeneration.from_pretrained(SHIPPED / "blip", output_loading_info=True)
+    model, loading = BlipForConditionalGeneration.from_pretrained(
+        SHIPPED / "blip", output_loading_info=True
+    )
     assert model.dtype == torch.float32
     assert not loading["missing_keys"]
     assert all(key.startswith("text_encoder.") for key in loading["unexpected_keys"])
@@ -124,7 +158,11 @@ def test_blip_also_loads_for_captioning_whole() -> None:
 def assert_same_vision(vit: ViTModel, blip: Path) -> None:
     pixels = pixel_values([draw_scene(0, HELD_OUT + i) for i in range(8)])
     with torch.no_grad():
-        ours = BlipForQuestionAnswering.from_pretrained(blip).vision_model(pixel_values=pixels).last_hidden_state
+        ours = (
+            BlipForQuestionAnswering.from_pretrained(blip)
+            .vision_model(pixel_values=pixels)
+            .last_hidden_state
+        )
         theirs = vit(pixel_values=pixels).last_hidden_state
     assert (ours - theirs).abs().max() < 1e-5
 
@@ -136,29 +174,51 @@ def test_blip_sees_what_vit_sees() -> None:
 def test_blips_text_encoder_is_a_copy_of_its_decoder() -> None:
     model = BlipForQuestionAnswering.from_pretrained(SHIPPED / "blip")
     theirs = model.text_decoder.bert.state_dict()
-    assert all(torch.equal(value, theirs[name]) for name, value in model.text_encoder.state_dict().items())
+    assert all(
+        torch.equal(value, theirs[name]) for name, value in model.text_encoder.state_dict().items()
+    )
 
 
 def test_blip_captions_the_image_it_is_given() -> None:
     metrics = json.loads((SHIPPED / "manifest.json").read_text(encoding="utf-8"))["metrics"]["blip"]
-    model, tokenizer = BlipForQuestionAnswering.from_pretrained(SHIPPED / "blip"), AutoTokenizer.from_pretrained(SHIPPED / "blip")
+    model, tokenizer = (
+        BlipForQuestionAnswering.from_pretrained(SHIPPED / "blip"),
+        AutoTokenizer.from_pretrained(SHIPPED / "blip"),
+    )
     scenes = [draw_scene(0, HELD_OUT + i) for i in range(100)]
     ids, labels = make_caption_batch(tokenizer, "test", scenes)
     with torch.no_grad():
         states = model.vision_model(pixel_values=pixel_values(scenes)).last_hidden_state
-        logits = [model.text_decoder(input_ids=ids, encoder_hidden_states=seen).logits for seen in (states, states.roll(1, 0))]
-    right, wrong = (F.cross_entropy(x[:, :-1].flatten(0, 1), labels[:, 1:].flatten()).exp().item() for x in logits)
+        logits = [
+            model.text_decoder(input_ids=ids, encoder_hidden_states=seen).logits
+            for seen in (states, states.roll(1, 0))
+        ]
+    right, wrong = (
+        F.cross_entropy(x[:, :-1].flatten(0, 1), labels[:, 1:].flatten()).exp().item()
+        for x in logits
+    )
     assert right == pytest.approx(metrics["caption_perplexity"], rel=0.1)
     assert wrong > 2 * right
 
 
 def test_bart_answers_from_a_text() -> None:
-    model, tokenizer = BartForConditionalGeneration.from_pretrained(SHIPPED / "bart"), AutoTokenizer.from_pretrained(SHIPPED / "bart")
+    model, tokenizer = (
+        BartForConditionalGeneration.from_pretrained(SHIPPED / "bart"),
+        AutoTokenizer.from_pretrained(SHIPPED / "bart"),
+    )
     for thing in ("red circle", "blue triangle", "green rectangle"):
         color, shape = thing.split()
-        source = tokenizer(f"there is a {thing}. what shape is present?<mask>. what color is the {shape}?<mask>", return_tensors="pt")
-        text = tokenizer.decode(model.generate(**source, max_new_tokens=40, num_beams=1)[0], skip_special_tokens=True)
-        assert text.strip() == f"there is a {thing}. what shape is present? {shape}. what color is the {shape}? {color}"
+        source = tokenizer(
+            f"there is a {thing}. what shape is present?<mask>. what color is the {shape}?<mask>",
+            return_tensors="pt",
+        )
+        text = tokenizer.decode(
+            model.generate(**source, max_new_tokens=40, num_beams=1)[0], skip_special_tokens=True
+        )
+        assert (
+            text.strip()
+            == f"there is a {thing}. what shape is present? {shape}. what color is the {shape}? {color}"
+        )
 
 
 def test_infilling_hides_each_answer_behind_one_mask() -> None:
@@ -166,7 +226,10 @@ def test_infilling_hides_each_answer_behind_one_mask() -> None:
     batch = make_infilling_batch(tokenizer, "test", 50, answers_only=True)
     assert torch.equal(batch.hidden, batch.answers)
     for source, label, answers in zip(batch.sources, batch.labels, batch.answers, strict=True):
-        assert source[source != 1].tolist() == label.masked_fill(answers, MASK)[label != IGNORED].tolist()
+        assert (
+            source[source != 1].tolist()
+            == label.masked_fill(answers, MASK)[label != IGNORED].tolist()
+        )
     assert all(tokenizer.decode(word).strip().isalnum() for word in batch.labels[batch.answers])
 
 
@@ -180,7 +243,10 @@ def test_infilling_hides_spans_but_never_the_frame() -> None:
     assert (batch.labels[batch.hidden] > MASK).all()
     assert not ((batch.sources[:, 1:] == MASK) & (batch.sources[:, :-1] == MASK)).any()
     for source, label, hidden in zip(batch.sources, batch.labels, batch.hidden, strict=True):
-        assert source[(source != 1) & (source != MASK)].tolist() == label[~hidden & (label != IGNORED)].tolist()
+        assert (
+            source[(source != 1) & (source != MASK)].tolist()
+            == label[~hidden & (label != IGNORED)].tolist()
+        )
 
 
 def test_blips_captions_leave_the_prompt_out_and_its_texts_go_without_image() -> None:
@@ -204,28 +270,52 @@ def test_tokenizers_agree_on_words_wherever_they_stand(tower: str) -> None:
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         assert ids == tokenizer(f" {text}", add_special_tokens=False)["input_ids"]
         assert tokenizer.decode(ids).strip() == text
-    assert tokenizer.decode(tokenizer("naïve ☃ Žluť", add_special_tokens=False)["input_ids"]).strip() == "naïve ☃ Žluť"
+    assert (
+        tokenizer.decode(tokenizer("naïve ☃ Žluť", add_special_tokens=False)["input_ids"]).strip()
+        == "naïve ☃ Žluť"
+    )
 
 
 def test_every_word_of_both_datasets_is_one_token() -> None:
     tokenizer = AutoTokenizer.from_pretrained(SHIPPED / "roberta")
-    words = {word for i in range(300) for word in sample_dialogue(Random(i)).replace("?", " ").replace(".", " ").split()}
+    words = {
+        word
+        for i in range(300)
+        for word in sample_dialogue(Random(i)).replace("?", " ").replace(".", " ").split()
+    }
     assert {word for word in words if len(tokenizer.tokenize(word)) > 1} == set()
 
 
 def test_roberta_frames_a_text_and_has_its_special_ids() -> None:
     tokenizer = AutoTokenizer.from_pretrained(SHIPPED / "roberta")
-    assert tokenizer.convert_tokens_to_ids(["<s>", "<pad>", "</s>", "<unk>", "<mask>"]) == [0, 1, 2, 3, 4]
+    assert tokenizer.convert_tokens_to_ids(["<s>", "<pad>", "</s>", "<unk>", "<mask>"]) == [
+        0,
+        1,
+        2,
+        3,
+        4,
+    ]
     ids = tokenizer("a circle")["input_ids"]
     assert (ids[0], ids[-1], len(ids)) == (0, 2, 4)
 
 
 def test_blip_has_its_special_ids_and_frames_nothing() -> None:
-    tokenizer, config = AutoTokenizer.from_pretrained(SHIPPED / "blip"), AutoConfig.from_pretrained(SHIPPED / "blip").text_config
+    tokenizer, config = (
+        AutoTokenizer.from_pretrained(SHIPPED / "blip"),
+        AutoConfig.from_pretrained(SHIPPED / "blip").text_config,
+    )
     assert len(tokenizer("a circle")["input_ids"]) == 2
-    assert (tokenizer.bos_token, tokenizer.sep_token, tokenizer.pad_token) == ("[DEC]", "[SEP]", "[PAD]")
+    assert (tokenizer.bos_token, tokenizer.sep_token, tokenizer.pad_token) == (
+        "[DEC]",
+        "[SEP]",
+        "[PAD]",
+    )
     theirs = (config.bos_token_id, config.sep_token_id, config.eos_token_id, config.pad_token_id)
-    assert theirs == tuple(tokenizer.convert_tokens_to_ids(["[DEC]", "[SEP]", "[SEP]", "[PAD]"])) == (0, 2, 2, 1)
+    assert (
+        theirs
+        == tuple(tokenizer.convert_tokens_to_ids(["[DEC]", "[SEP]", "[SEP]", "[PAD]"]))
+        == (0, 2, 2, 1)
+    )
     assert config.vocab_size == len(tokenizer)
 
 
@@ -237,7 +327,10 @@ def test_gpt2_ends_begins_and_pads_with_one_token() -> None:
 
 def test_the_text_covers_the_wording_of_easy_vqa() -> None:
     folder = Path(importlib.import_module("easy_vqa").__file__ or "").parent / "data" / "train"
-    theirs = {question for question, _, _ in json.loads((folder / "questions.json").read_text(encoding="utf-8"))}
+    theirs = {
+        question
+        for question, _, _ in json.loads((folder / "questions.json").read_text(encoding="utf-8"))
+    }
     ours = {text for i in range(500) for text, _ in easy_questions(sample_single(Random(i)))}
     assert theirs == ours
 
@@ -273,6 +366,12 @@ def test_dialogues_answer_in_the_datasets_words() -> None:
     known = {q.text for i in range(500) for q in questions(draw_scene(0, i))} | {
         q for i in range(99) for q, _ in easy_questions(draw_scene(0, i))
     }
-    asked = {f"{part}?" for text in texts for sentence in text.split(". ") if "?" in sentence for part in [sentence.split("?")[0]]}
+    asked = {
+        f"{part}?"
+        for text in texts
+        for sentence in text.split(". ")
+        if "?" in sentence
+        for part in [sentence.split("?")[0]]
+    }
     assert len(asked & known) > 0.8 * len(asked)
     assert any(f"{shape}s are there?" in text for text in texts for shape in SHAPES)

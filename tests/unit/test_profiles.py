@@ -32,14 +32,26 @@ def test_shipped_profiles_load_and_say_what_they_are_for() -> None:
         ({"time": 1, "signal_seconds": 60}, "signal_seconds: 60 leaves nothing of the 1 minutes"),
         ({"cells_per_job": 0}, "cells_per_job:"),
         ({"gpus": 2, "ranks": 3, "cpus": 8}, "ranks: 3 need a GPU each, `gpus` asks for 2"),
-        ({"gpus": 4, "cells_per_job": 4, "cells_at_once": 4, "cpus": 4}, "gpus: 4 for ranks: 1 leaves GPUs idle"),
+        (
+            {"gpus": 4, "cells_per_job": 4, "cells_at_once": 4, "cpus": 4},
+            "gpus: 4 for ranks: 1 leaves GPUs idle",
+        ),
         ({"ranks": 3, "cpus": 2}, "cpus: 2 is less than one for each of the 3 processes"),
-        ({"cells_at_once": 2, "cpus": 2}, "cells_at_once: 2 is more than the job's cells; set `cells_per_job`"),
+        (
+            {"cells_at_once": 2, "cpus": 2},
+            "cells_at_once: 2 is more than the job's cells; set `cells_per_job`",
+        ),
         ({"sbatch": {"time": 5}}, "sbatch: time: write `time` beside `sbatch`; remove it here"),
         ({"sbatch": {"cpus_per_task": 5}}, "sbatch: cpus_per_task: write `cpus` beside"),
         ({"sbatch": {"output": "log"}}, "sbatch: output: the launcher sets it"),
-        ({"sbatch": {"exclusive": False}}, "sbatch: exclusive: false: sbatch has no such option; leave it out"),
-        ({"cells_at_once": 2, "cells_per_job": 4}, "cpus: 1 is less than one for each of the 2 processes"),
+        (
+            {"sbatch": {"exclusive": False}},
+            "sbatch: exclusive: false: sbatch has no such option; leave it out",
+        ),
+        (
+            {"cells_at_once": 2, "cells_per_job": 4},
+            "cpus: 1 is less than one for each of the 2 processes",
+        ),
     ],
 )
 def test_a_wrong_setting_is_refused(more, words) -> None:
@@ -50,7 +62,9 @@ def test_a_wrong_setting_is_refused(more, words) -> None:
 
 
 def test_a_misspelt_name_and_a_missing_file(tmp_path) -> None:
-    with pytest.raises(UserError, match=r"--profile one_gpus: no shipped profile; did you mean 'one_gpu'\?"):
+    with pytest.raises(
+        UserError, match=r"--profile one_gpus: no shipped profile; did you mean 'one_gpu'\?"
+    ):
         load_profile("one_gpus")
     with pytest.raises(UserError, match=r"cannot read .*mine\.yaml"):
         load_profile(str(tmp_path / "mine.yaml"))
@@ -58,16 +72,38 @@ def test_a_misspelt_name_and_a_missing_file(tmp_path) -> None:
 
 def test_the_profile_of_the_documentation_is_one() -> None:
     text = PAGE.read_text(encoding="utf-8")
-    (block,) = (block for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if "cells_per_job" in block)
+    (block,) = (
+        block
+        for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+        if "cells_per_job" in block
+    )
     profile = parse(Profile, YAML(typ="safe").load(block), "slurm.md")
     assert f"({profile.threads} threads each)" in block
 
 
 def test_what_is_left_out_is_left_to_the_cluster() -> None:
-    told = {key: value for key, value in parse(Profile, LEAST, "").parameters().items() if value is not None}
-    assert not told.keys() & {"gpus_per_node", "slurm_partition", "slurm_account", "slurm_qos", "slurm_setup"}
+    told = {
+        key: value
+        for key, value in parse(Profile, LEAST, "").parameters().items()
+        if value is not None
+    }
+    assert not told.keys() & {
+        "gpus_per_node",
+        "slurm_partition",
+        "slurm_account",
+        "slurm_qos",
+        "slurm_setup",
+    }
     assert told["slurm_additional_parameters"] == {"requeue": True}
-    for more in ({"signal": "CONT@1"}, {"gpus-per-node": 2}, {"exclusive": True}):  # what some clusters need and no key says
-        assert parse(Profile, {**LEAST, "sbatch": more}, "").parameters()["slurm_additional_parameters"] == {"requeue": True, **more}
-    never = parse(Profile, {**LEAST, "requeue": False, "sbatch": {"exclude": "n7"}}, "").parameters()
+    for more in (
+        {"signal": "CONT@1"},
+        {"gpus-per-node": 2},
+        {"exclusive": True},
+    ):  # what some clusters need and no key says
+        assert parse(Profile, {**LEAST, "sbatch": more}, "").parameters()[
+            "slurm_additional_parameters"
+        ] == {"requeue": True, **more}
+    never = parse(
+        Profile, {**LEAST, "requeue": False, "sbatch": {"exclude": "n7"}}, ""
+    ).parameters()
     assert never["slurm_additional_parameters"] == {"no-requeue": True, "exclude": "n7"}

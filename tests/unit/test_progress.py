@@ -14,18 +14,29 @@ from vlpeft.benchmark.core.config import Protocol
 from vlpeft.benchmark.datasets import DatasetSpec
 from vlpeft.benchmark.launch.screen import TOLD_EVERY, CellProgress, SweepProgress, cell_title
 
-ROW = "a [red] method whose label is much too long for any narrow terminal, and then some more of it"
+ROW = (
+    "a [red] method whose label is much too long for any narrow terminal, and then some more of it"
+)
 
 
 @pytest.fixture
 def cells() -> list[Planned]:
     data = DatasetSpec("shapes", "shapes", {}, "")
-    made = [Cell(Choice("lora", {}), Choice("blip", {}), "vqa", data, Protocol(lr=1.0, steps=1), seed) for seed in range(8)]
+    made = [
+        Cell(Choice("lora", {}), Choice("blip", {}), "vqa", data, Protocol(lr=1.0, steps=1), seed)
+        for seed in range(8)
+    ]
     return [Planned(cell.id, ROW, "vit_roberta", "vqa", "shapes", cell.seed, cell) for cell in made]
 
 
 def shown(bars, width: int = 80) -> list[str]:
-    console = Console(width=width, file=io.StringIO(), color_system=None, force_terminal=True, legacy_windows=False)
+    console = Console(
+        width=width,
+        file=io.StringIO(),
+        color_system=None,
+        force_terminal=True,
+        legacy_windows=False,
+    )
     console.print(bars.make_tasks_table(bars.tasks))
     return console.file.getvalue().splitlines()
 
@@ -50,17 +61,23 @@ def test_one_cell_says_its_phase_first(cells) -> None:
 
 
 def test_time_left_is_reckoned_from_the_cells_of_this_launch(cells, tmp_path: Path) -> None:
-    progress = SweepProgress(Plan("sweep", "", "", "", tuple(cells)), cells[4:], tmp_path)  # four were done before
+    progress = SweepProgress(
+        Plan("sweep", "", "", "", tuple(cells)), cells[4:], tmp_path
+    )  # four were done before
     clock = [0.0]
     for task in progress.bars.tasks:
         task._get_time, task.start_time = lambda: clock[0], 0.0
     clock[0] = 100.0
     assert shown(progress.bars)[0].rstrip().endswith("0:01:40 -:--:--")
     progress.bars.update(progress.bar, completed=5)
-    assert shown(progress.bars)[0].rstrip().endswith("0:01:40 0:05:00")  # one cell took 100 s, three are left
+    assert (
+        shown(progress.bars)[0].rstrip().endswith("0:01:40 0:05:00")
+    )  # one cell took 100 s, three are left
 
 
-def test_a_log_hears_once_a_minute_where_cells_are(cells, tmp_path: Path, monkeypatch, capsys) -> None:
+def test_a_log_hears_once_a_minute_where_cells_are(
+    cells, tmp_path: Path, monkeypatch, capsys
+) -> None:
     """Of those at work a few; not of one that was killed long ago, nor while cells end one by one."""
     now = 1000.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
@@ -69,21 +86,32 @@ def test_a_log_hears_once_a_minute_where_cells_are(cells, tmp_path: Path, monkey
         folder = progress.store.folder(cell.id)
         folder.mkdir(parents=True)
         updated = time.time() - (3600 if number == 0 else 1)
-        (folder / "progress.json").write_text(json.dumps({"phase": "train", "step": number, "total": 9, "updated": updated}))
+        (folder / "progress.json").write_text(
+            json.dumps({"phase": "train", "step": number, "total": 9, "updated": updated})
+        )
     capsys.readouterr()
     progress.watch()
     now += TOLD_EVERY
     progress.watch()
     progress.watch()
     (line,) = capsys.readouterr().err.splitlines()
-    assert line == "[0/8] at work: " + "; ".join(f"train {i}/9 {cell_title(cells[i])}" for i in range(1, 5)) + "; 3 more"
+    assert (
+        line
+        == "[0/8] at work: "
+        + "; ".join(f"train {i}/9 {cell_title(cells[i])}" for i in range(1, 5))
+        + "; 3 more"
+    )
     now += TOLD_EVERY
     with FileLock(progress.store.folder(cells[0].id) / "lock"):
         progress.watch()
-    assert capsys.readouterr().err.startswith("[0/8] at work: train 0/9"), "as long as somebody is at it, however quietly"
+    assert capsys.readouterr().err.startswith("[0/8] at work: train 0/9"), (
+        "as long as somebody is at it, however quietly"
+    )
     now += TOLD_EVERY
     progress.watch_cell(cells[1], "train", 2, 9)
-    assert capsys.readouterr().err.startswith("[0/8] at work: train 1/9"), "a cell of this process, too"
+    assert capsys.readouterr().err.startswith("[0/8] at work: train 1/9"), (
+        "a cell of this process, too"
+    )
     now += TOLD_EVERY
     (progress.store.folder(cells[7].id) / "record.json").write_text("{}")
     progress.watch()

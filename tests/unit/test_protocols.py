@@ -14,11 +14,19 @@ from vlpeft.benchmark.core.config import Protocol, dump
 from vlpeft.benchmark.datasets import dataset_names
 from vlpeft.benchmark.plan.check import check_names, check_recipe, reason_to_skip
 from vlpeft.benchmark.plan.grid import expand
-from vlpeft.benchmark.plan.recipes import load_protocol, origins, protocol_layers, protocol_names, resolve
+from vlpeft.benchmark.plan.recipes import (
+    load_protocol,
+    origins,
+    protocol_layers,
+    protocol_names,
+    resolve,
+)
 from vlpeft.benchmark.tasks import TASKS
 from vlpeft.benchmark.tasks.text import clean_caption, clean_question
 
-COVERED = [(name, *each) for name in protocol_names() for each in load_protocol(name).covers.items()]
+COVERED = [
+    (name, *each) for name in protocol_names() for each in load_protocol(name).covers.items()
+]
 
 
 def test_every_protocol_says_what_it_covers() -> None:
@@ -26,14 +34,20 @@ def test_every_protocol_says_what_it_covers() -> None:
 
 
 @pytest.mark.parametrize(("name", "backbone", "tasks"), COVERED)
-def test_a_protocol_resolves_for_all_it_covers(name: str, backbone: str, tasks: tuple[str, ...], tmp_path: Path) -> None:
+def test_a_protocol_resolves_for_all_it_covers(
+    name: str, backbone: str, tasks: tuple[str, ...], tmp_path: Path
+) -> None:
     """With every method of its backbone, and no key that the backbone or the task would not heed."""
     entry = ", ".join(f"{key}: {str(value).lower()}" for key, value in tiny(backbone).items())
     (tmp_path / "a.yaml").write_text(
         f"protocol: {name}\nbackbones: [{{name: {backbone}, {entry}}}]\n"
         f"tasks: [{', '.join(f'{task}/shapes' for task in tasks)}]\nmethods: [{', '.join(METHODS.entries)}]\n"
     )
-    cells = [planned.cell for planned in expand(str(tmp_path / "a.yaml")) if not reason_to_skip(planned.cell)]
+    cells = [
+        planned.cell
+        for planned in expand(str(tmp_path / "a.yaml"))
+        if not reason_to_skip(planned.cell)
+    ]
     assert {cell.task for cell in cells} == set(tasks)
     assert len(cells) >= 5 * len(tasks)
     for cell in cells:
@@ -59,10 +73,31 @@ def test_conditions_name_what_there_is(name: str) -> None:
         assert set(tasks) <= set(BACKBONES.entry(backbone).options["tasks"])
 
 
-def recipe(name: str, backbone: str, task: str, dataset: str = "some", method: str = "p_adapter", **settings: Any) -> Protocol:
+def recipe(
+    name: str,
+    backbone: str,
+    task: str,
+    dataset: str = "some",
+    method: str = "p_adapter",
+    **settings: Any,
+) -> Protocol:
     facts = {"backbone": backbone, "task": task, "dataset": dataset, "method": method}
-    default = {"method.per_task": {"adapter": "nothing", "lora": False, "prompt_tuning": False, "compacter": "nothing"}.get(method)}
-    return resolve(list(protocol_layers(name, facts | default | {f"method.{key}": value for key, value in settings.items()})), "here")
+    default = {
+        "method.per_task": {
+            "adapter": "nothing",
+            "lora": False,
+            "prompt_tuning": False,
+            "compacter": "nothing",
+        }.get(method)
+    }
+    return resolve(
+        list(
+            protocol_layers(
+                name, facts | default | {f"method.{key}": value for key, value in settings.items()}
+            )
+        ),
+        "here",
+    )
 
 
 VALUES: list[tuple[str, str, str, dict[str, Any], dict[str, Any]]] = [
@@ -97,14 +132,19 @@ VALUES: list[tuple[str, str, str, dict[str, Any], dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("name", "backbone", "task", "facts", "expected"), VALUES)
-def test_values_of_the_papers(name: str, backbone: str, task: str, facts: dict[str, Any], expected: dict[str, Any]) -> None:
+def test_values_of_the_papers(
+    name: str, backbone: str, task: str, facts: dict[str, Any], expected: dict[str, Any]
+) -> None:
     made = recipe(name, backbone, task, **facts)
     assert {key: getattr(made, key) for key in expected} == expected
 
 
 def test_all_tasks_of_a_joint_cell_share_one_optimizer() -> None:
     for method in ("full_finetuning", "lora", "bitfit"):
-        rates = {recipe("vl_adapter", "clip_bart", task, method=method).lr for task in ("vqa", "nlvr2", "captioning")}
+        rates = {
+            recipe("vl_adapter", "clip_bart", task, method=method).lr
+            for task in ("vqa", "nlvr2", "captioning")
+        }
         assert len(rates) == 1
 
 
@@ -119,4 +159,9 @@ def test_a_value_of_a_base_says_so() -> None:
 def test_sentences_keep_all_but_case_and_the_last_full_stop() -> None:
     text = " Two dogs (big ones) run. They: play! At 5.30 p.m.. "
     assert clean_question(text, "sentence") == "two dogs (big ones) run. they: play! at 5.30 p.m."
-    assert clean_question("A man.", "sentence") == clean_question("a man", "sentence") == clean_caption("A man.", "sentence") == "a man"
+    assert (
+        clean_question("A man.", "sentence")
+        == clean_question("a man", "sentence")
+        == clean_caption("A man.", "sentence")
+        == "a man"
+    )

@@ -8,7 +8,14 @@ import pytest
 
 from vlpeft.benchmark.core.config import load_yaml, parse
 from vlpeft.benchmark.core.errors import UserError
-from vlpeft.results.papers.published import FOLDER, Number, PublishedTable, load_published, published_names, recomputed
+from vlpeft.results.papers.published import (
+    FOLDER,
+    Number,
+    PublishedTable,
+    load_published,
+    published_names,
+    recomputed,
+)
 
 # How many different numbers each file holds; a change here is a change of what is said of a paper.
 PRINTED = {
@@ -39,8 +46,20 @@ SMALL = {
     "sources": {"pdf": {"url": "https://example.org", "primary": True, "read": "text"}},
     "tolerance": "ours",
     "columns": [
-        {"name": "A", "metric": "accuracy", "task": "vqa/x", "measured": "vqa_accuracy", "tolerance": 0.5},
-        {"name": "B", "metric": "CIDEr", "task": "captioning/x", "measured": "CIDEr", "tolerance": 1.0},
+        {
+            "name": "A",
+            "metric": "accuracy",
+            "task": "vqa/x",
+            "measured": "vqa_accuracy",
+            "tolerance": 0.5,
+        },
+        {
+            "name": "B",
+            "metric": "CIDEr",
+            "task": "captioning/x",
+            "measured": "CIDEr",
+            "tolerance": 1.0,
+        },
         {"name": "Avg.", "metric": "mean", "mean_of": ["A", "B"], "within": 0.01, "tolerance": 0.5},
     ],
     "groups": [
@@ -50,8 +69,16 @@ SMALL = {
             "rows": [
                 {"name": "one", "method": "one", "values": [1.0, 2.0, 1.5]},
                 {"name": "two", "method": "two", "values": [2.0, 5.0, 3.51]},
-                {"name": "two over one", "gain": {"of": "two", "over": "one"}, "values": [1.0, 3.0, 2.01]},
-                {"name": "two over one, %", "gain": {"of": "two", "over": "one", "relative": True}, "values": {"Avg.": 134.0}},
+                {
+                    "name": "two over one",
+                    "gain": {"of": "two", "over": "one"},
+                    "values": [1.0, 3.0, 2.01],
+                },
+                {
+                    "name": "two over one, %",
+                    "gain": {"of": "two", "over": "one", "relative": True},
+                    "values": {"Avg.": 134.0},
+                },
             ],
         }
     ],
@@ -79,7 +106,10 @@ def parts(table: PublishedTable, number: Number) -> list[float | None]:
 def test_every_file_is_read_and_holds_its_numbers() -> None:
     found = {}
     for name in published_names():
-        found[name] = sum(number.value is not None and not number.row.again for number in load_published(name).numbers())
+        found[name] = sum(
+            number.value is not None and not number.row.again
+            for number in load_published(name).numbers()
+        )
     assert found == PRINTED
 
 
@@ -87,16 +117,30 @@ def test_every_file_is_read_and_holds_its_numbers() -> None:
 def test_printed_averages_and_gains_follow_from_the_rest(name: str) -> None:
     table = load_published(name)
     found = list(recomputed(table))
-    wrong = [(r.number.group.name, r.number.row.name, r.number.column.name, r.number.value, r.value) for r in found if not r.agrees]
+    wrong = [
+        (r.number.group.name, r.number.row.name, r.number.column.name, r.number.value, r.value)
+        for r in found
+        if not r.agrees
+    ]
     assert not wrong
-    averages = [n for n in table.numbers() if n.column.mean_of and not n.row.gain and None not in parts(table, n)]
+    averages = [
+        n
+        for n in table.numbers()
+        if n.column.mean_of and not n.row.gain and None not in parts(table, n)
+    ]
     gains = [n for n in table.numbers() if n.row.gain and n.group.row(n.row.gain.of)]
-    assert len(found) == len(averages) + len(gains), "a printed average or gain that was not recomputed"
+    assert len(found) == len(averages) + len(gains), (
+        "a printed average or gain that was not recomputed"
+    )
 
 
 def test_table_5_derives_the_plain_adapter_of_table_2() -> None:
     """Score minus gain at all places is the row that Table 2 prints."""
-    (whole,) = (group for group in load_published("p_adapter/table5").groups if group.name == "FFN + SA + CA")
+    (whole,) = (
+        group
+        for group in load_published("p_adapter/table5").groups
+        if group.name == "FFN + SA + CA"
+    )
     adapter = whole.row("Adapter")
     assert adapter is not None
     assert adapter.derived
@@ -108,15 +152,45 @@ def test_table_5_derives_the_plain_adapter_of_table_2() -> None:
 @pytest.mark.parametrize(
     ("table", "group", "row", "other", "place", "as_row"),
     [
-        ("p_adapter/table2", "BLIP CapFilt-L", "pGNN (the p-adapter)", "p_adapter/table3", "BLIP CapFilt-L", "Query"),
-        ("p_adapter/table2", "BLIP CapFilt-L", "pGNN (the p-adapter)", "p_adapter/table4", "BLIP CapFilt-L", "Learnable"),
-        ("p_adapter/table2", "BLIP CapFilt-L", "pGNN (the p-adapter)", "p_adapter/table5", "FFN + SA + CA", "p-Adapter"),
+        (
+            "p_adapter/table2",
+            "BLIP CapFilt-L",
+            "pGNN (the p-adapter)",
+            "p_adapter/table3",
+            "BLIP CapFilt-L",
+            "Query",
+        ),
+        (
+            "p_adapter/table2",
+            "BLIP CapFilt-L",
+            "pGNN (the p-adapter)",
+            "p_adapter/table4",
+            "BLIP CapFilt-L",
+            "Learnable",
+        ),
+        (
+            "p_adapter/table2",
+            "BLIP CapFilt-L",
+            "pGNN (the p-adapter)",
+            "p_adapter/table5",
+            "FFN + SA + CA",
+            "p-Adapter",
+        ),
         ("vl_pet/table2", "CLIP-BART", "Compacter", "vl_pet/table9", "CLIP-BART", "Compacter"),
         ("vl_pet/table2", "CLIP-BART", "VL-Adapter", "vl_pet/table9", "CLIP-BART", "VL-Adapter"),
-        ("vl_adapter/table1", "CLIP-BART", "Single adapter", "vl_adapter/table5", "CLIP-BART", "and a single adapter"),
+        (
+            "vl_adapter/table1",
+            "CLIP-BART",
+            "Single adapter",
+            "vl_adapter/table5",
+            "CLIP-BART",
+            "and a single adapter",
+        ),
     ],
 )
-def test_rows_that_papers_print_twice_are_equal(table: str, group: str, row: str, other: str, place: str, as_row: str) -> None:
+def test_rows_that_papers_print_twice_are_equal(
+    table: str, group: str, row: str, other: str, place: str, as_row: str
+) -> None:
     first, second = (
         next(g for g in load_published(t).groups if g.name == g_name).row(name)
         for t, g_name, name in ((table, group, row), (other, place, as_row))
@@ -138,25 +212,41 @@ def test_figure_4_ends_where_table_1_says() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["vl_adapter/table1", "vl_pet/table2", "vl_pet/table9", "vl_pet/checkpoints", "dora/table", "p_adapter/table1"]
+    "name",
+    [
+        "vl_adapter/table1",
+        "vl_pet/table2",
+        "vl_pet/table9",
+        "vl_pet/checkpoints",
+        "dora/table",
+        "p_adapter/table1",
+    ],
 )
 def test_tolerances_are_what_the_files_say(name: str) -> None:
     """Twice the median spread that VL-PET prints for a column, rounded; p-Adapter's accuracies and BLEU take that of VQA."""
     spread = {}
     for column in ("VQA", "GQA", "NLVR2", "COCO", "Avg."):
         known = [
-            n.std for n in load_published("vl_pet/table2").numbers() if n.group.name == "CLIP-BART" and n.column.name == column and n.std
+            n.std
+            for n in load_published("vl_pet/table2").numbers()
+            if n.group.name == "CLIP-BART" and n.column.name == column and n.std
         ]
         assert len(known) == 11
         spread[column] = round(2 * median(known), 1)
     other = {"CIDEr": spread["COCO"], "accuracy": spread["VQA"], "BLEU@4": spread["VQA"]}
     for column in load_published(name).columns:
         if column.name != "Updated params":
-            assert column.tolerance == spread.get(column.name, other.get(column.metric)), column.name
+            assert column.tolerance == spread.get(column.name, other.get(column.metric)), (
+                column.name
+            )
 
 
 def test_every_number_has_its_source() -> None:
-    primary = Counter(number.source.primary for name in published_names() for number in load_published(name).numbers())
+    primary = Counter(
+        number.source.primary
+        for name in published_names()
+        for number in load_published(name).numbers()
+    )
     assert primary[True]
     assert primary[False]
     for name in published_names():
@@ -176,8 +266,15 @@ def test_a_wrong_digit_is_found() -> None:
 
 
 def test_an_unknown_part_leaves_its_average_alone() -> None:
-    table = small(groups__0__rows__0__values=[None, 2.0, 1.5], groups__0__rows__0__unknown="not found")
-    assert [r.number.row.name for r in recomputed(table)] == ["two", "two over one", "two over one", "two over one, %"]
+    table = small(
+        groups__0__rows__0__values=[None, 2.0, 1.5], groups__0__rows__0__unknown="not found"
+    )
+    assert [r.number.row.name for r in recomputed(table)] == [
+        "two",
+        "two over one",
+        "two over one",
+        "two over one, %",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -192,7 +289,11 @@ def test_an_unknown_part_leaves_its_average_alone() -> None:
         ("groups__0__rows__0__source", "web", "row 'G, one': source: no 'web' here"),
         ("groups__0__rows__0__method", "", "give one of `method`, `gain` and `cannot`"),
         ("groups__0__rows__0__cannot", "no", "give one of `method`, `gain` and `cannot`"),
-        ("groups__0__rows__0__not_comparable", {"C": "another share"}, "row 'G, one': not_comparable: no 'C' here"),
+        (
+            "groups__0__rows__0__not_comparable",
+            {"C": "another share"},
+            "row 'G, one': not_comparable: no 'C' here",
+        ),
         ("groups__0__rows__1__name", "one", "rows of 'G': a name stands twice"),
         ("columns__2__mean_of", ["A", "C"], "column 'Avg.': mean_of: no 'C' here"),
         ("columns__1__name", "A", "columns: a name stands twice"),

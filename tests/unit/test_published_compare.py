@@ -40,9 +40,29 @@ TABLE = {
     "tolerance": "ours: half a point",
     "columns": [
         {"name": "Params", "metric": "trainable %", "measured": "share", "tolerance": 0.0101},
-        {"name": "VQA", "metric": "accuracy", "task": "vqa/vqav2", "measured": "vqa_accuracy", "tolerance": 0.5, "note": "measured on val"},
-        {"name": "COCO", "metric": "CIDEr", "decimals": 1, "task": "captioning/coco", "measured": "CIDEr", "tolerance": 0.5},
-        {"name": "Avg.", "metric": "mean", "mean_of": ["VQA", "COCO"], "within": 0.01, "tolerance": 0.5},
+        {
+            "name": "VQA",
+            "metric": "accuracy",
+            "task": "vqa/vqav2",
+            "measured": "vqa_accuracy",
+            "tolerance": 0.5,
+            "note": "measured on val",
+        },
+        {
+            "name": "COCO",
+            "metric": "CIDEr",
+            "decimals": 1,
+            "task": "captioning/coco",
+            "measured": "CIDEr",
+            "tolerance": 0.5,
+        },
+        {
+            "name": "Avg.",
+            "metric": "mean",
+            "mean_of": ["VQA", "COCO"],
+            "within": 0.01,
+            "tolerance": 0.5,
+        },
         {"name": "Claim", "metric": "unstated", "not_comparable": "basis unstated"},
     ],
     "groups": [
@@ -50,30 +70,73 @@ TABLE = {
             "name": "BLIP",
             "backbone": "BLIP-B",
             "rows": [
-                {"name": "Full", "method": "full", "values": [100, 70.0, 120.0, 95.0, 20], "std": [None, 0.1, 0.2, 0.1, None]},
-                {"name": "LoRA", "method": "lora", "values": [0.5, 60.0, None, 90.0, 20], "unknown": "not found"},
-                {"name": "Full over LoRA", "gain": {"of": "Full", "over": "LoRA"}, "source": "plot", "values": {"VQA": 10.0}},
-                {"name": "Full over LoRA, %", "gain": {"of": "full", "over": "lora", "relative": True}, "values": {"VQA": 16.67}},
-                {"name": "derived", "method": "full", "derived": True, "values": {"VQA": 70.9}, "qualifier": "over"},
+                {
+                    "name": "Full",
+                    "method": "full",
+                    "values": [100, 70.0, 120.0, 95.0, 20],
+                    "std": [None, 0.1, 0.2, 0.1, None],
+                },
+                {
+                    "name": "LoRA",
+                    "method": "lora",
+                    "values": [0.5, 60.0, None, 90.0, 20],
+                    "unknown": "not found",
+                },
+                {
+                    "name": "Full over LoRA",
+                    "gain": {"of": "Full", "over": "LoRA"},
+                    "source": "plot",
+                    "values": {"VQA": 10.0},
+                },
+                {
+                    "name": "Full over LoRA, %",
+                    "gain": {"of": "full", "over": "lora", "relative": True},
+                    "values": {"VQA": 16.67},
+                },
+                {
+                    "name": "derived",
+                    "method": "full",
+                    "derived": True,
+                    "values": {"VQA": 70.9},
+                    "qualifier": "over",
+                },
             ],
         },
-        {"name": "mPLUG", "cannot": "no mPLUG here", "rows": [{"name": "Full", "values": {"VQA": 71.0}}]},
+        {
+            "name": "mPLUG",
+            "cannot": "no mPLUG here",
+            "rows": [{"name": "Full", "values": {"VQA": 71.0}}],
+        },
     ],
 }
 
 
 def table(**columns) -> PublishedTable:
     """The table; keywords replace keys of the column VQA."""
-    values = {**TABLE, "columns": [{**c, **columns} if c["name"] == "VQA" else c for c in TABLE["columns"]]}
+    values = {
+        **TABLE,
+        "columns": [{**c, **columns} if c["name"] == "VQA" else c for c in TABLE["columns"]],
+    }
     return parse(PublishedTable, values, "a.yaml")
 
 
 def cell(
-    row: str, task: str, dataset: str, seed: int, *, root: str = "/data", weights: str = "big.pth", also: tuple[Part, ...] = ()
+    row: str,
+    task: str,
+    dataset: str,
+    seed: int,
+    *,
+    root: str = "/data",
+    weights: str = "big.pth",
+    also: tuple[Part, ...] = (),
 ) -> Planned:
     backbone = Choice("blip", {"weights": weights})
-    made = Cell(Choice(row, {}), backbone, task, DatasetSpec(dataset, "none", {}, root), RECIPE, seed, also)
-    return Planned(made.id, row, "BLIP-B", task, dataset, seed, made, trainable=5, head=0, total=2000)
+    made = Cell(
+        Choice(row, {}), backbone, task, DatasetSpec(dataset, "none", {}, root), RECIPE, seed, also
+    )
+    return Planned(
+        made.id, row, "BLIP-B", task, dataset, seed, made, trainable=5, head=0, total=2000
+    )
 
 
 SCORES = {  # row, task: by seed
@@ -86,16 +149,25 @@ METRICS = {"vqa": ("vqav2", "vqa_accuracy"), "captioning": ("coco", "CIDEr")}
 
 
 def cells(**more) -> list[Planned]:
-    return [cell(row, task, METRICS[task][0], seed, **more) for row, task in SCORES for seed in (0, 1)]
+    return [
+        cell(row, task, METRICS[task][0], seed, **more) for row, task in SCORES for seed in (0, 1)
+    ]
 
 
 def record(planned: Planned, **metrics) -> Record:
     own = {METRICS[planned.task][1]: SCORES[planned.row, planned.task][planned.seed]}
-    cost = {"trainable": 1000.0 if planned.row == "full" else 5.0, "total": 2000.0, "vision": 1000.0, "head": 0.0}
+    cost = {
+        "trainable": 1000.0 if planned.row == "full" else 5.0,
+        "total": 2000.0,
+        "vision": 1000.0,
+        "head": 0.0,
+    }
     return Record(planned.id, {}, metrics or own, cost, [], {"data": {}, "science": 1})
 
 
-def results(root: Path, *records: Record, planned: list[Planned] | None = None, sweep: str = "a") -> tuple[Plan, Store]:
+def results(
+    root: Path, *records: Record, planned: list[Planned] | None = None, sweep: str = "a"
+) -> tuple[Plan, Store]:
     store = Store(root)
     for one in records:
         assert store.publish(one)
@@ -107,7 +179,12 @@ def full(root: Path) -> tuple[Plan, Store]:
 
 
 def find(found: list[Comparison], row: str, column: str) -> Comparison:
-    (one,) = (c for c in found if (c.number.row.name, c.number.column.name) == (row, column) and c.number.group.name == "BLIP")
+    (one,) = (
+        c
+        for c in found
+        if (c.number.row.name, c.number.column.name) == (row, column)
+        and c.number.group.name == "BLIP"
+    )
     return one
 
 
@@ -124,7 +201,11 @@ def test_a_cell_is_compared_by_its_mean_and_spread(tmp_path):
     one = find(found, "Full", "VQA")
     assert one.outcome.mean == pytest.approx(70.25)
     assert one.outcome.std == pytest.approx(statistics.stdev([69.0, 71.5]))
-    assert (one.difference, one.verdict, one.outcome.planned) == (pytest.approx(0.25), "reproduced", 2)
+    assert (one.difference, one.verdict, one.outcome.planned) == (
+        pytest.approx(0.25),
+        "reproduced",
+        2,
+    )
 
 
 def test_a_mean_of_columns_is_taken_seed_by_seed(tmp_path):
@@ -142,14 +223,20 @@ def test_gains_are_taken_seed_by_seed_whether_the_rows_are_printed_or_not(tmp_pa
 
 def test_a_share_leaves_the_vision_tower_out(tmp_path):
     found = compare(table(), *full(tmp_path))
-    assert [find(found, row, "Params").outcome.values for row in ("Full", "LoRA")] == [{0: 100.0, 1: 100.0}, {0: 0.5, 1: 0.5}]
+    assert [find(found, row, "Params").outcome.values for row in ("Full", "LoRA")] == [
+        {0: 100.0, 1: 100.0},
+        {0: 0.5, 1: 0.5},
+    ]
     assert verdict(found, "LoRA", "Params") == ("reproduced", "")
 
 
 def test_a_task_of_a_joint_cell(tmp_path):
     also = (Part("captioning", DatasetSpec("coco", "none", {}, "/data"), RECIPE),)
     planned = [cell("full", "vqa", "vqav2", seed, also=also) for seed in (0, 1)]
-    records = [record(p, **{"vqa/vqav2:vqa_accuracy": 70.0 + p.seed, "captioning/coco:CIDEr": 120.0}) for p in planned]
+    records = [
+        record(p, **{"vqa/vqav2:vqa_accuracy": 70.0 + p.seed, "captioning/coco:CIDEr": 120.0})
+        for p in planned
+    ]
     found = compare(table(), *results(tmp_path, *records, planned=planned))
     assert find(found, "Full", "VQA").outcome.values == {0: 70.0, 1: 71.0}
     assert find(found, "Full", "Avg.").outcome.values == {0: 95.0, 1: 95.5}
@@ -167,7 +254,9 @@ def test_two_cells_a_seed_are_refused(tmp_path):
 
 def test_the_larger_of_spread_and_tolerance_decides(tmp_path):
     near = full(tmp_path)
-    assert find(compare(table(), *near), "derived", "VQA").verdict == "reproduced"  # 0.65 off, 2 std are 3.5
+    assert (
+        find(compare(table(), *near), "derived", "VQA").verdict == "reproduced"
+    )  # 0.65 off, 2 std are 3.5
     even = [record(p, vqa_accuracy=70.25) if p.task == "vqa" else record(p) for p in cells()]
     steady = results(tmp_path / "steady", *even)
     assert find(compare(table(), *steady), "derived", "VQA").verdict == "off"
@@ -182,21 +271,37 @@ def test_a_number_of_something_else_is_not_judged(tmp_path):
     found = compare(parse(PublishedTable, odd, "a.yaml"), *full(tmp_path))
     assert verdict(found, "Full", "VQA") == ("not comparable", "of another split")
     assert verdict(found, "Full", "COCO") == ("reproduced", "")
-    shares = {n.row.name: n.not_comparable for n in load_published("vl_adapter/table5").numbers() if n.column.name == "Updated params"}
-    assert [name for name, why in shares.items() if why] == ["Visual embedding alone", "and LayerNorms"]
+    shares = {
+        n.row.name: n.not_comparable
+        for n in load_published("vl_adapter/table5").numbers()
+        if n.column.name == "Updated params"
+    }
+    assert [name for name, why in shares.items() if why] == [
+        "Visual embedding alone",
+        "and LayerNorms",
+    ]
 
 
 def test_one_seed_has_no_spread_but_a_verdict(tmp_path):
     one = [p for p in cells() if p.seed == 0]
-    found = find(compare(table(), *results(tmp_path, *map(record, one), planned=one)), "Full", "VQA")
+    found = find(
+        compare(table(), *results(tmp_path, *map(record, one), planned=one)), "Full", "VQA"
+    )
     assert (found.outcome.std, found.verdict) == (None, "off")
 
 
 def test_without_a_plan_nothing_is_run():
     found = compare(table(), None, None)
-    assert verdict(found, "Full", "VQA") == verdict(found, "Full over LoRA", "VQA") == verdict(found, "Full", "Avg.") == ("not run", "")
+    assert (
+        verdict(found, "Full", "VQA")
+        == verdict(found, "Full over LoRA", "VQA")
+        == verdict(found, "Full", "Avg.")
+        == ("not run", "")
+    )
     assert verdict(found, "Full", "Claim") == ("not comparable", "basis unstated")
-    assert [(c.verdict, c.reason) for c in found if c.number.group.name == "mPLUG"] == [("cannot run", "no mPLUG here")]
+    assert [(c.verdict, c.reason) for c in found if c.number.group.name == "mPLUG"] == [
+        ("cannot run", "no mPLUG here")
+    ]
 
 
 def test_seeds_that_are_missing_leave_a_number_not_run(tmp_path):
@@ -206,12 +311,21 @@ def test_seeds_that_are_missing_leave_a_number_not_run(tmp_path):
 
 
 def test_failed_absent_and_skipped_cells_say_why(tmp_path):
-    planned = [replace(p, skipped="no site") if (p.row, p.task) == ("full", "captioning") else p for p in cells()]
-    records = [record(p, vqa_accuracy={"absent": "no java"}) for p in planned if (p.row, p.task) == ("lora", "vqa")]
+    planned = [
+        replace(p, skipped="no site") if (p.row, p.task) == ("full", "captioning") else p
+        for p in cells()
+    ]
+    records = [
+        record(p, vqa_accuracy={"absent": "no java"})
+        for p in planned
+        if (p.row, p.task) == ("lora", "vqa")
+    ]
     plan, store = results(tmp_path, *records, planned=planned)
     failed = next(p for p in planned if (p.row, p.task) == ("full", "vqa"))
     store.folder(failed.id).mkdir(parents=True)
-    (store.folder(failed.id) / "failure.json").write_text(json.dumps({"cause": "OutOfMemory", "message": "too big", "user": False}))
+    (store.folder(failed.id) / "failure.json").write_text(
+        json.dumps({"cause": "OutOfMemory", "message": "too big", "user": False})
+    )
     found = compare(table(), plan, store)
     assert verdict(found, "Full", "VQA") == ("not run", "failed: OutOfMemory: too big")
     assert verdict(found, "LoRA", "VQA") == ("not run", "absent: no java")
@@ -223,7 +337,10 @@ def test_a_value_that_is_no_number_reproduces_nothing(tmp_path, monkeypatch):
     frame = leaderboard(plan, store)
     frame.frame["value"] = float("nan")
     monkeypatch.setattr("vlpeft.results.papers.measured.leaderboard", lambda *_, **__: frame)
-    assert verdict(compare(table(), plan, store), "Full", "VQA") == ("not run", "absent: the value is nan")
+    assert verdict(compare(table(), plan, store), "Full", "VQA") == (
+        "not run",
+        "absent: the value is nan",
+    )
 
 
 def test_a_record_without_counts_has_no_share(tmp_path):
@@ -263,16 +380,26 @@ def test_small_cells_are_shown_and_not_judged(tmp_path, more, reason):
     planned = cells(**more)
     plan, store = results(tmp_path, *map(record, planned), planned=planned)
     found = compare(table(), plan, store)
-    assert verdict(found, "Full", "VQA") == verdict(found, "Full over LoRA", "VQA") == ("not comparable", reason)
+    assert (
+        verdict(found, "Full", "VQA")
+        == verdict(found, "Full over LoRA", "VQA")
+        == ("not comparable", reason)
+    )
     assert find(found, "Full", "VQA").difference is None
-    assert published_table("a", table(), plan, store).title == f"A paper, Table 1: methods_1 ± #2 ({reason})"
+    assert (
+        published_table("a", table(), plan, store).title
+        == f"A paper, Table 1: methods_1 ± #2 ({reason})"
+    )
 
 
 def test_another_scale_stands_for_each_dataset(tmp_path):
     """The data that stands for a dataset says so behind its name, and metrics have another tokenizer."""
     places = [("vqa", "vqav2_karpathy"), ("vqa", "vizwiz_vqa"), ("entailment", "snli_ve")]
     places += [("captioning", name) for name in ("coco", "textcaps", "vizwiz_caps")]
-    made = [cell("lora", task, f"{dataset} (shapes)", 42, root="", weights="tiny") for task, dataset in places]
+    made = [
+        cell("lora", task, f"{dataset} (shapes)", 42, root="", weights="tiny")
+        for task, dataset in places
+    ]
     planned = [replace(one, backbone="BLIP CapFilt-L") for one in made]
     values = (
         {"vqa_accuracy": 1.0},
@@ -280,10 +407,17 @@ def test_another_scale_stands_for_each_dataset(tmp_path):
         {"accuracy": 3.0},
         *({"CIDEr (treebank)": x, "BLEU-4 (treebank)": 0.5} for x in (4.0, 5.0, 6.0)),
     )
-    records = [Record(p.id, {}, dict(found), {}, [], {"data": {}, "science": 1}) for p, found in zip(planned, values, strict=True)]
+    records = [
+        Record(p.id, {}, dict(found), {}, [], {"data": {}, "science": 1})
+        for p, found in zip(planned, values, strict=True)
+    ]
     plan, store = results(tmp_path, *records, planned=planned, sweep="p_adapter/table1@tiny")
     found = compare(load_published("p_adapter/table1"), plan, store)
-    row = {c.number.column.name: c for c in found if (c.number.group.name, c.number.row.name) == ("BLIP CapFilt-L", "LoRA")}
+    row = {
+        c.number.column.name: c
+        for c in found
+        if (c.number.group.name, c.number.row.name) == ("BLIP CapFilt-L", "LoRA")
+    }
     columns = ("VQA2.0", "VizWizVQA", "SNLI-VE", "COCO C", "TextCaps C", "VizWizCaps C")
     assert [row[name].outcome.mean for name in columns] == [1, 2, 3, 4, 5, 6]
     assert {(c.verdict, c.reason) for name, c in row.items() if name != "Updated params"} == {
@@ -301,14 +435,23 @@ def test_what_is_small():
 
 
 def test_titles_say_what_is_small_once():
-    tiny, big = cell("a", "vqa", "shapes", 0, root="", weights="tiny").cell, cell("a", "vqa", "vqav2", 0).cell
+    tiny, big = (
+        cell("a", "vqa", "shapes", 0, root="", weights="tiny").cell,
+        cell("a", "vqa", "vqav2", 0).cell,
+    )
     assert label_title("A title", [big]) == "A title"
     assert label_title("A title", []) == "A title"
     assert label_title("A title", [tiny]) == "A title (tiny towers, embedded data)"
-    assert label_title("A title", [tiny, big]) == "A title (tiny towers in part, embedded data in part)"
+    assert (
+        label_title("A title", [tiny, big])
+        == "A title (tiny towers in part, embedded data in part)"
+    )
     said = "Quickstart: tiny pretrained towers, embedded data"
     assert label_title(said, [tiny]) == said
-    assert label_title("Is tiny LoRA enough?", [tiny]) == "Is tiny LoRA enough? (tiny towers, embedded data)"
+    assert (
+        label_title("Is tiny LoRA enough?", [tiny])
+        == "Is tiny LoRA enough? (tiny towers, embedded data)"
+    )
 
 
 def test_a_table_of_scores_is_labelled_too(tmp_path):
@@ -336,10 +479,22 @@ def test_golden(tmp_path, format):  # noqa: A002
 
 
 def test_rows_for_scripts_hold_where_a_number_comes_from(tmp_path):
-    rows = list(csv.DictReader(io.StringIO(render(published_table("paper/table1", table(), *example(tmp_path)), "csv"))))
+    rows = list(
+        csv.DictReader(
+            io.StringIO(render(published_table("paper/table1", table(), *example(tmp_path)), "csv"))
+        )
+    )
     plot = next(row for row in rows if row["row"] == "Full over LoRA")
-    assert (plot["source"], plot["primary"], plot["read"]) == ("https://example.org/b.pdf", "False", "coordinates")
-    assert (plot["published_table"], plot["paper"], plot["table"]) == ("paper/table1", "A paper", "Table 1: methods_1 ± #2")
+    assert (plot["source"], plot["primary"], plot["read"]) == (
+        "https://example.org/b.pdf",
+        "False",
+        "coordinates",
+    )
+    assert (plot["published_table"], plot["paper"], plot["table"]) == (
+        "paper/table1",
+        "A paper",
+        "Table 1: methods_1 ± #2",
+    )
 
 
 @pytest.mark.parametrize("name", published_names())
@@ -382,7 +537,10 @@ def test_the_command_imports_no_torch(tmp_path):
 
 def test_every_listed_name_can_be_planned_or_says_why_not(capsys, monkeypatch):
     planned = []
-    monkeypatch.setattr("vlpeft.benchmark.plan.check.plan", lambda name, **_: planned.append(name) or Plan(name, name, "", "", ()))
+    monkeypatch.setattr(
+        "vlpeft.benchmark.plan.check.plan",
+        lambda name, **_: planned.append(name) or Plan(name, name, "", "", ()),
+    )
     for name in (row["name"] for row in listing("sweeps")):
         code, _, err = run(capsys, "plan", name)
         table = load_published(name) if name in published_names() else None
@@ -390,7 +548,10 @@ def test_every_listed_name_can_be_planned_or_says_why_not(capsys, monkeypatch):
             assert (code, planned[-1]) == (0, (table and table.sweep) or name)
         else:
             assert code == 2
-            assert f"{name} is a published table without a sweep, since nothing here can reproduce it (" in err
+            assert (
+                f"{name} is a published table without a sweep, since nothing here can reproduce it ("
+                in err
+            )
             assert f": see `vlpeft table {name}`" in err
             assert len(err.splitlines()) == 1
 
@@ -405,24 +566,42 @@ def test_the_command_finds_the_sweeps_plan(capsys, tmp_path, monkeypatch, scale,
     planned = replace(made, backbone="CLIP-BART")
     source = fingerprint(sweep_path("vl_pet/table2"), scale)
     name = f"vl_pet/table2@{scale}" if scale else "vl_pet/table2"
-    others = [("vqa", "gqa_clip_bart"), ("nlvr2", "nlvr2_clip_bart"), ("captioning", "coco_clip_bart")]
-    also = tuple(Part(task, DatasetSpec(dataset, "none", {}, planned.cell.dataset.root), RECIPE) for task, dataset in others)
+    others = [
+        ("vqa", "gqa_clip_bart"),
+        ("nlvr2", "nlvr2_clip_bart"),
+        ("captioning", "coco_clip_bart"),
+    ]
+    also = tuple(
+        Part(task, DatasetSpec(dataset, "none", {}, planned.cell.dataset.root), RECIPE)
+        for task, dataset in others
+    )
     whole = replace(planned.cell, also=also)
     planned = replace(planned, cell=whole, id=whole.id)
     plan = Plan(name, "A title", "", source, (planned,))
     write_atomically(plan_file(root, "vl_pet/table2", scale), to_json(dump(plan)))
-    metrics = {"vqa/vqav2_clip_bart:vqa_accuracy": 66.4, "vqa/gqa_clip_bart:accuracy": 54.94, "nlvr2/nlvr2_clip_bart:accuracy": 73.36}
+    metrics = {
+        "vqa/vqav2_clip_bart:vqa_accuracy": 66.4,
+        "vqa/gqa_clip_bart:accuracy": 54.94,
+        "nlvr2/nlvr2_clip_bart:accuracy": 73.36,
+    }
     Store(root).publish(Record(whole.id, {}, metrics, {}, [], {"data": {}, "science": 1}))
-    code, out, err = run(capsys, "table", "vl_pet/checkpoints", "--json", *(["--scale", scale] if scale else []))
+    code, out, err = run(
+        capsys, "table", "vl_pet/checkpoints", "--json", *(["--scale", scale] if scale else [])
+    )
     assert (code, err) == (0, "")
     rows = {(row["row"], row["column"]): row["verdict"] for row in json.loads(out)["rows"]}
     assert {rows["VL-PET-large", column] for column in ("VQA", "GQA", "NLVR2")} == {says}
     assert rows["VL-PET-small", "VQA"] == "not run"
-    _, other, err = run(capsys, "table", "vl_pet/checkpoints", "--json", *([] if scale else ["--scale", "tiny"]))
+    _, other, err = run(
+        capsys, "table", "vl_pet/checkpoints", "--json", *([] if scale else ["--scale", "tiny"])
+    )
     if scale:
         assert {row["verdict"] for row in json.loads(other)["rows"]} == {"not run"}
     else:
-        assert "holds no results of the sweep 'vl_pet/table2'; run `vlpeft sweep vl_pet/table2 --root" in err
+        assert (
+            "holds no results of the sweep 'vl_pet/table2'; run `vlpeft sweep vl_pet/table2 --root"
+            in err
+        )
 
 
 def test_the_list_of_sweeps_shows_every_published_table(capsys):
@@ -440,11 +619,19 @@ def test_the_list_of_sweeps_shows_every_published_table(capsys):
     ("options", "words"),
     [
         (["--scale", "tinny"], "--scale: unknown scale 'tinny'; did you mean 'tiny'"),
-        (["--root", "/nonexistent"], "/nonexistent holds no results of the sweep 'vl_adapter/table3'"),
-        (["--scale", "tiny"], "holds no results of the sweep 'vl_adapter/table3'; run `vlpeft sweep vl_adapter/table3 --root"),
+        (
+            ["--root", "/nonexistent"],
+            "/nonexistent holds no results of the sweep 'vl_adapter/table3'",
+        ),
+        (
+            ["--scale", "tiny"],
+            "holds no results of the sweep 'vl_adapter/table3'; run `vlpeft sweep vl_adapter/table3 --root",
+        ),
     ],
 )
-def test_results_that_were_asked_for_must_be_there(options, words, capsys, monkeypatch, tmp_path) -> None:
+def test_results_that_were_asked_for_must_be_there(
+    options, words, capsys, monkeypatch, tmp_path
+) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as done:
         cli.main(["table", "vl_adapter/table3", *options])
@@ -461,6 +648,14 @@ def test_the_caption_names_an_address_once_and_says_what_repeats():
     ]
     assert text[4].startswith("14 lines, one a number: ")
     assert text[4].endswith(" 1 of them have a printed number that was not found.")
-    lines = render(published_table("p_adapter/table1", load_published("p_adapter/table1"), None, None), "text").splitlines()
+    lines = render(
+        published_table("p_adapter/table1", load_published("p_adapter/table1"), None, None), "text"
+    ).splitlines()
     assert sum(line.startswith("Published: ") for line in lines) == 1
-    assert any(re.search(r"^123 lines, one a number: .* 11 of them repeat a number that is printed elsewhere\.$", line) for line in lines)
+    assert any(
+        re.search(
+            r"^123 lines, one a number: .* 11 of them repeat a number that is printed elsewhere\.$",
+            line,
+        )
+        for line in lines
+    )

@@ -21,12 +21,17 @@ WITHOUT_TABLE = {"routing/repaired", "p_adapter/paper"}
 def test_every_number_has_a_cell_or_a_reason(name: str) -> None:
     assert find_link_problems(name) == []
     if find_sweep(name) is None:
-        assert all(number.cannot or number.column.not_comparable for number in load_published(name).numbers())
+        assert all(
+            number.cannot or number.column.not_comparable
+            for number in load_published(name).numbers()
+        )
 
 
 @pytest.mark.parametrize("sweep", SWEPT)
 def test_every_cell_has_a_number(sweep: str) -> None:
-    linked = set().union(*(linked_places(name) for name in published_names() if find_sweep(name) == sweep))
+    linked = set().union(
+        *(linked_places(name) for name in published_names() if find_sweep(name) == sweep)
+    )
     assert set(places(sweep)) == linked
 
 
@@ -42,7 +47,9 @@ def test_every_sweep_in_a_papers_folder_is_a_table_or_known() -> None:
 
 
 @pytest.mark.parametrize("sweep", ["p_adapter/table1", "routing/claims", "vl_pet/table9"])
-def test_a_sweep_is_planned_where_its_data_is_not(sweep: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sweep_is_planned_where_its_data_is_not(
+    sweep: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Every cell is built on the meta device and listed with what it lacks; nothing is launched without data."""
     monkeypatch.setenv("VLPEFT_DATA", str(tmp_path / "nowhere"))
     cells = plan(sweep, need_data=False).cells

@@ -19,7 +19,17 @@ import torch
 
 from tests.conftest import ANSWERS, Case
 from tests.end_to_end.conftest import main, write_one
-from tests.ranks_at_work import Job, be_deaf, be_unlike, fail, in_ranks, start_sleepers, sum_some, train_alike, train_all
+from tests.ranks_at_work import (
+    Job,
+    be_deaf,
+    be_unlike,
+    fail,
+    in_ranks,
+    start_sleepers,
+    sum_some,
+    train_alike,
+    train_all,
+)
 from vlpeft.benchmark.cells.cell import Plan
 from vlpeft.benchmark.cells.failures import RankFailed
 from vlpeft.benchmark.cells.records import Record, Store
@@ -56,7 +66,10 @@ def job(case: Case) -> Job:
     protocol = replace(case.protocol, batch_size=7, weight_decay=0.1, clip_norm=0.5, eps=1e-4)
     if case.backbone == "blip":
         protocol = replace(protocol, loss_mean="questions")
-    items = [replace(item, targets={**item.targets, "no": 0.3} if i % 3 == 0 else item.targets) for i, item in enumerate(case.items())]
+    items = [
+        replace(item, targets={**item.targets, "no": 0.3} if i % 3 == 0 else item.targets)
+        for i, item in enumerate(case.items())
+    ]
     return Job(replace(case.cell(), protocol=protocol), items, ANSWERS)
 
 
@@ -70,7 +83,9 @@ def together() -> dict[int, list[dict[str, Any]]]:
 def test_as_in_one_process(together, index: int, world: int) -> None:
     """Uneven pieces, empty pieces, parts of pieces: the loss is always the mean over all terms of the batch."""
     alone, found = train_alike(job(CASES[index]), ALONE), together[world][index]
-    assert found["curve"] == [(step, pytest.approx(loss, rel=1e-5)) for step, loss in alone["curve"]]
+    assert found["curve"] == [
+        (step, pytest.approx(loss, rel=1e-5)) for step, loss in alone["curve"]
+    ]
     assert found["tensors"].keys() == alone["tensors"].keys()
     for name, tensor in alone["tensors"].items():
         np.testing.assert_allclose(found["tensors"][name], tensor, rtol=0, atol=1e-5, err_msg=name)
@@ -111,11 +126,19 @@ def test_each_rank_has_a_gpu(monkeypatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     for name in ("auto", "cuda"):
-        assert [str(Runtime(device=name, ranks=2).torch_device(rank)) for rank in range(2)] == ["cuda:0", "cuda:1"]
+        assert [str(Runtime(device=name, ranks=2).torch_device(rank)) for rank in range(2)] == [
+            "cuda:0",
+            "cuda:1",
+        ]
         assert str(Runtime(device=name).torch_device()) == "cuda"
-        with pytest.raises(UserError, match="ranks: 3 need a GPU each, 2 visible here; use at most 2, or --device cpu"):
+        with pytest.raises(
+            UserError,
+            match="ranks: 3 need a GPU each, 2 visible here; use at most 2, or --device cpu",
+        ):
             Runtime(device=name, ranks=3).torch_device()
-    with pytest.raises(UserError, match="--device cuda:1: 2 ranks need a GPU each; use --device cuda"):
+    with pytest.raises(
+        UserError, match="--device cuda:1: 2 ranks need a GPU each; use --device cuda"
+    ):
         Runtime(device="cuda:1", ranks=2).torch_device()
     assert str(Runtime(device="cuda:1").torch_device()) == "cuda:1"
     assert str(Runtime(device="cpu", ranks=3).torch_device(2)) == "cpu"
@@ -136,7 +159,10 @@ def planned(folder: Path, **lines: str) -> Plan:
 
 def run(made: Plan, root: Path, ranks: int, **options: Any) -> Record:
     save_plan(made, root)
-    cell, runtime = made.cells[0].id, Runtime(device="cpu", threads=1, eval_batch=4, ranks=ranks, checkpoint_seconds=1e9)
+    cell, runtime = (
+        made.cells[0].id,
+        Runtime(device="cpu", threads=1, eval_batch=4, ranks=ranks, checkpoint_seconds=1e9),
+    )
     assert run_cell(cell, root, runtime, **options) == "done"
     return Store(root).record(cell)
 
@@ -149,7 +175,10 @@ def predicted(root: Path) -> bytes:
 @pytest.mark.parametrize("task", ["vqa", "captioning"])
 def test_a_cell_as_in_one_process(tmp_path, task: str) -> None:
     """Nine examples in batches of four, of two epochs the better: views, scores, predictions and their order are the same."""
-    backbone, metric = {"vqa": ("vit_roberta", "vqa_accuracy"), "captioning": ("vit_gpt2", "rouge_l")}[task]
+    backbone, metric = {
+        "vqa": ("vit_roberta", "vqa_accuracy"),
+        "captioning": ("vit_gpt2", "rouge_l"),
+    }[task]
     lines = {
         "tasks": f"[{{task: {task}, dataset: small_shapes.yaml}}]",
         "backbones": f"[{{name: {backbone}, text: tiny, vision: tiny, protocol: {{metrics: [{metric}]}}}}]",
@@ -160,7 +189,11 @@ def test_a_cell_as_in_one_process(tmp_path, task: str) -> None:
     ids = [json.loads(line)["id"] for line in predicted(tmp_path / "several").splitlines()]
     assert len(ids) == len(set(ids)) == 9
     assert several.curve == [(step, pytest.approx(loss, rel=1e-5)) for step, loss in alone.curve]
-    assert (several.id, several.metrics, several.selection) == (alone.id, alone.metrics, alone.selection)
+    assert (several.id, several.metrics, several.selection) == (
+        alone.id,
+        alone.metrics,
+        alone.selection,
+    )
     assert (alone.provenance["ranks"], several.provenance["ranks"]) == (1, 2)
     assert {key: several.cost[key] for key in ("trainable", "total", "steps", "delta_bytes")} == {
         key: alone.cost[key] for key in ("trainable", "total", "steps", "delta_bytes")
@@ -221,7 +254,9 @@ def test_a_killed_rank_fails_the_cell(tmp_path) -> None:
 
 
 def test_what_the_user_can_mend_is_told_as_such(tmp_path) -> None:
-    made = planned(tmp_path, protocol="{lr: 1e30, steps: 4, batch_size: 4, train_limit: 8, eval_limit: 4}")
+    made = planned(
+        tmp_path, protocol="{lr: 1e30, steps: 4, batch_size: 4, train_limit: 8, eval_limit: 4}"
+    )
     with pytest.raises(UserError, match="the loss became nan at step"):
         run(made, tmp_path / "root", 2)
     (path,) = (tmp_path / "root").glob("cells/*/failure.json")
@@ -242,12 +277,28 @@ def test_an_interrupted_cell_leaves_nobody(tmp_path) -> None:
 def test_the_command(tmp_path, main) -> None:
     sweep = write_one(tmp_path)
     cell = json.loads(main("plan", sweep, "--json").out)[0]["id"]
-    said = main("run", sweep, "--cell", cell, "--root", tmp_path / "root", "--device", "cpu", "--threads", "1", "--ranks", "2")
+    said = main(
+        "run",
+        sweep,
+        "--cell",
+        cell,
+        "--root",
+        tmp_path / "root",
+        "--device",
+        "cpu",
+        "--threads",
+        "1",
+        "--ranks",
+        "2",
+    )
     assert said.code == 0, said.err
     assert Store(tmp_path / "root").record(cell).provenance["ranks"] == 2
     for more, words in (
         (("--ranks", "0"), "--ranks: input should be greater than 0, got 0"),
-        (("--ranks", "2", "--on", "slurm", "--profile", "cpu"), "not for --on slurm; write `ranks` into the profile"),
+        (
+            ("--ranks", "2", "--on", "slurm", "--profile", "cpu"),
+            "not for --on slurm; write `ranks` into the profile",
+        ),
     ):
         refused = main("sweep", sweep, "--root", tmp_path / "root", *more)
         assert (refused.code, words in refused.err) == (2, True), refused.err
@@ -260,10 +311,17 @@ def test_the_cause_is_told_and_not_what_follows_from_it() -> None:
     """Rank 1 fails; ranks 0 and 2, which wait for it, lose it."""
     with pytest.raises(RankFailed) as error:
         in_ranks(fail, 3, 1, "raise")
-    assert error.value.about == {"cause": "out of memory", "message": "rank 1: no more", "user": False}
+    assert error.value.about == {
+        "cause": "out of memory",
+        "message": "rank 1: no more",
+        "user": False,
+    }
 
 
-@pytest.mark.parametrize(("how", "words"), [("leave", r"ended without a word \(exit code 3\)"), ("die", r"was killed by SIGKILL")])
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [("leave", r"ended without a word \(exit code 3\)"), ("die", r"was killed by SIGKILL")],
+)
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_rank_that_says_nothing(rank: int, how: str, words: str) -> None:
     with pytest.raises(RankFailed, match=f"^rank {rank} {words}"):
@@ -280,7 +338,9 @@ def test_signals_are_for_the_process_that_starts_them() -> None:
 
 
 def test_ranks_end_with_the_process_that_started_them(tmp_path) -> None:
-    starter = multiprocessing.get_context("forkserver").Process(target=start_sleepers, args=(tmp_path,))
+    starter = multiprocessing.get_context("forkserver").Process(
+        target=start_sleepers, args=(tmp_path,)
+    )
     starter.start()
     assert starter.pid is not None
     wait_until(lambda: len(list(tmp_path.iterdir())) == 2)

@@ -58,7 +58,11 @@ def test_later_layers_win(rules) -> None:
     own = {"base": "ours", "steps": 7}
     assert resolved(own) == (1e-3, 7, 32)  # the sweep's own keys stand over the base's rules
     assert resolved(own, {"steps": 8}, {"lr": 1.0}) == (1.0, 8, 32)
-    assert resolved(own, {"steps": 8}, {"steps": 9}) == (1e-3, 9, 32)  # the method's entry stands over the backbone's
+    assert resolved(own, {"steps": 8}, {"steps": 9}) == (
+        1e-3,
+        9,
+        32,
+    )  # the method's entry stands over the backbone's
     assert resolved(own, {"steps": None}, {"steps": 4}) == (1e-3, 4, 32)
     assert recipe(own, {"steps": None, "epochs": 3}).epochs == 3
     assert resolved({"lr": 1.0, "steps": 1}) == (1.0, 1, 64)  # no base at all
@@ -81,7 +85,9 @@ def test_slips_in_a_protocol_file(rules, old, new, message) -> None:
 
 def test_unknown_protocols(rules) -> None:
     for chosen in ("orus", {"base": "orus"}):
-        with pytest.raises(UserError, match=r"^here: unknown protocol 'orus'; did you mean 'ours'\?$"):
+        with pytest.raises(
+            UserError, match=r"^here: unknown protocol 'orus'; did you mean 'ours'\?$"
+        ):
             resolved(chosen)
 
 
@@ -90,7 +96,10 @@ def written(path: Path, text: str) -> None:
 
 
 def test_a_base_stands_below_the_protocol_that_names_it(rules) -> None:
-    written(rules, "base: ours\ndefaults: {steps: 50}\nrules: [{when: {method: bitfit}, set: {lr: 0.5}}]\n")
+    written(
+        rules,
+        "base: ours\ndefaults: {steps: 50}\nrules: [{when: {method: bitfit}, set: {lr: 0.5}}]\n",
+    )
     assert resolved("derived") == (1e-3, 50, 32)
     assert resolved("derived", method="bitfit") == (0.5, 50, 16)
     assert recipe("derived").name == "derived"
@@ -98,7 +107,9 @@ def test_a_base_stands_below_the_protocol_that_names_it(rules) -> None:
 
 def test_bases_in_a_circle(rules) -> None:
     written(rules, "base: derived\ndefaults: {}\n")
-    with pytest.raises(UserError, match=r"derived\.yaml: base: derived -> derived goes round in a circle"):
+    with pytest.raises(
+        UserError, match=r"derived\.yaml: base: derived -> derived goes round in a circle"
+    ):
         recipe("derived")
 
 
@@ -122,13 +133,18 @@ rules:
     assert recipe("derived", dataset="gqa", **facts).steps == 1
     assert recipe("derived", **{**facts, "method.per_task": "all"}).steps == 2
     assert recipe("derived", **facts, **{"backbone.grid": 6}).steps == 3
-    assert recipe("derived", method="bitfit").steps == 200, "which has no such setting, and need not"
+    assert recipe("derived", method="bitfit").steps == 200, (
+        "which has no such setting, and need not"
+    )
 
 
 @pytest.mark.parametrize(
     ("when", "message"),
     [
-        ("{method: lora, method.rnak: 8}", "rules[0]: unknown condition 'method.rnak'; did you mean 'method.rank'?"),
+        (
+            "{method: lora, method.rnak: 8}",
+            "rules[0]: unknown condition 'method.rnak'; did you mean 'method.rank'?",
+        ),
         ("{task.kind: 8}", "rules[0]: unknown condition 'task.kind'"),
     ],
 )
@@ -149,7 +165,9 @@ def test_origins(rules) -> None:
 
 
 def test_origins_in_a_sweep(tmp_path) -> None:
-    (tmp_path / "mine.yaml").write_text("{format: shapes, root: '', protocol: {eval_split: val, batch_size: 3, beams: 4, lr: 0.5}}")
+    (tmp_path / "mine.yaml").write_text(
+        "{format: shapes, root: '', protocol: {eval_split: val, batch_size: 3, beams: 4, lr: 0.5}}"
+    )
     (tmp_path / "a.yaml").write_text("""
 protocol: {base: quickstart, eps: 1e-7, clip_norm: null, precision: bf16}
 tasks: [vqa/mine.yaml]
@@ -158,7 +176,19 @@ methods: [{name: lora, label: ours, protocol: {precision: bf16}}]
 """)
     (cell,) = cross_layers(str(tmp_path / "a.yaml"))
     found = origins(cell.protocols[0], dump(cell.planned.cell.protocol), DEFAULT)
-    assert {key: found[key] for key in ("eval_split", "beams", "lr", "batch_size", "eps", "clip_norm", "precision", "betas")} == {
+    assert {
+        key: found[key]
+        for key in (
+            "eval_split",
+            "beams",
+            "lr",
+            "batch_size",
+            "eps",
+            "clip_norm",
+            "precision",
+            "betas",
+        )
+    } == {
         "eval_split": "dataset mine",
         "beams": "dataset mine",
         "lr": "protocol quickstart",
@@ -184,7 +214,12 @@ methods: [lora]
         data.write_text(f"{{format: shapes, root: '', protocol: {protocol}}}")
         return cross_layers(str(sweep))[0].planned.id
 
-    assert made("{}") == made("{lr: 1.0}") == made("{steps: 9, beams: 1}"), "the sweep says otherwise, or it is the default"
+    assert made("{}") == made("{lr: 1.0}") == made("{steps: 9, beams: 1}"), (
+        "the sweep says otherwise, or it is the default"
+    )
     assert made("{}") != made("{eval_split: val}")
-    with pytest.raises(UserError, match=r"mine\.yaml: protocol: unknown key 'eval_splti'; did you mean 'eval_split'\?"):
+    with pytest.raises(
+        UserError,
+        match=r"mine\.yaml: protocol: unknown key 'eval_splti'; did you mean 'eval_split'\?",
+    ):
         made("{eval_splti: val}")

@@ -80,7 +80,14 @@ print(run_cell(sys.argv[2], Path(sys.argv[1]), Runtime(device="cpu", threads=1))
 
 
 def record(name: str = "cell", **changes: Any) -> Record:
-    values = {"id": name, "cell": {"seed": 0}, "metrics": {"a": 1.5}, "cost": {}, "curve": [(1, 0.5)], "provenance": {}}
+    values = {
+        "id": name,
+        "cell": {"seed": 0},
+        "metrics": {"a": 1.5},
+        "cost": {},
+        "curve": [(1, 0.5)],
+        "provenance": {},
+    }
     return Record(**{**values, **changes})
 
 
@@ -92,7 +99,9 @@ def launch(script: str, *arguments: object) -> subprocess.Popen[str]:
 def test_a_record_comes_back_as_it_was_written(tmp_path: Path) -> None:
     store = Store(tmp_path)
     assert not store.has_record("cell")
-    written = record(metrics={"a": 1.5, "b": {"absent": "no Java"}}, files={"predictions.jsonl": "0" * 64})
+    written = record(
+        metrics={"a": 1.5, "b": {"absent": "no Java"}}, files={"predictions.jsonl": "0" * 64}
+    )
     assert store.publish(written)
     assert store.has_record("cell")
     assert store.record("cell") == written
@@ -105,7 +114,9 @@ def test_a_second_record_is_refused_and_changes_nothing(tmp_path: Path) -> None:
     before = (store.folder("cell") / "record.json").read_bytes()
     assert not store.publish(record(metrics={"a": 2.0}))
     assert (store.folder("cell") / "record.json").read_bytes() == before
-    assert [path.name for path in store.folder("cell").iterdir()] == ["record.json"], "a temporary file is left"
+    assert [path.name for path in store.folder("cell").iterdir()] == ["record.json"], (
+        "a temporary file is left"
+    )
 
 
 def test_of_many_writers_exactly_one_wins(tmp_path: Path) -> None:
@@ -122,7 +133,13 @@ def test_of_many_writers_exactly_one_wins(tmp_path: Path) -> None:
 
 
 def test_kill_at_any_moment_leaves_a_record_absent_or_whole(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr
     found = list(Store(tmp_path).records())  # reads and checks every one
     assert found  # how many depends on the machine; none would mean that nothing was ever written
@@ -141,7 +158,9 @@ def test_kill_at_any_moment_leaves_a_record_absent_or_whole(tmp_path: Path) -> N
         (to_json({"schema": 1, "id": "cell"}), "is required"),
     ],
 )
-def test_a_damaged_or_foreign_record_is_refused_by_name(tmp_path: Path, content: bytes, message: str) -> None:
+def test_a_damaged_or_foreign_record_is_refused_by_name(
+    tmp_path: Path, content: bytes, message: str
+) -> None:
     path = tmp_path / "cells" / "cell" / "record.json"
     path.parent.mkdir(parents=True)
     path.write_bytes(content)
@@ -166,7 +185,10 @@ def test_unknown_keys_and_wrong_types_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "cells" / "cell" / "record.json"
     Store(tmp_path).publish(record())
     values = json.loads(path.read_text())
-    for change, message in (({"metric": {}}, "unknown key 'metric'"), ({"metrics": {"a": "high"}}, "metrics")):
+    for change, message in (
+        ({"metric": {}}, "unknown key 'metric'"),
+        ({"metrics": {"a": "high"}}, "metrics"),
+    ):
         path.write_bytes(to_json({**values, **change}))
         with pytest.raises(UserError, match=message) as caught:
             read_record(path)
@@ -177,7 +199,10 @@ def test_a_record_in_the_wrong_place_is_refused(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.publish(record())
     store.folder("cell").rename(store.folder("other"))
-    with pytest.raises(UserError, match=r"other/record\.json: holds the record of cell cell; move it to cells/cell/"):
+    with pytest.raises(
+        UserError,
+        match=r"other/record\.json: holds the record of cell cell; move it to cells/cell/",
+    ):
         store.record("other")
 
 

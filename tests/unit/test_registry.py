@@ -24,17 +24,23 @@ from vlpeft.benchmark.plan.recipes import protocol_names
 from vlpeft.benchmark.tasks import TASKS
 from vlpeft.results.tables.listing import listing, listing_text
 
-REGISTRIES = {"method": METHODS, "backbone": BACKBONES, "task": TASKS, "metric": METRICS, "format": FORMATS}
+REGISTRIES = {
+    "method": METHODS,
+    "backbone": BACKBONES,
+    "task": TASKS,
+    "metric": METRICS,
+    "format": FORMATS,
+}
 ENTRIES = [(kind, name) for kind, known in REGISTRIES.items() for name in known.entries]
 HEAVY = ("torch", "transformers", "timm", "open_clip", "submitit")
-COMMAND = (
-    "import sys; from vlpeft.benchmark.cli.main import main\ntry: main(sys.argv[1:])\nfinally: print(*sorted(sys.modules), file=sys.stderr)"
-)
+COMMAND = "import sys; from vlpeft.benchmark.cli.main import main\ntry: main(sys.argv[1:])\nfinally: print(*sorted(sys.modules), file=sys.stderr)"
 
 
 def modules_of(*arguments: object, folder: Path | None = None) -> tuple[str, set[str]]:
     """Run the command in a fresh interpreter: its output, and what it has imported."""
-    paths = {"PYTHONPATH": os.pathsep.join(map(str, [folder, registry.REPOSITORY]))} if folder else {}
+    paths = (
+        {"PYTHONPATH": os.pathsep.join(map(str, [folder, registry.REPOSITORY]))} if folder else {}
+    )
     done = subprocess.run(
         [sys.executable, "-c", COMMAND, *map(str, arguments)],
         capture_output=True,
@@ -46,13 +52,19 @@ def modules_of(*arguments: object, folder: Path | None = None) -> tuple[str, set
     return done.stdout, set(done.stderr.splitlines()[-1].split())
 
 
-@pytest.mark.parametrize("what", ["methods", "backbones", "tasks", "datasets", "metrics", "protocols", "sweeps"])
+@pytest.mark.parametrize(
+    "what", ["methods", "backbones", "tasks", "datasets", "metrics", "protocols", "sweeps"]
+)
 def test_listing_imports_nothing_heavy(what) -> None:
     out, modules = modules_of("list", what, "--json")
     assert json.loads(out)
     assert modules.isdisjoint(HEAVY)
     if what in ("methods", "backbones"):
-        assert not [m for m in modules if m.startswith(("vlpeft.baselines.", "vlpeft.methods.", "vlpeft.benchmark.backbones."))]
+        assert not [
+            m
+            for m in modules
+            if m.startswith(("vlpeft.baselines.", "vlpeft.methods.", "vlpeft.benchmark.backbones."))
+        ]
 
 
 @pytest.mark.parametrize("arguments", [("--help",), ("sweep", "--help"), ("sweeep",)])
@@ -73,7 +85,19 @@ def test_reading_results_never_imports_torch(command, tmp_path) -> None:
 
     file = plan_file(tmp_path, "quickstart")
     file.parent.mkdir()
-    file.write_bytes(to_json(dump(Plan("quickstart", "A title", "", fingerprint(sweep_path("quickstart")), tuple(expand("quickstart"))))))
+    file.write_bytes(
+        to_json(
+            dump(
+                Plan(
+                    "quickstart",
+                    "A title",
+                    "",
+                    fingerprint(sweep_path("quickstart")),
+                    tuple(expand("quickstart")),
+                )
+            )
+        )
+    )
     out, modules = modules_of(command, "quickstart", "--root", tmp_path)
     assert "A title" in out
     assert modules.isdisjoint(HEAVY)
@@ -90,10 +114,15 @@ def test_what_is_read_equals_what_runs(kind, name) -> None:
     assert entry.summary
     assert entry.summary == " ".join((cls.__doc__ or "").strip().split("\n\n")[0].split())
     fields = {f.name: f for f in dataclasses.fields(cls)} if dataclasses.is_dataclass(cls) else {}
-    fields.pop("root", None) if kind == "format" else None  # every format has it; it is no setting of a cell
+    fields.pop(
+        "root", None
+    ) if kind == "format" else None  # every format has it; it is no setting of a cell
     assert set(entry.settings) == set(fields)
     for key, written in entry.settings.items():
-        required = fields[key].default is dataclasses.MISSING and fields[key].default_factory is dataclasses.MISSING
+        required = (
+            fields[key].default is dataclasses.MISSING
+            and fields[key].default_factory is dataclasses.MISSING
+        )
         assert required == (written == "")
         if fields[key].default is not dataclasses.MISSING:
             assert eval(written, vars(sys.modules[cls.__module__])) == fields[key].default
@@ -111,24 +140,35 @@ def test_allowed_values_are_those_of_the_types(kind, name) -> None:
     cls = REGISTRIES[kind].load(name)
     hints = typing.get_type_hints(cls, include_extras=True) if dataclasses.is_dataclass(cls) else {}
     settings = REGISTRIES[kind].entry(name).settings
-    assert REGISTRIES[kind].entry(name).choices == {key: listed(hints[key]) for key in settings if listed(hints[key])}
+    assert REGISTRIES[kind].entry(name).choices == {
+        key: listed(hints[key]) for key in settings if listed(hints[key])
+    }
 
 
 def test_what_a_list_says_of_settings() -> None:
     row = next(row for row in listing("methods") if row["name"] == "routing_lora")
-    assert (row["settings"]["alpha"], row["settings"]["targets"], row["required"]) == (16.0, ("query", "value"), [])
+    assert (row["settings"]["alpha"], row["settings"]["targets"], row["required"]) == (
+        16.0,
+        ("query", "value"),
+        [],
+    )
     text = listing_text([row])
     assert "function: add|mul|mul_expand|project = add" in text
     assert "targets: [query|key|value|output|up|down] = [query, value]" in text
     assert "also_train: [norms|all_norms|biases|target_biases] = []" in text
-    assert "mlp = null" in listing_text([row for row in listing("methods") if row["name"] == "prefix_tuning"])
+    assert "mlp = null" in listing_text(
+        [row for row in listing("methods") if row["name"] == "prefix_tuning"]
+    )
 
 
 def test_protocols_are_listed_with_the_keys_of_all() -> None:
     *shipped, keys = listing("protocols")
     assert [row["name"] for row in shipped] == list(protocol_names())
     assert all(row["summary"] for row in shipped)
-    values = {key: list(value) if isinstance(value, tuple) else value for key, value in keys["settings"].items()}
+    values = {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in keys["settings"].items()
+    }
     assert values == {**dump(Protocol(lr=1.0, steps=1)), "lr": None, "steps": None}
     assert keys["required"] == ["lr"]
     assert keys["choices"]["schedule"] == ["linear", "cosine", "constant"]
@@ -149,22 +189,36 @@ def test_methods_say_where_they_come_from(name) -> None:
     options = METHODS.entry(name).options
     assert set(options) == {"paper", "needs"}
     assert re.search(r"\d{4}", options["paper"])
-    assert set(options["needs"]) <= {"linears", "sublayers", "attention", "embeddings", "visual_context", "encoder", "head"}
+    assert set(options["needs"]) <= {
+        "linears",
+        "sublayers",
+        "attention",
+        "embeddings",
+        "visual_context",
+        "encoder",
+        "head",
+    }
 
 
 def test_unknown_names() -> None:
     with pytest.raises(UserError, match=r"^unknown method 'loar'; did you mean 'lora'\?$"):
         METHODS.load("loar")
-    with pytest.raises(UserError, match=r"^unknown task 'zzzzzz'; known: captioning, entailment, nlvr2, vqa"):
+    with pytest.raises(
+        UserError, match=r"^unknown task 'zzzzzz'; known: captioning, entailment, nlvr2, vqa"
+    ):
         TASKS.entry("zzzzzz")
 
 
 ENTRY = '@register("{name}", paper="Nobody 1999", needs=())\n@dataclass(frozen=True)\nclass {cls}({base}):\n    """A {name}."""\n\n'
 
 
-def source(path: Path, name: str, cls: str, base: str = "Method", body: str = "    size: int = 8\n") -> None:
+def source(
+    path: Path, name: str, cls: str, base: str = "Method", body: str = "    size: int = 8\n"
+) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("import nothing_that_exists\n\n" + ENTRY.format(name=name, cls=cls, base=base) + body)
+    path.write_text(
+        "import nothing_that_exists\n\n" + ENTRY.format(name=name, cls=cls, base=base) + body
+    )
 
 
 @pytest.fixture
@@ -174,7 +228,12 @@ def repository(tmp_path, monkeypatch) -> Path:
 
 
 def test_adding_a_file_is_all_there_is_to_do(repository) -> None:
-    source(repository / "plugins" / "one.py", "one", "One", body="    size: int = 8\n    names: tuple[str, ...] = ('a',)\n    must: str\n")
+    source(
+        repository / "plugins" / "one.py",
+        "one",
+        "One",
+        body="    size: int = 8\n    names: tuple[str, ...] = ('a',)\n    must: str\n",
+    )
     entry = Registry("thing", "plugins").entry("one")  # its module could not even be imported
     assert (entry.module, entry.attribute, entry.summary) == ("plugins.one", "One", "A one.")
     assert entry.options == {"paper": "Nobody 1999", "needs": ()}
@@ -193,10 +252,22 @@ def test_settings_of_a_base_class_are_listed(repository) -> None:
     ("written", "place", "said"),
     [
         ("class Broken(:\n", "methods/broken.py:1", "SyntaxError: invalid syntax"),
-        ("class Broken:\n    x = 1\n   y = 2\n", "methods/broken.py:3", "IndentationError: unindent"),
+        (
+            "class Broken:\n    x = 1\n   y = 2\n",
+            "methods/broken.py:3",
+            "IndentationError: unindent",
+        ),
         ("\0", "methods/broken.py", "source code string cannot contain null bytes"),
-        ("@register(NAME)\nclass Broken: ...\n", "methods/broken.py:1", "register(NAME): write a name and literals"),
-        ("@register()\nclass Broken: ...\n", "methods/broken.py:1", "register(): write a name and literals"),
+        (
+            "@register(NAME)\nclass Broken: ...\n",
+            "methods/broken.py:1",
+            "register(NAME): write a name and literals",
+        ),
+        (
+            "@register()\nclass Broken: ...\n",
+            "methods/broken.py:1",
+            "register(): write a name and literals",
+        ),
     ],
 )
 def test_a_file_that_cannot_be_read(repository, written, place, said) -> None:
@@ -213,9 +284,17 @@ def test_a_file_that_cannot_be_read(repository, written, place, said) -> None:
     ("body", "place", "said"),
     [
         ("x = 1\ny = nowhere\n", "unlucky_method.py:2", "NameError: name 'nowhere' is not defined"),
-        ("import nowhere_at_all\n", "unlucky_method.py:1", "ModuleNotFoundError: No module named 'nowhere_at_all'"),
+        (
+            "import nowhere_at_all\n",
+            "unlucky_method.py:1",
+            "ModuleNotFoundError: No module named 'nowhere_at_all'",
+        ),
         ("import unlucky_helper\n", "unlucky_helper.py:1", "SyntaxError: invalid syntax"),
-        ("x = 1\n", "unlucky_method.py", "AttributeError: module 'unlucky_method' has no attribute 'Unlucky'"),
+        (
+            "x = 1\n",
+            "unlucky_method.py",
+            "AttributeError: module 'unlucky_method' has no attribute 'Unlucky'",
+        ),
     ],
 )
 def test_a_file_that_cannot_be_imported(tmp_path, monkeypatch, body, place, said) -> None:
@@ -232,7 +311,9 @@ def test_a_file_that_cannot_be_imported(tmp_path, monkeypatch, body, place, said
 def test_a_name_taken_twice(repository) -> None:
     source(repository / "plugins" / "a.py", "one", "One")
     source(repository / "others" / "b.py", "one", "Another")
-    with pytest.raises(UserError, match=r"^thing 'one' is registered in plugins\.a and in others\.b$"):
+    with pytest.raises(
+        UserError, match=r"^thing 'one' is registered in plugins\.a and in others\.b$"
+    ):
         _ = Registry("thing", "plugins", "others").entries
 
 
@@ -273,8 +354,12 @@ def test_a_method_of_another_package(tmp_path) -> None:
     about.mkdir(parents=True)
     (site / "foreign_module.py").write_text(METHOD)
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: foreign-package\nVersion: 1.0\n")
-    (about / "entry_points.txt").write_text("[vlpeft.methods]\nforeign_norms = foreign_module:ForeignNorms\n")
-    (tmp_path / "small.yaml").write_text("format: shapes\nroot: ''\ntrain_scenes: 24\nval_scenes: 4\ntest_scenes: 8\n")
+    (about / "entry_points.txt").write_text(
+        "[vlpeft.methods]\nforeign_norms = foreign_module:ForeignNorms\n"
+    )
+    (tmp_path / "small.yaml").write_text(
+        "format: shapes\nroot: ''\ntrain_scenes: 24\nval_scenes: 4\ntest_scenes: 8\n"
+    )
     sweep = tmp_path / "sweep.yaml"
     sweep.write_text(SWEEP)
 
@@ -283,10 +368,25 @@ def test_a_method_of_another_package(tmp_path) -> None:
     assert row["summary"] == "from the package foreign-package"
     assert "foreign_module" not in modules
 
-    arguments = ("--root", tmp_path / "root", "--on", "local", "--workers", 1, "--device", "cpu", "--threads", 1)
-    out, _ = modules_of("sweep", sweep, *arguments, folder=site)  # plans here, runs in a worker process
+    arguments = (
+        "--root",
+        tmp_path / "root",
+        "--on",
+        "local",
+        "--workers",
+        1,
+        "--device",
+        "cpu",
+        "--threads",
+        1,
+    )
+    out, _ = modules_of(
+        "sweep", sweep, *arguments, folder=site
+    )  # plans here, runs in a worker process
     assert "foreign_norms" in out
-    (record,) = (json.loads(path.read_text()) for path in (tmp_path / "root").glob("cells/*/record.json"))
+    (record,) = (
+        json.loads(path.read_text()) for path in (tmp_path / "root").glob("cells/*/record.json")
+    )
     assert record["cell"]["method"] == {"name": "foreign_norms", "settings": {"every": 2}}
     assert record["cost"]["trainable"] > record["cost"]["head"]
     assert row["name"] not in METHODS.entries  # nothing is left behind

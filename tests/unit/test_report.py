@@ -60,8 +60,16 @@ class Page(HTMLParser):
 
     def all(self, tag, **wanted) -> list[tuple[dict, str]]:
         """Attributes and text of the elements of this tag and these attributes."""
-        found = [(attrs, " ".join(self.inside.get(i, "").split())) for i, (name, attrs) in enumerate(self.elements) if name == tag]
-        return [(attrs, text) for attrs, text in found if all(attrs.get(key.replace("_", "-")) == value for key, value in wanted.items())]
+        found = [
+            (attrs, " ".join(self.inside.get(i, "").split()))
+            for i, (name, attrs) in enumerate(self.elements)
+            if name == tag
+        ]
+        return [
+            (attrs, text)
+            for attrs, text in found
+            if all(attrs.get(key.replace("_", "-")) == value for key, value in wanted.items())
+        ]
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +95,12 @@ def embedded(page: Page) -> dict:
 
 
 def test_nothing_is_loaded(made, page):
-    addresses = [value for _, attrs in page.elements for key, value in attrs.items() if key in ("src", "href", "action", "srcset", "data")]
+    addresses = [
+        value
+        for _, attrs in page.elements
+        for key, value in attrs.items()
+        if key in ("src", "href", "action", "srcset", "data")
+    ]
     assert addresses
     assert all(address.startswith(("#", "data:")) for address in addresses)
     ((_, style),) = page.all("style")
@@ -129,15 +142,21 @@ def test_the_same_records_give_the_same_bytes_wherever_they_lie(made, tmp_path):
 def test_ids_are_unique_and_every_reference_has_a_target(page):
     ids = Counter(attrs["id"] for _, attrs in page.elements if "id" in attrs)
     assert [name for name, times in ids.items() if times > 1] == []
-    wanted = {attrs["href"][1:] for _, attrs in page.elements if attrs.get("href", "").startswith("#")}
-    wanted |= {name for _, attrs in page.elements for name in attrs.get("aria-labelledby", "").split()}
+    wanted = {
+        attrs["href"][1:] for _, attrs in page.elements if attrs.get("href", "").startswith("#")
+    }
+    wanted |= {
+        name for _, attrs in page.elements for name in attrs.get("aria-labelledby", "").split()
+    }
     assert wanted <= set(ids)
 
 
 def test_several_sweeps_have_an_index(made, tmp_path):
     root, launched, text = made
     other = replace(launched, sweep="paper/table@tiny", title="Another")
-    index, first, second = write_report([(launched, Store(root)), (other, Store(root))], tmp_path, 8)
+    index, first, second = write_report(
+        [(launched, Store(root)), (other, Store(root))], tmp_path, 8
+    )
     assert (first.read_text(encoding="utf-8"), second.name) == (text, "paper-table@tiny.html")
     links = Page(index.read_text(encoding="utf-8")).all("a")
     assert [(attrs["href"], said) for attrs, said in links[1:]] == [
@@ -147,7 +166,9 @@ def test_several_sweeps_have_an_index(made, tmp_path):
 
 
 def test_no_page_overwrites_another(made, tmp_path):
-    sweeps = [(replace(made[1], sweep=name), Store(made[0])) for name in ("index", "a/b", "a-b", "A-B")]
+    sweeps = [
+        (replace(made[1], sweep=name), Store(made[0])) for name in ("index", "a/b", "a-b", "A-B")
+    ]
     assert [path.name for path in write_report(sweeps, tmp_path, 0)] == [
         "index.html",
         "index-2.html",
@@ -180,13 +201,21 @@ def test_cells_are_counted_by_state(page):
 
 
 def test_the_leaderboard_holds_means_and_never_a_mean_of_some_seeds(page):
-    rows = {(attrs.get("data-method"), text) for attrs, text in page.all("tr") if "data-method" in attrs}
+    rows = {
+        (attrs.get("data-method"), text) for attrs, text in page.all("tr") if "data-method" in attrs
+    }
     assert any(method == "lora" and text.startswith("lora 50.5 ± 0.7") for method, text in rows)
     assert any(method == "lora" and text.startswith("lora failed") for method, text in rows)
     columns, *_ = [embedded(page)["scores"]["columns"]]
     found = [dict(zip(columns, row, strict=True)) for row in embedded(page)["scores"]["rows"]]
-    undone = [row for row in found if (row["method"], row["backbone"], row["metric"]) == ("lora", "gpt2", "vqa_accuracy")]
-    assert [(row["mean"], row["std"], row["n"], row["values"]) for row in undone] == [(None, None, 0, [])]
+    undone = [
+        row
+        for row in found
+        if (row["method"], row["backbone"], row["metric"]) == ("lora", "gpt2", "vqa_accuracy")
+    ]
+    assert [(row["mean"], row["std"], row["n"], row["values"]) for row in undone] == [
+        (None, None, 0, [])
+    ]
 
 
 def test_failures_are_listed_by_cause_and_reasons_by_kind(page):
@@ -197,24 +226,41 @@ def test_failures_are_listed_by_cause_and_reasons_by_kind(page):
 
 def test_every_chart_has_a_title_a_description_labels_and_n(page):
     figures = [text for attrs, text in page.all("figure", **{"class": "chart"})]
-    assert len(figures) == 2 * 3 + 2 + 2 + 2 * 2 + 2 * 2  # costs, seeds, curves, p and mu after training and on the way
+    assert (
+        len(figures) == 2 * 3 + 2 + 2 + 2 * 2 + 2 * 2
+    )  # costs, seeds, curves, p and mu after training and on the way
     assert all(re.search(r"n = \d+ ", text) and re.search(r"\d seeds", text) for text in figures)
     charts = [attrs for attrs, _ in page.all("svg", role="img") if "aria-labelledby" in attrs]
     assert len(charts) == len(figures)
-    described = {attrs["id"]: text for tag in ("title", "desc") for attrs, text in page.all(tag) if "id" in attrs}
+    described = {
+        attrs["id"]: text
+        for tag in ("title", "desc")
+        for attrs, text in page.all(tag)
+        if "id" in attrs
+    }
     assert all(described[name] for attrs in charts for name in attrs["aria-labelledby"].split())
-    assert len(page.all("text", **{"class": "axis"})) == 2 * len(figures) - 2  # the names of methods label the other axis of strips
+    assert (
+        len(page.all("text", **{"class": "axis"})) == 2 * len(figures) - 2
+    )  # the names of methods label the other axis of strips
 
 
 def test_what_is_said_of_colours_shapes_and_shading_is_so(page, tmp_path):
     texts = [text for _, text in page.all("summary")]
     assert "4 methods: colours" in texts
-    assert sum(text.startswith("Shading: the deeper, the higher the value within its column") for _, text in page.all("p")) == 1
+    assert (
+        sum(
+            text.startswith("Shading: the deeper, the higher the value within its column")
+            for _, text in page.all("p")
+        )
+        == 1
+    )
     assert any(text == "vqa / small" for _, text in page.all("small"))
     launched = plan()
     cells = [replace(cell, row=f"m{i}") for i, cell in enumerate(launched.cells)]
     fill(tmp_path, launched)
-    (path,) = write_report([(replace(launched, cells=tuple(cells)), Store(tmp_path))], tmp_path / "out", 0)
+    (path,) = write_report(
+        [(replace(launched, cells=tuple(cells)), Store(tmp_path))], tmp_path / "out", 0
+    )
     texts = [text for _, text in Page(path.read_text(encoding="utf-8")).all("summary")]
     assert len(cells) > COLOURS
     assert f"{len(cells)} methods: colours and shapes" in texts
@@ -223,14 +269,29 @@ def test_what_is_said_of_colours_shapes_and_shading_is_so(page, tmp_path):
 def test_tables_and_sections_can_be_found_without_a_script(page):
     assert all("hidden" in attrs for attrs, _ in page.all("form"))
     assert all(attrs.get("scope") in ("col", "row") for attrs, _ in page.all("th"))
-    assert all(attrs.get("tabindex") == "0" and attrs.get("aria-label") for attrs, _ in page.all("div", **{"class": "scroll"}))
+    assert all(
+        attrs.get("tabindex") == "0" and attrs.get("aria-label")
+        for attrs, _ in page.all("div", **{"class": "scroll"})
+    )
     sections = {attrs["id"] for attrs, _ in page.all("section")}
-    assert sections == {"leaderboard", "pareto", "seeds", "types", "curves", "followed", "failures", "predictions", "made"}
+    assert sections == {
+        "leaderboard",
+        "pareto",
+        "seeds",
+        "types",
+        "curves",
+        "followed",
+        "failures",
+        "predictions",
+        "made",
+    }
 
 
 def test_published_numbers_stand_beside_measured_ones(made, tmp_path):
     root, launched, _ = made
-    (path,) = write_report([(replace(launched, sweep="p_adapter/table2@tiny"), Store(root))], tmp_path, 0)
+    (path,) = write_report(
+        [(replace(launched, sweep="p_adapter/table2@tiny"), Store(root))], tmp_path, 0
+    )
     shown = Page(path.read_text(encoding="utf-8"))
     assert "published" in {attrs["id"] for attrs, _ in shown.all("section")}
     assert sum(text.endswith("not run") for _, text in shown.all("tr")) > 10
@@ -264,18 +325,35 @@ def test_each_record_is_read_once(made, monkeypatch):
 def test_curves_are_means_at_common_steps_thinned_with_both_ends():
     one, other = [(s, 1.0 * s) for s in range(1, 1001)], [(s, 3.0 * s) for s in range(2, 1001)]
     found = line([one, other])
-    assert (len(found.points), found.points[0], found.points[-1], found.n) == (data.POINTS, (2, 4.0), (1000, 2000.0), 2)
+    assert (len(found.points), found.points[0], found.points[-1], found.n) == (
+        data.POINTS,
+        (2, 4.0),
+        (1000, 2000.0),
+        2,
+    )
 
 
 def test_a_page_does_not_grow_with_the_length_of_curves(made):
     model = gather(made[1], ReadOnce.of(Store(made[0])))
-    assert {len(way.points) for curves in model.curves for way in curves.lines.values()} == {data.POINTS}
+    assert {len(way.points) for curves in model.curves for way in curves.lines.values()} == {
+        data.POINTS
+    }
 
 
 def test_sites_stand_in_the_models_order(made):
     model = gather(made[1], ReadOnce.of(Store(made[0])))
-    assert [(each.backbone, each.quantity) for each in model.followed] == [("blip", "p"), ("blip", "mu"), ("gpt2", "p"), ("gpt2", "mu")]
-    assert [site.name for site in model.followed[0].sites] == ["encoder.9.self", "encoder.9.cross", "encoder.10.self", "decoder.0.self"]
+    assert [(each.backbone, each.quantity) for each in model.followed] == [
+        ("blip", "p"),
+        ("blip", "mu"),
+        ("gpt2", "p"),
+        ("gpt2", "mu"),
+    ]
+    assert [site.name for site in model.followed[0].sites] == [
+        "encoder.9.self",
+        "encoder.9.cross",
+        "encoder.10.self",
+        "decoder.0.self",
+    ]
     assert model.followed[0].sites[0].last == (pytest.approx(1.7), pytest.approx(2.7))
 
 
@@ -283,16 +361,27 @@ def test_sites_stand_in_the_models_order(made):
 
 
 def test_the_front_is_what_nothing_beats():
-    dots = [Dot(name, i, x, y, None) for i, (name, x, y) in enumerate([("a", 1, 5), ("b", 2, 4), ("c", 2, 6), ("d", 3, 6), ("e", 4, 9)])]
+    dots = [
+        Dot(name, i, x, y, None)
+        for i, (name, x, y) in enumerate(
+            [("a", 1, 5), ("b", 2, 4), ("c", 2, 6), ("d", 3, 6), ("e", 4, 9)]
+        )
+    ]
     assert [dot.name for dot in front(dots)] == ["a", "c", "e"]
-    assert [dot.name for dot in front([*dots, Dot("f", 5, 2, 6, None)])] == ["a", "c", "f", "e"], "an equal one beats none"
+    assert [dot.name for dot in front([*dots, Dot("f", 5, 2, 6, None)])] == ["a", "c", "f", "e"], (
+        "an equal one beats none"
+    )
 
 
 ABOUT = {"title": "t", "caption": "n"}
 
 
 def test_methods_at_one_point_hide_none():
-    dots = [Dot("lora", 0, 10.0, 50.0, 0.5), Dot("other", 1, 20.0, 40.0, 0.5), Dot("routing_lora", 2, 10.0, 50.0, None)]
+    dots = [
+        Dot("lora", 0, 10.0, 50.0, 0.5),
+        Dot("other", 1, 20.0, 40.0, 0.5),
+        Dot("routing_lora", 2, 10.0, 50.0, None),
+    ]
     figure = scatter(dots, ("cost", ""), "score", **ABOUT)
     first, second, alone = figure.marks
     assert (first.x, first.y) == (second.x, second.y)
@@ -303,23 +392,43 @@ def test_methods_at_one_point_hide_none():
     # halves of one disc, the right one first
     assert first.shape == "M0 0L0.00 -5.50A5.5 5.5 0 0 1 0.00 5.50z"
     assert second.shape == "M0 0L0.00 5.50A5.5 5.5 0 0 1 -0.00 -5.50z"
-    assert [(label.text, label.methods) for label in figure.labels] == [("lora · routing_lora", (0, 2))]
+    assert [(label.text, label.methods) for label in figure.labels] == [
+        ("lora · routing_lora", (0, 2))
+    ]
     assert "lora: 50.0 ± 0.5 at 10 cost; routing_lora: 50.0" in figure.about
 
 
 def test_points_that_nearly_touch_share_a_disc_and_others_do_not():
-    dots = [Dot("a", 0, 10.0, 50.0, None), Dot("b", 1, 10.0, 50.1, None), Dot("c", 2, 20.0, 10.0, None), Dot("d", 3, 10.0, 47.0, None)]
-    assert [mark.share for mark in scatter(dots, ("cost", ""), "score", **ABOUT).marks] == [(0, 2), (1, 2), (0, 1), (0, 1)]
+    dots = [
+        Dot("a", 0, 10.0, 50.0, None),
+        Dot("b", 1, 10.0, 50.1, None),
+        Dot("c", 2, 20.0, 10.0, None),
+        Dot("d", 3, 10.0, 47.0, None),
+    ]
+    assert [mark.share for mark in scatter(dots, ("cost", ""), "score", **ABOUT).marks] == [
+        (0, 2),
+        (1, 2),
+        (0, 1),
+        (0, 1),
+    ]
 
 
 def test_names_keep_clear_of_dots_and_of_one_another():
     """A dot stands where the first one's name would."""
-    dots = [Dot("the best of all", 0, 10.0, 50.0, None), Dot("k", 1, 12.0, 50.0, None), Dot("m", 2, 30.0, 40.0, None)]
+    dots = [
+        Dot("the best of all", 0, 10.0, 50.0, None),
+        Dot("k", 1, 12.0, 50.0, None),
+        Dot("m", 2, 30.0, 40.0, None),
+    ]
     figure = scatter([*dots, Dot("the next", 3, 30.0, 50.1, None)], ("cost", ""), "score", **ABOUT)
     boxes = [Box.of(label) for label in figure.labels]
     assert [label.text for label in figure.labels] == ["the next", "the best of all"]
     assert not boxes[0].meets(boxes[1])
-    assert not any(box.meets(Box(mark.x - 5, mark.x + 5, mark.y - 5, mark.y + 5)) for box in boxes for mark in figure.marks)
+    assert not any(
+        box.meets(Box(mark.x - 5, mark.x + 5, mark.y - 5, mark.y + 5))
+        for box in boxes
+        for mark in figure.marks
+    )
 
 
 def test_many_names_at_one_point_become_a_number():
@@ -335,7 +444,15 @@ def test_a_label_stands_for_each_of_its_methods(tmp_path):
         path = Store(tmp_path).folder(cell.id) / "record.json"
         if cell.backbone == "blip":
             found = json.loads(path.read_text())
-            path.write_text(json.dumps({**found, "metrics": {"vqa_accuracy": 50.0}, "cost": {**found["cost"], "trainable": 1000}}))
+            path.write_text(
+                json.dumps(
+                    {
+                        **found,
+                        "metrics": {"vqa_accuracy": 50.0},
+                        "cost": {**found["cost"], "trainable": 1000},
+                    }
+                )
+            )
     (path,) = write_report([(launched, Store(tmp_path))], tmp_path / "out", 0)
     shown = Page(path.read_text(encoding="utf-8"))
     assert "0 1 2 3" in {attrs["data-m"] for attrs, _ in shown.all("text", **{"class": "label"})}
@@ -358,7 +475,13 @@ def test_axes_have_round_ticks_within(values, log, texts):
 
 
 def test_numbers_on_axes_are_short():
-    assert [short_number(value) for value in (0.05, 999, 1050, 20_000, 1_500_000)] == ["0.05", "999", "1,050", "20k", "1.5M"]
+    assert [short_number(value) for value in (0.05, 999, 1050, 20_000, 1_500_000)] == [
+        "0.05",
+        "999",
+        "1,050",
+        "20k",
+        "1.5M",
+    ]
 
 
 def test_points_lie_inside_their_chart():
@@ -379,12 +502,21 @@ def test_examples_are_those_with_most_disagreement_and_their_answers_are_grouped
     (found,) = browsers(made[1], store, gather(made[1], store), 4)
     assert len(found.shown) == 4
     assert found.n == len(predictions(made[1].cells[0]))
-    assert found.series == tuple((b, m) for b in ("blip", "gpt2") for m in METHODS if b == "blip" or m not in ("lora", "bitfit"))
+    assert found.series == tuple(
+        (b, m)
+        for b in ("blip", "gpt2")
+        for m in METHODS
+        if b == "blip" or m not in ("lora", "bitfit")
+    )
     for shown in found.shown:
         assert shown.question
         assert shown.references
-        assert sorted(i for answer in shown.answers for i in answer.by) == list(range(len(found.series)))
-        assert [answer.score for answer in shown.answers] == sorted((a.score for a in shown.answers), reverse=True)
+        assert sorted(i for answer in shown.answers for i in answer.by) == list(
+            range(len(found.series))
+        )
+        assert [answer.score for answer in shown.answers] == sorted(
+            (a.score for a in shown.answers), reverse=True
+        )
     assert {len(shown.answers) for shown in found.shown} == {2}, "disagreement where there is some"
 
 
@@ -393,7 +525,11 @@ def test_who_is_better_is_counted_over_all_examples(made):
     (found,) = browsers(made[1], store, gather(made[1], store), 1)
     lora, best = 0, 3
     expected = sum(1 for i in range(found.n) if 0 < i % 5 <= 3)
-    assert (found.better[best][lora], found.better[lora][best], found.equal[best][lora]) == (expected, 0, found.n - expected)
+    assert (found.better[best][lora], found.better[lora][best], found.equal[best][lora]) == (
+        expected,
+        0,
+        found.n - expected,
+    )
 
 
 def test_examples_that_only_one_backbone_has_are_not_compared(tmp_path):
@@ -436,14 +572,22 @@ def test_missing_images_say_so_in_place(made, monkeypatch):
     monkeypatch.setattr(type(DATA.open()), "image", gone)
     store = ReadOnce.of(Store(made[0]))
     (found,) = browsers(made[1], store, gather(made[1], store), 2)
-    assert all(shown.question and shown.missing.startswith("the image is not here: no file") for shown in found.shown)
+    assert all(
+        shown.question and shown.missing.startswith("the image is not here: no file")
+        for shown in found.shown
+    )
 
 
 def test_of_many_methods_the_best_are_shown(made, monkeypatch):
     monkeypatch.setattr(examples, "METHODS", 2)
     store = ReadOnce.of(Store(made[0]))
     (found,) = browsers(made[1], store, gather(made[1], store), 2)
-    assert found.series == (("blip", "bitfit"), ("blip", METHODS[3]), ("gpt2", "p_adapter"), ("gpt2", METHODS[3]))
+    assert found.series == (
+        ("blip", "bitfit"),
+        ("blip", METHODS[3]),
+        ("gpt2", "p_adapter"),
+        ("gpt2", METHODS[3]),
+    )
     assert found.left_out == 2
 
 
@@ -479,7 +623,9 @@ def test_answers_of_different_seeds_are_told(tmp_path):
     assert found.seeds == (1, 0, 0, 0, 0, 0)
     assert found.answered_by() == "seeds 0, 1 (of each method the first that is done)"
     assert found.answered_by([1, 2]) == "seed 0"
-    text = write_report([(launched, Store(tmp_path))], tmp_path / "out", 2)[0].read_text(encoding="utf-8")
+    text = write_report([(launched, Store(tmp_path))], tmp_path / "out", 2)[0].read_text(
+        encoding="utf-8"
+    )
     assert text.count("seeds 0, 1 (of each method") == 1  # above the examples
     assert text.count("No best method on blip, vqa/small, without lora (missing).") == 1
 
@@ -487,13 +633,20 @@ def test_answers_of_different_seeds_are_told(tmp_path):
 def change_lines(root: Path, **values) -> Plan:
     launched = fill(root, plan())
     for path in root.glob("cells/*/predictions.jsonl"):
-        path.write_text("".join(json.dumps(json.loads(line) | values) + "\n" for line in path.read_text().splitlines()))
+        path.write_text(
+            "".join(
+                json.dumps(json.loads(line) | values) + "\n"
+                for line in path.read_text().splitlines()
+            )
+        )
     return launched
 
 
 def test_examples_may_be_without_a_reference(tmp_path):
     launched = change_lines(tmp_path, references=[])
-    assert "Reference:" not in write_report([(launched, Store(tmp_path))], tmp_path / "out", 2)[0].read_text(encoding="utf-8")
+    assert "Reference:" not in write_report([(launched, Store(tmp_path))], tmp_path / "out", 2)[
+        0
+    ].read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("score", [None, "high"])

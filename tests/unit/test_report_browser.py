@@ -7,7 +7,9 @@ from tests.report_samples import fill, plan
 from vlpeft.benchmark.cells.records import Store
 from vlpeft.results.report.page import write_report
 
-pytestmark = pytest.mark.skipif(executable() is None, reason=f"no browser here: none of {', '.join(NAMES)}")
+pytestmark = pytest.mark.skipif(
+    executable() is None, reason=f"no browser here: none of {', '.join(NAMES)}"
+)
 
 # The contrast of each visible text with what is painted behind it, WCAG 2.2 (1.4.3); below 4.5 (3 for large text) is too low.
 CONTRAST = """(() => {
@@ -48,14 +50,18 @@ def browser(tmp_path_factory):
 
 def table(browser, column: int) -> list[str]:
     """A column of the first leaderboard, as shown."""
-    return browser.run(f"[...document.querySelectorAll('#leaderboard tbody')[0].rows].map((row) => row.cells[{column}].textContent.trim())")
+    return browser.run(
+        f"[...document.querySelectorAll('#leaderboard tbody')[0].rows].map((row) => row.cells[{column}].textContent.trim())"
+    )
 
 
 def test_only_the_file_is_read_and_nothing_is_complained_about(browser, path):
     browser.requests.clear()
     browser.errors.clear()
     browser.open(path)
-    assert [request for request in browser.requests if not request.startswith("data:")] == [path.resolve().as_uri()]
+    assert [request for request in browser.requests if not request.startswith("data:")] == [
+        path.resolve().as_uri()
+    ]
     assert browser.errors == []
 
 
@@ -94,14 +100,20 @@ def test_a_column_is_sorted_by_the_keyboard(browser, path):
 def test_what_has_no_number_is_sorted_last(browser, path):
     browser.open(path)
     for _ in range(2):
-        browser.run("document.querySelectorAll('#leaderboard table')[1].querySelectorAll('thead button')[1].click()")
-        last = browser.run("[...document.querySelectorAll('#leaderboard tbody')[1].rows].map((row) => row.cells[1].textContent.trim())")
+        browser.run(
+            "document.querySelectorAll('#leaderboard table')[1].querySelectorAll('thead button')[1].click()"
+        )
+        last = browser.run(
+            "[...document.querySelectorAll('#leaderboard tbody')[1].rows].map((row) => row.cells[1].textContent.trim())"
+        )
         assert [text[:1] for text in last[:2]] in (["8", "6"], ["6", "8"])
 
 
 def test_how_many_seeds_are_done_is_no_score(browser, path):
     browser.open(path)
-    cell = "[...document.querySelectorAll('#leaderboard tbody')[0].rows].at(-1).cells[1].textContent"
+    cell = (
+        "[...document.querySelectorAll('#leaderboard tbody')[0].rows].at(-1).cells[1].textContent"
+    )
     browser.run(f"{cell} = '1/2 seeds'")
     browser.run("document.querySelectorAll('#leaderboard thead button')[1].click()")
     assert browser.run(cell) == "1/2 seeds"
@@ -120,11 +132,15 @@ def test_focus_can_be_seen(browser, path):
 def choose(browser, **values: str) -> None:
     for name, value in values.items():
         browser.run(f"document.querySelector('#filters [name={name}]').value = {value!r}")
-    browser.run("document.querySelector('#filters').dispatchEvent(new Event('input', { bubbles: true }))")
+    browser.run(
+        "document.querySelector('#filters').dispatchEvent(new Event('input', { bubbles: true }))"
+    )
 
 
 def visible(browser, selector: str) -> int:
-    return browser.run(f"[...document.querySelectorAll('{selector}')].filter((each) => each.checkVisibility()).length")
+    return browser.run(
+        f"[...document.querySelectorAll('{selector}')].filter((each) => each.checkVisibility()).length"
+    )
 
 
 def test_filters_act_on_tables_charts_and_predictions(browser, path):
@@ -136,9 +152,14 @@ def test_filters_act_on_tables_charts_and_predictions(browser, path):
     choose(browser, backbone="", method="p_adapter")
     assert visible(browser, rows) == 2
     assert browser.run("document.querySelectorAll('#pareto path.m.faded').length") > 0
-    assert browser.run("[...document.querySelectorAll('#pareto path.m.hot')].every((mark) => mark.dataset.m === '1')")
+    assert browser.run(
+        "[...document.querySelectorAll('#pareto path.m.hot')].every((mark) => mark.dataset.m === '1')"
+    )
     choose(browser, method="", words="nothing has these words")
-    assert browser.run("document.querySelector('#filters output').textContent") == "0 rows of the leaderboard, 0 examples"
+    assert (
+        browser.run("document.querySelector('#filters output').textContent")
+        == "0 rows of the leaderboard, 0 examples"
+    )
     browser.run("document.querySelector('#filters').reset()")
     browser.run("new Promise((done) => setTimeout(done, 50))")
     assert visible(browser, rows) == 8
@@ -163,7 +184,9 @@ def test_examples_on_which_one_method_is_better(browser, path):
 
 def test_pictures_are_drawn(browser, path):
     browser.open(path)
-    sizes = browser.run("[...document.querySelectorAll('.picture')].map((each) => each.getBoundingClientRect().width)")
+    sizes = browser.run(
+        "[...document.querySelectorAll('.picture')].map((each) => each.getBoundingClientRect().width)"
+    )
     assert len(sizes) == 8
     assert min(sizes) > 60
 
@@ -191,9 +214,13 @@ def test_a_shared_label_is_lit_with_each_of_its_methods(browser, path):
 def test_links_that_run_off_a_phone_fade_until_the_last_is_reached(browser, path):
     browser.open(path, width=360)
     assert browser.run("document.querySelector('nav').scrollWidth > innerWidth")
-    assert "linear-gradient" in browser.run("getComputedStyle(document.querySelector('nav'), '::after').backgroundImage")
+    assert "linear-gradient" in browser.run(
+        "getComputedStyle(document.querySelector('nav'), '::after').backgroundImage"
+    )
     browser.run("document.querySelector('nav').scrollTo(9999, 0)")
-    assert browser.run("document.querySelector('nav li:last-child').getBoundingClientRect().right <= innerWidth - 48")
+    assert browser.run(
+        "document.querySelector('nav li:last-child').getBoundingClientRect().right <= innerWidth - 48"
+    )
     browser.open(path)
     assert browser.run("document.querySelector('nav').scrollWidth <= innerWidth")
 

@@ -63,7 +63,9 @@ def everything(plan: Plan, store: Store) -> dict[str, str]:
         "significance": significance_table(board, tests),
         "pivot": pivot_table(board, ("backbone", "method"), ("task",)),
     }
-    return {f"{name}.{form}": render(table, form) for name, table in tables.items() for form in FORMATS}
+    return {
+        f"{name}.{form}": render(table, form) for name, table in tables.items() for form in FORMATS
+    }
 
 
 def test_importing_results_imports_no_torch():
@@ -81,13 +83,27 @@ def test_one_row_a_cell_and_metric_in_the_documented_schema(tmp_path):
     assert len(frame) == 2 * len(plan.cells)
     assert set(frame["state"]) == {"done"}
     first = frame.iloc[0]
-    assert (first["metric"], first["value"], first["trainable_percent"], first["step_ms"]) == ("vqa_accuracy", 70.0, 0.5, 12.5)
+    assert (first["metric"], first["value"], first["trainable_percent"], first["step_ms"]) == (
+        "vqa_accuracy",
+        70.0,
+        0.5,
+        12.5,
+    )
     assert pd.isna(first["delta_bytes"])
 
 
 def test_without_any_record_the_tasks_own_metrics_are_missing(tmp_path):
     frame = leaderboard(make_plan(planned(task="captioning")), Store(tmp_path)).frame
-    assert frame["metric"].tolist() == ["CIDEr", "BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "METEOR", "SPICE"]
+    assert frame["metric"].tolist() == [
+        "CIDEr",
+        "BLEU-1",
+        "BLEU-2",
+        "BLEU-3",
+        "BLEU-4",
+        "ROUGE-L",
+        "METEOR",
+        "SPICE",
+    ]
     assert set(frame["state"]) == {"missing"}
     assert frame["trainable"].tolist() == [1000] * 8
 
@@ -95,22 +111,44 @@ def test_without_any_record_the_tasks_own_metrics_are_missing(tmp_path):
 def test_protocol_metrics_limit_what_is_expected(tmp_path):
     cell = planned(task="captioning")
     few = replace(
-        cell, cell=replace(cell.cell, protocol=Protocol(lr=1.0, epochs=1, metrics=("spice", "cider"), metric_tokenizer="treebank"))
+        cell,
+        cell=replace(
+            cell.cell,
+            protocol=Protocol(
+                lr=1.0, epochs=1, metrics=("spice", "cider"), metric_tokenizer="treebank"
+            ),
+        ),
     )
-    assert leaderboard(make_plan(few), Store(tmp_path)).frame["metric"].tolist() == ["SPICE (treebank)", "CIDEr (treebank)"]
+    assert leaderboard(make_plan(few), Store(tmp_path)).frame["metric"].tolist() == [
+        "SPICE (treebank)",
+        "CIDEr (treebank)",
+    ]
 
 
 def test_metrics_keep_the_tasks_order_with_strangers_last(tmp_path):
     cell = planned(task="captioning")
-    plan, store = results(tmp_path, (cell, {"aaa": 1.0, "SPICE": 2.0, "BLEU-4": 3.0, "BLEU-1": 4.0, "CIDEr": 5.0}))
-    assert leaderboard(plan, store).frame["metric"].tolist() == ["CIDEr", "BLEU-1", "BLEU-4", "SPICE", "aaa"]
+    plan, store = results(
+        tmp_path, (cell, {"aaa": 1.0, "SPICE": 2.0, "BLEU-4": 3.0, "BLEU-1": 4.0, "CIDEr": 5.0})
+    )
+    assert leaderboard(plan, store).frame["metric"].tolist() == [
+        "CIDEr",
+        "BLEU-1",
+        "BLEU-4",
+        "SPICE",
+        "aaa",
+    ]
 
 
 def test_the_record_is_believed_before_the_plan(tmp_path):
     cell = planned()
     store = fill(tmp_path, [replace(record(cell), cost={"trainable": 7.0, "total": 70.0})])
     first = leaderboard(make_plan(cell), store).frame.iloc[0]
-    assert (first["trainable"], first["head"], first["total"], first["trainable_percent"]) == (7, 10, 70, 10.0)
+    assert (first["trainable"], first["head"], first["total"], first["trainable_percent"]) == (
+        7,
+        10,
+        70,
+        10.0,
+    )
 
 
 def test_a_truncated_record_names_its_file(tmp_path):
@@ -134,17 +172,24 @@ def test_a_record_of_another_sweep_is_not_even_opened(tmp_path):
 def test_mixed_provenance_is_refused_with_the_cells(tmp_path, key):
     cells = [planned(seed=0), planned(seed=1)]
     store = fill(tmp_path, [record(cells[0]), record(cells[1], **{key: 2})])
-    with pytest.raises(UserError, match=rf"provenance\.{key}.*{cells[0].id}.*{cells[1].id} \(lora, blip, seed 1\)"):
+    with pytest.raises(
+        UserError, match=rf"provenance\.{key}.*{cells[0].id}.*{cells[1].id} \(lora, blip, seed 1\)"
+    ):
         leaderboard(make_plan(*cells), store)
 
 
 def test_different_datasets_have_different_data(tmp_path):
     cells = [planned(), planned(dataset="other")]
-    assert leaderboard(make_plan(*cells), fill(tmp_path, [record(cells[0]), record(cells[1], data="d2")]))
+    assert leaderboard(
+        make_plan(*cells), fill(tmp_path, [record(cells[0]), record(cells[1], data="d2")])
+    )
 
 
 def together(cell: Planned, *datasets: str) -> Planned:
-    also = tuple(Part(cell.task, replace(cell.cell.dataset, name=name), cell.cell.protocol) for name in datasets)
+    also = tuple(
+        Part(cell.task, replace(cell.cell.dataset, name=name), cell.cell.protocol)
+        for name in datasets
+    )
     joint = replace(cell.cell, also=also)
     return replace(cell, cell=joint, id=joint.id)
 
@@ -153,14 +198,22 @@ def test_joint_cells_of_other_datasets_have_other_data(tmp_path):
     cells = [planned(), together(planned(), "second"), together(planned(), "third")]
     made = [record(cell) for cell in cells]
     versions = ("d1", "d1+d2", "d1+d3")
-    made = [replace(one, provenance={"data": data, "science": 1}) for one, data in zip(made, versions, strict=True)]
+    made = [
+        replace(one, provenance={"data": data, "science": 1})
+        for one, data in zip(made, versions, strict=True)
+    ]
     assert leaderboard(make_plan(*cells), fill(tmp_path, made))
 
 
-@pytest.mark.parametrize(("data", "named"), [("d0+d2", "dataset 'shapes'"), ("d1+d0", "dataset 'second'")])
+@pytest.mark.parametrize(
+    ("data", "named"), [("d0+d2", "dataset 'shapes'"), ("d1+d0", "dataset 'second'")]
+)
 def test_data_of_each_task_of_a_joint_cell_is_compared(tmp_path, data, named):
     cells = [planned(), planned(dataset="second"), together(planned(), "second")]
-    made = [replace(record(c), provenance={"data": d, "science": 1}) for c, d in zip(cells, ("d1", "d2", data), strict=True)]
+    made = [
+        replace(record(c), provenance={"data": d, "science": 1})
+        for c, d in zip(cells, ("d1", "d2", data), strict=True)
+    ]
     with pytest.raises(UserError, match=rf"{named}.*provenance\.data.*{cells[2].id}"):
         leaderboard(make_plan(*cells), fill(tmp_path, made))
 
@@ -180,7 +233,12 @@ def test_mean_and_sample_deviation(values):
     with tempfile.TemporaryDirectory() as folder:
         entry = only(scores(leaderboard(*results(Path(folder), *cells))))
     assert entry.mean == pytest.approx(sum(values) / len(values))
-    assert (entry.n, entry.planned, entry.state, entry.flags) == (len(values), len(values), "done", ())
+    assert (entry.n, entry.planned, entry.state, entry.flags) == (
+        len(values),
+        len(values),
+        "done",
+        (),
+    )
     if len(values) == 1:
         assert entry.std is None
     else:
@@ -190,13 +248,28 @@ def test_mean_and_sample_deviation(values):
 
 
 def test_a_missing_seed_blocks_the_mean(tmp_path):
-    entry = only(scores(leaderboard(*results(tmp_path, (planned(), {"vqa_accuracy": 70.0}), (planned(seed=1), None)))))
-    assert (entry.mean, entry.std, entry.n, entry.planned, entry.state) == (None, None, 1, 2, "missing")
+    entry = only(
+        scores(
+            leaderboard(
+                *results(tmp_path, (planned(), {"vqa_accuracy": 70.0}), (planned(seed=1), None))
+            )
+        )
+    )
+    assert (entry.mean, entry.std, entry.n, entry.planned, entry.state) == (
+        None,
+        None,
+        1,
+        2,
+        "missing",
+    )
 
 
 def test_an_absent_metric_blocks_the_mean_and_says_why(tmp_path):
     absent = {"cider": 90.0, "spice": {"absent": "no Java"}}
-    cells = (planned(task="captioning"), {"cider": 90.0, "spice": 20.0}), (planned(task="captioning", seed=1), absent)
+    cells = (
+        (planned(task="captioning"), {"cider": 90.0, "spice": 20.0}),
+        (planned(task="captioning", seed=1), absent),
+    )
     board = leaderboard(*results(tmp_path, *cells))
     cider, spice = scores(board)
     assert (cider.mean, spice.mean, spice.state, spice.n) == (90.0, None, "absent: no Java", 1)
@@ -206,8 +279,13 @@ def test_an_absent_metric_blocks_the_mean_and_says_why(tmp_path):
 
 
 def test_a_metric_that_only_some_records_have_is_absent_in_the_others(tmp_path):
-    cells = (planned(), {"vqa_accuracy": 1.0, "extra": 2.0}), (planned("bitfit"), {"vqa_accuracy": 1.0})
-    states = {(e.method, e.metric): e.state for e in scores(leaderboard(*results(tmp_path, *cells)))}
+    cells = (
+        (planned(), {"vqa_accuracy": 1.0, "extra": 2.0}),
+        (planned("bitfit"), {"vqa_accuracy": 1.0}),
+    )
+    states = {
+        (e.method, e.metric): e.state for e in scores(leaderboard(*results(tmp_path, *cells)))
+    }
     assert states["bitfit", "extra"] == "absent: the record does not report it"
 
 
@@ -234,7 +312,13 @@ def test_a_record_outlives_an_old_failure(tmp_path):
 
 
 def test_skipped_cells_show_a_dash_with_the_reason(tmp_path):
-    board = leaderboard(*results(tmp_path, (planned(), {"vqa_accuracy": 1.0}), (planned("prompt", skipped="no embeddings"), None)))
+    board = leaderboard(
+        *results(
+            tmp_path,
+            (planned(), {"vqa_accuracy": 1.0}),
+            (planned("prompt", skipped="no embeddings"), None),
+        )
+    )
     assert scores(board)[1].state == "skipped: no embeddings"
     text = render(score_table(board), "text")
     assert "– [a]" in text
@@ -243,14 +327,22 @@ def test_skipped_cells_show_a_dash_with_the_reason(tmp_path):
 
 
 def test_zero_is_flagged(tmp_path):
-    board = leaderboard(*results(tmp_path, (planned(), {"vqa_accuracy": 0.0}), (planned(seed=1), {"vqa_accuracy": 50.0})))
+    board = leaderboard(
+        *results(
+            tmp_path, (planned(), {"vqa_accuracy": 0.0}), (planned(seed=1), {"vqa_accuracy": 50.0})
+        )
+    )
     assert only(scores(board)).flags == ("seed 0 is exactly 0.0",)
     assert "25.0 ± 35.4 [a]" in render(score_table(board), "text")
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_number_that_is_none_is_flagged(tmp_path, value):
-    board = leaderboard(*results(tmp_path, (planned(), {"vqa_accuracy": 1.0}), (planned(seed=1), {"vqa_accuracy": 2.0})))
+    board = leaderboard(
+        *results(
+            tmp_path, (planned(), {"vqa_accuracy": 1.0}), (planned(seed=1), {"vqa_accuracy": 2.0})
+        )
+    )
     board.frame.loc[1, "value"] = value
     entry = only(scores(board))
     assert math.isnan(entry.mean)
@@ -268,8 +360,14 @@ def test_breakdowns_are_hidden_unless_asked_for(tmp_path):
 
 def test_costs_are_means_that_a_missing_cell_blocks(tmp_path):
     cells = [planned(), planned(seed=1), planned("bitfit"), planned("bitfit", seed=1)]
-    done = [record(cells[0]), record(cells[1], train_seconds=121.0), replace(record(cells[2]), cost={"step_ms": 1.0})]
-    found = {(e.method, e.metric): e for e in costs(leaderboard(make_plan(*cells), fill(tmp_path, done)))}
+    done = [
+        record(cells[0]),
+        record(cells[1], train_seconds=121.0),
+        replace(record(cells[2]), cost={"step_ms": 1.0}),
+    ]
+    found = {
+        (e.method, e.metric): e for e in costs(leaderboard(make_plan(*cells), fill(tmp_path, done)))
+    }
     assert found["lora", "train_seconds"].mean == 120.5
     assert (found["bitfit", "step_ms"].state, found["bitfit", "step_ms"].n) == ("missing", 1)
     assert found["lora", "peak_memory_mb"].state == "done"
@@ -277,22 +375,42 @@ def test_costs_are_means_that_a_missing_cell_blocks(tmp_path):
 
 def test_a_cost_is_known_where_a_metric_is_absent(tmp_path):
     board = leaderboard(*results(tmp_path, (planned(), {"vqa_accuracy": {"absent": "why"}})))
-    assert {e.metric: e.mean for e in costs(board)} == {"train_seconds": 120.0, "step_ms": 12.5, "peak_memory_mb": 900.0}
+    assert {e.metric: e.mean for e in costs(board)} == {
+        "train_seconds": 120.0,
+        "step_ms": 12.5,
+        "peak_memory_mb": 900.0,
+    }
 
 
 def test_costs_that_no_record_has_are_no_column_and_others_are_in_readable_units(tmp_path):
     """Records of before there were such costs; then one of two has them."""
     cells = [planned(), planned("bitfit")]
-    old, new = record(cells[0]), record(cells[1], flops_per_step=2.5e12, gpu_hours=0.004, delta_bytes=51200.0)
-    assert "GFLOP" not in render(cost_table(leaderboard(make_plan(cells[0]), fill(tmp_path / "old", [old]))), "text")
+    old, new = (
+        record(cells[0]),
+        record(cells[1], flops_per_step=2.5e12, gpu_hours=0.004, delta_bytes=51200.0),
+    )
+    assert "GFLOP" not in render(
+        cost_table(leaderboard(make_plan(cells[0]), fill(tmp_path / "old", [old]))), "text"
+    )
     board = leaderboard(make_plan(*cells), fill(tmp_path / "both", [old, new]))
     found = {(e.method, e.metric): e for e in costs(board)}
     assert found["lora", "gpu_hours"].state == "absent: not measured"
     assert found["bitfit", "flops_per_step"].mean == 2.5e12
     lines = render(cost_table(board), "text").splitlines()
     header = next(line for line in lines if "GFLOP" in line)
-    assert [title for title in ("train s", "GPU h", "step ms", "GFLOP a step", "peak MB", "saved kB") if title not in header] == []
-    assert next(line for line in lines if line.startswith("bitfit")).split()[-6:] == ["120", "0.004", "12.5", "2,500", "900", "51.2"]
+    assert [
+        title
+        for title in ("train s", "GPU h", "step ms", "GFLOP a step", "peak MB", "saved kB")
+        if title not in header
+    ] == []
+    assert next(line for line in lines if line.startswith("bitfit")).split()[-6:] == [
+        "120",
+        "0.004",
+        "12.5",
+        "2,500",
+        "900",
+        "51.2",
+    ]
 
 
 def test_a_cost_that_was_not_measured_is_absent(tmp_path):
@@ -330,7 +448,9 @@ def test_dropping_one_record_marks_its_entries_and_no_other(index):
     gone = plan.cells[index]
     with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as two:
         complete = scores(leaderboard(plan, fill(Path(one), map(record, plan.cells))))
-        partial = scores(leaderboard(plan, fill(Path(two), [record(c) for c in plan.cells if c != gone])))
+        partial = scores(
+            leaderboard(plan, fill(Path(two), [record(c) for c in plan.cells if c != gone]))
+        )
     for before, after in zip(complete, partial, strict=True):
         if (before.method, before.backbone, before.task) == (gone.row, gone.backbone, gone.task):
             assert after == replace(before, mean=None, std=None, n=1, state="missing")
@@ -346,8 +466,15 @@ RIPPLE = {  # sums of zero: what images add to a method's mean
     "lora_r8 & 50%": [(-1) ** i * (i % 5) for i in range(1, 41)],
     "prompt": [(-1) ** i * (i % 7) / 4 for i in range(1, 41)],
 }
-RIPPLE = {row: [round(value - statistics.fmean(values), 3) for value in values] for row, values in RIPPLE.items()}
-LEAD = {"full": 0.0, "lora_r8 & 50%": 3.0, "prompt": 1.0}  # how far a method's captions are above the first one's
+RIPPLE = {
+    row: [round(value - statistics.fmean(values), 3) for value in values]
+    for row, values in RIPPLE.items()
+}
+LEAD = {
+    "full": 0.0,
+    "lora_r8 & 50%": 3.0,
+    "prompt": 1.0,
+}  # how far a method's captions are above the first one's
 
 
 def example(root: Path) -> tuple[Plan, Store]:
@@ -361,10 +488,17 @@ def example(root: Path) -> tuple[Plan, Store]:
         for s in (0, 1)
     ]
     cells = [
-        replace(c, skipped="vit_gpt2 has no site 'self' with <q|k>") if (c.row, c.backbone) == ("prompt", "vit_gpt2") else c for c in cells
+        replace(c, skipped="vit_gpt2 has no site 'self' with <q|k>")
+        if (c.row, c.backbone) == ("prompt", "vit_gpt2")
+        else c
+        for c in cells
     ]
     found = {
-        c.id: record(c, {name: value + c.seed + LEAD[c.row] for name, value in SCORES[c.task].items()}) for c in cells if not c.skipped
+        c.id: record(
+            c, {name: value + c.seed + LEAD[c.row] for name, value in SCORES[c.task].items()}
+        )
+        for c in cells
+        if not c.skipped
     }
     del found[cells[3].id]  # lora on blip, vqa, seed 1
     zero, absent = cells[0], cells[6]
@@ -373,7 +507,11 @@ def example(root: Path) -> tuple[Plan, Store]:
     store = fill(root, found.values())
     for cell in cells:
         if cell.id in found and cell.task == "captioning":
-            score(store, cell, {"cider": [value + found[cell.id].metrics["cider"] for value in RIPPLE[cell.row]]})
+            score(
+                store,
+                cell,
+                {"cider": [value + found[cell.id].metrics["cider"] for value in RIPPLE[cell.row]]},
+            )
     return make_plan(*cells, title="Methods_1 ± #2", notes="A note.\n\nAnother: 100%."), store
 
 
@@ -400,12 +538,20 @@ def test_what_stands_out_is_called_as_the_format_shows_it(tmp_path):
     plan, store = example(tmp_path)
     board = leaderboard(plan, store)
     table = score_table(board, significance(board, store))
-    shown = {"text": "\n*: above", "markdown": "\nBold: above", "latex": ". Bold: above", "html": "<p>Bold: above", "json": '"Bold: above'}
+    shown = {
+        "text": "\n*: above",
+        "markdown": "\nBold: above",
+        "latex": ". Bold: above",
+        "html": "<p>Bold: above",
+        "json": '"Bold: above',
+    }
     for form, start in shown.items():
         text = render(table, form)
         assert (text.count(start), text.count("above every other method")) == (1, 1), form
     assert "Bold and *: above" in render(table, "text", colour=True)
-    assert "above every other method" not in render(score_table(board), "text"), "nothing was tested"
+    assert "above every other method" not in render(score_table(board), "text"), (
+        "nothing was tested"
+    )
 
 
 def test_cider_is_named_where_the_table_has_it(tmp_path):
@@ -431,11 +577,23 @@ def test_piped_text_is_plain_whole_and_narrow(tmp_path, monkeypatch):
 
 def test_a_papers_table_fits_120_columns(tmp_path):
     numbers = {"cider": 123.4, "bleu_4": 36.5, "rouge_l": 57.2, "meteor": 28.1, "spice": 21.9}
-    cells = [(planned("routing_lora (r=8)", dataset="vqav2", seed=s), {"vqa_accuracy": 70.0 + s}) for s in (0, 1)]
-    cells += [(planned("routing_lora (r=8)", task="captioning", dataset="coco_captions2014", seed=s), numbers) for s in (0, 1)]
+    cells = [
+        (planned("routing_lora (r=8)", dataset="vqav2", seed=s), {"vqa_accuracy": 70.0 + s})
+        for s in (0, 1)
+    ]
+    cells += [
+        (
+            planned("routing_lora (r=8)", task="captioning", dataset="coco_captions2014", seed=s),
+            numbers,
+        )
+        for s in (0, 1)
+    ]
     lines = render(score_table(leaderboard(*results(tmp_path, *cells))), "text").splitlines()
     assert max(map(len, lines)) <= 120
-    assert [line.split() for line in lines[4:6]] == [["vqa", "captioning"], ["vqav2", "coco_captions2014"]]
+    assert [line.split() for line in lines[4:6]] == [
+        ["vqa", "captioning"],
+        ["vqav2", "coco_captions2014"],
+    ]
 
 
 def test_a_group_title_wider_than_its_columns_widens_them():
@@ -455,7 +613,14 @@ def test_n_stands_beside_each_entry_only_where_it_differs(tmp_path):
     same = render(score_table(leaderboard(*results(tmp_path / "same", *cells))), "text")
     assert "over n=2 seeds" in same
     assert "(n=" not in same
-    other = render(score_table(leaderboard(*results(tmp_path / "other", *cells, (planned("bitfit"), {"vqa_accuracy": 60.0})))), "text")
+    other = render(
+        score_table(
+            leaderboard(
+                *results(tmp_path / "other", *cells, (planned("bitfit"), {"vqa_accuracy": 60.0}))
+            )
+        ),
+        "text",
+    )
     assert "70.5 ± 0.7 (n=2)" in other
     assert "60.0 (n=1)" in other
 
@@ -466,7 +631,11 @@ def test_digits(tmp_path):
 
 
 def test_parameters_are_a_range_where_heads_differ_and_unknown_without_a_count(tmp_path):
-    cells = [planned(), planned(task="captioning", trainable=8), planned("new", trainable=0, total=0)]
+    cells = [
+        planned(),
+        planned(task="captioning", trainable=8),
+        planned("new", trainable=0, total=0),
+    ]
     text = render(score_table(leaderboard(make_plan(*cells), Store(tmp_path))), "text")
     assert re.search(r"^lora +8–1,000 +<0\.01–0\.50 ", text, re.MULTILINE)
     assert re.search(r"^new +\? +\? ", text, re.MULTILINE)
@@ -474,7 +643,14 @@ def test_parameters_are_a_range_where_heads_differ_and_unknown_without_a_count(t
 
 def test_latex_escapes_every_special():
     hostile = '[a] * % & _ # $ { } ~ ^ \\ ± – < > | " … --- `'
-    table = Table(hostile, (), (Block(hostile, "l", ((hostile,),), ((Text(hostile, ("a",)),),)),), (), (("a", hostile),), (hostile,))
+    table = Table(
+        hostile,
+        (),
+        (Block(hostile, "l", ((hostile,),), ((Text(hostile, ("a",)),),)),),
+        (),
+        (("a", hostile),),
+        (hostile,),
+    )
     escaped = (
         r"{[}a{]} {*} \% \& \_ \# \$ \{ \} \textasciitilde{} \textasciicircum{} \textbackslash{} $\pm$ \textendash{} "
         r"\textless{} \textgreater{} \textbar{} '' \ldots{} -{}-{}- \textasciigrave{}"
@@ -489,7 +665,10 @@ def test_latex_escapes_every_special():
 @settings(max_examples=100, deadline=None)
 def test_latex_stays_balanced(text):
     line = next(
-        x for x in render(Table("", (), (Block("", "ll", (("", ""),), ((Text(text), Text("")),)),), ()), "latex").split("\\midrule\n")[1:]
+        x
+        for x in render(
+            Table("", (), (Block("", "ll", (("", ""),), ((Text(text), Text("")),)),), ()), "latex"
+        ).split("\\midrule\n")[1:]
     )
     row = line.split(" \\\\\n\\bottomrule")[0]
     bare = row.replace("\\\\", "").replace("\\{", "").replace("\\}", "").replace("\\&", "")
@@ -498,7 +677,12 @@ def test_latex_stays_balanced(text):
 
 
 def test_markdown_keeps_its_grid():
-    table = Table("t", (), (Block("", "ll", (("a", "b"),), ((Text("x|y*z*"), Text("snake_case <b> _it_ \\")),)),), ())
+    table = Table(
+        "t",
+        (),
+        (Block("", "ll", (("a", "b"),), ((Text("x|y*z*"), Text("snake_case <b> _it_ \\")),)),),
+        (),
+    )
     assert "| x\\|y\\*z\\* | snake_case \\<b\\> \\_it\\_ \\\\ |" in render(table, "markdown")
 
 
@@ -507,13 +691,23 @@ def test_csv_and_json_are_tidy(tmp_path):
     rows = list(csv.DictReader(io.StringIO(render(table, "csv"))))
     values = json.loads(render(table, "json"))["rows"]
     assert len(rows) == len(values) == len(table.data)
-    assert [rows[0][key] for key in ("mean", "n", "planned", "state", "flags")] == ["35.5", "2", "2", "done", "seed 0 is exactly 0.0"]
+    assert [rows[0][key] for key in ("mean", "n", "planned", "state", "flags")] == [
+        "35.5",
+        "2",
+        "2",
+        "done",
+        "seed 0 is exactly 0.0",
+    ]
     assert float(rows[0]["std"]) == values[0]["std"] == statistics.stdev((0.0, 71.0))
     assert {row["mean"] for row in rows if row["state"] != "done"} == {""}
 
 
 def test_text_from_outside_cannot_break_the_grid(tmp_path):
-    board = leaderboard(*results(tmp_path, (planned("a\nb\x1b[31m"), {"vqa_accuracy": {"absent": "first\n\tsecond\x07"}})))
+    board = leaderboard(
+        *results(
+            tmp_path, (planned("a\nb\x1b[31m"), {"vqa_accuracy": {"absent": "first\n\tsecond\x07"}})
+        )
+    )
     text = render(score_table(board), "text")
     assert "a b [31m" in text
     assert "[a] first second" in text
@@ -579,7 +773,9 @@ def test_an_attempt_that_nobody_holds_is_missing_again(tmp_path):
     found = status(plan, store, now=1012.4)[1]
     assert (found.state, found.detail) == ("missing", "interrupted in train 30/100; starts afresh")
     leave(store, plan.cells[1], "checkpoint.pt", "")
-    assert status(plan, store)[1].detail == "interrupted in train 30/100; goes on from its checkpoint"
+    assert (
+        status(plan, store)[1].detail == "interrupted in train 30/100; goes on from its checkpoint"
+    )
 
 
 def test_an_attempt_that_was_interrupted_has_not_failed(tmp_path):
@@ -588,14 +784,30 @@ def test_an_attempt_that_was_interrupted_has_not_failed(tmp_path):
     plan = make_plan(cell)
     assert [(s.state, s.detail) for s in status(plan, store)] == [("missing", "")]
     leave(store, cell, "checkpoint.pt", "")
-    assert [(s.state, s.detail) for s in status(plan, store)] == [("missing", "goes on from its checkpoint")]
+    assert [(s.state, s.detail) for s in status(plan, store)] == [
+        ("missing", "goes on from its checkpoint")
+    ]
     assert set(leaderboard(plan, store).frame["state"]) == {"missing"}
 
 
 def test_every_state_is_told(running):
     found = status(*running, now=1012.4)
-    assert [cell.state for cell in found] == ["done", "running", "failed", "missing", "missing", "skipped"]
-    assert [cell.detail for cell in found] == ["", "train 30/100, 12 s ago", "OutOfMemory: CUDA out of memory", "", "", "no site"]
+    assert [cell.state for cell in found] == [
+        "done",
+        "running",
+        "failed",
+        "missing",
+        "missing",
+        "skipped",
+    ]
+    assert [cell.detail for cell in found] == [
+        "",
+        "train 30/100, 12 s ago",
+        "OutOfMemory: CUDA out of memory",
+        "",
+        "",
+        "no site",
+    ]
     counts = {state: number for state, number in summary(found).items() if number}
     assert counts == {"done": 1, "running": 1, "failed": 1, "missing": 2, "skipped": 1}
 
@@ -603,7 +815,9 @@ def test_every_state_is_told(running):
 def test_status_renders_as_text_and_plain_values(running):
     found = status(*running, now=1012.4)
     text = render(status_table("sweep", found), "text")
-    assert text.startswith("sweep\n6 cells: 1 done, 1 running, 1 failed, 2 missing, 1 skipped\n\nstate")
+    assert text.startswith(
+        "sweep\n6 cells: 1 done, 1 running, 1 failed, 2 missing, 1 skipped\n\nstate"
+    )
     assert "\x1b" not in text
     assert "train 30/100, 12 s ago" in text
     assert json.loads(json.dumps(as_dicts(found)))[1]["step"] == 30
@@ -615,7 +829,9 @@ def test_a_plan_shows_the_same_states(running):
     assert [row["state"].partition(",")[0] for row in plan_rows(plan, store.root)] == [
         "done", "running: train 30/100", "failed: OutOfMemory: CUDA out of memory", "runnable", "runnable", "skipped: no site",
     ]  # fmt: skip
-    assert [row["state"] for row in plan_rows(plan, None)] == ["runnable"] * 5 + ["skipped: no site"]
+    assert [row["state"] for row in plan_rows(plan, None)] == ["runnable"] * 5 + [
+        "skipped: no site"
+    ]
 
 
 def test_what_a_cluster_and_launchers_say_is_added(running):
@@ -623,13 +839,36 @@ def test_what_a_cluster_and_launchers_say_is_added(running):
     plan, store = running
     cells = [cell.id for cell in plan.cells]
     found = status(plan, store)
-    told = add_cluster_notes(found, {cells[0]: ("missing", "no"), cells[3]: ("preempted", "queued again")})
-    assert [cell.state for cell in told] == ["done", "running", "failed", "preempted", "missing", "skipped"]
+    told = add_cluster_notes(
+        found, {cells[0]: ("missing", "no"), cells[3]: ("preempted", "queued again")}
+    )
+    assert [cell.state for cell in told] == [
+        "done",
+        "running",
+        "failed",
+        "preempted",
+        "missing",
+        "skipped",
+    ]
     assert told[3].detail == "queued again"
     lost = add_cluster_notes(found, {cells[3]: ("missing", "its job has ended")}, launched=True)
-    assert [cell.state for cell in lost] == ["done", "running", "failed", "pending", "pending", "skipped"]
+    assert [cell.state for cell in lost] == [
+        "done",
+        "running",
+        "failed",
+        "pending",
+        "pending",
+        "skipped",
+    ]
     stale = mark_stale(told, "changed")
-    assert [cell.state for cell in stale] == ["done", "running", "failed", "stale", "stale", "skipped"]
+    assert [cell.state for cell in stale] == [
+        "done",
+        "running",
+        "failed",
+        "stale",
+        "stale",
+        "skipped",
+    ]
     assert stale[3].detail == "changed; queued again"
 
 
@@ -639,14 +878,19 @@ LONG = "settings: the loss became nan at step 3; " + "lower `lr`, or clip the gr
 @pytest.mark.parametrize("width", [60, 100, 140, 200, None])
 def test_long_reasons_fit_the_screen(width):
     """One line a cell, and of several cells with one reason only the first says it."""
-    found = [CellStatus(f"{i:04d}", f"m{i}", "vit", "vqa", "shapes", 0, "failed", reason=LONG) for i in range(3)]
+    found = [
+        CellStatus(f"{i:04d}", f"m{i}", "vit", "vqa", "shapes", 0, "failed", reason=LONG)
+        for i in range(3)
+    ]
     lines = render(status_table("sweep", found, width=width), "text").splitlines()
     said = [line for line in lines if "the loss became nan" in line]
     assert len(said) == 1
     assert (lines[-1] if width == 60 else said[0]).endswith("…")
     assert max(map(len, lines)) <= (width or 200)
     if width != 60:
-        assert [line.endswith("settings: as 0000") for line in lines if line.startswith("failed")] == [False, True, True]
+        assert [
+            line.endswith("settings: as 0000") for line in lines if line.startswith("failed")
+        ] == [False, True, True]
     else:  # below the table
         assert lines[-2].startswith("0000 and 2 more: settings: the loss became nan")
         assert "detail" not in "".join(lines)

@@ -66,7 +66,9 @@ def planned(folder: Path, more: str, task: str = "vqa", backbone: str = "vit_rob
 def run(tmp_path: Path) -> Run:
     """A cell's record and folder."""
 
-    def call(more: str, root: str = "runs", micro_batch: int | None = None, **chosen: str) -> tuple[Record, Path]:
+    def call(
+        more: str, root: str = "runs", micro_batch: int | None = None, **chosen: str
+    ) -> tuple[Record, Path]:
         folder = tmp_path / root
         folder.mkdir(exist_ok=True)
         cell = planned(folder, more, **chosen)
@@ -82,27 +84,45 @@ def test_deaths_change_nothing(run: Run, tmp_path: Path) -> None:
     (tmp_path / "broken").mkdir()
     cell = planned(tmp_path / "broken", BEST)
     done = subprocess.run(
-        [sys.executable, "-c", WORKER, str(tmp_path / "broken"), cell], capture_output=True, text=True, check=False, timeout=300
+        [sys.executable, "-c", WORKER, str(tmp_path / "broken"), cell],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["-9"] * 5 + ["0"]
     broken = Store(tmp_path / "broken").record(cell)
     for name in ("trained.safetensors", "predictions.jsonl"):
-        assert (Store(tmp_path / "broken").folder(cell) / name).read_bytes() == (folder / name).read_bytes()
-    assert (broken.metrics, broken.curve, broken.selection) == (whole.metrics, whole.curve, whole.selection)
+        assert (Store(tmp_path / "broken").folder(cell) / name).read_bytes() == (
+            folder / name
+        ).read_bytes()
+    assert (broken.metrics, broken.curve, broken.selection) == (
+        whole.metrics,
+        whole.curve,
+        whole.selection,
+    )
     assert whole.selection is not None
     assert len(whole.selection.scores) == 3
 
 
-def test_the_best_epoch_is_tested_and_the_record_says_which(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    scripted = iter([0.0, 1.0, 3.0, 3.0])  # the check before training, then three epochs; of equals the earlier one stays
+def test_the_best_epoch_is_tested_and_the_record_says_which(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted = iter(
+        [0.0, 1.0, 3.0, 3.0]
+    )  # the check before training, then three epochs; of equals the earlier one stays
     monkeypatch.setattr(selection.Selection, "_score", lambda *_: next(scripted))
     best, chosen = run("select: best, select_metric: [vqa_accuracy]")
     assert best.selection == Selected(2, "val", ("vqa_accuracy",), (1.0, 3.0, 3.0))
     two, folder = run("epochs: 2")
     assert two.selection is None
-    assert (chosen / "trained.safetensors").read_bytes() == (folder / "trained.safetensors").read_bytes()
-    assert (chosen / "predictions.jsonl").read_bytes() == (folder / "predictions.jsonl").read_bytes(), "of the test split alone"
+    assert (chosen / "trained.safetensors").read_bytes() == (
+        folder / "trained.safetensors"
+    ).read_bytes()
+    assert (chosen / "predictions.jsonl").read_bytes() == (
+        folder / "predictions.jsonl"
+    ).read_bytes(), "of the test split alone"
     three, _ = run("select: last")
     assert best.curve == three.curve, "comparing epochs moves no draw of training"
     assert best.cost["steps"] == three.cost["steps"] == 9
@@ -110,7 +130,11 @@ def test_the_best_epoch_is_tested_and_the_record_says_which(run: Run, monkeypatc
 
 
 def test_captions_are_compared_by_a_sum(run: Run) -> None:
-    record, _ = run("select: best, select_metric: [CIDEr, BLEU-4], metrics: [rouge_l]", task="captioning", backbone="vit_gpt2")
+    record, _ = run(
+        "select: best, select_metric: [CIDEr, BLEU-4], metrics: [rouge_l]",
+        task="captioning",
+        backbone="vit_gpt2",
+    )
     assert record.selection is not None
     assert record.selection.metric == ("CIDEr", "BLEU-4")
     assert max(record.selection.scores) == record.selection.scores[record.selection.epoch - 1]
@@ -121,10 +145,14 @@ def test_a_score_is_the_sum_of_the_named_values(run: Run, monkeypatch: pytest.Mo
     monkeypatch.setattr(planning, "check_names", lambda _: None)  # it refuses one split for both
     one, _ = run("select: best, select_split: test, select_metric: [vqa_accuracy]")
     assert one.selection is not None
-    assert max(one.selection.scores) == one.metrics["vqa_accuracy"], "the split that is tested, scored by the same metric"
+    assert max(one.selection.scores) == one.metrics["vqa_accuracy"], (
+        "the split that is tested, scored by the same metric"
+    )
     twice, _ = run("select: best, select_split: test, select_metric: [vqa_accuracy, exact_match]")
     assert twice.selection is not None
-    assert twice.selection.scores == tuple(2 * score for score in one.selection.scores), "one of a single answer's two names"
+    assert twice.selection.scores == tuple(2 * score for score in one.selection.scores), (
+        "one of a single answer's two names"
+    )
     assert max(one.selection.scores) > 0
 
 
@@ -133,20 +161,26 @@ def test_augmentation_changes_training_and_not_what_is_tested(run: Run) -> None:
     seen, _ = run("augment: blip, eval_limit: 4")
     assert plain.curve[0] != seen.curve[0]
     parts, _ = run("augment: blip, eval_limit: 4", root="parts", micro_batch=5)
-    assert parts.curve[0][1] == pytest.approx(seen.curve[0][1], rel=1e-5), "micro-batches see the same views"
+    assert parts.curve[0][1] == pytest.approx(seen.curve[0][1], rel=1e-5), (
+        "micro-batches see the same views"
+    )
     blind, _ = run("images: zeroed, eval_limit: 4")
     same, _ = run("images: zeroed, augment: blip, eval_limit: 4")
     assert blind.curve == same.curve, "black stays black"
 
 
-def test_a_metric_that_cannot_run_is_found_before_training(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_metric_that_cannot_run_is_found_before_training(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     from vlpeft.benchmark.metrics.captions import Cider
 
     def refuse(self: Metric) -> None:
         raise MetricUnavailable("no Java here")
 
     monkeypatch.setattr(Cider, "require", refuse)
-    with pytest.raises(UserError, match=r"^select_metric: CIDEr cannot compare epochs here: no Java here$"):
+    with pytest.raises(
+        UserError, match=r"^select_metric: CIDEr cannot compare epochs here: no Java here$"
+    ):
         run("select: best, select_metric: [CIDEr]", task="captioning", backbone="vit_gpt2")
     assert not list(tmp_path.glob("runs/cells/*/checkpoint.pt"))
 
@@ -171,18 +205,28 @@ def test_joint_cells_keep_their_last_weights(tmp_path: Path) -> None:
     (tmp_path / "scenes.yaml").write_text(SCENES)
     text = SWEEP.format(more="select: best", task="vqa", backbone="clip_bart")
     joint = text.replace(
-        "[{task: vqa, dataset: ./scenes.yaml}]", "[{joint: [{task: vqa, dataset: scenes.yaml}, {task: captioning, dataset: scenes.yaml}]}]"
+        "[{task: vqa, dataset: ./scenes.yaml}]",
+        "[{joint: [{task: vqa, dataset: scenes.yaml}, {task: captioning, dataset: scenes.yaml}]}]",
     )
     (tmp_path / "a.yaml").write_text(joint)
-    with pytest.raises(UserError, match="a joint cell is tested with its last weights; set `select: last`"):
+    with pytest.raises(
+        UserError, match="a joint cell is tested with its last weights; set `select: last`"
+    ):
         plan(str(tmp_path / "a.yaml"), need_data=True)
 
 
 def test_what_compares_epochs_by_default() -> None:
     def chosen(task: str, **settings: object) -> dict[str, str]:
-        return selection_metrics(TASKS.load(task), Protocol(lr=1.0, epochs=1, select="best", **settings))
+        return selection_metrics(
+            TASKS.load(task), Protocol(lr=1.0, epochs=1, select="best", **settings)
+        )
 
     assert chosen("vqa") == {"vqa_accuracy": "vqa_accuracy"}
     assert chosen("captioning") == {"CIDEr": "cider"}
-    assert chosen("captioning", metrics=("rouge_l", "bleu")) == {"ROUGE-L": "rouge_l"}, "the first that the cell reports"
-    assert chosen("captioning", select_metric=("CIDEr", "BLEU-4")) == {"CIDEr": "cider", "BLEU-4": "bleu"}
+    assert chosen("captioning", metrics=("rouge_l", "bleu")) == {"ROUGE-L": "rouge_l"}, (
+        "the first that the cell reports"
+    )
+    assert chosen("captioning", select_metric=("CIDEr", "BLEU-4")) == {
+        "CIDEr": "cider",
+        "BLEU-4": "bleu",
+    }

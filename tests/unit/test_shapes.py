@@ -20,7 +20,17 @@ from hypothesis import strategies as st
 from vlpeft.benchmark.core.errors import DataError
 from vlpeft.benchmark.datasets import load_spec
 from vlpeft.benchmark.datasets.base import Example
-from vlpeft.benchmark.datasets.drawing import COLORS, SHAPES, SIDE, SIZES, Scene, Thing, draw, sample_scene, sample_single
+from vlpeft.benchmark.datasets.drawing import (
+    COLORS,
+    SHAPES,
+    SIDE,
+    SIZES,
+    Scene,
+    Thing,
+    draw,
+    sample_scene,
+    sample_single,
+)
 from vlpeft.benchmark.datasets.questions import CLEAR, questions
 from vlpeft.benchmark.datasets.shapes import CHANCE, Shapes, captions
 
@@ -40,7 +50,11 @@ def digest(data: Shapes) -> str:
     for split in data.splits():
         for task in ("vqa", "captioning"):
             examples = data.examples(task, split)
-            total.update(json.dumps([(e.id, e.images[0], e.question, e.answers, e.kind) for e in examples]).encode())
+            total.update(
+                json.dumps(
+                    [(e.id, e.images[0], e.question, e.answers, e.kind) for e in examples]
+                ).encode()
+            )
         for index in range(20):
             total.update(data.image(f"{split}/{index}").tobytes())
     return total.hexdigest()
@@ -48,7 +62,9 @@ def digest(data: Shapes) -> str:
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_every_text_has_each_possible_answer_equally_often(split: str) -> None:
-    possible = {q.text: set(q.options) for i in range(300) for q in questions(SMALL.scene(split, i))}
+    possible = {
+        q.text: set(q.options) for i in range(300) for q in questions(SMALL.scene(split, i))
+    }
     answers: dict[str, Counter[str]] = defaultdict(Counter)
     for example in asked(split):
         answers[example.question][example.answers[0]] += 1
@@ -66,7 +82,9 @@ def test_text_only_scores_exactly_chance_for_each_kind() -> None:
         right[example.kind] += seen[example.question].most_common(1)[0][0] == example.answers[0]
     total = Counter(example.kind for example in asked("test"))
     assert set(total) == set(CHANCE["vqa"])
-    assert {kind: right[kind] / total[kind] for kind in total} == pytest.approx(CHANCE["vqa"], abs=1e-12)
+    assert {kind: right[kind] / total[kind] for kind in total} == pytest.approx(
+        CHANCE["vqa"], abs=1e-12
+    )
 
 
 def test_kinds_are_about_equally_frequent_at_the_default_size() -> None:
@@ -76,11 +94,15 @@ def test_kinds_are_about_equally_frequent_at_the_default_size() -> None:
 
 
 def test_every_test_question_was_seen_in_training() -> None:
-    assert {e.question for e in asked("test")} <= {e.question for e in Shapes().examples("vqa", "train")}
+    assert {e.question for e in asked("test")} <= {
+        e.question for e in Shapes().examples("vqa", "train")
+    }
 
 
 def test_splits_and_the_pretraining_stream_share_no_scene() -> None:
-    streams = [{SMALL.scene(split, i).things for i in range(500)} for split in (*SPLITS, "pretrain")]
+    streams = [
+        {SMALL.scene(split, i).things for i in range(500)} for split in (*SPLITS, "pretrain")
+    ]
     assert len(set.union(*streams)) == 4 * 500
 
 
@@ -96,7 +118,11 @@ def test_answers_follow_from_the_image_ids_scene() -> None:
 def test_another_process_draws_the_same(hash_seed: str) -> None:
     code = "from tests.unit.test_shapes import *; print(digest(Shapes(train_scenes=60, val_scenes=40, test_scenes=40)))"
     run = subprocess.run(
-        [sys.executable, "-c", code], env=os.environ | {"PYTHONHASHSEED": hash_seed}, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONHASHSEED": hash_seed},
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert run.stdout.strip() == digest(Shapes(train_scenes=60, val_scenes=40, test_scenes=40))
 
@@ -108,7 +134,13 @@ def test_golden() -> None:
 
 
 def test_fingerprint_follows_every_setting_but_the_root() -> None:
-    variants = [Shapes(seed=1), Shapes(train_scenes=1), Shapes(val_scenes=1), Shapes(test_scenes=1), Shapes()]
+    variants = [
+        Shapes(seed=1),
+        Shapes(train_scenes=1),
+        Shapes(val_scenes=1),
+        Shapes(test_scenes=1),
+        Shapes(),
+    ]
     assert len({v.fingerprint() for v in variants}) == 5
     assert Shapes(root="/elsewhere").fingerprint() == Shapes().fingerprint()
 
@@ -158,7 +190,9 @@ def test_captions_name_exactly_what_is_there(seed: int) -> None:
     for text in texts:
         assert re.fullmatch(r"[a-z]+( [a-z]+)*", text)
         named = NOUN.findall(text)
-        assert sorted((c, s) for _, c, s in named) == sorted((t.color, t.shape) for t in scene.things)
+        assert sorted((c, s) for _, c, s in named) == sorted(
+            (t.color, t.shape) for t in scene.things
+        )
         assert {(z, c) for z, c, _ in named if z} <= {(t.size, t.color) for t in scene.things}
 
 
@@ -168,22 +202,35 @@ def test_relations_are_true(seed: int) -> None:
     scene = sample_scene(Random(seed))
     by_color = {t.color: t for t in scene.things}
     for q in questions(scene):
-        match = re.fullmatch(r"is the (\w+) shape (left of|right of|above|below) the (\w+) shape\?", q.text)
+        match = re.fullmatch(
+            r"is the (\w+) shape (left of|right of|above|below) the (\w+) shape\?", q.text
+        )
         if match:
             assert _holds(by_color[match[1]], match[2], by_color[match[3]]) == (q.answer == "yes")
-    told = re.search(r"a \w+ (\w+) \w+ is (left of|right of|above|below) a \w+ (\w+) \w+", captions(scene, Random(seed))[4])
+    told = re.search(
+        r"a \w+ (\w+) \w+ is (left of|right of|above|below) a \w+ (\w+) \w+",
+        captions(scene, Random(seed))[4],
+    )
     assert told
     assert _holds(by_color[told[1]], told[2], by_color[told[3]])
 
 
 def _holds(one: Thing, relation: str, other: Thing) -> bool:
-    distance = {"left of": other.x - one.x, "right of": one.x - other.x, "above": other.y - one.y, "below": one.y - other.y}
+    distance = {
+        "left of": other.x - one.x,
+        "right of": one.x - other.x,
+        "above": other.y - one.y,
+        "below": one.y - other.y,
+    }
     assert abs(distance[relation]) >= CLEAR
     return distance[relation] > 0
 
 
 def test_a_known_scene() -> None:
-    things = (Thing("red", "circle", "small", 4, 10, 10, 10), Thing("blue", "triangle", "large", 40, 12, 20, 18))
+    things = (
+        Thing("red", "circle", "small", 4, 10, 10, 10),
+        Thing("blue", "triangle", "large", 40, 12, 20, 18),
+    )
     truth = {q.text: q.answer for q in questions(Scene((255, 255, 255), None, things))}
     expected = {
         "is there a red circle?": "yes",
@@ -198,7 +245,9 @@ def test_a_known_scene() -> None:
         "is the blue shape left of the red shape?": "no",
     }
     assert {text: truth.get(text) for text in expected} == expected
-    assert not any("above" in text for text in truth)  # 6 pixels apart in height: not clear, never asked
+    assert not any(
+        "above" in text for text in truth
+    )  # 6 pixels apart in height: not clear, never asked
 
 
 @pytest.mark.parametrize("image", ["train", "train/", "train/x", "dev/3", "train/-1", "train/1/2"])

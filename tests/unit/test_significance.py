@@ -91,7 +91,9 @@ def test_a_missing_cell_could_be_the_best(tmp_path):
 
 def test_cells_that_the_grid_rules_out_do_not_count(tmp_path):
     cells, store = pair(tmp_path)
-    found = significance(leaderboard(make_plan(*cells, planned("c", skipped="no site")), store), store)
+    found = significance(
+        leaderboard(make_plan(*cells, planned("c", skipped="no site")), store), store
+    )
     assert found.columns[PLACE].methods == ("a", "b")
 
 
@@ -116,7 +118,9 @@ def test_different_examples_cannot_be_paired(tmp_path):
 def test_scores_of_another_run_are_refused(tmp_path):
     cells, store = pair(tmp_path)
     score(store, cells[1], {"accuracy": [25.0, 76.0]})
-    with pytest.raises(UserError, match=rf"cell {cells[1].id}: .* 50\.5000, its record says 50\.0000"):
+    with pytest.raises(
+        UserError, match=rf"cell {cells[1].id}: .* 50\.5000, its record says 50\.0000"
+    ):
         reason(cells, store)
 
 
@@ -124,7 +128,10 @@ def test_scores_of_another_run_are_refused(tmp_path):
     ("damage", "message"),
     [
         (lambda text: text[:-9], "not readable"),
-        (lambda text: text.replace('"schema":1', '"schema":2'), "scores schema 2, this version reads 1"),
+        (
+            lambda text: text.replace('"schema":1', '"schema":2'),
+            "scores schema 2, this version reads 1",
+        ),
         (lambda text: text.replace("[1,1]", "[1]"), "lists of unequal length"),
         (lambda text: text.replace("test/1", "test/0"), "an image twice"),
         (lambda _: "[]", "scores schema list"),
@@ -141,7 +148,11 @@ def test_damaged_scores_are_named(tmp_path, damage, message):
 
 def test_scores_are_added_up_by_image(tmp_path):
     part = by_image("vqa/shapes", [("a",), ("b", "c"), ("a",)], {"accuracy": [100.0, 100 / 3, 0.0]})
-    assert (part.images, part.examples, part.sums) == (("a", "b+c"), (2, 1), {"accuracy": (100.0, 33.333)})
+    assert (part.images, part.examples, part.sums) == (
+        ("a", "b+c"),
+        (2, 1),
+        {"accuracy": (100.0, 33.333)},
+    )
     assert part.mean("accuracy") == pytest.approx(133.333 / 3)
     path = tmp_path / NAME
     path.write_bytes(to_bytes([part, replace(part, task="captioning/shapes")]))

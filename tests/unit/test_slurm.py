@@ -15,7 +15,16 @@ from vlpeft.benchmark.core.config import parse
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.launch import worker
 from vlpeft.benchmark.launch.presence import Launcher, launchers, show_presence
-from vlpeft.benchmark.launch.tries import LIMIT, begin, forget, give_up, last_if_exhausted, note, tail, tries
+from vlpeft.benchmark.launch.tries import (
+    LIMIT,
+    begin,
+    forget,
+    give_up,
+    last_if_exhausted,
+    note,
+    tail,
+    tries,
+)
 from vlpeft.benchmark.run.runtime import Runtime
 from vlpeft.slurm import cluster, supervise
 from vlpeft.slurm.cluster import Job, jobs, read_accounting
@@ -79,12 +88,18 @@ def finish(store: Store, *cells: str) -> None:
 
 
 def test_arrays_are_cut_where_the_cluster_says(slurm, submitter) -> None:
-    assert submitter.submit(ids(15)) == 15  # 8 jobs of two cells, the last of one; arrays of 3, 3 and 2 jobs
+    assert (
+        submitter.submit(ids(15)) == 15
+    )  # 8 jobs of two cells, the last of one; arrays of 3, 3 and 2 jobs
     assert calls(slurm) == 3
     sent = submitter.ledger.sent()
-    assert [sent[cell][-1].job for cell in ids(15)] == [f"100{1 + job // 3}_{job % 3}" for job in range(8) for _ in range(2)][:15]
+    assert [sent[cell][-1].job for cell in ids(15)] == [
+        f"100{1 + job // 3}_{job % 3}" for job in range(8) for _ in range(2)
+    ][:15]
     scripts = sorted(submitter.ledger.folder.glob("*/*_submission.sh"))
-    assert [line for script in scripts for line in script.read_text().splitlines() if "--array" in line] == [
+    assert [
+        line for script in scripts for line in script.read_text().splitlines() if "--array" in line
+    ] == [
         "#SBATCH --array=0-2%3",
         "#SBATCH --array=0-2%3",
         "#SBATCH --array=0-1%2",
@@ -108,7 +123,9 @@ def test_pickles_hold_ids_and_paths_only(submitter) -> None:
 
 def test_what_is_queued_is_not_submitted_again(slurm, submitter) -> None:
     submitter.submit(ids(4))
-    (slurm / "queue").write_text("1001|0|PENDING|Priority\n1001|1|CANCELLED|None\n77|N/A|RUNNING|None\n")
+    (slurm / "queue").write_text(
+        "1001|0|PENDING|Priority\n1001|1|CANCELLED|None\n77|N/A|RUNNING|None\n"
+    )
     assert submitter.submit(ids(6)) == 4  # not the two cells of 1001_0
     assert submitter.ledger.sent()[ids(1)[0]][-1].job == "1001_0"
     assert submitter.ledger.sent()[ids(3)[2]][-1].job == "1002_0"
@@ -120,12 +137,19 @@ def test_a_launch_forgets_failures_of_what_it_submits_only(slurm, submitter, sto
         give_up(store, cell, "killed", "by the test", "")
     (slurm / "queue").write_text("1001|0|RUNNING|None\n")
     submitter.submit(ids(4), afresh=True)
-    assert [(store.folder(cell) / "failure.json").exists() for cell in ids(4)] == [True, True, False, False]
+    assert [(store.folder(cell) / "failure.json").exists() for cell in ids(4)] == [
+        True,
+        True,
+        False,
+        False,
+    ]
 
 
 def test_a_refusal_is_one_line_and_nothing_is_noted(slurm, submitter, capsys) -> None:
     (slurm / "refusal").write_text("sbatch: error: invalid partition specified: nowhere\n")
-    with pytest.raises(UserError, match=r"^SLURM refuses the jobs: .*invalid partition specified: nowhere$"):
+    with pytest.raises(
+        UserError, match=r"^SLURM refuses the jobs: .*invalid partition specified: nowhere$"
+    ):
         submitter.submit(ids(4))
     with pytest.raises(UserError, match=r"SLURM refuses this profile: .*nowhere"):
         submitter.dry_run(ids(4))
@@ -136,12 +160,17 @@ def test_a_refusal_is_one_line_and_nothing_is_noted(slurm, submitter, capsys) ->
 def test_what_slurm_would_misread_in_a_path_is_refused(tmp_path) -> None:
     with pytest.raises(UserError, match=r"--root .*/100%: SLURM reads % and"):
         Submitter.make(tmp_path / "100%", PROFILE, Runtime(), "test")
-    assert Submitter.make(tmp_path / "it's mine", PROFILE, Runtime(), "two\nlines").name == "vlpeft-two lines"
+    assert (
+        Submitter.make(tmp_path / "it's mine", PROFILE, Runtime(), "two\nlines").name
+        == "vlpeft-two lines"
+    )
 
 
 def test_what_keeps_a_submission_from_being_written_is_told(tmp_path) -> None:
     (tmp_path / "slurm").write_text("no folder")
-    with pytest.raises(UserError, match=r"cannot write .*: Not a directory; choose a writable --root"):
+    with pytest.raises(
+        UserError, match=r"cannot write .*: Not a directory; choose a writable --root"
+    ):
         Ledger(tmp_path).new()
 
 
@@ -168,22 +197,39 @@ def test_a_gpu_profile_does_not_run_on_the_cpu(tmp_path) -> None:
     assert Submitter.make(tmp_path, gpu, Runtime(), "").runtime["threads"] == 6
     assert Submitter.make(tmp_path, gpu, Runtime(compile=True), "").runtime["compile"] is True
     assert Submitter.make(tmp_path, gpu, Runtime(threads=1), "").runtime["threads"] == 1
-    assert Submitter.make(tmp_path, replace(gpu, cells_per_job=4, cells_at_once=2), Runtime(), "").runtime["threads"] == 3
+    assert (
+        Submitter.make(
+            tmp_path, replace(gpu, cells_per_job=4, cells_at_once=2), Runtime(), ""
+        ).runtime["threads"]
+        == 3
+    )
 
 
 def test_ranks_share_the_cpus(tmp_path) -> None:
-    told = Submitter.make(tmp_path, replace(PROFILE, gpus=2, ranks=2, cpus=7), Runtime(), "").runtime
+    told = Submitter.make(
+        tmp_path, replace(PROFILE, gpus=2, ranks=2, cpus=7), Runtime(), ""
+    ).runtime
     assert (told["ranks"], told["threads"], told["device"]) == (2, 3, "cuda")
 
 
 def test_squeue_and_sacct_are_read(slurm) -> None:
-    (slurm / "queue").write_text("12|N/A|RUNNING|None\n13|2|PENDING|Resources\n13|1|COMPLETED|None\n")
-    assert jobs() == {"12": Job("RUNNING"), "13_2": Job("PENDING", "Resources"), "13_1": Job("COMPLETED")}
+    (slurm / "queue").write_text(
+        "12|N/A|RUNNING|None\n13|2|PENDING|Resources\n13|1|COMPLETED|None\n"
+    )
+    assert jobs() == {
+        "12": Job("RUNNING"),
+        "13_2": Job("PENDING", "Resources"),
+        "13_1": Job("COMPLETED"),
+    }
     assert [job.live for job in jobs().values()] == [True, True, False]
-    (slurm / "accounts").write_text("12|CANCELLED by 0|0:15\n13_1|FAILED|2:0\n13_[2-5]|PENDING|0:0\n")
+    (slurm / "accounts").write_text(
+        "12|CANCELLED by 0|0:15\n13_1|FAILED|2:0\n13_[2-5]|PENDING|0:0\n"
+    )
     assert read_accounting(["12", "13_1"])["12"] == Job("CANCELLED", "", 0, 15)
     assert read_accounting(["12", "13_1"])["13_1"] == Job("FAILED", "", 2, 0)
-    (slurm / "sacct").write_text("#!/bin/bash\nexit 1\n")  # no accounting: nothing is known, and that is no error
+    (slurm / "sacct").write_text(
+        "#!/bin/bash\nexit 1\n"
+    )  # no accounting: nothing is known, and that is no error
     assert read_accounting(["12"]) == {}
 
 
@@ -191,7 +237,11 @@ def test_squeue_and_sacct_are_read(slurm) -> None:
     ("job", "count", "cause"),
     [
         (Job("CANCELLED"), 1, "cancelled"),
-        (Job("FAILED", "", 2, 0), 1, "job failed"),  # its setup or Python does not work: so it will be the next time
+        (
+            Job("FAILED", "", 2, 0),
+            1,
+            "job failed",
+        ),  # its setup or Python does not work: so it will be the next time
         (Job("FAILED", "", worker.STOPPED, 0), 1, ""),
         (Job("FAILED", "", 0, 9), 1, ""),
         (Job("FAILED", "", 9, 0), 1, ""),  # what srun makes of a task that is killed
@@ -243,7 +293,9 @@ def test_progress_is_never_given_up(slurm, submitter, store) -> None:
     assert not worker.has_ended(store, cell)
 
 
-def lose(slurm: Path, store: Store, supervisor: Supervisor, cells: list[str], job: int, state: str) -> None:
+def lose(
+    slurm: Path, store: Store, supervisor: Supervisor, cells: list[str], job: int, state: str
+) -> None:
     """That job ends so, and the launcher looks twice."""
     (slurm / "queue").write_text(f"{job}|N/A|{state}|None\n")
     for _ in range(2):
@@ -260,7 +312,9 @@ def test_a_cell_that_takes_its_job_along_is_blamed_alone(slurm, submitter, store
     assert read_json(store.folder(poisoned) / "failure.json")["cause"] == "out of memory"
     assert not worker.has_ended(store, fine)
     assert submitter.ledger.sent()[fine][-1].job == str(1001 + LIMIT)
-    for job in range(1001 + LIMIT, 1001 + 2 * LIMIT):  # where none of the job's cells begins, it is not tried for ever
+    for job in range(
+        1001 + LIMIT, 1001 + 2 * LIMIT
+    ):  # where none of the job's cells begins, it is not tried for ever
         lose(slurm, store, supervisor, [fine], job, "OUT_OF_MEMORY")
     assert read_json(store.folder(fine) / "failure.json")["cause"] == "out of memory"
 
@@ -274,8 +328,12 @@ def test_cells_that_wait_for_a_slow_one_are_not_given_up(slurm, submitter, store
         (store.folder(slow) / "checkpoint.pt").write_text(str(job))
         lose(slurm, store, supervisor, [slow, behind], job, "PREEMPTED")
     assert not worker.has_ended(store, behind)
-    lose(slurm, store, supervisor, [slow, behind], 1001 + 2 * LIMIT, "CANCELLED")  # by the user: all of it
-    assert {read_json(store.folder(cell) / "failure.json")["cause"] for cell in (slow, behind)} == {"cancelled"}
+    lose(
+        slurm, store, supervisor, [slow, behind], 1001 + 2 * LIMIT, "CANCELLED"
+    )  # by the user: all of it
+    assert {read_json(store.folder(cell) / "failure.json")["cause"] for cell in (slow, behind)} == {
+        "cancelled"
+    }
 
 
 def test_accounts_that_are_behind_are_not_believed(slurm, submitter, store) -> None:
@@ -288,8 +346,12 @@ def test_accounts_that_are_behind_are_not_believed(slurm, submitter, store) -> N
     lose(slurm, store, supervisor, [cell], 1001, "CANCELLED")
     said = read_json(store.folder(cell) / "failure.json")
     assert said["cause"] == "cancelled"
-    assert said["message"] == "job 1001 was cancelled; `vlpeft retry --cause cancelled` runs it again"  # the log has nothing to add
-    assert notes(submitter.ledger.root, [cell])[cell].text.startswith("its job 1001 ended as CANCELLED")
+    assert (
+        said["message"] == "job 1001 was cancelled; `vlpeft retry --cause cancelled` runs it again"
+    )  # the log has nothing to add
+    assert notes(submitter.ledger.root, [cell])[cell].text.startswith(
+        "its job 1001 ended as CANCELLED"
+    )
 
 
 def test_a_refusal_is_waited_out_while_other_jobs_go_on(slurm, submitter, store, capsys) -> None:
@@ -300,7 +362,12 @@ def test_a_refusal_is_waited_out_while_other_jobs_go_on(slurm, submitter, store,
     (slurm / "refusal").write_text("sbatch: error: QOSMaxSubmitJobPerUserLimit\n")
     for _ in range(2 * LIMIT):
         supervisor.look(store, cells)
-    assert capsys.readouterr().err.count("QOSMaxSubmitJobPerUserLimit; it is tried again while other jobs go on") == 1
+    assert (
+        capsys.readouterr().err.count(
+            "QOSMaxSubmitJobPerUserLimit; it is tried again while other jobs go on"
+        )
+        == 1
+    )
     finish(store, *cells[2:])
     with pytest.raises(UserError, match="QOSMaxSubmitJobPerUserLimit"):
         [supervisor.look(store, cells[:2]) for _ in range(2)]
@@ -313,7 +380,9 @@ def test_a_refusal_is_waited_out_while_other_jobs_go_on(slurm, submitter, store,
 def test_silence_changes_nothing(slurm, submitter, store) -> None:
     supervisor, (cell,) = Supervisor(submitter, lambda: None), ids(1)
     submitter.submit([cell])
-    (slurm / "squeue").write_text("#!/bin/bash\necho 'Unable to contact slurm controller' >&2\nexit 1\n")
+    (slurm / "squeue").write_text(
+        "#!/bin/bash\necho 'Unable to contact slurm controller' >&2\nexit 1\n"
+    )
     for _ in range(3):
         supervisor.look(store, [cell])
     assert calls(slurm) == 1
@@ -342,16 +411,25 @@ def test_tries_are_counted_until_there_is_progress(store, tmp_path) -> None:
     assert last_if_exhausted(store, cell) is None
     begin(store, cell, str(log))
     note(store, cell, "killed by SIGSEGV")
-    assert (last_if_exhausted(store, cell).count, last_if_exhausted(store, cell).end) == (LIMIT, "killed by SIGSEGV")
+    assert (last_if_exhausted(store, cell).count, last_if_exhausted(store, cell).end) == (
+        LIMIT,
+        "killed by SIGSEGV",
+    )
     (store.folder(cell) / "checkpoint.pt").write_text("further")
     assert last_if_exhausted(store, cell) is None
     begin(store, cell, str(log))
     assert last_if_exhausted(store, cell) is None
     forget(store, cell)
     give_up(store, cell, "killed", "by SIGSEGV", str(log))
-    assert read_json(store.folder(cell) / "failure.json")["message"] == f"by SIGSEGV; {log} ends: two | three | four"
+    assert (
+        read_json(store.folder(cell) / "failure.json")["message"]
+        == f"by SIGSEGV; {log} ends: two | three | four"
+    )
     assert "cannot be read" in tail(tmp_path / "nowhere")
-    for line, cause in (("slurmstepd: error: Detected 1 oom_kill event in StepId=7.0", "out of memory"), ("Bus error", "killed")):
+    for line, cause in (
+        ("slurmstepd: error: Detected 1 oom_kill event in StepId=7.0", "out of memory"),
+        ("Bus error", "killed"),
+    ):
         log.write_text(line)
         give_up(store, cell, "killed", "by SIGKILL", str(log))
         assert read_json(store.folder(cell) / "failure.json")["cause"] == cause
@@ -367,7 +445,11 @@ class Worker:
 @pytest.fixture
 def start(store, monkeypatch):
     """A job whose workers end at once: with what `works(pid, log)` returns."""
-    for name, value in {"SUBMITIT_EXECUTOR": "slurm", "SLURM_JOB_ID": "7", "SUBMITIT_FOLDER": str(store.root)}.items():
+    for name, value in {
+        "SUBMITIT_EXECUTOR": "slurm",
+        "SLURM_JOB_ID": "7",
+        "SUBMITIT_FOLDER": str(store.root),
+    }.items():
         monkeypatch.setenv(name, value)
 
     def call(cells: list[str], works, at_once: int = 1) -> None:
@@ -396,7 +478,9 @@ def test_a_killed_worker_is_followed_by_another(store, start, monkeypatch) -> No
 
     start([poisoned, fine], work)
     failure = read_json(store.folder(poisoned) / "failure.json")
-    assert failure["message"].startswith(f"killed by SIGSEGV, {LIMIT} times without getting further")
+    assert failure["message"].startswith(
+        f"killed by SIGSEGV, {LIMIT} times without getting further"
+    )
     assert store.has_record(fine)
 
 
@@ -407,7 +491,10 @@ def test_the_cell_of_the_killed_worker_is_blamed(store, start) -> None:
     def work(pid: int, log: str) -> int:
         if pid <= 2:
             begin(store, (first, second)[pid - 1], log)
-            edit_json(store.folder((first, second)[pid - 1]) / "tries.json", lambda content: content.update(pid=pid))
+            edit_json(
+                store.folder((first, second)[pid - 1]) / "tries.json",
+                lambda content: content.update(pid=pid),
+            )
         return -9 if pid == 2 else 0
 
     start([first, second], work, at_once=2)
@@ -446,7 +533,13 @@ def test_requeueing_keeps_the_cells(slurm, store, monkeypatch) -> None:
     assert end.value.code == worker.STOPPED
     (slurm / "scontrol").write_text("#!/bin/bash\necho 'JobId=7 Requeue=1 Restarts=0'\n")
     again = job.checkpoint().function
-    assert (again.ids, again.root, again.runtime, again.signal_seconds, again.at_once) == (job.ids, job.root, job.runtime, 90, 2)
+    assert (again.ids, again.root, again.runtime, again.signal_seconds, again.at_once) == (
+        job.ids,
+        job.root,
+        job.runtime,
+        90,
+        2,
+    )
 
 
 def test_the_ledger_reads_what_it_writes(tmp_path) -> None:
@@ -456,7 +549,9 @@ def test_the_ledger_reads_what_it_writes(tmp_path) -> None:
         folder = ledger.new()
     ledger.write(folder, Submission("7", (("a", "b"), ("c",))))
     logs = [folder / f"7_{index}_0_log.out" for index in (0, 0, 1)]
-    assert ledger.submitted_jobs() == {cell: [(f"7_{index}", log)] for cell, index, log in zip("abc", (0, 0, 1), logs, strict=True)}
+    assert ledger.submitted_jobs() == {
+        cell: [(f"7_{index}", log)] for cell, index, log in zip("abc", (0, 0, 1), logs, strict=True)
+    }
     other = folder.with_name("99999-torn") / "submission.json"
     other.parent.mkdir()
     for damaged in ("{", "[]", '{"job": 3}'):
@@ -469,7 +564,9 @@ def test_what_waits_is_told(slurm, submitter, store, monkeypatch) -> None:
     root, (queued, running, lost, forgotten, never) = submitter.ledger.root, ids(5)
     submitter.submit([queued, "x", running, "y", lost, "z"])
     submitter.submit([forgotten])
-    (slurm / "queue").write_text("1001|0|PENDING|Priority\n1001|1|RUNNING|None\n1001|2|TIMEOUT|None\n")
+    (slurm / "queue").write_text(
+        "1001|0|PENDING|Priority\n1001|1|RUNNING|None\n1001|2|TIMEOUT|None\n"
+    )
     told = notes(root, [queued, running, lost, forgotten, never])
     assert told == {
         queued: ("pending", "queued as job 1001_0 (Priority)"),
@@ -479,17 +576,30 @@ def test_what_waits_is_told(slurm, submitter, store, monkeypatch) -> None:
     }
     (slurm / "queue").write_text("1002|N/A|RUNNING|None\n")
     assert notes(root, [forgotten])[forgotten] == ("pending", "in job 1002, starting")
-    (slurm / "queue").write_text("1001|0|PENDING|Priority\n1001|1|RUNNING|None\n1001|2|TIMEOUT|None\n")
+    (slurm / "queue").write_text(
+        "1001|0|PENDING|Priority\n1001|1|RUNNING|None\n1001|2|TIMEOUT|None\n"
+    )
     (slurm / "accounts").write_text("1002|NODE_FAIL|0:9\n")
     assert "ended as NODE_FAIL, signal 9" in notes(root, [forgotten])[forgotten].text
-    (slurm / "accounts").write_text("1001_0|PREEMPTED|0:0\n1001_0|PENDING|0:0\n1002|PREEMPTED|0:0\n")
+    (slurm / "accounts").write_text(
+        "1001_0|PREEMPTED|0:0\n1001_0|PENDING|0:0\n1002|PREEMPTED|0:0\n"
+    )
     told = notes(root, [queued, forgotten], begun=[queued])
     assert told[queued] == ("preempted", "queued again as job 1001_0 (Priority)")
-    assert told[forgotten] == ("preempted", "its job 1002 ended as PREEMPTED; `vlpeft sweep` submits it again")
-    (slurm / "accounts").write_text("1001_0|PREEMPTED|0:0\n1001_0|REQUEUED|0:0\n1001_0|PENDING|0:0\n")
-    assert notes(root, [queued], begun=[queued])[queued].state == "pending"  # it has run since, and was requeued for another reason
+    assert told[forgotten] == (
+        "preempted",
+        "its job 1002 ended as PREEMPTED; `vlpeft sweep` submits it again",
+    )
+    (slurm / "accounts").write_text(
+        "1001_0|PREEMPTED|0:0\n1001_0|REQUEUED|0:0\n1001_0|PENDING|0:0\n"
+    )
+    assert (
+        notes(root, [queued], begun=[queued])[queued].state == "pending"
+    )  # it has run since, and was requeued for another reason
     (slurm / "sacct").unlink()
-    monkeypatch.setattr(cluster.shutil, "which", lambda _: None)  # without accounting nobody can know
+    monkeypatch.setattr(
+        cluster.shutil, "which", lambda _: None
+    )  # without accounting nobody can know
     assert notes(root, [queued], begun=[queued])[queued].state == "pending"
     (slurm / "squeue").unlink()
     (slurm / "squeue").write_text("#!/bin/bash\nexit 1\n")
@@ -501,7 +611,9 @@ def test_what_waits_is_told(slurm, submitter, store, monkeypatch) -> None:
 
 def test_cancelling_names_the_jobs_of_these_cells_only(slurm, submitter) -> None:
     submitter.submit(ids(6))
-    (slurm / "queue").write_text("1001|0|PENDING|Priority\n1001|1|RUNNING|None\n1001|2|COMPLETING|None\n1|N/A|RUNNING|None\n")
+    (slurm / "queue").write_text(
+        "1001|0|PENDING|Priority\n1001|1|RUNNING|None\n1001|2|COMPLETING|None\n1|N/A|RUNNING|None\n"
+    )
     (slurm / "scancel").write_text(f'#!/bin/bash\necho "$@" > {slurm}/cancelled\n')
     (slurm / "scancel").chmod(0o755)
     assert cancel(submitter.ledger.root, "sweep", ids(6)[2:]) == (1, 0, [])
@@ -512,7 +624,10 @@ def test_cancelling_names_the_jobs_of_these_cells_only(slurm, submitter) -> None
 
 def test_another_users_launcher_is_not_interrupted(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(os, "kill", lambda *_: (_ for _ in ()).throw(PermissionError))
-    with show_presence(tmp_path, "sweep", "local"), pytest.raises(UserError, match=f"process {os.getpid()}, is another user's"):
+    with (
+        show_presence(tmp_path, "sweep", "local"),
+        pytest.raises(UserError, match=f"process {os.getpid()}, is another user's"),
+    ):
         cancel(tmp_path, "sweep", [])
 
 
@@ -521,19 +636,29 @@ def test_logs_are_cut_at_the_cell(slurm, submitter) -> None:
     submitter.submit([one, two])
     submitter.submit([late])
     (log,) = {sent.log for cell in (one, two) for sent in submitter.ledger.sent()[cell]}
-    log.write_text(f"before\n=== {one} starts\nfirst\n=== {one} done\nbetween\n=== {two} starts\nsecond\n")
+    log.write_text(
+        f"before\n=== {one} starts\nfirst\n=== {one} done\nbetween\n=== {two} starts\nsecond\n"
+    )
     submitter.ledger.sent()[late][0].log.write_text("slurmstepd: error: no room\n")
     worker_log = root / "jobs" / "20260101-000000" / "host-1" / "5_0_log.out"
     worker_log.parent.mkdir(parents=True)
     worker_log.write_text(f"=== {two} starts\nlocally\n=== {two} failed\n=== {one} starts\n")
-    assert [text for _, text in sections(root, one)] == [f"=== {one} starts\nfirst\n=== {one} done\n", f"=== {one} starts\n"]
+    assert [text for _, text in sections(root, one)] == [
+        f"=== {one} starts\nfirst\n=== {one} done\n",
+        f"=== {one} starts\n",
+    ]
     assert [text for _, text in sections(root, two)] == [
         f"=== {two} starts\nsecond\n",
         f"=== {two} starts\nlocally\n=== {two} failed\n",
     ]
-    worker_log.with_suffix(".err").write_text(f"=== {two} starts\na warning\n=== {two} failed\n=== {one} starts\n")
+    worker_log.with_suffix(".err").write_text(
+        f"=== {two} starts\na warning\n=== {two} failed\n=== {one} starts\n"
+    )
     assert len(list(sections(root, one))) == 2  # the same marks again are not shown
-    assert [text for _, text in sections(root, two)][1:] == [f"=== {two} starts\nlocally\n=== {two} failed\n", "a warning\n"]
+    assert [text for _, text in sections(root, two)][1:] == [
+        f"=== {two} starts\nlocally\n=== {two} failed\n",
+        "a warning\n",
+    ]
     assert [text for _, text in sections(root, late)] == ["slurmstepd: error: no room\n"]
 
 
@@ -554,9 +679,15 @@ def test_ten_thousand_cells_take_few_questions(slurm, submitter, store, monkeypa
     assert calls(slurm) == 5  # 5,000 jobs of two cells
     sent = submitter.ledger.sent()
     assert len(sent) == 10_000
-    (slurm / "queue").write_text("".join(f"{1001 + job // 1001}|{job % 1001}|PENDING|Priority\n" for job in range(5000)))
+    (slurm / "queue").write_text(
+        "".join(f"{1001 + job // 1001}|{job % 1001}|PENDING|Priority\n" for job in range(5000))
+    )
     asked: list[str] = []
-    monkeypatch.setattr(cluster, "ask", lambda *command, ask=cluster.ask: [asked.append(command[0]), ask(*command)][1])
+    monkeypatch.setattr(
+        cluster,
+        "ask",
+        lambda *command, ask=cluster.ask: [asked.append(command[0]), ask(*command)][1],
+    )
     told = notes(store.root, many)
     assert asked == ["squeue"]
     assert {each.state for each in told.values()} == {"pending"}

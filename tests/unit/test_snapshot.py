@@ -19,7 +19,13 @@ AUTHOR = ("-c", "user.name=a", "-c", "user.email=a@b.example")
 
 
 def git(folder: Path, *words: str) -> str:
-    return subprocess.run(["git", "-C", folder, *words], env={**os.environ, **GIT}, capture_output=True, text=True, check=True).stdout
+    return subprocess.run(
+        ["git", "-C", folder, *words],
+        env={**os.environ, **GIT},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
 
 
 def write_packages(folder: Path, *, links: bool = False) -> Path:
@@ -38,7 +44,9 @@ def write_packages(folder: Path, *, links: bool = False) -> Path:
 
 def named(*packages: str) -> list[str]:
     """The files that packages begin with."""
-    return [f"vlpeft/{package}/__init__.py".replace("vlpeft/vlpeft", "vlpeft") for package in packages]
+    return [
+        f"vlpeft/{package}/__init__.py".replace("vlpeft/vlpeft", "vlpeft") for package in packages
+    ]
 
 
 @pytest.fixture
@@ -72,7 +80,9 @@ def test_the_packages_are_those_of_the_wheel() -> None:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
     wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]
     assert list(PACKAGES) == wheel["only-include"]
-    assert wheel["sources"] == {package: f"vlpeft/{package}" for package in PACKAGES if package != "vlpeft"}
+    assert wheel["sources"] == {
+        package: f"vlpeft/{package}" for package in PACKAGES if package != "vlpeft"
+    }
 
 
 def test_a_clean_checkout(checkout, tmp_path) -> None:
@@ -91,7 +101,9 @@ def test_the_difference_makes_the_same_code_again(checkout, tmp_path) -> None:
     before = {path: path.read_bytes() for path in (checkout / ".git").rglob("*") if path.is_file()}
     found = code(checkout)
     keep_diff(tmp_path / "root", checkout)
-    assert before == {path: path.read_bytes() for path in (checkout / ".git").rglob("*") if path.is_file()}
+    assert before == {
+        path: path.read_bytes() for path in (checkout / ".git").rglob("*") if path.is_file()
+    }
     assert found.dirty
     assert found.git()["diff"] == found.diff
     git(again, "apply", "--binary", str(tmp_path / "root" / "diffs" / f"{found.diff}.diff"))
@@ -104,7 +116,9 @@ def test_the_difference_makes_the_same_code_again(checkout, tmp_path) -> None:
 def test_files_are_those_that_git_does_not_ignore(checkout) -> None:
     edit(checkout)
     expected = named(*(package for package in PACKAGES if package != "results"))
-    assert files(checkout) == sorted([*expected, "vlpeft/methods/new one.py", "vlpeft/slurm/profiles/weights.bin"])
+    assert files(checkout) == sorted(
+        [*expected, "vlpeft/methods/new one.py", "vlpeft/slurm/profiles/weights.bin"]
+    )
 
 
 def test_an_installed_copy_has_no_commit(installed) -> None:
@@ -134,8 +148,12 @@ def test_a_snapshot_is_made_once(source, tmp_path) -> None:
     folder, made = tmp_path / "code", Snapshot.take(source)
     made.write(folder)
     target = folder / made.name
-    assert {path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()} == {*files(source), NOTE}
-    assert all((target / name).read_bytes() == (source / name).read_bytes() for name in files(source))
+    assert {
+        path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()
+    } == {*files(source), NOTE}
+    assert all(
+        (target / name).read_bytes() == (source / name).read_bytes() for name in files(source)
+    )
     when = {path: path.stat().st_mtime_ns for path in target.rglob("*")}
     Snapshot.take(source).write(folder)
     assert {path: path.stat().st_mtime_ns for path in target.rglob("*")} == when
@@ -146,7 +164,9 @@ def test_edited_code_is_another_snapshot_and_the_old_one_stays(source, tmp_path)
     made = Snapshot.take(source)
     (source / "vlpeft" / "methods" / "__init__.py").write_text("edited = 1\n")
     made.write(tmp_path / "code")  # what was read before
-    assert (tmp_path / "code" / made.name / "vlpeft" / "methods" / "__init__.py").read_text() == '"""methods."""\n'
+    assert (
+        tmp_path / "code" / made.name / "vlpeft" / "methods" / "__init__.py"
+    ).read_text() == '"""methods."""\n'
     assert Snapshot.take(source).name != made.name
 
 
@@ -188,7 +208,10 @@ def test_a_changed_snapshot_is_refused(installed, tmp_path) -> None:
     made = Snapshot.take(installed)
     made.write(tmp_path)
     (tmp_path / made.name / "vlpeft" / "slurm" / "__init__.py").write_text("edited = 1\n")
-    with pytest.raises(UserError, match=r"slurm/__init__.py is not what was copied there; .* remove .* and run again"):
+    with pytest.raises(
+        UserError,
+        match=r"slurm/__init__.py is not what was copied there; .* remove .* and run again",
+    ):
         made.write(tmp_path)
 
 
@@ -206,15 +229,31 @@ def test_jobs_import_from_the_snapshot(installed, tmp_path) -> None:
     made = Snapshot.take(installed)
     made.write(tmp_path / "a folder")
     (installed / "vlpeft" / "methods" / "__init__.py").write_text("value = 'new'\n")
-    (installed / "main.py").write_text("import plugin, vlpeft.methods; print(vlpeft.methods.value)\n")
+    (installed / "main.py").write_text(
+        "import plugin, vlpeft.methods; print(vlpeft.methods.value)\n"
+    )
     script = "\n".join([*made.setup(tmp_path / "a folder"), f"{sys.executable} -m main"])
     for before, said in (({"PYTHONPATH": str(installed)}, "old\n"), ({}, "")):
-        environment = {**{key: value for key, value in os.environ.items() if key != "PYTHONPATH"}, **before}
-        done = subprocess.run(["bash", "-c", script], cwd=installed, env=environment, capture_output=True, text=True, check=False)
+        environment = {
+            **{key: value for key, value in os.environ.items() if key != "PYTHONPATH"},
+            **before,
+        }
+        done = subprocess.run(
+            ["bash", "-c", script],
+            cwd=installed,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         assert done.stdout == said, done.stderr
 
 
-NAMED = ("vlpeft/benchmark/launch/worker.py", "vlpeft/benchmark/backbones/tiny/vit/config.json", "vlpeft/results/tables/listing.py")
+NAMED = (
+    "vlpeft/benchmark/launch/worker.py",
+    "vlpeft/benchmark/backbones/tiny/vit/config.json",
+    "vlpeft/results/tables/listing.py",
+)
 
 
 def test_this_code_can_be_copied() -> None:

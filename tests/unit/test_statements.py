@@ -45,7 +45,9 @@ def test_who_reads_the_wording_only_scores_chance_for_each_kind(task: str) -> No
     for example in told(task, "test"):
         right[example.kind] += seen[example.question].most_common(1)[0][0] == example.answers[0]
     total = Counter(example.kind for example in told(task, "test"))
-    assert {kind: right[kind] / total[kind] for kind in total} == pytest.approx(CHANCE[task], abs=1e-12)
+    assert {kind: right[kind] / total[kind] for kind in total} == pytest.approx(
+        CHANCE[task], abs=1e-12
+    )
     assert len({example.id for example in told(task, "test")}) == len(told(task, "test"))
 
 
@@ -70,9 +72,20 @@ def test_labels_of_hypotheses_follow_from_what_is_in_view() -> None:
             known = {True: "entailment", False: "contradiction"}
         else:
             seen = number(scene, text.removeprefix("there is ").partition(" ")[2]) > 0
-            known = {True: "contradiction", False: "entailment"} if " no " in text else {True: "entailment", False: "contradiction"}
-        assert example.answers == (known[seen] if seen or not scene.curtain else "neutral",), (text, example.images)
-    assert {bool(scene_of(e.images[0]).curtain) for e in told("entailment", "val") if e.answers != ("neutral",)} == {False, True}
+            known = (
+                {True: "contradiction", False: "entailment"}
+                if " no " in text
+                else {True: "entailment", False: "contradiction"}
+            )
+        assert example.answers == (known[seen] if seen or not scene.curtain else "neutral",), (
+            text,
+            example.images,
+        )
+    assert {
+        bool(scene_of(e.images[0]).curtain)
+        for e in told("entailment", "val")
+        if e.answers != ("neutral",)
+    } == {False, True}
 
 
 def test_labels_of_statements_follow_from_the_two_scenes() -> None:
@@ -103,7 +116,9 @@ def test_a_curtain_hides_a_band_and_cuts_no_thing(side: str) -> None:
         band = np.zeros((SIDE, SIDE), bool)
         band[CURTAIN[side]] = True
         for thing in scene.things:
-            assert not band[thing.top : thing.top + thing.height, thing.left : thing.left + thing.width].any()
+            assert not band[
+                thing.top : thing.top + thing.height, thing.left : thing.left + thing.width
+            ].any()
     assert all(t.shape in SHAPES for scene in hung for t in scene.things)
 
 

@@ -8,7 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from vlpeft.results.statistics.paired import differences, holm, ranks, seed_interval, sign_flip, standard_errors
+from vlpeft.results.statistics.paired import (
+    differences,
+    holm,
+    ranks,
+    seed_interval,
+    sign_flip,
+    standard_errors,
+)
 
 
 def drawn(seed: int, *shape: int) -> np.ndarray:
@@ -19,7 +26,9 @@ def drawn(seed: int, *shape: int) -> np.ndarray:
 def test_sign_flip_is_scipys_permutation_test(shift):
     sums = drawn(1, 3, 9) + shift
     for row, p in zip(sums, sign_flip(sums), strict=True):
-        exact = stats.permutation_test((row,), np.sum, permutation_type="samples", n_resamples=10**6)  # all 512
+        exact = stats.permutation_test(
+            (row,), np.sum, permutation_type="samples", n_resamples=10**6
+        )  # all 512
         assert p == pytest.approx(exact.pvalue, abs=0.02)
 
 
@@ -31,7 +40,14 @@ def test_sign_flip_says_the_same_again_whatever_stands_beside():
 
 def test_no_difference_is_never_significant():
     (found,) = differences(np.ones(5), np.ones((1, 5)), np.ones(5))
-    assert (found.value, found.low, found.high, found.p, found.corrected, found.significant) == (0, 0, 0, 1, 1, False)
+    assert (found.value, found.low, found.high, found.p, found.corrected, found.significant) == (
+        0,
+        0,
+        0,
+        1,
+        1,
+        False,
+    )
 
 
 def test_a_resampled_p_is_never_zero():
@@ -48,7 +64,9 @@ def test_the_test_keeps_its_level_on_clustered_questions():
     """Questions of an image share its difficulty; counted as independent, far more than 5 % would be called significant."""
     generator = np.random.default_rng(3)
     images, questions, trials = 60, 8, 600
-    each = generator.normal(size=(trials, images, 1)) + generator.normal(size=(trials, images, questions))
+    each = generator.normal(size=(trials, images, 1)) + generator.normal(
+        size=(trials, images, questions)
+    )
     clustered = sign_flip(each.sum(2)) < 0.05
     alone = stats.ttest_1samp(each.reshape(trials, -1), 0, axis=1).pvalue < 0.05
     assert 0.03 < clustered.mean() < 0.07
@@ -76,7 +94,9 @@ def test_asking_the_same_question_again_adds_nothing(times):
     a, b, counts = drawn(6, 30) + 1, drawn(7, 2, 30), np.arange(1.0, 31.0)
     once, again = differences(a, b, counts), differences(times * a, times * b, times * counts)
     for x, y in zip(once, again, strict=True):
-        assert (x.value, x.low, x.p, x.detectable) == pytest.approx((y.value, y.low, y.p, y.detectable))
+        assert (x.value, x.low, x.p, x.detectable) == pytest.approx(
+            (y.value, y.low, y.p, y.detectable)
+        )
 
 
 def test_the_interval_is_scipys_for_one_example_an_image():
@@ -87,7 +107,9 @@ def test_the_interval_is_scipys_for_one_example_an_image():
 
 
 def test_holm_is_that_of_r():
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])  # p.adjust(c(...), "holm")
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx(
+        [0.03, 0.06, 0.06, 0.02]
+    )  # p.adjust(c(...), "holm")
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12), st.floats(0.001, 0.5))
@@ -102,10 +124,22 @@ def test_holm_rejects_what_the_steps_reject(p, level):
 
 def test_interval_over_seeds_is_scipys():
     values = [70.0, 72.5, 69.0]
-    assert seed_interval(values) == pytest.approx(tuple(stats.ttest_1samp(values, 0).confidence_interval()))
+    assert seed_interval(values) == pytest.approx(
+        tuple(stats.ttest_1samp(values, 0).confidence_interval())
+    )
     assert seed_interval([1.0]) is None
 
 
 def test_ranks_share_places():
-    assert ranks([80.0, 79.0, 81.0, 79.0, 70.0], [True, False, True, False, False]) == [1, 3, 1, 3, 5]
-    assert ranks([80.0, 81.0, 79.5], [False, True, True]) == [3, 1, 1]  # a noisy one may be tied where a better one is not
+    assert ranks([80.0, 79.0, 81.0, 79.0, 70.0], [True, False, True, False, False]) == [
+        1,
+        3,
+        1,
+        3,
+        5,
+    ]
+    assert ranks([80.0, 81.0, 79.5], [False, True, True]) == [
+        3,
+        1,
+        1,
+    ]  # a noisy one may be tied where a better one is not

@@ -31,7 +31,9 @@ def test_stopped_and_resumed(made, tmp_path) -> None:
         seen.clear()
         with pytest.raises(Stopped):
             run_cell(cell, tmp_path / "parts", RUNTIME, progress, lambda: seen[-1] == (phase, step))  # noqa: B023 - called in this round
-        assert not any((folder / name).exists() for name in ("record.json", "failure.json", "progress.json"))
+        assert not any(
+            (folder / name).exists() for name in ("record.json", "failure.json", "progress.json")
+        )
         trained = [step for phase, step in seen if phase == "train"]
         assert trained == {("train", 3): [1, 2, 3], ("train", 5): [4, 5]}.get((phase, step), [])
     assert run_cell(cell, tmp_path / "parts", RUNTIME) == "done"

@@ -48,7 +48,9 @@ def test_a_folder_is_part_of_a_shipped_sweeps_name(tmp_path, monkeypatch):
     for name in sweep_names():
         assert sweep_path(name) == tmp_path / f"{name}.yaml"
         assert sweep_name(sweep_path(name)) == name
-    with pytest.raises(UserError, match="unknown sweep 'paper/tabel1'; did you mean 'paper/table1'"):
+    with pytest.raises(
+        UserError, match="unknown sweep 'paper/tabel1'; did you mean 'paper/table1'"
+    ):
         sweep_path("paper/tabel1")
 
 
@@ -57,7 +59,11 @@ def test_a_sweep_of_ones_own_is_called_by_its_file(write):
 
 
 def test_plans_of_equal_names_in_two_folders_lie_apart(tmp_path):
-    files = {plan_file(tmp_path, name, scale) for name in ("p/table1", "q/table1", "table1") for scale in ("", "tiny")}
+    files = {
+        plan_file(tmp_path, name, scale)
+        for name in ("p/table1", "q/table1", "table1")
+        for scale in ("", "tiny")
+    }
     assert len(files) == 6
     assert plan_file(tmp_path, "p/table1", "tiny") == tmp_path / "sweeps" / "p" / "table1@tiny.json"
 
@@ -71,7 +77,11 @@ def test_settings_of_a_task_stand_over_the_entrys_own(write):
 
 
 def test_it_is_told_where_they_come_from(write):
-    (cell,) = (each for each in cross_layers(write()) if (each.planned.row, each.planned.task) == ("ours", "captioning"))
+    (cell,) = (
+        each
+        for each in cross_layers(write())
+        if (each.planned.row, each.planned.task) == ("ours", "captioning")
+    )
     assert [(layer.origin, sorted(layer.values)) for layer in cell.method] == [
         ("method 'ours'", ["p", "size"]),
         ("method 'ours', by_task: captioning", ["mu", "p"]),
@@ -79,8 +89,12 @@ def test_it_is_told_where_they_come_from(write):
 
 
 def test_joint_cells_have_the_entrys_own(write):
-    joint = SWEEP.replace("captioning/shapes]", "captioning/shapes, {joint: [captioning/shapes, vqa/shapes]}]")
-    found = {each.planned.task: each for each in cross_layers(write(joint)) if each.planned.row == "ours"}
+    joint = SWEEP.replace(
+        "captioning/shapes]", "captioning/shapes, {joint: [captioning/shapes, vqa/shapes]}]"
+    )
+    found = {
+        each.planned.task: each for each in cross_layers(write(joint)) if each.planned.row == "ours"
+    }
     assert {task: each.planned.cell.method.settings["p"] for task, each in found.items()} == {
         "vqa": 1.9,
         "captioning": 1.75,
@@ -97,9 +111,17 @@ def test_joint_cells_have_the_entrys_own(write):
             "by_task: {captoining:",
             "method 'ours': by_task: no task 'captoining' alone here; did you mean 'captioning'?",
         ),
-        ("[vqa/shapes, captioning/shapes]", "[{joint: [vqa/shapes, captioning/shapes]}]", "by_task: no task 'captioning' alone here"),
+        (
+            "[vqa/shapes, captioning/shapes]",
+            "[{joint: [vqa/shapes, captioning/shapes]}]",
+            "by_task: no task 'captioning' alone here",
+        ),
         ("mu: 3", "nu: 3", "method 'ours': unknown key 'nu'"),
-        ("image_size: 64", "image_size: 64, by_task: {vqa: {}}", "backbone 'blip': `by_task` belongs to a method"),
+        (
+            "image_size: 64",
+            "image_size: 64, by_task: {vqa: {}}",
+            "backbone 'blip': `by_task` belongs to a method",
+        ),
     ],
 )
 def test_what_by_task_refuses(write, old, new, says):
@@ -115,5 +137,7 @@ def test_a_known_checkpoint_is_counted_without_its_file(tmp_path, monkeypatch):
         assert count(model.parameters()) == 223_679_804
         with pytest.raises(UserError, match=r"cannot read the checkpoint model_large\.pth"):
             BLIP(weights="model_large.pth").build([], recipe)
-    with pytest.raises(UserError, match=r"cannot read the checkpoint model_base_capfilt_large\.pth"):
+    with pytest.raises(
+        UserError, match=r"cannot read the checkpoint model_base_capfilt_large\.pth"
+    ):
         BLIP(weights="model_base_capfilt_large.pth").build([], recipe)

@@ -62,7 +62,15 @@ for cell in cells:
         folder = Path(root) / "cells" / cell
         assert phase == "never" or ((folder / "checkpoint.pt").exists() and not (folder / "record.json").exists())
 """
-TIMINGS = {"train_seconds", "eval_seconds", "cpu_seconds", "step_ms", "peak_memory_mb", "tokens_per_second", "images_per_second"}
+TIMINGS = {
+    "train_seconds",
+    "eval_seconds",
+    "cpu_seconds",
+    "step_ms",
+    "peak_memory_mb",
+    "tokens_per_second",
+    "images_per_second",
+}
 
 
 @pytest.fixture(scope="module")
@@ -92,15 +100,34 @@ def test_deaths_change_nothing(planned: Plan, tmp_path: Path) -> None:
     for cell in cells:
         ours, theirs = broken.record(cell), whole.record(cell)
         for name in ("trained.safetensors", "predictions.jsonl", "scores.json"):
-            assert (broken.folder(cell) / name).read_bytes() == (whole.folder(cell) / name).read_bytes(), name
-        assert (ours.metrics, ours.curve, ours.files) == (theirs.metrics, theirs.curve, theirs.files)
-        assert {k: v for k, v in ours.cost.items() if k not in TIMINGS} == {k: v for k, v in theirs.cost.items() if k not in TIMINGS}
+            assert (broken.folder(cell) / name).read_bytes() == (
+                whole.folder(cell) / name
+            ).read_bytes(), name
+        assert (ours.metrics, ours.curve, ours.files) == (
+            theirs.metrics,
+            theirs.curve,
+            theirs.files,
+        )
+        assert {k: v for k, v in ours.cost.items() if k not in TIMINGS} == {
+            k: v for k, v in theirs.cost.items() if k not in TIMINGS
+        }
         assert len(ours.curve) == 12
-        left = {path.name for path in broken.folder(cell).iterdir() if not path.name.startswith(".")}
-        assert left == {"cell.json", "record.json", "predictions.jsonl", "scores.json", "trained.safetensors", "lock"}
+        left = {
+            path.name for path in broken.folder(cell).iterdir() if not path.name.startswith(".")
+        }
+        assert left == {
+            "cell.json",
+            "record.json",
+            "predictions.jsonl",
+            "scores.json",
+            "trained.safetensors",
+            "lock",
+        }
 
 
-def test_a_failed_attempt_is_told_and_the_next_goes_on_from_its_checkpoint(planned: Plan, tmp_path: Path) -> None:
+def test_a_failed_attempt_is_told_and_the_next_goes_on_from_its_checkpoint(
+    planned: Plan, tmp_path: Path
+) -> None:
     save_plan(planned, tmp_path)
     cell = planned.runnable()[0].id
     folder = Store(tmp_path).folder(cell)
@@ -114,7 +141,12 @@ def test_a_failed_attempt_is_told_and_the_next_goes_on_from_its_checkpoint(plann
         run_cell(cell, tmp_path, runtime, stop)
     assert '"cause": "interrupted"' in (folder / "failure.json").read_text()
     steps: list[int] = []
-    outcome = run_cell(cell, tmp_path, runtime, lambda phase, step, _: steps.append(step) if phase == "train" else None)
+    outcome = run_cell(
+        cell,
+        tmp_path,
+        runtime,
+        lambda phase, step, _: steps.append(step) if phase == "train" else None,
+    )
     assert outcome == "done"
     assert steps == [7, 8, 9, 10, 11, 12], "the checkpoint was written behind step 6"
     assert not (folder / "failure.json").exists()
@@ -137,7 +169,9 @@ def test_a_checkpoint_of_another_version_is_refused(tmp_path: Path) -> None:
     saved = torch.load(path, weights_only=True)
     del saved["selection"]
     torch.save(saved, path)
-    with pytest.raises(UserError, match=r"made by another version of vlpeft \(no 'selection'\); delete it"):
+    with pytest.raises(
+        UserError, match=r"made by another version of vlpeft \(no 'selection'\); delete it"
+    ):
         load_checkpoint(path, state, origin)
 
 
@@ -156,7 +190,9 @@ def feed(items: Sequence[Any], size: int, visual: Any = None) -> Feed:
 
 @settings(deadline=None)
 @given(counts, widths, seeds, st.integers(1, 4))
-def test_every_epoch_is_a_permutation_with_its_last_small_batch(n: int, size: int, seed: int, epochs: int) -> None:
+def test_every_epoch_is_a_permutation_with_its_last_small_batch(
+    n: int, size: int, seed: int, epochs: int
+) -> None:
     per_epoch = math.ceil(n / size)
     made = order(n, size, seed, 0, epochs * per_epoch)
     for epoch in range(epochs):
@@ -169,7 +205,9 @@ def test_every_epoch_is_a_permutation_with_its_last_small_batch(n: int, size: in
 @settings(deadline=None)
 @given(counts, widths, seeds, st.integers(0, 30), st.integers(0, 30))
 def test_any_step_can_be_the_first(n: int, size: int, seed: int, first: int, more: int) -> None:
-    assert order(n, size, seed, first, first + more) == order(n, size, seed, 0, first + more)[first:]
+    assert (
+        order(n, size, seed, first, first + more) == order(n, size, seed, 0, first + more)[first:]
+    )
 
 
 def test_epochs_and_seeds_give_other_orders() -> None:
@@ -185,7 +223,9 @@ def test_the_random_state_plays_no_part_in_the_order() -> None:
     torch.manual_seed(2)
     assert order(20, 7, 3, 0, 5) == one
     torch.manual_seed(1)
-    assert torch.equal(torch.random.get_rng_state(), state), "drawing an order must not move dropout's draws"
+    assert torch.equal(torch.random.get_rng_state(), state), (
+        "drawing an order must not move dropout's draws"
+    )
 
 
 @pytest.mark.parametrize(("examples", "expected"), [(64, 6), (65, 9), (1, 3)])
@@ -232,7 +272,9 @@ def test_a_schedule_stays_between_0_and_1(schedule: str) -> None:
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(counts, widths), min_size=2, max_size=4), seeds)
-def test_an_epoch_of_a_joint_cell_shows_every_item_of_every_task_once(sizes: list[tuple[int, int]], seed: int) -> None:
+def test_an_epoch_of_a_joint_cell_shows_every_item_of_every_task_once(
+    sizes: list[tuple[int, int]], seed: int
+) -> None:
     feeds = [feed([(i, j) for j in range(n)], size) for i, (n, size) in enumerate(sizes)]
     per_epoch = sum(f.batches for f in feeds)
     made = list(batches(feeds, seed, 0, 2 * per_epoch))
@@ -240,7 +282,9 @@ def test_an_epoch_of_a_joint_cell_shows_every_item_of_every_task_once(sizes: lis
         shown = [item for _, batch in epoch for item in batch]
         assert sorted(shown) == sorted(item for f in feeds for item in f.items)
     assert all(len({task for task, _ in batch}) == 1 for _, batch in made)
-    assert [f.items[0][0] for f, _ in made] == [f.items[0][0] for f, _ in batches(feeds, seed + 1, 0, 2 * per_epoch)], "the seed has no say"
+    assert [f.items[0][0] for f, _ in made] == [
+        f.items[0][0] for f, _ in batches(feeds, seed + 1, 0, 2 * per_epoch)
+    ], "the seed has no say"
     assert list(batches(feeds, seed, 1, per_epoch)) == made[1:per_epoch], "resumed"
 
 
@@ -254,14 +298,20 @@ def test_matrices_decay_and_vectors_do_not() -> None:
     assert (decay["weight_decay"], plain["weight_decay"]) == (0.5, 0.0)
     assert {p.ndim for p in plain["params"]} == {1}
     assert min(p.ndim for p in decay["params"]) == 2
-    assert len(decay["params"]) + len(plain["params"]) == sum(p.requires_grad for p in backbone.parameters())
+    assert len(decay["params"]) + len(plain["params"]) == sum(
+        p.requires_grad for p in backbone.parameters()
+    )
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_loss_that_is_no_number_names_the_learning_rate(value: float) -> None:
     backbone = LORA.build()
-    one = feed(LORA.items(), 8, Visual(lambda _ids, _seeds: torch.full((8, 1, 128), value), nn.Identity()))
-    with pytest.raises(UserError, match=r"loss became nan at step 0; lower `lr` \(0\.125\) or set `clip_norm`"):
+    one = feed(
+        LORA.items(), 8, Visual(lambda _ids, _seeds: torch.full((8, 1, 128), value), nn.Identity())
+    )
+    with pytest.raises(
+        UserError, match=r"loss became nan at step 0; lower `lr` \(0\.125\) or set `clip_norm`"
+    ):
         train(start(backbone, one.protocol, 1), [one], 0, None, lambda _: None)
 
 
@@ -278,22 +328,34 @@ def test_the_curve_has_the_mean_loss_of_every_window(curve: list[tuple[int, floa
     assert curve[0][1] == pytest.approx(first, rel=1e-5)
 
 
-@given(n=st.integers(1, 60), size=st.integers(1, 7), window=st.integers(2, 5), seed=st.integers(0, 5))
-def test_sorting_by_length_neither_drops_nor_repeats(n: int, size: int, window: int, seed: int) -> None:
+@given(
+    n=st.integers(1, 60), size=st.integers(1, 7), window=st.integers(2, 5), seed=st.integers(0, 5)
+)
+def test_sorting_by_length_neither_drops_nor_repeats(
+    n: int, size: int, window: int, seed: int
+) -> None:
     """Within a window no batch reaches into the lengths of another; batches are as many and as large as without."""
     items = [Item((str(i),), "x" * (i * 37 % 23), {"y": 1.0}) for i in range(n)]
     recipe = Protocol(lr=1.0, epochs=2, batch_size=size, length_window=window)
-    made = [batch for _, batch in batches([Feed(items, None, recipe, ())], seed, 0, 2 * -(-n // size))]  # type: ignore[arg-type]
+    made = [
+        batch for _, batch in batches([Feed(items, None, recipe, ())], seed, 0, 2 * -(-n // size))
+    ]  # type: ignore[arg-type]
     epochs = [made[: len(made) // 2], made[len(made) // 2 :]]
     for epoch in epochs:
-        assert sorted(item.images for batch in epoch for item in batch) == sorted(item.images for item in items)
+        assert sorted(item.images for batch in epoch for item in batch) == sorted(
+            item.images for item in items
+        )
         assert [len(batch) for batch in epoch[:-1]] == [size] * (len(epoch) - 1)
         for begin in range(0, len(epoch), window):
-            lengths = ([len(item.prompt) for item in batch] for batch in epoch[begin : begin + window])
+            lengths = (
+                [len(item.prompt) for item in batch] for batch in epoch[begin : begin + window]
+            )
             ranges = sorted((min(each), max(each)) for each in lengths)
             assert all(first[1] <= second[0] for first, second in pairwise(ranges))
     middle = len(made) // 3
-    again = [batch for _, batch in batches([Feed(items, None, recipe, ())], seed, middle, len(made))]  # type: ignore[arg-type]
+    again = [
+        batch for _, batch in batches([Feed(items, None, recipe, ())], seed, middle, len(made))
+    ]  # type: ignore[arg-type]
     assert again == made[middle:], "any step can be the first"
 
 

@@ -39,7 +39,10 @@ def cache(tmp_path, monkeypatch):
     [
         (1.0, 1.0 + 1e-5),
         ([1.0, 1e-6], [1.0, 5e-5]),  # measured by the largest of the list
-        ({"a": [1.0], "b": [1e-9]}, {"a": [1.0], "b": [0.9 * SMALL * FLOAT32]}),  # what is left over by cancellation
+        (
+            {"a": [1.0], "b": [1e-9]},
+            {"a": [1.0], "b": [0.9 * SMALL * FLOAT32]},
+        ),  # what is left over by cancellation
         ([["a", "b"], 3], [["a", "b"], 3]),
         (True, True),
     ],
@@ -100,7 +103,9 @@ def test_every_check_has_a_committed_value_and_every_value_a_check(part):
     checks = list(SOURCES[part](CPU))
     names = [check.name for check in checks]
     assert len(set(names)) == len(names)
-    assert {check.committed for check in checks if check.expected is None} == expected.committed(part).keys()
+    assert {check.committed for check in checks if check.expected is None} == expected.committed(
+        part
+    ).keys()
     assert {check.name for check in checks if check.writes} == expected.committed(part).keys()
 
 
@@ -120,9 +125,18 @@ def test_rounding_keeps_what_is_compared():
 
 def test_parts_of_cells():
     roberta, gpt2 = (Case("lora", name).cell() for name in ("vit_roberta", "vit_gpt2"))
-    assert parts_of_cells([roberta]) == ("images", "tokenizers", "formulas", "answers", "vit_roberta")
+    assert parts_of_cells([roberta]) == (
+        "images",
+        "tokenizers",
+        "formulas",
+        "answers",
+        "vit_roberta",
+    )
     assert "captions" in parts_of_cells([gpt2])
-    assert set(parts_of_cells([roberta, gpt2])) == {*parts_of_cells([roberta]), *parts_of_cells([gpt2])}
+    assert set(parts_of_cells([roberta, gpt2])) == {
+        *parts_of_cells([roberta]),
+        *parts_of_cells([gpt2]),
+    }
     assert set(parts_of_backbone("blip")) == set(PARTS) - set(BACKBONES) | {"blip"}
     assert is_covered(roberta)
 
@@ -148,7 +162,11 @@ def test_another_environment_is_verified_again(changed, cache, monkeypatch):
     assert missing(Environment.here("cpu"), PARTS) == ()
     real = stamp.version
     patches = {
-        "library": (stamp, "version", lambda name: "99.0" if name == "transformers" else real(name)),
+        "library": (
+            stamp,
+            "version",
+            lambda name: "99.0" if name == "transformers" else real(name),
+        ),
         "python": (stamp.platform, "python_version", lambda: "3.99.0"),
         "code": (stamp, "code_hash", lambda: "another"),
         "device": (provenance, "processor", lambda: "another processor"),
@@ -202,7 +220,9 @@ def test_a_failing_environment_is_refused_each_time(images_only, monkeypatch):
     values = {**expected.committed("images"), "augmented views": []}
     monkeypatch.setattr(expected, "committed", lambda _: values)
     for _ in range(2):
-        with pytest.raises(EnvironmentFailed, match=r"images: augmented views: expected 0 values .*--unverified"):
+        with pytest.raises(
+            EnvironmentFailed, match=r"images: augmented views: expected 0 values .*--unverified"
+        ):
             require(images_only, "cpu", lambda _: None)
 
 
@@ -258,6 +278,8 @@ def test_verifying_changes_neither_random_numbers_nor_settings():
 
 
 def test_a_protocol_says_which_metrics_are_used():
-    cell = replace(Case("lora", "blip").cell(), protocol=Protocol(lr=1e-3, steps=1, metrics=("cider",)))
+    cell = replace(
+        Case("lora", "blip").cell(), protocol=Protocol(lr=1e-3, steps=1, metrics=("cider",))
+    )
     assert "captions" in parts_of_cells([cell])
     assert "answers" not in parts_of_cells([cell])

@@ -10,7 +10,23 @@ from vlpeft.benchmark.core.errors import DataError, UserError
 from vlpeft.benchmark.metrics import METRICS, Prediction, score
 from vlpeft.benchmark.metrics.vqa_accuracy import CONTRACTIONS, normalise, vqa_accuracy
 
-WORDS = st.sampled_from(["yes", "no", "one", "1", "a cat", "the cat", "cat", "dont", "don't", "yes!", "2,000", "T.V.", ""])
+WORDS = st.sampled_from(
+    [
+        "yes",
+        "no",
+        "one",
+        "1",
+        "a cat",
+        "the cat",
+        "cat",
+        "dont",
+        "don't",
+        "yes!",
+        "2,000",
+        "T.V.",
+        "",
+    ]
+)
 TEN = st.lists(WORDS, min_size=10, max_size=10)
 
 
@@ -20,7 +36,9 @@ def ten(**counts: int) -> list[str]:
     return answers
 
 
-@pytest.mark.parametrize(("matches", "accuracy"), [(0, 0.0), (1, 0.3), (2, 0.6), (3, 0.9), (4, 1.0), (5, 1.0), (9, 1.0)])
+@pytest.mark.parametrize(
+    ("matches", "accuracy"), [(0, 0.0), (1, 0.3), (2, 0.6), (3, 0.9), (4, 1.0), (5, 1.0), (9, 1.0)]
+)
 def test_ten_answer_rule(matches: int, accuracy: float) -> None:
     """Each annotator is compared with the nine others: three agreeing humans give 0.9, not 1."""
     assert vqa_accuracy("yes", ten(yes=matches, no=10 - matches)) == accuracy
@@ -54,7 +72,10 @@ def test_the_authors_example() -> None:
         ("twas", "'twas"),
         ("black-white", "black white"),  # a mark between letters becomes a space
         ("black -white", "black white"),
-        ("black- white, x-y", "black white xy"),  # a mark that touches a space once is deleted everywhere
+        (
+            "black- white, x-y",
+            "black white xy",
+        ),  # a mark that touches a space once is deleted everywhere
         ("black-white, red", "black white red"),
         ("1,000", "1000"),
         ("1,000-2", "10002"),  # a comma between digits makes all marks be deleted
@@ -79,7 +100,18 @@ def test_contractions_are_the_official_ones() -> None:
     assert len(CONTRACTIONS) == 114
     assert all(wrong == wrong.lower() != right for wrong, right in CONTRACTIONS.items())
     assert {"yall'd've", "y'alld've", "y'all'dve"} <= CONTRACTIONS.keys()
-    assert not CONTRACTIONS.keys() & {"shed", "wed", "well", "shell", "were", "id", "ill", "its", "lets", "shes"}
+    assert not CONTRACTIONS.keys() & {
+        "shed",
+        "wed",
+        "well",
+        "shell",
+        "were",
+        "id",
+        "ill",
+        "its",
+        "lets",
+        "shes",
+    }
 
 
 def test_agreeing_annotators_are_not_processed() -> None:
@@ -96,7 +128,11 @@ def test_white_space_alone_is_no_disagreement() -> None:
 
 @given(WORDS, WORDS)
 def test_one_reference_is_ten_agreeing_annotators(answer: str, reference: str) -> None:
-    assert vqa_accuracy(answer, [reference]) == vqa_accuracy(answer, [reference] * 10) == float(answer.strip() == reference)
+    assert (
+        vqa_accuracy(answer, [reference])
+        == vqa_accuracy(answer, [reference] * 10)
+        == float(answer.strip() == reference)
+    )
 
 
 @pytest.mark.parametrize(("n", "best"), [(2, 1 / 3), (3, 2 / 3), (4, 1.0), (5, 1.0)])
@@ -124,7 +160,13 @@ def test_equals_a_literal_leave_one_out(answer: str, references: list[str]) -> N
     assert vqa_accuracy(answer, references) == pytest.approx(expected, abs=1e-12)
 
 
-@given(st.one_of(st.text(max_size=30), st.text(alphabet="aehntow '.,;-15?", max_size=30), st.lists(WORDS).map(" ".join)))
+@given(
+    st.one_of(
+        st.text(max_size=30),
+        st.text(alphabet="aehntow '.,;-15?", max_size=30),
+        st.lists(WORDS).map(" ".join),
+    )
+)
 def test_processing_twice_changes_nothing(text: str) -> None:
     """True up to 32 full stops; the cases above show what happens beyond."""
     assert normalise(normalise(text)) == normalise(text)
@@ -148,7 +190,9 @@ def test_score_gives_per_cent_kinds_and_examples() -> None:
         Prediction("4", "red", ("blue",), ""),
     ]
     report = score(["vqa_accuracy"], predictions)
-    assert report.values == pytest.approx({"vqa_accuracy": 72.5, "vqa_accuracy/count": 100.0, "vqa_accuracy/exist": 95.0})
+    assert report.values == pytest.approx(
+        {"vqa_accuracy": 72.5, "vqa_accuracy/count": 100.0, "vqa_accuracy/exist": 95.0}
+    )
     assert report.per_example == {"vqa_accuracy": (90.0, 100.0, 100.0, 0.0)}
 
 
@@ -167,5 +211,14 @@ def test_score_refuses_what_cannot_be_scored() -> None:
 def test_metrics_are_listed_with_their_values_without_importing_them() -> None:
     values = {name: entry.options["values"] for name, entry in METRICS.entries.items()}
     assert values["bleu"] == ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4")
-    assert set(values) == {"accuracy", "answer_match", "bleu", "cider", "meteor", "rouge_l", "spice", "vqa_accuracy"}
+    assert set(values) == {
+        "accuracy",
+        "answer_match",
+        "bleu",
+        "cider",
+        "meteor",
+        "rouge_l",
+        "spice",
+        "vqa_accuracy",
+    }
     assert all(entry.summary for entry in METRICS.entries.values())

@@ -19,7 +19,9 @@ from vlpeft.benchmark.run.loop import Feed, start
 from vlpeft.benchmark.tasks.base import Item
 
 
-def counted(case: Case, micro_batch: int | None = None) -> tuple[StepFlops, dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+def counted(
+    case: Case, micro_batch: int | None = None
+) -> tuple[StepFlops, dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     made = case.build()
     feed = Feed(case.items(), visual(made), case.protocol, ANSWERS)
     state = start(made, case.protocol, feed.batches)
@@ -54,7 +56,9 @@ class Two(nn.Module):
 
     def follow(self, *_: object) -> None: ...
 
-    def loss(self, _visual: torch.Tensor, prompts: Sequence[str], _targets: object) -> tuple[torch.Tensor, int]:
+    def loss(
+        self, _visual: torch.Tensor, prompts: Sequence[str], _targets: object
+    ) -> tuple[torch.Tensor, int]:
         ids = torch.zeros(len(prompts), 2, dtype=torch.long)
         return self.trained(self.frozen(self.token_embeddings(ids))).sum(), len(prompts)
 
@@ -66,13 +70,21 @@ def test_flops_counted_by_hand(ranks: Ranks) -> None:
     However many ranks share the batch; and the last step's gradients make room.
     """
     made = Two()
-    items = [Item(("a",), "", {"b": 1.0}), Item(("b",), "", {"b": 1.0}), Item(("c",), "", {"b": 1.0})]
+    items = [
+        Item(("a",), "", {"b": 1.0}),
+        Item(("b",), "", {"b": 1.0}),
+        Item(("c",), "", {"b": 1.0}),
+    ]
     recipe = Protocol(lr=1.0, steps=1, batch_size=3)
     state = start(made, recipe, 1)  # type: ignore[arg-type]
     for parameter in made.trained.parameters():
         parameter.grad = torch.ones_like(parameter)
-    feed = Feed(items, Visual(lambda ids, _: torch.zeros(len(ids), 1, 1), nn.Identity()), recipe, ())
-    assert first_step(state, [feed], 0, None, ranks) == StepFlops(flops=240 + 180 + 180, tokens=6, images=3)
+    feed = Feed(
+        items, Visual(lambda ids, _: torch.zeros(len(ids), 1, 1), nn.Identity()), recipe, ()
+    )
+    assert first_step(state, [feed], 0, None, ranks) == StepFlops(
+        flops=240 + 180 + 180, tokens=6, images=3
+    )
     assert all(parameter.grad is None for parameter in made.parameters())
 
 

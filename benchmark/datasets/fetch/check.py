@@ -52,20 +52,37 @@ def find_dataset(name: str, path: Path | None) -> DatasetSpec:
     return spec if path is None else replace(spec, root=str(path.expanduser().absolute()))
 
 
-def check(name: str, path: Path | None, split: str | None, images: bool, watch: ReportCheck) -> CheckReport:
+def check(
+    name: str, path: Path | None, split: str | None, images: bool, watch: ReportCheck
+) -> CheckReport:
     """Read a dataset as a run would and report on it; `images` decodes every image. Raises UserError for unknown names."""
     spec, card = find_dataset(name, path), load_card(name)
     data = spec.open()
     if split is not None and split not in data.splits():
-        raise UserError(f"--split {split}: dataset '{spec.name}' has no such split{did_you_mean(split, data.splits())}")
+        raise UserError(
+            f"--split {split}: dataset '{spec.name}' has no such split{did_you_mean(split, data.splits())}"
+        )
     splits = [split] if split is not None else data.splits()
-    reports = tuple(_split(data, task, each, card, images, watch) for each in splits for task in data.tasks)
+    reports = tuple(
+        _split(data, task, each, card, images, watch) for each in splits for task in data.tasks
+    )
     strange = [s for s in card.expected if s not in data.splits()]
-    files = (*(f"expected: dataset '{spec.name}' has no split '{s}'{did_you_mean(s, data.splits())}" for s in strange), *_sums(card, spec))
+    files = (
+        *(
+            f"expected: dataset '{spec.name}' has no split '{s}'{did_you_mean(s, data.splits())}"
+            for s in strange
+        ),
+        *_sums(card, spec),
+    )
     found = CheckReport(spec.name, spec.root, reports, files, ())
     if not found.problems:
         return found
-    return replace(found, to_get=tuple(hints(name if path is None else f"{name} --path {path}", Path(spec.root), card)))
+    return replace(
+        found,
+        to_get=tuple(
+            hints(name if path is None else f"{name} --path {path}", Path(spec.root), card)
+        ),
+    )
 
 
 def hints(arguments: str, root: Path, card: Card) -> Iterator[str]:
@@ -91,7 +108,9 @@ def _sums(card: Card, spec: DatasetSpec) -> Iterator[str]:
             yield f"{path}: {wrong}; delete it and run `vlpeft data download {spec.name}` again"
 
 
-def _split(data: DataFormat, task: str, split: str, card: Card, images: bool, watch: ReportCheck) -> SplitReport:
+def _split(
+    data: DataFormat, task: str, split: str, card: Card, images: bool, watch: ReportCheck
+) -> SplitReport:
     expected = card.expected.get(split, {})
     try:
         examples = data.examples(task, split)
@@ -111,7 +130,9 @@ def _repeated(split: str, examples: Sequence[Example]) -> Iterator[str]:
         yield f"{split}: id {twice[0]} occurs twice, {len(twice)} ids do; keep one record of each"
 
 
-def _differences(split: str, counts: Mapping[str, int], expected: Mapping[str, int]) -> Iterator[str]:
+def _differences(
+    split: str, counts: Mapping[str, int], expected: Mapping[str, int]
+) -> Iterator[str]:
     for what, number in expected.items():
         if what not in counts:
             yield f"expected: {split}: '{what}' is not counted here{did_you_mean(what, counts)}"
@@ -119,7 +140,9 @@ def _differences(split: str, counts: Mapping[str, int], expected: Mapping[str, i
             yield f"{split}: {counts[what]:,} {what}, {number:,} are published; fetch the split's files again, or the other release of them"
 
 
-def _broken(data: DataFormat, split: str, examples: Sequence[Example], watch: ReportCheck) -> list[str]:
+def _broken(
+    data: DataFormat, split: str, examples: Sequence[Example], watch: ReportCheck
+) -> list[str]:
     """Images that cannot be read, with the first example that needs each."""
     owner: dict[str, str] = {}
     for example in examples:
@@ -140,7 +163,11 @@ def _broken(data: DataFormat, split: str, examples: Sequence[Example], watch: Re
         for done, text in enumerate(pool.map(problem, owner), 1):
             found += [text] if text else []
             watch(f"decode images of {split}", done, len(owner))
-    more = [f"{split}: {len(found) - SHOWN} more images cannot be read; unpack the images again"] if len(found) > SHOWN else []
+    more = (
+        [f"{split}: {len(found) - SHOWN} more images cannot be read; unpack the images again"]
+        if len(found) > SHOWN
+        else []
+    )
     return found[:SHOWN] + more
 
 
@@ -148,7 +175,15 @@ def report_text(report: CheckReport) -> str:
     """A line a split: counts, and what is published where that differs."""
     lines = [f"{report.dataset}: {report.root or 'no folder'}"]
     for each in report.splits:
-        verdict = "WRONG" if each.problems else "as published" if each.expected else "ok, no published numbers"
+        verdict = (
+            "WRONG"
+            if each.problems
+            else "as published"
+            if each.expected
+            else "ok, no published numbers"
+        )
         counts = ", ".join(f"{number:,} {what}" for what, number in each.counts.items())
-        lines.append(f"  {each.split} ({each.task}): {f'{counts}: {verdict}' if counts else 'cannot be read'}")
+        lines.append(
+            f"  {each.split} ({each.task}): {f'{counts}: {verdict}' if counts else 'cannot be read'}"
+        )
     return "\n".join(lines)

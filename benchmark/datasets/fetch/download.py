@@ -41,7 +41,9 @@ def download(sources: tuple[Download, ...], root: Path, watch: ReportCheck) -> l
     except Timeout as error:
         raise UserError(f"another process is downloading into {root}; wait for it") from error
     except OSError as error:
-        raise UserError(f"cannot write below {root}: {error.strerror or error}; choose a writable --path with free space") from error
+        raise UserError(
+            f"cannot write below {root}: {error.strerror or error}; choose a writable --path with free space"
+        ) from error
     return fetched
 
 
@@ -103,7 +105,11 @@ def _complete(session: requests.Session, source: Download, part: Path, watch: Re
                 return  # whole already: stopped between the last byte and the check
             _refuse(answer, source, part, have)
             _append(answer, part, _start(answer, have), source.url, watch)
-    except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
+    except (
+        requests.ConnectionError,
+        requests.Timeout,
+        requests.exceptions.ChunkedEncodingError,
+    ) as error:
         raise _Cut(f"connection lost ({type(error).__name__})") from error
     except requests.RequestException as error:
         raise UserError(f"cannot fetch {source.url}: {error}") from error
@@ -136,9 +142,13 @@ def _start(answer: requests.Response, have: int) -> int:
     return int(place)
 
 
-def _append(answer: requests.Response, part: Path, start: int, url: str, watch: ReportCheck) -> None:
+def _append(
+    answer: requests.Response, part: Path, start: int, url: str, watch: ReportCheck
+) -> None:
     etag = answer.headers.get("ETag", "")
-    validator = etag if etag and not etag.startswith("W/") else answer.headers.get("Last-Modified", "")
+    validator = (
+        etag if etag and not etag.startswith("W/") else answer.headers.get("Last-Modified", "")
+    )
     _note(part).write_text(json.dumps({"url": url, "validator": validator}), encoding="utf-8")
     length = answer.headers.get("Content-Length")
     total = start + int(length) if length is not None else None
@@ -148,7 +158,11 @@ def _append(answer: requests.Response, part: Path, start: int, url: str, watch: 
         for chunk in answer.iter_content(CHUNK):
             file.write(chunk)
             if file.tell() % MIB < len(chunk):
-                watch(f"fetch MiB of {part.stem}", file.tell() // MIB, total // MIB if total is not None else None)
+                watch(
+                    f"fetch MiB of {part.stem}",
+                    file.tell() // MIB,
+                    total // MIB if total is not None else None,
+                )
         done = file.tell()
     if total is not None and done < total:
         raise _Cut(f"{done:,} of {total:,} bytes came")

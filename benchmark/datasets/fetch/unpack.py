@@ -54,7 +54,11 @@ def unpack(source: Download, root: Path, watch: ReportCheck) -> None:
     """
     archive, folder = root / source.file, root / f".unpack-{Path(source.file).name}"
     shutil.rmtree(folder, ignore_errors=True)
-    lacking = [name for name, place in zip(source.gives, source.places(), strict=True) if not (root / place).exists()]
+    lacking = [
+        name
+        for name, place in zip(source.gives, source.places(), strict=True)
+        if not (root / place).exists()
+    ]
     try:
         with _opened(archive) as opened:
             members = _members(opened.names(), lacking, archive)
@@ -63,7 +67,9 @@ def unpack(source: Download, root: Path, watch: ReportCheck) -> None:
                 watch(f"unpack {archive.name}", done, len(members))
     except (zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
         archive.unlink()
-        raise UserError(f"{archive} is damaged ({error}) and was removed; run the command again") from error
+        raise UserError(
+            f"{archive} is damaged ({error}) and was removed; run the command again"
+        ) from error
     else:
         for name in lacking:
             (root / source.into / name).parent.mkdir(parents=True, exist_ok=True)
@@ -87,9 +93,17 @@ def _members(names: list[str], wanted: list[str], archive: Path) -> list[str]:
     """Members that are one of `wanted` or lie in it. Raises UserError where one of `wanted` is not in the archive."""
     members: dict[str, None] = {}
     for want in wanted:
-        found = [name for name in names if PurePosixPath(name).is_relative_to(want) and ".." not in PurePosixPath(name).parts]
+        found = [
+            name
+            for name in names
+            if PurePosixPath(name).is_relative_to(want) and ".." not in PurePosixPath(name).parts
+        ]
         if not found:
-            tops = sorted({PurePosixPath(name).parts[0] for name in names if PurePosixPath(name).parts})
-            raise UserError(f"{archive} holds no '{want}', only {', '.join(tops[:9])}; unpack it by hand to {archive.parent}")
+            tops = sorted(
+                {PurePosixPath(name).parts[0] for name in names if PurePosixPath(name).parts}
+            )
+            raise UserError(
+                f"{archive} holds no '{want}', only {', '.join(tops[:9])}; unpack it by hand to {archive.parent}"
+            )
         members |= dict.fromkeys(found)
     return list(members)

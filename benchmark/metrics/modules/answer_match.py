@@ -18,15 +18,25 @@ class AnswerMatchModule(evaluate.Metric):  # type: ignore[misc]  # the library h
             description="Share of predictions equal to one of their references, and F1 averaged over answers.",
             citation="",
             inputs_description="predictions: list of str; references: list of non-empty lists of str.",
-            features=datasets.Features({"predictions": text, "references": datasets.Sequence(text)}),
+            features=datasets.Features(
+                {"predictions": text, "references": datasets.Sequence(text)}
+            ),
         )
 
-    def _compute(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float | list[float]]:
+    def _compute(
+        self, predictions: Sequence[str], references: Sequence[Sequence[str]]
+    ) -> dict[str, float | list[float]]:
         given = [text.strip() for text in predictions]
         truth = [[text.strip() for text in texts] for texts in references]
         matches = [float(text in texts) for text, texts in zip(given, truth, strict=True)]
-        labels = [Counter(texts).most_common(1)[0][0] for texts in truth]  # the first of those given most often
-        return {"exact_match": sum(matches) / len(matches), "macro_f1": macro_f1(given, labels), "matches": matches}
+        labels = [
+            Counter(texts).most_common(1)[0][0] for texts in truth
+        ]  # the first of those given most often
+        return {
+            "exact_match": sum(matches) / len(matches),
+            "macro_f1": macro_f1(given, labels),
+            "matches": matches,
+        }
 
 
 def macro_f1(predictions: Sequence[str], labels: Sequence[str]) -> float:

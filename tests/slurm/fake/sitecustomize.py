@@ -48,7 +48,12 @@ def run_cell(cell_id, root, runtime, progress=None, asked=lambda: False, begin=l
                 return "already done"
             if not begin():
                 return "left alone"
-            attempt(store, cell_id, asked, **{"steps": 5, "seconds": 0.1, "does": "", **behaviour(cell_id)})
+            attempt(
+                store,
+                cell_id,
+                asked,
+                **{"steps": 5, "seconds": 0.1, "does": "", **behaviour(cell_id)},
+            )
     except Timeout:
         return "running elsewhere"
     return "done"
@@ -67,7 +72,13 @@ def attempt(store, cell_id, asked, steps, seconds, does):
             step += 1
             with (folder / "trace").open("a") as file:
                 file.write(f"{step}\n")
-            where = {"phase": "train", "step": step, "total": steps, "updated": time.time(), "pid": os.getpid()}
+            where = {
+                "phase": "train",
+                "step": step,
+                "total": steps,
+                "updated": time.time(),
+                "pid": os.getpid(),
+            }
             write_atomically(folder / "progress.json", to_json(where))
             misbehave(does, store.root)
             stop = asked() and does != "deaf"
@@ -76,16 +87,39 @@ def attempt(store, cell_id, asked, steps, seconds, does):
             if stop:
                 raise Stopped
     except Exception as error:
-        store.write_failure(cell_id, {"cause": disk_trouble(error) or type(error).__name__, "message": str(error), "user": False})
+        store.write_failure(
+            cell_id,
+            {
+                "cause": disk_trouble(error) or type(error).__name__,
+                "message": str(error),
+                "user": False,
+            },
+        )
         raise
     finally:
         (folder / "progress.json").unlink(missing_ok=True)
-    cost = dict.fromkeys(("trainable", "head", "vision", "total", "steps", "train_seconds", "step_ms", "peak_memory_mb"), 1.0)
+    cost = dict.fromkeys(
+        (
+            "trainable",
+            "head",
+            "vision",
+            "total",
+            "steps",
+            "train_seconds",
+            "step_ms",
+            "peak_memory_mb",
+        ),
+        1.0,
+    )
     metrics = {"vqa_accuracy": int(cell_id, 16) % 1000 / 10}
     cell = read_json(folder / "cell.json")
     plan = read_json(next(store.root.glob("sweeps/*.json")))
     data = next(planned["data"] for planned in plan["cells"] if planned["id"] == cell_id)
-    store.publish(Record(id=cell_id, cell=cell, metrics=metrics, cost=cost, curve=[], provenance={"data": data}))
+    store.publish(
+        Record(
+            id=cell_id, cell=cell, metrics=metrics, cost=cost, curve=[], provenance={"data": data}
+        )
+    )
     saved.unlink(missing_ok=True)
 
 
@@ -105,7 +139,10 @@ def misbehave(does, root):
         time.sleep(30)
 
 
-if sys.orig_argv[2:4] == ["-m", "vlpeft.benchmark.launch.worker"] or sys.orig_argv[1:3] == ["-m", "vlpeft.benchmark.launch.worker"]:
+if sys.orig_argv[2:4] == ["-m", "vlpeft.benchmark.launch.worker"] or sys.orig_argv[1:3] == [
+    "-m",
+    "vlpeft.benchmark.launch.worker",
+]:
     fake = types.ModuleType("vlpeft.benchmark.run.runner")
     fake.Stopped, fake.run_cell = Stopped, run_cell
     sys.modules["vlpeft.benchmark.run.runner"] = fake
