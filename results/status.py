@@ -1,12 +1,12 @@
-"""How far a sweep is, read from the result folder alone, so it works anywhere; what launchers and SLURM say may be added.
+"""How far a sweep is. The result folder alone says it; notes of launchers and SLURM can be added.
 
 done          has its record
-running       a process holds it
+running       a process holds its lock
 failed        the last attempt left a cause
-preempted     its job had to make room for another; it waits again, or is gone for good
-pending       waits: a launcher is at work, or a job of a cluster has it
-missing       nothing will bring it: `vlpeft sweep` runs it
-stale         made for settings that the sweep does not have any more, and not done
+preempted     another job took its place; it waits again, or does not come back
+pending       waits: a launcher is at work, or a job of a cluster holds it
+missing       nothing runs it: use `vlpeft sweep`
+stale         not done, and made for settings that the sweep no longer has
 skipped       the grid rules it out
 """
 
@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 from rich.cells import cell_len, set_cell_size
 
-from vlpeft.benchmark.cells.attempts import failure, progress
+from vlpeft.benchmark.cells.attempts import AttemptProgress, failure, progress
 from vlpeft.benchmark.cells.cell import Cell, Plan, Planned
 from vlpeft.benchmark.cells.records import Store, read_json
 from vlpeft.benchmark.core.config import parse
@@ -44,24 +44,20 @@ STYLES: dict[State, str] = {
 ROWS = 1000  # of the table; --json has all
 HEADER = ("state", "method", "backbone", "task", "dataset", "seed", "id", "detail")
 GAPS = 3 * (len(HEADER) - 1)  # columns of the screen between those of the table
-LEAST, PIPED = (
-    40,
-    120,
-)  # columns of a detail: with fewer it stands below; where the text goes to no terminal
-TWO_LINES: dict[str, Any] = {
-    "max_lines": 2,
-    "subsequent_indent": "  ",
-    "placeholder": "…",
-}  # of a detail below
-COMING: tuple[State, ...] = ("running", "preempted", "pending")  # what may change by itself
+LEAST = 40  # columns of a detail; with fewer, details are printed below the table
+PIPED = 120  # columns of a detail where the output is not a terminal
+# How a detail below the table is wrapped.
+TWO_LINES: dict[str, Any] = {"max_lines": 2, "subsequent_indent": "  ", "placeholder": "…"}
+COMING: tuple[State, ...] = ("running", "preempted", "pending")  # may change without a new launch
 
 
 @dataclass(frozen=True)
 class CellStatus:
-    """State of one planned cell.
+    """The state of one planned cell.
 
-    step, total, phase: of a running attempt, `seconds` since it last said so: a large number means that it died unheard;
-    `left`: seconds that the phase will take at its pace.
+    step, total, phase: where a running attempt is.
+    seconds: since its last report; a large number means that it died.
+    left: seconds until the phase ends, at its pace.
     reason: why it failed, waits or is skipped.
     """
 
@@ -81,7 +77,7 @@ class CellStatus:
 
     @property
     def detail(self) -> str:
-        """What there is to say beside the state, on one line."""
+        """The rest of what is known, on one line."""
         if self.seconds is None:
             return one_line(self.reason)
         left = "" if self.left is None else f", {timedelta(seconds=round(self.left))} left"
@@ -89,43 +85,49 @@ class CellStatus:
 
 
 def status(plan: Plan, store: Store, *, now: float | None = None) -> list[CellStatus]:
-    """State of every planned cell, in the plan's order; what waits is missing. Raises UserError for a damaged status file."""
-    return [_status(planned, store, time.time() if now is None else now) for planned in plan.cells]
+    """Return the status of every planned cell, in the plan's order. A cell that waits is missing.
+
+    now: Unix time; None: the clock's.
+
+    Raises UserError for a damaged status file.
+    """
+    now = time.time() if now is None else now
+    return [_status(planned, store, now) for planned in plan.cells]
 
 
 def add_cluster_notes(
     cells: Iterable[CellStatus],
     notes: Mapping[str, tuple[State, str]],
     *,
-    launched_plans: bool = False,
+    launched: bool = False,
 ) -> list[CellStatus]:
-    """With what a cluster says of cells that are not done, behind what they say themselves. `launched`: a launcher is at work."""
-    default: tuple[State, str] = ("pending" if launched_plans else "missing", "")
-    return [
-        _noted(cell, *notes.get(cell.id, default), launched=launched_plans)
-        if cell.state == "missing"
-        else cell
-        for cell in cells
-    ]
+    """Add the cluster's notes to unfinished cells, after their own reasons.
+
+    launched: whether a launcher is at work, so that missing cells are pending.
+    """
+    return [_add_note(cell, notes, launched=launched) for cell in cells]
 
 
-def _noted(cell: CellStatus, state: State, note: str, launched: bool) -> CellStatus:
-    return replace(
-        cell,
-        state="pending" if launched and state == "missing" else state,
-        reason=_joined(cell.reason, note),
-    )
+def _add_note(
+    cell: CellStatus, notes: Mapping[str, tuple[State, str]], *, launched: bool
+) -> CellStatus:
+    if cell.state != "missing":
+        return cell
+    state, note = notes.get(cell.id, ("missing", ""))
+    if launched and state == "missing":
+        state = "pending"
+    return replace(cell, state=state, reason=_joined(cell.reason, note))
 
 
 def mark_stale(cells: Iterable[CellStatus], reason: str) -> list[CellStatus]:
-    """With those marked stale that wait, where the sweep has changed since."""
-    waits = ("missing", "pending", "preempted")
-    return [
-        replace(cell, state="stale", reason=_joined(reason, cell.reason))
-        if cell.state in waits
-        else cell
-        for cell in cells
-    ]
+    """Mark the waiting cells stale: the sweep has changed since its launch."""
+    return [_mark(cell, reason) for cell in cells]
+
+
+def _mark(cell: CellStatus, reason: str) -> CellStatus:
+    if cell.state not in ("missing", "pending", "preempted"):
+        return cell
+    return replace(cell, state="stale", reason=_joined(reason, cell.reason))
 
 
 def _joined(*reasons: str) -> str:
@@ -133,29 +135,27 @@ def _joined(*reasons: str) -> str:
 
 
 def has_begun(cell: CellStatus) -> bool:
-    """Has it been attempted: there is something to go on from, or it was interrupted."""
+    """Return whether the cell was attempted before: interrupted, or saved in a checkpoint."""
     return cell.state == "missing" and bool(cell.reason)
 
 
 def find_unplanned(plan: Plan, store: Store) -> list[CellStatus]:
-    """Cells of the folder that are not done and in no plan that lies there: a sweep was changed after its launch.
+    """Return the unfinished cells of the folder that no plan in it has.
 
-    Raises UserError for a damaged plan or cell.
+    They are left when a sweep is changed after its launch. Raises UserError for a damaged plan or
+    cell.
     """
     folder = store.root / "cells"
     unknown = set(_names(folder)) - {cell.id for cell in plan.cells}
     for other in launched_plans(store.root) if unknown else ():
         unknown -= {cell.id for cell in other.cells}
-    return [
-        _stranger(cell_id, store) for cell_id in sorted(unknown) if not store.has_record(cell_id)
-    ]
+    unfinished = [cell_id for cell_id in sorted(unknown) if not store.has_record(cell_id)]
+    return [_unplanned(cell_id, store) for cell_id in unfinished]
 
 
-def _stranger(cell_id: str, store: Store) -> CellStatus:
-    path, reason = (
-        store.folder(cell_id) / "cell.json",
-        "of settings that no sweep here has any more",
-    )
+def _unplanned(cell_id: str, store: Store) -> CellStatus:
+    path = store.folder(cell_id) / "cell.json"
+    reason = "made for settings that no sweep here has any more"
     values = read_json(path)
     if values is None:
         return CellStatus(cell_id, "?", "?", "?", "?", 0, "stale", reason=reason)
@@ -173,26 +173,28 @@ def _stranger(cell_id: str, store: Store) -> CellStatus:
 
 
 def summary(cells: Iterable[CellStatus]) -> dict[State, int]:
-    """How many cells are in each state; all states are named."""
+    """Return the number of cells in each state, zeros included."""
     counts = Counter(cell.state for cell in cells)
     return {state: counts[state] for state in STYLES}
 
 
 def as_dicts(cells: Iterable[CellStatus]) -> list[dict[str, Any]]:
-    """Plain values, for --json."""
+    """Return plain values, for --json."""
     return [asdict(cell) for cell in cells]
 
 
 def is_active(cell: CellStatus) -> bool:
-    """Is there anything to see of the cell: it runs, has failed, or waits for a reason."""
-    return cell.state in ("running", "failed", "preempted") or (
-        cell.state not in ("done", "skipped") and bool(cell.reason)
-    )
+    """Return whether the cell runs, has failed, or waits for a known reason."""
+    if cell.state in ("running", "failed", "preempted"):
+        return True
+    return cell.state not in ("done", "skipped") and bool(cell.reason)
 
 
 def select_shown(cells: Sequence[CellStatus]) -> list[CellStatus]:
-    """All of them; of thousands those of which there is anything to see, and of these no more than a person reads."""
-    return list(cells) if len(cells) <= ROWS else [cell for cell in cells if is_active(cell)][:ROWS]
+    """Return the cells to print: all, or of more than ROWS cells the first active ones."""
+    if len(cells) <= ROWS:
+        return list(cells)
+    return [cell for cell in cells if is_active(cell)][:ROWS]
 
 
 def status_table(
@@ -201,81 +203,96 @@ def status_table(
     shown: Sequence[CellStatus] | None = None,
     width: int | None = None,
 ) -> Table:
-    """For `vlpeft.results.tables.render.render`: the summary of `cells` in the caption, one row for each of `shown` (all of them).
+    """Return the table of a sweep's status: the summary in the caption, and one row for each cell.
 
-    width: columns of the terminal, if there is one. Details that do not fit are cut, and stand below where there is no room
-    beside the rest; --json has them whole.
+    shown: the cells with a row; None: all.
+    width: columns of the terminal; None if the output goes to a file or a pipe.
+
+    Details that do not fit are cut. Where there is no room for a column of details, they are printed
+    below the table. --json has them whole.
     """
-    counts = ", ".join(f"{number} {state}" for state, number in summary(cells).items() if number)
     rows = cells if shown is None else shown
-    room = PIPED if width is None else width - _others(rows)
-    beside = room >= LEAST
-    header = HEADER if beside else HEADER[:-1]
-    texts = (
-        _row(cell, (detail,) if beside else ())
-        for cell, detail in zip(rows, _fitted(rows, room), strict=True)
-    )
-    block = Block("", "l" * len(header), (header,), tuple(texts))
-    caption = f"{len(cells)} cells: {counts}" if cells else "no cells"
-    if shown is not None and len(shown) < len(cells):
-        caption += f"; {len(shown)} of them below, all with --json"
-    notes = (
-        ()
-        if beside
-        else tuple(
-            line for text in _below(rows) for line in wrap(text, width or PIPED, **TWO_LINES)
-        )
-    )
-    return Table(one_line(title), (caption,), (block,), tuple(as_dicts(cells)), notes=notes)
+    room = PIPED if width is None else width - _other_columns(rows)
+    caption = _caption(cells, rows)
+    data = tuple(as_dicts(cells))
+    if room >= LEAST:
+        details = _fit_details(rows, room)
+        texts = [_row(cell, detail) for cell, detail in zip(rows, details, strict=True)]
+        return Table(one_line(title), (caption,), (_block(HEADER, texts),), data)
+    block = _block(HEADER[:-1], [_row(cell) for cell in rows])
+    return Table(one_line(title), (caption,), (block,), data, notes=_notes(rows, width or PIPED))
 
 
-def _others(cells: Sequence[CellStatus]) -> int:
-    """Columns of the screen that all but the details take."""
-    return GAPS + sum(
-        max(map(cell_len, column)) for column in zip(HEADER[:-1], *map(_texts, cells), strict=True)
-    )
+def _block(header: tuple[str, ...], rows: Iterable[tuple[Text, ...]]) -> Block:
+    return Block("", "l" * len(header), (header,), tuple(rows))
 
 
-def _fitted(cells: Sequence[CellStatus], room: int) -> list[str]:
-    """The details of a table's rows; what several cells say at length is said once."""
+def _caption(cells: Sequence[CellStatus], rows: Sequence[CellStatus]) -> str:
+    if not cells:
+        return "no cells"
+    counts = ", ".join(f"{number} {state}" for state, number in summary(cells).items() if number)
+    caption = f"{len(cells)} cells: {counts}"
+    if len(rows) < len(cells):
+        caption += f"; {len(rows)} of them below, all with --json"
+    return caption
+
+
+def _notes(rows: Sequence[CellStatus], width: int) -> tuple[str, ...]:
+    lines: list[str] = []
+    for text in _detail_lines(rows):
+        lines += wrap(text, width, **TWO_LINES)
+    return tuple(lines)
+
+
+def _other_columns(cells: Sequence[CellStatus]) -> int:
+    """Return the width of the table without its details, in columns of the screen."""
+    columns = zip(HEADER[:-1], *map(_texts, cells), strict=True)
+    return GAPS + sum(max(map(cell_len, column)) for column in columns)
+
+
+def _fit_details(cells: Sequence[CellStatus], room: int) -> list[str]:
+    """Return the details of the rows. A long one that several cells share is printed once."""
     first: dict[str, str] = {}
-    return [
-        _short(cell.detail, cell.id, first.setdefault(cell.detail, cell.id), room) for cell in cells
-    ]
+    details = []
+    for cell in cells:
+        owner = first.setdefault(cell.detail, cell.id)
+        details.append(_fit(cell.detail, room, "" if owner == cell.id else owner))
+    return details
 
 
-def _short(detail: str, cell_id: str, first: str, room: int) -> str:
+def _fit(detail: str, room: int, owner: str) -> str:
+    """Cut a detail. `owner`: the cell that prints the same detail before, or ""."""
     if cell_len(detail) <= room:
         return detail
-    if first != cell_id:
-        return f"{_cut(detail.split(': ', maxsplit=1)[0], LEAST // 2)}: as {first}"
+    if owner:
+        kind = detail.partition(": ")[0]
+        return f"{_cut(kind, LEAST // 2)}: as {owner}"
     return _cut(detail, room)
 
 
-def _below(cells: Sequence[CellStatus]) -> Iterator[str]:
-    """The details as lines of their own, each once."""
-    said: dict[str, list[str]] = {}
+def _detail_lines(cells: Sequence[CellStatus]) -> Iterator[str]:
+    """Yield each detail once, with the cells that have it."""
+    owners: dict[str, list[str]] = {}
     for cell in cells:
-        said.setdefault(cell.detail, []).append(cell.id)
-    for detail, ids in said.items():
+        owners.setdefault(cell.detail, []).append(cell.id)
+    for detail, ids in owners.items():
         if detail:
-            yield f"{ids[0]}{f' and {len(ids) - 1} more' if len(ids) > 1 else ''}: {detail}"
+            more = f" and {len(ids) - 1} more" if len(ids) > 1 else ""
+            yield f"{ids[0]}{more}: {detail}"
 
 
 def _cut(text: str, room: int) -> str:
-    return text if cell_len(text) <= room else f"{set_cell_size(text, room - 1).rstrip()}…"
+    if cell_len(text) <= room:
+        return text
+    return f"{set_cell_size(text, room - 1).rstrip()}…"
 
 
 def _texts(cell: CellStatus) -> tuple[str, ...]:
-    return (
-        cell.state,
-        *map(
-            one_line, (cell.method, cell.backbone, cell.task, cell.dataset, str(cell.seed), cell.id)
-        ),
-    )
+    names = (cell.method, cell.backbone, cell.task, cell.dataset, str(cell.seed), cell.id)
+    return (cell.state, *map(one_line, names))
 
 
-def _row(cell: CellStatus, detail: tuple[str, ...]) -> tuple[Text, ...]:
+def _row(cell: CellStatus, *detail: str) -> tuple[Text, ...]:
     state, *texts = _texts(cell)
     return (Text(state, style=STYLES[cell.state]), *map(Text, (*texts, *detail)))
 
@@ -284,30 +301,33 @@ def _status(planned: Planned, store: Store, now: float) -> CellStatus:
     cell = (planned.id, planned.row, planned.backbone, planned.task, planned.dataset, planned.seed)
     if planned.skipped:
         return CellStatus(*cell, "skipped", reason=planned.skipped)
-    there = _names(store.folder(planned.id))
-    if "record.json" in there:
+    files = _names(store.folder(planned.id))
+    if "record.json" in files:
         return CellStatus(*cell, "done")
-    failed = failure(store, planned.id) if "failure.json" in there else None
+    failed = failure(store, planned.id) if "failure.json" in files else None
     if failed is not None:
         return CellStatus(*cell, "failed", reason=failed.reason)
-    where = progress(store, planned.id) if "progress.json" in there else None
-    saved = "checkpoint.pt" in there
-    if where is None:
-        return CellStatus(*cell, "missing", reason="goes on from its checkpoint" if saved else "")
-    if not store.is_held(planned.id):
-        next_time = "goes on from its checkpoint" if saved else "starts afresh"
-        return CellStatus(
-            *cell,
-            "missing",
-            reason=f"interrupted in {where.phase} {where.step}/{where.total}; {next_time}",
-        )
-    # Clocks of two machines may disagree by a little; an update is never in the future.
+    where = progress(store, planned.id) if "progress.json" in files else None
+    if where is None or not store.is_held(planned.id):
+        reason = _reason_missing(where, is_saved="checkpoint.pt" in files)
+        return CellStatus(*cell, "missing", reason=reason)
+    # The clocks of two machines may differ a little; an update is never in the future.
     seconds = max(0.0, now - where.updated)
     return CellStatus(*cell, "running", where.step, where.total, where.phase, seconds, where.left)
 
 
+def _reason_missing(where: AttemptProgress | None, *, is_saved: bool) -> str:
+    if where is None:
+        return "goes on from its checkpoint" if is_saved else ""
+    next_time = "goes on from its checkpoint" if is_saved else "starts again"
+    return f"interrupted in {where.phase} {where.step}/{where.total}; {next_time}"
+
+
 def _names(folder: Path) -> Collection[str]:
-    """One look at a folder in place of one a file: there may be thousands of cells, and the disk far away."""
+    """List a folder once, in place of one look for each file.
+
+    There may be thousands of cells, on a slow shared disk.
+    """
     try:
         return {path.name for path in folder.iterdir()}
     except (FileNotFoundError, NotADirectoryError):

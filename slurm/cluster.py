@@ -1,4 +1,8 @@
-"""What SLURM says of jobs: squeue for those it knows, sacct, where there is one, for those it has forgotten."""
+"""What SLURM knows about jobs.
+
+squeue knows those that wait, run or ended some minutes ago; sacct, on clusters that have it, knows
+the older ones.
+"""
 
 from __future__ import annotations
 
@@ -12,28 +16,25 @@ from dataclasses import dataclass
 
 DEAD = frozenset(
     (
-        "BOOT_FAIL",
-        "CANCELLED",
-        "COMPLETED",
-        "DEADLINE",
-        "FAILED",
-        "LAUNCH_FAILED",
-        "NODE_FAIL",
-        "OUT_OF_MEMORY",
-        "PREEMPTED",
-        "TIMEOUT",
+        *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED"),
+        *("LAUNCH_FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT"),
     )
 )
 ANSWER_SECONDS = 60
+CANCELLED_AT_ONCE = 500  # job ids in one command; a command line has a maximal length
 
 
 class SlurmSilent(Exception):
-    """SLURM does not answer, for now or on this machine; the message says why."""
+    """SLURM does not answer now, or does not exist on this machine; the message says why."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """A job's state in SLURM's words; `reason` why it waits; exit code and signal are known of ended ones only, by sacct."""
+    """The state of a job in SLURM's words.
+
+    reason: why it waits.
+    code, signal: of a job that has ended, as sacct reports them; otherwise None.
+    """
 
     state: str
     reason: str = ""
@@ -42,60 +43,70 @@ class Job:
 
     @property
     def is_live(self) -> bool:
-        """It runs or may still run."""
+        """Whether it runs or may still run."""
         return self.state not in DEAD
 
 
 def jobs() -> dict[str, Job]:
-    """This user's jobs that SLURM still knows: waiting, running, and ended some minutes ago. Keys: 123, or 123_4 in an array."""
+    """Return this user's jobs that squeue knows, by id: 123, or 123_4 in an array.
+
+    Raises SlurmSilent.
+    """
     found = {}
     for line in ask("squeue", "-h", "-r", "-t", "all", "-u", str(os.getuid()), "-o", "%F|%K|%T|%r"):
         job, index, state, reason = line.split("|", 3)
-        found[job if index == "N/A" else f"{job}_{index}"] = Job(
-            state, "" if reason == "None" else reason
-        )
+        key = job if index == "N/A" else f"{job}_{index}"
+        found[key] = Job(state, "" if reason == "None" else reason)
     return found
 
 
 def read_accounting(ids: Iterable[str]) -> dict[str, Job]:
-    """How jobs ended, exit codes included. Empty where there is no accounting; without those that it has not heard of yet."""
+    """Return how jobs ended, with exit codes, as sacct reports it.
+
+    Jobs that it does not know yet are left out; on a cluster without accounting, all are.
+    """
     found = {}
     for job, state, code in _accounts(ids):
-        if state in DEAD:  # the accounts may be minutes behind
+        if state in DEAD:  # accounts may be minutes late, and still say RUNNING
             numbers = re.fullmatch(r"(\d+):(\d+)", code)
             found[job] = Job(state, "", *map(int, numbers.groups())) if numbers else Job(state)
     return found
 
 
 def _accounts(ids: Iterable[str], *more: str) -> Iterator[tuple[str, str, str]]:
-    """Job, state and exit code of each line of sacct."""
+    """Yield job, state and exit code of each line of sacct."""
     arrays = sorted({job.split("_", maxsplit=1)[0] for job in ids})
     if not arrays or shutil.which("sacct") is None:
         return
+    options = ("-n", "-P", "-o", "JobID,State,ExitCode", "-j", ",".join(arrays))
     with suppress(SlurmSilent):
-        for line in ask(
-            "sacct", "-X", *more, "-n", "-P", "-o", "JobID,State,ExitCode", "-j", ",".join(arrays)
-        ):
+        for line in ask("sacct", "-X", *more, *options):
             job, state, code = line.split("|", 2)
-            yield job, state.split(" ", maxsplit=1)[0], code  # CANCELLED by 1000
+            yield job, state.split(" ", maxsplit=1)[0], code  # "CANCELLED by 1000"
 
 
 def find_preempted(ids: Iterable[str]) -> set[str]:
-    """Those jobs that ended last by being pre-empted, whether or not they wait again. Empty where there is no accounting."""
+    """Return the jobs whose last run was pre-empted, waiting again or not.
+
+    On a cluster without accounting, none.
+    """
     wanted = set(ids)
-    rounds = _accounts(wanted, "-D")  # a line for each time that a job ran
-    last = {job: state for job, state, _ in rounds if state in DEAD or state == "REQUEUED"}
-    return {job for job, state in last.items() if job in wanted and state == "PREEMPTED"}
+    runs = _accounts(wanted, "-D")  # one line for each run of a job, the last one last
+    last = {job: state for job, state, _ in runs if state in DEAD or state == "REQUEUED"}
+    return {job for job in wanted if last.get(job) == "PREEMPTED"}
 
 
 def describe(job: Job) -> str:
-    """State, with exit code or signal if there is one."""
-    more = f", signal {job.signal}" if job.signal else f", exit code {job.code}" if job.code else ""
-    return f"{job.state}{more}"
+    """Return the state, with the signal or the exit code if there is one."""
+    if job.signal:
+        return f"{job.state}, signal {job.signal}"
+    if job.code:
+        return f"{job.state}, exit code {job.code}"
+    return job.state
 
 
 def max_array_size() -> int:
-    """How many jobs an array may have. Raises SlurmSilent."""
+    """Return how many jobs an array may have. Raises SlurmSilent."""
     for line in ask("scontrol", "show", "config"):
         if line.startswith("MaxArraySize"):
             return max(1, int(line.split("=", 1)[1]))
@@ -104,22 +115,22 @@ def max_array_size() -> int:
 
 def cancel(ids: Sequence[str]) -> None:
     """Cancel jobs that wait or run. Raises SlurmSilent."""
-    for start in range(0, len(ids), 500):  # a command line has an end
-        ask("scancel", *ids[start : start + 500])
+    for start in range(0, len(ids), CANCELLED_AT_ONCE):
+        ask("scancel", *ids[start : start + CANCELLED_AT_ONCE])
 
 
 def ask(*command: str) -> list[str]:
-    """The lines that a command of SLURM prints. Raises SlurmSilent."""
+    """Return the lines that a command of SLURM prints. Raises SlurmSilent."""
+    name = command[0]
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=ANSWER_SECONDS, check=False
         )
     except FileNotFoundError as error:
-        raise SlurmSilent(f"`{command[0]}` is not on this machine") from error
+        raise SlurmSilent(f"`{name}` is not on this machine") from error
     except subprocess.TimeoutExpired as error:
-        raise SlurmSilent(f"`{command[0]}` gave no answer in {ANSWER_SECONDS} s") from error
+        raise SlurmSilent(f"`{name}` gave no answer in {ANSWER_SECONDS} s") from error
     if done.returncode:
-        raise SlurmSilent(
-            f"`{command[0]}` failed: {(done.stderr.strip().splitlines() or ['without a word'])[-1]}"
-        )
+        lines = done.stderr.strip().splitlines() or ["no error message"]
+        raise SlurmSilent(f"`{name}` failed: {lines[-1]}")
     return [line for line in done.stdout.splitlines() if line.strip()]

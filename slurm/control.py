@@ -1,4 +1,4 @@
-"""Stop what was launched in a result folder, and show what its cells have said."""
+"""Stop what was launched in a result folder, and show the logs of its cells."""
 
 from __future__ import annotations
 
@@ -18,38 +18,37 @@ from vlpeft.slurm.states import live_cells
 
 
 class LogSection(NamedTuple):
-    """What a cell said in one log."""
+    """What a cell wrote to one log."""
 
     log: Path
     text: str
 
 
 def cancel(root: Path, sweep: str, cells: Collection[str]) -> tuple[int, int, list[str]]:
-    """Cancel SLURM jobs with any of these cells, and interrupt this machine's local launchers of the sweep.
+    """Cancel SLURM jobs with any of these cells, and interrupt this machine's local launchers.
 
-    Returns how many of each, and the other machines on which there are local launchers.
+    Returns the number of jobs, the number of launchers, and the other machines with launchers.
     """
-    doomed = _cancel_jobs(root, cells)
+    jobs = _cancel_jobs(root, cells)
     local = [each for each in launchers(root, sweep) if each.way != "slurm"]
-    for each in (is_local := [each for each in local if each.is_local]):
+    ours = [each for each in local if each.is_local]
+    for each in ours:
         _interrupt(each)
-    return doomed, len(is_local), sorted({each.host for each in local if not each.is_local})
+    return jobs, len(ours), sorted({each.host for each in local if not each.is_local})
 
 
 def _cancel_jobs(root: Path, cells: Collection[str]) -> int:
     ledger = Ledger(root.resolve())
+    # With the lock, jobs that a launcher is submitting right now are cancelled, too.
+    lock = ledger.lock() if ledger.folder.exists() else nullcontext()
     try:
-        with (
-            ledger.lock() if ledger.folder.exists() else nullcontext()
-        ):  # what a launcher is submitting just now is cancelled, too
-            doomed = sorted(
-                {
-                    sent.job
-                    for cell, (sent, job) in live_cells(root).items()
-                    if cell in cells and job.state != "COMPLETING"
-                }
-            )
-            cluster.cancel(doomed)
+        with lock:
+            doomed = {
+                sent.job
+                for cell, (sent, job) in live_cells(root).items()
+                if cell in cells and job.state != "COMPLETING"
+            }
+            cluster.cancel(sorted(doomed))
     except SlurmSilent as error:
         raise UserError(f"SLURM does not answer: {error}") from error
     return len(doomed)
@@ -61,40 +60,45 @@ def _interrupt(each: Launcher) -> None:
             os.kill(each.process, signal.SIGINT)
     except PermissionError as error:
         raise UserError(
-            f"the launcher at work here, process {each.process}, is another user's; only they can interrupt it"
+            f"the launcher at work here, process {each.process}, belongs to another user; "
+            "only they can interrupt it"
         ) from error
 
 
 def sections(root: Path, cell: str) -> Iterator[LogSection]:
-    """What the cell has said in each log, the oldest first; of a job that has not come to it, all that the job has said."""
+    """Yield what a cell wrote to each log, the oldest first.
+
+    If a job has not come to the cell, yield its whole log.
+    """
     for each in Ledger(root).submitted_jobs().get(cell, ()):
         text = _read(each.log)
         yield LogSection(each.log, _cut(text, cell) or text)
     for log in sorted(root.glob("jobs/*/*/*_log.out")):
         errors = log.with_suffix(".err")
-        if found := _cut(_read(log), cell):
-            yield LogSection(log, found)
-        if more := _unmarked(_cut(_read(errors), cell)):
-            yield LogSection(errors, more)
+        if output := _cut(_read(log), cell):
+            yield LogSection(log, output)
+        if output := _without_marks(_cut(_read(errors), cell)):
+            yield LogSection(errors, output)
 
 
 def _cut(text: str, cell: str) -> str:
-    """From each line `=== CELL starts` to the next that begins with ===, which says how it ended."""
-    kept, inside = [], False
+    """Cut from each line `=== CELL starts` to the next mark, which says how the cell ended."""
+    kept: list[str] = []
+    inside = False
     for line in text.splitlines(keepends=True):
-        marked = line.startswith("=== ")
-        if marked and not inside:
+        is_mark = line.startswith("=== ")
+        if is_mark and not inside:
             inside = line.startswith(f"=== {cell} starts")
-            kept += [line] if inside else []
-            continue
-        if inside:
+            if inside:
+                kept.append(line)
+        elif inside:
             kept.append(line)
-            inside = not marked
+            inside = not is_mark
     return "".join(kept)
 
 
-def _unmarked(text: str) -> str:
-    """Without the lines that the other log of a worker has, too."""
+def _without_marks(text: str) -> str:
+    """Drop the marks: a worker writes them to both of its logs."""
     return "".join(line for line in text.splitlines(keepends=True) if not line.startswith("=== "))
 
 

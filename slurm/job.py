@@ -1,4 +1,7 @@
-"""What a SLURM job calls: a light process without torch, which starts workers for its cells and answers SLURM's signals."""
+"""What a SLURM job runs: a light process without torch.
+
+It starts workers for its cells and answers SLURM's signals.
+"""
 
 from __future__ import annotations
 
@@ -22,11 +25,15 @@ from vlpeft.benchmark.libraries.submitit import RequeuedJob, job_log
 from vlpeft.slurm.cluster import SlurmSilent, ask
 
 POLL_SECONDS = 0.2
-SHARE = 0.75  # of the warning that a worker may take to save its cell; the rest is for requeueing
+SHARE = 0.75  # of the warning time, for workers to save their cells; the rest is for requeueing
+WORKER = "vlpeft.benchmark.launch.worker"
 
 
 class CellJob(RequeuedJob):
-    """Runs cells, `at_once` of them at a time. Only ids, a path and plain settings are pickled."""
+    """Runs cells, `at_once` of them at a time.
+
+    Only ids, a path and plain settings are pickled.
+    """
 
     def __init__(
         self,
@@ -36,91 +43,93 @@ class CellJob(RequeuedJob):
         signal_seconds: int,
         at_once: int = 1,
     ) -> None:
-        self.ids, self.root, self.runtime, self.signal_seconds, self.at_once = (
-            ids,
-            root,
-            dict(runtime),
-            signal_seconds,
-            at_once,
-        )
+        self.ids = ids
+        self.root = root
+        self.runtime = dict(runtime)
+        self.signal_seconds = signal_seconds
+        self.at_once = at_once
         self.workers: dict[int, subprocess.Popen[bytes]] = {}  # by process id
 
     def __call__(self) -> None:
-        """Run every cell that has not ended; a worker that is killed is followed by another, and its cell counts a try."""
-        log, killed, code = job_log(), 0, 0
+        """Run every cell that has not ended.
+
+        A worker that is killed is replaced by another one, and its cell counts an attempt.
+        """
+        log = job_log()
+        killed = code = 0
         for _ in range(min(self.at_once, len(self.ids))):
             self._start(log)
         while self.workers:
             pid, ended = self._wait()
             if ended < 0 and killed <= LIMIT * len(self.ids):
                 killed += 1
-                self._mourn(pid, -ended, log)
+                self._note_death(pid, -ended, log)
                 self._start(log)
-            elif ended:  # it has said why in the log, or was asked to stop: SLURM is ending the job, and keeps account of that
+            elif ended:
+                # The worker has written the reason to the log. Or it was asked to stop, because
+                # SLURM ends the job, and then SLURM's accounts have the reason.
                 code = abs(ended)
         if code:
             sys.exit(code)
 
     def resumed(self) -> CellJob:
-        """Called when SLURM announces the end of the job: stop the workers where they are saved, and be requeued."""
-        for worker in (
-            alive := [psutil.Process(pid) for pid in self.workers if psutil.pid_exists(pid)]
-        ):
+        """Stop the workers once their cells are saved, and return the job to requeue.
+
+        Called when SLURM announces the end of the job.
+        """
+        alive = [psutil.Process(pid) for pid in self.workers if psutil.pid_exists(pid)]
+        for worker in alive:
             worker.send_signal(signal.SIGTERM)
         psutil.wait_procs(alive, timeout=SHARE * self.signal_seconds)
-        if not _requeueable():
-            print("this job may not be requeued; `vlpeft sweep` submits its cells anew", flush=True)
+        if not _may_be_requeued():
+            print(
+                "this job may not be requeued; `vlpeft sweep` submits its cells again", flush=True
+            )
             sys.exit(STOPPED)
         return CellJob(self.ids, self.root, self.runtime, self.signal_seconds, self.at_once)
 
     def _start(self, log: str) -> None:
-        command = [
-            sys.executable,
-            "-u",
-            "-m",
-            "vlpeft.benchmark.launch.worker",
-            self.root,
-            json.dumps(self.runtime),
-            log,
-            *self.ids,
-        ]
-        threads = self.runtime.get("threads")
-        environment = {
-            **os.environ,
-            **SAFE_PATH,
-            "TOKENIZERS_PARALLELISM": "false",
-            **({"OMP_NUM_THREADS": str(threads)} if threads else {}),
-        }
-        before = signal.pthread_sigmask(
-            signal.SIG_BLOCK, SIGNALS
-        )  # the worker inherits this, and listens when it can
+        arguments = [self.root, json.dumps(self.runtime), log, *self.ids]
+        variables = {**os.environ, **SAFE_PATH, "TOKENIZERS_PARALLELISM": "false"}
+        if threads := self.runtime.get("threads"):
+            variables["OMP_NUM_THREADS"] = str(threads)
+        # The worker inherits the blocked signals, and unblocks them once it can handle them.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
-            process = subprocess.Popen(command, env=environment)
+            process = subprocess.Popen(
+                [sys.executable, "-u", "-m", WORKER, *arguments], env=variables
+            )
             self.workers[process.pid] = process
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def _wait(self) -> tuple[int, int]:
-        """The next worker that ends, and its exit code; negative: the signal that killed it."""
+        """Wait for the next worker that ends. Returns its process id and its exit code.
+
+        A negative code is the signal that killed it.
+        """
         while True:
             for pid, process in self.workers.items():
-                if (code := process.poll()) is not None:
+                code = process.poll()
+                if code is not None:
                     del self.workers[pid]
                     return pid, code
             time.sleep(POLL_SECONDS)
 
-    def _mourn(self, pid: int, number: int, log: str) -> None:
-        """Say in the log, and beside the cell, what killed a worker."""
+    def _note_death(self, pid: int, number: int, log: str) -> None:
+        """Write what killed a worker to the log and next to its cell."""
         store = Store(Path(self.root))
-        end = f"killed by {signal.Signals(number).name}{' (out of memory?)' if number == signal.SIGKILL else ''}"
+        end = f"killed by {signal.Signals(number).name}"
+        if number == signal.SIGKILL:
+            end += " (out of memory?)"
         current = next((cell for cell in self.ids if is_attempt_of(store, cell, pid, log)), None)
         print(f"=== {current or 'no cell yet:'} {end}", flush=True)
         if current is not None:
             note(store, current, end)
 
 
-def _requeueable() -> bool:
-    """False where SLURM would refuse, or cannot be asked from this node."""
+def _may_be_requeued() -> bool:
+    """Return False where SLURM would refuse, or does not answer on this node."""
     try:
         return "Requeue=1" in "".join(ask("scontrol", "show", "job", os.environ["SLURM_JOB_ID"]))
     except SlurmSilent:

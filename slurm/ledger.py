@@ -1,4 +1,7 @@
-"""What was submitted from a result folder: ROOT/slurm/<submission>/submission.json, beside submitit's scripts, pickles and logs."""
+"""What was submitted from a result folder.
+
+ROOT/slurm/<submission>/ holds submission.json next to submitit's scripts, pickles and logs.
+"""
 
 from __future__ import annotations
 
@@ -18,19 +21,25 @@ from vlpeft.benchmark.core.errors import UserError
 
 @dataclass(frozen=True)
 class Submission(Config):
-    """One sbatch: a job, or an array of several; `cells` are those of each job."""
+    """One call of sbatch: a job, or an array of jobs.
+
+    cells: the cells of each job.
+    """
 
     job: str
     cells: tuple[tuple[str, ...], ...]
 
     def jobs(self) -> Iterator[tuple[str, tuple[str, ...]]]:
-        """Job id and its cells."""
+        """Yield each job's id and its cells."""
+        if len(self.cells) == 1:
+            yield self.job, self.cells[0]
+            return
         for index, cells in enumerate(self.cells):
-            yield self.job if len(self.cells) == 1 else f"{self.job}_{index}", cells
+            yield f"{self.job}_{index}", cells
 
 
 class Sent(NamedTuple):
-    """The job that a cell is in, and where its log is."""
+    """A job that holds a cell, and the path of its log."""
 
     job: str
     log: Path
@@ -48,7 +57,10 @@ class Ledger:
         return self.root / "slurm"
 
     def lock(self) -> FileLock:
-        """Held while it is decided what to submit, and submitted: of two launchers the second one sees what the first has sent."""
+        """Return the lock to hold while deciding what to submit, and submitting it.
+
+        Of two launchers, the second one then sees what the first has submitted.
+        """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -58,7 +70,10 @@ class Ledger:
         return FileLock(self.folder / "lock")
 
     def new(self) -> Path:
-        """A fresh folder for one submission; names sort by time. Call it with the lock held. Raises UserError on a full disk."""
+        """Make the folder of one submission; names sort by time. Call it with the lock held.
+
+        Raises UserError on a full disk.
+        """
         number = len(list(self.folder.glob("*-*/")))
         folder = self.folder / f"{number:05d}-{time.strftime('%Y%m%d-%H%M%S')}"
         with write_errors(folder):
@@ -66,11 +81,11 @@ class Ledger:
         return folder
 
     def write(self, folder: Path, submission: Submission) -> None:
-        """Note what was submitted from a folder."""
+        """Write down what was submitted from a folder."""
         write_atomically(folder / "submission.json", to_json(dump(submission)))
 
     def submitted_jobs(self) -> dict[str, list[Sent]]:
-        """For each cell the jobs that it was in, the last one last."""
+        """Return the jobs that each cell was in, the latest last."""
         found: dict[str, list[Sent]] = {}
         for path in sorted(self.folder.glob("*/submission.json")):
             for job, cells in _read(path).jobs():

@@ -1,4 +1,7 @@
-"""Profiles: what a cluster is asked for, as a YAML of checked settings. Shipped ones are examples to copy."""
+"""Profiles: the resources that jobs ask for, as a YAML of checked settings.
+
+The shipped ones are examples to copy.
+"""
 
 from __future__ import annotations
 
@@ -19,96 +22,97 @@ from vlpeft.benchmark.core.config import (
 from vlpeft.benchmark.core.errors import UserError, did_you_mean
 
 PROFILES = Path(__file__).resolve().parent / "profiles"
-Word = Annotated[
-    str, Field(pattern=r"^[^\s]+$")
-]  # one word: it goes into a line of the sbatch script
+# One word, because it goes into a line of the sbatch script.
+Word = Annotated[str, Field(pattern=r"^[^\s]+$")]
 Line = Annotated[str, Field(pattern=r"^[^\n]+$")]
 
-
-# Options of sbatch that `sbatch:` may not set: key of the profile that does, or "" for what the launcher counts on.
-OWN = {
+# Options of sbatch that `sbatch:` may not set, each with the key of the profile that sets it.
+KEYS = {
     **{name: name for name in ("partition", "account", "qos", "constraint", "time")},
     "mem": "mem_gb",
     "cpus-per-task": "cpus",
     "requeue": "requeue",
     "no-requeue": "requeue",
-    **dict.fromkeys(
-        (
-            "array",
-            "output",
-            "error",
-            "open-mode",
-            "job-name",
-            "nodes",
-            "ntasks",
-            "ntasks-per-node",
-            "wait",
-        ),
-        "",
-    ),
 }
+# The launcher relies on its own values of these.
+RESERVED = (
+    *("array", "output", "error", "open-mode", "job-name"),
+    *("nodes", "ntasks", "ntasks-per-node", "wait"),
+)
 
 
 @dataclass(frozen=True)
 class Profile(Config):
-    """Settings of every job of a launch. What is left out is the cluster's default."""
+    """Settings of every job of a launch. A key that is left out has the cluster's default."""
 
-    time: Positive  # minutes a job may take; a cell that takes longer goes on in the next one
+    # Minutes a job may take. A cell that takes longer goes on in the next job.
+    time: Positive
     mem_gb: PositiveFloat
     summary: str = ""
     partition: Word | None = None
     account: Word | None = None
     qos: Word | None = None
     constraint: Word | None = None
-    gpus: NonNegative = 0  # with 1 or more, cells run on the GPU or fail
-    ranks: Positive = 1  # processes that train a cell together: on a GPU each, or sharing the CPUs
-    cpus: Positive = 1  # of a job; the cells that run at once and their ranks share them as threads, unless --threads says otherwise
-    array_parallelism: Positive = 100  # jobs of an array at a time
+    # With 1 or more, cells run on a GPU or fail.
+    gpus: NonNegative = 0
+    # Processes that train a cell together, each on its own GPU or sharing the CPUs.
+    ranks: Positive = 1
+    # CPUs of a job. The cells that run at once, and their ranks, share them as threads, unless
+    # --threads says otherwise.
+    cpus: Positive = 1
+    # Jobs of an array that run at a time.
+    array_parallelism: Positive = 100
     cells_per_job: Positive = 1
-    cells_at_once: Positive = (
-        1  # of a job's cells; they share its GPUs (each uses one a rank), its memory and its CPUs
-    )
-    requeue: bool = True  # false where the cluster forbids it: jobs are then submitted anew
-    signal_seconds: Positive = (
-        90  # warning before the time is over: enough for one step and a checkpoint
-    )
-    time_outs: NonNegative = 100  # how often a job may be requeued for want of time
-    setup: tuple[Line, ...] = ()  # lines of shell before Python starts, such as `module load cuda`
-    python: Line | None = None  # None: the Python that submits
-    container: Line | None = (
-        None  # what goes before Python, such as `apptainer exec --nv vlpeft.sif`
-    )
-    sbatch: dict[Word, Word | int | bool] = field(
-        default_factory=dict
-    )  # any other option of sbatch, such as `exclude: n7`
+    # Cells of a job that run at once. They share its GPUs (one a rank), its memory and its CPUs.
+    cells_at_once: Positive = 1
+    # False on clusters that forbid it: jobs are then submitted again.
+    requeue: bool = True
+    # Seconds of warning before the time is over: enough for one step and a checkpoint.
+    signal_seconds: Positive = 90
+    # How often a job may be requeued because its time was over.
+    time_outs: NonNegative = 100
+    # Lines of shell to run before Python starts, such as `module load cuda`.
+    setup: tuple[Line, ...] = ()
+    # None: the Python that submits.
+    python: Line | None = None
+    # What goes before Python, such as `apptainer exec --nv vlpeft.sif`.
+    container: Line | None = None
+    # Any other option of sbatch, such as `exclude: n7`.
+    sbatch: dict[Word, Word | int | bool] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self._check_time()
+        self._check_processes()
+        for name, value in self.sbatch.items():
+            _check_option(name, value)
+
+    def _check_time(self) -> None:
         if self.signal_seconds >= 60 * self.time:
             raise ValueError(
-                f"signal_seconds: {self.signal_seconds} leaves nothing of the {self.time} minutes of `time`"
+                f"signal_seconds: {self.signal_seconds} leaves nothing of the "
+                f"{self.time} minutes of `time`"
             )
+
+    def _check_processes(self) -> None:
         if self.cells_at_once > self.cells_per_job:
             raise ValueError(
-                f"cells_at_once: {self.cells_at_once} is more than the job's cells; set `cells_per_job` to at least that"
+                f"cells_at_once: {self.cells_at_once} is more than the job's cells; "
+                "set `cells_per_job` to at least that"
             )
         if self.gpus and self.ranks > self.gpus:
             raise ValueError(f"ranks: {self.ranks} need a GPU each, `gpus` asks for {self.gpus}")
         if self.gpus > self.ranks:
-            idle = f"gpus: {self.gpus} for ranks: {self.ranks} leaves GPUs idle: each cell uses one a rank, the first ones of its job"
-            raise ValueError(f"{idle}; set `gpus: {self.ranks}`, or `ranks: {self.gpus}`")
+            raise ValueError(
+                f"gpus: {self.gpus} for ranks: {self.ranks} leaves GPUs idle: each cell uses one "
+                "a rank, the first ones of its job; "
+                f"set `gpus: {self.ranks}`, or `ranks: {self.gpus}`"
+            )
         if self.threads < 1:
             processes = self.ranks * self.cells_at_once
             raise ValueError(
-                f"cpus: {self.cpus} is less than one for each of the {processes} processes that run at once"
+                f"cpus: {self.cpus} is less than one for each of the {processes} processes "
+                "that run at once"
             )
-        for name, value in self.sbatch.items():
-            key = OWN.get(name.replace("_", "-"))
-            if key is not None:
-                raise ValueError(
-                    f"sbatch: {name}: {f'write `{key}` beside `sbatch`' if key else 'the launcher sets it'}; remove it here"
-                )
-            if value is False:
-                raise ValueError(f"sbatch: {name}: false: sbatch has no such option; leave it out")
 
     @property
     def threads(self) -> int:
@@ -116,8 +120,9 @@ class Profile(Config):
         return self.cpus // (self.ranks * self.cells_at_once)
 
     def parameters(self) -> dict[str, Any]:
-        """What submitit's AutoExecutor is told."""
+        """Return the parameters of submitit's AutoExecutor."""
         names = ("partition", "account", "qos", "constraint", "array_parallelism")
+        requeue = "requeue" if self.requeue else "no-requeue"
         return {
             "timeout_min": self.time,
             "mem_gb": self.mem_gb,
@@ -128,20 +133,30 @@ class Profile(Config):
             "stderr_to_stdout": True,
             **{f"slurm_{name}": getattr(self, name) for name in names},
             "slurm_signal_delay_s": self.signal_seconds,
-            "slurm_additional_parameters": {
-                "requeue" if self.requeue else "no-requeue": True,
-                **self.sbatch,
-            },
+            "slurm_additional_parameters": {requeue: True, **self.sbatch},
         }
 
 
+def _check_option(name: str, value: Word | int | bool) -> None:
+    option = name.replace("_", "-")
+    if option in KEYS:
+        raise ValueError(f"sbatch: {name}: write `{KEYS[option]}` next to `sbatch`; remove it here")
+    if option in RESERVED:
+        raise ValueError(f"sbatch: {name}: the launcher sets it; remove it here")
+    if value is False:
+        raise ValueError(f"sbatch: {name}: false: sbatch has no such option; leave it out")
+
+
 def profile_names() -> list[str]:
-    """The shipped profiles."""
+    """Return the names of the shipped profiles."""
     return sorted(path.stem for path in PROFILES.glob("*.yaml"))
 
 
 def load_profile(name_or_path: str) -> Profile:
-    """A shipped profile, or one's own file. Raises UserError naming the file, the key and the fix."""
+    """Read a shipped profile or the user's own file.
+
+    Raises UserError naming the file, the key and the fix.
+    """
     own = name_or_path.endswith((".yaml", ".yml"))
     path = Path(name_or_path) if own else PROFILES / f"{name_or_path}.yaml"
     if not own and not path.exists():

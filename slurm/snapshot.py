@@ -1,8 +1,9 @@
-"""The code as it is when jobs are submitted, copied to ROOT/slurm/code/<hash>: what is edited while they wait does not reach them.
+"""The code at the time of a submission, copied to ROOT/slurm/code/<hash>.
 
-Not submitit's RsyncSnapshot: it clones the whole repository and rsyncs what is checked in, so that it needs a repository
-(a wheel has none) and rsync, leaves new files out, and copies everything again for each launch, into a folder that a
-launch which is killed leaves half made.
+Edits made while jobs wait do not reach them.
+
+submitit's RsyncSnapshot does not fit: it needs a repository (a wheel has none) and rsync. It leaves
+out new files, copies everything again for each launch, and leaves a torn folder if it is killed.
 """
 
 from __future__ import annotations
@@ -25,40 +26,43 @@ from vlpeft.benchmark.core.registry import REPOSITORY
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The packages' files, path -> content, with snapshot.json, which tells their commit.
+    """The packages' files, path -> content, and snapshot.json, which holds their commit.
 
-    One rule for checkouts, editable installs and wheels: the folders that the packages are imported from are copied.
+    For checkouts, editable installs and wheels alike, the folders are copied that the packages are
+    imported from.
     """
 
     files: Mapping[str, bytes]
 
     @classmethod
     def take(cls, folder: Path = REPOSITORY) -> Snapshot:
-        """Read them. A launch that submits again, days later, still has the code that it began with."""
+        """Read the files, so that a launch which submits again days later sends the same code."""
         found = {name: (folder / name).read_bytes() for name in codebase.files(folder)}
         about = dump(codebase.code(folder))
-        del about["snapshot"]  # of the snapshot that this one is taken from, if it is
+        del about["snapshot"]  # where this code is itself a snapshot
         return cls({**found, codebase.NOTE: to_json(about)})
 
     @cached_property
     def name(self) -> str:
-        """Hash of the content: the same code is copied once."""
+        """The hash of the content: the same code is copied once."""
         digest = hashlib.sha256()
         for name, content in sorted(self.files.items()):
             digest.update(f"{name}\0{len(content)}\0".encode() + content)
         return digest.hexdigest()[:16]
 
     def setup(self, folder: Path) -> list[str]:
-        """Lines of shell that make a job import from the copy in `folder`, and not from where it was submitted."""
+        """Return the lines of shell that make a job import from the copy in `folder`."""
+        path = shlex.quote(str(folder / self.name))
         return [
-            f"export PYTHONPATH={shlex.quote(str(folder / self.name))}${{PYTHONPATH:+:$PYTHONPATH}}",
-            "export PYTHONSAFEPATH=1  # `python -m` would look into the current folder first: the checkout, often",
+            f"export PYTHONPATH={path}${{PYTHONPATH:+:$PYTHONPATH}}",
+            # `python -m` would search the current folder first, which is often the checkout.
+            "export PYTHONSAFEPATH=1",
         ]
 
     def write(self, folder: Path) -> None:
-        """Make the copy folder/NAME unless it is there. Raises UserError where it cannot be written or was changed.
+        """Make the copy folder/NAME unless it exists. Hold the ledger's lock meanwhile.
 
-        Nobody else may be writing into `folder`: hold the ledger's lock.
+        Raises UserError if it cannot be written, or was changed since.
         """
         target = folder / self.name
         try:
@@ -73,7 +77,7 @@ class Snapshot:
 
     def _make(self, folder: Path, target: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        for torn in folder.glob(".*"):  # what a killed launch has left
+        for torn in folder.glob(".*"):  # left by a launch that was killed
             shutil.rmtree(torn)
         with tempfile.TemporaryDirectory(
             dir=folder, prefix=".", ignore_cleanup_errors=True
@@ -89,5 +93,6 @@ class Snapshot:
             path = target / name
             if not path.is_file() or path.read_bytes() != content:
                 raise UserError(
-                    f"{path} is not what was copied there; when no job needs it any more, remove {target} and run again"
+                    f"{path} was changed after it was copied; when no job needs {target} "
+                    "any more, remove it and run again"
                 )

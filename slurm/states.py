@@ -1,9 +1,9 @@
-"""What there is to say of cells that have neither record nor failure, from the queue and the accounts of SLURM."""
+"""What SLURM's queue and accounts say about cells that have neither a record nor a failure."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -12,29 +12,34 @@ from vlpeft.slurm.ledger import Ledger, Sent
 
 
 class Note(NamedTuple):
-    """Whether a cell will run by itself, or why it will not, in words."""
+    """Whether a cell will run without a new launch, and why or why not."""
 
     state: Literal["pending", "preempted", "missing"]
     text: str
 
 
 def live_cells(root: Path) -> dict[str, tuple[Sent, Job]]:
-    """Cells that are in a job that waits or runs. Raises SlurmSilent; asks nothing where nothing was ever submitted."""
+    """Return the cells of jobs that wait or run.
+
+    Raises SlurmSilent; does not ask SLURM where nothing was submitted.
+    """
     sent = Ledger(root.resolve()).submitted_jobs()
     known = jobs() if sent else {}
-    pairs = {
-        cell: (each, known[each.job])
-        for cell, all_ in sent.items()
-        for each in all_
-        if each.job in known
-    }
-    return {cell: (each, job) for cell, (each, job) in pairs.items() if job.is_live}
+    found: dict[str, tuple[Sent, Job]] = {}
+    for cell, all_ in sent.items():
+        last = [each for each in all_ if each.job in known][-1:]
+        if last and known[last[0].job].is_live:
+            found[cell] = (last[0], known[last[0].job])
+    return found
 
 
 def notes(root: Path, cells: Collection[str], begun: Collection[str] = ()) -> dict[str, Note]:
-    """A note on each of those cells that was submitted: where it waits, or how its last job ended. `begun`: those that ran before.
+    """Return a note on each submitted cell: where it waits, or how its last job ended.
 
-    Without accounting, jobs that SLURM has forgotten are said to have ended; without SLURM on this machine nothing is known.
+    begun: the cells that ran before.
+
+    Without accounting, jobs that SLURM has forgotten count as ended. Without SLURM on this machine,
+    the state of a cell is unknown.
     """
     sent = Ledger(root.resolve()).submitted_jobs()
     last = {cell: sent[cell][-1].job for cell in cells if cell in sent}
@@ -43,48 +48,47 @@ def notes(root: Path, cells: Collection[str], begun: Collection[str] = ()) -> di
     try:
         known = jobs()
     except SlurmSilent as error:
-        return dict.fromkeys(last, Note("pending", f"in the queue or not, nobody knows: {error}"))
+        return dict.fromkeys(last, Note("pending", f"queue state unknown: {error}"))
     gone = {job for job in last.values() if job not in known or not known[job].is_live}
     waiting = {last[cell] for cell in begun if cell in last and last[cell] not in gone}
-    told, struck = read_accounting(gone), find_preempted(waiting)
-    shared = {
-        job
-        for job, cells in Counter(each.job for all_ in sent.values() for each in all_).items()
-        if cells > 1
-    }
-    return {
-        cell: _note(
-            job,
-            told.get(job) if job in gone else None,
-            known.get(job),
-            job in struck,
-            job in shared,
-        )
-        for cell, job in last.items()
-    }
+    view = _View(known, read_accounting(gone), find_preempted(waiting), _shared(sent))
+    return {cell: view.note(job, ended=job in gone) for cell, job in last.items()}
 
 
-def _note(job: str, told: Job | None, known: Job | None, struck: bool, shared: bool) -> Note:
-    about = told or known
-    if about is None:
-        return Note("missing", f"its job {job} has ended; `vlpeft sweep` submits it again")
-    if not about.is_live:
-        state: Literal["preempted", "missing"] = (
-            "preempted" if about.state == "PREEMPTED" else "missing"
-        )
-        return Note(
-            state, f"its job {job} ended as {describe(about)}; `vlpeft sweep` submits it again"
-        )
-    if about.state == "RUNNING":  # and the cell does not show yet
-        return Note(
-            "pending",
-            f"in job {job}, {'which runs: starting, or behind its other cells' if shared else 'starting'}",
-        )
-    if about.state != "PENDING":
-        return Note("pending", f"in job {job}, {about.state}")
-    reason = f" ({about.reason})" if about.reason else ""
-    return (
-        Note("preempted", f"queued again as job {job}{reason}")
-        if struck
-        else Note("pending", f"queued as job {job}{reason}")
-    )
+def _shared(sent: Mapping[str, Sequence[Sent]]) -> set[str]:
+    """Return the jobs of more than one cell."""
+    counts = Counter(each.job for all_ in sent.values() for each in all_)
+    return {job for job, cells in counts.items() if cells > 1}
+
+
+class _View(NamedTuple):
+    """What is known about jobs at one moment."""
+
+    queue: Mapping[str, Job]
+    accounts: Mapping[str, Job]
+    preempted: Collection[str]
+    shared: Collection[str]
+
+    def note(self, job: str, *, ended: bool) -> Note:
+        about = self.queue.get(job)
+        if ended:
+            about = self.accounts.get(job, about)
+        if about is None:
+            return Note("missing", f"its job {job} has ended; `vlpeft sweep` submits it again")
+        return self._live(job, about) if about.is_live else _ended(job, about)
+
+    def _live(self, job: str, about: Job) -> Note:
+        if about.state == "RUNNING":  # but the cell does not report progress yet
+            where = "which runs: starting, or behind its other cells"
+            return Note("pending", f"in job {job}, {where if job in self.shared else 'starting'}")
+        if about.state != "PENDING":
+            return Note("pending", f"in job {job}, {about.state}")
+        reason = f" ({about.reason})" if about.reason else ""
+        if job in self.preempted:
+            return Note("preempted", f"queued again as job {job}{reason}")
+        return Note("pending", f"queued as job {job}{reason}")
+
+
+def _ended(job: str, about: Job) -> Note:
+    text = f"its job {job} ended as {describe(about)}; `vlpeft sweep` submits it again"
+    return Note("preempted" if about.state == "PREEMPTED" else "missing", text)

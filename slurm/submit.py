@@ -1,4 +1,4 @@
-"""Cells to SLURM: cut into jobs and arrays, submitted through submitit."""
+"""Send cells to SLURM: cut into jobs and arrays, and submitted through submitit."""
 
 from __future__ import annotations
 
@@ -28,81 +28,67 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Submitter:
-    """Submits cells of one result folder with one profile, one runtime and the code of one moment."""
+    """Submits cells of one result folder with one profile, one runtime and one version of the code.
+
+    name: of the jobs, as squeue shows it.
+    """
 
     ledger: Ledger
     profile: Profile
     runtime: Mapping[str, Any]
-    name: str  # of the jobs, as squeue shows it
+    name: str
     code: Snapshot
 
     @classmethod
     def make(cls, root: Path, profile: Profile, runtime: Any, name: str) -> Submitter:
-        """With the profile's threads and device where the runtime leaves them open. Raises UserError for a root that cannot name a log."""
+        """Make one with the profile's threads and device where the runtime leaves them open.
+
+        Raises UserError for a root that cannot be part of a log's name.
+        """
         if any(sign in str(root.resolve()) for sign in "%\\\n"):
             raise UserError(
-                f"--root {root}: SLURM reads % and \\ in the names of logs as signs of its own; choose a path without them"
+                f"--root {root}: % and \\ have a meaning of their own in the names of SLURM's "
+                "logs; choose a path without them"
             )
-        settings = dump(runtime)
-        settings["ranks"] = profile.ranks
-        settings["threads"] = settings["threads"] or profile.threads
-        if profile.gpus and settings["device"] == "auto":
-            settings["device"] = (
-                "cuda"  # a node whose GPU cannot be seen is an error, not a reason to take weeks on its CPU
-            )
-        return cls(
-            Ledger(root.resolve()),
-            profile,
-            settings,
-            f"vlpeft-{' '.join(name.split())}",
-            Snapshot.take(),
-        )
+        settings = _complete(dump(runtime), profile)
+        words = " ".join(name.split())
+        return cls(Ledger(root.resolve()), profile, settings, f"vlpeft-{words}", Snapshot.take())
 
     def submit(self, ids: Sequence[str], *, afresh: bool = False) -> int:
-        """Submit those cells that are in no live job; returns how many. `afresh` forgets how they ended before.
+        """Submit the cells that are in no live job. Returns how many.
+
+        afresh: forget how they ended before.
 
         Raises UserError where SLURM refuses.
         """
         with self.ledger.lock():
-            new = self._not_live(ids)
+            new = self._without_job(ids)
             if afresh:
                 clear_failures(new, self.ledger.root)
             if new:
                 self.code.write(self._copies)
                 keep_diff(self.ledger.root)
-            groups, done = list(chunks(new, self.profile.cells_per_job)), 0
-            for array in chunks(groups, _array_size()) if groups else ():
-                self._submit(
-                    array,
-                    f"; {done} of {len(new)} cells are submitted, the same command submits the rest"
-                    if done
-                    else "",
-                )
-                done += sum(map(len, array))
+                self._submit_all(new)
         return len(new)
 
     def dry_run(self, ids: Sequence[str]) -> str:
-        """The script of the first array, and what SLURM would say to it; nothing is submitted. Raises UserError if SLURM refuses."""
+        """Return the script of the first array, and SLURM's answer to it, without submitting.
+
+        Raises UserError if SLURM refuses.
+        """
         if not ids:
             return "# nothing to submit: all cells are done\n"
         arrays = list(chunks(list(chunks(ids, self.profile.cells_per_job)), _array_size()))
         from vlpeft.benchmark.libraries.submitit import submission_script
 
-        with tempfile.TemporaryDirectory() as folder:
-            text = submission_script(
-                self._executor(self.ledger.folder / "SUBMISSION"), len(arrays[0])
-            )
-            script = Path(folder) / "script.sh"
-            script.write_text(text, encoding="utf-8")
-            said = subprocess.run(
-                ["sbatch", "--test-only", str(script)], capture_output=True, text=True, check=False
-            )
-        answer = " ".join((said.stderr or said.stdout).split())
-        if said.returncode:
-            raise UserError(f"SLURM refuses this profile: {answer}")
-        return f"{text}\n# {len(ids)} cells in {sum(map(len, arrays))} jobs, {len(arrays)} x sbatch\n# {answer}\n"
+        executor = self._executor(self.ledger.folder / "SUBMISSION")
+        text = submission_script(executor, len(arrays[0]))
+        answer = _test_script(text)
+        number = sum(map(len, arrays))
+        summary = f"# {len(ids)} cells in {number} jobs, {len(arrays)} x sbatch"
+        return f"{text}\n{summary}\n# {answer}\n"
 
-    def _not_live(self, ids: Sequence[str]) -> list[str]:
+    def _without_job(self, ids: Sequence[str]) -> list[str]:
         try:
             known = jobs()
         except SlurmSilent as error:
@@ -111,51 +97,71 @@ class Submitter:
         sent = self.ledger.submitted_jobs()
         return [cell for cell in ids if not any(each.job in live for each in sent.get(cell, ()))]
 
-    def _submit(self, groups: Sequence[Sequence[str]], left: str) -> None:
+    def _submit_all(self, ids: Sequence[str]) -> None:
+        groups = list(chunks(ids, self.profile.cells_per_job))
+        done = 0
+        for array in chunks(groups, _array_size()):
+            left = ""
+            if done:
+                left = (
+                    f"; {done} of {len(ids)} cells are submitted, the same command submits the rest"
+                )
+            self._submit_array(array, left)
+            done += sum(map(len, array))
+
+    def _submit_array(self, groups: Sequence[Sequence[str]], left: str) -> None:
+        """Submit one array, a job for each group. `left` ends every error message."""
         folder = self.ledger.new()
-        executor = self._executor(folder)
-        root, warning, at_once = (
-            str(self.ledger.root),
-            self.profile.signal_seconds,
-            self.profile.cells_at_once,
-        )
-        try:
-            with (
-                contextlib.redirect_stderr(io.StringIO()),
-                executor.batch(),
-            ):  # submitit prints what it raises, too
-                made = [
-                    executor.submit(CellJob(tuple(ids), root, self.runtime, warning, at_once))
-                    for ids in groups
-                ]
-        except RuntimeError as error:  # of submitit, with what sbatch said
-            raise UserError(
-                f"SLURM refuses the jobs: {' '.join(str(error).split())}{left}"
-            ) from error
-        except OSError as error:
-            raise UserError(
-                f"cannot write {folder}: {error.strerror}; choose a writable --root with free space{left}"
-            ) from error
-        job = made[0].job_id.split("_")[0]
+        job = self._send(folder, groups, left)
         try:
             self.ledger.write(folder, Submission(job, tuple(map(tuple, groups))))
-        except UserError as error:  # a job that nobody knows of must not run
+        except UserError as error:  # a job that is not written down must not run
             cancel([job])
             raise UserError(f"{error}{left}") from error
 
-    def _executor(self, folder: Path) -> Any:
-        from vlpeft.benchmark.libraries.submitit import slurm_executor
+    def _send(self, folder: Path, groups: Sequence[Sequence[str]], left: str) -> str:
+        executor = self._executor(folder)
+        calls = [self._call(ids) for ids in groups]
+        silence = contextlib.redirect_stderr(io.StringIO())  # submitit also prints what it raises
+        try:
+            with silence, executor.batch():
+                jobs_made = [executor.submit(call) for call in calls]
+        except RuntimeError as error:  # raised by submitit, with the output of sbatch
+            message = " ".join(str(error).split())
+            raise UserError(f"SLURM refuses the jobs: {message}{left}") from error
+        except OSError as error:
+            raise UserError(
+                f"cannot write {folder}: {error.strerror}; "
+                f"choose a writable --root with free space{left}"
+            ) from error
+        first: str = jobs_made[0].job_id
+        return first.partition("_")[0]
 
+    def _call(self, ids: Sequence[str]) -> CellJob:
+        return CellJob(
+            tuple(ids),
+            str(self.ledger.root),
+            self.runtime,
+            self.profile.signal_seconds,
+            self.profile.cells_at_once,
+        )
+
+    def _executor(self, folder: Path) -> Any:
         python = self.profile.python or shlex.quote(sys.executable)
-        started = f"{self.profile.container} {python}" if self.profile.container else python
-        # The profile's lines are in the middle: they may point to another cache or allow the hub, but never to other code.
+        if self.profile.container:
+            python = f"{self.profile.container} {python}"
+        # The profile's lines are in the middle. They may name another cache or allow the hub, but
+        # they cannot make a job import other code.
         setup = ["export HF_HUB_OFFLINE=1", *self.profile.setup, *self.code.setup(self._copies)]
         parameters = {**self.profile.parameters(), "slurm_setup": setup}
+        from vlpeft.benchmark.libraries.submitit import slurm_executor
+
         try:
-            return slurm_executor(folder, started, self.profile.time_outs, self.name, parameters)
+            return slurm_executor(folder, python, self.profile.time_outs, self.name, parameters)
         except RuntimeError as error:
             raise UserError(
-                "there is no SLURM on this machine (no `srun`); use --on local, or go to the cluster's login node"
+                "there is no SLURM on this machine (no `srun`); use --on local, "
+                "or go to the cluster's login node"
             ) from error
 
     @property
@@ -163,8 +169,32 @@ class Submitter:
         return self.ledger.folder / "code"
 
 
+def _complete(settings: dict[str, Any], profile: Profile) -> dict[str, Any]:
+    """Fill in what the profile says about a runtime's settings."""
+    settings["ranks"] = profile.ranks
+    settings["threads"] = settings["threads"] or profile.threads
+    if profile.gpus and settings["device"] == "auto":
+        # On a node whose GPU does not work, the cell must fail, and not take weeks on its CPU.
+        settings["device"] = "cuda"
+    return settings
+
+
+def _test_script(text: str) -> str:
+    """Return what SLURM says about a script. Raises UserError if it refuses."""
+    with tempfile.TemporaryDirectory() as folder:
+        script = Path(folder) / "script.sh"
+        script.write_text(text, encoding="utf-8")
+        done = subprocess.run(
+            ["sbatch", "--test-only", str(script)], capture_output=True, text=True, check=False
+        )
+    answer = " ".join((done.stderr or done.stdout).split())
+    if done.returncode:
+        raise UserError(f"SLURM refuses this profile: {answer}")
+    return answer
+
+
 def chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
-    """Slices of at most `size` items."""
+    """Yield slices of at most `size` items."""
     return (items[start : start + size] for start in range(0, len(items), size))
 
 

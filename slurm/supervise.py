@@ -1,6 +1,7 @@
-"""Wait for submitted cells; submit again what SLURM has lost, and give up, with a cause, what cannot be mended by trying.
+"""Wait for submitted cells.
 
-SLURM is not believed: only a record or a failure.json ends a cell, whatever state its job is said to be in.
+Cells that SLURM has lost are submitted again. Cells that trying again cannot fix are given up, with
+a cause. SLURM's word alone does not end a cell: only a record or a failure.json does.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from signal import SIGABRT, SIGBUS, SIGKILL, SIGSEGV, SIGTERM, SIGUSR2
@@ -17,24 +18,19 @@ from typing import TYPE_CHECKING
 from vlpeft.benchmark.cells.records import Store
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.launch.tries import LIMIT, checkpoint, give_up, was_interrupted
-from vlpeft.benchmark.launch.worker import STOPPED
-from vlpeft.benchmark.launch.worker import has_ended as cell_ended
+from vlpeft.benchmark.launch.worker import STOPPED, has_ended
 from vlpeft.slurm.cluster import Job, SlurmSilent, describe, jobs, read_accounting
 from vlpeft.slurm.ledger import Sent
 
-if TYPE_CHECKING:
-    from vlpeft.slurm.submit import (
-        Submitter,
-    )  # imports submitit, which `vlpeft status` can do without
+if TYPE_CHECKING:  # it imports submitit, which `vlpeft status` does not need
+    from vlpeft.slurm.submit import Submitter
 
 POLL_SECONDS = 5.0
-# srun reports a killed task as the signal's number or 128 more. SIGUSR2 kills a job that has not yet begun to listen.
+# srun reports a killed task as the number of the signal, or 128 more. SIGUSR2 kills a job that
+# does not handle it yet.
 KILLED = (SIGABRT, SIGBUS, SIGKILL, SIGSEGV, SIGTERM, SIGUSR2)
 UNKNOWN = Job("UNKNOWN")
-FOR_ALL = (
-    "CANCELLED",
-    "COMPLETED",
-)  # true of each cell of a job: it is not wanted, or has had its turn
+FOR_ALL = ("CANCELLED", "COMPLETED")  # these say something about every cell of a job
 CAUSES = {  # SLURM's words in ours, as failure.json and `retry --cause` have them
     "OUT_OF_MEMORY": "out of memory",
     "TIMEOUT": "time limit",
@@ -49,66 +45,68 @@ CAUSES = {  # SLURM's words in ours, as failure.json and `retry --cause` have th
 
 @dataclass
 class Supervisor:
-    """Looks after the cells of one launch."""
+    """Looks after the cells of one launch.
+
+    again: how often each cell was lost since its checkpoint last changed.
+    checkpoints: when each cell was saved, at the time it was lost last.
+    judged: the last job that was counted against each cell.
+    refusal: SLURM's message when it last refused to take cells again.
+    missed: cells without a live job at the last look.
+    ending: jobs that were ending when the launch began, for example cancelled before it.
+    """
 
     submitter: Submitter
     watch: Callable[[], None]
-    again: Counter[str] = field(
-        default_factory=Counter
-    )  # how often a cell was lost since it last got further
-    checkpoints: dict[str, int | None] = field(default_factory=dict)  # when it was lost last
-    judged: dict[str, str] = field(default_factory=dict)  # the job of which that was counted last
-    refusal: str = ""  # what SLURM said when it last refused to take cells again
-    missed: frozenset[str] = frozenset()  # cells without a live job at the last look
-    ending: frozenset[str] = (
-        frozenset()
-    )  # jobs that were ending when the launch began: cancelled before, say
+    again: Counter[str] = field(default_factory=Counter)
+    checkpoints: dict[str, int | None] = field(default_factory=dict)
+    judged: dict[str, str] = field(default_factory=dict)
+    refusal: str = ""
+    missed: frozenset[str] = frozenset()
+    ending: frozenset[str] = frozenset()
 
     def wait(self, cells: Sequence[str]) -> None:
         """Return when every cell has ended."""
         store = Store(self.submitter.ledger.root)
         with suppress(SlurmSilent):
-            self.ending = frozenset(
-                job for job, about in jobs().items() if about.state == "COMPLETING"
-            )
-        while waiting := [cell for cell in cells if not cell_ended(store, cell)]:
+            states = {job: about.state for job, about in jobs().items()}
+            self.ending = frozenset(job for job in states if states[job] == "COMPLETING")
+        while waiting := [cell for cell in cells if not has_ended(store, cell)]:
             self.look(store, waiting)
             self.watch()
             time.sleep(POLL_SECONDS)
         self.watch()
 
     def look(self, store: Store, waiting: Sequence[str]) -> None:
-        """One look at the queue. A cell is lost if two looks in a row show no job for it: records may be slow to show on a shared disk."""
+        """Look at the queue once, and deal with the cells that are lost.
+
+        A cell is lost if two looks in a row find no job for it: on a shared disk, its record may
+        appear late.
+        """
         try:
             known = jobs()
         except SlurmSilent:  # its controller may be restarting; the jobs go on
             return
         sent = self.submitter.ledger.submitted_jobs()
-        idle = {
-            cell for cell in waiting if not any(_live(known, each) for each in sent.get(cell, ()))
-        }
-        lost = [
-            cell
-            for cell in waiting
-            if cell in idle & self.missed
-            and not cell_ended(store, cell)
-            and not store.is_held(cell)
-        ]
+        idle = {cell for cell in waiting if not _has_live_job(known, sent.get(cell, ()))}
+        lost = [cell for cell in waiting if cell in idle and self._is_lost(store, cell)]
         self.missed = frozenset(idle) - set(lost)
-        if lost:
-            self._mend(
-                store,
-                {cell: sent[cell][-1] for cell in lost if cell in sent},
-                known,
-                self._blamed(store, lost, sent),
-            )
-            self._submit(
-                [cell for cell in lost if not cell_ended(store, cell)],
-                alone=len(idle) == len(waiting),
-            )
+        if not lost:
+            return
+        last = {cell: sent[cell][-1] for cell in lost if cell in sent}
+        self._judge(store, last, known, self._blamed(store, last, sent))
+        again = [cell for cell in lost if not has_ended(store, cell)]
+        self._submit(again, alone=len(idle) == len(waiting))
+
+    def _is_lost(self, store: Store, cell: str) -> bool:
+        """Return whether a cell without a live job had none at the last look, and has not ended."""
+        return cell in self.missed and not has_ended(store, cell) and not store.is_held(cell)
 
     def _submit(self, cells: Sequence[str], *, alone: bool) -> None:
-        """Submit them again. Where SLURM refuses while other jobs go on (a user may have so many, say), it is asked again later."""
+        """Submit cells again.
+
+        SLURM may refuse, for example where a user may have only so many jobs. While other jobs go
+        on (not `alone`), the next look asks again.
+        """
         try:
             self.submitter.submit(cells)
         except UserError as error:
@@ -119,66 +117,88 @@ class Supervisor:
             self.refusal = str(error)
 
     def _blamed(
-        self, store: Store, lost: Sequence[str], sent: Mapping[str, Sequence[Sent]]
+        self, store: Store, lost: Mapping[str, Sent], sent: Mapping[str, Sequence[Sent]]
     ) -> set[str]:
-        """The cells that the end of their job speaks against: those that it cut short; of a job that cut none short, all.
+        """Return the cells that the end of their job counts against.
 
-        But none of a job in which another cell got further: they have only not come to their turn.
+        These are the cells that ran when it ended; if none ran, all cells of the job. But a job in
+        which another cell made progress is excused: its waiting cells only had no turn yet.
         """
-        gone = {sent[cell][-1].job for cell in lost if cell in sent}
+        gone = {each.job for each in lost.values()}
         cut, excused = set[str](), set[str]()
-        for cell, each in (
-            (cell, each) for cell, all_ in sent.items() for each in all_ if each.job in gone
-        ):
+        for cell, each in _cells_of(gone, sent):
             if was_interrupted(store, cell, str(each.log)):
                 cut.add(cell)
                 excused.add(each.job)
-            elif cell_ended(store, cell) or checkpoint(store, cell) != self.checkpoints.get(cell):
+            elif self._made_progress(store, cell):
                 excused.add(each.job)
-        return cut | {cell for cell in lost if cell in sent and sent[cell][-1].job not in excused}
+        return cut | {cell for cell, each in lost.items() if each.job not in excused}
 
-    def _mend(
-        self, store: Store, lost: dict[str, Sent], known: dict[str, Job], blamed: set[str]
+    def _made_progress(self, store: Store, cell: str) -> bool:
+        return has_ended(store, cell) or checkpoint(store, cell) != self.checkpoints.get(cell)
+
+    def _judge(
+        self,
+        store: Store,
+        lost: Mapping[str, Sent],
+        known: Mapping[str, Job],
+        blamed: Collection[str],
     ) -> None:
-        told = read_accounting(each.job for each in lost.values())
+        """Count the end of a job against its cells, and give up the cells with a verdict."""
+        accounts = read_accounting(each.job for each in lost.values())
         for cell, each in lost.items():
-            job = told.get(each.job) or known.get(each.job) or UNKNOWN
+            job = accounts.get(each.job) or known.get(each.job) or UNKNOWN
             if each.job in self.ending:
                 job = UNKNOWN
-            now = checkpoint(store, cell)
-            blame = (cell in blamed or job.state in FOR_ALL) and self.judged.get(cell) != each.job
-            self.judged[cell] = each.job
-            if blame:
-                self.again[cell] = self.again[cell] + 1 if self.checkpoints.get(cell) == now else 1
-            self.checkpoints[cell] = now
-            cause = verdict(job, self.again[cell]) if blame else ""
-            if cause == "cancelled":
-                give_up(
-                    store,
-                    cell,
-                    cause,
-                    f"job {each.job} was cancelled; `vlpeft retry --cause cancelled` runs it again",
-                    log="",
-                )
-            elif cause:
-                give_up(
-                    store, cell, cause, f"job {each.job} ended as {describe(job)}", str(each.log)
-                )
+            is_blamed = cell in blamed or job.state in FOR_ALL
+            if self._count(store, cell, each.job, is_blamed=is_blamed):
+                _give_up(store, cell, each, job, verdict(job, self.again[cell]))
+
+    def _count(self, store: Store, cell: str, job: str, *, is_blamed: bool) -> bool:
+        """Count a lost job once. Returns whether it counts against the cell."""
+        counts = is_blamed and self.judged.get(cell) != job
+        now = checkpoint(store, cell)
+        if counts:
+            stuck = self.checkpoints.get(cell) == now
+            self.again[cell] = self.again[cell] + 1 if stuck else 1
+        self.judged[cell] = job
+        self.checkpoints[cell] = now
+        return counts
+
+
+def _cells_of(
+    gone: Collection[str], sent: Mapping[str, Sequence[Sent]]
+) -> Iterator[tuple[str, Sent]]:
+    """Yield every cell of these jobs."""
+    for cell, all_ in sent.items():
+        for each in all_:
+            if each.job in gone:
+                yield cell, each
+
+
+def _give_up(store: Store, cell: str, sent: Sent, job: Job, cause: str) -> None:
+    """Give up a cell for a cause; without one ("") it is tried again."""
+    if cause == "cancelled":
+        fix = "`vlpeft retry --cause cancelled` runs it again"
+        give_up(store, cell, cause, f"job {sent.job} was cancelled; {fix}", log="")
+    elif cause:
+        message = f"job {sent.job} ended as {describe(job)}"
+        give_up(store, cell, cause, message, str(sent.log))
 
 
 def verdict(job: Job, count: int) -> str:
-    """Why a cell whose job has ended without a word about it is given up; "" if it is to be tried again.
+    """Return why a cell is given up whose job ended without an error message; "" to try again.
 
-    count: how often it was lost without any progress in between.
+    count: how often it was lost without progress in between.
     """
     if job.state == "CANCELLED":
         return "cancelled"
     killed = bool(job.signal) or job.code in KILLED or (job.code or 0) > 128
-    by_itself = job.state == "FAILED" and not killed and job.code not in (None, 0, STOPPED)
-    if by_itself or count >= LIMIT:
+    failed = job.state == "FAILED" and not killed and job.code not in (None, 0, STOPPED)
+    if failed or count >= LIMIT:
         return CAUSES.get(job.state, "killed" if killed else "job failed")
     return ""
 
 
-def _live(known: dict[str, Job], each: Sent) -> bool:
-    return each.job in known and known[each.job].is_live
+def _has_live_job(known: Mapping[str, Job], sent: Sequence[Sent]) -> bool:
+    return any(each.job in known and known[each.job].is_live for each in sent)

@@ -14,17 +14,21 @@ from vlpeft.slurm.profiles import Profile
 
 @dataclass(frozen=True)
 class Slurm:
-    """In jobs of a SLURM cluster."""
+    """Runs cells in jobs of a SLURM cluster.
+
+    sweep: as the user named it.
+    """
 
     runtime: Any
     profile: Profile
-    sweep: str  # as it was given
+    sweep: str
     detach: bool
 
     def run(self, cells: Sequence[Planned], root: Path, progress: SweepProgress) -> None:
-        """Submit what no job has yet; unless detached, wait for all and submit again what SLURM has lost.
+        """Submit the cells that are in no job yet.
 
-        Raises UserError where weights are not on this machine: jobs do not fetch any.
+        Unless detached, wait for all cells, and submit those again that SLURM has lost. Raises
+        UserError where weights are missing on this machine: jobs do not fetch any.
         """
         from vlpeft.slurm.supervise import Supervisor
 
@@ -38,7 +42,7 @@ class Slurm:
             Supervisor(submitter, progress.watch).wait(ids)
 
     def dry_run(self, cells: Sequence[Planned], root: Path) -> str:
-        """The script that would be submitted, and what SLURM says to it."""
+        """Return the script that would be submitted, and SLURM's answer to it."""
         self._require_weights(cells)
         text: str = self._submitter(root).dry_run([cell.id for cell in cells])
         return text

@@ -73,7 +73,7 @@ def sweep(options: argparse.Namespace) -> int:
 
 def _launch(options: argparse.Namespace, way: Any, made: Any, cells: Any) -> int:
     """Run cells of a plan, then print its tables and why cells failed."""
-    from vlpeft.benchmark.launch.local import count_failures, failures, group_by_cause
+    from vlpeft.benchmark.launch.failed import count_failures, failures, group_by_cause
     from vlpeft.benchmark.launch.presence import show_presence
     from vlpeft.benchmark.launch.screen import SweepProgress
 
@@ -195,7 +195,7 @@ def _look(made: Any, root: Path, changed: str) -> Any:
     found = add_cluster_notes(
         cells,
         notes(root, waiting, [cell.id for cell in cells if has_begun(cell)]),
-        launched_plans=bool(launchers(root, made.sweep)),
+        launched=bool(launchers(root, made.sweep)),
     )
     return [*(mark_stale(found, "the sweep has changed since") if changed else found), *foreign]
 

@@ -1,4 +1,7 @@
-"""Ctrl-C while cells run on this machine: those in training are saved at that step; a second one stops at once."""
+"""Ctrl-C while cells run on this machine.
+
+The first one saves the cells in training at their current step; a second one stops at once.
+"""
 
 from __future__ import annotations
 
@@ -16,21 +19,25 @@ import psutil
 from vlpeft.benchmark.cells.attempts import progress
 from vlpeft.benchmark.cells.records import Store
 
-SAVE_SECONDS = 60.0  # for the step that is on, and for writing
+SAVE_SECONDS = 60.0  # to finish the current step and to write
 
 
 class Patience:
-    """Keeps an interrupt that comes while a cell trains until the cell is saved; any other is raised."""
+    """Holds back an interrupt that comes while a cell trains, until the cell is saved.
+
+    At any other time an interrupt raises KeyboardInterrupt at once.
+    """
 
     def __init__(self) -> None:
-        self.heard = self.training = False
+        self.received = False
+        self.training = False
 
     def is_asked(self) -> bool:
-        """True once there was an interrupt."""
-        return self.heard
+        """Return whether there was an interrupt."""
+        return self.received
 
     def watch(self, report: Callable[[str, int, int], None]) -> Callable[[str, int, int], None]:
-        """A progress function that also listens whether the cell trains."""
+        """Return a progress function that also notes whether the cell trains."""
 
         def listen(phase: str, step: int, total: int) -> None:
             self.training = phase == "train"
@@ -39,17 +46,17 @@ class Patience:
         return listen
 
     def handle_signal(self, _number: int, _frame: FrameType | None) -> None:
-        """The handler of the signal."""
-        if self.heard or not self.training:
+        """Handle SIGINT."""
+        if self.received or not self.training:
             raise KeyboardInterrupt
-        self.heard = True
+        self.received = True
         print_notice(1)
 
 
 def run_interruptible(
     cell_id: str, root: Path, runtime: Any, report: Callable[[str, int, int], None]
 ) -> str:
-    """`run_cell` in this process; raises KeyboardInterrupt once an interrupted cell is saved."""
+    """Run a cell in this process. Raises KeyboardInterrupt once an interrupted cell is saved."""
     from vlpeft.benchmark.run.runner import Stopped, run_cell
 
     with _listening() as patience:
@@ -61,12 +68,12 @@ def run_interruptible(
 
 @contextmanager
 def _listening() -> Iterator[Patience]:
-    """In the place of Python's own handler; where interrupts are ignored (nohup) or heard elsewhere, that stays so."""
+    """Handle SIGINT in place of Python's own handler.
+
+    Where interrupts are ignored (nohup) or handled by other code, they stay so.
+    """
     patience = Patience()
-    if (
-        threading.current_thread() is not threading.main_thread()
-        or signal.getsignal(signal.SIGINT) is not signal.default_int_handler
-    ):
+    if not _has_default_handler():
         yield patience
         return
     signal.signal(signal.SIGINT, patience.handle_signal)
@@ -76,18 +83,17 @@ def _listening() -> Iterator[Patience]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def _has_default_handler() -> bool:
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    return in_main_thread and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 def save(controllers: Iterable[int], ids: Sequence[str], root: Path) -> None:
-    """Have the workers below these processes that train a cell save it and end; returns when they have, or after SAVE_SECONDS."""
-    store, workers = Store(root), dict[int, psutil.Process]()
-    for pid in controllers:
-        with suppress(psutil.NoSuchProcess):
-            workers |= {child.pid: child for child in psutil.Process(pid).children(recursive=True)}
-    found = (progress(store, cell_id) for cell_id in ids)
-    training = [
-        workers[each.pid]
-        for each in found
-        if each is not None and each.phase == "train" and each.pid in workers
-    ]
+    """Ask the workers of these controllers that train a cell to save it and end.
+
+    Returns when they have ended, or after SAVE_SECONDS.
+    """
+    training = _training(_children(controllers), ids, Store(root))
     if training:
         print_notice(len(training))
     for worker in training:
@@ -96,9 +102,27 @@ def save(controllers: Iterable[int], ids: Sequence[str], root: Path) -> None:
     psutil.wait_procs(training, timeout=SAVE_SECONDS)
 
 
+def _children(controllers: Iterable[int]) -> dict[int, psutil.Process]:
+    found = dict[int, psutil.Process]()
+    for pid in controllers:
+        with suppress(psutil.NoSuchProcess):
+            children = psutil.Process(pid).children(recursive=True)
+            found |= {child.pid: child for child in children}
+    return found
+
+
+def _training(
+    workers: dict[int, psutil.Process], ids: Sequence[str], store: Store
+) -> list[psutil.Process]:
+    found = []
+    for cell_id in ids:
+        where = progress(store, cell_id)
+        if where is not None and where.phase == "train" and where.pid in workers:
+            found.append(workers[where.pid])
+    return found
+
+
 def print_notice(cells: int) -> None:
-    """What is going on, for the person who has pressed Ctrl-C."""
-    print(
-        f"vlpeft: saving {'the cell' if cells == 1 else f'{cells} cells'} in training; Ctrl-C again stops at once",
-        file=sys.stderr,
-    )
+    """Tell the person who pressed Ctrl-C what happens now."""
+    what = "the cell" if cells == 1 else f"{cells} cells"
+    print(f"vlpeft: saving {what} in training; Ctrl-C again stops at once", file=sys.stderr)

@@ -1,7 +1,7 @@
-"""Run all unfinished cells of a plan, in this process or in several local workers started through submitit.
+"""Run all unfinished cells of a plan: in this process, or in local workers started by submitit.
 
-Workers stay up and take one cell after another; the lock of each cell decides who runs it, so that any number of
-workers and launchers may share a result folder. Only ids and paths cross the process border.
+Workers stay up and take one cell after another. The lock of a cell decides which worker runs it, so
+any number of workers and launchers may share a result folder. Only ids and paths are sent to them.
 """
 
 from __future__ import annotations
@@ -10,12 +10,11 @@ import os
 import platform
 import signal
 import sys
-import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,43 +22,47 @@ from typing import Any
 import psutil
 
 from vlpeft.benchmark.cells.cell import Plan, Planned
-from vlpeft.benchmark.cells.records import Store, read_json
+from vlpeft.benchmark.cells.records import Store
 from vlpeft.benchmark.core.environment import SAFE_PATH, environment
-from vlpeft.benchmark.core.errors import UserError, disk_trouble
+from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.launch.interrupts import run_interruptible, save
-from vlpeft.benchmark.launch.worker import StopSignal, print_error
+from vlpeft.benchmark.launch.worker import StopSignal, run_cells
 
 Watch = Callable[[], None]  # called now and then; it looks at the result folder itself
 CellWatch = Callable[[Planned, str, int, int], None]  # cell, phase, step, total
-CANCELLED = "cancelled"  # the cause of a cell whose job the user has cancelled: nothing to mend
 POLL_SECONDS = 0.5
 STOP_SECONDS = 10.0
-MONTH_MINUTES = 60 * 24 * 30  # submitit kills local jobs after 5 minutes unless told otherwise
+MONTH_MINUTES = 60 * 24 * 30  # submitit kills local jobs after 5 minutes by default
+MAX_WORKERS = 8  # by default: each needs about 1 GiB
 
 
 def unfinished_cells(plan: Plan, root: Path) -> list[Planned]:
-    """Runnable cells without a record."""
+    """Return the runnable cells without a record."""
     store = Store(root)
     return [cell for cell in plan.runnable() if not store.has_record(cell.id)]
 
 
 def clear_failures(ids: Iterable[str], root: Path) -> None:
-    """Forget how earlier attempts ended, so that what the status files say from now on is of this launch."""
+    """Forget how earlier attempts ended, so that status files describe this launch only."""
     store = Store(root)
     for cell_id in ids:
-        if not store.is_held(cell_id):
-            for name in ("failure.json", "progress.json", "tries.json"):
-                (store.folder(cell_id) / name).unlink(missing_ok=True)
+        if store.is_held(cell_id):
+            continue
+        for name in ("failure.json", "progress.json", "tries.json"):
+            (store.folder(cell_id) / name).unlink(missing_ok=True)
 
 
 def launch_inline(
     cells: Sequence[Planned], root: Path, runtime: Any, watch_cell: CellWatch, watch: Watch
 ) -> None:
-    """Run cells one after another in this process. A failing cell leaves failure.json; the others go on. Ctrl-C: see `run_here`."""
+    """Run cells one after another in this process.
+
+    A cell that fails leaves failure.json, and the next one runs. Ctrl-C: see `run_interruptible`.
+    """
     for cell in cells:
         try:
             run_interruptible(cell.id, root, runtime, partial(watch_cell, cell))
-        except Exception as error:  # its cause is in failure.json, where `failures` finds it
+        except Exception as error:  # failure.json has its cause; `launch.failed` reports it
             if not isinstance(error, UserError):
                 traceback.print_exc()
         watch()
@@ -68,39 +71,14 @@ def launch_inline(
 def launch_local(
     cells: Sequence[Planned], root: Path, runtime: Any, workers: int, watch: Watch
 ) -> None:
-    """Run cells in `workers` processes through submitit's LocalExecutor; returns when all have ended.
+    """Run cells in `workers` processes through submitit's LocalExecutor. Returns when all end.
 
-    Ctrl-C stops them, once those in training are saved; a second one at once.
-
-    The threads of a cell follow from the workers asked for, not from how many cells are left: the same command gives
-    the same bits when it finishes an interrupted sweep.
+    Ctrl-C stops the workers once those in training have saved; a second one stops them at once.
     """
-    from vlpeft.benchmark.libraries.submitit import local_executor
-
-    name = f"{platform.node()}-{os.getpid()}"
-    folder = (
-        root / "jobs" / time.strftime("%Y%m%d-%H%M%S") / name
-    )  # a fresh folder: submitit reuses job ids
-    executor = local_executor(folder, minutes=MONTH_MINUTES)
-    threads = runtime.threads or max(1, (os.cpu_count() or 1) // (workers * runtime.ranks))
-    ids, jobs = [cell.id for cell in cells], list[Any]()
+    ids = [cell.id for cell in cells]
+    jobs = list[Any]()
     try:
-        variables = {
-            "OMP_NUM_THREADS": str(threads),
-            "TOKENIZERS_PARALLELISM": "false",
-            **SAFE_PATH,
-        }
-        with environment(**variables), _children_deaf_to_interrupts():
-            for _ in range(min(workers, len(ids))):
-                jobs.append(
-                    executor.submit(
-                        work,
-                        ids,
-                        str(root.resolve()),
-                        replace(runtime, threads=threads),
-                        os.getpid(),
-                    )
-                )
+        _submit(jobs, ids, root, _with_threads(runtime, workers), min(workers, len(ids)))
         while not all(job.done(force_check=True) for job in jobs):
             watch()
             time.sleep(POLL_SECONDS)
@@ -115,16 +93,46 @@ def launch_local(
     watch()
 
 
-def stop(controllers: Sequence[int]) -> None:
-    """Kill submitit's controllers and all they have started; whatever is killed when, records are whole.
+def _with_threads(runtime: Any, workers: int) -> Any:
+    """Share the cores among the workers that were asked for.
 
-    `job.cancel()` makes each controller print a traceback.
+    Not among the cells that are left: a sweep that was interrupted must give the same bits when
+    the same command finishes it.
+    """
+    shared = (os.cpu_count() or 1) // (workers * runtime.ranks)
+    return replace(runtime, threads=runtime.threads or max(1, shared))
+
+
+def _submit(jobs: list[Any], ids: Sequence[str], root: Path, runtime: Any, number: int) -> None:
+    """Start workers. Each is in `jobs` as soon as it is started, so that Ctrl-C finds it."""
+    from vlpeft.benchmark.libraries.submitit import local_executor
+
+    # A new folder for each launch, because submitit reuses job ids.
+    name = f"{platform.node()}-{os.getpid()}"
+    executor = local_executor(
+        root / "jobs" / time.strftime("%Y%m%d-%H%M%S") / name, minutes=MONTH_MINUTES
+    )
+    variables = {
+        "OMP_NUM_THREADS": str(runtime.threads),
+        "TOKENIZERS_PARALLELISM": "false",
+        **SAFE_PATH,
+    }
+    with environment(**variables), _interrupts_blocked():
+        arguments = (ids, str(root.resolve()), runtime, os.getpid())
+        while len(jobs) < number:
+            jobs.append(executor.submit(work, *arguments))
+
+
+def stop(controllers: Sequence[int]) -> None:
+    """Kill submitit's controllers and everything that they started. Records stay whole.
+
+    `job.cancel()` would make each controller print a traceback.
     """
     doomed: list[psutil.Process] = []
     for pid in controllers:
         with suppress(psutil.NoSuchProcess):
             controller = psutil.Process(pid)
-            controller.suspend()  # a worker that it starts now would get away
+            controller.suspend()  # a worker that it starts now would escape
             doomed += [controller, *controller.children(recursive=True)]
     for process in doomed:
         with suppress(psutil.NoSuchProcess):
@@ -132,32 +140,36 @@ def stop(controllers: Sequence[int]) -> None:
     psutil.wait_procs(doomed, timeout=STOP_SECONDS)
 
 
-def work(ids: Sequence[str], root: str, runtime: Any, launcher: int) -> None:
-    """What a worker does: take every cell that nobody has taken; stop when the launcher is gone.
+@dataclass(frozen=True)
+class LocalPolicy:
+    """The policy of local workers: a cell that failed or killed its worker is not tried again."""
 
-    A cell that failed, or that took its worker down with it, is not tried again by the others. SIGTERM asks it to save
-    its cell and stop.
-    """
-    asked = StopSignal()
-    from vlpeft.benchmark.run.runner import Stopped, run_cell
+    store: Store
 
-    for cell_id in ids:
-        if asked() or not psutil.pid_exists(launcher):
-            return
-        if any(
-            (Store(Path(root)).folder(cell_id) / name).exists()
-            for name in ("failure.json", "progress.json")
-        ):
-            continue
+    def skips(self, cell_id: str) -> bool:
+        """Return whether an attempt of this launch has begun."""
+        folder = self.store.folder(cell_id)
+        return any((folder / name).exists() for name in ("failure.json", "progress.json"))
+
+    def begins(self, cell_id: str) -> bool:
+        """Mark the logs; the lock alone decides who runs a cell."""
         mark_logs(f"=== {cell_id} starts")
-        try:
-            outcome: str = run_cell(cell_id, Path(root), runtime, asked=asked)
-        except Stopped:
-            outcome = "stopped"
-        except Exception as error:  # in the job's log; its cause is in failure.json too
-            print_error(error)
-            outcome = "failed"
+        return True
+
+    def ends(self, cell_id: str, outcome: str) -> None:
+        """Mark the logs."""
         mark_logs(f"=== {cell_id} {outcome}")
+
+
+def work(ids: Sequence[str], root: str, runtime: Any, launcher: int) -> None:
+    """Run the cells that no other worker has taken, while the launcher's process exists."""
+    stop_signal = StopSignal()
+
+    def should_stop() -> bool:
+        return stop_signal() or not psutil.pid_exists(launcher)
+
+    store = Store(Path(root))
+    run_cells(ids, store.root, runtime, LocalPolicy(store), should_stop)
 
 
 def mark_logs(line: str) -> None:
@@ -167,7 +179,7 @@ def mark_logs(line: str) -> None:
 
 
 def wait_for_others(cells: Sequence[Planned], root: Path, watch: Watch) -> None:
-    """Wait while another launcher's workers hold cells of ours, so that what is reported afterwards is final."""
+    """Wait while other launchers hold cells of ours, so that what is reported next is final."""
     store = Store(root)
     for cell in cells:
         while not store.has_record(cell.id) and store.is_held(cell.id):
@@ -176,79 +188,21 @@ def wait_for_others(cells: Sequence[Planned], root: Path, watch: Watch) -> None:
     watch()
 
 
-def failures(cells: Sequence[Planned], root: Path) -> Iterator[tuple[Planned, dict[str, Any]]]:
-    """The cells that failed, with what their failure.json says; a cell without record and cause was killed."""
-    store = Store(root)
-    for cell in cells:
-        if not store.has_record(cell.id):
-            yield cell, read_json(store.folder(cell.id) / "failure.json") or _unknown(root)
-
-
-def _unknown(root: Path) -> dict[str, Any]:
-    """What to say of a cell that has left no word: perhaps nothing can be written there."""
-    try:
-        with tempfile.TemporaryFile(dir=root) as file:
-            file.write(bytes(2**16))
-    except OSError as error:
-        if cause := disk_trouble(error):
-            return {
-                "cause": cause,
-                "message": f"nothing can be written in {root}: {error.strerror}",
-                "user": True,
-            }
-        raise
-    return {
-        "cause": "killed",
-        "message": "its worker died without a word (out of memory?); see ROOT/jobs",
-        "user": False,
-    }
-
-
-def group_by_cause(failed: Sequence[tuple[Planned, dict[str, Any]]]) -> Iterator[str]:
-    """One line for each cause, with the cell that it struck or how many: many often fail for one reason."""
-    causes: dict[tuple[str, str], list[tuple[Planned, str]]] = {}
-    for cell, failure in failed:
-        cause, message = failure["cause"], failure["message"]
-        causes.setdefault((cause, "" if cause == CANCELLED else message), []).append(
-            (cell, message)
-        )
-    for (cause, shared), cells in causes.items():
-        first, message = cells[0]
-        one = f"{first.id} {first.row} on {first.backbone}, {first.task}/{first.dataset}, seed {first.seed}"
-        many = (
-            shared or "their jobs were cancelled; `vlpeft retry --cause cancelled` runs them again"
-        )
-        yield (
-            f"{one}: {cause}: {message}"
-            if len(cells) == 1
-            else f"{len(cells)} cells: {cause}: {many}"
-        )
-
-
-def count_failures(failed: Sequence[tuple[Planned, dict[str, Any]]], of: int) -> str:
-    """How many cells failed or were cancelled, of how many, and what to do."""
-    cancelled = sum(failure["cause"] == CANCELLED for _, failure in failed)
-    if cancelled == len(failed):
-        return f"{cancelled} of {of} cells were cancelled; the same command runs them again"
-    more = f", {cancelled} were cancelled" if cancelled else ""
-    return f"{len(failed) - cancelled} of {of} cells failed{more}; mend the cause and run the same command again"
-
-
 def default_workers(ranks: int) -> int:
-    """So many that they and their ranks are one process a core, at most eight: each needs about 1 GiB."""
-    return max(1, min(8, os.cpu_count() or 1) // ranks)
+    """Return how many workers fill the cores with one process each, ranks included."""
+    return max(1, min(MAX_WORKERS, os.cpu_count() or 1) // ranks)
 
 
 def check_workers(workers: int) -> int:
-    """Refuse less than one worker."""
+    """Return the number of workers. Raises UserError below one."""
     if workers < 1:
         raise UserError(f"--workers: {workers} cannot do anything; use 1 or more")
     return workers
 
 
 @contextmanager
-def _children_deaf_to_interrupts() -> Iterator[None]:
-    """Ctrl-C reaches the whole process group: what is started here inherits the blocked signal, and the launcher stops it."""
+def _interrupts_blocked() -> Iterator[None]:
+    """Start processes that ignore Ctrl-C. It reaches the whole group; the launcher stops them."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         yield

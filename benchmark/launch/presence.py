@@ -1,6 +1,7 @@
-"""Who is at work in a result folder: every launcher holds a lock file ROOT/launchers/SWEEP~WAY~HOST~PROCESS while it waits for cells.
+"""Which launchers are at work in a result folder.
 
-The kernel frees the lock when the launcher dies, so a file that is left behind says nothing.
+While it waits for cells, each launcher holds the lock of ROOT/launchers/SWEEP~WAY~HOST~PROCESS.
+The kernel frees the lock when the launcher dies, so a file without a lock means nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from vlpeft.benchmark.cells.records import is_locked, write_errors
 
 
 class Launcher(NamedTuple):
-    """A `vlpeft sweep` or `retry` that is at work."""
+    """A `vlpeft sweep` or `vlpeft retry` that is at work."""
 
     way: str  # inline, local or slurm
     host: str
@@ -26,13 +27,16 @@ class Launcher(NamedTuple):
 
     @property
     def is_local(self) -> bool:
-        """It runs on this machine."""
+        """Whether it runs on this machine."""
         return self.host == platform.node()
 
 
 @contextmanager
 def show_presence(root: Path, sweep: str, way: str) -> Iterator[None]:
-    """Be seen while this lasts. Raises UserError where the folder cannot be written."""
+    """Be listed by `launchers` inside this context.
+
+    Raises UserError where the folder cannot be written.
+    """
     path = root / "launchers" / "~".join((sweep, way, platform.node(), str(os.getpid())))
     lock = FileLock(path)
     with write_errors(path):
@@ -46,11 +50,12 @@ def show_presence(root: Path, sweep: str, way: str) -> Iterator[None]:
 
 
 def launchers(root: Path, sweep: str) -> list[Launcher]:
-    """Those that are at work on a sweep, on any machine that shares the folder."""
+    """Return the launchers at work on a sweep, on all machines that share the folder."""
     found = []
     folder = root / "launchers"
-    for path in sorted(folder.rglob("*~*~*~*")):  # shipped sweeps have names like p_adapter/table1
-        name, *about = path.relative_to(folder).as_posix().rsplit("~", 3)
+    for path in sorted(folder.rglob("*~*~*~*")):
+        # The name of a shipped sweep may hold a slash: p_adapter/table1.
+        name, way, host, process = path.relative_to(folder).as_posix().rsplit("~", 3)
         if name == sweep and is_locked(path):
-            found.append(Launcher(about[0], about[1], int(about[2])))
+            found.append(Launcher(way, host, int(process)))
     return found

@@ -1,105 +1,116 @@
-"""Progress of cells and sweeps, on the screen."""
+"""The progress of cells and sweeps, on the screen."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.progress import TaskID
 
+from vlpeft.benchmark.cells.attempts import AttemptProgress, progress
 from vlpeft.benchmark.cells.cell import Plan, Planned
-from vlpeft.benchmark.cells.records import Store, read_json
+from vlpeft.benchmark.cells.records import Store
 from vlpeft.benchmark.run.screen import Bars, PhaseProgress
 
-TOLD_EVERY = (
-    60.0  # seconds between two lines about cells at work, for logs that would be silent for hours
-)
-TOLD_AT_ONCE = 4  # of the cells at work, in one such line
+QUIET_SECONDS = 60.0  # a log without new lines for so long gets one about the cells at work
+NAMED_CELLS = 4  # in such a line; the others are counted
 
 
 class CellProgress(PhaseProgress):
-    """Progress of one cell run in this process; what run_cell calls."""
+    """The progress of one cell run in this process; `run_cell` calls it."""
 
     def __init__(self, cell: Planned) -> None:
         super().__init__(cell_title(cell))
 
 
 class SweepProgress(Bars):
-    """Progress of a sweep: how many cells are done, and where the running ones are."""
+    """The progress of a sweep: how many cells are done, and how far the running ones are."""
 
     def __init__(self, plan: Plan, cells: Sequence[Planned], root: Path) -> None:
         super().__init__()
-        self.store, self.waiting, self.running = Store(root), list(cells), dict[str, TaskID]()
-        runnable = len(plan.runnable())
-        self.done, self.total = runnable - len(cells), runnable
+        self.store = Store(root)
+        self.waiting = list(cells)
+        self.running = dict[str, TaskID]()
+        self.total = len(plan.runnable())
+        self.done = self.total - len(cells)
         self.bar = self.bars.add_task(
-            plan.sweep, total=runnable, completed=self.done, before=self.done
+            plan.sweep, total=self.total, completed=self.done, before=self.done
         )
-        skipped = len(plan.cells) - runnable
-        self.told = time.monotonic()
+        self.last_line = time.monotonic()
+        skipped = len(plan.cells) - self.total
         self.line(
-            f"{plan.sweep}: {runnable} cells, {self.done} done before, {len(cells)} to run; {skipped} skipped (see `vlpeft plan`)"
+            f"{plan.sweep}: {self.total} cells, {self.done} done before, {len(cells)} to run; "
+            f"{skipped} skipped (see `vlpeft plan`)"
         )
 
     def watch(self) -> None:
         """Look at the result folder and show what has changed."""
-        ended = [cell for cell in self.waiting if self._ended(cell)]
-        for cell in ended:
-            self.waiting.remove(cell)
-            self.done += 1
-            if cell.id in self.running:
-                self.bars.remove_task(self.running.pop(cell.id))
-            state = "done" if self.store.has_record(cell.id) else "FAILED"
-            self.line(f"[{self.done}/{self.total}] {state} {cell.id} {cell_title(cell)}")
-            self.told = time.monotonic()
+        for cell in [cell for cell in self.waiting if self._has_ended(cell)]:
+            self._end(cell)
         if self.live:
             for cell, where in self._at_work():
-                self._show(cell, where["phase"], where["step"], where["total"])
-        self._tell()
+                self._show(cell, where.phase, where.step, where.total)
+        self._break_silence()
         self.bars.update(self.bar, completed=self.done)
 
-    def _at_work(self) -> Iterator[tuple[Planned, dict[str, Any]]]:
-        """Cells that have begun and not ended, with where they are."""
+    def watch_cell(self, cell: Planned, phase: str, step: int, total: int) -> None:
+        """Show the progress of a cell that runs in this process."""
+        self._show(cell, phase, step, total)
+        self._break_silence()
+
+    def _end(self, cell: Planned) -> None:
+        self.waiting.remove(cell)
+        self.done += 1
+        if cell.id in self.running:
+            self.bars.remove_task(self.running.pop(cell.id))
+        state = "done" if self.store.has_record(cell.id) else "FAILED"
+        self.line(f"[{self.done}/{self.total}] {state} {cell.id} {cell_title(cell)}")
+        self.last_line = time.monotonic()
+
+    def _at_work(self) -> Iterator[tuple[Planned, AttemptProgress]]:
+        """Yield the cells that have begun and not ended, with where they are."""
         for cell in self.waiting:
-            where = read_json(self.store.folder(cell.id) / "progress.json")
+            where = progress(self.store, cell.id)
             if where is not None:
                 yield cell, where
 
-    def _tell(self) -> None:
-        """For a log that has heard nothing for a minute: where some of the cells at work are."""
-        if self.live or time.monotonic() - self.told < TOLD_EVERY:
+    def _break_silence(self) -> None:
+        """Print where some of the cells are, to a log without a new line for a minute."""
+        if self.live or time.monotonic() - self.last_line < QUIET_SECONDS:
             return
-        self.told = time.monotonic()
-        alive = [(cell, where) for cell, where in self._at_work() if self._alive(cell, where)]
-        said = [
-            f"{where['phase']} {where['step']}/{where['total']} {cell_title(cell)}"
-            for cell, where in alive[:TOLD_AT_ONCE]
+        self.last_line = time.monotonic()
+        alive = [(cell, where) for cell, where in self._at_work() if self._is_alive(cell, where)]
+        texts = [
+            f"{where.phase} {where.step}/{where.total} {cell_title(cell)}"
+            for cell, where in alive[:NAMED_CELLS]
         ]
-        more = [f"{len(alive) - TOLD_AT_ONCE} more"] if len(alive) > TOLD_AT_ONCE else []
-        self.line(f"[{self.done}/{self.total}] at work: {'; '.join(said + more) or 'none yet'}")
+        if len(alive) > NAMED_CELLS:
+            texts.append(f"{len(alive) - NAMED_CELLS} more")
+        self.line(f"[{self.done}/{self.total}] at work: {'; '.join(texts) or 'none yet'}")
 
-    def _alive(self, cell: Planned, where: Mapping[str, Any]) -> bool:
-        """Whether it has told something of late, or is still held: computing features may take an hour without a word."""
-        return time.time() - where["updated"] < 2 * TOLD_EVERY or self.store.is_held(cell.id)
+    def _is_alive(self, cell: Planned, where: AttemptProgress) -> bool:
+        """Return whether the cell has reported lately or holds its lock.
 
-    def watch_cell(self, cell: Planned, phase: str, step: int, total: int) -> None:
-        """The same for a cell that runs in this process."""
-        self._show(cell, phase, step, total)
-        self._tell()
+        To compute features may take an hour without a report.
+        """
+        if time.time() - where.updated < 2 * QUIET_SECONDS:
+            return True
+        return self.store.is_held(cell.id)
 
     def _show(self, cell: Planned, phase: str, step: int, total: int) -> None:
-        text = f"  {phase}: seed {cell.seed} | {cell.row} | {cell.backbone} | {cell.task}/{cell.dataset}"  # may be cut at the end
+        # The terminal may cut the end, so the phase comes first.
+        where = f"{cell.row} | {cell.backbone} | {cell.task}/{cell.dataset}"
+        text = f"  {phase}: seed {cell.seed} | {where}"
         if cell.id not in self.running:
             self.running[cell.id] = self.bars.add_task(text)
         self.bars.update(self.running[cell.id], description=text, completed=step, total=total)
 
-    def _ended(self, cell: Planned) -> bool:
+    def _has_ended(self, cell: Planned) -> bool:
         folder = self.store.folder(cell.id)
         return (folder / "record.json").exists() or (folder / "failure.json").exists()
 
 
 def cell_title(cell: Planned) -> str:
-    """One line that names a cell."""
+    """Return one line that names a cell."""
     return f"{cell.row} | {cell.backbone} | {cell.task}/{cell.dataset} | seed {cell.seed}"

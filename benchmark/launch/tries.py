@@ -1,7 +1,8 @@
-"""How often a cell has ended without a word: killed, out of memory, its node gone. Such a cell is tried again, but not for ever.
+"""How often a cell ended without an error message: killed, out of memory, its node gone.
 
-ROOT/cells/<id>/tries.json is written before an attempt and removed after one that could speak for itself, so that what
-stands there is of attempts that could not. Progress counts: after a new checkpoint the count starts afresh.
+Such a cell is tried again, but not without end. ROOT/cells/<id>/tries.json is written before an
+attempt, and removed after one that reported its own end. So it describes attempts that did not.
+Progress counts: after a new checkpoint the count starts again.
 """
 
 from __future__ import annotations
@@ -17,99 +18,105 @@ from vlpeft.benchmark.core.config import Config, dump, parse
 LIMIT = 3
 TAIL_LINES = 3
 TAIL_BYTES = 4096
-MEMORY = re.compile(
-    r"oom.?kill|exceeded (job |step )?memory limit", re.IGNORECASE
-)  # what slurmstepd says
+MESSAGE_LENGTH = 1000
+# What slurmstepd writes into the log of a job that used too much memory.
+MEMORY = re.compile(r"oom.?kill|exceeded (job |step )?memory limit", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Tries(Config):
-    """Attempts at a cell since its checkpoint last changed, and what is known of the last one."""
+    """Attempts at a cell since its checkpoint last changed, and how the last one ended."""
 
     count: int
-    checkpoint: int | None  # when it was written, ns
+    checkpoint: int | None  # when it was written, in ns
     log: str
-    end: str = "ended without a word"
+    end: str = "ended without a message"
     pid: int = 0  # of the worker that makes the attempt
 
 
 def tries(store: Store, cell_id: str) -> Tries | None:
-    """What tries.json says, or None."""
-    values = read_json(_path(store, cell_id))
-    return None if values is None else parse(Tries, values, str(_path(store, cell_id)))
+    """Read tries.json; None if there is none."""
+    path = _path(store, cell_id)
+    values = read_json(path)
+    return None if values is None else parse(Tries, values, str(path))
 
 
 def begin(store: Store, cell_id: str, log: str) -> None:
     """Count an attempt that begins now."""
-    before, saved = tries(store, cell_id), checkpoint(store, cell_id)
-    count = before.count if before is not None and before.checkpoint == saved else 0
+    before = tries(store, cell_id)
+    saved = checkpoint(store, cell_id)
+    count = 0
+    if before is not None and before.checkpoint == saved:
+        count = before.count
     _write(store, cell_id, Tries(count + 1, saved, log, pid=os.getpid()))
 
 
 def is_attempt_of(store: Store, cell_id: str, pid: int, log: str) -> bool:
-    """Is the cell's last attempt, which has not ended, of that worker of the job with that log?"""
+    """Return whether that worker, of the job with that log, is at the cell or died at it."""
     last = tries(store, cell_id)
     return last is not None and (last.pid, last.log) == (pid, log)
 
 
 def was_interrupted(store: Store, cell_id: str, log: str) -> bool:
-    """Did the job with that log end, or a worker of it, while it was at the cell?"""
+    """Return whether the job with that log, or a worker of it, ended while it ran the cell."""
     last = tries(store, cell_id)
     return last is not None and last.log == log
 
 
 def forget(store: Store, cell_id: str) -> None:
-    """The attempt has said how it ended, or the user wants the cell tried afresh."""
+    """Forget the attempts: the last one reported its end, or the user wants a new start."""
     _path(store, cell_id).unlink(missing_ok=True)
 
 
 def note(store: Store, cell_id: str, end: str) -> None:
-    """Say how the last attempt ended, where someone else saw it."""
+    """Write down how the last attempt ended, where another process saw it."""
     last = tries(store, cell_id)
     if last is not None:
         _write(store, cell_id, replace(last, end=end))
 
 
 def last_if_exhausted(store: Store, cell_id: str) -> Tries | None:
-    """The last of too many attempts, or None where the cell may be tried again."""
+    """Return the last attempt if there were too many; None if the cell may be tried again."""
     last = tries(store, cell_id)
-    return (
-        last
-        if last is not None
-        and last.count >= LIMIT
-        and last.checkpoint == checkpoint(store, cell_id)
-        else None
-    )
+    if last is None or last.count < LIMIT:
+        return None
+    return last if last.checkpoint == checkpoint(store, cell_id) else None
 
 
 def give_up(store: Store, cell_id: str, cause: str, message: str, log: str) -> None:
-    """Leave failure.json, with the last lines of the log. What was killed for its memory is told by the log alone, sometimes."""
-    said = f"{message}; {log} ends: {tail(Path(log))}" if log else message
-    if cause in ("killed", "job failed") and MEMORY.search(said):
+    """Write failure.json with the last lines of the log.
+
+    Sometimes only the log says that a process was killed for the memory it used.
+    """
+    if log:
+        message = f"{message}; {log} ends: {tail(Path(log))}"
+    if cause in ("killed", "job failed") and MEMORY.search(message):
         cause = "out of memory"
-    store.write_failure(cell_id, {"cause": cause, "message": said[:1000], "user": False})
+    failure = {"cause": cause, "message": message[:MESSAGE_LENGTH], "user": False}
+    store.write_failure(cell_id, failure)
     forget(store, cell_id)
 
 
 def tail(path: Path) -> str:
-    """The last lines of a log, on one line."""
+    """Return the last lines of a log, on one line."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - TAIL_BYTES))
-            lines = [line.strip() for line in file.read().decode(errors="replace").splitlines()]
+            text = file.read().decode(errors="replace")
     except OSError as error:
         return f"(cannot be read: {error.strerror})"
-    return " | ".join([line[:200] for line in lines if line][-TAIL_LINES:]) or "(it is empty)"
+    lines = [line.strip()[:200] for line in text.splitlines() if line.strip()]
+    return " | ".join(lines[-TAIL_LINES:]) or "(it is empty)"
+
+
+def checkpoint(store: Store, cell_id: str) -> int | None:
+    """Return when the cell was last saved, in ns; None if it was not."""
+    path = store.folder(cell_id) / "checkpoint.pt"
+    return path.stat().st_mtime_ns if path.exists() else None
 
 
 def _path(store: Store, cell_id: str) -> Path:
     return store.folder(cell_id) / "tries.json"
-
-
-def checkpoint(store: Store, cell_id: str) -> int | None:
-    """When the cell was last saved, in ns; None where it was not."""
-    path = store.folder(cell_id) / "checkpoint.pt"
-    return path.stat().st_mtime_ns if path.exists() else None
 
 
 def _write(store: Store, cell_id: str, values: Tries) -> None:

@@ -1,4 +1,4 @@
-"""The ways to run a sweep's cells, as `--on` names them: in this process, in local workers, on a SLURM cluster."""
+"""The ways to run a sweep's cells on this machine. `--on` names them: inline, local."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from vlpeft.benchmark.launch.screen import SweepProgress
 
 
 class Way(Protocol):
-    """Runs cells and returns when they have ended, or, told to, when they are submitted."""
+    """A way to run cells. It returns when they have ended or, detached, when they are submitted."""
 
     def run(self, cells: Sequence[Planned], root: Path, progress: SweepProgress) -> None:
-        """Run them. Raises UserError where it cannot begin."""
+        """Run the cells. Raises UserError if it cannot begin."""
 
 
 @dataclass(frozen=True)
 class Inline:
-    """One after another in this process."""
+    """Run cells one after another in this process."""
 
     runtime: Any
 
     def run(self, cells: Sequence[Planned], root: Path, progress: SweepProgress) -> None:
-        """Run them."""
+        """Run the cells."""
         clear_failures([cell.id for cell in cells], root)
         launch_inline(cells, root, self.runtime, progress.watch_cell, progress.watch)
         wait_for_others(cells, root, progress.watch)
@@ -39,13 +39,13 @@ class Inline:
 
 @dataclass(frozen=True)
 class Local:
-    """In worker processes on this machine."""
+    """Run cells in worker processes on this machine."""
 
     runtime: Any
     workers: int
 
     def run(self, cells: Sequence[Planned], root: Path, progress: SweepProgress) -> None:
-        """Run them."""
+        """Run the cells."""
         clear_failures([cell.id for cell in cells], root)
         if cells:
             launch_local(cells, root, self.runtime, self.workers, progress.watch)

@@ -44,7 +44,7 @@ def test_full_while_a_cell_runs(disk, main, tmp_path, monkeypatch, moment) -> No
     assert said.code == 1
     assert (
         said.lines[-1]
-        == "vlpeft: 2 of 2 cells failed; mend the cause and run the same command again"
+        == "vlpeft: 2 of 2 cells failed; fix the cause and rerun the same command"
     )
     assert "disk full: cannot write" in said.err
     rows = json.loads(main("status", sweep, "--root", root, "--json").out)

@@ -181,7 +181,7 @@ def test_status_on_a_login_node(sweep, copy, tmp_path) -> None:
     assert rows[ids[0]]["state"] == "pending"
     assert (
         rows[ids[0]]["reason"]
-        == "in the queue or not, nobody knows: `squeue` is not on this machine"
+        == "queue state unknown: `squeue` is not on this machine"
     )
     assert rows[ids[1]]["state"] == "missing"
 
@@ -369,7 +369,7 @@ def test_a_failing_cell_does_not_stop_the_others(tmp_path, main) -> None:
     assert "lower `lr`" in failed[0]
     assert (
         said.lines[-1]
-        == "vlpeft: 1 of 2 cells failed; mend the cause and run the same command again"
+        == "vlpeft: 1 of 2 cells failed; fix the cause and rerun the same command"
     )
     assert "failed [a]" in said.out
     assert "[a] settings: the loss became" in said.out

@@ -9,7 +9,8 @@ import psutil
 
 from tests.unit.test_grid import CELL
 from vlpeft.benchmark.cells.cell import Planned
-from vlpeft.benchmark.launch.local import count_failures, group_by_cause, stop
+from vlpeft.benchmark.launch.failed import count_failures, group_by_cause
+from vlpeft.benchmark.launch.local import stop
 
 
 def failed(seed: int, message: str) -> tuple[Planned, dict]:
@@ -46,11 +47,11 @@ def test_what_was_cancelled_is_no_fault() -> None:
     mixed = [*cancelled, failed(2, "no weights")]
     assert (
         count_failures(mixed, 6)
-        == "1 of 6 cells failed, 2 were cancelled; mend the cause and run the same command again"
+        == "1 of 6 cells failed, 2 were cancelled; fix the cause and rerun the same command"
     )
     assert (
         count_failures(mixed[2:], 6)
-        == "1 of 6 cells failed; mend the cause and run the same command again"
+        == "1 of 6 cells failed; fix the cause and rerun the same command"
     )
 
 

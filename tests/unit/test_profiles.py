@@ -41,8 +41,8 @@ def test_shipped_profiles_load_and_say_what_they_are_for() -> None:
             {"cells_at_once": 2, "cpus": 2},
             "cells_at_once: 2 is more than the job's cells; set `cells_per_job`",
         ),
-        ({"sbatch": {"time": 5}}, "sbatch: time: write `time` beside `sbatch`; remove it here"),
-        ({"sbatch": {"cpus_per_task": 5}}, "sbatch: cpus_per_task: write `cpus` beside"),
+        ({"sbatch": {"time": 5}}, "sbatch: time: write `time` next to `sbatch`; remove it here"),
+        ({"sbatch": {"cpus_per_task": 5}}, "sbatch: cpus_per_task: write `cpus` next to"),
         ({"sbatch": {"output": "log"}}, "sbatch: output: the launcher sets it"),
         (
             {"sbatch": {"exclusive": False}},

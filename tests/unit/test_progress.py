@@ -12,7 +12,7 @@ from rich.console import Console
 from vlpeft.benchmark.cells.cell import Cell, Choice, Plan, Planned
 from vlpeft.benchmark.core.config import Protocol
 from vlpeft.benchmark.datasets import DatasetSpec
-from vlpeft.benchmark.launch.screen import TOLD_EVERY, CellProgress, SweepProgress, cell_title
+from vlpeft.benchmark.launch.screen import QUIET_SECONDS, CellProgress, SweepProgress, cell_title
 
 ROW = (
     "a [red] method whose label is much too long for any narrow terminal, and then some more of it"
@@ -91,7 +91,7 @@ def test_a_log_hears_once_a_minute_where_cells_are(
         )
     capsys.readouterr()
     progress.watch()
-    now += TOLD_EVERY
+    now += QUIET_SECONDS
     progress.watch()
     progress.watch()
     (line,) = capsys.readouterr().err.splitlines()
@@ -101,18 +101,18 @@ def test_a_log_hears_once_a_minute_where_cells_are(
         + "; ".join(f"train {i}/9 {cell_title(cells[i])}" for i in range(1, 5))
         + "; 3 more"
     )
-    now += TOLD_EVERY
+    now += QUIET_SECONDS
     with FileLock(progress.store.folder(cells[0].id) / "lock"):
         progress.watch()
     assert capsys.readouterr().err.startswith("[0/8] at work: train 0/9"), (
         "as long as somebody is at it, however quietly"
     )
-    now += TOLD_EVERY
+    now += QUIET_SECONDS
     progress.watch_cell(cells[1], "train", 2, 9)
     assert capsys.readouterr().err.startswith("[0/8] at work: train 1/9"), (
         "a cell of this process, too"
     )
-    now += TOLD_EVERY
+    now += QUIET_SECONDS
     (progress.store.folder(cells[7].id) / "record.json").write_text("{}")
     progress.watch()
     (line,) = capsys.readouterr().err.splitlines()

@@ -771,7 +771,7 @@ def running(tmp_path):
 def test_an_attempt_that_nobody_holds_is_missing_again(tmp_path):
     plan, store = states(tmp_path)
     found = status(plan, store, now=1012.4)[1]
-    assert (found.state, found.detail) == ("missing", "interrupted in train 30/100; starts afresh")
+    assert (found.state, found.detail) == ("missing", "interrupted in train 30/100; starts again")
     leave(store, plan.cells[1], "checkpoint.pt", "")
     assert (
         status(plan, store)[1].detail == "interrupted in train 30/100; goes on from its checkpoint"

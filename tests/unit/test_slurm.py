@@ -499,7 +499,7 @@ def test_the_cell_of_the_killed_worker_is_blamed(store, start) -> None:
 
     start([first, second], work, at_once=2)
     ends = [read_json(store.folder(cell) / "tries.json")["end"] for cell in (first, second)]
-    assert ends == ["ended without a word", "killed by SIGKILL (out of memory?)"]
+    assert ends == ["ended without a message", "killed by SIGKILL (out of memory?)"]
 
 
 def test_workers_that_die_at_once_are_not_followed_for_ever(start) -> None:
@@ -605,7 +605,7 @@ def test_what_waits_is_told(slurm, submitter, store, monkeypatch) -> None:
     (slurm / "squeue").write_text("#!/bin/bash\nexit 1\n")
     (slurm / "squeue").chmod(0o755)
     assert notes(root, [lost])[lost].state == "pending"
-    assert "nobody knows: `squeue` failed" in notes(root, [lost])[lost].text
+    assert "queue state unknown: `squeue` failed" in notes(root, [lost])[lost].text
     assert notes(root.parent / "elsewhere", [lost]) == {}
 
 

@@ -210,7 +210,7 @@ def test_a_changed_snapshot_is_refused(installed, tmp_path) -> None:
     (tmp_path / made.name / "vlpeft" / "slurm" / "__init__.py").write_text("edited = 1\n")
     with pytest.raises(
         UserError,
-        match=r"slurm/__init__.py is not what was copied there; .* remove .* and run again",
+        match=r"slurm/__init__.py was changed after it was copied; .* remove .* and run again",
     ):
         made.write(tmp_path)
 
