@@ -90,7 +90,7 @@ def test_unknown_scales_and_backbones(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match="--scale: it says nothing about the backbone 'flava'; it knows: blip, "
     ):
-        load_scale("tiny").settings_of("flava")
+        load_scale("tiny").scaled_settings("flava")
 
 
 def test_the_commands_take_it(tmp_path: Path, main: Any) -> None:

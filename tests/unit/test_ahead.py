@@ -141,7 +141,7 @@ def test_evaluation_says_the_same_however_far_ahead(
     monkeypatch.setattr(Ranks, "gather", lambda self, mine: [mine] * self.world)
     for depth in (0, 2):
         monkeypatch.setattr(
-            "vlpeft.benchmark.run.evaluation.depth_for", lambda _, depth=depth: depth
+            "vlpeft.benchmark.run.evaluation.fetch_depth", lambda _, depth=depth: depth
         )
         found.append(
             predict_split(backbone, features_and_prompts, inputs, feed, examples, 2, ranks=ranks)

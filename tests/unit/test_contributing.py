@@ -18,7 +18,7 @@ from vlpeft.benchmark.core.config import load_yaml, parse
 from vlpeft.benchmark.metrics import METRICS
 from vlpeft.benchmark.plan import recipes
 from vlpeft.benchmark.tasks import TASKS
-from vlpeft.results.papers.published import PublishedTable, recomputed
+from vlpeft.results.papers.published import PublishedTable, recompute_numbers
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONTRIBUTING = REPOSITORY / "CONTRIBUTING.md"
@@ -135,7 +135,7 @@ def test_the_published_table_is_one(tmp_path: Path) -> None:
     path = tmp_path / "table.yaml"
     path.write_text(snippets(CONTRIBUTING)["table.yaml"])
     table = parse(PublishedTable, load_yaml(path), str(path))
-    found = list(recomputed(table))
+    found = list(recompute_numbers(table))
     assert len(found) == 4
     assert all(each.agrees for each in found)
     for column in table.columns:

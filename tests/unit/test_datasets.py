@@ -44,7 +44,7 @@ def json_files(root: Path) -> list[Path]:
 
 def read(data, image: str):
     """Features where the dataset gives them, pixels where not."""
-    return (data.features if data.precomputed else data.image)(image)
+    return (data.features if data.has_features else data.image)(image)
 
 
 # What is read

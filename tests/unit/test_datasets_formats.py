@@ -173,7 +173,7 @@ def test_karpathys_captions_with_features_in_place_of_images(tmp_path):
 def test_datasets_of_pixels_give_no_features(tmp_path):
     write_sample("coco", tmp_path)
     data = opened("coco", tmp_path)
-    assert not data.precomputed
+    assert not data.has_features
     with pytest.raises(
         DataError,
         match=r"'karpathy' gives images, not features: .*jpg; use a backbone with a vision tower",

@@ -84,7 +84,7 @@ def test_looking_asks_nobody_and_fetching_makes_it_be_here(hub, each, tmp_path) 
 def test_what_was_fetched_builds_offline(hub, offline) -> None:
     settings = {"text": "some/text@pinned", "vision": "some/vision", "prefix": "none"}
     config = parse(BACKBONES.load("vit_roberta"), settings, "test")
-    for each in config.wanted():
+    for each in config.weight_files():
         obtain(each, fetch=True)
     hub.asked.clear()
     offline()
@@ -269,7 +269,7 @@ def test_tiny_and_random_towers_need_nothing(hub, name) -> None:
             **{key: value for key, value in known.items() if key == "vision" and key in tiny(name)},
         },
     ):
-        for each in parse(BACKBONES.load(name), settings, name).wanted():
+        for each in parse(BACKBONES.load(name), settings, name).weight_files():
             obtain(each, fetch=False)
     assert hub.asked == []
 
@@ -277,7 +277,7 @@ def test_tiny_and_random_towers_need_nothing(hub, name) -> None:
 @pytest.mark.parametrize("name", sorted(BACKBONES.entries))
 def test_defaults_are_missing_from_an_empty_cache(hub, name) -> None:
     """Every source that a backbone opens by default."""
-    for each in parse(BACKBONES.load(name), {}, name).wanted():
+    for each in parse(BACKBONES.load(name), {}, name).weight_files():
         with pytest.raises(NotHere):
             obtain(each, fetch=False)
 

@@ -154,7 +154,7 @@ def test_scenes_hold_what_they_promise(seed: int) -> None:
     for thing in things:
         assert 0 <= thing.left <= SIDE - thing.width
         assert 0 <= thing.top <= SIDE - thing.height
-        assert not any(thing.near(other) for other in things if other is not thing)
+        assert not any(thing.is_near(other) for other in things if other is not thing)
 
 
 @given(SEEDS)

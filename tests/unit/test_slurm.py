@@ -92,7 +92,7 @@ def test_arrays_are_cut_where_the_cluster_says(slurm, submitter) -> None:
         submitter.submit(ids(15)) == 15
     )  # 8 jobs of two cells, the last of one; arrays of 3, 3 and 2 jobs
     assert calls(slurm) == 3
-    sent = submitter.ledger.sent()
+    sent = submitter.ledger.submitted_jobs()
     assert [sent[cell][-1].job for cell in ids(15)] == [
         f"100{1 + job // 3}_{job % 3}" for job in range(8) for _ in range(2)
     ][:15]
@@ -108,8 +108,8 @@ def test_arrays_are_cut_where_the_cluster_says(slurm, submitter) -> None:
 
 def test_one_job_is_no_array(slurm, submitter) -> None:
     submitter.submit(ids(2))
-    assert {each.job for sent in submitter.ledger.sent().values() for each in sent} == {"1001"}
-    assert submitter.ledger.sent()[ids(1)[0]][0].log.name == "1001_0_log.out"
+    assert {each.job for sent in submitter.ledger.submitted_jobs().values() for each in sent} == {"1001"}
+    assert submitter.ledger.submitted_jobs()[ids(1)[0]][0].log.name == "1001_0_log.out"
 
 
 def test_pickles_hold_ids_and_paths_only(submitter) -> None:
@@ -127,8 +127,8 @@ def test_what_is_queued_is_not_submitted_again(slurm, submitter) -> None:
         "1001|0|PENDING|Priority\n1001|1|CANCELLED|None\n77|N/A|RUNNING|None\n"
     )
     assert submitter.submit(ids(6)) == 4  # not the two cells of 1001_0
-    assert submitter.ledger.sent()[ids(1)[0]][-1].job == "1001_0"
-    assert submitter.ledger.sent()[ids(3)[2]][-1].job == "1002_0"
+    assert submitter.ledger.submitted_jobs()[ids(1)[0]][-1].job == "1001_0"
+    assert submitter.ledger.submitted_jobs()[ids(3)[2]][-1].job == "1002_0"
 
 
 def test_a_launch_forgets_failures_of_what_it_submits_only(slurm, submitter, store) -> None:
@@ -153,7 +153,7 @@ def test_a_refusal_is_one_line_and_nothing_is_noted(slurm, submitter, capsys) ->
         submitter.submit(ids(4))
     with pytest.raises(UserError, match=r"SLURM refuses this profile: .*nowhere"):
         submitter.dry_run(ids(4))
-    assert submitter.ledger.sent() == {}
+    assert submitter.ledger.submitted_jobs() == {}
     assert capsys.readouterr().err == ""
 
 
@@ -221,7 +221,7 @@ def test_squeue_and_sacct_are_read(slurm) -> None:
         "13_2": Job("PENDING", "Resources"),
         "13_1": Job("COMPLETED"),
     }
-    assert [job.live for job in jobs().values()] == [True, True, False]
+    assert [job.is_live for job in jobs().values()] == [True, True, False]
     (slurm / "accounts").write_text(
         "12|CANCELLED by 0|0:15\n13_1|FAILED|2:0\n13_[2-5]|PENDING|0:0\n"
     )
@@ -307,11 +307,11 @@ def test_a_cell_that_takes_its_job_along_is_blamed_alone(slurm, submitter, store
     supervisor, (poisoned, fine) = Supervisor(submitter, lambda: None), ids(2)
     submitter.submit([poisoned, fine])
     for job in range(1001, 1001 + LIMIT):
-        begin(store, poisoned, str(submitter.ledger.sent()[poisoned][-1].log))
+        begin(store, poisoned, str(submitter.ledger.submitted_jobs()[poisoned][-1].log))
         lose(slurm, store, supervisor, [poisoned, fine], job, "OUT_OF_MEMORY")
     assert read_json(store.folder(poisoned) / "failure.json")["cause"] == "out of memory"
     assert not worker.has_ended(store, fine)
-    assert submitter.ledger.sent()[fine][-1].job == str(1001 + LIMIT)
+    assert submitter.ledger.submitted_jobs()[fine][-1].job == str(1001 + LIMIT)
     for job in range(
         1001 + LIMIT, 1001 + 2 * LIMIT
     ):  # where none of the job's cells begins, it is not tried for ever
@@ -341,7 +341,7 @@ def test_accounts_that_are_behind_are_not_believed(slurm, submitter, store) -> N
     supervisor, (cell,) = Supervisor(submitter, lambda: None), ids(1)
     submitter.submit([cell])
     (slurm / "accounts").write_text("1001|RUNNING|0:0\n")
-    sent = submitter.ledger.sent()[cell][-1]
+    sent = submitter.ledger.submitted_jobs()[cell][-1]
     sent.log.write_text("srun: Job step aborted\n")
     lose(slurm, store, supervisor, [cell], 1001, "CANCELLED")
     said = read_json(store.folder(cell) / "failure.json")
@@ -374,7 +374,7 @@ def test_a_refusal_is_waited_out_while_other_jobs_go_on(slurm, submitter, store,
     (slurm / "refusal").unlink()
     [supervisor.look(store, cells) for _ in range(2)]
     assert not any(worker.has_ended(store, cell) for cell in cells[:2])
-    assert len(submitter.ledger.sent()[cells[0]]) == 2
+    assert len(submitter.ledger.submitted_jobs()[cells[0]]) == 2
 
 
 def test_silence_changes_nothing(slurm, submitter, store) -> None:
@@ -635,11 +635,11 @@ def test_logs_are_cut_at_the_cell(slurm, submitter) -> None:
     root, (one, two, late) = submitter.ledger.root, ids(3)
     submitter.submit([one, two])
     submitter.submit([late])
-    (log,) = {sent.log for cell in (one, two) for sent in submitter.ledger.sent()[cell]}
+    (log,) = {sent.log for cell in (one, two) for sent in submitter.ledger.submitted_jobs()[cell]}
     log.write_text(
         f"before\n=== {one} starts\nfirst\n=== {one} done\nbetween\n=== {two} starts\nsecond\n"
     )
-    submitter.ledger.sent()[late][0].log.write_text("slurmstepd: error: no room\n")
+    submitter.ledger.submitted_jobs()[late][0].log.write_text("slurmstepd: error: no room\n")
     worker_log = root / "jobs" / "20260101-000000" / "host-1" / "5_0_log.out"
     worker_log.parent.mkdir(parents=True)
     worker_log.write_text(f"=== {two} starts\nlocally\n=== {two} failed\n=== {one} starts\n")
@@ -677,7 +677,7 @@ def test_ten_thousand_cells_take_few_questions(slurm, submitter, store, monkeypa
     many = ids(10_000)
     assert submitter.submit(many) == 10_000
     assert calls(slurm) == 5  # 5,000 jobs of two cells
-    sent = submitter.ledger.sent()
+    sent = submitter.ledger.submitted_jobs()
     assert len(sent) == 10_000
     (slurm / "queue").write_text(
         "".join(f"{1001 + job // 1001}|{job % 1001}|PENDING|Priority\n" for job in range(5000))
