@@ -4,7 +4,6 @@ import ast
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 
-from vlpeft.benchmark.cells.code import PACKAGES
 from vlpeft.benchmark.core.registry import REPOSITORY
 
 FLOORS = (  # a room imports from lower floors only
@@ -19,74 +18,41 @@ FLOORS = (  # a room imports from lower floors only
     "cli",
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms.split()}
-NEVER = {
-    ("slurm", "results"),
-    ("bench", "results"),
-    ("methods", "backbones"),
-    ("baselines", "backbones"),
-}
-VLPEFT = REPOSITORY / "vlpeft"
+NEVER = {("slurm", "results"), ("bench", "results")}
+NEVER |= {("methods", "backbones"), ("baselines", "backbones")}
 FILES = {
-    path.relative_to(VLPEFT).as_posix(): path
-    for name in PACKAGES[1:]
-    for path in (VLPEFT / name).rglob("*.py")
+    path.relative_to(REPOSITORY).with_suffix("").as_posix().replace("/", "."): path
+    for package in ("benchmark", "baselines", "methods", "results", "slurm")
+    for path in (REPOSITORY / "vlpeft" / package).rglob("*.py")
 }
-OLD = tuple(
-    f"{word} {name}{end}"
-    for word in ("from", "import")
-    for name in PACKAGES[1:]
-    for end in (".", " ")
-)
+MODULES = {name.removesuffix(".__init__"): path for name, path in FILES.items()}
 
 
-def room(path: str) -> str:
-    """benchmark/run/loop.py is in `run`, results/tables/table.py in `results`."""
-    return path.removeprefix("benchmark/").split("/")[0]
+def room(module: str) -> str:
+    """vlpeft.benchmark.run.loop is in `run`, vlpeft.results.tables.table in `results`."""
+    return module.removeprefix("vlpeft.").removeprefix("benchmark.").split(".")[0]
 
 
-def file_of(module: str) -> str | None:
-    """The file of a module of ours."""
-    stem = module.removeprefix("vlpeft.").replace(".", "/")
-    return next((name for name in (f"{stem}.py", f"{stem}/__init__.py") if name in FILES), None)
-
-
-def imports(path: str) -> Iterator[tuple[int, str]]:
-    """Line and file of everything of ours that a file imports, those in functions included."""
-    for node in ast.walk(ast.parse(FILES[path].read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            found = [file_of(alias.name) for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            found = [
-                file_of(f"{node.module}.{alias.name}") or file_of(str(node.module))
-                for alias in node.names
-            ]
-        else:
-            continue
-        yield from ((node.lineno, name) for name in found if name is not None)
+def imports(module: str) -> Iterator[str]:
+    """Every module of ours that a module imports, also inside functions."""
+    for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            parent = getattr(node, "module", "")
+            for name in (alias.name for alias in node.names):
+                yield f"{parent}.{name}" if f"{parent}.{name}" in MODULES else parent or name
 
 
 def test_arrows_go_down() -> None:
-    arrows = [
-        (f"{path}:{line}", room(path), room(name))
-        for path in sorted(FILES)
-        for line, name in imports(path)
-    ]
-    between = [(where, a, b) for where, a, b in arrows if a != b]
-    assert [each for each in between if each[1:] in NEVER or FLOOR[each[1]] <= FLOOR[each[2]]] == []
+    arrows = {(a, b) for a in MODULES for b in imports(a) if b in MODULES and room(a) != room(b)}
+    between = {(room(a), room(b)) for a, b in arrows}
+    assert [each for each in between if each in NEVER or FLOOR[each[0]] <= FLOOR[each[1]]] == []
 
 
 def test_no_circles() -> None:
-    TopologicalSorter(
-        {path: {name for _, name in imports(path)} for path in FILES}
-    ).prepare()  # raises CycleError
+    TopologicalSorter({module: set(imports(module)) for module in MODULES}).prepare()
 
 
 def test_each_module_has_one_name() -> None:
-    """Imported as `results`, it would be there twice, and a user's own results.py could be taken for it."""
-    everything = [*FILES.values(), *(REPOSITORY / "tests").rglob("*.py")]
-    lines = [
-        line.strip()
-        for file in everything
-        for line in file.read_text(encoding="utf-8").splitlines()
-    ]
-    assert [line for line in lines if line.startswith(OLD)] == []
+    """Imported as `results`, a module exists twice, and a user's results.py could shadow it."""
+    names = {name.partition(".")[0] for module in MODULES for name in imports(module)}
+    assert names.isdisjoint({"benchmark", "baselines", "methods", "results", "slurm"})

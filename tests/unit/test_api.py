@@ -1,0 +1,88 @@
+"""The names of `vlpeft` for notebooks, and the page that shows them."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import vlpeft
+from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.core.registry import REPOSITORY
+
+PAGE = REPOSITORY / "docs" / "api.md"
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    """What the page's code defines, run as one notebook in an empty folder."""
+    names: dict[str, object] = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("notebook"))
+        for code in re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.S):
+            exec(compile(code, str(PAGE), "exec"), names)
+        names["folder"] = Path.cwd()
+    return names
+
+
+def test_the_leaderboard_has_settings_as_columns(ran: dict[str, object]) -> None:
+    frame = ran["frame"]
+    assert isinstance(frame, pd.DataFrame)
+    assert set(frame["method"]) == {"bitfit", "lora"}
+    assert frame.set_index("method").loc["lora", "method.rank"] == 4
+    assert set(frame["state"]) == {"done"}
+    assert set(frame["protocol.steps"]) == {3}
+    assert set(frame["verified"]) == {"yes"}
+
+
+def test_the_report_and_the_plan(ran: dict[str, object]) -> None:
+    page = ran["folder"] / ran["page"]  # type: ignore[operator]
+    assert "Two methods" in page.read_text(encoding="utf-8")
+    assert [cell.row for cell in ran["cells"]] == ["bitfit", "lora"]  # type: ignore[attr-defined]
+
+
+def test_adapt_trains_what_the_method_says(ran: dict[str, object]) -> None:
+    model = ran["model"]
+    assert isinstance(model, vlpeft.Backbone)
+    full = sum(parameter.numel() for parameter in model.parameters())
+    assert 0 < int(str(ran["trainable"])) < full / 2
+
+
+def test_a_method_may_be_an_instance() -> None:
+    from vlpeft.baselines.lora import LoRA
+
+    tiny = {"name": "vit_roberta", "text": "tiny", "vision": "tiny"}
+    models = [
+        vlpeft.adapt(tiny, method, answers=("yes", "no"))
+        for method in (LoRA(rank=2, alpha=2), {"name": "lora", "rank": 2, "alpha": 2})
+    ]
+    first, second = (
+        sum(p.numel() for p in model.parameters() if p.requires_grad) for model in models
+    )
+    assert first == second > 0
+
+
+def test_every_name_is_on_the_page() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    shown = set(re.findall(r"`(\w+)[(`]", text))
+    assert set(vlpeft.__all__) - {"LoadedAdapter", "SweepResults"} <= shown
+    assert all(getattr(vlpeft, name).__doc__ for name in vlpeft.__all__)
+
+
+def test_errors_name_the_fix(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"holds no sweep; name one: open_results\(root, sweep\)"):
+        vlpeft.open_results(tmp_path)
+    with pytest.raises(UserError, match="`name` is missing"):
+        vlpeft.adapt({"text": "tiny"}, "lora")
+    with pytest.raises(AttributeError, match="no attribute 'trian'"):
+        vlpeft.trian  # noqa: B018 - the access is the test
+
+
+def test_import_is_light() -> None:
+    code = (
+        "import sys, vlpeft; print(sorted({'torch', 'pandas', 'transformers'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

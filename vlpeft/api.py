@@ -1,0 +1,281 @@
+"""Functions for notebooks and scripts. Import them from `vlpeft`.
+
+An error that the user can fix is a `vlpeft.benchmark.core.errors.UserError`; its message has the fix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from vlpeft.benchmark.backbones import BACKBONES
+from vlpeft.benchmark.cells.cell import Cell, Plan
+from vlpeft.benchmark.cells.records import Store
+from vlpeft.benchmark.contract.backbone import Backbone
+from vlpeft.benchmark.contract.method import METHODS, Method, apply
+from vlpeft.benchmark.core.config import JSON, Protocol, dump, parse
+from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.export.folder import AdapterFolder
+
+BATCH = 32
+Named = str | Mapping[str, JSON]  # "lora", or {"name": "lora", "rank": 16} as in a sweep
+
+
+class SweepResults(NamedTuple):
+    """A sweep's plan, and where the records of its cells are."""
+
+    plan: Plan
+    store: Store
+
+
+@dataclass(frozen=True)
+class LoadedAdapter:
+    """An exported adapter: its description, and the model with its weights, ready to predict."""
+
+    folder: AdapterFolder
+    backbone: Backbone
+
+
+def plan(sweep: str | Path, *, scale: str = "") -> Plan:
+    """Expand and check a sweep, without running anything.
+
+    Args:
+        sweep: the name of a shipped sweep, or the path of a YAML file.
+        scale: a shipped scale, such as "tiny"; "" for the sweep's own sizes.
+
+    Returns:
+        The plan: every cell, runnable or skipped with the reason.
+
+    Raises:
+        UserError: for settings that cannot work.
+    """
+    from vlpeft.benchmark.plan.check import plan as check
+
+    return check(str(sweep), need_data=False, scale=scale)
+
+
+def run(
+    sweep: str | Path,
+    root: str | Path | None = None,
+    *,
+    scale: str = "",
+    device: str = "auto",
+    threads: int | None = None,
+    unverified: bool = False,
+) -> pd.DataFrame:
+    """Run the unfinished cells of a sweep in this process, with a progress bar.
+
+    Args:
+        sweep: the name of a shipped sweep, or the path of a YAML file.
+        root: the result folder; None: `runs/` and the sweep's name, as for the command.
+        scale: as for `plan`.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        threads: CPU threads; None: all cores.
+        unverified: run in an environment that fails `vlpeft verify`; records say so.
+
+    Returns:
+        The leaderboard (see `leaderboard`).
+
+    Raises:
+        UserError: for settings that cannot work, missing data, an environment that fails
+            verification, and, after the last cell, if a cell failed.
+    """
+    from vlpeft.benchmark.launch.failed import count_failures, failures, group_by_cause
+    from vlpeft.benchmark.launch.local import unfinished_cells
+    from vlpeft.benchmark.launch.presence import show_presence
+    from vlpeft.benchmark.launch.screen import SweepProgress
+    from vlpeft.benchmark.launch.ways import Inline
+    from vlpeft.benchmark.plan.check import plan as check
+    from vlpeft.benchmark.plan.check import save_plan
+    from vlpeft.benchmark.run.runtime import Runtime
+    from vlpeft.benchmark.verify.gate import require
+
+    made = check(str(sweep), need_data=True, scale=scale)
+    folder = Path("runs") / made.sweep if root is None else Path(root)
+    runtime = parse(Runtime, {"device": device, "threads": threads}, "options")
+    cells = unfinished_cells(made, folder)
+    if cells and not unverified:
+        require([each.cell for each in cells], runtime.torch_device().type)
+        runtime = replace(runtime, verified=True)
+    save_plan(made, folder)
+    with (
+        SweepProgress(made, cells, folder) as progress,
+        show_presence(folder, made.sweep, "inline"),
+    ):
+        Inline(runtime).run(cells, folder, progress)
+    failed = list(failures(cells, folder))
+    if failed:
+        lines = (*group_by_cause(failed), count_failures(failed, len(cells)))
+        raise UserError("; ".join(lines))
+    return leaderboard(SweepResults(made, Store(folder)))
+
+
+def open_results(root: str | Path, sweep: str = "", *, scale: str = "") -> SweepResults:
+    """Open a result folder, or a file of evidence.
+
+    Args:
+        root: the folder that `run` or `vlpeft sweep` has filled, or the file.
+        sweep: which sweep of the folder; "" if there is only one.
+        scale: the scale that it was run at.
+
+    Raises:
+        UserError: if the folder holds no sweep, or several and none is named.
+    """
+    from vlpeft.benchmark.plan.sweep import launched_plans
+    from vlpeft.results.evidence import SUFFIX, read_evidence
+    from vlpeft.results.evidence import open_results as open_sweep
+
+    folder = Path(root)
+    if sweep:
+        return SweepResults(*open_sweep(sweep, folder, scale))
+    if folder.suffix == SUFFIX:
+        evidence = read_evidence(folder)
+        return SweepResults(evidence.plan, evidence)
+    plans = launched_plans(folder)
+    if len(plans) != 1:
+        names = ", ".join(each.sweep for each in plans) or "no sweep"
+        raise UserError(f"{folder} holds {names}; name one: open_results(root, sweep)")
+    return SweepResults(plans[0], Store(folder))
+
+
+def leaderboard(results: SweepResults, *, mixed_environments: bool = False) -> pd.DataFrame:
+    """Return one row for each cell, task and metric.
+
+    Args:
+        results: what `open_results` returns.
+        mixed_environments: accept unverified cells from environments that differ.
+
+    Returns:
+        The columns of `vlpeft table --tidy`, then the settings of each cell: `method.rank`,
+        `backbone.text`, `protocol.lr`, ...
+
+    Raises:
+        UserError: for records that cannot be compared; the message names them.
+    """
+    from vlpeft.results.leaderboard import leaderboard as build
+
+    frame = build(*results, mixed=mixed_environments).frame
+    cells = {each.id: each.cell for each in results.plan.cells}
+    settings = {cell_id: dict(_settings(cell)) for cell_id, cell in cells.items()}
+    return frame.join(pd.DataFrame.from_dict(settings, orient="index"), on="id")
+
+
+def _settings(cell: Cell) -> Iterator[tuple[str, JSON]]:
+    groups: dict[str, Mapping[str, JSON]] = {
+        "method": cell.method.settings,
+        "backbone": cell.backbone.settings,
+        "protocol": dump(cell.protocol),
+    }
+    for group, values in groups.items():
+        for key, value in values.items():
+            yield f"{group}.{key}", value
+
+
+def report(results: SweepResults, folder: str | Path, *, mixed_environments: bool = False) -> Path:
+    """Write the HTML report of a sweep.
+
+    Args:
+        results: what `open_results` returns.
+        folder: where to write `index.html`.
+        mixed_environments: as for `leaderboard`.
+
+    Returns:
+        The page's path.
+
+    Raises:
+        UserError: for what `leaderboard` refuses, and if the folder cannot be written.
+    """
+    from vlpeft.results.report.page import write_report
+
+    return write_report([results], Path(folder), mixed=mixed_environments)[0]
+
+
+def adapt(
+    backbone: Named,
+    method: Named | Method,
+    *,
+    answers: Sequence[str] = (),
+    protocol: Protocol | None = None,
+) -> Backbone:
+    """Build a backbone and apply a method to it.
+
+    Args:
+        backbone: a name, or a name with settings, as in a sweep.
+        method: the same, or an instance of a method, such as one defined in a notebook.
+        answers: the closed list of answers, for backbones with a classifier.
+        protocol: what a backbone reads from the recipe, such as lengths of texts; None: defaults.
+
+    Returns:
+        The model. Parameters that the method trains have `requires_grad`; all others are frozen.
+
+    Raises:
+        UserError: for unknown names and settings, and if the method does not fit the backbone.
+    """
+    name, settings = _split(backbone)
+    config = parse(BACKBONES.load(name), settings, f"backbone {name}")
+    if not isinstance(method, Method):
+        name, settings = _split(method)
+        method = parse(METHODS.load(name), settings, f"method {name}")
+    model: Backbone = config.build(tuple(answers), protocol or Protocol(lr=1e-3))
+    apply(method, model)
+    return model
+
+
+def _split(named: Named) -> tuple[str, dict[str, JSON]]:
+    if isinstance(named, str):
+        return named, {}
+    settings = dict(named)
+    if "name" not in settings:
+        raise UserError(f"{settings}: `name` is missing; write for example {{'name': 'lora'}}")
+    return str(settings.pop("name")), settings
+
+
+def load_adapter(folder: str | Path, *, device: str = "auto") -> LoadedAdapter:
+    """Build the model of an exported adapter, with its weights.
+
+    Args:
+        folder: what `vlpeft export-adapter` wrote.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+
+    Raises:
+        UserError: if files are missing or were changed, or the base weights are not available.
+    """
+    from vlpeft.benchmark.export.folder import read_adapter, rebuild
+    from vlpeft.benchmark.run.runtime import Runtime
+
+    adapter = read_adapter(Path(folder))
+    place = parse(Runtime, {"device": device}, "options").torch_device()
+    return LoadedAdapter(adapter, rebuild(adapter, Path(folder)).to(place))
+
+
+def predict(
+    adapter: LoadedAdapter, rows: Sequence[Mapping[str, Any]], *, task: str = "", top: int = 0
+) -> list[dict[str, Any]]:
+    """Predict what a trained adapter answers.
+
+    Args:
+        adapter: what `load_adapter` returns.
+        rows: {"images": [PATH, ...], "question": TEXT}; the question is left out for captions.
+        task: which task of a joint adapter; "" if there is only one.
+        top: how many of the best answers to return with their scores, where answers are ranked.
+
+    Returns:
+        Each row with its "prediction".
+
+    Raises:
+        UserError: for rows that the task cannot take.
+    """
+    from vlpeft.benchmark.export import predict as library
+    from vlpeft.benchmark.tasks import TASKS
+
+    part = library.select_part(adapter.folder, task)
+    asked = [parse(library.AskedQuestion, dict(row), f"row {i}") for i, row in enumerate(rows, 1)]
+    kind = TASKS.load(adapter.folder.cell.parts[part].task)()
+    for number, each in enumerate(asked, 1):
+        library.check(each, kind, f"row {number}: ")
+    answers = library.predict(adapter.folder, adapter.backbone, part, asked, BATCH, top)
+    return list(library.as_rows(asked, answers, adapter.backbone.score))
