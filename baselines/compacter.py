@@ -1,4 +1,4 @@
-"""Compacter: an adapter whose maps are sums of Kronecker products (Mahabadi et al., NeurIPS 2021)."""
+"""Compacter: an adapter with sums of Kronecker products as maps (Mahabadi et al., NeurIPS 2021)."""
 
 from __future__ import annotations
 
@@ -88,10 +88,9 @@ class KroneckerLinear(nn.Module):
         _check_sizes(inputs, outputs, n, rank)
         self.n = n
         self.a = nn.Parameter(torch.empty(n, n, n).normal_(std=0.01))
-        if rank is None:
-            sizes = [inputs // n, outputs // n]
-        else:
-            sizes = [inputs // n, rank, outputs // n]
+        sizes = [inputs // n, outputs // n]
+        if rank is not None:
+            sizes.insert(1, rank)
         self.w = nn.ParameterList(_init_glorot(torch.empty(n, *pair)) for pair in pairwise(sizes))
         self.bias = nn.Parameter(torch.zeros(outputs))
 

@@ -1,4 +1,4 @@
-"""HyperFormer: a network generates the adapters of all tasks and layers (Mahabadi et al., ACL 2021)."""
+"""HyperFormer: a network generates the adapters of tasks and layers (Mahabadi et al., ACL 2021)."""
 
 from __future__ import annotations
 

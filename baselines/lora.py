@@ -170,7 +170,7 @@ class LoRALinear(nn.Module):
 
     @torch.no_grad()
     def delta_weight(self) -> Tensor:
-        """Return the update as one matrix, (outputs, inputs): merging adds it to the base weight."""
+        """Return the update as one matrix, (outputs, inputs); merging adds it to the base."""
         # Row i is the bottleneck of the i-th unit vector.
         down = self.lora_a.T
         return self.add_update(down.new_zeros(down.shape[0], self.outputs), down).T

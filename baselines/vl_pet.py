@@ -37,8 +37,9 @@ class VLPET(Method):
     encoder's output. The paper has a multi-head down-projection, with one head next to the other.
     That equals one linear map of all of H.
 
-    `variant: release` made the published numbers. `paper` differs in the input of small and middleX
-    (X and H1 in the release; X and H in the paper), and in the gate of middleY (1 + z; 1 + sigmoid(z)).
+    `variant: release` made the published numbers. `variant: paper` differs in two points. Small and
+    middleX read X and H, in place of X and H1. The gate of middleY is 1 + sigmoid(z), in place of
+    1 + z.
 
     Table 9 of the paper: `modules` puts the adapters of VL-Adapter or of Compacter under the gate,
     and behind the decoder's cross-attention. BART-base has `size: 96`.

@@ -155,7 +155,7 @@ class TextAttention(BlipAttention):
     Unlike the original of transformers it respects the mask of padded states in cross-attention.
     """
 
-    def attended(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+    def compute_attention(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         """Attention of (batch, heads, tokens, head width); the result has heads behind tokens."""
         if mask is not None:
             # Half the smallest number: a kernel that multiplies the mask must not overflow to minus infinity.
