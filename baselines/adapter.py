@@ -57,6 +57,7 @@ class Adapter(Method):
     residual: bool = True
     # True: one adapter per block, used behind all of its sub-layers.
     share_in_block: bool = False
+    # VL-Adapter trains all LayerNorms, the routing release those of the sites.
     also_train: tuple[UnfreezeGroup, ...] = ()
     per_task: Literal["nothing", "down", "up", "all"] = added_field("nothing")
 
@@ -72,6 +73,7 @@ class Adapter(Method):
         for site in select_sites(backbone, self.places, self.sides):
             check_rank(self.size, site.width, "size")
             key = self._key(site)
+            # With `share_in_block` several sites have the same key, and so the same weights.
             if key not in adapters:
                 adapters[key] = self._make_adapter(site.width, backbone)
             site.output.replace(self._combine(site, adapters[key]))
@@ -156,6 +158,8 @@ class Bottleneck(nn.Module):
 
     def __init__(self, width: int, size: int, activation: str, residual: bool) -> None:
         super().__init__()
+        # The up-projection does not start at zero, in neither release: a new adapter changes the
+        # output a little.
         self.down: nn.Module = init_normal(nn.Linear(width, size))
         self.up: nn.Module = init_normal(nn.Linear(size, width))
         self.activation = make_activation(activation)

@@ -41,6 +41,7 @@ class Compacter(Adapter):
         super().inject(backbone)
         if not self.share_a:
             return
+        # A is shared after all maps are drawn, so the other parameters start as without sharing.
         maps = [module for module in backbone.modules() if isinstance(module, KroneckerLinear)]
         for module in maps[1:]:
             module.a = maps[0].a
@@ -98,6 +99,7 @@ class KroneckerLinear(nn.Module):
         """Map (..., inputs) to (..., outputs)."""
         if len(self.w) == 1:
             return functional.linear(x, self.weight(), self.bias)
+        # x sum_i kron(A_i, L_i R_i): contract with L_i, then with A_i, then with R_i.
         left, right = self.w
         # Index a and b: rows and columns of A_i. Index p and q: rows and columns of W_i.
         low = torch.einsum("...ap,ipr->...air", x.reshape(*x.shape[:-1], self.n, -1), left)

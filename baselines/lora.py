@@ -50,10 +50,12 @@ class LoRA(Method):
     """
 
     rank: Positive = 8
+    # The scale is alpha / rank: 1 in the routing release (128 / 128), 1/4 in VL-Adapter (32 / 128).
     alpha: PositiveFloat = 16.0
     targets: Annotated[tuple[Role, ...], Field(min_length=1)] = ("query", "value")
     places: Annotated[tuple[SiteKind, ...], Field(min_length=1)] = ("self", "cross", "ffn")
     sides: Annotated[tuple[TowerSide, ...], Field(min_length=1)] = ("encoder", "decoder")
+    # Dropout of the input of A. The routing release uses 0, VL-Adapter 0.1.
     dropout: Fraction = 0.0
     also_train: tuple[UnfreezeGroup | Literal["target_biases"], ...] = ()
     per_task: bool = added_field(False)
@@ -76,6 +78,7 @@ class LoRA(Method):
         for slot, spans in self._targets(backbone):
             inputs, _ = shape(slot.module)
             total += sum(self.rank * (inputs + stop - start) for start, stop in spans)
+        # Only the updates are copied. What `also_train` unfreezes is shared by the tasks.
         if self.per_task:
             total *= backbone.active_task.count
         return total + count(self._extra_parameters(backbone))

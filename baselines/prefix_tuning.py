@@ -45,6 +45,7 @@ class PrefixTuning(Method):
         shared: dict[tuple[str, str], nn.Module] = {}
         for site in select_sites(backbone, self.places, self.sides):
             attention = _attention_of(site)
+            # Without `mlp`, keys and values are trained directly.
             if self.mlp is None:
                 attention.prepend(Prefix(self.length, attention.heads, site.width))
                 continue

@@ -165,6 +165,7 @@ class Gated(Parallel):
     def forward(self, h: Tensor) -> Tensor:
         """Map (batch, tokens, inputs of base) to (batch, tokens, width)."""
         h = self.base(h)
+        # H1 = H + f(H): the bottleneck has its own residual.
         modified = self.bottleneck(h)
         if not self.gate_reads_h:
             h = modified
@@ -210,6 +211,7 @@ class Gate(nn.Module):
             case "middleX":
                 return torch.sigmoid(self.score(x + h))
             case "middleY":
+                # The same factors for all tokens and examples; z starts near 0.
                 return 1 + self._channel_gate()
             case "large":
                 return torch.sigmoid(self.score(x))

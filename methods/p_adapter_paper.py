@@ -80,6 +80,7 @@ class PaperAdapter(Bottleneck):
         query and value are (batch, heads, nodes, head width), m is (batch, heads, queries, keys).
         """
         if self.laplacian is None:
+            # One step of personalised PageRank: a node keeps a share of its own features.
             return (1 - self.teleport) * (m @ value) + self.teleport * query
         if self.graph_degrees:
             # D_jj^(-1/2) enters (14) and (15) in the same way. A query's own degree is 1, as

@@ -37,11 +37,13 @@ Route = Callable[[Tensor, Tensor], Tensor]
 
 def add(text: Tensor, vision: Tensor) -> Tensor:
     """Return x_t + x'_v, (batch, length, k); vision is (batch, 1, k)."""
+    # Without a bias this is D (x_H + x_R): the image shifts every text state by the same vector.
     return text + _check_pooled(vision, "add")
 
 
 def mul(text: Tensor, vision: Tensor) -> Tensor:
     """Return x_t o x'_v, the element-wise product, (batch, length, k); vision is (batch, 1, k)."""
+    # Linear in x_t, but D is shared with the image, so the update is quadratic in D.
     return text * _check_pooled(vision, "mul")
 
 
@@ -56,6 +58,8 @@ def mul_expand(text: Tensor, vision: Tensor) -> Tensor:
 
 def project(text: Tensor, vision: Tensor) -> Tensor:
     """Return x_t x_v^T x_v, (batch, length, k), for any number of visual tokens."""
+    # For one visual token the result is <x_t, x_v> x_v: it always points along x_v, and it is cubic
+    # in the shared D. There is no scaling, softmax or mask, in the paper's figure or in its code.
     return text @ vision.transpose(-1, -2) @ vision
 
 
@@ -95,6 +99,7 @@ class RoutingLoRA(LoRA):
         """Return the module with its routed update."""
         _check_width(shape(module)[0], backbone)
         check_context(self.function, backbone)
+        # With two targets the release routes one vector of 2 x rank numbers.
         groups = len(spans)
         if self.variant == "release":
             groups = 1

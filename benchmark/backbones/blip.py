@@ -179,6 +179,7 @@ class BLIPModel(BLIPLanguage):
         visual = single(visual)
         chosen = training_targets(targets, self.protocol)
         rows = torch.tensor([target.question for target in chosen], device=visual.device)
+        # A question is encoded once, even if several of its answers train.
         memory = self.memory_of(visual, prompts).rows(rows)
         self.set_visual_context(visual[rows])
         embeds, mask = self.embed_prefix([prompts[target.question] for target in chosen])

@@ -105,6 +105,7 @@ class BLIPLanguage(Backbone):
         first = self.tokenizer.cls_token_id
         if first is None:
             first = self.start
+        # [CLS] and [SEP] count as input tokens.
         texts = self._tokenize(prompts, self.protocol.max_input_tokens - 2)
         rows = [[first, SOFT, *ids, self.end] for ids in texts]
         embeds, mask = self._embed(self.token_embeddings, rows)
@@ -166,6 +167,7 @@ class BLIPLanguage(Backbone):
         longest = max(map(len, expanded))
         padded = [[IGNORED] * (longest - len(row)) + row for row in expanded]
         ids = torch.tensor(padded, device=self.device)
+        # SOFT and IGNORED are negative. Any row of the table will do in their place.
         embeds: Tensor = words(ids.masked_fill(ids < 0, self.pad))
         if soft is not None:
             values = soft.to(embeds.dtype).expand(len(rows), -1, -1)

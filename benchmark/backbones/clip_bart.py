@@ -170,6 +170,7 @@ class CLIPBartModel(Backbone):
         inputs = labels.roll(1, 1)
         inputs[:, 0] = self.text.config.decoder_start_token_id
         questions = torch.tensor([target.question for target in wanted], device=self.device)
+        # One row per sequence from here on: a question may have several answers to train on.
         self.visual_context.value = self.visual_context.value[questions]
         written = self.decode(inputs, states[questions], mask[questions]).last_hidden_state
         weights = [target.weight for target in wanted]

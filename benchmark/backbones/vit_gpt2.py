@@ -172,6 +172,7 @@ class ViTGPT2Model(Backbone):
     def _embed_prefix(self, pooled: Tensor) -> Tensor:
         """Return the visual prefix of the pooled vector, (batch, 1, width)."""
         if self.config.prefix == "none":
+            # The end token is GPT-2's only special token, and its usual start of a text.
             return self.token_embeddings.weight[self.end].expand(pooled.shape[0], 1, -1)
         if self.config.prefix == "projected":
             projected: Tensor = cast("nn.ModuleDict", self.head)["prefix"](pooled)
@@ -182,6 +183,8 @@ class ViTGPT2Model(Backbone):
         """Return which tokens train, (batch, tokens)."""
         if self.config.loss == "repaired":
             return mask.bool()
+        # The release sets `ignore_index=0` and shifts labels within the caption. So "!" and the
+        # first token never count, and the padding of 50256 does.
         counted = tokens != RELEASE_IGNORED
         counted[:, 0] = False
         return counted

@@ -156,6 +156,7 @@ def apply(method: Method, backbone: Backbone) -> None:
     Raises:
         UserError: If a setting of the method does not fit the backbone.
     """
+    # First, so that the modules which the method adds train.
     backbone.requires_grad_(False)
     method.inject(backbone)
     for parameter in backbone.head_parameters():
@@ -201,6 +202,7 @@ def targets(
         grouped: dict[int, list[Projection]] = {}
         for role, projection in site.projections.items():
             if role in roles:
+                # By identity: the projections of a fused module have one module and several spans.
                 grouped.setdefault(id(projection.slot.module), []).append(projection)
         for members in grouped.values():
             yield members[0].slot, tuple(p.span for p in members)
