@@ -438,7 +438,7 @@ def test_how_vl_pet_starts() -> None:
     [
         ("clip_bart", {"variant": "paper"}, "the same large gate"),
         ("clip_bart", {"release_padding": True}, "only the small gate"),
-        ("vit_roberta", {"modules": "adapter"}, "differs from vl_pet in a decoder alone"),
+        ("vit_roberta", {"modules": "adapter"}, "differs from vl_pet only in a decoder"),
         ("clip_bart", {"size": 1000}, "size: 1000 is larger"),
         ("clip_bart", {"places": ["cross"]}, "has no encoder cross"),
     ],
