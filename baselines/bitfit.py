@@ -1,11 +1,12 @@
-"""BitFit: train the biases."""
+"""BitFit: train the biases only (Ben Zaken et al. 2022)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from vlpeft.benchmark.contract.backbone import Backbone
-from vlpeft.benchmark.contract.method import Method, extra_parameters, unfreeze
+from vlpeft.benchmark.contract.method import Method
+from vlpeft.benchmark.contract.parameters import extra_parameters, unfreeze
 from vlpeft.benchmark.contract.sites import count
 from vlpeft.benchmark.core.registry import register
 
@@ -13,12 +14,12 @@ from vlpeft.benchmark.core.registry import register
 @register("bitfit", paper="Ben Zaken et al. 2022", needs=())
 @dataclass(frozen=True)
 class BitFit(Method):
-    """Train every bias of the language tower, those of LayerNorms included."""
+    """Train every bias of the language tower, including those of LayerNorms."""
 
     def inject(self, backbone: Backbone) -> None:
         """Unfreeze the biases."""
         unfreeze(extra_parameters(backbone, ("biases",)))
 
     def trainable(self, backbone: Backbone) -> int:
-        """One scalar for each output of each biased module."""
+        """Count one scalar per output of each module with a bias."""
         return count(extra_parameters(backbone, ("biases",)))

@@ -1,4 +1,4 @@
-"""Linear probing: only the task head trains."""
+"""Linear probing: only the task head trains (Alain & Bengio 2017)."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class HeadOnly(Method):
     """Train the task head on a frozen model."""
 
     def inject(self, backbone: Backbone) -> None:
-        """Nothing: the head of a backbone always trains."""
+        """Do nothing: the head of a backbone always trains."""
 
     def trainable(self, backbone: Backbone) -> int:  # noqa: ARG002
-        """Nothing beside the head."""
+        """Return 0, because the head is counted separately."""
         return 0

@@ -1,4 +1,4 @@
-"""HyperFormer: adapters whose weights a network makes from what task and what layer they serve (Mahabadi et al., ACL 2021)."""
+"""HyperFormer: a network generates the adapters of tasks and layers (Mahabadi et al., ACL 2021)."""
 
 from __future__ import annotations
 
@@ -11,13 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vlpeft.benchmark.contract.backbone import Backbone
-from vlpeft.benchmark.contract.method import (
-    Method,
+from vlpeft.benchmark.contract.method import Method, check_rank, select_sites
+from vlpeft.benchmark.contract.parameters import (
     UnfreezeGroup,
-    check_rank,
     extra_parameters,
     init_normal,
-    select_sites,
     unfreeze,
 )
 from vlpeft.benchmark.contract.sites import ActiveTask, Site, SiteKind, TowerSide, count
@@ -29,18 +27,23 @@ from vlpeft.benchmark.libraries.transformers import make_activation
 @register("hyperformer", paper="Mahabadi et al. 2021", needs=("sublayers",))
 @dataclass(frozen=True)
 class HyperFormer(Method):
-    """Sequential adapters h + U act(D h + b) + c behind sub-layers, generated for each task of the cell and each layer.
+    """Sequential adapters h + U act(D h + b) + c, generated for each task and each layer.
 
-    e = LN(W2 relu(W1 [task; layer])), of `projected` numbers, is made once for each layer of a side; one linear map for each
-    side and kind of sub-layer turns it into D, b, U and c. Task embeddings serve both sides and start from N(0, 1), layer
-    embeddings and linear maps from N(0, 0.02). The sizes are those of the VL-Adapter benchmark, but for `size`, there 96.
+    e = LN(W2 relu(W1 [task; layer])) has `projected` numbers. It is computed once per layer of a
+    side. One linear map per side and kind of sub-layer turns it into D, b, U and c.
+
+    Both sides share the task embeddings. These start from N(0, 1). Layer embeddings and linear maps
+    start from N(0, 0.02^2).
+
+    The sizes are those of the VL-Adapter benchmark, except `size`, which is 96 there.
     """
 
     size: Positive = 16
     places: Annotated[tuple[SiteKind, ...], Field(min_length=1)] = ("self", "cross", "ffn")
     sides: Annotated[tuple[TowerSide, ...], Field(min_length=1)] = ("encoder", "decoder")
     activation: Literal["relu", "gelu", "gelu_new"] = "gelu_new"
-    embedding: Positive = 512  # width of a task's and of a layer's embedding
+    # The width of a task's embedding, and of a layer's.
+    embedding: Positive = 512
     hidden: Positive = 128
     projected: Positive = 8
     also_train: tuple[UnfreezeGroup, ...] = ()
@@ -52,7 +55,7 @@ class HyperFormer(Method):
         tasks = nn.Parameter(torch.randn(backbone.active_task.count, self.embedding))
         sources = {
             side: TaskEmbedding(self, tasks, layers, backbone.active_task)
-            for side, layers in _layers(sites).items()
+            for side, layers in _count_layers(sites).items()
         }
         generators: dict[tuple[TowerSide, SiteKind], nn.Linear] = {}
         for site in sites:
@@ -66,47 +69,51 @@ class HyperFormer(Method):
             site.output.replace(nn.Sequential(site.output.module, adapter))
 
     def trainable(self, backbone: Backbone) -> int:
-        """Embeddings; for each side a network; for each side and kind of sub-layer a generator; and what `also_train` names."""
+        """Count the embeddings, one network per side, and one generator per side and kind.
+
+        `also_train` comes on top.
+        """
         sites = select_sites(backbone, self.places, self.sides)
+        layers = _count_layers(sites)
         generators = {
             (site.side, site.kind): (self.projected + 1) * _adapter_count(site.width, self.size)
             for site in sites
         }
-        network = (
-            (2 * self.embedding + 1) * self.hidden
-            + (self.hidden + 1) * self.projected
-            + 2 * self.projected
-        )
-        embeddings = (backbone.active_task.count + sum(_layers(sites).values())) * self.embedding
-        added = sum(generators.values()) + len(_layers(sites)) * network + embeddings
+        first = (2 * self.embedding + 1) * self.hidden
+        second = (self.hidden + 1) * self.projected
+        norm = 2 * self.projected
+        network = first + second + norm
+        embeddings = (backbone.active_task.count + sum(layers.values())) * self.embedding
+        added = sum(generators.values()) + len(layers) * network + embeddings
         return added + count(extra_parameters(backbone, self.also_train))
 
 
-def _layers(sites: list[Site]) -> dict[TowerSide, int]:
-    """How many layers each side has."""
-    return {
-        side: 1 + max(site.layer for site in sites if site.side == side)
-        for side in dict.fromkeys(site.side for site in sites)
-    }
+def _count_layers(sites: list[Site]) -> dict[TowerSide, int]:
+    """Return the number of layers per side."""
+    layers: dict[TowerSide, int] = {}
+    for site in sites:
+        layers[site.side] = max(layers.get(site.side, 0), site.layer + 1)
+    return layers
 
 
 def _adapter_count(width: int, size: int) -> int:
+    """Count the scalars of D, b, U and c."""
     return 2 * width * size + size + width
 
 
 class TaskEmbedding(nn.Module):
-    """e of each layer of one side, for the task of the present batch."""
+    """The embedding e of each layer of one side, for the task of the current batch."""
 
     def __init__(
         self, method: HyperFormer, tasks: nn.Parameter, layers: int, active: ActiveTask
     ) -> None:
         super().__init__()
-        self.tasks, self.active = tasks, active
+        self.tasks = tasks
+        self.active = active
         self.layers = nn.Parameter(torch.empty(layers, method.embedding).normal_(std=0.02))
-        first, second = (
-            nn.Linear(2 * method.embedding, method.hidden),
-            nn.Linear(method.hidden, method.projected),
-        )
+        # Both are built before either is initialised: each construction draws random numbers.
+        first = nn.Linear(2 * method.embedding, method.hidden)
+        second = nn.Linear(method.hidden, method.projected)
         self.network = nn.Sequential(
             init_normal(first),
             nn.ReLU(),
@@ -115,39 +122,39 @@ class TaskEmbedding(nn.Module):
         )
 
     def forward(self, layer: Tensor) -> Tensor:
-        """(projected,), of the layer with this number."""
-        e: Tensor = self.network(
-            torch.cat([self.tasks[self.active.index], functional.embedding(layer, self.layers)])
-        )
+        """Return e, (projected,), of the layer with this number, a scalar tensor."""
+        task = self.tasks[self.active.index]
+        e: Tensor = self.network(torch.cat([task, functional.embedding(layer, self.layers)]))
         return e
 
 
 class Generated(nn.Module):
-    """An adapter that holds no weights of its own."""
+    """An adapter without weights of its own."""
 
     def __init__(
         self, site: Site, source: TaskEmbedding, generator: nn.Linear, method: HyperFormer
     ) -> None:
         super().__init__()
-        self.source, self.generator = source, generator
+        self.source = source
+        self.generator = generator
+        # A tensor: with a plain number the compiler would build another graph for each layer.
         self.layer: Tensor
-        self.register_buffer(
-            "layer", torch.tensor(site.layer), persistent=False
-        )  # a number would be another graph for each layer
-        self.width, self.size, self.activation = (
-            site.width,
-            method.size,
-            make_activation(method.activation),
-        )
+        self.register_buffer("layer", torch.tensor(site.layer), persistent=False)
+        self.width = site.width
+        self.size = method.size
+        self.activation = make_activation(method.activation)
 
     def forward(self, h: Tensor) -> Tensor:
-        """(..., width) to (..., width)."""
+        """Map (..., width) to (..., width)."""
         down, low, up, high = self.weights()
         y: Tensor = functional.linear(self.activation(functional.linear(h, down, low)), up, high)
         return h + y
 
     def weights(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """D (size, width), b (size,), U (width, size) and c (width,) for the task of the present batch."""
+        """Return D (size, width), b (size,), U (width, size) and c (width,).
+
+        They are those of the task of the current batch.
+        """
         matrix = self.width * self.size
         down, low, up, high = self.generator(self.source(self.layer)).split(
             [matrix, self.size, matrix, self.width]

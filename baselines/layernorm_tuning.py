@@ -9,7 +9,8 @@ from typing import Literal
 from torch import nn
 
 from vlpeft.benchmark.contract.backbone import Backbone
-from vlpeft.benchmark.contract.method import Method, layer_norms, unfreeze
+from vlpeft.benchmark.contract.method import Method
+from vlpeft.benchmark.contract.parameters import layer_norms, unfreeze
 from vlpeft.benchmark.contract.sites import count
 from vlpeft.benchmark.core.registry import register
 
@@ -17,17 +18,22 @@ from vlpeft.benchmark.core.registry import register
 @register("layernorm_tuning", paper="Zhao et al. 2024", needs=("sublayers",))
 @dataclass(frozen=True)
 class LayerNormTuning(Method):
-    """Train LayerNorms: those of the sub-layers (`which: sites`), or `all`, which adds those of embeddings and final states."""
+    """Train LayerNorms.
+
+    `which: sites` trains those of the sub-layers. `which: all` adds those of embeddings and final
+    states.
+    """
 
     which: Literal["sites", "all"] = "sites"
-    biases: bool = True  # false: their weights only
+    # False: train their weights only.
+    biases: bool = True
 
     def inject(self, backbone: Backbone) -> None:
-        """Unfreeze; nothing is added."""
+        """Unfreeze the LayerNorms; nothing is added."""
         unfreeze(self._parameters(backbone))
 
     def trainable(self, backbone: Backbone) -> int:
-        """Width, or twice the width, for each LayerNorm."""
+        """Count the width, or twice the width, per LayerNorm."""
         return count(self._parameters(backbone))
 
     def _parameters(self, backbone: Backbone) -> Iterator[nn.Parameter]:

@@ -11,27 +11,32 @@ from torch import Tensor, nn
 
 from vlpeft.benchmark.contract.attention import Attention
 from vlpeft.benchmark.contract.backbone import Backbone
-from vlpeft.benchmark.contract.method import Method, init_normal, select_sites
+from vlpeft.benchmark.contract.method import Method, select_sites
+from vlpeft.benchmark.contract.parameters import init_normal
 from vlpeft.benchmark.contract.sites import Site, TowerSide
 from vlpeft.benchmark.core.config import Positive
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.core.registry import register
 
-Attended = Literal["self", "cross"]
+AttentionKind = Literal["self", "cross"]
 
 
 @register("prefix_tuning", paper="Li & Liang 2021", needs=("attention",))
 @dataclass(frozen=True)
 class PrefixTuning(Method):
-    """`length` learned keys and values that every query of an attention sees before the attention's own; no position shifts.
+    """`length` learned keys and values, which every query sees before the attention's own.
 
-    `mlp` is the hidden size of the paper's re-parametrisation (section 4.3): a table (length, width) -> Linear -> tanh ->
-    Linear to 2 x width. Attentions of one side and kind share the table and the first map; each has its last.
-    Everything starts from N(0, 0.02).
+    No position shifts.
+
+    `mlp` is the hidden size of the paper's re-parametrisation (section 4.3): a table of shape
+    (length, width) -> Linear -> tanh -> Linear to 2 x width. Attentions of one side and kind share
+    the table and the first map. Each has its own last map.
+
+    Everything starts from N(0, 0.02^2).
     """
 
     length: Positive = 16
-    places: Annotated[tuple[Attended, ...], Field(min_length=1)] = ("self", "cross")
+    places: Annotated[tuple[AttentionKind, ...], Field(min_length=1)] = ("self", "cross")
     sides: Annotated[tuple[TowerSide, ...], Field(min_length=1)] = ("encoder", "decoder")
     mlp: Positive | None = None
 
@@ -39,18 +44,22 @@ class PrefixTuning(Method):
         """Give each chosen attention its prefix."""
         shared: dict[tuple[str, str], nn.Module] = {}
         for site in select_sites(backbone, self.places, self.sides):
-            attention = _attention(site)
+            attention = _attention_of(site)
+            # Without `mlp`, keys and values are trained directly.
             if self.mlp is None:
                 attention.prepend(Prefix(self.length, attention.heads, site.width))
                 continue
-            if (site.side, site.kind) not in shared:
-                shared[site.side, site.kind] = Hidden(self.length, site.width, self.mlp)
-            attention.prepend(
-                MappedPrefix(shared[site.side, site.kind], self.mlp, attention.heads, site.width)
-            )
+            key = (site.side, site.kind)
+            if key not in shared:
+                shared[key] = Hidden(self.length, site.width, self.mlp)
+            attention.prepend(MappedPrefix(shared[key], self.mlp, attention.heads, site.width))
 
     def trainable(self, backbone: Backbone) -> int:
-        """2 x length x width for each attention; with `mlp` (mlp + 1) x 2 x width, and what each side and kind shares."""
+        """Count 2 x length x width per attention.
+
+        With `mlp` it is (mlp + 1) x 2 x width per attention, and the table and first map once per
+        side and kind.
+        """
         sites = select_sites(backbone, self.places, self.sides)
         if self.mlp is None:
             return sum(2 * self.length * site.width for site in sites)
@@ -58,19 +67,21 @@ class PrefixTuning(Method):
             (site.side, site.kind): self.length * site.width + (site.width + 1) * self.mlp
             for site in sites
         }
-        return sum((self.mlp + 1) * 2 * site.width for site in sites) + sum(shared.values())
+        own = sum((self.mlp + 1) * 2 * site.width for site in sites)
+        return own + sum(shared.values())
 
 
-def _attention(site: Site) -> Attention:
+def _attention_of(site: Site) -> Attention:
     if site.attention is None:
         raise UserError(
-            f"prefix_tuning: {site.name} gives no access to its attention; leave it out by `places` or `sides`"
+            f"prefix_tuning: {site.name} gives no access to its attention; "
+            "leave it out by `places` or `sides`"
         )
     return site.attention
 
 
 class Prefix(nn.Module):
-    """Returns its keys and values, (heads, length, head width) each."""
+    """Learned keys and values."""
 
     def __init__(self, length: int, heads: int, width: int) -> None:
         super().__init__()
@@ -78,12 +89,12 @@ class Prefix(nn.Module):
         self.values = nn.Parameter(torch.empty(heads, length, width // heads).normal_(std=0.02))
 
     def forward(self) -> tuple[Tensor, Tensor]:
-        """Keys and values, (heads, length, head width) each."""
+        """Return keys and values, (heads, length, head width) each."""
         return self.keys, self.values
 
 
 class Hidden(nn.Module):
-    """What the prefixes of several attentions share: tanh(Linear(table)), (length, hidden)."""
+    """The part that the prefixes of several attentions share: tanh(Linear(table))."""
 
     def __init__(self, length: int, width: int, hidden: int) -> None:
         super().__init__()
@@ -91,22 +102,22 @@ class Hidden(nn.Module):
         self.first = init_normal(nn.Linear(width, hidden))
 
     def forward(self) -> Tensor:
-        """(length, hidden)."""
+        """Return the hidden states, (length, hidden)."""
         return torch.tanh(self.first(self.table))
 
 
 class MappedPrefix(nn.Module):
-    """Keys and values made from a shared hidden table by a Linear."""
+    """Keys and values that a Linear makes from shared hidden states."""
 
     def __init__(self, shared: nn.Module, hidden: int, heads: int, width: int) -> None:
         super().__init__()
-        self.shared, self.heads = shared, heads
+        self.shared = shared
+        self.heads = heads
         self.last = init_normal(nn.Linear(hidden, 2 * width))
 
     def forward(self) -> tuple[Tensor, Tensor]:
-        """Keys and values, (heads, length, head width) each."""
-        pair = self.last(
-            self.shared()
-        )  # (length, 2 x width): keys, then values, heads side by side in each
+        """Return keys and values, (heads, length, head width) each."""
+        # (length, 2 x width): keys, then values. Within each, one head follows the other.
+        pair = self.last(self.shared())
         keys, values = pair.view(pair.shape[0], 2, self.heads, -1).permute(1, 2, 0, 3)
         return keys, values

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from vlpeft.benchmark.contract.backbone import Backbone
-from vlpeft.benchmark.contract.method import Method, PerTask, init_normal
+from vlpeft.benchmark.contract.method import Method, PerTask
+from vlpeft.benchmark.contract.parameters import init_normal
 from vlpeft.benchmark.core.config import Positive, added_field
 from vlpeft.benchmark.core.registry import register
 
@@ -16,10 +18,14 @@ from vlpeft.benchmark.core.registry import register
 @register("prompt_tuning", paper="Lester et al. 2021", needs=("embeddings",))
 @dataclass(frozen=True)
 class PromptTuning(Method):
-    """`length` learned embeddings beside the text (where, the backbone says), started from random words of the vocabulary.
+    """`length` learned embeddings at the text; they start from random words of the vocabulary.
 
-    `mlp` is the hidden size of a map table -> Linear -> tanh -> Linear that makes the prompt, as in VL-Adapter (length 40,
-    mlp 800); table and maps then start from N(0, 0.02). `per_task` gives every task of a joint cell a prompt of its own.
+    Each backbone chooses their position.
+
+    `mlp` is the hidden size of a map table -> Linear -> tanh -> Linear that makes the prompt, as in
+    VL-Adapter (length 40, mlp 800). Table and maps then start from N(0, 0.02^2).
+
+    `per_task` gives every task of a joint cell a prompt of its own.
     """
 
     length: Positive = 8
@@ -28,43 +34,44 @@ class PromptTuning(Method):
 
     def inject(self, backbone: Backbone) -> None:
         """Give the backbone its soft prompt."""
-        words = backbone.token_embeddings.weight
-        backbone.prompt = (
-            PerTask(lambda: self._prompt(words), backbone.active_task)
-            if self.per_task
-            else self._prompt(words)
-        )
+        make = partial(self._make_prompt, backbone.token_embeddings.weight)
+        if self.per_task:
+            backbone.prompt = PerTask(make, backbone.active_task)
+        else:
+            backbone.prompt = make()
 
-    def _prompt(self, words: Tensor) -> SoftPrompt:
+    def trainable(self, backbone: Backbone) -> int:
+        """Count length x width; a `mlp` adds 2 x width x mlp + mlp + width."""
+        width = backbone.token_embeddings.embedding_dim
+        total = self.length * width
+        if self.mlp is not None:
+            total += 2 * width * self.mlp + self.mlp + width
+        if self.per_task:
+            total *= backbone.active_task.count
+        return total
+
+    def _make_prompt(self, words: Tensor) -> SoftPrompt:
         if self.mlp is not None:
             return MappedPrompt(self.length, words.shape[1], self.mlp)
+        # Drawn on the CPU, so that a seed gives the same words on every device.
         rows = torch.randint(words.shape[0], (self.length,), device="cpu")
         return SoftPrompt(words[rows.to(words.device)].detach().clone())
 
-    def trainable(self, backbone: Backbone) -> int:
-        """length x width, plus 2 x width x mlp + mlp + width."""
-        width = backbone.token_embeddings.embedding_dim
-        copies = backbone.active_task.count if self.per_task else 1
-        return copies * (
-            self.length * width
-            + (0 if self.mlp is None else 2 * width * self.mlp + self.mlp + width)
-        )
-
 
 class SoftPrompt(nn.Module):
-    """Returns its (length, width) embeddings."""
+    """Learned embeddings."""
 
     def __init__(self, start: Tensor) -> None:
         super().__init__()
         self.embeddings = nn.Parameter(start)
 
     def forward(self) -> Tensor:
-        """The prompt, (length, width)."""
+        """Return the prompt, (length, width)."""
         return self.embeddings
 
 
 class MappedPrompt(SoftPrompt):
-    """Returns (length, width) vectors made from a table of that shape by Linear -> tanh -> Linear."""
+    """Embeddings that Linear -> tanh -> Linear makes from a table of the same shape."""
 
     def __init__(self, length: int, width: int, hidden: int) -> None:
         super().__init__(torch.empty(length, width).normal_(std=0.02))
@@ -73,6 +80,6 @@ class MappedPrompt(SoftPrompt):
         )
 
     def forward(self) -> Tensor:
-        """The prompt, (length, width)."""
+        """Return the prompt, (length, width)."""
         prompt: Tensor = self.map(self.embeddings)
         return prompt

@@ -1,1 +1,1 @@
-"""The papers' own methods, one file each."""
+"""The methods whose published results this benchmark reproduces, one file each."""

@@ -1,7 +1,8 @@
-"""Are the weights that a backbone opens on this machine, and fetch them: through the look-ups of the libraries that load them.
+"""Look for the weights that a backbone opens, or fetch them.
 
-The same function looks and fetches, with and without leave to ask the hub, so that what is found to be here can be
-loaded where there is no network. No model is built.
+The look-ups are those of the libraries that load the weights. The same function looks and fetches,
+with and without permission to ask the hub. So files that were found can also be loaded on a machine
+without a network. No model is built.
 """
 
 from __future__ import annotations
@@ -30,133 +31,156 @@ class NotHere(UserError):
 
 
 def obtain(wanted: WeightFiles, *, fetch: bool) -> None:
-    """Look for all files of a weight source; with `fetch`, get those that are not here. Raises UserError for what stays missing.
+    """Look for all files of a weight source; with `fetch`, get those that are missing.
 
-    Without `fetch` that is NotHere for what could be fetched.
+    Raises UserError for a file that stays missing. Without `fetch` it is NotHere, if the file could
+    be fetched.
     """
     try:
         with quiet(bars=fetch):
             _obtain(wanted, fetch)
     except (OSError, ValueError, RuntimeError) as error:
-        here = Path(wanted.source.removeprefix("random:")).exists()
-        if fetch or here:
-            said = " ".join(str(error).split())[:200].removesuffix(".")
-            raise UserError(
-                f"weights '{wanted.source}': {said}; {'complete the folder' if here else 'check the id and the network'}"
+        is_folder = Path(wanted.source.removeprefix("random:")).exists()
+        if not fetch and not is_folder:
+            raise NotHere(
+                f"weights '{wanted.source}' are not, or not all, in {cache_folder()}"
             ) from error
-        raise NotHere(
-            f"weights '{wanted.source}' are not, or not all, in {cache_folder()}"
-        ) from error
+        cause = " ".join(str(error).split())[:200].removesuffix(".")
+        fix = "check the id and the network"
+        if is_folder:
+            fix = "complete the folder"
+        raise UserError(f"weights '{wanted.source}': {cause}; {fix}") from error
 
 
 def _obtain(wanted: WeightFiles, fetch: bool) -> None:
     library, _, name = wanted.source.partition(":")
     if library == "open_clip":
-        _open_clip(name, fetch)
+        _obtain_open_clip(name, fetch)
     elif library == "timm":
-        _timm(name, fetch)
+        _obtain_timm(name, fetch)
     else:
-        _transformers(wanted, fetch)
+        _obtain_transformers(wanted, fetch)
 
 
-def _transformers(wanted: WeightFiles, fetch: bool) -> None:
+def _obtain_transformers(wanted: WeightFiles, fetch: bool) -> None:
     source = WeightSource.parse(wanted.source, tiny=wanted.tiny)
-    if source.location.endswith(".pth") or source.location.startswith(("/", ".", "~")):
-        _file(source.location)
-    if source.location.endswith(".pth"):
+    is_file = source.location.endswith(".pth")
+    if is_file or source.location.startswith(("/", ".", "~")):
+        _check_exists(source.location)
+    if is_file:
         return
-    if "model" in wanted.files and not source.random:
-        _checkpoint(source, fetch)
-    elif "model" in wanted.files and source.location not in KNOWN:
-        find_file(source.location, CONFIG, revision=source.revision, local_only=not fetch)
+    if "model" in wanted.files:
+        _obtain_model(source, fetch)
     if "pixels" in wanted.files and not source.random:
-        _pixels(source, fetch)
+        _obtain_pixels(source, fetch)
     if "tokenizer" in wanted.files:
         load_tokenizer(source.location, source.revision, local_only=not fetch)
 
 
-def _checkpoint(source: WeightSource, fetch: bool) -> None:
-    # An error for this file says what is wrong with an id; the others may be missing.
+def _obtain_model(source: WeightSource, fetch: bool) -> None:
+    if not source.random:
+        _obtain_checkpoint(source, fetch)
+    elif source.location not in KNOWN:
+        # Random weights need only the architecture, and that of known names is listed here.
+        find_file(source.location, CONFIG, revision=source.revision, local_only=not fetch)
+
+
+def _obtain_checkpoint(source: WeightSource, fetch: bool) -> None:
+    # The error for this file says what is wrong with an id. The other files may be missing.
     find_file(source.location, CONFIG, revision=source.revision, local_only=not fetch)
-    found = next(filter(None, (_optional(source, name, fetch) for name in CHECKPOINTS)), None)
+    found = _first_checkpoint(source, fetch)
     if found is None:
         raise OSError(f"found none of {', '.join(CHECKPOINTS)}")
     if found.endswith(".json"):
         find_shards(source.location, found, revision=source.revision, local_only=not fetch)
 
 
-def _optional(source: WeightSource, name: str, fetch: bool) -> str | None:
+def _first_checkpoint(source: WeightSource, fetch: bool) -> str | None:
+    for name in CHECKPOINTS:
+        found = _find_optional(source, name, fetch)
+        if found:
+            return found
+    return None
+
+
+def _find_optional(source: WeightSource, name: str, fetch: bool) -> str | None:
     return find_file(
         source.location, name, revision=source.revision, local_only=not fetch, required=False
     )
 
 
-def _pixels(source: WeightSource, fetch: bool) -> None:
-    """Some checkpoints have no such file. Here, it must be known that there is none: without it pixels are scaled by other numbers."""
-    _optional(source, PIXELS, fetch)
+def _obtain_pixels(source: WeightSource, fetch: bool) -> None:
+    """Find the file about pixels, or the knowledge that the checkpoint has none.
+
+    Without that knowledge, a job without a network would scale pixels by other numbers.
+    """
+    _find_optional(source, PIXELS, fetch)
     if Path(source.location).exists():
         return
     if cached_path(source.location, PIXELS, source.revision) is None:
-        raise OSError(f"nobody has looked for {PIXELS}")
+        raise OSError(f"it is unknown whether {PIXELS} exists")
 
 
-def _timm(name: str, fetch: bool) -> None:
+def _obtain_timm(name: str, fetch: bool) -> None:
     where, _, place = name.partition(":")
     if where == "random":
         return
     if where == "local-dir":
-        _file(f"{place}/{CONFIG}")
+        _check_exists(f"{place}/{CONFIG}")
         return
     if where in ("hf-hub", "hf_hub"):
-        _first(place, (CONFIG,), fetch)
-        _first(place, timm_choices(PICKLED), fetch)
+        _obtain_first(place, (CONFIG,), fetch)
+        _obtain_first(place, timm_choices(PICKLED), fetch)
         return
     known = timm.hub_weights(name)
     if known is None:
         raise ValueError("timm knows no weights of it on the hub")
     repository, file = known
-    _first(repository, timm_choices(file or PICKLED), fetch)
+    _obtain_first(repository, timm_choices(file or PICKLED), fetch)
 
 
-def _open_clip(name: str, fetch: bool) -> None:
+def _obtain_open_clip(name: str, fetch: bool) -> None:
     model, _, tag = name.partition("/")
     if model.startswith("random:"):
         return
     known = open_clip.known_weights(model, tag)
     if not known:
-        _file(tag)
+        _check_exists(tag)
         return
     place, _, file = known["hf_hub"].rpartition("/")
-    _first(place, open_clip_choices(file or open_clip.WEIGHTS), fetch)
-    text = open_clip.text_model(model)  # built, too, from its configuration
+    _obtain_first(place, open_clip_choices(file or open_clip.WEIGHTS), fetch)
+    # open_clip builds the text model too, from its configuration.
+    text = open_clip.text_model(model)
     if text:
         find_file(text, CONFIG, local_only=not fetch)
 
 
 def timm_choices(file: str) -> tuple[str, ...]:
-    """Files that timm tries in turn where it is told one."""
+    """Return the files that timm tries in turn for this one."""
     return _choices(file, timm.SAFE, timm.ENDINGS)
 
 
 def open_clip_choices(file: str) -> tuple[str, ...]:
-    """Files that open_clip tries in turn where it is told one."""
+    """Return the files that open_clip tries in turn for this one."""
     return _choices(file, open_clip.SAFE, open_clip.ENDINGS)
 
 
 def _choices(file: str, safe: Mapping[str, str], endings: tuple[str, ...]) -> tuple[str, ...]:
     if file in safe:
         return safe[file], file
-    return (f"{file[:-4]}.safetensors", file) if file.endswith(endings) else (file,)
+    if file.endswith(endings):
+        return f"{file[:-4]}.safetensors", file
+    return (file,)
 
 
-def _first(place: str, files: Sequence[str], fetch: bool) -> None:
-    """The first of these files that `ID` or `ID@REVISION` has."""
+def _obtain_first(place: str, files: Sequence[str], fetch: bool) -> None:
+    """Find the first of these files that `ID` or `ID@REVISION` has."""
     repository, _, revision = place.partition("@")
     first_file(repository, files, revision or None, local_only=not fetch)
 
 
-def _file(path: str) -> None:
+def _check_exists(path: str) -> None:
     if not Path(path).exists():
         raise UserError(
-            f"weights {path} do not exist; save them there, or mend the path in the sweep"
+            f"weights {path} do not exist; save them there, or fix the path in the sweep"
         )

@@ -1,4 +1,7 @@
-"""What backbones with a language-model head share: which answers train, how token losses are averaged, ranking, decoding settings."""
+"""Parts that backbones with a language-model head share.
+
+The choice of training answers, the mean of token losses, ranking, and the settings of decoding.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +16,12 @@ from transformers import GenerationConfig
 from vlpeft.benchmark.core.config import Protocol
 from vlpeft.benchmark.libraries.transformers import generation_settings
 
-IGNORED = -100  # label of a token that does not count
+# The label of a token that does not count; the default of torch's cross-entropy.
+IGNORED = -100
 
 
 class Target(NamedTuple):
-    """One sequence to train on: the question's place in the batch, the text, its weight."""
+    """One sequence to train on: the question's place in the batch, the text and its weight."""
 
     question: int
     text: str
@@ -25,16 +29,25 @@ class Target(NamedTuple):
 
 
 def training_targets(targets: Sequence[Mapping[str, float]], protocol: Protocol) -> list[Target]:
-    """Sequences of a batch: every answer of each question, or one drawn by weight (`train_answers`); "" with weight 0 for none."""
-    found = []
+    """Return the sequences of a batch to train on.
+
+    `train_answers` chooses every answer of each question, or one that is drawn by its weight. A
+    question without answers gives "" with weight 0, so that shapes do not depend on the data.
+    """
+    chosen = []
     for i, scores in enumerate(targets):
-        answers = [(text, weight) for text, weight in scores.items() if weight > 0] or [("", 0.0)]
+        answers = [(text, weight) for text, weight in scores.items() if weight > 0]
+        if not answers:
+            answers = [("", 0.0)]
         if protocol.train_answers == "sampled" and len(answers) > 1:
-            answers = [
-                answers[int(torch.multinomial(torch.tensor([weight for _, weight in answers]), 1))]
-            ]
-        found += [Target(i, text, weight) for text, weight in answers]
-    return found
+            answers = [_draw_answer(answers)]
+        chosen += [Target(i, text, weight) for text, weight in answers]
+    return chosen
+
+
+def _draw_answer(answers: Sequence[tuple[str, float]]) -> tuple[str, float]:
+    weights = torch.tensor([weight for _, weight in answers])
+    return answers[int(torch.multinomial(weights, 1))]
 
 
 def language_loss(
@@ -45,16 +58,18 @@ def language_loss(
     questions: int,
     protocol: Protocol,
 ) -> tuple[Tensor, int]:
-    """Summed loss and the number of its terms; the head runs only where a token counts.
+    """Return the summed loss of a batch and the number of its terms.
 
-    states (sequences, tokens, width): each predicts the label at its own place; labels (sequences, tokens), IGNORED where
-    none counts; weights: one a sequence. `loss_mean: tokens` is the mean over all counted tokens, where a sequence of
-    weight 0 has none and other weights make no difference;
-    `sequences` sums each sequence's token mean x weight, `questions` each sequence's token sum x weight, and both divide
-    by the number of questions.
+    states is (sequences, tokens, width); each state predicts the label at its own place. labels is
+    (sequences, tokens), IGNORED where no token counts. weights has one number per sequence.
+
+    `loss_mean: tokens` is the mean over all counted tokens. A sequence of weight 0 has none; other
+    weights make no difference. `sequences` sums each sequence's token mean x weight. `questions`
+    sums each sequence's token sum x weight. Both divide by the number of questions.
     """
     weight = torch.tensor(weights)
     counted = (labels != IGNORED) & (weight > 0).to(labels.device)[:, None]
+    # The head is the largest product of the model, so it runs only where a token counts.
     logits = head(states[counted.to(states.device)]).float()
     goal = labels[counted].to(logits.device)
     losses = functional.cross_entropy(
@@ -65,12 +80,16 @@ def language_loss(
     scale = weight
     if protocol.loss_mean == "sequences":
         scale = weight / counted.sum(1).clamp_min(1).cpu()
-    each = scale[counted.nonzero()[:, 0].cpu()]
-    return (losses * each.to(losses.device)).sum(), questions
+    per_token = scale[counted.nonzero()[:, 0].cpu()]
+    return (losses * per_token.to(losses.device)).sum(), questions
 
 
 def log_likelihood(logits: Tensor, labels: Tensor, protocol: Protocol) -> Tensor:
-    """Label-smoothed log-likelihood of each sequence; logits (..., tokens, vocabulary), labels (..., tokens) to (...)."""
+    """Return the label-smoothed log-likelihood of each sequence, in nats.
+
+    logits (..., tokens, vocabulary) and labels (..., tokens) give a result of shape (...). BLIP
+    ranks with the training loss, label smoothing included.
+    """
     flat = logits.float().flatten(0, -2)
     goal = labels.flatten()
     losses = functional.cross_entropy(
@@ -80,52 +99,53 @@ def log_likelihood(logits: Tensor, labels: Tensor, protocol: Protocol) -> Tensor
 
 
 class Candidates(NamedTuple):
-    """Answers that passed the first stage of ranking, (questions, kept): their indices and log-likelihoods."""
+    """The answers that passed the first stage of ranking, (questions, kept).
+
+    `answers` are their numbers in the answer list, `scores` their log-likelihoods in nats.
+    """
 
     answers: Tensor
     scores: Tensor
 
     def best(self) -> list[int]:
-        """Index of the likeliest answer of each question."""
-        found: list[int] = (
-            self.answers.gather(1, self.scores.argmax(1, keepdim=True)).squeeze(1).tolist()
-        )
-        return found
+        """Return the number of the likeliest answer of each question."""
+        best = self.scores.argmax(1, keepdim=True)
+        numbers: list[int] = self.answers.gather(1, best).squeeze(1).tolist()
+        return numbers
 
     def with_answers(self, answers: Sequence[str]) -> list[list[tuple[str, float]]]:
-        """Answers and their scores, the likeliest first, for each question."""
+        """Return the answers of each question with their scores, the likeliest first."""
         order = self.scores.sort(dim=1, descending=True, stable=True).indices
-        rows = zip(
-            self.answers.gather(1, order).tolist(),
-            self.scores.gather(1, order).tolist(),
-            strict=True,
-        )
-        return [[(answers[i], score) for i, score in zip(*row, strict=True)] for row in rows]
+        numbers = self.answers.gather(1, order).tolist()
+        scores = self.scores.gather(1, order).tolist()
+        result = []
+        for row, values in zip(numbers, scores, strict=True):
+            texts = [answers[i] for i in row]
+            result.append(list(zip(texts, values, strict=True)))
+        return result
 
 
 def rank(
     first: Tensor, answers: Tensor, keep: int, score: Callable[[Tensor], Tensor]
 ) -> Candidates:
-    """Score the likelier answers of each question, in two stages as BLIP ranks.
+    """Score the likelier answers of each question, in two stages as BLIP does.
 
-    first (questions, vocabulary): logits of an answer's first token; the `keep` answers whose first token is likeliest
-    pass, earlier ones first where they tie. `score` takes their tokens (questions, keep, tokens), IGNORED behind the end,
-    and returns log-likelihoods (questions, keep). answers (answers, tokens).
+    first is (questions, vocabulary): the logits of an answer's first token. answers is
+    (answers, tokens). The `keep` answers with the likeliest first token pass; ties keep the order
+    of the list. `score` maps their tokens (questions, keep, tokens), IGNORED behind the end, to
+    log-likelihoods (questions, keep).
     """
-    likely = (
-        first[:, answers[:, 0]]
-        .sort(dim=1, descending=True, stable=True)
-        .indices[:, : min(keep, len(answers))]
-    )
+    scores = first[:, answers[:, 0]]
+    order = scores.sort(dim=1, descending=True, stable=True).indices
+    likely = order[:, : min(keep, len(answers))]
     tokens = answers[likely]
-    longest = int(
-        (tokens != IGNORED).sum(-1).max()
-    )  # of those that passed: a list of thousands has far longer ones
+    # The longest of those that passed: a list of thousands has far longer answers.
+    longest = int((tokens != IGNORED).sum(-1).max())
     return Candidates(likely, score(tokens[..., :longest]))
 
 
 def pad_rows(rows: Sequence[Sequence[int]], value: int) -> Tensor:
-    """Rows of token ids as one (rows, longest) tensor, filled up on the right."""
+    """Return rows of token ids as one tensor, (rows, longest), padded on the right."""
     length = max(map(len, rows))
     return torch.tensor([[*row, *[value] * (length - len(row))] for row in rows])
 
@@ -133,12 +153,18 @@ def pad_rows(rows: Sequence[Sequence[int]], value: int) -> Tensor:
 def generation(
     protocol: Protocol, start: int | None, end: int, pad: int, forced_end: int | None = None
 ) -> GenerationConfig:
-    """Greedy or beam search as the protocol says, and nothing from the checkpoint's own settings."""
+    """Return the settings of greedy or beam search in the protocol.
+
+    Nothing comes from the checkpoint's own settings. `start`, `end` and `pad` are token ids.
+    `forced_end` is the id that the last token must have, if any.
+    """
+    # With one beam transformers warns of this setting, which then has no effect.
+    early_stopping = protocol.beams > 1 and protocol.early_stopping
     return generation_settings(
         tokens=protocol.max_generated_tokens or protocol.max_output_tokens,
         least_tokens=protocol.min_generated_tokens or None,
         beams=protocol.beams,
-        early_stopping=protocol.early_stopping if protocol.beams > 1 else False,
+        early_stopping=early_stopping,
         length_penalty=protocol.length_penalty,
         no_repeat_ngram=protocol.no_repeat_ngram,
         start=start,

@@ -22,24 +22,27 @@ from vlpeft.benchmark.libraries.transformers import call_model, find_file
 Pool = Literal["pooler", "cls", "mean"]
 Triple = tuple[float, float, float]
 FEATURES = "features:"
-HALF: tuple[Triple, Triple] = (
-    (0.5, 0.5, 0.5),
-    (0.5, 0.5, 0.5),
-)  # the in21k checkpoints' own values
+# Mean and standard deviation of the pixels for the in21k checkpoints.
+HALF: tuple[Triple, Triple] = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
 def vision_tower(source: str, pool: Pool, tokens: bool) -> VisionTower:
-    """Build a tower from `tiny`, a Hugging Face id or folder, `random:ID`, `timm:NAME` (also `timm:local-dir:FOLDER`), or
-    `open_clip:NAME/TAG` (also `open_clip:NAME/FILE` and `open_clip:random:NAME`).
+    """Build a vision tower.
 
-    `features:WIDTH` (see `FeatureTower`) is for backbones that need no pooled vector, and refused here.
+    `source` is `tiny`, a Hugging Face id or folder, `random:ID`, `timm:NAME` (also
+    `timm:local-dir:FOLDER`), or `open_clip:NAME/TAG` (also `open_clip:NAME/FILE` and
+    `open_clip:random:NAME`). `features:WIDTH` (see `FeatureTower`) is for backbones that need no
+    pooled vector.
 
-    `pool` makes the first feature: the pretrained tanh pooler, the CLS state after the final norm, or the mean patch.
-    `tokens` appends all states of the last layer behind it.
+    `pool` makes the first feature: the pretrained tanh pooler, the CLS state after the final norm,
+    or the mean patch. `tokens` appends all states of the last layer.
+
+    Raises UserError for a source that cannot give these, and WeightsError if it cannot be loaded.
     """
     if source.startswith(FEATURES):
         raise UserError(
-            f"vision: {source}: this backbone needs a pooled vector of each image, which features do not hold; use clip_bart"
+            f"vision: {source}: this backbone needs a pooled vector of each image, "
+            "which features do not contain; use clip_bart"
         )
     if source.startswith("open_clip:"):
         return OpenClipTower(source.removeprefix("open_clip:"), pool, tokens)
@@ -49,10 +52,14 @@ def vision_tower(source: str, pool: Pool, tokens: bool) -> VisionTower:
 
 
 class FeatureTower(VisionTower):
-    """No tower: the dataset holds what one would give, the grid alone, (tokens, width) an image (`DataFormat.features`)."""
+    """No tower: the dataset contains the features (see `DataFormat.features`).
+
+    They are the grid alone, (tokens, width) per image.
+    """
 
     leading = 0
-    tokens = 49  # of VL-Adapter's release, 7 x 7; only `random_inputs` needs to know
+    # The 7 x 7 grid of VL-Adapter's release; only `random_inputs` needs to know it.
+    tokens = 49
 
     def __init__(self, source: str) -> None:
         super().__init__()
@@ -62,25 +69,28 @@ class FeatureTower(VisionTower):
         self.width = int(width)
 
     def random_inputs(self, images: int) -> Tensor:
-        """(images, tokens, width)."""
+        """Draw random features, (images, tokens, width)."""
         return torch.randn(images, self.tokens, self.width)
 
     def forward(self, features: Tensor) -> Tensor:
-        """(batch, tokens, width), as it is."""
+        """Return features (batch, tokens, width) as they are."""
         return features
 
 
 class HuggingFaceTower(VisionTower):
-    """transformers' ViTModel."""
+    """The ViTModel of transformers."""
 
-    leading = 2  # pooled, CLS
+    # The pooled vector, then the CLS state.
+    leading = 2
 
     def __init__(self, source: WeightSource, pool: Pool, tokens: bool) -> None:
         super().__init__()
-        self.pool, self.tokens = pool, tokens
+        self.pool: Pool = pool
+        self.tokens = tokens
         self.model = source.model(ViTModel, add_pooling_layer=pool == "pooler")
         config = cast("Any", self.model.config)
-        self.width, self.size = config.hidden_size, config.image_size
+        self.width = config.hidden_size
+        self.size = config.image_size
         self.mean, self.std = normalisation(source, HALF)
 
     @property
@@ -89,18 +99,22 @@ class HuggingFaceTower(VisionTower):
         return self.model
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """(batch, 3, size, size) to (batch, 1 + tokens, width)."""
+        """Map (batch, 3, size, size) to (batch, 1 + tokens, width)."""
         out = call_model(self.model, pixel_values=pixels)
-        states = out.last_hidden_state
-        return _assemble(
-            out.pooler_output if self.pool == "pooler" else None, states, self.pool, self.tokens
-        )
+        pooled = None
+        if self.pool == "pooler":
+            pooled = out.pooler_output
+        return _assemble(pooled, out.last_hidden_state, self.pool, self.tokens)
 
 
 class TimmTower(VisionTower):
-    """A timm vision transformer with a class token; timm's checkpoints hold no tanh pooler, so `pool` is cls or mean."""
+    """A timm vision transformer with a class token.
 
-    leading = 2  # pooled, CLS
+    The checkpoints of timm contain no tanh pooler, so `pool` is cls or mean.
+    """
+
+    # The pooled vector, then the CLS state.
+    leading = 2
 
     def __init__(self, name: str, pool: Pool, tokens: bool) -> None:
         super().__init__()
@@ -108,70 +122,71 @@ class TimmTower(VisionTower):
             raise UserError(
                 f"timm:{name} has no pretrained pooler: choose `pool: cls` or `pool: mean`"
             )
-        self.pool, self.tokens = pool, tokens
-        random = name.startswith("random:") or not reads_weights()
-        try:
-            self.model = timm.create_tower(name.removeprefix("random:"), pretrained=not random)
-        except (RuntimeError, OSError, ValueError) as error:
-            said = f"cannot make timm:{name}: {' '.join(str(error).split())[:160]}"
-            if random:
-                raise UserError(f"{said}; see timm.list_models('*vit*')") from error
-            raise WeightsError(
-                f"{said}; see timm.list_models('*vit*'), or `vlpeft prefetch SWEEP` where there is a network"
-            ) from error
+        self.pool: Pool = pool
+        self.tokens = tokens
+        self.model = _create_timm_tower(name)
         if not timm.has_class_token_only(self.model):
             raise UserError(
-                f"timm:{name} needs one class token and no other prefix token; choose one like vit_base_patch16_224"
+                f"timm:{name} needs one class token and no other prefix token; "
+                "choose one like vit_base_patch16_224"
             )
         config = timm.model_settings(self.model)
-        self.width, self.size = (
-            int(cast("Any", self.model).num_features),
-            int(config["input_size"][-1]),
-        )
-        self.mean, self.std = config["mean"], config["std"]
+        self.width = int(cast("Any", self.model).num_features)
+        self.size = int(config["input_size"][-1])
+        self.mean = config["mean"]
+        self.std = config["std"]
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """(batch, 3, size, size) to (batch, 1 + tokens, width)."""
+        """Map (batch, 3, size, size) to (batch, 1 + tokens, width)."""
         states = timm.tower_states(self.model, pixels)
         return _assemble(None, states, self.pool, self.tokens)
 
 
 class OpenClipTower(VisionTower):
-    """The image side of a CLIP, without its projection.
+    """The image side of a CLIP model, without its projection.
 
-    A ResNet gives the output of layer4, before attention pooling: RN101 at 224 px a grid of 7 x 7, width 2048, row by row,
-    as VL-Adapter's features are (theirs were computed in half precision). It has no class state, so `pool` is mean.
+    A ResNet gives the output of layer4, before attention pooling. For RN101 at 224 px that is a
+    grid of 7 x 7, of width 2048, row by row. VL-Adapter's features are the same, but were computed
+    in half precision. There is no class state, so `pool` is mean.
+
     A ViT gives its states after ln_post; `pool` is cls or mean.
     """
 
     def __init__(self, name: str, pool: Pool, tokens: bool) -> None:
         super().__init__()
-        self.pool, self.tokens = pool, tokens
-        visual = _open_clip_visual(name)
+        self.pool: Pool = pool
+        self.tokens = tokens
+        visual = _create_open_clip_visual(name)
         if visual is None:
             raise UserError(
-                f"open_clip:{name} is no plain CLIP ResNet or ViT; choose one like RN101/openai, or `timm:NAME`"
+                f"open_clip:{name} is not a plain CLIP ResNet or ViT; "
+                "choose one like RN101/openai, or `timm:NAME`"
             )
-        self.leading, self.width = {"resnet": 1, "vit": 2}[visual.kind], visual.width
+        self.leading = {"resnet": 1, "vit": 2}[visual.kind]
+        self.width = visual.width
         if pool not in ("mean", "cls")[: self.leading]:
             raise UserError(f"open_clip:{name} has no {pool} to pool by: choose `pool: mean`")
-        self.model, self.kind = visual.model, visual.kind
+        self.model = visual.model
+        self.kind = visual.kind
         settings = visual.preprocessing
         self.size = int(np.max(settings["size"]))
-        self.mean, self.std, self.resample = (
-            settings["mean"],
-            settings["std"],
-            Image.Resampling[settings["interpolation"].upper()],
-        )
+        self.mean = settings["mean"]
+        self.std = settings["std"]
+        self.resample = Image.Resampling[settings["interpolation"].upper()]
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """(batch, 3, size, size) to (batch, 1 + tokens, width)."""
+        """Map (batch, 3, size, size) to (batch, 1 + tokens, width)."""
         states = open_clip.visual_states(self.model, self.kind, pixels)
-        pooled = states.mean(1) if self.kind == "resnet" else None
+        pooled = None
+        if self.kind == "resnet":
+            pooled = states.mean(1)
         return _assemble(pooled, states, self.pool, self.tokens)
 
     def train(self, mode: bool = True) -> Self:
-        """Batch norms keep CLIP's statistics in training too: an image's features must not depend on its neighbours."""
+        """Set the training mode, but keep CLIP's statistics in the batch norms.
+
+        With the statistics of a batch, an image's features would depend on its neighbours.
+        """
         super().train(mode)
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d):
@@ -179,56 +194,29 @@ class OpenClipTower(VisionTower):
         return self
 
 
-def _open_clip_visual(name: str) -> open_clip.Visual | None:
-    """The image side of `NAME/TAG`, `NAME/FILE` or `random:NAME`. Tags of OpenAI's weights need QuickGELU, a file's NAME says it."""
-    model, _, weights = name.removeprefix("random:").partition("/")
-    random = name.startswith("random:")
-    known = open_clip.model_names()
-    if model not in known:
-        raise UserError(f"open_clip has no model '{model}'{did_you_mean(model, known)}")
-    tag = open_clip.known_weights(model, weights)
-    if not random and not tag and not Path(weights).is_file():
-        tags = open_clip.tags_of(model)
-        raise UserError(
-            f"open_clip:{name}: '{weights}' is neither a file nor a tag of {model}{did_you_mean(weights, tags)}"
-        )
-    read = not random and reads_weights()
-    try:
-        return open_clip.create_visual(
-            model,
-            weights if read else None,
-            quick_gelu=bool(tag.get("quick_gelu")),
-            device=torch.get_default_device(),
-        )
-    except (RuntimeError, OSError, ValueError) as error:
-        raise WeightsError(
-            f"cannot make open_clip:{name}: fetch its weights where there is a network (`vlpeft prefetch SWEEP`), or give a file as "
-            f"`open_clip:{model}/FILE` ({' '.join(str(error).split())[:120]})"
-        ) from error
-
-
 def transform(pixels: Pixels, tower: VisionTower) -> Tensor:
-    """Image to the tower's input, (3, size, size) float32: resized without crop (by its interpolation), scaled, normalised."""
+    """Turn an image into the tower's input, (3, size, size) in float32.
+
+    The image, (height, width, 3) from 0 to 255, is resized without a crop by the tower's
+    interpolation. So its aspect ratio is not kept. Then it is scaled to 0..1 and normalised.
+    """
     if pixels.shape[:2] != (tower.size, tower.size):
-        pixels = np.asarray(
-            Image.fromarray(pixels).resize(
-                (tower.size, tower.size), resample=tower.resample, box=None, reducing_gap=None
-            )
+        image = Image.fromarray(pixels)
+        resized = image.resize(
+            (tower.size, tower.size), resample=tower.resample, box=None, reducing_gap=None
         )
+        pixels = np.asarray(resized)
     scaled = torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 255
-    return (scaled - torch.tensor(tower.mean)[:, None, None]) / torch.tensor(tower.std)[
-        :, None, None
-    ]
-
-
-def _assemble(pooled: Tensor | None, states: Tensor, pool: Pool, tokens: bool) -> Tensor:
-    if pooled is None:
-        pooled = states[:, 0] if pool == "cls" else states[:, 1:].mean(1)
-    return torch.cat([pooled[:, None], states], 1) if tokens else pooled[:, None]
+    mean = torch.tensor(tower.mean)[:, None, None]
+    std = torch.tensor(tower.std)[:, None, None]
+    return (scaled - mean) / std
 
 
 def normalisation(source: WeightSource, otherwise: tuple[Triple, Triple]) -> tuple[Triple, Triple]:
-    """Mean and standard deviation of the pixels, from the checkpoint's preprocessor where it has one."""
+    """Return mean and standard deviation of the pixels, from the checkpoint's preprocessor.
+
+    A checkpoint without one gets `otherwise`.
+    """
     file = None
     if not source.random and reads_weights():
         file = find_file(
@@ -238,3 +226,65 @@ def normalisation(source: WeightSource, otherwise: tuple[Triple, Triple]) -> tup
         return otherwise
     values = json.loads(Path(file).read_text(encoding="utf-8"))
     return tuple(values["image_mean"]), tuple(values["image_std"])
+
+
+def _create_timm_tower(name: str) -> nn.Module:
+    random = name.startswith("random:") or not reads_weights()
+    try:
+        return timm.create_tower(name.removeprefix("random:"), pretrained=not random)
+    except (RuntimeError, OSError, ValueError) as error:
+        cause = " ".join(str(error).split())[:160]
+        message = f"cannot make timm:{name}: {cause}; see timm.list_models('*vit*')"
+        if random:
+            raise UserError(message) from error
+        raise WeightsError(
+            f"{message}, or `vlpeft prefetch SWEEP` on a machine with a network"
+        ) from error
+
+
+def _create_open_clip_visual(name: str) -> open_clip.Visual | None:
+    """Return the image side of `NAME/TAG`, `NAME/FILE` or `random:NAME`."""
+    model, _, weights = name.removeprefix("random:").partition("/")
+    random = name.startswith("random:")
+    known = open_clip.model_names()
+    if model not in known:
+        raise UserError(f"open_clip has no model '{model}'{did_you_mean(model, known)}")
+    tag = open_clip.known_weights(model, weights)
+    if not random and not tag and not Path(weights).is_file():
+        tags = open_clip.tags_of(model)
+        raise UserError(
+            f"open_clip:{name}: '{weights}' is neither a file nor a tag of {model}"
+            f"{did_you_mean(weights, tags)}"
+        )
+    read: str | None = None
+    if not random and reads_weights():
+        read = weights
+    try:
+        return open_clip.create_visual(
+            model,
+            read,
+            # The tags of OpenAI's weights need QuickGELU. For a file, NAME itself says it.
+            quick_gelu=bool(tag.get("quick_gelu")),
+            device=torch.get_default_device(),
+        )
+    except (RuntimeError, OSError, ValueError) as error:
+        cause = " ".join(str(error).split())[:120]
+        raise WeightsError(
+            f"cannot make open_clip:{name}: fetch its weights on a machine with a network "
+            f"(`vlpeft prefetch SWEEP`), or give a file as `open_clip:{model}/FILE` ({cause})"
+        ) from error
+
+
+def _assemble(pooled: Tensor | None, states: Tensor, pool: Pool, tokens: bool) -> Tensor:
+    """Return the pooled vector, (batch, 1, width), with the states behind it if `tokens` is set."""
+    if pooled is None:
+        pooled = _pool_states(states, pool)
+    if tokens:
+        return torch.cat([pooled[:, None], states], 1)
+    return pooled[:, None]
+
+
+def _pool_states(states: Tensor, pool: Pool) -> Tensor:
+    if pool == "cls":
+        return states[:, 0]
+    return states[:, 1:].mean(1)

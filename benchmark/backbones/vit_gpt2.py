@@ -1,8 +1,8 @@
-"""GPT-2 + ViT for captioning: the decoder-only assembly of the routing-functions paper (ECCV 2024)."""
+"""GPT-2 + ViT for captioning: the decoder-only assembly of the routing paper (Qu et al. 2024)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -27,7 +27,8 @@ from vlpeft.benchmark.core.config import Protocol
 from vlpeft.benchmark.core.registry import register
 from vlpeft.benchmark.libraries.transformers import call_model, decode_tokens, generate, tokenize
 
-RELEASE_IGNORED = 0  # the release masks GPT-2's "!" (id 0) in the loss, taking it for padding
+# The release masks this id in the loss, which it takes for padding. It is GPT-2's "!".
+RELEASE_IGNORED = 0
 
 
 @register(
@@ -46,27 +47,31 @@ RELEASE_IGNORED = 0  # the release masks GPT-2's "!" (id 0) in the loss, taking 
 class ViTGPT2(BackboneConfig):
     """GPT-2 writes the caption behind a visual prefix.
 
-    `loss: release` is what the authors' code does: captions are padded with the end token to the full length and the
-    padding counts, token id 0 does not, and the first caption token is never trained. `loss: repaired` trains every
-    caption token and one end token, nothing else.
+    `loss: release` is what the authors' code does. Captions are padded with the end token to the
+    full length, and the padding counts. Token id 0 does not count, and the first token of a caption
+    is never trained. `loss: repaired` trains every token of the caption and one end token, and
+    nothing else.
     """
 
     text: str = "gpt2"
     vision: str = "google/vit-base-patch16-224-in21k"
     pool: Pool = "pooler"
-    context: Literal["pooled", "tokens"] = "pooled"  # what routing functions mix in
+    # The visual tokens that routing functions mix in.
+    context: Literal["pooled", "tokens"] = "pooled"
     prefix: Literal["raw", "projected", "none"] = "raw"
     loss: Literal["release", "repaired"] = "release"
 
     def offers(self) -> frozenset[Need]:
-        """Everything but a head that could learn a task alone: captions come from the language model's own head."""
+        """Return everything except a head that could learn a task alone.
+
+        Captions come from the language model's own head.
+        """
         return frozenset({"linears", "sublayers", "attention", "embeddings", "visual_context"})
 
     def weight_files(self) -> tuple[WeightFiles, ...]:
-        """Both towers and the tokenizer."""
-        return WeightFiles(self.text, "gpt2", ("model", "tokenizer")), WeightFiles(
-            self.vision, "vit", ("model", "pixels")
-        )
+        """Return both towers and the tokenizer."""
+        text = WeightFiles(self.text, "gpt2", ("model", "tokenizer"))
+        return text, WeightFiles(self.vision, "vit", ("model", "pixels"))
 
     def build(self, answers: Sequence[str], protocol: Protocol) -> Backbone:
         """Assemble the model."""
@@ -78,12 +83,10 @@ class ViTGPT2Model(Backbone):
 
     def __init__(self, config: ViTGPT2, answers: Sequence[str], protocol: Protocol) -> None:
         super().__init__()
-        self.name, self.config, self.protocol, self.answers = (
-            ViTGPT2.name,
-            config,
-            protocol,
-            answers,
-        )
+        self.name = ViTGPT2.name
+        self.config = config
+        self.protocol = protocol
+        self.answers = answers
         source = WeightSource.parse(config.text, tiny="gpt2")
         self.vision = vision_tower(config.vision, config.pool, tokens=config.context == "tokens")
         self.context_tokens = config.context == "tokens"
@@ -95,23 +98,25 @@ class ViTGPT2Model(Backbone):
             self.head = nn.ModuleDict({"prefix": nn.Linear(self.vision.width, self.width)})
         elif config.prefix == "raw":
             check_widths(self.vision.width, self.width, "prefix: raw")
-        self.sites = [
-            site
-            for i, block in enumerate(self.text.transformer.h)
-            for site in _sites(i, block, self.text)
-        ]
+        self.sites = list(_list_sites(self.text))
 
     @property
     def width(self) -> int:
-        """Width of the language tower."""
+        """The width of the language tower."""
         return int(self.text.config.n_embd)
 
     def loss(
-        self, visual: Tensor, prompts: Sequence[str], targets: Sequence[Mapping[str, float]]
-    ) -> tuple[Tensor, int]:  # noqa: ARG002
-        """Cross-entropy of the caption (each target mapping's first key), one term for each token that counts."""
+        self,
+        visual: Tensor,
+        prompts: Sequence[str],  # noqa: ARG002 - captioning has no prompt
+        targets: Sequence[Mapping[str, float]],
+    ) -> tuple[Tensor, int]:
+        """Return the cross-entropy of the captions, one term per token that counts.
+
+        The caption is the first key of each target mapping.
+        """
         context = self.embed_context(visual)
-        tokens, mask = self._captions([next(iter(target)) for target in targets])
+        tokens, mask = self._tokenize_captions([next(iter(target)) for target in targets])
         embeds = torch.cat([context, self.token_embeddings(tokens.to(self.device))], 1)
         seen = torch.cat([mask.new_ones(mask.shape[0], context.shape[1]), mask], 1)
         out = call_model(
@@ -120,28 +125,24 @@ class ViTGPT2Model(Backbone):
             attention_mask=seen.to(self.device),
             use_cache=False,
         )
-        states = out.last_hidden_state
-        counted = mask.bool()
-        if self.config.loss == "release":
-            counted = tokens != RELEASE_IGNORED
-            counted[:, 0] = False
-        # The state before a token predicts it; the head runs only where a token counts.
-        logits = self.text.lm_head(
-            states[:, context.shape[1] - 1 : -1][counted.to(self.device)]
-        ).float()
+        counted = self._counted_tokens(tokens, mask)
+        # The state before a token predicts it. The head runs only where a token counts.
+        states = out.last_hidden_state[:, context.shape[1] - 1 : -1]
+        logits = self.text.lm_head(states[counted.to(self.device)]).float()
         goal = tokens[counted]
-        return functional.cross_entropy(
+        total = functional.cross_entropy(
             logits, goal.to(self.device), reduction="sum", label_smoothing=0.0
-        ), goal.numel()
+        )
+        return total, goal.numel()
 
     @torch.inference_mode()
     def predict(self, visual: Tensor, prompts: Sequence[str]) -> list[str]:  # noqa: ARG002 - captioning has no prompt
-        """Captions by greedy or beam search."""
+        """Return captions by greedy or beam search."""
         embeds = self.embed_context(visual)
-        # Beams of one image lie side by side and share its visual context, so reordering beams never mixes images.
-        self.visual_context.value = self.visual_context.value.repeat_interleave(
-            self.protocol.beams, 0
-        )
+        # The beams of one image follow each other and share its visual context.
+        # Reordering them therefore never mixes images.
+        context = self.visual_context.value
+        self.visual_context.value = context.repeat_interleave(self.protocol.beams, 0)
         with self.generating():
             tokens = generate(
                 self.text,
@@ -152,71 +153,78 @@ class ViTGPT2Model(Backbone):
         return [text.replace("\n", " ").strip() for text in decode_tokens(self.tokenizer, tokens)]
 
     def embed_context(self, visual: Tensor) -> Tensor:
-        """What stands before the caption, (batch, at least 1, width): visual prefix, soft prompts, or the end token as a start."""
+        """Embed everything before the caption, (batch, length, width), and set the visual context.
+
+        These are the visual prefix and the soft prompt. Without a visual prefix the end token is
+        the start, so there is always a state that predicts the first token.
+        visual is (batch, 1, tokens, width).
+        """
         visual = single(visual)
-        self.visual_context.value = (
-            visual[:, 1:] if self.config.context == "tokens" else visual[:, :1]
-        )
-        pooled, parts = visual[:, :1], []
-        if self.config.prefix == "none":
-            parts.append(self.token_embeddings.weight[self.end].expand(pooled.shape[0], 1, -1))
-        else:
-            parts.append(
-                cast("nn.ModuleDict", self.head)["prefix"](pooled)
-                if self.config.prefix == "projected"
-                else pooled
-            )
+        pooled = visual[:, :1]
+        self.visual_context.value = pooled
+        if self.context_tokens:
+            self.visual_context.value = visual[:, 1:]
+        parts = [self._embed_prefix(pooled)]
         if self.prompt is not None:
             parts.append(self.prompt().expand(pooled.shape[0], -1, -1))
         return torch.cat(parts, 1)
 
-    def _captions(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Token ids and mask, (batch, tokens), on the CPU: caption, end token, padding with the end token (masked)."""
+    def _embed_prefix(self, pooled: Tensor) -> Tensor:
+        """Return the visual prefix of the pooled vector, (batch, 1, width)."""
+        if self.config.prefix == "none":
+            # The end token is GPT-2's only special token, and its usual start of a text.
+            return self.token_embeddings.weight[self.end].expand(pooled.shape[0], 1, -1)
+        if self.config.prefix == "projected":
+            projected: Tensor = cast("nn.ModuleDict", self.head)["prefix"](pooled)
+            return projected
+        return pooled
+
+    def _counted_tokens(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """Return which tokens train, (batch, tokens)."""
+        if self.config.loss == "repaired":
+            return mask.bool()
+        # The release sets `ignore_index=0` and shifts labels within the caption. So "!" and the
+        # first token never count, and the padding of 50256 does.
+        counted = tokens != RELEASE_IGNORED
+        counted[:, 0] = False
+        return counted
+
+    def _tokenize_captions(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Return token ids and mask, (batch, tokens), on the CPU.
+
+        A row is the caption, the end token, and padding with the end token, which is masked.
+        """
         limit = self.protocol.max_output_tokens
-        rows = [
-            [*ids[: limit - 1], self.end]
-            for ids in tokenize(self.tokenizer, list(captions), None, special=True)
-        ]
-        length = limit if self.config.loss == "release" else max(map(len, rows))
+        texts = tokenize(self.tokenizer, list(captions), None, special=True)
+        rows = [[*ids[: limit - 1], self.end] for ids in texts]
+        length = max(map(len, rows))
+        if self.config.loss == "release":
+            length = limit
         tokens = torch.tensor([row + [self.end] * (length - len(row)) for row in rows])
         mask = torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in rows])
         return tokens, mask
 
 
-def _sites(index: int, block: Any, tower: Any) -> tuple[Site, Site]:
+def _list_sites(tower: Any) -> Iterator[Site]:
+    """Yield the self-attention and the feed-forward block of every layer."""
     width = tower.config.n_embd
-    fused = Slot(block.attn, "c_attn")
-    linears = {
-        role: Projection(fused, (i * width, (i + 1) * width))
-        for i, role in enumerate(("query", "key", "value"))
-    }
-    linears["output"] = Projection(Slot(block.attn, "c_proj"), (0, width))
-    reader = Attention(block.attn, tower, causal=True)
-    wide = (0, block.mlp.c_fc.weight.shape[1])
-    ffn = {
-        "up": Projection(Slot(block.mlp, "c_fc"), wide),
-        "down": Projection(Slot(block.mlp, "c_proj"), (0, width)),
-    }
-    return (
-        Site(
-            f"layer.{index}.self",
-            "self",
-            "decoder",
-            index,
-            width,
-            linears,
-            Slot(block.attn, "resid_dropout"),
-            block.ln_1,
-            reader,
-        ),
-        Site(
-            f"layer.{index}.ffn",
-            "ffn",
-            "decoder",
-            index,
-            width,
-            ffn,
-            Slot(block.mlp, "dropout"),
-            block.ln_2,
-        ),
-    )
+    for index, block in enumerate(tower.transformer.h):
+        name = f"layer.{index}"
+        # One module computes query, key and value.
+        fused = Slot(block.attn, "c_attn")
+        linears = {
+            role: Projection(fused, (i * width, (i + 1) * width))
+            for i, role in enumerate(("query", "key", "value"))
+        }
+        linears["output"] = Projection(Slot(block.attn, "c_proj"), (0, width))
+        attention = Attention(block.attn, tower, causal=True)
+        output = Slot(block.attn, "resid_dropout")
+        yield Site(
+            f"{name}.self", "self", "decoder", index, width, linears, output, block.ln_1, attention
+        )
+        ffn = {
+            "up": Projection(Slot(block.mlp, "c_fc"), (0, block.mlp.c_fc.weight.shape[1])),
+            "down": Projection(Slot(block.mlp, "c_proj"), (0, width)),
+        }
+        output = Slot(block.mlp, "dropout")
+        yield Site(f"{name}.ffn", "ffn", "decoder", index, width, ffn, output, block.ln_2)

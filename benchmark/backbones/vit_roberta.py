@@ -1,8 +1,11 @@
-"""RoBERTa + ViT with an answer classifier: the encoder-only assembly of the routing-functions paper (ECCV 2024)."""
+"""RoBERTa + ViT with an answer classifier: the encoder-only assembly of the routing paper.
+
+Qu et al., ECCV 2024.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -15,14 +18,15 @@ from vlpeft.benchmark.backbones.vision import Pool, vision_tower
 from vlpeft.benchmark.backbones.weights import WeightSource
 from vlpeft.benchmark.contract.attention import Attention
 from vlpeft.benchmark.contract.backbone import Backbone, BackboneConfig, WeightFiles, check_widths
-from vlpeft.benchmark.contract.method import init_normal
+from vlpeft.benchmark.contract.parameters import init_normal
 from vlpeft.benchmark.contract.sites import Need, Projection, Site, Slot
 from vlpeft.benchmark.core.config import Protocol
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.core.registry import register
 from vlpeft.benchmark.libraries.transformers import call_model, make_roberta_pooler, tokenize_padded
 
-SHORTEST = 5  # tokens: two images, <s>, one of text, </s>
+# The fewest tokens that make sense: two images, <s>, one token of text, </s>.
+SHORTEST = 5
 
 
 @register(
@@ -44,39 +48,41 @@ SHORTEST = 5  # tokens: two images, <s>, one of text, </s>
 )
 @dataclass(frozen=True)
 class ViTRoberta(BackboneConfig):
-    """RoBERTa reads the question behind a visual prefix; a classifier over the answer list reads one position.
+    """RoBERTa reads a visual prefix and the question; a classifier reads the state of one position.
 
-    `pooler` is the tanh layer before the classifier. roberta-base and roberta-large hold no weights for it, so that the
-    release reads through a frozen `random` one; `checkpoint` takes the checkpoint's own, frozen; `trained` is new and trains.
+    `pooler` is the tanh layer before the classifier. roberta-base and roberta-large contain no
+    weights for it, so the release reads through a frozen `random` one. `checkpoint` takes the
+    checkpoint's own, frozen. `trained` is new and trains.
 
-    The defaults are the authors' release; `embed_text_twice: false` and `read: text` repair what it does by accident.
+    The defaults are the authors' release. `embed_text_twice: false` and `read: text` repair what it
+    does by accident.
     """
 
     text: str = "roberta-base"
     vision: str = "google/vit-base-patch16-224-in21k"
     pool: Pool = "pooler"
-    context: Literal["pooled", "tokens"] = "pooled"  # what routing functions mix in
+    # The visual tokens that routing functions mix in.
+    context: Literal["pooled", "tokens"] = "pooled"
     prefix: Literal["raw", "projected", "none"] = "raw"
-    embed_text_twice: bool = (
-        True  # the release embeds the text, then sends it through the embedding layer again
-    )
-    read: Literal["prefix", "text"] = (
-        "prefix"  # position the classifier reads: the visual prefix, or <s>
-    )
+    # The release embeds the text, then sends it through the embedding layer again.
+    embed_text_twice: bool = True
+    # The position that the classifier reads: the visual prefix, or <s>.
+    read: Literal["prefix", "text"] = "prefix"
     pooler: Literal["checkpoint", "random", "trained"] = "random"
+    # The head of two layers, which the release's scripts use, has 5,993,529 parameters for 3,129
+    # answers at width 768. That is more than the methods have.
     head_layers: Literal[1, 2] = 2
 
     def offers(self) -> frozenset[Need]:
-        """Everything: linears, sub-layers, attentions, embeddings, visual context, encoder and a head."""
+        """Return everything that a method can need."""
         return frozenset(
             {"linears", "sublayers", "attention", "embeddings", "visual_context", "encoder", "head"}
         )
 
     def weight_files(self) -> tuple[WeightFiles, ...]:
-        """Both towers and the tokenizer."""
-        return WeightFiles(self.text, "roberta", ("model", "tokenizer")), WeightFiles(
-            self.vision, "vit", ("model", "pixels")
-        )
+        """Return both towers and the tokenizer."""
+        text = WeightFiles(self.text, "roberta", ("model", "tokenizer"))
+        return text, WeightFiles(self.vision, "vit", ("model", "pixels"))
 
     def build(self, answers: Sequence[str], protocol: Protocol) -> Backbone:
         """Assemble the model for this answer list."""
@@ -92,37 +98,31 @@ class ViTRobertaModel(Backbone):
         super().__init__()
         if protocol.max_input_tokens < SHORTEST:
             raise UserError(
-                f"max_input_tokens: {protocol.max_input_tokens} leaves no room for text; choose at least {SHORTEST}"
+                f"max_input_tokens: {protocol.max_input_tokens} leaves no room for text; "
+                f"choose at least {SHORTEST}"
             )
-        self.name, self.config, self.protocol, self.answers = (
-            ViTRoberta.name,
-            config,
-            protocol,
-            list(answers),
-        )
+        self.name = ViTRoberta.name
+        self.config = config
+        self.protocol = protocol
+        self.answers = list(answers)
         source = WeightSource.parse(config.text, tiny="roberta")
         self.vision = vision_tower(config.vision, config.pool, tokens=config.context == "tokens")
         self.context_tokens = config.context == "tokens"
         self.text = source.model(RobertaModel, add_pooling_layer=config.pooler == "checkpoint")
         self.token_embeddings = self.text.embeddings.word_embeddings
         self.tokenizer = source.tokenizer()
-        self.head = nn.ModuleDict(
-            {"classifier": _classifier(self.width, len(answers), config.head_layers)}
-        )
+        classifier = _make_classifier(self.width, len(answers), config.head_layers)
+        self.head = nn.ModuleDict({"classifier": classifier})
         if config.pooler == "trained":
-            self.head["pooler"] = _new_pooler(self.text.config)
+            self.head["pooler"] = _make_pooler(self.text.config)
         elif config.pooler == "random":
-            self.text.pooler = _new_pooler(self.text.config)
+            self.text.pooler = _make_pooler(self.text.config)
         if config.prefix == "projected":
             self.head["prefix"] = nn.Linear(self.vision.width, self.width)
         elif config.prefix == "raw":
             check_widths(self.vision.width, self.width, "prefix: raw")
         self.answer_index = {answer: i for i, answer in enumerate(answers)}
-        self.sites = [
-            site
-            for i, layer in enumerate(self.text.encoder.layer)
-            for site in _sites(i, layer, self.text)
-        ]
+        self.sites = list(_list_sites(self.text))
 
     @property
     def encoder(self) -> nn.Module:
@@ -131,40 +131,38 @@ class ViTRobertaModel(Backbone):
 
     @property
     def width(self) -> int:
-        """Width of the language tower."""
+        """The width of the language tower."""
         return int(self.text.config.hidden_size)
 
     def logits(self, visual: Tensor, prompts: Sequence[str]) -> Tensor:
-        """Scores of all answers, (batch, answers)."""
-        # Of two images the prefix holds both, in order; routing functions mix in their mean, or the tokens of both.
-        self.visual_context.value = (
-            visual[:, :, 1:].flatten(1, 2)
-            if self.context_tokens
-            else visual[:, :, 0].mean(1, keepdim=True)
-        )
-        prefix = self._prefix(visual[:, :, 0])
-        shown = visual.shape[1] if self.config.prefix != "none" else 0
-        ids, mask = self._tokenize(prompts, self.protocol.max_input_tokens - shown)
-        words = (
-            call_model(self.text.embeddings, input_ids=ids)
-            if self.config.embed_text_twice
-            else self.token_embeddings(ids)
-        )
-        embeds = torch.cat([prefix, words], 1)
+        """Return the logits of all answers, (batch, answers).
+
+        visual is (batch, images, tokens, width).
+        """
+        self._set_visual_context(visual)
+        prefix = self._embed_prefix(visual[:, :, 0])
+        ids, mask = self._tokenize(prompts, self._room_for_text(visual.shape[1]))
+        embeds = torch.cat([prefix, self._embed_text(ids)], 1)
         mask = torch.cat([mask.new_ones(mask.shape[0], prefix.shape[1]), mask], 1)
         self.encoder_mask.value = mask
         states = call_model(self.text, inputs_embeds=embeds, attention_mask=mask).last_hidden_state
-        position = prefix.shape[1] if self.config.read == "text" else 0
-        head = cast("nn.ModuleDict", self.head)
-        pooler = head["pooler"] if self.config.pooler == "trained" else self.text.pooler
-        scores: Tensor = head["classifier"](pooler(states[:, position : position + 1]))
+        # RoBERTa's pooler reads the first position, which is the visual prefix in the release.
+        position = 0
+        if self.config.read == "text":
+            position = prefix.shape[1]
+        pooled = self._pooler(states[:, position : position + 1])
+        scores: Tensor = self._head_part("classifier")(pooled)
         return scores
 
     def loss(
         self, visual: Tensor, prompts: Sequence[str], targets: Sequence[Mapping[str, float]]
     ) -> tuple[Tensor, int]:
-        """Binary cross-entropy of soft scores, one term for each question and answer. Answers outside the list carry no score."""
+        """Return the binary cross-entropy of soft scores, one term per question and answer.
+
+        Answers outside the list carry no score.
+        """
         logits = self.logits(visual, prompts)
+        # Built on the CPU: one copy to the device costs less than one write per answer.
         goal = torch.zeros(logits.shape)
         for row, scores in enumerate(targets):
             for answer, score in scores.items():
@@ -177,50 +175,97 @@ class ViTRobertaModel(Backbone):
 
     @torch.inference_mode()
     def predict(self, visual: Tensor, prompts: Sequence[str]) -> list[str]:
-        """The highest-scoring answer of each question."""
+        """Return the highest-scoring answer of each question."""
         return [self.answers[i] for i in self.logits(visual, prompts).argmax(-1).tolist()]
 
     @torch.inference_mode()
     def ranked(self, visual: Tensor, prompts: Sequence[str]) -> list[list[tuple[str, float]]]:
-        """All answers and the sigmoids of their logits, each by itself, best first."""
-        scores, order = (
-            self.logits(visual, prompts)
-            .float()
-            .sigmoid()
-            .sort(dim=-1, descending=True, stable=True)
-        )
-        rows = zip(order.tolist(), scores.tolist(), strict=True)
-        return [[(self.answers[i], score) for i, score in zip(*row, strict=True)] for row in rows]
+        """Return all answers and the sigmoids of their logits, best first."""
+        sigmoids = self.logits(visual, prompts).float().sigmoid()
+        scores, order = sigmoids.sort(dim=-1, descending=True, stable=True)
+        result = []
+        for numbers, values in zip(order.tolist(), scores.tolist(), strict=True):
+            answers = [self.answers[i] for i in numbers]
+            result.append(list(zip(answers, values, strict=True)))
+        return result
 
     def checkpoint_settings(self) -> dict[str, Any]:
-        """A random pooler lies in the text tower's checkpoint."""
-        return {"pooler": "checkpoint"} if self.config.pooler == "random" else {}
+        """Return the setting that finds a random pooler in the text tower's checkpoint."""
+        if self.config.pooler == "random":
+            return {"pooler": "checkpoint"}
+        return {}
 
-    def _prefix(self, pooled: Tensor) -> Tensor:
-        parts = []
+    def _set_visual_context(self, visual: Tensor) -> None:
+        """Set the tokens that routing functions mix in.
+
+        For two images these are the mean of the pooled vectors, or the tokens of both images.
+        """
+        if self.context_tokens:
+            self.visual_context.value = visual[:, :, 1:].flatten(1, 2)
+        else:
+            self.visual_context.value = visual[:, :, 0].mean(1, keepdim=True)
+
+    def _room_for_text(self, images: int) -> int:
+        """Return the number of tokens left for text; the prefix has one token per image."""
+        room = self.protocol.max_input_tokens
         if self.config.prefix != "none":
-            parts.append(
-                cast("nn.ModuleDict", self.head)["prefix"](pooled)
-                if self.config.prefix == "projected"
-                else pooled
-            )
+            room -= images
+        return room
+
+    def _embed_text(self, ids: Tensor) -> Tensor:
+        """Return embeddings of token ids, (batch, tokens, width).
+
+        The tower adds positions and types to them and normalises them. With `embed_text_twice` that
+        was done before, as in the release.
+        """
+        embeds: Tensor
+        if self.config.embed_text_twice:
+            embeds = call_model(self.text.embeddings, input_ids=ids)
+        else:
+            embeds = self.token_embeddings(ids)
+        return embeds
+
+    def _embed_prefix(self, pooled: Tensor) -> Tensor:
+        """Return visual prefix and soft prompt, (batch, length, width), from the pooled vectors.
+
+        pooled is (batch, images, width of the vision tower). The length may be 0.
+        """
+        parts = []
+        if self.config.prefix == "projected":
+            parts.append(self._head_part("prefix")(pooled))
+        elif self.config.prefix == "raw":
+            parts.append(pooled)
         if self.prompt is not None:
             parts.append(self.prompt().expand(pooled.shape[0], -1, -1))
-        return torch.cat(parts, 1) if parts else pooled.new_zeros(pooled.shape[0], 0, self.width)
+        if not parts:
+            return pooled.new_zeros(pooled.shape[0], 0, self.width)
+        return torch.cat(parts, 1)
+
+    @property
+    def _pooler(self) -> Any:
+        if self.config.pooler == "trained":
+            return self._head_part("pooler")
+        return self.text.pooler
+
+    def _head_part(self, name: str) -> nn.Module:
+        return cast("nn.ModuleDict", self.head)[name]
 
     def _tokenize(self, prompts: Sequence[str], limit: int) -> tuple[Tensor, Tensor]:
+        """Return token ids and mask, (batch, tokens)."""
         ids, mask = tokenize_padded(self.tokenizer, list(prompts), limit)
         return ids.to(self.device), mask.to(self.device)
 
 
-def _new_pooler(config: Any) -> nn.Module:
-    pooler = make_roberta_pooler(config)
+def _make_pooler(config: Any) -> nn.Module:
+    """Return a tanh pooler whose weights are drawn like those of the tower."""
+    pooler: Any = make_roberta_pooler(config)
     init_normal(pooler.dense, config.initializer_range)
-    made: nn.Module = pooler
-    return made
+    module: nn.Module = pooler
+    return module
 
 
-def _classifier(width: int, answers: int, layers: int) -> nn.Module:
+def _make_classifier(width: int, answers: int, layers: int) -> nn.Module:
+    """Return the classifier of the release, in its form of one or two layers."""
     if layers == 1:
         return nn.Sequential(nn.Dropout(0.1), nn.Linear(width, answers))
     return nn.Sequential(
@@ -231,43 +276,35 @@ def _classifier(width: int, answers: int, layers: int) -> nn.Module:
     )
 
 
-def _sites(index: int, layer: Any, tower: Any) -> tuple[Site, Site]:
+def _list_sites(tower: Any) -> Iterator[Site]:
+    """Yield the self-attention and the feed-forward block of every layer."""
+    for index, layer in enumerate(tower.encoder.layer):
+        yield _attention_site(index, layer, tower)
+        yield _feed_forward_site(index, layer, tower)
+
+
+def _attention_site(index: int, layer: Any, tower: Any) -> Site:
     width = tower.config.hidden_size
-    attention, out, up, down = (
-        layer.attention.self,
-        layer.attention.output,
-        layer.intermediate,
-        layer.output,
-    )
-    whole = (0, width)
-    linears = {role: Projection(Slot(attention, role), whole) for role in ("query", "key", "value")}
-    linears["output"] = Projection(Slot(out, "dense"), whole)
-    reader = Attention(attention, tower, causal=False)
-    wide = (0, up.dense.out_features)
-    ffn = {
-        "up": Projection(Slot(up, "dense"), wide),
-        "down": Projection(Slot(down, "dense"), whole),
+    inner, out = layer.attention.self, layer.attention.output
+    projections = {
+        role: Projection(Slot(inner, role), (0, width)) for role in ("query", "key", "value")
     }
-    return (
-        Site(
-            f"layer.{index}.self",
-            "self",
-            "encoder",
-            index,
-            width,
-            linears,
-            Slot(out, "dropout"),
-            out.LayerNorm,
-            reader,
-        ),
-        Site(
-            f"layer.{index}.ffn",
-            "ffn",
-            "encoder",
-            index,
-            width,
-            ffn,
-            Slot(down, "dropout"),
-            down.LayerNorm,
-        ),
+    projections["output"] = Projection(Slot(out, "dense"), (0, width))
+    attention = Attention(inner, tower, causal=False)
+    name = f"layer.{index}.self"
+    output = Slot(out, "dropout")
+    return Site(
+        name, "self", "encoder", index, width, projections, output, out.LayerNorm, attention
     )
+
+
+def _feed_forward_site(index: int, layer: Any, tower: Any) -> Site:
+    width = tower.config.hidden_size
+    up, down = layer.intermediate, layer.output
+    projections = {
+        "up": Projection(Slot(up, "dense"), (0, up.dense.out_features)),
+        "down": Projection(Slot(down, "dense"), (0, width)),
+    }
+    name = f"layer.{index}.ffn"
+    output = Slot(down, "dropout")
+    return Site(name, "ffn", "encoder", index, width, projections, output, down.LayerNorm)

@@ -1,10 +1,14 @@
-"""Where weights come from: `tiny` (shipped), a Hugging Face id, a local folder, `random:ID`; `@revision` pins a hub revision."""
+"""The sources of weights.
+
+A source is `tiny` (shipped), a Hugging Face id, a local folder, or `random:ID`. `@revision` pins a
+revision on the hub.
+"""
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -42,12 +46,15 @@ _VIT = {"model_type": "vit", "image_size": 224, "patch_size": 16}
 _BART = {
     "model_type": "bart",
     "d_model": 768,
-    **{
-        f"{side}_{key}": n
-        for side in ("encoder", "decoder")
-        for key, n in (("layers", 6), ("attention_heads", 12), ("ffn_dim", 3072))
-    },
-    **dict.fromkeys(("dropout", "attention_dropout", "activation_dropout"), 0.1),
+    "encoder_layers": 6,
+    "encoder_attention_heads": 12,
+    "encoder_ffn_dim": 3072,
+    "decoder_layers": 6,
+    "decoder_attention_heads": 12,
+    "decoder_ffn_dim": 3072,
+    "dropout": 0.1,
+    "attention_dropout": 0.1,
+    "activation_dropout": 0.1,
 }
 _BLIP_PARTS = {"text_config": {"num_attention_heads": 12}, "vision_config": {"image_size": 384}}
 _BLIP_CAPTION = {
@@ -56,7 +63,7 @@ _BLIP_CAPTION = {
     **_BLIP_PARTS,
 }
 _BLIP_VQA = {"model_type": "blip", "architectures": ["BlipForQuestionAnswering"], **_BLIP_PARTS}
-# Geometry of the papers' towers, so that they can be planned and counted with no file at hand.
+# The geometry of the papers' towers. They can be planned and counted without any file.
 KNOWN: Mapping[str, Mapping[str, Any]] = {
     "roberta-base": _ROBERTA,
     "roberta-large": _ROBERTA | LARGE,
@@ -70,15 +77,18 @@ KNOWN: Mapping[str, Mapping[str, Any]] = {
     "google/vit-large-patch16-224-in21k": _VIT | LARGE,
 }
 NAMES = ("tiny", *KNOWN)
-SLIP = 0.87  # this alike and no more: distilgpt2 and xlm-roberta-base are no slips
-
+# A name this similar to a known one is a typo. distilgpt2 and xlm-roberta-base are below it.
+TYPO = 0.87
 
 _RANDOM: ContextVar[bool] = ContextVar("random weights", default=False)
 
 
 @contextmanager
 def random_weights() -> Iterator[None]:
-    """Build models with random weights and the shipped tiny tokenizers: speed and memory need no others, and no download."""
+    """Build models with random weights and the shipped tiny tokenizers.
+
+    Measurements of speed and memory need no others, and so no download.
+    """
     token = _RANDOM.set(True)
     try:
         yield
@@ -87,81 +97,109 @@ def random_weights() -> Iterator[None]:
 
 
 def reads_weights() -> bool:
-    """False on the meta device, where models are only counted, and under `random_weights`."""
-    return torch.get_default_device().type != "meta" and not _RANDOM.get()
+    """Check whether models are built with weights from files.
+
+    They are not on the meta device, where models are only counted, and under `random_weights`.
+    """
+    return not _on_meta() and not _RANDOM.get()
+
+
+def _on_meta() -> bool:
+    return torch.get_default_device().type == "meta"
 
 
 @dataclass(frozen=True)
 class WeightSource:
-    """A parsed weight source."""
+    """A parsed weight source.
+
+    Args:
+        location: A hub id, or a folder.
+        revision: The revision on the hub; None means the newest.
+        random: Whether only the architecture is used.
+        tiny: The shipped folder of this kind of model.
+    """
 
     location: str
     revision: str | None
     random: bool
-    tiny: str  # the shipped folder of this kind
+    tiny: str
 
     @classmethod
     def parse(cls, text: str, tiny: str) -> WeightSource:
-        """Parse a setting such as `roberta-base@abc123` or `random:gpt2`; `tiny` names the shipped folder of this kind."""
+        """Parse a setting such as `roberta-base@abc123` or `random:gpt2`.
+
+        `tiny` names the shipped folder of this kind. Raises UserError for a typo in a known name.
+        """
         random = text.startswith("random:")
-        location, _, revision = text.removeprefix("random:").partition("@")
-        _refuse_slip(location, revision or None)
-        return cls(
-            str(TINY / tiny) if location == "tiny" else location, revision or None, random, tiny
-        )
+        location, _, name = text.removeprefix("random:").partition("@")
+        revision = name or None
+        _refuse_typo(location, revision)
+        if location == "tiny":
+            location = str(TINY / tiny)
+        return cls(location, revision, random, tiny)
 
     def config(self) -> PretrainedConfig:
-        """The architecture, without weights."""
+        """Return the architecture, without weights."""
         known = KNOWN.get(self.location)
         if known is not None:
             settings = {key: value for key, value in known.items() if key != "model_type"}
             return make_config(known["model_type"], settings)
-        return self._guard(lambda: load_config(self.location, self.revision))
+        return self._load(lambda: load_config(self.location, self.revision))
 
     def model(self, cls: type[PreTrainedModel], **options: Any) -> PreTrainedModel:
-        """The model in fp32, eval mode. Raises UserError if a weight the checkpoint should hold is missing from it."""
+        """Return the model in float32 and evaluation mode.
+
+        Raises UserError if the checkpoint lacks a weight: transformers would draw it at random.
+        """
         if self.random or not reads_weights():
             return cls(self.config(), **options).eval()
 
-        model, lacking = self._guard(lambda: load_model(cls, self.location, self.revision, options))
+        model, lacking = self._load(lambda: load_model(cls, self.location, self.revision, options))
+        # Some checkpoints lack position ids, which are a buffer and not a weight.
         missing = sorted(key for key in lacking if not re.search(r"position_ids$", key))
         if missing:
             raise UserError(
-                f"{self.location} lacks pretrained weights for {missing[0]} ({len(missing)} missing); {_hint(missing[0])}"
+                f"{self.location} lacks pretrained weights for {missing[0]} "
+                f"({len(missing)} missing); {_suggest_fix(missing[0])}"
             )
         return model.eval()
 
     def tokenizer(self) -> Any:
-        """The tokenizer beside the weights; None on the meta device, where nothing is read."""
-        if torch.get_default_device().type == "meta":
+        """Return the tokenizer next to the weights; None on the meta device."""
+        if _on_meta():
             return None
         if _RANDOM.get():
             return load_tokenizer(TINY / self.tiny)
-        return self._guard(lambda: load_tokenizer(self.location, self.revision))
+        return self._load(lambda: load_tokenizer(self.location, self.revision))
 
-    def _guard(self, load: Any) -> Any:
+    def _load(self, load: Callable[[], Any]) -> Any:
+        """Run a load without messages of the libraries, and turn its errors into WeightsError."""
         try:
             with quiet():
                 return load()
         except (OSError, ValueError) as error:
-            where = "the folder" if Path(self.location).exists() else "the id"
-            near = (
-                []
-                if where == "the folder"
-                else difflib.get_close_matches(self.location, NAMES, n=1)
-            )
-            where += f" (did you mean '{near[0]}'?)" if near and near[0] != self.location else ""
+            cause = str(error).splitlines()[0][:120]
             raise WeightsError(
-                f"cannot load weights from '{self.location}': check {where}, or fetch it where there is a network "
-                f"(`vlpeft prefetch SWEEP`, or `hf download {self.location}`) ({str(error).splitlines()[0][:120]})"
+                f"cannot load weights from '{self.location}': check {self._place()}, "
+                "or fetch it on a machine with a network "
+                f"(`vlpeft prefetch SWEEP`, or `hf download {self.location}`) ({cause})"
             ) from error
 
+    def _place(self) -> str:
+        """Return the part of the setting to check, with the known name that it may mean."""
+        if Path(self.location).exists():
+            return "the folder"
+        near = difflib.get_close_matches(self.location, NAMES, n=1)
+        if near and near[0] != self.location:
+            return f"the id (did you mean '{near[0]}'?)"
+        return "the id"
 
-def _refuse_slip(location: str, revision: str | None) -> None:
-    """A near miss of a known name is refused before the hub is asked, which takes long to say no."""
+
+def _refuse_typo(location: str, revision: str | None) -> None:
+    """Refuse a near miss of a known name before the hub is asked, which takes long to refuse it."""
     if location in NAMES or "/" in location or Path(location).exists():
         return
-    near = difflib.get_close_matches(location, NAMES, n=1, cutoff=SLIP)
+    near = difflib.get_close_matches(location, NAMES, n=1, cutoff=TYPO)
     if near and not cached_path(location, "config.json", revision):
         raise UserError(
             f"unknown weights '{location}'; did you mean '{near[0]}'? "
@@ -171,12 +209,18 @@ def _refuse_slip(location: str, revision: str | None) -> None:
 
 @contextmanager
 def quiet(*, bars: bool = False) -> Iterator[None]:
-    """No bars, unless asked for, no retries told one by one: what comes of a load is said once, by us."""
+    """Silence the libraries, except for progress bars if `bars` is set.
+
+    vlpeft reports the outcome of a load once; the libraries would report every retry.
+    """
     with transformers.quiet(bars=bars), huggingface_hub.quiet():
         yield
 
 
-def _hint(key: str) -> str:
+def _suggest_fix(key: str) -> str:
     if "pooler" in key:
-        return "its pooler would be random: choose `pool: cls` for a vision tower, `pooler: random` or `pooler: trained` for a text tower"
+        return (
+            "its pooler would be random: choose `pool: cls` for a vision tower, "
+            "`pooler: random` or `pooler: trained` for a text tower"
+        )
     return "choose a complete checkpoint"

@@ -1,1 +1,1 @@
-"""What methods and backbones promise each other."""
+"""The contract between methods and backbones: what each side may rely on."""

@@ -1,7 +1,10 @@
-"""The attention of a site, as methods see it: they may read its probabilities, or put keys and values before its own.
+"""The attention of a site, as methods see it.
 
-Both are off until a method asks for them; everything else keeps fused attention (SDPA). The hook is Hugging Face's
-registry of attention functions; a backbone whose model does not use that registry calls `attend` itself.
+A method may read the attention probabilities, or put keys and values before the attention's own.
+Both are off until a method asks for them. All other attentions keep the fused kernel (SDPA).
+
+The hook is Hugging Face's registry of attention functions.
+A backbone whose model does not use that registry calls `attend` itself (see `blip_attention`).
 """
 
 from __future__ import annotations
@@ -19,21 +22,36 @@ from vlpeft.benchmark.libraries.transformers import (
     register_attention,
 )
 
+# The name under which transformers knows `attend`.
 NAME = "vlpeft"
 
 
 class Seen(NamedTuple):
-    """What one attention computed in one forward; cached keys and values included."""
+    """The result of one attention in one forward pass; cached keys and values are included.
 
-    query: Tensor  # (batch, queries, width): projected, heads merged
-    value: Tensor  # (batch, keys, width): projected, heads merged
-    probabilities: (
-        Tensor  # (batch, heads, queries, keys): after softmax, before dropout; masked entries are 0
-    )
+    Shapes:
+        query: (batch, queries, width). Projected, with the heads merged.
+        value: (batch, keys, width). Projected, with the heads merged.
+        probabilities: (batch, heads, queries, keys). After softmax and before dropout.
+            Masked entries are 0.
+    """
+
+    query: Tensor
+    value: Tensor
+    # Taken before dropout, as in the p-Adapter release: the graph of a message passing step
+    # must not change at random.
+    probabilities: Tensor
 
 
 class Attention:
-    """One site's attention. `causal`: a query sees no later one; `fixed_keys`: no key is padding, and all batches have as many."""
+    """The attention of one site.
+
+    Args:
+        module: The attention module of the model.
+        tower: The model that contains it, or None if the module calls `attend` itself.
+        causal: True if a query never sees a later token.
+        fixed_keys: True if no key is padding and every batch has the same number of keys.
+    """
 
     def __init__(
         self,
@@ -43,40 +61,62 @@ class Attention:
         causal: bool,
         fixed_keys: bool = False,
     ) -> None:
-        self.module, self.tower, self.causal, self.fixed_keys = module, tower, causal, fixed_keys
-        self.generating = (
-            False  # text is being written, a token at a time; see `Backbone.generating`
-        )
+        self.module = module
+        self.tower = tower
+        self.causal = causal
+        self.fixed_keys = fixed_keys
+        # True while text is generated token by token; see `Backbone.generating`.
+        self.generating = False
         self.recording = False
         self._seen: Seen | None = None
 
     @property
     def heads(self) -> int:
-        """How many heads it has, as its module says."""
-        names = ("num_attention_heads", "num_heads")  # RoBERTa and BLIP; GPT-2 and BART
+        """Return the number of heads, read from the module.
+
+        Raises:
+            StopIteration: If the module has neither of the known attributes.
+        """
+        # The first name is that of RoBERTa and BLIP, the second that of GPT-2 and BART.
+        names = ("num_attention_heads", "num_heads")
         return next(int(getattr(self.module, name)) for name in names if hasattr(self.module, name))
 
     def record(self) -> None:
-        """Leave fused attention from now on, and keep what each forward computes until `take`."""
+        """Leave fused attention from now on, and keep the result of each forward until `take`.
+
+        SDPA never returns its probabilities, so a recorded attention is computed by two matrix
+        products. It needs memory for (batch, heads, queries, keys).
+        """
         self.recording = True
-        self._hook()
+        self._install_hook()
 
     def take(self) -> Seen:
-        """What the forward under way has computed here. Raises if it has not."""
+        """Return what the current forward has computed here, and forget it.
+
+        Forgetting frees the tensors early, and it shows an adapter that runs without its attention.
+
+        Returns:
+            The query and value states and the probabilities; see `Seen` for the shapes.
+
+        Raises:
+            RuntimeError: If the attention has not run since the last call.
+        """
         if self._seen is None:
             raise RuntimeError("this attention has not run since it was last read")
-        seen, self._seen = self._seen, None
+        seen = self._seen
+        self._seen = None
         return seen
 
     def prepend(self, prefix: nn.Module) -> None:
-        """Put keys and values before this attention's own: `prefix()` returns both, (heads, length, head width) each."""
-        self.module.add_module("prefix", prefix)
-        self._hook()
+        """Put keys and values before this attention's own.
 
-    def _hook(self) -> None:
-        self.module.attention_hook = self  # type: ignore[assignment]
-        if self.tower is not None:
-            self.tower.set_attn_implementation(NAME)
+        Args:
+            prefix: A module without inputs. It returns keys and values, each of shape
+                (heads, length, head width).
+        """
+        # A submodule of the attention, so that the prefix is trained, saved and moved with it.
+        self.module.add_module("prefix", prefix)
+        self._install_hook()
 
     def run(
         self,
@@ -87,19 +127,47 @@ class Attention:
         scaling: float,
         dropout: float,
     ) -> Tensor:
-        """Attention of (batch, heads, tokens, head width) under an additive mask."""
+        """Compute the attention, and keep its result if a method records it.
+
+        Args:
+            query: (batch, heads, queries, head width).
+            key: (batch, heads, keys, head width).
+            value: (batch, heads, keys, head width).
+            mask: An additive mask that broadcasts to (batch, heads, queries, keys), or None.
+            scaling: The factor of the scores, usually 1 / sqrt(head width).
+            dropout: The dropout probability of the attention weights; 0 outside training.
+
+        Returns:
+            (batch, heads, queries, head width).
+        """
         if not self.recording:
             return functional.scaled_dot_product_attention(
                 query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=False, scale=scaling
             )
+        # M = softmax(Q K^T / sqrt(d)), equation (5) of the p-Adapter paper.
         scores = (query @ key.transpose(-1, -2)) * scaling
-        probabilities = torch.softmax(scores if mask is None else scores + mask, -1)
+        if mask is not None:
+            scores = scores + mask
+        probabilities = torch.softmax(scores, -1)
         self._seen = Seen(merge_heads(query), merge_heads(value), probabilities)
         return functional.dropout(probabilities, p=dropout, training=True) @ value
 
+    def _install_hook(self) -> None:
+        self.module.attention_hook = self  # type: ignore[assignment]
+        if self.tower is not None:
+            # Modules of the tower that have no hook still get fused attention from `attend`.
+            self.tower.set_attn_implementation(NAME)
+
 
 def reads_probabilities(module: nn.Module) -> bool:
-    """Whether a method reads the probabilities of this attention's module."""
+    """Check whether a method reads the probabilities of this attention module.
+
+    Args:
+        module: The attention module of a model.
+
+    Returns:
+        True after `Attention.record` was called for the module.
+    """
     hook: Attention | None = getattr(module, "attention_hook", None)
     return hook is not None and hook.recording
 
@@ -115,17 +183,35 @@ def attend(
     is_causal: bool | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """Attention of (batch, heads, tokens, head width); returns (batch, queries, heads, head width).
+    """Compute attention for a module, with the prefix and the recording that methods asked for.
 
-    The signature is that of Hugging Face's attention functions: the mask is additive, or true where a query may look;
-    `dropout` is 0 outside training; without a mask, `is_causal` (None: what the module says) hides later tokens.
-    Raises UserError for an argument that may change the result and is not known here.
+    The signature is that of Hugging Face's attention functions.
+
+    Args:
+        module: The attention module that calls.
+        query: (batch, heads, queries, head width).
+        key: (batch, heads, keys, head width).
+        value: (batch, heads, keys, head width).
+        attention_mask: Additive, or boolean with True where a query may look. It broadcasts to
+            (batch, heads, queries, keys).
+        scaling: The factor of the scores; None means 1 / sqrt(head width).
+        dropout: The dropout probability of the attention weights; 0 outside training.
+        is_causal: Whether later tokens are hidden when there is no mask. None means that the
+            module's own attribute decides.
+        others: Further arguments of the library. Those without an effect are accepted.
+
+    Returns:
+        The result, (batch, queries, heads, head width), and None for the attention weights.
+
+    Raises:
+        UserError: If `others` holds an argument that may change the result.
+        RuntimeError: If a hooked attention is causal and has no mask.
     """
     if others:
         refuse_attention_arguments(others)
     hook: Attention | None = getattr(module, "attention_hook", None)
     if hook is None:
-        found = fused_attention(
+        result = fused_attention(
             module,
             query,
             key,
@@ -135,40 +221,72 @@ def attend(
             dropout=dropout,
             is_causal=is_causal,
         )
-        return found, None
-    if attention_mask is None and query.shape[2] > 1 and _is_causal(module, is_causal):
-        raise RuntimeError(
-            "causal attention without a mask: a method that reads it or adds to it would see later tokens"
-        )
-    attention_mask = _additive(attention_mask, query.dtype)
+        return result, None
+    _check_causal_mask(module, query, attention_mask, is_causal)
+    mask = _make_additive(attention_mask, query.dtype)
     prefix = getattr(module, "prefix", None)
     if prefix is not None:
-        keys, values = prefix()
-        key = torch.cat([keys.to(key.dtype).expand(key.shape[0], -1, -1, -1), key], 2)
-        value = torch.cat([values.to(value.dtype).expand(value.shape[0], -1, -1, -1), value], 2)
-        attention_mask = (
-            None if attention_mask is None else functional.pad(attention_mask, (keys.shape[-2], 0))
-        )
-    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    return hook.run(query, key, value, attention_mask, scaling, dropout).transpose(1, 2), None
-
-
-def _is_causal(module: nn.Module, asked: bool | None) -> bool:
-    return bool(getattr(module, "is_causal", True)) if asked is None else asked
-
-
-def _additive(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """Every query sees at least one key of its own, so the smallest number does for minus infinity, without its NaN."""
-    if mask is None or mask.dtype != torch.bool:
-        return mask
-    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(
-        ~mask, torch.finfo(dtype).min
-    )
+        key, value, mask = _prepend_prefix(prefix, key, value, mask)
+    if scaling is None:
+        scaling = query.shape[-1] ** -0.5
+    return hook.run(query, key, value, mask, scaling, dropout).transpose(1, 2), None
 
 
 def merge_heads(heads: Tensor) -> Tensor:
-    """(batch, heads, tokens, head width) to (batch, tokens, width)."""
+    """Concatenate the heads of each token.
+
+    Args:
+        heads: (batch, heads, tokens, head width).
+
+    Returns:
+        (batch, tokens, heads * head width).
+    """
     return heads.transpose(1, 2).flatten(2)
+
+
+def _check_causal_mask(
+    module: nn.Module, query: Tensor, mask: Tensor | None, is_causal: bool | None
+) -> None:
+    """Refuse causal attention that relies on the kernel's own mask.
+
+    A prefix would shift that mask, and recorded probabilities would have none at all.
+    A single query is always the last token, so nothing has to be hidden from it.
+    """
+    if mask is not None or query.shape[2] <= 1:
+        return
+    if is_causal is None:
+        # The default of transformers: a module without the attribute is causal.
+        is_causal = bool(getattr(module, "is_causal", True))
+    if is_causal:
+        raise RuntimeError(
+            "causal attention without a mask: "
+            "a method that reads it or adds to it would see later tokens"
+        )
+
+
+def _make_additive(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """Turn a boolean mask into an additive one; return any other mask as it is.
+
+    Every query sees at least one of its own keys. So the smallest number of the type can take the
+    place of minus infinity, which would give NaN in a row that is masked completely.
+    """
+    if mask is None or mask.dtype != torch.bool:
+        return mask
+    zeros = torch.zeros(mask.shape, dtype=dtype, device=mask.device)
+    return zeros.masked_fill(~mask, torch.finfo(dtype).min)
+
+
+def _prepend_prefix(
+    prefix: nn.Module, key: Tensor, value: Tensor, mask: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Put the keys and values of a prefix first; every query may see them (Li & Liang 2021)."""
+    keys, values = prefix()
+    key = torch.cat([keys.to(key.dtype).expand(key.shape[0], -1, -1, -1), key], 2)
+    value = torch.cat([values.to(value.dtype).expand(value.shape[0], -1, -1, -1), value], 2)
+    if mask is not None:
+        # The mask is additive here, so a padding of 0 leaves the prefix visible.
+        mask = functional.pad(mask, (keys.shape[-2], 0))
+    return key, value, mask
 
 
 register_attention(NAME, attend)

@@ -1,4 +1,7 @@
-"""The Backbone contract: a vision-language model assembled from pretrained parts, and the list of its sites."""
+"""The backbone contract.
+
+A backbone is a vision-language model assembled from pretrained parts, plus the list of its sites.
+"""
 
 from __future__ import annotations
 
@@ -18,14 +21,18 @@ from vlpeft.benchmark.contract.sites import ActiveTask, EncoderMask, Need, Site,
 from vlpeft.benchmark.core.config import Config, Protocol
 from vlpeft.benchmark.core.errors import UserError
 
+# The shipped towers of a few layers, which need no download.
 TINY = Path(__file__).resolve().parents[1] / "backbones" / "tiny"
 
 
 @dataclass(frozen=True)
 class WeightFiles:
-    """Files of a weight source that a backbone opens, to look for them, or fetch them, before anything is built.
+    """The files of one weight source that a backbone opens, listed before anything is built.
 
-    source: as the setting has it; tiny: the shipped folder that `tiny` stands for. `pixels`: how the checkpoint scales its images.
+    Args:
+        source: The source as the setting names it.
+        tiny: The shipped folder that `tiny` means for this source.
+        files: The kinds of files. `pixels` says how the checkpoint scales its images.
     """
 
     source: str
@@ -35,67 +42,88 @@ class WeightFiles:
 
 @dataclass(frozen=True)
 class BackboneConfig(Config, ABC):
-    """Settings of a backbone; `build` turns them into a model."""
+    """The settings of a backbone; `build` turns them into a model."""
 
-    name: ClassVar[str]  # set by @register
-    tasks: ClassVar[tuple[str, ...]]  # set by @register
-    joint: ClassVar[bool] = (
-        False  # set by @register: one model can be trained on several tasks together
-    )
-    ignores: ClassVar[
-        tuple[str, ...]
-    ] = ()  # set by @register: protocol keys that have no effect here
+    # The decorator @register sets these four. `joint` says that one model can be trained on
+    # several tasks together. `ignores` names the protocol keys without an effect.
+    name: ClassVar[str]
+    tasks: ClassVar[tuple[str, ...]]
+    joint: ClassVar[bool] = False
+    ignores: ClassVar[tuple[str, ...]] = ()
 
     @property
     def reads_features(self) -> bool:
-        """Whether it reads a dataset's precomputed features in place of images, without a vision tower of its own."""
+        """Whether the backbone reads precomputed features in place of images."""
         return False
 
     @abstractmethod
     def offers(self) -> frozenset[Need]:
-        """What a method finds at this backbone's sites."""
+        """Return the needs of methods that this backbone can meet.
+
+        Returns:
+            A subset of the names in `Need`.
+        """
 
     @abstractmethod
     def weight_files(self) -> tuple[WeightFiles, ...]:
-        """The weight sources that `build` opens."""
+        """Return the weight sources that `build` opens.
+
+        Returns:
+            One entry per source.
+        """
 
     @abstractmethod
     def build(self, answers: Sequence[str], protocol: Protocol) -> Backbone:
-        """Assemble the model; under `torch.device("meta")` no weight is read.
+        """Assemble the model.
 
-        `answers` is the closed list to classify or to rank; the protocol says how to read, train and decode.
+        Under `torch.device("meta")` no weight is read, so that a plan can count parameters.
+
+        Args:
+            answers: The closed list of answers to classify or to rank; empty if there is none.
+            protocol: How to read, train and decode.
+
+        Returns:
+            The model in evaluation mode, before any method is applied.
+
+        Raises:
+            UserError: If the settings do not fit each other.
+            WeightsError: If weights cannot be loaded.
         """
 
 
 class Checkpoint(NamedTuple):
-    """A Hugging Face model, and the tokenizer that belongs to it."""
+    """A Hugging Face model, and the tokenizer that belongs to it or None."""
 
     model: PreTrainedModel
     tokenizer: Any
 
 
 class Backbone(nn.Module, ABC):
-    """An assembled model. `vision` maps pixels to visual features; everything else is trained or frozen by a method."""
+    """An assembled model.
+
+    `vision` maps pixels to visual features. A method decides which other parameters are trained.
+    """
 
     name: str
     vision: VisionTower
     tokenizer: Any
-    # what the scores of `ranked` are, for those who read them
+    # A description of the scores in `ranked`, for the reader of an exported prediction.
     score: ClassVar[str] = (
         "log-likelihood of the answer's tokens, smoothed as the labels in training"
     )
-    text: Any  # the language tower, a transformers model (Any: its submodules are no typed attributes)
-    head: nn.Module | None  # parts no checkpoint holds; they always train
-    inert: frozenset[str] = (
-        frozenset()
-    )  # parameters of the head that no input reaches; published counts include them
-    prompt: (
-        nn.Module | None
-    )  # () -> (tokens, width): soft prompts; where they stand, the backbone says
+    # The language tower, a transformers model. `Any`, as its submodules have no declared types.
+    text: Any
+    # The parts that no checkpoint holds. They always train.
+    head: nn.Module | None
+    # Names of head parameters that no input reaches. Published parameter counts include them.
+    inert: frozenset[str] = frozenset()
+    # A module () -> (tokens, width): the soft prompt. Each backbone chooses its position.
+    prompt: nn.Module | None
     token_embeddings: nn.Embedding
     protocol: Protocol
     answers: Sequence[str]
-    context_tokens: bool  # whether routing functions see all visual tokens, or the pooled one
+    # True if routing functions see all visual tokens, False if they see the pooled one.
+    context_tokens: bool
 
     def __init__(self) -> None:
         super().__init__()
@@ -110,24 +138,58 @@ class Backbone(nn.Module, ABC):
     def loss(
         self, visual: Tensor, prompts: Sequence[str], targets: Sequence[Mapping[str, float]]
     ) -> tuple[Tensor, int]:
-        """Summed training loss and how many terms it sums, so that a batch may be computed in parts.
+        """Compute the summed training loss of a batch.
 
-        `visual` is (batch, images, tokens, width), each image's from `vision`; targets map text to its score.
+        A sum and a count, in place of a mean, let the caller compute a batch in parts.
+
+        Args:
+            visual: (batch, images, tokens, width). Each image's features come from `vision`.
+            prompts: One text per example.
+            targets: One mapping of text to its score per example.
+
+        Returns:
+            The sum, a scalar, and the number of terms in it.
         """
 
     @abstractmethod
     def predict(self, visual: Tensor, prompts: Sequence[str]) -> list[str]:
-        """One answer or caption for each prompt."""
+        """Return one answer or caption per prompt.
 
-    def ranked(self, visual: Tensor, prompts: Sequence[str]) -> list[list[tuple[str, float]]]:  # noqa: ARG002 - most text is written
-        """The listed answers compared for each prompt and their scores, best first; none where text is written freely."""
+        Args:
+            visual: (batch, images, tokens, width). Each image's features come from `vision`.
+            prompts: One text per example.
+
+        Returns:
+            One text per example.
+        """
+
+    def ranked(
+        self,
+        visual: Tensor,  # noqa: ARG002 - most backbones generate their text
+        prompts: Sequence[str],
+    ) -> list[list[tuple[str, float]]]:
+        """Return the listed answers that were compared for each prompt, with their scores.
+
+        Args:
+            visual: (batch, images, tokens, width). Each image's features come from `vision`.
+            prompts: One text per example.
+
+        Returns:
+            For each example, pairs of answer and score, best first. Empty lists if the text is
+            generated freely. `score` describes the unit.
+        """
         return [[] for _ in prompts]
 
     def checkpoints(self) -> dict[str, Checkpoint]:
-        """Its Hugging Face models as folders hold them, by the setting that names each.
+        """Take the Hugging Face models out of the backbone, in the form that folders store.
 
-        What was appended to them is taken off, so that the backbone is of no further use. Raises UserError where that would
-        lose what was trained.
+        Rows that were appended to the models are removed, so the backbone is of no use afterwards.
+
+        Returns:
+            The models by the setting that names each.
+
+        Raises:
+            UserError: If the removal would lose something that was trained.
         """
         found = {"text": Checkpoint(self.text, self.tokenizer)}
         if self.vision.hub_model is not None:
@@ -135,16 +197,34 @@ class Backbone(nn.Module, ABC):
         return found
 
     def checkpoint_settings(self) -> dict[str, Any]:
-        """Other settings to build it with from its own checkpoints."""
+        """Return the other settings that rebuild the backbone from its own checkpoints.
+
+        Returns:
+            Settings that replace those of the cell.
+        """
         return {}
 
     def follow(self, protocol: Protocol, answers: Sequence[str], task: int = 0) -> None:
-        """Read, train and decode as another task of a joint cell asks (the `task`-th of its parts), from the next batch on."""
-        self.protocol, self.answers, self.active_task.index = protocol, list(answers), task
+        """Read, train and decode as a task of a joint cell asks, from the next batch on.
+
+        Args:
+            protocol: The task's protocol.
+            answers: The task's closed list of answers; empty if it has none.
+            task: The number of the task in the cell, from 0.
+
+        Raises:
+            UserError: If the protocol does not fit the backbone.
+        """
+        self.protocol = protocol
+        self.answers = list(answers)
+        self.active_task.index = task
 
     @contextmanager
     def generating(self) -> Iterator[None]:
-        """Tell the attentions of all sites that text is being written from a cache, which to some methods is another graph."""
+        """Mark the attentions of all sites as generating text from a cache.
+
+        The p-Adapter release uses another graph there than in training.
+        """
         attentions = [site.attention for site in self.sites if site.attention is not None]
         for attention in attentions:
             attention.generating = True
@@ -155,11 +235,27 @@ class Backbone(nn.Module, ABC):
                 attention.generating = False
 
     def head_parameters(self) -> Iterator[nn.Parameter]:
-        """Parameters of the parts that no checkpoint holds."""
-        return iter(()) if self.head is None else self.head.parameters()
+        """Iterate over the parameters of the parts that no checkpoint holds.
+
+        Returns:
+            The parameters of `head`; none without a head.
+        """
+        if self.head is None:
+            return iter(())
+        return self.head.parameters()
 
     def train(self, mode: bool = True) -> Self:
-        """Training mode for the language tower; a frozen vision tower stays in eval mode, so its features can be cached."""
+        """Set the training mode of the language tower.
+
+        A frozen vision tower stays in evaluation mode. Its features then do not depend on dropout,
+        so they can be cached.
+
+        Args:
+            mode: True for training, False for evaluation.
+
+        Returns:
+            The backbone.
+        """
         super().train(mode)
         if not any(p.requires_grad for p in self.vision.parameters()):
             self.vision.eval()
@@ -167,54 +263,88 @@ class Backbone(nn.Module, ABC):
 
     @property
     def encoder(self) -> nn.Module:
-        """The part of the language tower whose sites are of the side `encoder`, where the backbone offers one."""
+        """The part of the language tower that holds the sites of the side `encoder`.
+
+        Raises:
+            RuntimeError: If the backbone has no encoder.
+        """
         raise RuntimeError(f"{self.name} has no encoder")
 
     @property
     def context_width(self) -> int:
-        """Width of the visual context: the vision tower's, unless the backbone mixes in an embedding of it."""
+        """The number of features in the visual context: by default, those of the vision tower."""
         return self.vision.width
 
     @property
     def device(self) -> torch.device:
-        """Where the weights lie."""
+        """The device of the weights."""
         return next(self.parameters()).device
 
 
 class VisionTower(nn.Module, ABC):
-    """Normalised pixels (batch, 3, size, size) to features (batch, 1 + tokens, width): the pooled vector, then the tokens asked for.
+    """A module from normalised pixels to visual features.
 
-    The last tokens are the image's grid, row by row; `leading` rows, pooled vector included, stand before it.
+    It maps (batch, 3, size, size) to (batch, 1 + tokens, width): the pooled vector, then the tokens
+    that were asked for. The last tokens are the image's grid, row by row. `leading` rows come
+    before the grid; the pooled vector is one of them.
     """
 
     width: int
     leading: int
+    # Height and width of the input image, in pixels.
     size: int
+    # Mean and standard deviation of each colour channel, for pixel values from 0 to 1.
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     resample: Image.Resampling = Image.Resampling.BILINEAR
 
     @property
     def hub_model(self) -> PreTrainedModel | None:
-        """The Hugging Face model that it is, where it is one of its own."""
+        """The Hugging Face model inside the tower, or None if it is another library's."""
         return None
 
     def random_inputs(self, images: int) -> Tensor:
-        """Random input of so many images, to measure with."""
+        """Draw random input, to measure speed and memory with.
+
+        Args:
+            images: The number of images.
+
+        Returns:
+            (images, 3, size, size).
+        """
         return torch.randn(images, 3, self.size, self.size)
 
 
 def single(visual: Tensor) -> Tensor:
-    """(batch, 1, tokens, width) to (batch, tokens, width), for a backbone that reads one image."""
+    """Remove the axis of images, for a backbone that reads one image per example.
+
+    Args:
+        visual: (batch, 1, tokens, width).
+
+    Returns:
+        (batch, tokens, width).
+
+    Raises:
+        RuntimeError: If there is more than one image.
+    """
     if visual.shape[1] != 1:
-        raise RuntimeError(f"this backbone reads one image an example, got {visual.shape[1]}")
+        raise RuntimeError(f"this backbone reads one image per example, got {visual.shape[1]}")
     return visual[:, 0]
 
 
 def check_widths(vision: int, text: int, what: str) -> None:
-    """Refuse towers whose widths differ where a visual vector is used as a text vector."""
+    """Refuse towers of different widths where a visual vector is used as a text vector.
+
+    Args:
+        vision: The width of the vision tower.
+        text: The width of the language tower.
+        what: The setting that needs equal widths, for the message.
+
+    Raises:
+        UserError: If the widths differ.
+    """
     if vision != text:
         raise UserError(
-            f"{what} needs vision and text towers of one width, got {vision} and {text}; choose matching towers, "
-            "or `prefix: projected` with a method that does not route"
+            f"{what} needs vision and text towers of one width, got {vision} and {text}; "
+            "choose matching towers, or `prefix: projected` with a method that does not route"
         )

@@ -1,13 +1,12 @@
-"""The Method contract, and the places (sites) of a backbone at which a method may act."""
+"""The method contract, and helpers that most methods share."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
-import torch
 from torch import Tensor, nn
 from transformers import Conv1D
 
@@ -29,36 +28,58 @@ if TYPE_CHECKING:
 
 METHODS: Registry[Any] = Registry("method", "vlpeft/baselines", "vlpeft/methods")
 
-UnfreezeGroup = Literal["norms", "all_norms", "biases"]
-
 
 class PerTask(nn.Module):
-    """Copies of a module, one for each task of a joint cell (VL-Adapter's "multiple"); the batch's task chooses."""
+    """Copies of a module, one per task of a joint cell; the batch's task chooses.
+
+    VL-Adapter (Sung et al. 2022) calls this "multiple" adapters.
+
+    Args:
+        make: A function that returns a new copy. The copies start from different random numbers.
+        active: The task of the current batch.
+
+    Raises:
+        UserError: If the cell has one task only.
+    """
 
     def __init__(self, make: Callable[[], nn.Module], active: ActiveTask) -> None:
         super().__init__()
         if active.count < 2:
             raise UserError(
-                "per_task: this cell has one task; give the sweep a `joint:` entry under `tasks`, or leave `per_task` out"
+                "per_task: this cell has one task; "
+                "give the sweep a `joint:` entry under `tasks`, or leave `per_task` out"
             )
-        self.copies, self.active = nn.ModuleList(make() for _ in range(active.count)), active
+        self.copies = nn.ModuleList(make() for _ in range(active.count))
+        self.active = active
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """What the copy of the batch's task makes of it."""
-        made: Tensor = self.copies[self.active.index](*inputs)
-        return made
+        """Run the copy of the batch's task; shapes are those of the copied module."""
+        output: Tensor = self.copies[self.active.index](*inputs)
+        return output
 
 
 @runtime_checkable
 class TrackedModule(Protocol):
-    """A module with scalars worth following during training; they go into the record."""
+    """A module with scalars to follow during training; the record keeps them."""
 
     def scalars(self) -> Mapping[str, float]:
-        """Present values by name; names are unique in the backbone."""
+        """Return the current values by name.
+
+        Returns:
+            Values under names that are unique in the backbone.
+
+        Raises:
+            UserError: If a value makes the rest of the training useless.
+        """
 
 
 class LowRank(NamedTuple):
-    """scale * B A beside a linear map: a (rank, inputs), b (outputs, rank)."""
+    """A low-rank update of a linear map: W becomes W + scale * B A.
+
+    Shapes:
+        a: (rank, inputs).
+        b: (outputs, rank).
+    """
 
     base: nn.Module
     a: Tensor
@@ -68,31 +89,74 @@ class LowRank(NamedTuple):
 
 @runtime_checkable
 class LowRankUpdate(Protocol):
-    """A module that does nothing but add a low-rank matrix to a linear map: it can be merged into it, and written for peft."""
+    """A module that only adds a low-rank matrix to a linear map.
+
+    Such a matrix can be merged into the map, and written in the format of the peft library.
+    """
 
     def low_rank(self) -> LowRank:
-        """The map and what is added to it. Raises UserError with the reason where there is no such matrix."""
+        """Return the map and its update.
+
+        Returns:
+            The map, the two factors and the scale; see `LowRank` for the shapes.
+
+        Raises:
+            UserError: If there is no such matrix; the message gives the reason.
+        """
 
 
 @dataclass(frozen=True)
 class Method(Config, ABC):
-    """A way to adapt a frozen backbone. Its fields are its settings; `inject` acts on sites, never on a model class."""
+    """A way to adapt a frozen backbone.
 
-    name: ClassVar[str]  # set by @register
-    paper: ClassVar[str]  # set by @register
-    needs: ClassVar[tuple[Need, ...]]  # set by @register
+    The fields are the settings. `inject` acts on sites and never on a model class.
+    """
+
+    # The decorator @register sets these three.
+    name: ClassVar[str]
+    paper: ClassVar[str]
+    needs: ClassVar[tuple[Need, ...]]
 
     @abstractmethod
     def inject(self, backbone: Backbone) -> None:
-        """Add modules at sites and mark what trains. The backbone comes frozen, but for its task head."""
+        """Add modules at sites and mark the parameters that train.
+
+        Args:
+            backbone: The backbone. All of its parameters are frozen at this point.
+
+        Raises:
+            UserError: If a setting does not fit the backbone.
+        """
 
     @abstractmethod
     def trainable(self, backbone: Backbone) -> int:
-        """Closed-form count of what this method trains, the task head aside, before anything is injected."""
+        """Count what this method trains, in closed form and before anything is injected.
+
+        Tests compare this number with the parameters of the injected model. A mistake in either
+        of the two shows there.
+
+        Args:
+            backbone: The backbone without the method.
+
+        Returns:
+            The number of scalars, without the task head.
+
+        Raises:
+            UserError: If a setting does not fit the backbone.
+        """
 
 
 def apply(method: Method, backbone: Backbone) -> None:
-    """Freeze the backbone, inject the method, leave the task head training."""
+    """Freeze the backbone, inject the method, and let the task head train.
+
+    Args:
+        method: The method.
+        backbone: A backbone without a method.
+
+    Raises:
+        UserError: If a setting of the method does not fit the backbone.
+    """
+    # First, so that the modules which the method adds train.
     backbone.requires_grad_(False)
     method.inject(backbone)
     for parameter in backbone.head_parameters():
@@ -100,7 +164,17 @@ def apply(method: Method, backbone: Backbone) -> None:
 
 
 def shape(module: nn.Module) -> tuple[int, int]:
-    """(in, out) features of a linear map, stored as nn.Linear or as GPT-2's transposed Conv1D."""
+    """Return the size of a linear map.
+
+    Args:
+        module: An nn.Linear, or a Conv1D: GPT-2's linear map, which stores its weight transposed.
+
+    Returns:
+        The numbers of input and output features.
+
+    Raises:
+        UserError: If the module is not a linear map.
+    """
     if isinstance(module, nn.Linear):
         return module.in_features, module.out_features
     if isinstance(module, Conv1D):
@@ -113,12 +187,22 @@ def shape(module: nn.Module) -> tuple[int, int]:
 def targets(
     sites: Iterable[Site], roles: Iterable[str]
 ) -> Iterator[tuple[Slot, tuple[tuple[int, int], ...]]]:
-    """Group the named projections by the module that computes them: a fused module comes once, with several spans."""
+    """Group projections by the module that computes them.
+
+    Args:
+        sites: The sites to search.
+        roles: The names of the projections, such as `query` and `value`.
+
+    Yields:
+        The slot of a module, and the spans of its outputs. A fused module comes once and has
+        several spans.
+    """
     roles = tuple(roles)
     for site in sites:
         grouped: dict[int, list[Projection]] = {}
         for role, projection in site.projections.items():
             if role in roles:
+                # By identity: the projections of a fused module have one module and several spans.
                 grouped.setdefault(id(projection.slot.module), []).append(projection)
         for members in grouped.values():
             yield members[0].slot, tuple(p.span for p in members)
@@ -127,13 +211,27 @@ def targets(
 def select_sites(
     backbone: Backbone, places: Iterable[SiteKind], sides: Iterable[TowerSide]
 ) -> list[Site]:
-    """Sites of these kinds on these sides. Raises UserError if the backbone has none: a method that acts nowhere is a slip."""
-    places, sides = tuple(places), tuple(sides)
+    """Select the sites of some kinds and sides.
+
+    Args:
+        backbone: The backbone.
+        places: The kinds of sites.
+        sides: The sides of the language tower.
+
+    Returns:
+        The sites, in the backbone's order.
+
+    Raises:
+        UserError: If there is no such site. A method that acts nowhere is a mistake in the sweep.
+    """
+    places = tuple(places)
+    sides = tuple(sides)
     found = [site for site in backbone.sites if site.kind in places and site.side in sides]
     if not found:
         known = dict.fromkeys(f"{site.side} {site.kind}" for site in backbone.sites)
         raise UserError(
-            f"places, sides: {backbone.name} has no {'/'.join(sides)} {'/'.join(places)}; it has: {', '.join(known)}"
+            f"places, sides: {backbone.name} has no {'/'.join(sides)} {'/'.join(places)}; "
+            f"it has: {', '.join(known)}"
         )
     return found
 
@@ -141,61 +239,42 @@ def select_sites(
 def check_roles(
     backbone: Backbone, roles: Iterable[str], sites: Iterable[Site] | None = None
 ) -> None:
-    """Refuse a projection name that none of the sites (all of the backbone's unless given) has."""
-    known = {
-        role for site in (backbone.sites if sites is None else sites) for role in site.projections
-    }
+    """Refuse the name of a projection that none of the sites has.
+
+    Args:
+        backbone: The backbone.
+        roles: The names of the projections.
+        sites: The sites to search; None means all sites of the backbone.
+
+    Raises:
+        UserError: If a name is unknown.
+    """
+    where = "chosen site"
+    if sites is None:
+        where = "site"
+        sites = backbone.sites
+    known = {role for site in sites for role in site.projections}
     for role in roles:
         if role not in known:
-            where = "site" if sites is None else "chosen site"
             raise UserError(
-                f"targets: no {where} of {backbone.name} has a projection '{role}'; known: {', '.join(sorted(known))}"
+                f"targets: no {where} of {backbone.name} has a projection '{role}'; "
+                f"known: {', '.join(sorted(known))}"
             )
 
 
 def check_rank(rank: int, width: int, setting: str) -> None:
-    """Refuse a bottleneck that is no bottleneck."""
+    """Refuse a bottleneck that is wider than its input.
+
+    Args:
+        rank: The size of the bottleneck.
+        width: The size of its input.
+        setting: The name of the setting, for the message.
+
+    Raises:
+        UserError: If `rank` is larger than `width`.
+    """
     if rank > width:
         raise UserError(
-            f"{setting}: {rank} is larger than the width {width} it is to compress; choose at most {width}"
+            f"{setting}: {rank} is larger than the width {width} that it compresses; "
+            f"choose at most {width}"
         )
-
-
-def extra_parameters(backbone: Backbone, groups: Iterable[UnfreezeGroup]) -> list[nn.Parameter]:
-    """Frozen parameters that `also_train` names: LayerNorms of the sites, all LayerNorms, or all biases of the language tower."""
-    groups = set(groups)
-    found: list[nn.Parameter] = []
-    for group in ("norms", "all_norms"):
-        if group in groups:
-            found += [
-                p
-                for norm in layer_norms(backbone, everywhere=group == "all_norms")
-                for p in norm.parameters()
-            ]
-    if "biases" in groups:
-        found += [p for name, p in backbone.text.named_parameters() if name.endswith("bias")]
-    return list({id(p): p for p in found}.values())
-
-
-def layer_norms(backbone: Backbone, *, everywhere: bool) -> list[nn.Module]:
-    """LayerNorms of the sites, or `everywhere` in the language tower."""
-    return find_layer_norms(backbone.text) if everywhere else [site.norm for site in backbone.sites]
-
-
-def find_layer_norms(module: nn.Module) -> list[nn.Module]:
-    """All LayerNorms of a module."""
-    return [each for each in module.modules() if isinstance(each, nn.LayerNorm)]
-
-
-def unfreeze(parameters: Iterable[nn.Parameter]) -> None:
-    """Mark parameters as trainable."""
-    for parameter in parameters:
-        parameter.requires_grad_(True)
-
-
-@torch.no_grad()
-def init_normal(linear: nn.Linear, std: float = 0.02) -> nn.Linear:
-    """N(0, std) weight and zero bias: how Hugging Face models initialise keys missing from a checkpoint."""
-    nn.init.normal_(linear.weight, std=std)
-    nn.init.zeros_(linear.bias)
-    return linear

@@ -1,4 +1,4 @@
-"""The sites of a backbone, at which methods act, and what a backbone sets for them once a forward."""
+"""The sites of a backbone, where methods act, and the tensors a backbone sets for each forward."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from vlpeft.benchmark.contract.attention import Attention
 
+# What a method needs and a backbone offers. The grid skips a cell where one is missing.
 Need = Literal[
     "linears", "sublayers", "attention", "embeddings", "visual_context", "encoder", "head"
 ]
@@ -19,33 +20,63 @@ TowerSide = Literal["encoder", "decoder"]
 
 @dataclass(frozen=True)
 class Slot:
-    """A named place in the module tree. `module` is what stands there now, wrappers included."""
+    """A named place in the module tree.
+
+    Args:
+        owner: The module that holds the place.
+        attribute: The name of the submodule in `owner`.
+    """
 
     owner: nn.Module
     attribute: str
 
     @property
     def module(self) -> nn.Module:
-        """The module standing here."""
+        """The module at this place now. Wrappers that methods added are included."""
         found: nn.Module = getattr(self.owner, self.attribute)
         return found
 
     def replace(self, module: nn.Module) -> None:
-        """Put another module here, usually one that wraps the old."""
+        """Put another module at this place.
+
+        Args:
+            module: The new module. It usually wraps the old one.
+        """
         setattr(self.owner, self.attribute, module)
 
 
 @dataclass(frozen=True)
 class Projection:
-    """One linear map (query, key, value, output, up or down): all of a module's outputs, or a span of a fused one."""
+    """One linear map of a sub-layer: query, key, value, output, up or down.
+
+    GPT-2 computes query, key and value in one module (`c_attn`), so a projection may be a part of
+    a module's outputs.
+
+    Args:
+        slot: The place of the module that computes it.
+        span: [start, stop) among the module's output features.
+    """
 
     slot: Slot
-    span: tuple[int, int]  # [start, stop) among the module's output features
+    span: tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Site:
-    """One attention or feed-forward sub-layer of the language tower."""
+    """One attention or feed-forward sub-layer of the language tower.
+
+    Args:
+        name: A unique name, such as `layer.3.self`.
+        kind: `self` or `cross` attention, or `ffn`.
+        side: The part of the language tower: `encoder` or `decoder`.
+        layer: The number of the layer within its side, from 0.
+        width: The number of features of the residual stream.
+        projections: The linear maps by role: query, key, value and output, or up and down.
+        output: The place whose module returns the sub-layer's output, before the residual is added.
+        norm: The LayerNorm of the sub-layer. It comes before the sub-layer in GPT-2 (pre-LN) and
+            after the residual in RoBERTa, BERT and BART (post-LN).
+        attention: The attention that methods may read or extend; None for a feed-forward sub-layer.
+    """
 
     name: str
     kind: SiteKind
@@ -53,13 +84,16 @@ class Site:
     layer: int
     width: int
     projections: Mapping[str, Projection]
-    output: Slot  # its module's output is the sub-layer's, before the residual is added
-    norm: nn.Module  # the sub-layer's LayerNorm (before it in GPT-2, after the residual in RoBERTa)
-    attention: Attention | None = None  # None for a feed-forward sub-layer
+    output: Slot
+    norm: nn.Module
+    attention: Attention | None = None
 
 
 class PerForward:
-    """A tensor that the backbone sets once a forward, for the modules a method injects."""
+    """A tensor that the backbone sets once per forward, for the modules that a method injects.
+
+    The language towers come from transformers, so no extra argument reaches an injected module.
+    """
 
     what: ClassVar[str]
 
@@ -68,7 +102,11 @@ class PerForward:
 
     @property
     def value(self) -> Tensor:
-        """The tensor. Raises if no forward has set it."""
+        """The tensor of the current forward.
+
+        Raises:
+            RuntimeError: If no forward has set it.
+        """
         if self._value is None:
             raise RuntimeError(f"{self.what} is read outside a backbone's forward")
         return self._value
@@ -79,25 +117,42 @@ class PerForward:
 
 
 class VisualContext(PerForward):
-    """What routing functions mix in: visual tokens, (batch, tokens, width)."""
+    """The visual tokens that routing functions mix in, (batch, tokens, width).
+
+    This is x_R of the routing-functions paper (Qu et al. 2024). One pooled token is the usual case.
+    """
 
     what = "the visual context"
 
 
 class EncoderMask(PerForward):
-    """Which tokens of the encoder are no padding, (batch, tokens): 1, or 0 for padding."""
+    """The padding mask of the encoder, (batch, tokens): 1 for a token, 0 for padding."""
 
     what = "the encoder's mask"
 
 
 @dataclass
 class ActiveTask:
-    """Which task of a joint cell the present batch belongs to: set by `Backbone.follow`, read by modules with copies for each."""
+    """The task that the current batch belongs to, in a cell that trains on several tasks.
+
+    `Backbone.follow` sets it. Modules with one copy per task read it.
+
+    Args:
+        index: The number of the task, from 0.
+        count: The number of tasks; 1 in an ordinary cell.
+    """
 
     index: int = 0
     count: int = 1
 
 
 def count(parameters: Iterable[Tensor]) -> int:
-    """Number of scalars in distinct tensors."""
+    """Count the scalars in distinct tensors.
+
+    Args:
+        parameters: Tensors of any shape. A tensor that occurs twice counts once.
+
+    Returns:
+        The number of scalars.
+    """
     return sum({id(p): p.numel() for p in parameters}.values())

@@ -1,4 +1,7 @@
-"""Errors for a library that has changed its arguments: vlpeft never drops an argument it does not know."""
+"""Errors for a library that has changed its arguments.
+
+vlpeft never drops an argument that it does not know.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,10 @@ from typing import Any
 
 from vlpeft.benchmark.core.errors import UserError
 
-FIX = "install the versions in constraints.txt (`pip install -c constraints.txt vlpeft`), or report it"
+FIX = (
+    "install the versions in constraints.txt (`pip install -c constraints.txt vlpeft`), "
+    "or report it"
+)
 
 
 def refuse_unknown(library: str, function: str, unknown: Iterable[str]) -> None:
@@ -21,25 +27,27 @@ def refuse_unknown(library: str, function: str, unknown: Iterable[str]) -> None:
     names = sorted(unknown)
     if names:
         raise UserError(
-            f"{library} {version(library)} passes {_listed(names)} to {function}, which vlpeft does not know; {FIX}"
+            f"{library} {version(library)} passes {_list_arguments(names)} to {function}, "
+            f"which vlpeft does not know; {FIX}"
         )
 
 
 def require_arguments(library: str, function: Callable[..., Any], names: Iterable[str]) -> None:
     """Raise UserError unless a library's function names all these arguments.
 
-    A function with `**kwargs` accepts a renamed argument and ignores it, so the names are compared.
+    A function with `**kwargs` accepts a renamed argument and ignores it. So the names are compared.
     """
     missing = set(names) - _argument_names(function)
     refuse_unsupported(library, function.__qualname__, missing)
 
 
 def refuse_unsupported(library: str, what: str, names: Iterable[str]) -> None:
-    """Raise UserError if vlpeft gives `what`, a part of a library, arguments that it does not have."""
+    """Raise UserError if `what`, a part of a library, lacks arguments that vlpeft passes."""
     missing = sorted(names)
     if missing:
         raise UserError(
-            f"{library} {version(library)}: {what} has no {_listed(missing)}, which vlpeft passes; {FIX}"
+            f"{library} {version(library)}: {what} has no {_list_arguments(missing)}, "
+            f"which vlpeft passes; {FIX}"
         )
 
 
@@ -50,6 +58,8 @@ def _argument_names(function: Callable[..., Any]) -> frozenset[str]:
     return frozenset(each.name for each in parameters if each.kind not in stars)
 
 
-def _listed(names: list[str]) -> str:
+def _list_arguments(names: list[str]) -> str:
     quoted = ", ".join(f"`{name}`" for name in names)
-    return f"argument{'s' if len(names) > 1 else ''} {quoted}"
+    if len(names) > 1:
+        return f"arguments {quoted}"
+    return f"argument {quoted}"

@@ -10,7 +10,7 @@ TRIED = ("1.0",)
 
 
 def data_folder() -> Path | None:
-    """The folder with the images and questions; None if the package is not installed."""
+    """Return the folder with the images and questions; None if the package is not installed."""
     package = find_spec("easy_vqa")
     if package is None or package.origin is None:
         return None

@@ -1,4 +1,4 @@
-"""evaluate: how a module of it is run without copying its file into the user's home."""
+"""evaluate: run one of its modules without copying the module's file into the user's home."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ TRIED = ("0.4.6",)
 
 
 def run_module(module: type[Any], predictions: Any, references: Any) -> dict[str, Any]:
-    """What a module computes; `evaluate.load` would copy its file into a cache first.
+    """Return the result of a module; `evaluate.load` would copy its file into a cache first.
 
-    The library always makes a cache folder; a private one keeps simultaneous processes apart.
+    The library always makes a cache folder. A private one keeps simultaneous processes apart.
     """
     with TemporaryDirectory(prefix="vlpeft-evaluate-") as folder:
         options = {"keep_in_memory": True, "cache_dir": folder, "num_process": 1, "process_id": 0}

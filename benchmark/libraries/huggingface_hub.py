@@ -1,4 +1,4 @@
-"""huggingface_hub: what its cache holds, and the layout of its folders."""
+"""huggingface_hub: the files in its cache, and the layout of its folders."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ _SNAPSHOT = re.compile(r"/models--(.+)/snapshots/([0-9a-f]{40})/?$")
 
 
 def cache_folder() -> str:
-    """The folder of the hub's cache."""
+    """Return the folder of the hub's cache."""
     folder: str = constants.HF_HUB_CACHE
     return folder
 
 
 def cached_path(repository: str, file: str, revision: str | None) -> str | Literal[False] | None:
-    """Path of a cached file; False: the repository has none; None: nobody has looked for it.
+    """Return the path of a cached file.
 
-    A name that no repository can have, such as a path, is in no cache: None.
+    Returns False if the repository is known to lack the file, and None if nothing is known. A name
+    that no repository can have, such as a path, is never in the cache: None.
     """
     try:
         found = try_to_load_from_cache(repository, file, revision=revision)
@@ -35,19 +36,21 @@ def cached_path(repository: str, file: str, revision: str | None) -> str | Liter
         return None
     if found is None or isinstance(found, str):
         return found
-    return False  # the library returns an object of its own here
+    return False  # the library returns an object of its own for a file known to be missing
 
 
 def snapshot_source(folder: str) -> tuple[str, str] | None:
-    """Id and commit of a snapshot's folder in the hub's cache; None for any other folder."""
+    """Return id and commit of a snapshot's folder in the hub's cache; None for any other folder."""
     found = _SNAPSHOT.search(folder)
-    return (found[1].replace("--", "/", 1), found[2]) if found else None
+    if found is None:
+        return None
+    return found[1].replace("--", "/", 1), found[2]
 
 
 def first_file(
     repository: str, files: Sequence[str], revision: str | None, *, local_only: bool
 ) -> str:
-    """Path of the first of these files that a repository has.
+    """Return the path of the first of these files that a repository has.
 
     Raises EntryNotFoundError (an OSError or ValueError) if it has none of them.
     """
@@ -69,7 +72,7 @@ def first_file(
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Only errors are logged."""
+    """Log errors only."""
     before = logging.get_verbosity()
     logging.set_verbosity(ERROR)
     try:

@@ -1,4 +1,4 @@
-"""nltk: its tokenizer of the Penn Treebank, which is imported when it is needed."""
+"""nltk: the tokenizer of the Penn Treebank, imported when it is needed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ TRIED = ("3.10.4",)
 
 
 def treebank_tokens(texts: Sequence[str]) -> list[list[str]]:
-    """Tokens of each text by the rules of the Penn Treebank; brackets become -LRB- and the like."""
+    """Return the tokens of each text by the rules of the Penn Treebank.
+
+    Brackets become -LRB- and the like.
+    """
     from nltk.tokenize import TreebankWordTokenizer
 
     tokenizer = TreebankWordTokenizer()

@@ -1,4 +1,4 @@
-"""open_clip: what it knows of models, the image side of a model, the files it opens."""
+"""open_clip: its list of models, the image side of a model, and the files that it opens."""
 
 from __future__ import annotations
 
@@ -15,45 +15,46 @@ LIBRARY = "open_clip_torch"
 TRIED = ("3.3.0",)
 
 WEIGHTS = "open_clip_pytorch_model.bin"
-"""The file of a repository, where a tag names no file."""
+"""The file of a repository, if a tag names none."""
 SAFE = {WEIGHTS: "open_clip_model.safetensors"}
-"""Files that open_clip takes instead, if a repository has them."""
+"""The files that open_clip prefers to these, if a repository has them."""
 ENDINGS = (".bin", ".pth")
-"""Of files that open_clip replaces by a .safetensors file of the same name, if there is one."""
+"""The endings that open_clip replaces by .safetensors, if a repository has such a file."""
 
 
 Kind = Literal["resnet", "vit"]
 
 
 class Visual(NamedTuple):
-    """The image side of a CLIP, changed to give its states, and how it wants images."""
+    """The image side of a CLIP model, changed to return its states, and its preprocessing."""
 
     model: nn.Module
     kind: Kind
     width: int
-    preprocessing: Mapping[str, Any]  # open_clip's: size, mean, std, interpolation
+    # The settings of open_clip: size, mean, std, interpolation.
+    preprocessing: Mapping[str, Any]
 
 
 def model_names() -> list[str]:
-    """The models that open_clip can build."""
+    """Return the names of the models that open_clip can build."""
     names: list[str] = open_clip.list_models()
     return names
 
 
 def tags_of(model: str) -> list[str]:
-    """Names of the pretrained weights of a model."""
+    """Return the names of a model's pretrained weights."""
     tags: list[str] = open_clip.list_pretrained_tags_by_model(model)
     return tags
 
 
 def known_weights(model: str, tag: str) -> Mapping[str, Any]:
-    """What open_clip knows of pretrained weights; empty for an unknown tag."""
+    """Return what open_clip knows about pretrained weights; empty for an unknown tag."""
     known: Mapping[str, Any] = open_clip.get_pretrained_cfg(model, tag)
     return known
 
 
 def text_model(model: str) -> str | None:
-    """The hub's id of the text model that a model is built with, if it is one of the hub's."""
+    """Return the hub id of the text model inside a model; None if it is not from the hub."""
     name: str | None = open_clip.get_model_config(model)["text_cfg"].get("hf_model_name")
     return name
 
@@ -61,9 +62,10 @@ def text_model(model: str) -> str | None:
 def create_visual(
     model: str, weights: str | None, *, quick_gelu: bool, device: torch.device
 ) -> Visual | None:
-    """The image side of a model in float32 and eval mode; None if it is no plain ResNet or ViT.
+    """Return the image side of a model in float32 and evaluation mode.
 
-    `weights` is a tag or a file; without it weights are random.
+    Returns None if it is not a plain ResNet or ViT. `weights` is a tag or a file; without it the
+    weights are random.
     Raises RuntimeError, OSError or ValueError if the model cannot be made.
     """
     with _quiet():
@@ -84,7 +86,7 @@ def create_visual(
 
 
 def _as_states(visual: Any) -> Visual | None:
-    """Take off pooling and projection."""
+    """Remove pooling and projection; return None for an unknown architecture."""
     if hasattr(visual, "layer4"):
         width = int(visual.layer4[-1].conv3.out_channels)
         visual.attnpool = nn.Identity()
@@ -101,7 +103,10 @@ def _is_plain_vit(visual: Any) -> bool:
 
 
 def visual_states(model: nn.Module, kind: Kind, pixels: Tensor) -> Tensor:
-    """States (batch, tokens, width): a ResNet's grid row by row, or a ViT's class state and grid."""
+    """Return the states of images, (batch, tokens, width).
+
+    A ResNet gives its grid, row by row. A ViT gives its class state, then its grid.
+    """
     if kind == "vit":
         states: Tensor = model(pixels)[1]
         return states
@@ -111,7 +116,7 @@ def visual_states(model: nn.Module, kind: Kind, pixels: Tensor) -> Tensor:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """open_clip logs through the root logger; what goes wrong it raises, too."""
+    """Silence open_clip, which logs through the root logger; it also raises its errors."""
     logging.disable()
     try:
         yield

@@ -1,6 +1,6 @@
-"""pycocoevalcap: its scorers, and the Java programs and lists that its modules hold.
+"""pycocoevalcap: its scorers, and the Java programs and lists in its modules.
 
-Nothing is imported before it is needed: reading the registry of metrics must stay fast.
+Nothing is imported before it is needed, because reading the registry of metrics must stay fast.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ Captions = Mapping[int, list[str]]
 
 
 def ptb_jar() -> Path:
-    """Stanford's CoreNLP, which holds the PTB tokenizer."""
+    """Return the path of Stanford's CoreNLP, which contains the PTB tokenizer."""
     from pycocoevalcap.tokenizer import ptbtokenizer
 
     return Path(ptbtokenizer.__file__).with_name(ptbtokenizer.STANFORD_CORENLP_3_4_1_JAR)
 
 
 def punctuation() -> Sequence[str]:
-    """The tokens that the official evaluation removes."""
+    """Return the tokens that the official evaluation removes."""
     from pycocoevalcap.tokenizer.ptbtokenizer import PUNCTUATIONS
 
     found: list[str] = PUNCTUATIONS
@@ -31,21 +31,27 @@ def punctuation() -> Sequence[str]:
 
 
 def meteor_jar() -> Path:
-    """The METEOR program."""
+    """Return the path of the METEOR program."""
     from pycocoevalcap.meteor import meteor
 
     return Path(meteor.__file__).with_name(meteor.METEOR_JAR)
 
 
 def spice_folder() -> Path:
-    """The folder of SPICE. Its own modules are not imported, because that starts a download."""
+    """Return the folder of SPICE.
+
+    Its own modules are not imported, because an import starts a download.
+    """
     from pycocoevalcap.meteor import meteor
 
     return Path(meteor.__file__).parent.parent / "spice"
 
 
 def bleu(references: Captions, candidates: Captions, longest: int) -> Sequence[float]:
-    """Corpus BLEU of n-grams up to 1, 2, ... `longest`, against the reference of closest length."""
+    """Return corpus BLEU of n-grams up to 1, 2, ... `longest`.
+
+    The brevity penalty uses the reference of the closest length.
+    """
     from pycocoevalcap.bleu.bleu import Bleu
 
     values: Sequence[float] = Bleu(n=longest).compute_score(references, candidates, verbose=0)[0]
@@ -53,7 +59,7 @@ def bleu(references: Captions, candidates: Captions, longest: int) -> Sequence[f
 
 
 def rouge_l(references: Captions, candidates: Captions) -> tuple[float, Any]:
-    """ROUGE-L with beta 1.2: the mean, and one value for each example."""
+    """Return ROUGE-L with beta 1.2: the mean, and one value per example."""
     from pycocoevalcap.rouge.rouge import Rouge
 
     scorer = Rouge()
@@ -63,7 +69,7 @@ def rouge_l(references: Captions, candidates: Captions) -> tuple[float, Any]:
 
 
 def cider(references: Captions, candidates: Captions) -> tuple[float, Any]:
-    """CIDEr-D of n-grams up to 4 with sigma 6: the mean, and one value for each example."""
+    """Return CIDEr-D of n-grams up to 4 with sigma 6: the mean, and one value per example."""
     from pycocoevalcap.cider.cider import Cider
 
     scorer = Cider(test=None, refs=None, n=4, sigma=6.0)

@@ -1,4 +1,4 @@
-"""rich: a column of remaining time that knows how much was done before."""
+"""rich: a column of remaining time that knows how much was done in an earlier run."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ UNKNOWN = "-:--:--"
 
 
 class TimeLeft(TimeRemainingColumn):
-    """Time left of a task; with a field `before`, at the pace since its start.
+    """The time left of a task; with a field `before`, at the average pace since its start.
 
-    rich itself forgets what is older than half a minute.
+    rich itself forgets progress that is older than half a minute.
     """
 
     def render(self, task: Task) -> Text:
-        """-:--:-- until something is done."""
+        """Return the time left; -:--:-- until something is done."""
         if "before" not in task.fields:
             return super().render(task)
         done = task.completed - task.fields["before"]

@@ -1,4 +1,4 @@
-"""submitit: executors, the script that it gives to sbatch, and jobs that are requeued.
+"""submitit: executors, the script that they give to sbatch, and jobs that are requeued.
 
 A job's own process imports this module, so it stays light.
 """
@@ -25,21 +25,21 @@ class RequeuedJob(Checkpointable):  # type: ignore[misc]
         raise NotImplementedError
 
     def resumed(self) -> RequeuedJob:
-        """Called before the job ends: what is to run after it is requeued."""
+        """Return the callable that runs after the job is requeued; called before the job ends."""
         raise NotImplementedError
 
     def checkpoint(self) -> DelayedSubmission:
-        """The name under which submitit calls `resumed`."""
+        """Call `resumed` by the name that submitit knows."""
         return DelayedSubmission(self.resumed())
 
 
 def job_log() -> str:
-    """Path of the standard output of the job that this process belongs to."""
+    """Return the path of the standard output of the job that this process belongs to."""
     return str(JobEnvironment().paths.stdout)
 
 
 def local_executor(folder: Path, minutes: int) -> Any:
-    """An executor of jobs on this machine, which are killed after so many minutes."""
+    """Return an executor of jobs on this machine; they are killed after this many minutes."""
     executor = LocalExecutor(folder=folder)
     executor.update_parameters(timeout_min=minutes)
     return executor
@@ -48,7 +48,10 @@ def local_executor(folder: Path, minutes: int) -> Any:
 def slurm_executor(
     folder: Path, python: str, time_outs: int, name: str, parameters: Mapping[str, Any]
 ) -> Any:
-    """An executor of SLURM jobs. Raises RuntimeError where there is no SLURM."""
+    """Return an executor of SLURM jobs.
+
+    Raises RuntimeError on a machine without SLURM.
+    """
     executor = AutoExecutor(
         folder, cluster="slurm", slurm_python=python, slurm_max_num_timeout=time_outs
     )
@@ -57,7 +60,10 @@ def slurm_executor(
 
 
 def submission_script(executor: Any, jobs: int) -> str:
-    """The script that `slurm_executor`'s would give to sbatch for this many jobs; nothing is submitted."""
+    """Return the script that a SLURM executor would give to sbatch for this many jobs.
+
+    Nothing is submitted.
+    """
     inner = executor._executor
     if jobs > 1:
         inner.parameters["map_count"] = jobs

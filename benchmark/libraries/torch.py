@@ -1,4 +1,4 @@
-"""torch: settings of its compiler, the file store of its process groups, AdamW and clipping by name."""
+"""torch: its compiler's settings, the file store of its process groups, AdamW and clipping."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ LimitHit: type[Exception] = getattr(exc, "FailOnRecompileLimitHit", exc.TorchDyn
 
 
 def set_up_compiler(graphs: int) -> None:
-    """Forget compiled graphs and allow this many. Raises AttributeError in a torch that is too old.
+    """Forget compiled graphs, and allow this many new ones.
 
-    The backward pass then runs outside autocast, as it does without compiling, so that parts in
-    float32 stay in float32.
+    The backward pass then runs outside autocast, as it does without compiling. So parts in float32
+    stay in float32. Raises AttributeError if torch is too old.
     """
     torch.compiler.reset()
     dynamo.recompile_limit = max(graphs, dynamo.recompile_limit)
@@ -45,7 +45,7 @@ def join_group(backend: str, meeting: Path, rank: int, world: int, patience: tim
 def make_adamw(
     groups: list[dict[str, Any]], *, lr: float, betas: tuple[float, float], eps: float
 ) -> AdamW:
-    """AdamW over parameter groups that name their weight decay."""
+    """Return AdamW over parameter groups that name their weight decay."""
     return AdamW(
         groups,
         lr=lr,

@@ -16,14 +16,17 @@ from torch.utils._pytree import tree_leaves
 from transformers.pytorch_utils import Conv1D
 
 from tests.conftest import Case
+from vlpeft.baselines.adapter import Bottleneck
 from vlpeft.benchmark.contract.attention import Seen
 from vlpeft.benchmark.contract.sites import Site, count
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.run.checkpoint import trained_tensors
 from vlpeft.benchmark.verify.transcriptions import LiteralAttention, LiteralBlock
 from vlpeft.benchmark.verify.transcriptions import p_adapter as release
-from vlpeft.methods import p_adapter
-from vlpeft.methods.p_adapter import Bottleneck, Laplacian, PAdapter, PaperAdapter, linear
+from vlpeft.methods import p_adapter_paper, p_adapter_release
+from vlpeft.methods.p_adapter import PAdapter
+from vlpeft.methods.p_adapter_graph import Laplacian, linear
+from vlpeft.methods.p_adapter_paper import PaperAdapter
 from vlpeft.methods.p_laplacian import gram_distance, paper_step, release_step
 
 RANDOM = settings(max_examples=25, deadline=None)
@@ -381,13 +384,14 @@ def test_a_norm_that_vanishes_stays_finite() -> None:
 @pytest.mark.parametrize("variant", ["release", "paper"])
 def test_autocast_does_not_reach_the_graph(variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the same bf16 queries and values, what the weights are computed of is the same to the bit, in float32."""
-    original, given_ = getattr(p_adapter, f"{variant}_step"), []
+    module = {"release": p_adapter_release, "paper": p_adapter_paper}[variant]
+    original, given_ = getattr(module, f"{variant}_step"), []
 
     def spy(*tensors: Tensor, **loops: bool) -> Tensor:
         given_.append(tensors)
         return original(*tensors, **loops)
 
-    monkeypatch.setattr(p_adapter, f"{variant}_step", spy)
+    monkeypatch.setattr(module, f"{variant}_step", spy)
     made, shown = (
         block("cross", 2, 4, variant=variant, size=4).float(),
         seen(1, 2, 3, 5, 8, causal=False),

@@ -14,7 +14,7 @@ from tests.conftest import Case
 from vlpeft.baselines.adapter import Bottleneck
 from vlpeft.baselines.compacter import KroneckerLinear
 from vlpeft.baselines.hyperformer import Generated
-from vlpeft.baselines.vl_pet import Beside, Gate, Gated
+from vlpeft.baselines.vl_pet import ParallelBottleneck, Gate, Gated
 from vlpeft.benchmark.contract.backbone import Backbone
 from vlpeft.benchmark.contract.method import METHODS, apply
 from vlpeft.benchmark.contract.sites import Site, count
@@ -375,7 +375,7 @@ def test_other_modules_in_the_decoder(
     )
     base, added = layer.encoder_attn.out_proj.children()
     compare(layer.encoder_attn.out_proj(h), base(h) + f(added, base(h)), [h, *added.parameters()])
-    assert not any(isinstance(m, Beside) for m in backbone.modules())
+    assert not any(isinstance(m, ParallelBottleneck) for m in backbone.modules())
 
 
 @pytest.mark.parametrize(
@@ -438,7 +438,7 @@ def test_how_vl_pet_starts() -> None:
     [
         ("clip_bart", {"variant": "paper"}, "the same large gate"),
         ("clip_bart", {"release_padding": True}, "only the small gate"),
-        ("vit_roberta", {"modules": "adapter"}, "differs from vl_pet in a decoder alone"),
+        ("vit_roberta", {"modules": "adapter"}, "differs from vl_pet only in a decoder"),
         ("clip_bart", {"size": 1000}, "size: 1000 is larger"),
         ("clip_bart", {"places": ["cross"]}, "has no encoder cross"),
     ],

@@ -455,13 +455,13 @@ def test_openais_weights_bring_their_activation() -> None:
         (
             "RN101/openai",
             "mean",
-            "fetch its weights where there is a network .`vlpeft prefetch SWEEP`., or give a file",
+            "fetch its weights on a machine with a network .`vlpeft prefetch SWEEP`., or give a file",
         ),
         ("RN11/openai", "mean", "no model 'RN11'; did you mean"),
         ("RN101/opnai", "mean", "neither a file nor a tag of RN101; did you mean 'openai'"),
         ("RN101/no/such.pt", "mean", "neither a file nor a tag"),
         ("random:small-rn", "cls", "choose `pool: mean`"),
-        ("random:convnext_base", "mean", "no plain CLIP"),
+        ("random:convnext_base", "mean", "not a plain CLIP"),
     ],
 )
 def test_towers_that_cannot_be_made_name_the_fix(source: str, pool: Any, message: str) -> None:

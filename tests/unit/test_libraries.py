@@ -12,7 +12,6 @@ from tests.conftest import Case
 from vlpeft.benchmark.backbones.language import generation
 from vlpeft.benchmark.contract.attention import attend
 from vlpeft.benchmark.core.errors import UserError
-from vlpeft.benchmark.libraries import transformers
 from vlpeft.benchmark.libraries.changes import refuse_unknown, require_arguments
 from vlpeft.benchmark.libraries.transformers import (
     call_model,
@@ -20,6 +19,7 @@ from vlpeft.benchmark.libraries.transformers import (
     make_config,
     override_blip_text,
 )
+from vlpeft.benchmark.libraries.transformers import generation as generation_module
 
 NAMED = r"^transformers [\d.]+"
 FIX = r"install the versions in constraints\.txt"
@@ -118,13 +118,13 @@ def test_a_setting_that_no_model_reads_is_an_error(
 
 
 def test_a_renamed_setting_of_generation_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Renaming(transformers.GenerationConfig):
+    class Renaming(generation_module.GenerationConfig):
         def __init__(self, **kwargs: Any) -> None:
             super().__init__(**kwargs)
             if not kwargs:
                 del self.no_repeat_ngram_size
 
-    monkeypatch.setattr(transformers, "GenerationConfig", Renaming)
+    monkeypatch.setattr(generation_module, "GenerationConfig", Renaming)
     with pytest.raises(
         UserError, match=rf"{NAMED}: GenerationConfig has no argument `no_repeat_ngram_size`"
     ):

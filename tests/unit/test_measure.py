@@ -50,7 +50,7 @@ def test_steps_are_measured_and_failures_named(
     assert list(steps) == [("blip", "lora"), ("blip", "p_adapter"), ("vit_gpt2", "lora")]
     assert steps["vit_gpt2", "lora"]["task"] == "captioning"
     assert (
-        "size: 6 is cut into one slice a head; choose a multiple of 4"
+        "size: 6 is cut into one slice per head; choose a multiple of 4"
         in steps["blip", "p_adapter"]["failed"]
     )
     for key in (("blip", "lora"), ("vit_gpt2", "lora")):

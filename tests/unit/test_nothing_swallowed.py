@@ -18,7 +18,10 @@ ROOT = Path(__file__).parents[2]
 OWN = ("vlpeft", "benchmark", "baselines", "methods", "results", "slurm")
 ROOM = Path("benchmark/libraries")
 FILES = sorted(path.relative_to(ROOT) for name in OWN[1:] for path in (ROOT / name).rglob("*.py"))
-MODULES = sorted(path.stem for path in (ROOT / ROOM).glob("[!_]*.py"))
+LIBRARY_FILES = sorted((ROOT / ROOM).rglob("*.py"))
+# A library has one module, or one package.
+PACKAGES = sorted(path.parent.name for path in (ROOT / ROOM).glob("*/__init__.py"))
+MODULES = sorted([path.stem for path in (ROOT / ROOM).glob("[!_]*.py")] + PACKAGES)
 
 # Of these, other code imports only names of the package itself: submodules come and go.
 WHOLE_ONLY = {"transformers", "huggingface_hub"}
@@ -170,9 +173,14 @@ def test_what_is_used_is_no_violation() -> None:
     assert not violations(ast.parse(fine), Path("slurm/fine.py"))
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / ROOM).glob("*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", LIBRARY_FILES, ids=lambda path: path.relative_to(ROOT / ROOM).as_posix()
+)
 def test_the_room_imports_nothing_else_of_ours(path: Path) -> None:
     allowed = {"vlpeft.benchmark.core.errors", "vlpeft.benchmark.libraries.changes"}
+    if path.parent.name in PACKAGES:
+        package = f"vlpeft.benchmark.libraries.{path.parent.name}"
+        allowed |= {f"{package}.{each.stem}" for each in path.parent.glob("[!_]*.py")}
     for line, module, _ in imports(ast.parse(path.read_text())):
         assert not module.startswith("."), (
             f"{path}:{line} could import a module of this folder in place of a library"

@@ -321,7 +321,8 @@ METHOD = '''
 from dataclasses import dataclass
 
 from vlpeft.benchmark.core.config import Positive
-from vlpeft.benchmark.contract.method import Method, unfreeze
+from vlpeft.benchmark.contract.method import Method
+from vlpeft.benchmark.contract.parameters import unfreeze
 from vlpeft.benchmark.core.registry import register
 
 

@@ -1,0 +1,141 @@
+"""Parts of CLIP-BART: the visual embedding, appended token rows, the sites of BART."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import isqrt
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from vlpeft.benchmark.contract.attention import Attention
+from vlpeft.benchmark.contract.parameters import init_normal
+from vlpeft.benchmark.contract.sites import Projection, Site, Slot
+from vlpeft.benchmark.core.errors import UserError
+
+# The standard deviation of every new embedding row and linear map.
+STD = 0.02
+ROLES = {"query": "q_proj", "key": "k_proj", "value": "v_proj", "output": "out_proj"}
+
+Side = Literal["encoder", "decoder"]
+
+
+class Start(NamedTuple):
+    """Questions whose encoder and decoder start have run; candidates continue from here.
+
+    Shapes: states (questions, length, width), mask (questions, length), first
+    (questions, vocabulary).
+    """
+
+    states: Tensor
+    mask: Tensor
+    cache: Any
+    # The logits of the token that follows `<s>`.
+    first: Tensor
+
+
+class VisualEmbedding(nn.Module):
+    """LN(W_f x + b_f) + LN(W_p box + b_p) + image order + token order, trained from random.
+
+    It is VL-Adapter's, which follows VL-T5. All boxes and areas are zero in this benchmark, so the
+    second term is one vector for all tokens. The image order distinguishes the two images of NLVR2.
+    The token order starts again with the second image.
+    """
+
+    def __init__(self, inputs: int, width: int) -> None:
+        super().__init__()
+        self.feature = _linear_and_norm(inputs, width)
+        # A box has four corners and an area.
+        self.position = _linear_and_norm(5, width)
+        self.image_order = nn.Embedding(2, width)
+        nn.init.normal_(self.image_order.weight, std=STD)
+
+    def forward(self, grid: Tensor, order: Tensor) -> Tensor:
+        """Embed features.
+
+        grid (batch, images, tokens, inputs) and order (tokens, width) give a result of shape
+        (batch, images, tokens, width).
+        """
+        image = self.image_order.weight[: grid.shape[1], None]
+        embedded: Tensor = self.feature(grid) + self.position(grid.new_zeros(5)) + image + order
+        return embedded
+
+
+def _linear_and_norm(inputs: int, width: int) -> nn.Sequential:
+    return nn.Sequential(init_normal(nn.Linear(inputs, width), STD), nn.LayerNorm(width, eps=1e-5))
+
+
+def pool_grid(tokens: Tensor, side: int | None) -> Tensor:
+    """Max-pool a square grid of tokens to `side` x `side`; None keeps it.
+
+    (batch, n * n, width) becomes (batch, side * side, width). Windows may overlap. Raises UserError
+    if the tokens are not a square, or the square is too small.
+    """
+    own = isqrt(tokens.shape[1])
+    if own * own != tokens.shape[1] or (side or 1) > own:
+        wanted = side or own
+        raise UserError(
+            f"grid: cannot make a square of {wanted} x {wanted} from {tokens.shape[1]} "
+            "visual tokens; choose another"
+        )
+    if side is None:
+        return tokens
+    square = tokens.transpose(1, 2).view(len(tokens), -1, own, own)
+    return functional.adaptive_max_pool2d(square, side).flatten(2).transpose(1, 2)
+
+
+@torch.no_grad()
+def append_rows(text: Any, extra: int) -> None:
+    """Append rows from N(0, 0.02^2) to the token table of a BART.
+
+    Most methods freeze these rows, so no checkpoint of a method holds them. They are therefore
+    drawn from a fixed seed, and are the same in every run.
+    """
+    if not extra:
+        return
+    text.resize_token_embeddings(text.config.vocab_size + extra, mean_resizing=False)
+    generator = torch.Generator("cpu").manual_seed(0)
+    drawn = torch.randn(extra, text.config.d_model, generator=generator, device="cpu")
+    text.model.shared.weight[-extra:].copy_(STD * drawn)
+
+
+def list_sites(side: Side, text: Any) -> Iterator[Site]:
+    """Yield self-attention, cross-attention (decoder) and feed-forward block of every layer.
+
+    BART's dropout is a function and not a module. So a sub-layer's output is its last linear map:
+    adapters come right behind it and before dropout, as in VL-Adapter.
+    """
+    for index, layer in enumerate(getattr(text.model, side).layers):
+        name = f"{side}.layer.{index}"
+        yield _attention_site(f"{name}.self", "self", side, index, layer, text)
+        if side == "decoder":
+            yield _attention_site(f"{name}.cross", "cross", side, index, layer, text)
+        yield _feed_forward_site(f"{name}.ffn", side, index, layer, text)
+
+
+def _attention_site(
+    name: str, kind: Literal["self", "cross"], side: Side, index: int, layer: Any, text: Any
+) -> Site:
+    attribute = {"self": "self_attn", "cross": "encoder_attn"}[kind]
+    module = getattr(layer, attribute)
+    norm = getattr(layer, f"{attribute}_layer_norm")
+    width = text.config.d_model
+    projections = {
+        role: Projection(Slot(module, submodule), (0, width)) for role, submodule in ROLES.items()
+    }
+    # In a decoder everything that a method adds must be causal, cross-attention included.
+    attention = Attention(module, text, causal=side == "decoder")
+    output = Slot(module, "out_proj")
+    return Site(name, kind, side, index, width, projections, output, norm, attention)
+
+
+def _feed_forward_site(name: str, side: Side, index: int, layer: Any, text: Any) -> Site:
+    width = text.config.d_model
+    projections = {
+        "up": Projection(Slot(layer, "fc1"), (0, layer.fc1.out_features)),
+        "down": Projection(Slot(layer, "fc2"), (0, width)),
+    }
+    output = Slot(layer, "fc2")
+    return Site(name, "ffn", side, index, width, projections, output, layer.final_layer_norm)
