@@ -14,7 +14,7 @@ from vlpeft.benchmark.contract.backbone import Backbone
 from vlpeft.benchmark.core.config import Config, parse
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.datasets.base import DataFormat, Example, Pixels
-from vlpeft.benchmark.datasets.files import decode_image
+from vlpeft.benchmark.datasets.image_files import decode_image
 from vlpeft.benchmark.export.folder import AdapterFolder
 from vlpeft.benchmark.run.evaluation import predict_split
 from vlpeft.benchmark.run.features import visual_inputs

@@ -17,7 +17,9 @@ from PIL import Image
 from tests.samples import SAMPLES, coco_name, picture, write, write_sample
 from vlpeft.benchmark.core.errors import DataError, UserError
 from vlpeft.benchmark.datasets import DatasetSpec, dataset_names, load_card, load_spec
-from vlpeft.benchmark.datasets.files import content_fingerprint, decode_image, read_rows
+from vlpeft.benchmark.datasets.files import content_fingerprint
+from vlpeft.benchmark.datasets.image_files import decode_image
+from vlpeft.benchmark.datasets.json_files import read_rows
 
 
 def edit(path: Path, change) -> None:
@@ -44,7 +46,7 @@ def json_files(root: Path) -> list[Path]:
 
 def read(data, image: str):
     """Features where the dataset gives them, pixels where not."""
-    return (data.features if data.precomputed else data.image)(image)
+    return (data.features if data.has_features else data.image)(image)
 
 
 # What is read
