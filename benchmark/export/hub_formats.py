@@ -210,7 +210,7 @@ def _write_towers(folder: Path, backbone: Backbone) -> dict[str, str]:
     Returns:
         Setting of the backbone -> folder of its tower, relative to the adapter's folder.
     """
-    tower = backbone.vision  # `checkpoints` below takes the model apart
+    tower = backbone.vision  # before `checkpoints`, which may change the model
     vision_trained = any(parameter.requires_grad for parameter in tower.parameters())
     folders: dict[str, str] = {}
     for setting, (model, tokenizer) in backbone.checkpoints().items():
