@@ -1,1 +1,1 @@
-"""What everything rests on: typed settings, errors, the registry, versioned files."""
+"""The foundation of all rooms: typed settings, errors, the registry, versioned files."""

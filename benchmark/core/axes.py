@@ -1,4 +1,4 @@
-"""Where values lie on a chart, and which of them are written beside it."""
+"""Axes of charts: the range of values, positions on it, and tick labels."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-DECADES = 1.0  # a range wider than this is drawn on a logarithmic axis, where one is asked for
-STEPS = (1.0, 2.0, 5.0, 10.0)
-SHORT = ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k"))  # from where, divided by what
+# A range that spans more decades than this gets a logarithmic axis, if the caller allows one.
+DECADES = 1.0
+STEPS = (1.0, 2.0, 5.0, 10.0)  # tick distances, times a power of ten
+# (smallest value that is shortened, divisor, unit letter); 1,234 stays as it is, so k starts late.
+SHORT = ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k"))
 
 
 @dataclass(frozen=True)
 class Axis:
-    """A range of values; `log` if equal ratios are equally far apart."""
+    """A range of values; with `log`, equal ratios are equally far apart."""
 
     title: str
     low: float
@@ -24,24 +26,33 @@ class Axis:
     def around(
         cls, title: str, values: Iterable[float], *, log: bool = False, whole: bool = False
     ) -> Axis:
-        """Holds all values with some air; logarithmic if allowed and the values span more than DECADES. `whole`: without air."""
+        """Return an axis that holds all values, with a margin at both ends.
+
+        Args:
+            title: The label of the axis.
+            values: The values to show; without any, the axis runs from 0 to 1.
+            log: Allow a logarithmic axis. It is used if the values span more than DECADES.
+            whole: Leave the margin out, so that the axis ends at the outermost values.
+        """
         known = sorted(values) or [0.0, 1.0]
         low, high = known[0], known[-1]
         if log and low > 0 and math.log10(high / low) > DECADES:
-            air = (high / low) ** 0.06
-            return cls(title, low / air, high * air, log=True)
-        air = 0.0 if whole and high > low else (high - low) * 0.06 or abs(high) * 0.05 or 0.5
-        return cls(title, low - air, high + air)
+            margin = (high / low) ** 0.06
+            return cls(title, low / margin, high * margin, log=True)
+        margin = _margin(low, high, whole)
+        return cls(title, low - margin, high + margin)
 
     def at(self, value: float) -> float:
-        """0 at the low end, 1 at the high end."""
+        """Return the position of a value: 0 at the low end, 1 at the high end."""
         if self.log:
             return math.log(value / self.low) / math.log(self.high / self.low)
         return (value - self.low) / (self.high - self.low)
 
     def ticks(self, wanted: int = 6) -> list[tuple[float, str]]:
-        """Round values in the range, and their texts."""
-        values = list(self._decades() if self.log else self._steps(wanted))
+        """Return about `wanted` round values in the range, each with its label."""
+        values = self._steps(wanted)
+        if self.log:
+            values = self._decades()
         return [(value, short_number(value)) for value in values]
 
     def _steps(self, wanted: int) -> Iterator[float]:
@@ -50,26 +61,37 @@ class Axis:
         step = next(size * factor for factor in STEPS if size * factor >= rough * 0.999)
         first = math.ceil(self.low / step - 1e-9)
         count = math.floor(self.high / step + 1e-9) - first + 1
-        yield from (round((first + i) * step, 12) for i in range(count))
+        for i in range(count):
+            yield round((first + i) * step, 12)
 
     def _decades(self) -> Iterator[float]:
-        factors = (
-            (1,)
-            if math.log10(self.high / self.low) > 3.5
-            else (1, 3)
-            if math.log10(self.high / self.low) > 1.6
-            else (1, 2, 5)
-        )
-        for power in range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1):
-            yield from (
-                factor * 10.0**power
-                for factor in factors
-                if self.low <= factor * 10.0**power <= self.high
-            )
+        powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
+        for power in powers:
+            for factor in _tick_factors(math.log10(self.high / self.low)):
+                value = factor * 10.0**power
+                if self.low <= value <= self.high:
+                    yield value
+
+
+def _margin(low: float, high: float, whole: bool) -> float:
+    """Return the free space at each end of a linear axis, in the unit of the values."""
+    if whole and high > low:
+        return 0.0
+    # A single value has no range: then the margin comes from its size, and 0 gets a fixed one.
+    return (high - low) * 0.06 or abs(high) * 0.05 or 0.5
+
+
+def _tick_factors(decades: float) -> tuple[int, ...]:
+    """Return which multiples of each power of ten get a tick, fewer on a longer axis."""
+    if decades > 3.5:
+        return (1,)
+    if decades > 1.6:
+        return (1, 3)
+    return (1, 2, 5)
 
 
 def short_number(value: float) -> str:
-    """12,000 as 12k; never more digits than needed."""
+    """Write 12,000 as 12k, and never more digits than needed."""
     for least, size, letter in SHORT:
         if abs(value) >= least:
             return f"{value / size:g}{letter}"

@@ -1,4 +1,4 @@
-"""Allowed values of settings, read from the source like everything else that a list shows: nothing is imported."""
+"""Allowed values of settings, read from the source text without importing anything."""
 
 from __future__ import annotations
 
@@ -14,15 +14,19 @@ ROOT = Path(__file__).absolute().parents[3]
 
 @cache
 def parse_source(path: Path) -> ast.Module:
-    """The syntax tree of a source file. Raises UserError naming the line that is no Python."""
+    """Return the syntax tree of a source file.
+
+    Raises:
+        UserError: The file is not valid Python; the message names the line.
+    """
     try:
         return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
-    except (SyntaxError, ValueError) as error:  # ValueError: bytes that are no text
+    except (SyntaxError, ValueError) as error:  # ValueError: the bytes are not UTF-8 text
         raise broken_source(error, str(path)) from error
 
 
 def imported_names(tree: ast.Module, repository: Path = ROOT) -> dict[str, tuple[Path, str]]:
-    """Name -> file and module, of what a file imports from files of this repository."""
+    """Map each name that a file imports from this repository to its file and module."""
     found: dict[str, tuple[Path, str]] = {}
     for item in tree.body:
         if isinstance(item, ast.ImportFrom) and item.module:
@@ -33,29 +37,35 @@ def imported_names(tree: ast.Module, repository: Path = ROOT) -> dict[str, tuple
 
 
 def allowed(annotation: ast.expr, tree: ast.Module) -> tuple[Any, ...]:
-    """The values of all Literals in an annotation, those behind names of this repository too; () for an open one."""
+    """Return the values of all `Literal`s in an annotation, or () if it has none.
+
+    Names are followed to their definition in this file or in another file of the repository.
+    """
     match annotation:
         case ast.Subscript(value=ast.Name(id="Literal"), slice=values):
             literal = ast.literal_eval(values)
-            return literal if isinstance(literal, tuple) else (literal,)
-        case (
-            ast.Subscript(slice=ast.Tuple(elts=[inner, *_])) | ast.Subscript(slice=inner)
-        ):  # Annotated[X, ...], tuple[X, ...]
+            if isinstance(literal, tuple):
+                return literal
+            return (literal,)
+        # Annotated[X, ...] and tuple[X, ...], then list[X].
+        case ast.Subscript(slice=ast.Tuple(elts=[inner, *_])) | ast.Subscript(slice=inner):
             return allowed(inner, tree)
         case ast.BinOp(left=left, right=right):
             return (*allowed(left, tree), *allowed(right, tree))
         case ast.Name(id=name):
-            return _alias(name, tree)
+            return _allowed_by_name(name, tree)
     return ()
 
 
-def _alias(name: str, tree: ast.Module) -> tuple[Any, ...]:
+def _allowed_by_name(name: str, tree: ast.Module) -> tuple[Any, ...]:
     for item in tree.body:
-        if (
-            isinstance(item, ast.Assign)
-            and isinstance(item.targets[0], ast.Name)
-            and item.targets[0].id == name
-        ):
+        if not isinstance(item, ast.Assign):
+            continue
+        target = item.targets[0]
+        if isinstance(target, ast.Name) and target.id == name:
             return allowed(item.value, tree)
-    path, _ = imported_names(tree).get(name, (None, ""))
-    return _alias(name, parse_source(path)) if path is not None else ()
+    imported = imported_names(tree)
+    if name not in imported:
+        return ()
+    path, _ = imported[name]
+    return _allowed_by_name(name, parse_source(path))

@@ -1,4 +1,4 @@
-"""Environment variables for the processes that are started here."""
+"""Environment variables for child processes."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# The current folder is not searched for modules: a user's own files there may have any name.
+# Python then does not search the current folder for modules, so a user's files there may have
+# any name, even one of the standard library.
 SAFE_PATH = {"PYTHONSAFEPATH": "1"}
 
 
 @contextmanager
 def environment(**values: str) -> Iterator[None]:
-    """Set these variables while this lasts; then restore them."""
+    """Set environment variables inside the `with` block; restore the old values after it."""
     before = {key: os.environ.get(key) for key in values}
     os.environ.update(values)
     try:

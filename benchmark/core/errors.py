@@ -1,4 +1,4 @@
-"""Errors whose message is written for the person at the keyboard."""
+"""Errors with messages for users: each names the place, the problem and the fix."""
 
 from __future__ import annotations
 
@@ -12,39 +12,44 @@ DISK = {errno.ENOSPC: "disk full", errno.EDQUOT: "disk full", errno.EROFS: "read
 
 
 class UserError(Exception):
-    """Something the user can mend. The command line prints it on one line and exits with 2."""
+    """An error that the user can fix. The command line prints it on one line and exits with 2."""
 
 
 class DataError(UserError):
-    """A dataset's files are missing, unreadable or malformed; the message names the record and the fix."""
+    """A file of a dataset is missing, unreadable or malformed; the message names record and fix."""
 
 
 class WeightsError(UserError):
-    """Weights cannot be loaded: they are not on this machine, or not whole."""
+    """Weights cannot be loaded: they are not on this machine, or incomplete."""
 
 
 class MetricUnavailable(Exception):
-    """A metric cannot run on this machine; the message is the reason a record and a table show."""
+    """A metric cannot run on this machine; records and tables show the message as the reason."""
 
 
 def broken_source(error: Exception, file: str) -> UserError:
-    """What to say of a source file that cannot be read or imported: the line of it, what is wrong there, and the fix.
+    """Return an error about a source file that cannot be read or imported.
 
-    file: its path, or how that ends.
+    The message names the line, the problem and the fix.
+
+    Args:
+        error: The exception that reading or importing the file raised.
+        file: The path of the file, or the last part of the path.
     """
+    place, reason = file, f"{type(error).__name__}: {error}"
     if isinstance(error, SyntaxError) and error.filename:
-        place, said = f"{error.filename}:{error.lineno}", f"{type(error).__name__}: {error.msg}"
+        place, reason = f"{error.filename}:{error.lineno}", f"{type(error).__name__}: {error.msg}"
     else:
-        frames = traceback.extract_tb(error.__traceback__)
-        own = [
-            f"{frame.filename}:{frame.lineno}" for frame in frames if frame.filename.endswith(file)
-        ]
-        place, said = (own or [file])[-1], f"{type(error).__name__}: {error}"
-    return UserError(" ".join(f"{place}: {said}; mend that file, or take it away".split()))
+        # The innermost frame in the file itself: deeper ones are in libraries.
+        for frame in traceback.extract_tb(error.__traceback__):
+            if frame.filename.endswith(file):
+                place = f"{frame.filename}:{frame.lineno}"
+    one_line = " ".join(f"{place}: {reason}; fix or remove that file".split())
+    return UserError(one_line)
 
 
 def disk_trouble(error: BaseException | None) -> str:
-    """ "disk full" or "read-only disk" where that is what an error comes from; "" for any other."""
+    """Return "disk full" or "read-only disk" if that caused the error, and "" otherwise."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in DISK:
             return DISK[error.errno]
@@ -54,7 +59,10 @@ def disk_trouble(error: BaseException | None) -> str:
 
 @contextmanager
 def error_context(where: str) -> Iterator[None]:
-    """Put the place in front of a UserError raised inside, for callees that do not know what they were called for."""
+    """Put `where` in front of the message of any UserError that the `with` block raises.
+
+    Use it around functions that do not know the file or setting they work for.
+    """
     try:
         yield
     except UserError as error:
@@ -62,9 +70,11 @@ def error_context(where: str) -> Iterator[None]:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return "; did you mean 'x'?" for the nearest known word, or the list of what is known."""
+    """Return "; did you mean 'x'?" for the nearest known word, or else the list of all words."""
     options = sorted(known)
     near = difflib.get_close_matches(word, options, n=1, cutoff=0.6)
     if near:
         return f"; did you mean '{near[0]}'?"
-    return f"; known: {', '.join(options)}" if options else ""
+    if options:
+        return f"; known: {', '.join(options)}"
+    return ""

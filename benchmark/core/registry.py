@@ -1,13 +1,14 @@
-"""One registry class for methods, backbones, tasks and data formats.
+"""One registry class for methods, backbones, tasks, metrics and data formats.
 
-An entry is found by *reading* the source files of its folder, not by importing them: adding one is adding one file,
-and listing them never imports torch. A class becomes an entry by its decorator, whose arguments are literals:
+The registry *reads* the source files of a folder and imports none of them. So a new entry is one
+new file, and `vlpeft list` never imports torch. A decorator makes a class an entry; its arguments
+are literals:
 
     @register("lora", paper="Hu et al. 2022", needs=("linears",))
     @dataclass(frozen=True)
     class LoRA(Method): ...
 
-Other packages add entries through an entry point of the group `vlpeft.<kind>s`, for instance
+Other packages add entries through entry points of the group `vlpeft.<kind>s`, for instance
 `[project.entry-points."vlpeft.methods"]  my_method = "my_package.my_module:MyMethod"`.
 """
 
@@ -20,7 +21,7 @@ from dataclasses import dataclass, field
 from functools import cache, cached_property
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeGuard, TypeVar
 
 from vlpeft.benchmark.core.declared import allowed, imported_names, parse_source
 from vlpeft.benchmark.core.errors import UserError, broken_source, did_you_mean
@@ -30,7 +31,10 @@ REPOSITORY = Path(__file__).absolute().parents[3]  # the folder that `vlpeft` is
 
 
 def register(name: str, **options: object) -> Callable[[type[T]], type[T]]:
-    """Mark a class as the registry entry `name`. Name and options become class attributes; all must be literals."""
+    """Mark a class as the registry entry `name`.
+
+    The name and the options become class attributes. In the source, all of them must be literals.
+    """
 
     def mark(cls: type[T]) -> type[T]:
         for key, value in {"name": name, **options}.items():
@@ -42,51 +46,62 @@ def register(name: str, **options: object) -> Callable[[type[T]], type[T]]:
 
 @dataclass(frozen=True)
 class RegistryEntry:
-    """What is known of an entry before its module is imported."""
+    """An entry as its source describes it, before its module is imported."""
 
     name: str
     module: str
-    attribute: str
-    summary: str
+    attribute: str  # the name of the class in the module
+    summary: str  # the first paragraph of the docstring, in one line
     options: Mapping[str, Any]
-    settings: Mapping[str, str]  # field -> its default as written, "" where it is required
-    choices: Mapping[str, tuple[Any, ...]] = field(
-        default_factory=dict
-    )  # field -> allowed values, where they are listed
+    # Field -> its default as written in the source, "" for a required field.
+    settings: Mapping[str, str]
+    # Field -> its allowed values, for fields whose type lists them.
+    choices: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
 
     def load(self) -> Any:
-        """Import the module and return the class. Raises UserError naming file and line where that fails."""
+        """Import the module and return the class.
+
+        Raises:
+            UserError: The import fails; the message names the file and line.
+        """
         try:
             return getattr(importlib.import_module(self.module), self.attribute)
         except UserError:
             raise
-        except Exception as error:  # whatever its author has written there
+        except Exception as error:  # the code of the module may raise anything
             raise broken_source(error, f"{self.module.replace('.', '/')}.py") from error
 
 
 class Registry(Generic[T]):
-    """The named classes of one kind, found in `folders` (package paths below the repository) and in entry points."""
+    """The named classes of one kind, from the files of some folders and from entry points.
+
+    Args:
+        kind: What the entries are, such as "method"; the entry-point group is its plural.
+        folders: Folders of source files, relative to the repository.
+    """
 
     def __init__(self, kind: str, *folders: str) -> None:
         self.kind, self.folders = kind, folders
 
     @cached_property
     def entries(self) -> Mapping[str, RegistryEntry]:
-        """All entries by name, sorted. A name taken twice is an error."""
+        """All entries by name, sorted. Raises UserError if two entries have the same name."""
         found: dict[str, RegistryEntry] = {}
-        for entry in [
-            *self._from_source(),
-            *map(_from_entry_point, entry_points(group=f"vlpeft.{self.kind}s")),
-        ]:
+        for entry in [*self._from_source(), *self._from_entry_points()]:
             if entry.name in found:
                 raise UserError(
-                    f"{self.kind} '{entry.name}' is registered in {found[entry.name].module} and in {entry.module}"
+                    f"{self.kind} '{entry.name}' is registered in {found[entry.name].module}"
+                    f" and in {entry.module}"
                 )
             found[entry.name] = entry
         return dict(sorted(found.items()))
 
     def entry(self, name: str) -> RegistryEntry:
-        """Return an entry without importing it. Raises UserError with the nearest name for an unknown one."""
+        """Return an entry without importing it.
+
+        Raises:
+            UserError: The name is unknown; the message suggests the nearest name.
+        """
         if name not in self.entries:
             raise UserError(f"unknown {self.kind} '{name}'{did_you_mean(name, self.entries)}")
         return self.entries[name]
@@ -99,86 +114,96 @@ class Registry(Generic[T]):
     def _from_source(self) -> Iterator[RegistryEntry]:
         for folder in self.folders:
             for path in sorted((REPOSITORY / folder).glob("*.py")):
-                yield from _scan(path, f"{folder.replace('/', '.')}.{path.stem}")
+                yield from _read_entries(path, f"{folder.replace('/', '.')}.{path.stem}")
+
+    def _from_entry_points(self) -> Iterator[RegistryEntry]:
+        for point in entry_points(group=f"vlpeft.{self.kind}s"):
+            yield _from_entry_point(point)
 
 
 @cache
-def _scan(path: Path, module: str) -> tuple[RegistryEntry, ...]:
+def _read_entries(path: Path, module: str) -> tuple[RegistryEntry, ...]:
+    """Return the entries of a source file, in the order of their classes."""
     tree = parse_source(path)
-    return tuple(
-        entry
-        for node in tree.body
-        if isinstance(node, ast.ClassDef)
-        for entry in _entry_of(node, tree, module)
-    )
+    found: list[RegistryEntry] = []
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef):
+            found.extend(_entries_of_class(node, tree, module))
+    return tuple(found)
 
 
-def _entry_of(node: ast.ClassDef, tree: ast.Module, module: str) -> Iterator[RegistryEntry]:
+def _entries_of_class(node: ast.ClassDef, tree: ast.Module, module: str) -> Iterator[RegistryEntry]:
     for call in node.decorator_list:
-        if (
-            isinstance(call, ast.Call)
-            and isinstance(call.func, ast.Name)
-            and call.func.id == "register"
-        ):
-            name, options = _literals(call, module)
-            summary = (ast.get_docstring(node) or "").split("\n\n")[0].replace("\n", " ")
-            settings, choices = fields_of(node, tree)
-            for base in _bases(node, tree):
-                settings, choices = {**base.settings, **settings}, {**base.choices, **choices}
-            yield RegistryEntry(name, module, node.name, summary, options, settings, choices)
+        if not _is_call(call, "register"):
+            continue
+        name, options = _literals(call, module)
+        docstring = ast.get_docstring(node) or ""
+        summary = docstring.split("\n\n")[0].replace("\n", " ")
+        settings, choices = fields_of(node, tree)
+        for base in _bases(node, tree):
+            settings = {**base.settings, **settings}
+            choices = {**base.choices, **choices}
+        yield RegistryEntry(name, module, node.name, summary, options, settings, choices)
+
+
+def _is_call(node: ast.expr | None, function: str) -> TypeGuard[ast.Call]:
+    """Return whether a node calls the function of this name."""
+    if not isinstance(node, ast.Call):
+        return False
+    return isinstance(node.func, ast.Name) and node.func.id == function
 
 
 def _literals(call: ast.Call, module: str) -> tuple[str, dict[str, Any]]:
-    """The arguments of a `@register(...)`."""
+    """Return the name and the options of a `@register(...)`."""
     try:
-        name, options = (
-            ast.literal_eval(call.args[0]),
-            {k.arg: ast.literal_eval(k.value) for k in call.keywords if k.arg},
-        )
+        name = ast.literal_eval(call.args[0])
+        options = {k.arg: ast.literal_eval(k.value) for k in call.keywords if k.arg}
     except (ValueError, IndexError) as error:
         place = f"{module.replace('.', '/')}.py:{call.lineno}"
         raise UserError(
-            f"{place}: {ast.unparse(call)}: write a name and literals there, since the file is read, not run"
+            f"{place}: {ast.unparse(call)}: write a name and literals; the file is read, not run"
         ) from error
     return name, options
 
 
 def _default(value: ast.expr | None) -> str:
-    """A default as written, without the `added(...)` around those of later fields."""
-    if (
-        isinstance(value, ast.Call)
-        and isinstance(value.func, ast.Name)
-        and value.func.id == "added"
-    ):
+    """Return a default as written, without the `added_field(...)` around it."""
+    if _is_call(value, "added_field"):
         value = value.args[0]
-    return "" if value is None else ast.unparse(value)
+    if value is None:
+        return ""
+    return ast.unparse(value)
 
 
 def _bases(node: ast.ClassDef, tree: ast.Module) -> Iterator[RegistryEntry]:
-    """Base classes that are entries of other files of this repository."""
+    """Yield the base classes that are entries in other files of this repository."""
     sources = imported_names(tree, REPOSITORY)
     for base in node.bases:
-        if isinstance(base, ast.Name) and base.id in sources:
-            yield from (entry for entry in _scan(*sources[base.id]) if entry.attribute == base.id)
+        if not isinstance(base, ast.Name) or base.id not in sources:
+            continue
+        for entry in _read_entries(*sources[base.id]):
+            if entry.attribute == base.id:
+                yield entry
 
 
 def fields_of(
     node: ast.ClassDef, tree: ast.Module
 ) -> tuple[dict[str, str], dict[str, tuple[Any, ...]]]:
-    """A dataclass's fields: defaults as written, and allowed values."""
+    """Return the fields of a dataclass: defaults as written, and allowed values."""
     settings, choices = {}, {}
     for item in node.body:
-        if (
-            isinstance(item, ast.AnnAssign)
-            and isinstance(item.target, ast.Name)
-            and "ClassVar" not in ast.unparse(item.annotation)
-        ):
-            settings[item.target.id] = _default(item.value)
-            if values := allowed(item.annotation, tree):
-                choices[item.target.id] = values
+        if not isinstance(item, ast.AnnAssign) or not isinstance(item.target, ast.Name):
+            continue
+        if "ClassVar" in ast.unparse(item.annotation):
+            continue
+        settings[item.target.id] = _default(item.value)
+        if values := allowed(item.annotation, tree):
+            choices[item.target.id] = values
     return settings, choices
 
 
 def _from_entry_point(point: EntryPoint) -> RegistryEntry:
-    source = point.dist.name if point.dist else point.module
+    source = point.module
+    if point.dist:
+        source = point.dist.name
     return RegistryEntry(point.name, point.module, point.attr, f"from the package {source}", {}, {})

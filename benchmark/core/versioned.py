@@ -1,4 +1,4 @@
-"""JSON files that say which versions of vlpeft read them."""
+"""JSON files that name their schema, so that each version of vlpeft reads only its own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vlpeft.benchmark.core.errors import UserError
 
 
 class Versioned(Protocol):
-    """What a file with a schema holds."""
+    """The content of a file that has a schema number."""
 
     @property
     def schema(self) -> int: ...
@@ -23,9 +23,19 @@ V = TypeVar("V", bound=Versioned)
 def parse_versioned(
     cls: type[V], text: bytes, path: Path, schema: int, kind: str, damaged: str
 ) -> V:
-    """`parse_json` of a file of that schema. Raises UserError; that it is truncated or of another schema is said before details.
+    """Parse a JSON file and check its schema.
 
-    damaged: what to say of a file that is no JSON, {} standing for the error.
+    Args:
+        cls: The dataclass to build.
+        text: The content of the file.
+        path: The file, for error messages.
+        schema: The schema number that this version reads.
+        kind: The kind of file, for error messages.
+        damaged: The message for a file that is not JSON; {} is replaced by the error.
+
+    Raises:
+        UserError: The file is damaged, has another schema, or does not fit `cls`. A truncated
+            file or a foreign schema is reported first, because it explains wrong keys.
     """
     try:
         parsed = parse_json(cls, text, str(path))
@@ -34,7 +44,7 @@ def parse_versioned(
             values = json.loads(text)
         except ValueError as broken:
             raise UserError(f"{path}: {damaged.format(broken)}") from error
-        found: object = values.get("schema") if isinstance(values, dict) else type(values).__name__
+        found = _schema_of(values)
         if found == schema:
             raise
     else:
@@ -42,5 +52,13 @@ def parse_versioned(
         if found == schema:
             return parsed
     raise UserError(
-        f"{path}: {kind} schema {found}, this version reads {schema}; use a matching version of vlpeft"
+        f"{path}: {kind} schema {found}, this version reads {schema};"
+        " use a matching version of vlpeft"
     )
+
+
+def _schema_of(values: object) -> object:
+    """Return the schema of plain JSON values, or the type of values that cannot have one."""
+    if isinstance(values, dict):
+        return values.get("schema")
+    return type(values).__name__

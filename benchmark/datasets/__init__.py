@@ -1,13 +1,21 @@
-"""Datasets: one YAML names a file format and its files; `load_spec` resolves it without opening any data.
+"""Datasets: one YAML names a file format and its files.
 
-A dataset is given by the name of a shipped YAML of this folder (`vqav2`) or by the path of one's own. Its keys are
-`format`, optionally `summary`, `licence`, `homepage`, `protocol` (what any recipe starts from on this data, such as
-`{eval_split: val}`), `expected`, `downloads` and `by_hand` (for `vlpeft data`), and the fields of the format's class. The
-files lie in `root`:
+A dataset is the name of a YAML in this folder (`vqav2`) or the path of the user's own YAML. Its
+keys are the fields of the format's class and these:
 
-* a shipped dataset NAME: `$VLPEFT_DATA/NAME`, or `~/.cache/vlpeft/data/NAME` where the variable is not set;
-* one's own YAML: its `root`, taken from that YAML's folder if relative, or that folder itself if there is none;
-* `root: ""`: no folder at all, for data that is generated or comes inside a package.
+* `format`: the name of the file format, the only one that is required;
+* `summary`, `licence`, `homepage`: shown by `vlpeft list` and `vlpeft data`;
+* `protocol`: settings that every recipe on this data starts from, such as `{eval_split: val}`;
+* `expected`, `downloads`, `by_hand`: used by `vlpeft data`.
+
+The files are in the folder `root`:
+
+* a dataset NAME of this folder: `$VLPEFT_DATA/NAME`, or `~/.cache/vlpeft/data/NAME` if the variable
+  is not set;
+* the user's own YAML: its `root`, relative to the folder of the YAML; without `root` that folder;
+* `root: ""`: no folder, for data that is generated or comes with a package.
+
+`load_spec` resolves a dataset without opening its data.
 """
 
 from __future__ import annotations
@@ -37,16 +45,14 @@ FOLDER = Path(__file__).resolve().parent
 
 @dataclass(frozen=True)
 class Card(Config):
-    """What is known of a dataset from its YAML and the registry alone.
-
-    `expected` holds published numbers by split, in the words of `DataFormat.counts`.
-    """
+    """The description of a dataset, from its YAML and the registry alone."""
 
     name: str
     format: str
     summary: str = ""
     licence: str = ""
     homepage: str = ""
+    # Split -> published numbers, under the names that `DataFormat.counts` uses.
     expected: Mapping[str, Mapping[str, NonNegative]] = field(default_factory=dict)
     downloads: tuple[Download, ...] = ()
     by_hand: tuple[ByHand, ...] = ()
@@ -54,87 +60,86 @@ class Card(Config):
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """Tasks the dataset's format serves."""
+        """Tasks that the dataset's format serves."""
         return _tasks(self.format)
 
 
-ABOUT = tuple(
-    f.name for f in fields(Card) if f.name != "name"
-)  # the keys of a dataset YAML that are no fields of its format
+# The keys of a dataset YAML that are not fields of its format.
+ABOUT = tuple(f.name for f in fields(Card) if f.name != "name")
 
 
 @dataclass(frozen=True)
 class DatasetSpec(Config):
-    """A dataset, resolved: `settings` are all fields of its format but `root`, defaults spelled out; `root` is absolute or ""."""
+    """A resolved dataset.
+
+    `settings` are all fields of its format but `root`, including defaults. `root` is an absolute
+    path, or "". `protocol` is the lowest layer of every recipe on this data.
+    """
 
     name: str
     format: str
     settings: Mapping[str, JSON]
     root: str
-    protocol: Mapping[str, JSON] = field(
-        default_factory=dict
-    )  # the lowest layer of any recipe on this data
+    protocol: Mapping[str, JSON] = field(default_factory=dict)
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """Tasks the dataset's format serves."""
+        """Tasks that the dataset's format serves."""
         return _tasks(self.format)
 
     def identity(self) -> dict[str, JSON]:
-        """What names the data, for a cell's id: everything but `root`, and `protocol`, which the cell's own holds.
+        """Return the part of a cell's id that names the data.
 
-        The name is part of it because two folders may hold different data under the same file names.
+        It leaves out `root`, and `protocol`, which the cell's own protocol contains. It includes
+        the name, because two folders may hold different data under the same file names.
         """
         return {"name": self.name, "format": self.format, "settings": dict(self.settings)}
 
     def open(self) -> DataFormat:
-        """Build the format's object. No file is read before its methods are called."""
-        return parse(
-            FORMATS.load(self.format),
-            {**self.settings, "root": self.root},
-            f"dataset '{self.name}'",
-        )
+        """Build the object of the format. It reads no file before its methods are called."""
+        values = {**self.settings, "root": self.root}
+        return parse(FORMATS.load(self.format), values, f"dataset '{self.name}'")
 
 
 def dataset_names() -> tuple[str, ...]:
-    """Names of the shipped datasets, sorted."""
+    """Return the names of the shipped datasets, sorted."""
     return tuple(sorted(path.stem for path in FOLDER.glob("*.yaml")))
 
 
 def load_card(name_or_path: str) -> Card:
-    """Read what a list shows of a dataset; neither its format is imported nor its data opened. Raises UserError."""
+    """Read the description of a dataset; import no format and open no data.
+
+    Raises:
+        UserError: The name is unknown, or the YAML is wrong.
+    """
     path = dataset_path(name_or_path)
     return _card(load_yaml(path), path)
 
 
 def load_spec(name_or_path: str) -> DatasetSpec:
-    """Resolve a shipped name or the path of a dataset YAML. Raises UserError naming the file, the key and the fix."""
+    """Resolve the name of a shipped dataset or the path of a dataset YAML.
+
+    Raises:
+        UserError: The name is unknown, or the YAML is wrong; names the file, the key and the fix.
+    """
     path = dataset_path(name_or_path)
     values = load_yaml(path)
     card = _card(values, path)
-    own = {key: value for key, value in values.items() if key not in ABOUT}
+    own = _format_settings(values)
     settings = dump_identity(parse(FORMATS.load(card.format), own, str(path)))
     root = settings.pop("root")
-    return DatasetSpec(
-        card.name,
-        card.format,
-        settings,
-        _root(path, root if "root" in own else None),
-        card.protocol,
-    )
+    if "root" not in own:
+        root = _default_root(path)
+    return DatasetSpec(card.name, card.format, settings, _absolute(root, path), card.protocol)
 
 
 def dataset_settings(name_or_path: str) -> dict[str, JSON]:
-    """The format's settings that a dataset's YAML itself holds."""
-    return {
-        key: value
-        for key, value in load_yaml(dataset_path(name_or_path)).items()
-        if key not in ABOUT
-    }
+    """Return the settings of the format that a dataset YAML itself contains."""
+    return _format_settings(load_yaml(dataset_path(name_or_path)))
 
 
 def dataset_path(name_or_path: str) -> Path:
-    """The YAML of a shipped name, or a path of one's own. Raises UserError for an unknown name."""
+    """Return the path of a dataset's YAML. Raises UserError for an unknown name."""
     if name_or_path.endswith((".yaml", ".yml")):
         return Path(name_or_path).expanduser().resolve()
     if name_or_path not in dataset_names():
@@ -144,32 +149,42 @@ def dataset_path(name_or_path: str) -> Path:
     return FOLDER / f"{name_or_path}.yaml"
 
 
+def _format_settings(values: Mapping[str, JSON]) -> dict[str, JSON]:
+    return {key: value for key, value in values.items() if key not in ABOUT}
+
+
 def _card(values: Mapping[str, JSON], path: Path) -> Card:
     about = {key: values[key] for key in ABOUT if key in values}
     card = parse(Card, {"name": path.stem, **about}, str(path))
     if card.format not in FORMATS.entries:
-        raise UserError(
-            f"{path}: unknown data format '{card.format}'{did_you_mean(card.format, FORMATS.entries)}"
-        )
+        near = did_you_mean(card.format, FORMATS.entries)
+        raise UserError(f"{path}: unknown data format '{card.format}'{near}")
     known = {f.name for f in fields(Protocol)} - {"name"}
-    if unknown := set(card.protocol) - known:
-        raise UserError(
-            f"{path}: protocol: unknown key '{min(unknown)}'{did_you_mean(min(unknown), known)}"
-        )
+    unknown = set(card.protocol) - known
+    if unknown:
+        near = did_you_mean(min(unknown), known)
+        raise UserError(f"{path}: protocol: unknown key '{min(unknown)}'{near}")
     return card
 
 
-def _root(path: Path, given: str | None) -> str:
-    if given is None and path.parent == FOLDER:
-        given = str(
-            Path(os.environ.get("VLPEFT_DATA") or "~/.cache/vlpeft/data").expanduser().absolute()
-            / path.stem
-        )
-    return "" if given == "" else str(path.parent / Path(given or ".").expanduser())
+def _default_root(path: Path) -> str:
+    """Return the `root` of a dataset whose YAML sets none."""
+    if path.parent != FOLDER:
+        return "."
+    data = Path(os.environ.get("VLPEFT_DATA") or "~/.cache/vlpeft/data")
+    return str(data.expanduser().absolute() / path.stem)
+
+
+def _absolute(root: str, path: Path) -> str:
+    """Return `root` relative to the folder of the YAML; "" means no folder."""
+    if root == "":
+        return ""
+    return str(path.parent / Path(root).expanduser())
 
 
 def _tasks(name: str) -> tuple[str, ...]:
-    entry = FORMATS.entry(
-        name
-    )  # one from another package is known in full only once it is imported
-    return tuple(entry.options["tasks"] if "tasks" in entry.options else entry.load().tasks)
+    entry = FORMATS.entry(name)
+    if "tasks" in entry.options:
+        return tuple(entry.options["tasks"])
+    # The entry point of another package: its options are known only after the import.
+    return tuple(entry.load().tasks)

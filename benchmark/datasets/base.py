@@ -1,4 +1,7 @@
-"""What a dataset gives: examples of a split, and their images. One small class a file format, one YAML a dataset."""
+"""The interface of a dataset: the examples of a split, and their images.
+
+A file format is one small class, a dataset is one YAML.
+"""
 
 from __future__ import annotations
 
@@ -22,24 +25,27 @@ Features = NDArray[np.float32]  # (tokens, width)
 class Example:
     """One annotated example.
 
-    `vqa`: question and its answers (ten for VQAv2, or one). `captioning`: question is "" and answers are the
-    reference captions. `entailment`: the hypothesis, and "entailment", "neutral" or "contradiction". `nlvr2`: the statement,
-    and "true" or "false"; it is about two images, left and right.
+    The task decides what the texts are:
+
+    * `vqa`: the question, and its answers (ten in VQAv2, one elsewhere).
+    * `captioning`: "", and the reference captions.
+    * `entailment`: the hypothesis, and "entailment", "neutral" or "contradiction".
+    * `nlvr2`: the statement, and "true" or "false"; there are two images, left and right.
     """
 
     id: str
     images: tuple[str, ...]  # ids for `DataFormat.image` or `DataFormat.features`
     question: str
     answers: tuple[str, ...]
-    kind: str = ""  # question type, for breakdowns
+    kind: str = ""  # the type of question, for breakdowns
 
 
 @dataclass(frozen=True)
 class DataFormat(Config, ABC):
-    """A file format: its fields are the keys of a dataset YAML (those of `vlpeft.benchmark.datasets.Card` aside).
+    """A file format; its fields are keys of a dataset YAML.
 
-    `root` is where the files lie; it is no part of a cell's identity. Building the object reads no file; every method
-    but `splits` may.
+    `root` is the folder of the files; it is not part of a cell's identity. Building the object
+    reads no file, and neither does `splits`. Every other method may read files.
     """
 
     name: ClassVar[str]  # set by @register
@@ -49,33 +55,50 @@ class DataFormat(Config, ABC):
 
     @abstractmethod
     def splits(self) -> tuple[str, ...]:
-        """Names of the splits."""
+        """Return the names of the splits."""
 
     @abstractmethod
     def examples(self, task: str, split: str) -> Sequence[Example]:
-        """All examples of a split in the files' order. Raises DataError naming file, record and fix."""
+        """Return all examples of a split, in the order of the files.
+
+        Raises:
+            DataError: A file or a record is wrong; names the file, the record and the fix.
+        """
 
     @abstractmethod
     def image(self, image: str) -> Pixels:
-        """Decode one image by the id its examples use. Raises DataError naming the file."""
+        """Decode one image by its id to (height, width, 3) RGB values.
+
+        Raises:
+            DataError: The file is missing or damaged; names the file.
+        """
 
     @property
     def has_features(self) -> bool:
-        """Whether the images are given as features (by `features`), not as pixels (by `image`); no file is read to know."""
+        """Whether the images are given as features instead of pixels. Reads no file."""
         return False
 
     def features(self, image: str) -> Features:
-        """The features of one image by its id, (tokens, width), of a dataset that is `precomputed`.
+        """Return the features (tokens, width) of one image by its id, if `has_features`.
 
-        Raises DataError naming the file where it is missing or damaged, and for datasets of pixels.
+        Raises:
+            DataError: The file is missing or damaged, or the dataset has pixels.
         """
         raise DataError(
-            f"data format '{self.name}' gives images, not features: {image}; use a backbone with a vision tower"
+            f"data format '{self.name}' gives images, not features: {image};"
+            " use a backbone with a vision tower"
         )
 
     def counts(self, split: str, examples: Sequence[Example]) -> dict[str, int]:  # noqa: ARG002
-        """What `vlpeft data check` compares with the `expected` numbers of the dataset's YAML; `examples` are the split's."""
-        images = {image for example in examples for image in example.images}
+        """Count what `vlpeft data check` compares with the `expected` numbers of the YAML.
+
+        Args:
+            split: The name of the split.
+            examples: The examples of the split.
+        """
+        images: set[str] = set()
+        for example in examples:
+            images.update(example.images)
         return {
             "examples": len(examples),
             "images": len(images),
@@ -83,7 +106,10 @@ class DataFormat(Config, ABC):
         }
 
     def image_stamp(self, image: str) -> str:
-        """Changes when the image's file does: its size and time of change. "" for images that are not files below `root`."""
+        """Return the size and modification time of an image file, to notice a changed file.
+
+        It is "" for images that are not files in `root`.
+        """
         path = Path(self.root) / image
         if not self.root or not path.is_file():
             return ""
@@ -92,4 +118,7 @@ class DataFormat(Config, ABC):
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """Hash (12 hex digits) of the annotations' content: equal data has equal fingerprints wherever it lies."""
+        """Return a hash (12 hex digits) of the content of the annotations.
+
+        It does not depend on the place of the files: equal data has equal fingerprints.
+        """

@@ -1,4 +1,7 @@
-"""The official COCO captions files (https://cocodataset.org/#download), and any dataset converted to them."""
+"""The official COCO captions files, and data converted to their layout.
+
+Source: https://cocodataset.org/#download
+"""
 
 from __future__ import annotations
 
@@ -10,20 +13,12 @@ from vlpeft.benchmark.core.config import Config, added_field
 from vlpeft.benchmark.core.errors import DataError
 from vlpeft.benchmark.core.registry import register
 from vlpeft.benchmark.datasets.base import Example
-from vlpeft.benchmark.datasets.files import (
-    ID,
-    DataRow,
-    FileFormat,
-    check_request,
-    index_by_id,
-    read_rows,
-    require_images,
-)
+from vlpeft.benchmark.datasets.files import FileFormat, check_request
+from vlpeft.benchmark.datasets.image_files import require_images
+from vlpeft.benchmark.datasets.json_files import ID, DataRow, index_by_id, read_rows
 
-FLAGS = (
-    "is_precanned",
-    "is_rejected",
-)  # of VizWiz's captions: a stock phrase for an image that shows nothing, spam
+# Flags of VizWiz captions: a stock phrase for an image that shows nothing, and spam.
+FLAGS = ("is_precanned", "is_rejected")
 
 
 @dataclass(frozen=True)
@@ -37,40 +32,34 @@ class CaptionFiles(Config):
 @register("coco_captions", tasks=("captioning",))
 @dataclass(frozen=True, kw_only=True)
 class COCOCaptions(FileFormat):
-    """One captions JSON a split, with `images` and `annotations`, as COCO publishes them.
+    """One captions JSON per split, with `images` and `annotations`, as COCO publishes them.
 
-    One example an image; its answers are all of its captions. An image without a caption and a caption without an image
-    are errors: the official files have neither, and the test sets' files (no captions) cannot be scored here.
-    `drop_flagged` leaves out what VizWiz marks `is_precanned` or `is_rejected`, and images that keep no caption.
+    Each image is one example; its answers are all of its captions. An image without a caption and a
+    caption without an image are errors, because the official files have neither. The test sets have
+    no captions, so they cannot be scored here.
+
+    `drop_flagged` leaves out captions that VizWiz marks as `is_precanned` or `is_rejected`, and
+    images that keep no caption.
     """
 
     files: dict[str, CaptionFiles]
     drop_flagged: bool = added_field(False)
 
     def splits(self) -> tuple[str, ...]:
-        """Names of the splits: the keys of `files`."""
+        """Return the names of the splits: the keys of `files`."""
         return tuple(self.files)
 
     def examples(self, task: str, split: str) -> Sequence[Example]:
-        """One example an image, in the order of `images`. Raises DataError naming file, record and fix."""
+        """Return one example per image, in the order of `images`.
+
+        Raises:
+            DataError: A file or a record is wrong; names the file, the record and the fix.
+        """
         check_request(self, task, split)
         files = self.files[split]
         path = Path(self.root) / files.annotations
         images = index_by_id(read_rows(path, "images", id=ID, file_name=str), "id", path)
-        captions: dict[str, list[str]] = {image: [] for image in images}
-        for row in self._captions(path):
-            if str(row["image_id"]) not in captions:
-                raise DataError(
-                    f"{path}: image_id {row['image_id']} has a caption but is not in 'images'; remove the caption or add it"
-                )
-            captions[str(row["image_id"])] += (
-                [] if self.drop_flagged and any(row[flag] for flag in FLAGS) else [row["caption"]]
-            )
-        bare = [image for image, texts in captions.items() if not texts]
-        if bare and not self.drop_flagged:
-            raise DataError(
-                f"{path}: image id {bare[0]} has no caption ({len(bare)} have none); remove it from 'images' or add one"
-            )
+        captions = self._captions_by_image(images, path)
         kept = {key: row for key, row in images.items() if captions[key]}
         require_images(
             Path(self.root) / files.images,
@@ -82,20 +71,42 @@ class COCOCaptions(FileFormat):
         ]
 
     def counts(self, split: str, examples: Sequence[Example]) -> dict[str, int]:
-        """With the numbers before anything is dropped, where something may be."""
+        """Count also the images and captions in the file, if `drop_flagged` may drop some."""
         counts = super().counts(split, examples)
         if self.drop_flagged:
             path = Path(self.root) / self.files[split].annotations
-            counts |= {
-                "images in the file": len(read_rows(path, "images")),
-                "captions in the file": len(self._captions(path)),
-            }
+            counts["images in the file"] = len(read_rows(path, "images"))
+            counts["captions in the file"] = len(self._caption_rows(path))
         return counts
 
     def annotation_files(self) -> Mapping[str, str]:
-        """Every split's captions file."""
+        """Return the captions file of every split."""
         return {split: files.annotations for split, files in self.files.items()}
 
-    def _captions(self, path: Path) -> list[DataRow]:
-        flags = dict.fromkeys(FLAGS, bool) if self.drop_flagged else {}
+    def _captions_by_image(self, images: Mapping[str, DataRow], path: Path) -> dict[str, list[str]]:
+        captions: dict[str, list[str]] = {image: [] for image in images}
+        for row in self._caption_rows(path):
+            image = str(row["image_id"])
+            if image not in captions:
+                raise DataError(
+                    f"{path}: image_id {image} has a caption but is not in 'images';"
+                    " remove the caption or add the image"
+                )
+            if not self._is_dropped(row):
+                captions[image].append(row["caption"])
+        bare = [image for image, texts in captions.items() if not texts]
+        if bare and not self.drop_flagged:
+            raise DataError(
+                f"{path}: image id {bare[0]} has no caption ({len(bare)} have none);"
+                " remove it from 'images' or add one"
+            )
+        return captions
+
+    def _is_dropped(self, row: DataRow) -> bool:
+        return self.drop_flagged and any(row[flag] for flag in FLAGS)
+
+    def _caption_rows(self, path: Path) -> list[DataRow]:
+        flags: dict[str, type] = {}
+        if self.drop_flagged:
+            flags = dict.fromkeys(FLAGS, bool)
         return read_rows(path, "annotations", image_id=ID, caption=str, **flags)

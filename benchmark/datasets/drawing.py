@@ -1,7 +1,8 @@
 """Scenes of coloured shapes, drawn the same on every machine.
 
-Random numbers come only from `random.Random(seed).random()`, whose stream Python promises to keep, and pixels only
-from integer arithmetic: no library's drawing, rounding or generator can change a dataset that a table was made with.
+All random numbers come from `random.Random(seed).random()`, because Python promises to keep its
+stream. All pixels come from integer arithmetic. So no library's drawing, rounding or generator can
+change a dataset that a table was made with. The order of the draws must stay as it is, too.
 """
 
 from __future__ import annotations
@@ -18,9 +19,8 @@ from numpy.typing import NDArray
 from vlpeft.benchmark.datasets.base import Pixels
 
 T = TypeVar("T")
-COLORS: dict[
-    str, tuple[int, int, int]
-] = {  # those of easy-VQA, so that one pretrained tower serves both
+# RGB of the colours of easy-VQA, so that one pretrained tower serves both datasets.
+COLORS: dict[str, tuple[int, int, int]] = {
     "teal": (0, 128, 128),
     "black": (0, 0, 0),
     "green": (0, 255, 0),
@@ -32,15 +32,13 @@ COLORS: dict[
 }
 SHAPES = ("circle", "rectangle", "triangle")
 SIZES = ("small", "large")
-SIDE = 64  # of an image, in pixels
-EXTENTS = {
-    "small": (8, 12),
-    "large": (16, 22),
-}  # shortest and longest side, far enough apart to be told apart
+SIDE = 64  # width and height of an image, in pixels
+# Shortest and longest side in pixels; the two ranges are far enough apart to be distinguished.
+EXTENTS = {"small": (8, 12), "large": (16, 22)}
 SINGLE_EXTENT = (7, 32)
 GAP = 2  # free pixels between two things
 CURTAIN_WIDTH, CURTAIN_COLOR = 20, (96, 80, 128)
-CURTAIN = {  # rows and columns that it covers
+CURTAIN = {  # side -> rows and columns that the curtain covers
     "left": (slice(None), slice(CURTAIN_WIDTH)),
     "right": (slice(None), slice(-CURTAIN_WIDTH, None)),
     "top": (slice(CURTAIN_WIDTH), slice(None)),
@@ -52,7 +50,7 @@ NOISE_PERIOD = 128
 
 @dataclass(frozen=True)
 class Thing:
-    """One shape and its bounding box in pixels. `size` is "" where sizes are not classed."""
+    """One shape and its bounding box in pixels; `size` is "" if it is neither small nor large."""
 
     color: str
     shape: str
@@ -64,16 +62,16 @@ class Thing:
 
     @property
     def x(self) -> int:
-        """Twice the centre's distance from the left edge (twice, to stay an integer)."""
+        """Twice the distance of the centre from the left edge; twice, to be an integer."""
         return 2 * self.left + self.width
 
     @property
     def y(self) -> int:
-        """Twice the centre's distance from the top edge."""
+        """Twice the distance of the centre from the top edge."""
         return 2 * self.top + self.height
 
     def is_near(self, other: Thing) -> bool:
-        """Whether the two bounding boxes come closer than GAP."""
+        """Return whether the two bounding boxes are closer than GAP."""
         return (
             self.left < other.left + other.width + GAP
             and other.left < self.left + self.width + GAP
@@ -84,26 +82,29 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """A light background, the things on it, and a curtain or none. `noise` is an offset into the noise table; None: flat."""
+    """A light background, the things on it, and a curtain or none."""
 
     background: tuple[int, int, int]
-    noise: tuple[int, int] | None
+    noise: tuple[int, int] | None  # offset into the noise table; None: a flat background
     things: tuple[Thing, ...]
-    curtain: str = ""  # the side it hangs along: left, right, top or bottom
+    curtain: str = ""  # the side that it covers: left, right, top or bottom
 
 
 def below(rng: Random, n: int) -> int:
-    """Uniform integer in [0, n)."""
+    """Draw a uniform integer in [0, n)."""
     return int(rng.random() * n)
 
 
 def between(rng: Random, low: int, high: int) -> int:
-    """Uniform integer in [low, high]."""
+    """Draw a uniform integer in [low, high]."""
     return low + below(rng, high - low + 1)
 
 
 def pick(rng: Random, items: Sequence[T], n: int) -> list[T]:
-    """`n` different items in random order (`Random.sample` may draw otherwise in another Python)."""
+    """Draw `n` different items in random order.
+
+    `Random.sample` is not used: another version of Python may draw in another way.
+    """
     pool = list(items)
     for i in range(n):
         j = i + below(rng, len(pool) - i)
@@ -112,12 +113,12 @@ def pick(rng: Random, items: Sequence[T], n: int) -> list[T]:
 
 
 def sample_scene(rng: Random) -> Scene:
-    """Two to four things of different colours that do not touch."""
+    """Draw a scene of two to four things of different colours that do not touch."""
     background = (between(rng, 205, 255), between(rng, 205, 255), between(rng, 205, 255))
     noise = (below(rng, NOISE_PERIOD), below(rng, NOISE_PERIOD))
     colors = pick(rng, tuple(COLORS), 2 + below(rng, 3))
     things: list[Thing] = []
-    while len(things) < len(colors):  # a crowded draw starts again
+    while len(things) < len(colors):  # start again if a thing found no room
         things = []
         for color in colors:
             _place(rng, color, things)
@@ -125,22 +126,25 @@ def sample_scene(rng: Random) -> Scene:
 
 
 def sample_single(rng: Random) -> Scene:
-    """One thing of any extent on a flat background, now and then cut by the image's edge: easy-VQA's style."""
+    """Draw a scene in the style of easy-VQA.
+
+    It has one thing of any extent on a flat background; sometimes the edge of the image cuts it.
+    """
     background = (between(rng, 230, 255), between(rng, 230, 255), between(rng, 230, 255))
     shape = SHAPES[below(rng, 3)]
     width = between(rng, *SINGLE_EXTENT)
-    height = between(rng, *SINGLE_EXTENT) if shape == "rectangle" else _height(shape, width)
+    height = _sample_height(rng, shape, width, SINGLE_EXTENT)
     left, top = between(rng, -2, SIDE + 2 - width), between(rng, -2, SIDE + 2 - height)
     color = tuple(COLORS)[below(rng, len(COLORS))]
     return Scene(background, None, (Thing(color, shape, "", left, top, width, height),))
 
 
 def _place(rng: Random, color: str, things: list[Thing]) -> None:
-    """Add a thing of a random kind where there is room; add nothing if 20 draws find none."""
+    """Add a thing of a random kind where there is room; add nothing if 20 draws find no room."""
     shape, size = SHAPES[below(rng, 3)], SIZES[below(rng, 2)]
     for _ in range(20):
         width = between(rng, *EXTENTS[size])
-        height = between(rng, *EXTENTS[size]) if shape == "rectangle" else _height(shape, width)
+        height = _sample_height(rng, shape, width, EXTENTS[size])
         left, top = below(rng, SIDE - width + 1), below(rng, SIDE - height + 1)
         thing = Thing(color, shape, size, left, top, width, height)
         if not any(thing.is_near(other) for other in things):
@@ -148,13 +152,17 @@ def _place(rng: Random, color: str, things: list[Thing]) -> None:
             return
 
 
-def _height(shape: str, width: int) -> int:
-    """A circle is as high as wide; a triangle is nearly equilateral (sqrt(3) / 2 = 0.866)."""
-    return width if shape == "circle" else (width * 7 + 4) // 8
+def _sample_height(rng: Random, shape: str, width: int, extent: tuple[int, int]) -> int:
+    """Return the height for a width; only a rectangle draws it."""
+    if shape == "rectangle":
+        return between(rng, *extent)
+    if shape == "circle":
+        return width
+    return (width * 7 + 4) // 8  # a nearly equilateral triangle: 7 / 8 is close to sqrt(3) / 2
 
 
 def draw(scene: Scene) -> Pixels:
-    """Rasterise a scene to (64, 64, 3) pixels."""
+    """Draw the pixels of a scene, (64, 64, 3)."""
     canvas = np.empty((SIDE, SIDE, 3), np.int32)
     canvas[:] = scene.background
     if scene.noise is not None:
@@ -182,24 +190,29 @@ def _paint(canvas: NDArray[np.int32], thing: Thing) -> None:
 
 @lru_cache(maxsize=4096)
 def _coverage(shape: str, width: int, height: int) -> NDArray[np.int32]:
-    """(height, width): how many of a pixel's subsamples lie inside. Odd coordinates are the subsamples' centres."""
+    """Return how many subsamples of each pixel are inside the shape, (height, width).
+
+    Coordinates are doubled, so the centres of the subsamples have odd coordinates.
+    """
     w, h = width * SUBSAMPLES, height * SUBSAMPLES
     x, y = 2 * np.arange(w) + 1, 2 * np.arange(h)[:, None] + 1
     if shape == "circle":
         inside = (x - w) ** 2 + (y - h) ** 2 <= w * w
-    elif shape == "triangle":  # apex at the top, half width w * y / 2h at depth y
+    elif shape == "triangle":  # apex at the top; at depth y the half width is w * y / 2h
         inside = abs(x - w) * 2 * h <= w * y
     else:
         inside = np.ones((h, w), bool)
-    count: NDArray[np.int32] = (
-        inside.reshape(height, SUBSAMPLES, width, SUBSAMPLES).sum((1, 3)).astype(np.int32)
-    )
+    blocks = inside.reshape(height, SUBSAMPLES, width, SUBSAMPLES)
+    count: NDArray[np.int32] = blocks.sum((1, 3)).astype(np.int32)
     return count
 
 
 @lru_cache(maxsize=1)
 def _noise_table() -> NDArray[np.int32]:
-    """Values from -3 to 3 by an integer hash of the place; scenes look at it through random windows."""
+    """Return values from -3 to 3 by an integer hash of the place.
+
+    Each scene uses a random window of the table.
+    """
     size = NOISE_PERIOD + SIDE
     place = np.arange(size * size * 3, dtype=np.uint64)
     hashed = (place * np.uint64(2654435761) + np.uint64(97)) % np.uint64(2**32)

@@ -1,4 +1,4 @@
-"""Precomputed visual features, one HDF5 file an image, as VL-Adapter's release lays them out."""
+"""Precomputed visual features in HDF5 files, one per image, as in the release of VL-Adapter."""
 
 from __future__ import annotations
 
@@ -13,9 +13,14 @@ from vlpeft.benchmark.datasets.sources import unreadable_error
 
 
 def read_features(path: Path) -> Features:
-    """Dataset `features` of the group that has the file's name, (tokens, width), as float32 (the release stores float16).
+    """Read the features of one image, (tokens, width), as float32.
 
-    Raises DataError naming the file where it is missing, cut short, laid out otherwise, or holds NaN or infinity.
+    They are the HDF5 dataset `features` of the group that has the name of the file. VL-Adapter's
+    release stores float16.
+
+    Raises:
+        DataError: The file is missing, truncated or has another layout, or a value is NaN or
+            infinite; names the file.
     """
     if not path.is_file():
         raise unreadable_error(path, FileNotFoundError())
@@ -24,16 +29,17 @@ def read_features(path: Path) -> Features:
         with h5py.File(path, "r") as file:
             if not isinstance(file.get(name), h5py.Dataset):
                 raise DataError(
-                    f"{path}: has no dataset '{name}', only {', '.join(file) or 'nothing'}; replace the file"
+                    f"{path}: has no dataset '{name}', only {', '.join(file) or 'nothing'};"
+                    " replace the file"
                 )
             stored = np.asarray(file[name])
-    except OSError as error:  # cut short, or no HDF5 at all
-        raise DataError(
-            f"cannot read features {path} ({' '.join(str(error).split())[:90]}); replace the file"
-        ) from error
+    except OSError as error:  # truncated, or not an HDF5 file
+        reason = " ".join(str(error).split())[:90]
+        raise DataError(f"cannot read features {path} ({reason}); replace the file") from error
     if stored.ndim != 2 or stored.dtype.kind != "f" or not stored.size:
         raise DataError(
-            f"{path}: '{name}' must be numbers of shape (tokens, width), found {stored.dtype} {stored.shape}; replace the file"
+            f"{path}: '{name}' must be numbers of shape (tokens, width),"
+            f" found {stored.dtype} {stored.shape}; replace the file"
         )
     if not np.isfinite(stored).all():
         raise DataError(f"{path}: '{name}' holds NaN or infinity; replace the file")

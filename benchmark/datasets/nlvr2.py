@@ -11,27 +11,21 @@ from vlpeft.benchmark.core.config import Config
 from vlpeft.benchmark.core.errors import DataError
 from vlpeft.benchmark.core.registry import register
 from vlpeft.benchmark.datasets.base import Example
-from vlpeft.benchmark.datasets.files import (
-    DataRow,
-    FileFormat,
-    check_pattern,
-    check_request,
-    find_images,
-    index_by_id,
-    read_lines,
-    read_list,
-)
+from vlpeft.benchmark.datasets.files import FileFormat, check_request
+from vlpeft.benchmark.datasets.image_files import check_pattern, find_images
+from vlpeft.benchmark.datasets.json_files import DataRow, index_by_id, read_lines, read_list
 
 NLVR2Layout = Literal["official", "vl_t5"]
 LABELS: dict[NLVR2Layout, dict[object, str]] = {
     "official": {"True": "true", "False": "false"},
     "vl_t5": {1: "true", 0: "false"},
 }
+SENTENCE: dict[NLVR2Layout, str] = {"official": "sentence", "vl_t5": "sent"}
 
 
 @dataclass(frozen=True)
 class StatementFiles(Config):
-    """The files of a split, relative to `root`: the statements, and the folders to look for images in."""
+    """The files of a split, relative to `root`: the statements, and folders with images."""
 
     statements: str
     images: tuple[str, ...]
@@ -40,13 +34,13 @@ class StatementFiles(Config):
 @register("nlvr2", tasks=("nlvr2",))
 @dataclass(frozen=True, kw_only=True)
 class NLVR2(FileFormat):
-    """A statement, two images, true or false. `layout` says how the records are written.
+    """Statements about two images, true or false. `layout` is the layout of the records.
 
-    * official: one record a line, `identifier`, `sentence` and `label` ("True" or "False"). The images of
-      dev-850-0-1 are dev-850-0-img0 and dev-850-0-img1.
+    * official: one record per line, `identifier`, `sentence` and `label` ("True" or "False"). The
+      images of dev-850-0-1 are dev-850-0-img0 and dev-850-0-img1.
     * vl_t5: a list of `identifier`, `sent`, `img0`, `img1` and `label` (1 or 0).
 
-    `pattern` makes a file name of an image's id, which it calls {image}; one of feature files ends in .h5.
+    `pattern` makes a file name from the id of an image, {image}; for feature files it ends in .h5.
     """
 
     files: dict[str, StatementFiles]
@@ -54,67 +48,68 @@ class NLVR2(FileFormat):
     pattern: str = "{image}.png"
 
     def __post_init__(self) -> None:
+        """Refuse a pattern that is not a file name with the id of an image."""
         check_pattern(self.pattern, "image")
 
     def splits(self) -> tuple[str, ...]:
-        """Names of the splits: the keys of `files`."""
+        """Return the names of the splits: the keys of `files`."""
         return tuple(self.files)
 
     @property
-    def precomputed(self) -> bool:
-        """A pattern that ends in .h5 names feature files."""
+    def has_features(self) -> bool:
+        """Whether the pattern ends in .h5, and so names feature files."""
         return self.pattern.endswith(".h5")
 
     def annotation_files(self) -> Mapping[str, str]:
-        """Every split's statements."""
+        """Return the file of statements of every split."""
         return {split: files.statements for split, files in self.files.items()}
 
     def examples(self, task: str, split: str) -> Sequence[Example]:
-        """One example a statement and pair, in the file's order. Raises DataError naming file, record and fix."""
+        """Return one example per statement and pair of images, in the order of the file.
+
+        Raises:
+            DataError: A file or a record is wrong; names the file, the record and the fix.
+        """
         check_request(self, task, split)
         files, root = self.files[split], Path(self.root)
         path = root / files.statements
         rows = index_by_id(self._read(path), "identifier", path)
         names = {key: self._images(row, f"{path}: identifier {key}") for key, row in rows.items()}
-        places = find_images(
-            root,
-            files.images,
-            ((f"{path}: identifier {key}", name) for key, pair in names.items() for name in pair),
-        )
-        return [
-            Example(
-                key,
-                tuple(places[name] for name in names[key]),
-                self._sentence(row),
-                (self._label(row, f"{path}: identifier {key}"),),
-            )
-            for key, row in rows.items()
-        ]
+        wanted: list[tuple[str, str]] = []
+        for key, pair in names.items():
+            wanted += [(f"{path}: identifier {key}", name) for name in pair]
+        places = find_images(root, files.images, wanted)
+        examples = []
+        for key, row in rows.items():
+            images = tuple(places[name] for name in names[key])
+            label = self._label(row, f"{path}: identifier {key}")
+            examples.append(Example(key, images, str(row[SENTENCE[self.layout]]), (label,)))
+        return examples
 
     def _read(self, path: Path) -> list[DataRow]:
         if self.layout == "official":
             return read_lines(path, identifier=str, sentence=str, label=str)
         return read_list(path, identifier=str, sent=str, img0=str, img1=str, label=int)
 
-    def _sentence(self, row: DataRow) -> str:
-        return str(row["sentence" if self.layout == "official" else "sent"])
-
     def _label(self, row: DataRow, where: str) -> str:
         known = LABELS[self.layout]
         if row["label"] not in known:
             raise DataError(
-                f"{where}: label {row['label']!r} is none of {', '.join(map(repr, known))}; mend or remove the record"
+                f"{where}: label {row['label']!r} is none of {', '.join(map(repr, known))};"
+                " fix or remove the record"
             )
         return known[row["label"]]
 
     def _images(self, row: DataRow, where: str) -> tuple[str, str]:
+        """Return the file names of the left and the right image."""
         if self.layout == "vl_t5":
             first, second = row["img0"], row["img1"]
         else:
             pair, dash, _ = row["identifier"].rpartition("-")
             if not dash:
                 raise DataError(
-                    f"{where}: expected SPLIT-SET-PAIR-SENTENCE, as in dev-850-0-1; mend or remove the record"
+                    f"{where}: expected SPLIT-SET-PAIR-SENTENCE, as in dev-850-0-1;"
+                    " fix or remove the record"
                 )
             first, second = f"{pair}-img0", f"{pair}-img1"
         return self.pattern.format(image=first), self.pattern.format(image=second)

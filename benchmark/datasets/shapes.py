@@ -1,7 +1,8 @@
-"""Drawn scenes with questions, captions and statements: a dataset that needs no download and that no text-only model can solve.
+"""Drawn scenes with questions, captions and statements.
 
-For every distinct question or statement of a split, each of its possible answers occurs equally often. Whatever a model that
-does not see answers, it scores CHANCE for that type of question: anything above is vision.
+The dataset needs no download, and no text-only model can solve it. For each different question or
+statement of a split, each of its possible answers occurs equally often. So a model that does not
+see scores CHANCE for that kind of question with any answer; a higher score comes from the image.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from vlpeft.benchmark.datasets.drawing import CURTAIN, Scene, Thing, below, draw
 from vlpeft.benchmark.datasets.questions import Question, balance, clear_relations, questions
 from vlpeft.benchmark.datasets.statements import cover_scene, hypotheses, statements
 
-VERSION = 1  # raise it with any change to what is drawn or asked: it is part of the fingerprint
-CHANCE = {  # task -> kind -> what a model scores that does not see
+# Part of the fingerprint. Raise it with every change to the drawings, texts or answers.
+VERSION = 1
+CHANCE = {  # task -> kind -> score of a model that does not see the image
     "vqa": {
         "exist": 1 / 2,
         "color": 1 / 8,
@@ -33,53 +35,57 @@ CHANCE = {  # task -> kind -> what a model scores that does not see
     "entailment": {"exist": 1 / 3, "absent": 1 / 3, "count": 1 / 3},
     "nlvr2": {"side": 1 / 2, "both": 1 / 2, "one": 1 / 2, "more": 1 / 2},
 }
-ShapesQuestion = tuple[tuple[str, ...], Question]  # the images, and what is asked about them
+ShapesQuestion = tuple[tuple[str, ...], Question]  # ids of images, and a question about them
 NUMBERS = {2: "two", 3: "three", 4: "four"}
 
 
 def captions(scene: Scene, rng: Random) -> tuple[str, ...]:
-    """Five different captions, each naming every thing: words and spaces only, so that all tokenizers agree."""
+    """Return five different captions; each names every thing.
+
+    They have words and spaces only, because tokenizers split other characters differently.
+    """
     one, two, three, four = (pick(rng, scene.things, len(scene.things)) for _ in range(4))
     number = NUMBERS[len(scene.things)]
     return (
-        f"there is {_listed(one)}",
-        f"{number} shapes with {_listed(two)}",
-        f"an image of {_listed(three, sizes=False)}",
-        f"{_listed(four)} on a light background",
-        _related(scene, rng),
+        f"there is {_join(one)}",
+        f"{number} shapes with {_join(two)}",
+        f"an image of {_join(three, sizes=False)}",
+        f"{_join(four)} on a light background",
+        _relation_caption(scene, rng),
     )
 
 
-def _related(scene: Scene, rng: Random) -> str:
-    """One true relation, then the other things. Every pair is clear along some axis, as the boxes keep a gap."""
-    true = [
-        (one, other, name) for one, other, name, holds in clear_relations(scene.things) if holds
-    ]
-    one, other, name = true[below(rng, len(true))]
+def _relation_caption(scene: Scene, rng: Random) -> str:
+    """Name one true relation, then the other things.
+
+    There always is one: the boxes keep a gap, so every pair differs clearly along some axis.
+    """
+    true = [relation for relation in clear_relations(scene.things) if relation[-1]]
+    one, other, name, _ = true[below(rng, len(true))]
+    text = f"{_noun(one)} is {name} {_noun(other)}"
     rest = [t for t in scene.things if t not in (one, other)]
-    tail = f" and there is {_listed(rest)}" if rest else ""
-    return f"{_noun(one)} is {name} {_noun(other)}{tail}"
+    if rest:
+        text = f"{text} and there is {_join(rest)}"
+    return text
 
 
-def _listed(things: Sequence[Thing], sizes: bool = True) -> str:
+def _join(things: Sequence[Thing], sizes: bool = True) -> str:
     return " and ".join(_noun(t, sizes) for t in things)
 
 
 def _noun(thing: Thing, sized: bool = True) -> str:
-    return (
-        f"a {thing.size} {thing.color} {thing.shape}"
-        if sized and thing.size
-        else f"a {thing.color} {thing.shape}"
-    )
+    if sized and thing.size:
+        return f"a {thing.size} {thing.color} {thing.shape}"
+    return f"a {thing.color} {thing.shape}"
 
 
 @register("shapes", tasks=("vqa", "captioning", "entailment", "nlvr2"))
 @dataclass(frozen=True)
 class Shapes(DataFormat):
-    """Two to four coloured shapes on a light background, drawn on demand; questions balanced against blind guessing.
+    """Two to four coloured shapes on a light background, with balanced questions.
 
-    Scene `i` of a split depends on seed, split and `i` alone. The stream `pretrain` has no end and no examples: it is
-    what the shipped towers are pretrained on.
+    The images are drawn on demand. Scene `i` of a split depends on seed, split and `i` alone. The
+    endless stream `pretrain` has no examples; the shipped towers are pretrained on its scenes.
     """
 
     seed: NonNegative = 0
@@ -88,43 +94,55 @@ class Shapes(DataFormat):
     test_scenes: Positive = 1000
 
     def splits(self) -> tuple[str, ...]:
-        """Names of the splits that have examples."""
+        """Return the names of the splits that have examples."""
         return ("train", "val", "test")
 
     def scene(self, split: str, index: int) -> Scene:
-        """Scene `index` of a split or of the stream `pretrain`."""
+        """Return scene `index` of a split or of the stream `pretrain`."""
         return sample_scene(Random(f"shapes/{self.seed}/{split}/{index}"))
 
     def examples(self, task: str, split: str) -> Sequence[Example]:
-        """All questions (`vqa`), scenes with five captions (`captioning`), or statements of a split, in the scenes' order."""
+        """Return the examples of a split, in the order of the scenes.
+
+        They are questions (`vqa`), scenes with five captions (`captioning`), or statements.
+
+        Raises:
+            DataError: The split or the task is unknown.
+        """
         if split not in self.splits():
             raise DataError(f"shapes has no split '{split}'{did_you_mean(split, self.splits())}")
         if task not in self.tasks:
             raise DataError(f"shapes has no task '{task}'{did_you_mean(task, self.tasks)}")
         if task == "captioning":
             return [self._caption(split, i) for i in range(self._size(split))]
-        asked: dict[str, Callable[[str], list[ShapesQuestion]]] = {
-            "vqa": self._asked,
+        grammars: dict[str, Callable[[str], list[ShapesQuestion]]] = {
+            "vqa": self._questions,
             "entailment": self._hypotheses,
             "nlvr2": self._statements,
         }
-        return self._balanced(task, split, asked[task](split))
+        return self._balanced_examples(task, split, grammars[task](split))
 
     def image(self, image: str) -> Pixels:
-        """Draw the scene of an id such as "train/17", or "train/17/left" with a curtain on the left."""
+        """Draw the scene of an id: "train/17", or "train/17/left" with a curtain on the left.
+
+        Raises:
+            DataError: There is no such image.
+        """
         split, _, rest = image.partition("/")
         index, slash, side = rest.partition("/")
-        if not (index.isdecimal() and split in (*self.splits(), "pretrain")) or (
-            slash and side not in CURTAIN
-        ):
+        exists = index.isdecimal() and split in (*self.splits(), "pretrain")
+        if not exists or (slash and side not in CURTAIN):
             raise DataError(
-                f"shapes has no image '{image}'; expected SPLIT/NUMBER or SPLIT/NUMBER/SIDE, such as train/0"
+                f"shapes has no image '{image}';"
+                " expected SPLIT/NUMBER or SPLIT/NUMBER/SIDE, such as train/0"
             )
         scene = self.scene(split, int(index))
-        return draw(cover_scene(scene, side) if side else scene)
+        if side:
+            scene = cover_scene(scene, side)
+        return draw(scene)
 
     def fingerprint(self) -> str:
-        """Hash of the generator's version and the settings; the scenes follow from them."""
+        """Return a hash of the generator's version and the settings; they determine the scenes."""
         settings = [VERSION, self.seed, self.train_scenes, self.val_scenes, self.test_scenes]
         return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:12]
 
@@ -132,50 +150,47 @@ class Shapes(DataFormat):
         return {"train": self.train_scenes, "val": self.val_scenes, "test": self.test_scenes}[split]
 
     def _caption(self, split: str, index: int) -> Example:
-        texts = captions(
-            self.scene(split, index), Random(f"shapes-captions/{self.seed}/{split}/{index}")
-        )
+        rng = Random(f"shapes-captions/{self.seed}/{split}/{index}")
+        texts = captions(self.scene(split, index), rng)
         return Example(f"{split}/{index}", (f"{split}/{index}",), "", texts)
 
-    def _asked(self, split: str) -> list[ShapesQuestion]:
-        scenes = ((i, self.scene(split, i)) for i in range(self._size(split)))
-        return [
-            ((f"{split}/{i}",), question) for i, scene in scenes for question in questions(scene)
-        ]
-
-    def _hypotheses(self, split: str) -> list[ShapesQuestion]:
-        """About every scene twice, the second time behind a curtain."""
+    def _questions(self, split: str) -> list[ShapesQuestion]:
         asked: list[ShapesQuestion] = []
         for i in range(self._size(split)):
-            scene, side = (
-                self.scene(split, i),
-                tuple(CURTAIN)[below(Random(f"shapes-curtain/{self.seed}/{split}/{i}"), 4)],
-            )
-            asked += [((f"{split}/{i}",), question) for question in hypotheses(scene)]
-            asked += [
-                ((f"{split}/{i}/{side}",), question)
-                for question in hypotheses(cover_scene(scene, side))
-            ]
+            images = (f"{split}/{i}",)
+            asked += [(images, question) for question in questions(self.scene(split, i))]
+        return asked
+
+    def _hypotheses(self, split: str) -> list[ShapesQuestion]:
+        """Return hypotheses about every scene, first without and then with a curtain."""
+        asked: list[ShapesQuestion] = []
+        for i in range(self._size(split)):
+            scene = self.scene(split, i)
+            images = (f"{split}/{i}",)
+            asked += [(images, question) for question in hypotheses(scene)]
+            side = tuple(CURTAIN)[below(Random(f"shapes-curtain/{self.seed}/{split}/{i}"), 4)]
+            covered = cover_scene(scene, side)
+            images = (f"{split}/{i}/{side}",)
+            asked += [(images, question) for question in hypotheses(covered)]
         return asked
 
     def _statements(self, split: str) -> list[ShapesQuestion]:
-        """About every scene beside the next."""
+        """Return statements about every scene paired with the next one."""
+        asked: list[ShapesQuestion] = []
         scenes = [self.scene(split, i) for i in range(self._size(split))]
-        pairs = ((i, (i + 1) % len(scenes)) for i in range(len(scenes)))
-        return [
-            ((f"{split}/{i}", f"{split}/{j}"), said)
-            for i, j in pairs
-            for said in statements(scenes[i], scenes[j])
-        ]
+        for i, left in enumerate(scenes):
+            j = (i + 1) % len(scenes)
+            images = (f"{split}/{i}", f"{split}/{j}")
+            asked += [(images, statement) for statement in statements(left, scenes[j])]
+        return asked
 
-    def _balanced(self, task: str, split: str, asked: Sequence[ShapesQuestion]) -> list[Example]:
-        mark = "" if task == "vqa" else f"/{task}"
-        kept = balance(
-            asked,
-            tuple(CHANCE[task]),
-            self._size(split),
-            Random(f"shapes-balance/{self.seed}/{split}{mark}"),
-        )
+    def _balanced_examples(
+        self, task: str, split: str, asked: Sequence[ShapesQuestion]
+    ) -> list[Example]:
+        seed = f"shapes-balance/{self.seed}/{split}"
+        if task != "vqa":
+            seed = f"{seed}/{task}"
+        kept = balance(asked, tuple(CHANCE[task]), self._size(split), Random(seed))
         return [
             Example(f"{images[0]}/{n}", images, q.text, (q.answer,), q.kind)
             for n, (images, q) in enumerate(kept)

@@ -1,7 +1,8 @@
-"""Statements about drawn scenes, for entailment and for two images: each wording has each of its labels equally often.
+"""Statements about drawn scenes, for entailment and for pairs of images.
 
-For entailment every scene is shown twice, as it is and with a curtain along one side. A thing that the curtain touches is
-left out, so that what can be seen is seen whole; what is claimed to be there and is not seen is then neutral, not false.
+Each wording has each of its labels equally often. For entailment every scene is shown twice: as it
+is, and with a curtain along one side. Things that the curtain touches are left out, so every
+visible thing is visible as a whole. A claimed thing that is not visible is then neutral, not false.
 """
 
 from __future__ import annotations
@@ -21,16 +22,14 @@ from vlpeft.benchmark.datasets.drawing import (
 from vlpeft.benchmark.datasets.questions import Question
 
 ENTAILMENT = ("entailment", "neutral", "contradiction")
+OPPOSITE = dict(zip(ENTAILMENT, reversed(ENTAILMENT), strict=True))
 TRUTH = ("true", "false")
 
 
 def cover_scene(scene: Scene, side: str) -> Scene:
-    """The scene with a curtain along a side, and without the things that it would touch."""
-    return replace(
-        scene,
-        curtain=side,
-        things=tuple(thing for thing in scene.things if not _touches(thing, side)),
-    )
+    """Return the scene with a curtain along a side, without the things that it would touch."""
+    visible = tuple(thing for thing in scene.things if not _touches(thing, side))
+    return replace(scene, curtain=side, things=visible)
 
 
 def _touches(thing: Thing, side: str) -> bool:
@@ -44,50 +43,45 @@ def _touches(thing: Thing, side: str) -> bool:
 
 
 def hypotheses(scene: Scene) -> Iterator[Question]:
-    """Every hypothesis the grammar allows about a scene, curtain or not."""
+    """Yield every hypothesis that the grammar allows about a scene, with or without a curtain."""
     hidden = bool(scene.curtain)
     for noun, found in _nouns(scene.things):
-        yield _hypothesis("exist", f"there is a {noun}", seen=found > 0, open_=hidden)
-        yield _hypothesis(
-            "absent", f"there is no {noun}", seen=found > 0, open_=hidden, claims_absence=True
-        )
+        presence = _presence_label(found > 0, hidden)
+        yield Question("exist", f"there is a {noun}", presence, ENTAILMENT)
+        absence = OPPOSITE[presence]
+        yield Question("absent", f"there is no {noun}", absence, ENTAILMENT)
     for shape in SHAPES:
         found = sum(thing.shape == shape for thing in scene.things)
-        yield _hypothesis("count", f"there are at least two {shape}s", seen=found > 1, open_=hidden)
+        label = _presence_label(found > 1, hidden)
+        yield Question("count", f"there are at least two {shape}s", label, ENTAILMENT)
 
 
-def _hypothesis(
-    kind: str, text: str, *, seen: bool, open_: bool, claims_absence: bool = False
-) -> Question:
-    """`seen`: what is spoken of is in view; `open_`: it might be out of view."""
+def _presence_label(seen: bool, hidden: bool) -> str:
+    """Return the label of a claim that something is there.
+
+    Args:
+        seen: Whether it is visible.
+        hidden: Whether a part of the scene is hidden, so that it might be there.
+    """
     if seen:
-        label = "contradiction" if claims_absence else "entailment"
-    elif open_:
-        label = "neutral"
-    else:
-        label = "entailment" if claims_absence else "contradiction"
-    return Question(kind, text, label, ENTAILMENT)
+        return "entailment"
+    if hidden:
+        return "neutral"
+    return "contradiction"
 
 
 def statements(left: Scene, right: Scene) -> Iterator[Question]:
-    """Every statement the grammar allows about two scenes."""
+    """Yield every statement that the grammar allows about two scenes."""
     for (noun, one), (_, other) in zip(_nouns(left.things), _nouns(right.things), strict=True):
         a, b = one > 0, other > 0
         yield _statement("side", f"there is a {noun} in the left image", a)
         yield _statement("side", f"there is a {noun} in the right image", b)
         yield _statement("both", f"both images have a {noun}", a and b)
         yield _statement("one", f"exactly one image has a {noun}", a != b)
-    if len(left.things) != len(right.things):
-        yield _statement(
-            "more",
-            "the left image has more shapes than the right",
-            len(left.things) > len(right.things),
-        )
-        yield _statement(
-            "more",
-            "the right image has more shapes than the left",
-            len(left.things) < len(right.things),
-        )
+    lefts, rights = len(left.things), len(right.things)
+    if lefts != rights:
+        yield _statement("more", "the left image has more shapes than the right", lefts > rights)
+        yield _statement("more", "the right image has more shapes than the left", lefts < rights)
 
 
 def _statement(kind: str, text: str, holds: bool) -> Question:
@@ -95,7 +89,7 @@ def _statement(kind: str, text: str, holds: bool) -> Question:
 
 
 def _nouns(things: Sequence[Thing]) -> Iterator[tuple[str, int]]:
-    """What a statement may speak of, and how many of it there are."""
+    """Yield each noun that a statement may use, and how many things it applies to."""
     for shape in SHAPES:
         for color in COLORS:
             yield f"{color} {shape}", sum((t.color, t.shape) == (color, shape) for t in things)

@@ -1,4 +1,4 @@
-"""TextCaps (https://textvqa.org/textcaps/): captions of images with text in them."""
+"""TextCaps (https://textvqa.org/textcaps/): captions of images that contain text."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from pathlib import Path
 from vlpeft.benchmark.core.config import Config
 from vlpeft.benchmark.core.registry import register
 from vlpeft.benchmark.datasets.base import Example
-from vlpeft.benchmark.datasets.files import FileFormat, check_request, find_images, read_rows
+from vlpeft.benchmark.datasets.files import FileFormat, check_request
+from vlpeft.benchmark.datasets.image_files import find_images
+from vlpeft.benchmark.datasets.json_files import read_rows
 
 
 @dataclass(frozen=True)
 class TextCapsFiles(Config):
-    """The files of a split, relative to `root`: the captions JSON and the folders to look for images in."""
+    """The files of a split, relative to `root`: the captions JSON, and folders with images."""
 
     captions: str
     images: tuple[str, ...]
@@ -23,33 +25,37 @@ class TextCapsFiles(Config):
 @register("textcaps", tasks=("captioning",))
 @dataclass(frozen=True, kw_only=True)
 class TextCaps(FileFormat):
-    """One JSON a split, whose list `data` has a record a caption: `image_id` and `caption_str`.
+    """One JSON per split; its list `data` has one record per caption.
 
-    One example an image, called `image_id`; its answers are all of its captions. The images are `image_id`.jpg. The test
-    set comes without captions and is scored by a server only, so it cannot be a split here.
+    A record has `image_id` and `caption_str`. Each image is one example with the id `image_id`; its
+    answers are all of its captions. The image files are `image_id`.jpg. The test set has no
+    captions and only a server scores it, so it cannot be a split here.
     """
 
     files: dict[str, TextCapsFiles]
 
     def splits(self) -> tuple[str, ...]:
-        """Names of the splits: the keys of `files`."""
+        """Return the names of the splits: the keys of `files`."""
         return tuple(self.files)
 
     def annotation_files(self) -> Mapping[str, str]:
-        """Every split's captions."""
+        """Return the captions file of every split."""
         return {split: files.captions for split, files in self.files.items()}
 
     def examples(self, task: str, split: str) -> Sequence[Example]:
-        """One example an image, in the order of first captions. Raises DataError naming file, record and fix."""
+        """Return one example per image, in the order of the first captions.
+
+        Raises:
+            DataError: A file or a record is wrong; names the file, the record and the fix.
+        """
         check_request(self, task, split)
         files, root = self.files[split], Path(self.root)
         path = root / files.captions
         captions: dict[str, list[str]] = {}
         for row in read_rows(path, "data", image_id=str, caption_str=str):
             captions.setdefault(row["image_id"], []).append(row["caption_str"])
-        places = find_images(
-            root, files.images, ((f"{path}: image_id {key}", f"{key}.jpg") for key in captions)
-        )
+        wanted = ((f"{path}: image_id {key}", f"{key}.jpg") for key in captions)
+        places = find_images(root, files.images, wanted)
         return [
             Example(key, (places[f"{key}.jpg"],), "", tuple(texts))
             for key, texts in captions.items()

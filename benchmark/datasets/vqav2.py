@@ -1,4 +1,4 @@
-"""The official VQA v2 files (https://visualqa.org/download.html), and any dataset converted to them."""
+"""The official VQA v2 files (https://visualqa.org/download.html), and data converted to them."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ from vlpeft.benchmark.core.config import Config
 from vlpeft.benchmark.core.errors import DataError
 from vlpeft.benchmark.core.registry import register
 from vlpeft.benchmark.datasets.base import Example
-from vlpeft.benchmark.datasets.files import (
+from vlpeft.benchmark.datasets.files import FileFormat, check_request
+from vlpeft.benchmark.datasets.image_files import check_pattern, image_name, require_images
+from vlpeft.benchmark.datasets.json_files import (
     ID,
-    FileFormat,
+    DataRow,
     answer_texts,
-    check_pattern,
-    check_request,
-    image_name,
     index_by_id,
     read_rows,
-    require_images,
 )
 
 
 @dataclass(frozen=True)
 class VQAFiles(Config):
-    """The files of a split, relative to `root`; `pattern` makes an image's file name of its `image_id`."""
+    """The files of a split, relative to `root`.
+
+    `pattern` makes the file name of an image from its `image_id`.
+    """
 
     questions: str
     annotations: str
@@ -33,72 +34,83 @@ class VQAFiles(Config):
     pattern: str
 
     def __post_init__(self) -> None:
+        """Refuse a pattern that is not a file name with the id of an image."""
         check_pattern(self.pattern, "image_id")
 
 
 @register("vqav2", tasks=("vqa",))
 @dataclass(frozen=True, kw_only=True)
 class VQAv2(FileFormat):
-    """Questions and annotations as two JSON files a split, as VQA v2 publishes them.
+    """Questions and annotations in two JSON files per split, as VQA v2 publishes them.
 
-    An example's kind is the official `answer_type` (yes/no, number, other). Questions and annotations must match one to
-    one: a leftover on either side means files of two different splits. The official test sets come without annotations
-    and are scored by a server only, so they cannot be a split here.
+    The kind of an example is the official `answer_type` (yes/no, number, other). Questions and
+    annotations must match one to one: a leftover on either side means files of different splits.
+    The official test sets have no annotations and only a server scores them, so they cannot be
+    splits here.
     """
 
     files: dict[str, VQAFiles]
 
     def splits(self) -> tuple[str, ...]:
-        """Names of the splits: the keys of `files`."""
+        """Return the names of the splits: the keys of `files`."""
         return tuple(self.files)
 
     def examples(self, task: str, split: str) -> Sequence[Example]:
-        """One example a question, in the questions' order. Raises DataError naming file, record and fix."""
+        """Return one example per question, in the order of the questions.
+
+        Raises:
+            DataError: A file or a record is wrong; names the file, the record and the fix.
+        """
         check_request(self, task, split)
         files, root = self.files[split], Path(self.root)
         asked, answered = root / files.questions, root / files.annotations
-        questions = index_by_id(
-            read_rows(asked, "questions", question_id=ID, image_id=ID, question=str),
-            "question_id",
-            asked,
-        )
-        annotations = index_by_id(
-            read_rows(answered, "annotations", question_id=ID, answers=list),
-            "question_id",
-            answered,
-        )
-        for left, path, known, other in (
-            (questions, asked, annotations, answered),
-            (annotations, answered, questions, asked),
-        ):
-            if lonely := [name for name in left if name not in known]:
-                raise DataError(
-                    f"{path}: question_id {lonely[0]} is not in {other} ({len(lonely)} are not); use the two files of one split"
-                )
-        images = {
-            name: image_name(
-                files.pattern, "image_id", row["image_id"], f"{asked}: question_id {name}"
-            )
-            for name, row in questions.items()
-        }
-        require_images(
-            root / files.images,
-            ((f"{asked}: question_id {name}", image) for name, image in images.items()),
-        )
-        return [
-            Example(
-                id=name,
-                images=(f"{files.images}/{images[name]}",),
+        questions, annotations = _read_questions(asked), _read_annotations(answered)
+        _require_match(questions, asked, annotations, answered)
+        _require_match(annotations, answered, questions, asked)
+        examples, wanted = [], []
+        for key, row in questions.items():
+            where = f"{asked}: question_id {key}"
+            image = image_name(files.pattern, "image_id", row["image_id"], where)
+            wanted.append((where, image))
+        require_images(root / files.images, wanted)
+        for (key, row), (_, image) in zip(questions.items(), wanted, strict=True):
+            example = Example(
+                id=key,
+                images=(f"{files.images}/{image}",),
                 question=row["question"],
-                answers=answer_texts(annotations[name], f"{answered}: question_id {name}"),
-                kind=str(annotations[name].get("answer_type", "")),
+                answers=answer_texts(annotations[key], f"{answered}: question_id {key}"),
+                kind=str(annotations[key].get("answer_type", "")),
             )
-            for name, row in questions.items()
-        ]
+            examples.append(example)
+        return examples
 
     def annotation_files(self) -> Mapping[str, str]:
-        """Every split's questions and annotations."""
+        """Return the questions and the annotations of every split."""
         roles = {f"{split}/questions": files.questions for split, files in self.files.items()}
         return roles | {
             f"{split}/annotations": files.annotations for split, files in self.files.items()
         }
+
+
+def _read_questions(path: Path) -> dict[str, DataRow]:
+    """Return question id -> question."""
+    rows = read_rows(path, "questions", question_id=ID, image_id=ID, question=str)
+    return index_by_id(rows, "question_id", path)
+
+
+def _read_annotations(path: Path) -> dict[str, DataRow]:
+    """Return question id -> annotation."""
+    rows = read_rows(path, "annotations", question_id=ID, answers=list)
+    return index_by_id(rows, "question_id", path)
+
+
+def _require_match(
+    rows: Mapping[str, DataRow], path: Path, known: Mapping[str, DataRow], other: Path
+) -> None:
+    """Raise DataError if a record of `path` has no counterpart in the file `other`."""
+    lonely = [key for key in rows if key not in known]
+    if lonely:
+        raise DataError(
+            f"{path}: question_id {lonely[0]} is not in {other} ({len(lonely)} are not);"
+            " use the two files of one split"
+        )

@@ -1,1 +1,1 @@
-"""Take a trained cell along: adapter folders, hub formats, model cards, predictions."""
+"""Export a trained cell: adapter folders, hub formats, model cards, predictions."""

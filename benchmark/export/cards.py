@@ -1,4 +1,4 @@
-"""The model card of an exported adapter: what it is, what it scored, how to use it, where it comes from."""
+"""The model card of an exported adapter: what it is, its scores, its use and its provenance."""
 
 from __future__ import annotations
 
@@ -8,51 +8,65 @@ from pathlib import Path
 from huggingface_hub import ModelCardData
 
 from vlpeft.benchmark.cells.cell import Part
-from vlpeft.benchmark.export.folder import AdapterFolder
+from vlpeft.benchmark.export.folder import IN_FOLDER, AdapterFolder
 
 PIPELINES = {"vqa": "visual-question-answering", "captioning": "image-to-text"}
 DRAWN = ("shapes", "easy_vqa")  # formats of drawn pictures
-WHAT = {
-    "vlpeft": "What was trained, without the base weights it belongs to.",
-    "peft": "The low-rank updates in the format of Hugging Face peft, without the base weights they belong to.",
-    "merged": "The full weights of the language model with what was trained folded in; the task head, if there is one, beside.",
+CONTENTS = {  # format -> first sentence of the card
+    "vlpeft": "The trained weights, without the base weights they belong to.",
+    "peft": "The low-rank updates in the format of Hugging Face peft, without the base weights they"
+    " belong to.",
+    "merged": "The full weights of the language model, with the trained weights folded in. A task"
+    " head, if there is one, is in a separate file.",
 }
 
 
 def card(adapter: AdapterFolder, python: Sequence[str] = (), notes: Sequence[str] = ()) -> str:
-    """README.md, with the metadata that the Hugging Face hub reads in front. The licence is not ours to state and left out.
+    """Return the text of README.md, which begins with metadata for the Hugging Face hub.
 
-    python: lines that make peft's `base`, for a folder in its format.
+    The card states no licence, because that is up to the owner of the adapter.
+
+    Args:
+        adapter: The exported adapter.
+        python: Lines of code that make peft's `base`, for a folder in peft's format.
+        notes: Sentences to add to the section about its use.
     """
     cell = adapter.cell
     tasks = [part.task for part in cell.parts]
+    pipeline = None
+    if len(tasks) == 1:
+        pipeline = PIPELINES.get(tasks[0])
+    library = "vlpeft"
+    if adapter.format == "peft":
+        library = "peft"
+    hub_ids = [source.partition("@")[0] for source in adapter.base.values() if "@" in source]
     data = ModelCardData(
-        base_model=[source.partition("@")[0] for source in adapter.base.values() if "@" in source]
-        or None,
-        library_name="peft" if adapter.format == "peft" else "vlpeft",
-        pipeline_tag=PIPELINES.get(tasks[0]) if len(tasks) == 1 else None,
+        base_model=hub_ids or None,
+        library_name=library,
+        pipeline_tag=pipeline,
         tags=["vlpeft", adapter.method, cell.backbone.name, *dict.fromkeys(tasks)],
     )
-    parts = ("---", data.to_yaml(), "---", "", *_body(adapter, python, notes))
-    return "\n".join(parts) + "\n"
+    lines = ("---", data.to_yaml(), "---", "", *_body(adapter, python, notes))
+    return "\n".join(lines) + "\n"
 
 
 def _body(adapter: AdapterFolder, python: Sequence[str], notes: Sequence[str]) -> Iterator[str]:
-    cell, (same, tried) = adapter.cell, adapter.reproduced
-    yield f"# {adapter.method} on {cell.backbone.name}: {', '.join(part.name for part in cell.parts)}\n"
-    yield f"{WHAT[adapter.format]} Made with vlpeft and `{adapter.method}`."
+    cell = adapter.cell
+    names = ", ".join(part.name for part in cell.parts)
+    yield f"# {adapter.method} on {cell.backbone.name}: {names}\n"
+    yield f"{CONTENTS[adapter.format]} Made with vlpeft and `{adapter.method}`."
     for warning in _warnings(adapter):
         yield f"\n**{warning}**"
-    yield "\n## Scores\n\n| task | metric | value | split |\n| --- | --- | ---: | --- |"
-    for index, part in enumerate(cell.parts):
-        yield from _scores(adapter, part, cell.metric_prefix(index))
-    cider = " (CIDEr x 100)" if any("CIDEr" in name for name in adapter.metrics) else ""
-    yield f"\nOne run, seed {cell.seed}; in per cent{cider}. At export {same} of {tried} test examples were answered as in the run."
+    yield from _scores(adapter)
     yield "\n## Use\n"
-    yield from _peft(adapter, python) if adapter.format == "peft" else _use(adapter)
-    yield from (f"\n{note}" for note in notes)
+    if adapter.format == "peft":
+        yield from _use_with_peft(adapter, python)
+    else:
+        yield from _use_with_vlpeft(adapter)
+    for note in notes:
+        yield f"\n{note}"
     yield "\n## Trained\n"
-    yield from _trained(adapter)
+    yield from _training(adapter)
     yield "\n## Provenance\n"
     yield from _provenance(adapter)
 
@@ -60,84 +74,140 @@ def _body(adapter: AdapterFolder, python: Sequence[str], notes: Sequence[str]) -
 def _warnings(adapter: AdapterFolder) -> Iterator[str]:
     cell = adapter.cell
     if "tiny" in adapter.base.values():
-        yield "Tiny towers, those shipped with vlpeft: this shows the machinery and is good for nothing else."
+        yield (
+            "Tiny towers, shipped with vlpeft: this adapter is a test of the software"
+            " and not useful for anything else."
+        )
     drawn = [part.dataset.name for part in cell.parts if part.dataset.format in DRAWN]
     if drawn:
         yield f"Drawn pictures ({', '.join(drawn)}): the scores say nothing about photographs."
     if any(part.protocol.images == "zeroed" for part in cell.parts):
-        yield "Blind: it was trained and tested with a black image in place of each, and answers without looking."
+        yield (
+            "Blind: it was trained and tested with a black image in place of each,"
+            " and answers without looking."
+        )
 
 
-def _scores(adapter: AdapterFolder, part: Part, prefix: str) -> Iterator[str]:
+def _scores(adapter: AdapterFolder) -> Iterator[str]:
+    cell, (same, tried) = adapter.cell, adapter.reproduced
+    yield "\n## Scores\n\n| task | metric | value | split |\n| --- | --- | ---: | --- |"
+    for index, part in enumerate(cell.parts):
+        yield from _score_rows(adapter, part, cell.metric_prefix(index))
+    cider = ""
+    if any("CIDEr" in name for name in adapter.metrics):
+        cider = " (CIDEr x 100)"
+    yield (
+        f"\nOne run, seed {cell.seed}; in per cent{cider}."
+        f" At export {same} of {tried} test examples were answered as in the run."
+    )
+
+
+def _score_rows(adapter: AdapterFolder, part: Part, prefix: str) -> Iterator[str]:
     for name, value in adapter.metrics.items():
         metric = name.removeprefix(prefix)
-        if (
-            not name.startswith(prefix) or "/" in metric
-        ):  # breakdowns by kind of question stay in config.json
+        # Breakdowns by kind of question ("accuracy/color") are in config.json only.
+        if not name.startswith(prefix) or "/" in metric:
             continue
-        shown = f"{value:.2f}" if isinstance(value, float | int) else f"absent: {value['absent']}"
-        yield f"| {part.name} | {metric} | {shown} | {part.protocol.eval_split} |"
+        yield f"| {part.name} | {metric} | {_shown(value)} | {part.protocol.eval_split} |"
 
 
-def _use(adapter: AdapterFolder) -> Iterator[str]:
-    images = (
-        "--image LEFT --image RIGHT"
-        if any(part.task == "nlvr2" for part in adapter.cell.parts)
-        else "--image IMAGE"
+def _shown(value: float | dict[str, str]) -> str:
+    if isinstance(value, dict):
+        return f"absent: {value['absent']}"
+    return f"{value:.2f}"
+
+
+def _use_with_vlpeft(adapter: AdapterFolder) -> Iterator[str]:
+    parts = adapter.cell.parts
+    arguments = ["--image IMAGE"]
+    if any(part.task == "nlvr2" for part in parts):
+        arguments = ["--image LEFT --image RIGHT"]
+    if any(part.task != "captioning" for part in parts):
+        arguments.append('--question "..."')
+    if adapter.cell.also:
+        arguments.append(f"--task {parts[0].name}")
+    command = f"vlpeft predict --adapter FOLDER {' '.join(arguments)}"
+    yield f"With vlpeft installed:\n\n```bash\n{command}\n```"
+    if adapter.format != "merged":
+        return
+    towers = [key for key, value in adapter.weights.items() if value.startswith(IN_FOLDER)]
+    folders = ", ".join(f"`{key}: FOLDER/{key}`" for key in towers)
+    yield (
+        f"\nIn a sweep of vlpeft the towers are {folders};"
+        " other code loads these folders with transformers."
     )
-    asks = (
-        "" if all(part.task == "captioning" for part in adapter.cell.parts) else ' --question "..."'
-    )
-    task = f" --task {adapter.cell.parts[0].name}" if adapter.cell.also else ""
-    yield f"Where vlpeft is installed:\n\n```bash\nvlpeft predict --adapter FOLDER {images}{asks}{task}\n```"
-    if adapter.format == "merged":
-        folders = ", ".join(
-            f"`{key}: FOLDER/{key}`"
-            for key, value in adapter.weights.items()
-            if value.startswith("./")
-        )
-        yield f"\nIn a sweep of vlpeft the towers are {folders}; other code loads these folders with transformers."
 
 
-def _peft(adapter: AdapterFolder, python: Sequence[str]) -> Iterator[str]:
-    """What loads it, as it can be run in the folder."""
+def _use_with_peft(adapter: AdapterFolder, python: Sequence[str]) -> Iterator[str]:
+    """Yield code that loads the adapter if it is run in the adapter's folder."""
     load = 'model = PeftModel.from_pretrained(base, ".")  # the folder of this file'
     yield "\n".join(("```python", "from peft import PeftModel", *python, load, "```"))
-    yield f"\n`base` is the model of transformers that vlpeft's `{adapter.cell.backbone.name}` is built of: {_weights(adapter)}."
-    yield "How the image reaches it peft does not know: see the class of the backbone."
-
-
-def _weights(adapter: AdapterFolder) -> str:
-    """The base weights; a folder of the maker's machine by its last name alone."""
-    return ", ".join(
-        f"{key} `{Path(value).name if Path(value).is_absolute() else value}`"
-        for key, value in adapter.base.items()
+    yield (
+        "\n`base` is the model of transformers that vlpeft's"
+        f" `{adapter.cell.backbone.name}` is made of: {_weight_names(adapter)}."
     )
+    yield "peft does not know how the image reaches the model: see the class of the backbone."
 
 
-def _trained(adapter: AdapterFolder) -> Iterator[str]:
+def _weight_names(adapter: AdapterFolder) -> str:
+    """Return the base weights; a folder of this machine appears with its last name only."""
+    names = []
+    for key, value in adapter.base.items():
+        name = value
+        if Path(value).is_absolute():
+            name = Path(value).name
+        names.append(f"{key} `{name}`")
+    return ", ".join(names)
+
+
+def _training(adapter: AdapterFolder) -> Iterator[str]:
     cell, counts = adapter.cell, {key: int(value) for key, value in adapter.trained.items()}
     share = 100 * counts["trainable"] / counts["total"]
-    yield f"- {counts['trainable']:,} of {counts['total']:,} parameters ({share:.2f} %), {counts['head']:,} of them a task head, in"
+    yield (
+        f"- {counts['trainable']:,} of {counts['total']:,} parameters ({share:.2f} %),"
+        f" {counts['head']:,} of them a task head, in"
+    )
     batch = f"up to {cell.protocol.batch_size:,} examples each"
-    yield f"  {counts['steps']:,} steps, {batch}, learning rate {cell.protocol.lr:g}, protocol {cell.protocol.name}"
-    yield f"- base: {_weights(adapter)}; prompt `{cell.protocol.prompt}`, seed {cell.seed}"
+    yield (
+        f"  {counts['steps']:,} steps, {batch}, learning rate {cell.protocol.lr:g},"
+        f" protocol {cell.protocol.name}"
+    )
+    yield f"- base: {_weight_names(adapter)}; prompt `{cell.protocol.prompt}`, seed {cell.seed}"
     for part in cell.parts:
-        limit = f" (the first {part.protocol.train_limit})" if part.protocol.train_limit else ""
+        limit = ""
+        if part.protocol.train_limit:
+            limit = f" (the first {part.protocol.train_limit})"
         yield f"- {part.name}: split {part.protocol.train_split}{limit}"
     if adapter.plugin:
-        yield f"- the method comes from another package, which must be installed: module `{adapter.plugin}`"
+        yield (
+            "- the method comes from another package, which must be installed:"
+            f" module `{adapter.plugin}`"
+        )
 
 
 def _provenance(adapter: AdapterFolder) -> Iterator[str]:
     about = adapter.provenance
-    packages = ", ".join(
-        f"{name} {version}" for name, version in sorted(about.get("packages", {}).items())
+    versions = sorted(about.get("packages", {}).items())
+    packages = ", ".join(f"{name} {version}" for name, version in versions)
+    yield (
+        f"- cell `{adapter.id}`, finished {about.get('finished', 'at an unknown time')},"
+        f" data {about.get('data', 'unknown')}"
     )
-    git = about.get("git") or {}
-    code = (
-        f"commit {git['sha'][:12]}{' with local changes' if git['dirty'] else ''}, " if git else ""
+    yield (
+        f"- {_commit(adapter)}Python {about.get('python', 'unknown')}, {packages},"
+        f" on {about.get('device', 'an unknown device')}"
     )
-    yield f"- cell `{adapter.id}`, finished {about.get('finished', 'at an unknown time')}, data {about.get('data', 'unknown')}"
-    yield f"- {code}Python {about.get('python', 'unknown')}, {packages}, on {about.get('device', 'an unknown device')}"
-    yield "- every setting: config.json; licence: not stated, and those of the base weights and the data hold"
+    yield (
+        "- every setting: config.json; licence: not stated,"
+        " the licences of the base weights and the data apply"
+    )
+
+
+def _commit(adapter: AdapterFolder) -> str:
+    git = adapter.provenance.get("git")
+    if not git:
+        return ""
+    changes = ""
+    if git["dirty"]:
+        changes = " with local changes"
+    return f"commit {git['sha'][:12]}{changes}, "

@@ -1,19 +1,18 @@
-"""Exported adapters: what a folder holds, and the one way to make a model of it again.
+"""Exported adapters: the content of a folder, and the way to rebuild its model.
 
-Layout of a folder:
+A folder holds:
 
-    adapter.safetensors   what was trained
-    config.json           all that is needed to build the model (`Adapter`)
-    base.json             norms of the frozen tensors: they tell whether the base weights are those it was trained on
+    adapter.safetensors   the trained tensors
+    config.json           all that is needed to build the model (`AdapterFolder`)
+    base.json             norms of the frozen tensors, to recognise the base weights
     README.md             the model card
-    text/, vision/ ...    a merged model's towers as Hugging Face folders
+    text/, vision/ ...    the towers of a merged model as Hugging Face folders
 """
 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -27,76 +26,78 @@ from vlpeft.benchmark.contract.backbone import Backbone, VisionTower
 from vlpeft.benchmark.contract.method import METHODS
 from vlpeft.benchmark.core.config import JSON, Config, parse
 from vlpeft.benchmark.core.errors import UserError, error_context
-from vlpeft.benchmark.libraries.huggingface_hub import cached_path, snapshot_source
+from vlpeft.benchmark.export.weights import check_base
 from vlpeft.benchmark.run.checkpoint import load_trained, trained_tensors
 from vlpeft.benchmark.run.model import build
 
 SCHEMA = 1
 TENSORS, BASE, CONFIG = "adapter.safetensors", "base.json", "config.json"
-BESIDE = "./"  # marks weights that lie in the folder itself
-SAME = 1e-5  # norms of equal weights differ by rounding alone
-SOURCES = ("text", "vision", "weights", "tokenizer")  # settings of backbones that name weights
+IN_FOLDER = "./"  # the prefix of weights that are in the adapter's own folder
 Format = Literal["vlpeft", "peft", "merged"]
 
 
 @dataclass(frozen=True)
 class AdapterFolder(Config):
-    """An exported adapter's config.json.
+    """The config.json of an exported adapter."""
 
-    `cell` is what to build, without paths of data; that of a merged model trains the head alone. `answers` holds each
-    task's closed list. `base` are the weights that it was trained on, hub ids with their revision; `weights` replaces settings
-    of the backbone: those ids, or folders beside (`./text`). `metrics` are the finished cell's, `trained` its parameter counts.
-    `reproduced`: how many test examples were answered as in the run when it was exported, and of how many.
-    """
-
-    id: str  # the finished cell's
+    id: str  # of the finished cell
     format: Format
+    # The cell to build, without paths of data. The cell of a merged model trains the head only.
     cell: Cell
-    method: str  # the finished cell's
-    answers: tuple[tuple[str, ...], ...]
-    base: dict[str, str]
+    method: str  # of the finished cell
+    answers: tuple[tuple[str, ...], ...]  # for each task, its closed answer list
+    base: dict[str, str]  # setting -> the weights it was trained on; hub ids have their revision
+    # Setting of the backbone -> weights to use: pinned hub ids, or folders in this one (`./text`).
     weights: dict[str, str]
-    image: dict[str, JSON]
-    metrics: dict[str, float | dict[str, str]]
-    trained: dict[str, float]
+    image: dict[str, JSON]  # the image transform
+    metrics: dict[str, float | dict[str, str]]  # of the finished cell
+    trained: dict[str, float]  # parameter counts and steps of the finished cell
     provenance: dict[str, Any]
+    # Of how many test examples the export repeated the run's answer, and how many it tried.
     reproduced: tuple[int, int]
-    plugin: str = ""  # the module of a method that is not vlpeft's own
+    plugin: str = ""  # the module of a method from another package
     files: dict[str, str] = field(default_factory=dict)  # file -> sha256
     schema: int = SCHEMA
 
     def locate_weights(self, folder: Path) -> Cell:
-        """The cell to build, its weights found."""
-        there = {
-            key: str(folder / value) if value.startswith(BESIDE) else value
-            for key, value in self.weights.items()
-        }
-        backbone = self.cell.backbone
-        return replace(
-            self.cell, backbone=replace(backbone, settings={**backbone.settings, **there})
-        )
+        """Return the cell to build, with its weights located in the adapter's folder."""
+        settings = dict(self.cell.backbone.settings)
+        for key, value in self.weights.items():
+            settings[key] = value
+            if value.startswith(IN_FOLDER):
+                settings[key] = str(folder / value)
+        return replace(self.cell, backbone=replace(self.cell.backbone, settings=settings))
 
 
 def read_adapter(folder: Path) -> AdapterFolder:
-    """Read and check a folder. Raises UserError where it is none, is damaged, or is of another schema or format."""
+    """Read and check the folder of an exported adapter.
+
+    Raises:
+        UserError: The folder is not an adapter, is damaged, or has another schema or format.
+    """
     path = folder / CONFIG
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(
-            f"{folder} is no exported adapter: it has no {CONFIG}; make one with `vlpeft export-adapter`"
+            f"{folder} is not an exported adapter: it has no {CONFIG};"
+            " make one with `vlpeft export-adapter`"
         ) from error
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise UserError(f"{path}: damaged ({error}); copy or export the adapter again") from error
-    schema = values.get("schema") if isinstance(values, dict) else type(values).__name__
+    schema = type(values).__name__
+    if isinstance(values, dict):
+        schema = values.get("schema")
     if schema != SCHEMA:
         raise UserError(
-            f"{path}: adapter schema {schema}, this version reads {SCHEMA}; use a matching version of vlpeft, or export again"
+            f"{path}: adapter schema {schema}, this version reads {SCHEMA};"
+            " use a matching version of vlpeft, or export again"
         )
     adapter = parse(AdapterFolder, values, str(path))
     if adapter.format == "peft":
         raise UserError(
-            f"{folder} is in peft's format: load it with peft (see its README.md), or export the cell without `--format`"
+            f"{folder} is in peft's format: load it with peft (see its README.md),"
+            " or export the cell without `--format`"
         )
     _check_files(adapter, folder)
     return adapter
@@ -113,77 +114,76 @@ def _check_files(adapter: AdapterFolder, folder: Path) -> None:
             ) from error
         if found != digest:
             raise UserError(
-                f"{path}: damaged, its content is not what was exported; copy or export the adapter again"
+                f"{path}: damaged, its content is not what was exported;"
+                " copy or export the adapter again"
             )
 
 
 def rebuild(adapter: AdapterFolder, folder: Path) -> Backbone:
-    """The adapted model in eval mode. Raises UserError for base weights that are missing, or not those it was trained on."""
+    """Return the adapted model in evaluation mode.
+
+    Raises:
+        UserError: The base weights are missing, or not those that the adapter was trained on.
+    """
     if adapter.cell.method.name not in METHODS.entries and adapter.plugin:
         raise UserError(
-            f"{folder}: method '{adapter.method}' comes from another package; install the one that holds `{adapter.plugin}`"
+            f"{folder}: method '{adapter.method}' comes from another package;"
+            f" install the one that holds `{adapter.plugin}`"
         )
     with error_context(str(folder)):
-        backbone = rebuild_model(
-            adapter.locate_weights(folder), adapter.answers[0], folder / TENSORS
-        )
-    if (now := image_transform(backbone.vision)) != adapter.image:
+        cell = adapter.locate_weights(folder)
+        backbone = rebuild_model(cell, adapter.answers[0], folder / TENSORS)
+    transform = image_transform(backbone.vision)
+    if transform != adapter.image:
         raise UserError(
-            f"{folder}: images would be prepared differently ({now}, exported with {adapter.image}); use the same vision weights"
+            f"{folder}: images would be prepared differently"
+            f" ({transform}, exported with {adapter.image}); use the same vision weights"
         )
-    check_base(
-        backbone,
-        json.loads((folder / BASE).read_text(encoding="utf-8")),
-        f"{folder}: {_named(adapter)}",
-    )
+    norms = json.loads((folder / BASE).read_text(encoding="utf-8"))
+    check_base(backbone, norms, f"{folder}: {_weight_names(adapter)}")
     return backbone
 
 
 def rebuild_model(cell: Cell, answers: Sequence[str], tensors: Path) -> Backbone:
-    """A cell's model with what was trained, built as a run builds it: what is drawn comes from the cell's seed."""
+    """Build the model of a cell as its run did, and load the trained tensors.
+
+    Random parts come from the cell's seed, as in the run.
+
+    Args:
+        cell: The cell.
+        answers: The closed answer list of its first task.
+        tensors: The file of the trained tensors.
+
+    Raises:
+        UserError: The file does not fit the model.
+    """
     torch.manual_seed(cell.seed)
     backbone = build(cell, answers)
     saved = load_file(tensors)
     own = {name: tensor.shape for name, tensor in trained_tensors(backbone).items()}
-    if other := sorted(
+    unfit = [
         name
-        for name in own.keys() | saved.keys()
+        for name in sorted(own.keys() | saved.keys())
         if name not in saved or own.get(name) != saved[name].shape
-    ):
+    ]
+    if unfit:
         raise UserError(
-            f"{other[0]} is not trained, or of another shape, in the model built here ({len(other)} such); use its version of vlpeft"
+            f"{unfit[0]} is not trained, or of another shape, in the model built here"
+            f" ({len(unfit)} such); use its version of vlpeft"
         )
     load_trained(backbone, saved)
     return backbone.eval()
 
 
-def base_norms(backbone: Backbone) -> dict[str, float]:
-    """Euclidean norm of every frozen tensor, by name."""
-    changed = trained_tensors(backbone)
-    frozen = {name: tensor for name, tensor in backbone.state_dict().items() if name not in changed}
-    return {
-        name: float(torch.linalg.vector_norm(tensor.double())) for name, tensor in frozen.items()
-    }
-
-
-def check_base(backbone: Backbone, expected: Mapping[str, float], weights: str) -> None:
-    """Refuse frozen weights that are not those of the export."""
-    found = base_norms(backbone)
-    for name in sorted(expected.keys() | found.keys()):
-        if not math.isclose(
-            found.get(name, math.nan), expected.get(name, math.nan), rel_tol=SAME, abs_tol=SAME
-        ):
-            raise UserError(
-                f"{weights} is not what the adapter was trained on ({name} differs); give it the very weights"
-            )
-
-
-def _named(adapter: AdapterFolder) -> str:
+def _weight_names(adapter: AdapterFolder) -> str:
     return " or ".join(f"{key}: {value}" for key, value in (adapter.base | adapter.weights).items())
 
 
 def image_transform(tower: VisionTower) -> dict[str, JSON]:
-    """How images are prepared: resized without crop to (size, size), scaled to 0..1, normalised. Features have no transform."""
+    """Return the image transform of a vision tower, or {} for a tower of features.
+
+    An image is resized to (size, size) without cropping, scaled to 0..1 and normalised.
+    """
     if not hasattr(tower, "size"):
         return {}
     return {
@@ -194,30 +194,10 @@ def image_transform(tower: VisionTower) -> dict[str, JSON]:
     }
 
 
-def base_weights(settings: Mapping[str, JSON]) -> dict[str, str]:
-    """The settings of a backbone that name weights, as they are or pinned."""
-    return {
-        key: pin_revision(settings[key]) or settings[key]
-        for key in SOURCES
-        if isinstance(settings.get(key), str)
-    }
-
-
-def pin_revision(source: str) -> str:
-    """A hub id, or a folder of the hub's cache, as `id@commit`; "" for other weights."""
-    location, _, revision = source.partition("@")
-    if cached := snapshot_source(location):
-        return "@".join(cached)
-    commit = "" if Path(location).exists() else _commit(location, revision)
-    return f"{location}@{commit}" if commit else ""
-
-
-def _commit(location: str, revision: str) -> str:
-    path = cached_path(location, "config.json", revision or None)
-    return Path(path).parent.name if path else ""
-
-
-def plugin(method: str) -> str:
-    """The module of a method from another package, "" for vlpeft's own."""
+def plugin_module(method: str) -> str:
+    """Return the module of a method from another package, or "" for a method of vlpeft."""
     module = METHODS.entry(method).module
-    return "" if module.split(".")[0] in METHODS.folders else module
+    folder = module.rpartition(".")[0].replace(".", "/")
+    if folder in METHODS.folders:
+        return ""
+    return module

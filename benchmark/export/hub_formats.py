@@ -1,4 +1,4 @@
-"""Two forms that need no vlpeft to be read: peft's folder for LoRA, and Hugging Face folders of merged weights."""
+"""Two formats that are read without vlpeft: peft's folder for LoRA, and merged weights."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import Conv1D, PreTrainedModel
+from transformers import Conv1D
 
 from vlpeft.benchmark.backbones import BACKBONES
 from vlpeft.benchmark.backbones.weights import quiet
@@ -21,21 +21,26 @@ from vlpeft.benchmark.contract.backbone import Backbone, BackboneConfig, VisionT
 from vlpeft.benchmark.contract.method import LowRank, LowRankUpdate, PerTask
 from vlpeft.benchmark.core.config import parse
 from vlpeft.benchmark.core.errors import UserError
-from vlpeft.benchmark.export.folder import BESIDE, TENSORS, AdapterFolder
+from vlpeft.benchmark.export.base_code import base_lines
+from vlpeft.benchmark.export.folder import IN_FOLDER, TENSORS, AdapterFolder
 from vlpeft.benchmark.run.checkpoint import trained_tensors
 
-PLAIN = Choice(
-    "head_only", {}
-)  # how a merged model is built: nothing is added, and only the head is not in its folders
+# The method of a merged model: it adds nothing, because only the head is outside the towers.
+PLAIN = Choice("head_only", {})
 HEAD = "head.safetensors"
-PEFT = "base_model.model."  # in front of a module's name in peft's files
+PEFT = "base_model.model."  # the prefix of module names in peft's files
 
 
-def updates(backbone: Backbone) -> dict[str, LowRank]:
-    """The low-rank updates in a backbone by the names of their modules. Raises UserError where one has no matrix."""
+def low_rank_updates(backbone: Backbone) -> dict[str, LowRank]:
+    """Return the low-rank updates in a backbone, by the names of their modules.
+
+    Raises:
+        UserError: An update cannot be written as one pair of matrices.
+    """
     if any(isinstance(module, PerTask) for module in backbone.modules()):
         raise UserError(
-            "per_task: every task has weights of its own here, which no one model without vlpeft can hold"
+            "per_task: every task has weights of its own here,"
+            " which no one model without vlpeft can hold"
         )
     return {
         name: module.low_rank()
@@ -45,9 +50,9 @@ def updates(backbone: Backbone) -> dict[str, LowRank]:
 
 
 class Loading(NamedTuple):
-    """What the card must say of a folder in peft's format: lines of Python that make `base`, and notes."""
+    """The part of the card about loading a folder in peft's format."""
 
-    python: tuple[str, ...] = ()
+    python: tuple[str, ...] = ()  # lines of code that make `base`
     notes: tuple[str, ...] = ()
 
 
@@ -55,31 +60,39 @@ NOTHING = Loading()
 
 
 def write_peft(folder: Path, backbone: Backbone, adapter: AdapterFolder) -> Loading:
-    """adapter_config.json and adapter_model.safetensors for `peft.PeftModel.from_pretrained`; returns what the card must say.
+    """Write adapter_config.json and adapter_model.safetensors, for `PeftModel.from_pretrained`.
 
-    A fused projection's updates become one of as many ranks, B zero outside their blocks: the same function. LayerNorms that
-    train go along as `modules_to_save`. The head, which no Hugging Face model has, lies beside in head.safetensors.
+    The updates of a fused projection (query, key and value in one matrix) become one update. Its
+    rank is the sum of theirs, and B is zero outside their blocks: the function is the same. Trained
+    LayerNorms become `modules_to_save`. No Hugging Face model has the head, so it is written to
+    head.safetensors.
+
+    Returns:
+        The part of the card about loading.
+
+    Raises:
+        UserError: The method trains something that peft's LoRA cannot hold.
     """
-    found = updates(backbone)
+    found = low_rank_updates(backbone)
     if not found:
         raise UserError(
-            f"peft's format is for LoRA, and {adapter.method} adds no low-rank update; leave `--format peft` out"
+            f"peft's format is for LoRA, and {adapter.method} adds no low-rank update;"
+            " leave `--format peft` out"
         )
     setting, checkpoint = next(iter(backbone.checkpoints().items()))
     names = {
         id(module): name for name, module in checkpoint.model.named_modules(remove_duplicate=False)
     }
     low_rank = {names[id(backbone.get_submodule(place))]: update for place, update in found.items()}
-    rest = _beside_updates(backbone, found)
-    saved = {
-        names[id(owner)]: owner
-        for owner in (_owner(backbone, name) for name in rest)
-        if id(owner) in names
-    }
-    head = {
-        name: tensor for name, tensor in rest.items() if id(_owner(backbone, name)) not in names
-    }
-    save_file(_plain(_peft_tensors(low_rank, saved)), folder / "adapter_model.safetensors")
+    saved: dict[str, nn.Module] = {}  # modules of the Hugging Face model that trained as a whole
+    head: dict[str, Tensor] = {}
+    for name, tensor in _trained_without_updates(backbone, found).items():
+        owner = backbone.get_submodule(name.rpartition(".")[0])
+        if id(owner) in names:
+            saved[names[id(owner)]] = owner
+        else:
+            head[name] = tensor
+    save_file(_contiguous(_peft_tensors(low_rank, saved)), folder / "adapter_model.safetensors")
     config = _peft_config(adapter.weights.get(setting, ""), low_rank, sorted(saved))
     (folder / "adapter_config.json").write_text(
         json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8"
@@ -87,63 +100,32 @@ def write_peft(folder: Path, backbone: Backbone, adapter: AdapterFolder) -> Load
     python = base_lines(checkpoint.model, adapter.base.get(setting, ""))
     if not head:
         return Loading(python)
-    save_file(_plain(head), folder / HEAD)
-    modules = ", ".join(sorted({f"`{'.'.join(name.split('.')[:2])}`" for name in head}))
-    return Loading(
-        python,
-        (f"`{HEAD}` holds what trained outside that model and peft has no place for: {modules}.",),
-    )
+    save_file(_contiguous(head), folder / HEAD)
+    return Loading(python, (_head_note(head),))
 
 
-def base_lines(model: PreTrainedModel, source: str) -> tuple[str, ...]:
-    """Lines of Python that load the weights `source` (as `base_weights` names them) into the model's class, as `base`."""
-    name = type(model).__name__
-    location, _, revision = source.partition("@")
-    if source.startswith("random:"):
-        return (
-            f"# The base had random weights ({source}), which vlpeft draws and no checkpoint holds: `base` is its {name}.",
-        )
-    if source.endswith(".pth"):
-        where = json.dumps(Path(source).name)
-        form = "vqa" if name == "BlipForQuestionAnswering" else "decoder"
-        imports = (
-            "from pathlib import Path",
-            "from vlpeft.benchmark.backbones.blip_parts import load_original  # vlpeft reads BLIP's own files",
-        )
-        return (
-            *imports,
-            "",
-            f'base = load_original(Path({where}), "{form}")  # where that file lies',
-        )
-    if source == "tiny":
-        imports = f"from transformers import {name}", "from importlib.resources import files"
-        place = f'files("vlpeft.benchmark") / "backbones" / "tiny" / {json.dumps(model.config.model_type)}'
-        return (
-            *imports,
-            "",
-            f"tiny = {place}  # shipped with vlpeft",
-            f'base = {name}.from_pretrained(tiny, dtype="float32")',
-        )
-    where = (
-        json.dumps(Path(location).name) if Path(location).is_absolute() else json.dumps(location)
-    )
-    pin = f", revision={json.dumps(revision)}" if revision else ""
-    comment = "  # where that folder lies" if Path(location).is_absolute() else ""
+def _head_note(head: Mapping[str, Tensor]) -> str:
+    modules = sorted({f"`{'.'.join(name.split('.')[:2])}`" for name in head})
     return (
-        f"from transformers import {name}",
-        "",
-        f'base = {name}.from_pretrained({where}{pin}, dtype="float32"){comment}',
+        f"`{HEAD}` holds trained modules that are not part of that model,"
+        f" so peft cannot load them: {', '.join(modules)}."
     )
 
 
-def _beside_updates(backbone: Backbone, found: Mapping[str, LowRank]) -> dict[str, Tensor]:
-    """What trained beside the updates. Raises UserError for parts of the very maps they belong to."""
+def _trained_without_updates(backbone: Backbone, found: Mapping[str, LowRank]) -> dict[str, Tensor]:
+    """Return the trained tensors that are not part of the low-rank updates.
+
+    Raises:
+        UserError: A map with an update is itself trained, too; peft's LoRA cannot hold that.
+    """
     rest = trained_tensors(backbone)
     for place in found:
         own = [name for name in rest if name.startswith(f"{place}.")]
-        if inside := [name for name in own if name.startswith(f"{place}.base.")]:
+        inside = [name for name in own if name.startswith(f"{place}.base.")]
+        if inside:
             raise UserError(
-                f"peft's LoRA cannot hold {inside[0]}, which `also_train` trained too; leave `--format peft` out"
+                f"peft's LoRA cannot hold {inside[0]}, which `also_train` trained too;"
+                " leave `--format peft` out"
             )
         rest = {name: tensor for name, tensor in rest.items() if name not in own}
     return rest
@@ -152,18 +134,23 @@ def _beside_updates(backbone: Backbone, found: Mapping[str, LowRank]) -> dict[st
 def _peft_tensors(
     low_rank: Mapping[str, LowRank], saved: Mapping[str, nn.Module]
 ) -> dict[str, Tensor]:
-    """Tensors by peft's names: the updates, and modules that are saved whole."""
+    """Return the updates, and the modules that are saved as a whole, under peft's names."""
     tensors = {}
     for name, update in low_rank.items():
         tensors[f"{PEFT}{name}.lora_A.weight"] = update.a
         tensors[f"{PEFT}{name}.lora_B.weight"] = update.b
     for name, module in saved.items():
-        tensors |= {f"{PEFT}{name}.{key}": value for key, value in module.state_dict().items()}
+        for key, value in module.state_dict().items():
+            tensors[f"{PEFT}{name}.{key}"] = value
     return tensors
 
 
 def _peft_config(base: str, low_rank: Mapping[str, LowRank], saved: list[str]) -> dict[str, Any]:
-    """peft's LoraConfig as JSON: one rank and alpha, and patterns for modules that differ; the scale is alpha / rank."""
+    """Return peft's LoraConfig as JSON.
+
+    It has one rank and one alpha, and patterns for the modules that differ. The scale of an update
+    is alpha / rank.
+    """
     ranks = {name: len(update.a) for name, update in low_rank.items()}
     alphas = {name: update.scale * len(update.a) for name, update in low_rank.items()}
     rank, alpha = next(iter(ranks.values())), next(iter(alphas.values()))
@@ -186,42 +173,29 @@ def _peft_config(base: str, low_rank: Mapping[str, LowRank], saved: list[str]) -
     }
 
 
-def _owner(backbone: Backbone, parameter: str) -> nn.Module:
-    return backbone.get_submodule(parameter.rpartition(".")[0])
-
-
 def write_merged(folder: Path, backbone: Backbone, adapter: AdapterFolder) -> AdapterFolder:
-    """Fold what was trained into the towers and write those as Hugging Face folders; the head lies beside.
+    """Fold the trained weights into the towers and write these as Hugging Face folders.
 
-    Returns how to build the merged model. Raises UserError where the method adds what no weight of the towers can hold.
+    The head is written to the adapter's tensors.
+
+    Returns:
+        The description of the merged model.
+
+    Raises:
+        UserError: The method adds something that no weight of the towers can hold.
     """
-    for name, update in updates(backbone).items():
+    for name, update in low_rank_updates(backbone).items():
         owner, _, attribute = name.rpartition(".")
         setattr(backbone.get_submodule(owner), attribute, fold(update))
-    _check_plain(backbone, adapter)
-    vision = any(parameter.requires_grad for parameter in backbone.vision.parameters())
+    _refuse_added_weights(backbone, adapter)
     head = {
         name: tensor
         for name, tensor in trained_tensors(backbone).items()
         if name.startswith("head.")
     }
-    settings, tower = backbone.checkpoint_settings(), backbone.vision
-    folders = {}
-    for setting, (model, tokenizer) in backbone.checkpoints().items():
-        if setting == "vision" and not vision:
-            continue
-        folders[setting] = f"{BESIDE}{setting}"
-        with quiet():
-            model.save_pretrained(folder / setting)
-        if tokenizer is not None:
-            tokenizer.save_pretrained(folder / setting)
-        if setting != "text":
-            _write_preprocessor(folder / setting, tower)
-    if vision and not folders.keys() & {"vision", "weights"}:
-        raise UserError(
-            "the vision tower trained, and it is no Hugging Face model: there is no folder to write it to"
-        )
-    save_file(_plain(head), folder / TENSORS)
+    settings = backbone.checkpoint_settings()
+    folders = _write_towers(folder, backbone)
+    save_file(_contiguous(head), folder / TENSORS)
     model = replace(adapter.cell.backbone, settings={**adapter.cell.backbone.settings, **settings})
     return replace(
         adapter,
@@ -230,28 +204,62 @@ def write_merged(folder: Path, backbone: Backbone, adapter: AdapterFolder) -> Ad
     )
 
 
+def _write_towers(folder: Path, backbone: Backbone) -> dict[str, str]:
+    """Write the towers; leave out a frozen vision tower.
+
+    Returns:
+        Setting of the backbone -> folder of its tower, relative to the adapter's folder.
+    """
+    tower = backbone.vision  # before `checkpoints`, which may change the model
+    vision_trained = any(parameter.requires_grad for parameter in tower.parameters())
+    folders: dict[str, str] = {}
+    for setting, (model, tokenizer) in backbone.checkpoints().items():
+        if setting == "vision" and not vision_trained:
+            continue
+        folders[setting] = f"{IN_FOLDER}{setting}"
+        with quiet():
+            model.save_pretrained(folder / setting)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(folder / setting)
+        if setting != "text":
+            _write_preprocessor(folder / setting, tower)
+    if vision_trained and not folders.keys() & {"vision", "weights"}:
+        raise UserError(
+            "the vision tower trained, and it is not a Hugging Face model:"
+            " there is no folder to write it to"
+        )
+    return folders
+
+
 @torch.no_grad()
 def fold(update: LowRank) -> nn.Module:
-    """The base map with the update added to its weight."""
+    """Return the base map with the update added to its weight: W + scale * B A."""
     delta, weight = update.scale * update.b @ update.a, update.base.get_parameter("weight")
-    weight.add_(delta.T if isinstance(update.base, Conv1D) else delta)
+    if isinstance(update.base, Conv1D):  # GPT-2's layer stores the transposed weight
+        delta = delta.T
+    weight.add_(delta)
     return update.base
 
 
-def _check_plain(backbone: Backbone, adapter: AdapterFolder) -> None:
-    """Refuse a model that holds more than its towers and head."""
+def _refuse_added_weights(backbone: Backbone, adapter: AdapterFolder) -> None:
+    """Raise UserError if the model holds more than its towers and head."""
     config: BackboneConfig = parse(
         BACKBONES.load(backbone.name), adapter.cell.backbone.settings, backbone.name
     )
     with torch.device("meta"):
         own = config.build(adapter.answers[0], adapter.cell.protocol).state_dict().keys()
-    if added := sorted(backbone.state_dict().keys() - own):
+    added = sorted(backbone.state_dict().keys() - own)
+    if added:
         raise UserError(
-            f"{adapter.method} cannot be merged: no weight of the model can hold what it adds ({added[0]}, ...)"
+            f"{adapter.method} cannot be merged: no weight of the model can hold what it adds"
+            f" ({added[0]}, ...)"
         )
 
 
 def _write_preprocessor(folder: Path, tower: VisionTower) -> None:
+    processor = "ViTImageProcessor"
+    if folder.name == "weights":
+        processor = "BlipImageProcessor"
     values = {
         "do_resize": True,
         "size": {"height": tower.size, "width": tower.size},
@@ -261,14 +269,13 @@ def _write_preprocessor(folder: Path, tower: VisionTower) -> None:
         "do_normalize": True,
         "image_mean": list(tower.mean),
         "image_std": list(tower.std),
-        "image_processor_type": "BlipImageProcessor"
-        if folder.name == "weights"
-        else "ViTImageProcessor",
+        "image_processor_type": processor,
     }
     (folder / "preprocessor_config.json").write_text(
         json.dumps(values, indent=2) + "\n", encoding="utf-8"
     )
 
 
-def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return copies that safetensors can write: on the CPU, contiguous, without shared memory."""
     return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}

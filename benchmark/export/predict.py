@@ -1,4 +1,7 @@
-"""Answers of an exported adapter for images of one's own: the model, the prompt and the decoding are those of its run."""
+"""Predictions of an exported adapter for the user's own images.
+
+The model, the prompt and the decoding are those of its run.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from vlpeft.benchmark.contract.backbone import Backbone
 from vlpeft.benchmark.core.config import Config, parse
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.datasets.base import DataFormat, Example, Pixels
-from vlpeft.benchmark.datasets.files import decode_image
+from vlpeft.benchmark.datasets.image_files import decode_image
 from vlpeft.benchmark.export.folder import AdapterFolder
 from vlpeft.benchmark.run.evaluation import predict_split
 from vlpeft.benchmark.run.features import visual_inputs
@@ -29,15 +32,18 @@ ROW = 'write {"image": PATH, "question": TEXT} on each line'
 
 @dataclass(frozen=True)
 class AskedQuestion(Config):
-    """One thing to predict: paths of its images, and the question or hypothesis."""
+    """One input to predict for: paths of its images, and the question or hypothesis."""
 
     images: tuple[str, ...]
     question: str = ""
 
 
 @dataclass(frozen=True)
-class Said:
-    """What the model says; `top` are the best of the answers it compared, with their scores, none of written text."""
+class Prediction:
+    """The output of the model: a text, and the best of the answers that it compared.
+
+    `top` pairs these answers with their scores; it is empty for generated text.
+    """
 
     text: str
     top: tuple[tuple[str, float], ...]
@@ -50,38 +56,53 @@ class ImageFiles(DataFormat):
     name = "image files"
 
     def splits(self) -> tuple[str, ...]:
-        """None."""
+        """Return no splits."""
         return ()
 
     def examples(self, task: str, split: str) -> Sequence[Example]:  # noqa: ARG002 - the contract's signature
-        """None."""
+        """Return no examples."""
         return ()
 
     def image(self, image: str) -> Pixels:
-        """Decode a file."""
+        """Decode a file to (height, width, 3) RGB values. Raises DataError naming the file."""
         return decode_image(Path(image))
 
     def fingerprint(self) -> str:
-        """Nothing but the images matters."""
+        """Return "": there are no annotations."""
         return ""
 
 
 def select_part(adapter: AdapterFolder, name: str) -> int:
-    """Which of the adapter's tasks is meant: `name` is `vqa` or `vqa/vqav2`, "" where there is but one."""
+    """Return the index of one of the adapter's tasks.
+
+    Args:
+        adapter: The adapter.
+        name: `vqa` or `vqa/vqav2`; "" if the adapter has one task only.
+
+    Raises:
+        UserError: No task or several tasks have that name.
+    """
     parts = adapter.cell.parts
     found = [i for i, part in enumerate(parts) if name in ("", part.task, part.name)]
-    if len(found) != 1:
-        which = f"--task {name}: " if name else ""
-        raise UserError(
-            f"{which}this adapter does {', '.join(part.name for part in parts)}; name one of them with --task"
-        )
-    return found[0]
+    if len(found) == 1:
+        return found[0]
+    option = ""
+    if name:
+        option = f"--task {name}: "
+    names = ", ".join(part.name for part in parts)
+    raise UserError(f"{option}this adapter does {names}; name one of them with --task")
 
 
 def read_rows(path: Path) -> list[AskedQuestion]:
-    """JSON lines of {"image": PATH or "images": [PATH, PATH], "question": TEXT}; relative paths start at the file's folder."""
+    """Read inputs from JSON lines: {"image": PATH or "images": [PATH, PATH], "question": TEXT}.
+
+    Relative paths start at the folder of the file.
+
+    Raises:
+        UserError: The file or a line is wrong; names the line.
+    """
     if not path.exists():
-        raise UserError(f"{path} is no file; check the path of `--from`")
+        raise UserError(f"{path} is not a file; check the path of `--from`")
     try:
         with path.open(encoding="utf-8") as file:
             lines = list(file)
@@ -90,12 +111,13 @@ def read_rows(path: Path) -> list[AskedQuestion]:
             f"cannot read {path}: {error.strerror}; give `--from` a file that can be read"
         ) from error
     except UnicodeDecodeError as error:
-        raise UserError(f"cannot read {path}: it is no UTF-8 text; {ROW}") from error
-    if asked := [
+        raise UserError(f"cannot read {path}: it is not UTF-8 text; {ROW}") from error
+    rows = [
         _row(line, path, f"{path}:{number}") for number, line in enumerate(lines, 1) if line.strip()
-    ]:
-        return asked
-    raise UserError(f"{path} asks nothing; {ROW}")
+    ]
+    if not rows:
+        raise UserError(f"{path} asks nothing; {ROW}")
+    return rows
 
 
 def _row(line: str, path: Path, where: str) -> AskedQuestion:
@@ -112,19 +134,28 @@ def _row(line: str, path: Path, where: str) -> AskedQuestion:
 
 
 def check(asked: AskedQuestion, task: Task, where: str = "") -> None:
-    """Refuse what the task cannot take: too few or too many images, a question too much or too little, no image."""
+    """Check the number of images, the question and the image files of one input.
+
+    Args:
+        asked: The input.
+        task: The task of the adapter.
+        where: The beginning of the error message, for inputs from a file.
+
+    Raises:
+        UserError: The task cannot take this input.
+    """
     if len(asked.images) != task.images:
-        fix = "give `--image` once" if task.images == 1 else "give `--image LEFT --image RIGHT`"
-        raise UserError(
-            f"{where}{task.name} reads {task.images} image{'s'[: task.images - 1]}, got {len(asked.images)}; {fix}"
-        )
+        count, fix = "1 image", "give `--image` once"
+        if task.images != 1:
+            count, fix = f"{task.images} images", "give `--image LEFT --image RIGHT`"
+        raise UserError(f"{where}{task.name} reads {count}, got {len(asked.images)}; {fix}")
     if task.asks and not asked.question.strip():
-        raise UserError(f"{where}{task.name} needs a text beside the image; give `--question`")
+        raise UserError(f"{where}{task.name} needs a text for the image; give `--question`")
     if asked.question and not task.asks:
         raise UserError(f"{where}{task.name} takes no question; leave it out")
     for image in asked.images:
         if not Path(image).is_file():
-            raise UserError(f"{where}image {image} is no file; check the path")
+            raise UserError(f"{where}image {image} is not a file; check the path")
 
 
 def predict(
@@ -134,56 +165,68 @@ def predict(
     wanted: Sequence[AskedQuestion],
     batch: int,
     top: int,
-) -> list[Said]:
-    """What the model says of each; with `top`, the best answers and their scores too."""
+) -> list[Prediction]:
+    """Predict for each input.
+
+    Args:
+        adapter: The adapter.
+        backbone: Its model, from `rebuild`.
+        part: The index of the task, from `select_part`.
+        wanted: The inputs.
+        batch: How many inputs to predict for together.
+        top: How many of the best answers to return with their scores; 0: none.
+
+    Raises:
+        UserError: The adapter reads features, not images.
+    """
     place = adapter.cell.parts[part]
     if not adapter.image:
         raise UserError(
-            f"this adapter reads features that {place.dataset.name} holds, not images; use a backbone with a vision tower"
+            f"this adapter reads features that {place.dataset.name} holds, not images;"
+            " use a backbone with a vision tower"
         )
     examples = [Example(str(i), asked.images, asked.question, ()) for i, asked in enumerate(wanted)]
     inputs = read_inputs(place, ImageFiles(), examples, adapter.answers[part])
     with TemporaryDirectory(prefix="vlpeft-") as cache:
         feed = make_feed(backbone, inputs, part, Path(cache))
         texts = predict_split(backbone, backbone.predict, inputs, feed, examples, batch)
-        best = (
-            predict_split(backbone, backbone.ranked, inputs, feed, examples, batch)
-            if top
-            else [[] for _ in texts]
-        )
-    return [Said(text, tuple(each[:top])) for text, each in zip(texts, best, strict=True)]
+        best: list[Any] = [[] for _ in texts]
+        if top:
+            best = predict_split(backbone, backbone.ranked, inputs, feed, examples, batch)
+    return [Prediction(text, tuple(each[:top])) for text, each in zip(texts, best, strict=True)]
 
 
 def read_inputs(
     part: Part, data: DataFormat, examples: Sequence[Example], answers: tuple[str, ...]
 ) -> Inputs:
-    """What a run reads, without anything to train on."""
+    """Return the inputs of a run that has nothing to train on."""
     return Inputs(part, data, TASKS.load(part.task)(), (), examples, answers)
 
 
 def make_feed(backbone: Backbone, inputs: Inputs, part: int, cache: Path) -> Feed:
-    """What a run shows the model."""
+    """Return the feed of such a run, which gives the images to the model as a run does."""
     protocol = inputs.part.protocol
     visual = visual_inputs(backbone, inputs.data, inputs.images, protocol.images == "zeroed", cache)
     return Feed((), visual, protocol, inputs.answers, part)
 
 
 def as_rows(
-    wanted: Sequence[AskedQuestion], made: Sequence[Said], score: str
+    wanted: Sequence[AskedQuestion], made: Sequence[Prediction], score: str
 ) -> Iterator[dict[str, Any]]:
-    """Plain values for scripts; `score` says what the scores of the best answers are."""
-    for asked, each in zip(wanted, made, strict=True):
-        top = (
-            {
-                "score_is": score,
-                "top": [{"answer": answer, "score": value} for answer, value in each.top],
-            }
-            if each.top
-            else {}
-        )
-        yield {
+    """Yield the predictions as plain values for scripts.
+
+    Args:
+        wanted: The inputs.
+        made: Their predictions.
+        score: The meaning of the scores of the best answers.
+    """
+    for asked, prediction in zip(wanted, made, strict=True):
+        row: dict[str, Any] = {
             "images": list(asked.images),
             "question": asked.question,
-            "prediction": each.text,
-            **top,
+            "prediction": prediction.text,
         }
+        if prediction.top:
+            row["score_is"] = score
+            row["top"] = [{"answer": answer, "score": value} for answer, value in prediction.top]
+        yield row

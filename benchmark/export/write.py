@@ -1,4 +1,7 @@
-"""Take a finished cell out of its result folder: the trained delta alone, peft's format, or merged weights; each with a model card."""
+"""Export a finished cell from its result folder: its trained weights, and a model card.
+
+The weights are written alone, in peft's format, or merged into the towers.
+"""
 
 from __future__ import annotations
 
@@ -23,23 +26,24 @@ from vlpeft.benchmark.export.folder import (
     TENSORS,
     AdapterFolder,
     Format,
-    base_norms,
-    base_weights,
     image_transform,
-    plugin,
+    plugin_module,
     rebuild_model,
 )
 from vlpeft.benchmark.export.hub_formats import NOTHING, Loading, write_merged, write_peft
 from vlpeft.benchmark.export.predict import make_feed, read_inputs
+from vlpeft.benchmark.export.weights import base_norms, base_weights
 from vlpeft.benchmark.run.evaluation import predict_split
 from vlpeft.benchmark.run.inputs import Inputs
 
-TRIED = 16  # test examples that are answered again
+TRIED = 16  # test examples that are answered again, of each task
+TRAINED = ("trainable", "head", "total", "steps")  # costs that the adapter's config.json keeps
+PROVENANCE = ("packages", "python", "git", "device", "data", "science", "finished")
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A finished cell: its record, its folder, and what it read of its data."""
+    """A finished cell: its record, its folder, and the data that it read."""
 
     cell: Cell
     record: Record
@@ -48,22 +52,26 @@ class Finished:
 
     @property
     def tensors(self) -> Path:
-        """What was trained."""
+        """The file of the trained tensors."""
         return self.folder / "trained.safetensors"
 
     def predictions(self) -> list[list[str]]:
-        """The run's texts for the first test examples of each task."""
-        taken = []
+        """Return the run's texts for the first test examples of each task."""
         with (self.folder / "predictions.jsonl").open(encoding="utf-8") as lines:
             texts = [json.loads(line)["prediction"] for line in lines]
+        first = []
         for inputs in self.inputs:
-            taken.append(texts[: min(TRIED, len(inputs.test))])
+            first.append(texts[: min(TRIED, len(inputs.test))])
             texts = texts[len(inputs.test) :]
-        return taken
+        return first
 
 
 def read_finished_cell(planned: Planned, store: Store) -> Finished:
-    """Read a cell. Raises UserError where it is not finished, its files are damaged, or its data is another now."""
+    """Read a finished cell.
+
+    Raises:
+        UserError: The cell is not finished, its files are damaged, or its data has changed.
+    """
     if not store.has_record(planned.id):
         raise UserError(f"cell {planned.id} is not finished in {store.root}; run it first")
     record, folder = store.record(planned.id), store.folder(planned.id)
@@ -76,110 +84,125 @@ def read_finished_cell(planned: Planned, store: Store) -> Finished:
     data = "+".join(each.data.fingerprint() for each in inputs)
     if data != record.provenance.get("data"):
         raise UserError(
-            f"dataset '{planned.dataset}' has changed since cell {planned.id} was run; bring back the data it was run on"
+            f"dataset '{planned.dataset}' has changed since cell {planned.id} was run;"
+            " bring back the data it was run on"
         )
     return Finished(planned.cell, record, folder, inputs)
 
 
 def export(planned: Planned, store: Store, output: Path, form: Format) -> AdapterFolder:
-    """Write the folder `output`: whole, or not at all. Raises UserError where it exists, or the cell has no such form."""
+    """Export a finished cell to a new folder, which appears complete or not at all.
+
+    Args:
+        planned: The cell.
+        store: The results that hold it.
+        output: The folder to write.
+        form: The format.
+
+    Raises:
+        UserError: The folder exists, the cell is not finished, or the format cannot hold it.
+    """
     if output.exists():
         raise UserError(f"{output} exists; choose another folder, or remove it")
     cell = read_finished_cell(planned, store)
     backbone = rebuild_model(cell.cell, cell.inputs[0].answers, cell.tensors)
-    answers = _answers(backbone, cell)
+    answers = _predict_first(backbone, cell)
     same, tried = _agreement(answers, cell.predictions())
     if 2 * same < tried:
         raise UserError(
-            f"only {same} of {tried} test examples are answered as in the run: the base weights or the code are not those that cell "
-            f"{planned.id} was trained with; bring them back, or run it again"
+            f"only {same} of {tried} test examples are answered as in the run: the base weights"
+            f" or the code are not those that cell {planned.id} was trained with;"
+            " bring them back, or run it again"
         )
     adapter = _describe(cell, backbone, form, (same, tried))
-    with _whole(output) as folder:
+    with _new_folder(output) as folder:
         if form == "peft":
-            adapter = _finish(folder, adapter, loading=write_peft(folder, backbone, adapter))
+            loading = write_peft(folder, backbone, adapter)
+            adapter = _write_description(folder, adapter, loading=loading)
         elif form == "merged":
             adapter = write_merged(folder, backbone, adapter)
-            merged = rebuild_model(
-                adapter.locate_weights(folder), adapter.answers[0], folder / TENSORS
-            )
-            if _answers(merged, cell) != answers:
-                raise UserError(
-                    "the merged model answers otherwise than the adapter, so it is not written; export it without `--format`"
-                )
-            adapter = _finish(folder, adapter, base=base_norms(merged))
+            merged = _rebuild_merged(folder, adapter, cell, answers)
+            adapter = _write_description(folder, adapter, base=base_norms(merged))
         else:
             shutil.copyfile(cell.tensors, folder / TENSORS)
-            adapter = _finish(folder, adapter, base=base_norms(backbone))
+            adapter = _write_description(folder, adapter, base=base_norms(backbone))
     return adapter
 
 
+def _rebuild_merged(
+    folder: Path, adapter: AdapterFolder, cell: Finished, answers: list[list[str]]
+) -> Backbone:
+    """Read the merged model back, and check that it gives the same answers."""
+    built = adapter.locate_weights(folder)
+    merged = rebuild_model(built, adapter.answers[0], folder / TENSORS)
+    if _predict_first(merged, cell) != answers:
+        raise UserError(
+            "the merged model answers differently from the adapter, so it is not written;"
+            " export it without `--format`"
+        )
+    return merged
+
+
 def _agreement(made: Sequence[Sequence[str]], expected: Sequence[Sequence[str]]) -> tuple[int, int]:
-    pairs = [pair for rows in zip(made, expected, strict=True) for pair in zip(*rows, strict=True)]
-    return sum(one == other for one, other in pairs), len(pairs)
+    """Return how many texts are equal, and how many there are."""
+    same, tried = 0, 0
+    for texts, run_texts in zip(made, expected, strict=True):
+        same += sum(one == other for one, other in zip(texts, run_texts, strict=True))
+        tried += len(texts)
+    return same, tried
 
 
-def _answers(backbone: Backbone, cell: Finished) -> list[list[str]]:
-    """What the model says of the first test examples of each task."""
+def _predict_first(backbone: Backbone, cell: Finished) -> list[list[str]]:
+    """Return the model's texts for the first test examples of each task."""
     made = []
     with TemporaryDirectory(prefix="vlpeft-") as cache:
         for i, each in enumerate(cell.inputs):
             inputs = read_inputs(each.part, each.data, each.test[:TRIED], each.answers)
-            made.append(
-                predict_split(
-                    backbone,
-                    backbone.predict,
-                    inputs,
-                    make_feed(backbone, inputs, i, Path(cache)),
-                    inputs.test,
-                    TRIED,
-                )
-            )
+            feed = make_feed(backbone, inputs, i, Path(cache))
+            texts = predict_split(backbone, backbone.predict, inputs, feed, inputs.test, TRIED)
+            made.append(texts)
     return made
 
 
 def _describe(
     cell: Finished, backbone: Backbone, form: Format, reproduced: tuple[int, int]
 ) -> AdapterFolder:
-    record, name, base = (
-        cell.record,
-        cell.cell.method.name,
-        base_weights(cell.cell.backbone.settings),
-    )
-    kept = ("packages", "python", "git", "device", "data", "science", "finished")
+    record, method = cell.record, cell.cell.method.name
+    base = base_weights(cell.cell.backbone.settings)
+    provenance = record.provenance
     return AdapterFolder(
         id=record.id,
         format=form,
         cell=_without_paths(cell.cell),
-        method=name,
+        method=method,
         answers=tuple(inputs.answers for inputs in cell.inputs),
         base=base,
         weights={key: value for key, value in base.items() if "@" in value},
         image=image_transform(backbone.vision),
         metrics=record.metrics,
-        trained={key: record.cost[key] for key in ("trainable", "head", "total", "steps")},
-        provenance={key: record.provenance[key] for key in kept if key in record.provenance},
+        trained={key: record.cost[key] for key in TRAINED},
+        provenance={key: provenance[key] for key in PROVENANCE if key in provenance},
         reproduced=reproduced,
-        plugin=plugin(name),
+        plugin=plugin_module(method),
     )
 
 
 def _without_paths(cell: Cell) -> Cell:
-    """The cell without the places of its data on this machine; its id stays."""
+    """Return the cell without the folders of its data on this machine; its id is the same."""
     first, *also = (
         Part(part.task, replace(part.dataset, root=""), part.protocol) for part in cell.parts
     )
     return replace(cell, dataset=first.dataset, also=tuple(also))
 
 
-def _finish(
+def _write_description(
     folder: Path,
     adapter: AdapterFolder,
     *,
     loading: Loading = NOTHING,
     base: Mapping[str, float] | None = None,
 ) -> AdapterFolder:
-    """Write what says of the other files what they are."""
+    """Write base.json, config.json with the checksums of the other files, and the card."""
     if base is not None:
         (folder / BASE).write_bytes(to_json(base))
     files = sorted(path for path in folder.rglob("*") if path.is_file())
@@ -187,15 +210,14 @@ def _finish(
         adapter, files={path.relative_to(folder).as_posix(): sha256(path) for path in files}
     )
     (folder / CONFIG).write_bytes(to_json(dump(adapter)))
-    (folder / "README.md").write_text(
-        card(adapter, loading.python, loading.notes), encoding="utf-8"
-    )
+    text = card(adapter, loading.python, loading.notes)
+    (folder / "README.md").write_text(text, encoding="utf-8")
     return adapter
 
 
 @contextmanager
-def _whole(output: Path) -> Iterator[Path]:
-    """A folder to write to that becomes `output` at the end, or vanishes where something goes wrong."""
+def _new_folder(output: Path) -> Iterator[Path]:
+    """Give a temporary folder; rename it to `output` at the end, or delete it after an error."""
     folder = output.with_name(f".{output.name}.{os.getpid()}")
     try:
         folder.mkdir(parents=True)
@@ -203,7 +225,8 @@ def _whole(output: Path) -> Iterator[Path]:
         folder.rename(output)
     except OSError as error:
         raise UserError(
-            f"cannot write {output}: {error.strerror or error}; choose a writable folder with free space"
+            f"cannot write {output}: {error.strerror or error};"
+            " choose a writable folder with free space"
         ) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -1,4 +1,7 @@
-"""BART's tower, pretrained by text infilling: spans are hidden from the encoder, the decoder writes the whole text."""
+"""BART's tower, pretrained by text infilling (Lewis et al. 2020, section 2.2).
+
+Spans are hidden from the encoder, and the decoder writes the whole text.
+"""
 
 from __future__ import annotations
 
@@ -17,34 +20,34 @@ from vlpeft.benchmark.pretraining.common import (
     WIDTH,
     Scalars,
     TrainingSchedule,
+    load_tower,
     save,
-    store_tower,
     train,
 )
 from vlpeft.benchmark.pretraining.images import IGNORED
 from vlpeft.benchmark.pretraining.tokenizer import MAX_LENGTH
 
-LAYERS = 2  # of the encoder, and of the decoder
+LAYERS = 2  # layers of the encoder, and of the decoder
 
 
 def pretrain_bart(
     folder: Path, tokenizer: PreTrainedTokenizerFast, seed: int, plan: TrainingSchedule
 ) -> Scalars:
-    """Write the tower and its tokenizer to `folder`."""
+    """Pretrain the tower, write it and its tokenizer to `folder`, and return its scores."""
     torch.manual_seed(seed)
     model = BartForConditionalGeneration(_config(len(tokenizer)))
 
     def loss(step: int) -> Tensor:
         batch = make_infilling_batch(tokenizer, f"bart/{seed}/{step}", plan.batch)
         logits = _logits(model, batch)
-        return F.cross_entropy(logits.flatten(0, 1), batch.labels.flatten()) + F.cross_entropy(
-            logits[batch.hidden], batch.labels[batch.hidden]
-        )
+        # The whole text, as in BART, and once more the hidden words, which are few but hard.
+        whole = F.cross_entropy(logits.flatten(0, 1), batch.labels.flatten())
+        return whole + F.cross_entropy(logits[batch.hidden], batch.labels[batch.hidden])
 
     train("bart", model, loss, plan.bart_steps, plan.bart_lr)
     save(model, folder)
     tokenizer.save_pretrained(folder)
-    return _score(store_tower(BartForConditionalGeneration, folder), tokenizer, seed, plan)
+    return _score(load_tower(BartForConditionalGeneration, folder), tokenizer, seed, plan)
 
 
 def _config(vocabulary: int) -> BartConfig:
@@ -71,12 +74,17 @@ def _config(vocabulary: int) -> BartConfig:
 
 
 def _logits(model: Any, batch: Infilling) -> Tensor:
-    """(batch, length, vocabulary): the decoder reads `</s>` and the text up to each word."""
+    """Return logits (batch, length, vocabulary).
+
+    For each word, the decoder reads `</s>` (2) and the text before the word; padding is 1.
+    """
     start = torch.full_like(batch.labels[:, :1], 2)
-    told = torch.cat([start, batch.labels[:, :-1]], 1)
-    told = told.masked_fill(told == IGNORED, 1)
+    shifted = torch.cat([start, batch.labels[:, :-1]], 1)
+    shifted = shifted.masked_fill(shifted == IGNORED, 1)
     logits: Tensor = model(
-        input_ids=batch.sources, attention_mask=(batch.sources != 1).long(), decoder_input_ids=told
+        input_ids=batch.sources,
+        attention_mask=(batch.sources != 1).long(),
+        decoder_input_ids=shifted,
     ).logits
     return logits
 
@@ -85,17 +93,16 @@ def _logits(model: Any, batch: Infilling) -> Tensor:
 def _score(
     model: Any, tokenizer: PreTrainedTokenizerFast, seed: int, plan: TrainingSchedule
 ) -> Scalars:
-    asked = make_infilling_batch(
+    dialogues = make_infilling_batch(
         tokenizer, f"bart/{seed}/held-out", plan.held_out, answers_only=True
     )
-    told = make_infilling_batch(tokenizer, f"bart/{seed}/held-out-pairs", plan.held_out)
-    found, filled = (_logits(model, batch).argmax(-1) == batch.labels for batch in (asked, told))
-    paired = ~told.answers.any(1, keepdim=True)
+    found = _logits(model, dialogues).argmax(-1) == dialogues.labels
+    mixed = make_infilling_batch(tokenizer, f"bart/{seed}/held-out-pairs", plan.held_out)
+    filled = _logits(model, mixed).argmax(-1) == mixed.labels
+    in_pairs = ~mixed.answers.any(1, keepdim=True)  # only dialogues have answers
+    copied = ~mixed.hidden & (mixed.labels != IGNORED)
     return {
-        "answer_accuracy": found[asked.answers].float().mean().item(),
-        "hidden_word_accuracy": filled[told.hidden & paired].float().mean().item(),
-        "copied_word_accuracy": filled[~told.hidden & (told.labels != IGNORED)]
-        .float()
-        .mean()
-        .item(),
+        "answer_accuracy": found[dialogues.answers].float().mean().item(),
+        "hidden_word_accuracy": filled[mixed.hidden & in_pairs].float().mean().item(),
+        "copied_word_accuracy": filled[copied].float().mean().item(),
     }

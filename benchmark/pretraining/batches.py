@@ -1,4 +1,4 @@
-"""Batches of pretraining text: what goes in, and what has to be predicted."""
+"""Batches of pretraining text: the input ids, and the ids to predict."""
 
 from __future__ import annotations
 
@@ -22,99 +22,135 @@ from vlpeft.benchmark.pretraining.text import (
 )
 from vlpeft.benchmark.pretraining.tokenizer import MAX_LENGTH, ROBERTA_SPECIALS
 
-CAPTION_SHARE = 0.3  # of the causal model's texts are captions alone
+CAPTION_SHARE = 0.3  # share of the causal model's texts that are a caption only
 MASK = ROBERTA_SPECIALS.index("<mask>")
-PAIR_SHARE = 0.4  # of infilling's texts are two captions of one scene, so that one tells what the other hides
-SPAN_SHARE = 0.3  # of their words are hidden
-LONGEST_SPAN = 5
-PROMPT = "a picture of"  # BLIP's, before every caption
-QUESTION_SHARE = 0.3  # of BLIP's texts begin with a question
+# Share of infilling's texts that are two captions of one scene: one names what the other hides.
+PAIR_SHARE = 0.4
+SPAN_SHARE = 0.3  # share of the words of such a pair that are hidden
+LONGEST_SPAN = 5  # words
+PROMPT = "a picture of"  # BLIP's prompt before every caption
+QUESTION_SHARE = 0.3  # share of BLIP's texts without an image that begin with a question
 
 
 def make_masked_batch(
     tokenizer: PreTrainedTokenizerFast, key: str, size: int, answers_only: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Ids with masks, the ids to predict, and where the answers are. Every answer is masked, and 10 % of the rest."""
+    """Return a batch for masked words: all answers are masked, and 10 % of the other words.
+
+    Args:
+        tokenizer: RoBERTa's tokenizer.
+        key: Determines the texts and the masks.
+        size: The number of texts.
+        answers_only: Mask the answers only.
+
+    Returns:
+        Ids with masks, ids to predict (IGNORED elsewhere), and whether an id is an answer; each
+        has the shape (size, length).
+    """
     texts = [sample_dialogue(Random(f"{key}/{i}")) for i in range(size)]
     labels = _encode(tokenizer, texts, pad=1)
-    is_answer = _after_question(tokenizer, labels)
+    is_answer = _follows_question(tokenizer, labels)
     noise = torch.rand(labels.shape, generator=_generator(key))
-    chosen = is_answer | ((noise < 0.1) & (labels > 4) & (not answers_only))
-    ids = labels.masked_fill(chosen, MASK)
-    return ids, labels.masked_fill(~chosen, IGNORED), is_answer
+    masked = is_answer
+    if not answers_only:
+        masked = is_answer | ((noise < 0.1) & (labels > MASK))  # the special tokens come first
+    ids = labels.masked_fill(masked, MASK)
+    return ids, labels.masked_fill(~masked, IGNORED), is_answer
 
 
-def causal_batch(tokenizer: PreTrainedTokenizerFast, key: str, size: int) -> tuple[Tensor, Tensor]:
-    """Ids and labels. Half the texts begin with the special token, so that both ways of prompting are known."""
+def make_causal_batch(
+    tokenizer: PreTrainedTokenizerFast, key: str, size: int
+) -> tuple[Tensor, Tensor]:
+    """Return ids and labels (size, length) for a causal model.
+
+    Half of the texts begin with the special token, so the model learns prompts with and without it.
+    """
     texts = []
     for i in range(size):
         rng = Random(f"{key}/{i}")
-        text = sample_caption(rng) if rng.random() < CAPTION_SHARE else sample_dialogue(rng)
-        texts.append(
-            f"{tokenizer.bos_token if rng.random() < 0.5 else ''}{text}{tokenizer.eos_token}"
-        )
+        text = _sample_text(rng)
+        if rng.random() < 0.5:
+            text = f"{tokenizer.bos_token}{text}"
+        texts.append(f"{text}{tokenizer.eos_token}")
     ids = _encode(tokenizer, texts, pad=IGNORED)
     return ids.masked_fill(ids == IGNORED, int(tokenizer.eos_token_id)), ids
 
 
+def _sample_text(rng: Random) -> str:
+    if rng.random() < CAPTION_SHARE:
+        return sample_caption(rng)
+    return sample_dialogue(rng)
+
+
 class Infilling(NamedTuple):
-    """A batch of text infilling. All but `sources` are aligned."""
+    """A batch of text infilling. All tensors but `sources` have the same positions."""
 
     sources: Tensor  # (batch, source length): each hidden span is one <mask>; padded with 1
     labels: Tensor  # (batch, length): the whole texts
-    hidden: Tensor  # (batch, length): which of them a mask hides
-    answers: Tensor  # (batch, length): which of them are answers
+    hidden: Tensor  # (batch, length): whether a mask hides the word
+    answers: Tensor  # (batch, length): whether the word is an answer
 
 
 def make_infilling_batch(
     tokenizer: PreTrainedTokenizerFast, key: str, size: int, answers_only: bool = False
 ) -> Infilling:
-    """Dialogues with every answer hidden, and pairs of captions with spans hidden; `answers_only` draws dialogues alone."""
+    """Return dialogues with all answers hidden, and pairs of captions with hidden spans.
+
+    With `answers_only` all texts are dialogues.
+    """
     rngs = [Random(f"{key}/{i}") for i in range(size)]
-    paired = [not answers_only and rng.random() < PAIR_SHARE for rng in rngs]
-    labels = _encode(
-        tokenizer,
-        [
-            sample_caption_pair(rng) if two else sample_dialogue(rng)
-            for rng, two in zip(rngs, paired, strict=True)
-        ],
-        IGNORED,
-    )
-    answers = _after_question(tokenizer, labels)
+    paired, texts = [], []
+    for rng in rngs:
+        pair = not answers_only and rng.random() < PAIR_SHARE
+        paired.append(pair)
+        if pair:
+            texts.append(sample_caption_pair(rng))
+        else:
+            texts.append(sample_dialogue(rng))
+    labels = _encode(tokenizer, texts, IGNORED)
+    answers = _follows_question(tokenizer, labels)
     hidden = answers.clone()
-    for row, rng, two in zip(hidden, rngs, paired, strict=True):
-        if two:
+    for row, rng, pair in zip(hidden, rngs, paired, strict=True):
+        if pair:
             _hide_spans(row, rng)
-    hidden &= labels > MASK
-    sources = [
-        _collapsed(ids, mask) for ids, mask in zip(labels.tolist(), hidden.tolist(), strict=True)
-    ]
-    return Infilling(_padded(sources, pad=1), labels, hidden, answers)
+    hidden &= labels > MASK  # special tokens and padding stay
+    rows = zip(labels.tolist(), hidden.tolist(), strict=True)
+    sources = [_mask_spans(ids, mask) for ids, mask in rows]
+    return Infilling(_pad_rows(sources, pad=1), labels, hidden, answers)
 
 
 def _hide_spans(row: Tensor, rng: Random) -> None:
-    """Hide spans of one to LONGEST_SPAN words until SPAN_SHARE of the row is."""
+    """Hide spans of one to LONGEST_SPAN words until SPAN_SHARE of the row is hidden."""
     while row.float().mean() < SPAN_SHARE:
         start = below(rng, len(row))
         row[start : start + 1 + below(rng, LONGEST_SPAN)] = True
 
 
-def _collapsed(ids: list[int], hidden: list[bool]) -> list[int]:
-    """The text as the encoder gets it: one <mask> for a hidden span, however long."""
-    kept = [
-        (MASK if hide else word) for word, hide in zip(ids, hidden, strict=True) if word != IGNORED
-    ]
-    return [word for k, word in enumerate(kept) if not (word == MASK and k and kept[k - 1] == MASK)]
+def _mask_spans(ids: list[int], hidden: list[bool]) -> list[int]:
+    """Return the text that the encoder reads: one <mask> for a hidden span of any length."""
+    source: list[int] = []
+    for word, hide in zip(ids, hidden, strict=True):
+        if word == IGNORED:  # padding
+            continue
+        if not hide:
+            source.append(word)
+        elif source[-1:] != [MASK]:
+            source.append(MASK)
+    return source
 
 
 def make_caption_batch(
     tokenizer: PreTrainedTokenizerFast, key: str, scenes: Sequence[Scene]
 ) -> tuple[Tensor, Tensor]:
-    """Ids `[DEC] a picture of CAPTION [SEP]` and labels, which leave the prompt out."""
-    texts = [
-        f"{PROMPT} {scene_caption(scene, Random(f'{key}/{i}'))}" for i, scene in enumerate(scenes)
-    ]
-    ids, labels = _framed(tokenizer, texts)
+    """Return ids `[DEC] a picture of CAPTION [SEP]`, and labels without the prompt.
+
+    Both have the shape (scenes, length).
+    """
+    texts = []
+    for i, scene in enumerate(scenes):
+        caption = scene_caption(scene, Random(f"{key}/{i}"))
+        texts.append(f"{PROMPT} {caption}")
+    ids, labels = _frame(tokenizer, texts)
     labels[:, : 1 + len(tokenizer(PROMPT)["input_ids"])] = IGNORED
     return ids, labels
 
@@ -122,38 +158,40 @@ def make_caption_batch(
 def make_blind_batch(
     tokenizer: PreTrainedTokenizerFast, key: str, size: int
 ) -> tuple[Tensor, Tensor]:
-    """Ids `[DEC] TEXT [SEP]` and labels, for a model that is given no image: dialogues, some without their description."""
-    rngs = [Random(f"{key}/{i}") for i in range(size)]
-    return _framed(
-        tokenizer,
-        [
-            sample_questions(rng) if rng.random() < QUESTION_SHARE else sample_dialogue(rng)
-            for rng in rngs
-        ],
-    )
+    """Return ids `[DEC] TEXT [SEP]` and labels (size, length), for a model without an image.
+
+    The texts are dialogues, some of them without their description.
+    """
+    texts = []
+    for i in range(size):
+        rng = Random(f"{key}/{i}")
+        if rng.random() < QUESTION_SHARE:
+            texts.append(sample_questions(rng))
+        else:
+            texts.append(sample_dialogue(rng))
+    return _frame(tokenizer, texts)
 
 
-def _framed(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> tuple[Tensor, Tensor]:
-    ids = _encode(
-        tokenizer,
-        [f"{tokenizer.bos_token}{text}{tokenizer.sep_token}" for text in texts],
-        pad=IGNORED,
-    )
+def _frame(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> tuple[Tensor, Tensor]:
+    """Return ids and labels of the texts between BLIP's first and last token."""
+    framed = [f"{tokenizer.bos_token}{text}{tokenizer.sep_token}" for text in texts]
+    ids = _encode(tokenizer, framed, pad=IGNORED)
     return ids.masked_fill(ids == IGNORED, int(tokenizer.pad_token_id)), ids
 
 
-def _after_question(tokenizer: PreTrainedTokenizerFast, ids: Tensor) -> Tensor:
-    """Where the answers are: every answer is one token, behind a question mark."""
+def _follows_question(tokenizer: PreTrainedTokenizerFast, ids: Tensor) -> Tensor:
+    """Return where the answers are: every answer is one token, after a question mark."""
     found = torch.zeros_like(ids, dtype=torch.bool)
     found[:, 1:] = ids[:, :-1] == tokenizer.convert_tokens_to_ids("?")
     return found
 
 
 def _encode(tokenizer: PreTrainedTokenizerFast, texts: list[str], pad: int) -> Tensor:
-    return _padded(tokenizer(texts, truncation=True, max_length=MAX_LENGTH)["input_ids"], pad)
+    rows = tokenizer(texts, truncation=True, max_length=MAX_LENGTH)["input_ids"]
+    return _pad_rows(rows, pad)
 
 
-def _padded(rows: list[list[int]], pad: int) -> Tensor:
+def _pad_rows(rows: list[list[int]], pad: int) -> Tensor:
     return nn.utils.rnn.pad_sequence(
         [torch.tensor(row) for row in rows], batch_first=True, padding_value=pad
     )

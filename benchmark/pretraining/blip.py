@@ -1,6 +1,7 @@
-"""BLIP's tower: the image tower as BLIP's, and a decoder pretrained to caption what it sees and to write without an image.
+"""BLIP's tower: the image tower with BLIP's names, and a pretrained decoder.
 
-It is never trained on a question together with its image: that is what adaptation is for.
+The decoder learns to caption images, and to write text without an image. It never sees a question
+together with its image: that is the job of adaptation.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ from vlpeft.benchmark.pretraining.common import (
     WIDTH,
     Scalars,
     TrainingSchedule,
+    load_tower,
     save,
-    store_tower,
     train,
     write_json,
 )
@@ -38,15 +39,25 @@ from vlpeft.benchmark.pretraining.tokenizer import MAX_LENGTH
 from vlpeft.benchmark.pretraining.vit import PREPROCESSOR
 
 LAYERS = 2
-FIRST_SCENE = HELD_OUT // 2  # the stream's part that the image tower is not trained on either
+RENAMED = {  # name of a module in a ViT layer -> its name in a BLIP layer
+    "attention.o_proj": "self_attn.projection",
+    "layernorm_before": "layer_norm1",
+    "layernorm_after": "layer_norm2",
+    "mlp.fc1": "mlp.fc1",
+    "mlp.fc2": "mlp.fc2",
+}
+FIRST_SCENE = HELD_OUT // 2  # the image tower has not seen this part of the stream
 
 
 def pretrain_blip(
     folder: Path, tokenizer: PreTrainedTokenizerFast, vit: Path, seed: int, plan: TrainingSchedule
 ) -> Scalars:
-    """Write the tower, made from the image tower in `vit`, and its tokenizer to `folder`."""
+    """Pretrain the tower, write it and its tokenizer to `folder`, and return its scores.
+
+    The image tower is the one in the folder `vit`; it stays frozen.
+    """
     torch.manual_seed(seed)
-    image_tower = store_tower(ViTModel, vit)
+    image_tower = load_tower(ViTModel, vit)
     model = BlipForQuestionAnswering(_config(image_tower.config, tokenizer))
     model.vision_model.load_state_dict(vision_state(image_tower))
     model.vision_model.requires_grad_(False)
@@ -55,20 +66,19 @@ def pretrain_blip(
     def loss(step: int) -> Tensor:
         scenes = [draw_scene(seed, FIRST_SCENE + step * half + i) for i in range(half)]
         ids, labels = make_caption_batch(tokenizer, f"blip/{seed}/{step}/captions", scenes)
-        told = _loss(
-            model.text_decoder, ids, labels, _states(model.vision_model, pixel_values(scenes))
-        )
+        states = _image_states(model.vision_model, pixel_values(scenes))
+        captions = _loss(model.text_decoder, ids, labels, states)
         ids, labels = make_blind_batch(tokenizer, f"blip/{seed}/{step}/texts", plan.batch - half)
-        return told + _loss(
-            model.text_decoder, ids, labels, torch.zeros(len(ids), 1, WIDTH)
-        )  # 65 zeros give the same
+        # One zero vector replaces the image; as many zeros as an image has states give the same.
+        states = torch.zeros(len(ids), 1, WIDTH)
+        return captions + _loss(model.text_decoder, ids, labels, states)
 
     train("blip", model.text_decoder, loss, plan.blip_steps, plan.blip_lr)
     model.text_encoder.load_state_dict(model.text_decoder.bert.state_dict())
     save(model, folder)
     write_json(folder / "preprocessor_config.json", PREPROCESSOR)
     tokenizer.save_pretrained(folder)
-    return _score(store_tower(BlipForQuestionAnswering, folder), tokenizer, seed, plan)
+    return _score(load_tower(BlipForQuestionAnswering, folder), tokenizer, seed, plan)
 
 
 def _config(vit: Any, tokenizer: PreTrainedTokenizerFast) -> BlipConfig:
@@ -101,43 +111,39 @@ def _config(vit: Any, tokenizer: PreTrainedTokenizerFast) -> BlipConfig:
 
 
 def vision_state(vit: Any) -> dict[str, Tensor]:
-    """The weights of a ViTModel under the names of a BlipVisionModel, which computes the same from them."""
+    """Return the weights of a ViTModel under the names of a BlipVisionModel.
+
+    Both models compute the same function from them.
+    """
     old = vit.state_dict()
     new = {
         "embeddings.class_embedding": old["embeddings.cls_token"],
         "embeddings.position_embedding": old["embeddings.position_embeddings"],
     }
     for kind in ("weight", "bias"):
-        new[f"embeddings.patch_embedding.{kind}"] = old[
-            f"embeddings.patch_embeddings.projection.{kind}"
-        ]
+        projection = old[f"embeddings.patch_embeddings.projection.{kind}"]
+        new[f"embeddings.patch_embedding.{kind}"] = projection
         new[f"post_layernorm.{kind}"] = old[f"layernorm.{kind}"]
         for i in range(vit.config.num_hidden_layers):
             ours, theirs = f"layers.{i}", f"encoder.layers.{i}"
             qkv = [old[f"{ours}.attention.{name}_proj.{kind}"] for name in "qkv"]
             new[f"{theirs}.self_attn.qkv.{kind}"] = torch.cat(qkv)
-            for name, other in _RENAMED.items():
+            for name, other in RENAMED.items():
                 new[f"{theirs}.{other}.{kind}"] = old[f"{ours}.{name}.{kind}"]
     return new
 
 
-_RENAMED = {
-    "attention.o_proj": "self_attn.projection",
-    "layernorm_before": "layer_norm1",
-    "layernorm_after": "layer_norm2",
-    "mlp.fc1": "mlp.fc1",
-    "mlp.fc2": "mlp.fc2",
-}
-
-
 @torch.no_grad()
-def _states(vision: BlipVisionModel, pixels: Tensor) -> Tensor:
+def _image_states(vision: BlipVisionModel, pixels: Tensor) -> Tensor:
     states: Tensor = vision(pixel_values=pixels).last_hidden_state
     return states
 
 
 def _loss(decoder: Any, ids: Tensor, labels: Tensor, states: Tensor) -> Tensor:
-    """Mean cross-entropy of the next word; padding stands behind everything, where causal attention leaves it out."""
+    """Return the mean cross-entropy of the next word.
+
+    There is no attention mask: padding comes last, so causal attention never sees it.
+    """
     logits = decoder(input_ids=ids, encoder_hidden_states=states).logits[:, :-1]
     return F.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED)
 
@@ -146,23 +152,21 @@ def _loss(decoder: Any, ids: Tensor, labels: Tensor, states: Tensor) -> Tensor:
 def _score(
     model: Any, tokenizer: PreTrainedTokenizerFast, seed: int, plan: TrainingSchedule
 ) -> Scalars:
-    """Perplexity of held-out captions beside their image and beside the next scene's, and of text without an image."""
+    """Return perplexities of held-out text.
+
+    They are those of captions with their own image, of captions with the image of another scene,
+    and of text without an image.
+    """
     scenes = [draw_scene(seed, HELD_OUT + i) for i in range(plan.held_out)]
-    states = torch.cat(
-        [
-            _states(model.vision_model, pixel_values(scenes[i : i + 100]))
-            for i in range(0, len(scenes), 100)
-        ]
-    )
-    told = make_caption_batch(tokenizer, f"blip/{seed}/held-out/captions", scenes)
+    chunks = (pixel_values(scenes[i : i + 100]) for i in range(0, len(scenes), 100))
+    states = torch.cat([_image_states(model.vision_model, pixels) for pixels in chunks])
+    other_states, no_states = states.roll(1, 0), torch.zeros(len(scenes), 1, WIDTH)
+    captions = make_caption_batch(tokenizer, f"blip/{seed}/held-out/captions", scenes)
     texts = make_blind_batch(tokenizer, f"blip/{seed}/held-out/texts", plan.held_out)
+    decoder = model.text_decoder
     losses = {
-        "caption_perplexity": _loss(model.text_decoder, *told, states),
-        "caption_perplexity_with_another_image": _loss(
-            model.text_decoder, *told, states.roll(1, 0)
-        ),
-        "text_perplexity_without_image": _loss(
-            model.text_decoder, *texts, torch.zeros(len(scenes), 1, WIDTH)
-        ),
+        "caption_perplexity": _loss(decoder, *captions, states),
+        "caption_perplexity_with_another_image": _loss(decoder, *captions, other_states),
+        "text_perplexity_without_image": _loss(decoder, *texts, no_states),
     }
     return {name: math.exp(value.item()) for name, value in losses.items()}

@@ -1,4 +1,4 @@
-"""What all tiny towers share: their size, how long each is trained, the training loop and how weights are stored."""
+"""The parts that all tiny towers share: sizes, schedule, training loop and storage."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from rich.progress import track
 from torch import Tensor, nn
 
 WIDTH, HEADS = 128, 4
-INIT = 0.05  # HF's 0.02 is for wide models; a narrow one learns sooner with more
-HELD_OUT = 10**9  # index of the first scene that training never reaches
-LOG_EVERY = 100
+INIT = 0.05  # transformers uses 0.02 for wide models; a narrow one learns faster with more
+HELD_OUT = 10**9  # index of the first held-out scene; training never gets that far
+LOG_EVERY = 100  # steps
 Scalars = dict[str, float]
 
 
 @dataclass(frozen=True)
 class TrainingSchedule:
-    """How long to pretrain: the default takes about half an hour on one core."""
+    """The length and learning rate of pretraining; the default takes half an hour on one core."""
 
     vit_steps: int = 2400
     roberta_steps: int = 1000
@@ -43,7 +43,11 @@ class TrainingSchedule:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """One thread, for equal sums everywhere; denormals off, for speed; torch's random state put back at the end."""
+    """Run the `with` block in one thread and restore torch's settings after it.
+
+    One thread gives the same order of sums everywhere. Denormal numbers are off, for speed. The
+    random state is restored, too.
+    """
     threads = torch.get_num_threads()
     with torch.random.fork_rng(devices=[]):
         torch.set_num_threads(1)
@@ -58,14 +62,21 @@ def one_thread() -> Iterator[None]:
 def train(
     name: str, model: nn.Module, loss: Callable[[int], Tensor], steps: int, lr: float
 ) -> None:
-    """AdamW with warm-up and cosine; `loss(step)` draws the batch itself."""
+    """Train a model with AdamW, a linear warm-up and a cosine schedule.
+
+    Args:
+        name: The name of the tower, for the progress.
+        model: The model; it is in evaluation mode at the end.
+        loss: Returns the loss of a step; it draws the batch itself.
+        steps: The number of steps.
+        lr: The highest learning rate.
+    """
     optimizer = torch.optim.AdamW(model.parameters(), lr, betas=(0.9, 0.98), weight_decay=0.05)
     warmup = max(1, min(100, steps // 10))
     for step in _progress(name, steps):
+        factor = min((step + 1) / warmup, 0.5 + 0.5 * math.cos(math.pi * step / steps))
         for group in optimizer.param_groups:
-            group["lr"] = lr * min(
-                (step + 1) / warmup, 0.5 + 0.5 * math.cos(math.pi * step / steps)
-            )
+            group["lr"] = lr * factor
         value = loss(step)
         optimizer.zero_grad()
         value.backward()  # type: ignore[no-untyped-call]
@@ -77,21 +88,27 @@ def train(
 
 
 def _progress(name: str, steps: int) -> Iterable[int]:
-    """A bar on a terminal; elsewhere `train` writes lines."""
-    return track(range(steps), description=name) if sys.stdout.isatty() else range(steps)
+    """Return the steps, with a progress bar on a terminal; elsewhere `train` prints lines."""
+    if sys.stdout.isatty():
+        return track(range(steps), description=name)
+    return range(steps)
 
 
 def save(model: Any, folder: Path) -> None:
-    """Store half-precision weights, halving what is committed, but have them load as float32: that is what CPUs compute in."""
+    """Store the weights in half precision, and set the config so that they load as float32.
+
+    Half precision halves the files in the repository; CPUs compute in float32.
+    """
     model.half().save_pretrained(folder)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     write_json(folder / "config.json", config | {"dtype": "float32"})
 
 
-def store_tower(cls: Any, folder: Path) -> Any:
-    """The tower as others will load it: what is measured is what is shipped."""
+def load_tower(cls: Any, folder: Path) -> Any:
+    """Load a stored tower as others will load it, so that the shipped weights are measured."""
     return cls.from_pretrained(folder, dtype=torch.float32).eval()
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Write a JSON file with sorted keys, so that equal values give equal bytes."""
     path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -1,6 +1,7 @@
-"""What the tiny image tower is pretrained on: drawn scenes, and for each colour what it is, how large, and where.
+"""Pretraining data of the tiny image tower: drawn scenes and their labels.
 
-A quarter of the scenes hold a single thing in easy-VQA's style; none of easy-VQA's own images is used.
+The labels are, for each colour, the shape, the size and the place of the thing of that colour. A
+quarter of the scenes have one thing in easy-VQA's style; easy-VQA's own images are not used.
 """
 
 from __future__ import annotations
@@ -24,39 +25,42 @@ from vlpeft.benchmark.datasets.drawing import (
     sample_single,
 )
 
-PATCH = 8
-SINGLE_SHARE = 0.25  # of the images hold one thing, as in easy-VQA
+PATCH = 8  # pixels
+SINGLE_SHARE = 0.25  # share of the images that have one thing, as in easy-VQA
 OUTPUTS = 1 + len(SHAPES) + 1 + 2  # per colour: absent or which shape, size, x and y
-PATCH_CLASSES = 1 + len(COLORS) * len(
-    SHAPES
-)  # of what a patch lies on: background or a coloured shape
-IGNORED = -100
+PATCH_CLASSES = 1 + len(COLORS) * len(SHAPES)  # background, or a coloured shape
+IGNORED = -100  # the label that PyTorch's losses ignore
 
 
 @dataclass(frozen=True)
 class Truth:
-    """What the heads predict, by scene and colour."""
+    """The labels of a batch of scenes."""
 
     kind: Tensor  # (batch, colours): 0 absent, else 1 + shape
-    size: Tensor  # (batch, colours): 0 small, 1 large, IGNORED elsewhere
-    place: Tensor  # (batch, colours, 2): centre in [-1, 1]
+    size: Tensor  # (batch, colours): 0 small, 1 large, IGNORED without a size
+    place: Tensor  # (batch, colours, 2): the centre, in [-1, 1]
     patches: Tensor  # (batch, patches): 0 background, else 1 + colour * shapes + shape
 
 
 def draw_scene(seed: int, index: int) -> Scene:
-    """Scene `index` of the pretraining stream; it shares no random stream with a split of the dataset `shapes`."""
+    """Return scene `index` of the pretraining stream.
+
+    The stream shares no random numbers with a split of the dataset `shapes`.
+    """
     rng = Random(f"pretrain/{seed}/{index}")
-    return sample_single(rng) if rng.random() < SINGLE_SHARE else sample_scene(rng)
+    if rng.random() < SINGLE_SHARE:
+        return sample_single(rng)
+    return sample_scene(rng)
 
 
 def pixel_values(scenes: list[Scene]) -> Tensor:
-    """(batch, 3, 64, 64) in [-1, 1]: mean and standard deviation 0.5."""
+    """Return the images (batch, 3, 64, 64) in [-1, 1]: mean and standard deviation are 0.5."""
     images = torch.from_numpy(np.stack([draw(scene) for scene in scenes]))
     return images.permute(0, 3, 1, 2).float().div(127.5).sub(1)
 
 
 def scene_labels(scenes: list[Scene]) -> Truth:
-    """The labels of a batch."""
+    """Return the labels of a batch of scenes."""
     kind = torch.zeros(len(scenes), len(COLORS), dtype=torch.long)
     size = torch.full_like(kind, IGNORED)
     place = torch.zeros(*kind.shape, 2)
@@ -74,17 +78,30 @@ def scene_labels(scenes: list[Scene]) -> Truth:
 
 
 def patches_on(start: int, extent: int) -> slice:
-    """The patches, along one axis, whose centre lies on a thing; at least the one its centre lies in."""
-    first, end = (
-        (max(0, start) + PATCH // 2 - 1) // PATCH,
-        (start + extent + PATCH // 2 - 1) // PATCH,
-    )
-    middle = (2 * start + extent) // (2 * PATCH)
-    return slice(first, end) if end > first else slice(middle, middle + 1)
+    """Return the patches along one axis whose centre is on a thing, but at least one patch.
+
+    Args:
+        start: The first pixel of the thing.
+        extent: The size of the thing in pixels.
+    """
+    first = (max(0, start) + PATCH // 2 - 1) // PATCH
+    end = (start + extent + PATCH // 2 - 1) // PATCH
+    if end > first:
+        return slice(first, end)
+    middle = (2 * start + extent) // (2 * PATCH)  # the patch of the thing's own centre
+    return slice(middle, middle + 1)
 
 
 def scene_loss(outputs: Tensor, patches: Tensor, truth: Truth) -> Tensor:
-    """Reading the scene off the pooled vector, plus naming what each patch lies on, without which shapes take far longer."""
+    """Return the loss of the labels read from the pooled vector, and of those of each patch.
+
+    Without the loss of the patches, the tower learns shapes far more slowly.
+
+    Args:
+        outputs: Predictions from the pooled vector, (batch, colours, OUTPUTS).
+        patches: Predictions from the patches, (batch, patches, PATCH_CLASSES).
+        truth: The labels.
+    """
     present = truth.kind > 0
     kind = F.cross_entropy(outputs[..., :4].flatten(0, 1), truth.kind.flatten())
     sized = truth.size != IGNORED
@@ -97,15 +114,16 @@ def scene_loss(outputs: Tensor, patches: Tensor, truth: Truth) -> Tensor:
 
 
 def scene_scores(outputs: Tensor, truth: Truth) -> dict[str, float]:
-    """Share of things whose attribute is read right, and of scenes of which every presence and shape is."""
+    """Return the accuracies of attributes and of whole scenes, and the error of places."""
     present, sized = truth.kind > 0, truth.size != IGNORED
-    right = outputs[..., :4].argmax(-1) == truth.kind
+    kind = outputs[..., :4].argmax(-1)
+    right = kind == truth.kind
+    large = outputs[..., 4] > 0
+    distance = (outputs[..., 5:] - truth.place)[present].abs().mean().item()
     return {
-        "presence": ((outputs[..., :4].argmax(-1) > 0) == present).float().mean().item(),
+        "presence": ((kind > 0) == present).float().mean().item(),
         "shape_of_present": right[present].float().mean().item(),
-        "size_of_present": ((outputs[..., 4] > 0) == truth.size)[sized].float().mean().item(),
-        "place_error_pixels": (outputs[..., 5:] - truth.place)[present].abs().mean().item()
-        * SIDE
-        / 2,
+        "size_of_present": (large == truth.size)[sized].float().mean().item(),
+        "place_error_pixels": distance * SIDE / 2,
         "whole_scene_presence_and_shapes": right.all(-1).float().mean().item(),
     }

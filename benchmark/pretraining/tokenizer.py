@@ -1,4 +1,4 @@
-"""One byte-level BPE for all text towers, framed for each as its family frames a text."""
+"""One byte-level BPE for all text towers, with the special tokens of each family."""
 
 from __future__ import annotations
 
@@ -13,11 +13,15 @@ VOCABULARY = 512
 MAX_LENGTH = 128
 ROBERTA_SPECIALS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")  # in the order of their ids
 GPT2_SPECIAL = "<|endoftext|>"
-BLIP_SPECIALS = ("[DEC]", "[PAD]", "[SEP]", "[UNK]")  # in place of RoBERTa's first
+BLIP_SPECIALS = ("[DEC]", "[PAD]", "[SEP]", "[UNK]")  # they replace RoBERTa's first four
 
 
 def train_tokenizer(texts: Iterator[str]) -> Tokenizer:
-    """Byte-level BPE: any text is encoded, common words as one token. A word is the same token at the start of a text."""
+    """Train a byte-level BPE.
+
+    It encodes any text, and common words as one token. A word is the same token at the start of a
+    text as elsewhere.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = tokenizer_decoders.ByteLevel()
@@ -32,7 +36,7 @@ def train_tokenizer(texts: Iterator[str]) -> Tokenizer:
 
 
 def roberta_tokenizer(base: Tokenizer) -> PreTrainedTokenizerFast:
-    """`<s> text </s>`, as RoBERTa's tokenizer frames it."""
+    """Return a tokenizer that writes `<s> text </s>`, as RoBERTa's does."""
     tokenizer = Tokenizer.from_str(base.to_str())
     tokenizer.post_processor = processors.RobertaProcessing(
         sep=("</s>", 2), cls_token=("<s>", 0), add_prefix_space=True
@@ -51,7 +55,10 @@ def roberta_tokenizer(base: Tokenizer) -> PreTrainedTokenizerFast:
 
 
 def gpt2_tokenizer(base: Tokenizer) -> PreTrainedTokenizerFast:
-    """No frame; one special token ends a text, begins one and pads, as with GPT-2."""
+    """Return a tokenizer that adds no tokens.
+
+    As in GPT-2, one special token begins, ends and pads texts.
+    """
     tokenizer = Tokenizer.from_str(base.to_str())
     tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
     return PreTrainedTokenizerFast(
@@ -65,7 +72,10 @@ def gpt2_tokenizer(base: Tokenizer) -> PreTrainedTokenizerFast:
 
 
 def blip_tokenizer(base: Tokenizer) -> PreTrainedTokenizerFast:
-    """No frame, but the special tokens that BLIP's decoder begins, ends and pads with, under RoBERTa's ids."""
+    """Return a tokenizer that adds no tokens, with the special tokens of BLIP's decoder.
+
+    They have the ids of RoBERTa's first four special tokens.
+    """
     values = json.loads(base.to_str())
     renamed = dict(zip(ROBERTA_SPECIALS, BLIP_SPECIALS, strict=False))
     for token in values["added_tokens"]:

@@ -1,9 +1,11 @@
-"""`vlpeft pretrain tiny`: make the tiny pretrained towers that every quick run and test starts from.
+"""`vlpeft pretrain tiny`: make the tiny pretrained towers of quick runs and tests.
 
-The image tower is pretrained as ViT-in21k was, by classification, here of drawn scenes; the text towers as RoBERTa,
-GPT-2 and BART were, on text alone; BLIP's by captioning too. None has seen a question together with its image: that is
-what the methods are for. Everything is drawn from the seed and computed by one thread, so the same library versions
-give the same bytes; each tower is drawn on its own, so that changing or leaving out one leaves the others.
+The image tower is pretrained by classification, as ViT-in21k was, here of drawn scenes. The text
+towers are pretrained on text only, as RoBERTa, GPT-2 and BART were. BLIP's tower also learns to
+caption. No tower has seen a question together with its image: that is the job of the methods.
+
+Everything is drawn from the seed and computed by one thread, so the same library versions give the
+same bytes. Each tower is drawn independently, so a change of one leaves the others as they are.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -35,17 +38,23 @@ from vlpeft.benchmark.pretraining.tokenizer import (
 )
 from vlpeft.benchmark.pretraining.vit import pretrain_vit
 
+# Parts of the manifest that is shipped with the towers.
 DATA = {
-    "vit": "scenes drawn by benchmark/datasets/drawing.py: per colour presence, shape, size and place, and what each patch is on",
-    "roberta": "descriptions of scenes, then questions and answers (benchmark/pretraining/text.py); masked words",
+    "vit": "scenes drawn by benchmark/datasets/drawing.py: per colour presence, shape, size and"
+    " place, and what each patch is on",
+    "roberta": "descriptions of scenes, then questions and answers"
+    " (benchmark/pretraining/text.py); masked words",
     "gpt2": "the same, and captions alone; next word",
-    "blip": "captions of drawn scenes beside the image; the text of roberta, and questions alone, without an image; next word",
-    "bart": "the text of roberta with the answers hidden, and pairs of captions with spans hidden; the whole text",
+    "blip": "captions of drawn scenes beside the image; the text of roberta, and questions alone,"
+    " without an image; next word",
+    "bart": "the text of roberta with the answers hidden, and pairs of captions with spans hidden;"
+    " the whole text",
 }
 NOTES = {
     "roberta": "the pooler is as initialised, untrained: pretraining has none",
-    "blip": "vision_model is vit's weights renamed; text_encoder is a copy of text_decoder's, as BLIP shares all but "
-    "self-attention between the two; never trained on a question together with an image",
+    "blip": "vision_model is vit's weights renamed; text_encoder is a copy of text_decoder's, as"
+    " BLIP shares all but self-attention between the two; never trained on a question together with"
+    " an image",
 }
 TOWERS = tuple(DATA)
 
@@ -53,9 +62,19 @@ TOWERS = tuple(DATA)
 def pretrain_tiny(
     out: Path, seed: int = 0, plan: TrainingSchedule | None = None, only: Sequence[str] = TOWERS
 ) -> None:
-    """Write OUT/TOWER for the towers of `only` and OUT/manifest.json; existing files of these names are replaced.
+    """Make tiny towers and write them to OUT/TOWER, and their manifest to OUT/manifest.json.
 
-    BLIP's image tower is OUT/vit or, where there is none, the shipped one.
+    Existing files of these names are replaced. BLIP's image tower is OUT/vit, or the shipped one if
+    OUT has none.
+
+    Args:
+        out: The folder to write to.
+        seed: Determines all random numbers.
+        plan: The length of the training; None: the one of the shipped towers.
+        only: The towers to make.
+
+    Raises:
+        UserError: A tower is unknown, or `out` holds towers of another seed.
     """
     plan = plan or TrainingSchedule()
     metrics = _kept_metrics(out, seed, only)
@@ -65,12 +84,16 @@ def pretrain_tiny(
         )
         for name in TOWERS:
             if name in only:
-                metrics[name] = _make(name, out, base, seed, plan)
+                metrics[name] = _make_tower(name, out, base, seed, plan)
     write_json(out / "manifest.json", _manifest(out, seed, plan, metrics))
 
 
-def _make(name: str, out: Path, base: Tokenizer, seed: int, plan: TrainingSchedule) -> Scalars:
-    vit = out / "vit" if (out / "vit").exists() else TINY / "vit"
+def _make_tower(
+    name: str, out: Path, base: Tokenizer, seed: int, plan: TrainingSchedule
+) -> Scalars:
+    vit = out / "vit"
+    if not vit.exists():
+        vit = TINY / "vit"
     makers: dict[str, Callable[[Path], Scalars]] = {
         "vit": lambda folder: pretrain_vit(folder, seed, plan),
         "roberta": lambda folder: pretrain_roberta(folder, roberta_tokenizer(base), seed, plan),
@@ -82,17 +105,17 @@ def _make(name: str, out: Path, base: Tokenizer, seed: int, plan: TrainingSchedu
 
 
 def _kept_metrics(out: Path, seed: int, only: Sequence[str]) -> dict[str, Scalars]:
-    """What the manifest in OUT says of the towers that stay."""
+    """Return the scores of the towers in OUT that are not made again, from its manifest."""
     for name in only:
         if name not in TOWERS:
-            raise UserError(f"no tiny tower '{name}'{did_you_mean(name, TOWERS)}")
+            raise UserError(f"unknown tiny tower '{name}'{did_you_mean(name, TOWERS)}")
     path = out / "manifest.json"
     if not path.exists() or set(only) == set(TOWERS):
         return {}
     manifest = json.loads(path.read_text(encoding="utf-8"))
     if manifest["seed"] != seed:
         raise UserError(
-            f"{out} holds towers of seed {manifest['seed']}: give that seed, or another folder"
+            f"{out} has towers of seed {manifest['seed']}: use that seed, or another folder"
         )
     return {name: scores for name, scores in manifest["metrics"].items() if name not in only}
 
@@ -100,22 +123,25 @@ def _kept_metrics(out: Path, seed: int, only: Sequence[str]) -> dict[str, Scalar
 def _manifest(
     out: Path, seed: int, plan: TrainingSchedule, metrics: dict[str, Scalars]
 ) -> dict[str, Any]:
-    files = sorted(path for name in metrics for path in (out / name).rglob("*") if path.is_file())
+    paths = sorted(chain.from_iterable((out / name).rglob("*") for name in metrics))
+    rounded = {name: _rounded(scores) for name, scores in metrics.items()}
+    libraries = ("numpy", "tokenizers", "torch", "transformers")
     return {
         "command": f"vlpeft pretrain tiny --out DIR --seed {seed}",
         "seed": seed,
         "plan": asdict(plan),
         "data": {name: DATA[name] for name in metrics},
         "notes": {name: note for name, note in NOTES.items() if name in metrics},
-        "metrics": {
-            name: {key: round(value, 4) for key, value in scores.items()}
-            for name, scores in metrics.items()
+        "metrics": rounded,
+        "files": {
+            path.relative_to(out).as_posix(): _checksum(path) for path in paths if path.is_file()
         },
-        "files": {str(path.relative_to(out).as_posix()): _checksum(path) for path in files},
-        "versions": {
-            name: version(name) for name in ("numpy", "tokenizers", "torch", "transformers")
-        },
+        "versions": {name: version(name) for name in libraries},
     }
+
+
+def _rounded(scores: Scalars) -> Scalars:
+    return {key: round(value, 4) for key, value in scores.items()}
 
 
 def _checksum(path: Path) -> dict[str, Any]:

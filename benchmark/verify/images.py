@@ -17,7 +17,7 @@ from PIL import Image
 from vlpeft.benchmark.backbones.vision import transform
 from vlpeft.benchmark.contract.backbone import VisionTower
 from vlpeft.benchmark.datasets.base import Pixels
-from vlpeft.benchmark.datasets.files import decode_image
+from vlpeft.benchmark.datasets.image_files import decode_image
 from vlpeft.benchmark.datasets.shapes import Shapes
 from vlpeft.benchmark.run.augmentation import augment
 from vlpeft.benchmark.verify.check import Check, Value

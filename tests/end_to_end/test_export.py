@@ -21,16 +21,16 @@ from vlpeft.benchmark.backbones import BACKBONES
 from vlpeft.benchmark.contract.backbone import TINY
 from vlpeft.benchmark.contract.method import METHODS
 from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.export.base_code import base_lines
 from vlpeft.benchmark.export.folder import (
     CONFIG,
     TENSORS,
-    pin_revision,
     read_adapter,
     rebuild,
     rebuild_model,
 )
-from vlpeft.benchmark.export.hub_formats import base_lines
 from vlpeft.benchmark.export.predict import predict, select_part
+from vlpeft.benchmark.export.weights import pin_revision
 from vlpeft.benchmark.export.write import export
 
 # peft reads a property that the installed transformers has renamed.
@@ -206,11 +206,11 @@ def _saved(name: str) -> str:
         ("gpt2", 'base = GPT2LMHeadModel.from_pretrained("gpt2", dtype="float32")'),
         (
             "/home/me/mine",
-            'base = GPT2LMHeadModel.from_pretrained("mine", dtype="float32")  # where that folder lies',
+            'base = GPT2LMHeadModel.from_pretrained("mine", dtype="float32")  # the path of that folder',
         ),
         (
             "/home/me/large.pth",
-            'base = load_original(Path("large.pth"), "decoder")  # where that file lies',
+            'base = load_original(Path("large.pth"), "decoder")  # the path of that file',
         ),
         (
             "random:gpt2",
@@ -326,7 +326,7 @@ def test_what_a_format_cannot_hold_is_refused(
 def test_hub_ids_are_pinned(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     commit = "0123456789abcdef0123456789abcdef01234567"
     monkeypatch.setattr(
-        "vlpeft.benchmark.export.folder.cached_path",
+        "vlpeft.benchmark.export.weights.cached_path",
         lambda name, *_: f"/hub/{name}/{commit}/config.json",
     )
     assert pin_revision("roberta-base") == f"roberta-base@{commit}"

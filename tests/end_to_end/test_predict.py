@@ -105,11 +105,11 @@ def test_the_commands(ran: Ran, out: Path, tmp_path: Path, main: Any) -> None:
     ("adapter", "arguments", "message"),
     [
         ("vqa", ["--question", "why?"], "vqa reads 1 image, got 0; give `--image` once"),
-        ("vqa", ["--image", "red.png"], "vqa needs a text beside the image; give `--question`"),
+        ("vqa", ["--image", "red.png"], "vqa needs a text for the image; give `--question`"),
         (
             "vqa",
             ["--image", "none.png", "--question", "why?"],
-            "none.png is no file; check the path",
+            "none.png is not a file; check the path",
         ),
         ("vqa", ["--image", "text.png", "--question", "why?"], "cannot decode image"),
         (
@@ -122,7 +122,7 @@ def test_the_commands(ran: Ran, out: Path, tmp_path: Path, main: Any) -> None:
             ["--image", "red.png", "--from", "rows.jsonl"],
             "--from gives images and questions; leave out --image and --question",
         ),
-        ("vqa", ["--from", "none.jsonl"], "none.jsonl is no file; check the path of `--from`"),
+        ("vqa", ["--from", "none.jsonl"], "none.jsonl is not a file; check the path of `--from`"),
         (
             "vqa",
             ["--from", "empty.jsonl"],
@@ -144,7 +144,7 @@ def test_the_commands(ran: Ran, out: Path, tmp_path: Path, main: Any) -> None:
             ["--image", "red.png", "--question", "why?"],
             "is in peft's format: load it with peft",
         ),
-        (".", ["--image", "red.png"], "is no exported adapter: it has no config.json"),
+        (".", ["--image", "red.png"], "is not an exported adapter: it has no config.json"),
     ],
 )
 def test_slips_are_named(

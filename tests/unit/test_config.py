@@ -204,7 +204,7 @@ def test_a_prompt_has_no_slip_in_its_braces() -> None:
     )
     with pytest.raises(
         UserError,
-        match=r"^here: prompt: unknown \{txt\}; \{text\} stands for the question or the hypothesis$",
+        match=r"^here: prompt: unknown \{txt\}; \{text\} is the placeholder for the question",
     ):
         parse(Protocol, {"lr": 1e-3, "steps": 1, "prompt": "vqa: {txt}"}, "here")
 

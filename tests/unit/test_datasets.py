@@ -17,7 +17,9 @@ from PIL import Image
 from tests.samples import SAMPLES, coco_name, picture, write, write_sample
 from vlpeft.benchmark.core.errors import DataError, UserError
 from vlpeft.benchmark.datasets import DatasetSpec, dataset_names, load_card, load_spec
-from vlpeft.benchmark.datasets.files import content_fingerprint, decode_image, read_rows
+from vlpeft.benchmark.datasets.files import content_fingerprint
+from vlpeft.benchmark.datasets.image_files import decode_image
+from vlpeft.benchmark.datasets.json_files import read_rows
 
 
 def edit(path: Path, change) -> None:

@@ -147,7 +147,7 @@ def test_a_cut_file_is_kept_for_the_next_run(server, tmp_path):
     with pytest.raises(UserError) as caught:
         get(server, tmp_path)
     assert (
-        f"131,072 bytes are kept in {tmp_path / 'a.bin.part'}: run the command again to go on"
+        f"131,072 bytes are kept in {tmp_path / 'a.bin.part'}: run the command again to continue"
         in str(caught.value)
     )
     assert not (tmp_path / "a.bin").exists()

@@ -427,7 +427,7 @@ def test_an_image_id_that_does_not_fit_the_pattern_is_named(tmp_path):
     write_sample("gqa", tmp_path)
     with pytest.raises(
         DataError,
-        match=r"question 00: image '2370799' does not fit the pattern '{image:d}\.jpg'; mend",
+        match=r"question 00: image '2370799' does not fit the pattern '{image:d}\.jpg'; fix",
     ):
         examples("gqa", tmp_path, "train", pattern="{image:d}.jpg")
 
@@ -486,7 +486,7 @@ def test_every_dataset_of_files_has_a_sample_and_says_where_its_files_come_from(
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("downloads: [{file: ../a, url: https://x}]", "'../a' must lie below the dataset's root"),
+        ("downloads: [{file: ../a, url: https://x}]", "'../a' must be inside the dataset's root"),
         ("downloads: [{file: a, url: ftp://x}]", "must begin with https://"),
         ("downloads: [{file: a, url: https://x, sha: 1}]", "unknown key 'downloads[0].sha'"),
         ("expected: {train: {examples: -1}}", "expected.train.examples"),

@@ -305,7 +305,7 @@ def test_a_file_that_cannot_be_imported(tmp_path, monkeypatch, body, place, said
     with pytest.raises(UserError) as caught:
         registry.RegistryEntry("unlucky", "unlucky_method", "Unlucky", "", {}, {}).load()
     assert f"{place}: {said}" in str(caught.value)
-    assert str(caught.value).endswith("; mend that file, or take it away")
+    assert str(caught.value).endswith("; fix or remove that file")
 
 
 def test_a_name_taken_twice(repository) -> None:

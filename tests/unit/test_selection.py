@@ -186,7 +186,7 @@ def test_a_metric_that_cannot_run_is_found_before_training(
 
 
 REFUSED = {
-    "select: best, epochs: null, steps: 3": "`select: best` compares epochs: set `epochs` in place of `steps`, or `select: last`",
+    "select: best, epochs: null, steps: 3": "`select: best` compares epochs: set `epochs` instead of `steps`, or `select: last`",
     "select: best, select_split: vla": "select_split: dataset 'scenes' has no split 'vla'; did you mean 'val'?",
     "select: best, select_split: test": "select_split: 'test' is what is tested, and epochs chosen on it flatter the result",
     "select: best, select_split: zzzzzz": "set `protocol: {select_split: val}`",

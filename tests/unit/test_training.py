@@ -360,5 +360,5 @@ def test_sorting_by_length_neither_drops_nor_repeats(
 
 
 def test_a_key_that_needs_another() -> None:
-    with pytest.raises(ValueError, match="leave one of the two out"):
+    with pytest.raises(ValueError, match="remove one of the two keys"):
         Protocol(lr=1.0, steps=1, views=4)

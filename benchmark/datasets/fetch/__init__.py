@@ -1,1 +1,1 @@
-"""`vlpeft data`: check a dataset's files, and fetch them."""
+"""`vlpeft data`: download the files of a dataset, and check them."""

@@ -1,4 +1,7 @@
-"""Check a dataset's files: counts against published ones, ids, images, checksums; and say where to get what is missing."""
+"""Check the files of a dataset, and list the sources of missing files.
+
+The check compares counts with published ones, and it reads ids, images and checksums.
+"""
 
 from __future__ import annotations
 
@@ -15,100 +18,128 @@ from vlpeft.benchmark.datasets.fetch.checksum import wrong_checksum
 from vlpeft.benchmark.datasets.sources import SOURCES, ByHand
 
 ReportCheck = Callable[[str, int, int | None], None]  # phase, step, total
-SHOWN = 10  # broken images named one by one
-READERS = 4  # threads that decode
+SHOWN = 10  # broken images that are listed one by one
+READERS = 4  # threads that decode images
 
 
 @dataclass(frozen=True)
 class SplitReport:
-    """One split as one task reads it: what it holds, what it should hold, and what is wrong with it, a line each."""
+    """The check of one split for one task."""
 
     split: str
     task: str
-    counts: Mapping[str, int]
-    expected: Mapping[str, int]
-    problems: tuple[str, ...]
+    counts: Mapping[str, int]  # what the split holds; empty if it cannot be read
+    expected: Mapping[str, int]  # the published numbers
+    problems: tuple[str, ...]  # one line each
 
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What `vlpeft data check` finds. `to_get` says where missing files come from; it is empty where nothing is wrong."""
+    """The findings of `vlpeft data check`."""
 
     dataset: str
     root: str
     splits: tuple[SplitReport, ...]
     files: tuple[str, ...]  # problems of files that belong to no split
-    to_get: tuple[str, ...]
+    to_get: tuple[str, ...]  # sources of missing files; empty without problems
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """All of them, each once."""
+        """All problems, each once."""
         return tuple(dict.fromkeys(chain(self.files, *(split.problems for split in self.splits))))
 
 
 def find_dataset(name: str, path: Path | None) -> DatasetSpec:
-    """The dataset, its files in `path` if that is given. Raises UserError for an unknown name."""
+    """Return a dataset, with its files in `path` if it is given.
+
+    Raises:
+        UserError: The dataset is unknown.
+    """
     spec = load_spec(name)
-    return spec if path is None else replace(spec, root=str(path.expanduser().absolute()))
+    if path is None:
+        return spec
+    return replace(spec, root=str(path.expanduser().absolute()))
 
 
 def check(
     name: str, path: Path | None, split: str | None, images: bool, watch: ReportCheck
 ) -> CheckReport:
-    """Read a dataset as a run would and report on it; `images` decodes every image. Raises UserError for unknown names."""
+    """Read a dataset as a run would, and report its problems.
+
+    Args:
+        name: The name of the dataset, or the path of its YAML.
+        path: The folder of the files; None: the dataset's `root`.
+        split: The split to check; None: all splits.
+        images: Decode every image.
+        watch: Receives the progress.
+
+    Raises:
+        UserError: The dataset or the split is unknown.
+    """
     spec, card = find_dataset(name, path), load_card(name)
     data = spec.open()
-    if split is not None and split not in data.splits():
-        raise UserError(
-            f"--split {split}: dataset '{spec.name}' has no such split{did_you_mean(split, data.splits())}"
-        )
-    splits = [split] if split is not None else data.splits()
-    reports = tuple(
-        _split(data, task, each, card, images, watch) for each in splits for task in data.tasks
-    )
-    strange = [s for s in card.expected if s not in data.splits()]
-    files = (
-        *(
-            f"expected: dataset '{spec.name}' has no split '{s}'{did_you_mean(s, data.splits())}"
-            for s in strange
-        ),
-        *_sums(card, spec),
-    )
-    found = CheckReport(spec.name, spec.root, reports, files, ())
-    if not found.problems:
-        return found
-    return replace(
-        found,
-        to_get=tuple(
-            hints(name if path is None else f"{name} --path {path}", Path(spec.root), card)
-        ),
-    )
+    splits = data.splits()
+    if split is not None:
+        if split not in splits:
+            near = did_you_mean(split, splits)
+            raise UserError(f"--split {split}: dataset '{spec.name}' has no such split{near}")
+        splits = (split,)
+    reports: list[SplitReport] = []
+    for each in splits:
+        reports += [_check_split(data, task, each, card, images, watch) for task in data.tasks]
+    files = (*_unknown_splits(card, spec, data), *_wrong_checksums(card, spec))
+    report = CheckReport(spec.name, spec.root, tuple(reports), files, ())
+    if not report.problems:
+        return report
+    arguments = name
+    if path is not None:
+        arguments = f"{name} --path {path}"
+    return replace(report, to_get=tuple(hints(arguments, Path(spec.root), card)))
 
 
 def hints(arguments: str, root: Path, card: Card) -> Iterator[str]:
-    """A line for each source whose files are not below `root`: what is missing, where it comes from, where it belongs."""
+    """Yield a line for each source with missing files: the files, the source and the place.
+
+    Args:
+        arguments: The arguments of the `vlpeft data download` command to suggest.
+        root: The folder of the dataset.
+        card: The description of the dataset.
+    """
     for source in card.downloads:
-        if gone := source.missing(root):
-            yield f"{', '.join(gone)}: `vlpeft data download {arguments}` fetches {source.url} into {root}"
+        if missing := source.missing(root):
+            yield (
+                f"{', '.join(missing)}: `vlpeft data download {arguments}`"
+                f" fetches {source.url} into {root}"
+            )
     for request in card.by_hand:
-        if gone := request.missing(root):
-            yield by_hand(request, gone, root)
+        if missing := request.missing(root):
+            yield by_hand(request, missing, root)
 
 
-def by_hand(request: ByHand, gone: Sequence[str], root: Path) -> str:
-    """What a person must do for the files `gone`."""
-    return f"{', '.join(gone)}: {request.what} cannot be fetched by program; {request.get}; put {gone[0]} at {root / gone[0]}"
+def by_hand(request: ByHand, missing: Sequence[str], root: Path) -> str:
+    """Return what a person must do to get the missing files."""
+    return (
+        f"{', '.join(missing)}: {request.what} cannot be fetched by program; {request.get};"
+        f" put {missing[0]} at {root / missing[0]}"
+    )
 
 
-def _sums(card: Card, spec: DatasetSpec) -> Iterator[str]:
-    """Files that are still as they were fetched and have a published checksum."""
+def _unknown_splits(card: Card, spec: DatasetSpec, data: DataFormat) -> Iterator[str]:
+    for split in card.expected:
+        if split not in data.splits():
+            near = did_you_mean(split, data.splits())
+            yield f"expected: dataset '{spec.name}' has no split '{split}'{near}"
+
+
+def _wrong_checksums(card: Card, spec: DatasetSpec) -> Iterator[str]:
+    """Check those downloads that still exist as files, not only unpacked."""
     for source in card.downloads:
         path = Path(spec.root) / source.file
         if path.is_file() and (wrong := wrong_checksum(source, path)):
             yield f"{path}: {wrong}; delete it and run `vlpeft data download {spec.name}` again"
 
 
-def _split(
+def _check_split(
     data: DataFormat, task: str, split: str, card: Card, images: bool, watch: ReportCheck
 ) -> SplitReport:
     expected = card.expected.get(split, {})
@@ -117,17 +148,24 @@ def _split(
     except DataError as error:
         return SplitReport(split, task, {}, expected, (str(error).removesuffix(SOURCES),))
     counts = data.counts(split, examples)
-    problems = [*_repeated(split, examples), *_differences(split, counts, expected)]
+    problems = [*_repeated_ids(split, examples), *_differences(split, counts, expected)]
     if images:
-        problems += _broken(data, split, examples, watch)
+        problems += _broken_images(data, split, examples, watch)
     return SplitReport(split, task, counts, expected, tuple(problems))
 
 
-def _repeated(split: str, examples: Sequence[Example]) -> Iterator[str]:
+def _repeated_ids(split: str, examples: Sequence[Example]) -> Iterator[str]:
     seen: set[str] = set()
-    twice = [example.id for example in examples if example.id in seen or seen.add(example.id)]  # type: ignore[func-returns-value]
-    if twice:
-        yield f"{split}: id {twice[0]} occurs twice, {len(twice)} ids do; keep one record of each"
+    repeated: list[str] = []
+    for example in examples:
+        if example.id in seen:
+            repeated.append(example.id)
+        seen.add(example.id)
+    if repeated:
+        yield (
+            f"{split}: id {repeated[0]} occurs twice, {len(repeated)} ids do;"
+            " keep one record of each"
+        )
 
 
 def _differences(
@@ -137,53 +175,57 @@ def _differences(
         if what not in counts:
             yield f"expected: {split}: '{what}' is not counted here{did_you_mean(what, counts)}"
         elif counts[what] != number:
-            yield f"{split}: {counts[what]:,} {what}, {number:,} are published; fetch the split's files again, or the other release of them"
+            yield (
+                f"{split}: {counts[what]:,} {what}, {number:,} are published;"
+                " fetch the split's files again, or the other release of them"
+            )
 
 
-def _broken(
+def _broken_images(
     data: DataFormat, split: str, examples: Sequence[Example], watch: ReportCheck
 ) -> list[str]:
-    """Images that cannot be read, with the first example that needs each."""
+    """Return a line for each image that cannot be read, with the first example that needs it."""
     owner: dict[str, str] = {}
     for example in examples:
         for image in example.images:
             owner.setdefault(image, example.id)
+    read: Callable[[str], object] = data.image
+    if data.has_features:
+        read = data.features
 
-    read = data.features if data.has_features else data.image
-
-    def problem(image: str) -> str:
+    def find_problem(image: str) -> str:
         try:
             read(image)
         except DataError as error:
             return f"{split}: example {owner[image]}: {str(error).removesuffix(SOURCES)}"
         return ""
 
-    found: list[str] = []
+    problems: list[str] = []
     with ThreadPoolExecutor(READERS) as pool:
-        for done, text in enumerate(pool.map(problem, owner), 1):
-            found += [text] if text else []
+        for done, problem in enumerate(pool.map(find_problem, owner), 1):
+            if problem:
+                problems.append(problem)
             watch(f"decode images of {split}", done, len(owner))
-    more = (
-        [f"{split}: {len(found) - SHOWN} more images cannot be read; unpack the images again"]
-        if len(found) > SHOWN
-        else []
-    )
-    return found[:SHOWN] + more
+    more = len(problems) - SHOWN
+    if more > 0:
+        last = f"{split}: {more} more images cannot be read; unpack the images again"
+        return [*problems[:SHOWN], last]
+    return problems
 
 
 def report_text(report: CheckReport) -> str:
-    """A line a split: counts, and what is published where that differs."""
+    """Return one line per split: its counts, and whether they are the published ones."""
     lines = [f"{report.dataset}: {report.root or 'no folder'}"]
-    for each in report.splits:
-        verdict = (
-            "WRONG"
-            if each.problems
-            else "as published"
-            if each.expected
-            else "ok, no published numbers"
-        )
-        counts = ", ".join(f"{number:,} {what}" for what, number in each.counts.items())
-        lines.append(
-            f"  {each.split} ({each.task}): {f'{counts}: {verdict}' if counts else 'cannot be read'}"
-        )
+    lines += [f"  {each.split} ({each.task}): {_verdict(each)}" for each in report.splits]
     return "\n".join(lines)
+
+
+def _verdict(report: SplitReport) -> str:
+    if not report.counts:
+        return "cannot be read"
+    counts = ", ".join(f"{number:,} {what}" for what, number in report.counts.items())
+    if report.problems:
+        return f"{counts}: WRONG"
+    if report.expected:
+        return f"{counts}: as published"
+    return f"{counts}: ok, no published numbers"
