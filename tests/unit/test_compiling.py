@@ -220,7 +220,7 @@ def test_a_torch_that_is_too_old_is_told_and_does_for_all_else(
         UserError, match=r"is too old for it; leave out --compile, or upgrade torch$"
     ):
         older.compile_layers(Case("lora", "vit_roberta").build())
-    with pytest.raises(ValueError, match="as it was"), older.told():
+    with pytest.raises(ValueError, match="as it was"), older.compile_errors():
         raise ValueError("as it was")
 
 
