@@ -1,7 +1,7 @@
 """The cache of visual features: one array on disk for a frozen tower and a set of images.
 
-A frozen tower gives the same features in every epoch and for every method. Computing them once
-saves most of the time of a cell, because the vision tower is its largest part.
+A frozen tower gives the same features in every epoch and for every method that leaves it frozen.
+Computing them once saves a pass through the vision tower in every step.
 """
 
 from __future__ import annotations
