@@ -145,7 +145,7 @@ def mul_expand(text: Tensor, vision: Tensor) -> Tensor:
 def project(text: Tensor, vision: Tensor) -> Tensor:
     """Return x_t (x_v^T x_v), with the k x k matrix.
 
-    The paper's formula has no brackets, so it does not say which product comes first.
+    The formula of the paper does not say which product comes first.
     """
     return text @ (vision.mT @ vision)
 
