@@ -72,8 +72,11 @@ def answer_tokens(backbone: Any, answer: str) -> list[int]:
 
 def end_token(backbone: Any) -> int:
     """Return the token that ends a text."""
-    config = backbone.text.config
-    end: int = config.eos_token_id if backbone.name == "clip_bart" else backbone.end
+    # Only BART's text tower is one model with one config.
+    if backbone.name == "clip_bart":
+        end: int = backbone.text.config.eos_token_id
+    else:
+        end = backbone.end
     return end
 
 
