@@ -57,7 +57,7 @@ def _without_one_apostrophe(form: str) -> list[str]:
 
 def _contractions() -> dict[str, str]:
     """Return the table from wrong to right spellings."""
-    found = {}
+    found: dict[str, str] = {}
     for ending, stems in _CONTRACTED.items():
         for stem in stems.split() or [""]:
             right = stem + ending
