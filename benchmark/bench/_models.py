@@ -15,7 +15,7 @@ from vlpeft.benchmark.contract.method import METHODS, apply
 from vlpeft.benchmark.core.config import Protocol, parse
 from vlpeft.benchmark.plan.measure import ANSWERS, QUESTION
 from vlpeft.benchmark.run.features import Visual
-from vlpeft.benchmark.run.fetch_ahead import pinned
+from vlpeft.benchmark.run.fetch_ahead import pin
 from vlpeft.benchmark.run.loop import Feed, autocast, start, train
 from vlpeft.benchmark.tasks.base import Item
 
@@ -81,7 +81,7 @@ def freeze_backbone(backbone: Backbone, recipe: Protocol, visual: Visual) -> Tim
     backbone.token_embeddings.register_forward_hook(
         lambda _module, _inputs, output: output.requires_grad_()
     )
-    fetch_examples = pinned(visual.fetch_examples([i.images for i in batch]), backbone.device)
+    fetch_examples = pin(visual.fetch_examples([i.images for i in batch]), backbone.device)
 
     def step() -> None:
         with autocast(backbone.device, recipe.precision):

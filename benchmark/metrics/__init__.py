@@ -1,4 +1,4 @@
-"""The metrics and the one call that scores a split."""
+"""The metrics, and the one function that scores a split."""
 
 from __future__ import annotations
 
@@ -12,20 +12,31 @@ from vlpeft.benchmark.metrics.base import Metric, Prediction, Scores, Tokenizer
 
 METRICS: Registry[Metric] = Registry("metric", "vlpeft/benchmark/metrics")
 
-__all__ = ["METRICS", "Absent", "Metric", "Prediction", "Report", "Scores", "Tokenizer", "score"]
+__all__ = [
+    "METRICS",
+    "Absent",
+    "Metric",
+    "MetricReport",
+    "Prediction",
+    "Scores",
+    "Tokenizer",
+    "score",
+]
 
 
 class Absent(TypedDict):
-    """Stands in a record where a metric could not run."""
+    """What a record has in place of a number if the metric could not run: the reason."""
 
     absent: str
 
 
 @dataclass(frozen=True)
 class MetricReport:
-    """All numbers of a split, in per cent. A value that could not be computed is `{"absent": reason}`, never 0.
+    """All numbers of a split, in percent.
 
-    `per_example` holds, in the order of the predictions, the scores whose mean is the value of that name.
+    Attributes:
+        values: by name. A value that could not be computed is `{"absent": reason}`, never 0.
+        per_example: scores in the order of the predictions. Their mean is the value of that name.
     """
 
     values: dict[str, float | Absent] = field(default_factory=dict)
@@ -37,7 +48,14 @@ def score(
 ) -> MetricReport:
     """Score the predictions of one split with the metrics of these names.
 
-    Raises UserError for an unknown metric and DataError for no predictions, an id twice, or an example without references.
+    Args:
+        names: of metrics.
+        predictions: one for each example.
+        tokenizer: for metrics of captions; `ptb` is the official one and needs Java.
+
+    Raises:
+        UserError: a metric is unknown.
+        DataError: there are no predictions, an id occurs twice, or an example has no reference.
     """
     metrics: list[Any] = [METRICS.load(name)() for name in names]
     _check(predictions)
@@ -46,9 +64,8 @@ def score(
         try:
             scores = metric.evaluate(predictions, tokenizer)
         except MetricUnavailable as reason:
-            report.values.update(
-                {name: Absent(absent=str(reason)) for name in metric.value_names(tokenizer)}
-            )
+            for name in metric.value_names(tokenizer):
+                report.values[name] = Absent(absent=str(reason))
         else:
             report.values.update(scores.values)
             report.per_example.update(scores.per_example)
@@ -56,13 +73,15 @@ def score(
 
 
 def _check(predictions: Sequence[Prediction]) -> None:
+    """Raise DataError for predictions that cannot be scored."""
     if not predictions:
         raise DataError("no predictions to score: the split is empty")
     seen: set[str] = set()
     for prediction in predictions:
         if not prediction.references:
             raise DataError(
-                f"example '{prediction.id}' has no reference answer, so it cannot be scored; leave it out of the split"
+                f"example '{prediction.id}' has no reference answer, so it cannot be scored; "
+                "leave it out of the split"
             )
         if prediction.id in seen:
             raise DataError(

@@ -1,4 +1,4 @@
-"""Accuracy: a prediction is right that is, letter for letter, one of the example's answers."""
+"""Accuracy: a prediction is right if it equals one of the example's answers, letter for letter."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from vlpeft.benchmark.metrics.base import Metric, Prediction, Scores, Tokenizer,
 
 @register("accuracy", values=("accuracy",))
 class Accuracy(Metric):
-    """Share of predictions equal to one of their references, with its breakdown by kind; case and white space count.
+    """Share of predictions equal to one of their references, overall and by kind.
 
-    The measure of GQA, NLVR2 and SNLI-VE, as VL-T5 and VL-Adapter compute it: membership in the example's labels.
+    Case and white space count. This is the measure of GQA, NLVR2 and SNLI-VE as VL-T5 and
+    VL-Adapter compute it: membership in the example's labels.
     """
 
     def evaluate(self, predictions: Sequence[Prediction], tokenizer: Tokenizer) -> Scores:  # noqa: ARG002
         """Score a split; `tokenizer` has no influence."""
-        return score_by_mean(
-            "accuracy", [100.0 * (p.text in p.references) for p in predictions], predictions
-        )
+        per_example = [100.0 * (p.text in p.references) for p in predictions]
+        return score_by_mean("accuracy", per_example, predictions)

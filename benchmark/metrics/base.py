@@ -1,4 +1,4 @@
-"""What a metric is: predictions of one split in, numbers in per cent out."""
+"""What a metric is: predictions of one split in, numbers in percent out."""
 
 from __future__ import annotations
 
@@ -13,20 +13,23 @@ Tokenizer = Literal["ptb", "treebank"]
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model said about one example, and what people said: `references` as the data set holds them, at least one."""
+    """What a model said about one example, and what people said."""
 
     id: str
     text: str
-    references: tuple[str, ...]
+    references: tuple[str, ...]  # as the dataset has them; at least one
     kind: str = ""  # question type, for breakdowns
 
 
 @dataclass(frozen=True)
 class Scores:
-    """A metric's numbers for one split, all in per cent (a CIDEr of 1.2 is 120).
+    """A metric's numbers for one split, all in percent (a CIDEr of 1.2 is 120).
 
-    `per_example` holds, in the order of the predictions, the scores whose mean is the value of that name. Metrics that are
-    not a mean over examples (BLEU, METEOR, macro-F1) have none: a paired test cannot use them.
+    Attributes:
+        values: by name.
+        per_example: scores in the order of the predictions. Their mean is the value of that name.
+            Metrics that are not a mean over examples (BLEU, METEOR, macro-F1) have none, so a
+            paired test cannot use them.
     """
 
     values: Mapping[str, float]
@@ -37,33 +40,37 @@ class Metric(ABC):
     """A way to score the predictions of one split."""
 
     name: ClassVar[str]  # set by @register
-    values: ClassVar[
-        tuple[str, ...]
-    ]  # set by @register: the names of the numbers it gives, breakdowns aside
+    # Set by @register: the names of the numbers that the metric gives, without breakdowns.
+    values: ClassVar[tuple[str, ...]]
 
     def value_names(self, tokenizer: Tokenizer) -> tuple[str, ...]:  # noqa: ARG002 - most metrics need no tokenizer
-        """Names of the numbers `evaluate` gives with this tokenizer, breakdowns aside."""
+        """Return the names of the numbers that `evaluate` gives, without breakdowns."""
         return self.values
 
     @abstractmethod
     def evaluate(self, predictions: Sequence[Prediction], tokenizer: Tokenizer) -> Scores:
-        """Score a split of at least one prediction. Raises MetricUnavailable with the reason if this machine cannot."""
+        """Score a split of at least one prediction.
+
+        Raises:
+            MetricUnavailable: the metric cannot run on this machine; the message is the reason.
+        """
 
 
 def score_by_mean(
     name: str, per_example: Sequence[float], predictions: Sequence[Prediction]
 ) -> Scores:
-    """Scores of a metric that is a mean over examples, with its breakdown by kind."""
-    return Scores(
-        {name: fmean(per_example), **mean_by_kind(name, per_example, predictions)},
-        {name: tuple(per_example)},
-    )
+    """Return the scores of a metric that is a mean over examples, with its breakdown by kind."""
+    by_kind = mean_by_kind(name, per_example, predictions)
+    return Scores({name: fmean(per_example), **by_kind}, {name: tuple(per_example)})
 
 
 def mean_by_kind(
     name: str, per_example: Sequence[float], predictions: Sequence[Prediction]
 ) -> dict[str, float]:
-    """Mean per question type, as `name/kind`, kinds sorted; predictions without a kind are left out."""
+    """Return the mean of each question type as `name/kind`, in the order of the kinds.
+
+    Predictions without a kind are left out.
+    """
     groups: dict[str, list[float]] = {}
     for score, prediction in zip(per_example, predictions, strict=True):
         groups.setdefault(prediction.kind, []).append(score)

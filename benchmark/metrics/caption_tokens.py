@@ -1,4 +1,7 @@
-"""Captions cut into words, as the COCO caption metrics want them: one string, words apart by spaces, punctuation gone."""
+"""Captions cut into words, in the form of the COCO caption metrics.
+
+A tokenised caption is one string of words, with spaces between them and without punctuation.
+"""
 
 from __future__ import annotations
 
@@ -10,52 +13,68 @@ from vlpeft.benchmark.libraries.pycocoevalcap import ptb_jar, punctuation
 from vlpeft.benchmark.metrics.base import Prediction, Tokenizer
 from vlpeft.benchmark.metrics.java import run_java
 
-Captions = dict[int, list[str]]  # example's number -> its captions, the form pycocoevalcap works on
+# From the number of an example to its captions: the form that pycocoevalcap works on.
+Captions = dict[int, list[str]]
 
 
 @lru_cache(maxsize=2)
-def tokenised(
+def tokenise_split(
     predictions: tuple[Prediction, ...], tokenizer: Tokenizer
 ) -> tuple[Captions, Captions]:
-    """References and candidates of a split, tokenised once for all metrics; callers must not change them.
+    """Return references and candidates of a split. Callers must not change them.
 
-    References and candidates go separately, as in the official evaluation: PTB's treatment of a full stop can depend on
-    the next line, so one joint call would differ at the seam. Raises MetricUnavailable for `ptb` without Java.
+    The result is cached, so all metrics share one run of the tokenizer.
+
+    References and candidates are tokenised apart, as in the official evaluation. PTB's treatment of
+    a full stop can depend on the next line, so one joint call would differ where they meet.
+
+    Raises:
+        MetricUnavailable: `ptb` without Java.
     """
     references = _tokenise_groups([p.references for p in predictions], tokenizer)
     return references, _tokenise_groups([(p.text,) for p in predictions], tokenizer)
 
 
 def _tokenise_groups(groups: Sequence[Sequence[str]], tokenizer: Tokenizer) -> Captions:
-    cut: Callable[[Sequence[str]], list[str]] = {"ptb": ptb, "treebank": treebank}[tokenizer]
-    lines = iter(cut([_one_line(caption) for group in groups for caption in group]))
+    """Tokenise all captions in one call, and give each group its own."""
+    tokenise: Callable[[Sequence[str]], list[str]] = {"ptb": ptb, "treebank": treebank}[tokenizer]
+    lines = iter(tokenise([_one_line(caption) for group in groups for caption in group]))
     return {number: [next(lines) for _ in group] for number, group in enumerate(groups)}
 
 
 def ptb(captions: Sequence[str]) -> list[str]:
-    """Tokenise captions of one line each with Stanford's PTBTokenizer: the official way, one run of Java for all.
+    """Tokenise captions of one line each with Stanford's PTBTokenizer, the official way.
 
-    Raises MetricUnavailable if Java is missing or fails, RuntimeError if it does not give one line a caption.
+    Java is started once for all captions.
+
+    Raises:
+        MetricUnavailable: Java is missing or fails.
+        RuntimeError: Java does not return one line for each caption.
     """
     program = ["-cp", str(ptb_jar()), "edu.stanford.nlp.process.PTBTokenizer"]
-    output = run_java(
-        [*program, "-preserveLines", "-lowerCase", "-encoding", "UTF-8"], "\n".join(captions)
-    )
-    lines = output.split("\n")
+    options = ["-preserveLines", "-lowerCase", "-encoding", "UTF-8"]
+    lines = run_java([*program, *options], "\n".join(captions)).split("\n")
     if len(lines) != len(captions):
         raise RuntimeError(f"PTBTokenizer gave {len(lines)} lines for {len(captions)} captions")
-    return [
-        _without_punctuation(line.rstrip().split(" ")) for line in lines
-    ]  # not split(): a fraction's token holds a hard space
+    # Not `split()`: the token of a fraction contains a non-breaking space.
+    return [_without_punctuation(line.rstrip().split(" ")) for line in lines]
 
 
 def treebank(captions: Sequence[str]) -> list[str]:
-    """Tokenise with nltk's rules for the Penn Treebank: near to `ptb`, not equal, and without Java."""
-    # Lower case comes last, as in `ptb`: brackets become -lrb- and stay, since the list below has only -LRB-.
-    return [
-        _without_punctuation([token.lower() for token in tokens])
-        for tokens in treebank_tokens(captions)
-    ]
+    """Tokenise captions with nltk's rules for the Penn Treebank.
+
+    The result is close to that of `ptb` but not equal. It needs no Java.
+    """
+    return [_lower(tokens) for tokens in treebank_tokens(captions)]
+
+
+def _lower(tokens: Sequence[str]) -> str:
+    """Join tokens in lower case.
+
+    Lower case comes last, as in `ptb`. So brackets become -lrb- and stay, because the list of
+    punctuation has only -LRB-.
+    """
+    return _without_punctuation([token.lower() for token in tokens])
 
 
 def _without_punctuation(tokens: Sequence[str]) -> str:
@@ -64,5 +83,8 @@ def _without_punctuation(tokens: Sequence[str]) -> str:
 
 
 def _one_line(caption: str) -> str:
-    """The official code replaces only newlines; every other line break would shift all captions after it."""
+    """Replace line breaks, since one would shift all captions after it.
+
+    The official code replaces only newlines. Unicode has more line breaks.
+    """
     return " ".join(caption.splitlines())

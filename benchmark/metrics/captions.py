@@ -1,7 +1,9 @@
 """The COCO caption metrics, computed by pycocoevalcap: BLEU, METEOR, ROUGE-L, CIDEr and SPICE.
 
-Numbers made with another tokenizer than the official `ptb` carry its name, as in "CIDEr (treebank)": they must not be mixed.
-All are in per cent, CIDEr included (the package's 1.2 is 120, the form papers print).
+Numbers of a tokenizer other than the official `ptb` carry its name, as in "CIDEr (treebank)". They
+must not be mixed with official numbers.
+
+All numbers are in percent, CIDEr included: the package's 1.2 is 120, the form that papers print.
 """
 
 from __future__ import annotations
@@ -13,61 +15,72 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import fmean
 from tempfile import TemporaryDirectory
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from vlpeft.benchmark.core.errors import MetricUnavailable
 from vlpeft.benchmark.core.registry import register
 from vlpeft.benchmark.libraries.pycocoevalcap import bleu, cider, meteor_jar, rouge_l, spice_folder
 from vlpeft.benchmark.metrics.base import Metric, Prediction, Scores, Tokenizer
-from vlpeft.benchmark.metrics.caption_tokens import Captions, tokenised
+from vlpeft.benchmark.metrics.caption_tokens import Captions, tokenise_split
 from vlpeft.benchmark.metrics.java import run_java, talk_to_java
 
 SPICE_MODELS = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
-# SPICE's serialisation library reaches into these packages, which Java 16 and newer refuse unless told; Java 8 ignores it.
-_OPENED = [
-    f"java.base/java.{name}" for name in ("lang", "util", "util.concurrent", "math", "net", "text")
-] + ["java.sql/java.sql"]
-SPICE_OPTIONS = {
-    "JDK_JAVA_OPTIONS": " ".join(f"--add-opens={package}=ALL-UNNAMED" for package in _OPENED)
-}
+# SPICE's serialisation library uses reflection on these packages. Java 16 and newer refuse this
+# unless the packages are opened. Java 8 ignores the variable.
+_OPENED = (
+    "java.base/java.lang",
+    "java.base/java.util",
+    "java.base/java.util.concurrent",
+    "java.base/java.math",
+    "java.base/java.net",
+    "java.base/java.text",
+    "java.sql/java.sql",
+)
+_OPTIONS = " ".join(f"--add-opens={package}=ALL-UNNAMED" for package in _OPENED)
+SPICE_OPTIONS = {"JDK_JAVA_OPTIONS": _OPTIONS}
 
 
 class CaptionMetric(Metric):
-    """A metric over tokenised captions. An empty caption is legal: it matches nothing."""
+    """A metric over tokenised captions. An empty caption is allowed: it matches nothing."""
 
-    averaged: ClassVar[
-        bool
-    ]  # set by @register: its values are means over examples, which paired tests can use
+    # Set by @register: whether the value is a mean over examples, which paired tests can use.
+    averaged: ClassVar[bool]
 
     def value_names(self, tokenizer: Tokenizer) -> tuple[str, ...]:
-        """The names of `values`, with the tokenizer's where it is not the official one."""
-        return (
-            self.values
-            if tokenizer == "ptb"
-            else tuple(f"{name} ({tokenizer})" for name in self.values)
-        )
+        """Return the names of `values`, with the tokenizer's name if it is not the official one."""
+        if tokenizer == "ptb":
+            return self.values
+        return tuple(f"{name} ({tokenizer})" for name in self.values)
 
     def evaluate(self, predictions: Sequence[Prediction], tokenizer: Tokenizer) -> Scores:
-        """Score a split. Raises MetricUnavailable without the Java or the models that it needs."""
+        """Score a split.
+
+        Raises:
+            MetricUnavailable: the Java or the models that it needs are missing.
+        """
         self.require()
         names = self.value_names(tokenizer)
-        values, per_example = self.compute(*tokenised(tuple(predictions), tokenizer))
-        kept = (
-            {names[0]: tuple(100 * float(score) for score in per_example)} if self.averaged else {}
-        )
-        return Scores(
-            {name: 100 * float(value) for name, value in zip(names, values, strict=True)}, kept
-        )
+        values, per_example = self.compute(*tokenise_split(tuple(predictions), tokenizer))
+        percent = {name: 100 * float(value) for name, value in zip(names, values, strict=True)}
+        if not self.averaged:
+            return Scores(percent)
+        return Scores(percent, {names[0]: tuple(100 * float(score) for score in per_example)})
 
     def require(self) -> None:
-        """Raise MetricUnavailable if something needed is missing, before any work is done."""
+        """Raise MetricUnavailable if something that the metric needs is missing.
+
+        This is called before any work is done.
+        """
         return
 
     @abstractmethod
     def compute(
         self, references: Captions, candidates: Captions
     ) -> tuple[Sequence[float], Iterable[float]]:
-        """The package's own values, one for each of `values`, and its scores per example (ignored unless `averaged`)."""
+        """Return the package's own values, and its scores by example.
+
+        There is one value for each name in `values`. The scores are ignored unless `averaged`.
+        """
 
 
 @register("bleu", values=("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4"), averaged=False)
@@ -77,7 +90,7 @@ class Bleu(CaptionMetric):
     def compute(
         self, references: Captions, candidates: Captions
     ) -> tuple[Sequence[float], Iterable[float]]:
-        """BLEU of n-grams up to 1, 2, 3 and 4."""
+        """Return BLEU of n-grams up to 1, 2, 3 and 4."""
         return bleu(references, candidates, longest=4), ()
 
 
@@ -88,7 +101,7 @@ class RougeL(CaptionMetric):
     def compute(
         self, references: Captions, candidates: Captions
     ) -> tuple[Sequence[float], Iterable[float]]:
-        """Mean over examples."""
+        """Return the mean over examples."""
         value, per_example = rouge_l(references, candidates)
         return [value], per_example
 
@@ -100,7 +113,11 @@ class Cider(CaptionMetric):
     def compute(
         self, references: Captions, candidates: Captions
     ) -> tuple[Sequence[float], Iterable[float]]:
-        """Mean over examples. Raises MetricUnavailable if no reference holds a word, which the package cannot take."""
+        """Return the mean over examples.
+
+        Raises:
+            MetricUnavailable: no reference has a word, which the package cannot handle.
+        """
         if not any(map(any, references.values())):
             raise MetricUnavailable("no reference caption has a word left after tokenisation")
         value, per_example = cider(references, candidates)
@@ -109,37 +126,40 @@ class Cider(CaptionMetric):
 
 @register("meteor", values=("METEOR",), averaged=False)
 class Meteor(CaptionMetric):
-    """METEOR 1.5 over the whole split (Denkowski and Lavie 2014). Its Java program takes some 15 s to start."""
+    """METEOR 1.5 over the whole split (Denkowski and Lavie 2014).
+
+    Its Java program takes about 15 s to start.
+    """
 
     def compute(
         self, references: Captions, candidates: Captions
     ) -> tuple[Sequence[float], Iterable[float]]:
-        """The program's aggregate: statistics of all captions first, then one score."""
-        with talk_to_java(
-            ["-Xmx2G", "-jar", str(meteor_jar()), "-", "-", "-stdio", "-l", "en", "-norm"]
-        ) as program:
-            statistics = [
-                program.ask(_meteor_question(references[i], candidates[i])) for i in candidates
-            ]
+        """Return the program's aggregate: it scores the summed statistics of all captions."""
+        command = ["-Xmx2G", "-jar", str(meteor_jar()), "-", "-", "-stdio", "-l", "en", "-norm"]
+        questions = [_meteor_question(references[i], candidates[i]) for i in candidates]
+        with talk_to_java(command) as program:
+            statistics = [program.ask(question) for question in questions]
             program.ask(" ||| ".join(["EVAL", *statistics]))
-            answers = [
-                program.read_line() for _ in statistics
-            ]  # one line a caption, and the aggregate last
+            # The program prints one line for each caption, and the aggregate last.
+            answers = [program.read_line() for _ in statistics]
         return [float(answers[-1])], ()
 
 
 def _meteor_question(references: Sequence[str], candidates: Sequence[str]) -> str:
-    """One line for METEOR, rid of the mark that parts its fields."""
+    """Return one line for METEOR. `|||` separates its fields, so it is removed from the texts."""
     fields = [text.replace("|||", "").replace("  ", " ") for text in (*references, *candidates)]
     return " ||| ".join(["SCORE", *fields])
 
 
 @register("spice", values=("SPICE",), averaged=True)
 class Spice(CaptionMetric):
-    """SPICE, F-score over scene graphs (Anderson et al. 2016). Needs Stanford's CoreNLP 3.6.0 models, a download of 0.5 GB."""
+    """SPICE, the F-score over scene graphs (Anderson et al. 2016).
+
+    It needs the models of Stanford's CoreNLP 3.6.0, a download of 0.5 GB.
+    """
 
     def require(self) -> None:
-        """Raise MetricUnavailable naming the missing model files and their place; nothing is downloaded."""
+        """Raise MetricUnavailable with the missing model files. Nothing is downloaded."""
         library = spice_folder() / "lib"
         missing = [name for name in SPICE_MODELS if not (library / name).is_file()]
         if missing:
@@ -151,18 +171,24 @@ class Spice(CaptionMetric):
     def compute(
         self, references: Captions, candidates: Captions
     ) -> tuple[Sequence[float], Iterable[float]]:
-        """Mean over examples of the F-score over all tuples."""
+        """Return the mean over examples of the F-score over all tuples."""
         rows = [
             {"image_id": i, "test": candidates[i][0], "refs": references[i]} for i in candidates
         ]
-        with TemporaryDirectory(prefix="vlpeft-spice-") as folder:
-            question, answer = Path(folder) / "in.json", Path(folder) / "out.json"
-            question.write_text(json.dumps(rows), encoding="utf-8")
-            program = ["-Xmx8G", "-jar", str(spice_folder() / "spice-1.0.jar"), str(question)]
-            run_java([*program, "-out", str(answer), "-subset", "-silent"], variables=SPICE_OPTIONS)
-            found = json.loads(answer.read_text(encoding="utf-8"))
+        found = _run_spice(rows)
         scores = {row["image_id"]: float(row["scores"]["All"]["f"]) for row in found}
         if not all(map(math.isfinite, scores.values())):
             raise MetricUnavailable("SPICE gave no number for at least one example")
         per_example = [scores[i] for i in candidates]
         return [fmean(per_example)], per_example
+
+
+def _run_spice(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Run the Java program, which reads and writes files."""
+    with TemporaryDirectory(prefix="vlpeft-spice-") as folder:
+        question, answer = Path(folder) / "in.json", Path(folder) / "out.json"
+        question.write_text(json.dumps(rows), encoding="utf-8")
+        program = ["-Xmx8G", "-jar", str(spice_folder() / "spice-1.0.jar"), str(question)]
+        run_java([*program, "-out", str(answer), "-subset", "-silent"], variables=SPICE_OPTIONS)
+        found: list[dict[str, Any]] = json.loads(answer.read_text(encoding="utf-8"))
+    return found

@@ -1,4 +1,4 @@
-"""Running the Java programs that the caption metrics are made of, without writing beside them."""
+"""Run the Java programs of the caption metrics, without writing to their folders."""
 
 from __future__ import annotations
 
@@ -12,12 +12,16 @@ from typing import IO, cast
 
 from vlpeft.benchmark.core.errors import MetricUnavailable
 
-NO_JAVA = "needs Java 8 or newer on the PATH: apt install default-jre-headless, or conda install -c conda-forge openjdk"
-UTF8 = "-Dfile.encoding=UTF-8"  # else the locale decides how captions are read, and batch jobs often have none
+NO_JAVA = (
+    "needs Java 8 or newer on the PATH: "
+    "apt install default-jre-headless, or conda install -c conda-forge openjdk"
+)
+# Otherwise the locale decides how captions are read, and batch jobs often have no locale.
+UTF8 = "-Dfile.encoding=UTF-8"
 
 
 def java() -> str:
-    """Path of the `java` program. Raises MetricUnavailable where there is none."""
+    """Return the path of the `java` program, or raise MetricUnavailable."""
     program = shutil.which("java")
     if program is None:
         raise MetricUnavailable(NO_JAVA)
@@ -27,11 +31,18 @@ def java() -> str:
 def run_java(
     arguments: Sequence[str], text: str = "", variables: Mapping[str, str] | None = None
 ) -> str:
-    """Run Java in a private temporary folder, `text` on its standard input; return its standard output.
+    """Run Java in a temporary folder and return its standard output.
 
-    `variables` are added to the environment. Raises MetricUnavailable with Java's last words if it fails.
+    Args:
+        arguments: of Java.
+        text: standard input.
+        variables: added to the environment.
+
+    Raises:
+        MetricUnavailable: Java is missing, or fails; the message has its last line of errors.
     """
-    command, environment = [java(), UTF8, *arguments], {**os.environ, **(variables or {})}
+    command = [java(), UTF8, *arguments]
+    environment = {**os.environ, **(variables or {})}
     with TemporaryDirectory(prefix="vlpeft-java-") as folder:
         done = subprocess.run(
             command,
@@ -42,19 +53,22 @@ def run_java(
             check=False,
         )
     if done.returncode != 0:
-        raise MetricUnavailable(_last_words(done.returncode, done.stderr))
+        raise MetricUnavailable(_describe_failure(done.returncode, done.stderr))
     return done.stdout.decode()
 
 
 class Conversation:
-    """A running Java program that answers line by line."""
+    """A running Java program that answers line by line.
+
+    Its methods raise MetricUnavailable if the program has ended.
+    """
 
     def __init__(self, process: subprocess.Popen[bytes], errors: IO[bytes]) -> None:
         self._process, self._errors = process, errors
         self._to, self._from = cast("IO[bytes]", process.stdin), cast("IO[bytes]", process.stdout)
 
     def ask(self, line: str) -> str:
-        """Send one line and return the next. Raises MetricUnavailable if the program has ended."""
+        """Send one line and return the next line of output."""
         try:
             self._to.write(f"{line}\n".encode())
             self._to.flush()
@@ -63,21 +77,22 @@ class Conversation:
         return self.read_line()
 
     def read_line(self) -> str:
-        """Read one line. Raises MetricUnavailable if the program has ended."""
+        """Read one line of output."""
         line = self._from.readline()
         if not line:
             raise self._ended()
         return line.decode().strip()
 
     def _ended(self) -> MetricUnavailable:
+        """Return the error that says how the program ended."""
         code = self._process.wait()
         self._errors.seek(0)
-        return MetricUnavailable(_last_words(code, self._errors.read()))
+        return MetricUnavailable(_describe_failure(code, self._errors.read()))
 
 
 @contextmanager
 def talk_to_java(arguments: Sequence[str]) -> Iterator[Conversation]:
-    """Start Java in a private temporary folder for a conversation; at the end it is stopped and waited for."""
+    """Start Java in a temporary folder for a conversation. At the end it is stopped."""
     command, pipe = [java(), UTF8, *arguments], subprocess.PIPE
     with TemporaryDirectory(prefix="vlpeft-java-") as folder, TemporaryFile() as errors:
         process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=errors, cwd=folder)
@@ -85,9 +100,11 @@ def talk_to_java(arguments: Sequence[str]) -> Iterator[Conversation]:
             yield Conversation(process, errors)
         finally:
             process.kill()
-            process.communicate()  # closes the pipes and reaps the process
+            process.communicate()  # closes the pipes and waits for the process
 
 
-def _last_words(code: int, errors: bytes) -> str:
-    lines = errors.decode(errors="replace").strip().splitlines() or ["it said nothing"]
-    return f"Java ended with status {code}: {lines[-1].strip()[:300]}"
+def _describe_failure(code: int, errors: bytes) -> str:
+    """Return the exit status of Java and the last line of its errors."""
+    lines = errors.decode(errors="replace").strip().splitlines()
+    last = lines[-1] if lines else "it said nothing"
+    return f"Java ended with status {code}: {last.strip()[:300]}"

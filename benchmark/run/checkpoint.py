@@ -1,9 +1,14 @@
-"""Exact resume: what was trained, optimizer, schedule, random state and position, written atomically."""
+"""Checkpoints for exact resume: trained tensors, optimizer, schedule, random state and position.
+
+A run that is interrupted and resumed ends with the same bits as one that is not. Only what trains
+is saved; the pretrained weights are read again.
+"""
 
 from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save
@@ -13,7 +18,7 @@ from vlpeft.benchmark.cells.records import write_atomically
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.run.loop import TrainingState
 
-# Fields of the state that are kept as they are.
+# Fields of the state that are saved as they are.
 PLAIN = (
     "step",
     "curve",
@@ -27,62 +32,73 @@ PLAIN = (
 
 
 def trained_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """The tensors that train, by name; shared ones once."""
+    """Return the tensors that train, by name. A shared tensor appears once."""
     return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
 
 
 def save_trained(path: Path, model: nn.Module) -> int:
-    """Write only what was trained, as safetensors. Returns the size in bytes."""
-    data = save(
-        {name: tensor.cpu().contiguous() for name, tensor in trained_tensors(model).items()}
-    )
+    """Write the tensors that train as a safetensors file, and return its size in bytes."""
+    tensors = trained_tensors(model)
+    data = save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()})
     write_atomically(path, data)
     return len(data)
 
 
 @torch.no_grad()
 def load_trained(model: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Put saved tensors back. Raises KeyError where names differ."""
+    """Copy saved tensors into a model.
+
+    Raises:
+        KeyError: the model trains tensors of other names.
+    """
     own = trained_tensors(model)
     if own.keys() != tensors.keys():
-        raise KeyError(
-            f"saved and built model train different tensors: {sorted(own.keys() ^ tensors.keys())[:3]}"
-        )
+        differing = sorted(own.keys() ^ tensors.keys())[:3]
+        raise KeyError(f"saved and built model train different tensors: {differing}")
     for name, tensor in tensors.items():
         own[name].copy_(tensor)
 
 
 def save_checkpoint(path: Path, state: TrainingState, origin: dict[str, str]) -> None:
-    """Write the state between two steps; `origin` names the cell and the data it belongs to."""
+    """Write the state between two steps. `origin` names the cell and the data it belongs to."""
+    values: dict[str, Any] = {
+        "origin": origin,
+        "trained": trained_tensors(state.backbone),
+        "optimizer": state.optimizer.state_dict(),
+        "schedule": state.schedule.state_dict(),
+        "cpu_rng": torch.get_rng_state(),
+        "cuda_rng": [],
+    }
+    if torch.cuda.is_available():
+        values["cuda_rng"] = torch.cuda.get_rng_state_all()
+    for name in PLAIN:
+        values[name] = getattr(state, name)
+    # Serialised in memory first, because the file is replaced atomically.
     buffer = io.BytesIO()
-    torch.save(
-        {
-            "origin": origin,
-            "trained": trained_tensors(state.backbone),
-            "optimizer": state.optimizer.state_dict(),
-            "schedule": state.schedule.state_dict(),
-            **{name: getattr(state, name) for name in PLAIN},
-            "cpu_rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        },
-        buffer,
-    )
+    torch.save(values, buffer)
     write_atomically(path, buffer.getvalue())
 
 
 def load_checkpoint(path: Path, state: TrainingState, origin: dict[str, str]) -> None:
-    """Go on where a checkpoint was written; afterwards every draw, step and number is that of the uninterrupted run.
+    """Load a checkpoint into `state`.
 
-    Raises UserError for a checkpoint of another origin, such as one made before the data changed, or of another version.
+    Afterwards every draw, step and number equals that of an uninterrupted run.
+
+    Raises:
+        UserError: the checkpoint is of another origin, for instance because the data changed since,
+            or of another version of this package.
     """
+    # `weights_only` refuses pickled code: a result folder may come from somebody else.
     saved = torch.load(path, map_location="cpu", weights_only=True)
     if saved["origin"] != origin:
         raise UserError(
-            f"{path} was made with other data ({saved['origin']}, now {origin}); delete it to start the cell afresh"
+            f"{path} was made with other data ({saved['origin']}, now {origin}); "
+            "delete it to restart the cell"
         )
     if missing := set(PLAIN) - set(saved):
         raise UserError(
-            f"{path} was made by another version of vlpeft (no '{min(missing)}'); delete it to start the cell afresh"
+            f"{path} was made by another version of vlpeft (no '{min(missing)}'); "
+            "delete it to restart the cell"
         )
     load_trained(state.backbone, saved["trained"])
     state.optimizer.load_state_dict(saved["optimizer"])

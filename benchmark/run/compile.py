@@ -1,9 +1,17 @@
-"""Training with `torch.compile`, layer by layer: a way to run a cell, no part of what it is.
+"""Training with `torch.compile`, layer by layer: a way to run a cell, not a part of its identity.
 
-The layers of a tower are alike, so one graph serves them all (PyTorch's "regional compilation"), whatever the lengths of a
-batch's texts: shapes are symbols from the start. A layer makes another graph only where its inputs differ in kind: the
-lowest layer, below which nothing trains; a batch of one example; a batch without padding; another task of a joint cell.
-A graph that breaks, or one too many, is an error: torch would go on without compiling, and say so in a log at most.
+The layers of a tower are alike, so one graph serves them all (PyTorch calls this "regional
+compilation"). Shapes are symbolic from the start, so that one graph serves texts of all lengths.
+
+A layer needs another graph only if its inputs differ in kind:
+
+- the lowest layer, below which nothing trains
+- a batch of one example
+- a batch without padding
+- another task of a joint cell
+
+A graph break is an error here, and so is a graph too many. By default torch would continue without
+compiling and, at most, write a line to a log.
 """
 
 from __future__ import annotations
@@ -18,67 +26,84 @@ from vlpeft.benchmark.contract.backbone import Backbone
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.libraries.torch import CompilerError, LimitHit, set_up_compiler
 
-LIMIT = (
-    64  # graphs that layers of all kinds may need together; torch's 8 are too few for two towers
-)
+# Graphs that layers of all kinds may need together. torch's default of 8 is too low for two towers.
+LIMIT = 64
 
 
 def compile_layers(backbone: Backbone, backend: str = "inductor") -> None:
-    """Compile the layers of both towers in place, after a method is injected; names of parameters stay as they are.
+    """Compile the layers of both towers in place.
 
-    Compiling itself happens in the first steps. Raises UserError where there is nothing to compile with.
+    Call this after a method is injected. Names of parameters do not change. The compiler itself
+    runs in the first steps.
+
+    Raises:
+        UserError: compiling does not work on this machine.
     """
     _set_up()
     with compile_errors():
-        torch.compile(torch.neg, backend=backend)(
-            torch.ones(2, device=backbone.device)
-        )  # before features are computed for hours
+        # A trial: without it, a missing compiler would show only after features are cached, which
+        # can take hours.
+        torch.compile(torch.neg, backend=backend)(torch.ones(2, device=backbone.device))
     for tower in (backbone.text, backbone.vision):
         for layer in layers(tower):
             layer.compile(backend=backend, fullgraph=True, dynamic=True)
 
 
 def _set_up() -> None:
+    """Reset the compiler: a worker runs many cells, and old graphs would count for the limit."""
     try:
-        set_up_compiler(
-            LIMIT
-        )  # a worker runs cell after cell: another method's graphs would count against the limit
+        set_up_compiler(LIMIT)
     except AttributeError as error:
         raise UserError(
-            f"--compile: torch {torch.__version__} is too old for it; leave out --compile, or upgrade torch"
+            f"--compile: torch {torch.__version__} is too old for it; "
+            "leave out --compile, or upgrade torch"
         ) from error
 
 
 def layers(tower: nn.Module) -> Iterator[nn.Module]:
-    """What a tower repeats: the children of its outermost lists, and of its outermost sequences (timm's blocks) of one class."""
+    """Yield the repeated layers of a tower.
+
+    These are the children of its outermost `ModuleList`s. timm keeps blocks in a `Sequential`, so
+    the children of a `Sequential` count as well if they are of one class.
+    """
     for child in tower.children():
-        alike = len({type(each) for each in child.children()}) == 1
-        if isinstance(child, nn.ModuleList) or (isinstance(child, nn.Sequential) and alike):
+        if _repeats(child):
             yield from child.children()
         else:
             yield from layers(child)
 
 
+def _repeats(module: nn.Module) -> bool:
+    if isinstance(module, nn.ModuleList):
+        return True
+    kinds = {type(child) for child in module.children()}
+    return isinstance(module, nn.Sequential) and len(kinds) == 1
+
+
 def eager() -> AbstractContextManager[None]:
-    """Run what is compiled as it was written: evaluation has shapes and caches that change with each token, counting needs operations."""
+    """Return a context in which compiled layers run as they were written.
+
+    Evaluation needs it because the shapes and caches change with every token. Counting FLOPs needs
+    it because the counter must see single operations.
+    """
     stance: AbstractContextManager[None] = torch.compiler.set_stance("force_eager")
     return stance
 
 
 @contextmanager
 def compile_errors() -> Iterator[None]:
-    """Around what may compile. Raises UserError with the reason where that fails."""
+    """Raise errors of the compiler as UserErrors with the reason. Wrap what may compile in this."""
     try:
         yield
     except CompilerError as error:
         raise UserError(f"--compile: {_reason(error)}; leave out --compile") from error
-    except LimitHit as error:  # its cause says which limit, it itself does not
-        raise UserError(
-            f"--compile: {_reason(error.__cause__ or error)}; leave out --compile"
-        ) from error
+    except LimitHit as error:
+        # Only the cause of this error names the limit.
+        reason = _reason(error.__cause__ or error)
+        raise UserError(f"--compile: {reason}; leave out --compile") from error
 
 
 def _reason(error: BaseException) -> str:
-    """The first paragraph, as one line: others are for torch's developers."""
+    """Return the first paragraph as one line: the others are for the developers of torch."""
     paragraph = " ".join(str(error).strip().partition("\n\n")[0].split())
     return paragraph.partition(" Explanation:")[0][:300].rstrip(".")

@@ -18,7 +18,13 @@ MIB = 1024 * 1024
 
 
 def parameters(backbone: Backbone) -> dict[str, int]:
-    """trainable (task head included), head, vision (the tower), and total (both towers and what the method added)."""
+    """Return numbers of parameters.
+
+    trainable: all that train, the task head included.
+    head: the task head alone. Papers differ in whether they count it.
+    vision: the vision tower.
+    total: both towers and what the method added.
+    """
     return {
         "trainable": count(p for p in backbone.parameters() if p.requires_grad),
         "head": count(backbone.head_parameters()),
@@ -29,7 +35,7 @@ def parameters(backbone: Backbone) -> dict[str, int]:
 
 @dataclass
 class Meter:
-    """Wall seconds, CPU seconds and peak memory from its making to `read`."""
+    """Wall seconds, CPU seconds and peak memory since the meter was made."""
 
     device: torch.device
 
@@ -38,7 +44,10 @@ class Meter:
         reset_peak_memory(self.device)
 
     def read(self) -> dict[str, float]:
-        """seconds, cpu_seconds, peak_memory_mb (allocated on a GPU; resident set of the process on a CPU)."""
+        """Return seconds, cpu_seconds and peak_memory_mb.
+
+        Memory is what torch allocated on a GPU, or the resident set of the process on a CPU.
+        """
         return {
             "seconds": time.perf_counter() - self.wall,
             "cpu_seconds": time.process_time() - self.cpu,
@@ -47,7 +56,7 @@ class Meter:
 
 
 def merge_readings(readings: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """What the ranks of a cell took: the seconds of the slowest, the CPU seconds of all, the peak of the one that had the highest."""
+    """Merge the readings of all ranks: the slowest, the sum of CPU seconds, the highest peak."""
     return {
         "seconds": max(each["seconds"] for each in readings),
         "cpu_seconds": sum(each["cpu_seconds"] for each in readings),
@@ -56,30 +65,31 @@ def merge_readings(readings: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def gpu_hours(device: torch.device, seconds: float, ranks: int) -> float:
-    """Hours of GPUs, of which each rank has one; none where there is no GPU."""
-    return seconds * ranks / 3600 if device.type == "cuda" else 0.0
+    """Return the hours of all GPUs, one for each rank; 0 on a CPU."""
+    if device.type != "cuda":
+        return 0.0
+    return seconds * ranks / 3600
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Let `peak_memory` begin with what is in use now."""
+    """Make `peak_memory` start from the memory that is in use now."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif os.access("/proc/self/clear_refs", os.W_OK):
-        Path("/proc/self/clear_refs").write_text(
-            "5", encoding="ascii"
-        )  # Linux: sets the high-water mark to the present size
+        # Linux: "5" sets the high-water mark of the resident set to its present size.
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 def peak_memory(device: torch.device) -> float:
-    """Bytes. Where the high-water mark cannot be reset (not Linux), it is the process's since its start."""
+    """Return the peak in bytes since `reset_peak_memory`.
+
+    On systems other than Linux the peak cannot be reset; it counts from the start of the process.
+    """
     if device.type == "cuda":
         return float(torch.cuda.max_memory_allocated(device))
     status = Path("/proc/self/status")
     if status.exists():
-        line = next(
-            line
-            for line in status.read_text(encoding="ascii").splitlines()
-            if line.startswith("VmHWM")
-        )
+        lines = status.read_text(encoding="ascii").splitlines()
+        line = next(line for line in lines if line.startswith("VmHWM"))
         return float(line.split()[1]) * 1024
     return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * 1024

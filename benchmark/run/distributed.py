@@ -1,7 +1,11 @@
-"""What the processes (ranks) of one cell say to each other.
+"""Communication between the processes (ranks) of one cell.
 
-Every rank holds the whole model, computes a piece of each batch, and makes the same step. A cell in one process is a world
-of one rank, for which everything here does nothing, so that there is one way through training and evaluation.
+Every rank holds the whole model, computes its piece of each batch, and makes the same step: plain
+data parallelism. A cell in one process is a world of one rank. For it, all functions here do
+nothing, so training and evaluation have one code path.
+
+`DistributedDataParallel` is not used. It averages gradients over ranks, which is wrong for unequal
+pieces. It also expects a gradient for every parameter in every step.
 """
 
 from __future__ import annotations
@@ -21,13 +25,14 @@ from torch import Tensor, distributed, nn
 from vlpeft.benchmark.libraries.torch import join_group
 
 T = TypeVar("T")
-# Not what finds a dead rank (see benchmark/run/ranks.py): others may wait as long for rank 0, which alone computes metrics.
+# Dead ranks are found by benchmark/run/ranks.py, not by this timeout. It must be long, because all
+# ranks wait while rank 0 computes the metrics.
 PATIENCE = timedelta(hours=6)
 LOOPBACK = "lo"
 
 
 class PeerLost(RuntimeError):
-    """The other ranks cannot be reached. It follows from a failure elsewhere, which is the cause."""
+    """The other ranks cannot be reached. The cause is a failure elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -39,17 +44,21 @@ class Ranks:
 
     @property
     def first(self) -> bool:
-        """Whether this is the rank that writes files and reports progress."""
+        """Whether this rank writes the files and reports progress."""
         return self.rank == 0
 
     def piece(self, size: int) -> range:
-        """Places in a batch of `size` that are this rank's. Pieces differ by one at most; of a small batch some are empty."""
+        """Return which places of a batch of `size` items are this rank's.
+
+        The lengths of the pieces differ by at most one. Pieces of a small batch may be empty.
+        """
         return range(size * self.rank // self.world, size * (self.rank + 1) // self.world)
 
     def reseed(self, seed: int, step: int) -> None:
-        """Give each rank draws of its own at every step: a function of (seed, step, rank), so that no rank's state need be saved.
+        """Seed torch for a step, so that each rank draws its own dropout masks.
 
-        A world of one keeps drawing from one stream.
+        The seed is a function of (seed, step, rank), so no rank's random state has to be saved. A
+        world of one rank keeps drawing from one stream, which a checkpoint saves.
         """
         if self.world > 1:
             digest = hashlib.sha256(f"{seed}/{step}/{self.rank}".encode()).digest()
@@ -58,54 +67,63 @@ class Ranks:
     def sum_gradients(
         self, parameters: Sequence[nn.Parameter], loss: float, terms: int
     ) -> tuple[float, int]:
-        """Sum the gradients of all ranks in place; returns the sums of their losses and of the terms in them.
+        """Sum the gradients of all ranks in place.
 
-        Each gradient is of a summed loss, so that sums over ranks, divided by all terms, are those of the whole batch,
-        however unequal the pieces. A parameter has a gradient afterwards if any rank had one: the optimizer passes over the
-        others, as it does in one process. What trains is little, so all of it travels in one message after backward.
+        Each gradient belongs to a summed loss. So the sum over ranks, divided by the number of all
+        terms, is the gradient of the whole batch, however unequal the pieces are.
+
+        A parameter has a gradient afterwards if it had one on any rank. The optimizer skips the
+        others, as it does in one process; a gradient of zero would still cause weight decay.
+
+        Returns:
+            The sum of the losses of all ranks, and the number of terms in it.
         """
         if self.world == 1:
             return loss, terms
-        found = torch.tensor(
-            [loss, terms, *(p.grad is not None for p in parameters)], dtype=torch.float64
-        )
-        with _talking():
+        # float64 holds the number of terms exactly.
+        numbers = [loss, terms, *(p.grad is not None for p in parameters)]
+        found = torch.tensor(numbers, dtype=torch.float64)
+        with _peer_errors():
             distributed.all_reduce(found)
         moved = [p for p, count in zip(parameters, found[2:].tolist(), strict=True) if count]
         if moved:
-            flat = torch.cat(
-                [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in moved]
-            )
-            with _talking():
-                distributed.all_reduce(flat)
-            for p, grad in zip(moved, torch.split(flat, [p.numel() for p in moved]), strict=True):
-                p.grad = grad.view_as(p)
+            _sum_in_place(moved)
         return float(found[0]), int(found[1])
 
     def gather(self, mine: T) -> list[T]:
-        """What each rank has, by rank; the same list on all."""
+        """Return the values of all ranks, by rank. All ranks get the same list."""
         if self.world == 1:
             return [mine]
         found: list[T] = [mine] * self.world
-        with _talking():
+        with _peer_errors():
             distributed.all_gather_object(found, mine)
         return found
 
     def once(self, make: Callable[[], T]) -> T:
-        """What `make` gives on the first rank, which alone calls it."""
+        """Call `make` on the first rank only, and return its result on all ranks."""
         if self.world == 1:
             return make()
-        found: list[T | None] = [make() if self.first else None]
-        with _talking():
+        found: list[T | None] = [None]
+        if self.first:
+            found = [make()]
+        with _peer_errors():
             distributed.broadcast_object_list(found, src=0)
-        (given,) = found
-        return given  # type: ignore[return-value] # broadcast has filled it
+        (result,) = found
+        return result  # type: ignore[return-value] # broadcast has filled it
 
     def check_equal(self, tensors: Mapping[str, Tensor]) -> None:
-        """Raise RuntimeError unless all ranks hold the same bits: from other weights they would train another model each."""
-        if self.world > 1 and len(set(self.gather(_digest(tensors.values())))) > 1:
+        """Check that all ranks hold the same bits. With different weights they would diverge.
+
+        Raises:
+            RuntimeError: the tensors differ.
+        """
+        if self.world == 1:
+            return
+        digests = self.gather(_digest(tensors.values()))
+        if len(set(digests)) > 1:
             raise RuntimeError(
-                "the ranks have built models with different weights: something was drawn without torch's generator"
+                "the ranks have built models with different weights: "
+                "something was drawn without torch's generator"
             )
 
 
@@ -113,28 +131,46 @@ ALONE = Ranks()
 
 
 def join(rank: int, world: int, meeting: Path, device: torch.device) -> Ranks:
-    """Meet the other ranks of this machine in the file `meeting`: gloo carries what lies on the CPU, nccl what lies on GPUs.
+    """Join the other ranks of this machine. They find each other through the file `meeting`.
 
-    There is no parting: a process is a rank until it ends, and to part would be to wait for ranks that may be gone.
+    gloo transfers tensors on the CPU, nccl those on GPUs. There is no function to leave the group:
+    a process is a rank until it ends, and leaving would wait for ranks that may be gone.
     """
     if Path(f"/sys/class/net/{LOOPBACK}").exists():
-        os.environ.setdefault(
-            "GLOO_SOCKET_IFNAME", LOOPBACK
-        )  # else it asks for the host's name, which not every node can resolve
+        # Otherwise gloo resolves the host's name, which fails on some nodes of clusters.
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    with _talking():
+    with _peer_errors():
         join_group(backend, meeting, rank, world, PATIENCE)
     return Ranks(rank, world)
 
 
 @contextmanager
-def _talking() -> Iterator[None]:
+def _peer_errors() -> Iterator[None]:
+    """Raise what goes wrong in communication as PeerLost. A full GPU is this rank's own failure."""
     try:
         yield
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
         raise PeerLost(" ".join(str(error).split())) from error
+
+
+def _sum_in_place(parameters: Sequence[nn.Parameter]) -> None:
+    """Sum gradients over ranks in one message: PEFT methods train few numbers."""
+    flat = torch.cat([_gradient(p).flatten() for p in parameters])
+    with _peer_errors():
+        distributed.all_reduce(flat)
+    grads = torch.split(flat, [p.numel() for p in parameters])
+    for parameter, grad in zip(parameters, grads, strict=True):
+        parameter.grad = grad.view_as(parameter)
+
+
+def _gradient(parameter: nn.Parameter) -> Tensor:
+    """Return a gradient, or zeros where only other ranks have one."""
+    if parameter.grad is None:
+        return torch.zeros_like(parameter)
+    return parameter.grad
 
 
 def _digest(tensors: Iterable[Tensor]) -> str:

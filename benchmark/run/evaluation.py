@@ -1,4 +1,4 @@
-"""What an adapted model says about a split."""
+"""Predict a split with an adapted model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vlpeft.benchmark.datasets.base import Example
 from vlpeft.benchmark.metrics.base import Prediction
 from vlpeft.benchmark.run.compile import eager
 from vlpeft.benchmark.run.distributed import ALONE, Ranks
-from vlpeft.benchmark.run.fetch_ahead import ahead, fetch_depth, pinned
+from vlpeft.benchmark.run.fetch_ahead import ahead, fetch_depth, pin
 from vlpeft.benchmark.run.inputs import Inputs
 from vlpeft.benchmark.run.loop import Feed, autocast
 
@@ -30,19 +30,21 @@ def predictions(
     progress: Callable[[int, int], None],
     ranks: Ranks = ALONE,
 ) -> list[Prediction]:
-    """One prediction an example, in their order; leaves the model in eval mode. `progress` is told how many of how many are done."""
-    texts = predict_split(
-        backbone, backbone.predict, inputs, feed, examples, batch, progress, ranks
-    )
-    pairs = zip(examples, texts, strict=True)
-    return [
-        Prediction(e.id, text, tuple(inputs.task.references(e, feed.protocol)), e.kind)
-        for e, text in pairs
-    ]
+    """Return one prediction for each example, in their order. The model is left in eval mode.
+
+    `progress` is called with the number of examples that are done and the number of all.
+    """
+    predict = backbone.predict
+    texts = predict_split(backbone, predict, inputs, feed, examples, batch, progress, ranks)
+    made = []
+    for example, text in zip(examples, texts, strict=True):
+        references = tuple(inputs.task.references(example, feed.protocol))
+        made.append(Prediction(example.id, text, references, example.kind))
+    return made
 
 
-def unwatched(done: int, total: int) -> None:
-    """Progress that nobody follows."""
+def ignore_progress(done: int, total: int) -> None:
+    """Report nothing."""
     del done, total
 
 
@@ -53,35 +55,49 @@ def predict_split(
     feed: Feed,
     examples: Sequence[Example],
     batch: int,
-    progress: Callable[[int, int], None] = unwatched,
+    progress: Callable[[int, int], None] = ignore_progress,
     ranks: Ranks = ALONE,
 ) -> list[T]:
-    """What `say`, the backbone's `predict` or `ranked`, says of each example.
+    """Return what the model says about each example, in their order, on all ranks.
 
-    Ranks take whole batches in turn, none twice: a batch is padded as in one process, and so gives the same bits.
+    Ranks take turns with whole batches. A batch is padded as in one process, and so it gives the
+    same bits.
+
+    Args:
+        backbone: the adapted model; it is left in eval mode.
+        say: `backbone.predict` or `backbone.ranked`.
+        inputs: answer list and prompts.
+        feed: visual features and protocol.
+        examples: the split.
+        batch: examples in a forward pass.
+        progress: called with the number of examples that are done and the number of all.
+        ranks: the processes that share the split.
     """
-    protocol, made = feed.protocol, list[list[T]]()
+    device, precision = backbone.device, feed.protocol.precision
     begins = range(0, len(examples), batch)
+    own = begins[ranks.rank :: ranks.world]
     backbone.eval()
-    backbone.follow(protocol, inputs.answers, feed.task)
+    backbone.follow(feed.protocol, inputs.answers, feed.task)
 
     def fetch(begin: int) -> Tensor:
-        return pinned(
-            feed.visual.fetch_examples([e.images for e in examples[begin : begin + batch]]),
-            backbone.device,
-        )
+        images = [example.images for example in examples[begin : begin + batch]]
+        return pin(feed.visual.fetch_examples(images), device)
 
-    with closing(
-        ahead(begins[ranks.rank :: ranks.world], fetch, fetch_depth(backbone.device))
-    ) as batches:
-        for begin, fetched in batches:
+    said: list[list[T]] = []
+    with closing(ahead(own, fetch, fetch_depth(device))) as fetched:
+        for begin, images in fetched:
             part = examples[begin : begin + batch]
-            with eager(), torch.inference_mode(), autocast(backbone.device, protocol.precision):
-                made.append(say(feed.visual.features(fetched), inputs.prompts(part)))
+            # Eager, because each generated token has another shape and would be compiled again.
+            with eager(), torch.inference_mode(), autocast(device, precision):
+                said.append(say(feed.visual.features(images), inputs.prompts(part)))
             progress(begin + len(part), len(examples))
-    found = ranks.gather(made)
-    return [
-        each
-        for turn in range(len(begins))
-        for each in found[turn % ranks.world][turn // ranks.world]
-    ]
+    return _merge_turns(ranks.gather(said), len(begins))
+
+
+def _merge_turns(by_rank: Sequence[Sequence[list[T]]], turns: int) -> list[T]:
+    """Put the batches of all ranks back into the order of the split."""
+    world = len(by_rank)
+    merged: list[T] = []
+    for turn in range(turns):
+        merged += by_rank[turn % world][turn // world]
+    return merged

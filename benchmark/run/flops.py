@@ -1,4 +1,7 @@
-"""How much a training step does: floating-point operations, text tokens and images, counted once on a step that changes nothing."""
+"""Count what a training step does: floating-point operations, text tokens and images.
+
+The step is counted once, on the first batch of a cell, and changes nothing.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +17,18 @@ from torch.utils.flop_counter import FlopCounterMode
 from vlpeft.benchmark.contract.backbone import Backbone
 from vlpeft.benchmark.run.compile import eager
 from vlpeft.benchmark.run.distributed import ALONE, Ranks
-from vlpeft.benchmark.run.loop import Feed, TrainingState, autocast, batches, split_batch
+from vlpeft.benchmark.run.loop import Feed, TrainingState, batches, compute_loss, split_batch
 
 
 @dataclass(frozen=True)
 class StepFlops:
-    """What the first step of a cell does, all its ranks together.
+    """The work of the first step of a cell, all its ranks together.
 
-    flops: of matrix products, convolutions and attention, forward and backward, as torch's counter knows them; cached
-    features cost none. tokens: ids that the text towers embed, padding too. images: those of the batch.
+    Attributes:
+        flops: those of matrix products, convolutions and attention, forward and backward, as
+            torch's counter knows them. Cached features cost none.
+        tokens: ids that the text towers embed, padding included.
+        images: images of the batch.
     """
 
     flops: int
@@ -30,7 +36,7 @@ class StepFlops:
     images: int
 
     def per_second(self, seconds: float) -> dict[str, float]:
-        """tokens_per_second and images_per_second, where a step takes so long."""
+        """Return tokens_per_second and images_per_second for a step that takes `seconds`."""
         return {
             "tokens_per_second": self.tokens / seconds,
             "images_per_second": self.images / seconds,
@@ -40,36 +46,36 @@ class StepFlops:
 def first_step(
     state: TrainingState, feeds: Sequence[Feed], seed: int, micro_batch: int | None, ranks: Ranks
 ) -> StepFlops:
-    """Count the batch of step 0, in parts no larger than those it was trained in.
+    """Count the batch of step 0, in pieces no larger than those it was trained in.
 
-    Weights stay as they are; random numbers are drawn. The last step's gradients are given up, as any step does: a cell that
-    could be trained has room for this.
+    Weights stay as they are, but random numbers are drawn. The gradients of the last step are
+    dropped first, as in any step. So a cell that could be trained has enough memory for this.
     """
     backbone = state.backbone
     state.optimizer.zero_grad(set_to_none=True)
     feed, batch = next(batches(feeds, seed, 0, 1))
     backbone.follow(feed.protocol, feed.answers, feed.task)
     backbone.train()
-    size = min(micro_batch or len(batch), max(1, -(-len(batch) // ranks.world)))
-    with eager(), FlopCounterMode(display=False) as counter, _tokens(backbone) as tokens:
-        for part in split_batch(batch, f"{seed}/0", size, ALONE):
-            with autocast(backbone.device, feed.protocol.precision):
-                visual = feed.seen.features(part.fetched(feed))
-                loss, _ = backbone.loss(
-                    visual, [i.prompt for i in part.items], [i.targets for i in part.items]
-                )
-            torch.autograd.backward(
-                loss
-            )  # the counter's hooks take no autograd.grad where prompts or p are handed to modules
+    share = max(1, -(-len(batch) // ranks.world))  # rounded up: the largest piece of any rank
+    size = min(micro_batch or len(batch), share)
+    with eager(), FlopCounterMode(display=False) as counter, _count_tokens(backbone) as tokens:
+        for piece in split_batch(batch, f"{seed}/0", size, ALONE):
+            loss, _ = compute_loss(backbone, feed, piece, piece.fetch(feed))
+            # Not `torch.autograd.grad`: the counter's hooks fail with it where a method hands
+            # parameters, such as prompts or p, to modules.
+            torch.autograd.backward(loss)
     state.optimizer.zero_grad(set_to_none=True)
-    return StepFlops(
-        counter.get_total_flops(), sum(tokens), sum(len(item.images) for item in batch)
-    )
+    images = sum(len(item.images) for item in batch)
+    return StepFlops(counter.get_total_flops(), sum(tokens), images)
 
 
 @contextmanager
-def _tokens(backbone: Backbone) -> Iterator[list[int]]:
-    """How many ids each look-up in the token tables takes: a decoder's table may be another module than the encoder's."""
+def _count_tokens(backbone: Backbone) -> Iterator[list[int]]:
+    """Yield a list that receives the number of ids of each look-up in the token tables.
+
+    A table is recognised by its number of rows: the decoder's may be another module than the
+    encoder's.
+    """
     found: list[int] = []
 
     def count(_module: nn.Module, inputs: tuple[Any, ...]) -> None:
@@ -77,11 +83,8 @@ def _tokens(backbone: Backbone) -> Iterator[list[int]]:
         found.append(ids.numel())
 
     rows = backbone.token_embeddings.num_embeddings
-    tables = [
-        each
-        for each in backbone.modules()
-        if isinstance(each, nn.Embedding) and each.num_embeddings == rows
-    ]
+    embeddings = [module for module in backbone.modules() if isinstance(module, nn.Embedding)]
+    tables = [table for table in embeddings if table.num_embeddings == rows]
     hooks = [table.register_forward_pre_hook(count) for table in tables]
     try:
         yield found

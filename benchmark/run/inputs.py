@@ -1,4 +1,4 @@
-"""What one task of a cell reads: the examples of its splits, its closed answer list, its training items."""
+"""What one task of a cell reads: examples of its splits, closed answer list, training items."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vlpeft.benchmark.datasets.base import DataFormat, Example
 from vlpeft.benchmark.tasks import TASKS
 from vlpeft.benchmark.tasks.base import Item, Task
 
-SPLITS_KEPT = 8
+SPLITS_KEPT = 8  # enough for the three splits of two tasks
 
 
 @dataclass(frozen=True)
@@ -27,65 +27,67 @@ class Inputs:
     training: Sequence[Example]
     test: Sequence[Example]
     answers: tuple[str, ...]
-    selection: Sequence[Example] = ()  # what epochs are compared on
+    selection: Sequence[Example] = ()  # the examples on which epochs are compared
 
     @classmethod
     def open(cls, part: Part) -> Inputs:
-        """Read all splits that are used. Raises DataError where they cannot be read."""
+        """Read all splits that are used.
+
+        Raises:
+            DataError: a split cannot be read.
+        """
         data, task = part.dataset.open(), TASKS.load(part.task)()
         training, test, selection = splits(data, part.task, part.protocol)
-        return cls(
-            part, data, task, training, test, task.answers(training, part.protocol), selection
-        )
+        # The list comes from the training answers only: those of the test split are unknown.
+        answers = task.answers(training, part.protocol)
+        return cls(part, data, task, training, test, answers, selection)
 
     @property
     def images(self) -> list[str]:
-        """All that are seen as they are; augmented training images are not."""
+        """The images that the model sees unchanged. Training images that are augmented are not."""
         training = self.training if self.part.protocol.augment == "none" else ()
-        return [
-            image
-            for example in (*training, *self.selection, *self.test)
-            for image in example.images
-        ]
+        examples = (*training, *self.selection, *self.test)
+        return [image for example in examples for image in example.images]
 
     @cached_property
     def items(self) -> list[Item]:
-        """What is trained on."""
+        """The training items."""
         return self.task.items(self.training, self.answers, self.part.protocol)
 
     def prompts(self, examples: Sequence[Example]) -> list[str]:
-        """What the model reads beside each image."""
+        """Return the text that the model reads with each image."""
         return [self.task.prompt(example, self.part.protocol) for example in examples]
 
 
 def splits(
     data: DataFormat, task: str, protocol: Protocol
 ) -> tuple[Sequence[Example], Sequence[Example], Sequence[Example]]:
-    """Training, test and selection examples: the first `train_limit`, and of the other two the first `eval_limit`, of them.
+    """Return training, test and selection examples.
 
-    Without `select: best` there are none of the last kind.
+    They are the first `train_limit` examples of the training split, and the first `eval_limit` of
+    the two others. The selection examples are empty without `select: best`.
     """
     content = data.fingerprint()
-    training = _examples(data, content, task, protocol.train_split)[: protocol.train_limit]
-    test = _examples(data, content, task, protocol.eval_split)[: protocol.eval_limit]
+
+    def read(split: str, limit: int | None) -> Sequence[Example]:
+        return _examples(data, content, task, split)[:limit]
+
+    training = read(protocol.train_split, protocol.train_limit)
+    test = read(protocol.eval_split, protocol.eval_limit)
     if protocol.select != "best":
         return training, test, ()
-    return (
-        training,
-        test,
-        _examples(data, content, task, protocol.select_split)[: protocol.eval_limit],
-    )
+    return training, test, read(protocol.select_split, protocol.eval_limit)
 
 
-_READ: OrderedDict[str, Sequence[Example]] = (
-    OrderedDict()
-)  # a worker runs many cells on the same data: read it once
+# A worker runs many cells on the same data, so splits that were read are kept.
+_READ: OrderedDict[str, Sequence[Example]] = OrderedDict()
 
 
 def _examples(data: DataFormat, content: str, task: str, split: str) -> Sequence[Example]:
+    """Return the examples of a split. `content` is the fingerprint of the data files."""
     key = json.dumps([data.name, dump(data), content, task, split], sort_keys=True)
     if key not in _READ:
         _READ[key] = data.examples(task, split)
         while len(_READ) > SPLITS_KEPT:
-            _READ.popitem(last=False)
+            _READ.popitem(last=False)  # the oldest
     return _READ[key]

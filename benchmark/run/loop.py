@@ -1,4 +1,4 @@
-"""The one training loop."""
+"""The training loop, the only one: every cell, test and bench trains with it."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field
-from itertools import count, islice, tee
+from itertools import count
 from random import Random
 from time import perf_counter
 from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -20,39 +20,37 @@ from vlpeft.benchmark.contract.backbone import Backbone
 from vlpeft.benchmark.contract.method import TrackedModule
 from vlpeft.benchmark.core.config import Protocol
 from vlpeft.benchmark.core.errors import UserError
-from vlpeft.benchmark.libraries.torch import clip_gradients, make_adamw
+from vlpeft.benchmark.libraries.torch import clip_gradients
 from vlpeft.benchmark.run.distributed import ALONE, Ranks
 from vlpeft.benchmark.run.features import Visual
-from vlpeft.benchmark.run.fetch_ahead import ahead, fetch_depth, pinned
+from vlpeft.benchmark.run.fetch_ahead import ahead_in_groups, fetch_depth, pin
+from vlpeft.benchmark.run.optimizer import build_optimizer, learning_rate_factor
 from vlpeft.benchmark.tasks.base import Item
 
-CURVE_POINTS = 50
+CURVE_POINTS = 50  # enough to plot; a point is the mean loss since the point before
 
 
 @dataclass
 class TrainingState:
-    """Everything that training changes; a checkpoint is this and the random state."""
+    """Everything that training changes. A checkpoint is this state and the random state."""
 
     backbone: Backbone
     optimizer: AdamW
     schedule: LambdaLR
-    total: int
-    step: int = 0
+    total: int  # steps
+    step: int = 0  # steps that are done
     curve: list[tuple[int, float]] = field(default_factory=list)
-    scalars: dict[str, list[tuple[int, float]]] = field(
-        default_factory=dict
-    )  # what modules follow, at the points of the curve
-    window: list[float] = field(default_factory=list)  # losses since the last point of the curve
+    # What tracked modules report, such as a learnable p, at the points of the curve.
+    scalars: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+    # Losses since the last point of the curve.
+    window: list[float] = field(default_factory=list)
     step_seconds: list[float] = field(default_factory=list)
-    selection_seconds: list[float] = field(
-        default_factory=list
-    )  # of comparing epochs, for each of them
-    selection: list[float] = field(
-        default_factory=list
-    )  # score of each epoch on the selection split, see benchmark/run/selection.py
-    best: dict[str, Tensor] = field(
-        default_factory=dict
-    )  # what was trained, as it was after the best of these epochs
+    # Seconds that the comparison of each epoch took.
+    selection_seconds: list[float] = field(default_factory=list)
+    # Score of each epoch on the selection split, see benchmark/run/selection.py.
+    selection: list[float] = field(default_factory=list)
+    # The trained tensors after the best of these epochs.
+    best: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -63,71 +61,50 @@ class Feed:
     visual: Visual
     protocol: Protocol
     answers: Sequence[str]
-    task: int = 0  # which part of the cell
+    task: int = 0  # index of the part of the cell
     views: Visual | None = None  # what training sees in place of `visual`
 
     @property
     def batches(self) -> int:
-        """Batches an epoch; the last, smaller one is kept."""
+        """Batches in an epoch. The last batch may be smaller; it is kept."""
         return math.ceil(len(self.items) / self.protocol.batch_size)
 
     @property
     def seen(self) -> Visual:
-        """What training sees."""
-        return self.visual if self.views is None else self.views
+        """What training sees: `views` where there are any, else `visual`."""
+        if self.views is None:
+            return self.visual
+        return self.views
 
 
 @dataclass(frozen=True)
 class Piece:
-    """What a rank forwards at once. A view is a function of its seed alone, so that resuming needs no state of a generator."""
+    """The items that a rank passes through the model at once.
+
+    Each item has a seed for its augmented view. A view is a function of its seed alone, so a
+    resumed run repeats it without the state of any generator.
+    """
 
     items: Sequence[Item]
     seeds: Sequence[str]
 
-    def fetched(self, feed: Feed) -> Tensor:
-        """The first step towards its visual features."""
+    def fetch(self, feed: Feed) -> Tensor:
+        """Return what the visual features are computed from: (items, images, ...), on the CPU."""
         return feed.seen.fetch_examples([item.images for item in self.items], self.seeds)
 
 
 def start(backbone: Backbone, protocol: Protocol, batches: int) -> TrainingState:
-    """AdamW over what trains and the protocol's schedule; `decays` says which tensors weight decay acts on."""
-    named = [(name, p) for name, p in backbone.named_parameters() if p.requires_grad]
-    decay = [p for name, p in named if _decays(name, p, protocol.decays)]
-    rest = [p for name, p in named if not _decays(name, p, protocol.decays)]
-    groups = [
-        {"params": decay, "weight_decay": protocol.weight_decay},
-        {"params": rest, "weight_decay": 0.0},
-    ]
-    optimizer = make_adamw(
-        [g for g in groups if g["params"]], lr=protocol.lr, betas=protocol.betas, eps=protocol.eps
-    )
+    """Return the state before the first step.
+
+    Args:
+        backbone: the adapted model, already on its device.
+        protocol: optimizer settings, schedule, and number of steps or epochs.
+        batches: batches in an epoch, of all tasks together.
+    """
+    optimizer = build_optimizer(backbone, protocol)
     total = protocol.total_steps(batches)
-    return TrainingState(
-        backbone, optimizer, LambdaLR(optimizer, learning_rate_factor(protocol, total)), total
-    )
-
-
-def _decays(name: str, parameter: Tensor, which: str) -> bool:
-    if which == "matrices":
-        return parameter.ndim > 1
-    return which == "all" or not name.endswith("bias")
-
-
-def learning_rate_factor(protocol: Protocol, total: int) -> Callable[[int], float]:
-    """Factor of the learning rate at a step: linear warm-up from 0, then constant, linear or cosine decay to 0 at `total`."""
-    warmup = protocol.warmup_steps or int(protocol.warmup_fraction * total)
-
-    def factor(step: int) -> float:
-        if step < warmup:
-            return step / warmup
-        done = (step - warmup) / max(1, total - warmup)
-        if protocol.schedule == "linear":
-            return max(0.0, 1 - done)
-        return (
-            0.5 * (1 + math.cos(math.pi * min(1.0, done))) if protocol.schedule == "cosine" else 1.0
-        )
-
-    return factor
+    schedule = LambdaLR(optimizer, learning_rate_factor(protocol, total))
+    return TrainingState(backbone, optimizer, schedule, total)
 
 
 def train(
@@ -139,45 +116,69 @@ def train(
     ranks: Ranks = ALONE,
     depth: int | None = None,
 ) -> None:
-    """Run from `state.step` to `state.total`; every step is a batch of one task, cut among the ranks. The first feed's protocol clips.
+    """Train from `state.step` to `state.total`. Each step takes one batch of one task.
 
-    Batch order is a function of seed and step alone, so resuming needs no sampler state. On a GPU the images of a
-    few pieces are fetched ahead (`depth` says of how many, wherever), which changes nothing but time.
+    Batch order is a function of seed and step alone, so a resumed run needs no state of a sampler.
+
+    Args:
+        state: changed in place.
+        feeds: one for each task. The protocol of the first one clips the gradients.
+        seed: of batch order and of augmented views.
+        micro_batch: most examples in a forward pass; None takes a rank's share of a batch at once.
+        after_step: called after every step, for instance to save a checkpoint.
+        ranks: the processes that share each batch.
+        depth: how many pieces to fetch ahead; None lets the device decide.
+
+    Raises:
+        UserError: a loss is not finite.
     """
     state.backbone.train()
-    every = max(1, state.total // CURVE_POINTS)
-    protocol = feeds[0].protocol
-    device = state.backbone.device
-    drawn = enumerate(batches(feeds, seed, state.step, state.total), state.step)
-    steps, coming = tee(
-        (feed, split_batch(batch, f"{seed}/{step}", micro_batch, ranks))
-        for step, (feed, batch) in drawn
-    )
-    jobs = ((feed, piece) for feed, parts in coming for piece in parts)
+    first, device = feeds[0].protocol, state.backbone.device
     depth = fetch_depth(device) if depth is None else depth
-    with closing(ahead(jobs, lambda job: pinned(job[1].fetched(job[0]), device), depth)) as fetched:
-        began = perf_counter()
-        for feed, parts in steps:
+    steps = _plan_steps(feeds, seed, range(state.step, state.total), micro_batch, ranks)
+
+    def fetch(feed: Feed, piece: Piece) -> Tensor:
+        return pin(piece.fetch(feed), device)
+
+    with closing(ahead_in_groups(steps, fetch, depth)) as fetched:
+        began = perf_counter()  # a step's time includes the wait for its images
+        for feed, pieces, images in fetched:
             if len(feeds) > 1:
                 state.backbone.follow(feed.protocol, feed.answers, feed.task)
             ranks.reseed(seed, state.step)
-            loss = _step(state, feed, islice(fetched, len(parts)), protocol.clip_norm, ranks)
-            if not math.isfinite(loss):
-                raise UserError(
-                    f"the loss became {loss} at step {state.step}; lower `lr` ({protocol.lr}) or set `clip_norm`"
-                )
+            loss = _step(state, feed, zip(pieces, images, strict=True), first.clip_norm, ranks)
+            _check_finite(loss, state.step, first.lr)
             state.step += 1
-            state.window.append(loss)
             state.step_seconds.append(perf_counter() - began)
-            if state.step % every == 0 or state.step == state.total:
-                state.curve.append((state.step, sum(state.window) / len(state.window)))
-                state.window.clear()
-                _follow(state)
+            _follow_curve(state, loss)
             after_step(state)
             began = perf_counter()
 
 
-def _follow(state: TrainingState) -> None:
+def _plan_steps(
+    feeds: Sequence[Feed], seed: int, steps: range, micro_batch: int | None, ranks: Ranks
+) -> Iterator[tuple[Feed, list[Piece]]]:
+    """Yield the feed of each step, and the pieces of its batch that this rank computes."""
+    drawn = batches(feeds, seed, steps.start, steps.stop)
+    for step, (feed, batch) in zip(steps, drawn, strict=True):
+        yield feed, split_batch(batch, f"{seed}/{step}", micro_batch, ranks)
+
+
+def _check_finite(loss: float, step: int, lr: float) -> None:
+    if not math.isfinite(loss):
+        raise UserError(
+            f"the loss became {loss} at step {step}; lower `lr` ({lr}) or set `clip_norm`"
+        )
+
+
+def _follow_curve(state: TrainingState, loss: float) -> None:
+    """Add a loss to the window; at a point of the curve, write the window's mean."""
+    state.window.append(loss)
+    every = max(1, state.total // CURVE_POINTS)
+    if state.step % every and state.step != state.total:
+        return
+    state.curve.append((state.step, sum(state.window) / len(state.window)))
+    state.window.clear()
     for module in state.backbone.modules():
         if isinstance(module, TrackedModule):
             for name, value in module.scalars().items():
@@ -187,9 +188,11 @@ def _follow(state: TrainingState) -> None:
 def batches(
     feeds: Sequence[Feed], seed: int, first: int, last: int
 ) -> Iterator[tuple[Feed, list[Item]]]:
-    """Batches of steps `first` to `last` - 1; an epoch shows every item of every task once, in a fresh permutation.
+    """Yield the batches of steps `first` to `last` - 1, each with its feed.
 
-    Which task a step takes is shuffled by the epoch alone, as VL-Adapter does; the order of its items by seed and epoch.
+    An epoch shows every item of every task once, in a new permutation. The order of the tasks is
+    shuffled by the epoch alone, as in the VL-Adapter release; the order of the items depends on
+    seed and epoch.
     """
     per_epoch = sum(feed.batches for feed in feeds)
     turns: list[tuple[int, int]] = []
@@ -198,30 +201,31 @@ def batches(
     for step in range(first, last):
         epoch, position = divmod(step, per_epoch)
         if epoch != known:
-            turns, orders, known = (
-                _turns(feeds, epoch),
-                [_order(feed, seed, epoch) for feed in feeds],
-                epoch,
-            )
+            turns = _order_tasks(feeds, epoch)
+            orders = [_order_items(feed, seed, epoch) for feed in feeds]
+            known = epoch
         index, turn = turns[position]
-        size = feeds[index].protocol.batch_size
-        yield (
-            feeds[index],
-            [feeds[index].items[i] for i in orders[index][turn * size : (turn + 1) * size]],
-        )
+        feed = feeds[index]
+        size = feed.protocol.batch_size
+        batch = [feed.items[i] for i in orders[index][turn * size : (turn + 1) * size]]
+        yield feed, batch
 
 
-def _turns(feeds: Sequence[Feed], epoch: int) -> list[tuple[int, int]]:
-    """(feed, how many of its batches went before) for each step of an epoch."""
+def _order_tasks(feeds: Sequence[Feed], epoch: int) -> list[tuple[int, int]]:
+    """Return, for each step of an epoch, the index of its feed and of the batch in that feed."""
     which = [i for i, feed in enumerate(feeds) for _ in range(feed.batches)]
     Random(epoch).shuffle(which)
-    which.reverse()  # the release takes them from the end
+    which.reverse()  # the release pops tasks from the end of its list
     counters = [count() for _ in feeds]
     return [(i, next(counters[i])) for i in which]
 
 
-def _order(feed: Feed, seed: int, epoch: int) -> list[int]:
-    """Every item once, shuffled; within windows of several batches sorted by length, and those batches shuffled again."""
+def _order_items(feed: Feed, seed: int, epoch: int) -> list[int]:
+    """Return a permutation of the items.
+
+    With a `length_window`, items are sorted by length inside windows of that many batches, so that
+    a batch has little padding. Then the batches of each window are shuffled.
+    """
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
     order: list[int] = torch.randperm(len(feed.items), generator=generator).tolist()
     size, window = feed.protocol.batch_size, feed.protocol.length_window
@@ -233,57 +237,88 @@ def _order(feed: Feed, seed: int, epoch: int) -> list[int]:
         whole = [part[at : at + size] for at in range(0, len(part) - size + 1, size)]
         for turn in torch.randperm(len(whole), generator=generator).tolist():
             found += whole[turn]
-        found += part[len(whole) * size :]  # an epoch's smaller batch stays the last
+        # The smaller batch of an epoch must stay the last one: `batches` cuts by position.
+        found += part[len(whole) * size :]
     return found
 
 
 def _length(item: Item) -> int:
-    """In characters, for which no tokenizer is needed."""
+    """Return the length of an item in characters, which needs no tokenizer."""
     return len(item.prompt) + max(map(len, item.targets), default=0)
 
 
 def split_batch(
     batch: Sequence[Item], seed: str, micro_batch: int | None, ranks: Ranks
 ) -> list[Piece]:
-    """A rank's own examples of a batch, cut so that a forward takes no more than `micro_batch`."""
-    own, size = ranks.piece(len(batch)), micro_batch or max(1, len(batch))
-    cuts = [range(begin, min(begin + size, own.stop)) for begin in range(own.start, own.stop, size)]
-    return [Piece([batch[i] for i in cut], [f"{seed}/{i}" for i in cut]) for cut in cuts]
+    """Return a rank's own share of a batch, in pieces of at most `micro_batch` items.
+
+    The seed of an item's view is `seed/i`, where `i` is its place in the whole batch. So the same
+    views are drawn for any number of ranks and any size of the pieces.
+    """
+    own = ranks.piece(len(batch))
+    size = micro_batch or max(1, len(batch))
+    pieces = []
+    for begin in range(own.start, own.stop, size):
+        cut = range(begin, min(begin + size, own.stop))
+        pieces.append(Piece([batch[i] for i in cut], [f"{seed}/{i}" for i in cut]))
+    return pieces
 
 
 def _step(
     state: TrainingState,
     feed: Feed,
-    parts: Iterable[tuple[tuple[Feed, Piece], Tensor]],
+    pieces: Iterable[tuple[Piece, Tensor]],
     clip_norm: float | None,
     ranks: Ranks,
 ) -> float:
+    """Make one optimizer step and return the mean loss of the whole batch."""
     state.optimizer.zero_grad(set_to_none=True)
     total, terms = 0.0, 0
-    for (_, part), found in parts:
-        with autocast(state.backbone.device, feed.protocol.precision):
-            visual = feed.seen.features(found)
-            summed, n = state.backbone.loss(
-                visual, [i.prompt for i in part.items], [i.targets for i in part.items]
-            )
+    for piece, images in pieces:
+        # Only one piece is on the device at a time, so `micro_batch` bounds the memory.
+        summed, n = compute_loss(state.backbone, feed, piece, images)
         torch.autograd.backward(summed)
         total, terms = total + summed.item(), terms + n
     every = [p for group in state.optimizer.param_groups for p in group["params"]]
     total, terms = ranks.sum_gradients(every, total, terms)
+    _update(state, every, terms, clip_norm)
+    return total / terms
+
+
+def compute_loss(
+    backbone: Backbone, feed: Feed, piece: Piece, images: Tensor
+) -> tuple[Tensor, int]:
+    """Return the summed loss of a piece and the number of terms in the sum.
+
+    `images` is what `Piece.fetch` returned: (items, images, ...).
+    """
+    prompts = [item.prompt for item in piece.items]
+    targets = [item.targets for item in piece.items]
+    with autocast(backbone.device, feed.protocol.precision):
+        visual = feed.seen.features(images)
+        return backbone.loss(visual, prompts, targets)
+
+
+def _update(
+    state: TrainingState, every: Sequence[nn.Parameter], terms: int, clip_norm: float | None
+) -> None:
+    """Turn gradients of the summed loss into those of the mean, and make a step with them."""
     parameters = [p for p in every if p.grad is not None]
-    for (
-        parameter
-    ) in parameters:  # gradients of the sum become those of the mean, however many parts made it
+    for parameter in parameters:
+        # Dividing here, and not in each piece, makes the result independent of the pieces' sizes.
         cast("Tensor", parameter.grad).div_(terms)
     if clip_norm is not None:
         clip_gradients(parameters, clip_norm)
     state.optimizer.step()
     state.schedule.step()
-    return total / terms
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
-    """bf16 autocast, or nothing for fp32. Raises UserError on a GPU without bf16."""
+    """Return bf16 autocast for `bf16`, or a context without effect for `fp32`.
+
+    Raises:
+        UserError: the GPU does not support bf16.
+    """
     if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
         raise UserError(
             "precision: bf16 needs a GPU of compute capability 8.0 or newer; set `precision: fp32`"

@@ -12,14 +12,22 @@ from vlpeft.benchmark.core.config import parse
 
 
 def build(cell: Cell, answers: Sequence[str]) -> Backbone:
-    """The adapted model of a cell. Raises UserError where the method's settings do not fit the backbone."""
-    config: BackboneConfig = parse(
-        BACKBONES.load(cell.backbone.name), cell.backbone.settings, f"backbone {cell.backbone.name}"
-    )
+    """Return the adapted model of a cell, on the CPU.
+
+    Args:
+        cell: names backbone and method, and holds their settings.
+        answers: the closed answer list; empty where text is written freely.
+
+    Raises:
+        UserError: the method's settings do not fit the backbone.
+    """
+    name = cell.backbone.name
+    config: BackboneConfig = parse(BACKBONES.load(name), cell.backbone.settings, f"backbone {name}")
     method: Method = parse(
         METHODS.load(cell.method.name), cell.method.settings, f"method {cell.method.name}"
     )
     backbone = config.build(answers, cell.protocol)
+    # Methods with weights for each task, such as Hyperformer, must know the number of tasks.
     backbone.active_task.count = len(cell.parts)
     apply(method, backbone)
     return backbone

@@ -1,6 +1,9 @@
-"""Start the processes (ranks) that run a cell together, and watch them: when one dies, the others end and the cause is told.
+"""Start the processes (ranks) that run a cell together, and watch them.
 
-The process that starts them holds the cell's lock and computes nothing, so that it can always end them, whatever they wait for.
+When one rank dies, the others are ended and the cause is reported.
+
+The process that starts them holds the cell's lock and computes nothing. So it can always end them,
+even if they wait for a rank that is gone.
 """
 
 from __future__ import annotations
@@ -28,31 +31,31 @@ from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.run.distributed import PeerLost
 
 POLL_SECONDS = 0.2
-GRACE_SECONDS = 5.0  # that a cause may come later than what follows from it
-PRELOADED = "vlpeft.benchmark.run.runner"  # what every rank imports
-SIGNALS = (
-    signal.SIGINT,
-    signal.SIGTERM,
-    signal.SIGUSR2,
-)  # for the process that starts the ranks, though all may get them
+# A rank that loses its peers may report this before the rank that failed reports the cause.
+GRACE_SECONDS = 5.0
+PRELOADED = "vlpeft.benchmark.run.runner"  # every rank imports it
+# Signals for the process that starts the ranks. SLURM and terminals send them to all processes.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+# Kinds of messages from a rank.
 ENDED, FAILED, LOST, REPORT = "ended", "failed", "lost", "report"
 
 
 @dataclass(frozen=True)
 class Link:
-    """A rank's end of the line to the process that started it."""
+    """A rank's end of the connection to the process that started it."""
 
     rank: int
     world: int
-    meeting: Path  # a file that does not exist yet, for the ranks to find each other
+    meeting: Path  # a file that does not exist yet, through which the ranks find each other
     line: Connection
 
     def report(self, *what: Any) -> None:
-        """Say where the cell is."""
+        """Report progress."""
         self.line.send((REPORT, what))
 
     def stop_requested(self) -> bool:
-        """Whether the cell was asked to stop."""
+        """Return whether the cell was asked to stop."""
+        # The only message in this direction is the one that asks to stop.
         return self.line.poll()
 
 
@@ -65,37 +68,51 @@ class Member:
     line: Connection
 
     def receive(self) -> tuple[str, Any]:
-        """The next thing it says. Raises RankFailed where it has died."""
+        """Return the next message: its kind and content.
+
+        Raises:
+            RankFailed: the process has died.
+        """
         try:
-            said: tuple[str, Any] = self.line.recv()
+            message: tuple[str, Any] = self.line.recv()
         except (EOFError, ConnectionError) as error:
             self.process.join(GRACE_SECONDS)
-            raise RankFailed("killed", f"rank {self.rank} {_end(self.process.exitcode)}") from error
-        return said
+            ended = _describe_end(self.process.exitcode)
+            raise RankFailed("killed", f"rank {self.rank} {ended}") from error
+        return message
 
 
-RankFunction = Callable[[Link], Any]  # a function of a module, or a partial of one: it is pickled
-Hear = Callable[..., None]
+RankFunction = Callable[[Link], Any]  # pickled: a function of a module, or a partial of one
+OnReport = Callable[..., None]
 
 
 def run_ranks(
-    work: RankFunction, world: int, fresh: bool, hear: Hear, asked: Callable[[], bool]
+    work: RankFunction, world: int, fresh: bool, on_report: OnReport, asked: Callable[[], bool]
 ) -> Any:
-    """Run `work` in each of `world` new processes; returns what it gave on rank 0. None of them outlives this call.
+    """Run `work` in each of `world` new processes, and return its result on rank 0.
 
-    `hear` gets what rank 0 reports; once `asked` is true, rank 0 is told. Raises what a rank raised (a UserError, or
-    RankFailed), or RankFailed for one that died. The ranks are forked from a server that has imported this package, once for
-    all calls; `fresh` starts each from nothing, which takes seconds more.
+    No process outlives this call.
+
+    Args:
+        work: called once in each process.
+        world: number of processes.
+        fresh: start each process from nothing. By default they are forked from a server that has
+            imported this package, once for all calls; this saves seconds.
+        on_report: called with what rank 0 reports.
+        asked: once it returns True, rank 0 is asked to stop.
+
+    Raises:
+        UserError: a rank raised it.
+        RankFailed: a rank raised another error, or died.
     """
     members: list[Member] = []
     with tempfile.TemporaryDirectory(prefix="vlpeft-") as folder:
+        meeting = Path(folder) / "meeting"
         try:
-            with _unheard(), environment(**SAFE_PATH):
-                members.extend(
-                    _start(work, rank, world, Path(folder) / "meeting", fresh)
-                    for rank in range(world)
-                )
-            return _watch(members, hear, asked)
+            with _block_signals(), environment(**SAFE_PATH):
+                # A generator, so that those that have started are ended if a later one fails.
+                members.extend(_start(work, rank, world, meeting, fresh) for rank in range(world))
+            return _watch(members, on_report, asked)
         finally:
             for member in members:
                 member.process.kill()
@@ -105,9 +122,10 @@ def run_ranks(
 
 
 def _start(work: RankFunction, rank: int, world: int, meeting: Path, fresh: bool) -> Member:
-    context: SpawnContext | ForkServerContext = (
-        get_context("spawn") if fresh else get_context("forkserver")
-    )
+    """Start one rank."""
+    context: SpawnContext | ForkServerContext = get_context("forkserver")
+    if fresh:
+        context = get_context("spawn")
     context.set_forkserver_preload([PRELOADED])
     ours, theirs = context.Pipe()
     process: BaseProcess = context.Process(
@@ -117,41 +135,39 @@ def _start(work: RankFunction, rank: int, world: int, meeting: Path, fresh: bool
         daemon=True,
     )
     process.start()
-    theirs.close()  # so that its end is heard
+    # With our copy open, the pipe would not report the end of the process.
+    theirs.close()
     return Member(rank, process, ours)
 
 
-def _watch(members: Sequence[Member], hear: Hear, asked: Callable[[], bool]) -> Any:
-    """Listen until rank 0 has ended, or one has failed."""
-    talking, told, lost = (
-        {member.line: member for member in members},
-        False,
-        list[tuple[float, str]](),
-    )
+def _watch(members: Sequence[Member], on_report: OnReport, asked: Callable[[], bool]) -> Any:
+    """Read messages until rank 0 has ended or a rank has failed; return the result of rank 0."""
+    open_lines = {member.line: member for member in members}
+    lost: list[tuple[float, str]] = []  # when ranks lost their peers, and their messages
+    stopping = False
     while True:
-        for line in wait(list(talking), POLL_SECONDS):
-            member = talking[line]  # type: ignore[index] # wait is typed for sockets and numbers, too
+        for line in wait(list(open_lines), POLL_SECONDS):
+            member = open_lines[line]  # type: ignore[index] # wait is typed for sockets, too
             kind, content = member.receive()
             if kind == REPORT:
-                hear(*content)
-            elif kind == FAILED:
+                on_report(*content)
+                continue
+            if kind == FAILED:
                 raise rebuild_error(member.rank, content)
-            elif kind == ENDED and member.rank == 0:
+            if kind == ENDED and member.rank == 0:
                 return content
-            else:
-                del talking[member.line]
-                lost += (
-                    [(time.monotonic(), f"rank {member.rank}: {content}")] if kind == LOST else []
-                )
-        if lost and time.monotonic() > lost[0][0] + GRACE_SECONDS:  # nobody has said why
+            del open_lines[member.line]
+            if kind == LOST:
+                lost.append((time.monotonic(), f"rank {member.rank}: {content}"))
+        if lost and time.monotonic() > lost[0][0] + GRACE_SECONDS:  # no rank reported the cause
             raise RankFailed("ranks lost each other", lost[0][1][:500])
-        if not told and asked():
-            told = True
+        if not stopping and asked():
+            stopping = True
             members[0].line.send("stop")
 
 
 def _be_rank(work: RankFunction, link: Link) -> None:
-    """What a rank's process does."""
+    """Run `work` in the process of a rank, and report its result or its error."""
     Thread(target=_end_with_parent, daemon=True).start()
     try:
         link.line.send((ENDED, work(link)))
@@ -165,11 +181,12 @@ def _be_rank(work: RankFunction, link: Link) -> None:
         link.line.close()
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(0)  # an ordinary exit would have torch part from ranks that may be gone
+        # At an ordinary exit torch would leave the group, and wait for ranks that may be gone.
+        os._exit(0)
 
 
 def _end_with_parent() -> None:
-    """However the process that started this one ends: the cell's lock is free then, and another may run it."""
+    """End this process when its parent ends: the lock is free then, so others may run the cell."""
     parent = parent_process()
     if parent is not None:
         parent.join()
@@ -177,8 +194,12 @@ def _end_with_parent() -> None:
 
 
 @contextmanager
-def _unheard() -> Iterator[None]:
-    """What is started here inherits blocked signals. multiprocessing's own helper unblocks them when it starts: so first that."""
+def _block_signals() -> Iterator[None]:
+    """Block SIGNALS, so that the processes started here inherit the blocked signals.
+
+    multiprocessing unblocks some of them when it starts its resource tracker. So the tracker is
+    started first, and then they are blocked again.
+    """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         resource_tracker.ensure_running()
@@ -188,7 +209,11 @@ def _unheard() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _end(code: int | None) -> str:
+def _describe_end(code: int | None) -> str:
+    """Describe the exit code of a process; a negative one is the number of a signal."""
     if code is None or code >= 0:
-        return f"ended without a word (exit code {code})"
-    return f"was killed by {signal.Signals(-code).name}{' (out of memory?)' if code == -signal.SIGKILL else ''}"
+        return f"exited without an error message (exit code {code})"
+    name = signal.Signals(-code).name
+    if code == -signal.SIGKILL:
+        return f"was killed by {name} (out of memory?)"
+    return f"was killed by {name}"

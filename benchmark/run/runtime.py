@@ -1,4 +1,4 @@
-"""How to run, as opposed to what: device, threads, batches, ranks."""
+"""How a cell runs: device, threads, batches, ranks."""
 
 from __future__ import annotations
 
@@ -12,31 +12,43 @@ from vlpeft.benchmark.run.devices import select_device
 
 @dataclass(frozen=True)
 class Runtime:
-    """How to run, as opposed to what: no part of a cell's identity."""
+    """Settings that say how a cell runs. They are not part of its identity."""
 
     device: str = "auto"
-    threads: Positive | None = None  # None leaves torch's choice
-    micro_batch: Positive | None = (
-        None  # examples a forward; gradients accumulate to the protocol's batch
-    )
+    # None leaves the choice to torch.
+    threads: Positive | None = None
+    # Examples in a forward pass; gradients accumulate up to the protocol's batch size.
+    micro_batch: Positive | None = None
     eval_batch: Positive = 128
     checkpoint_seconds: NonNegativeFloat = 60.0
-    compile: bool = False  # the towers' layers, for training steps; see benchmark/run/compile.py
-    verified: bool = False  # the environment computes what it should (`vlpeft verify`)
-    ranks: Positive = 1  # processes of one machine that train a cell together, each on a GPU of its own if there are GPUs
+    # Compile the layers of the towers for training steps; see benchmark/run/compile.py.
+    compile: bool = False
+    # `vlpeft verify` has passed in this environment.
+    verified: bool = False
+    # Processes of one machine that train a cell together, each on its own GPU if there are GPUs.
+    ranks: Positive = 1
 
     def torch_device(self, rank: int = 0) -> torch.device:
-        """The device that a rank runs on. Raises UserError for a GPU that is not there."""
+        """Return the device that a rank runs on.
+
+        Raises:
+            UserError: the device does not exist here.
+        """
         return select_device(self.device, rank, self.ranks)
 
 
 def prepare_torch(runtime: Runtime, rank: int = 0) -> torch.device:
-    """Threads, denormals and determinism: on a CPU the same cell gives the same bits for the same number of threads."""
+    """Set threads, denormals and determinism, and return the device of a rank.
+
+    On a CPU the same cell then gives the same bits for the same number of threads.
+    """
     if runtime.threads is not None:
         torch.set_num_threads(runtime.threads)
-    torch.set_flush_denormal(True)  # denormals cost up to 15 x in backward passes on CPUs
+    # Denormal numbers make backward passes on CPUs up to 15 times slower.
+    torch.set_flush_denormal(True)
     device = runtime.torch_device(rank)
     if device.index is not None:
         torch.cuda.set_device(device)
+    # Some CUDA kernels have no deterministic version, so GPUs are exempt.
     torch.use_deterministic_algorithms(device.type == "cpu")
     return device

@@ -18,22 +18,15 @@ class Bars:
 
     def __init__(self) -> None:
         console = Console(stderr=True)
-        label = TextColumn(
-            "{task.description}",
-            markup=False,
-            table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"),
-        )
-        numbers = (
+        # In a narrow terminal the label is cut, so that the numbers stay readable.
+        cut = Column(ratio=1, no_wrap=True, overflow="ellipsis")
+        self.live = console.is_terminal
+        self.bars = Progress(
+            TextColumn("{task.description}", markup=False, table_column=cut),
+            BarColumn(bar_width=12),
             MofNCompleteColumn(table_column=Column(no_wrap=True)),
             TimeElapsedColumn(table_column=Column(no_wrap=True)),
             TimeLeft(),
-        )
-        self.live = console.is_terminal
-        # Of a narrow terminal the label takes what is left, so that the numbers stay.
-        self.bars = Progress(
-            label,
-            BarColumn(bar_width=12),
-            *numbers,
             console=console,
             disable=not self.live,
             transient=True,
@@ -53,7 +46,7 @@ class Bars:
         self.bars.stop()
 
     def line(self, text: str) -> None:
-        """A line for logs: on stderr, so that stdout holds results only."""
+        """Print a line for logs, on stderr: stdout holds results only."""
         if not self.live:
             print(text, file=sys.stderr, flush=True)
 
@@ -67,9 +60,11 @@ class PhaseProgress(Bars):
         self.bar = self.bars.add_task(self.name, total=None)
 
     def __call__(self, phase: str, step: int, total: int | None) -> None:
-        """`step` of `total` (None: nobody knows) of a phase is done."""
+        """Show that `step` of `total` steps of a phase are done; None is an unknown total."""
         self.bars.update(self.bar, description=f"{phase} {self.name}", completed=step, total=total)
+        # Ten lines a phase are enough for a log; without a total, one for every 1000 steps.
         tenth = max(1, total // 10) if total else 1000
         if phase != self.phase or step % tenth == 0:
-            self.line(f"{self.name}: {phase} {step}/{'?' if total is None else total}")
+            shown = "?" if total is None else total
+            self.line(f"{self.name}: {phase} {step}/{shown}")
             self.phase = phase

@@ -1,4 +1,7 @@
-"""Which epoch's weights are tested: with `select: best`, those that did best on another split than the tested one."""
+"""Selection of the epoch whose weights are tested.
+
+With `select: best` that is the epoch with the best score on a split other than the tested one.
+"""
 
 from __future__ import annotations
 
@@ -24,12 +27,16 @@ from vlpeft.benchmark.tasks.base import Task
 
 
 def selection_metrics(task: Task | type[Task], protocol: Protocol) -> dict[str, str]:
-    """The values whose sum compares epochs, each with the metric that gives it. Raises UserError for an unknown one."""
-    known = {
-        value: metric
-        for metric in (*task.metrics, *task.optional)
-        for value in METRICS.load(metric).values
-    }
+    """Return the values whose sum compares epochs, each with the metric that computes it.
+
+    By default this is the first value of the first metric that the cell reports.
+
+    Raises:
+        UserError: the task has no such value.
+    """
+    known: dict[str, str] = {}
+    for metric in (*task.metrics, *task.optional):
+        known |= dict.fromkeys(METRICS.load(metric).values, metric)
     reported = protocol.metrics or task.metrics
     wanted = protocol.select_metric or METRICS.load(reported[0]).values[:1]
     for value in wanted:
@@ -42,7 +49,10 @@ def selection_metrics(task: Task | type[Task], protocol: Protocol) -> dict[str, 
 
 @dataclass(frozen=True)
 class Selection:
-    """Compares the epochs of a cell; what it finds out is kept in the training state, and so in checkpoints."""
+    """The comparison of a cell's epochs.
+
+    Scores and best weights are kept in the training state, and so in every checkpoint.
+    """
 
     inputs: Inputs
     feed: Feed
@@ -51,21 +61,53 @@ class Selection:
     ranks: Ranks = ALONE
 
     def check(self) -> None:
-        """Raise UserError, before anything is trained, if a metric that compares epochs cannot run on this machine."""
-        self.ranks.once(lambda: self._score([Prediction("0", "a red circle", ("a red circle",))]))
+        """Check before training that the metrics can run on this machine, by scoring an example.
+
+        Raises:
+            UserError: a metric is unavailable, for instance because there is no Java.
+        """
+        trial = [Prediction("0", "a red circle", ("a red circle",))]
+        self.ranks.once(lambda: self._score(trial))
 
     def after_step(self, state: TrainingState) -> None:
-        """At the end of an epoch, score its weights and keep them if they are the best so far, the earlier of equals.
+        """At the end of an epoch, score its weights, and keep them if they are the best so far.
 
-        No random state moves: training goes on as it would without.
+        Of epochs with equal scores the earlier one is kept. The random state does not change, so
+        training continues as it would without selection.
+
+        Raises:
+            UserError: the score is not finite.
         """
         if state.step % self.feed.batches:
             return
         began = perf_counter()
-        device = state.backbone.device
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        found = self._predict(state)
+        score = self.ranks.once(lambda: self._score(found))
+        if not math.isfinite(score):
+            epoch = state.step // self.feed.batches
+            raise UserError(f"select_metric: the sum came out as {score} after epoch {epoch}")
+        if all(score > before for before in state.selection):
+            # Copies, because training continues; on the CPU, to leave the GPU its memory.
+            tensors = trained_tensors(state.backbone)
+            state.best = {name: each.to("cpu", copy=True) for name, each in tensors.items()}
+        state.selection.append(score)
+        state.selection_seconds.append(perf_counter() - began)
+
+    def finish(self, state: TrainingState) -> Selected:
+        """Load the best epoch's weights, and return which epoch it is."""
+        load_trained(state.backbone, state.best)
+        protocol, scores = self.feed.protocol, tuple(state.selection)
+        values = tuple(selection_metrics(self.inputs.task, protocol))
+        epoch = scores.index(max(scores)) + 1
+        return Selected(epoch, protocol.select_split, values, scores)
+
+    def _predict(self, state: TrainingState) -> list[Prediction]:
+        """Predict the selection split; afterwards the model is in training mode again."""
+        backbone = state.backbone
+        devices = [backbone.device] if backbone.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):
             found = predictions(
-                state.backbone,
+                backbone,
                 self.inputs,
                 self.feed,
                 self.inputs.selection,
@@ -73,37 +115,23 @@ class Selection:
                 self.progress,
                 self.ranks,
             )
-        state.backbone.train()
-        score = self.ranks.once(lambda: self._score(found))
-        if not math.isfinite(score):
-            raise UserError(
-                f"select_metric: the sum came out as {score} after epoch {state.step // self.feed.batches}"
-            )
-        if all(score > before for before in state.selection):
-            state.best = {
-                name: tensor.to("cpu", copy=True)
-                for name, tensor in trained_tensors(state.backbone).items()
-            }
-        state.selection.append(score)
-        state.selection_seconds.append(perf_counter() - began)
-
-    def finish(self, state: TrainingState) -> Selected:
-        """Put the best epoch's weights back, and say which they are."""
-        load_trained(state.backbone, state.best)
-        protocol, scores = self.feed.protocol, tuple(state.selection)
-        values = tuple(selection_metrics(self.inputs.task, protocol))
-        return Selected(scores.index(max(scores)) + 1, protocol.select_split, values, scores)
+        backbone.train()
+        return found
 
     def _score(self, found: list[Prediction]) -> float:
+        """Return the sum of the values that compare epochs."""
         tokenizer = self.feed.protocol.metric_tokenizer
         chosen = selection_metrics(self.inputs.task, self.feed.protocol)
-        report, total = metrics.score(tuple(dict.fromkeys(chosen.values())), found, tokenizer), 0.0
+        names = tuple(dict.fromkeys(chosen.values()))  # each metric once
+        report = metrics.score(names, found, tokenizer)
+        total = 0.0
         for value, metric in chosen.items():
             made = METRICS.load(metric)()
-            given = report.values[made.value_names(tokenizer)[made.values.index(value)]]
-            if isinstance(given, dict):
-                raise UserError(
-                    f"select_metric: {value} cannot compare epochs here: {given['absent']}"
-                )
-            total += given
+            # A report names values with their tokenizer, as in "CIDEr (treebank)".
+            name = made.value_names(tokenizer)[made.values.index(value)]
+            scored = report.values[name]
+            if isinstance(scored, dict):
+                reason = scored["absent"]
+                raise UserError(f"select_metric: {value} cannot compare epochs here: {reason}")
+            total += scored
         return total

@@ -15,6 +15,5 @@ def metric_names(task: str, chosen: Sequence[str] | None) -> tuple[str, ...]:
     entry = TASKS.entry(task)
     if "metrics" in entry.options:
         return tuple(entry.options["metrics"])
-    return tuple(
-        entry.load().metrics
-    )  # a task of another package is known only once it is imported
+    # A task of another package is known only after it is imported.
+    return tuple(entry.load().metrics)

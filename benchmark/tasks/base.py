@@ -1,4 +1,4 @@
-"""What a task is: how examples become training items, and what is measured."""
+"""What a task is: how examples become training items, and which metrics score the predictions."""
 
 from __future__ import annotations
 
@@ -25,31 +25,43 @@ class Task(ABC):
     """A task: stateless, one file."""
 
     name: ClassVar[str]  # set by @register
-    metrics: ClassVar[tuple[str, ...]]  # set by @register: what a cell reports, the first one ranks
-    images: ClassVar[int] = 1  # of an example
-    asks: ClassVar[bool] = True  # whether a text belongs to the image, which a prompt must hold
-    optional: ClassVar[tuple[str, ...]] = ()  # what it can report too, where a protocol names them
+    # Set by @register: the metrics that a cell reports. The first one ranks.
+    metrics: ClassVar[tuple[str, ...]]
+    # Images of an example.
+    images: ClassVar[int] = 1
+    # Whether an example has a text, such as a question. The prompt must then contain it.
+    asks: ClassVar[bool] = True
+    # Metrics that a cell reports only if its protocol names them.
+    optional: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def items(
         self, examples: Iterable[Example], answers: Sequence[str], protocol: Protocol
     ) -> list[Item]:
-        """Training items of a split; `answers` is the closed answer list."""
+        """Return the training items of a split; `answers` is the closed answer list."""
 
     @abstractmethod
     def text(self, example: Example) -> str:
-        """The text that belongs to the image: a question, a hypothesis, or nothing."""
+        """Return the text of an example: a question, a hypothesis, or an empty text."""
 
     def prompt(self, example: Example, protocol: Protocol) -> str:
-        """What the model reads beside the image: the text, cleaned and framed as the protocol says; the same in training and evaluation."""
-        return protocol.prompt.replace(
-            "{text}", clean_question(self.text(example), protocol.clean_text)
-        )
+        """Return the text that the model reads with the image, in training and evaluation.
+
+        The protocol says how the text is cleaned and which words surround it.
+        """
+        text = clean_question(self.text(example), protocol.clean_text)
+        return protocol.prompt.replace("{text}", text)
 
     @abstractmethod
     def answers(self, examples: Iterable[Example], protocol: Protocol) -> tuple[str, ...]:
-        """The closed answer list that a classifier or a ranking chooses from; empty for open generation."""
+        """Return the closed answer list, from which a classifier or a ranking chooses.
 
-    def references(self, example: Example, protocol: Protocol) -> Sequence[str]:  # noqa: ARG002 - labels are written as it says
-        """What a prediction is compared with."""
+        It is empty for a task whose answers are generated.
+        """
+
+    def references(self, example: Example, protocol: Protocol) -> Sequence[str]:  # noqa: ARG002
+        """Return the texts that a prediction is compared with.
+
+        `protocol` matters to tasks with labels: it says which word stands for each label.
+        """
         return example.answers

@@ -13,25 +13,29 @@ from vlpeft.benchmark.tasks.text import clean_caption
 
 @register("captioning", metrics=("cider", "bleu", "rouge_l", "meteor", "spice"))
 class Captioning(Task):
-    """Describe an image in one sentence; scored against several references by the COCO caption metrics."""
+    """Describe an image in one sentence; scored by the COCO caption metrics."""
 
     asks = False
 
     def items(
-        self, examples: Iterable[Example], answers: Sequence[str], protocol: Protocol
-    ) -> list[Item]:  # noqa: ARG002
-        """One item a (image, reference) pair."""
-        pairs = (
-            (e, clean_caption(caption, protocol.clean_text))
-            for e in examples
-            for caption in e.answers
-        )
-        return [Item(e.images, self.prompt(e, protocol), {caption: 1.0}) for e, caption in pairs]
+        self,
+        examples: Iterable[Example],
+        answers: Sequence[str],  # noqa: ARG002
+        protocol: Protocol,
+    ) -> list[Item]:
+        """Return one item for each pair of an image and a reference."""
+        items = []
+        for example in examples:
+            prompt = self.prompt(example, protocol)
+            for caption in example.answers:
+                target = clean_caption(caption, protocol.clean_text)
+                items.append(Item(example.images, prompt, {target: 1.0}))
+        return items
 
     def text(self, example: Example) -> str:  # noqa: ARG002
-        """Nothing: the image is the whole input."""
+        """Return an empty text: the image is the whole input."""
         return ""
 
     def answers(self, examples: Iterable[Example], protocol: Protocol) -> tuple[str, ...]:  # noqa: ARG002
-        """Empty: captions are written, not chosen."""
+        """Return an empty list: captions are generated."""
         return ()

@@ -8,6 +8,6 @@ from vlpeft.benchmark.tasks.labelled import Labelled
 
 @register("entailment", metrics=("accuracy",))
 class Entailment(Labelled):
-    """Say whether a hypothesis follows from an image, contradicts it, or neither; scored by accuracy."""
+    """Say whether an image entails a hypothesis, contradicts it, or neither; scored by accuracy."""
 
     labels = ("entailment", "neutral", "contradiction")

@@ -8,7 +8,7 @@ from vlpeft.benchmark.tasks.labelled import Labelled
 
 @register("nlvr2", metrics=("accuracy",))
 class NLVR2Task(Labelled):
-    """Say whether a statement about two images, left and right, is true or false; scored by accuracy."""
+    """Say whether a statement about a left and a right image is true; scored by accuracy."""
 
     labels = ("true", "false")
     images = 2

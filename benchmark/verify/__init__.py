@@ -1,8 +1,13 @@
-"""Does this environment compute what it should? Fixed inputs and weights in, numbers out, compared with committed ones.
+"""Check whether this environment computes what it should.
 
-`parts.py` names the parts and which of them a cell uses; `images.py`, `tokenizers.py`, `metrics.py`, `formulas.py` and
-`models.py` hold the checks; `expected/` holds the committed values, which `vlpeft verify --write` computes on a CPU.
-`runner.py` runs the checks; `stamp.py` remembers what passed; `gate.py` refuses to run cells where a check fails.
+Fixed inputs and weights go in, numbers come out, and these are compared with committed numbers.
 
-Nothing is imported here, so that a stamped environment is recognised without importing torch.
+- `parts.py` names the parts of a verification, and says which of them a cell uses.
+- `images.py`, `tokenizers.py`, `metrics.py`, `formulas.py` and `model_checks.py` hold the checks.
+- `expected/` holds the committed values, which `vlpeft verify --write` computes on a CPU.
+- `runner.py` runs the checks.
+- `stamp.py` remembers what has passed.
+- `gate.py` refuses to run cells if a check fails.
+
+This file imports nothing, so that a verified environment is recognised without importing torch.
 """

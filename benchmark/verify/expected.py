@@ -1,4 +1,4 @@
-"""The committed values: expected/PART.json maps the names of checks to what a CPU computed in float32."""
+"""The committed values: expected/PART.json maps names of checks to float32 results of a CPU."""
 
 from __future__ import annotations
 
@@ -12,12 +12,16 @@ from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.verify.check import FLOAT32, Value
 
 FOLDER = Path(__file__).parent / "expected"
-DIGITS = 7  # that float32 has; EXACT values and those of float64 are kept whole
+DIGITS = 7  # as many as float32 has; exact values and those in float64 keep all digits
 
 
 @cache
 def committed(part: str) -> dict[str, Any]:
-    """The values of a part. Raises UserError where the file is missing or damaged."""
+    """Return the values of a part, by name.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
     path = FOLDER / f"{part}.json"
     values = read_json(path)
     if values is None:
@@ -29,19 +33,24 @@ def write(part: str, values: dict[str, Any]) -> None:
     """Replace the values of a part."""
     path = FOLDER / f"{part}.json"
     write_atomically(path, to_json(values))
-    path.chmod(0o644)  # it is shipped: everyone may read it
+    path.chmod(0o644)  # the file is shipped, so everybody may read it
     committed.cache_clear()
 
 
 def rounded(value: Value, tolerance: float) -> Value:
-    """A value as it is committed."""
+    """Return a value as it is committed."""
+    # The round trip through JSON turns tuples into lists, as in a value that is read.
     kept = json.loads(json.dumps(value))
-    return _rounded(kept) if tolerance >= FLOAT32 else kept
+    if tolerance < FLOAT32:
+        return kept
+    return _round(kept)
 
 
-def _rounded(value: Value) -> Value:
+def _round(value: Value) -> Value:
     if isinstance(value, dict):
-        return {key: _rounded(each) for key, each in value.items()}
+        return {key: _round(each) for key, each in value.items()}
     if isinstance(value, list):
-        return [_rounded(each) for each in value]
-    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
+        return [_round(each) for each in value]
+    if isinstance(value, float):
+        return float(f"{value:.{DIGITS}g}")
+    return value

@@ -25,7 +25,7 @@ from vlpeft.benchmark.verify.check import Check, Value
 SCENES = tuple(f"test/{i}" for i in range(4))
 SIZE = 48
 RESAMPLINGS = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)
-# Scene test/0 as a JPEG file of quality 60: decoders of other versions may give other pixels.
+# Scene test/0 as a JPEG file of quality 60. Other versions of the decoder may give other pixels.
 JPEG = base64.b64decode(
     "/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDAA0JCgsKCA0LCgsODg0PEyAVExISEyccHhcgLikxMC4pLSwzOko+MzZGNy"
     "wtQFdBRkxOUlNSMj5aYVpQYEpRUk//2wBDAQ4ODhMREyYVFSZPNS01T09PT09PT09PT09PT09PT09PT09PT09PT09P"
@@ -47,7 +47,7 @@ JPEG = base64.b64decode(
 
 
 class Square(VisionTower):
-    """What `transform` asks of a tower."""
+    """The attributes of a tower that `transform` reads."""
 
     mean, std = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
@@ -57,27 +57,30 @@ class Square(VisionTower):
 
 
 def checks(device: torch.device) -> Iterator[Check]:  # noqa: ARG001 - images are prepared on the CPU
-    """All of them are exact: Pillow resizes in integers, and scaling is one IEEE operation after the other."""
-    yield Check("scenes as drawn", partial(_each, scene_digest))
-    yield Check("a JPEG file, decoded", decoded)
+    """Yield the checks of images.
+
+    All are exact: Pillow resizes in integers, and scaling is a sequence of single IEEE operations.
+    """
+    yield Check("scenes as drawn", scene_digests)
+    yield Check("a JPEG file, decoded", decoded_digest)
     for way in RESAMPLINGS:
         name = way.name.lower()
-        yield Check(f"scaled, not resized, {name}", partial(transformed, scene(0).shape[0], way))
-        yield Check(f"resized by {name}, smaller", partial(transformed, SIZE, way))
-        yield Check(
-            f"resized by {name}, wider than high", partial(transformed, 2 * SIZE, way, (40, 56))
-        )
-    yield Check("augmented views", views)
+        whole = scene(0).shape[0]
+        yield Check(f"scaled, not resized, {name}", partial(transformed_digest, whole, way))
+        yield Check(f"resized by {name}, smaller", partial(transformed_digest, SIZE, way))
+        wide = partial(transformed_digest, 2 * SIZE, way, (40, 56))
+        yield Check(f"resized by {name}, wider than high", wide)
+    yield Check("augmented views", view_digests)
 
 
 @cache
 def scene(number: int) -> Pixels:
-    """A drawn scene, (64, 64, 3) uint8."""
+    """Return a drawn scene: (64, 64, 3), uint8."""
     return Shapes().image(SCENES[number])
 
 
 def digest(pixels: Any) -> Value:
-    """Shape, type, mean and hash: the mean says how far off other pixels are."""
+    """Return shape, type, mean and hash. The mean shows how far off other pixels are."""
     if not isinstance(pixels, np.ndarray | torch.Tensor):
         return f"a {type(pixels).__name__}"
     array = np.ascontiguousarray(np.asarray(pixels))
@@ -90,31 +93,29 @@ def digest(pixels: Any) -> Value:
     }
 
 
-def scene_digest(number: int) -> Value:
-    """That of a scene; drawn again, not remembered."""
-    return digest(Shapes().image(SCENES[number]))
+def scene_digests() -> Value:
+    """Return the digests of all scenes. They are drawn again, because `scene` caches them."""
+    return [digest(Shapes().image(name)) for name in SCENES]
 
 
-def decoded() -> Value:
-    """The pixels that a reader of datasets gets from a file."""
+def decoded_digest() -> Value:
+    """Return the digest of the pixels that datasets read from a JPEG file."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / "scene.jpg"
         path.write_bytes(JPEG)
         return digest(decode_image(path))
 
 
-def transformed(size: int, way: Image.Resampling, cut: tuple[int, int] | None = None) -> Value:
-    """A scene, or a piece (height, width) of it, as the input of a tower."""
+def transformed_digest(
+    size: int, way: Image.Resampling, cut: tuple[int, int] | None = None
+) -> Value:
+    """Return the digest of a scene as the input of a tower; `cut` takes a (height, width) part."""
     pixels = scene(0)
     if cut is not None:
         pixels = pixels[: cut[0], : cut[1]]
     return digest(transform(pixels, cast("VisionTower", Square(size, way))))
 
 
-def views() -> Value:
-    """Crops, flips and RandAugment of several seeds."""
+def view_digests() -> Value:
+    """Return the digests of views of several seeds: crops, flips and RandAugment."""
     return [digest(augment(scene(1), SIZE, f"seed {i}")) for i in range(8)]
-
-
-def _each(measure: Any) -> Value:
-    return [measure(i) for i in range(len(SCENES))]

@@ -1,4 +1,8 @@
-"""Greedy search and ranking written out: each example alone, every token through a full forward pass, no cache."""
+"""Greedy search and ranking in their simplest form.
+
+Each example is computed alone, every token by a full forward pass, without a cache. The backbones
+must give the same texts and scores.
+"""
 
 from __future__ import annotations
 
@@ -9,36 +13,43 @@ import torch
 from torch import Tensor
 from transformers import Cache
 
-# The tokens so far -> logits of the token behind the prompt and behind each of them, (1 + tokens, vocabulary).
+# From the tokens so far to logits of the tokens that may follow the prompt and each of them:
+# (1 + tokens, vocabulary).
 Next = Callable[[Sequence[int]], Tensor]
 
 
 def writer(backbone: Any, visual: Tensor, prompt: str) -> Next:
-    """What gives logits behind an image (1, 1, tokens, width) and a prompt. Of a backbone only the last one made is valid."""
+    """Return the function that gives logits after an image and a prompt.
+
+    `visual` is (1, 1, tokens, width). Of several functions of one backbone, only the last is valid.
+    """
     found: Next = WRITERS[backbone.name](backbone, visual, prompt)
     return found
 
 
 @torch.inference_mode()
 def greedy(backbone: Any, visual: Tensor, prompt: str) -> str:
-    """What greedy search writes."""
-    following, end, limit = (
-        writer(backbone, visual, prompt),
-        end_token(backbone),
-        backbone.protocol.max_output_tokens,
-    )
+    """Return the text that greedy search writes."""
+    following, end = writer(backbone, visual, prompt), end_token(backbone)
+    limit = backbone.protocol.max_output_tokens
     ids: list[int] = []
     while len(ids) < limit and end not in ids:
-        forced = backbone.name == "clip_bart" and len(ids) == limit - 1
-        ids.append(end if forced else int(following(ids)[-1].argmax()))
+        # BART's generation config forces the end token at the limit.
+        if backbone.name == "clip_bart" and len(ids) == limit - 1:
+            ids.append(end)
+        else:
+            ids.append(int(following(ids)[-1].argmax()))
     text: str = backbone.tokenizer.decode(ids, skip_special_tokens=True)
     return text.replace("\n", " ").strip()
 
 
 @torch.inference_mode()
 def ranking(backbone: Any, visual: Tensor, prompt: str) -> list[tuple[str, float]]:
-    """The answers whose first token is likeliest, and the log-likelihood of all their tokens, best first."""
-    following, smoothing = writer(backbone, visual, prompt), backbone.protocol.label_smoothing
+    """Return the answers whose first token is likeliest, each with its score, best first.
+
+    The score is the log-likelihood of all tokens of the answer.
+    """
+    following = writer(backbone, visual, prompt)
     start = [backbone.text.config.bos_token_id] if backbone.name == "clip_bart" else []
     first = following(start)[-1]
     tokens = {answer: answer_tokens(backbone, answer) for answer in backbone.answers}
@@ -47,20 +58,12 @@ def ranking(backbone: Any, visual: Tensor, prompt: str) -> list[tuple[str, float
     for answer in likely[: backbone.protocol.rank_candidates]:
         ids = tokens[answer]
         logits = following([*start, *ids[:-1]])[len(start) :]
-        scores.append(
-            (
-                answer,
-                sum(
-                    _likelihood(each, token, smoothing)
-                    for each, token in zip(logits, ids, strict=True)
-                ),
-            )
-        )
+        scores.append((answer, _score(logits, ids, backbone.protocol.label_smoothing)))
     return sorted(scores, key=lambda pair: -pair[1])
 
 
 def answer_tokens(backbone: Any, answer: str) -> list[int]:
-    """The tokens of an answer and its end."""
+    """Return the tokens of an answer and the end token."""
     if backbone.name == "clip_bart":
         ids: list[int] = backbone.tokenizer(answer).input_ids[1:]
         return ids
@@ -68,12 +71,23 @@ def answer_tokens(backbone: Any, answer: str) -> list[int]:
 
 
 def end_token(backbone: Any) -> int:
-    """The token that ends a text."""
-    end: int = backbone.text.config.eos_token_id if backbone.name == "clip_bart" else backbone.end
+    """Return the token that ends a text."""
+    # Only BART's text tower is one model with one config.
+    if backbone.name == "clip_bart":
+        end: int = backbone.text.config.eos_token_id
+    else:
+        end = backbone.end
     return end
 
 
+def _score(logits: Tensor, ids: Sequence[int], smoothing: float) -> float:
+    """Return the sum of the log-likelihoods of the tokens."""
+    pairs = zip(logits, ids, strict=True)
+    return sum(_likelihood(each, token, smoothing) for each, token in pairs)
+
+
 def _likelihood(logits: Tensor, token: int, smoothing: float) -> float:
+    """Return a log-likelihood, smoothed as the labels in training."""
     logs = logits.double().log_softmax(-1)
     return float((1 - smoothing) * logs[token] + smoothing * logs.mean())
 
@@ -87,7 +101,7 @@ def _gpt2(backbone: Any, visual: Tensor, _prompt: str) -> Next:
         out = without_cache(
             backbone.text.transformer(inputs_embeds=embeds, attention_mask=mask, use_cache=False)
         )
-        return _after(backbone.text.lm_head(out.last_hidden_state), len(ids))
+        return _last(backbone.text.lm_head(out.last_hidden_state), len(ids))
 
     return following
 
@@ -101,7 +115,7 @@ def _blip(backbone: Any, visual: Tensor, prompt: str) -> Next:
         whole = torch.cat([embeds, backbone.embed_words(_row(ids, visual))], 1)
         seen = torch.cat([mask, mask.new_ones(1, len(ids))], 1)
         out = without_cache(backbone.decode(whole, seen, memory))
-        return _after(backbone.decoder.cls(out.last_hidden_state), len(ids))
+        return _last(backbone.decoder.cls(out.last_hidden_state), len(ids))
 
     return following
 
@@ -112,7 +126,7 @@ def _bart(backbone: Any, visual: Tensor, prompt: str) -> Next:
 
     def following(ids: Sequence[int]) -> Tensor:
         out = without_cache(backbone.decode(_row([start, *ids], visual), states, mask))
-        return _after(backbone.token_logits(out.last_hidden_state), len(ids))
+        return _last(backbone.token_logits(out.last_hidden_state), len(ids))
 
     return following
 
@@ -121,7 +135,11 @@ WRITERS = {"vit_gpt2": _gpt2, "blip": _blip, "clip_bart": _bart}
 
 
 def without_cache(out: Any) -> Any:
-    """A model's output; raises RuntimeError where it comes with a cache, under any name."""
+    """Return a model's output.
+
+    Raises:
+        RuntimeError: it has a cache, under any name. Then the model may have read one.
+    """
     if any(isinstance(each, Cache) for each in _values(out)):
         raise RuntimeError("the model has used a cache though none was asked for")
     return out
@@ -133,9 +151,10 @@ def _values(out: Any) -> Iterator[Any]:
 
 
 def _row(ids: Sequence[int], like: Tensor) -> Tensor:
+    """Return ids as a batch of one."""
     return torch.tensor([list(ids)], dtype=torch.long, device=like.device)
 
 
-def _after(scores: Tensor, tokens: int) -> Tensor:
-    """The scores behind the prompt and behind each of so many tokens."""
-    return scores[0, -1 - tokens :].float()
+def _last(logits: Tensor, tokens: int) -> Tensor:
+    """Return the logits at the end of the prompt and at each of the tokens after it."""
+    return logits[0, -1 - tokens :].float()

@@ -1,4 +1,4 @@
-"""Metrics of a few predictions. Those that need Java run where there is one."""
+"""Metrics of a few predictions. Those that need Java run only if there is a Java."""
 
 from __future__ import annotations
 
@@ -17,16 +17,11 @@ ANSWERS = (
     Prediction("3", "dont know", ("don't know",) * 4 + ("unknown",) * 6, "other"),
     Prediction("4", "no", ("yes",) * 10, "yes/no"),
 )
-LABELS = tuple(
-    Prediction(str(i), text, (label,))
-    for i, (text, label) in enumerate(
-        (
-            ("entailment", "entailment"),
-            ("neutral", "contradiction"),
-            ("neutral", "neutral"),
-            ("contradiction", "entailment"),
-        )
-    )
+LABELS = (
+    Prediction("0", "entailment", ("entailment",)),
+    Prediction("1", "neutral", ("contradiction",)),
+    Prediction("2", "neutral", ("neutral",)),
+    Prediction("3", "contradiction", ("entailment",)),
 )
 CAPTIONS = (
     Prediction(
@@ -47,29 +42,32 @@ CAPTIONS = (
 
 
 def answer_checks(device: object) -> Iterator[Check]:  # noqa: ARG001 - metrics have no device
-    """Metrics of answers and labels."""
-    for name, predictions in (
-        ("vqa_accuracy", ANSWERS),
-        ("answer_match", ANSWERS),
-        ("accuracy", LABELS),
-    ):
-        yield Check(name, partial(scored, name, predictions, "ptb"), FLOAT64)
+    """Yield the checks of metrics of answers and labels."""
+    yield Check("vqa_accuracy", partial(score_metric, "vqa_accuracy", ANSWERS, "ptb"), FLOAT64)
+    yield Check("answer_match", partial(score_metric, "answer_match", ANSWERS, "ptb"), FLOAT64)
+    yield Check("accuracy", partial(score_metric, "accuracy", LABELS, "ptb"), FLOAT64)
 
 
 def caption_checks(device: object) -> Iterator[Check]:  # noqa: ARG001
-    """Metrics of captions, with the tokenizer in Python and with the official one, which is a Java program."""
+    """Yield the checks of metrics of captions.
+
+    They run with the tokenizer in Python and with the official one, which is a Java program.
+    """
     for name in ("bleu", "rouge_l", "cider"):
-        yield Check(f"{name}, treebank", partial(scored, name, CAPTIONS, "treebank"), FLOAT64)
-    yield Check("cider, ptb", partial(scored, "cider", CAPTIONS, "ptb"), FLOAT64)
+        measure = partial(score_metric, name, CAPTIONS, "treebank")
+        yield Check(f"{name}, treebank", measure, FLOAT64)
+    yield Check("cider, ptb", partial(score_metric, "cider", CAPTIONS, "ptb"), FLOAT64)
 
 
-def scored(name: str, predictions: Sequence[Prediction], tokenizer: Tokenizer) -> Value:
-    """All values of a metric, and its scores by example."""
+def score_metric(name: str, predictions: Sequence[Prediction], tokenizer: Tokenizer) -> Value:
+    """Return all values of a metric, and its scores by example.
+
+    Raises:
+        NotRun: the metric is not available here.
+    """
     report = score([name], predictions, tokenizer)
     for value in report.values.values():
         if isinstance(value, dict):
             raise NotRun(value["absent"])
-    return {
-        "values": report.values,
-        "examples": {key: list(each) for key, each in report.per_example.items()},
-    }
+    examples = {key: list(each) for key, each in report.per_example.items()}
+    return {"values": report.values, "examples": examples}

@@ -1,4 +1,4 @@
-"""One p-Laplacian message passing, as ours or as its literal transcription."""
+"""One p-Laplacian message passing: our version, or its literal transcription."""
 
 from __future__ import annotations
 
@@ -15,45 +15,37 @@ from vlpeft.benchmark.verify.transcriptions import LiteralAttention, LiteralBloc
 
 @dataclass(frozen=True)
 class Shape:
-    """One attention of a training step: examples, queries, keys; what the keys are pooled to; the graph."""
+    """The sizes of one attention in a training step."""
 
     name: str
     batch: int
     queries: int
     keys: int
-    tokens: int | None = None
+    tokens: int | None = None  # number that the keys are pooled to
     width: int = 768
     heads: int = 12
-    size: int = 96
+    size: int = 96  # of the adapter
 
     @property
     def cross(self) -> bool:
-        """Whether queries look at an image."""
+        """Whether queries look at an image. Then the graph is bipartite."""
         return self.keys != self.queries
 
 
 def parts(shape: Shape, device: torch.device) -> tuple[LiteralBlock, Tensor, Seen]:
-    """Adapter, the attention's output, and what it has seen.
+    """Return a block with its adapter, the output of its attention, and what that has seen.
 
-    All that text makes has a gradient, since layers below are adapted; what an image makes has none.
+    Tensors that come from text need a gradient, because lower layers are adapted as well. Those
+    that come from an image need none.
     """
     torch.manual_seed(0)
-    method = parse(
-        METHODS.load("p_adapter"), {"size": shape.size, "image_tokens": shape.tokens}, "p_adapter"
-    )
-    shown = LiteralAttention(shape.heads, causal=not shape.cross, fixed_keys=shape.cross)
-    block = LiteralBlock(
-        "cross" if shape.cross else "self",
-        nn.Linear(shape.width, shape.width).requires_grad_(False),
-        shown,
-        method,
-    ).to(device)
+    block = _block(shape).to(device)
     scores = torch.randn(shape.batch, shape.heads, shape.queries, shape.keys, device=device)
     if not shape.cross:
-        scores = scores.masked_fill(torch.ones_like(scores, dtype=torch.bool).triu(1), -torch.inf)
-    query, value = (
-        torch.randn(shape.batch, n, shape.width, device=device) for n in (shape.queries, shape.keys)
-    )
+        causal = torch.ones_like(scores, dtype=torch.bool).triu(1)
+        scores = scores.masked_fill(causal, -torch.inf)
+    query = torch.randn(shape.batch, shape.queries, shape.width, device=device)
+    value = torch.randn(shape.batch, shape.keys, shape.width, device=device)
     seen = Seen(
         query.requires_grad_(),
         value.requires_grad_(not shape.cross),
@@ -62,10 +54,20 @@ def parts(shape: Shape, device: torch.device) -> tuple[LiteralBlock, Tensor, See
     return block, torch.randn_like(query).requires_grad_(), seen
 
 
+def _block(shape: Shape) -> LiteralBlock:
+    settings = {"size": shape.size, "image_tokens": shape.tokens}
+    return LiteralBlock(
+        "cross" if shape.cross else "self",
+        nn.Linear(shape.width, shape.width).requires_grad_(False),
+        LiteralAttention(shape.heads, causal=not shape.cross, fixed_keys=shape.cross),
+        parse(METHODS.load("p_adapter"), settings, "p_adapter"),
+    )
+
+
 def forward(
     block: LiteralBlock, output: Tensor, seen: Seen, shape: Shape, *, literal: bool
 ) -> Tensor:
-    """What the adapter makes of the attention's output, (batch, queries, width)."""
+    """Return the adapter's output for the attention's output: (batch, queries, width)."""
     if literal:
         return p_adapter(
             block.adapter,

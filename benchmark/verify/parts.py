@@ -1,4 +1,7 @@
-"""The parts of a verification, and which of them a cell uses. Imports neither torch nor transformers."""
+"""The parts of a verification, and which of them a cell uses.
+
+This file imports neither torch nor transformers.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,8 @@ from vlpeft.benchmark.metrics import METRICS
 from vlpeft.benchmark.tasks import metric_names
 
 ALWAYS = ("images", "tokenizers", "formulas")
-# Seconds on one core, to say beforehand about how long it takes.
+CAPTION_METRICS = "vlpeft.benchmark.metrics.captions"  # the module
+# Seconds on one core. They are printed before a verification begins.
 SECONDS = {
     "images": 0.2,
     "tokenizers": 0.3,
@@ -26,27 +30,29 @@ PARTS = tuple(SECONDS)
 
 
 def parts_of_cells(cells: Iterable[Cell]) -> tuple[str, ...]:
-    """What these cells use, in the order of PARTS."""
-    used = {part for cell in cells for part in _parts(cell)}
+    """Return the parts that these cells use, in the order of PARTS."""
+    used: set[str] = set()
+    for cell in cells:
+        used.update(_parts(cell))
     return tuple(part for part in PARTS if part in used)
 
 
 def parts_of_backbone(name: str) -> tuple[str, ...]:
-    """What cells of a backbone may use."""
+    """Return the parts that cells of a backbone may use."""
     return tuple(part for part in PARTS if part not in BACKBONES or part == name)
 
 
 def _parts(cell: Cell) -> Iterator[str]:
     yield from ALWAYS
+    # A backbone of another package has no checks here.
     if is_covered(cell):
         yield cell.backbone.name
     for part in cell.parts:
-        yield from map(_part_of_metric, metric_names(part.task, part.protocol.metrics))
+        for metric in metric_names(part.task, part.protocol.metrics):
+            yield _part_of_metric(metric)
 
 
 def _part_of_metric(name: str) -> str:
-    return (
-        "captions"
-        if METRICS.entry(name).module == "vlpeft.benchmark.metrics.captions"
-        else "answers"
-    )
+    if METRICS.entry(name).module == CAPTION_METRICS:
+        return "captions"
+    return "answers"

@@ -1,7 +1,8 @@
-"""What has passed in which environment, as files below the user's cache. Imports no torch.
+"""What has passed in which environment, as files in the user's cache. Imports no torch.
 
-An environment is the versions of Python and of the libraries, the code, and the device. One file holds the parts that
-have passed there: ~/.cache/vlpeft/verified/KEY.json ($XDG_CACHE_HOME in place of ~/.cache where it is set).
+An environment consists of the versions of Python and of the libraries, the code, and the device.
+One file holds the parts that have passed there: ~/.cache/vlpeft/verified/KEY.json. If
+$XDG_CACHE_HOME is set, it replaces ~/.cache.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ from vlpeft.benchmark.cells.records import read_json, to_json, write_atomically
 from vlpeft.benchmark.core.config import Config, dump, parse
 from vlpeft.benchmark.core.registry import REPOSITORY
 
-COMPUTING = ("benchmark", "baselines", "methods")  # the packages that numbers come from
+COMPUTING = ("benchmark", "baselines", "methods")  # the packages that compute numbers
 SUFFIXES = (".py", ".json", ".safetensors")
 
 
 @dataclass(frozen=True)
 class Environment(Config):
-    """All that the numbers of a cell depend on besides its settings."""
+    """All that the numbers of a cell depend on, apart from its settings."""
 
     python: str
     packages: dict[str, str]
@@ -38,34 +39,33 @@ class Environment(Config):
 
     @classmethod
     def here(cls, device: str) -> Environment:
-        """This process's; `device` is "cpu" or "cuda"."""
+        """Return the environment of this process; `device` is "cpu" or "cuda"."""
         packages = {name: version(name) for name in provenance.PACKAGES}
-        return cls(
-            platform.python_version(), packages, code_hash(), f"{device}: {device_name(device)}"
-        )
+        described = f"{device}: {device_name(device)}"
+        return cls(platform.python_version(), packages, code_hash(), described)
 
     @cached_property
     def key(self) -> str:
-        """Names its stamp."""
+        """The name of its stamp."""
         return hashlib.sha256(to_json(dump(self))).hexdigest()[:16]
 
     @property
     def versions(self) -> str:
-        """Versions on one line."""
+        """All versions on one line."""
         found = {"python": self.python, **self.packages}
         return ", ".join(f"{name} {number}" for name, number in found.items())
 
 
 @dataclass(frozen=True)
 class Stamp(Config):
-    """The content of a stamp: the environment is there for people."""
+    """The content of a stamp. The environment is there for people to read."""
 
     environment: Environment
     parts: tuple[str, ...]
 
 
 def device_name(device: str) -> str:
-    """The name of the processor, or of the GPU."""
+    """Return the name of the processor, or of the GPU."""
     if device == "cpu":
         return provenance.processor()
     import torch
@@ -75,7 +75,10 @@ def device_name(device: str) -> str:
 
 @cache
 def code_hash(folder: Path = REPOSITORY) -> str:
-    """Hash of the files that compute: the same in a checkout, a wheel and a copy that jobs run."""
+    """Return the hash of the files that compute.
+
+    It is the same for a checkout, a wheel and the copy that jobs run.
+    """
     digest = hashlib.sha256()
     for name, path in sorted(_files(folder)):
         content = path.read_bytes()
@@ -91,30 +94,34 @@ def _files(folder: Path) -> Iterator[tuple[str, Path]]:
 
 
 def cache_folder() -> Path:
-    """Where stamps are kept."""
+    """Return the folder of the stamps."""
     given = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(given) if given else Path.home() / ".cache") / "vlpeft" / "verified"
+    base = Path(given) if given else Path.home() / ".cache"
+    return base / "vlpeft" / "verified"
+
+
+def _stamp(environment: Environment) -> Path:
+    return cache_folder() / f"{environment.key}.json"
 
 
 def passed(environment: Environment) -> frozenset[str]:
-    """The parts that have passed. A stamp that cannot be read is worth none."""
-    path = cache_folder() / f"{environment.key}.json"
+    """Return the parts that have passed; none if the stamp cannot be read."""
+    path = _stamp(environment)
     try:
         values = read_json(path)
-        return (
-            frozenset(parse(Stamp, values, str(path)).parts) if values is not None else frozenset()
-        )
-    except Exception:  # torn by a full disk, or unreadable: checked again, and written again
+        if values is None:
+            return frozenset()
+        return frozenset(parse(Stamp, values, str(path)).parts)
+    except Exception:
+        # Torn by a full disk, or unreadable. The parts are checked and written again.
         return frozenset()
 
 
 def remember(environment: Environment, parts: Iterable[str]) -> str:
-    """Add parts to the stamp. Returns why that was not possible, or ""."""
+    """Add parts to the stamp. Return why that was not possible, or ""."""
     both = tuple(sorted(passed(environment) | set(parts)))
     try:
-        write_atomically(
-            cache_folder() / f"{environment.key}.json", to_json(dump(Stamp(environment, both)))
-        )
+        write_atomically(_stamp(environment), to_json(dump(Stamp(environment, both))))
     except Exception as error:
         return str(error.__cause__ or error)
     return ""
@@ -122,7 +129,10 @@ def remember(environment: Environment, parts: Iterable[str]) -> str:
 
 @contextmanager
 def alone(environment: Environment) -> Iterator[None]:
-    """Wait while another process verifies the same environment; where no lock can be made, do not."""
+    """Wait while another process verifies the same environment.
+
+    If no lock can be made, there is no waiting: both verify, which costs time only.
+    """
     lock = FileLock(cache_folder() / f"{environment.key}.lock")
     try:
         cache_folder().mkdir(parents=True, exist_ok=True)
@@ -137,6 +147,6 @@ def alone(environment: Environment) -> Iterator[None]:
 
 
 def missing(environment: Environment, parts: Sequence[str]) -> tuple[str, ...]:
-    """The parts that have not passed yet."""
+    """Return the parts that have not passed yet."""
     known = passed(environment)
     return tuple(part for part in parts if part not in known)

@@ -1,4 +1,4 @@
-"""Texts to token ids and back, for the tokenizer of each tiny tower, called as the backbones call it."""
+"""Texts to token ids and back, by the tokenizers of the tiny towers, called as in the backbones."""
 
 from __future__ import annotations
 
@@ -19,10 +19,9 @@ TEXTS = (
     "",
 )
 LIMIT = 8
-FRAMED = (
-    "roberta",
-    "bart",
-)  # towers whose tokenizer frames, pads and cuts; the others' backbones do that themselves
+# Towers whose tokenizer adds special tokens, pads and truncates. The backbones of the other towers
+# do this themselves.
+FRAMED = ("roberta", "bart")
 SPECIAL = (
     "bos_token_id",
     "eos_token_id",
@@ -34,7 +33,7 @@ SPECIAL = (
 
 
 def checks(device: torch.device) -> Iterator[Check]:  # noqa: ARG001 - tokenizers run on the CPU
-    """Exact ids and texts."""
+    """Yield the checks of all tokenizers. Ids and texts are exact."""
     for tower in TOWERS:
         for name, measure in MEASURES.items():
             if name != "padded" or tower in FRAMED:
@@ -43,49 +42,48 @@ def checks(device: torch.device) -> Iterator[Check]:  # noqa: ARG001 - tokenizer
 
 @cache
 def tokenizer(tower: str) -> Any:
-    """The tokenizer of a tiny tower."""
+    """Return the tokenizer of a tiny tower."""
     return WeightSource.parse("tiny", tiny=tower).tokenizer()
 
 
 def ids(tower: str) -> Value:
-    """With the special tokens that a tokenizer adds by itself."""
+    """Return ids, with the special tokens that the tokenizer adds by itself."""
     return tokenizer(tower)(list(TEXTS)).input_ids
 
 
-def cut(tower: str) -> Value:
-    """At most so many, special tokens included."""
+def truncated_ids(tower: str) -> Value:
+    """Return at most LIMIT ids a text, special tokens included."""
     return tokenizer(tower)(list(TEXTS), truncation=True, max_length=LIMIT).input_ids
 
 
-def unframed(tower: str) -> Value:
-    """Without special tokens."""
+def plain_ids(tower: str) -> Value:
+    """Return ids without special tokens."""
     return tokenizer(tower)(list(TEXTS), add_special_tokens=False).input_ids
 
 
-def padded(tower: str) -> Value:
-    """A batch of tensors: ids and mask."""
+def padded_batch(tower: str) -> Value:
+    """Return ids and mask of a batch of tensors."""
     batch = tokenizer(tower)(
         list(TEXTS), padding=True, truncation=True, max_length=LIMIT, return_tensors="pt"
     )
     return {name: batch[name].tolist() for name in ("input_ids", "attention_mask")}
 
 
-def texts(tower: str) -> Value:
-    """Ids to texts again, without special tokens."""
-    framed = tokenizer(tower)(list(TEXTS)).input_ids
-    return tokenizer(tower).batch_decode(framed, skip_special_tokens=True)
+def decoded_texts(tower: str) -> Value:
+    """Return the texts that ids stand for, without special tokens."""
+    return tokenizer(tower).batch_decode(ids(tower), skip_special_tokens=True)
 
 
-def special(tower: str) -> Value:
-    """The ids of special tokens."""
+def special_ids(tower: str) -> Value:
+    """Return the ids of special tokens."""
     return {name: getattr(tokenizer(tower), name) for name in SPECIAL}
 
 
 MEASURES: dict[str, Callable[[str], Value]] = {
     "ids": ids,
-    "cut": cut,
-    "without special tokens": unframed,
-    "padded": padded,
-    "decoded": texts,
-    "special ids": special,
+    "cut": truncated_ids,
+    "without special tokens": plain_ids,
+    "padded": padded_batch,
+    "decoded": decoded_texts,
+    "special ids": special_ids,
 }

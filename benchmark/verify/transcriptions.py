@@ -1,4 +1,7 @@
-"""What ours is measured beside: the authors' formulas, transcribed with every node, edge and matrix that they make."""
+"""The authors' formulas, transcribed with every node, edge and matrix that they make.
+
+Our faster forms are compared with these.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ class LiteralAttention(Attention):
         self.generating = True
 
     def take(self) -> Seen:
-        """What was put into `shown`, once."""
+        """Return what was assigned to `shown`, once."""
         if self.shown is None:
             raise RuntimeError("nothing is shown")
         seen, self.shown = self.shown, None
@@ -33,7 +36,10 @@ class LiteralAttention(Attention):
 
 
 class LiteralBlock(nn.Module):
-    """The end of an attention: output projection, then what a method puts behind it; `in_place`: its slot is the projection itself."""
+    """The end of an attention: its output projection, then what a method puts after it.
+
+    With `in_place`, the slot of the method is the projection itself.
+    """
 
     def __init__(
         self,
@@ -64,11 +70,11 @@ class LiteralBlock(nn.Module):
 
     @property
     def adapter(self) -> Any:
-        """What the method has put there."""
+        """The module that the method has added."""
         return self.site.output.module[1]  # type: ignore[index]
 
     def forward(self, context: Tensor, seen: Seen) -> Tensor:
-        """(batch, queries, width) to the same."""
+        """Map (batch, queries, width) to the same shape."""
         self.attention.shown = seen
         found: Tensor = self.behind(self.projection(context))
         return found
@@ -83,9 +89,18 @@ def p_adapter(
     bipartite: bool,
     tokens: int | None,
 ) -> Tensor:
-    """o + adapter(o) of the p-Adapter release: the full adjacency of all nodes, and (batch, heads, nodes, nodes, size / heads) differences.
+    """Return o + adapter(o) as the release of the p-Adapter computes it.
 
-    `tokens`: how many the keys are pooled to.
+    It makes the full adjacency of all nodes, and all their differences: (batch, heads, nodes,
+    nodes, size / heads).
+
+    Args:
+        adapter: its weights are used, not its forward pass.
+        projection: the output projection of the attention.
+        output: the attention's output: (batch, queries, width).
+        seen: query, value and probabilities of the attention.
+        bipartite: queries and keys are different nodes, as in cross-attention.
+        tokens: number that the keys are pooled to; None keeps all.
     """
     query, value, a = seen
     heads, q = a.shape[1], a.shape[2]
@@ -95,42 +110,46 @@ def p_adapter(
     nodes = value
     if bipartite:
         nodes = torch.cat([query, value], 1)
-        keys = value.shape[1]
-        a = torch.cat(
-            [
-                torch.cat([a.new_zeros(*a.shape[:2], q, q), a], -1),
-                torch.cat([a.mT, a.new_zeros(*a.shape[:2], keys, keys)], -1),
-            ],
-            2,
-        )
+        a = _bipartite_adjacency(a)
     low: Tensor = adapter.down(projection(nodes))
     f = low.view(*low.shape[:2], heads, -1).transpose(1, 2)
     p, mu = adapter.laplacian.p, adapter.laplacian.c * (2 + torch.tanh(adapter.laplacian.raw_mu))
+    # The gradient of f along every edge, and from its norm the p-Laplacian weights.
     g = (a + 1e-8).sqrt().unsqueeze(-1) * (f.unsqueeze(2) - f.unsqueeze(3))
     renormalised = a * torch.linalg.vector_norm(g + 1e-8, dim=-1) ** (p - 2)
     alpha = 1 / (renormalised.sum(-1) + 2 * mu / p)
     beta = torch.diag_embed(2 * mu / p * alpha)
     w = torch.diag_embed(alpha) @ renormalised
-    z = (
-        w[:, :, :q, q:] @ f[:, :, q:] + beta[:, :, :q, q:] @ f[:, :, q:]
-        if bipartite
-        else w @ f + beta @ f
-    )
+    if bipartite:
+        z = w[:, :, :q, q:] @ f[:, :, q:] + beta[:, :, :q, q:] @ f[:, :, q:]
+    else:
+        z = w @ f + beta @ f
     merged = z.transpose(1, 2).flatten(2)
     found: Tensor = output + adapter.up(functional.gelu(adapter.gate(output)) * merged)
     return found
 
 
+def _bipartite_adjacency(a: Tensor) -> Tensor:
+    """Return the adjacency of queries and keys together, from attention (..., queries, keys)."""
+    queries, keys = a.shape[2], a.shape[3]
+    from_queries = torch.cat([a.new_zeros(*a.shape[:2], queries, queries), a], -1)
+    from_keys = torch.cat([a.mT, a.new_zeros(*a.shape[:2], keys, keys)], -1)
+    return torch.cat([from_queries, from_keys], 2)
+
+
 def mul_expand(text: Tensor, vision: Tensor) -> Tensor:
-    """x_t x''_v, with the k x k matrix of k rows x_v."""
+    """Return x_t x''_v, with the k x k matrix of k rows x_v."""
     return text @ vision.expand(-1, vision.shape[-1], -1)
 
 
 def project(text: Tensor, vision: Tensor) -> Tensor:
-    """x_t (x_v^T x_v), with the k x k matrix: the formula does not say which product comes first."""
+    """Return x_t (x_v^T x_v), with the k x k matrix.
+
+    The formula of the paper does not say which product comes first.
+    """
     return text @ (vision.mT @ vision)
 
 
 def project_in_order(text: Tensor, vision: Tensor) -> Tensor:
-    """(x_t x_v^T) x_v, from left to right, which makes no matrix; as ours does."""
+    """Return (x_t x_v^T) x_v, from left to right as ours does. This makes no k x k matrix."""
     return (text @ vision.mT) @ vision

@@ -9,20 +9,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-LINES = 2  # projections of a fingerprint
+LINES = 2  # projections in a fingerprint
+# An angle that is not a fraction of a turn, so no two entries of a small tensor are equal.
+ANGLE = 2.399963229728653
 
 
 def wave(name: str, shape: Sequence[int], scale: float = 1.0) -> Tensor:
-    """A float64 tensor of sines that differ from name to name, on the CPU."""
+    """Return a float64 tensor of sines on the CPU. Each name has another phase."""
     count = int(np.prod(shape, dtype=np.int64))
     phase = zlib.crc32(name.encode()) % 9973
-    # Steps of an angle that is no fraction of a turn: no two entries of a small tensor are equal.
-    angles = np.arange(count, dtype=np.float64) * 2.399963229728653 + phase
+    angles = np.arange(count, dtype=np.float64) * ANGLE + phase
     return torch.from_numpy(scale * np.sin(angles)).reshape(tuple(shape))
 
 
 def fingerprint(name: str, tensor: Tensor) -> list[float]:
-    """The norm of a tensor, and its products with LINES waves of unit length: none is above the norm."""
+    """Return the norm of a tensor, and its products with LINES waves of unit length.
+
+    No product is larger than the norm, so all numbers have one scale.
+    """
     flat = tensor.detach().double().cpu().flatten()
     found = [float(flat.norm())]
     for line in range(LINES):

@@ -8,7 +8,7 @@ import pytest
 
 from tests.disk import disk
 from tests.end_to_end.conftest import RUN, leftovers, records, write_one
-from vlpeft.benchmark.run import runner
+from vlpeft.benchmark.run import result, runner
 
 __all__ = ["disk"]
 SWEEP = ("--on", "inline", *RUN)
@@ -27,19 +27,26 @@ def test_full_before_the_launch(disk, main, tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    "moment", ["save_checkpoint", "save_trained", "provenance", "visual_inputs"]
+    ("module", "moment"),
+    [
+        (runner, "save_checkpoint"),
+        (result, "save_trained"),
+        (result, "provenance"),
+        (runner, "visual_inputs"),
+    ],
+    ids=["save_checkpoint", "save_trained", "provenance", "visual_inputs"],
 )
-def test_full_while_a_cell_runs(disk, main, tmp_path, monkeypatch, moment) -> None:
+def test_full_while_a_cell_runs(disk, main, tmp_path, monkeypatch, module, moment) -> None:
     """Each cell fails with that cause, and half-written files are gone."""
     sweep, root = write_one(tmp_path, seeds="[0, 1]"), disk.path / "root"
-    real = getattr(runner, moment)
+    real = getattr(module, moment)
 
     def fill_and_go_on(*arguments: object) -> object:
         disk.fill()
         return real(*arguments)
 
     with monkeypatch.context() as patched:
-        patched.setattr(runner, moment, fill_and_go_on)
+        patched.setattr(module, moment, fill_and_go_on)
         said = main("sweep", sweep, "--root", root, *SWEEP, "--checkpoint-seconds", 0)
     assert said.code == 1
     assert (

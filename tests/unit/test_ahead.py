@@ -20,7 +20,7 @@ from vlpeft.benchmark.datasets.shapes import Shapes
 from vlpeft.benchmark.run.distributed import ALONE, Ranks
 from vlpeft.benchmark.run.evaluation import predict_split
 from vlpeft.benchmark.run.features import Visual, views
-from vlpeft.benchmark.run.fetch_ahead import DEPTH, ahead, fetch_depth, pinned
+from vlpeft.benchmark.run.fetch_ahead import DEPTH, ahead, fetch_depth, pin
 from vlpeft.benchmark.run.loop import Feed, start, train
 from vlpeft.benchmark.tasks.base import Item
 
@@ -161,7 +161,7 @@ def test_only_for_a_gpu_is_anything_fetched_ahead_and_pinned(
     assert (fetch_depth(torch.device("cpu")), fetch_depth(torch.device("cuda", 1))) == (0, DEPTH)
     tensor, asked = torch.ones(2), []
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: asked.append(self) or self)
-    assert pinned(tensor, torch.device("cpu")) is tensor
+    assert pin(tensor, torch.device("cpu")) is tensor
     assert not asked
-    assert pinned(tensor, torch.device("cuda", 0)) is tensor
+    assert pin(tensor, torch.device("cuda", 0)) is tensor
     assert len(asked) == 1

@@ -43,7 +43,7 @@ PREDICTIONS = [
 @pytest.fixture
 def fresh() -> None:
     """Forget what is tokenised."""
-    caption_tokens.tokenised.cache_clear()
+    caption_tokens.tokenise_split.cache_clear()
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def official_tokens(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tuple[di
 
 @pytest.fixture
 def our_tokens() -> tuple[dict, dict]:
-    return caption_tokens.tokenised(tuple(PREDICTIONS), "ptb")
+    return caption_tokens.tokenise_split(tuple(PREDICTIONS), "ptb")
 
 
 @needs_java
@@ -77,7 +77,7 @@ def test_tokens_equal_the_official_ones(
 ) -> None:
     """Whatever the locale: batch jobs often have none."""
     monkeypatch.setenv("LC_ALL", locale)
-    assert caption_tokens.tokenised(tuple(PREDICTIONS), "ptb") == official_tokens
+    assert caption_tokens.tokenise_split(tuple(PREDICTIONS), "ptb") == official_tokens
 
 
 @needs_java
@@ -129,7 +129,7 @@ def test_line_breaks_do_not_shift_captions() -> None:
     """The official code keeps only newlines away from the line-based tokenizer; after any other break all would be shifted."""
     breaks = ["\r", "\r\n", "\n\n", "\x0b", "\x0c", "\x85", "\u2028", "\u2029"]
     rows = [Prediction(mark, f"a{mark}dog{mark}", (f"cat{i}",)) for i, mark in enumerate(breaks)]
-    references, candidates = caption_tokens.tokenised(tuple(rows), "ptb")
+    references, candidates = caption_tokens.tokenise_split(tuple(rows), "ptb")
     assert references == {i: [f"cat{i}"] for i in range(len(breaks))}
     assert candidates == {i: ["a dog"] for i in range(len(breaks))}
 
@@ -144,7 +144,7 @@ def test_empty_captions_keep_their_place(captions: list[str]) -> None:
 
 def test_one_tokenisation_for_all_metrics(fresh) -> None:
     score(WITHOUT_JAVA, PREDICTIONS, "treebank")
-    assert caption_tokens.tokenised.cache_info().misses == 1
+    assert caption_tokens.tokenise_split.cache_info().misses == 1
 
 
 def test_a_silent_java_is_no_empty_caption(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -320,7 +320,7 @@ def test_the_cause_is_told_and_not_what_follows_from_it() -> None:
 
 @pytest.mark.parametrize(
     ("how", "words"),
-    [("leave", r"ended without a word \(exit code 3\)"), ("die", r"was killed by SIGKILL")],
+    [("leave", r"exited without an error message \(exit code 3\)"), ("die", r"was killed by SIGKILL")],
 )
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_rank_that_says_nothing(rank: int, how: str, words: str) -> None:

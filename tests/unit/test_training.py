@@ -24,7 +24,8 @@ from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.plan.check import plan, save_plan
 from vlpeft.benchmark.run.checkpoint import load_checkpoint, save_checkpoint
 from vlpeft.benchmark.run.features import Visual
-from vlpeft.benchmark.run.loop import Feed, batches, learning_rate_factor, start, train
+from vlpeft.benchmark.run.loop import Feed, batches, start, train
+from vlpeft.benchmark.run.optimizer import learning_rate_factor
 from vlpeft.benchmark.run.runner import run_cell
 from vlpeft.benchmark.run.runtime import Runtime
 from vlpeft.benchmark.tasks.base import Item

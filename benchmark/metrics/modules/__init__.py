@@ -1,1 +1,1 @@
-"""Metrics in the form of the library `evaluate`: each file can also be loaded by its path, without the hub."""
+"""Metrics as modules of the library `evaluate`, which can load each file by its path, offline."""

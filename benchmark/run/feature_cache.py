@@ -1,0 +1,154 @@
+"""The cache of visual features: one array on disk for a frozen tower and a set of images.
+
+A frozen tower gives the same features in every epoch and for every method that leaves it frozen.
+Computing them once saves a pass through the vision tower in every step.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from filelock import FileLock
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vlpeft.benchmark.contract.backbone import Backbone
+from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.run.compile import eager
+
+Kept = Literal["float32", "float16"]  # the type of cached features on disk
+Compute = Callable[[Sequence[str]], Tensor]  # names of images -> their features
+CHUNK = 64  # images that pass through the tower at once
+
+
+def open_cache(
+    backbone: Backbone,
+    stamps: Sequence[str],
+    names: Sequence[str],
+    compute: Compute,
+    folder: Path,
+    kept: Kept,
+) -> Compute:
+    """Return a function that reads features of `names` from the cache.
+
+    The first process that comes computes the features of all names. Others wait for it.
+
+    Args:
+        backbone: its vision tower, its device and the number of threads are part of the key.
+        stamps: texts that change with the data.
+        names: of images, or of views.
+        compute: computes features: (names, tokens, width).
+        folder: where caches are kept, one folder for each key.
+        kept: float16 halves the space and rounds the features.
+
+    Raises:
+        UserError: the folder cannot be written, or float16 cannot hold a feature.
+    """
+    array = _open_or_build(folder / _key(backbone, stamps, names, kept), names, compute, kept)
+    rows = {name: i for i, name in enumerate(names)}
+
+    def read(wanted: Sequence[str]) -> Tensor:
+        found = array[[rows[name] for name in wanted]]
+        return torch.from_numpy(np.asarray(found, np.float32))
+
+    return read
+
+
+def _key(backbone: Backbone, stamps: Sequence[str], names: Sequence[str], kept: Kept) -> str:
+    """Return a hash of everything that the features depend on."""
+    tower = backbone.vision
+    described = [
+        list(stamps),
+        backbone.device.type,
+        tower.size,
+        tower.resample,
+        tower.mean,
+        tower.std,
+        repr(tower),
+        list(names),
+    ]
+    digest = hashlib.sha256(json.dumps(described).encode())
+    if kept != "float32":
+        digest.update(kept.encode())
+    pool, tokens = getattr(tower, "pool", ""), getattr(tower, "tokens", "")
+    # Sums on several threads are rounded differently.
+    digest.update(f"{pool} {tokens} {torch.get_num_threads()}".encode())
+    for name, tensor in tower.state_dict().items():
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(tensor.detach().cpu().numpy()).data)
+    return digest.hexdigest()[:16]
+
+
+def _open_or_build(
+    folder: Path, names: Sequence[str], compute: Compute, kept: Kept
+) -> NDArray[np.floating]:
+    """Return the array of a key, mapped into memory: (names, tokens, width)."""
+    path = folder / "features.npy"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # Many cells start together; one computes, the others wait.
+        with FileLock(folder / "lock"):
+            if not path.exists():
+                _build(path, names, compute, kept)
+    except OSError as error:
+        raise UserError(
+            f"cannot write the feature cache {folder}: {error.strerror}; "
+            "choose a writable --root with free space"
+        ) from error
+    array: NDArray[np.floating] = np.load(path, mmap_mode="r")
+    return array
+
+
+@torch.inference_mode()
+def _build(path: Path, names: Sequence[str], compute: Compute, kept: Kept) -> None:
+    """Write the array to a temporary file, then move it: a killed process leaves no half array."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    array: Any = None
+    try:
+        for start, part in _chunks(names):
+            # Compiled and other cells share a cache, so features are always computed eagerly.
+            with eager():
+                features = compute(part).float().cpu().numpy()
+            if array is None:
+                # The shape is known only once the tower has run.
+                shape = (len(names), *features.shape[1:])
+                array = np.lib.format.open_memmap(
+                    temporary, mode="w+", dtype=np.dtype(kept), shape=shape
+                )
+                _allocate(temporary)
+            _check_range(features, kept)
+            array[start : start + len(part)] = features
+        array.flush()
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _allocate(path: Path) -> None:
+    """Reserve the space on disk. On a full disk, writing to mapped memory would raise SIGBUS."""
+    with path.open("r+b") as file:
+        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+
+
+def _check_range(features: NDArray[np.floating], kept: Kept) -> None:
+    """Raise UserError if float16 would turn a feature into infinity."""
+    if kept != "float16":
+        return
+    largest = np.abs(features).max()
+    if largest > np.finfo(np.float16).max:
+        raise UserError(
+            f"cached_features: {kept} cannot hold a feature of {largest:.3g}; "
+            "set `cached_features: float32`"
+        )
+
+
+def _chunks(names: Sequence[str]) -> Iterator[tuple[int, Sequence[str]]]:
+    for start in range(0, len(names), CHUNK):
+        yield start, names[start : start + CHUNK]

@@ -1,0 +1,185 @@
+"""The result of a cell: scores of each task, the record, and the files next to it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from vlpeft.benchmark import metrics
+from vlpeft.benchmark.cells import scores
+from vlpeft.benchmark.cells.cell import SCIENCE, Cell
+from vlpeft.benchmark.cells.code import Code
+from vlpeft.benchmark.cells.provenance import provenance
+from vlpeft.benchmark.cells.records import Record, Selected, sha256, write_atomically
+from vlpeft.benchmark.cells.scores import ImageScores
+from vlpeft.benchmark.cells.verified import is_covered
+from vlpeft.benchmark.contract.backbone import Backbone
+from vlpeft.benchmark.core.config import dump
+from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.metrics.base import Prediction
+from vlpeft.benchmark.run.checkpoint import save_trained
+from vlpeft.benchmark.run.cost import gpu_hours, parameters
+from vlpeft.benchmark.run.distributed import Ranks
+from vlpeft.benchmark.run.flops import StepFlops
+from vlpeft.benchmark.run.inputs import Inputs
+from vlpeft.benchmark.run.loop import TrainingState
+from vlpeft.benchmark.run.runtime import Runtime
+
+PREDICTIONS, TRAINED = "predictions.jsonl", "trained.safetensors"
+Values = dict[str, float | dict[str, str]]  # {"absent": reason} where a metric could not run
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """The result of one task of a cell: metrics, the lines of its predictions, scores by image."""
+
+    values: Values
+    lines: str
+    by_image: ImageScores
+
+
+@dataclass(frozen=True)
+class Readings:
+    """What the meters read after training and after evaluation; see `cost.Meter.read`."""
+
+    training: Mapping[str, float]
+    evaluation: Mapping[str, float]
+
+
+def score_task(cell: Cell, inputs: Inputs, made: Sequence[Prediction], ranks: Ranks) -> TaskResult:
+    """Score the predictions of the test split of a task.
+
+    Raises:
+        UserError: a metric is infinite or not a number.
+    """
+    protocol, name = inputs.part.protocol, inputs.part.name
+    names = inputs.task.metrics if protocol.metrics is None else protocol.metrics
+    report = ranks.once(lambda: metrics.score(names, made, protocol.metric_tokenizer))
+    _check_finite(cell, report)
+    values: Values = {}
+    for key, value in report.values.items():
+        values[key] = {"absent": value["absent"]} if isinstance(value, dict) else value
+    images = [example.images for example in inputs.test]
+    by_image = scores.by_image(name, images, report.per_example)
+    about = {"task": name} if cell.also else {}  # several tasks share one file
+    return TaskResult(values, _lines(made, report, about), by_image)
+
+
+def _check_finite(cell: Cell, report: metrics.MetricReport) -> None:
+    for name, value in report.values.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(
+                f"metric {name} came out as {value}; see the predictions of cell {cell.id}"
+            )
+
+
+def _lines(
+    predictions: Sequence[Prediction], report: metrics.MetricReport, about: dict[str, str]
+) -> str:
+    """Return one JSON line for each prediction, with its references and scores."""
+    rows = []
+    for i, p in enumerate(predictions):
+        row = {
+            **about,
+            "id": p.id,
+            "kind": p.kind,
+            "prediction": p.text,
+            "references": list(p.references),
+            "scores": {name: values[i] for name, values in report.per_example.items()},
+        }
+        rows.append(json.dumps(row, sort_keys=True, ensure_ascii=False))
+    return "\n".join(rows) + "\n"
+
+
+def write_files(folder: Path, backbone: Backbone, results: Sequence[TaskResult]) -> int:
+    """Write predictions, scores and trained tensors; return the size of the tensors in bytes."""
+    lines = "".join(result.lines for result in results)
+    write_atomically(folder / PREDICTIONS, lines.encode())
+    write_atomically(folder / scores.NAME, scores.to_bytes([each.by_image for each in results]))
+    return save_trained(folder / TRAINED, backbone)
+
+
+def total_cost(
+    state: TrainingState,
+    work: StepFlops,
+    readings: Readings,
+    device: torch.device,
+    ranks: Ranks,
+    delta_bytes: int,
+) -> dict[str, float]:
+    """Return the cost of a cell, as `Record` describes it.
+
+    Args:
+        state: after training; it has the seconds of earlier attempts, too.
+        work: what the first step does.
+        readings: of this attempt.
+        device: of this rank.
+        ranks: the processes of the cell.
+        delta_bytes: size of the file of trained tensors.
+    """
+    evaluated = readings.evaluation
+    train_seconds = sum(state.step_seconds)
+    seconds = train_seconds + sum(state.selection_seconds) + evaluated["seconds"]
+    # The median, because the first steps also compile and load libraries.
+    step_seconds = median(state.step_seconds)
+    cost = {
+        **parameters(state.backbone),
+        **work.per_second(step_seconds),
+        "flops_per_step": work.flops,
+        "gpu_hours": gpu_hours(device, seconds, ranks.world),
+        "steps": state.total,
+        "train_seconds": train_seconds,
+        "eval_seconds": evaluated["seconds"],
+        "cpu_seconds": readings.training["cpu_seconds"] + evaluated["cpu_seconds"],
+        "step_ms": 1000 * step_seconds,
+        "peak_memory_mb": readings.training["peak_memory_mb"],
+        "delta_bytes": delta_bytes,
+    }
+    return {key: float(value) for key, value in cost.items()}
+
+
+def describe_origin(
+    cell: Cell, runtime: Runtime, device: torch.device, code: Code, data: str, ranks: Ranks
+) -> dict[str, object]:
+    """Return the provenance of a record; `data` is the fingerprint of the datasets."""
+    return provenance(str(device), code) | {
+        "data": data,
+        "science": SCIENCE,
+        "ranks": ranks.world,
+        "compile": runtime.compile,
+        "verified": runtime.verified and is_covered(cell),
+    }
+
+
+def make_record(
+    cell: Cell,
+    folder: Path,
+    state: TrainingState,
+    selected: Selected | None,
+    results: Sequence[TaskResult],
+    cost: dict[str, float],
+    origin: dict[str, object],
+) -> Record:
+    """Return the record of a cell whose files are written."""
+    values: Values = {}
+    for i, result in enumerate(results):
+        prefix = cell.metric_prefix(i)
+        values |= {prefix + name: value for name, value in result.values.items()}
+    names = (PREDICTIONS, scores.NAME, TRAINED)
+    return Record(
+        id=cell.id,
+        cell=dump(cell),
+        metrics=values,
+        cost=cost,
+        curve=state.curve,
+        scalars=state.scalars,
+        selection=selected,
+        provenance=origin,
+        files={name: sha256(folder / name) for name in names},
+    )
