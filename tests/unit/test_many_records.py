@@ -22,7 +22,7 @@ import json, re, sys
 from collections import Counter
 from pathlib import Path
 from vlpeft.benchmark.cells import records
-from vlpeft.benchmark.plan.sweep import launched
+from vlpeft.benchmark.plan.sweep import launched_plans
 from vlpeft.results.statistics.comparisons import significance_table
 from vlpeft.results.leaderboard import leaderboard
 from vlpeft.results.tables.pivot import pivot_table
@@ -33,7 +33,7 @@ from vlpeft.results.tables.table import cost_table, score_table
 read, parse = Counter(), records.read_record
 records.read_record = lambda path: (read.update([path.parent.name]), parse(path))[1]
 root, out = map(Path, sys.argv[1:])
-(plan,), store = launched(root), records.Store(root)
+(plan,), store = launched_plans(root), records.Store(root)
 board = leaderboard(plan, store)
 tests = significance(board, store)
 tables = [score_table(board, tests, details=True), cost_table(board), significance_table(board, tests)]
