@@ -87,8 +87,8 @@ def _add_list(commands: Any) -> None:
         commands,
         "list",
         f"list what a sweep can name: {', '.join(LISTS)}",
-        "Settings are listed with their defaults and allowed values. So is what installed packages\n"
-        "add.",
+        "Settings are listed with their defaults and allowed values. So is what installed\n"
+        "packages add.",
         "  vlpeft list methods\n  vlpeft list datasets --json\n",
     )
     listing.add_argument("what", choices=LISTS, help=f"one of {', '.join(LISTS)}")

@@ -37,7 +37,8 @@ def _add_table(commands: Any) -> None:
         "table",
         "print mean and standard deviation over seeds, from the records",
         "With the name of a published table, such as p_adapter/table1, print the published\n"
-        "numbers next to the measured ones. Missing and failed cells are shown, and block their mean.",
+        "numbers next to the measured ones. Missing and failed cells are shown, and block\n"
+        "their mean.",
         "  vlpeft table quickstart\n"
         "  vlpeft table quickstart --rows method --columns task\n"
         "  vlpeft table quickstart --tidy --format parquet -o scores.parquet\n",
