@@ -24,7 +24,7 @@ from vlpeft.benchmark.core.config import Protocol, dump, parse
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.datasets import DatasetSpec
 from vlpeft.benchmark.datasets.base import Example
-from vlpeft.benchmark.plan.check import reason_to_skip
+from vlpeft.benchmark.plan.compatibility import reason_to_skip
 from vlpeft.benchmark.plan.sweep import load_sweep
 from vlpeft.benchmark.run.features import Visual
 from vlpeft.benchmark.run.loop import Feed, TrainingState, start, train

@@ -1,1 +1,1 @@
-"""What a cell is, and the files that it leaves."""
+"""What a cell is, and the files that it leaves in a result folder."""

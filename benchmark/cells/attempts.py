@@ -1,4 +1,7 @@
-"""What running and failed attempts leave beside a cell: progress.json and failure.json, read without torch."""
+"""Read what running and failed attempts leave next to a cell: progress.json and failure.json.
+
+Nothing here needs torch, so `vlpeft status` is fast and works on a login node.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class AttemptProgress(Config):
-    """progress.json: where a running attempt is; `updated` is Unix time, `left` the seconds that the phase will take at its pace."""
+    """progress.json: how far a running attempt is.
+
+    Attributes:
+        step: Steps done in this phase, of `total`.
+        phase: Such as "train" or "evaluate".
+        updated: When this was written, in Unix time.
+        pid: The process that runs the cell.
+        left: Seconds until the phase ends at its present pace; None if the pace is unknown.
+    """
 
     step: int
     total: int
@@ -26,7 +37,7 @@ class AttemptProgress(Config):
 
 @dataclass(frozen=True)
 class Failure(Config):
-    """failure.json: why the last attempt failed; `user` if the user can mend it."""
+    """failure.json: why the last attempt failed; `user` if the user can fix it."""
 
     cause: str
     message: str
@@ -39,16 +50,27 @@ class Failure(Config):
 
 
 def progress(store: Store, cell_id: str) -> AttemptProgress | None:
-    """Where the last attempt was, if it says so. Raises UserError for a damaged file."""
+    """Return how far the last attempt was; None if it has left no file.
+
+    Raises UserError for a damaged file.
+    """
     return _read(store.folder(cell_id) / "progress.json", AttemptProgress)
 
 
 def failure(store: Store, cell_id: str) -> Failure | None:
-    """Why the last attempt failed, if it did; being interrupted is no failure. Raises UserError for a damaged file."""
+    """Return why the last attempt failed; None if it did not. An interrupt is not a failure.
+
+    Raises UserError for a damaged file.
+    """
     found = _read(store.folder(cell_id) / "failure.json", Failure)
-    return None if found is not None and found.cause == "interrupted" else found
+    if found is not None and found.cause == "interrupted":
+        return None
+    return found
 
 
 def _read(path: Path, cls: type[T]) -> T | None:
+    """Read a status file into a dataclass; None if it does not exist."""
     values = read_json(path)
-    return None if values is None else parse(cls, values, str(path))
+    if values is None:
+        return None
+    return parse(cls, values, str(path))

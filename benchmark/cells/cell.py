@@ -1,4 +1,7 @@
-"""What a cell is: one training run with every setting resolved. Its id is a hash of what changes the science."""
+"""A cell: one training run with every setting resolved.
+
+Its id is a hash of everything that changes the result, and of nothing else.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,18 @@ from vlpeft.benchmark.core.config import JSON, Config, Protocol, dump, dump_iden
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.datasets import DatasetSpec
 
-SCIENCE = 1  # raised when the same settings come to mean another computation, so that old records are not mixed in
+# Part of every id. Raise it when the same settings come to mean another computation, so that
+# old and new records do not mix.
+SCIENCE = 1
 
 
 @dataclass(frozen=True)
 class Choice(Config):
-    """A registry entry with all its settings, defaults spelled out (see `vlpeft.benchmark.core.config.added` for the exception)."""
+    """A registry entry with all its settings, defaults included.
+
+    A setting that was added later is left out while it has its default, so that old ids stay
+    (see `vlpeft.benchmark.core.config.added_field`).
+    """
 
     name: str
     settings: dict[str, JSON]
@@ -36,19 +45,19 @@ class Part(Config):
         return f"{self.task}/{self.dataset.name}"
 
     def identity(self) -> dict[str, JSON]:
-        """No name of the protocol, no path of the data."""
-        protocol = {
-            key: value for key, value in dump_identity(self.protocol).items() if key != "name"
-        }
+        """Return what the id depends on: not the protocol's name, nor the data's path."""
+        protocol = dump_identity(self.protocol)
+        protocol.pop("name", None)
         return {"task": self.task, "dataset": self.dataset.identity(), "protocol": protocol}
 
 
 @dataclass(frozen=True)
 class Cell(Config):
-    """One (method, backbone, task + dataset, protocol, seed).
+    """One combination of method, backbone, task and dataset, protocol, and seed.
 
-    A joint cell trains one model on several tasks, a batch of one task at a time: `also` holds those behind the first,
-    whose protocol gives the optimizer, the schedule and the epochs.
+    A joint cell trains one model on several tasks, with batches of one task at a time. `also`
+    holds the tasks after the first. The protocol of the first task gives the optimizer, the
+    schedule and the epochs.
     """
 
     method: Choice
@@ -61,24 +70,30 @@ class Cell(Config):
 
     @cached_property
     def parts(self) -> tuple[Part, ...]:
-        """All tasks of the cell; one, unless it is joint."""
+        """All tasks of the cell: one, unless it is joint."""
         return (Part(self.task, self.dataset, self.protocol), *self.also)
 
     def metric_prefix(self, part: int) -> str:
-        """Stands before the names of a part's metrics in the record of a joint cell."""
-        return f"{self.parts[part].name}:" if self.also else ""
+        """Return what precedes the metrics of a part in a joint cell's record, else ""."""
+        if not self.also:
+            return ""
+        return f"{self.parts[part].name}:"
 
     def identity(self) -> dict[str, JSON]:
-        """What the id is a hash of: no names of protocols, no paths of data, nothing of the machine."""
-        also = {"also": [part.identity() for part in self.also]} if self.also else {}
-        return {
+        """Return what the id is a hash of.
+
+        It holds no names of protocols, no paths of data, and nothing about the machine.
+        """
+        identity: dict[str, JSON] = {
             "science": SCIENCE,
             "method": dump(self.method),
             "backbone": dump(self.backbone),
             **self.parts[0].identity(),
             "seed": self.seed,
-            **also,
         }
+        if self.also:
+            identity["also"] = [part.identity() for part in self.also]
+        return identity
 
     @property
     def id(self) -> str:
@@ -98,41 +113,49 @@ class Planned(Config):
     dataset: str
     seed: int
     cell: Cell
-    skipped: str = ""  # the reason, where the grid itself rules the cell out
-    trainable: int = 0  # parameters that train, task head included
+    skipped: str = ""  # the reason, if the grid rules the cell out
+    # The next three count parameters; all are 0 if the cell was not checked.
+    trainable: int = 0  # those that train, the task head included
     head: int = 0
-    total: int = 0  # parameters of the built model, both towers
-    data: str = ""  # fingerprint of the data as it is now
+    total: int = 0  # those of the built model, both towers
+    data: str = ""  # fingerprint of the data at the time of planning
 
 
 @dataclass(frozen=True)
 class Plan(Config):
-    """An expanded and checked sweep; `vlpeft sweep` leaves it in ROOT/sweeps/NAME.json, which status and table read."""
+    """An expanded and checked sweep.
+
+    `vlpeft sweep` writes it to ROOT/sweeps/NAME.json, and `vlpeft status` and `table` read it.
+    """
 
     sweep: str
     title: str
     notes: str
-    source: str  # hash of the sweep file it was made from
+    source: str  # hash of the files that it was made from
     cells: tuple[Planned, ...]
 
     def runnable(self) -> tuple[Planned, ...]:
-        """Cells that the grid does not rule out."""
+        """Return the cells that the grid does not rule out."""
         return tuple(cell for cell in self.cells if not cell.skipped)
 
     def find(self, beginning: str) -> Planned:
-        """The runnable cell whose id starts so. Raises UserError for none, several, or a skipped one."""
+        """Return the runnable cell whose id starts with `beginning`.
+
+        Raises UserError if there is none, if there are several, or if it is skipped.
+        """
         if not beginning:
             raise UserError("cell: give the beginning of a cell's id; see `vlpeft plan`")
+        # At another scale a cell may repeat an earlier one. It has the same id, and the first
+        # of the two runs.
         found: dict[str, Planned] = {}
-        for (
-            cell
-        ) in self.cells:  # at another scale a cell may repeat an earlier one, whose id it has
+        for cell in self.cells:
             if cell.id.startswith(beginning):
                 found.setdefault(cell.id, cell)
         if len(found) != 1:
             number = len(found) or "no"
             raise UserError(
-                f"cell {beginning}: {number} cells of '{self.sweep}' have an id that starts so; see `vlpeft plan`"
+                f"cell {beginning}: {number} cells of '{self.sweep}' have an id that starts so; "
+                "see `vlpeft plan`"
             )
         (chosen,) = found.values()
         if chosen.skipped:

@@ -1,6 +1,7 @@
-"""Which code runs: the commit and how the files differ from it, or the snapshot that they were copied to.
+"""Which code runs: a commit and how the files differ from it, or a snapshot.
 
-A snapshot (`slurm/snapshot.py`) is no git repository: its snapshot.json says what was known where it was made.
+A snapshot (`slurm/snapshot.py`) is a copy without a git repository. Its snapshot.json holds
+what was known about the code where it was copied.
 """
 
 from __future__ import annotations
@@ -21,22 +22,21 @@ from vlpeft.benchmark.core.config import Config, parse
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.core.registry import REPOSITORY
 
-PACKAGES = (
-    "vlpeft",
-    "benchmark",
-    "baselines",
-    "methods",
-    "results",
-    "slurm",
-)  # vlpeft, and what it holds in a wheel
+# The package vlpeft, and the folders that it holds in a wheel.
+PACKAGES = ("vlpeft", "benchmark", "baselines", "methods", "results", "slurm")
 NOTE = "snapshot.json"
 
 
 @dataclass(frozen=True)
 class Code(Config):
-    """State of the packages. `sha` is "" outside a checkout; `dirty`: a file of the packages differs from it, or is new.
+    """The state of the packages.
 
-    `diff` names the difference, which `keep_diff` leaves in a result folder; `snapshot` is the folder's name in one.
+    Attributes:
+        version: The version of vlpeft.
+        sha: The commit; "" outside a checkout.
+        dirty: True if a file of the packages differs from the commit, or is new.
+        diff: The name of the difference, which `keep_diff` writes to a result folder.
+        snapshot: The name of the snapshot's folder; "" if this is not one.
     """
 
     version: str
@@ -46,15 +46,21 @@ class Code(Config):
     snapshot: str = ""
 
     def git(self) -> dict[str, str | bool]:
-        """What a record says of it; empty outside a checkout."""
+        """Return what a record holds about the commit; empty outside a checkout."""
         if not self.sha:
             return {}
-        return {"sha": self.sha, "dirty": self.dirty, **({"diff": self.diff} if self.dirty else {})}
+        noted: dict[str, str | bool] = {"sha": self.sha, "dirty": self.dirty}
+        if self.dirty:
+            noted["diff"] = self.diff
+        return noted
 
 
 @functools.cache
 def code(folder: Path = REPOSITORY) -> Code:
-    """The state of the packages in `folder` when a process first asks: what is edited later, it does not run."""
+    """Return the state of the packages in `folder` when a process first asks.
+
+    A process does not run what is edited later, so the answer is cached.
+    """
     noted = read_json(folder / NOTE)
     if noted is not None:
         return parse(Code, {**noted, "snapshot": folder.name}, str(folder / NOTE))
@@ -63,58 +69,82 @@ def code(folder: Path = REPOSITORY) -> Code:
 
 
 def keep_diff(root: Path, folder: Path = REPOSITORY) -> None:
-    """Leave the difference that `code` names as ROOT/diffs/NAME.diff; where a snapshot runs, it was left when that was made."""
-    if code(folder).snapshot or not (diff := _difference(folder)):
+    """Write the difference that `code` names to ROOT/diffs/NAME.diff.
+
+    For a snapshot nothing is written: that was done when the snapshot was made.
+    """
+    if code(folder).snapshot:
         return
-    write_atomically(root / "diffs" / f"{_name(diff)}.diff", diff, exclusive=True)
+    diff = _difference(folder)
+    if diff:
+        write_atomically(root / "diffs" / f"{_name(diff)}.diff", diff, exclusive=True)
 
 
 def commit(folder: Path) -> str:
-    """HEAD of the checkout that the packages are part of; "" where git does not know them: a virtual environment in one, say."""
+    """Return HEAD of the checkout that the packages are part of.
+
+    Return "" if git does not track them, for instance in a virtual environment inside another
+    checkout.
+    """
     try:
-        known = _git(folder, "ls-files", "--", f"{PACKAGES[0]}/__init__.py")
-        return _git(folder, "rev-parse", "HEAD").decode().strip() if known else ""
+        if not _git(folder, "ls-files", "--", f"{PACKAGES[0]}/__init__.py"):
+            return ""
+        return _git(folder, "rev-parse", "HEAD").decode().strip()
     except (FileNotFoundError, UserError):  # no git, no repository, or one without a commit
         return ""
 
 
 def files(folder: Path) -> list[str]:
-    """The packages' files, relative to `folder`, sorted: in a checkout those that git does not ignore, else all but byte code.
+    """Return the packages' files, relative to `folder` and sorted.
 
-    They are named as they are imported, vlpeft/benchmark/..., which in a checkout leads through the links in vlpeft/.
+    In a checkout these are the files that git does not ignore, elsewhere all but byte code. They
+    are named as they are imported, vlpeft/benchmark/..., which in a checkout leads through the
+    links in vlpeft/.
     """
     if commit(folder):
-        listed = _git(
-            folder, "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *PACKAGES
-        )
-        known = (
-            name for name in os.fsdecode(listed).split("\0") if (folder / name).is_file()
-        )  # no links, no deleted files
-        return sorted({name if name.startswith("vlpeft/") else f"vlpeft/{name}" for name in known})
+        return _tracked_files(folder)
     vlpeft = folder / "vlpeft"
-    inside = (path for package in PACKAGES[1:] for path in (vlpeft / package).rglob("*"))
-    found = (
-        path
-        for path in (*vlpeft.glob("*"), *inside)
-        if path.is_file() and "__pycache__" not in path.parts
-    )
-    return sorted(path.relative_to(folder).as_posix() for path in found)
+    found = list(vlpeft.glob("*"))
+    for package in PACKAGES[1:]:
+        found += (vlpeft / package).rglob("*")
+    named = [path for path in found if path.is_file() and "__pycache__" not in path.parts]
+    return sorted(path.relative_to(folder).as_posix() for path in named)
+
+
+def _tracked_files(folder: Path) -> list[str]:
+    """Return the files of a checkout that git tracks or does not ignore."""
+    options = ("-z", "--cached", "--others", "--exclude-standard")
+    listed = _git(folder, "ls-files", *options, "--", *PACKAGES)
+    # What is not a file is a link to a folder, or was deleted.
+    found = [name for name in os.fsdecode(listed).split("\0") if (folder / name).is_file()]
+    return sorted({_import_path(name) for name in found})
+
+
+def _import_path(name: str) -> str:
+    """Return the path that a file of a checkout is imported by."""
+    if name.startswith("vlpeft/"):
+        return name
+    return f"vlpeft/{name}"
 
 
 @functools.cache
 def _difference(folder: Path) -> bytes:
-    """From the commit to the packages' files, new ones included, as `git apply` reads it; empty where there is none."""
+    """Return how the packages differ from the commit, new files included; empty if they do not.
+
+    The format is the one that `git apply` reads.
+    """
     if not commit(folder):
         return b""
     where = _git(folder, "rev-parse", "--git-path", "index", "--git-path", "objects")
-    index, objects = (
-        folder / path for path in os.fsdecode(where).splitlines()
-    )  # relative or absolute
-    with (
-        tempfile.TemporaryDirectory() as temporary
-    ):  # new files are added to an index of our own: nothing of the user's changes
-        own = {"GIT_INDEX_FILE": f"{temporary}/index", "GIT_OBJECT_DIRECTORY": temporary}
-        own["GIT_ALTERNATE_OBJECT_DIRECTORIES"] = str(objects)
+    # The paths may be relative to the folder, or absolute.
+    index, objects = (folder / path for path in os.fsdecode(where).splitlines())
+    # New files are added to a copy of the index, so the user's own repository stays as it is.
+    with tempfile.TemporaryDirectory() as temporary:
+        own = {
+            "GIT_INDEX_FILE": f"{temporary}/index",
+            "GIT_OBJECT_DIRECTORY": temporary,
+            "GIT_ALTERNATE_OBJECT_DIRECTORIES": str(objects),
+        }
         shutil.copyfile(index, own["GIT_INDEX_FILE"])
         _git(folder, "add", "--intent-to-add", "--", *PACKAGES, environment=own)
         options = ("--binary", "--no-color", "--no-ext-diff", "--no-textconv")
@@ -122,16 +152,18 @@ def _difference(folder: Path) -> bytes:
 
 
 def _name(diff: bytes) -> str:
-    return hashlib.sha256(diff).hexdigest()[:12] if diff else ""
+    """Return the name of a difference, a hash of its content; "" for none."""
+    if not diff:
+        return ""
+    return hashlib.sha256(diff).hexdigest()[:12]
 
 
 def _git(folder: Path, *words: str, environment: Mapping[str, str] | None = None) -> bytes:
+    """Run a git command in `folder` and return its output. Raises UserError if it fails."""
     command = ["git", "-C", str(folder), *words]
-    done = subprocess.run(
-        command, capture_output=True, check=False, env={**os.environ, **(environment or {})}
-    )
+    variables = {**os.environ, **(environment or {})}
+    done = subprocess.run(command, capture_output=True, check=False, env=variables)
     if done.returncode:
-        raise UserError(
-            f"`{' '.join(command)}` failed: {' '.join(done.stderr.decode(errors='replace').split())}"
-        )
+        message = " ".join(done.stderr.decode(errors="replace").split())
+        raise UserError(f"`{' '.join(command)}` failed: {message}")
     return done.stdout

@@ -1,4 +1,4 @@
-"""How a failure is told from one process to another, and to the user: as a few plain values."""
+"""Describe failures with plain values, which other processes and users can read."""
 
 from __future__ import annotations
 
@@ -8,9 +8,21 @@ import torch
 
 from vlpeft.benchmark.core.errors import DataError, UserError, WeightsError, disk_trouble
 
+CAUSES: dict[type[BaseException], str] = {
+    KeyboardInterrupt: "interrupted",
+    DataError: "data",
+    WeightsError: "weights",
+    UserError: "settings",
+}
+ERRORS: dict[str, type[UserError]] = {"data": DataError, "weights": WeightsError}
+MESSAGE_CHARACTERS = 500
+
 
 class RankFailed(RuntimeError):
-    """One of the processes that run a cell together has failed; `about` is what failure.json will hold."""
+    """One of the processes that run a cell together has failed.
+
+    `about` is what failure.json will hold.
+    """
 
     def __init__(self, cause: str, message: str) -> None:
         super().__init__(message)
@@ -18,29 +30,32 @@ class RankFailed(RuntimeError):
 
 
 def describe_failure(error: BaseException) -> dict[str, Any]:
-    """What failure.json holds: cause, a one-line message, and whether the user can mend it."""
+    """Return what failure.json holds: the cause, a one-line message, and `user`.
+
+    `user` is true if the user can fix it.
+    """
     if isinstance(error, RankFailed):
         return error.about
-    oom = isinstance(error, (torch.OutOfMemoryError, MemoryError))
-    words = {
-        KeyboardInterrupt: "interrupted",
-        DataError: "data",
-        WeightsError: "weights",
-        UserError: "settings",
-    }
-    cause = (
-        "out of memory"
-        if oom
-        else disk_trouble(error) or words.get(type(error), type(error).__name__)
-    )
     message = " ".join(str(error).split()) or type(error).__name__
-    return {"cause": cause, "message": message[:500], "user": isinstance(error, UserError)}
+    return {
+        "cause": _cause(error),
+        "message": message[:MESSAGE_CHARACTERS],
+        "user": isinstance(error, UserError),
+    }
+
+
+def _cause(error: BaseException) -> str:
+    """Return the cause of a failure in a few words: for unknown errors, the type's name."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return "out of memory"
+    return disk_trouble(error) or CAUSES.get(type(error), type(error).__name__)
 
 
 def rebuild_error(rank: int, about: dict[str, Any]) -> Exception:
-    """The error that a rank has described: again a UserError if it was one, so that it is told as one."""
+    """Return the error that a rank has described.
+
+    A UserError becomes a UserError again, so that it is reported as one.
+    """
     if about["user"]:
-        return {"data": DataError, "weights": WeightsError}.get(about["cause"], UserError)(
-            about["message"]
-        )
+        return ERRORS.get(about["cause"], UserError)(about["message"])
     return RankFailed(about["cause"], f"rank {rank}: {about['message']}")

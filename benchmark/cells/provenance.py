@@ -1,4 +1,4 @@
-"""In which environment a number was made."""
+"""The environment in which a number was made."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 
 from vlpeft.benchmark.cells.code import Code
 
-# Libraries that can change a cell's numbers. scipy and scikit-learn are not among them: scipy
-# computes intervals of tables, which no record holds, and scikit-learn only tests our metrics.
+# Libraries that can change a cell's numbers. Two are left out on purpose: scipy computes
+# intervals of tables, which no record holds, and scikit-learn only tests our metrics.
 PACKAGES = (
     *("torch", "torchvision", "transformers", "tokenizers", "safetensors", "timm"),
     *("open_clip_torch", "numpy", "pillow", "h5py", "nltk", "pycocoevalcap", "evaluate"),
@@ -19,19 +19,23 @@ PACKAGES = (
 
 
 def provenance(device: str, code: Code) -> dict[str, Any]:
-    """Versions, code state, hardware and time, all JSON values.
+    """Return versions, code state, hardware and time, all as JSON values.
 
     `instructions` are the processor's vector instructions that torch computes with, such as
-    AVX2 or AVX512: sums are added in another order with each, so the last digits differ.
+    AVX2 or AVX512: each adds sums in another order, so the last digits differ.
     """
     import torch
 
     name = torch.cuda.get_device_name() if device.startswith("cuda") else processor()
-    return {
+    packages = {package: version(package) for package in PACKAGES}
+    made: dict[str, Any] = {
         "python": platform.python_version(),
-        "packages": {"vlpeft": code.version, **{package: version(package) for package in PACKAGES}},
+        "packages": {"vlpeft": code.version, **packages},
         "git": code.git(),
-        **({"snapshot": code.snapshot} if code.snapshot else {}),
+    }
+    if code.snapshot:
+        made["snapshot"] = code.snapshot
+    made |= {
         "host": platform.node(),
         "system": platform.platform(),
         "device": name,
@@ -40,12 +44,14 @@ def provenance(device: str, code: Code) -> dict[str, Any]:
         "flush_denormal": True,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+    return made
 
 
 def processor() -> str:
-    """The name of the CPU."""
+    """Return the name of the CPU."""
     about = Path("/proc/cpuinfo")
-    for line in about.read_text(encoding="utf-8").splitlines() if about.exists() else ():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
+    if about.exists():
+        for line in about.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()

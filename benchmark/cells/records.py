@@ -1,22 +1,25 @@
-"""Records: the immutable JSON a finished cell leaves. Written atomically and once; a reader never sees half of one.
+"""Records: the immutable JSON files that finished cells leave.
+
+A record is written once and atomically, so a reader never sees half of one.
 
 Layout of a result folder:
 
-    ROOT/cells/<id>/cell.json         the cell, all settings resolved (written at launch)
+    ROOT/cells/<id>/cell.json         the cell with all settings resolved, written at launch
                     record.json       the result: absent or complete
-                    predictions.jsonl one line a test example, written before the record
-                    scores.json       the same scores, added up by image (`vlpeft.benchmark.cells.scores`)
+                    predictions.jsonl one line for each test example, written before the record
+                    scores.json       the same scores, by image (`vlpeft.benchmark.cells.scores`)
                     trained.safetensors  what was trained
                     failure.json      why the last attempt failed, until one succeeds
-                    progress.json     where a running attempt is
-                    tries.json        attempts on a cluster that ended without a word
-                    checkpoint.pt     where an interrupted attempt goes on
+                    progress.json     how far a running attempt is
+                    tries.json        attempts on a cluster that ended without an error message
+                    checkpoint.pt     where an interrupted attempt continues
                     lock              held by the process that runs the cell
-    ROOT/slurm/<submission>/          what was submitted: script, pickles, logs, and which job has which cells
-    ROOT/slurm/code/<hash>/           the code that jobs run, as it was when they were submitted
+    ROOT/sweeps/<name>.json           the plan of a launched sweep
+    ROOT/slurm/<submission>/          a submission: script, pickles, logs, which job has which cells
+    ROOT/slurm/code/<hash>/           the code that jobs run, copied when they were submitted
     ROOT/diffs/<hash>.diff            how code that was not committed differs from its commit
-    ROOT/launchers/                   who is at work, see benchmark/launch/presence.py
-    ROOT/reserve                      room for failure.json files, given up on a full disk
+    ROOT/launchers/                   which launchers run, see benchmark/launch/presence.py
+    ROOT/reserve                      room for failure.json files, released when the disk is full
     ROOT/features/<key>/              cached features of frozen vision towers
 """
 
@@ -46,27 +49,46 @@ RESERVE_BYTES = 2**18
 
 @dataclass(frozen=True)
 class Selected(Config):
-    """Which epoch's weights were tested, and why: the score of each epoch on a split, the sum of some metrics' values."""
+    """Which epoch's weights were tested, and why.
 
-    epoch: int  # the first is 1
+    Attributes:
+        epoch: The chosen epoch; the first is 1.
+        split: The split on which epochs were compared.
+        metric: The metrics whose values were added up.
+        scores: That sum for each epoch.
+    """
+
+    epoch: int
     split: str
     metric: tuple[str, ...]
-    scores: tuple[float, ...]  # one an epoch
+    scores: tuple[float, ...]
 
 
 @dataclass(frozen=True)
 class Record(Config):
     """One finished cell.
 
-    metrics: name -> value, or {"absent": reason}. In percent units (CIDEr, BLEU x 100).
-    cost: trainable, head, vision, total (parameters); steps; train_seconds, eval_seconds, cpu_seconds; step_ms (median);
-    peak_memory_mb; delta_bytes; flops_per_step, tokens_per_second, images_per_second (of the first step's batch, in the median
-    time of a step) and gpu_hours (0 on a CPU), which older records lack. Of several ranks cpu_seconds, gpu_hours and what a
-    step does are sums, peak_memory_mb is the largest of one.
-    curve: [step, training loss] pairs.
-    scalars: name -> [step, value] pairs of what a method follows during training, such as a learnable p in each layer.
-    provenance: versions, git sha and dirty flag, hardware, ranks, data fingerprint, time; `verified`: the environment was; of a dirty
-    tree `git.diff`, which names ROOT/diffs/<diff>.diff; on a cluster `snapshot`, which names ROOT/slurm/code/<snapshot>.
+    Attributes:
+        id: The cell's id.
+        cell: The cell with all settings.
+        metrics: For each metric, its value or {"absent": reason}. Values are in percent units,
+            such as CIDEr and BLEU times 100.
+        cost: Parameters: trainable, head, vision, total. Time: steps, train_seconds,
+            eval_seconds, cpu_seconds, step_ms (median), gpu_hours (0 on a CPU). Memory:
+            peak_memory_mb, delta_bytes. Of the first step's batch, in the median time of a
+            step: flops_per_step, tokens_per_second, images_per_second. Older records lack
+            gpu_hours and these last three. With several ranks, cpu_seconds, gpu_hours and what
+            a step does are sums; peak_memory_mb is the largest of one rank.
+        curve: Pairs of step and training loss.
+        provenance: Versions, git commit and dirty flag, hardware, ranks, data fingerprint,
+            time; `verified`: whether the environment was. For a dirty tree `git.diff` names
+            ROOT/diffs/<diff>.diff, and on a cluster `snapshot` names
+            ROOT/slurm/code/<snapshot>.
+        schema: The version of this file's format.
+        scalars: What a method follows during training, such as a learnable p in each layer: for
+            each name, pairs of step and value.
+        selection: Which epoch was tested; None if it was the last.
+        files: For each file next to the record, its SHA-256.
     """
 
     id: str
@@ -77,51 +99,64 @@ class Record(Config):
     provenance: dict[str, Any]
     schema: int = RECORD_SCHEMA
     scalars: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
-    selection: Selected | None = None  # None: the last step's weights were tested
-    files: dict[str, str] = field(default_factory=dict)  # file beside the record -> sha256
+    selection: Selected | None = None
+    files: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Store:
-    """The result folder."""
+    """A result folder."""
 
     root: Path
 
     def folder(self, cell_id: str) -> Path:
-        """Where everything of one cell lies."""
+        """Return the folder of a cell."""
         return self.root.joinpath("cells", cell_id)
 
     def file(self, cell_id: str, name: str) -> Path:
-        """One of its files; thousands of paths take time, and this takes half of it."""
+        """Return a file of a cell, in half the time of `folder(...) / name`.
+
+        Commands build thousands of these paths.
+        """
         return self.root.joinpath("cells", cell_id, name)
 
     def has_record(self, cell_id: str) -> bool:
-        """True once the cell is finished."""
+        """Return True if the cell is finished."""
         return self.file(cell_id, "record.json").exists()
 
     def is_held(self, cell_id: str) -> bool:
-        """True while some process runs the cell."""
+        """Return True while a process runs the cell."""
         return is_locked(self.folder(cell_id) / "lock")
 
     def record(self, cell_id: str) -> Record:
-        """Read one record. Raises UserError naming the file if it is truncated, foreign or of a newer schema."""
+        """Read one record.
+
+        Raises UserError with the path if it is truncated, foreign or of a newer schema.
+        """
         return read_record(self.file(cell_id, "record.json"))
 
     def records(self) -> Iterator[Record]:
-        """All records, by id."""
+        """Read all records, sorted by id."""
         cells = self.root / "cells"
-        for cell_id in (
-            sorted(path.name for path in cells.iterdir()) if cells.is_dir() else ()
-        ):  # a glob passes over what it may not read
+        if not cells.is_dir():
+            return
+        # `glob` would silently skip folders that may not be read.
+        for cell_id in sorted(path.name for path in cells.iterdir()):
             if self.has_record(cell_id):
                 yield self.record(cell_id)
 
     def scores(self, cell_id: str) -> tuple[ImageScores, ...]:
-        """Its scores by image, one a task; nothing where none were kept. Raises UserError for a damaged file."""
+        """Read a cell's scores by image, one entry for each task; nothing if none were kept.
+
+        Raises UserError for a damaged file.
+        """
         return read_scores(self.file(cell_id, NAME))
 
     def write_cell(self, cell_id: str, cell: Mapping[str, Any]) -> None:
-        """Write cell.json, unless it stands there. Every launch does so: 10,000 cells are not worth as many fsyncs."""
+        """Write cell.json, unless it exists with the same content.
+
+        A launch may write 10,000 of them, so each is written without fsync.
+        """
         path, data = self.folder(cell_id) / "cell.json", to_json(cell)
         with write_errors(path):
             if path.exists() and path.read_bytes() == data:
@@ -130,7 +165,10 @@ class Store:
         write_quickly(path, data)
 
     def write_failure(self, cell_id: str, failure: Mapping[str, Any]) -> None:
-        """Write failure.json; where the disk is full, into the room that `reserve` took. Raises UserError if that is gone, too."""
+        """Write failure.json. On a full disk, use the room that `reserve` took.
+
+        Raises UserError if that is not enough either.
+        """
         path, data = self.folder(cell_id) / "failure.json", to_json(failure)
         try:
             write_atomically(path, data)
@@ -141,19 +179,25 @@ class Store:
             write_atomically(path, data)
 
     def reserve(self) -> None:
-        """Take room on the disk for the causes of failure of many cells, so that a full disk can be told."""
+        """Reserve room for many failure.json files, so that a full disk can be reported."""
         if not (self.root / "reserve").exists():
             write_atomically(self.root / "reserve", bytes(RESERVE_BYTES))
 
     def publish(self, record: Record) -> bool:
-        """Write the record unless one stands already; True if this call wrote it. Of several writers exactly one wins."""
-        return write_atomically(
-            self.folder(record.id) / "record.json", to_json(dump(record)), exclusive=True
-        )
+        """Write a record, unless the cell has one. Return True if this call wrote it.
+
+        If several processes do this at once, exactly one wins.
+        """
+        path = self.folder(record.id) / "record.json"
+        return write_atomically(path, to_json(dump(record)), exclusive=True)
 
 
 def is_locked(lock: Path) -> bool:
-    """True while some process holds a lock file. On a disk that cannot be written nobody can begin, and what is seen is a guess: False."""
+    """Return True while a process holds a lock file.
+
+    On a disk that cannot be written the lock cannot be tested, but nothing can start there
+    either: return False.
+    """
     if not lock.exists():
         return False
     try:
@@ -168,7 +212,10 @@ def is_locked(lock: Path) -> bool:
 
 
 def read_record(path: Path) -> Record:
-    """Read and check one record file. Raises UserError naming it if it is truncated, foreign or of a newer schema."""
+    """Read and check one record file.
+
+    Raises UserError with the path if it is truncated, foreign or of a newer schema.
+    """
     damaged = "not a readable record ({}); delete it to run the cell again"
     try:
         text = path.read_bytes()
@@ -183,21 +230,20 @@ def read_record(path: Path) -> Record:
 
 
 def to_json(values: Mapping[str, Any], indent: int | None = 1) -> bytes:
-    """Pretty JSON with sorted keys; equal values give equal bytes. Without indent it is written ten times as fast."""
-    return (
-        json.dumps(values, indent=indent, sort_keys=True, ensure_ascii=False, allow_nan=False)
-        + "\n"
-    ).encode()
+    """Return JSON with sorted keys: equal values give equal bytes.
+
+    Without indentation it is written ten times as fast.
+    """
+    text = json.dumps(values, indent=indent, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    return f"{text}\n".encode()
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """A small status file, or None where there is none. Raises UserError for a damaged one."""
+    """Read a small status file; None if it does not exist. Raises UserError for a damaged one."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (
-        FileNotFoundError,
-        NotADirectoryError,
-    ):  # where results are kept in one file, there are no status files
+    except (FileNotFoundError, NotADirectoryError):
+        # The latter: the results are one file of evidence, which has no status files.
         return None
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: not readable ({error}); restore or delete it") from error
@@ -209,9 +255,15 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def write_atomically(path: Path, data: bytes, *, exclusive: bool = False) -> bool:
-    """Write so that `kill -9` and power cuts leave the old file or the whole new one.
+    """Write a file so that `kill -9` and power cuts leave the old one or the whole new one.
 
-    With `exclusive`, an existing file is kept and False returned. Raises UserError where the folder cannot be written.
+    Args:
+        path: The file; missing folders are created.
+        data: Its content.
+        exclusive: Keep an existing file, and return False.
+
+    Raises:
+        UserError: If the folder cannot be written.
     """
     with write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -219,7 +271,10 @@ def write_atomically(path: Path, data: bytes, *, exclusive: bool = False) -> boo
 
 
 def write_quickly(path: Path, data: bytes) -> None:
-    """The same for what can be written again: atomic, but without fsync, so that a power cut may leave an empty file."""
+    """Write a file that can be made again: atomically, but without fsync.
+
+    A power cut may leave it empty. Raises UserError if the folder cannot be written.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with write_errors(path):
         try:
@@ -231,7 +286,7 @@ def write_quickly(path: Path, data: bytes) -> None:
 
 @contextmanager
 def write_errors(path: Path) -> Iterator[None]:
-    """Say of an OSError inside what could not be written, and what to do."""
+    """Turn an OSError inside into a UserError: what could not be written, and what to do."""
     try:
         yield
     except OSError as error:
@@ -241,6 +296,7 @@ def write_errors(path: Path) -> Iterator[None]:
 
 
 def _write(path: Path, data: bytes, exclusive: bool) -> bool:
+    """Write a temporary file, then give it its name in one step."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     temporary = Path(name)
     try:
@@ -249,6 +305,7 @@ def _write(path: Path, data: bytes, exclusive: bool) -> bool:
             file.flush()
             os.fsync(file.fileno())
         if exclusive:
+            # A hard link, unlike a rename, fails if the name is taken.
             try:
                 os.link(temporary, path)
             except FileExistsError:
@@ -262,6 +319,7 @@ def _write(path: Path, data: bytes, exclusive: bool) -> bool:
 
 
 def _sync_folder(folder: Path) -> None:
+    """Make the new name survive a power cut."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -270,6 +328,6 @@ def _sync_folder(folder: Path) -> None:
 
 
 def sha256(path: Path) -> str:
-    """Hash of a file's content."""
+    """Return the SHA-256 of a file's content, in hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,7 +1,8 @@
-"""scores.json: what a cell scored on each test image, so that tables can test differences without opening the predictions.
+"""scores.json: a cell's scores on each test image.
 
-Scores of an image's examples are added up: its questions are not independent of each other, so a test may only shuffle
-images. Sums are rounded to 3 decimals of a per cent.
+With them, tables can test differences without opening the predictions. The scores of an
+image's examples are added up: its questions are not independent of each other, so a test may
+shuffle only whole images. Sums are in percent, rounded to 3 decimals.
 """
 
 from __future__ import annotations
@@ -22,25 +23,29 @@ DECIMALS = 3
 
 @dataclass(frozen=True)
 class ImageScores(Config):
-    """One task of a cell, by image.
+    """The scores of one task of a cell, by image.
 
-    images: names, each once; of an example about several, joined by "+".  examples: how many examples each has.
-    sums: metric -> the sum of its examples' scores for each image, in per cent; metrics that are no mean over examples are not in it.
+    Attributes:
+        task: `task/dataset`.
+        images: Image ids, each once. The ids of an example with several are joined by "+".
+        examples: The number of examples of each image.
+        sums: For each metric, the sum of the scores of each image's examples, in percent.
+            Metrics that are not a mean over examples are left out.
     """
 
-    task: str  # task/dataset
+    task: str
     images: tuple[str, ...]
     examples: tuple[int, ...]
     sums: dict[str, tuple[float, ...]]
 
     def mean(self, metric: str) -> float:
-        """The metric's value, up to the rounding of the sums."""
+        """Return the metric's value, up to the rounding of the sums."""
         return sum(self.sums[metric]) / sum(self.examples)
 
 
 @dataclass(frozen=True)
 class ScoresFile(Config):
-    """The file."""
+    """The content of scores.json."""
 
     parts: tuple[ImageScores, ...]
     schema: int = SCORES_SCHEMA
@@ -51,43 +56,53 @@ def by_image(
 ) -> ImageScores:
     """Add up the scores of each image's examples.
 
-    images: the ids of each example's images; per_example: metric -> scores, in the same order.
+    Args:
+        task: `task/dataset`.
+        images: The image ids of each example.
+        per_example: For each metric, the score of each example in percent, in the same order.
     """
-    place: dict[str, int] = {}
-    of = [place.setdefault("+".join(ids), len(place)) for ids in images]
-    counts = [0] * len(place)
-    sums = {metric: [0.0] * len(place) for metric in per_example}
-    for i, image in enumerate(of):
+    numbers: dict[str, int] = {}  # image -> its position
+    image_of = [numbers.setdefault("+".join(ids), len(numbers)) for ids in images]
+    counts = [0] * len(numbers)
+    sums = {metric: [0.0] * len(numbers) for metric in per_example}
+    for i, image in enumerate(image_of):
         counts[image] += 1
         for metric, scores in per_example.items():
             sums[metric][image] += scores[i]
-    rounded = {
-        metric: tuple(round(total, DECIMALS) for total in totals) for metric, totals in sums.items()
-    }
-    return ImageScores(task, tuple(place), tuple(counts), rounded)
+    rounded = {}
+    for metric, totals in sums.items():
+        rounded[metric] = tuple(round(total, DECIMALS) for total in totals)
+    return ImageScores(task, tuple(numbers), tuple(counts), rounded)
 
 
 def to_bytes(parts: Sequence[ImageScores]) -> bytes:
-    """The file's content: compact JSON; equal scores give equal bytes."""
-    values = {
-        **dump(ScoresFile(())),
-        "parts": [{**dump(part), "sums": shorten_numbers(part.sums)} for part in parts],
-    }
-    return (
-        json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False) + "\n"
-    ).encode()
+    """Return the file's content: compact JSON. Equal scores give equal bytes."""
+    values = dump(ScoresFile(()))
+    values["parts"] = [{**dump(part), "sums": shorten_numbers(part.sums)} for part in parts]
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return f"{text}\n".encode()
 
 
 def shorten_numbers(sums: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
-    """The same numbers, whole ones (of accuracies, most) without a point, which takes less room in JSON."""
-    return {
-        metric: [int(value) if value.is_integer() else value for value in map(float, values)]
-        for metric, values in sums.items()
-    }
+    """Return the same numbers, with whole ones as integers.
+
+    Most sums of accuracies are whole, and JSON is shorter without their ".0".
+    """
+    return {metric: [_shorten(float(value)) for value in values] for metric, values in sums.items()}
+
+
+def _shorten(value: float) -> float:
+    if value.is_integer():
+        return int(value)
+    return value
 
 
 def read_scores(path: Path) -> tuple[ImageScores, ...]:
-    """Read and check the file; nothing where there is none, as beside records of older versions. Raises UserError for a damaged one."""
+    """Read and check scores.json, one entry for each task.
+
+    Return nothing if the file does not exist: records of older versions have none. Raises
+    UserError for a damaged file.
+    """
     try:
         text = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
@@ -100,14 +115,11 @@ def read_scores(path: Path) -> tuple[ImageScores, ...]:
 
 
 def check_lengths(part: ImageScores, where: str) -> None:
-    """Raise UserError unless every list has one entry an image, and every image is there once."""
-    lengths = {
-        len(part.images),
-        len(set(part.images)),
-        len(part.examples),
-        *map(len, part.sums.values()),
-    }
-    if lengths != {len(part.images)} or not part.images:
+    """Raise UserError unless each list has one entry for each image, and no image is repeated."""
+    images = len(part.images)
+    lengths = {images, len(set(part.images)), len(part.examples), *map(len, part.sums.values())}
+    if lengths != {images} or not part.images:
         raise UserError(
-            f"{where}: {part.task}: lists of unequal length, or an image twice; it was not written by this version"
+            f"{where}: {part.task}: lists of unequal length, or an image twice; "
+            "it was not written by this version"
         )

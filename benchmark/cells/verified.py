@@ -1,4 +1,4 @@
-"""Which cells `vlpeft verify` has checks for."""
+"""The cells that `vlpeft verify` has checks for."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ BACKBONES = ("vit_roberta", "vit_gpt2", "clip_bart", "blip")
 
 
 def is_covered(cell: Cell) -> bool:
-    """Whether there are checks of the cell's backbone; of one from another package there are none."""
+    """True if there are checks of the cell's backbone; backbones of other packages have none."""
     return cell.backbone.name in BACKBONES

@@ -1,4 +1,4 @@
-"""progress.json: where a running cell is, for those who watch from outside."""
+"""Write progress.json: how far a running cell is, for those who watch from outside."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ EVERY_SECONDS = 1.0
 
 
 def unwatched(phase: str, step: int, total: int) -> None:
-    """Progress that nobody follows."""
+    """Ignore progress that nobody follows."""
     del phase, step, total
 
 
 def reporter(folder: Path, progress: ReportProgress) -> ReportProgress:
-    """Pass progress on, and leave it in the cell's folder about once a second."""
+    """Return a function that passes progress on, and writes it to `folder` once a second."""
     last = 0.0
-    began = ("", 0, 0.0)  # the phase that is on, the step at which it was first heard of, and when
+    began = ("", 0, 0.0)  # the present phase, the step at its first report, and that time
 
     def report(phase: str, step: int, total: int) -> None:
         nonlocal last, began
@@ -29,19 +29,20 @@ def reporter(folder: Path, progress: ReportProgress) -> ReportProgress:
         now = time.monotonic()
         if phase != began[0] or step < began[1]:
             began = (phase, step, now)
-        if now - last >= EVERY_SECONDS:
-            last = now
-            left = (
-                (now - began[2]) * (total - step) / (step - began[1]) if step > began[1] else None
-            )
-            where = {
-                "phase": phase,
-                "step": step,
-                "total": total,
-                "updated": time.time(),
-                "pid": os.getpid(),
-                "left": left,
-            }
-            write_quickly(folder / "progress.json", to_json(where))
+        if now - last < EVERY_SECONDS:
+            return
+        last = now
+        left = None
+        if step > began[1]:  # one step at least, so the pace is known
+            left = (now - began[2]) * (total - step) / (step - began[1])
+        where = {
+            "phase": phase,
+            "step": step,
+            "total": total,
+            "updated": time.time(),
+            "pid": os.getpid(),
+            "left": left,
+        }
+        write_quickly(folder / "progress.json", to_json(where))
 
     return report

@@ -1,4 +1,4 @@
-"""The commands that take trained cells out and ask them: `export-adapter` and `predict`."""
+"""The commands that export trained cells and apply them: `export-adapter` and `predict`."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ if TYPE_CHECKING:
     from vlpeft.benchmark.export.predict import AskedQuestion
     from vlpeft.benchmark.tasks.base import Task
 
-BATCH = 32
+BATCH = 32  # questions that `predict` answers at once
 
 
 def export_adapter(options: argparse.Namespace) -> int:
+    """Write the trained weights of a finished cell to a folder."""
     from vlpeft.benchmark.cells.records import Store
     from vlpeft.benchmark.export.write import export
     from vlpeft.benchmark.plan.sweep import as_typed, load_plan
 
-    planned, store = (
-        load_plan(options.sweep, options.root, options.scale).find(options.cell),
-        Store(options.root),
-    )
+    planned = load_plan(options.sweep, options.root, options.scale).find(options.cell)
+    store = Store(options.root)
     if not store.has_record(planned.id):
-        again = (
-            f"vlpeft run {as_typed(options.sweep, options.root, options.scale)} --cell {planned.id}"
-        )
+        where = as_typed(options.sweep, options.root, options.scale)
         raise UserError(
-            f"cell {planned.id} is not finished in {options.root}: run it first (`{again}`)"
+            f"cell {planned.id} is not finished in {options.root}: "
+            f"run it first (`vlpeft run {where} --cell {planned.id}`)"
         )
     adapter = export(planned, store, options.output, options.format)
     same, tried = adapter.reproduced
     print(
-        f"{options.output}: {adapter.method} of cell {adapter.id}; {same} of {tried} test examples answered as in the run"
+        f"{options.output}: {adapter.method} of cell {adapter.id}; "
+        f"{same} of {tried} test examples answered as in the run"
     )
     return 0
 
 
 def predict(options: argparse.Namespace) -> int:
+    """Apply an exported adapter to images, and print its answers."""
     from vlpeft.benchmark.core.config import parse
     from vlpeft.benchmark.export.folder import read_adapter, rebuild
     from vlpeft.benchmark.export.predict import TOP, as_rows, predict, select_part
@@ -49,28 +49,38 @@ def predict(options: argparse.Namespace) -> int:
 
     adapter = read_adapter(options.adapter)
     part = select_part(adapter, options.task)
-    wanted = _wanted(options, TASKS.load(adapter.cell.parts[part].task)())
-    device = prepare_torch(
-        parse(Runtime, {"device": options.device, "threads": options.threads}, "options")
-    )
+    wanted = _read_questions(options, TASKS.load(adapter.cell.parts[part].task)())
+    given = {"device": options.device, "threads": options.threads}
+    device = prepare_torch(parse(Runtime, given, "options"))
     backbone = rebuild(adapter, options.adapter).to(device)
-    made = predict(adapter, backbone, part, wanted, BATCH, TOP if options.json else 0)
+    kept = 0  # of the best answers; plain text has the best one alone
+    if options.json:
+        kept = TOP
+    made = predict(adapter, backbone, part, wanted, BATCH, kept)
     for row in as_rows(wanted, made, backbone.score):
-        print(json.dumps(row, ensure_ascii=False) if options.json else row["prediction"])
+        if options.json:
+            print(json.dumps(row, ensure_ascii=False))
+        else:
+            print(row["prediction"])
     sys.stdout.flush()
     return 0
 
 
-def _wanted(options: argparse.Namespace, task: Task) -> list[AskedQuestion]:
-    """What is asked: the lines of a file, or one image with its question."""
+def _read_questions(options: argparse.Namespace, task: Task) -> list[AskedQuestion]:
+    """Return the questions of a file, or the one of the command line.
+
+    Raises UserError for a question that the task cannot answer.
+    """
     from vlpeft.benchmark.export.predict import AskedQuestion, check, read_rows
 
     if options.rows is None:
-        asked = [AskedQuestion(tuple(map(str, options.image or ())), options.question)]
-    elif options.image or options.question:
+        images = tuple(map(str, options.image or ()))
+        question = AskedQuestion(images, options.question)
+        check(question, task, "")
+        return [question]
+    if options.image or options.question:
         raise UserError("--from gives images and questions; leave out --image and --question")
-    else:
-        asked = read_rows(options.rows)
-    for number, each in enumerate(asked, 1):
-        check(each, task, "" if options.rows is None else f"{options.rows}: request {number}: ")
-    return asked
+    questions = read_rows(options.rows)
+    for number, question in enumerate(questions, 1):
+        check(question, task, f"{options.rows}: request {number}: ")
+    return questions

@@ -1,13 +1,13 @@
-"""`vlpeft bench`."""
+"""`vlpeft bench`: measure time and memory next to other implementations and to limits."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vlpeft.benchmark.core.errors import UserError
@@ -17,51 +17,72 @@ if TYPE_CHECKING:
 
 
 def bench(options: argparse.Namespace) -> int:
-    """Measure, show and keep rows, or show what was kept. What cannot be measured here is said behind all that can."""
-    from vlpeft.benchmark.bench import names
-    from vlpeft.benchmark.bench._plot import plot
-    from vlpeft.benchmark.bench._rows import as_dict, keep, markdown, newest_rows, text
+    """Measure rows, or read kept ones; print them, and keep them if asked to.
 
-    chosen = names() if "all" in options.names else list(dict.fromkeys(options.names))
-    setting, before, cannot = _setting(options, chosen), os.getloadavg(), list[str]()
-    rows = (
-        newest_rows(options.kept, chosen, setting.device)
-        if options.kept
-        else [*_measured(chosen, setting, cannot)]
-    )
-    print(
-        json.dumps([*map(as_dict, rows)], indent=1) + "\n"
-        if options.json
-        else (markdown if options.markdown else text)(rows),
-        end="",
-    )
+    Return 1 if a ratio falls short. Raises UserError last for benches that cannot run here, so
+    that the others are measured nonetheless.
+    """
+    from vlpeft.benchmark.bench import names
+    from vlpeft.benchmark.bench._rows import keep, newest_rows
+
+    chosen = list(dict.fromkeys(options.names))
+    if "all" in options.names:
+        chosen = names()
+    setting, before = _setting(options, chosen), os.getloadavg()
+    problems: list[str] = []
+    if options.kept:
+        rows = newest_rows(options.kept, chosen, setting.device)
+    else:
+        rows = list(_measure(chosen, setting, problems))
+    _print(rows, options)
     if options.plot:
-        if not any(row.points for row in rows):
-            raise UserError(
-                "--plot: there is no curve of `growth`; measure it, or leave --plot out"
-            )
-        try:
-            options.plot.write_text(plot(rows), encoding="utf-8")
-        except OSError as error:
-            raise UserError(
-                f"--plot {options.plot}: {error.strerror}; choose another file"
-            ) from error
-        print(f"drawn in {options.plot}", file=sys.stderr)
+        _plot(rows, options.plot)
     if options.keep and rows:
         print(f"kept in {keep(options.keep, rows, setting, before)}", file=sys.stderr)
-    if cannot:
-        raise UserError("; ".join(cannot))
+    if problems:
+        raise UserError("; ".join(problems))
     return int(any(row.verdict == "FAIL" for row in rows))
 
 
+def _print(rows: Sequence[BenchRow], options: argparse.Namespace) -> None:
+    """Print rows as JSON, Markdown or text."""
+    from vlpeft.benchmark.bench._rows import as_dict, markdown, text
+    from vlpeft.benchmark.cli.printing import print_json
+
+    if options.json:
+        print_json([as_dict(row) for row in rows])
+    elif options.markdown:
+        print(markdown(rows), end="")
+    else:
+        print(text(rows), end="")
+
+
+def _plot(rows: Sequence[BenchRow], path: Path) -> None:
+    """Draw the curves of `growth`. Raises UserError if there are none, or the file is refused."""
+    from vlpeft.benchmark.bench._plot import plot
+
+    if not any(row.points for row in rows):
+        raise UserError("--plot: there is no curve of `growth`; measure it, or leave --plot out")
+    try:
+        path.write_text(plot(rows), encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"--plot {path}: {error.strerror}; choose another file") from error
+    print(f"drawn in {path}", file=sys.stderr)
+
+
 def _setting(options: argparse.Namespace, chosen: Sequence[str]) -> Setting:
-    """How to measure. Raises UserError for options that do not go together, and for folders that cannot be written."""
+    """Return how to measure.
+
+    Raises UserError for options that do not go together, and for folders that cannot be
+    written, before time is spent on measuring.
+    """
     from vlpeft.benchmark.bench._rows import Setting, check_folder
     from vlpeft.benchmark.run.runtime import Runtime
 
     if options.quick and (options.keep or options.kept):
         raise UserError(
-            "--quick: its numbers mean nothing, and none are kept; leave out --quick, or --keep and --kept"
+            "--quick: its numbers mean nothing, and none are kept; "
+            "leave out --quick, or --keep and --kept"
         )
     if options.plot and "growth" not in chosen:
         raise UserError(
@@ -69,30 +90,32 @@ def _setting(options: argparse.Namespace, chosen: Sequence[str]) -> Setting:
         )
     if options.plot and (options.plot.suffix != ".svg" or options.plot.is_dir()):
         raise UserError(f"--plot {options.plot}: name a file that ends in .svg")
-    for folder in (options.keep, options.plot and options.plot.parent):
-        if folder:
-            check_folder(folder)
-    named = (
-        options.kept and options.device != "auto"
-    )  # what was kept is shown where there is no such device, too
-    return Setting(
-        options.device if named else str(Runtime(device=options.device).torch_device()),
-        options.turns,
-        options.quick,
-    )
+    if options.keep:
+        check_folder(options.keep)
+    if options.plot:
+        check_folder(options.plot.parent)
+    device = options.device
+    # Kept rows of a named device can be shown on a machine that has no such device.
+    if not options.kept or device == "auto":
+        device = str(Runtime(device=device).torch_device())
+    return Setting(device, options.turns, options.quick)
 
 
-def _measured(chosen: Sequence[str], setting: Setting, cannot: list[str]) -> Iterator[BenchRow]:
-    """Rows as they are measured; a bench that needs what is not here (peft, a compiler) does not keep the others from running."""
+def _measure(chosen: Sequence[str], setting: Setting, problems: list[str]) -> Iterator[BenchRow]:
+    """Measure benches, and print each row on stderr at once.
+
+    A bench may need what is not here, such as peft or a compiler. This is added to `problems`,
+    and the next bench runs.
+    """
     from vlpeft.benchmark.bench._rows import run, text
 
     for name in chosen:
         try:
             for row in run(name, setting):
-                shown = (
-                    replace(row, required=None) if setting.quick else row
-                )  # such numbers are no ground for a verdict
+                shown = row
+                if setting.quick:  # such numbers allow no verdict
+                    shown = replace(row, required=None)
                 print(text([shown]).splitlines()[1], file=sys.stderr, flush=True)
                 yield shown
         except UserError as error:
-            cannot.append(f"{name}: {error}")
+            problems.append(f"{name}: {error}")

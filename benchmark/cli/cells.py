@@ -1,62 +1,50 @@
-"""The commands that run cells, watch them and stop them: `run`, `sweep`, `retry`, `status`, `cancel`, `logs`."""
+"""The commands that run cells: `run`, `sweep` and `retry`."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import shutil
-import sys
-import time
-from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import replace
-from functools import partial
-from pathlib import Path
 from typing import Any
 
+from vlpeft.benchmark.cli.printing import print_note, print_table
 from vlpeft.benchmark.core.errors import UserError
 
-WATCH_SECONDS = 5.0
+# Short words for `retry --cause`, and the causes of failure that they stand for.
 CAUSES = {
     "oom": "out of memory",
     "timeout": "time limit",
     "node": "node failure",
     "disk": "disk full",
-}  # short words for `retry --cause`
+}
 
 
 def run(options: argparse.Namespace) -> int:
+    """Run one cell in this process, and print its metrics."""
     from vlpeft.benchmark.cells.records import Store
     from vlpeft.benchmark.launch.interrupts import run_interruptible
     from vlpeft.benchmark.launch.screen import CellProgress
-    from vlpeft.benchmark.plan.check import plan, save_plan
+    from vlpeft.benchmark.plan.check import plan_cell, save_planned_cell
 
-    runtime = _runtime(options)
-    made = plan(options.sweep, need_data=True, scale=options.scale)
-    cell = made.find(options.cell)
-    if not Store(options.root).has_record(cell.id):
+    runtime, store = _runtime(options), Store(options.root)
+    made, cell = plan_cell(options.sweep, options.cell, options.scale)
+    if not store.has_record(cell.id):
         runtime = _verified(options, runtime, [cell])
-    save_plan(made, options.root)
+    save_planned_cell(made, cell, options.root)
     with CellProgress(cell) as progress:
         outcome = run_interruptible(cell.id, options.root, runtime, progress)
     if outcome == "running elsewhere":
         raise UserError(
-            f"cell {cell.id} is being run by another process (see `vlpeft status {options.sweep} --root {options.root}`)"
+            f"cell {cell.id} is being run by another process "
+            f"(see `vlpeft status {options.sweep} --root {options.root}`)"
         )
-    print(
-        json.dumps(
-            {
-                "id": cell.id,
-                "outcome": outcome,
-                "metrics": Store(options.root).record(cell.id).metrics,
-            },
-            indent=1,
-        )
-    )
+    metrics = store.record(cell.id).metrics
+    print(json.dumps({"id": cell.id, "outcome": outcome, "metrics": metrics}, indent=1))
     return 0
 
 
 def sweep(options: argparse.Namespace) -> int:
+    """Run all cells that are not done, then print the tables. Return 1 if a cell failed."""
     from vlpeft.benchmark.cli.ways import select_way
     from vlpeft.benchmark.launch.local import unfinished_cells
     from vlpeft.benchmark.plan.check import plan, save_plan
@@ -71,9 +59,43 @@ def sweep(options: argparse.Namespace) -> int:
     return _launch(options, way, made, unfinished_cells(made, options.root))
 
 
+def retry(options: argparse.Namespace) -> int:
+    """Run failed cells again: all, or those with one cause. Return 1 if a cell failed again."""
+    from vlpeft.benchmark.cells.attempts import failure
+    from vlpeft.benchmark.cells.records import Store
+    from vlpeft.benchmark.cli.ways import select_way
+    from vlpeft.benchmark.plan.sweep import load_plan
+
+    way = select_way(options, lambda: _runtime(options))
+    made = load_plan(options.sweep, options.root, options.scale)
+    store = Store(options.root)
+    wanted = CAUSES.get(options.cause, options.cause or "")  # "" is part of every cause
+    cells, causes = [], set()
+    for cell in made.runnable():
+        if store.has_record(cell.id):
+            continue
+        found = failure(store, cell.id)
+        if found is None:
+            continue
+        causes.add(found.cause)
+        if wanted in found.cause:
+            cells.append(cell)
+    if not cells:
+        listed = ", ".join(sorted(causes)) or "none"
+        missing = _missing_note(options, made)
+        print_note(f"nothing to retry; causes of failure: {listed}{missing}")
+        return 0
+    return _launch(options, way, made, cells)
+
+
 def _launch(options: argparse.Namespace, way: Any, made: Any, cells: Any) -> int:
+<<<<<<< HEAD
     """Run cells of a plan, then print its tables and why cells failed."""
     from vlpeft.benchmark.launch.failed import count_failures, failures, group_by_cause
+=======
+    """Run cells of a plan, then print its tables and the causes of failure."""
+    from vlpeft.benchmark.launch.local import count_failures, failures, group_by_cause
+>>>>>>> h_plan
     from vlpeft.benchmark.launch.presence import show_presence
     from vlpeft.benchmark.launch.screen import SweepProgress
 
@@ -84,68 +106,63 @@ def _launch(options: argparse.Namespace, way: Any, made: Any, cells: Any) -> int
     ):
         way.run(cells, options.root, progress)
     if options.detach:
-        print(f"vlpeft: the jobs go on by themselves{_how_to_watch(options)}", file=sys.stderr)
+        print_note(f"the jobs continue on their own{_how_to_watch(options)}")
         return 0
     failed = list(failures(cells, options.root))
     try:
         _print_tables(options, made)
-    finally:  # tables may be refused, and then the causes matter all the more
+    finally:  # the causes are printed even if the tables are refused
         for line in group_by_cause(failed):
-            print(f"vlpeft: failed: {line}", file=sys.stderr)
+            print_note(f"failed: {line}")
         if failed:
-            print(f"vlpeft: {count_failures(failed, len(cells))}", file=sys.stderr)
-    return 1 if failed else 0
+            print_note(count_failures(failed, len(cells)))
+    if failed:
+        return 1
+    return 0
 
 
 def _verified(options: argparse.Namespace, runtime: Any, cells: Any) -> Any:
-    """The runtime, once what the cells use is verified here. Raises UserError where a check fails."""
+    """Verify what the cells use, and return a runtime that says so.
+
+    Raises UserError if a check fails.
+    """
     if options.unverified or not cells:
         return runtime
     from vlpeft.benchmark.verify.gate import require
 
-    here = (
-        getattr(options, "on", "inline") != "slurm"
-    )  # jobs verify the devices that a login node lacks
-    require([each.cell for each in cells], runtime.torch_device().type if here else "cpu")
+    device = "cpu"
+    # A login node may lack the GPUs of the jobs, so each job verifies its own device.
+    if _launcher(options) != "slurm":
+        device = runtime.torch_device().type
+    require([each.cell for each in cells], device)
     return replace(runtime, verified=True)
 
 
+def _launcher(options: argparse.Namespace) -> str:
+    """Return the value of `--on`; `run` has no such option and runs in this process."""
+    return getattr(options, "on", "inline")
+
+
 def _how_to_watch(options: argparse.Namespace) -> str:
+    """Return how to follow jobs on a cluster, for messages."""
     from vlpeft.benchmark.plan.sweep import as_typed
 
     where = as_typed(options.sweep, options.root, options.scale)
-    return f"; watch them with `vlpeft status {where}`; `vlpeft sweep` again submits what the cluster has lost"
+    return (
+        f"; watch them with `vlpeft status {where}`; "
+        "`vlpeft sweep` again submits what the cluster has lost"
+    )
 
 
-def retry(options: argparse.Namespace) -> int:
-    from vlpeft.benchmark.cells.attempts import failure
-    from vlpeft.benchmark.cells.records import Store
-    from vlpeft.benchmark.cli.ways import select_way
-    from vlpeft.benchmark.plan.sweep import load_plan
+def _missing_note(options: argparse.Namespace, made: Any) -> str:
+    """Return how to run cells that did not fail but that nothing will run; "" if there are none.
 
-    way = select_way(options, lambda: _runtime(options))
-    made, store = load_plan(options.sweep, options.root, options.scale), Store(options.root)
-    waiting = [
-        (cell, failure(store, cell.id)) for cell in made.runnable() if not store.has_record(cell.id)
-    ]
-    failed = [(cell, why.cause) for cell, why in waiting if why is not None]
-    cells = [
-        cell for cell, cause in failed if CAUSES.get(options.cause, options.cause or "") in cause
-    ]
-    if not cells:
-        causes = sorted({cause for _, cause in failed})
-        print(
-            f"vlpeft: nothing to retry; causes of failure: {', '.join(causes) or 'none'}{_missing(options, made)}",
-            file=sys.stderr,
-        )
-        return 0
-    return _launch(options, way, made, cells)
-
-
-def _missing(options: argparse.Namespace, made: Any) -> str:
-    """The cells that have not failed and that nothing will bring: those that were cancelled while no launcher waited, say."""
+    Cells are in this state if they were cancelled while no launcher was waiting for them.
+    """
+    from vlpeft.benchmark.cli.watching import look
     from vlpeft.benchmark.plan.sweep import as_typed
 
+<<<<<<< HEAD
     number = sum(cell.state == "missing" for cell in _look(made, options.root, ""))
     way = f" --on slurm --profile {options.profile}" if options.on == "slurm" else ""
     again = f"`vlpeft sweep {as_typed(options.sweep, options.root, options.scale)}{way}` {'submits' if way else 'runs'}"
@@ -273,10 +290,20 @@ def logs(options: argparse.Namespace) -> int:
     for log, text in found:
         print(f"--> {log}\n{text.rstrip()}\n")
     return 0
+=======
+    number = sum(cell.state == "missing" for cell in look(made, options.root, ""))
+    if not number:
+        return ""
+    where = as_typed(options.sweep, options.root, options.scale)
+    command, verb = f"`vlpeft sweep {where}`", "runs"
+    if options.on == "slurm":
+        command, verb = f"`vlpeft sweep {where} --on slurm --profile {options.profile}`", "submits"
+    return f"; {number} cells are missing, which is not a failure: {command} {verb} them"
+>>>>>>> h_plan
 
 
 def _print_tables(options: argparse.Namespace, made: Any) -> None:
-    """Scores and costs, once there are any."""
+    """Print scores and costs, if there are any."""
     from vlpeft.benchmark.cells.records import Store
     from vlpeft.results.leaderboard import leaderboard
     from vlpeft.results.statistics.significance import significance
@@ -286,19 +313,18 @@ def _print_tables(options: argparse.Namespace, made: Any) -> None:
     if not any(store.has_record(cell.id) for cell in made.runnable()):
         return
     board = leaderboard(made, store)
-    print_text(score_table(board, significance(board, store)))
+    print_table(score_table(board, significance(board, store)))
     print()
-    print_text(cost_table(board))
+    print_table(cost_table(board))
 
 
 def _runtime(options: argparse.Namespace) -> Any:
+    """Read the options that say how cells run. Raises UserError with the option's name."""
     from vlpeft.benchmark.core.config import parse
     from vlpeft.benchmark.run.runtime import Runtime
 
-    given = {
-        name: getattr(options, name)
-        for name in ("device", "threads", "micro_batch", "checkpoint_seconds", "compile")
-    }
+    names = ("device", "threads", "micro_batch", "checkpoint_seconds", "compile")
+    given = {name: getattr(options, name) for name in names}
     if options.ranks is not None:
         given["ranks"] = options.ranks
     try:
@@ -306,26 +332,22 @@ def _runtime(options: argparse.Namespace) -> Any:
     except UserError as error:
         name, _, message = str(error).removeprefix("options: ").partition(":")
         raise UserError(f"--{name.replace('_', '-')}:{message}") from error
-    if getattr(options, "on", "inline") != "slurm":
-        runtime.torch_device()  # a missing GPU is found before anything starts
+    if _launcher(options) != "slurm":
+        runtime.torch_device()  # raises for a missing GPU before anything starts
     return runtime
 
 
-def how_to_go_on(options: argparse.Namespace) -> str:
+def how_to_continue(options: argparse.Namespace) -> str:
+    """Return what to do after an interrupt, for the message; "" if there is nothing to say."""
     if options.command == "data download":
         return "; run the same command again: what was fetched is kept"
     if options.command not in ("sweep", "retry", "run"):
         return ""
-    if options.command in ("sweep", "retry") and options.on == "slurm":
-        return f"; jobs that are submitted go on{_how_to_watch(options)}"
+    if _launcher(options) == "slurm":
+        return f"; submitted jobs continue{_how_to_watch(options)}"
     seconds = f"{options.checkpoint_seconds:g}"
     return (
-        "; run the same command again: finished cells are kept, those in training were saved (after a second Ctrl-C they are "
-        f"at most {seconds} s back, see --checkpoint-seconds), the others go on from their last checkpoint or start afresh"
+        "; run the same command again: finished cells are kept, and cells in training were "
+        f"saved (after a second Ctrl-C they are at most {seconds} s back, see "
+        "--checkpoint-seconds); the others continue from their last checkpoint, or start over"
     )
-
-
-def print_text(table: Any) -> None:
-    from vlpeft.results.tables.render import render
-
-    print(render(table, "text", colour=sys.stdout.isatty()), end="")

@@ -1,21 +1,25 @@
-"""A parser of arguments that tells a slip as the rest of the command does: one line with the fix, exit code 2."""
+"""An argument parser that reports typos like every other error: one line with the fix, code 2."""
 
 from __future__ import annotations
 
 import argparse
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from vlpeft.benchmark.core.errors import did_you_mean
 
-WORDS = (  # argparse's, and ours, which say what to do
+# Messages of argparse, and what replaces them: words that say what to do.
+WORDS: tuple[tuple[str, Callable[[re.Match[str]], str]], ...] = (
     (
         r"one of the arguments (.*) is required",
         lambda found: f"add {' or '.join(found[1].split())}",
     ),
-    (r"the following arguments are required: (.*)", lambda found: f"{found[1]} must be given"),
+    (
+        r"the following arguments are required: (.*)",
+        lambda found: f"{found[1]} must be given",
+    ),
     (
         r"argument (.*): not allowed with argument (.*)",
         lambda found: f"{found[1]} and {found[2]} exclude each other: leave one out",
@@ -24,45 +28,51 @@ WORDS = (  # argparse's, and ours, which say what to do
 
 
 class Parser(argparse.ArgumentParser):
-    """Its subparsers are of this class, too."""
+    """The parser of the command and, through argparse, of each of its subcommands."""
 
     def error(self, message: str) -> NoReturn:
-        """Print it on one line, and end."""
-        for pattern, ours in WORDS:
-            message = re.sub(pattern, ours, message)
-        print(
-            f"{self.prog}: error: {message}{'' if message.endswith('?') else f'; see `{self.prog} --help`'}",
-            file=sys.stderr,
-        )
+        """Print the message on one line, and exit with code 2."""
+        for pattern, words in WORDS:
+            message = re.sub(pattern, words, message)
+        if not message.endswith("?"):  # it does not suggest a word already
+            message = f"{message}; see `{self.prog} --help`"
+        print(f"{self.prog}: error: {message}", file=sys.stderr)
         sys.exit(2)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As ever, but a command knows which of its own options the unknown one is like."""
+        """Parse, and let a subcommand report its unknown arguments itself.
+
+        Only the subcommand knows which of its options a misspelled one resembles.
+        """
         found, extra = super().parse_known_args(args, namespace)
         if extra and self._subparsers is None:
-            self.error(f"unknown argument '{extra[0]}'{self._near(extra[0])}")
+            self.error(f"unknown argument '{extra[0]}'{self._suggest(extra[0])}")
         return found, extra
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """Raise ArgumentError for a value that is not among the choices, with the nearest one."""
         choices = action.choices
-        if choices is not None and value not in choices:
-            hint = did_you_mean(str(value), map(str, choices))
-            if isinstance(choices, dict):  # the names of subparsers
-                raise argparse.ArgumentError(
-                    None, f"unknown {str(action.metavar).lower()} '{value}'{hint}"
-                )
-            raise argparse.ArgumentError(action, f"unknown value '{value}'{hint}")
+        if choices is None or value in choices:
+            return
+        hint = did_you_mean(str(value), map(str, choices))
+        if isinstance(choices, dict):  # the names of subcommands
+            kind = str(action.metavar).lower()
+            raise argparse.ArgumentError(None, f"unknown {kind} '{value}'{hint}")
+        raise argparse.ArgumentError(action, f"unknown value '{value}'{hint}")
 
-    def _near(self, word: str) -> str:
-        near = (
-            did_you_mean(word.split("=", maxsplit=1)[0], _options(self._actions))
-            if word.startswith("--")
-            else ""
-        )
-        return near if "did you mean" in near else ""
+    def _suggest(self, word: str) -> str:
+        """Return the option that a misspelled one resembles, as a hint; "" if there is none."""
+        if not word.startswith("--"):
+            return ""
+        option = word.split("=", maxsplit=1)[0]
+        hint = did_you_mean(option, _long_options(self._actions))
+        if "did you mean" in hint:
+            return hint
+        return ""
 
 
-def _options(actions: Sequence[argparse.Action]) -> list[str]:
+def _long_options(actions: Sequence[argparse.Action]) -> list[str]:
+    """Return the options that begin with two dashes."""
     return [
         option for action in actions for option in action.option_strings if option.startswith("--")
     ]

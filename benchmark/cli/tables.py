@@ -1,64 +1,69 @@
-"""The commands that read results: `table`, `diff`, `keep`."""
+"""The commands that read results: `table`, `diff` and `keep`."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterable
-from pathlib import Path
-from typing import Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
+from vlpeft.benchmark.cli.printing import print_json, print_note, print_table
 from vlpeft.benchmark.core.errors import UserError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def table(options: argparse.Namespace) -> int:
+    """Print or write the scores of a sweep, or a published table next to them."""
     from vlpeft.results.papers.published import published_names
     from vlpeft.results.tables.render import render
 
-    _place(options)
-    if (options.rows or options.columns) and (
-        options.costs or options.details or options.significance or options.tidy
-    ):
+    _open_measured(options)
+    content = options.costs or options.details or options.significance
+    arranged = options.rows or options.columns
+    if arranged and (content or options.tidy):
         raise UserError(
-            "--rows and --columns arrange the scores; leave out --costs, --details, --significance and --tidy"
+            "--rows and --columns arrange the scores; "
+            "leave out --costs, --details, --significance and --tidy"
         )
     if options.tidy:
         return _tidy(options)
     if options.format == "parquet":
         raise UserError("--format parquet: goes with --tidy, the table of single cells")
-    other = (
-        options.costs or options.details or options.significance or options.rows or options.columns
-    )
-    made = (
-        _board(options) if other or options.sweep not in published_names() else _published(options)
-    )
-    form = {"md": "markdown"}.get(options.format, options.format)
+    if content or arranged or options.sweep not in published_names():
+        made = _board(options)
+    else:
+        made = _published(options)
+    form = options.format
+    if form == "md":
+        form = "markdown"
     if form == "csv":
-        _note(made.said)
-    _write(options, render(made, form, colour=options.out is None and sys.stdout.isatty()).encode())
+        _print_notes(made.said)
+    colour = options.out is None and sys.stdout.isatty()
+    _write(options, render(made, form, colour=colour).encode())
     return 0
 
 
-def _note(remarks: Iterable[str]) -> None:
-    """Say apart from the table what its format has no caption for."""
+def _print_notes(remarks: Iterable[str]) -> None:
+    """Print the caption of a table on stderr, if its format has none."""
     for line in remarks:
-        print(f"vlpeft: {line}", file=sys.stderr)
+        print_note(line)
 
 
-def _place(options: argparse.Namespace) -> None:
-    """With --measured, results are read from the shipped evidence."""
+def _open_measured(options: argparse.Namespace) -> None:
+    """With --measured, set the root to the evidence that ships with vlpeft."""
     from vlpeft.results.evidence import find_shipped_evidence
     from vlpeft.results.papers.published import sweep_name_of
 
     if options.measured:
-        options.root, options.asked = (
-            find_shipped_evidence(sweep_name_of(options.sweep), options.scale),
-            True,
-        )
+        options.root = find_shipped_evidence(sweep_name_of(options.sweep), options.scale)
+        options.asked = True
 
 
 def _write(options: argparse.Namespace, content: bytes) -> None:
+    """Write to the file of `-o`, or to stdout."""
     if options.out is None:
         sys.stdout.write(content.decode())
         return
@@ -71,28 +76,31 @@ def _write(options: argparse.Namespace, content: bytes) -> None:
 
 
 def _tidy(options: argparse.Namespace) -> int:
+    """Write one row for each cell and metric."""
     from vlpeft.results.evidence import open_results
     from vlpeft.results.leaderboard import leaderboard
     from vlpeft.results.tables.table import one_line
     from vlpeft.results.tables.tidy import FORMS, tidy
 
-    form = "csv" if options.format == "text" else options.format
+    form = options.format
+    if form == "text":  # the default, which has no tidy form
+        form = "csv"
     if form not in FORMS:
         raise UserError(
-            f"--tidy --format {form}: the table of single cells is for programs; choose {', '.join(FORMS)}"
+            f"--tidy --format {form}: the table of single cells is for programs; "
+            f"choose {', '.join(FORMS)}"
         )
     if form == "parquet" and options.out is None:
-        raise UserError("--format parquet: not text; name a file by -o")
-    board = leaderboard(
-        *open_results(options.sweep, options.root, options.scale), mixed=options.mixed_environments
-    )
-    _note(map(one_line, board.remarks))
+        raise UserError("--format parquet: not text; name a file with -o")
+    plan, store = open_results(options.sweep, options.root, options.scale)
+    board = leaderboard(plan, store, mixed=options.mixed_environments)
+    _print_notes(map(one_line, board.remarks))
     _write(options, tidy(board.frame, form))
     return 0
 
 
 def _published(options: argparse.Namespace) -> Any:
-    """A paper's table beside what the sweep's cells have measured, if it was launched."""
+    """Return a paper's table, next to what the sweep's cells have measured if it was launched."""
     from vlpeft.benchmark.cells.records import Store
     from vlpeft.benchmark.plan.sweep import plan_file, sweep_names
     from vlpeft.results.evidence import open_results
@@ -100,18 +108,17 @@ def _published(options: argparse.Namespace) -> Any:
     from vlpeft.results.papers.published import load_published, sweep_name_of
 
     sweep = sweep_name_of(options.sweep)
-    asked = options.asked and sweep in sweep_names()  # results that were asked for must be there
-    launched = asked or plan_file(options.root, sweep, options.scale).exists()
-    plan, store = (
-        open_results(sweep, options.root, options.scale)
-        if launched
-        else (None, Store(options.root))
-    )
+    asked = options.asked and sweep in sweep_names()  # then results must exist
+    plan: Any = None
+    store: Any = Store(options.root)
+    if asked or plan_file(options.root, sweep, options.scale).exists():
+        plan, store = open_results(sweep, options.root, options.scale)
     table = load_published(options.sweep)
     return published_table(options.sweep, table, plan, store, mixed=options.mixed_environments)
 
 
 def _board(options: argparse.Namespace) -> Any:
+    """Return the table of a sweep's scores or costs."""
     from vlpeft.results.evidence import open_results
     from vlpeft.results.leaderboard import leaderboard
     from vlpeft.results.statistics.comparisons import significance_table
@@ -122,48 +129,36 @@ def _board(options: argparse.Namespace) -> Any:
     plan, store = open_results(options.sweep, options.root, options.scale)
     board = leaderboard(plan, store, mixed=options.mixed_environments)
     if options.rows or options.columns:
-        return pivot_table(
-            board, sides(options.rows or "method"), sides(options.columns or "task,dataset")
-        )
+        rows = sides(options.rows or "method")
+        return pivot_table(board, rows, sides(options.columns or "task,dataset"))
     if options.costs:
         return cost_table(board)
     tests = significance(board, store)
-    return (
-        significance_table(board, tests)
-        if options.significance
-        else score_table(board, tests, details=options.details)
-    )
+    if options.significance:
+        return significance_table(board, tests)
+    return score_table(board, tests, details=options.details)
 
 
 def diff(options: argparse.Namespace) -> int:
-    """0 where results are equal, 1 where they differ, as diff(1) does."""
-    from dataclasses import asdict
-
-    from vlpeft.benchmark.cli.cells import print_text
+    """Compare two sets of results. Return 0 if they are equal and 1 if not, as diff(1) does."""
     from vlpeft.results.difference import diff, diff_table
 
     found = diff(options.a, options.b, options.name or "", options.scale)
     if options.json:
         versions = [asdict(each) for each in found.versions]
-        print(
-            json.dumps(
-                {"versions": versions, "equal": found.equal, **asdict(found)},
-                indent=1,
-                ensure_ascii=False,
-            )
-        )
+        print_json({"versions": versions, "equal": found.equal, **asdict(found)})
     else:
-        print_text(diff_table(options.a, options.b, found))
-    return 0 if found.equal else 1
+        print_table(diff_table(options.a, options.b, found))
+    return int(not found.equal)
 
 
 def keep(options: argparse.Namespace) -> int:
+    """Write a sweep's results into one file of evidence."""
     from vlpeft.benchmark.plan.sweep import as_typed
     from vlpeft.results.evidence import MEASURED, keep
 
     out: Path = options.out or MEASURED
     path = keep(options.sweep, options.root, out, options.scale, mixed=options.mixed_environments)
-    print(
-        f"{path} ({path.stat().st_size / 1e6:.1f} MB); read it with `vlpeft table {as_typed(options.sweep, path, options.scale)}`"
-    )
+    again = f"vlpeft table {as_typed(options.sweep, path, options.scale)}"
+    print(f"{path} ({path.stat().st_size / 1e6:.1f} MB); read it with `{again}`")
     return 0

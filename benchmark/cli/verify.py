@@ -1,9 +1,8 @@
-"""`vlpeft verify`."""
+"""`vlpeft verify`: check that this environment computes what it should."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from typing import Any
 
@@ -11,25 +10,32 @@ from vlpeft.benchmark.core.errors import UserError
 
 
 def verify(options: argparse.Namespace) -> int:
-    """A line for each check, then the versions; 1 if a check fails."""
+    """Print a line for each check, then the versions. Return 1 if a check fails."""
     from vlpeft.benchmark.verify.parts import PARTS, parts_of_backbone
 
-    parts = parts_of_backbone(options.backbone) if options.backbone else PARTS
-    return _write(parts, options) if options.write else _check(parts, options)
+    parts: Any = PARTS
+    if options.backbone:
+        parts = parts_of_backbone(options.backbone)
+    if options.write:
+        return _write(parts, options)
+    return _check(parts, options)
 
 
 def _check(parts: Any, options: argparse.Namespace) -> int:
-    from dataclasses import asdict
+    """Run checks, and remember the parts that passed for later sweeps."""
     from time import perf_counter
 
     from vlpeft.benchmark.run.runtime import Runtime
     from vlpeft.benchmark.verify.runner import run
     from vlpeft.benchmark.verify.stamp import Environment, remember
 
-    began, findings = perf_counter(), list[Any]()
+    began = perf_counter()
+    findings: list[Any] = []
     device = Runtime(device=options.device).torch_device()
     environment = Environment.here(device.type)
-    stream = sys.stderr if options.json else sys.stdout
+    stream = sys.stdout
+    if options.json:
+        stream = sys.stderr
     for finding in run(parts, device):
         findings.append(finding)
         print(_line(finding), file=stream, flush=True)
@@ -37,38 +43,49 @@ def _check(parts: Any, options: argparse.Namespace) -> int:
     remember(environment, [part for part in parts if part not in failed])
     seconds = perf_counter() - began
     if options.json:
-        values = {
-            "environment": asdict(environment),
-            "seconds": seconds,
-            "checks": [*map(asdict, findings)],
-        }
-        print(json.dumps(values, indent=1, ensure_ascii=False))
+        _print_json(findings, environment, seconds)
     else:
         print(_summary(findings, environment, seconds))
-    return 1 if failed else 0
+    return int(bool(failed))
+
+
+def _print_json(findings: list[Any], environment: Any, seconds: float) -> None:
+    """Print the checks and the environment as JSON."""
+    from dataclasses import asdict
+
+    from vlpeft.benchmark.cli.printing import print_json
+
+    checks = [asdict(finding) for finding in findings]
+    print_json({"environment": asdict(environment), "seconds": seconds, "checks": checks})
 
 
 def _line(finding: Any) -> str:
+    """Return a check's line: its state, its name, and why it failed or did not run."""
     line = f"{finding.state:7} {finding.part}: {finding.name}"
     if finding.state == "FAILED":
         return f"{line}: expected {finding.expected}, found {finding.found}"
-    return f"{line}: {finding.reason}" if finding.reason else line
+    if finding.reason:
+        return f"{line}: {finding.reason}"
+    return line
 
 
 def _summary(findings: Any, environment: Any, seconds: float) -> str:
+    """Return how many checks passed, how long they took, and the versions."""
     states = [each.state for each in findings]
-    counts = ", ".join(
-        f"{states.count(state)} {state}" for state in ("ok", "FAILED", "not run") if state in states
-    )
-    return f"{counts} in {seconds:.1f} s\n{environment.versions}\n{environment.device}"
+    present = [state for state in ("ok", "FAILED", "not run") if state in states]
+    counts = [f"{states.count(state)} {state}" for state in present]
+    line = f"{', '.join(counts)} in {seconds:.1f} s"
+    return f"{line}\n{environment.versions}\n{environment.device}"
 
 
 def _write(parts: Any, options: argparse.Namespace) -> int:
+    """Write what this CPU computes as the expected values, and print the changes."""
     from vlpeft.benchmark.verify.runner import write
 
     if options.json or options.device not in ("auto", "cpu"):
         raise UserError(
-            "--write: values are computed on the CPU and changes are printed as text; leave out --json and --device"
+            "--write: values are computed on the CPU and changes are printed as text; "
+            "leave out --json and --device"
         )
     changes = 0
     for part, name, change in write(parts):

@@ -1,1 +1,1 @@
-"""Sweeps to cells: read, expanded and checked before anything runs."""
+"""From a sweep file to checked cells, before anything runs."""

@@ -1,13 +1,16 @@
-"""Sweep -> cells: entries resolved, methods crossed with backbones, tasks and seeds.
+"""From a sweep to its cells: methods crossed with backbones, tasks and seeds.
 
-The sweep's file is read in `benchmark/plan/sweep.py`; what recipe each cell follows is worked out in `benchmark/plan/recipes.py`.
+`benchmark/plan/sweep.py` reads the file, and `benchmark/plan/recipes.py` works out the recipe
+that each cell follows. What is here puts both together: it resolves the settings of every
+entry, then builds one cell for each combination.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 from vlpeft.benchmark.backbones import BACKBONES
@@ -16,204 +19,279 @@ from vlpeft.benchmark.contract.method import METHODS
 from vlpeft.benchmark.core.config import JSON, dump, dump_identity, parse
 from vlpeft.benchmark.core.errors import UserError, did_you_mean, error_context
 from vlpeft.benchmark.core.registry import Registry
-from vlpeft.benchmark.datasets import dataset_settings
-from vlpeft.benchmark.plan.recipes import Layer, resolve, sweep_layers
-from vlpeft.benchmark.plan.scale import Scale, load_scale
-from vlpeft.benchmark.plan.sweep import (
-    Sweep,
+from vlpeft.benchmark.datasets import DatasetSpec, dataset_settings
+from vlpeft.benchmark.plan.entries import (
     SweepEntry,
     TaskPlace,
     Tasks,
-    load_sweep,
     parse_tasks,
     refuse_protocol_keys,
-    sweep_path,
 )
+from vlpeft.benchmark.plan.recipes import Layer, resolve, sweep_layers
+from vlpeft.benchmark.plan.scale import Scale, load_scale
+from vlpeft.benchmark.plan.sweep import Sweep, load_sweep, sweep_path
 
 
 @dataclass(frozen=True)
 class Crossed:
-    """A cell of a sweep beside what it was made from."""
+    """A cell of a sweep, with the layers of settings that it was made from."""
 
     planned: Planned
-    data: tuple[tuple[Layer, ...], ...]  # layers of the settings of each task's dataset
-    method: tuple[Layer, ...]  # layers of the method's settings
+    data: tuple[tuple[Layer, ...], ...]  # for the dataset of each task
+    method: tuple[Layer, ...]
     backbone: tuple[Layer, ...]
-    protocols: tuple[tuple[Layer, ...], ...]  # layers of the recipe of each task
+    protocols: tuple[tuple[Layer, ...], ...]  # for the recipe of each task
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A method or backbone of a sweep: its entry, and its choice with all settings filled in."""
+
+    entry: SweepEntry
+    choice: Choice
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """A sweep with every entry resolved, ready to be crossed."""
+
+    sweep: Sweep
+    where: str  # the sweep's file, for messages
+    methods: list[Resolved]
+    backbones: list[Resolved]
+    tasks: list[Tasks]
+    size: Scale | None
 
 
 def expand(name_or_path: str, scale: str = "") -> list[Planned]:
-    """All cells of a sweep, resolved but not yet checked, in the sweep's order. Raises UserError for the first bad setting."""
+    """Return all cells of a sweep in its order, resolved but not yet checked.
+
+    Raises UserError for the first bad setting.
+    """
     return [each.planned for each in cross_layers(name_or_path, scale)]
 
 
 def cross_layers(name_or_path: str, scale: str = "") -> list[Crossed]:
-    """The same, each with the layers of its settings."""
+    """Return the cells of `expand`, each with the layers of its settings."""
+    grid = _read_grid(name_or_path, scale)
+    _check_on(grid)
+    _check_by_task(grid)
+    return list(_cross(grid))
+
+
+def _read_grid(name_or_path: str, scale: str) -> _Grid:
+    """Read a sweep file and resolve its entries."""
     path = sweep_path(name_or_path)
     sweep, where = load_sweep(name_or_path), str(path)
     methods = [
-        (e, _resolve(METHODS, e, f"{where}: method '{e.label}'"))
-        for e in sweep.entries("methods", where)
+        Resolved(entry, _resolve_choice(METHODS, entry, f"{where}: method '{entry.label}'"))
+        for entry in sweep.entries("methods", where)
     ]
-    size = load_scale(scale) if scale else None
+    size = None
+    if scale:
+        size = load_scale(scale)
     backbones = [
-        (e, _resolve(BACKBONES, _scaled(e, size), f"{where}: backbone '{e.label}'"))
-        for e in sweep.entries("backbones", where)
+        _resolve_backbone(entry, size, where) for entry in sweep.entries("backbones", where)
     ]
-    tasks = [parse_tasks(item, path, f"{where}: tasks[{i}]") for i, item in enumerate(sweep.tasks)]
-    _check_on(methods, tasks, backbones, where)
-    _check_by_task([entry for entry, _ in methods], [entry for entry, _ in backbones], tasks, where)
-    return list(_cross(sweep, where, methods, backbones, tasks, size))
+    return _Grid(sweep, where, methods, backbones, _read_tasks(sweep, path), size)
 
 
-def _cross(
-    sweep: Sweep,
-    where: str,
-    methods: list[tuple[SweepEntry, Choice]],
-    backbones: list[tuple[SweepEntry, Choice]],
-    tasks: list[Tasks],
-    size: Scale | None,
-) -> Iterator[Crossed]:
-    given = {
-        id(chosen): tuple(_data_layers(place, size) for place in chosen.places) for chosen in tasks
-    }
-    for (backbone, model), chosen, (method, way) in product(backbones, tasks, methods):
-        if any(on and backbone.label not in on for on in (chosen.on, method.on)):
-            continue
-        alone = (
-            chosen.places[0].task if len(chosen.places) == 1 else ""
-        )  # `by_task` says nothing of joint cells
-        if alone in method.by_task:
-            way = _resolve(METHODS, method.at(alone), f"{where}: method '{method.label}'")  # noqa: PLW2901
-        layers = tuple(
-            _layers(sweep, place, ((method, way), (backbone, model)), size, f"{where}: protocol")
-            for place in chosen.places
-        )
-        places = tuple(
-            place if size is None else place._replace(spec=size.drawn_dataset(place.spec))
-            for place in chosen.places
-        )
-        recipes = [resolve(each, f"{where}: protocol") for each in layers]
-        parts = tuple(
-            Part(place.task, place.spec, recipe)
-            for place, recipe in zip(places, recipes, strict=True)
-        )
-        built = (
-            *backbone.layers("backbone"),
-            *(() if size is None else (Layer(size.origin, size.scaled_settings(backbone.name)),)),
-        )
-        for seed in sweep.seeds:
-            planned = _planned((method.label, way), (backbone.label, model), parts, seed)
-            yield Crossed(planned, given[id(chosen)], method.layers("method", alone), built, layers)
+def _resolve_backbone(entry: SweepEntry, size: Scale | None, where: str) -> Resolved:
+    """Resolve a backbone; a scale replaces some of its settings."""
+    scaled = entry
+    if size is not None:
+        settings = {**entry.settings, **size.scaled_settings(entry.name)}
+        scaled = replace(entry, settings=settings)
+    where = f"{where}: backbone '{entry.label}'"
+    return Resolved(entry, _resolve_choice(BACKBONES, scaled, where))
 
 
-def _planned(
-    method: tuple[str, Choice], backbone: tuple[str, Choice], parts: tuple[Part, ...], seed: int
-) -> Planned:
-    first, *also = parts
-    cell = Cell(
-        method[1], backbone[1], first.task, first.dataset, first.protocol, seed, tuple(also)
-    )
-    task, dataset = (
-        "+".join(dict.fromkeys(names))
-        for names in zip(*((p.task, p.dataset.name) for p in parts), strict=True)
-    )
-    return Planned(cell.id, method[0], backbone[0], task, dataset, seed, cell)
+def _read_tasks(sweep: Sweep, path: Path) -> list[Tasks]:
+    """Read the `tasks:` entries."""
+    return [parse_tasks(item, path, f"{path}: tasks[{i}]") for i, item in enumerate(sweep.tasks)]
 
 
-def _check_on(
-    methods: list[tuple[SweepEntry, Choice]],
-    tasks: list[Tasks],
-    backbones: list[tuple[SweepEntry, Choice]],
-    where: str,
-) -> None:
-    labels = [entry.label for entry, _ in backbones]
-    users = [(f"method '{entry.label}'", entry.on) for entry, _ in methods] + [
-        (f"tasks[{i}]", each.on) for i, each in enumerate(tasks)
-    ]
-    for user, on in users:
-        for label in on:
-            if label not in labels:
-                raise UserError(
-                    f"{where}: {user}: on: no backbone '{label}' here{did_you_mean(label, labels)}"
-                )
-    for entry, _ in backbones:
-        if entry.on:
-            raise UserError(
-                f"{where}: backbone '{entry.label}': `on` belongs to a method or a task; remove it"
-            )
-
-
-def _check_by_task(
-    methods: list[SweepEntry], backbones: list[SweepEntry], tasks: list[Tasks], where: str
-) -> None:
-    known = {chosen.places[0].task for chosen in tasks if len(chosen.places) == 1}
-    for entry in methods:
-        for task in entry.by_task:
-            if task not in known:
-                raise UserError(
-                    f"{where}: method '{entry.label}': by_task: no task '{task}' alone here{did_you_mean(task, known)}"
-                )
-    for entry in backbones:
-        if entry.by_task:
-            raise UserError(
-                f"{where}: backbone '{entry.label}': `by_task` belongs to a method; remove it"
-            )
-
-
-def _scaled(entry: SweepEntry, size: Scale | None) -> SweepEntry:
-    return (
-        entry
-        if size is None
-        else replace(entry, settings={**entry.settings, **size.scaled_settings(entry.name)})
-    )
-
-
-def _layers(
-    sweep: Sweep,
-    place: TaskPlace,
-    entries: tuple[tuple[SweepEntry, Choice], tuple[SweepEntry, Choice]],
-    size: Scale | None,
-    where: str,
-) -> tuple[Layer, ...]:
-    """The recipe's layers for one task of a method and a backbone, lowest first."""
-    task, spec, _ = place
-    (method, way), (backbone, model) = entries
-    facts: dict[str, JSON] = {
-        "backbone": backbone.name,
-        "task": task,
-        "dataset": spec.name,
-        "method": method.name,
-    }
-    for kind, registry, choice in (("method", METHODS, way), ("backbone", BACKBONES, model)):
-        facts |= {
-            f"{kind}.{key}": value
-            for key, value in dump(parse(registry.load(choice.name), choice.settings, kind)).items()
-        }
-    own = (
-        Layer(f"{kind} '{entry.label}'", entry.protocol)
-        for kind, entry in (("backbone", backbone), ("method", method))
-    )
-    above = () if size is None else size.layers(facts)
-    return (
-        Layer(f"dataset {spec.name}", spec.protocol),
-        *sweep_layers(sweep.protocol, facts, where),
-        *own,
-        *above,
-    )
-
-
-def _data_layers(place: TaskPlace, size: Scale | None) -> tuple[Layer, ...]:
-    """Where the settings of a task's dataset come from, or of what stands for it at another scale."""
-    own = (Layer(f"dataset {place.spec.name}", dataset_settings(place.source)),)
-    return own if size is None else size.data_layers(place.spec) or own
-
-
-def _resolve(registry: Registry[Any], entry: SweepEntry, where: str) -> Choice:
-    with error_context(
-        where.removesuffix(f": {registry.kind} '{entry.name}'")
-    ):  # which the message says itself
+def _resolve_choice(registry: Registry[Any], entry: SweepEntry, where: str) -> Choice:
+    """Look up an entry's name and fill in its settings. Raises UserError."""
+    # An unknown name is part of the message already, so the place need not repeat it.
+    place = where.removesuffix(f": {registry.kind} '{entry.name}'")
+    with error_context(place):
         registry.entry(entry.name)
     cls = registry.load(entry.name)
     refuse_protocol_keys(entry.settings, cls, where, "as `protocol: {{{key}: ...}}` in this entry")
     return Choice(entry.name, dump_identity(parse(cls, entry.settings, where)))
+
+
+def _check_on(grid: _Grid) -> None:
+    """Raise UserError for an `on:` that names no backbone of the sweep, or is misplaced."""
+    labels = [backbone.entry.label for backbone in grid.backbones]
+    for method in grid.methods:
+        where = f"{grid.where}: method '{method.entry.label}'"
+        _check_labels(method.entry.on, labels, where)
+    for i, tasks in enumerate(grid.tasks):
+        _check_labels(tasks.on, labels, f"{grid.where}: tasks[{i}]")
+    for backbone in grid.backbones:
+        if backbone.entry.on:
+            raise UserError(
+                f"{grid.where}: backbone '{backbone.entry.label}': "
+                "`on` belongs to a method or a task; remove it"
+            )
+
+
+def _check_labels(on: Iterable[str], labels: Sequence[str], where: str) -> None:
+    """Raise UserError for a label that no backbone of the sweep has."""
+    for label in on:
+        if label not in labels:
+            hint = did_you_mean(label, labels)
+            raise UserError(f"{where}: on: no backbone '{label}' here{hint}")
+
+
+def _check_by_task(grid: _Grid) -> None:
+    """Raise UserError for a `by_task:` that names no task of the sweep, or is misplaced."""
+    # A joint cell has one method for all its tasks, so `by_task` does not apply to it.
+    known = {tasks.places[0].task for tasks in grid.tasks if len(tasks.places) == 1}
+    for method in grid.methods:
+        for task in method.entry.by_task:
+            if task not in known:
+                raise UserError(
+                    f"{grid.where}: method '{method.entry.label}': "
+                    f"by_task: no task '{task}' alone here{did_you_mean(task, known)}"
+                )
+    for backbone in grid.backbones:
+        if backbone.entry.by_task:
+            raise UserError(
+                f"{grid.where}: backbone '{backbone.entry.label}': "
+                "`by_task` belongs to a method; remove it"
+            )
+
+
+def _cross(grid: _Grid) -> Iterator[Crossed]:
+    """Build the cells of every combination that `on:` allows."""
+    # The layers of a dataset are the same in all its cells, so they are read once.
+    data = [tuple(_data_layers(place, grid.size) for place in tasks.places) for tasks in grid.tasks]
+    for backbone, number, method in product(grid.backbones, range(len(grid.tasks)), grid.methods):
+        tasks = grid.tasks[number]
+        if _allows(tasks.on, backbone) and _allows(method.entry.on, backbone):
+            yield from _cells(grid, backbone, tasks, method, data[number])
+
+
+def _allows(on: tuple[str, ...], backbone: Resolved) -> bool:
+    """True if an `on:` includes this backbone; an empty one includes all."""
+    return not on or backbone.entry.label in on
+
+
+def _cells(
+    grid: _Grid,
+    backbone: Resolved,
+    tasks: Tasks,
+    method: Resolved,
+    data: tuple[tuple[Layer, ...], ...],
+) -> Iterator[Crossed]:
+    """Build the cells of one combination, one for each seed."""
+    alone = ""
+    if len(tasks.places) == 1:
+        alone = tasks.places[0].task
+    if alone in method.entry.by_task:
+        where = f"{grid.where}: method '{method.entry.label}'"
+        method = Resolved(method.entry, _resolve_choice(METHODS, method.entry.at(alone), where))
+    where = f"{grid.where}: protocol"
+    layers = tuple(_recipe_layers(grid, place, method, backbone, where) for place in tasks.places)
+    parts = tuple(
+        Part(place.task, _scaled_dataset(place, grid.size), resolve(recipe, where))
+        for place, recipe in zip(tasks.places, layers, strict=True)
+    )
+    method_layers = method.entry.layers("method", alone)
+    backbone_layers = _backbone_layers(backbone.entry, grid.size)
+    for seed in grid.sweep.seeds:
+        planned = _planned(method, backbone, parts, seed)
+        yield Crossed(planned, data, method_layers, backbone_layers, layers)
+
+
+def _scaled_dataset(place: TaskPlace, size: Scale | None) -> DatasetSpec:
+    """Return a task's dataset, or the one that replaces it at a scale."""
+    if size is None:
+        return place.spec
+    return size.drawn_dataset(place.spec)
+
+
+def _backbone_layers(entry: SweepEntry, size: Scale | None) -> tuple[Layer, ...]:
+    """Return the layers of a backbone's settings; those of a scale come last."""
+    own = entry.layers("backbone")
+    if size is None:
+        return own
+    return (*own, Layer(size.origin, size.scaled_settings(entry.name)))
+
+
+def _planned(method: Resolved, backbone: Resolved, parts: tuple[Part, ...], seed: int) -> Planned:
+    """Build a cell and its place in the table."""
+    first, *also = parts
+    cell = Cell(
+        method.choice,
+        backbone.choice,
+        first.task,
+        first.dataset,
+        first.protocol,
+        seed,
+        tuple(also),
+    )
+    return Planned(
+        cell.id,
+        method.entry.label,
+        backbone.entry.label,
+        _join(part.task for part in parts),
+        _join(part.dataset.name for part in parts),
+        seed,
+        cell,
+    )
+
+
+def _join(names: Iterable[str]) -> str:
+    """Join the names of a joint cell's tasks or datasets by "+", each once."""
+    return "+".join(dict.fromkeys(names))
+
+
+def _recipe_layers(
+    grid: _Grid, place: TaskPlace, method: Resolved, backbone: Resolved, where: str
+) -> tuple[Layer, ...]:
+    """Return the recipe's layers for one task of a method and a backbone, lowest first."""
+    spec = place.spec
+    facts = _facts(place, method, backbone)
+    layers = [
+        Layer(f"dataset {spec.name}", spec.protocol),
+        *sweep_layers(grid.sweep.protocol, facts, where),
+        Layer(f"backbone '{backbone.entry.label}'", backbone.entry.protocol),
+        Layer(f"method '{method.entry.label}'", method.entry.protocol),
+    ]
+    if grid.size is not None:
+        layers += grid.size.layers(facts)
+    return tuple(layers)
+
+
+def _facts(place: TaskPlace, method: Resolved, backbone: Resolved) -> dict[str, JSON]:
+    """Return what the `when:` conditions of protocols may ask for.
+
+    These are the names, and the settings of method and backbone as `method.KEY` and
+    `backbone.KEY`, defaults included.
+    """
+    facts: dict[str, JSON] = {
+        "backbone": backbone.entry.name,
+        "task": place.task,
+        "dataset": place.spec.name,
+        "method": method.entry.name,
+    }
+    kinds: tuple[tuple[str, Registry[Any], Choice], ...] = (
+        ("method", METHODS, method.choice),
+        ("backbone", BACKBONES, backbone.choice),
+    )
+    for kind, registry, choice in kinds:
+        settings = dump(parse(registry.load(choice.name), choice.settings, kind))
+        facts |= {f"{kind}.{key}": value for key, value in settings.items()}
+    return facts
+
+
+def _data_layers(place: TaskPlace, size: Scale | None) -> tuple[Layer, ...]:
+    """Return the layers of a dataset's settings, or of what replaces it at a scale."""
+    own = (Layer(f"dataset {place.spec.name}", dataset_settings(place.source)),)
+    if size is None:
+        return own
+    return size.data_layers(place.spec) or own

@@ -1,8 +1,9 @@
-"""`vlpeft measure`: one training step of every method on every backbone of a sweep, at full size from random weights.
+"""`vlpeft measure`: time one full-size training step of every method on every backbone.
 
-It says how long a step takes and about what fits on a machine, before anything is downloaded; questions have one short
-answer here, longer texts and more answers need more. Each step runs in a process of
-its own, so that its peak memory is its own; the frozen vision tower's forward is part of it.
+Models have random weights, so nothing is downloaded first. The step shows how long training
+takes and about what fits on a machine. Questions have one short answer here; longer texts and
+more answers need more. Each step runs in its own process, so that its peak memory is its own.
+The forward pass of the frozen vision tower is part of the step.
 """
 
 from __future__ import annotations
@@ -31,16 +32,18 @@ from vlpeft.benchmark.run.runtime import Runtime, prepare_torch
 from vlpeft.benchmark.tasks import TASKS
 from vlpeft.benchmark.tasks.base import Item
 
-QUESTION, ANSWERS = (
-    "what is the man in the red shirt holding in his hand?",
-    ("a racket", "a ball", "nothing"),
-)
+QUESTION = "what is the man in the red shirt holding in his hand?"
+ANSWERS = ("a racket", "a ball", "nothing")
 CAPTION = "a man in a red shirt is holding a tennis racket on a court"
+REASON_CHARACTERS = 200  # of an error that is shown in a table
 
 
 @dataclass(frozen=True)
 class MeasuredStep:
-    """One measured step: seconds, peak resident (CPU) or allocated (GPU) MiB of the process, loss; or why it could not run."""
+    """One measured training step, or the reason why it could not run.
+
+    peak_memory_mb: MiB; the process's resident memory on a CPU, torch's allocations on a GPU.
+    """
 
     backbone: str
     method: str
@@ -55,26 +58,31 @@ class MeasuredStep:
 
 
 def measure(name_or_path: str, batch: int, runtime: Runtime) -> Iterator[MeasuredStep]:
-    """One step a (method, backbone), in the sweep's order; yields each as it is measured."""
+    """Measure one step of each method on each backbone, in the sweep's order."""
     for planned in combinations(name_or_path):
-        yield _isolated(planned, batch, runtime)
+        yield _measure_isolated(planned, batch, runtime)
 
 
-def _isolated(planned: Planned, batch: int, runtime: Runtime) -> MeasuredStep:
+def _measure_isolated(planned: Planned, batch: int, runtime: Runtime) -> MeasuredStep:
+    """Measure one step in its own process."""
     about = MeasuredStep(planned.backbone, planned.row, planned.task)
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         try:
             return pool.submit(_measure, planned.cell, about, batch, runtime).result()
         except BrokenProcessPool:
             return replace(about, failed="its process was killed: out of memory?")
-        except (
-            UserError,
-            RuntimeError,
-        ) as error:  # RuntimeError: out of memory, on a GPU and on a CPU
-            return replace(about, failed=" ".join(str(error).split())[:200])
+        except (UserError, RuntimeError) as error:
+            # torch raises RuntimeError if memory runs out, on a GPU and on a CPU.
+            return replace(about, failed=shorten_error(error))
+
+
+def shorten_error(error: Exception) -> str:
+    """Return an error's message on one line, cut to fit a table."""
+    return " ".join(str(error).split())[:REASON_CHARACTERS]
 
 
 def _measure(cell: Cell, about: MeasuredStep, batch: int, runtime: Runtime) -> MeasuredStep:
+    """Build the model and train it for one step."""
     device = prepare_torch(runtime)
     torch.manual_seed(cell.seed)
     meter, began = Meter(device), time.perf_counter()
@@ -102,17 +110,22 @@ def _measure(cell: Cell, about: MeasuredStep, batch: int, runtime: Runtime) -> M
 
 
 def items(task: str, batch: int) -> list[Item]:
-    """So many examples of a task with short texts; image ids are numbers."""
-    text, targets = ("", {CAPTION: 1.0}) if task == "captioning" else (QUESTION, {ANSWERS[0]: 1.0})
-    return [Item((str(i),) * TASKS.load(task).images, text, targets) for i in range(batch)]
+    """Return `batch` examples of a task with short texts; image ids are "0", "1", ..."""
+    text, targets = QUESTION, {ANSWERS[0]: 1.0}
+    if task == "captioning":
+        text, targets = "", {CAPTION: 1.0}
+    images = TASKS.load(task).images
+    return [Item((str(i),) * images, text, targets) for i in range(batch)]
 
 
 def pixels(backbone: Backbone, batch: int) -> Visual:
-    """Features of so many random images, computed anew each time; image ids are numbers."""
+    """Return the features of `batch` random images, computed again at each use."""
     pixels = backbone.vision.random_inputs(batch)
 
     def finish(found: Tensor) -> Tensor:
-        with torch.set_grad_enabled(any(p.requires_grad for p in backbone.vision.parameters())):
+        # The graph is kept only if the vision tower trains, as in the training loop.
+        trains = any(p.requires_grad for p in backbone.vision.parameters())
+        with torch.set_grad_enabled(trains):
             features: Tensor = backbone.vision(found.to(backbone.device))
         return features
 
@@ -120,9 +133,13 @@ def pixels(backbone: Backbone, batch: int) -> Visual:
 
 
 def cached_pixels(backbone: Backbone, batch: int) -> Visual:
-    """The same, computed once and as it is written, as a cache gives them."""
+    """Return the features of `batch` random images, computed once without torch.compile.
+
+    That is what a feature cache holds.
+    """
+    ids = [[str(i)] for i in range(batch)]
     with eager():
-        found = pixels(backbone, batch)([[str(i)] for i in range(batch)]).detach()[:, 0].cpu()
+        found = pixels(backbone, batch)(ids).detach()[:, 0].cpu()
     return Visual(
         lambda ids, _: found[[int(image) for image in ids]],
         lambda rows: rows.to(backbone.device, non_blocking=True),

@@ -1,4 +1,8 @@
-"""What the jobs of a sweep need from the net, weights and data: is it here, and fetch it where there is a network (`vlpeft prefetch`)."""
+"""`vlpeft prefetch`: fetch the weights and data that the jobs of a sweep need.
+
+The nodes of a cluster often have no network. So everything is looked for first, and what is
+missing is fetched on a machine that has one.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +24,7 @@ from vlpeft.benchmark.datasets import Card, load_card
 from vlpeft.benchmark.datasets.fetch.check import by_hand
 from vlpeft.benchmark.datasets.fetch.download import download
 from vlpeft.benchmark.datasets.sources import Download
-from vlpeft.benchmark.plan.check import reason_to_skip
+from vlpeft.benchmark.plan.compatibility import reason_to_skip
 from vlpeft.benchmark.plan.grid import expand
 from vlpeft.benchmark.plan.sweep import places, sweep_path
 from vlpeft.benchmark.run.inputs import splits
@@ -31,7 +35,10 @@ FetchState = Literal["here", "fetched", "to fetch", "missing"]
 
 @dataclass(frozen=True)
 class Found:
-    """A weight source or a dataset; `problem` says what keeps it missing, and the fix, on one line."""
+    """A weight source or a dataset, and whether it is here.
+
+    `problem`: why it is missing, and the fix, on one line; "" if it is here.
+    """
 
     kind: Literal["weights", "data"]
     name: str
@@ -40,78 +47,83 @@ class Found:
 
     @property
     def message(self) -> str:
-        """The state, with what is to be fetched, which is no error."""
-        about = (
-            self.problem.removeprefix(f"{self.kind} '{self.name}'")
-            .removeprefix(" are")
-            .lstrip(": ")
-        )
-        return f"{self.state}: {about}" if self.state == "to fetch" else self.state
+        """The state; if it is to be fetched, also what exactly is missing."""
+        if self.state != "to fetch":
+            return self.state
+        # The line that prints this message starts with the kind and name already.
+        about = self.problem.removeprefix(f"{self.kind} '{self.name}'").removeprefix(" are")
+        return f"{self.state}: {about.lstrip(': ')}"
 
 
 def prefetch(sweep: str, scale: str, *, fetch: bool, accepted: bool) -> Iterator[Found]:
-    """Everything that the cells of a sweep need, one after another; what is missing is fetched first if `fetch`.
+    """Look for everything that the cells of a sweep need, and fetch what is missing.
 
-    `accepted`: the user accepts the datasets' licences.
+    Args:
+        sweep: The name or path of a sweep.
+        scale: The scale, or "".
+        fetch: Whether to fetch what is missing; otherwise it is only reported.
+        accepted: Whether the user accepts the licences of the datasets.
+
+    Yields:
+        A result for each weight source and each dataset.
     """
     cells = [planned.cell for planned in expand(sweep, scale) if not reason_to_skip(planned.cell)]
     for each in weight_files_of(cells):
         yield weights(each, fetch=fetch)
-    for source, parts in _datasets(sweep, cells).items():
+    for source, parts in _group_by_dataset(sweep, cells).items():
         yield _data(source, parts, fetch=fetch, accepted=accepted)
 
 
 def require_weights(cells: Iterable[Cell], sweep: str) -> None:
-    """Refuse to submit cells whose weights no job could load. Raises UserError naming the first source and the fix."""
-    found = [
-        each
-        for each in (weights(each, fetch=False) for each in weight_files_of(cells))
-        if each.state != "here"
-    ]
-    if found:
-        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-        fix = (
-            f"; jobs run offline: run `vlpeft prefetch {sweep}` where there is a network"
-            if found[0].state == "to fetch"
-            else ""
-        )
-        raise UserError(f"{found[0].problem}{more}{fix}")
+    """Raise UserError if a job could not load the weights of a cell, with the fix.
+
+    Jobs run offline, so they fetch nothing themselves.
+    """
+    found = [weights(each, fetch=False) for each in weight_files_of(cells)]
+    lacking = [each for each in found if each.state != "here"]
+    if not lacking:
+        return
+    message = lacking[0].problem
+    if len(lacking) > 1:
+        message += f" (and {len(lacking) - 1} more)"
+    if lacking[0].state == "to fetch":
+        message += f"; jobs run offline: run `vlpeft prefetch {sweep}` where there is a network"
+    raise UserError(message)
 
 
 def weight_files_of(cells: Iterable[Cell]) -> list[WeightFiles]:
-    """The weight sources of cells, each once, without the shipped ones."""
-    choices = {
-        json.dumps(dump(cell.backbone), sort_keys=True): cell.backbone for cell in cells
-    }.values()
-    configs: list[BackboneConfig] = [
-        parse(BACKBONES.load(choice.name), choice.settings, choice.name) for choice in choices
-    ]
-    return list(
-        dict.fromkeys(
-            each for config in configs for each in config.weight_files() if each.source != "tiny"
-        )
-    )
+    """Return the weight sources of cells, each once, without the shipped tiny towers."""
+    choices = {json.dumps(dump(cell.backbone), sort_keys=True): cell.backbone for cell in cells}
+    found: dict[WeightFiles, None] = {}  # a set that keeps the order
+    for choice in choices.values():
+        config: BackboneConfig = parse(BACKBONES.load(choice.name), choice.settings, choice.name)
+        for each in config.weight_files():
+            if each.source != "tiny":
+                found[each] = None
+    return list(found)
 
 
 def weights(each: WeightFiles, *, fetch: bool) -> Found:
-    """Look for a weight source, and get what is missing of it if `fetch`. Where all is here the hub is not asked."""
+    """Look for a weight source, and fetch what is missing of it if `fetch`.
+
+    The hub is not contacted if everything is here.
+    """
     try:
         obtain(each, fetch=False)
     except NotHere as error:
-        return _fetched(each) if fetch else Found("weights", each.source, "to fetch", str(error))
+        if fetch:
+            return _fetch_weights(each)
+        return Found("weights", each.source, "to fetch", str(error))
     except UserError as error:
         return Found("weights", each.source, "missing", str(error))
     return Found("weights", each.source, "here")
 
 
-def _fetched(each: WeightFiles) -> Found:
+def _fetch_weights(each: WeightFiles) -> Found:
+    """Fetch a weight source from the hub."""
     if is_offline_mode():
-        return Found(
-            "weights",
-            each.source,
-            "missing",
-            f"weights '{each.source}': HF_HUB_OFFLINE is set; unset it to fetch them",
-        )
+        problem = f"weights '{each.source}': HF_HUB_OFFLINE is set; unset it to fetch them"
+        return Found("weights", each.source, "missing", problem)
     try:
         obtain(each, fetch=True)
     except UserError as error:
@@ -119,47 +131,56 @@ def _fetched(each: WeightFiles) -> Found:
     return Found("weights", each.source, "fetched")
 
 
-def _datasets(sweep: str, cells: Sequence[Cell]) -> dict[str, list[Part]]:
-    """What each dataset is used for, by the names that the sweep gives them; those that a scale replaces are not."""
+def _group_by_dataset(sweep: str, cells: Sequence[Cell]) -> dict[str, list[Part]]:
+    """Return the tasks that use each dataset, by the dataset's name or path in the sweep.
+
+    Datasets that a scale replaces are left out.
+    """
     parts = [part for cell in cells for part in cell.parts]
-    used = {
-        place.source: [part for part in parts if part.dataset == place.spec]
-        for place in places(sweep_path(sweep))
-    }
-    return {source: mine for source, mine in used.items() if mine}
+    used: dict[str, list[Part]] = {}
+    for place in places(sweep_path(sweep)):
+        mine = [part for part in parts if part.dataset == place.spec]
+        if mine:
+            used[place.source] = mine
+    return used
 
 
 def _data(source: str, parts: Sequence[Part], *, fetch: bool, accepted: bool) -> Found:
+    """Look for a dataset, and fetch the files that are missing if `fetch`."""
     card, root = load_card(source), Path(parts[0].dataset.root)
-    gone = (
-        tuple(each for each in card.downloads if each.missing(root))
-        if parts[0].dataset.root
-        else ()
-    )
+    gone: tuple[Download, ...] = ()
+    if parts[0].dataset.root:  # drawn data has no folder
+        gone = tuple(each for each in card.downloads if each.missing(root))
     if gone and not fetch:
-        lacking = (
-            f"{root} lacks {', '.join(place for each in gone for place in each.missing(root))}"
-        )
-        return Found(
-            "data",
-            card.name,
-            "to fetch",
-            f"data '{card.name}': {'; '.join((lacking, *_by_hand(card, root)))}",
-        )
-    problem = _download(card, gone, root, accepted) if gone else ""
-    if not problem and (asked := "; ".join(_by_hand(card, root))):
-        problem = f"data '{card.name}': {asked}"
+        return Found("data", card.name, "to fetch", _describe_missing(card, gone, root))
+    problem = ""
+    if gone:
+        problem = _download(card, gone, root, accepted)
+    if not problem and (requests := "; ".join(_requests(card, root))):
+        problem = f"data '{card.name}': {requests}"
     problem = problem or _unreadable(parts)
-    return Found(
-        "data", card.name, "missing" if problem else "fetched" if gone else "here", problem
-    )
+    if problem:
+        return Found("data", card.name, "missing", problem)
+    if gone:
+        return Found("data", card.name, "fetched")
+    return Found("data", card.name, "here")
+
+
+def _describe_missing(card: Card, gone: Sequence[Download], root: Path) -> str:
+    """Say which files are missing, and which of them a person must fetch."""
+    files = [place for each in gone for place in each.missing(root)]
+    lacking = f"{root} lacks {', '.join(files)}"
+    return f"data '{card.name}': {'; '.join((lacking, *_requests(card, root)))}"
 
 
 def _download(card: Card, gone: tuple[Download, ...], root: Path, accepted: bool) -> str:
-    """Why files stay missing; "" once they are there."""
+    """Fetch files. Return why they are still missing, or "" if all came."""
     if not accepted:
         licence = f"{card.licence or 'not stated'}, see {card.homepage or 'its source'}"
-        return f"data '{card.name}': its licence ({licence}) must be accepted before it is fetched: read its terms, then add --yes"
+        return (
+            f"data '{card.name}': its licence ({licence}) must be accepted before it is fetched: "
+            "read its terms, then add --yes"
+        )
     try:
         with PhaseProgress(card.name) as progress:
             download(gone, root, progress)
@@ -168,17 +189,18 @@ def _download(card: Card, gone: tuple[Download, ...], root: Path, accepted: bool
     return ""
 
 
-def _by_hand(card: Card, root: Path) -> list[str]:
-    """What a person must do for files that no program can fetch."""
+def _requests(card: Card, root: Path) -> list[str]:
+    """Return what a person must do for missing files that no program can fetch."""
     return [by_hand(each, gone, root) for each in card.by_hand if (gone := each.missing(root))]
 
 
 def _unreadable(parts: Sequence[Part]) -> str:
-    """What is wrong with the annotations of the splits that are used."""
+    """Return what is wrong with the annotations of the splits in use; "" if nothing is."""
     keys = ("train_split", "eval_split", "select", "select_split")
-    different = {
-        (part.task, *(getattr(part.protocol, key) for key in keys)): part for part in parts
-    }
+    different: dict[tuple[object, ...], Part] = {}
+    for part in parts:
+        values = [getattr(part.protocol, key) for key in keys]
+        different[(part.task, *values)] = part
     for part in different.values():
         try:
             splits(part.dataset.open(), part.task, part.protocol)

@@ -1,12 +1,17 @@
-"""Training recipes in layers: each says where its values come from; later layers stand over earlier ones.
+"""Training recipes in layers: each records its origin, and later ones override earlier ones.
 
-From low to high: what a dataset's YAML asks for, a shipped protocol's defaults and its matching rules in order (those of
-its `base` before), the sweep's own keys, the backbone's entry, the method's entry, a scale asked for.
+From low to high:
+
+1. what a dataset's YAML asks for,
+2. a shipped protocol's defaults, then its matching rules in order (those of its `base` first),
+3. the sweep's own keys,
+4. the backbone's entry, then the method's entry,
+5. a scale, if one was asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -21,7 +26,7 @@ DEFAULT = "default of Protocol"  # the origin of what no layer sets
 
 @dataclass(frozen=True)
 class Layer:
-    """Some settings, and where they stand in words."""
+    """Some settings, and a description of where they come from."""
 
     origin: str
     values: Mapping[str, JSON]
@@ -31,8 +36,9 @@ class Layer:
 class Rule(Config):
     """Settings for the cells that match all conditions; a list of values matches any of them.
 
-    Conditions are `backbone`, `task`, `dataset` and `method` (names, never labels), and `method.KEY` or `backbone.KEY`, a
-    setting of theirs as it is resolved, defaults included; a setting that is itself a list cannot be asked for.
+    Conditions are `backbone`, `task`, `dataset` and `method` (names, never labels), and
+    `method.KEY` or `backbone.KEY`: a resolved setting of theirs, defaults included. A setting
+    that is itself a list cannot be a condition.
     """
 
     when: dict[str, JSON]
@@ -40,27 +46,27 @@ class Rule(Config):
 
     @property
     def describe(self) -> str:
-        """The conditions, as one would say them."""
-        return ", ".join(
-            f"{key}: {'|'.join(map(str, _options(value)))}" for key, value in self.when.items()
-        )
+        """The conditions in words."""
+        conditions = []
+        for key, value in self.when.items():
+            conditions.append(f"{key}: {'|'.join(map(str, _options(value)))}")
+        return ", ".join(conditions)
 
 
 @dataclass(frozen=True)
 class ProtocolFile(Config):
-    """A file of `benchmark/protocols/`; all layers of `base`, another one, stand below its own."""
+    """A file of `benchmark/protocols/`; all layers of its `base` are below its own."""
 
     defaults: dict[str, JSON] = field(default_factory=dict)
     rules: tuple[Rule, ...] = ()
     summary: str = ""
-    covers: dict[str, tuple[str, ...]] = field(
-        default_factory=dict
-    )  # backbone -> tasks it was made for; others may use it
+    # backbone -> tasks that it was made for; others may use it, too
+    covers: dict[str, tuple[str, ...]] = field(default_factory=dict)
     base: str | None = None
 
 
 def protocol_names() -> tuple[str, ...]:
-    """Names of the shipped protocols."""
+    """Return the names of the shipped protocols."""
     return tuple(sorted(path.stem for path in FOLDER.glob("*.yaml")))
 
 
@@ -73,44 +79,48 @@ def load_protocol(name: str) -> ProtocolFile:
 
 
 def protocol_files(chosen: str | Mapping[str, JSON]) -> tuple[Path, ...]:
-    """The files that a sweep's `protocol:` rests on: a shipped protocol's and those of its bases."""
-    name = chosen if isinstance(chosen, str) else chosen.get("base")
+    """Return the files behind a sweep's `protocol:`: a shipped protocol's, and its bases'."""
+    name = _base_name(chosen)
     found: list[Path] = []
+    # A circle of bases ends the loop here; `protocol_layers` reports it.
     while isinstance(name, str) and _path(name) not in found:
-        base = load_protocol(name).base
         found.append(_path(name))
-        name = base
+        name = load_protocol(name).base
     return tuple(found)
 
 
 def sweep_layers(
     chosen: str | Mapping[str, JSON], facts: Mapping[str, JSON], where: str
 ) -> Iterator[Layer]:
-    """What a sweep's `protocol:` stands for: a shipped protocol's layers, then the sweep's own keys.
+    """Return the layers of a sweep's `protocol:`: those of a shipped one, then its own keys.
 
-    `facts` are what rules may ask for: names, and under `method.KEY` and `backbone.KEY` their settings.
+    Args:
+        chosen: The value of `protocol:`: a name, or a mapping with an optional `base`.
+        facts: What rules may ask for: names, and settings as `method.KEY` and `backbone.KEY`.
+        where: The place in the sweep's file, for messages.
     """
-    own = (
-        {}
-        if isinstance(chosen, str)
-        else {key: value for key, value in chosen.items() if key != "base"}
-    )
-    base = chosen if isinstance(chosen, str) else chosen.get("base")
+    base = _base_name(chosen)
     if base is not None:
         with error_context(where):
             yield from protocol_layers(str(base), facts)
+    own: dict[str, JSON] = {}
+    if not isinstance(chosen, str):
+        own = {key: value for key, value in chosen.items() if key != "base"}
     yield Layer("sweep", own)
 
 
 def protocol_layers(
     name: str, facts: Mapping[str, JSON], _derived: tuple[str, ...] = ()
 ) -> Iterator[Layer]:
-    """The layers of a shipped protocol for a cell of these facts. Raises UserError for an unknown name or condition."""
+    """Return the layers of a shipped protocol for a cell with these facts.
+
+    `_derived` holds the protocols that have this one as a base. Raises UserError for an
+    unknown name, an unknown condition, and a circle of bases.
+    """
     file = load_protocol(name)
     if name in _derived:
-        raise UserError(
-            f"{_path(name)}: base: {' -> '.join((*_derived, name))} goes round in a circle"
-        )
+        chain = " -> ".join((*_derived, name))
+        raise UserError(f"{_path(name)}: base: {chain} goes round in a circle")
     if file.base is not None:
         yield from protocol_layers(file.base, facts, (*_derived, name))
     yield Layer(f"protocol {name}", {"name": name, **file.defaults})
@@ -120,46 +130,72 @@ def protocol_layers(
 def matching_rules(
     rules: Sequence[Rule], facts: Mapping[str, JSON], origin: str, where: str
 ) -> Iterator[Layer]:
-    """The rules whose conditions these facts meet, in order."""
+    """Return a layer for each rule whose conditions these facts meet, in order."""
     for number, rule in enumerate(rules, 1):
         if _matches(rule, facts, f"{where}: rules[{number - 1}]"):
             yield Layer(f"{origin}, rule {number} ({rule.describe})", rule.set)
 
 
 def resolve(layers: Sequence[Layer], where: str) -> Protocol:
-    """The recipe that the layers make. Raises UserError naming the key."""
+    """Merge layers into a recipe. Raises UserError with the bad key."""
     return parse(Protocol, merge(*(layer.values for layer in layers)), where)
 
 
 def origins(layers: Sequence[Layer], resolved: Mapping[str, JSON], default: str) -> dict[str, str]:
-    """For each resolved setting the origin of the layer that has the last word on it, or `default`."""
+    """Return where each resolved setting comes from: the last layer to set it, or `default`."""
     last = {key: layer.origin for layer in layers for key in layer.values}
     return {key: last.get(key, default) for key in resolved}
 
 
+def _base_name(chosen: str | Mapping[str, JSON]) -> JSON:
+    """Return the shipped protocol that a sweep's `protocol:` starts from, or None."""
+    if isinstance(chosen, str):
+        return chosen
+    return chosen.get("base")
+
+
 def _matches(rule: Rule, facts: Mapping[str, JSON], where: str) -> bool:
-    names = {key for key in facts if "." not in key}
+    """True if the facts meet all conditions. Raises UserError for an unknown condition."""
+    names = [key for key in facts if "." not in key]
     for key in rule.when:
-        kind, _, setting = key.partition(".")
-        if kind not in (("method", "backbone") if setting else names):
-            raise UserError(f"{where}: unknown condition '{key}'{did_you_mean(key, names)}")
-    plain = {key: value for key, value in rule.when.items() if "." not in key}
-    if any(facts[key] not in _options(value) for key, value in plain.items()):
+        _check_condition(key, names, where)
+    plain = [key for key in rule.when if "." not in key]
+    if any(facts[key] not in _options(rule.when[key]) for key in plain):
         return False
-    for key in set(rule.when) - set(plain):
-        if key not in facts and key.partition(".")[0] in plain:
-            raise UserError(
-                f"{where}: unknown condition '{key}'{did_you_mean(key, [known for known in facts if '.' in known])}"
-            )
-    return all(key in facts and facts[key] in _options(value) for key, value in rule.when.items())
+    # A rule that names its method (or backbone) may ask only for settings which that one has.
+    # Without the name, such a rule simply does not match those that lack the setting.
+    for key in rule.when:
+        kind = key.partition(".")[0]
+        if key not in facts and kind in plain:
+            settings = [known for known in facts if "." in known]
+            raise UserError(f"{where}: unknown condition '{key}'{did_you_mean(key, settings)}")
+    return all(_meets(facts, key, value) for key, value in rule.when.items())
+
+
+def _check_condition(key: str, names: Iterable[str], where: str) -> None:
+    """Raise UserError unless a condition is a name, or a setting of a method or backbone."""
+    kind, _, setting = key.partition(".")
+    allowed = names
+    if setting:
+        allowed = ("method", "backbone")
+    if kind not in allowed:
+        raise UserError(f"{where}: unknown condition '{key}'{did_you_mean(key, names)}")
+
+
+def _meets(facts: Mapping[str, JSON], key: str, value: JSON) -> bool:
+    return key in facts and facts[key] in _options(value)
 
 
 def _options(value: JSON) -> list[Any]:
-    return list(value) if isinstance(value, (list, tuple)) else [value]
+    """Return the values that a condition accepts."""
+    if isinstance(value, (list, tuple)):
+        return list(value)
+    return [value]
 
 
 @cache
-def _read(path: Path, content: bytes) -> ProtocolFile:  # noqa: ARG001 - once for all cells of a sweep, until it changes
+def _read(path: Path, content: bytes) -> ProtocolFile:  # noqa: ARG001 - the content is a cache key
+    """Read a protocol file once for all cells of a sweep, and again after it has changed."""
     return parse(ProtocolFile, load_yaml(path), str(path))
 
 

@@ -1,6 +1,7 @@
-"""A sweep at another scale: `--scale tiny` keeps a table's grid and replaces its towers, its data and its schedule.
+"""A sweep at another scale.
 
-Its plan and its default folder under runs/ are called NAME@SCALE.
+`--scale tiny` keeps a table's grid and replaces its towers, its data and its schedule. The
+plan and its default folder below runs/ are then called NAME@SCALE.
 """
 
 from __future__ import annotations
@@ -24,50 +25,55 @@ class Scale(Config):
 
     name: str  # of the file
     summary: str
-    backbones: dict[
-        str, dict[str, JSON]
-    ]  # settings that replace those of a sweep's backbone of this name
-    dataset: str  # the shipped one that stands for all others
-    settings: dict[str, JSON]  # of that dataset
-    protocol: dict[str, JSON]  # laid over every recipe
+    backbones: dict[str, dict[str, JSON]]  # backbone name -> settings that replace its own
+    dataset: str  # the shipped dataset that replaces all others
+    settings: dict[str, JSON]  # settings of that dataset
+    protocol: dict[str, JSON]  # keys that override every recipe
     rules: tuple[Rule, ...] = ()
 
     @property
     def origin(self) -> str:
-        """In words, where its settings come from."""
+        """The origin of its settings, in words."""
         return f"scale {self.name}"
 
     def scaled_settings(self, backbone: str) -> Mapping[str, JSON]:
-        """What replaces a backbone's settings. Raises UserError for one that the scale does not know."""
+        """Return the settings that replace a backbone's own.
+
+        Raises UserError for a backbone that the scale does not know.
+        """
         if backbone not in self.backbones:
+            known = ", ".join(self.backbones)
             raise UserError(
-                f"--scale: it says nothing about the backbone '{backbone}'; it knows: {', '.join(self.backbones)}"
+                f"--scale: it says nothing about the backbone '{backbone}'; it knows: {known}"
             )
         return self.backbones[backbone]
 
     def layers(self, facts: Mapping[str, JSON]) -> Iterator[Layer]:
-        """What it sets in the recipe of a cell of these facts."""
+        """Return what it sets in the recipe of a cell with these facts."""
         yield Layer(self.origin, self.protocol)
         yield from matching_rules(self.rules, facts, self.origin, str(scale_path(self.name)))
 
     def drawn_dataset(self, spec: DatasetSpec) -> DatasetSpec:
-        """The data that stands for a dataset: drawn with a seed of its own, so that two datasets stay two."""
+        """Return the drawn data that replaces a dataset.
+
+        Each dataset gets its own seed, so that two datasets do not become the same one.
+        """
         base = load_spec(self.dataset)
         if spec.format == base.format:
             return spec
         settings = {**base.settings, **self._settings(spec)}
-        made = dump_identity(
-            parse(FORMATS.load(base.format), settings, f"scale: dataset '{self.dataset}'")
-        )
+        where = f"scale: dataset '{self.dataset}'"
+        made = dump_identity(parse(FORMATS.load(base.format), settings, where))
         made.pop("root")
         return DatasetSpec(f"{spec.name} ({base.name})", base.format, made, base.root)
 
     def data_layers(self, spec: DatasetSpec) -> tuple[Layer, ...]:
-        """Layers of the settings of what stands for a dataset; none where that is the dataset itself."""
+        """Return the layers of the settings that replace a dataset's; none if it stays."""
         if spec.format == load_spec(self.dataset).format:
             return ()
-        return Layer(f"dataset {self.dataset}", dataset_settings(self.dataset)), Layer(
-            self.origin, self._settings(spec)
+        return (
+            Layer(f"dataset {self.dataset}", dataset_settings(self.dataset)),
+            Layer(self.origin, self._settings(spec)),
         )
 
     def _settings(self, spec: DatasetSpec) -> dict[str, JSON]:
@@ -75,14 +81,15 @@ class Scale(Config):
 
 
 def scale_names() -> tuple[str, ...]:
-    """Names of the shipped scales."""
+    """Return the names of the shipped scales."""
     return tuple(sorted(path.stem for path in FOLDER.glob("*.yaml")))
 
 
 def scale_path(name: str) -> Path:
-    """The file of a shipped scale. Raises UserError for an unknown one."""
-    if name not in scale_names():
-        raise UserError(f"--scale: unknown scale '{name}'{did_you_mean(name, scale_names())}")
+    """Return the file of a shipped scale. Raises UserError for an unknown one."""
+    known = scale_names()
+    if name not in known:
+        raise UserError(f"--scale: unknown scale '{name}'{did_you_mean(name, known)}")
     return FOLDER / f"{name}.yaml"
 
 

@@ -75,7 +75,7 @@ SETTINGS = {
     ),
     "label twice": (
         {"methods": "[lora, lora]"},
-        ("one.yaml: methods: 'lora' stands 2 times", "label"),
+        ("one.yaml: methods: 'lora' appears 2 times", "label"),
     ),
     "equal cells": (
         {"methods": "[lora, {name: lora, label: other, rank: 8}]"},

@@ -109,7 +109,7 @@ def test_a_joint_cell_is_planned_run_and_shown_in_a_column_for_each_task(
         (
             "early_stopping: false",
             "early_stopping: true",
-            "early_stopping: vit_roberta does not heed it; leave it out",
+            "early_stopping: vit_roberta ignores this key; remove it",
         ),
         (
             "max_input_tokens: 32",

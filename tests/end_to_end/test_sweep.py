@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
@@ -412,7 +413,7 @@ def test_a_failing_cell_does_not_stop_the_others(tmp_path, main) -> None:
     ).unlink()  # as where it was cancelled and nobody waited
     none = main("retry", path, "--root", root, "--failed", *RUN)
     assert (
-        "causes of failure: none; 1 cells are missing, which is no failure: `vlpeft sweep "
+        "causes of failure: none; 1 cells are missing, which is not a failure: `vlpeft sweep "
         in none.err
     )
 
@@ -441,6 +442,43 @@ def test_run_one_cell(tmp_path, main) -> None:
     again = main("run", path, "--cell", row["id"], "--root", root, *RUN)
     assert json.loads(again.out) == {**answer, "outcome": "already done"}
     assert main("table", path, "--root", root).code == 0
+
+
+def test_run_writes_its_own_cell_alone(tmp_path, main) -> None:
+    """Other commands see the whole sweep nonetheless, and a later sweep completes it."""
+    path, root = write_sweep(tmp_path), tmp_path / "root"
+    rows = json.loads(main("plan", path, "--json").out)
+    mine, other = [row["id"] for row in rows if row["state"] == "runnable"][2:4]
+    assert main("run", path, "--cell", mine, "--root", root, *RUN).code == 0
+    assert [folder.name for folder in (root / "cells").iterdir()] == [mine]
+
+    states = {
+        row["id"]: row["state"]
+        for row in json.loads(main("status", path, "--root", root, "--json").out)
+    }
+    assert list(states) == [row["id"] for row in rows]
+    assert [cell for cell, state in states.items() if state == "done"] == [mine]
+    assert Counter(states.values()) == {
+        "done": 1,
+        "missing": RUNNABLE - 1,
+        "skipped": PLANNED - RUNNABLE,
+    }
+    assert "1/2 seeds" in main("table", path, "--root", root).out
+    planned = json.loads(main("plan", path, "--root", root, "--json").out)
+    assert [row["state"] for row in planned].count("done") == 1
+
+    assert main("run", path, "--cell", other, "--root", root, *RUN).code == 0
+    assert {folder.name for folder in (root / "cells").iterdir()} == {mine, other}
+    plan = json.loads((root / "sweeps" / "tiny.json").read_text())
+    assert {cell["id"] for cell in plan["cells"] if cell["total"]} == {mine, other}
+
+    said = main("sweep", path, "--root", root, "--on", "inline", *RUN)
+    assert said.code == 0, said.err
+    assert "2 done before" in said.lines[0]
+    assert len(cells(root)) == len(records(root)) == RUNNABLE
+    before = (root / "sweeps" / "tiny.json").read_bytes()
+    assert main("run", path, "--cell", mine, "--root", root, *RUN).code == 0
+    assert (root / "sweeps" / "tiny.json").read_bytes() == before  # it keeps what was counted
 
 
 def test_micro_batches_do_not_change_the_cell(tmp_path, main) -> None:

@@ -103,7 +103,7 @@ def test_label_words_are_for_tasks_with_labels(sweep: Path, main: Any) -> None:
     sweep.with_name("none.yaml").write_text(text)
     said = main("plan", sweep.with_name("none.yaml"))
     assert said.code == 2
-    assert "label_words: vqa has no labels; leave it out" in said.err
+    assert "label_words: vqa has no labels; remove it" in said.err
 
 
 def test_the_model_learns_the_words_it_is_told_to_write(

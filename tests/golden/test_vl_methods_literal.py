@@ -19,7 +19,7 @@ from vlpeft.benchmark.contract.backbone import Backbone
 from vlpeft.benchmark.contract.method import METHODS, apply
 from vlpeft.benchmark.contract.sites import Site, count
 from vlpeft.benchmark.core.errors import UserError
-from vlpeft.benchmark.plan.check import reason_to_skip
+from vlpeft.benchmark.plan.compatibility import reason_to_skip
 
 EXACT = {"rtol": 1e-10, "atol": 1e-12}
 

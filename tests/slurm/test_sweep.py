@@ -133,7 +133,7 @@ def test_ctrl_c_leaves_the_jobs(cluster, main, tmp_path) -> None:
     finally:
         signal.signal(signal.SIGINT, before)
     assert said.code == 130
-    assert "jobs that are submitted go on; watch them with `vlpeft status" in said.err
+    assert "submitted jobs continue; watch them with `vlpeft status" in said.err
     assert {row["state"] for row in json.loads(main("status", *where, "--json").out)} <= {
         "running",
         "pending",

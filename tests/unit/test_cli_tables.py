@@ -86,7 +86,7 @@ def test_a_pivot(vlpeft):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--tidy", "--format", "parquet"), "not text; name a file by -o"),
+        (("--tidy", "--format", "parquet"), "not text; name a file with -o"),
         (("--tidy", "--format", "latex"), "choose csv, json, parquet"),
         (("--format", "parquet"), "goes with --tidy"),
         (("--rows", "task", "--costs"), "leave out --costs"),

@@ -286,11 +286,11 @@ def test_labels(tmp_path) -> None:
 REFUSED = {
     "two equal labels": (
         {"methods": "[{name: lora, label: a}, {name: bitfit, label: a}]"},
-        "'a' stands 2 times",
+        "'a' appears 2 times",
     ),
     "two equal backbones": (
         {"backbones": "[vit_gpt2, vit_gpt2]"},
-        "backbones: 'vit_gpt2' stands 2 times",
+        "backbones: 'vit_gpt2' appears 2 times",
     ),
     "no methods": ({"methods": "[]"}, "methods: "),
     "no backbones": ({"backbones": "[]"}, "backbones: "),
@@ -362,7 +362,7 @@ def test_plans_come_back_until_the_sweep_changes(tmp_path) -> None:
 def test_seeds_cost_next_to_nothing(tmp_path, monkeypatch) -> None:
     """However many seeds there are, files are read and settings are resolved and checked as for one."""
     calls = Counter()
-    for name in ("resolve", "_data_layers", "_resolve"):
+    for name in ("resolve", "_data_layers", "_resolve_choice"):
         real = getattr(grid, name)
         monkeypatch.setattr(
             grid, name, lambda *given, name=name, real=real: calls.update([name]) or real(*given)

@@ -12,7 +12,7 @@ from vlpeft.benchmark.backbones import BACKBONES
 from vlpeft.benchmark.contract.method import METHODS
 from vlpeft.benchmark.core.config import Protocol, dump
 from vlpeft.benchmark.datasets import dataset_names
-from vlpeft.benchmark.plan.check import check_names, check_recipe, reason_to_skip
+from vlpeft.benchmark.plan.compatibility import check_names, check_recipe, reason_to_skip
 from vlpeft.benchmark.plan.grid import expand
 from vlpeft.benchmark.plan.recipes import (
     load_protocol,

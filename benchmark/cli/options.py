@@ -1,0 +1,192 @@
+"""Arguments that several commands share, and the function that adds a command."""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+DEVICE = "auto, cpu, cuda or cuda:N (default: auto, which takes a GPU if there is one)"
+
+
+def add_command(
+    commands: Any, name: str, summary: str, details: str = "", examples: str = ""
+) -> argparse.ArgumentParser:
+    """Add a command to the parser.
+
+    Args:
+        commands: The subparsers.
+        name: The name of the command.
+        summary: What it does, as a phrase for the list of commands.
+        details: More sentences for its own help, broken into lines.
+        examples: Example commands for the end of its help, one a line.
+    """
+    description = f"{summary[0].upper()}{summary[1:]}."
+    if details:
+        description = f"{description}\n\n{details}"
+    epilog = None
+    if examples:
+        epilog = f"examples:\n{examples}"
+    made: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=summary,
+        description=description,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.set_defaults(command=name)
+    return made
+
+
+def _at_least(least: int, text: str) -> int:
+    """Read a whole number that must not be smaller than `least`."""
+    try:
+        number = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a whole number, not {text!r}") from None
+    if number < least:
+        raise argparse.ArgumentTypeError(f"must be at least {least}")
+    return number
+
+
+positive = partial(_at_least, 1)
+count = partial(_at_least, 0)
+
+
+def add_sweep(parser: argparse.ArgumentParser) -> None:
+    """Add SWEEP."""
+    parser.add_argument(
+        "sweep",
+        metavar="SWEEP",
+        help="the name of a shipped sweep (`vlpeft list sweeps`), or the path of a YAML file",
+    )
+
+
+def add_cell(parser: argparse.ArgumentParser) -> None:
+    """Add CELL."""
+    parser.add_argument(
+        "cell",
+        metavar="CELL",
+        help="cell id, as `vlpeft status` prints it; any unique beginning is enough",
+    )
+
+
+def add_scale(parser: argparse.ArgumentParser) -> None:
+    """Add --scale."""
+    parser.add_argument(
+        "--scale",
+        default="",
+        metavar="NAME",
+        help="use the sweep at another size; `tiny` has tiny towers and drawn data, and takes "
+        "minutes (default: full size)",
+    )
+
+
+def add_root(parser: Any) -> None:
+    """Add --root."""
+    parser.add_argument(
+        "--root", type=Path, metavar="DIR", help="result folder (default: runs/SWEEP)"
+    )
+
+
+def add_device(parser: argparse.ArgumentParser, prefix: str = "") -> None:
+    """Add --device."""
+    parser.add_argument("--device", default="auto", help=f"{prefix}{DEVICE}")
+
+
+def add_threads(parser: argparse.ArgumentParser, prefix: str = "") -> None:
+    """Add --threads."""
+    parser.add_argument(
+        "--threads",
+        type=positive,
+        metavar="N",
+        help=f"{prefix}CPU threads (default: torch's choice)",
+    )
+
+
+def add_compile(parser: argparse.ArgumentParser, prefix: str = "") -> None:
+    """Add --compile."""
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help=f"{prefix}train through torch.compile (docs/speed.md says where it pays)",
+    )
+
+
+def add_mixed(parser: argparse.ArgumentParser) -> None:
+    """Add --mixed-environments."""
+    parser.add_argument(
+        "--mixed-environments",
+        action="store_true",
+        help="accept cells from environments that differ in libraries and are not verified; "
+        "the caption says so",
+    )
+
+
+def add_json(parser: Any) -> None:
+    """Add --json."""
+    parser.add_argument("--json", action="store_true", help="print JSON for scripts")
+
+
+def add_launcher(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say where cells run."""
+    parser.add_argument(
+        "--on",
+        choices=("inline", "local", "slurm"),
+        default="local",
+        help="inline: in this process; local: in worker processes (default); "
+        "slurm: in jobs of a cluster",
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="local: number of workers (default: one for each core, at most 8)",
+    )
+    parser.add_argument(
+        "--profile",
+        metavar="NAME",
+        help="slurm: what to ask the cluster for; a shipped profile (see slurm/profiles), "
+        "or the path of a YAML file",
+    )
+    parser.add_argument("--detach", action="store_true", help="slurm: do not wait for the jobs")
+
+
+def add_runtime(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how a cell runs. None of them is part of the cell's id."""
+    add_root(parser)
+    add_device(parser)
+    parser.add_argument(
+        "--threads",
+        type=int,
+        metavar="N",
+        help="CPU threads of a cell, for each of its ranks "
+        "(default: all cores, shared among the workers)",
+    )
+    parser.add_argument(
+        "--ranks",
+        type=int,
+        metavar="N",
+        help="processes that train a cell together, each on its own GPU (default: 1)",
+    )
+    parser.add_argument(
+        "--micro-batch",
+        type=int,
+        metavar="N",
+        help="examples in a forward pass; gradients add up to the protocol's batch. "
+        "Lower it if memory runs out (default: the whole batch)",
+    )
+    add_compile(parser)
+    parser.add_argument(
+        "--unverified",
+        action="store_true",
+        help="run even if the environment fails `vlpeft verify`; the records say so",
+    )
+    parser.add_argument(
+        "--checkpoint-seconds",
+        type=float,
+        default=60.0,
+        metavar="S",
+        help="time between two checkpoints of a cell (default: 60)",
+    )

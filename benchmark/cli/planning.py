@@ -1,0 +1,156 @@
+"""The commands that look at a sweep before it runs.
+
+These are `list`, `plan`, `prefetch`, `params` and `measure`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from vlpeft.benchmark.cli.printing import print_json, print_table
+from vlpeft.benchmark.core.errors import UserError
+
+if TYPE_CHECKING:
+    from vlpeft.benchmark.cells.cell import Plan
+
+
+def list_names(options: argparse.Namespace) -> int:
+    """List what a sweep can name."""
+    from vlpeft.results.tables.listing import listing, listing_text
+
+    rows = listing(options.what)
+    if options.json:
+        print_json(rows)
+    else:
+        print(listing_text(rows), end="")
+    return 0
+
+
+def plan(options: argparse.Namespace) -> int:
+    """List the cells of a sweep, explain one of them, or estimate what they cost."""
+    _check_plan_options(options)
+    if options.explain is not None:
+        return _explain(options)
+    from vlpeft.benchmark.plan.check import plan
+    from vlpeft.results.tables.listing import plan_rows, plan_table
+
+    if options.root is not None and not options.root.exists():
+        raise UserError(
+            f"--root {options.root}: no such folder; leave --root out, or run "
+            f"`vlpeft sweep {options.sweep} --root {options.root}`"
+        )
+    made = plan(options.sweep, need_data=False, scale=options.scale)
+    if options.cost:
+        return _cost(made, options)
+    if options.json:
+        print_json(plan_rows(made, options.root))
+    else:
+        print_table(plan_table(made, options.root))
+    return 0
+
+
+def _check_plan_options(options: argparse.Namespace) -> None:
+    """Raise UserError for options of `plan` that do not go together."""
+    if options.explain is not None and options.cost:
+        raise UserError("--explain, --cost: choose one of the two")
+    if options.cost:
+        return
+    if options.batch or options.threads or options.compile or options.device != "auto":
+        raise UserError(
+            "--batch, --threads, --device, --compile: a plan measures nothing without --cost; "
+            "add --cost, or leave them out"
+        )
+
+
+def _cost(made: Plan, options: argparse.Namespace) -> int:
+    """Measure a few steps of each kind of cell. Return 1 if one could not be measured."""
+    from vlpeft.benchmark.core.config import parse
+    from vlpeft.benchmark.plan.forecast import forecasts
+    from vlpeft.benchmark.run.runtime import Runtime
+    from vlpeft.results.tables.steps import forecast_table
+
+    given = {"device": options.device, "threads": options.threads, "compile": options.compile}
+    runtime = parse(Runtime, given, "options")
+    found = []
+    for each in forecasts(made, options.batch, runtime):
+        found.append(each)
+        result = each.failed or f"{each.step_seconds:.3g} s a step, {each.hours:.3g} hours"
+        kind = f"{each.backbone}, {each.method}, {each.task}/{each.dataset}"
+        print(f"{kind}: {result}", file=sys.stderr)
+    if options.json:
+        print_json([asdict(each) for each in found])
+    else:
+        print_table(forecast_table(options.sweep, runtime.torch_device().type, found))
+    return int(any(each.failed for each in found))
+
+
+def _explain(options: argparse.Namespace) -> int:
+    """Print every setting of one cell, and where it comes from."""
+    from vlpeft.results.tables.explain import explain_rows, explain_table, find
+
+    cell = find(options.sweep, options.explain, options.scale)
+    if options.json:
+        print_json(explain_rows(cell))
+    else:
+        print_table(explain_table(cell))
+    return 0
+
+
+def prefetch(options: argparse.Namespace) -> int:
+    """Print a line for each thing a sweep needs. Return 2 if something is still missing.
+
+    Why it is missing, and the fix, go to stderr.
+    """
+    from vlpeft.benchmark.plan.prefetch import prefetch
+
+    stream = sys.stdout
+    if options.json:
+        stream = sys.stderr
+    fetch = not options.dry_run
+    found = []
+    for each in prefetch(options.sweep, options.scale, fetch=fetch, accepted=options.yes):
+        found.append(each)
+        print(f"{each.kind} {each.name}: {each.message}", file=stream, flush=True)
+    if options.json:
+        print_json([asdict(each) for each in found])
+    for each in found:
+        if each.problem and each.state != "to fetch":
+            print(f"vlpeft: error: {each.problem}", file=sys.stderr)
+    if any(each.problem for each in found):
+        return 2
+    return 0
+
+
+def params(options: argparse.Namespace) -> int:
+    """Print what each method trains at full size."""
+    from vlpeft.results.tables.parameters import parameter_rows, parameter_table
+
+    rows = parameter_rows(options.sweep)
+    if options.json:
+        print_json(rows)
+    else:
+        print_table(parameter_table(options.sweep, rows))
+    return 0
+
+
+def measure(options: argparse.Namespace) -> int:
+    """Measure one training step of each method. Return 1 if one could not run."""
+    from vlpeft.benchmark.core.config import parse
+    from vlpeft.benchmark.plan.measure import measure
+    from vlpeft.benchmark.run.runtime import Runtime
+    from vlpeft.results.tables.steps import step_table
+
+    runtime = parse(Runtime, {"device": options.device, "threads": options.threads}, "options")
+    steps = []
+    for step in measure(options.sweep, options.batch, runtime):
+        steps.append(step)
+        result = step.failed or f"{step.step_seconds:.1f} s"
+        print(f"{step.backbone}, {step.method}: {result}", file=sys.stderr)
+    if options.json:
+        print_json([asdict(step) for step in steps])
+    else:
+        print_table(step_table(options.sweep, options.batch, steps))
+    return int(any(step.failed for step in steps))

@@ -1,0 +1,169 @@
+"""The arguments of `data`, `verify`, `bench` and `pretrain`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from vlpeft.benchmark.bench import names as bench_names
+from vlpeft.benchmark.cli.options import add_command, add_device, add_json, positive
+
+KEPT = Path(__file__).resolve().parents[2] / "results" / "measured" / "bench"
+VERIFIED = ("vit_roberta", "vit_gpt2", "clip_bart", "blip")  # backbones with expected values
+
+
+def add_tool_commands(commands: Any) -> None:
+    """Add `data`, `verify`, `bench` and `pretrain`."""
+    data = add_command(commands, "data", "check or fetch the files of a dataset")
+    actions = data.add_subparsers(metavar="ACTION", required=True)
+    _add_data_check(actions)
+    _add_data_download(actions)
+    _add_verify(commands)
+    _add_bench(commands)
+    _add_pretrain(commands)
+
+
+def _add_data_check(actions: Any) -> None:
+    check = add_command(
+        actions,
+        "check",
+        "check the counts, ids, images and checksums of a dataset's files",
+        "It also says where to get what is missing. The exit code is 2 if there is a problem.",
+    )
+    check.set_defaults(command="data check")
+    _add_dataset(check)
+    check.add_argument("--split", metavar="SPLIT", help="check only this split (default: all)")
+    check.add_argument(
+        "--images",
+        action="store_true",
+        help="also decode every image (default: only check that it exists)",
+    )
+    add_json(check)
+
+
+def _add_data_download(actions: Any) -> None:
+    fetch = add_command(
+        actions,
+        "download",
+        "fetch the missing files of a dataset",
+        "Run it again to continue an interrupted download.",
+    )
+    fetch.set_defaults(command="data download")
+    _add_dataset(fetch)
+    fetch.add_argument("--yes", action="store_true", help="accept the licence without being asked")
+
+
+def _add_dataset(parser: argparse.ArgumentParser) -> None:
+    """Add NAME and --path."""
+    parser.add_argument(
+        "name",
+        metavar="NAME",
+        help="a shipped dataset (`vlpeft list datasets`), or the path of a YAML file",
+    )
+    parser.add_argument(
+        "--path",
+        type=Path,
+        metavar="DIR",
+        help="folder of its files (default: $VLPEFT_DATA/NAME, or the `root` of the YAML file)",
+    )
+
+
+def _add_verify(commands: Any) -> None:
+    verify = add_command(
+        commands,
+        "verify",
+        "check that this environment computes what it should",
+        "Pixels, tokens, losses, gradients and metrics are compared with expected values. A sweep\n"
+        "does this by itself, once for each environment.",
+    )
+    verify.add_argument(
+        "--backbone",
+        choices=VERIFIED,
+        help="check only what cells of this backbone use (default: everything)",
+    )
+    add_device(verify)
+    verify.add_argument(
+        "--write",
+        action="store_true",
+        help="for developers: write what this CPU computes as the expected values, and print "
+        "what changed",
+    )
+    add_json(verify)
+
+
+def _add_bench(commands: Any) -> None:
+    bench = add_command(
+        commands,
+        "bench",
+        "measure time and memory next to other implementations and to limits",
+        "Two sides take turns on this machine, and the ratio of their medians is compared with a\n"
+        "required one. The exit code is 1 if a ratio falls short. docs/speed.md explains the rows.",
+        "  vlpeft bench lora p_laplacian\n  vlpeft bench all --keep\n  vlpeft bench all --kept\n",
+    )
+    bench.add_argument(
+        "names",
+        nargs="+",
+        metavar="NAME",
+        choices=(*bench_names(), "all"),
+        help=f"all, or some of: {', '.join(bench_names())}",
+    )
+    bench.add_argument(
+        "--quick",
+        action="store_true",
+        help="only see that it runs: the smallest sizes, in one process; the numbers mean nothing",
+    )
+    bench.add_argument(
+        "--turns",
+        type=positive,
+        default=5,
+        metavar="N",
+        help="timed turns of each side (default: 5)",
+    )
+    add_device(bench)
+    _add_bench_output(bench)
+
+
+def _add_bench_output(bench: Any) -> None:
+    """Add the options for what happens with the rows of a bench."""
+    kept = bench.add_mutually_exclusive_group()
+    kept.add_argument(
+        "--keep",
+        nargs="?",
+        type=Path,
+        const=KEPT,
+        metavar="DIR",
+        help="also write the rows to a new file in DIR (default: results/measured/bench)",
+    )
+    kept.add_argument(
+        "--kept",
+        nargs="?",
+        type=Path,
+        const=KEPT,
+        metavar="DIR",
+        help="measure nothing; show the newest rows that were kept in DIR (default: the same)",
+    )
+    bench.add_argument(
+        "--plot", type=Path, metavar="FILE", help="draw the curves of `growth` to an SVG file"
+    )
+    form = bench.add_mutually_exclusive_group()
+    form.add_argument("--markdown", action="store_true", help="print a Markdown table")
+    add_json(form)
+
+
+def _add_pretrain(commands: Any) -> None:
+    pretrain = add_command(commands, "pretrain", "make the shipped tiny towers again, from a seed")
+    pretrain.add_argument("what", choices=("tiny",), help="the towers to make: tiny")
+    pretrain.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder for the towers and manifest.json",
+    )
+    pretrain.add_argument("--seed", type=int, default=0, metavar="N", help="seed (default: 0)")
+    pretrain.add_argument(
+        "--only",
+        metavar="TOWERS",
+        help="make these towers and keep the others, such as blip,bart (default: all)",
+    )

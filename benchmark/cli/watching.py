@@ -1,0 +1,155 @@
+"""The commands that watch and stop running cells: `status`, `cancel` and `logs`."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from vlpeft.benchmark.cli.printing import print_json, print_note, print_table
+from vlpeft.benchmark.core.errors import UserError
+
+WATCH_SECONDS = 5.0  # between two looks of `status --watch`
+
+
+def status(options: argparse.Namespace) -> int:
+    """Print the state of each cell."""
+    from vlpeft.benchmark.plan.sweep import launch_command, read_plan, reason_outdated
+    from vlpeft.results.status import as_dicts, select_shown, status_table
+
+    made = read_plan(options.sweep, options.root, options.scale)
+    changed = reason_outdated(made, options.sweep, options.scale)
+    if changed:
+        again = launch_command(options.sweep, options.root, options.scale)
+        print_note(f"{changed}; {again} for what is new or changed")
+    if options.json:
+        print_json(as_dicts(look(made, options.root, changed)))
+    elif options.watch:
+        _watch(made.title, partial(look, made, options.root, changed))
+    else:
+        cells = look(made, options.root, changed)
+        print_table(status_table(made.title, cells, select_shown(cells), _columns()))
+    return 0
+
+
+def _columns() -> int | None:
+    """Return the width of the terminal; None if the output is not a terminal."""
+    if not sys.stdout.isatty():
+        return None
+    return shutil.get_terminal_size().columns
+
+
+def look(made: Any, root: Path, changed: str) -> Any:
+    """Return the state of each cell of a plan, then of cells of settings that no longer exist.
+
+    Args:
+        made: The plan.
+        root: The result folder.
+        changed: Why the plan no longer matches its sweep; "" if it does.
+    """
+    from vlpeft.benchmark.cells.records import Store
+    from vlpeft.benchmark.launch.presence import launchers
+    from vlpeft.results.status import (
+        add_cluster_notes,
+        find_unplanned,
+        has_begun,
+        mark_stale,
+        status,
+    )
+    from vlpeft.slurm.states import notes
+
+    store = Store(root)
+    cells, foreign = status(made, store), find_unplanned(made, store)
+    waiting = [cell.id for cell in cells if cell.state == "missing"]
+    begun = [cell.id for cell in cells if has_begun(cell)]
+    found = add_cluster_notes(
+        cells, notes(root, waiting, begun), launched_plans=bool(launchers(root, made.sweep))
+    )
+    if changed:
+        found = mark_stale(found, "the sweep has changed since")
+    return [*found, *foreign]
+
+
+def _watch(title: str, look: Callable[[], Any]) -> None:
+    """Print the states again and again, until no cell runs or waits any more.
+
+    On a terminal it shows the cells that run, have failed, or have something to say. Otherwise
+    it prints a line whenever the numbers change.
+    """
+    from rich.live import Live
+
+    from vlpeft.results.status import COMING, summary
+
+    screen: Any = nullcontext()
+    if sys.stdout.isatty():
+        screen = Live(auto_refresh=False, vertical_overflow="ellipsis")
+    before = None
+    with screen as live:
+        while True:
+            cells = look()
+            numbers = summary(cells)
+            if live is not None:
+                _update(live, title, cells)
+            elif numbers != before:
+                counts = [f"{number} {state}" for state, number in numbers.items() if number]
+                print(", ".join(counts), flush=True)
+            before = numbers
+            if not any(numbers[state] for state in COMING):
+                return
+            time.sleep(WATCH_SECONDS)
+
+
+def _update(live: Any, title: str, cells: Any) -> None:
+    """Show the active cells on the terminal."""
+    from rich.text import Text
+
+    from vlpeft.results.status import is_active, select_shown, status_table
+    from vlpeft.results.tables.render import render
+
+    active = [cell for cell in select_shown(cells) if is_active(cell)]
+    table = status_table(title, cells, active, _columns())
+    live.update(Text.from_ansi(render(table, "text", colour=True), no_wrap=True), refresh=True)
+
+
+def cancel(options: argparse.Namespace) -> int:
+    """Stop the jobs and local workers of a sweep."""
+    from vlpeft.benchmark.cells.records import Store
+    from vlpeft.benchmark.plan.sweep import read_plan
+    from vlpeft.results.status import find_unplanned
+    from vlpeft.slurm.control import cancel
+
+    made = read_plan(options.sweep, options.root, options.scale)
+    ids = {cell.id for cell in made.runnable()}
+    ids |= {cell.id for cell in find_unplanned(made, Store(options.root))}
+    jobs, local, elsewhere = cancel(options.root, made.sweep, ids)
+    print(
+        f"{jobs} jobs cancelled, {local} local launchers interrupted; "
+        "what is done stays, `vlpeft sweep` continues"
+    )
+    if elsewhere:
+        hosts = ", ".join(elsewhere)
+        print_note(f"local launchers also run on {hosts}: run this command there")
+    return 0
+
+
+def logs(options: argparse.Namespace) -> int:
+    """Print what the attempts at a cell have printed."""
+    from vlpeft.benchmark.plan.sweep import read_plan
+    from vlpeft.slurm.control import sections
+
+    cell = read_plan(options.sweep, options.root, options.scale).find(options.cell)
+    found = list(sections(options.root, cell.id))
+    if not found:
+        raise UserError(
+            f"no log of cell {cell.id} in {options.root}: "
+            "it was not started, or ran with --on inline"
+        )
+    for log, text in found:
+        print(f"--> {log}\n{text.rstrip()}\n")
+    return 0

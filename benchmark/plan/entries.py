@@ -1,0 +1,190 @@
+"""The entries of a sweep file: its methods, its backbones, and its tasks on datasets."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import Field
+
+from vlpeft.benchmark.core.config import JSON, Config, Protocol, parse
+from vlpeft.benchmark.core.errors import UserError, error_context
+from vlpeft.benchmark.datasets import DatasetSpec, load_spec
+from vlpeft.benchmark.plan.recipes import Layer
+
+ENTRY_KEYS = ("name", "label", "on", "by_task", "protocol")  # every other key is a setting
+SHOWN_CHARACTERS = 80  # of a bad value, in an error message
+
+
+class TaskPlace(NamedTuple):
+    """A task on a dataset. `source` is the dataset's shipped name, or the path of its YAML file."""
+
+    task: str
+    spec: DatasetSpec
+    source: str
+
+
+@dataclass(frozen=True)
+class TaskEntry(Config):
+    """One `tasks:` entry of a sweep."""
+
+    task: str
+    # The name of a shipped dataset, or the path of a YAML file relative to the sweep's file.
+    dataset: str
+
+
+@dataclass(frozen=True)
+class Only(Config):
+    """The `on:` key of a `tasks:` entry."""
+
+    on: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Joint(Config):
+    """A `tasks:` entry with several tasks, on which one model trains together."""
+
+    joint: Annotated[tuple[Any, ...], Field(min_length=2)]
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """A resolved `tasks:` entry: one task, or several that train one model.
+
+    `on` holds the labels of the only backbones to cross it with; empty means all.
+    """
+
+    places: tuple[TaskPlace, ...]
+    on: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SweepEntry(Config):
+    """One `methods:` or `backbones:` entry of a sweep."""
+
+    name: str
+    label: str = ""
+    # The next two are for methods only: the labels of the backbones to cross it with, and
+    # the settings that differ from task to task.
+    on: tuple[str, ...] = ()
+    by_task: dict[str, dict[str, JSON]] = field(default_factory=dict)
+    settings: dict[str, JSON] = field(default_factory=dict)
+    protocol: dict[str, JSON] = field(default_factory=dict)
+
+    def layers(self, kind: str, task: str = "") -> tuple[Layer, ...]:
+        """Return the layers of its settings, lowest first: for all tasks, then for this one."""
+        where = f"{kind} '{self.label}'"
+        general = Layer(where, self.settings)
+        if task not in self.by_task:
+            return (general,)
+        return (general, Layer(f"{where}, by_task: {task}", self.by_task[task]))
+
+    def at(self, task: str) -> SweepEntry:
+        """Return the entry with the settings that it has for a task."""
+        return replace(self, settings={**self.settings, **self.by_task.get(task, {})})
+
+    def describe(self) -> str:
+        """Return the name with all settings, to tell entries of the same name apart."""
+        changes = {**self.settings, **self.protocol}
+        if not changes:
+            return self.name
+        return f"{self.name} ({', '.join(f'{key}={value}' for key, value in changes.items())})"
+
+
+def parse_entry(item: JSON, where: str) -> SweepEntry:
+    """Read one `methods:` or `backbones:` entry: a name, or a mapping with settings.
+
+    Raises UserError for anything else.
+    """
+    if isinstance(item, str):
+        return SweepEntry(item)
+    if not isinstance(item, dict) or "name" not in item:
+        raise UserError(
+            f"{where}: write a name, or a mapping with `name:` and settings, got {_shorten(item)}"
+        )
+    own = {key: item[key] for key in ENTRY_KEYS if key in item}
+    settings = {key: value for key, value in item.items() if key not in own}
+    return parse(SweepEntry, {**own, "settings": settings}, where)
+
+
+def refuse_protocol_keys(values: Mapping[str, JSON], cls: type[Any], where: str, fix: str) -> None:
+    """Raise UserError for a key of the training recipe that is in the wrong place.
+
+    Args:
+        values: The mapping to check.
+        cls: The class that reads it; its own fields are allowed.
+        where: The place, for the message.
+        fix: How to write the key; `{key}` is replaced by its name.
+    """
+    known = {f.name for f in fields(Protocol)} - {f.name for f in fields(cls)} - {"name"}
+    for key in values:
+        if key in known:
+            raise UserError(
+                f"{where}: unknown key '{key}' here; "
+                f"it belongs to the protocol: write it {fix.format(key=key)}"
+            )
+
+
+def parse_tasks(item: JSON, path: Path, where: str) -> Tasks:
+    """Read one `tasks:` entry of the sweep file `path`. Raises UserError."""
+    on: tuple[str, ...] = ()
+    if isinstance(item, dict) and "on" in item:
+        on = parse(Only, {"on": item["on"]}, where).on
+        item = {key: value for key, value in item.items() if key != "on"}
+    if isinstance(item, dict) and "joint" in item:
+        return Tasks(_parse_joint(item, path, where), on)
+    return Tasks((_parse_task(item, path, where),), on)
+
+
+def _parse_joint(item: JSON, path: Path, where: str) -> tuple[TaskPlace, ...]:
+    """Read the tasks of a joint entry."""
+    items = parse(Joint, item, where).joint
+    places = tuple(_parse_task(each, path, f"{where}: joint[{i}]") for i, each in enumerate(items))
+    names = {f"{place.task}/{place.spec.name}" for place in places}
+    if len(names) < len(places):
+        raise UserError(f"{where}: joint: a task appears twice; remove one")
+    return places
+
+
+def _parse_task(item: JSON, path: Path, where: str) -> TaskPlace:
+    """Read one task on a dataset: `task/dataset`, or a mapping."""
+    from vlpeft.benchmark.tasks import TASKS
+
+    entry = _task_entry(item, where)
+    with error_context(where):
+        TASKS.entry(entry.task)
+    source = entry.dataset
+    if source.endswith((".yaml", ".yml")):
+        source = str(path.parent / source)
+        spec = load_spec(source)  # its errors already name the dataset's file
+    else:
+        with error_context(where):
+            spec = load_spec(source)
+    if entry.task not in spec.tasks:
+        known = ", ".join(spec.tasks)
+        raise UserError(
+            f"{where}: dataset '{spec.name}' has no task '{entry.task}'; it has: {known}"
+        )
+    return TaskPlace(entry.task, spec, source)
+
+
+def _task_entry(item: JSON, where: str) -> TaskEntry:
+    """Read the names of a task and its dataset."""
+    if isinstance(item, str) and item.count("/") == 1:
+        task, dataset = item.split("/")
+        item = {"task": task, "dataset": dataset}
+    if not isinstance(item, dict):
+        raise UserError(
+            f"{where}: write task/dataset, or a mapping with `task:` and `dataset:`, "
+            f"got {_shorten(item)}"
+        )
+    refuse_protocol_keys(item, TaskEntry, where, "under the sweep's `protocol:`")
+    return parse(TaskEntry, item, where)
+
+
+def _shorten(item: JSON) -> str:
+    """Return a bad value as JSON, cut to fit a message."""
+    return json.dumps(item, default=str)[:SHOWN_CHARACTERS]
