@@ -1,10 +1,13 @@
-"""`vlpeft diff A B`: what differs between two sets of results: cells, metrics, costs, and how they were made."""
+"""`vlpeft diff A B`: what differs between two sets of results.
+
+It compares cells, metrics, costs, and how the records were made.
+"""
 
 from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,15 +19,14 @@ from vlpeft.benchmark.core.errors import UserError
 from vlpeft.results.environments import UNKNOWN
 from vlpeft.results.evidence import SUFFIX, open_results, read_evidence
 from vlpeft.results.leaderboard import COSTS
-from vlpeft.results.tables.table import Block, Table, Text, one_line
+from vlpeft.results.tables.table import Block, Table, one_line, text_row
 
-Value = (
-    float | str | None
-)  # a metric's number, why it is absent, or nothing where only the other side has it
-MAKING = (
-    "science",
-    "data",
-)  # of provenance: where these differ, the numbers are of different things
+# A metric's number, why it is absent, or None where only the other side has it.
+Value = float | str | None
+# Where these keys of the provenance differ, the numbers measure different things.
+MAKING = ("science", "data")
+# These differ between any two runs.
+NOT_COMPARED = ("finished", "host")
 
 
 @dataclass(frozen=True)
@@ -40,12 +42,14 @@ class MetricDifference:
     @property
     def change(self) -> float | None:
         """B minus A, where both are numbers."""
-        return self.b - self.a if isinstance(self.a, float) and isinstance(self.b, float) else None
+        if isinstance(self.a, float) and isinstance(self.b, float):
+            return self.b - self.a
+        return None
 
 
 @dataclass(frozen=True)
 class CostRatio:
-    """B over A of a cost over the cells that both have: median, lowest, highest."""
+    """The ratio B / A of a cost over the cells of both sides: median, lowest, highest."""
 
     cost: str
     median: float
@@ -55,17 +59,22 @@ class CostRatio:
 
 @dataclass(frozen=True)
 class ProvenanceDifference:
-    """What was recorded otherwise of how cells were made, and of how many cells."""
+    """A key of the provenance that differs, and in how many cells."""
 
     key: str
     a: str
     b: str
     cells: int
 
+    @property
+    def name(self) -> str:
+        """The key, or the library's name."""
+        return self.key.removeprefix("packages.")
+
 
 @dataclass(frozen=True)
 class Diff:
-    """All that differs; `both` counts the cells that both sides have."""
+    """All differences. `both` counts the cells that both sides have."""
 
     only_a: tuple[str, ...]
     only_b: tuple[str, ...]
@@ -76,67 +85,69 @@ class Diff:
 
     @property
     def versions(self) -> tuple[ProvenanceDifference, ...]:
-        """What both sides recorded of libraries, Python and the processor's instructions, and differs.
+        """Recorded versions of libraries, Python and processor instructions that differ.
 
         Where numbers differ, these are the first suspects.
         """
-        return tuple(
-            each
-            for each in self.provenance
-            if _is_version(each.key) and UNKNOWN not in (each.a, each.b)
-        )
+        return tuple(each for each in self.provenance if _is_version(each))
 
     @property
     def equal(self) -> bool:
-        """The same cells with the same metrics of the same data and science; seconds and versions may differ."""
-        return not (
-            self.only_a
-            or self.only_b
-            or self.metrics
-            or any(each.key in MAKING for each in self.provenance)
-        )
+        """Whether both have the same cells with the same metrics, from the same data and science.
+
+        Seconds and versions may differ.
+        """
+        if self.only_a or self.only_b or self.metrics:
+            return False
+        return not any(each.key in MAKING for each in self.provenance)
 
 
 def diff(a: Path, b: Path, sweep: str = "", scale: str = "") -> Diff:
     """Compare all records of two result folders or files of evidence, or those of a sweep.
 
-    Raises UserError for a damaged record, and where one side has none at all: two wrong folders are not equal results.
+    Raises UserError for a damaged record, and if one side has no record at all: two wrong folders
+    are not equal results.
     """
-    ours, theirs = _records(a, sweep, scale), _records(b, sweep, scale)
+    ours = _records(a, sweep, scale)
+    theirs = _records(b, sweep, scale)
     both = [(ours[cell], theirs[cell]) for cell in ours if cell in theirs]
+    metrics: list[MetricDifference] = []
+    for pair in both:
+        metrics += _metrics(*pair)
     return Diff(
         tuple(_label(ours[cell]) for cell in ours if cell not in theirs),
         tuple(_label(theirs[cell]) for cell in theirs if cell not in ours),
         len(both),
-        tuple(found for pair in both for found in _metrics(*pair)),
+        tuple(metrics),
         tuple(_costs(both)),
         tuple(_provenance(both)),
     )
 
 
 def _records(root: Path, sweep: str, scale: str) -> dict[str, Record]:
+    """Read one side, by the ids of cells."""
     if not root.exists():
         raise UserError(f"{root}: no such result folder or file")
     if sweep:
         plan, store = open_results(sweep, root, scale)
-        return {
-            cell.id: store.record(cell.id) for cell in plan.runnable() if store.has_record(cell.id)
-        }
+        runnable = plan.runnable()
+        return {cell.id: store.record(cell.id) for cell in runnable if store.has_record(cell.id)}
     if scale:
         raise UserError(
             f"--scale {scale}: goes with a sweep: `vlpeft diff A B SWEEP --scale {scale}`"
         )
     store = read_evidence(root) if root.suffix == SUFFIX else Store(root)
-    found = {record.id: record for record in store.records()}
-    if not found:
+    records = {record.id: record for record in store.records()}
+    if not records:
         raise UserError(
-            f"{root} holds no records; give a folder that `vlpeft sweep --root` has filled, or a file of evidence"
+            f"{root} holds no records; give a folder that `vlpeft sweep --root` has filled, "
+            "or a file of evidence"
         )
-    return found
+    return records
 
 
 def _label(record: Record) -> str:
-    """Which cell it is, in a few words; the id alone of one that does not say."""
+    """Return a short description of a cell, or its id alone if the record has no settings."""
     if not record.cell:
         return record.id
     cell = parse(Cell, record.cell, f"cell {record.id}")
@@ -145,38 +156,47 @@ def _label(record: Record) -> str:
 
 
 def _metrics(a: Record, b: Record) -> Iterator[MetricDifference]:
+    """Yield the metrics of a cell that differ."""
     for name in dict.fromkeys((*a.metrics, *b.metrics)):
-        values = _value(a.metrics, name), _value(b.metrics, name)
-        if values[0] != values[1]:
-            yield MetricDifference(_label(a), a.id, name, *values)
+        ours, theirs = _value(a.metrics, name), _value(b.metrics, name)
+        if ours != theirs:
+            yield MetricDifference(_label(a), a.id, name, ours, theirs)
 
 
 def _value(metrics: Mapping[str, float | dict[str, str]], name: str) -> Value:
     value = metrics.get(name)
-    return f"absent: {value.get('absent', 'no reason given')}" if isinstance(value, dict) else value
+    if isinstance(value, dict):
+        return f"absent: {value.get('absent', 'no reason given')}"
+    return value
 
 
 def _costs(pairs: Iterable[tuple[Record, Record]]) -> Iterator[CostRatio]:
-    found: dict[str, list[float]] = {}
+    """Yield the ratio of each cost that both sides measured."""
+    ratios: dict[str, list[float]] = {}
     for a, b in pairs:
         for name in COSTS:
             if a.cost.get(name) and name in b.cost:
-                found.setdefault(name, []).append(b.cost[name] / a.cost[name])
-    for name in (name for name in COSTS if name in found):
-        yield CostRatio(name, statistics.median(found[name]), min(found[name]), max(found[name]))
+                ratios.setdefault(name, []).append(b.cost[name] / a.cost[name])
+    for name in COSTS:
+        if name in ratios:
+            found = ratios[name]
+            yield CostRatio(name, statistics.median(found), min(found), max(found))
 
 
 def _provenance(pairs: Iterable[tuple[Record, Record]]) -> Iterator[ProvenanceDifference]:
+    """Yield what differs in how cells were made, sorted by key."""
     counts: Counter[tuple[str, str, str]] = Counter()
     for a, b in pairs:
         ours, theirs = dict(_flat(a.provenance)), dict(_flat(b.provenance))
         for key in dict.fromkeys((*ours, *theirs)):
-            if key not in ("finished", "host") and ours.get(key) != theirs.get(key):
+            if key not in NOT_COMPARED and ours.get(key) != theirs.get(key):
                 counts[key, ours.get(key, UNKNOWN), theirs.get(key, UNKNOWN)] += 1
-    yield from (ProvenanceDifference(*what, cells) for what, cells in sorted(counts.items()))
+    for difference, cells in sorted(counts.items()):
+        yield ProvenanceDifference(*difference, cells)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the leaves of nested mappings, with keys joined by dots."""
     for key, value in values.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{key}.")
@@ -184,53 +204,66 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, st
             yield f"{prefix}{key}", str(value)
 
 
-def _is_version(key: str) -> bool:
+def _is_version(difference: ProvenanceDifference) -> bool:
+    """Return whether both sides recorded a version, and they differ."""
+    if UNKNOWN in (difference.a, difference.b):
+        return False
+    key = difference.key
     return key in ("python", "instructions") or key.startswith("packages.")
 
 
 def diff_table(a: Path, b: Path, found: Diff) -> Table:
-    """For people: what differs, a block a kind, the versions first."""
-    named = ", ".join(dict.fromkeys(each.key.removeprefix("packages.") for each in found.versions))
-    caption = (
-        f"A: {a}. B: {b}.",
-        *((f"Versions differ: {named}.",) if named else ()),
-        f"{found.both} cells in both, {len(found.only_a)} only in A, {len(found.only_b)} only in B; {len(found.metrics)} metrics differ: "
-        f"{'equal' if found.equal else 'different'}.",
+    """Return the differences for people: a block a kind, the versions first."""
+    caption = tuple(map(one_line, _caption(a, b, found)))
+    blocks = tuple(block for block in _blocks(found) if block.rows)
+    return Table("differences", caption, blocks, ())
+
+
+def _caption(a: Path, b: Path, found: Diff) -> Iterator[str]:
+    yield f"A: {a}. B: {b}."
+    names = ", ".join(dict.fromkeys(each.name for each in found.versions))
+    if names:
+        yield f"Versions differ: {names}."
+    verdict = "equal" if found.equal else "different"
+    yield (
+        f"{found.both} cells in both, {len(found.only_a)} only in A, {len(found.only_b)} only in "
+        f"B; {len(found.metrics)} metrics differ: {verdict}."
     )
-    sides = [("only in A", cell) for cell in found.only_a] + [
-        ("only in B", cell) for cell in found.only_b
-    ]
-    metrics = [
-        (m.cell, m.metric, _shown(m.a), _shown(m.b), "" if m.change is None else f"{m.change:+.4f}")
-        for m in found.metrics
-    ]
+
+
+def _blocks(found: Diff) -> Iterator[Block]:
+    versions = [(p.name, p.a, p.b, str(p.cells)) for p in found.versions]
+    yield _block("versions", "lllr", ("what", "A", "B", "cells"), versions)
+    cells = [("only in A", cell) for cell in found.only_a]
+    cells += [("only in B", cell) for cell in found.only_b]
+    yield _block("cells", "ll", ("where", "cell"), cells)
+    metrics = [(m.cell, m.metric, *_metric_texts(m)) for m in found.metrics]
+    yield _block("metrics", "llrrr", ("cell", "metric", "A", "B", "B - A"), metrics)
+    header: tuple[str, ...] = ("cost", "median", "lowest", "highest")
     costs = [
         (c.cost, f"{c.median:.3f}", f"{c.lowest:.3f}", f"{c.highest:.3f}") for c in found.costs
     ]
-    versions = [(p.key.removeprefix("packages."), p.a, p.b, str(p.cells)) for p in found.versions]
-    made = [(p.key, p.a, p.b, str(p.cells)) for p in found.provenance if p not in found.versions]
-    blocks = (
-        _block("versions", "lllr", ("what", "A", "B", "cells"), versions),
-        _block("cells", "ll", ("where", "cell"), sides),
-        _block("metrics", "llrrr", ("cell", "metric", "A", "B", "B - A"), metrics),
-        _block("costs, B / A", "lrrr", ("cost", "median", "lowest", "highest"), costs),
-        _block("provenance", "lllr", ("key", "A", "B", "cells"), made),
-    )
-    return Table(
-        "differences",
-        tuple(map(one_line, caption)),
-        tuple(block for block in blocks if block.rows),
-        (),
-    )
+    yield _block("costs, B / A", "lrrr", header, costs)
+    others = [p for p in found.provenance if p not in found.versions]
+    provenance = [(p.key, p.a, p.b, str(p.cells)) for p in others]
+    yield _block("provenance", "lllr", ("key", "A", "B", "cells"), provenance)
 
 
 def _block(
-    title: str, align: str, header: tuple[str, ...], rows: Iterable[tuple[str, ...]]
+    title: str, align: str, header: tuple[str, ...], rows: Sequence[tuple[str, ...]]
 ) -> Block:
-    return Block(
-        title, align, (header,), tuple(tuple(Text(one_line(text)) for text in row) for row in rows)
-    )
+    return Block(title, align, (header,), tuple(map(text_row, rows)))
 
 
-def _shown(value: Value) -> str:
-    return "–" if value is None else value if isinstance(value, str) else f"{value:.4f}"
+def _metric_texts(difference: MetricDifference) -> tuple[str, str, str]:
+    """Return A, B, and B - A where both are numbers."""
+    change = "" if difference.change is None else f"{difference.change:+.4f}"
+    return _value_text(difference.a), _value_text(difference.b), change
+
+
+def _value_text(value: Value) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, str):
+        return value
+    return f"{value:.4f}"

@@ -1,7 +1,8 @@
-"""Which libraries, devices and Pythons made the cells of a table, and whether they were verified.
+"""Libraries, devices and Pythons that made the cells of a table, and if they were verified.
 
-A record lists the versions of the libraries that can change a number (`vlpeft.benchmark.cells.provenance`).
-Records of earlier versions list fewer; a version that is not recorded is not a difference.
+A record lists the versions of the libraries that can change a number
+(`vlpeft.benchmark.cells.provenance`). Records of earlier versions list fewer; a version that is not
+recorded is not a difference.
 """
 
 from __future__ import annotations
@@ -27,13 +28,15 @@ def remarks(cells: Sequence[Made], *, mixed: bool = False) -> tuple[str, ...]:
     Raises UserError where libraries differ and not all of the cells concerned are verified,
     unless `mixed`.
     """
-    cells = _once(cells)
+    cells = _distinct(cells)
     differing = _differing(cells)
-    concerned = [made for made in cells if not _versions(made[1]).keys().isdisjoint(differing)]
+    concerned = [made for made in cells if _has_any(made[1], differing)]
     unverified = sum(verified(record) != "yes" for _, record in concerned)
     if unverified and not mixed:
         raise UserError(_refusal(concerned, differing, unverified))
-    notes = [_mixture(concerned, differing, unverified)] if differing else []
+    notes = []
+    if differing:
+        notes.append(_mixture(concerned, differing, unverified))
     return (*notes, *_facts(cells), *_unverified(cells))
 
 
@@ -42,7 +45,9 @@ def verified(record: Record) -> str:
     found = record.provenance.get("verified")
     if found is True:
         return "yes"
-    return "no" if found is False else UNKNOWN
+    if found is False:
+        return "no"
+    return UNKNOWN
 
 
 def environment(record: Record) -> str:
@@ -53,13 +58,13 @@ def environment(record: Record) -> str:
 
 
 def label(planned: Planned) -> str:
-    """Return which cell it is, in a few words, with its id."""
+    """Return a short description of a cell, with its id."""
     where = f"{planned.task}/{planned.dataset}"
     return f"{planned.row} on {planned.backbone}, {where}, seed {planned.seed} ({planned.id})"
 
 
-def _once(cells: Iterable[Made]) -> list[Made]:
-    """Each cell once; at another scale a cell may repeat an earlier one, whose id it has."""
+def _distinct(cells: Iterable[Made]) -> list[Made]:
+    """Return each cell once. At another scale a cell may repeat an earlier one's id."""
     found: dict[str, Made] = {}
     for planned, record in cells:
         found.setdefault(planned.id, (planned, record))
@@ -67,17 +72,29 @@ def _once(cells: Iterable[Made]) -> list[Made]:
 
 
 def _recorded(record: Record) -> Mapping[str, str]:
+    """Return the recorded versions by library, with the name of the build."""
     found = record.provenance.get("packages")
-    return found if isinstance(found, Mapping) else {}
+    if isinstance(found, Mapping):
+        return found
+    return {}
 
 
 def _versions(record: Record) -> dict[str, str]:
-    """Versions by library. What follows "+" is the build (cpu, cu126), which goes with the device."""
+    """Return versions by library, without the build.
+
+    The build ("+cpu", "+cu126") follows from the device, so it is not a difference of versions.
+    """
     found = _recorded(record)
     return {name: found[name].partition("+")[0] for name in PACKAGES if name in found}
 
 
+def _has_any(record: Record, libraries: Sequence[str]) -> bool:
+    """Return whether a record has the version of any of these libraries."""
+    return not _versions(record).keys().isdisjoint(libraries)
+
+
 def _differing(cells: Iterable[Made]) -> list[str]:
+    """Return the libraries of which the records have more than one version."""
     found: dict[str, set[str]] = {name: set() for name in PACKAGES}
     for _, record in cells:
         for name, version in _versions(record).items():
@@ -86,7 +103,7 @@ def _differing(cells: Iterable[Made]) -> list[str]:
 
 
 def _grouped(cells: Iterable[Made], key: Callable[[Record], str]) -> dict[str, list[Planned]]:
-    """Cells by a text about their record, the largest group first."""
+    """Group cells by a text about their record, the largest group first."""
     found: dict[str, list[Planned]] = {}
     for planned, record in cells:
         found.setdefault(key(record), []).append(planned)
@@ -94,7 +111,7 @@ def _grouped(cells: Iterable[Made], key: Callable[[Record], str]) -> dict[str, l
 
 
 def _groups(cells: Iterable[Made], differing: Sequence[str], limit: int) -> str:
-    """The versions of the libraries that differ; the cells of all groups but the largest by name."""
+    """Describe each group of equal versions. All groups but the largest list their cells."""
 
     def key(record: Record) -> str:
         versions = _versions(record)
@@ -108,7 +125,9 @@ def _groups(cells: Iterable[Made], differing: Sequence[str], limit: int) -> str:
 
 
 def _mixture(cells: Sequence[Made], differing: Sequence[str], unverified: int) -> str:
-    doubt = f" Of these, {_count(unverified)} not verified." if unverified else ""
+    doubt = ""
+    if unverified:
+        doubt = f" Of these, {_count(unverified)} not verified."
     return f"Cells from different environments: {_groups(cells, differing, NAMED)}.{doubt}"
 
 
@@ -122,9 +141,9 @@ def _refusal(cells: Sequence[Made], differing: Sequence[str], unverified: int) -
 
 
 def _facts(cells: Sequence[Made]) -> Iterator[str]:
-    """Differences that are noted and never refused."""
+    """Yield differences that are noted and never refused."""
     for name, key in FACTS.items():
-        groups = _grouped(((p, record) for p, record in cells if key(record)), key)
+        groups = _grouped((made for made in cells if key(made[1])), key)
         if len(groups) > 1:
             listed = [f"{value} ({_count(len(group))})" for value, group in groups.items()]
             yield f"More than one {name}: {_shortened(listed, NAMED)}."
@@ -143,7 +162,7 @@ def _build(record: Record) -> str:
 
 
 def _python(record: Record) -> str:
-    """The minor version, such as 3.11."""
+    """Return the minor version, such as 3.11."""
     return ".".join(str(record.provenance.get("python", "")).split(".")[:2])
 
 
@@ -156,14 +175,18 @@ FACTS: Mapping[str, Callable[[Record], str]] = {
 
 
 def _unverified(cells: Iterable[Made]) -> Iterator[str]:
+    """Yield a sentence about cells that were run with --unverified, if there are any."""
     found = [planned for planned, record in cells if verified(record) == "no"]
-    if found:
-        were = "was" if len(found) == 1 else "were"
-        yield f"{_count(len(found))} {were} run with --unverified: {_named(found, NAMED)}."
+    if len(found) == 1:
+        yield f"1 cell was run with --unverified: {_named(found, NAMED)}."
+    elif found:
+        yield f"{_count(len(found))} were run with --unverified: {_named(found, NAMED)}."
 
 
 def _count(number: int) -> str:
-    return f"{number} cell{'' if number == 1 else 's'}"
+    if number == 1:
+        return "1 cell"
+    return f"{number} cells"
 
 
 def _named(cells: Sequence[Planned], limit: int) -> str:
@@ -171,5 +194,8 @@ def _named(cells: Sequence[Planned], limit: int) -> str:
 
 
 def _shortened(texts: Sequence[str], limit: int) -> str:
-    more = f" and {len(texts) - limit} more" if len(texts) > limit else ""
-    return "; ".join(texts[:limit]) + more
+    """Join texts, at most `limit` of them, and count the others."""
+    listed = "; ".join(texts[:limit])
+    if len(texts) > limit:
+        return f"{listed} and {len(texts) - limit} more"
+    return listed

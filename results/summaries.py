@@ -1,4 +1,4 @@
-"""The leaderboard over seeds: scores, which are exactly repeatable, and costs, which are measured and never are."""
+"""The leaderboard over seeds: scores, which repeat exactly, and measured costs, which never do."""
 
 from __future__ import annotations
 
@@ -13,34 +13,32 @@ import pandas as pd
 
 from vlpeft.results.leaderboard import NAN, PARAMETERS, Leaderboard
 
-NOT_RUN = ("failed", "missing", "skipped")  # how the states begin of cells without a record
+NOT_RUN = ("failed", "missing", "skipped")  # prefixes of the states of cells without a record
 SummaryRow = dict[str, Any]
+EntryKey = tuple[str, str, str, str, str]  # backbone, method, task, dataset, metric
 KEYS = ["backbone", "method", "task", "dataset"]
 COST_COLUMNS = (
-    *(
-        "train_seconds",
-        "eval_seconds",
-        "gpu_hours",
-        "step_ms",
-        "tokens_per_second",
-        "images_per_second",
-    ),
-    *("flops_per_step", "peak_memory_mb", "delta_bytes"),
-)
-ALWAYS = (
     "train_seconds",
+    "eval_seconds",
+    "gpu_hours",
     "step_ms",
+    "tokens_per_second",
+    "images_per_second",
+    "flops_per_step",
     "peak_memory_mb",
-)  # the others are left out where no record has them
+    "delta_bytes",
+)
+# A table always has these costs. The others are left out where no record has them.
+ALWAYS = ("train_seconds", "step_ms", "peak_memory_mb")
 
 
 @dataclass(frozen=True)
 class SummaryEntry:
-    """One entry of a table: one metric (or cost) of one method on one backbone, task and dataset, over its seeds.
+    """One metric or cost of one method on one backbone, task and dataset, over its seeds.
 
-    mean: None unless the state is "done", which takes every planned seed.
+    mean: None unless the state is "done", which needs every planned seed.
     std: sample standard deviation (ddof=1), None for fewer than two seeds.
-    n, planned: seeds that have the value, seeds that the plan asks for.
+    n, planned: the number of seeds that have the value, and that the plan asks for.
     state: "done" | "failed: cause" | "missing" | "absent: reason" | "skipped: reason".
     flags: what makes the value suspicious, one sentence each.
     """
@@ -63,7 +61,10 @@ class SummaryEntry:
 
 
 def scores(board: Leaderboard, *, details: bool = False) -> list[SummaryEntry]:
-    """Every metric over its seeds, in the plan's order. Breakdowns (`metric/part`) are left out unless `details`."""
+    """Summarise every metric over its seeds, in the plan's order.
+
+    Breakdowns (`metric/part`) are included only with `details`.
+    """
     frame = board.frame
     if not details:
         frame = frame[~frame["metric"].str.contains("/", regex=False)]
@@ -71,40 +72,44 @@ def scores(board: Leaderboard, *, details: bool = False) -> list[SummaryEntry]:
 
 
 def costs(board: Leaderboard) -> list[SummaryEntry]:
-    """Time, work and memory over the seeds, in the plan's order: those of COST_COLUMNS that some record holds."""
+    """Summarise time, work and memory over the seeds, in the plan's order.
+
+    The costs are those of COST_COLUMNS that some record has, and always those of ALWAYS.
+    """
     cells = _rows(board.frame.drop_duplicates([*KEYS, "seed"]))
-    names = [
-        name
-        for name in COST_COLUMNS
-        if name in ALWAYS or any(not math.isnan(cell[name]) for cell in cells)
-    ]
-    return list(
-        _entries([_as_metric(cell, name) for cell in cells for name in names], suspect=False)
-    )
+    names = [name for name in COST_COLUMNS if _is_shown(name, cells)]
+    rows = [_as_metric(cell, name) for cell, name in product(cells, names)]
+    return list(_entries(rows, suspect=False))
+
+
+def _is_shown(name: str, cells: Sequence[SummaryRow]) -> bool:
+    """Return whether a table has this cost."""
+    return name in ALWAYS or any(not math.isnan(cell[name]) for cell in cells)
 
 
 def _rows(frame: pd.DataFrame) -> list[SummaryRow]:
-    """Plain values, what is not known as None: thousands of groups are far quicker so than with pandas."""
-    names = [
-        *KEYS,
-        "metric",
-        "seed",
-        "value",
-        "state",
-        *PARAMETERS,
-        "trainable_percent",
-        *COST_COLUMNS,
-    ]
-    whole = {
-        name: [None if pd.isna(value) else int(value) for value in frame[name]]
-        for name in PARAMETERS
-    }
-    columns = [whole[name] if name in whole else frame[name].tolist() for name in names]
+    """Return the rows of a frame as plain values, with None for unknown parameter counts.
+
+    Thousands of groups are summarised much faster this way than with pandas.
+    """
+    names = [*KEYS, "metric", "seed", "value", "state", *PARAMETERS, "trainable_percent"]
+    names += COST_COLUMNS
+    columns = [_column(frame, name) for name in names]
     return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
 
 
+def _column(frame: pd.DataFrame, name: str) -> list[Any]:
+    """Return the values of a column."""
+    if name in PARAMETERS:
+        return [None if pd.isna(value) else int(value) for value in frame[name]]
+    return frame[name].tolist()
+
+
 def _as_metric(cell: SummaryRow, name: str) -> SummaryRow:
-    """The cost `name` in the shape of a metric. A cell is measured even where a metric is absent."""
+    """Return the cost `name` of a cell in the shape of a metric.
+
+    A cell has measured costs even where a metric is absent.
+    """
     state, value = cell["state"], cell[name]
     if not state.startswith(NOT_RUN):
         state = "absent: not measured" if math.isnan(value) else "done"
@@ -112,7 +117,8 @@ def _as_metric(cell: SummaryRow, name: str) -> SummaryRow:
 
 
 def _entries(rows: Sequence[SummaryRow], *, suspect: bool) -> Iterator[SummaryEntry]:
-    groups: dict[tuple[str, str, str, str, str], list[SummaryRow]] = {}
+    """Yield one entry a group of seeds: by backbone, then method, then column."""
+    groups: dict[EntryKey, list[SummaryRow]] = {}
     columns: dict[str, dict[tuple[str, str, str], None]] = {}
     for row in rows:
         column = row["task"], row["dataset"], row["metric"]
@@ -126,35 +132,44 @@ def _entries(rows: Sequence[SummaryRow], *, suspect: bool) -> Iterator[SummaryEn
                 yield _entry(key, groups[key], suspect=suspect)
 
 
-def _entry(
-    key: tuple[str, str, str, str, str], rows: Sequence[SummaryRow], *, suspect: bool
-) -> SummaryEntry:
+def _entry(key: EntryKey, rows: Sequence[SummaryRow], *, suspect: bool) -> SummaryEntry:
+    """Summarise the seeds of one group."""
     values = [(row["seed"], row["value"]) for row in rows if row["state"] == "done"]
     state = merge_states([row["state"] for row in rows])
-    mean, std = _mean_std([value for _, value in values]) if state == "done" else (None, None)
-    flags = (
-        tuple(flag for seed, value in values for flag in suspicions(seed, value)) if suspect else ()
-    )
-    return SummaryEntry(*key, mean, std, len(values), len(rows), state, flags, *_parameters(rows))
+    mean, std = None, None
+    if state == "done":
+        mean, std = _mean_std([value for _, value in values])
+    flags: list[str] = []
+    if suspect:
+        for seed, value in values:
+            flags += suspicions(seed, value)
+    counts = _parameters(rows)
+    return SummaryEntry(*key, mean, std, len(values), len(rows), state, tuple(flags), *counts)
 
 
 def merge_states(states: Sequence[str]) -> str:
-    """The one word for all seeds: done only if all are. Different reasons are all kept."""
+    """Return one state for all seeds: "done" only if all are done.
+
+    Different reasons are all kept, joined by semicolons.
+    """
     for kind in ("skipped", "failed", "missing", "absent"):
-        found = list(dict.fromkeys(state for state in states if state.startswith(kind)))
-        if found:
-            return found[0] + "".join(f"; {state.partition(': ')[2]}" for state in found[1:])
+        matching = list(dict.fromkeys(state for state in states if state.startswith(kind)))
+        if matching:
+            more = [f"; {state.partition(': ')[2]}" for state in matching[1:]]
+            return matching[0] + "".join(more)
     return "done"
 
 
 def _mean_std(values: Sequence[float]) -> tuple[float, float | None]:
+    """Return mean and sample standard deviation; NaN where a value is not finite."""
+    several = len(values) > 1
     if not all(map(math.isfinite, values)):
-        return NAN, NAN if len(values) > 1 else None
-    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+        return NAN, NAN if several else None
+    return statistics.fmean(values), statistics.stdev(values) if several else None
 
 
 def suspicions(seed: int, value: float) -> Iterator[str]:
-    """What makes a seed's value suspicious."""
+    """Yield what makes a seed's value suspicious, one sentence each."""
     if value == 0:
         yield f"seed {seed} is exactly 0.0"
     elif not math.isfinite(value):
@@ -164,7 +179,12 @@ def suspicions(seed: int, value: float) -> Iterator[str]:
 def _parameters(
     rows: Sequence[SummaryRow],
 ) -> tuple[int | None, int | None, int | None, float | None]:
-    """What the records counted stands before what the plan did, should a missing seed be counted differently."""
+    """Return trainable, head and total parameters, and the trainable share in percent.
+
+    The counts of a finished seed take precedence: the plan may count a missing seed differently.
+    """
     first = next((row for row in rows if not row["state"].startswith(NOT_RUN)), rows[0])
     share = first["trainable_percent"]
-    return first["trainable"], first["head"], first["total"], None if math.isnan(share) else share
+    if math.isnan(share):
+        share = None
+    return first["trainable"], first["head"], first["total"], share

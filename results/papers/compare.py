@@ -1,10 +1,14 @@
-"""`vlpeft table NAME` where a paper has a table of that name: each printed number beside what was measured, and a verdict.
+"""`vlpeft table NAME` for a table of a paper: each printed number next to what was measured.
 
-reproduced      the difference is within the larger of 2 standard deviations (measured) and the table's tolerance
-off             it is not
+The verdicts:
+
+reproduced      the difference is at most the larger of 2 standard deviations (measured) and the
+                table's tolerance
+off             the difference is larger
 not run         cells are missing or have failed
-cannot run      no cell can reproduce it; the reason stands below
-not comparable  the cells are of tiny towers or embedded data, or the paper's number is of something else, or it does not say of what
+cannot run      no cell can reproduce the number; a footnote gives the reason
+not comparable  the cells have tiny towers or embedded data, or the paper's number measures
+                something else, or it does not say what it measures
 unknown         something was measured, but the printed number was not found
 """
 
@@ -20,7 +24,8 @@ from vlpeft.benchmark.cells.records import Store
 from vlpeft.results.papers.measured import MeasuredValue, Measurements
 from vlpeft.results.papers.published import Number, PublishedTable
 from vlpeft.results.scale import label_title
-from vlpeft.results.tables.table import Block, Footnotes, Table, Text, one_line, percent
+from vlpeft.results.tables.captions import percent, plus_minus
+from vlpeft.results.tables.table import Block, Footnotes, Table, Text, one_line
 
 Verdict = Literal["reproduced", "off", "not run", "cannot run", "not comparable", "unknown"]
 STYLES: dict[Verdict, str] = {
@@ -35,7 +40,7 @@ HEADER = ("row", "column", "published", "measured", "difference", "verdict")
 
 @dataclass(frozen=True)
 class Comparison:
-    """A printed number, its measurement, and what is to be thought of them; `reason` says why there is no judgement."""
+    """A printed number, its measurement and the verdict. `reason` says why none was possible."""
 
     number: Number
     outcome: MeasuredValue
@@ -44,45 +49,54 @@ class Comparison:
 
     @property
     def difference(self) -> float | None:
-        """Measured minus published; None where the two cannot be set against each other."""
-        if (
-            self.verdict not in ("reproduced", "off")
-            or self.outcome.mean is None
-            or self.number.value is None
-        ):
+        """Measured minus published; None where the two cannot be compared."""
+        if self.verdict not in ("reproduced", "off"):
+            return None
+        if self.outcome.mean is None or self.number.value is None:
             return None
         return self.outcome.mean - self.number.value
 
 
 def compare(table: PublishedTable, plan: Plan | None, store: Store | None) -> list[Comparison]:
-    """Every number of a published table beside what the plan's cells have measured; without a plan nothing is."""
+    """Compare every number of a published table with what the plan's cells measured.
+
+    Without a plan, nothing was measured.
+    """
     return _comparisons(table, Measurements(table, plan, store))
 
 
 def published_table(
     name: str, table: PublishedTable, plan: Plan | None, store: Store | None, *, mixed: bool = False
 ) -> Table:
-    """For `vlpeft.results.tables.render.render`: one line a number, one block a group of rows. `mixed` as for `leaderboard`."""
-    measurements, footnotes = Measurements(table, plan, store, mixed), Footnotes()
+    """Return a published table with measurements: a line a number, a block a group of rows.
+
+    Raises UserError as `leaderboard` does, which also explains `mixed`.
+    """
+    measurements = Measurements(table, plan, store, mixed)
     comparisons = _comparisons(table, measurements)
-    blocks = tuple(
-        _block(group.name, [c for c in comparisons if c.number.group is group], table, footnotes)
-        for group in table.groups
-    )
-    data = tuple(_plain(name, table, comparison) for comparison in comparisons)
-    title = label_title(table.title, [cell.cell for cell in plan.cells] if plan else [])
-    said = measurements.board.remarks if measurements.board else ()
-    caption = tuple(_caption(table, comparisons))
+    footnotes = Footnotes()
+    blocks = []
+    for group in table.groups:
+        own = [comparison for comparison in comparisons if comparison.number.group is group]
+        blocks.append(_block(group.name, own, table, footnotes))
+    cells = [planned.cell for planned in plan.cells] if plan else []
+    board = measurements.board
     return Table(
-        one_line(title), caption, blocks, data, footnotes.list_notes(), table.notes, remarks=said
+        one_line(label_title(table.title, cells)),
+        tuple(_caption(table, comparisons)),
+        tuple(blocks),
+        tuple(_plain(name, table, comparison) for comparison in comparisons),
+        footnotes.list_notes(),
+        table.notes,
+        remarks=board.remarks if board else (),
     )
 
 
 def _comparisons(table: PublishedTable, measurements: Measurements) -> list[Comparison]:
-    return [_compared(number, measurements) for number in table.numbers()]
+    return [_compare_number(number, measurements) for number in table.numbers()]
 
 
-def _compared(number: Number, measurements: Measurements) -> Comparison:
+def _compare_number(number: Number, measurements: Measurements) -> Comparison:
     if number.why_impossible or not number.column.is_linked:
         found = MeasuredValue(state="nothing to measure")
     else:
@@ -91,66 +105,73 @@ def _compared(number: Number, measurements: Measurements) -> Comparison:
 
 
 def _verdict(number: Number, found: MeasuredValue) -> tuple[Verdict, str]:
+    """Return the verdict, and why there is no judgement."""
     kind, _, reason = found.state.partition(": ")
     if number.why_impossible or kind == "skipped":
         return "cannot run", number.why_impossible or reason
     if number.column.is_linked and found.mean is None:
-        return "not run", _why(kind, reason, found)
+        return "not run", _why_not_run(kind, reason, found)
     if found.small or number.why_not_comparable:
         return "not comparable", ", ".join(found.small) or number.why_not_comparable
-    return _judged(number, found.mean or 0.0, found.std)
+    return _judge(number, found.mean or 0.0, found.std or 0.0)
 
 
-def _judged(number: Number, mean: float, std: float | None) -> tuple[Verdict, str]:
+def _judge(number: Number, mean: float, std: float) -> tuple[Verdict, str]:
+    """Compare a measured mean with the printed number."""
     if number.value is None:
         return "unknown", number.row.unknown
-    near = abs(mean - number.value) <= max(2 * (std or 0.0), number.column.tolerance)
-    return ("reproduced" if near else "off"), ""
+    if abs(mean - number.value) <= max(2 * std, number.column.tolerance):
+        return "reproduced", ""
+    return "off", ""
 
 
-def _why(kind: str, reason: str, found: MeasuredValue) -> str:
-    if kind == "missing":
-        return f"{len(found.values)} of {found.planned} seeds are done" if found.values else ""
-    return f"{kind}: {reason}"
+def _why_not_run(kind: str, reason: str, found: MeasuredValue) -> str:
+    if kind != "missing":
+        return f"{kind}: {reason}"
+    if found.values:
+        return f"{len(found.values)} of {found.planned} seeds are done"
+    return ""
 
 
 def _caption(table: PublishedTable, comparisons: Sequence[Comparison]) -> Iterator[str]:
     yield from _sources(table)
-    yield f"Measured: mean ± standard deviation (ddof=1) over n seeds. {percent(column.metric for column in table.columns)}"
+    unit = percent(column.metric for column in table.columns)
+    yield f"Measured: mean ± standard deviation (ddof=1) over n seeds. {unit}"
     counts = Counter(comparison.verdict for comparison in comparisons)
-    listed = ", ".join(
-        f"{counts[verdict]} {verdict}" for verdict in (*STYLES, "unknown") if counts[verdict]
-    )
-    yield f"{len(comparisons)} lines, one a number: {listed}.{_not_new(comparisons)}"
-    points = ", ".join(
-        f"{column.name} {column.tolerance:g}" for column in table.columns if column.tolerance
-    )
-    if points:
-        yield f"Reproduced: within the larger of 2 standard deviations (measured) and the tolerance. Tolerance in points: {points}."
+    verdicts: tuple[Verdict, ...] = (*STYLES, "unknown")
+    listed = ", ".join(f"{counts[verdict]} {verdict}" for verdict in verdicts if counts[verdict])
+    repeated = "".join(_repeated(comparisons))
+    yield f"{len(comparisons)} lines, one a number: {listed}.{repeated}"
+    tolerant = [column for column in table.columns if column.tolerance]
+    if tolerant:
+        points = ", ".join(f"{column.name} {column.tolerance:g}" for column in tolerant)
+        yield (
+            "Reproduced: within the larger of 2 standard deviations (measured) and the tolerance. "
+            f"Tolerance in points: {points}."
+        )
     yield f"Tolerance: {table.tolerance}."
 
 
 def _sources(table: PublishedTable) -> Iterator[str]:
-    """One line an address, however many ways its numbers were read."""
+    """Yield one line an address, with all the ways in which its numbers were read."""
     reads: dict[tuple[str, bool], list[str]] = {}
     for source in table.sources.values():
         reads.setdefault((source.url, source.primary), []).append(source.read)
     for (url, primary), read in reads.items():
-        yield f"Published: {url} (read at {'first' if primary else 'second'} hand: {'; '.join(dict.fromkeys(read))})."
+        hand = "first" if primary else "second"
+        ways = "; ".join(dict.fromkeys(read))
+        yield f"Published: {url} (read at {hand} hand: {ways})."
 
 
-def _not_new(comparisons: Sequence[Comparison]) -> str:
-    """Which lines add nothing to what the paper prints."""
+def _repeated(comparisons: Sequence[Comparison]) -> Iterator[str]:
+    """Yield sentences about lines that add nothing to what the paper prints."""
     again = sum(comparison.number.row.again for comparison in comparisons)
-    unknown = sum(
-        comparison.number.value is None and not comparison.number.row.again
-        for comparison in comparisons
-    )
-    counts = (
-        (again, "repeat a number that is printed elsewhere"),
-        (unknown, "have a printed number that was not found"),
-    )
-    return "".join(f" {count} of them {what}." for count, what in counts if count)
+    if again:
+        yield f" {again} of them repeat a number that is printed elsewhere."
+    numbers = (comparison.number for comparison in comparisons)
+    unknown = sum(number.value is None and not number.row.again for number in numbers)
+    if unknown:
+        yield f" {unknown} of them have a printed number that was not found."
 
 
 def _block(
@@ -161,52 +182,55 @@ def _block(
 
 
 def _line(comparison: Comparison, table: PublishedTable, footnotes: Footnotes) -> tuple[Text, ...]:
-    number = comparison.number
+    """Return the row of a number. The footnotes are marked from left to right."""
+    number, verdict = comparison.number, comparison.verdict
     digits = max(number.column.decimals, 1)
+    unknown = number.row.unknown if number.value is None else ""
+    change = ""
+    if comparison.difference is not None:
+        change = f"{comparison.difference:+.{digits}f}"
     return (
         Text(one_line(number.row.name), _marks(footnotes, _about(number, table))),
         Text(one_line(number.column.name), _marks(footnotes, number.column.note)),
-        Text(
-            _published(number),
-            _marks(footnotes, number.row.unknown if number.value is None else ""),
-        ),
-        Text(_measured(comparison.outcome, digits)),
-        Text("" if comparison.difference is None else f"{comparison.difference:+.{digits}f}"),
-        Text(
-            comparison.verdict,
-            _marks(footnotes, comparison.reason),
-            STYLES.get(comparison.verdict, ""),
-        ),
+        Text(_published_text(number), _marks(footnotes, unknown)),
+        Text(_measured_text(comparison.outcome, digits)),
+        Text(change),
+        Text(verdict, _marks(footnotes, comparison.reason), STYLES.get(verdict, "")),
     )
 
 
 def _about(number: Number, table: PublishedTable) -> str:
-    """What is special about a row's numbers."""
+    """Return what is special about a row's numbers."""
     if number.row.derived:
         return "derived from printed numbers, not printed itself"
     first = next(iter(table.sources.values()))
-    return "" if number.source is first else f"{number.source.read}, {number.source.url}"
+    if number.source is first:
+        return ""
+    return f"{number.source.read}, {number.source.url}"
 
 
 def _marks(footnotes: Footnotes, text: str) -> tuple[str, ...]:
-    return (footnotes.mark(text),) if text else ()
+    if not text:
+        return ()
+    return (footnotes.mark(text),)
 
 
-def _published(number: Number) -> str:
+def _published_text(number: Number) -> str:
     if number.value is None:
         return "?"
-    std = "" if number.std is None else f" ± {number.std:.{number.column.decimals}f}"
-    return f"{number.row.qualifier} {number.value:.{number.column.decimals}f}{std}".strip()
+    digits = number.column.decimals
+    text = f"{number.row.qualifier} {number.value:.{digits}f}{plus_minus(number.std, digits)}"
+    return text.strip()
 
 
-def _measured(found: MeasuredValue, digits: int) -> str:
+def _measured_text(found: MeasuredValue, digits: int) -> str:
     if found.mean is None:
         return ""
-    std = "" if found.std is None else f" ± {found.std:.{digits}f}"
-    return f"{found.mean:.{digits}f}{std} (n={len(found.values)})"
+    return f"{found.mean:.{digits}f}{plus_minus(found.std, digits)} (n={len(found.values)})"
 
 
 def _plain(name: str, table: PublishedTable, comparison: Comparison) -> dict[str, Any]:
+    """Return everything about a number as one flat row."""
     number, found = comparison.number, comparison.outcome
     return {
         "published_table": name,

@@ -1,6 +1,7 @@
-"""Do published tables and their sweeps belong together? Every number has a cell or a reason; every cell has a number or is known.
+"""Checks that published tables and their sweeps belong together.
 
-Expanding a sweep loads methods and backbones, so this is for tests and for those who add a table.
+Every number needs a cell or a reason. Expanding a sweep loads methods and backbones, so this is
+for tests and for authors of tables.
 """
 
 from __future__ import annotations
@@ -26,43 +27,47 @@ LinkedPlace = tuple[str, str, str]  # method, backbone, task/dataset
 
 
 def find_sweep(name: str) -> str | None:
-    """The sweep that reproduces a table, or None where there is none."""
+    """Return the sweep that reproduces a table, or None."""
     sweep = load_published(name).sweep or name
-    return sweep if sweep in sweep_names() else None
+    if sweep in sweep_names():
+        return sweep
+    return None
 
 
 def places(sweep: str) -> dict[LinkedPlace, Planned]:
-    """Every task of every cell of a sweep, seeds aside."""
-    return {
-        (cell.row, cell.backbone, part.name): cell
-        for cell in expand(sweep)
-        for part in cell.cell.parts
-    }
+    """Return every task of every cell of a sweep, with one cell for all seeds."""
+    found = {}
+    for cell in expand(sweep):
+        for part in cell.cell.parts:
+            found[cell.row, cell.backbone, part.name] = cell
+    return found
 
 
 def find_link_problems(name: str) -> list[str]:
-    """What is wrong with the links of a table, one line each."""
-    sweep = find_sweep(name)
-    known = places(sweep) if sweep else {}
-    return [
-        problem
-        for number in load_published(name).numbers()
-        for problem in _problems(name, number, known)
-    ]
+    """Return what is wrong with the links of a table, one line each."""
+    known = _known_places(name)
+    problems: list[str] = []
+    for number in load_published(name).numbers():
+        problems += _problems(name, number, known)
+    return problems
 
 
 def linked_places(name: str) -> set[LinkedPlace]:
-    """The places that the numbers of a table are linked to; all tasks of those whose share of parameters stands there."""
-    sweep = find_sweep(name)
-    known = places(sweep) if sweep else {}
+    """Return the places in the sweep that the numbers of a table are linked to."""
     table = load_published(name)
-    found = {
-        place
-        for number in table.numbers()
-        if not number.why_impossible
-        for place, _ in _wanted(table, number)
-    }
-    return found & set(known)
+    found: set[LinkedPlace] = set()
+    for number in table.numbers():
+        if not number.why_impossible:
+            found.update(place for place, _ in _wanted(table, number))
+    return found & set(_known_places(name))
+
+
+def _known_places(name: str) -> dict[LinkedPlace, Planned]:
+    """Return the places of a table's sweep; none if there is no sweep."""
+    sweep = find_sweep(name)
+    if sweep is None:
+        return {}
+    return places(sweep)
 
 
 def _problems(name: str, number: Number, known: dict[LinkedPlace, Planned]) -> Iterator[str]:
@@ -71,19 +76,21 @@ def _problems(name: str, number: Number, known: dict[LinkedPlace, Planned]) -> I
         return
     if not number.column.is_linked and not number.why_not_comparable:
         yield f"{where}: neither a cell nor a reason"
+    pairs = {place[:2] for place in known}  # method, backbone
     for place, metric in _wanted(load_published(name), number):
-        if place[2] and place not in known:
+        *_, task = place
+        if not task:  # the share of parameters: a cell of any task has it
+            if place[:2] not in pairs:
+                yield f"{where}: no cell {' / '.join(place[:2])}"
+        elif place not in known:
             yield f"{where}: no cell {' / '.join(place)}"
-        elif not place[2] and not any(place[:2] == other[:2] for other in known):
-            yield f"{where}: no cell {' / '.join(place[:2])}"
-        elif place[2] and metric not in _reported(known[place], place[2]):
+        elif metric not in _reported(known[place], task):
             yield f"{where}: {' / '.join(place)} does not report {metric}"
 
 
 def _wanted(table: PublishedTable, number: Number) -> Iterator[tuple[LinkedPlace, str]]:
-    columns = [table.columns[table.names.index(name)] for name in number.column.mean_of] or [
-        number.column
-    ]
+    """Yield the places and metrics that a number needs: several for a mean or a gain."""
+    columns = [table.column(name) for name in number.column.mean_of] or [number.column]
     for row in _rows(number.group, number.row):
         for column in columns:
             if column.is_linked:
@@ -91,25 +98,21 @@ def _wanted(table: PublishedTable, number: Number) -> Iterator[tuple[LinkedPlace
 
 
 def _rows(group: PublishedGroup, row: PublishedRow) -> list[PublishedRow]:
-    return (
-        [row]
-        if row.gain is None
-        else [
-            group.row(name) or PublishedRow(name, {}, method=name)
-            for name in (row.gain.of, row.gain.over)
-        ]
-    )
+    """Return the row, or the two rows of a gain."""
+    if row.gain is None:
+        return [row]
+    return [group.row_or_method(row.gain.of), group.row_or_method(row.gain.over)]
 
 
 def _place(group: PublishedGroup, row: PublishedRow, column: PublishedColumn) -> LinkedPlace:
-    return row.method, group.backbone, "" if column.measured == SHARE else column.task
+    task = "" if column.measured == SHARE else column.task
+    return row.method, group.backbone, task
 
 
 def _reported(cell: Planned, task: str) -> set[str]:
+    """Return the names of all values that a cell reports for a task."""
     part = next(part for part in cell.cell.parts if part.name == task)
-    names = part.protocol.metrics or TASKS.load(part.task).metrics
-    return {
-        value
-        for name in names
-        for value in METRICS.load(name)().value_names(part.protocol.metric_tokenizer)
-    }
+    values: set[str] = set()
+    for name in part.protocol.metrics or TASKS.load(part.task).metrics:
+        values.update(METRICS.load(name)().value_names(part.protocol.metric_tokenizer))
+    return values

@@ -1,19 +1,21 @@
-"""What the cells of a sweep have measured for the numbers of a published table, seed by seed."""
+"""What the cells of a sweep measured for the numbers of a published table, seed by seed."""
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from vlpeft.benchmark.cells.cell import Plan, Planned
 from vlpeft.benchmark.cells.records import Store
 from vlpeft.benchmark.core.errors import UserError
-from vlpeft.results.leaderboard import JOINT, Leaderboard, leaderboard
+from vlpeft.results.compatible import JOINT
+from vlpeft.results.leaderboard import Leaderboard, leaderboard
 from vlpeft.results.papers.published import (
     SHARE,
+    Gain,
     PublishedColumn,
     PublishedGroup,
     PublishedRow,
@@ -22,14 +24,19 @@ from vlpeft.results.papers.published import (
 from vlpeft.results.scale import scale_notes
 
 MISSING = "missing"
+KINDS = ("skipped", "failed", "absent", MISSING)  # of states, the most severe first
+CellKey = tuple[str, str, str]  # method, backbone, task/dataset
+ValueState = tuple[float, str]
 
 
 @dataclass(frozen=True)
 class MeasuredValue:
-    """What stands beside a number.
+    """The measurement for one printed number.
 
-    values: by seed, of the seeds that have it.  planned: how many seeds the plan asks for.
-    state: as in `vlpeft.results.leaderboard`; "done" only where every planned seed has a finite value.
+    values: by seed, of the seeds that have it.
+    planned: how many seeds the plan asks for.
+    state: as in `vlpeft.results.leaderboard`; "done" only if every planned seed has a finite
+        value.
     small: what makes the cells small (`vlpeft.results.scale`).
     """
 
@@ -40,22 +47,22 @@ class MeasuredValue:
 
     @property
     def mean(self) -> float | None:
-        """Over the seeds, once all are there."""
-        return statistics.fmean(self.values.values()) if self.state == "done" else None
+        """Mean over the seeds; None until all are done."""
+        if self.state != "done":
+            return None
+        return statistics.fmean(self.values.values())
 
     @property
     def std(self) -> float | None:
         """Sample standard deviation (ddof=1); None for one seed."""
-        return (
-            statistics.stdev(self.values.values())
-            if self.state == "done" and len(self.values) > 1
-            else None
-        )
+        if self.state != "done" or len(self.values) < 2:
+            return None
+        return statistics.stdev(self.values.values())
 
 
 @dataclass(frozen=True)
 class Measurements:
-    """Looks up what a plan's cells have measured; without a plan everything is missing."""
+    """Looks up what a plan's cells measured. Without a plan everything is missing."""
 
     table: PublishedTable
     plan: Plan | None
@@ -64,7 +71,10 @@ class Measurements:
 
     @cached_property
     def board(self) -> Leaderboard | None:
-        """The leaderboard of the plan's cells, None without a plan. Raises UserError as `leaderboard` does."""
+        """The leaderboard of the plan's cells, None without a plan.
+
+        Raises UserError as `leaderboard` does.
+        """
         if self.plan is None or self.store is None:
             return None
         return leaderboard(self.plan, self.store, mixed=self.mixed)
@@ -72,66 +82,61 @@ class Measurements:
     def outcome(
         self, group: PublishedGroup, row: PublishedRow, column: PublishedColumn
     ) -> MeasuredValue:
-        """Of one number: a cell's, a mean of columns, or the gain of one row over another; means and gains seed by seed."""
+        """Return the measurement of one number.
+
+        It is a cell's value, a mean of columns, or the gain of one row over another. Means and
+        gains are computed seed by seed.
+        """
         if row.gain is not None:
-            gain, (of, over) = (
-                row.gain,
-                (self._referred(group, name) for name in (row.gain.of, row.gain.over)),
-            )
-            pair = [self.outcome(group, of, column), self.outcome(group, over, column)]
-            return _joined(pair, lambda values: gain.between(values[0], values[1]))
+            return self._gain(group, row.gain, column)
         if column.mean_of:
-            parts = [
-                self.outcome(group, row, self.table.columns[self.table.names.index(name)])
-                for name in column.mean_of
-            ]
-            return _joined(parts, statistics.fmean)
+            columns = map(self.table.column, column.mean_of)
+            parts = [self.outcome(group, row, each) for each in columns]
+            return _combine(parts, statistics.fmean)
         return self._measured(row.method, group.backbone, column)
 
-    def _referred(self, group: PublishedGroup, name: str) -> PublishedRow:
-        """A row of the group, or one that stands for a method for which the paper prints none."""
-        return group.row(name) or PublishedRow(name, {}, method=name)
+    def _gain(self, group: PublishedGroup, gain: Gain, column: PublishedColumn) -> MeasuredValue:
+        rows = (group.row_or_method(gain.of), group.row_or_method(gain.over))
+        pair = [self.outcome(group, each, column) for each in rows]
+        return _combine(pair, lambda values: gain.between(values[0], values[1]))
 
     def _measured(self, method: str, backbone: str, column: PublishedColumn) -> MeasuredValue:
-        cells = self._cells.get(
-            (method, backbone, column.task if column.measured != SHARE else ""), []
-        )
+        """Return the values of the cells of one method, backbone and task."""
+        task = "" if column.measured == SHARE else column.task
+        cells = self._cells.get((method, backbone, task), [])
         found = {cell.seed: self._value(cell, part, column) for cell, part in cells}
         if len(found) < len(cells):
             what = column.task or column.name
             raise UserError(
-                f"{method}, {backbone}, {what}: more than one cell a seed could be meant; give each its own label"
+                f"{method}, {backbone}, {what}: more than one cell a seed could be meant; "
+                "give each its own label"
             )
         values = {seed: value for seed, (value, state) in found.items() if state == "done"}
-        states = sorted((state for _, state in found.values() if state != "done"), key=_severity)
-        labels = dict.fromkeys(label for cell, _ in cells for label in scale_notes(cell.cell))
-        return MeasuredValue(
-            values, len(found), states[0] if states else "done" if found else MISSING, tuple(labels)
-        )
+        states = [state for _, state in found.values()]
+        labels: dict[str, None] = {}
+        for cell, _ in cells:
+            labels |= dict.fromkeys(scale_notes(cell.cell))
+        return MeasuredValue(values, len(found), _worst(states), tuple(labels))
 
-    def _value(self, cell: Planned, part: int, column: PublishedColumn) -> tuple[float, str]:
+    def _value(self, cell: Planned, part: int, column: PublishedColumn) -> ValueState:
+        """Return one seed's value and state."""
         if column.measured == SHARE:
             return self._share(cell)
         where = cell.cell.parts[part]
+        loosely = bool(scale_notes(cell.cell))
         metrics = self._values.get((cell.id, where.task, where.dataset.name), {})
-        names = [
-            name
-            for name in metrics
-            if _same(name, column.measured, loosely=bool(scale_notes(cell.cell)))
-        ]
-        value, state = (
-            metrics[names[0]]
-            if names
-            else (math.nan, f"absent: the cell does not report {column.measured}")
-        )
-        return (
-            (value, state)
-            if state != "done" or math.isfinite(value)
-            else (value, f"absent: the value is {value}")
-        )
+        for name, (value, state) in metrics.items():
+            if _is_same(name, column.measured, loosely=loosely):
+                if state == "done" and not math.isfinite(value):
+                    return value, f"absent: the value is {value}"
+                return value, state
+        return math.nan, f"absent: the cell does not report {column.measured}"
 
-    def _share(self, cell: Planned) -> tuple[float, str]:
-        """Trainable parameters, task head included, of all but the vision tower's, in per cent."""
+    def _share(self, cell: Planned) -> ValueState:
+        """Return trainable parameters in percent of all but the vision tower's.
+
+        Both counts include the task head.
+        """
         if cell.skipped:
             return math.nan, f"skipped: {cell.skipped}"
         if self.store is None or not self.store.has_record(cell.id):
@@ -142,57 +147,83 @@ class Measurements:
         return 100 * cost["trainable"] / (cost["total"] - cost["vision"]), "done"
 
     @cached_property
-    def _cells(self) -> dict[tuple[str, str, str], list[tuple[Planned, int]]]:
-        """Cells and the place of the task in them, by method, backbone and task/dataset; under "" each cell once."""
-        found: dict[tuple[str, str, str], list[tuple[Planned, int]]] = {}
-        for cell, names in _named(self.plan) if self.plan else ():
-            for part, name in enumerate(names):
+    def _cells(self) -> dict[CellKey, list[tuple[Planned, int]]]:
+        """Cells, each with the index of the task in it.
+
+        Under the task "" each method and backbone has the cells of its first task.
+        """
+        found: dict[CellKey, list[tuple[Planned, int]]] = {}
+        if self.plan is None:
+            return found
+        for cell in self.plan.cells:
+            for part, name in enumerate(_task_names(cell)):
                 found.setdefault((cell.row, cell.backbone, name), []).append((cell, part))
         for (method, backbone, _), cells in list(found.items()):
-            found.setdefault((method, backbone, ""), cells)  # of several tasks the first
+            found.setdefault((method, backbone, ""), cells)
         return found
 
     @cached_property
-    def _values(self) -> dict[tuple[str, str, str], dict[str, tuple[float, str]]]:
+    def _values(self) -> dict[CellKey, dict[str, ValueState]]:
         """Value and state of each metric, by cell, task and dataset."""
+        found: dict[CellKey, dict[str, ValueState]] = {}
         if self.board is None:
-            return {}
+            return found
         frame = self.board.frame
-        found: dict[tuple[str, str, str], dict[str, tuple[float, str]]] = {}
-        columns = (
-            frame[name].tolist() for name in ("id", "task", "dataset", "metric", "value", "state")
-        )
+        names = ("id", "task", "dataset", "metric", "value", "state")
+        columns = [frame[name].tolist() for name in names]
         for cell, task, dataset, metric, value, state in zip(*columns, strict=True):
             name = dataset.partition(JOINT)[0]
             found.setdefault((cell, task, name), {})[metric] = (value, state)
         return found
 
 
+def _worst(states: Iterable[str]) -> str:
+    """Return one state for all seeds.
+
+    A state that needs a fix takes precedence over one that is only missing: a seed that failed,
+    then a metric that could not be computed.
+    """
+    every = list(states)
+    undone = [state for state in every if state != "done"]
+    if undone:
+        return min(undone, key=_severity)
+    return "done" if every else MISSING
+
+
 def _severity(state: str) -> int:
-    """What will not mend itself comes first: a seed that failed, a metric that could not be computed, then what is only missing."""
-    kinds = ("skipped", "failed", "absent", MISSING)
-    return kinds.index(state.partition(": ")[0])
+    return KINDS.index(state.partition(": ")[0])
 
 
-def _same(name: str, wanted: str, *, loosely: bool) -> bool:
-    """Whether a metric is the wanted one; loosely, with another tokenizer too, which small cells have."""
-    return name == wanted or (loosely and name.partition(" (")[0] == wanted)
+def _is_same(name: str, wanted: str, *, loosely: bool) -> bool:
+    """Return whether a metric is the wanted one.
+
+    Small cells have another tokenizer, which follows the name in brackets; `loosely` ignores it.
+    """
+    if name == wanted:
+        return True
+    return loosely and name.partition(" (")[0] == wanted
 
 
-def _named(plan: Plan) -> Iterator[tuple[Planned, tuple[str, ...]]]:
-    """Cells, and their tasks as the sweep names them: at another scale the data that stands for a dataset says so behind its name."""
-    for cell in plan.cells:
-        yield cell, tuple(part.name.partition(" (")[0] for part in cell.cell.parts)
+def _task_names(cell: Planned) -> tuple[str, ...]:
+    """Return the tasks of a cell as the sweep names them.
+
+    At another scale, a dataset's replacement adds brackets to its name.
+    """
+    return tuple(part.name.partition(" (")[0] for part in cell.cell.parts)
 
 
-def _joined(
+def _combine(
     parts: Sequence[MeasuredValue], compute: Callable[[Sequence[float]], float]
 ) -> MeasuredValue:
-    """One outcome of several, over the seeds that all of them have."""
-    seeds = [seed for seed in parts[0].values if all(seed in part.values for part in parts)]
-    labels = dict.fromkeys(label for part in parts for label in part.small)
+    """Compute one value from several, over the seeds that all of them have."""
+    values = {}
+    for seed in parts[0].values:
+        if all(seed in part.values for part in parts):
+            values[seed] = compute([part.values[seed] for part in parts])
+    labels: dict[str, None] = {}
+    for part in parts:
+        labels |= dict.fromkeys(part.small)
     state = next((part.state for part in parts if part.state != "done"), "done")
-    values = {seed: compute([part.values[seed] for part in parts]) for seed in seeds}
     if state == "done" and not values:
         state = "absent: no seed is common to all parts"
     return MeasuredValue(values, min(part.planned for part in parts), state, tuple(labels))

@@ -1,12 +1,14 @@
-"""Tables of papers as data: `published/PAPER/TABLE.yaml`, read strictly, and recomputed where a number follows from others.
+"""Tables of papers as data: `published/PAPER/TABLE.yaml`.
 
-A number has its paper, table, row, column, metric, split and source; the sweep of the same name has cells for it, which the
-file names: `backbone` and `method` are that sweep's labels, a column's `task` and `measured` are task/dataset and a metric.
+Files are read strictly, and numbers that follow from others are recomputed. A number has its
+paper, table, row, column, metric, split and source. The sweep of the same name has cells for it:
+`backbone` and `method` are labels of that sweep, and a column's `task` and `measured` are a
+task/dataset and a metric.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -25,14 +27,15 @@ from vlpeft.benchmark.core.config import (
 from vlpeft.benchmark.plan.sweep import sweep_names
 
 FOLDER = Path(__file__).resolve().parents[1] / "published"
-SHARE = "share"  # `measured:` of trainable parameters in per cent of all, those of the vision tower left out
-SLACK = 1e-6  # of binary fractions
+# `measured:` of the trainable parameters in percent of all without the vision tower's.
+SHARE = "share"
+SLACK = 1e-6  # for binary fractions
 NonEmpty = Annotated[str, Field(min_length=1)]
 
 
 @dataclass(frozen=True)
 class Citation(Config):
-    """Where a number was read, and how; `primary` is what its authors published themselves."""
+    """Where a number was read, and how. `primary`: its authors published it themselves."""
 
     url: NonEmpty
     primary: bool
@@ -41,11 +44,13 @@ class Citation(Config):
 
 @dataclass(frozen=True)
 class PublishedColumn(Config):
-    """A column: what the paper calls it, and what of a cell stands beside it.
+    """A column: its name in the paper, and the value of a cell to compare with it.
 
-    mean_of: the columns of which it is the mean; `within` is how far a printed mean may be from the recomputed one.
+    mean_of: the columns of which it is the mean.
+    within: how far a printed mean may be from the recomputed one.
     tolerance: points by which a measurement may differ and still be a reproduction.
-    not_comparable: why no measurement can be judged by it.  note: what else is to be known beside a measurement.
+    not_comparable: why no measurement can be judged by it.
+    note: what a reader needs to know about a measurement.
     """
 
     name: NonEmpty
@@ -62,15 +67,15 @@ class PublishedColumn(Config):
 
     @property
     def is_linked(self) -> bool:
-        """Whether anything a cell leaves stands beside it."""
+        """Whether a cell has a value to compare with it."""
         return bool(self.measured or self.mean_of)
 
 
 @dataclass(frozen=True)
 class Gain(Config):
-    """A row that is one row minus another, or with `relative` by how many per cent it is more.
+    """A row that is one row minus another, or with `relative` the gain in percent.
 
-    `of` and `over` are rows of the group, or methods of the sweep for which the paper prints no row.
+    of, over: rows of the group, or methods of the sweep for which the paper prints no row.
     """
 
     of: str
@@ -78,17 +83,23 @@ class Gain(Config):
     relative: bool = False
 
     def between(self, of: float, over: float) -> float:
-        """Points, or per cent of `over`."""
-        return 100 * (of / over - 1) if self.relative else of - over
+        """Return the gain in points, or in percent of `over`."""
+        if self.relative:
+            return 100 * (of / over - 1)
+        return of - over
 
 
 @dataclass(frozen=True)
 class PublishedRow(Config):
-    """A row: its numbers in the order of the columns, or some of them by column; null where `unknown` says why.
+    """A row of printed numbers.
 
-    again: the same printed numbers beside other cells.  derived: not printed, but following from what is.
-    cannot: why no cell can reproduce it.  within: as the columns', where this row is printed otherwise.
-    not_comparable: as the columns', for the row's own number in a column.
+    values: in the order of the columns, or by column; null where `unknown` says why.
+    again: whether these are the same printed numbers, compared with other cells.
+    derived: whether the numbers are not printed, but follow from printed ones.
+    qualifier: a word before the number, such as "over".
+    cannot: why no cell can reproduce it.
+    within: as for a column, where this row is rounded differently.
+    not_comparable: as for a column, for single numbers of the row, by column.
     """
 
     name: NonEmpty
@@ -98,7 +109,7 @@ class PublishedRow(Config):
     gain: Gain | None = None
     again: bool = False
     derived: bool = False
-    qualifier: str = ""  # such as "over", before the number
+    qualifier: str = ""
     cannot: str = ""
     unknown: str = ""
     source: str = ""
@@ -116,13 +127,20 @@ class PublishedGroup(Config):
     cannot: str = ""
 
     def row(self, name: str) -> PublishedRow | None:
-        """The row of this name."""
+        """Return the row of this name, or None."""
         return next((row for row in self.rows if row.name == name), None)
+
+    def row_or_method(self, name: str) -> PublishedRow:
+        """Return the row of this name, or an empty row for the method of this name.
+
+        A gain may refer to a method for which the paper prints no row.
+        """
+        return self.row(name) or PublishedRow(name, {}, method=name)
 
 
 @dataclass(frozen=True)
 class Number:
-    """One number in its place; `value` is None where it is not known."""
+    """One number with its place in the table. `value` is None if it is not known."""
 
     group: PublishedGroup
     row: PublishedRow
@@ -144,7 +162,12 @@ class Number:
 
 @dataclass(frozen=True)
 class PublishedTable(Config):
-    """A file; the first source is that of rows which name none. `tolerance` says where the columns' tolerances come from."""
+    """A file in `published/`.
+
+    sources: by name; the first is the source of rows that name none.
+    tolerance: where the tolerances of the columns come from.
+    sweep: the sweep that reproduces the table, if it has another name.
+    """
 
     paper: NonEmpty
     table: NonEmpty
@@ -152,7 +175,7 @@ class PublishedTable(Config):
     tolerance: NonEmpty
     columns: Annotated[tuple[PublishedColumn, ...], Field(min_length=1)]
     groups: Annotated[tuple[PublishedGroup, ...], Field(min_length=1)]
-    sweep: str = ""  # the sweep that reproduces it, if it is not of the same name
+    sweep: str = ""
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -167,58 +190,59 @@ class PublishedTable(Config):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the columns."""
+        """The names of the columns."""
         return tuple(column.name for column in self.columns)
 
     @property
     def title(self) -> str:
-        """Paper and table."""
+        """The names of paper and table."""
         return f"{self.paper}, {self.table}"
 
     def values(self, row: PublishedRow) -> dict[str, float | None]:
-        """The row's numbers by column."""
-        return (
-            dict(row.values)
-            if isinstance(row.values, Mapping)
-            else dict(zip(self.names, row.values, strict=True))
-        )
+        """Return the numbers of a row by column."""
+        if isinstance(row.values, Mapping):
+            return dict(row.values)
+        return dict(zip(self.names, row.values, strict=True))
+
+    def column(self, name: str) -> PublishedColumn:
+        """Return the column of this name."""
+        return self.columns[self.names.index(name)]
 
     def numbers(self) -> Iterator[Number]:
-        """Every number, row by row; those of `again` rows too."""
-        default = next(iter(self.sources.values()))
+        """Yield every number, row by row, including those of `again` rows."""
         for group in self.groups:
             for row in group.rows:
-                stds = dict(zip(self.names, row.std, strict=False))
-                source = self.sources[row.source] if row.source else default
-                for name, value in self.values(row).items():
-                    yield Number(
-                        group,
-                        row,
-                        self.columns[self.names.index(name)],
-                        value,
-                        stds.get(name),
-                        source,
-                    )
+                yield from self._row_numbers(group, row)
+
+    def _row_numbers(self, group: PublishedGroup, row: PublishedRow) -> Iterator[Number]:
+        source = next(iter(self.sources.values()))
+        if row.source:
+            source = self.sources[row.source]
+        stds = dict(zip(self.names, row.std, strict=False))
+        for name, value in self.values(row).items():
+            yield Number(group, row, self.column(name), value, stds.get(name), source)
 
     def _check(self, group: PublishedGroup, row: PublishedRow, where: str) -> None:
-        if isinstance(row.values, tuple) and len(row.values) != len(self.columns):
-            raise ValueError(f"{where}: {len(row.values)} values for {len(self.columns)} columns")
-        if row.std and len(row.std) != len(self.columns):
-            raise ValueError(f"{where}: {len(row.std)} std for {len(self.columns)} columns")
+        """Raise ValueError for a row that does not fit the table."""
+        width = len(self.columns)
+        if isinstance(row.values, tuple) and len(row.values) != width:
+            raise ValueError(f"{where}: {len(row.values)} values for {width} columns")
+        if row.std and len(row.std) != width:
+            raise ValueError(f"{where}: {len(row.std)} std for {width} columns")
         _known(f"{where}: values", self.values(row), self.names)
         _known(f"{where}: not_comparable", row.not_comparable, self.values(row))
         _known(f"{where}: source", [row.source] if row.source else [], self.sources)
         if (None in self.values(row).values()) != bool(row.unknown):
             raise ValueError(f"{where}: give `unknown` where, and only where, a value is null")
-        if sum(map(bool, (row.method, row.gain, row.cannot or group.cannot))) != 1 and not (
-            row.gain and group.cannot
-        ):
+        given = sum(map(bool, (row.method, row.gain, row.cannot or group.cannot)))
+        gain_of_impossible = row.gain and group.cannot
+        if given != 1 and not gain_of_impossible:
             raise ValueError(f"{where}: give one of `method`, `gain` and `cannot`")
 
 
 @dataclass(frozen=True)
 class Recomputed:
-    """A printed average or gain beside what the other printed numbers make of it."""
+    """A printed average or gain, and its value recomputed from the other printed numbers."""
 
     number: Number
     value: float
@@ -227,86 +251,88 @@ class Recomputed:
     @property
     def agrees(self) -> bool:
         """Whether the printed number is as near as the file says."""
-        return (
-            self.number.value is not None
-            and abs(self.number.value - self.value) <= self.within + SLACK
-        )
+        printed = self.number.value
+        if printed is None:
+            return False
+        return abs(printed - self.value) <= self.within + SLACK
 
 
 def sweep_name_of(name: str) -> str:
-    """The sweep that belongs to a published table's name; any other name as it is."""
-    return (
-        (load_published(name).sweep or name)
-        if name in published_names() and name not in sweep_names()
-        else name
-    )
+    """Return the sweep of a published table; any other name is returned as it is."""
+    if name in sweep_names() or name not in published_names():
+        return name
+    return load_published(name).sweep or name
 
 
 def published_names() -> tuple[str, ...]:
-    """Names of the tables, `paper/table`."""
-    return tuple(
-        sorted(
-            path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.glob("*/*.yaml")
-        )
-    )
+    """Return the names of all tables, as `paper/table`, sorted."""
+    paths = (path.relative_to(FOLDER).with_suffix("") for path in FOLDER.glob("*/*.yaml"))
+    return tuple(sorted(path.as_posix() for path in paths))
 
 
 @cache
 def load_published(name: str) -> PublishedTable:
-    """Read a table. Raises UserError naming file and place."""
+    """Read a table. Raises UserError with the file and the place in it."""
     path = FOLDER / f"{name}.yaml"
     return parse(PublishedTable, load_yaml(path), str(path))
 
 
 def recompute_numbers(table: PublishedTable) -> Iterator[Recomputed]:
-    """Every printed average and gain whose parts are printed too.
+    """Yield every printed average and gain whose parts are printed too.
 
-    A mean may be off by the column's `within` (papers round or cut off), or by the row's own; a difference of printed numbers
-    must be equal; a relative gain may be off by the column's `within`.
+    A mean may be off by the row's or the column's `within`, because papers round or cut off. A
+    relative gain may be off by the column's. A difference of printed numbers must be equal.
     """
     for number in table.numbers():
-        found = (
-            None
-            if number.value is None
-            else _gain(table, number)
-            if number.row.gain
-            else _mean(table, number)
-        )
+        if number.value is None:
+            continue
+        if number.row.gain is not None:
+            found = _gain(table, number, number.row.gain)
+        else:
+            found = _mean(table, number)
         if found is not None:
             yield found
 
 
 def _mean(table: PublishedTable, number: Number) -> Recomputed | None:
+    """Recompute a mean of columns; None if a part is not printed."""
     values = table.values(number.row)
     parts = [values.get(name) for name in number.column.mean_of]
     known = [part for part in parts if part is not None]
     if not parts or len(known) < len(parts):
         return None
-    within = number.column.within if number.row.within is None else number.row.within
+    within = number.row.within
+    if within is None:
+        within = number.column.within
     return Recomputed(number, sum(known) / len(known), within)
 
 
-def _gain(table: PublishedTable, number: Number) -> Recomputed | None:
-    gain = number.row.gain
-    rows = [number.group.row(name) for name in (gain.of, gain.over)] if gain else []
-    of, over = [table.values(row).get(number.column.name) if row else None for row in rows]
-    if gain is None or of is None or over is None:
+def _gain(table: PublishedTable, number: Number, gain: Gain) -> Recomputed | None:
+    """Recompute a gain; None if a part is not printed."""
+    of = _printed(table, number, gain.of)
+    over = _printed(table, number, gain.over)
+    if of is None or over is None:
         return None
-    return Recomputed(
-        number, gain.between(of, over), number.column.within if gain.relative else 0.0
-    )
+    within = number.column.within if gain.relative else 0.0
+    return Recomputed(number, gain.between(of, over), within)
 
 
-def _unique(what: str, names: tuple[str, ...] | list[str]) -> None:
+def _printed(table: PublishedTable, number: Number, name: str) -> float | None:
+    """Return the number in another row of the same group and column, if it is printed."""
+    row = number.group.row(name)
+    if row is None:
+        return None
+    return table.values(row).get(number.column.name)
+
+
+def _unique(what: str, names: Collection[str]) -> None:
+    """Raise ValueError if a name occurs twice."""
     if len(set(names)) < len(names):
-        raise ValueError(f"{what}: a name stands twice")
+        raise ValueError(f"{what}: a name occurs twice")
 
 
-def _known(
-    what: str,
-    names: Mapping[str, object] | tuple[str, ...] | list[str],
-    known: tuple[str, ...] | Mapping[str, object],
-) -> None:
+def _known(what: str, names: Collection[str], known: Collection[str]) -> None:
+    """Raise ValueError for a name that is not known."""
     for name in names:
         if name not in known:
             raise ValueError(f"{what}: no '{name}' here")

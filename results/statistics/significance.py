@@ -1,4 +1,7 @@
-"""Which differences between the methods of a column are more than noise: the column's best against every other."""
+"""Differences between the methods of a column that are more than noise.
+
+The best method of a column is tested against every other.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,8 @@ import numpy as np
 from vlpeft.benchmark.cells.records import Store
 from vlpeft.benchmark.cells.scores import DECIMALS, ImageScores
 from vlpeft.benchmark.core.errors import UserError
-from vlpeft.results.leaderboard import JOINT, Leaderboard
+from vlpeft.results.compatible import JOINT
+from vlpeft.results.leaderboard import Leaderboard
 from vlpeft.results.statistics.paired import Difference, Floats, differences, ranks
 
 ColumnPlace = tuple[str, str, str, str]  # backbone, task, dataset, metric
@@ -21,10 +25,11 @@ TOLERANCE = 10.0**-DECIMALS
 
 @dataclass(frozen=True)
 class TestedColumn:
-    """The methods of one column of a table, all of whose cells are done, and what may be said of them.
+    """The methods of one column of a table, all of whose cells are done.
 
-    sums: (methods, images), means over seeds of the sums of scores by image.  examples: (images,).
-    means: (methods,).  seeds: of each method, its value by seed.
+    sums: (methods, images), means over seeds of the sums of scores by image.
+    examples: (images,), how many examples each image has.
+    seeds: for each method, its value by seed.
     """
 
     methods: tuple[str, ...]
@@ -34,12 +39,12 @@ class TestedColumn:
 
     @cached_property
     def means(self) -> Floats:
-        """In per cent."""
+        """(methods,), in percent."""
         return np.asarray(self.sums.sum(1) / self.examples.sum())
 
     @cached_property
     def best(self) -> str:
-        """The method of the highest mean; of several the first."""
+        """The method with the highest mean; of several, the first."""
         return self.methods[int(np.argmax(self.means))]
 
     @cached_property
@@ -47,13 +52,16 @@ class TestedColumn:
         """The best minus each other method, corrected together."""
         best = self.methods.index(self.best)
         others = [i for i in range(len(self.methods)) if i != best]
-        found = differences(self.sums[best], self.sums[others], self.examples) if others else []
+        if not others:
+            return {}
+        found = differences(self.sums[best], self.sums[others], self.examples)
         return {self.methods[i]: difference for i, difference in zip(others, found, strict=True)}
 
     def is_beaten(self, method: str) -> bool:
-        """Whether the best is significantly above it, and above it with every seed.
+        """Return whether the best is significantly above a method, and above it with every seed.
 
-        A test over images alone knows nothing of how training scatters: what another seed turns round is not clear.
+        A test over images alone does not see how training scatters. A difference that another
+        seed reverses is not clear.
         """
         if method not in self.below or not self.below[method].significant:
             return False
@@ -61,37 +69,42 @@ class TestedColumn:
         return bool(ahead) and min(ahead) > 0
 
     def differences_by_seed(self, method: str) -> list[float]:
-        """The best minus this method, with each seed that both have."""
-        best, other = (self.seeds[self.methods.index(name)] for name in (self.best, method))
+        """Return the best minus this method, for each seed that both have."""
+        best = self.seeds[self.methods.index(self.best)]
+        other = self.seeds[self.methods.index(method)]
         return [best[seed] - other[seed] for seed in best if seed in other]
 
     @cached_property
     def clear(self) -> bool:
-        """Whether the best has beaten every other method, of which there is one at least."""
+        """Whether there are other methods, and the best has beaten all of them."""
         return bool(self.below) and all(map(self.is_beaten, self.below))
 
     @property
     def ranks(self) -> dict[str, int]:
-        """By method; those that the best has not beaten share its rank."""
+        """The rank of each method. Methods that the best has not beaten share its rank."""
         tied = [not self.is_beaten(method) for method in self.methods]
         return dict(zip(self.methods, ranks(list(self.means), tied), strict=True))
 
 
 @dataclass(frozen=True)
 class Significance:
-    """Of a leaderboard: its columns that can be tested, and why the others cannot."""
+    """The columns of a leaderboard that can be tested, and why the others cannot."""
 
     columns: Mapping[ColumnPlace, TestedColumn]
     reasons: Mapping[ColumnPlace, str]
 
     def bold(self, place: ColumnPlace, method: str) -> bool:
-        """Whether a table may set the method's value in bold."""
+        """Return whether a table may print the method's value in bold."""
         column = self.columns.get(place)
-        return column is not None and column.clear and column.best == method
+        if column is None:
+            return False
+        return column.clear and column.best == method
 
     def rank(self, place: ColumnPlace, method: str) -> int | None:
-        """The method's rank in its column; None where there was no test."""
-        return self._ranks[place].get(method) if place in self.columns else None
+        """Return the method's rank in its column; None where there was no test."""
+        if place not in self.columns:
+            return None
+        return self._ranks[place].get(method)
 
     @cached_property
     def _ranks(self) -> dict[ColumnPlace, dict[str, int]]:
@@ -102,12 +115,13 @@ UNTESTED = Significance({}, {})
 
 
 def significance(board: Leaderboard, store: Store) -> Significance:
-    """Test every column (backbone, task, dataset, metric) that has two methods or more. Raises UserError for damaged or foreign scores."""
-    columns, reasons, reader = (
-        dict[ColumnPlace, TestedColumn](),
-        dict[ColumnPlace, str](),
-        _Reader(store),
-    )
+    """Test every column (backbone, task, dataset, metric) that has two methods or more.
+
+    Raises UserError for scores by image that are damaged or of another run.
+    """
+    columns: dict[ColumnPlace, TestedColumn] = {}
+    reasons: dict[ColumnPlace, str] = {}
+    reader = _Reader(store)
     for place, cells in _places(board):
         found = _column(place, cells, reader)
         if isinstance(found, TestedColumn):
@@ -127,12 +141,14 @@ class _Cell:
 
 
 def _places(board: Leaderboard) -> Iterator[tuple[ColumnPlace, list[_Cell]]]:
-    """Columns of the scores, breakdowns aside, with the cells that the grid does not rule out."""
+    """Yield the columns of the scores, with the cells that the grid does not rule out.
+
+    Breakdowns by question type are left out.
+    """
     names = ["backbone", "task", "dataset", "metric", "method", "seed", "id", "value", "state"]
+    values = [board.frame[name].tolist() for name in names]
     found: dict[ColumnPlace, list[_Cell]] = {}
-    for backbone, task, dataset, metric, *cell in zip(
-        *(board.frame[name].tolist() for name in names), strict=True
-    ):
+    for backbone, task, dataset, metric, *cell in zip(*values, strict=True):
         if "/" not in metric and not cell[-1].startswith("skipped"):
             found.setdefault((backbone, task, dataset, metric), []).append(_Cell(*cell))
     yield from found.items()
@@ -142,23 +158,24 @@ class _Reader:
     """Reads each cell's scores once."""
 
     def __init__(self, store: Store) -> None:
-        self.store, self.read = store, dict[str, dict[str, ImageScores]]()
+        self.store = store
+        self.read: dict[str, dict[str, ImageScores]] = {}
 
     def scores(self, cell_id: str, task: str) -> ImageScores | None:
-        """Of one task of a cell; None where none were kept."""
+        """Return the scores of one task of a cell; None where none were kept."""
         if cell_id not in self.read:
             self.read[cell_id] = {part.task: part for part in self.store.scores(cell_id)}
         return self.read[cell_id].get(task)
 
 
 def _column(place: ColumnPlace, cells: Sequence[_Cell], reader: _Reader) -> TestedColumn | str:
-    """A column, or why there is none; "" where there is nothing to compare."""
+    """Return a column, or why it cannot be tested; "" if there is nothing to compare."""
     methods = tuple(dict.fromkeys(cell.method for cell in cells))
     if len(methods) < 2:
         return ""
     if any(cell.state != "done" for cell in cells):
         return MISSING
-    parts = list[ImageScores]()
+    parts: list[ImageScores] = []
     for cell in cells:
         part = reader.scores(cell.id, _task(place))
         if part is None:
@@ -168,36 +185,35 @@ def _column(place: ColumnPlace, cells: Sequence[_Cell], reader: _Reader) -> Test
         return "it is no mean over examples"
     if len({(part.images, part.examples) for part in parts}) > 1:
         return "its cells were tested on different examples"
-    return _averaged(methods, place[3], cells, parts)
+    return _average(methods, place[3], cells, parts)
 
 
-def _averaged(
+def _average(
     methods: tuple[str, ...], metric: str, cells: Sequence[_Cell], parts: Sequence[ImageScores]
 ) -> TestedColumn:
+    """Average the sums of scores of each method over its seeds."""
     rows: dict[str, list[tuple[float, ...]]] = {method: [] for method in methods}
+    seeds: dict[str, dict[int, float]] = {method: {} for method in methods}
     for cell, part in zip(cells, parts, strict=True):
         _check(cell, metric, part)
         rows[cell.method].append(part.sums[metric])
-    seeds = tuple(
-        {cell.seed: cell.value for cell in cells if cell.method == method} for method in methods
-    )
-    return TestedColumn(
-        methods,
-        np.array([np.mean(rows[method], 0) for method in methods]),
-        np.array(parts[0].examples, float),
-        seeds,
-    )
+        seeds[cell.method][cell.seed] = cell.value
+    sums = np.array([np.mean(rows[method], 0) for method in methods])
+    examples = np.array(parts[0].examples, float)
+    return TestedColumn(methods, sums, examples, tuple(seeds.values()))
 
 
 def _check(cell: _Cell, metric: str, part: ImageScores) -> None:
-    """The scores are those that the record's value is the mean of."""
+    """Raise UserError unless the record's value is the mean of these scores."""
     mean = part.mean(metric)
     if abs(mean - cell.value) > TOLERANCE:
         raise UserError(
-            f"cell {cell.id}: its scores by image give {metric} {mean:.4f}, its record says {cell.value:.4f}; "
-            "they are not of one run: delete scores.json, or record.json to run the cell again"
+            f"cell {cell.id}: its scores by image give {metric} {mean:.4f}, its record says "
+            f"{cell.value:.4f}; they are not of one run: "
+            "delete scores.json, or record.json to run the cell again"
         )
 
 
 def _task(place: ColumnPlace) -> str:
+    """Return the task/dataset of a column, as scores by image name it."""
     return f"{place[1]}/{place[2].partition(JOINT)[0]}"

@@ -1,4 +1,4 @@
-"""What `vlpeft plan --explain` shows: every setting of a cell, resolved, and where it comes from."""
+"""`vlpeft plan --explain`: every resolved setting of a cell, and where it comes from."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ from vlpeft.benchmark.datasets import DatasetSpec
 from vlpeft.benchmark.plan.grid import Crossed, cross_layers
 from vlpeft.benchmark.plan.recipes import DEFAULT, Layer, origins
 from vlpeft.results.tables.listing import flow
-from vlpeft.results.tables.table import Block, Table, Text, one_line
+from vlpeft.results.tables.table import Block, Table, one_line, text_row
+
+ABOUT = ("id", "row", "backbone", "task", "dataset", "seed")
 
 
 @dataclass(frozen=True)
 class SettingsSection:
-    """Settings of one kind: each value, and in words where it comes from."""
+    """Settings of one kind: their values, and in words where each comes from."""
 
     title: str
     values: Mapping[str, JSON]
@@ -28,30 +30,33 @@ class SettingsSection:
 
 
 def find(name_or_path: str, beginning: str, scale: str = "") -> Crossed:
-    """The cell of a sweep, runnable or not, whose id starts so. Raises UserError for none or several."""
-    found: dict[str, Crossed] = {}  # at another scale two cells may be one
+    """Return the cell of a sweep, runnable or not, whose id starts with `beginning`.
+
+    Raises UserError if there is none, or several.
+    """
+    found: dict[str, Crossed] = {}  # at another scale two cells may have the same id
     for each in cross_layers(name_or_path, scale):
         if each.planned.id.startswith(beginning):
             found.setdefault(each.planned.id, each)
     if not beginning or len(found) != 1:
         raise UserError(
-            f"--explain {beginning}: {len(found) or 'no'} cells have an id that starts so; see `vlpeft plan {name_or_path}`"
+            f"--explain {beginning}: {len(found) or 'no'} cells have an id that starts so; "
+            f"see `vlpeft plan {name_or_path}`"
         )
     return next(iter(found.values()))
 
 
 def sections(cell: Crossed) -> Iterator[SettingsSection]:
-    """Method and backbone, then dataset and recipe of each task."""
-    model, way = cell.planned.cell.backbone, cell.planned.cell.method
-    yield _choice("method", way.name, way.settings, cell.method, METHODS)
-    yield _choice("backbone", model.name, model.settings, cell.backbone, BACKBONES)
+    """Yield method and backbone, then dataset and recipe of each task."""
+    backbone, method = cell.planned.cell.backbone, cell.planned.cell.method
+    yield _choice("method", method.name, method.settings, cell.method, METHODS)
+    yield _choice("backbone", backbone.name, backbone.settings, cell.backbone, BACKBONES)
     for part, data, layers in zip(cell.planned.cell.parts, cell.data, cell.protocols, strict=True):
-        several = f"{part.name}: " if cell.planned.cell.also else ""
-        yield _dataset(part.dataset, data, several)
+        prefix = f"{part.name}: " if cell.planned.cell.also else ""
+        yield _dataset(part.dataset, data, prefix)
         recipe = dump(part.protocol)
-        yield SettingsSection(
-            f"{several}protocol {part.protocol.name}", recipe, origins(layers, recipe, DEFAULT)
-        )
+        title = f"{prefix}protocol {part.protocol.name}"
+        yield SettingsSection(title, recipe, origins(layers, recipe, DEFAULT))
 
 
 def _choice(
@@ -61,47 +66,44 @@ def _choice(
     layers: Sequence[Layer],
     registry: Registry[Any],
 ) -> SettingsSection:
+    """Return the settings of a method or backbone."""
     values = dump(parse(registry.load(name), settings, f"{kind} {name}"))
     return SettingsSection(f"{kind} {name}", values, origins(layers, values, f"default of {name}"))
 
 
-def _dataset(spec: DatasetSpec, layers: Sequence[Layer], several: str) -> SettingsSection:
+def _dataset(spec: DatasetSpec, layers: Sequence[Layer], prefix: str) -> SettingsSection:
+    """Return the settings of a dataset, with the folder that it is read from."""
     values = {**dump(spec.open()), "root": spec.root}
     found = origins(layers, values, f"default of format {spec.format}")
     if not any("root" in layer.values for layer in layers):
-        found["root"] = "$VLPEFT_DATA, or where data lies without it"
-    return SettingsSection(f"{several}dataset {spec.name}", values, found)
+        found["root"] = "$VLPEFT_DATA, or the default data folder without it"
+    return SettingsSection(f"{prefix}dataset {spec.name}", values, found)
 
 
 def explain_rows(cell: Crossed) -> dict[str, Any]:
-    """The same for scripts."""
-    told = [
-        {
-            "title": s.title,
-            "settings": {
-                key: {"value": value, "from": s.origins[key]} for key, value in s.values.items()
-            },
-        }
-        for s in sections(cell)
-    ]
-    planned = cell.planned
-    about = {
-        key: getattr(planned, key) for key in ("id", "row", "backbone", "task", "dataset", "seed")
-    }
-    return {**about, "sections": told}
+    """Return the settings for scripts."""
+    about = {key: getattr(cell.planned, key) for key in ABOUT}
+    return {**about, "sections": [_plain(section) for section in sections(cell)]}
+
+
+def _plain(section: SettingsSection) -> dict[str, Any]:
+    settings = {}
+    for key, value in section.values.items():
+        settings[key] = {"value": value, "from": section.origins[key]}
+    return {"title": section.title, "settings": settings}
 
 
 def explain_table(cell: Crossed) -> Table:
-    """For people: a block a section, a row a setting."""
+    """Return the settings for people: a block a section, a row a setting."""
     planned = cell.planned
-    title = f"{planned.id}: {planned.row} on {planned.backbone}, {planned.task}/{planned.dataset}, seed {planned.seed}"
+    task = f"{planned.task}/{planned.dataset}"
+    title = f"{planned.id}: {planned.row} on {planned.backbone}, {task}, seed {planned.seed}"
     blocks, data = [], []
     for section in sections(cell):
-        lines = [(key, flow(value), section.origins[key]) for key, value in section.values.items()]
-        rows = tuple(tuple(Text(one_line(text)) for text in line) for line in lines)
-        blocks.append(Block(section.title, "lll", (("setting", "value", "from"),), rows))
-        data += [
-            {"section": section.title, "setting": key, "value": value, "from": origin}
-            for key, value, origin in lines
-        ]
+        rows = []
+        for key, value in section.values.items():
+            text, origin = flow(value), section.origins[key]
+            rows.append(text_row((key, text, origin)))
+            data.append({"section": section.title, "setting": key, "value": text, "from": origin})
+        blocks.append(Block(section.title, "lll", (("setting", "value", "from"),), tuple(rows)))
     return Table(one_line(title), (), tuple(blocks), tuple(data))

@@ -1,8 +1,11 @@
-"""Table -> HTML: one page without scripts or anything from elsewhere, light or dark as the reader's system is."""
+"""Table -> HTML: one page without scripts or external files.
+
+Its colours are light or dark, as the reader's system is.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from html import escape
 
 from vlpeft.results.tables.table import Block, Table, Text
@@ -22,51 +25,61 @@ tbody { border-bottom: 1px solid; }
 
 
 def html(table: Table) -> str:
-    """A whole document, UTF-8."""
-    return "\n".join(
-        ["<!doctype html>", '<html lang="en">', *_head(table.title), *_body(table), "</html>", ""]
-    )
+    """Return a whole document, to be saved as UTF-8."""
+    start = ("<!doctype html>", '<html lang="en">')
+    return "\n".join([*start, *_head(table.title), *_body(table), "</html>", ""])
 
 
 def _head(title: str) -> Iterator[str]:
-    yield '<head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+    viewport = "width=device-width, initial-scale=1"
+    yield f'<head><meta charset="utf-8"><meta name="viewport" content="{viewport}">'
     yield f"<title>{escape(title)}</title><style>{STYLE}</style></head>"
 
 
 def _body(table: Table) -> Iterator[str]:
     yield f"<body><h1>{escape(table.title)}</h1>"
-    yield from (f"<p>{escape(line)}</p>" for line in table.lines())
+    for line in table.lines():
+        yield f"<p>{escape(line)}</p>"
     for block in table.blocks:
         if block.title:
             yield f"<h2>{escape(block.title)}</h2>"
         yield '<div class="wide"><table>'
         yield from _grid(block)
         yield "</table></div>"
-    yield from (f"<p><sup>{mark}</sup> {escape(text)}</p>" for mark, text in table.footnotes)
-    yield from (f"<p>{escape(line)}</p>" for line in table.notes)
+    for mark, text in table.footnotes:
+        yield f"<p><sup>{mark}</sup> {escape(text)}</p>"
+    for line in table.notes:
+        yield f"<p>{escape(line)}</p>"
     yield "</body>"
 
 
 def _grid(block: Block) -> Iterator[str]:
     yield "<thead>"
     for depth in range(1, len(block.header)):
-        groups = (
-            f'<th class="c" colspan="{stop - start}">{escape(title)}</th>'
-            for title, start, stop in block.groups(depth)
-        )
-        yield f"<tr>{''.join(groups)}</tr>"
-    titles = (
-        f'<th class="{align}">{escape(title)}</th>'
-        for align, title in zip(block.align, block.header[-1], strict=True)
-    )
-    yield f"<tr>{''.join(titles)}</tr>"
+        yield _row(_group(*group) for group in block.groups(depth))
+    yield _row(map(_title, block.header[-1], block.align))
     yield "</thead><tbody>"
     for row in block.rows:
-        yield f"<tr>{''.join(_cell(cell, align) for cell, align in zip(row, block.align, strict=True))}</tr>"
+        yield _row(map(_cell, row, block.align))
     yield "</tbody>"
 
 
+def _row(cells: Iterable[str]) -> str:
+    return f"<tr>{''.join(cells)}</tr>"
+
+
+def _group(title: str, start: int, stop: int) -> str:
+    return f'<th class="c" colspan="{stop - start}">{escape(title)}</th>'
+
+
+def _title(title: str, align: str) -> str:
+    return f'<th class="{align}">{escape(title)}</th>'
+
+
 def _cell(cell: Text, align: str) -> str:
-    text = f"<b>{escape(cell.text)}</b>" if cell.bold else escape(cell.text)
-    marks = f"<sup>{','.join(cell.marks)}</sup>" if cell.marks else ""
-    return f'<td class="{align}">{text}{marks}</td>'
+    text = escape(cell.text)
+    if cell.bold:
+        text = f"<b>{text}</b>"
+    if cell.marks:
+        text += f"<sup>{','.join(cell.marks)}</sup>"
+    return f'<td class="{align}">{text}</td>'

@@ -1,4 +1,4 @@
-"""Table -> LaTeX: floats with booktabs rules, plain ASCII, which compiles whatever the names hold."""
+"""Table -> LaTeX: floats with booktabs rules, in plain ASCII, which compile with any names."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ SPECIAL = {
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     **{c: f"\\{c}" for c in "%&_#${}"},
-    # Not special, yet wrong: brackets and stars after `\\` are read as its argument, the rest has no glyph in OT1.
+    # Not special, yet wrong: LaTeX reads brackets and stars after `\\` as its argument.
     **{c: f"{{{c}}}" for c in "[]*"},
+    # The OT1 encoding has no glyph for these.
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
@@ -29,7 +30,8 @@ SPECIAL = {
     "…": r"\ldots{}",
     "`": r"\textasciigrave{}",
 }
-# Two hyphens would become a dash, `?` + grave a Spanish question mark (the grave is spelt out, so that one cannot occur).
+# Two hyphens would become a dash. `?` + grave would become a Spanish question mark, which cannot
+# occur: the grave is spelled out.
 PATTERN = re.compile("|".join([*map(re.escape, SPECIAL), "(?<=-)-", "[^\x00-\x7f]"]))
 ACCENTS = {
     "\u0300": "`",
@@ -44,15 +46,20 @@ ACCENTS = {
 
 
 def latex(table: Table) -> str:
-    r"""A `table` environment a block, so that each fits a page; they need \usepackage{booktabs} and nothing else."""
+    r"""Return a `table` environment for each block, so that each fits a page.
+
+    They need \usepackage{booktabs} and nothing else.
+    """
     lines = [r"% needs \usepackage{booktabs}"]
-    for i, block in enumerate(table.blocks or (None,)):
-        title = ": ".join(filter(None, (table.title, block.title if block else "")))
-        lines += _float(
-            (title, *(table.said if i else table.lines())),
-            block,
-            _below(table, block, last=i >= len(table.blocks) - 1),
-        )
+    if not table.blocks:
+        lines += _float((table.title, *table.lines()), None, map(_tex, table.notes))
+    for i, block in enumerate(table.blocks):
+        title = ": ".join(filter(None, (table.title, block.title)))
+        rest = table.said if i else table.lines()
+        below = list(_footnotes(table, block))
+        if i == len(table.blocks) - 1:
+            below += map(_tex, table.notes)
+        lines += _float((title, *rest), block, below)
     return "\n".join([*lines, ""])
 
 
@@ -60,20 +67,22 @@ def _float(caption: Sequence[str], block: Block | None, below: Iterable[str]) ->
     yield r"\begin{table}"
     yield r"\centering"
     yield rf"\caption{{{'. '.join(_tex(line.rstrip('.')) for line in caption)}.}}"
-    yield from _grid(block) if block else ()
-    yield from (rf"\par\smallskip{{\footnotesize {line}\par}}" for line in below)
+    if block is not None:
+        yield from _grid(block)
+    for line in below:
+        yield rf"\par\smallskip{{\footnotesize {line}\par}}"
     yield r"\end{table}"
 
 
-def _below(table: Table, block: Block | None, *, last: bool) -> Iterator[str]:
-    """The footnotes that the block refers to; the notes stand below the last."""
-    used = {mark for row in block.rows for cell in row for mark in cell.marks} if block else set()
-    yield from (
-        rf"\textsuperscript{{{mark}}} {_tex(text)}"
-        for mark, text in table.footnotes
-        if mark in used
-    )
-    yield from map(_tex, table.notes) if last else ()
+def _footnotes(table: Table, block: Block) -> Iterator[str]:
+    """Yield the footnotes that the block refers to."""
+    used: set[str] = set()
+    for row in block.rows:
+        for cell in row:
+            used.update(cell.marks)
+    for mark, text in table.footnotes:
+        if mark in used:
+            yield rf"\textsuperscript{{{mark}}} {_tex(text)}"
 
 
 def _grid(block: Block) -> Iterator[str]:
@@ -102,8 +111,12 @@ def _groups(block: Block, depth: int, *, ruled: bool) -> Iterator[str]:
 
 
 def _cell(cell: Text) -> str:
-    text = rf"\textbf{{{_tex(cell.text)}}}" if cell.bold else _tex(cell.text)
-    return rf"{text}\textsuperscript{{{','.join(cell.marks)}}}" if cell.marks else text
+    text = _tex(cell.text)
+    if cell.bold:
+        text = rf"\textbf{{{text}}}"
+    if cell.marks:
+        text += rf"\textsuperscript{{{','.join(cell.marks)}}}"
+    return text
 
 
 def _ampersands(cells: Iterable[str]) -> str:
@@ -111,14 +124,25 @@ def _ampersands(cells: Iterable[str]) -> str:
 
 
 def _tex(text: str) -> str:
-    return PATTERN.sub(
-        lambda match: SPECIAL.get(match[0]) or ("{}-" if match[0] == "-" else _letter(match[0])),
-        text,
-    )
+    """Return text that LaTeX prints as it is."""
+    return PATTERN.sub(_escaped, text)
+
+
+def _escaped(match: re.Match[str]) -> str:
+    """Return the LaTeX code of one character that PATTERN found."""
+    character = match[0]
+    if character in SPECIAL:
+        return SPECIAL[character]
+    if character == "-":
+        return "{}-"
+    return _letter(character)
 
 
 def _letter(character: str) -> str:
-    """An accented Latin letter as LaTeX writes it; of anything else, which may have no glyph, its code: nothing is lost unseen."""
+    """Return an accented Latin letter as LaTeX writes it.
+
+    Anything else may have no glyph, so it becomes its code: nothing is lost unseen.
+    """
     parts = unicodedata.normalize("NFD", character)
     if len(parts) == 2 and parts[0].isascii() and parts[0].isalpha() and parts[1] in ACCENTS:
         return rf"\{ACCENTS[parts[1]]}{{{parts[0]}}}"

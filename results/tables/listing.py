@@ -1,11 +1,11 @@
-"""What `vlpeft list` and `vlpeft plan` show: plain rows for scripts, text for people."""
+"""What `vlpeft list` and `vlpeft plan` print: plain rows for scripts, text for people."""
 
 from __future__ import annotations
 
 import ast
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from textwrap import TextWrapper
 from typing import Any
@@ -24,219 +24,226 @@ from vlpeft.benchmark.plan.recipes import load_protocol, protocol_names
 from vlpeft.benchmark.plan.sweep import load_sweep, sweep_names
 from vlpeft.benchmark.tasks import TASKS
 from vlpeft.results.papers.published import load_published, published_names
-from vlpeft.results.status import status
-from vlpeft.results.tables.table import Block, Footnotes, Table, Text, one_line
+from vlpeft.results.status import CellStatus, status
+from vlpeft.results.tables.table import Block, Footnotes, Table, Text, one_line, text_row
 
 GLUE = "\N{NO-BREAK SPACE}"  # keeps a setting on one line
-PLAIN = re.compile(
-    r"(?!(?:true|false|null)$)[A-Za-z][\w./-]*"
-)  # text that YAML takes without quotes
+# Text that YAML reads as a string without quotes.
+PLAIN = re.compile(r"(?!(?:true|false|null)$)[A-Za-z][\w./-]*")
 REGISTRIES: dict[str, Registry[Any]] = {
     "methods": METHODS,
     "backbones": BACKBONES,
     "tasks": TASKS,
     "metrics": METRICS,
 }
+OWN_PROTOCOL = (
+    "a recipe of your own in a sweep's `protocol:`; with `base: NAME` it changes a shipped one"
+)
 
 
 def listing(what: str) -> list[dict[str, Any]]:
-    """Name, summary and, where there are any, settings with their defaults. Imports no entry, so no torch."""
+    """Return name, summary and settings of all entries of one kind.
+
+    Imports no entry, so it needs no torch.
+
+    what: "datasets", "sweeps", "protocols" or a name in REGISTRIES.
+    """
     if what == "datasets":
-        cards = map(load_card, dataset_names())
-        return [
-            {
-                "name": c.name,
-                "tasks": list(c.tasks),
-                "format": c.format,
-                "licence": c.licence,
-                "summary": c.summary,
-            }
-            for c in cards
-        ]
+        return [_dataset(name) for name in dataset_names()]
     if what == "sweeps":
         return _sweeps()
     if what == "protocols":
         return _protocols()
-    rows = []
-    for entry in REGISTRIES[what].entries.values():
-        options = {
-            key: list(value) if isinstance(value, tuple) else value
-            for key, value in entry.options.items()
-        }
-        rows.append(
-            {
-                "name": entry.name,
-                **options,
-                **_fields(entry.settings, entry.choices),
-                "summary": entry.summary,
-            }
-        )
-    return rows
+    return list(_entries(REGISTRIES[what]))
+
+
+def _dataset(name: str) -> dict[str, Any]:
+    card = load_card(name)
+    return {
+        "name": card.name,
+        "tasks": list(card.tasks),
+        "format": card.format,
+        "licence": card.licence,
+        "summary": card.summary,
+    }
+
+
+def _entries(registry: Registry[Any]) -> Iterator[dict[str, Any]]:
+    """Yield the entries of a registry, as declared in their source files."""
+    for entry in registry.entries.values():
+        options = {}
+        for key, value in entry.options.items():
+            options[key] = list(value) if isinstance(value, tuple) else value
+        fields = _fields(entry.settings, entry.choices)
+        yield {"name": entry.name, **options, **fields, "summary": entry.summary}
 
 
 def _sweeps() -> list[dict[str, Any]]:
-    """Shipped sweeps, those of papers behind the others, and papers' tables that no sweep can reproduce."""
+    """Return the shipped sweeps, and the tables of papers that no sweep can reproduce.
+
+    Sweeps of papers, which have a slash in their names, follow the others.
+    """
     names = sorted({*sweep_names(), *published_names()}, key=lambda name: ("/" in name, name))
-    return [_sweep(name) if name in sweep_names() else _without_sweep(name) for name in names]
+    return [_sweep(name) for name in names]
 
 
 def _sweep(name: str) -> dict[str, Any]:
+    if name not in sweep_names():
+        return _published_alone(name)
     sweep = load_sweep(name)
     return {"name": name, "title": sweep.title, "summary": sweep.summary}
 
 
-def _without_sweep(name: str) -> dict[str, Any]:
+def _published_alone(name: str) -> dict[str, Any]:
+    """Return the row of a published table without a sweep of its name."""
     table = load_published(name)
-    why = (
-        f"numbers for the cells of {table.sweep}"
-        if table.sweep
-        else "no sweep: nothing here can reproduce it"
-    )
-    return {
-        "name": name,
-        "title": table.title,
-        "summary": f"{table.table} ({why}; see `vlpeft table {name}`)",
-    }
+    why = "no sweep: nothing here can reproduce it"
+    if table.sweep:
+        why = f"numbers for the cells of {table.sweep}"
+    summary = f"{table.table} ({why}; see `vlpeft table {name}`)"
+    return {"name": name, "title": table.title, "summary": summary}
 
 
 def _protocols() -> list[dict[str, Any]]:
-    """The shipped recipes, then the keys of any recipe."""
+    """Return the shipped recipes, then the keys of any recipe."""
+    rows = []
+    for name in protocol_names():
+        file = load_protocol(name)
+        rows.append({"name": name, "covers": file.covers, "summary": file.summary})
     source = parse_source(Path(config.__file__))
-    (node,) = (
-        item
-        for item in source.body
-        if isinstance(item, ast.ClassDef) and item.name == Protocol.__name__
-    )
-    about = (
-        "a recipe of your own in a sweep's `protocol:`; with `base: NAME` it changes a shipped one"
-    )
-    files = {name: load_protocol(name) for name in protocol_names()}
-    shipped = [
-        {"name": name, "covers": file.covers, "summary": file.summary}
-        for name, file in files.items()
-    ]
-    return [
-        *shipped,
-        {"name": Protocol.name, **_fields(*fields_of(node, source)), "summary": about},
-    ]
+    classes = (node for node in source.body if isinstance(node, ast.ClassDef))
+    (node,) = (node for node in classes if node.name == Protocol.__name__)
+    fields = _fields(*fields_of(node, source))
+    rows.append({"name": Protocol.name, **fields, "summary": OWN_PROTOCOL})
+    return rows
 
 
 def _fields(settings: Mapping[str, str], choices: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
-    """Defaults as values, None where there is none; what is required and what is allowed, apart."""
+    """Return defaults as values (None without one), required settings, and allowed values."""
     return {
-        "settings": {key: _value(written) for key, written in settings.items()},
-        "required": [key for key, written in settings.items() if not written],
+        "settings": {key: _value(source) for key, source in settings.items()},
+        "required": [key for key, source in settings.items() if not source],
         "choices": {key: list(values) for key, values in choices.items()},
     }
 
 
-def _value(written: str) -> Any:
+def _value(source: str) -> Any:
+    """Evaluate the source of a default. An expression stays as it is written."""
+    if not source:
+        return None
     try:
-        return ast.literal_eval(written) if written else None
+        return ast.literal_eval(source)
     except ValueError:
-        return written  # an expression
+        return source
 
 
 def listing_text(rows: Sequence[dict[str, Any]], width: int = 110) -> str:
-    """For people: one entry a paragraph, what it is and how to set it, wrapped."""
+    """Return the rows for people: one wrapped paragraph an entry.
+
+    width: columns of the text.
+    """
     indent = 2 + max(len(row["name"]) for row in rows)
+    margin = " " * indent
     lines: list[str] = []
     for row, before in zip(rows, [*rows[:1], *rows], strict=False):
         if _folder(row["name"]) != _folder(before["name"]):
             lines.append("")
-        wrap = TextWrapper(
-            width, initial_indent=row["name"].ljust(indent), subsequent_indent=" " * indent
-        )
+        first = row["name"].ljust(indent)
+        wrap = TextWrapper(width, initial_indent=first, subsequent_indent=margin)
         lines += wrap.wrap(_about(row))
         if row.get("settings"):
-            wrap = TextWrapper(width, initial_indent=" " * indent, subsequent_indent=" " * indent)
+            wrap = TextWrapper(width, initial_indent=margin, subsequent_indent=margin)
             lines += (line.replace(GLUE, " ") for line in wrap.wrap(_settings(row)))
     return "\n".join(lines) + "\n"
 
 
 def _folder(name: str) -> str:
-    """The part before a slash; names of sweeps alone have one."""
+    """Return the part before a slash. Only names of sweeps have one."""
     return name.rpartition("/")[0]
 
 
 def plan_rows(plan: Plan, root: Path | None) -> list[dict[str, Any]]:
-    """One row a cell, for scripts: everything of the plan, resolved settings included, and the state."""
-    return [
-        {**dump(cell), "state": state}
-        for cell, state in zip(plan.cells, _states(plan, root), strict=True)
-    ]
+    """Return one row a cell for scripts: the plan with resolved settings, and the state."""
+    states = _states(plan, root)
+    return [{**dump(cell), "state": state} for cell, state in zip(plan.cells, states, strict=True)]
 
 
 def plan_table(plan: Plan, root: Path | None) -> Table:
-    """One row a cell: id, what it is, what trains, and whether it will run; why not stands below, once for all its cells."""
+    """Return one row a cell: its id, what trains, and whether it will run.
+
+    Footnotes say why cells are skipped, once for all cells of a reason.
+    """
     footnotes = Footnotes()
-    rows = tuple(
-        _plan_row(cell, state, footnotes)
-        for cell, state in zip(plan.cells, _states(plan, root), strict=True)
-    )
+    states = _states(plan, root)
+    rows = [
+        _plan_row(cell, state, footnotes) for cell, state in zip(plan.cells, states, strict=True)
+    ]
     header = ("id", "method", "backbone", "task", "seed", "trainable", "%", "state")
+    count = len(plan.cells)
     skipped = sum(bool(cell.skipped) for cell in plan.cells)
-    title = f"{plan.title}: {len(plan.cells)} cells, {len(plan.cells) - skipped} runnable, {skipped} skipped"
+    title = f"{plan.title}: {count} cells, {count - skipped} runnable, {skipped} skipped"
+    block = Block("", "llllrrrl", (header,), tuple(rows))
     data = tuple(plan_rows(plan, root))
-    return Table(
-        one_line(title), (), (Block("", "llllrrrl", (header,), rows),), data, footnotes.list_notes()
-    )
+    return Table(one_line(title), (), (block,), data, footnotes.list_notes())
 
 
 def _plan_row(cell: Planned, state: str, footnotes: Footnotes) -> tuple[Text, ...]:
     about = (cell.id, cell.row, cell.backbone, f"{cell.task}/{cell.dataset}", str(cell.seed))
     if cell.skipped:
-        texts, last = (*about, "", ""), Text("skipped", (footnotes.mark(cell.skipped),))
-    else:
-        texts, last = (
-            (*about, f"{cell.trainable:,}", f"{100 * cell.trainable / cell.total:.2f}"),
-            Text(one_line(state)),
-        )
-    return (*(Text(one_line(text)) for text in texts), last)
+        last = Text("skipped", (footnotes.mark(cell.skipped),))
+        return (*text_row((*about, "", "")), last)
+    share = f"{100 * cell.trainable / cell.total:.2f}"
+    return text_row((*about, f"{cell.trainable:,}", share, state))
 
 
 def _states(plan: Plan, root: Path | None) -> list[str]:
-    """State and detail of each cell; what waits is runnable."""
+    """Return the state of each cell, with details from the result folder if there is one."""
     if root is None:
         return [f"skipped: {cell.skipped}" if cell.skipped else "runnable" for cell in plan.cells]
-    found = [
-        ("runnable" if cell.state == "missing" else cell.state, cell.detail)
-        for cell in status(plan, Store(root))
-    ]
-    return [f"{state}: {detail}" if detail else state for state, detail in found]
+    return [_state(cell) for cell in status(plan, Store(root))]
+
+
+def _state(cell: CellStatus) -> str:
+    """Return state and detail. A cell without results is runnable."""
+    state = "runnable" if cell.state == "missing" else cell.state
+    if cell.detail:
+        return f"{state}: {cell.detail}"
+    return state
 
 
 def _about(row: dict[str, Any]) -> str:
+    """Return what an entry is: its tasks, if it has any, and its summary."""
     if row.get("paper"):
         return f"{row['summary']} ({row['paper']})"
     text = str(row.get("summary") or row.get("title") or "")
-    served = [
-        f"{backbone}: {', '.join(tasks)}" for backbone, tasks in row.get("covers", {}).items()
-    ] or row.get("tasks", [])
-    return f"[{(', ', '; ')['covers' in row].join(served)}] {text}" if served else text
+    if row.get("covers"):
+        covers = row["covers"].items()
+        served = "; ".join(f"{backbone}: {', '.join(tasks)}" for backbone, tasks in covers)
+    else:
+        served = ", ".join(row.get("tasks", []))
+    if served:
+        return f"[{served}] {text}"
+    return text
 
 
 def _settings(row: dict[str, Any]) -> str:
-    return "settings: " + ", ".join(
-        _setting(row, key, default).replace(" ", GLUE) for key, default in row["settings"].items()
-    )
+    settings = [_setting(row, key, default) for key, default in row["settings"].items()]
+    return "settings: " + ", ".join(text.replace(" ", GLUE) for text in settings)
 
 
 def _setting(row: dict[str, Any], key: str, default: Any) -> str:
-    """`function: add|mul = add`, as a sweep would write the default."""
+    """Return a setting like `function: add|mul = add`, as a sweep would write the default."""
     allowed = "|".join(map(flow, row["choices"].get(key, ())))
-    kind = (
-        f": [{allowed}]"
-        if allowed and isinstance(default, Sequence) and not isinstance(default, str)
-        else f": {allowed}"
-        if allowed
-        else ""
-    )
-    return f"{key}{kind} {'(required)' if key in row['required'] else f'= {flow(default)}'}"
+    if allowed and isinstance(default, Sequence) and not isinstance(default, str):
+        allowed = f"[{allowed}]"  # a list of these values
+    name = f"{key}: {allowed}" if allowed else key
+    if key in row["required"]:
+        return f"{name} (required)"
+    return f"{name} = {flow(default)}"
 
 
 def flow(value: Any) -> str:
-    """YAML flow style."""
+    """Write a value in YAML flow style."""
     if isinstance(value, Mapping):
         return f"{{{', '.join(f'{key}: {flow(each)}' for key, each in value.items())}}}"
     if isinstance(value, (tuple, list)):

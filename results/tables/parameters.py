@@ -1,8 +1,11 @@
-"""`vlpeft params`: what every method of a sweep trains at full size, beside what papers say. Needs no weights and no data."""
+"""`vlpeft params`: what each method trains at full size, compared with what papers say.
+
+It needs no weights and no data.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,13 +21,38 @@ from vlpeft.benchmark.plan.sweep import load_sweep
 from vlpeft.results.tables.table import Block, Table, Text, one_line
 
 PUBLISHED = Path(__file__).resolve().parents[1] / "published" / "parameters.yaml"
-TOLERANCE = 0.0101  # of a printed percentage: papers round or cut off the second decimal
+# Of a printed percentage: papers round or cut off the second decimal.
+TOLERANCE = 0.0101
+HEADER = (
+    "backbone",
+    "method",
+    "trainable",
+    "total",
+    "%",
+    "% without vision",
+    "expected",
+    "printed %",
+    "of",
+    "verdict",
+)
+CAPTION = (
+    "trainable: task head included. total: both towers and what the method added.",
+    "expected: from released code, or derived where there is none. printed %: the paper's. "
+    "equal: counts; percentages to 0.01.",
+)
+# What a printed percentage is of.
 Share = Literal["without_vision", "text", "unstated"]
+SHARES = {
+    "without_vision": "all but vision",
+    "text": "language tower, no head",
+    "unstated": "not stated",
+    None: "",
+}
 
 
 @dataclass(frozen=True)
 class Published(Config):
-    """One row of `published/parameters.yaml`; see the words at its top."""
+    """One row of `published/parameters.yaml`; the comment at its top explains the keys."""
 
     source: str
     backbone: dict[str, JSON]
@@ -45,129 +73,112 @@ class PublishedFile(Config):
 
 
 def parameter_rows(name_or_path: str) -> list[dict[str, Any]]:
-    """One row for each method and backbone of a sweep that go together, in its order."""
+    """Return one row for each method and backbone of a sweep that work together, in its order."""
     return [_row(planned) for planned in combinations(name_or_path)]
 
 
-def parameter_table(name_or_path: str, rows: list[dict[str, Any]]) -> Table:
-    """For `vlpeft.results.tables.render.render`."""
-    header = (
-        "backbone",
-        "method",
-        "trainable",
-        "total",
-        "%",
-        "% without vision",
-        "expected",
-        "printed %",
-        "of",
-        "verdict",
-    )
-    body = tuple(tuple(Text(text) for text in _texts(row)) for row in rows)
+def parameter_table(name_or_path: str, rows: Sequence[dict[str, Any]]) -> Table:
+    """Return the rows of `parameter_rows` for people."""
+    body = tuple(tuple(map(Text, _texts(row))) for row in rows)
     sources = tuple(dict.fromkeys(row["source"] for row in rows if row["source"]))
     title = load_sweep(name_or_path).title or name_or_path
-    captions = (
-        "trainable: task head included. total: both towers and what the method added.",
-        "expected: from released code, or derived where there is none. printed %: the paper's. equal: counts; percentages to 0.01.",
-    )
-    return Table(
-        one_line(title),
-        captions,
-        (Block("", "llrrrrrrll", (header,), body),),
-        tuple(rows),
-        notes=sources,
-    )
+    block = Block("", "llrrrrrrll", (HEADER,), body)
+    return Table(one_line(title), CAPTION, (block,), tuple(rows), notes=sources)
 
 
 def _row(planned: Planned) -> dict[str, Any]:
+    """Count the parameters of a cell, and compare them with what a paper says."""
     counts = count_parameters(planned.cell, planned.cell.protocol.max_answers)
-    trainable, total, without = (
-        counts["trainable"],
-        counts["total"],
-        counts["total"] - counts["vision"],
-    )
-    published, source = _published(planned.cell)
+    trainable, total = counts["trainable"], counts["total"]
     row = {
         "method": planned.row,
         "backbone": planned.backbone,
         **counts,
         "percent": 100 * trainable / total,
-        "percent_without_vision": 100 * trainable / without,
-        "published_trainable": published.trainable if published else None,
-        "published_percent": published.percent if published else None,
-        "share": published.share if published else None,
-        "derived": published.derived if published else None,
-        "source": source,
+        "percent_without_vision": 100 * trainable / (total - counts["vision"]),
+        **_expected(planned.cell),
     }
     return {**row, "verdict": _verdict(row)}
 
 
+def _expected(cell: Cell) -> dict[str, Any]:
+    """Return what a paper says of a cell's method, with None where it says nothing."""
+    published, source = _published(cell)
+    if published is None:
+        keys = ("published_trainable", "published_percent", "share", "derived")
+        return {**dict.fromkeys(keys), "source": source}
+    return {
+        "published_trainable": published.trainable,
+        "published_percent": published.percent,
+        "share": published.share,
+        "derived": published.derived,
+        "source": source,
+    }
+
+
 def _verdict(row: dict[str, Any]) -> str:
-    """equal, or where it is not; the percentage is only compared where the paper says of what it is."""
-    if row["share"] is None:
+    """Return "equal", or what differs.
+
+    The percentage is compared only if the paper says what it is a share of.
+    """
+    share, percent = row["share"], row["published_percent"]
+    if share is None:
         return ""
-    counted = row["trainable"] - (row["head"] if row["share"] == "text" else 0)
+    counted = row["trainable"]
+    if share == "text":
+        counted -= row["head"]
     if row["published_trainable"] not in (None, counted):
         return f"differs: {counted:,}"
-    percent = row["published_percent"]
-    if (
-        percent is not None
-        and row["share"] == "without_vision"
-        and abs(percent - row["percent_without_vision"]) > TOLERANCE
-    ):
-        return f"differs: {row['percent_without_vision']:.2f} %"
-    if row["share"] != "unstated":
+    if percent is not None and share == "without_vision":
+        measured = row["percent_without_vision"]
+        if abs(percent - measured) > TOLERANCE:
+            return f"differs: {measured:.2f} %"
+    if share != "unstated":
         return "equal"
-    count = (
-        ""
-        if row["published_trainable"] is None
-        else "count as derived; "
-        if row["derived"]
-        else "count equal; "
-    )
-    return f"{count}the % has no stated base"
+    return f"{_count_verdict(row)}the % has no stated base"
+
+
+def _count_verdict(row: dict[str, Any]) -> str:
+    """Return what is known of a count that is not different."""
+    if row["published_trainable"] is None:
+        return ""
+    if row["derived"]:
+        return "count as derived; "
+    return "count equal; "
 
 
 def _texts(row: dict[str, Any]) -> Iterator[str]:
+    """Yield the cells of a row."""
     yield from (row["backbone"], row["method"], f"{row['trainable']:,}", f"{row['total']:,}")
     yield from (f"{row['percent']:.3f}", f"{row['percent_without_vision']:.3f}")
     yield "" if row["published_trainable"] is None else f"{row['published_trainable']:,}"
     yield "" if row["published_percent"] is None else f"{row['published_percent']:.2f}"
-    yield {
-        "without_vision": "all but vision",
-        "text": "language tower, no head",
-        "unstated": "not stated",
-        None: "",
-    }[row["share"]]
+    yield SHARES[row["share"]]
     yield row["verdict"]
 
 
 def _published(cell: Cell) -> tuple[Published | None, str]:
+    """Return what a paper says of a cell's method on its backbone, and its source."""
     for row, backbone, method, source in _known():
-        if (backbone, method) == (cell.backbone, cell.method) and row.tasks in (
-            None,
-            len(cell.parts),
-        ):
+        same = (backbone, method) == (cell.backbone, cell.method)
+        if same and row.tasks in (None, len(cell.parts)):
             return row, source
     return None, ""
 
 
 @cache
 def _known() -> tuple[tuple[Published, Choice, Choice, str], ...]:
+    """Read the file: each row with its backbone, its method and its source."""
     file = parse(PublishedFile, load_yaml(PUBLISHED), str(PUBLISHED))
-    return tuple(
-        (
-            row,
-            _choice(BACKBONES, row.backbone),
-            _choice(METHODS, row.method),
-            file.sources[row.source],
-        )
-        for row in file.rows
-    )
+    known = []
+    for row in file.rows:
+        backbone, method = _choice(BACKBONES, row.backbone), _choice(METHODS, row.method)
+        known.append((row, backbone, method, file.sources[row.source]))
+    return tuple(known)
 
 
 def _choice(registry: Registry[Any], item: dict[str, JSON]) -> Choice:
+    """Return an entry of a registry with all its settings."""
+    name = item["name"]
     settings = {key: value for key, value in item.items() if key != "name"}
-    return Choice(
-        item["name"], dump_identity(parse(registry.load(item["name"]), settings, str(PUBLISHED)))
-    )
+    return Choice(name, dump_identity(parse(registry.load(name), settings, str(PUBLISHED))))

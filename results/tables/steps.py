@@ -1,68 +1,73 @@
-"""What `vlpeft measure` and `vlpeft plan --cost` print."""
+"""The tables of `vlpeft measure` and `vlpeft plan --cost`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
 from vlpeft.benchmark.plan.forecast import Forecast, total_hours
 from vlpeft.benchmark.plan.measure import MeasuredStep
-from vlpeft.results.tables.table import Block, Table, Text, one_line
+from vlpeft.results.tables.table import Block, Table, one_line, text_row
+
+STEP_HEADER = ("backbone", "method", "task", "trainable", "total", "step s", "peak MB", "")
+STEP_CAPTION = "One training step of {}, random weights; the vision tower's forward is part of it."
+FORECAST_CAPTION = (
+    "Training alone, from a few steps on random weights and cached features; "
+    "evaluation is not in it."
+)
 
 
 def step_table(sweep: str, batch: int, steps: Sequence[MeasuredStep]) -> Table:
-    """What `vlpeft measure` measured."""
-    header = ("backbone", "method", "task", "trainable", "total", "step s", "peak MB", "")
-    rows = []
-    for step in steps:
-        numbers = (
-            f"{step.trainable:,}",
-            f"{step.total:,}",
-            f"{step.step_seconds:.2f}",
-            f"{step.peak_memory_mb:,.0f}",
-        )
-        numbers = ("", "", "", "") if step.failed else numbers
-        rows.append(
-            tuple(
-                Text(one_line(text))
-                for text in (step.backbone, step.method, step.task, *numbers, step.failed)
-            )
-        )
-    caption = f"One training step of {batch} example{'s' * (batch > 1)}, random weights; the vision tower's forward is part of it."
+    """Return what `vlpeft measure` measured, one row a step.
+
+    batch: examples a step.
+    """
+    examples = "1 example" if batch == 1 else f"{batch} examples"
+    rows = tuple(text_row(_step_texts(step)) for step in steps)
     return Table(
         one_line(f"{sweep}: one step"),
-        (caption,),
-        (Block("", "lllrrrrl", (header,), tuple(rows)),),
+        (STEP_CAPTION.format(examples),),
+        (Block("", "lllrrrrl", (STEP_HEADER,), rows),),
         tuple(map(asdict, steps)),
     )
 
 
+def _step_texts(step: MeasuredStep) -> Iterator[str]:
+    yield from (step.backbone, step.method, step.task)
+    if step.failed:
+        yield from ("", "", "", "")
+    else:
+        yield f"{step.trainable:,}"
+        yield f"{step.total:,}"
+        yield f"{step.step_seconds:.2f}"
+        yield f"{step.peak_memory_mb:,.0f}"
+    yield step.failed
+
+
 def forecast_table(sweep: str, device: str, found: Sequence[Forecast]) -> Table:
-    """What `vlpeft plan --cost` expects, and the sum."""
+    """Return the forecasts of `vlpeft plan --cost`, with their sum in the title."""
     unit = "GPU" if device == "cuda" else "CPU"
     header = ("backbone", "method", "task", "cells", "steps", "step s", f"{unit}-hours", "")
-    rows = []
-    for each in found:
-        numbers = (
-            ("", "", "")
-            if each.failed
-            else (f"{each.steps:,}", f"{each.step_seconds:.3g}", f"{each.hours:.3g}")
-        )
-        texts = (
-            each.backbone,
-            each.method,
-            f"{each.task}/{each.dataset}",
-            str(each.cells),
-            *numbers,
-            each.failed,
-        )
-        rows.append(tuple(Text(one_line(text)) for text in texts))
-    caption = "Training alone, from a few steps on random weights and cached features; evaluation is not in it."
-    missing = ", without what could not be measured" if any(each.failed for each in found) else ""
-    title = f"{sweep}: about {total_hours(found):.3g} {unit}-hours{missing}"
+    rows = tuple(text_row(_forecast_texts(each)) for each in found)
+    title = f"{sweep}: about {total_hours(found):.3g} {unit}-hours"
+    if any(each.failed for each in found):
+        title += ", without what could not be measured"
     return Table(
         one_line(title),
-        (caption,),
-        (Block("", "lllrrrrl", (header,), tuple(rows)),),
+        (FORECAST_CAPTION,),
+        (Block("", "lllrrrrl", (header,), rows),),
         tuple(map(asdict, found)),
     )
+
+
+def _forecast_texts(forecast: Forecast) -> Iterator[str]:
+    yield from (forecast.backbone, forecast.method)
+    yield f"{forecast.task}/{forecast.dataset}"
+    yield str(forecast.cells)
+    if forecast.failed:
+        yield from ("", "", "")
+    else:
+        yield f"{forecast.steps:,}"
+        yield f"{forecast.step_seconds:.3g}"
+        yield f"{forecast.hours:.3g}"
+    yield forecast.failed

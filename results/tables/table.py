@@ -1,8 +1,7 @@
-"""What every renderer is given: a title, blocks of cell texts, footnotes, and the same content as tidy rows."""
+"""What every renderer gets: a title, blocks of cell texts, footnotes, and the same as tidy rows."""
 
 from __future__ import annotations
 
-import math
 import string
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,14 +9,26 @@ from itertools import groupby
 from typing import Any
 
 from vlpeft.results.leaderboard import Leaderboard
-from vlpeft.results.statistics.significance import MISSING, UNTESTED, ColumnPlace, Significance
+from vlpeft.results.statistics.significance import UNTESTED, ColumnPlace, Significance
 from vlpeft.results.summaries import SummaryEntry, costs, scores
+from vlpeft.results.tables.captions import (
+    mean_text,
+    percent,
+    range_text,
+    ruled_out_sentences,
+    seeds_sentence,
+    share_text,
+    short_value,
+    untested_sentences,
+)
 
 CLEAR = (
     "above every other method of its column with every seed, and by a paired test over images "
-    "(sign flips, seeds averaged, p < 5 % after Holm's correction). A column without: the best could be another."
+    "(sign flips, seeds averaged, p < 5 % after Holm's correction). A column without: the best "
+    "could be another."
 )
-COSTS = {  # what a column is called, and what its values are divided by
+PARTIAL = "k/n seeds: only k of n seeds are done, so there is no mean yet."
+COSTS = {  # the title of a column, and the divisor of its values
     "train_seconds": ("train s", 1.0),
     "eval_seconds": ("eval s", 1.0),
     "gpu_hours": ("GPU h", 1.0),
@@ -28,11 +39,12 @@ COSTS = {  # what a column is called, and what its values are divided by
     "peak_memory_mb": ("peak MB", 1.0),
     "delta_bytes": ("saved kB", 1e3),
 }
+STATE_STYLES = {"missing": "yellow", "failed": "bold red"}
 
 
 @dataclass(frozen=True)
 class Text:
-    """A cell's text, the footnotes it refers to, its colour on a terminal, and whether it stands out."""
+    """A cell's text, the marks of its footnotes, its terminal style, and whether it is bold."""
 
     text: str
     marks: tuple[str, ...] = ()
@@ -42,7 +54,11 @@ class Text:
 
 @dataclass(frozen=True)
 class Block:
-    """One grid. All header rows but the last name groups of columns; `align` has one of "l", "r" a column."""
+    """One grid.
+
+    align: one of "l", "r" a column.
+    header: the last row names the columns, the rows above it name groups of columns.
+    """
 
     title: str
     align: str
@@ -50,7 +66,10 @@ class Block:
     rows: tuple[tuple[Text, ...], ...]
 
     def groups(self, depth: int) -> Iterator[tuple[str, int, int]]:
-        """(title, first column, column after the last) in header row `depth` - 1: neighbours under equal titles so far."""
+        """Yield (title, first column, column after the last) of header row `depth` - 1.
+
+        A group is a run of columns with equal titles in this row and in all rows above it.
+        """
         start = 0
         for titles, run in groupby(column[:depth] for column in zip(*self.header, strict=True)):
             stop = start + len(list(run))
@@ -60,9 +79,11 @@ class Block:
 
 @dataclass(frozen=True)
 class Table:
-    """Blocks under one title. `data` is the same content for machines: one flat mapping a row, all with equal keys.
+    """Blocks under one title.
 
-    bold: what it means that a cell stands out, "" where none can.
+    data: the same content for machines: one flat mapping a row, all with equal keys.
+    footnotes: (mark, text).
+    bold: what bold means, "" if nothing can be bold.
     remarks: see `vlpeft.results.leaderboard.Leaderboard`.
     """
 
@@ -70,16 +91,20 @@ class Table:
     caption: tuple[str, ...]
     blocks: tuple[Block, ...]
     data: tuple[dict[str, Any], ...]
-    footnotes: tuple[tuple[str, str], ...] = ()  # mark, text
+    footnotes: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
     bold: str = ""
     remarks: tuple[str, ...] = ()
 
     def lines(self, bold: str = "Bold") -> tuple[str, ...]:
-        """The caption, with what cells that stand out mean after its first line, and the remarks; `bold` is how the format shows them."""
+        """Return the caption and the remarks.
+
+        What bold means follows the first line. `bold` is how the format marks it.
+        """
         first, rest = self.caption[:1], self.caption[1:]
-        standing_out = (f"{bold}: {self.bold}",) if self.bold else ()
-        return (*first, *standing_out, *rest, *self.said)
+        if self.bold:
+            first = (*first, f"{bold}: {self.bold}")
+        return (*first, *rest, *self.said)
 
     @property
     def said(self) -> tuple[str, ...]:
@@ -89,88 +114,26 @@ class Table:
 
 @dataclass
 class Footnotes:
-    """Hands out marks a, b, ..., z, aa, ab, ...; equal texts share one."""
+    """Assigns the marks a, b, ..., z, aa, ab, ... to texts. Equal texts share one mark."""
 
     marks: dict[str, str] = field(default_factory=dict)
 
     def mark(self, text: str) -> str:
-        """The mark of a text, a new one if the text is new."""
+        """Return the mark of a text; a new text gets a new mark."""
         return self.marks.setdefault(one_line(text), _letters(len(self.marks)))
 
     def list_notes(self) -> tuple[tuple[str, str], ...]:
-        """(mark, text) in the order of first use."""
+        """Return (mark, text) in the order of first use."""
         return tuple((mark, text) for text, mark in self.marks.items())
 
 
-def score_table(
-    board: Leaderboard, tests: Significance = UNTESTED, *, details: bool = False, digits: int = 1
-) -> Table:
-    """Means over seeds, one block a backbone; `digits` after the point. The same records give the same table.
-
-    What stands out is what `tests` allow; where a column could not be tested, the caption says why.
-    """
-    entries = scores(board, details=details)
-    seeds = {entry.planned for entry in entries if not entry.state.startswith("skipped")}
-    each = len(seeds) > 1
-
-    def show(entry: SummaryEntry) -> str:
-        mean = "NaN" if entry.mean is None or math.isnan(entry.mean) else f"{entry.mean:.{digits}f}"
-        std = "" if entry.std is None or math.isnan(entry.std) else f" ± {entry.std:.{digits}f}"
-        return f"{mean}{std}{f' (n={entry.n})' if each else ''}"
-
-    caption = (f"{_seeds(seeds)}. {percent(entry.metric for entry in entries)}", *_untested(tests))
-    table = _table(board, "", caption, entries, show, tests)
-    ranked = (
-        {
-            "rank": tests.rank(_place(entry), entry.method),
-            "bold": tests.bold(_place(entry), entry.method),
-        }
-        for entry in entries
-    )
-    data = tuple({**row, **more} for row, more in zip(table.data, ranked, strict=True))
-    return replace(table, data=data, bold=one_line(CLEAR) if tests.columns else "")
-
-
-def percent(metrics: Iterable[str]) -> str:
-    """The unit of a table's values; CIDEr has no percentages, and is named where the table has it."""
-    return (
-        "Percent; CIDEr x 100."
-        if any(metric.lower().startswith("cider") for metric in metrics)
-        else "Percent."
-    )
-
-
-def _place(entry: SummaryEntry) -> ColumnPlace:
-    return entry.backbone, entry.task, entry.dataset, entry.metric
-
-
-def _untested(tests: Significance) -> Iterator[str]:
-    """Which columns have nothing bold for want of a test."""
-    why: dict[str, list[str]] = {}
-    for (backbone, task, dataset, metric), reason in tests.reasons.items():
-        if reason != MISSING:  # which the table shows
-            why.setdefault(reason, []).append(f"{metric} of {task}/{dataset} on {backbone}")
-    for reason, places in why.items():
-        yield f"Differences not tested ({reason}): {', '.join(places)}."
-
-
-def cost_table(board: Leaderboard) -> Table:
-    """Measured costs, one block a backbone and dataset. Depends on the machine, hence apart from the scores."""
-    caption = (
-        "Means over the seeds; of a cell's steps the median time. Work, tokens and images are those of all its ranks.",
-    )
-
-    def show(entry: SummaryEntry) -> str:
-        value = (entry.mean or 0.0) / COSTS[entry.metric][1]
-        return (
-            f"{value:,.0f}"
-            if value >= 100
-            else f"{value:.1f}"
-            if value >= 1 or value == 0
-            else f"{value:.2g}"
-        )
-
-    return _table(board, ": cost", caption, costs(board), show, apart=True)
+def _letters(number: int) -> str:
+    """Return a mark as spreadsheets name columns: 0 -> a, 25 -> z, 26 -> aa."""
+    high, low = divmod(number, 26)
+    last = string.ascii_lowercase[low]
+    if high:
+        return _letters(high - 1) + last
+    return last
 
 
 def one_line(text: str) -> str:
@@ -178,12 +141,62 @@ def one_line(text: str) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
-def _seeds(counts: set[int]) -> str:
-    if counts <= {1}:
-        return "One seed each, hence no standard deviation"
-    return "Mean ± standard deviation (ddof=1)" + (
-        f" over n={min(counts)} seeds" if len(counts) == 1 else "; n seeds beside each"
+def text_row(texts: Iterable[str]) -> tuple[Text, ...]:
+    """Return plain texts as the cells of a row, each on one line."""
+    return tuple(Text(one_line(text)) for text in texts)
+
+
+def score_table(
+    board: Leaderboard, tests: Significance = UNTESTED, *, details: bool = False, digits: int = 1
+) -> Table:
+    """Return the means over seeds, one block a backbone.
+
+    Args:
+        board: the results.
+        tests: they decide what is bold; the caption says which columns could not be tested.
+        details: include the parts of metrics by question type.
+        digits: digits after the point.
+
+    The same records give the same table.
+    """
+    entries = scores(board, details=details)
+    seeds = {entry.planned for entry in entries if not entry.state.startswith("skipped")}
+
+    def show(entry: SummaryEntry) -> str:
+        text = mean_text(entry, digits)
+        if len(seeds) > 1:
+            return f"{text} (n={entry.n})"
+        return text
+
+    unit = percent(entry.metric for entry in entries)
+    caption = (f"{seeds_sentence(seeds)}. {unit}", *untested_sentences(tests))
+    table = _table(board, "", caption, entries, show, tests)
+    data = []
+    for row, entry in zip(table.data, entries, strict=True):
+        place, method = _place(entry), entry.method
+        data.append({**row, "rank": tests.rank(place, method), "bold": tests.bold(place, method)})
+    bold = one_line(CLEAR) if tests.columns else ""
+    return replace(table, data=tuple(data), bold=bold)
+
+
+def cost_table(board: Leaderboard) -> Table:
+    """Return the measured costs, one block a backbone and dataset.
+
+    Costs depend on the machine, so they are a table apart from the scores.
+    """
+    caption = (
+        "Means over the seeds; of a cell's steps the median time. "
+        "Work, tokens and images are those of all its ranks.",
     )
+
+    def show(entry: SummaryEntry) -> str:
+        return short_value((entry.mean or 0.0) / COSTS[entry.metric][1])
+
+    return _table(board, ": cost", caption, costs(board), show, by_dataset=True)
+
+
+def _place(entry: SummaryEntry) -> ColumnPlace:
+    return entry.backbone, entry.task, entry.dataset, entry.metric
 
 
 def _table(
@@ -194,32 +207,33 @@ def _table(
     show: Callable[[SummaryEntry], str],
     tests: Significance = UNTESTED,
     *,
-    apart: bool = False,  # a block for each dataset, too
+    by_dataset: bool = False,
 ) -> Table:
+    """Arrange entries into blocks: one a backbone, or with `by_dataset` one a dataset too."""
     footnotes = Footnotes()
 
     def text(entry: SummaryEntry | None) -> Text:
-        made = _text(entry, show, footnotes)
-        return (
-            replace(made, bold=True)
-            if entry is not None and tests.bold(_place(entry), entry.method)
-            else made
-        )
+        if entry is None:
+            return Text("")
+        cell = _text(entry, show, footnotes)
+        return replace(cell, bold=tests.bold(_place(entry), entry.method))
 
     grouped: dict[tuple[str, ...], list[SummaryEntry]] = {}
     for entry in entries:
-        grouped.setdefault(
-            (entry.backbone, entry.task, entry.dataset) if apart else (entry.backbone,), []
-        ).append(entry)
+        key: tuple[str, ...] = (entry.backbone,)
+        if by_dataset:
+            key = (entry.backbone, entry.task, entry.dataset)
+        grouped.setdefault(key, []).append(entry)
     blocks = tuple(_block(backbone, own, text) for (backbone, *_), own in grouped.items())
-    caption = (*map(one_line, caption), *dict.fromkeys(map(one_line, _ruled_out(entries))))
+    lines = [*map(one_line, caption)]
+    lines += dict.fromkeys(map(one_line, ruled_out_sentences(entries)))
     if any(entry.state == "missing" for entry in entries):
-        caption = (*caption, "k/n seeds: only k of n seeds are done, so there is no mean yet.")
+        lines.append(PARTIAL)
     notes = tuple(filter(None, map(one_line, board.notes.splitlines())))
     data = tuple(dict(vars(entry)) for entry in entries)
     return Table(
         one_line(board.title) + suffix,
-        caption,
+        tuple(lines),
         blocks,
         data,
         footnotes.list_notes(),
@@ -231,15 +245,16 @@ def _table(
 def _block(
     backbone: str, entries: Sequence[SummaryEntry], text: Callable[[SummaryEntry | None], Text]
 ) -> Block:
-    columns = _shown(entries)
+    """Return the grid of one backbone: a row a method."""
+    columns = _columns(entries)
     found = {(entry.method, entry.task, entry.dataset, entry.metric): entry for entry in entries}
     rows = []
     for method in dict.fromkeys(entry.method for entry in entries):
         own = [found.get((method, *column)) for column in columns]
-        there = [entry for entry in own if entry is not None]
-        rows.append((Text(one_line(method)), *_parameters(there), *map(text, own)))
+        present = [entry for entry in own if entry is not None]
+        rows.append((Text(one_line(method)), *_parameters(present), *map(text, own)))
     tasks, datasets, metrics = zip(*columns, strict=True)
-    names = tuple(COSTS[metric][0] if metric in COSTS else metric for metric in metrics)
+    names = [COSTS.get(metric, (metric, 1.0))[0] for metric in metrics]
     header = (
         ("", "", "", *tasks),
         ("", "", "", *map(one_line, datasets)),
@@ -248,63 +263,39 @@ def _block(
     return Block(one_line(backbone), "l" + "r" * (len(columns) + 2), header, tuple(rows))
 
 
-def _shown(entries: Sequence[SummaryEntry]) -> list[tuple[str, str, str]]:
-    """Columns in the plan's order, without the tasks that this backbone cannot do with any method (the caption says so)."""
+def _columns(entries: Sequence[SummaryEntry]) -> list[tuple[str, str, str]]:
+    """Return the columns in the plan's order.
+
+    Tasks that this backbone cannot do with any method are left out: the caption names them.
+    """
     every = dict.fromkeys((entry.task, entry.dataset, entry.metric) for entry in entries)
-    ran = {
-        (entry.task, entry.dataset, entry.metric)
-        for entry in entries
-        if not entry.state.startswith("skipped")
-    }
+    ran = set()
+    for entry in entries:
+        if not entry.state.startswith("skipped"):
+            ran.add((entry.task, entry.dataset, entry.metric))
     return [column for column in every if column in ran] or list(every)
 
 
-def _ruled_out(entries: Sequence[SummaryEntry]) -> list[str]:
-    """One line for each (backbone, task) whose cells are all skipped for one reason."""
-    groups: dict[tuple[str, str], set[str]] = {}
-    for entry in entries:
-        groups.setdefault((entry.backbone, f"{entry.task}/{entry.dataset}"), set()).add(entry.state)
-    alone = {key: min(states) for key, states in groups.items() if len(states) == 1}
-    return [
-        f"{where[1]} is skipped: {state.partition(': ')[2]}."
-        for where, state in alone.items()
-        if state.startswith("skipped: ")
-    ]
-
-
 def _parameters(entries: Sequence[SummaryEntry]) -> tuple[Text, Text]:
-    if all(e.state.startswith("skipped") for e in entries):
+    """Return the trainable parameters of a method, as a count and in percent."""
+    if all(entry.state.startswith("skipped") for entry in entries):
         return Text("–", style="dim"), Text("–", style="dim")
-    known = sorted(
-        {
-            (e.trainable, e.trainable_percent)
-            for e in entries
-            if e.trainable is not None and e.trainable_percent is not None
-        }
-    )
-    return _range([f"{count:,}" for count, _ in known]), _range(
-        [_percent(share) for _, share in known]
-    )
+    known = set()
+    for entry in entries:
+        if entry.trainable is not None and entry.trainable_percent is not None:
+            known.add((entry.trainable, entry.trainable_percent))
+    counts = [f"{count:,}" for count, _ in sorted(known)]
+    shares = [share_text(share) for _, share in sorted(known)]
+    return Text(range_text(counts)), Text(range_text(shares))
 
 
-def _range(texts: Sequence[str]) -> Text:
-    """One text, or lowest–highest where tasks differ (by their heads)."""
-    if not texts:
-        return Text("?")
-    return Text(texts[0] if texts[0] == texts[-1] else f"{texts[0]}–{texts[-1]}")
-
-
-def _percent(share: float) -> str:
-    return "<0.01" if 0 < share < 0.005 else f"{share:.2f}"
-
-
-def _text(
-    entry: SummaryEntry | None, show: Callable[[SummaryEntry], str], footnotes: Footnotes
-) -> Text:
-    if entry is None:
-        return Text("")
+def _text(entry: SummaryEntry, show: Callable[[SummaryEntry], str], footnotes: Footnotes) -> Text:
+    """Return the cell of an entry: its value, or why there is none."""
     kind, _, reason = entry.state.partition(": ")
-    marks = tuple(footnotes.mark(text) for text in (*((reason,) if reason else ()), *entry.flags))
+    notes = list(entry.flags)
+    if reason:
+        notes.insert(0, reason)
+    marks = tuple(map(footnotes.mark, notes))
     if kind == "done":
         return Text(show(entry), marks, "bold red" if entry.flags else "")
     texts = {
@@ -313,10 +304,4 @@ def _text(
         "absent": "absent",
         "skipped": "–",
     }
-    return Text(texts[kind], marks, {"missing": "yellow", "failed": "bold red"}.get(kind, "dim"))
-
-
-def _letters(number: int) -> str:
-    """0 -> a, 25 -> z, 26 -> aa: the column names of a spreadsheet."""
-    high, low = divmod(number, 26)
-    return (_letters(high - 1) if high else "") + string.ascii_lowercase[low]
+    return Text(texts[kind], marks, STATE_STYLES.get(kind, "dim"))

@@ -1,4 +1,7 @@
-"""The tidy frame for other programs: a row for every cell and metric, nothing averaged. Its columns: `vlpeft.results.leaderboard`."""
+"""The tidy frame for other programs: a row for every cell and metric, nothing averaged.
+
+`vlpeft.results.leaderboard` describes its columns.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ FORMS = ("csv", "json", "parquet")
 
 
 def tidy(frame: pd.DataFrame, form: str) -> bytes:
-    """The frame in one of FORMS; the same frame gives the same bytes."""
+    """Write the frame in one of FORMS. The same frame gives the same bytes."""
     if form == "parquet":
         out = io.BytesIO()
         frame.to_parquet(out, index=False, engine="pyarrow")

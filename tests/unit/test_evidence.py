@@ -134,7 +134,7 @@ def test_records_that_do_not_tell_where_they_were_made(tmp_path):
     first = next(store.records())
     (store.folder(first.id) / "record.json").unlink()
     store.publish(replace(first, provenance={}))
-    with pytest.raises(UserError, match=f"cell {first.id}: its record does not tell its system"):
+    with pytest.raises(UserError, match=f"cell {first.id}: its record does not contain its system"):
         keep("quickstart", tmp_path, tmp_path / "elsewhere")
 
 

@@ -112,7 +112,7 @@ def test_a_side_can_be_the_scale(tmp_path):
 
 @pytest.mark.parametrize(
     ("side", "message"),
-    [("methd", "unknown side 'methd'; did you mean 'method'"), ("task,task", "stands twice")],
+    [("methd", "unknown side 'methd'; did you mean 'method'"), ("task,task", "named twice")],
 )
 def test_sides_are_checked(tmp_path, side, message):
     with pytest.raises(UserError, match=message):

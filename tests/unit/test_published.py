@@ -294,9 +294,9 @@ def test_an_unknown_part_leaves_its_average_alone() -> None:
             {"C": "another share"},
             "row 'G, one': not_comparable: no 'C' here",
         ),
-        ("groups__0__rows__1__name", "one", "rows of 'G': a name stands twice"),
+        ("groups__0__rows__1__name", "one", "rows of 'G': a name occurs twice"),
         ("columns__2__mean_of", ["A", "C"], "column 'Avg.': mean_of: no 'C' here"),
-        ("columns__1__name", "A", "columns: a name stands twice"),
+        ("columns__1__name", "A", "columns: a name occurs twice"),
         ("groups__0__rows__0__values", ["1.0", 2.0, 1.5], "groups[0].rows[0].values"),
     ],
 )

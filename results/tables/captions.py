@@ -1,0 +1,89 @@
+"""Sentences of captions, and how numbers are written in tables."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Iterator, Sequence
+
+from vlpeft.results.statistics.significance import MISSING, Significance
+from vlpeft.results.summaries import SummaryEntry
+
+
+def percent(metrics: Iterable[str]) -> str:
+    """Return the unit of a table's values. CIDEr is not a percentage, so it is named."""
+    if any(metric.lower().startswith("cider") for metric in metrics):
+        return "Percent; CIDEr x 100."
+    return "Percent."
+
+
+def plus_minus(std: float | None, digits: int = 1) -> str:
+    """Return the standard deviation as it follows a mean, or "" if there is none."""
+    if std is None:
+        return ""
+    return f" ± {std:.{digits}f}"
+
+
+def mean_text(entry: SummaryEntry, digits: int) -> str:
+    """Return mean and standard deviation of an entry."""
+    mean = "NaN"
+    if entry.mean is not None and not math.isnan(entry.mean):
+        mean = f"{entry.mean:.{digits}f}"
+    if entry.std is None or math.isnan(entry.std):
+        return mean
+    return mean + plus_minus(entry.std, digits)
+
+
+def short_value(value: float) -> str:
+    """Return a measured value with about three digits."""
+    if value >= 100:
+        return f"{value:,.0f}"
+    if value >= 1 or value == 0:
+        return f"{value:.1f}"
+    return f"{value:.2g}"
+
+
+def share_text(share: float) -> str:
+    """Return a share in percent."""
+    if 0 < share < 0.005:
+        return "<0.01"
+    return f"{share:.2f}"
+
+
+def range_text(texts: Sequence[str]) -> str:
+    """Return one text, or lowest–highest where tasks differ (by their heads)."""
+    if not texts:
+        return "?"
+    if texts[0] == texts[-1]:
+        return texts[0]
+    return f"{texts[0]}–{texts[-1]}"
+
+
+def seeds_sentence(counts: Collection[int]) -> str:
+    """Return what a mean is over, for the numbers of planned seeds of the entries."""
+    if set(counts) <= {1}:
+        return "One seed each, hence no standard deviation"
+    if len(counts) == 1:
+        return f"Mean ± standard deviation (ddof=1) over n={min(counts)} seeds"
+    return "Mean ± standard deviation (ddof=1); n seeds beside each"
+
+
+def untested_sentences(tests: Significance) -> Iterator[str]:
+    """Yield which columns have nothing bold because no test was possible."""
+    places: dict[str, list[str]] = {}
+    for (backbone, task, dataset, metric), reason in tests.reasons.items():
+        if reason != MISSING:  # the table shows missing values
+            places.setdefault(reason, []).append(f"{metric} of {task}/{dataset} on {backbone}")
+    for reason, listed in places.items():
+        yield f"Differences not tested ({reason}): {', '.join(listed)}."
+
+
+def ruled_out_sentences(entries: Iterable[SummaryEntry]) -> Iterator[str]:
+    """Yield a line for each (backbone, task) whose cells are all skipped for one reason."""
+    states: dict[tuple[str, str], set[str]] = {}
+    for entry in entries:
+        place = entry.backbone, f"{entry.task}/{entry.dataset}"
+        states.setdefault(place, set()).add(entry.state)
+    for (_, task), found in states.items():
+        state = min(found)
+        if len(found) == 1 and state.startswith("skipped: "):
+            yield f"{task} is skipped: {state.partition(': ')[2]}."
