@@ -1,4 +1,4 @@
-"""Joint cells: one model trained on several tasks, a batch of one task at a time."""
+"""Joint cells: one model trained on several tasks, one task a batch."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_recipes_that_cannot_be_followed_are_refused(sweep, main, old, new, mess
     assert message in said.err
 
 
-def test_further_tasks_are_checked_even_where_an_earlier_cell_has_the_same_first_one() -> None:
+def test_further_tasks_are_checked_if_two_cells_share_the_first() -> None:
     checker, cell = _Checker(need_data=False, where="a sweep"), Case("lora", "blip").cell()
     short = Part("captioning", cell.dataset, cell.protocol)
     long = replace(short, protocol=replace(cell.protocol, max_output_tokens=1000))
@@ -135,7 +135,7 @@ def test_further_tasks_are_checked_even_where_an_earlier_cell_has_the_same_first
         checker._count(replace(cell, also=(long,)), 2)
 
 
-def test_a_task_may_be_for_some_backbones_only(sweep, main) -> None:
+def test_a_task_may_be_limited_to_some_backbones(sweep, main) -> None:
     sweep.with_name("some.yaml").write_text(
         sweep.read_text().replace("  - joint:", "  - on: [clip_bart]\n    joint:")
     )

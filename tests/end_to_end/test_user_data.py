@@ -38,6 +38,6 @@ def test_own_questions_and_captions(tmp_path, main) -> None:
     assert {p["prediction"] for p in predictions} <= {"0", "1", "2"}
 
     moved = tmp_path / "moved"
-    home.rename(moved)  # data may move: the cells and their records stay
+    home.rename(moved)  # data may move: the cells and their records do not change
     rows = json.loads(main("plan", moved / "one.yaml", "--root", root, "--json").out)
     assert sorted(row["id"] for row in rows if row["state"] == "done") == sorted(records(root))
