@@ -34,7 +34,10 @@ def picture(path: Path, mode: str = "RGB") -> None:
 
 
 def features(path: Path, value: float = 0.5) -> None:
-    """A file of features as VL-Adapter's release has them: group NAME, dataset `features`, 49 x 2048 float16."""
+    """Write features as in the VL-Adapter release.
+
+    The group NAME has a dataset `features`: 49 x 2048 float16.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with h5py.File(path, "w") as file:
         file.create_group(path.stem).create_dataset(

@@ -50,7 +50,7 @@ def loud(backbone: Backbone) -> Backbone:
 
 @torch.no_grad()
 def test_a_parallel_adapter_on_the_feed_forward_equals_its_formula() -> None:
-    """LayerNorm(dropout(FFN(x)) + x + E relu(D x + b) + c): the p-adapter release's, at BERT's place."""
+    """LayerNorm(dropout(FFN(x)) + x + E relu(D x + b) + c), as in the release for BERT."""
     backbone = loud(
         Case(
             "adapter", "vit_roberta", {"places": ["ffn"], "form": "parallel", "activation": "relu"}
@@ -75,7 +75,7 @@ def test_a_parallel_adapter_on_the_feed_forward_equals_its_formula() -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("form", ["sequential", "parallel"])
 def test_adapters_on_the_attention_of_gpt2_equal_their_formula(form: str) -> None:
-    """The block norms first, so a parallel adapter reads what the query reads: the normed states."""
+    """The block applies the norm first, so a parallel adapter reads the normed query states."""
     plain = Case("full_finetuning", "vit_gpt2").build().text.transformer.h[0].attn
     block: Any = loud(
         Case("adapter", "vit_gpt2", {"places": ["self"], "form": form}).build()

@@ -271,7 +271,7 @@ def test_other_graph_networks(gnn: str, more: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("backbone", ["vit_roberta", "vit_gpt2"])
 def test_gcn_is_the_plain_adapter(backbone: str) -> None:
-    """Table 2 of the paper; to the bit, in names, initial values and what three steps of training make of them."""
+    """Table 2 of the paper, bit for bit: names, initial values and weights after three steps."""
     ours, plain = (
         Case("p_adapter", backbone, {"variant": "paper", "gnn": "gcn"}),
         Case("adapter", backbone, {"activation": "relu"}),
@@ -397,7 +397,10 @@ def test_edges_between_equal_nodes() -> None:
 
 
 def test_a_norm_that_vanishes_stays_finite() -> None:
-    """sqrt(A + e) (F_j - F_i) = -e in one dimension: the release's norm is 0, between nodes that differ."""
+    """In one dimension sqrt(A + e) (F_j - F_i) = -e.
+
+    The norm of the release is then 0 between nodes that differ.
+    """
     rows, ratio = (
         torch.zeros(1, 1, dtype=torch.float64, requires_grad=True),
         torch.tensor([0.5], dtype=torch.float64),
@@ -442,7 +445,10 @@ def test_autocast_does_not_reach_the_graph(variant: str, monkeypatch: pytest.Mon
     "chosen", [{}, {"variant": "paper"}, {"variant": "paper", "degrees": "graph"}], ids=str
 )
 def test_no_tensor_is_larger_than_the_attention(chosen: dict[str, Any]) -> None:
-    """Forward and backward, with sizes that make (batch, heads, queries, keys) larger than everything else but times a width."""
+    """Run forward and backward; (batch, heads, queries, keys) is the largest shape.
+
+    Only times a width would be larger.
+    """
     torch.manual_seed(0)
     made = block("self", 2, 4, size=8, **chosen)
     shown = Seen(*(x.requires_grad_() for x in random_inputs(2, 2, 24, 24, 8, causal=False)))

@@ -205,7 +205,7 @@ def fused_layer(
 def test_routed_lora_on_a_fused_projection(
     function: str, variant: str, batch: int, length: int, width: int, rank: int, seed: int
 ) -> None:
-    """GPT-2's query and value: `release` routes their bottlenecks as one vector, `paper` each on its own."""
+    """`release` routes the bottlenecks of query and value as one vector, `paper` each alone."""
     hidden, vision, w, c, a, b = normal(
         seed,
         (batch, length, width),

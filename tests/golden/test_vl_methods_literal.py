@@ -399,7 +399,7 @@ def test_other_modules_in_the_decoder(
 def test_only_the_release_padding_sees_the_batch(
     backbone: str, model: dict[str, Any], settings: dict[str, Any]
 ) -> None:
-    """The small gate of the release averages over padding, so that a sample's loss depends on its neighbours."""
+    """The release's small gate averages over padding, so a loss depends on its neighbours."""
     case = Case("vl_pet", backbone, settings, model)
     made, items = case.build(), case.items()
     case.train(made, 1)

@@ -128,7 +128,7 @@ def test_the_image_reaches_the_loss(case: Case) -> None:
 
 
 def test_gradients_do_not_depend_on_the_micro_batch(case: Case) -> None:
-    """However many parts a batch is computed in, they are those of the mean over all terms of the loss."""
+    """They are the gradients of the mean over all terms of the loss, for any micro-batch."""
     whole, parts = without_dropout(case.build()), without_dropout(case.build())
     state, again = case.train(whole, 1), case.train(parts, 1, micro_batch=3)
     assert again.curve[0][1] == pytest.approx(state.curve[0][1], rel=1e-6)
