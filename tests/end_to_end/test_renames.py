@@ -217,9 +217,13 @@ def tokenizer_default(monkeypatch, backbone):
             lambda real: with_default(real, add_special_tokens=False),
         )
     else:
-        spaced = lambda real: (
-            lambda *args, **options: [text.replace("?", " ?") for text in real(*args, **options)]
-        )  # noqa: E731
+
+        def spaced(real):
+            def decode(*args, **options):
+                return [text.replace("?", " ?") for text in real(*args, **options)]
+
+            return decode
+
         wrap(monkeypatch, tokenizer_class(), "batch_decode", spaced)
 
 

@@ -1,9 +1,10 @@
-"""Sweeps become cells: what a cell's id depends on and what it does not, labels, and the layers of a protocol.
+"""Sweeps become cells: what the id of a cell depends on, labels, and the layers of a protocol.
 
-`tests/golden/cell_ids.json` pins ids. An id that changes orphans every record made under it: whoever changes one on
-purpose (a new default, another protocol) writes the file anew and says so in CHANGELOG.md:
+`tests/golden/cell_ids.json` pins ids. If an id changes, every record made under the old id is lost.
+For an intended change (a new default, another protocol), rewrite the file and mention it in
+CHANGELOG.md. The command is
 
-    VLPEFT_WRITE_GOLDEN=1 pytest tests/unit/test_grid.py -k golden
+VLPEFT_WRITE_GOLDEN=1 pytest tests/unit/test_grid.py -k golden
 """
 
 import json
@@ -53,7 +54,7 @@ def write(path: Path, **replaced: str) -> str:
 
 @pytest.fixture
 def ids(tmp_path):
-    """The ids of a sweep whose lines are replaced."""
+    """Return the ids of a sweep with some lines replaced."""
 
     def call(**replaced: str) -> list[str]:
         return [planned.id for planned in expand(write(tmp_path / "a.yaml", **replaced))]
@@ -72,7 +73,10 @@ def refusal(tmp_path):
 
 
 def golden_cells() -> dict[str, str]:
-    """One cell of every row and backbone of the quickstart, each with another task or seed than the one before."""
+    """Return one cell of each row and backbone of the quickstart.
+
+    Each has another task or seed than the one before.
+    """
     kept = [
         p
         for p in expand("quickstart")
@@ -92,7 +96,7 @@ def test_golden_ids() -> None:
 
 
 def test_a_golden_id_that_depends_on_no_file() -> None:
-    """The hash itself: a cell written out here, whatever becomes of the quickstart."""
+    """A cell written out here pins the hash itself, independent of the quickstart."""
     assert CELL.id == "6dd3dc94b62b"
 
 
@@ -144,7 +148,7 @@ SAME = {
 
 
 @pytest.mark.parametrize("name", SAME)
-def test_what_does_not_change_the_id(name, ids) -> None:
+def test_changes_that_keep_the_id(name, ids) -> None:
     assert ids(**SAME[name]) == ids()
 
 
@@ -168,7 +172,7 @@ OTHER = {
 }
 
 
-def test_what_changes_the_id(ids) -> None:
+def test_changes_that_change_the_id(ids) -> None:
     found = {"as it is": ids()[0]} | {name: ids(**replaced)[0] for name, replaced in OTHER.items()}
     assert len(set(found.values())) == len(found)
 
@@ -191,7 +195,7 @@ def test_data_settings_change_the_id_and_moving_data_does_not(tmp_path, ids) -> 
     assert len({made(), made(seed="1"), made(train_scenes="21")}) == 3
     (tmp_path / "yours.yaml").write_text(
         data.read_text()
-    )  # another name may be other data in files of the same names
+    )  # another name may mean other data in files of the same names
     assert ids(tasks="[vqa/yours.yaml]")[0] != made()
 
 
@@ -253,7 +257,7 @@ def test_a_field_added_later_is_identity_only_where_it_is_used() -> None:
     assert used.identity()["protocol"]["label_words"] == {"neutral": "maybe"}
 
 
-def test_cells_survive_the_way_through_json() -> None:
+def test_cells_survive_json() -> None:
     for planned in expand("quickstart")[::17]:
         again = parse(Cell, json.loads(to_json(dump(planned.cell))), "cell.json")
         assert again == planned.cell
@@ -359,8 +363,8 @@ def test_plans_come_back_until_the_sweep_changes(tmp_path) -> None:
         load_plan(str(path), tmp_path)
 
 
-def test_seeds_cost_next_to_nothing(tmp_path, monkeypatch) -> None:
-    """However many seeds there are, files are read and settings are resolved and checked as for one."""
+def test_seeds_cost_almost_nothing(tmp_path, monkeypatch) -> None:
+    """For any number of seeds, files are read and settings are checked once."""
     calls = Counter()
     for name in ("resolve", "_data_layers", "_resolve"):
         real = getattr(grid, name)
@@ -394,7 +398,7 @@ def test_finding_a_cell(tmp_path) -> None:
 
 @settings(max_examples=20)
 @given(st.text(alphabet="abcdefghijklmnopqrstuvwxyz_", min_size=1, max_size=12))
-def test_no_word_is_a_sweep_but_the_shipped_ones(word) -> None:
+def test_only_shipped_names_are_sweeps(word) -> None:
     if word in sweeps.sweep_names():
         assert sweeps.sweep_path(word).exists()
     else:
@@ -402,7 +406,7 @@ def test_no_word_is_a_sweep_but_the_shipped_ones(word) -> None:
             sweeps.sweep_path(word)
 
 
-def test_a_changed_dataset_changes_what_a_plan_was_made_from(tmp_path: Path) -> None:
+def test_a_changed_dataset_changes_the_sources_of_a_plan(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("format: shapes\nroot: ''\nseed: 1\n")
     path = Path(write(tmp_path / "a.yaml", tasks="[{task: vqa, dataset: mine.yaml}]"))
     before = fingerprint(path)

@@ -1,4 +1,4 @@
-"""The rooms of the code, and which of them may import which."""
+"""The rooms of the code, and which room may import which."""
 
 import ast
 from collections.abc import Iterator
@@ -40,18 +40,18 @@ OLD = tuple(
 
 
 def room(path: str) -> str:
-    """benchmark/run/loop.py is in `run`, results/tables/table.py in `results`."""
+    """Return the room of a path, such as `run` for benchmark/run/loop.py."""
     return path.removeprefix("benchmark/").split("/")[0]
 
 
 def file_of(module: str) -> str | None:
-    """The file of a module of ours."""
+    """Return the file of one of our modules."""
     stem = module.removeprefix("vlpeft.").replace(".", "/")
     return next((name for name in (f"{stem}.py", f"{stem}/__init__.py") if name in FILES), None)
 
 
 def imports(path: str) -> Iterator[tuple[int, str]]:
-    """Line and file of everything of ours that a file imports, those in functions included."""
+    """Yield line and file of each of our modules that a file imports, also inside functions."""
     for node in ast.walk(ast.parse(FILES[path].read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found = [file_of(alias.name) for alias in node.names]
@@ -82,7 +82,7 @@ def test_no_circles() -> None:
 
 
 def test_each_module_has_one_name() -> None:
-    """Imported as `results`, it would be there twice, and a user's own results.py could be taken for it."""
+    """Under a second name, `results`, a module would exist twice and could be a user's own file."""
     everything = [*FILES.values(), *(REPOSITORY / "tests").rglob("*.py")]
     lines = [
         line.strip()

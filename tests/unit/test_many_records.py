@@ -1,4 +1,4 @@
-"""Ten thousand records: all tables and the report fit a laptop's memory, each record being parsed once by each."""
+"""Ten thousand records: tables and report fit into a laptop's memory and parse each record once."""
 
 import json
 import subprocess
@@ -78,7 +78,7 @@ def test_tables_and_report(tmp_path: Path) -> None:
         10_000,
         [2],
         8,
-    )  # by the tables, and by the page
+    )  # once for the tables, once for the page
     assert found["size"] > 100_000
     assert found["peak"] < 2**30
     assert (tmp_path / "page" / "index.html").stat().st_size < 2**24

@@ -1,4 +1,4 @@
-"""The shipped recipes: they resolve for all they cover, name nothing that does not exist, and hold the papers' values."""
+"""The shipped protocols cover what they name, use existing names, and hold the papers' values."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ COVERED = [
 ]
 
 
-def test_every_protocol_says_what_it_covers() -> None:
+def test_every_protocol_declares_what_it_covers() -> None:
     assert {name for name, _, _ in COVERED} == set(protocol_names())
 
 
@@ -37,7 +37,7 @@ def test_every_protocol_says_what_it_covers() -> None:
 def test_a_protocol_resolves_for_all_it_covers(
     name: str, backbone: str, tasks: tuple[str, ...], tmp_path: Path
 ) -> None:
-    """With every method of its backbone, and no key that the backbone or the task would not heed."""
+    """Every method of the backbone is planned, without a key that the backbone or task ignores."""
     entry = ", ".join(f"{key}: {str(value).lower()}" for key, value in tiny(backbone).items())
     (tmp_path / "a.yaml").write_text(
         f"protocol: {name}\nbackbones: [{{name: {backbone}, {entry}}}]\n"
@@ -57,7 +57,7 @@ def test_a_protocol_resolves_for_all_it_covers(
 
 
 @pytest.mark.parametrize("name", protocol_names())
-def test_conditions_name_what_there_is(name: str) -> None:
+def test_conditions_use_existing_names(name: str) -> None:
     known = {
         "backbone": set(BACKBONES.entries),
         "task": set(TASKS.entries),
@@ -148,7 +148,7 @@ def test_all_tasks_of_a_joint_cell_share_one_optimizer() -> None:
         assert len(rates) == 1
 
 
-def test_a_value_of_a_base_says_so() -> None:
+def test_a_value_of_a_base_names_its_origin() -> None:
     facts = {"backbone": "blip", "task": "vqa", "dataset": "some", "method": "lora"}
     layers = list(protocol_layers("p_adapter_paper", facts))
     found = origins(layers, dump(resolve(layers, "here")), "default")

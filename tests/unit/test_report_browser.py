@@ -1,4 +1,4 @@
-"""The report page in a headless Chromium: what its script adds, on a phone, in the dark, with the keyboard alone."""
+"""The report page in headless Chromium: its script, on a phone, in dark mode, by keyboard."""
 
 import pytest
 
@@ -11,7 +11,8 @@ pytestmark = pytest.mark.skipif(
     executable() is None, reason=f"no browser here: none of {', '.join(NAMES)}"
 )
 
-# The contrast of each visible text with what is painted behind it, WCAG 2.2 (1.4.3); below 4.5 (3 for large text) is too low.
+# The contrast of each visible text with the colour behind it (WCAG 2.2, 1.4.3). The minimum is 4.5,
+# or 3 for large text.
 CONTRAST = """(() => {
   const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
   const parse = (colour) => { canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1);
@@ -49,13 +50,13 @@ def browser(tmp_path_factory):
 
 
 def table(browser, column: int) -> list[str]:
-    """A column of the first leaderboard, as shown."""
+    """Return a column of the first leaderboard as shown."""
     return browser.run(
         f"[...document.querySelectorAll('#leaderboard tbody')[0].rows].map((row) => row.cells[{column}].textContent.trim())"
     )
 
 
-def test_only_the_file_is_read_and_nothing_is_complained_about(browser, path):
+def test_only_the_file_is_read_without_errors(browser, path):
     browser.requests.clear()
     browser.errors.clear()
     browser.open(path)
@@ -67,7 +68,7 @@ def test_only_the_file_is_read_and_nothing_is_complained_about(browser, path):
 
 @pytest.mark.parametrize("width", [360, 390, 1280])
 @pytest.mark.parametrize("dark", [False, True])
-def test_every_text_can_be_read_and_nothing_runs_off_the_screen(browser, path, width, dark):
+def test_every_text_is_readable_and_fits_the_screen(browser, path, width, dark):
     browser.open(path, width=width, dark=dark)
     browser.run("document.querySelectorAll('details').forEach((each) => (each.open = true))")
     found = browser.run(CONTRAST)
@@ -97,7 +98,7 @@ def test_a_column_is_sorted_by_the_keyboard(browser, path):
     assert [text.split()[0] for text in table(browser, 1)] == ["50.5", "60.5", "70.5", "80.5"]
 
 
-def test_what_has_no_number_is_sorted_last(browser, path):
+def test_missing_numbers_are_sorted_last(browser, path):
     browser.open(path)
     for _ in range(2):
         browser.run(
@@ -109,7 +110,7 @@ def test_what_has_no_number_is_sorted_last(browser, path):
         assert [text[:1] for text in last[:2]] in (["8", "6"], ["6", "8"])
 
 
-def test_how_many_seeds_are_done_is_no_score(browser, path):
+def test_the_number_of_seeds_is_not_a_score(browser, path):
     browser.open(path)
     cell = (
         "[...document.querySelectorAll('#leaderboard tbody')[0].rows].at(-1).cells[1].textContent"
@@ -201,7 +202,7 @@ def test_charts_are_read_by_arrow_keys(browser, path):
     assert browser.run(read).startswith("p_adapter: 60.5")
 
 
-def test_a_shared_label_is_lit_with_each_of_its_methods(browser, path):
+def test_a_shared_label_is_highlighted_with_each_of_its_methods(browser, path):
     browser.open(path)
     label = "document.querySelector('#pareto .label')"
     browser.run(f"{label}.dataset.m = '1 2'")

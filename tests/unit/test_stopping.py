@@ -1,4 +1,4 @@
-"""A cell that is asked to stop is saved at that very step, and ends with the same bits when it goes on."""
+"""A cell that is asked to stop is saved at that step and later ends with the same bits."""
 
 import pytest
 
