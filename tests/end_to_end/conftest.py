@@ -55,7 +55,11 @@ protocol:{protocol}
 tasks: [{{task: vqa, dataset: small_shapes.yaml}}, {{task: captioning, dataset: small_shapes.yaml}}]
 backbones:
   - {{name: vit_roberta, text: tiny, vision: tiny, protocol: {{metrics: [vqa_accuracy]}}}}
-  - {{name: vit_gpt2, text: tiny, vision: tiny, loss: repaired, protocol: {{metrics: [cider, bleu, rouge_l]}}}}
+  - name: vit_gpt2
+    text: tiny
+    vision: tiny
+    loss: repaired
+    protocol: {{metrics: [cider, bleu, rouge_l]}}
 methods:
   - bitfit
   - head_only
@@ -226,7 +230,9 @@ def start_vlpeft(*arguments: object, log: Path) -> subprocess.Popen:
     hear = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     with log.open("wb") as file:
         options = {"stdout": file, "stderr": file, "env": environment(), "start_new_session": True}
-        return subprocess.Popen([COMMAND, *map(str, arguments)], preexec_fn=hear, **options)  # noqa: PLW1509 - the child only resets a signal
+        command = [COMMAND, *map(str, arguments)]
+        # The child only resets a signal, so the function that runs before exec is safe.
+        return subprocess.Popen(command, preexec_fn=hear, **options)  # noqa: PLW1509
 
 
 @pytest.fixture

@@ -25,11 +25,10 @@ from vlpeft.benchmark.run.runner import run_cell
 from vlpeft.benchmark.run.runtime import Runtime
 
 DATA = "format: shapes\nroot: ''\ntrain_scenes: 12\nval_scenes: 2\ntest_scenes: 6\n"
-CAPTIONS = (
-    DATA + "protocol: {metrics: [rouge_l]}\n"
-)  # the other metrics take longer than everything else
-PROTOCOL = """protocol: {lr: 1e-2, steps: 4, batch_size: 4, train_limit: 12, eval_limit: 5, max_input_tokens: 32, max_output_tokens: 8,
-           metric_tokenizer: treebank}
+# The other metrics take longer than everything else.
+CAPTIONS = DATA + "protocol: {metrics: [rouge_l]}\n"
+PROTOCOL = """protocol: {lr: 1e-2, steps: 4, batch_size: 4, train_limit: 12, eval_limit: 5,
+           max_input_tokens: 32, max_output_tokens: 8, metric_tokenizer: treebank}
 """
 BACKBONE = {
     "vit_roberta": "{name: vit_roberta, text: tiny, vision: tiny, pooler: random}",
@@ -42,7 +41,8 @@ TASK = {task: f"{{task: {task}, dataset: shapes.yaml}}" for task in ("vqa", "ent
 TASK["captioning"] = "{task: captioning, dataset: captions.yaml}"
 TASK["joint"] = f"{{joint: [{TASK['vqa']}, {TASK['captioning']}]}}"
 METHOD = {  # next to the methods of the same name
-    "all": "{name: lora, rank: 2, alpha: 3, targets: [query, value, output, up, down], also_train: [norms]}",
+    "all": "{name: lora, rank: 2, alpha: 3, targets: [query, value, output, up, down], "
+    "also_train: [norms]}",
     "biased": "{name: lora, rank: 2, also_train: [target_biases]}",
     "per task": "{name: lora, rank: 2, per_task: true}",
     "vision": "{name: full_finetuning, vision: true}",

@@ -16,8 +16,8 @@ from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.plan.check import _Checker
 
 JOINT = """
-protocol: {base: vl_adapter, epochs: null, steps: 6, batch_size: 8, train_limit: 24, eval_limit: 8, max_input_tokens: 32,
-           metric_tokenizer: treebank}
+protocol: {base: vl_adapter, epochs: null, steps: 6, batch_size: 8, train_limit: 24,
+           eval_limit: 8, max_input_tokens: 32, metric_tokenizer: treebank}
 tasks:
   - joint:
       - {task: vqa, dataset: small_shapes.yaml}
@@ -30,7 +30,8 @@ backbones:
     vision: tiny
     prefix: projected
     protocol:
-      {train_answers: all, loss_mean: tokens, answering: rank, max_generated_tokens: null, no_repeat_ngram: 0, early_stopping: false}
+      {train_answers: all, loss_mean: tokens, answering: rank, max_generated_tokens: null,
+       no_repeat_ngram: 0, early_stopping: false}
 methods:
   - {name: lora, rank: 4, on: [clip_bart]}
   - bitfit

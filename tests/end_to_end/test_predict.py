@@ -38,7 +38,8 @@ def out(ran: Ran, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "text.png").write_text("no image")
     (folder / "empty.jsonl").write_text("\n")
     (folder / "rows.jsonl").write_text(
-        '{"image": "red.png", "question": "what is it?"}\n\n{"image": "red.png", "question": "is it red?"}\n'
+        '{"image": "red.png", "question": "what is it?"}\n\n'
+        '{"image": "red.png", "question": "is it red?"}\n'
     )
     return folder
 

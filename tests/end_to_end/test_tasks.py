@@ -12,8 +12,8 @@ from tests.end_to_end.conftest import RUN, SHAPES, records
 from vlpeft.benchmark.datasets.shapes import CHANCE
 
 SWEEP = """
-protocol: {lr: 1e-3, steps: 3, batch_size: 8, train_limit: 24, eval_limit: 12, max_input_tokens: 32, metric_tokenizer: treebank,
-           metrics: null}
+protocol: {lr: 1e-3, steps: 3, batch_size: 8, train_limit: 24, eval_limit: 12,
+           max_input_tokens: 32, metric_tokenizer: treebank, metrics: null}
 tasks:
   - {task: entailment, dataset: small_shapes.yaml}
   - {task: nlvr2, dataset: small_shapes.yaml}

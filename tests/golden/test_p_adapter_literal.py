@@ -503,7 +503,17 @@ def test_a_slot_that_is_the_projection_itself(variant: str) -> None:
 def blip() -> Any:
     """The sites of the text decoder of BLIP-B, as far as counting needs them."""
     sites = [
-        Site(f"layer.{i}.{kind}", kind, "decoder", i, 768, {}, None, nn.Identity(), None)  # type: ignore[arg-type]
+        Site(
+            f"layer.{i}.{kind}",
+            kind,
+            "decoder",
+            i,
+            768,
+            {},
+            None,  # type: ignore[arg-type]
+            nn.Identity(),
+            None,
+        )
         for i in range(12)
         for kind in ("self", "cross", "ffn")
     ]

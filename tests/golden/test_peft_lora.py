@@ -22,7 +22,10 @@ pytestmark = pytest.mark.filterwarnings(
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 RANK, ALPHA = 4, 10.0
 ALL = ("query", "key", "value", "output", "up", "down")
-ROBERTA_ALL = r".*encoder\.layer\.\d+\.(attention\.self\.(query|key|value)|attention\.output\.dense|intermediate\.dense|output\.dense)"
+ROBERTA_ALL = (
+    r".*encoder\.layer\.\d+\.(attention\.self\.(query|key|value)|attention\.output\.dense"
+    r"|intermediate\.dense|output\.dense)"
+)
 GRID = [  # backbone, our settings, the modules as peft names them, whether they store (in, out)
     ("vit_roberta", {"targets": ["query", "value"]}, r".*self\.(query|value)", False),
     ("vit_roberta", {"targets": ALL}, ROBERTA_ALL, False),

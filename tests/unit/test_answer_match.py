@@ -56,10 +56,12 @@ def test_macro_f1_equals_sklearn(pairs: list[tuple[str, str]]) -> None:
 SCORE = """
 import evaluate, sys
 from vlpeft.benchmark.metrics import Prediction, score
-print(score(["answer_match"], [Prediction("1", "yes", ("yes",)), Prediction("2", "no", ("yes",))]).values["exact_match"])
+predictions = [Prediction("1", "yes", ("yes",)), Prediction("2", "no", ("yes",))]
+print(score(["answer_match"], predictions).values["exact_match"])
 """
 LOAD = """
-print(evaluate.load(sys.argv[1], keep_in_memory=True).compute(predictions=["yes"], references=[["yes"]])["exact_match"])
+metric = evaluate.load(sys.argv[1], keep_in_memory=True)
+print(metric.compute(predictions=["yes"], references=[["yes"]])["exact_match"])
 """
 
 

@@ -30,7 +30,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
     # torch.compile reads the gradients of all inputs; see test_compiling.py
     pytest.mark.filterwarnings(
-        "ignore:The .grad attribute of a Tensor that is not a leaf Tensor is being accessed:UserWarning"
+        "ignore:The .grad attribute of a Tensor that is not a leaf Tensor is being accessed"
+        ":UserWarning"
     ),
 ]
 QUICK = Setting(turns=2, quick=True)

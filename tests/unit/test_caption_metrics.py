@@ -260,7 +260,10 @@ def test_spice_with_models(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     for name in ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar"):
         (library / name).touch()
     rows = ", ".join(f'{{"image_id": {i}, "scores": {{"All": {{"f": 0.{i}}}}}}}' for i in (1, 0))
-    check = 'case "$JDK_JAVA_OPTIONS" in *java.base/java.lang=*) ;; *) exit 3;; esac; test "$6" = -out || exit 4'
+    check = (
+        'case "$JDK_JAVA_OPTIONS" in *java.base/java.lang=*) ;; *) exit 3;; esac; '
+        'test "$6" = -out || exit 4'
+    )
     fake_java(tmp_path, f"{check}\nprintf '%s' '[{rows}]' > \"$7\"", monkeypatch)
     report = score(["spice"], PREDICTIONS[:2], "treebank")
     assert report.values == {"SPICE (treebank)": pytest.approx(5.0)}
@@ -281,6 +284,9 @@ def test_a_failing_java_is_reported_with_its_output(
 
 
 def test_importing_metrics_is_light() -> None:
-    code = "import sys, vlpeft.benchmark.metrics as m; m.METRICS.load('cider'); print({'torch', 'evaluate', 'nltk', 'numpy'} & {*sys.modules})"
+    code = (
+        "import sys, vlpeft.benchmark.metrics as m; m.METRICS.load('cider'); "
+        "print({'torch', 'evaluate', 'nltk', 'numpy'} & {*sys.modules})"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"

@@ -174,7 +174,8 @@ def test_evaluation_and_counting_run_as_written(case: Case) -> None:
     inputs = SimpleNamespace(
         answers=ANSWERS, prompts=lambda part: [items[int(example.id)].prompt for example in part]
     )
-    found = predict_split(compiled, compiled.predict, inputs, feed, case.examples()[:2], 2)  # type: ignore[arg-type]
+    examples = case.examples()[:2]
+    found = predict_split(compiled, compiled.predict, inputs, feed, examples, 2)  # type: ignore[arg-type]
     assert first_step(start(compiled, case.protocol, 1), [feed], 0, None, ALONE).flops > 0
     assert not calls
     load_trained(plain, trained_tensors(compiled))

@@ -210,11 +210,13 @@ def test_a_typo_in_the_braces_of_a_prompt() -> None:
 
 
 PROTOCOL_REFUSED = [
-    ("lr", 0.0), ("lr", -1e-3), ("steps", -2), ("steps", 0), ("batch_size", 0), ("betas", [0.9]), ("betas", [0.9, 1.0]),
-    ("eps", 0.0), ("weight_decay", -0.1), ("schedule", "cosin"), ("warmup_fraction", 1.0), ("warmup_steps", -1),
-    ("clip_norm", 0.0), ("precision", "fp16"), ("images", "black"), ("train_limit", 0), ("eval_limit", -1),
-    ("max_input_tokens", 0), ("max_output_tokens", 0), ("beams", 0), ("max_answers", 0), ("metrics", "cider"),
-    ("metric_tokenizer", "moses"), ("name", 1),
+    ("lr", 0.0), ("lr", -1e-3), ("steps", -2), ("steps", 0), ("batch_size", 0),
+    ("betas", [0.9]), ("betas", [0.9, 1.0]), ("eps", 0.0), ("weight_decay", -0.1),
+    ("schedule", "cosin"), ("warmup_fraction", 1.0), ("warmup_steps", -1),
+    ("clip_norm", 0.0), ("precision", "fp16"), ("images", "black"),
+    ("train_limit", 0), ("eval_limit", -1), ("max_input_tokens", 0), ("max_output_tokens", 0),
+    ("beams", 0), ("max_answers", 0), ("metrics", "cider"), ("metric_tokenizer", "moses"),
+    ("name", 1),
 ]  # fmt: skip
 
 

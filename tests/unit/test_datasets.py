@@ -516,7 +516,10 @@ def test_shipped_datasets_are_listed_with_their_tasks():
 
 
 def test_listing_imports_neither_torch_nor_a_format():
-    code = "import sys, vlpeft.benchmark.datasets as d; [d.load_card(n).tasks for n in d.dataset_names()]"
+    code = (
+        "import sys, vlpeft.benchmark.datasets as d; "
+        "[d.load_card(n).tasks for n in d.dataset_names()]"
+    )
     code += "; assert not {'torch', 'PIL', 'vlpeft.benchmark.datasets.vqav2'} & set(sys.modules)"
     subprocess.run(
         [sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2], timeout=120

@@ -254,9 +254,11 @@ def test_a_sweep_reports_the_same_as_the_check(tmp_path, capsys, said, name):
     path = write_sample(name, tmp_path) / file
     path.write_text(path.read_text().replace(old, new, 1))
     dataset = own(tmp_path, name)
+    split = find_dataset(name, tmp_path).open().splits()[1]
     (tmp_path / "one.yaml").write_text(
-        f"protocol: {{lr: 1e-3, steps: 1, eval_split: {find_dataset(name, tmp_path).open().splits()[1]}}}\nseeds: [0]\nmethods: [bitfit]\n"
-        f"tasks: [{{task: {task}, dataset: {dataset}}}]\nbackbones: [{{name: {backbone}, text: tiny, vision: tiny}}]\n"
+        f"protocol: {{lr: 1e-3, steps: 1, eval_split: {split}}}\nseeds: [0]\nmethods: [bitfit]\n"
+        f"tasks: [{{task: {task}, dataset: {dataset}}}]\n"
+        f"backbones: [{{name: {backbone}, text: tiny, vision: tiny}}]\n"
     )
     code, _, lines = said("check", dataset, "--split", "train")
     assert code == 2

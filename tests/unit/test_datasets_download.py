@@ -418,7 +418,8 @@ def card(server, tmp_path):
     hand = [{"what": "the images", "get": "ask at https://example.org/form", "places": ["images"]}]
     path = tmp_path / "mine.yaml"
     path.write_text(
-        f"format: karpathy\nfile: a.bin\n{about}downloads: {json.dumps(sources)}\nby_hand: {json.dumps(hand)}\n"
+        f"format: karpathy\nfile: a.bin\n{about}downloads: {json.dumps(sources)}\n"
+        f"by_hand: {json.dumps(hand)}\n"
     )
     return path
 

@@ -134,8 +134,12 @@ def plan(capsys, path, code=0):
 def test_planning_reports_unreadable_combinations(tmp_path, capsys):
     write_sample("vqav2_clip_bart", tmp_path / "f")
     write_sample("vqav2", tmp_path / "p")
-    tasks = f"{{task: vqa, dataset: {own(tmp_path / 'f', 'vqav2_clip_bart')}}}, {{task: vqa, dataset: {own(tmp_path / 'p', 'vqav2')}}}"
-    towers = "{name: clip_bart, text: tiny, vision: tiny, label: tower}, {name: clip_bart, text: tiny, vision: features:2048, label: none}"
+    features, pixels = own(tmp_path / "f", "vqav2_clip_bart"), own(tmp_path / "p", "vqav2")
+    tasks = f"{{task: vqa, dataset: {features}}}, {{task: vqa, dataset: {pixels}}}"
+    towers = (
+        "{name: clip_bart, text: tiny, vision: tiny, label: tower}, "
+        "{name: clip_bart, text: tiny, vision: features:2048, label: none}"
+    )
     path = tmp_path / "one.yaml"
     path.write_text(SWEEP.format(tasks=tasks, backbones=towers, more="eval_split: val"))
     reasons = {(row["backbone"], row["dataset"]): row["skipped"] for row in plan(capsys, path)}

@@ -50,7 +50,8 @@ class Logged(Shapes):
         return super().image(image)
 
 def build(fatal):
-    backbone = ViTRoberta(text="tiny", vision="tiny").build(["yes", "no"], Protocol(lr=1e-3, steps=1)).requires_grad_(False)
+    config, protocol = ViTRoberta(text="tiny", vision="tiny"), Protocol(lr=1e-3, steps=1)
+    backbone = config.build(["yes", "no"], protocol).requires_grad_(False)
     data = Logged(train_scenes=80, val_scenes=1, test_scenes=1)
     Logged.fatal = fatal
     features = visual_inputs(backbone, data, images, False, cache)([(image,) for image in images])

@@ -101,7 +101,10 @@ def test_a_golden_id_that_depends_on_no_file() -> None:
 
 
 def test_ids_are_the_same_in_every_process() -> None:
-    code = "from vlpeft.benchmark.plan.grid import expand; print(*[p.id for p in expand('quickstart')])"
+    code = (
+        "from vlpeft.benchmark.plan.grid import expand; "
+        "print(*[p.id for p in expand('quickstart')])"
+    )
     other = {**os.environ, "PYTHONHASHSEED": "1"}
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, check=True, text=True, env=other
@@ -126,7 +129,8 @@ SAME = {
         "backbones": "[{name: vit_roberta, text: tiny, vision: tiny, read: prefix, head_layers: 2}]"
     },
     "defaults of a protocol": {
-        "protocol": "{steps: 2, batch_size: 64, beams: 1, clip_norm: null, betas: [0.9, 0.999], lr: 0.001}"
+        "protocol": "{steps: 2, batch_size: 64, beams: 1, clip_norm: null, "
+        "betas: [0.9, 0.999], lr: 0.001}"
     },
     "the protocol's name": {"protocol": "{lr: 1e-3, steps: 2, name: ours}"},
     "a setting that moved to the method": {
@@ -218,11 +222,15 @@ def test_order_of_keys(random) -> None:
 
 
 PROTOCOL_VALUES = {
-    "lr": st.floats(1e-6, 1.0), "batch_size": st.integers(1, 512), "weight_decay": st.floats(0, 1), "beams": st.integers(1, 5),
-    "schedule": st.sampled_from(["linear", "cosine", "constant"]), "images": st.sampled_from(["real", "zeroed"]),
+    "lr": st.floats(1e-6, 1.0),
+    "batch_size": st.integers(1, 512),
+    "weight_decay": st.floats(0, 1),
+    "beams": st.integers(1, 5),
+    "schedule": st.sampled_from(["linear", "cosine", "constant"]),
+    "images": st.sampled_from(["real", "zeroed"]),
     "train_limit": st.none() | st.integers(1, 99),
     "metrics": st.none() | st.lists(st.sampled_from(["cider", "bleu"]), min_size=1, unique=True),
-}  # fmt: skip
+}
 
 
 @given(
@@ -282,7 +290,10 @@ def test_order_and_count(ids, tmp_path) -> None:
 
 
 def test_labels(tmp_path) -> None:
-    methods = "[lora, bitfit, {name: lora, rank: 4}, {name: lora, protocol: {lr: 1.0}}, {name: lora, label: ours}]"
+    methods = (
+        "[lora, bitfit, {name: lora, rank: 4}, {name: lora, protocol: {lr: 1.0}}, "
+        "{name: lora, label: ours}]"
+    )
     rows = [p.row for p in expand(write(tmp_path / "a.yaml", methods=methods))]
     assert rows == ["lora", "bitfit", "lora (rank=4)", "lora (lr=1.0)", "ours"]
 

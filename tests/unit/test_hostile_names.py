@@ -131,7 +131,10 @@ def test_every_renderer_is_repeatable(text):
 
 def compiled(source: str, folder: Path) -> str:
     """Return the text of the PDF that pdflatex makes."""
-    page = r"\documentclass{article}\usepackage[margin=1cm,a3paper,landscape]{geometry}\usepackage{booktabs}\begin{document}"
+    page = (
+        r"\documentclass{article}\usepackage[margin=1cm,a3paper,landscape]{geometry}"
+        r"\usepackage{booktabs}\begin{document}"
+    )
     (folder / "t.tex").write_text(f"{page}\n{source}\\end{{document}}\n", encoding="utf-8")
     command = [
         "pdflatex",

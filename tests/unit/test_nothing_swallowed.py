@@ -166,7 +166,10 @@ def test_a_planted_violation_is_found(planted: str) -> None:
 
 
 def test_used_arguments_are_not_a_violation() -> None:
-    fine = "import torch\nfrom torch import nn\nclass A(nn.Module):\n    def f(self, *x, **y): return torch.cat(*x, **y, dim=self._d)"
+    fine = (
+        "import torch\nfrom torch import nn\nclass A(nn.Module):\n"
+        "    def f(self, *x, **y): return torch.cat(*x, **y, dim=self._d)"
+    )
     assert not violations(ast.parse(fine), Path("slurm/fine.py"))
 
 
@@ -232,6 +235,9 @@ def test_every_imported_library_is_declared() -> None:
 
 def test_light_modules_of_the_room_import_no_torch() -> None:
     light = ["pycocoevalcap", "nltk", "evaluate", "easy_vqa", "rich", "submitit", "huggingface_hub"]
-    code = "import sys\nfrom importlib import import_module\nfor name in sys.argv[1:]: import_module(f'vlpeft.benchmark.libraries.{name}')\n"
+    code = (
+        "import sys\nfrom importlib import import_module\n"
+        "for name in sys.argv[1:]: import_module(f'vlpeft.benchmark.libraries.{name}')\n"
+    )
     code += "sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code, *light], check=True, cwd=ROOT)

@@ -299,7 +299,10 @@ def test_the_command(hub, main, monkeypatch, tmp_path) -> None:
     later = {"what": "the key", "get": "ask", "places": ["key.txt"]}
     source = {"file": "all.zip", "url": f"{hub.url}/all.zip", "sha256": sum_, "gives": gives}
     own = tmp_path / "mine.yaml"
-    about = f"root: new\nlicence: CC BY 4.0\nhomepage: https://example.org\ndownloads: [{json.dumps(source)}]\n"
+    about = (
+        "root: new\nlicence: CC BY 4.0\nhomepage: https://example.org\n"
+        f"downloads: [{json.dumps(source)}]\n"
+    )
     own.write_text(f"{about}by_hand: [{json.dumps(later)}]\n{data.read_text()}")
     sweep = write_one(
         tmp_path,
@@ -349,7 +352,8 @@ def test_the_command(hub, main, monkeypatch, tmp_path) -> None:
 
 def test_data_that_no_program_fetches(hub, main, tmp_path) -> None:
     (tmp_path / "mine.yaml").write_text(
-        "format: vqav2\nroot: new\nfiles:\n  train: {questions: q.json, annotations: a.json, images: i, pattern: '{image_id}.png'}\n"
+        "format: vqav2\nroot: new\nfiles:\n"
+        "  train: {questions: q.json, annotations: a.json, images: i, pattern: '{image_id}.png'}\n"
         "  test: {questions: q.json, annotations: a.json, images: i, pattern: '{image_id}.png'}\n"
         "by_hand: [{what: the questions, get: ask the authors, places: [q.json]}]\n"
     )

@@ -216,8 +216,8 @@ def test_bart_answers_from_a_text() -> None:
             model.generate(**source, max_new_tokens=40, num_beams=1)[0], skip_special_tokens=True
         )
         assert (
-            text.strip()
-            == f"there is a {thing}. what shape is present? {shape}. what color is the {shape}? {color}"
+            text.strip() == f"there is a {thing}. what shape is present? {shape}. "
+            f"what color is the {shape}? {color}"
         )
 
 

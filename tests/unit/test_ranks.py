@@ -157,7 +157,8 @@ def test_each_rank_has_a_gpu(monkeypatch) -> None:
 # Whole cells.
 
 RECIPE = (
-    "{lr: 1e-3, epochs: 2, batch_size: 7, train_limit: 19, eval_limit: 9, select: best, augment: blip, weight_decay: 0.01, clip_norm: 1.0,"
+    "{lr: 1e-3, epochs: 2, batch_size: 7, train_limit: 19, eval_limit: 9, select: best, "
+    "augment: blip, weight_decay: 0.01, clip_norm: 1.0,"
     " max_output_tokens: 12, metric_tokenizer: treebank}"
 )
 DROPPING = "{lr: 1e-3, steps: 30, batch_size: 6, train_limit: 24, eval_limit: 9}"
@@ -194,7 +195,8 @@ def test_a_cell_as_in_one_process(tmp_path, task: str) -> None:
     }[task]
     lines = {
         "tasks": f"[{{task: {task}, dataset: small_shapes.yaml}}]",
-        "backbones": f"[{{name: {backbone}, text: tiny, vision: tiny, protocol: {{metrics: [{metric}]}}}}]",
+        "backbones": f"[{{name: {backbone}, text: tiny, vision: tiny, "
+        f"protocol: {{metrics: [{metric}]}}}}]",
     }
     made = planned(tmp_path, protocol=RECIPE, **lines)
     alone, several = run(made, tmp_path / "alone", 1), run(made, tmp_path / "several", 2)

@@ -171,7 +171,12 @@ def test_origins_in_a_sweep(tmp_path) -> None:
     (tmp_path / "a.yaml").write_text("""
 protocol: {base: quickstart, eps: 1e-7, clip_norm: null, precision: bf16}
 tasks: [vqa/mine.yaml]
-backbones: [{name: blip, label: small, weights: tiny, image_size: 64, protocol: {clip_norm: 2.0, precision: fp32}}]
+backbones:
+  - name: blip
+    label: small
+    weights: tiny
+    image_size: 64
+    protocol: {clip_norm: 2.0, precision: fp32}
 methods: [{name: lora, label: ours, protocol: {precision: bf16}}]
 """)
     (cell,) = cross_layers(str(tmp_path / "a.yaml"))

@@ -22,7 +22,8 @@ from vlpeft.benchmark.run.runner import run_cell
 from vlpeft.benchmark.run.runtime import Runtime
 
 SWEEP = """
-protocol: {steps: 2, batch_size: 4, lr: 1e-3, train_limit: 8, eval_limit: 4, metrics: [vqa_accuracy]}
+protocol:
+  {steps: 2, batch_size: 4, lr: 1e-3, train_limit: 8, eval_limit: 4, metrics: [vqa_accuracy]}
 tasks: [{task: vqa, dataset: ./scenes.yaml}]
 backbones: [{name: vit_roberta, text: tiny, vision: tiny}]
 methods: [lora]
@@ -35,7 +36,8 @@ from vlpeft.benchmark.cells.records import Record, Store
 
 root, who, go = sys.argv[1:]
 curve = [(i, float(who)) for i in range(5000)]
-record = Record(id="cell", cell={}, metrics={"who": float(who)}, cost={}, curve=curve, provenance={})
+metrics = {"who": float(who)}
+record = Record(id="cell", cell={}, metrics=metrics, cost={}, curve=curve, provenance={})
 print("ready", flush=True)
 while not Path(go).exists():
     time.sleep(0.001)
@@ -58,7 +60,9 @@ for round in range(30):
         os.write(writing, b".")
         for i in range(1000):
             curve = [(j, 0.1 * j) for j in range(4000)]
-            Store(root).publish(Record(id=f"{round:02}-{i:03}", cell={}, metrics={}, cost={}, curve=curve, provenance={}))
+            id = f"{round:02}-{i:03}"
+            record = Record(id=id, cell={}, metrics={}, cost={}, curve=curve, provenance={})
+            Store(root).publish(record)
             for letter in b"abcde":
                 write_atomically(root / "state", bytes([letter]) * SIZE)
         os._exit(0)

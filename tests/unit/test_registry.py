@@ -36,7 +36,11 @@ REGISTRIES = {
 }
 ENTRIES = [(kind, name) for kind, known in REGISTRIES.items() for name in known.entries]
 HEAVY = ("torch", "transformers", "timm", "open_clip", "submitit")
-COMMAND = "import sys; from vlpeft.benchmark.cli.main import main\ntry: main(sys.argv[1:])\nfinally: print(*sorted(sys.modules), file=sys.stderr)"
+COMMAND = (
+    "import sys; from vlpeft.benchmark.cli.main import main\n"
+    "try: main(sys.argv[1:])\n"
+    "finally: print(*sorted(sys.modules), file=sys.stderr)"
+)
 
 
 def modules_of(*arguments: object, folder: Path | None = None) -> tuple[str, set[str]]:
@@ -212,7 +216,11 @@ def test_unknown_names() -> None:
         TASKS.entry("zzzzzz")
 
 
-ENTRY = '@register("{name}", paper="Nobody 1999", needs=())\n@dataclass(frozen=True)\nclass {cls}({base}):\n    """A {name}."""\n\n'
+ENTRY = (
+    '@register("{name}", paper="Nobody 1999", needs=())\n'
+    "@dataclass(frozen=True)\n"
+    'class {cls}({base}):\n    """A {name}."""\n\n'
+)
 
 
 def source(
@@ -340,7 +348,8 @@ class ForeignNorms(Method):
             unfreeze(site.norm.parameters())
 
     def trainable(self, backbone):
-        return sum(p.numel() for site in backbone.sites[:: self.every] for p in site.norm.parameters())
+        norms = [site.norm for site in backbone.sites[:: self.every]]
+        return sum(p.numel() for norm in norms for p in norm.parameters())
 '''
 SWEEP = """
 protocol: {lr: 1e-3, steps: 2, batch_size: 4, train_limit: 8, eval_limit: 4}

@@ -69,7 +69,10 @@ def everything(plan: Plan, store: Store) -> dict[str, str]:
 
 
 def test_importing_results_imports_no_torch():
-    code = "import sys, vlpeft.results.leaderboard, vlpeft.results.tables.render, vlpeft.results.status; sys.exit('torch' in sys.modules)"
+    code = (
+        "import sys, vlpeft.results.leaderboard, vlpeft.results.tables.render, "
+        "vlpeft.results.status; sys.exit('torch' in sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -653,7 +656,8 @@ def test_latex_escapes_every_special():
         (hostile,),
     )
     escaped = (
-        r"{[}a{]} {*} \% \& \_ \# \$ \{ \} \textasciitilde{} \textasciicircum{} \textbackslash{} $\pm$ \textendash{} "
+        r"{[}a{]} {*} \% \& \_ \# \$ \{ \} \textasciitilde{} \textasciicircum{} "
+        r"\textbackslash{} $\pm$ \textendash{} "
         r"\textless{} \textgreater{} \textbar{} '' \ldots{} -{}-{}- \textasciigrave{}"
     )
     latex = render(table, "latex")

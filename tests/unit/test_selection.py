@@ -25,8 +25,8 @@ from vlpeft.benchmark.tasks import TASKS
 SCENES = "{format: shapes, root: '', train_scenes: 60, val_scenes: 20, test_scenes: 20}\n"
 SWEEP = """
 protocol:
-  {{epochs: 3, batch_size: 24, lr: 5e-3, schedule: constant, train_limit: 64, eval_limit: 16, max_input_tokens: 24,
-   max_output_tokens: 12, metric_tokenizer: treebank}}
+  {{epochs: 3, batch_size: 24, lr: 5e-3, schedule: constant, train_limit: 64, eval_limit: 16,
+   max_input_tokens: 24, max_output_tokens: 12, metric_tokenizer: treebank}}
 tasks: [{{task: {task}, dataset: ./scenes.yaml}}]
 backbones: [{{name: {backbone}, text: tiny, vision: tiny}}]
 methods: [{{name: lora, dropout: 0.2, protocol: {{{more}}}}}]
@@ -41,13 +41,15 @@ from vlpeft.benchmark.run.runtime import Runtime
 from vlpeft.benchmark.run.runner import run_cell
 
 root, cell = sys.argv[1:]
-for phase, step in (("train", 2), ("select", 16), ("train", 5), ("train", 9), ("evaluate", 16), ("never", 0)):
+runtime = Runtime(device="cpu", threads=1, checkpoint_seconds=0)
+kills = [("train", 2), ("select", 16), ("train", 5), ("train", 9), ("evaluate", 16), ("never", 0)]
+for phase, step in kills:
     def progress(where, done, total):
         if (where, done) == (phase, step):
             os.kill(os.getpid(), signal.SIGKILL)
     child = os.fork()
     if child == 0:
-        outcome = run_cell(cell, Path(root), Runtime(device="cpu", threads=1, checkpoint_seconds=0), progress)
+        outcome = run_cell(cell, Path(root), runtime, progress)
         os._exit(0 if outcome == "done" else 1)
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """

@@ -116,7 +116,10 @@ def test_answers_follow_from_the_image_ids_scene() -> None:
 
 @pytest.mark.parametrize("hash_seed", ["0", "4711"])
 def test_another_process_draws_the_same(hash_seed: str) -> None:
-    code = "from tests.unit.test_shapes import *; print(digest(Shapes(train_scenes=60, val_scenes=40, test_scenes=40)))"
+    code = (
+        "from tests.unit.test_shapes import *; "
+        "print(digest(Shapes(train_scenes=60, val_scenes=40, test_scenes=40)))"
+    )
     run = subprocess.run(
         [sys.executable, "-c", code],
         env=os.environ | {"PYTHONHASHSEED": hash_seed},

@@ -32,11 +32,16 @@ from vlpeft.benchmark.tasks.base import Item
 LORA = Case("lora", "vit_roberta")
 SWEEP = """
 protocol:
-  {steps: 12, batch_size: 24, lr: 2e-3, schedule: cosine, warmup_fraction: 0.25, weight_decay: 0.01, clip_norm: 1.0,
-   train_limit: 64, eval_limit: 16, max_input_tokens: 24, max_output_tokens: 24, metric_tokenizer: treebank}
+  {steps: 12, batch_size: 24, lr: 2e-3, schedule: cosine, warmup_fraction: 0.25,
+   weight_decay: 0.01, clip_norm: 1.0, train_limit: 64, eval_limit: 16,
+   max_input_tokens: 24, max_output_tokens: 24, metric_tokenizer: treebank}
 tasks: [{task: vqa, dataset: ./scenes.yaml}, {task: captioning, dataset: ./scenes.yaml}]
 backbones:
-  - {name: vit_roberta, text: tiny, vision: tiny, head_layers: 1, protocol: {metrics: [vqa_accuracy]}}
+  - name: vit_roberta
+    text: tiny
+    vision: tiny
+    head_layers: 1
+    protocol: {metrics: [vqa_accuracy]}
   - {name: vit_gpt2, text: tiny, vision: tiny, protocol: {metrics: [bleu]}}
 methods: [{name: routing_lora, function: mul, dropout: 0.2}]
 """
@@ -50,6 +55,7 @@ from vlpeft.benchmark.run.runtime import Runtime
 from vlpeft.benchmark.run.runner import run_cell
 
 root, *cells = sys.argv[1:]
+runtime = Runtime(device="cpu", threads=1, checkpoint_seconds=0)
 for cell in cells:
     for phase, step in (("train", 5), ("train", 6), ("train", 11), ("evaluate", 16), ("never", 0)):
         def progress(where, done, total):
@@ -57,11 +63,13 @@ for cell in cells:
                 os.kill(os.getpid(), signal.SIGKILL)
         child = os.fork()
         if child == 0:
-            outcome = run_cell(cell, Path(root), Runtime(device="cpu", threads=1, checkpoint_seconds=0), progress)
+            outcome = run_cell(cell, Path(root), runtime, progress)
             os._exit(0 if outcome == "done" else 1)
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
         folder = Path(root) / "cells" / cell
-        assert phase == "never" or ((folder / "checkpoint.pt").exists() and not (folder / "record.json").exists())
+        if phase != "never":
+            assert (folder / "checkpoint.pt").exists()
+            assert not (folder / "record.json").exists()
 """
 TIMINGS = {
     "train_seconds",
