@@ -54,5 +54,5 @@ def test_jobs_are_accounted(cluster) -> None:
 def test_misuse_is_reported(cluster) -> None:
     said = dev_cluster("up", "many")
     assert said.returncode == 1
-    assert "'many' is no number of nodes" in said.stderr
+    assert "'many' is not a number of nodes" in said.stderr
     assert dev_cluster("sideways").returncode == 2
