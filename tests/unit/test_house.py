@@ -75,6 +75,14 @@ def test_arrows_go_down() -> None:
     assert [each for each in between if each[1:] in NEVER or FLOOR[each[1]] <= FLOOR[each[2]]] == []
 
 
+def test_the_picture_shows_these_rooms() -> None:
+    """Redraw it with `python -m docs.images.rooms`."""
+    from docs.images import rooms
+
+    assert set(rooms.ROOMS) == set(FLOOR)
+    assert rooms.PICTURE.read_text(encoding="utf-8") == rooms.draw()
+
+
 def test_no_circles() -> None:
     TopologicalSorter(
         {path: {name for _, name in imports(path)} for path in FILES}
