@@ -1,4 +1,7 @@
-"""The documentation as a site: `tox run -e docs`. Its root is the repository's, so that links are those of the files."""
+"""Build the documentation as a site: `tox run -e docs`.
+
+The root of the site is the root of the repository, so links are the same in both.
+"""
 
 from __future__ import annotations
 
@@ -23,13 +26,12 @@ exclude_patterns = [
     "vlpeft",
 ]
 nitpicky = True
-suppress_warnings = [
-    "myst.header"
-]  # the README's tables and pages of tables may start at any level
+# The README's tables and pages of tables may start at any level.
+suppress_warnings = ["myst.header"]
 myst_heading_anchors = 3
 html_theme = "furo"
 html_title = "vlpeft"
-html_extra_path = ["site"]  # index.html, which leads to README.html
+html_extra_path = ["site"]  # index.html redirects to README.html
 html_show_sourcelink = False
 html_show_copyright = False
 html_copy_source = False
@@ -49,7 +51,10 @@ CONTENTS = {
 
 
 def add_contents(app: Sphinx, name: str, source: list[str]) -> None:
-    """Append the tables of contents to the first page; in the file itself a code host would show them as text."""
+    """Append the tables of contents to the first page.
+
+    They are not in the file, because a code host would show them as text.
+    """
     if name == app.config.root_doc:
         source[0] += "\n" + "\n".join(
             _toctree(caption, pages) for caption, pages in CONTENTS.items()
@@ -62,5 +67,5 @@ def _toctree(caption: str, pages: tuple[str, ...]) -> str:
 
 
 def setup(app: Sphinx) -> None:
-    """Called by Sphinx."""
+    """Register the hook; Sphinx calls this function."""
     app.connect("source-read", add_contents)

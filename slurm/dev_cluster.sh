@@ -1,25 +1,27 @@
 #!/usr/bin/env bash
-# A real SLURM cluster on one Debian or Ubuntu machine, for tests and trials: munged, MariaDB, slurmdbd, slurmctld, N slurmd.
+# A real SLURM cluster on one Debian or Ubuntu machine, for tests and trials: munged, MariaDB, slurmdbd,
+# slurmctld and N slurmd.
 #
-#   slurm/dev_cluster.sh up [N]     N nodes (default 4), from nothing in under a minute; again: nothing, if it is up with N nodes
-#   slurm/dev_cluster.sh down       stop all of it and undo what it put into /etc/slurm
-#   slurm/dev_cluster.sh possible   exit code 0 where `up` can work; else 1 and why not
+#   slurm/dev_cluster.sh up [N]     start N nodes (default 4) in under a minute; nothing if N are up
+#   slurm/dev_cluster.sh down       stop everything and remove its files from /etc/slurm
+#   slurm/dev_cluster.sh possible   exit with 0 if `up` can work, else with 1 and the reason
 #
-# Environment: VLPEFT_CLUSTER (state and logs, default /var/tmp/vlpeft-cluster), VLPEFT_CLUSTER_CPUS (of each node, default 4).
-# Everything listens on loopback only. No systemd and no cgroups are needed, so it works in a container.
+# Environment: VLPEFT_CLUSTER (state and logs, default /var/tmp/vlpeft-cluster) and
+# VLPEFT_CLUSTER_CPUS (CPUs of each node, default 4).
+# Everything listens on loopback only. It works in a container, because it needs neither systemd nor cgroups.
 set -euo pipefail
 
 ACTION=${1:-help}
 NODES=${2:-4}
 D=${VLPEFT_CLUSTER:-/var/tmp/vlpeft-cluster}
 CPUS=${VLPEFT_CLUSTER_CPUS:-4}
-GPUS=2 # made up, on each node: requests for them are scheduled, nothing can compute on them
+GPUS=2 # fake GPUs of each node: requests for them are scheduled, but they cannot compute
 MUNGE=/run/munge/munge.socket.2
 DATABASE=$D/run/mysqld.sock
 
 say() { echo "dev_cluster: $*"; }
 die() { echo "dev_cluster: error: $*" >&2; exit 1; }
-cannot() { echo "dev_cluster: error: $*" >&2; exit 3; } # no fault of the cluster: there can be none here
+cannot() { echo "dev_cluster: error: $*" >&2; exit 3; } # not an error of the cluster: this machine cannot have one
 
 why_not() {
   [ "$(id -u)" = 0 ] || { echo "it needs root, and this is $(id -un)"; return; }
@@ -31,8 +33,9 @@ why_not() {
 
 ours() { [ "$(readlink "/etc/slurm/$1.conf")" = "$D/$1.conf" ]; }
 installed() { for each in slurmctld slurmd slurmdbd munged mariadbd; do command -v $each >/dev/null || return 1; done; }
-alive() { [ -s "$1" ] && grep -qs "^$2" "/proc/$(cat "$1")/comm"; } # PIDFILE NAME: an old number may be someone else's by now
-# Every process of the cluster, whatever pid files are left: SLURM's daemons are ours if the configuration is, the others name our folder.
+alive() { [ -s "$1" ] && grep -qs "^$2" "/proc/$(cat "$1")/comm"; } # PIDFILE NAME: an old id may belong to another process
+# Every process of the cluster, even without its pid file. SLURM's daemons are ours if the configuration
+# is; the command lines of the others name our folder.
 processes() {
   local name
   if ours slurm; then for name in slurmctld slurmdbd slurmd slurmstepd slurmscriptd; do pgrep -x $name || true; done; fi
@@ -57,9 +60,9 @@ install_packages() {
 configure() {
   local host; host=$(hostname -s)
   # cred_expire: how long a requeued job waits before it starts again (default 120 s).
-  # linuxproc, task/none: no cgroups. OverMemoryKill stands in for the kernel's out-of-memory killer.
-  # FirstJobId: a fresh cluster would start at 1 again, and old results lie under those ids.
-  # config_overrides: believe the CPUs and memory below, whatever the machine has.
+  # linuxproc, task/none: no cgroups. OverMemoryKill replaces the out-of-memory killer of the kernel.
+  # FirstJobId: a new cluster would start at 1 again, and old results use those ids.
+  # config_overrides: use the CPUs and memory below even if the machine has less.
   cat >"$D/slurm.conf" <<CONF
 ClusterName=vlpeft
 SlurmctldHost=$host(127.0.0.1)
@@ -109,7 +112,7 @@ PartitionName=preemptible Nodes=ALL MaxTime=UNLIMITED PriorityTier=1 PreemptMode
 PartitionName=cancelling Nodes=ALL MaxTime=UNLIMITED PriorityTier=1 PreemptMode=CANCEL
 PartitionName=urgent Nodes=ALL MaxTime=UNLIMITED PriorityTier=9 PreemptMode=OFF
 CONF
-  for gpu in $(seq 0 $((GPUS - 1))); do [ -e "$D/gpu$gpu" ] || mknod "$D/gpu$gpu" c 1 3; done # /dev/null by another name
+  for gpu in $(seq 0 $((GPUS - 1))); do [ -e "$D/gpu$gpu" ] || mknod "$D/gpu$gpu" c 1 3; done # a copy of /dev/null
   echo "Name=gpu File=$D/gpu[0-$((GPUS - 1))]" >"$D/gres.conf"
   cat >"$D/slurmdbd.conf" <<CONF
 AuthType=auth/munge
@@ -131,7 +134,7 @@ CONF
 }
 
 start_munge() {
-  munge -n 2>/dev/null | unmunge >/dev/null 2>&1 && return # the machine's own, started by its package
+  munge -n 2>/dev/null | unmunge >/dev/null 2>&1 && return # the munged of the machine, which its package started
   dd if=/dev/urandom of="$D/munge/munge.key" bs=128 count=1 status=none
   chmod 700 "$D/munge"
   chmod 400 "$D/munge/munge.key"
@@ -140,7 +143,7 @@ start_munge() {
   munged --force --key-file="$D/munge/munge.key" --socket=$MUNGE --pid-file="$D/run/munged.pid" --log-file="$D/log/munged.log" --seed-file="$D/munge/seed"
 }
 
-start_database() { # on a socket of its own; nothing listens on the network
+start_database() { # on its own socket, without the network
   mariadb-install-db --user=root --datadir="$D/db" --auth-root-authentication-method=normal --skip-test-db >"$D/log/mariadb-install.log" 2>&1
   setsid mariadbd --no-defaults --user=root --datadir="$D/db" --socket="$DATABASE" --skip-networking --pid-file="$D/run/mariadbd.pid" \
     --innodb-buffer-pool-size=64M --innodb-lock-wait-timeout=900 --innodb-flush-log-at-trx-commit=0 >"$D/log/mariadbd.log" 2>&1 </dev/null &
@@ -151,7 +154,7 @@ start_database() { # on a socket of its own; nothing listens on the network
 start_slurm() {
   MYSQL_UNIX_PORT=$DATABASE slurmdbd
   wait_for slurmdbd sacctmgr -in show cluster
-  sacctmgr -iQ add cluster vlpeft >/dev/null 2>&1 || true # there already, if slurmctld was quicker
+  sacctmgr -iQ add cluster vlpeft >/dev/null 2>&1 || true # it exists if slurmctld was faster
   slurmctld -c
   wait_for slurmctld bash -c 'scontrol ping | grep -q UP'
   for node in $(seq "$NODES"); do slurmd -N "n$node" -c; done
@@ -164,7 +167,7 @@ is_up() { alive "$D/run/slurmctld.pid" slurmctld && alive "$D/run/slurmdbd.pid" 
 up() {
   local reason; reason=$(why_not)
   [ -z "$reason" ] || die "cannot bring up a cluster here: $reason"
-  [[ $NODES =~ ^[1-9][0-9]*$ ]] || die "'$NODES' is no number of nodes"
+  [[ $NODES =~ ^[1-9][0-9]*$ ]] || die "'$NODES' is not a number of nodes"
   if installed && is_up; then say "already up with $NODES nodes"; return; fi
   down quietly
   rm -rf "$D"
@@ -189,21 +192,21 @@ down() {
   [ "${1:-}" = quietly ] || say "down; logs stay in $D/log"
 }
 
-close_others() { # what the caller has open above 2 (the lock of a `flock` around us, say), which the daemons would hold for ever
+close_others() { # descriptors of the caller above 2, such as a `flock` lock, which the daemons would keep open
   local each
   for each in /proc/"$BASHPID"/fd/*; do
     each=${each##*/}
-    [ "$each" -le 2 ] || [ "$each" = 255 ] || eval "exec $each>&-" # 255: bash's own, which it closes itself
+    [ "$each" -le 2 ] || [ "$each" = 255 ] || eval "exec $each>&-" # 255 belongs to bash, which closes it
   done
 }
 
-if [ "$ACTION" = up ] || [ "$ACTION" = down ]; then # one at a time on a machine
+if [ "$ACTION" = up ] || [ "$ACTION" = down ]; then # one process at a time on a machine
   [ "$(id -u)" = 0 ] || die "it needs root, and this is $(id -un)"
   exec 9>/var/tmp/vlpeft-cluster.lock
   flock -w 300 9 || die "another $0 has been at work for five minutes"
 fi
 case $ACTION in
-up) (close_others; up) ;; # the daemons must not hold our lock either: this shell does
+up) (close_others; up) ;; # the daemons must not hold our lock; this shell does
 down) down ;;
 possible)
   REASON=$(why_not)

@@ -13,7 +13,10 @@ SIZE = 64
 
 
 def random_model(heads: int, vocabulary: int) -> BlipForQuestionAnswering:
-    """A random BLIP whose images matter: Hugging Face's own start values leave the towers nearly blind."""
+    """Return a random BLIP whose output depends on the image.
+
+    With Hugging Face's own initial values the towers would nearly ignore the image.
+    """
     shared = {"hidden_size": 128, "intermediate_size": 256, "num_attention_heads": heads}
     vision = {**shared, "num_hidden_layers": 4, "image_size": SIZE, "patch_size": 8}
     rates = {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
@@ -37,6 +40,6 @@ def random_model(heads: int, vocabulary: int) -> BlipForQuestionAnswering:
 
 
 def save(model: BlipForQuestionAnswering, folder: Path) -> None:
-    """Write weights and a tokenizer."""
+    """Write the weights and a tokenizer."""
     model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(TINY / "roberta").save_pretrained(folder)

@@ -1,4 +1,7 @@
-"""A headless Chromium, driven through its debugging pipe (https://chromedevtools.github.io/devtools-protocol/): no driver is needed."""
+"""A headless Chromium, driven through its debugging pipe instead of a driver.
+
+Protocol: https://chromedevtools.github.io/devtools-protocol/
+"""
 
 from __future__ import annotations
 
@@ -14,12 +17,15 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 
 
 def executable() -> str | None:
-    """The browser's path, or None where there is none."""
+    """Return the path of the browser, or None if there is none."""
     return next((found for name in NAMES if (found := shutil.which(name))), None)
 
 
 class Chromium:
-    """One page of one browser. `requests` are the addresses it asked for, `errors` what its console complained about."""
+    """One page of one browser.
+
+    `requests` are the addresses that it requested, `errors` the errors on its console.
+    """
 
     def __init__(self, profile: Path) -> None:
         to_browser, self._write = os.pipe()
@@ -77,7 +83,7 @@ class Chromium:
         os.close(self._read)
 
     def send(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """One command; its result. What the browser reports meanwhile is kept."""
+        """Send one command and return its result; keep the events that arrive in the meantime."""
         self._number += 1
         message = {"id": self._number, "method": method, "params": parameters}
         os.write(
@@ -93,7 +99,7 @@ class Chromium:
                 return result
 
     def open(self, path: Path, *, width: int = 1280, height: int = 900, dark: bool = False) -> None:
-        """Load a file as on a screen of this size, and wait until its script has run."""
+        """Load a file on a screen of this size, and wait until its script has run."""
         scheme = [
             {"name": "prefers-color-scheme", "value": "dark" if dark else "light"},
             {"name": "prefers-reduced-motion", "value": "reduce"},
@@ -109,14 +115,14 @@ class Chromium:
         self.load(path)
 
     def load(self, path: Path) -> None:
-        """Load a file; scripts may be switched off."""
+        """Load a file; `scripts` switches its scripts on or off."""
         self._loaded = False
         self.send("Page.navigate", url=path.resolve().as_uri())
         while not self._loaded:
             self._next()
 
     def run(self, expression: str) -> Any:
-        """The value of a JavaScript expression."""
+        """Return the value of a JavaScript expression."""
         found = self.send(
             "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True
         )
@@ -124,7 +130,7 @@ class Chromium:
         return found["result"].get("value")
 
     def press(self, key: str) -> None:
-        """A key, as from a keyboard."""
+        """Press a key."""
         text = {"Enter": "\r", " ": " "}.get(key, "")
         self.send(
             "Input.dispatchKeyEvent",

@@ -1,10 +1,14 @@
-"""What tests share: cases over everything registered, on tiny backbones, so that a new method or backbone is tested for free."""
+"""Shared fixtures: cases over everything registered, on tiny backbones.
+
+A new method or backbone is therefore tested without a new test.
+"""
 
 from __future__ import annotations
 
 import os
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: the tests need no network
+# before transformers is imported, because the tests must not need a network
+os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -35,14 +39,14 @@ from vlpeft.benchmark.tasks.base import Item
 hypothesis.settings.register_profile(
     "shared", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
-hypothesis.settings.load_profile("shared")  # a busy machine is no failure
+hypothesis.settings.load_profile("shared")  # a slow machine is not a failure
 
 Settings = Mapping[str, Any]
 SHIPPED: Mapping[str, Settings] = {
     e.name: e.settings for e in load_sweep("quickstart").entries("backbones", "quickstart")
 }
 ANSWERS = ("no", "yes", "circle", "rectangle", "triangle", "blue")
-QUESTIONS = (  # of quite different lengths, so that a batch is padded
+QUESTIONS = (  # of different lengths, so that a batch is padded
     ("is there a small triangle?", "no"),
     ("what is the blue shape?", "rectangle"),
     ("is the small red circle left of the large green rectangle?", "yes"),
@@ -58,7 +62,7 @@ CAPTIONS = (
 
 @pytest.fixture(autouse=True)
 def _torch_as_in_a_run() -> Iterator[None]:
-    """One thread and deterministic kernels; and nothing that a test sets reaches the next."""
+    """Use one thread and deterministic kernels; undo every setting that a test changes."""
     state = torch.random.get_rng_state()
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
@@ -69,7 +73,10 @@ def _torch_as_in_a_run() -> Iterator[None]:
 
 
 def tiny(backbone: str) -> Settings:
-    """Settings that build a backbone from the shipped tiny towers; those of the quickstart where it has the backbone."""
+    """Return settings that build a backbone from the tiny towers.
+
+    They are those of the quickstart if it has the backbone.
+    """
     if backbone in SHIPPED:
         return SHIPPED[backbone]
     names = {f.name for f in fields(BACKBONES.load(backbone))}
@@ -78,7 +85,7 @@ def tiny(backbone: str) -> Settings:
 
 @dataclass(frozen=True)
 class Case:
-    """A method on a tiny backbone; `settings` and `model` are what differs from the defaults."""
+    """A method on a tiny backbone; `settings` and `model` hold what differs from the defaults."""
 
     method: str
     backbone: str
@@ -91,24 +98,24 @@ class Case:
 
     @property
     def config(self) -> BackboneConfig:
-        """The backbone's parsed settings."""
+        """Parse the settings of the backbone."""
         return parse(
             BACKBONES.load(self.backbone), {**tiny(self.backbone), **self.model}, self.backbone
         )
 
     @property
     def adaptation(self) -> Method:
-        """The method's parsed settings."""
+        """Parse the settings of the method."""
         return parse(METHODS.load(self.method), self.settings, self.method)
 
     @property
     def task(self) -> str:
-        """The first task that the backbone does."""
+        """Return the first task that the backbone supports."""
         return self.config.tasks[0]
 
     @property
     def protocol(self) -> Protocol:
-        """Three plain steps of AdamW on batches of all items."""
+        """Return a recipe of three plain AdamW steps on batches of all items."""
         return Protocol(
             lr=1e-3,
             steps=3,
@@ -119,7 +126,7 @@ class Case:
         )
 
     def cell(self, seed: int = 0) -> Cell:
-        """The cell a sweep would plan."""
+        """Return the cell that a sweep would plan."""
         method, model = (
             Choice(self.method, dump(self.adaptation)),
             Choice(self.backbone, dump(self.config)),
@@ -129,16 +136,16 @@ class Case:
         )
 
     def fresh(self) -> Backbone:
-        """The backbone before the method is applied."""
+        """Build the backbone before the method is applied."""
         return self.config.build(ANSWERS, self.protocol)
 
     def build(self, seed: int = 0) -> Backbone:
-        """The adapted backbone, as a run builds it."""
+        """Build the adapted backbone as a run builds it."""
         torch.manual_seed(seed)
         return build(self.cell(seed), ANSWERS).eval()
 
     def refusal(self) -> str:
-        """Why planning refuses these settings; "" where it does not."""
+        """Return why planning refuses these settings, or "" if it accepts them."""
         try:
             with torch.device("meta"):
                 self.build()
@@ -147,11 +154,11 @@ class Case:
         return ""
 
     def items(self) -> list[Item]:
-        """Eight training items; item i has image `i`."""
+        """Return eight training items; item i has image `i`."""
         return TASKS.load(self.task)().items(self.examples(), ANSWERS, self.protocol)
 
     def examples(self) -> list[Example]:
-        """Eight examples of the task."""
+        """Return eight examples of the task."""
         if self.task == "captioning":
             return [Example(str(i), (str(i),), "", (CAPTIONS[i % 4],)) for i in range(8)]
         return [Example(str(i), (str(i),), *_question(i)) for i in range(8)]
@@ -159,7 +166,7 @@ class Case:
     def train(
         self, backbone: Backbone, steps: int = 3, micro_batch: int | None = None, seed: int = 0
     ) -> TrainingState:
-        """Train by the benchmark's own loop on fixed random images."""
+        """Train with the benchmark's own loop on fixed random images."""
         feed = Feed(self.items(), visual(backbone), self.protocol, ANSWERS)
         state = start(backbone, self.protocol, feed.batches)
         state.total = steps
@@ -168,12 +175,12 @@ class Case:
         return state
 
     def losses(self, backbone: Backbone) -> Tensor:
-        """The loss of each of four items alone: an output that every backbone has."""
+        """Return the loss of each of four items alone: an output that every backbone has."""
         with torch.no_grad():
             return torch.stack([self.loss(backbone, [item]) for item in self.items()[:4]])
 
     def loss(self, backbone: Backbone, items: list[Item]) -> Tensor:
-        """Summed loss of some items as one batch."""
+        """Return the summed loss of some items as one batch."""
         features = visual(backbone)([item.images for item in items])
         return backbone.loss(
             features, [item.prompt for item in items], [item.targets for item in items]
@@ -181,7 +188,10 @@ class Case:
 
 
 def visual(backbone: Backbone) -> Visual:
-    """Visual features of random images that are functions of their ids, through the tower, to train it."""
+    """Return the visual features of random images, with a gradient to the tower.
+
+    The pixels of an image are a function of its id.
+    """
     tower = backbone.vision
 
     def fetch(ids: Sequence[str], _seeds: Sequence[str]) -> Tensor:
@@ -194,12 +204,16 @@ def visual(backbone: Backbone) -> Visual:
             ]
         )
 
-    # A batch of another size may round otherwise; one image at a time keeps features apart from their neighbours'.
+    # A batch of another size may round differently. One image at a time keeps the features
+    # independent.
     return Visual(fetch, lambda pixels: torch.cat([tower(image[None]) for image in pixels]))
 
 
 def variations(cls: type[Any], base: Settings) -> Iterator[Settings]:
-    """Settings that differ from `base` in one field of few values: a Literal, a bool, or a tuple of Literals."""
+    """Yield settings that differ from `base` in one field.
+
+    The field is a Literal, a bool or a tuple of Literals.
+    """
     default = parse(cls, base, cls.__name__)
     for name, hint in get_type_hints(cls, include_extras=True).items():
         inner = get_args(hint)[0] if get_origin(hint) is Annotated else hint
@@ -225,12 +239,12 @@ def _question(index: int) -> tuple[str, tuple[str, ...]]:
 
 
 def capable(cases: Iterable[Case]) -> list[Case]:
-    """Without those that the grid rules out, by the grid's own rule."""
+    """Remove the combinations that the grid rules out, by the grid's own rule."""
     return [case for case in cases if not reason_to_skip(case.cell())]
 
 
 def accepted(cases: Iterable[Case]) -> list[Case]:
-    """Without the settings that planning refuses: some do not go together."""
+    """Remove the settings that planning refuses: some cannot be combined."""
     return [case for case in capable(cases) if not case.refusal()]
 
 
@@ -251,11 +265,11 @@ BACKBONE_VARIATIONS = accepted(
 
 @pytest.fixture(params=CASES, ids=str)
 def case(request: pytest.FixtureRequest) -> Case:
-    """Every method with its defaults on every tiny backbone that offers what it needs."""
+    """Run a test for every method with its defaults on every tiny backbone that supports it."""
     return request.param
 
 
 @pytest.fixture(params=[*CASES, *METHOD_VARIATIONS, *BACKBONE_VARIATIONS], ids=str)
 def any_case(request: pytest.FixtureRequest) -> Case:
-    """The same, and every setting of few values one step away from its default."""
+    """Run a test for the same cases, plus each setting of few values one step from its default."""
     return request.param

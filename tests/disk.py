@@ -1,4 +1,4 @@
-"""A small file system, to be filled or made read-only."""
+"""A small file system that a test can fill or make read-only."""
 
 import subprocess
 from contextlib import suppress
@@ -8,7 +8,7 @@ import pytest
 
 
 class Disk:
-    """A file system with room for a copy of the code, and not much more."""
+    """A file system with room for a copy of the code and little else."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.ballast = path, path / "ballast"

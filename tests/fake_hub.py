@@ -1,4 +1,4 @@
-"""A hub on this machine: the few addresses of the Hugging Face hub by which files are found and fetched."""
+"""A hub on this machine, with the addresses of the Hugging Face hub that find and fetch files."""
 
 import hashlib
 import json
@@ -6,11 +6,16 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-OTHER = "89abcdef0123456789abcdef0123456789abcdef"  # a second revision of every repository, called `pinned`
+# a second revision of every repository, called `pinned`
+OTHER = "89abcdef0123456789abcdef0123456789abcdef"
 
 
 class FakeHub(ThreadingHTTPServer):
-    """`files`: repository -> file -> content, the same in both revisions; `plain`: what lies elsewhere on the server."""
+    """A small web server.
+
+    `files` maps repository to file to content, the same in both revisions; `plain` holds other
+    files of the server.
+    """
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -39,7 +44,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0].lstrip("/")
-        if path != "api/agent-harnesses":  # the client's own curiosity
+        if path != "api/agent-harnesses":  # a request that the client makes for its own telemetry
             self.server.asked.append(f"{self.command} {path}")
         if path in self.server.plain:
             self.answer(self.server.plain[path])

@@ -1,4 +1,7 @@
-"""What the ranks of tests/unit/test_ranks.py do. Apart, and importing little, because every rank imports it."""
+"""The functions that the ranks of tests/unit/test_ranks.py run.
+
+The module imports little, because every rank imports it.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ def meet(link: Link) -> Ranks:
 
 @dataclass(frozen=True)
 class Job:
-    """A model to train on some items, whose images are named by numbers."""
+    """A model to train on some items, whose images have numbers as names."""
 
     cell: Cell
     items: Sequence[Item]
@@ -38,7 +41,10 @@ class Job:
 
 
 def train_alike(job: Job, ranks: Ranks) -> dict[str, Any]:
-    """Trained tensors and curve of three steps without dropout, each batch in parts of two."""
+    """Return the trained tensors and the curve of three steps, each batch in parts of two.
+
+    Dropout is off.
+    """
     torch.manual_seed(0)
     backbone, protocol = build(job.cell, job.answers), job.cell.protocol
     for module in backbone.modules():
@@ -56,7 +62,7 @@ def train_alike(job: Job, ranks: Ranks) -> dict[str, Any]:
             ]
         )
 
-    # One image at a time: in a batch of another size the frozen tower may round otherwise.
+    # One image at a time: in a batch of another size the frozen tower may round differently.
     visual = Visual(fetch, lambda pixels: torch.cat([tower(image[None]) for image in pixels]))
     state = start(backbone, protocol, 2)
     train(state, [Feed(job.items, visual, protocol, job.answers)], 0, 2, lambda _: None, ranks)
@@ -75,7 +81,7 @@ def train_all(jobs: Sequence[Job], link: Link) -> list[dict[str, Any]]:
 
 
 def sum_some(link: Link) -> list[Any]:
-    """Rank 0 has a gradient for the first of three parameters, rank 1 for the first two."""
+    """Sum gradients: rank 0 has one for the first of three parameters, rank 1 for the first two."""
     parameters = [nn.Parameter(torch.zeros(2)) for _ in range(3)]
     for p in parameters[: link.rank + 1]:
         p.grad = torch.tensor([1.0, 10.0]) * (link.rank + 1)
@@ -88,7 +94,7 @@ def be_unlike(link: Link) -> None:
 
 
 def fail(failing: int, how: str, link: Link) -> None:
-    """One rank ends badly while the others wait for it."""
+    """Let one rank fail while the others wait for it."""
     ranks = meet(link)
     if link.rank == failing:
         if how == "raise":
@@ -100,7 +106,7 @@ def fail(failing: int, how: str, link: Link) -> None:
 
 
 def be_deaf(link: Link) -> list[int]:
-    """Send itself all signals that SLURM may send to every process of a job."""
+    """Send all signals to this process that SLURM may send to every process of a job."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
         os.kill(os.getpid(), number)
     link.report(link.rank, link.world)
@@ -117,5 +123,5 @@ def start_sleepers(folder: Path) -> None:
 
 
 def in_ranks(work: Any, world: int, *arguments: object, hear: Any = lambda *_: None) -> Any:
-    """What `work(*arguments, link)` gives on rank 0."""
+    """Return what `work(*arguments, link)` returns on rank 0."""
     return run_ranks(partial(work, *arguments), world, False, hear, lambda: False)

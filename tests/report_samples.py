@@ -1,4 +1,7 @@
-"""A small result folder with everything a report shows: finished, failed, missing and skipped cells, curves, p and mu, predictions."""
+"""A small result folder with everything that a report shows.
+
+It has finished, failed, missing and skipped cells, curves, p and mu, and predictions.
+"""
 
 from __future__ import annotations
 
@@ -23,14 +26,17 @@ METHODS = ("lora", "p_adapter", "bitfit", f"odd {NASTY}")
 
 
 def planned(row: str, backbone: str, seed: int, **more: Any) -> Planned:
-    """A cell of visual questions about the small drawn scenes."""
+    """Plan a cell of visual questions about the small drawn scenes."""
     cell = Cell(Choice(row, {}), Choice(backbone, {"weights": "tiny"}), "vqa", DATA, RECIPE, seed)
     counts = {"trainable": 1000 * (1 + METHODS.index(row)), "head": 0, "total": 100_000}
     return Planned(cell.id, row, backbone, "vqa", DATA.name, seed, cell, **counts | more)
 
 
 def plan(**more: Any) -> Plan:
-    """Two backbones, four methods, two seeds; one method does not fit the second backbone."""
+    """Plan two backbones, four methods and two seeds.
+
+    One method does not fit the second backbone.
+    """
     cells = [
         planned(row, backbone, seed)
         for backbone in ("blip", "gpt2")
@@ -54,7 +60,7 @@ def plan(**more: Any) -> Plan:
 
 
 def record(cell: Planned) -> Record:
-    """What a finished cell leaves; better methods come later in METHODS."""
+    """Return the record of a finished cell; later methods in METHODS score better."""
     level = 50.0 + 10 * METHODS.index(cell.row) + cell.seed
     sites = ("decoder.0.self", "encoder.10.self", "encoder.9.cross", "encoder.9.self")
     ways = {
@@ -85,7 +91,10 @@ def record(cell: Planned) -> Record:
 
 
 def predictions(cell: Planned) -> list[Mapping[str, Any]]:
-    """Of every example of the split: a method further behind in METHODS is right more often; one answer is nasty."""
+    """Predict every example of the split; later methods in METHODS are right more often.
+
+    One answer needs escaping.
+    """
     lines = []
     for i, example in enumerate(DATA.open().examples("vqa", "test")):
         right = i % 5 <= METHODS.index(cell.row)
@@ -104,7 +113,10 @@ def predictions(cell: Planned) -> list[Mapping[str, Any]]:
 
 
 def fill(root: Path, made: Plan) -> Plan:
-    """Records of all cells but: gpt2's lora, of which one seed failed and one is missing."""
+    """Write the records of all cells except for lora on gpt2.
+
+    One of its seeds failed and one is missing.
+    """
     store = Store(root)
     for cell in made.runnable():
         if (cell.row, cell.backbone) != ("lora", "gpt2"):

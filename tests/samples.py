@@ -1,4 +1,4 @@
-"""Tiny format-true samples of every shipped dataset that lies in files: what the official files hold, a few records each."""
+"""Tiny samples of every shipped dataset that consists of files, true to the official formats."""
 
 import json
 from collections.abc import Callable, Iterable
@@ -13,7 +13,7 @@ CLIP = "clip_features/data_clip_RN101_att"
 
 
 def write_sample(name: str, folder: Path) -> Path:
-    """Write the sample of a shipped dataset; `folder` becomes what its `root` is."""
+    """Write the sample of a shipped dataset; `folder` serves as its `root`."""
     SAMPLES[name](folder)
     return folder
 
@@ -34,7 +34,10 @@ def picture(path: Path, mode: str = "RGB") -> None:
 
 
 def features(path: Path, value: float = 0.5) -> None:
-    """A file of features as VL-Adapter's release has them: group NAME, dataset `features`, 49 x 2048 float16."""
+    """Write features as in the VL-Adapter release.
+
+    The group NAME has a dataset `features`: 49 x 2048 float16.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with h5py.File(path, "w") as file:
         file.create_group(path.stem).create_dataset(
@@ -47,7 +50,7 @@ def coco_name(split: str, number: int) -> str:
 
 
 def ten(*texts: str) -> list[dict[str, object]]:
-    """Ten answers as VQA v2 has them: the texts in turn."""
+    """Return ten answers in the form of VQA v2, cycling through the texts."""
     return [
         {"answer": texts[i % len(texts)], "answer_confidence": "yes", "answer_id": i + 1}
         for i in range(10)
@@ -75,7 +78,7 @@ def vqav2(root: Path) -> None:
 
 
 def karpathy_vqa(root: Path, image: Callable[[str], None], lists: str = "") -> None:
-    """VL-T5's lists: of val2014's questions some are in train, some in val, some in test."""
+    """Write VL-T5's lists: the questions of val2014 are split into train, val and test."""
     parts = {
         "train": [("train", 1), ("val", 2)],
         "val": [("val", 3)],
@@ -201,7 +204,10 @@ def vizwiz_vqa(root: Path) -> None:
 
 
 def vizwiz_caps(root: Path) -> None:
-    """Of three images one keeps two captions, one loses its rejected one, one has stock phrases only."""
+    """Write captions of three images.
+
+    One keeps two captions, one loses a rejected caption, and one has stock phrases only.
+    """
     for split in SPLITS:
         images, captions = [], []
         for i, flags in enumerate([(0, 0), (0, 2), (1, 1)]):

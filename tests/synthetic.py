@@ -1,4 +1,4 @@
-"""Plans and records made up, for tests of what is made of them."""
+"""Made-up plans and records, for tests of tables and reports."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def fill(root: Path, records) -> Store:
 
 
 def results(root: Path, *pairs) -> tuple[Plan, Store]:
-    """A plan of cells and a store of their records; None is a cell that has not run."""
+    """Return a plan of cells and a store of their records; None is a cell that has not run."""
     return make_plan(*(cell for cell, _ in pairs)), fill(
         root, [record(c, m) for c, m in pairs if m is not None]
     )
@@ -82,7 +82,7 @@ def score(
     sums: Mapping[str, Sequence[float]],
     examples: Sequence[int] | None = None,
 ) -> None:
-    """Leave scores by image beside a cell's record."""
+    """Write scores by image next to a cell's record."""
     images = len(next(iter(sums.values())))
     part = ImageScores(
         f"{cell.task}/{cell.dataset}",

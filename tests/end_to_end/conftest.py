@@ -1,4 +1,7 @@
-"""A tiny sweep, a user's own data, and two ways to run the command: in a process of its own, or in this one."""
+"""A tiny sweep, a user's own data, and two ways to run the command.
+
+`vlpeft` runs it in a process of its own, `main` in this one.
+"""
 
 import json
 import os
@@ -26,7 +29,7 @@ RUN = (
     "cpu",
     "--threads",
     "1",
-)  # the same threads everywhere: then the same cell gives the same bits
+)  # the same number of threads everywhere, so that the same cell gives the same bits
 
 SHAPES = """
 format: shapes
@@ -52,7 +55,11 @@ protocol:{protocol}
 tasks: [{{task: vqa, dataset: small_shapes.yaml}}, {{task: captioning, dataset: small_shapes.yaml}}]
 backbones:
   - {{name: vit_roberta, text: tiny, vision: tiny, protocol: {{metrics: [vqa_accuracy]}}}}
-  - {{name: vit_gpt2, text: tiny, vision: tiny, loss: repaired, protocol: {{metrics: [cider, bleu, rouge_l]}}}}
+  - name: vit_gpt2
+    text: tiny
+    vision: tiny
+    loss: repaired
+    protocol: {{metrics: [cider, bleu, rouge_l]}}
 methods:
   - bitfit
   - head_only
@@ -62,7 +69,7 @@ methods:
 
 
 def write_sweep(folder: Path, name: str = "tiny.yaml", steps: int = 4, more: str = "") -> Path:
-    """The sweep's file, beside the dataset that it names."""
+    """Write the sweep's file next to the dataset that it names."""
     (folder / "small_shapes.yaml").write_text(SHAPES)
     path = folder / name
     path.write_text(SWEEP.format(protocol=PROTOCOL.format(steps=steps), more=more))
@@ -72,7 +79,7 @@ def write_sweep(folder: Path, name: str = "tiny.yaml", steps: int = 4, more: str
 def write_one(
     folder: Path, *, dataset: str = "small_shapes.yaml", name: str = "one.yaml", **replaced: str
 ) -> Path:
-    """A sweep of one VQA cell; keywords replace its lines, "" leaves one out."""
+    """Write a sweep of one VQA cell; keywords replace its lines, and "" removes one."""
     (folder / "small_shapes.yaml").write_text(SHAPES)
     lines = {
         "seeds": "[0]",
@@ -89,7 +96,7 @@ def write_one(
 
 
 def write_vqav2(folder: Path) -> Path:
-    """Six images with a question each, in the layout of VQA v2, and the YAML that names them."""
+    """Write six images with a question each in the VQA v2 layout, and their YAML file."""
     for split in ("train", "val"):
         (folder / f"{split}2014").mkdir(parents=True)
         questions, annotations = [], []
@@ -134,7 +141,7 @@ def write_vqav2(folder: Path) -> Path:
 
 
 def write_karpathy(folder: Path) -> Path:
-    """Six captioned images in Karpathy's layout."""
+    """Write six captioned images in Karpathy's layout."""
     (folder / "pictures").mkdir(parents=True)
     images = []
     for number in range(6):
@@ -171,7 +178,10 @@ def edit_json(path: Path, change) -> None:
 
 @cache
 def verify_once() -> None:
-    """Verify what the tests' cells use before the first command does, so that no output depends on which command is first."""
+    """Verify what the tests' cells use before the first command does.
+
+    Otherwise the output would depend on which command runs first.
+    """
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     device, left = torch.device("cpu"), missing(Environment.here("cpu"), PARTS)
     if left:
@@ -195,7 +205,7 @@ def environment() -> dict[str, str]:
 
 
 def vlpeft(*arguments: object) -> SimpleNamespace:
-    """The real command, piped; never a traceback, never an escape sequence."""
+    """Run the real command with pipes; fail on a traceback or an escape sequence."""
     done = subprocess.run(
         [COMMAND, *map(str, arguments)],
         capture_output=True,
@@ -213,16 +223,21 @@ def checked(code: int, out: str, err: str) -> SimpleNamespace:
 
 
 def start_vlpeft(*arguments: object, log: Path) -> subprocess.Popen:
-    """The real command in the background, leader of its own process group; it hears SIGINT even where the tests run unheard (nohup)."""
+    """Start the real command in the background, as the leader of its own process group.
+
+    It receives SIGINT even if the tests run with SIGINT ignored (nohup).
+    """
     hear = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     with log.open("wb") as file:
         options = {"stdout": file, "stderr": file, "env": environment(), "start_new_session": True}
-        return subprocess.Popen([COMMAND, *map(str, arguments)], preexec_fn=hear, **options)  # noqa: PLW1509 - the child only resets a signal
+        command = [COMMAND, *map(str, arguments)]
+        # The child only resets a signal, so the function that runs before exec is safe.
+        return subprocess.Popen(command, preexec_fn=hear, **options)  # noqa: PLW1509
 
 
 @pytest.fixture
 def main(capsys, monkeypatch):
-    """The command in this process: what it gives without the seconds that importing torch takes."""
+    """Run the command in this process, which saves the seconds that importing torch takes."""
     for key, value in OFFLINE.items():
         monkeypatch.setenv(key, value)
     monkeypatch.delenv("VLPEFT_DATA", raising=False)
@@ -253,7 +268,7 @@ def records(root: Path) -> dict[str, dict]:
 
 
 def science(root: Path) -> dict[str, tuple]:
-    """What a record says of the model, machine and clock aside."""
+    """Return the parts of a record that do not depend on the machine or the clock."""
     return {
         id_: (r["metrics"], r["curve"], r["files"], r["cost"]["trainable"])
         for id_, r in records(root).items()
@@ -261,7 +276,7 @@ def science(root: Path) -> dict[str, tuple]:
 
 
 def leftovers(root: Path) -> list[str]:
-    """Temporary files, checkpoints and progress: what a finished or refused command must not leave."""
+    """Return temporary files, checkpoints and progress, which a finished command must not leave."""
     names = ("checkpoint.pt", "progress.json", "failure.json")
     return [
         str(p)

@@ -1,4 +1,7 @@
-"""Tiny finished cells, each of a sweep of its own and run when it is first asked for; and their test examples as a user has them."""
+"""Tiny finished cells and their test examples as a user has them.
+
+Each cell belongs to its own sweep and runs when a test first needs it.
+"""
 
 from __future__ import annotations
 
@@ -22,11 +25,10 @@ from vlpeft.benchmark.run.runner import run_cell
 from vlpeft.benchmark.run.runtime import Runtime
 
 DATA = "format: shapes\nroot: ''\ntrain_scenes: 12\nval_scenes: 2\ntest_scenes: 6\n"
-CAPTIONS = (
-    DATA + "protocol: {metrics: [rouge_l]}\n"
-)  # the other metrics take longer than all the rest
-PROTOCOL = """protocol: {lr: 1e-2, steps: 4, batch_size: 4, train_limit: 12, eval_limit: 5, max_input_tokens: 32, max_output_tokens: 8,
-           metric_tokenizer: treebank}
+# The other metrics take longer than everything else.
+CAPTIONS = DATA + "protocol: {metrics: [rouge_l]}\n"
+PROTOCOL = """protocol: {lr: 1e-2, steps: 4, batch_size: 4, train_limit: 12, eval_limit: 5,
+           max_input_tokens: 32, max_output_tokens: 8, metric_tokenizer: treebank}
 """
 BACKBONE = {
     "vit_roberta": "{name: vit_roberta, text: tiny, vision: tiny, pooler: random}",
@@ -38,8 +40,9 @@ BACKBONE = {
 TASK = {task: f"{{task: {task}, dataset: shapes.yaml}}" for task in ("vqa", "entailment", "nlvr2")}
 TASK["captioning"] = "{task: captioning, dataset: captions.yaml}"
 TASK["joint"] = f"{{joint: [{TASK['vqa']}, {TASK['captioning']}]}}"
-METHOD = {  # beside those of their own name
-    "all": "{name: lora, rank: 2, alpha: 3, targets: [query, value, output, up, down], also_train: [norms]}",
+METHOD = {  # next to the methods of the same name
+    "all": "{name: lora, rank: 2, alpha: 3, targets: [query, value, output, up, down], "
+    "also_train: [norms]}",
     "biased": "{name: lora, rank: 2, also_train: [target_biases]}",
     "per task": "{name: lora, rank: 2, per_task: true}",
     "vision": "{name: full_finetuning, vision: true}",
@@ -56,7 +59,7 @@ class Ran:
         (folder / "captions.yaml").write_text(CAPTIONS)
 
     def sweep(self, method: str, backbone: str, task: str) -> Path:
-        """The file of the sweep of one cell."""
+        """Write the sweep file of one cell."""
         path = self.folder / f"{method}-{backbone}-{task}.yaml".replace(" ", "_")
         lists = {
             "methods": METHOD.get(method, method),
@@ -67,7 +70,7 @@ class Ran:
         return path
 
     def cell(self, method: str, backbone: str, task: str) -> Planned:
-        """The cell, run."""
+        """Return the cell, and run it first if necessary."""
         if (method, backbone, task) not in self.cells:
             self.cells[method, backbone, task] = self._run(method, backbone, task)
         return self.cells[method, backbone, task]
@@ -80,16 +83,16 @@ class Ran:
         return cell
 
     def read(self, cell: Planned) -> Finished:
-        """What export reads of it."""
+        """Read what an export needs from the cell."""
         return read_finished_cell(cell, self.store)
 
     def predictions(self, cell: Planned) -> list[str]:
-        """What the run said."""
+        """Read the predictions of the run."""
         lines = (self.store.folder(cell.id) / "predictions.jsonl").read_text().splitlines()
         return [json.loads(line)["prediction"] for line in lines]
 
     def asked(self, cell: Planned, folder: Path, part: int = 0) -> list[AskedQuestion]:
-        """Test examples as image files and texts."""
+        """Write the test examples as image files and texts."""
         inputs = self.read(cell).inputs[part]
         found = []
         for example in inputs.test:
@@ -100,7 +103,7 @@ class Ran:
         return found
 
     def losses(self, backbone: Backbone, cell: Planned) -> torch.Tensor:
-        """The loss of each test example."""
+        """Return the loss of each test example."""
         (inputs,) = self.read(cell).inputs
         items = inputs.task.items(inputs.test, inputs.answers, cell.cell.protocol)[:5]
         images = [image for item in items for image in item.images]
@@ -117,7 +120,7 @@ class Ran:
 
 
 def fresh(cell: Planned, answers: tuple[str, ...], **other: Any) -> Backbone:
-    """The backbone without its method; `other` settings replace its own."""
+    """Build the backbone without its method; `other` settings replace its own."""
     settings = {**cell.cell.backbone.settings, **other}
     return (
         parse(BACKBONES.load(cell.cell.backbone.name), settings, cell.backbone)

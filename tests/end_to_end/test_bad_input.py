@@ -1,4 +1,4 @@
-"""What is wrong is said on one line, with the place and the fix, before anything is written; never a traceback."""
+"""Bad input is reported on one line, with the place and the fix, before anything is written."""
 
 import json
 import os
@@ -25,7 +25,10 @@ from tests.end_to_end.conftest import (
 
 @pytest.fixture
 def refused(main, tmp_path):
-    """Run a command that must be refused: code 2, one line that holds all of `words`, nothing left behind."""
+    """Run a command that must fail with code 2 and one line that holds all of `words`.
+
+    It must leave nothing behind.
+    """
 
     def call(*arguments: object, words: tuple[str, ...], root: Path | None = None) -> str:
         root = tmp_path / "root" if root is None else root
@@ -44,7 +47,7 @@ def refused(main, tmp_path):
 
 
 def both(refused, path: Path, root: Path, *words: str) -> None:
-    """`plan` and `sweep` must refuse it alike."""
+    """Check that `plan` and `sweep` refuse the input alike."""
     assert refused("plan", path, words=words) == refused(
         "sweep", path, "--root", root, "--on", "inline", *RUN, words=words
     )
@@ -208,14 +211,14 @@ def test_settings(name, tmp_path, refused) -> None:
     ("content", "words"),
     [(b"- a\n- b\n", "found list"), (b"", "found NoneType"), (b"title: \xff\n", "not UTF-8 text")],
 )
-def test_a_file_that_is_no_sweep(content, words, tmp_path, refused) -> None:
+def test_a_file_that_is_not_a_sweep(content, words, tmp_path, refused) -> None:
     path = tmp_path / "one.yaml"
     path.write_bytes(content)
     both(refused, path, tmp_path / "root", str(path), words)
 
 
 @pytest.mark.parametrize("command", ["plan", "sweep", "status", "table", "run"])
-def test_a_sweep_that_is_not_there(command, tmp_path, refused) -> None:
+def test_a_missing_sweep(command, tmp_path, refused) -> None:
     options = {"plan": (), "run": ("--root", tmp_path, "--cell", "0")}.get(
         command, ("--root", tmp_path)
     )
@@ -341,7 +344,7 @@ def test_options(name, tmp_path, refused) -> None:
     refused("sweep", write_one(tmp_path), "--root", tmp_path / "root", *flags, words=words)
 
 
-def test_a_gpu_that_is_not_there(tmp_path, refused, monkeypatch) -> None:
+def test_a_missing_gpu(tmp_path, refused, monkeypatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     words = ("--device cuda: no CUDA GPU is visible here; use --device cpu",)
     refused(
@@ -392,7 +395,7 @@ def test_arguments_that_do_not_exist(main, arguments, line) -> None:
     assert (said.code, said.out, said.lines) == (2, "", [line])
 
 
-def test_without_arguments_there_is_help(main) -> None:
+def test_help_without_arguments(main) -> None:
     said = main()
     assert said.code == 2
     assert said.lines[0].startswith("usage: vlpeft")
@@ -458,7 +461,7 @@ def test_a_question_without_answers(own_data, tmp_path, refused) -> None:
     )
 
 
-def test_a_split_that_the_data_does_not_have(own_data, tmp_path, refused) -> None:
+def test_a_missing_split(own_data, tmp_path, refused) -> None:
     path = write_one(tmp_path, name="other.yaml", dataset="data/my_questions.yaml")
     words = (
         "eval_split: dataset 'my_questions' has no split 'test'; known: train, val; set `protocol: {eval_split: val}`",
@@ -477,7 +480,10 @@ def test_missing_and_truncated_annotations(own_data, tmp_path, refused) -> None:
 
 
 def test_a_corrupt_image(own_data, tmp_path, main) -> None:
-    """Images are decoded only when the cell runs: it fails by itself, and goes once the image is mended."""
+    """An image is decoded only when its cell runs.
+
+    Only that cell fails, until the image is fixed.
+    """
     root, image = (
         tmp_path / "root",
         tmp_path / "data" / "train2014" / "COCO_train2014_000000000003.jpg",
@@ -497,7 +503,7 @@ def test_a_corrupt_image(own_data, tmp_path, main) -> None:
     assert "cannot decode image" in main("status", own_data, "--root", root).out
     swept = main("sweep", own_data, "--root", root, "--on", "inline", *RUN)
     assert swept.code == 1
-    assert swept.out == ""  # nothing was done: no table
+    assert swept.out == ""  # nothing ran, so there is no table
     assert (
         sum(
             line.startswith("vlpeft: failed: ") and "cannot decode image" in line
@@ -511,7 +517,7 @@ def test_a_corrupt_image(own_data, tmp_path, main) -> None:
 
 
 def test_after_the_launch(tmp_path, refused, main) -> None:
-    """A changed sweep and damaged records, on a root that was whole."""
+    """Change a sweep and damage records in a result folder that was whole."""
     path, root = write_one(tmp_path), tmp_path / "root"
     assert main("sweep", path, "--root", root, "--on", "inline", *RUN).code == 0
     (record,) = root.glob("cells/*/record.json")
@@ -522,7 +528,7 @@ def test_after_the_launch(tmp_path, refused, main) -> None:
     refused("table", path, "--root", root, words=changed)
     said = main(
         "status", path, "--root", root
-    )  # tells what there is, and that it is of the sweep as it was
+    )  # reports what exists and that it belongs to the former sweep
     assert said.code == 0
     assert "1 cells: 1 done" in said.out
     assert all(words in said.err for words in changed)
@@ -561,8 +567,8 @@ def test_after_the_launch(tmp_path, refused, main) -> None:
     os.geteuid() == 0 and shutil.which("setpriv") is None,
     reason="root reads everything, and there is no setpriv",
 )
-def test_what_another_user_keeps_to_themselves(tmp_path, main) -> None:
-    """Root reads everything, unless it gives up that right, as the command does here."""
+def test_files_of_another_user(tmp_path, main) -> None:
+    """The root user can read everything, so the command gives up that right here."""
     path, root = write_one(tmp_path), tmp_path / "root"
     assert main("sweep", path, "--root", root, "--on", "inline", *RUN).code == 0
     (record,) = root.glob("cells/*/record.json")
@@ -584,8 +590,8 @@ def test_what_another_user_keeps_to_themselves(tmp_path, main) -> None:
     record.parent.chmod(0o755)
 
 
-def test_the_real_command_says_the_same(tmp_path) -> None:
-    """What the tests above see inside one process holds for the command: one line on stderr, code 2."""
+def test_the_real_command_prints_the_same(tmp_path) -> None:
+    """The real command, too, writes one line on stderr and ends with code 2."""
     root = tmp_path / "root"
     said = vlpeft("sweep", write_one(tmp_path, methods="[loar]"), "--root", root)
     assert said.code == 2

@@ -1,4 +1,4 @@
-"""`--compile`: another way to run a cell, not another cell."""
+"""`--compile` changes how a cell runs, not which cell it is."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vlpeft.benchmark.plan.check import plan
 PROTOCOL = "{lr: 1e-3, epochs: 2, batch_size: 4, train_limit: 10, eval_limit: 4, select: best}"
 
 
-# torch looks for gradients of all inputs, and hides the warning that this makes itself, but not where warnings are errors
+# torch reads the gradients of all inputs. It hides the warning of that, unless warnings are errors.
 @pytest.mark.filterwarnings(
     "ignore:The .grad attribute of a Tensor that is not a leaf Tensor is being accessed:UserWarning"
 )

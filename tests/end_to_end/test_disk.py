@@ -1,4 +1,4 @@
-"""A disk that is full or cannot be written: a clear cause, nothing lost, and the same command finishes once that is mended."""
+"""A full or read-only disk: the cause is clear, nothing is lost, and a rerun finishes."""
 
 import json
 import os
@@ -14,7 +14,7 @@ __all__ = ["disk"]
 SWEEP = ("--on", "inline", *RUN)
 
 
-def test_full_before_the_launch(disk, main, tmp_path) -> None:
+def test_disk_full_before_the_launch(disk, main, tmp_path) -> None:
     sweep, root = write_one(tmp_path), disk.path / "root"
     disk.fill()
     said = main("sweep", sweep, "--root", root, *SWEEP)
@@ -36,8 +36,13 @@ def test_full_before_the_launch(disk, main, tmp_path) -> None:
     ],
     ids=["save_checkpoint", "save_trained", "provenance", "visual_inputs"],
 )
+<<<<<<< HEAD
 def test_full_while_a_cell_runs(disk, main, tmp_path, monkeypatch, module, moment) -> None:
     """Each cell fails with that cause, and half-written files are gone."""
+=======
+def test_disk_full_while_a_cell_runs(disk, main, tmp_path, monkeypatch, moment) -> None:
+    """Each cell fails with that cause, and half-written files are removed."""
+>>>>>>> h_tests
     sweep, root = write_one(tmp_path, seeds="[0, 1]"), disk.path / "root"
     real = getattr(module, moment)
 
@@ -63,14 +68,14 @@ def test_full_while_a_cell_runs(disk, main, tmp_path, monkeypatch, module, momen
     ]
     assert (
         main("retry", sweep, "--root", root, "--cause", "disk", *SWEEP).code == 1
-    )  # it is still full
+    )  # the disk is still full
     disk.free()
     assert main("sweep", sweep, "--root", root, *SWEEP).code == 0
     assert len(records(root)) == 2
     assert leftovers(root) == []
 
 
-def test_read_only(disk, main, tmp_path) -> None:
+def test_read_only_disk(disk, main, tmp_path) -> None:
     sweep, root = write_one(tmp_path, seeds="[0, 1]"), disk.path / "root"
     assert main("sweep", sweep, "--root", root, *SWEEP).code == 0
     cell = sorted(records(root))[1]
@@ -89,7 +94,7 @@ def test_read_only(disk, main, tmp_path) -> None:
     assert said.code == 2
     assert len(said.lines) == 1
     assert "Read-only file system; choose a writable --root" in said.lines[0]
-    shown = main("status", sweep, "--root", root)  # looking needs no writing
+    shown = main("status", sweep, "--root", root)  # reading commands do not need to write
     assert shown.code == 0, shown.err
     assert "2 cells: 1 done, 1 missing" in shown.out
     assert main("table", sweep, "--root", root).code == 0

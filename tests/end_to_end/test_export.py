@@ -1,4 +1,4 @@
-"""Finished cells taken out: every method, every task, the three formats."""
+"""Export of finished cells: every method, every task, three formats."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
 
 
 def spread() -> Iterator[tuple[str, str, str]]:
-    """LoRA on every backbone and task, every other method on one of them, in turn."""
+    """Yield LoRA on every backbone and task, and every other method on one of them in turn."""
     places = [
         (backbone, task)
         for backbone in BACKBONES.entries
@@ -63,13 +63,13 @@ def spread() -> Iterator[tuple[str, str, str]]:
 
 
 @pytest.mark.parametrize(("method", "backbone", "task"), list(spread()))
-def test_an_exported_adapter_says_what_the_run_said(
+def test_an_exported_adapter_repeats_the_predictions_of_the_run(
     ran: Ran, tmp_path: Path, method: str, backbone: str, task: str
 ) -> None:
     cell = ran.cell(method, backbone, task)
     export(cell, ran.store, tmp_path / "out", "vlpeft")
     adapter = read_adapter(tmp_path / "out")
-    torch.manual_seed(99)  # nothing may depend on where the random state stands
+    torch.manual_seed(99)  # nothing may depend on the random state
     made = rebuild(adapter, tmp_path / "out")
     wanted = ran.asked(cell, tmp_path)
     answers = predict(adapter, made, 0, wanted, 3, top=3)
@@ -93,7 +93,7 @@ def test_an_exported_adapter_says_what_the_run_said(
 
 
 def test_ranked_answers_come_with_their_likelihood(ran: Ran, tmp_path: Path) -> None:
-    """BLIP ranks, too, where the protocol says so; the scores are those of the ranking."""
+    """BLIP also ranks if the protocol says so; the scores are those of the ranking."""
     cell = ran.cell("lora", "blip", "vqa")
     data = ran.read(cell)
     recipe = replace(cell.cell.protocol, answering="rank", rank_candidates=4)
@@ -136,7 +136,7 @@ SMALL = pytest.mark.parametrize(("method", "backbone", "task"), PEFT)
 
 
 @SMALL
-def test_peft_loads_what_was_exported_and_computes_the_same(
+def test_peft_loads_the_export_and_computes_the_same(
     ran: Ran, tmp_path: Path, method: str, backbone: str, task: str
 ) -> None:
     cell = ran.cell(method, backbone, task)
@@ -150,7 +150,7 @@ def test_peft_loads_what_was_exported_and_computes_the_same(
         base.load_state_dict(load_file(head), strict=False)
     before = ran.losses(base, cell)
     model = base.checkpoints()["weights"].model if backbone.startswith("blip") else base.text
-    PeftModel.from_pretrained(model, tmp_path / "out")  # puts its modules into the model
+    PeftModel.from_pretrained(model, tmp_path / "out")  # this call puts its modules into the model
     torch.testing.assert_close(ran.losses(base.eval(), cell), expected, **CLOSE)
     assert not torch.allclose(before, expected, rtol=1e-3), "the updates do nothing"
     assert ModelCard.load(tmp_path / "out" / "README.md").data.library_name == "peft"
@@ -191,7 +191,7 @@ def test_the_cards_code_runs_in_its_folder(
 
 
 def _saved(name: str) -> str:
-    """peft's own name of a module that is saved whole."""
+    """Return peft's own name of a module that is saved whole."""
     module, _, parameter = name.rpartition(".")
     return f"{module}.modules_to_save.default.{parameter}"
 
@@ -224,13 +224,13 @@ def test_the_card_names_where_the_base_comes_from(source: str, line: str) -> Non
     assert base_lines(model, source)[-1].startswith(line)
 
 
-def test_peft_on_a_model_that_vlpeft_has_never_seen(ran: Ran, tmp_path: Path) -> None:
+def test_peft_on_a_model_that_vlpeft_did_not_build(ran: Ran, tmp_path: Path) -> None:
     cell = ran.cell("all", "vit_gpt2", "captioning")
     export(cell, ran.store, tmp_path / "out", "peft")
     config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
     assert (
         config["r"] != 2 or config["rank_pattern"]
-    )  # the fused projection holds two updates, others one
+    )  # the fused projection holds two updates, the others one
     theirs = PeftModel.from_pretrained(
         GPT2LMHeadModel.from_pretrained(TINY / "gpt2", dtype=torch.float32), tmp_path / "out"
     ).eval()
@@ -314,7 +314,7 @@ def test_a_merged_model_computes_the_same(
         ),
     ],
 )
-def test_what_a_format_cannot_hold_is_refused(
+def test_a_format_refuses_what_it_cannot_hold(
     ran: Ran, tmp_path: Path, method: str, backbone: str, form: Any, message: str
 ) -> None:
     with pytest.raises(UserError) as error:

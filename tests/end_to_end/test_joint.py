@@ -1,4 +1,4 @@
-"""Joint cells: one model trained on several tasks, a batch of one task at a time."""
+"""Joint cells: one model trained on several tasks, one task a batch."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.plan.check import _Checker
 
 JOINT = """
-protocol: {base: vl_adapter, epochs: null, steps: 6, batch_size: 8, train_limit: 24, eval_limit: 8, max_input_tokens: 32,
-           metric_tokenizer: treebank}
+protocol: {base: vl_adapter, epochs: null, steps: 6, batch_size: 8, train_limit: 24,
+           eval_limit: 8, max_input_tokens: 32, metric_tokenizer: treebank}
 tasks:
   - joint:
       - {task: vqa, dataset: small_shapes.yaml}
@@ -30,7 +30,8 @@ backbones:
     vision: tiny
     prefix: projected
     protocol:
-      {train_answers: all, loss_mean: tokens, answering: rank, max_generated_tokens: null, no_repeat_ngram: 0, early_stopping: false}
+      {train_answers: all, loss_mean: tokens, answering: rank, max_generated_tokens: null,
+       no_repeat_ngram: 0, early_stopping: false}
 methods:
   - {name: lora, rank: 4, on: [clip_bart]}
   - bitfit
@@ -126,7 +127,7 @@ def test_recipes_that_cannot_be_followed_are_refused(sweep, main, old, new, mess
     assert message in said.err
 
 
-def test_further_tasks_are_checked_even_where_an_earlier_cell_has_the_same_first_one() -> None:
+def test_further_tasks_are_checked_if_two_cells_share_the_first() -> None:
     checker, cell = _Checker(need_data=False, where="a sweep"), Case("lora", "blip").cell()
     short = Part("captioning", cell.dataset, cell.protocol)
     long = replace(short, protocol=replace(cell.protocol, max_output_tokens=1000))
@@ -135,7 +136,7 @@ def test_further_tasks_are_checked_even_where_an_earlier_cell_has_the_same_first
         checker._count(replace(cell, also=(long,)), 2)
 
 
-def test_a_task_may_be_for_some_backbones_only(sweep, main) -> None:
+def test_a_task_may_be_limited_to_some_backbones(sweep, main) -> None:
     sweep.with_name("some.yaml").write_text(
         sweep.read_text().replace("  - joint:", "  - on: [clip_bart]\n    joint:")
     )

@@ -1,4 +1,4 @@
-"""A user's own files may have the name of any module: nothing of the folder that a command runs in is imported."""
+"""A user's files may have the name of any module: nothing is imported from the current folder."""
 
 import os
 import subprocess
@@ -20,12 +20,13 @@ OWN = (
     "json.py",
     "torch.py",
 )
-SCRIPT = "import sys\nfrom vlpeft.benchmark.cli.main import main\nsys.exit(main())\n"  # as pip writes the `vlpeft` command
+# as pip writes the `vlpeft` command
+SCRIPT = "import sys\nfrom vlpeft.benchmark.cli.main import main\nsys.exit(main())\n"
 
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    """A user's folder, with files of their own, and the command beside it."""
+    """Make a folder of a user with files of their own, and the command next to it."""
     made = tmp_path / "project"
     for name in OWN:
         path = made / name
@@ -38,7 +39,7 @@ def folder(tmp_path) -> Path:
 
 
 def vlpeft(folder: Path, *words: object) -> str:
-    """What the command prints, in that folder."""
+    """Return what the command prints in that folder."""
     variables = {key: value for key, value in environment().items() if key != "PYTHONSAFEPATH"} | {
         "PYTHONPATH": str(REPOSITORY)
     }
@@ -56,7 +57,7 @@ def vlpeft(folder: Path, *words: object) -> str:
     [("--on", "inline"), ("--on", "local", "--workers", 1), ("--on", "inline", "--ranks", 2)],
     ids=str,
 )
-def test_a_sweep_beside_a_users_own_modules(folder, way) -> None:
+def test_a_sweep_next_to_a_users_own_modules(folder, way) -> None:
     assert vlpeft(folder, "plan", "mine.yaml")
     vlpeft(folder, "sweep", "mine.yaml", "--root", "out", *way, *RUN)
     assert list(folder.glob("out/cells/*/record.json"))
@@ -66,7 +67,7 @@ def test_a_sweep_beside_a_users_own_modules(folder, way) -> None:
 
 
 def test_as_a_module(folder) -> None:
-    """`python -m vlpeft` takes the current folder from the path that it has put there."""
+    """`python -m vlpeft` removes the current folder, which Python put on the path."""
     variables = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     done = subprocess.run(
         [sys.executable, "-m", "vlpeft", "list", "methods"],

@@ -1,4 +1,4 @@
-"""What an exported adapter says through the command, and how it refuses what is damaged, missing or meant otherwise."""
+"""Predictions of an exported adapter through the command, and how it refuses bad input."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ def out(ran: Ran, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "text.png").write_text("no image")
     (folder / "empty.jsonl").write_text("\n")
     (folder / "rows.jsonl").write_text(
-        '{"image": "red.png", "question": "what is it?"}\n\n{"image": "red.png", "question": "is it red?"}\n'
+        '{"image": "red.png", "question": "what is it?"}\n\n'
+        '{"image": "red.png", "question": "is it red?"}\n'
     )
     return folder
 
@@ -147,7 +148,7 @@ def test_the_commands(ran: Ran, out: Path, tmp_path: Path, main: Any) -> None:
         (".", ["--image", "red.png"], "is not an exported adapter: it has no config.json"),
     ],
 )
-def test_slips_are_named(
+def test_typos_are_named(
     out: Path, main: Any, adapter: str, arguments: list[str], message: str
 ) -> None:
     said = main(
@@ -177,7 +178,7 @@ def test_bad_rows_are_named(tmp_path: Path, row: str, message: str) -> None:
     assert message in str(error.value)
 
 
-def spoilt(out: Path, tmp_path: Path, name: str = "vqa") -> tuple[Path, dict[str, Any]]:
+def damage_copy(out: Path, tmp_path: Path, name: str = "vqa") -> tuple[Path, dict[str, Any]]:
     folder = shutil.copytree(out / name, tmp_path / "copy")
     return folder, json.loads((folder / CONFIG).read_text())
 
@@ -189,8 +190,9 @@ def load(folder: Path, config: dict[str, Any]) -> str:
     return str(error.value)
 
 
-def test_a_row_ends_where_its_line_does(tmp_path: Path) -> None:
-    question = "red\u2028or\u0085blue?"  # which JSON does not escape, and some take for new lines
+def test_a_row_ends_with_its_line(tmp_path: Path) -> None:
+    # JSON does not escape these characters, and some readers split lines at them
+    question = "red\u2028or\u0085blue?"
     (tmp_path / "rows.jsonl").write_text(
         json.dumps({"image": "a.png", "question": question}, ensure_ascii=False), encoding="utf-8"
     )
@@ -199,8 +201,8 @@ def test_a_row_ends_where_its_line_does(tmp_path: Path) -> None:
     ]
 
 
-def test_damage_and_what_is_missing_are_named(out: Path, tmp_path: Path) -> None:
-    folder, config = spoilt(out, tmp_path)
+def test_damaged_and_missing_files_are_named(out: Path, tmp_path: Path) -> None:
+    folder, config = damage_copy(out, tmp_path)
     assert "adapter schema 2, this version reads 1" in load(folder, {**config, "schema": 2})
     assert "unknown key 'more'" in load(folder, {**config, "more": 1})
     unknown = {
@@ -233,8 +235,8 @@ def test_damage_and_what_is_missing_are_named(out: Path, tmp_path: Path) -> None
 
 
 def test_other_base_weights_are_refused(out: Path, tmp_path: Path) -> None:
-    """A hub id whose main branch has moved on, say."""
-    folder, config = spoilt(out, tmp_path)
+    """For example a hub id whose main branch has changed since."""
+    folder, config = damage_copy(out, tmp_path)
     other = shutil.copytree(TINY / "roberta", tmp_path / "roberta")
     tensors = load_file(other / "model.safetensors")
     name = next(name for name in tensors if name.endswith("output.dense.weight"))
@@ -252,8 +254,8 @@ def test_other_base_weights_are_refused(out: Path, tmp_path: Path) -> None:
     )
 
 
-def test_features_are_no_images(out: Path) -> None:
-    """A backbone that reads a dataset's features can be exported, but not be shown a picture."""
+def test_features_are_not_images(out: Path) -> None:
+    """A backbone that reads features can be exported, but it cannot read an image file."""
     adapter = read_adapter(out / "vqa")
     with pytest.raises(
         UserError, match="this adapter reads features that shapes holds, not images"

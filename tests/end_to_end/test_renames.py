@@ -1,6 +1,7 @@
-"""A library's rename, played: a keyword renamed, a default changed, another type returned, at each place that backbones call.
+"""Simulated changes of a library at each place that a backbone calls.
 
-Each one ends in an error or in a check that fails. Those that change no value at all are listed with the reason.
+A keyword is renamed, a default changed, or another type returned. Each change ends in an error or
+in a check that fails. Changes that change no value are listed with the reason.
 """
 
 from functools import cache
@@ -31,7 +32,7 @@ def _built_once():
 
 
 def caught(backbone, area):
-    """The first check that fails, as a run of `vlpeft verify --backbone` finds it; "" where none does."""
+    """Return the first failing check of `vlpeft verify --backbone`, or "" if none fails."""
     for part in (*FIRST[area], backbone):
         for check in SOURCES[part](CPU):
             if concerns(check.name, backbone, area):
@@ -42,7 +43,7 @@ def caught(backbone, area):
 
 
 def concerns(name, backbone, area):
-    """Only the checks that look at the area, to be fast; of the tokenizers only the backbone's own."""
+    """Run only the checks of the area, to be fast; among the tokenizers only the backbone's own."""
     if area == "generation":
         return "greedy" in name or "beams" in name
     if area == "tokenizer" and name.split(":")[0] in tokenizers.TOWERS:
@@ -51,7 +52,7 @@ def concerns(name, backbone, area):
 
 
 def wrap(monkeypatch, owner, name, change):
-    """Put `change(original)` in the place of a method."""
+    """Replace a method by `change(original)`."""
     monkeypatch.setattr(owner, name, change(getattr(owner, name)))
 
 
@@ -67,7 +68,10 @@ def functions(monkeypatch, change):
 
 
 def attention_keyword(monkeypatch, backbone):
-    """What holds the cache has another name; the old one is swallowed, as BLIP's attention did with transformers 5.24."""
+    """Rename the keyword of the cache.
+
+    The old one is ignored, as in BLIP with transformers 5.24.
+    """
     if backbone == "blip":
         real = TextAttention.forward
 
@@ -84,7 +88,7 @@ def attention_keyword(monkeypatch, backbone):
 
 
 def attention_default(monkeypatch, backbone):
-    """Another scale of the scores, a tenth larger."""
+    """Scale the scores by a factor that is a tenth larger."""
 
     def change(real):
         def function(module, query, *rest, **options):
@@ -104,7 +108,7 @@ def attention_default(monkeypatch, backbone):
 
 
 def attention_type(monkeypatch, backbone):
-    """Three values in place of two."""
+    """Return three values instead of two."""
     if backbone == "blip":
         wrap(
             monkeypatch,
@@ -122,13 +126,13 @@ def attention_type(monkeypatch, backbone):
 
 
 def generation_keyword(monkeypatch, backbone):
-    """What the text follows is swallowed under its old name."""
+    """Ignore the old name of the keyword for the preceding text."""
     name = "attention_mask" if backbone == "clip_bart" else "inputs_embeds"
     wrap(monkeypatch, GenerationMixin, "generate", lambda real: without(real, name))
 
 
 def generation_default(monkeypatch, _backbone):
-    """A repetition penalty where none is set."""
+    """Add a repetition penalty if none is set."""
 
     def change(real):
         def generate(self, *args, **options):
@@ -141,7 +145,7 @@ def generation_default(monkeypatch, _backbone):
 
 
 def generation_type(monkeypatch, _backbone):
-    """An output with fields in place of a tensor."""
+    """Return an output with fields instead of a tensor."""
     wrap(
         monkeypatch,
         GenerationMixin,
@@ -158,12 +162,12 @@ def vision(backbone):
 
 
 def images_keyword(monkeypatch, backbone):
-    """The pixels come under another name, and the old one is swallowed."""
+    """Rename the keyword of the pixels; the old one is ignored."""
     wrap(monkeypatch, vision(backbone), "forward", lambda real: without(real, "pixel_values"))
 
 
 def images_default(monkeypatch, _backbone):
-    """Pillow resizes by another filter."""
+    """Resize with another filter of Pillow."""
     wrap(
         monkeypatch,
         Image.Image,
@@ -173,7 +177,7 @@ def images_default(monkeypatch, _backbone):
 
 
 def images_type(monkeypatch, backbone):
-    """The tower gives a tuple."""
+    """Return a tuple from the tower."""
     wrap(
         monkeypatch,
         vision(backbone),
@@ -191,7 +195,7 @@ def tokenizer_class():
 
 
 def tokenizer_keyword(monkeypatch, backbone):
-    """A keyword is swallowed under its old name: where texts are cut, or what is left out of them."""
+    """Ignore the old name of a keyword: where texts are cut, or what is left out of them."""
     if backbone in ("vit_roberta", "clip_bart"):
         wrap(monkeypatch, tokenizer_class(), "__call__", lambda real: without(real, "max_length"))
     else:
@@ -204,7 +208,7 @@ def tokenizer_keyword(monkeypatch, backbone):
 
 
 def tokenizer_default(monkeypatch, backbone):
-    """No special tokens where they come by themselves; else another way to join the pieces of a text."""
+    """Drop the default special tokens; otherwise join the pieces of a text in another way."""
     if backbone in ("vit_roberta", "clip_bart"):
         wrap(
             monkeypatch,
@@ -213,14 +217,18 @@ def tokenizer_default(monkeypatch, backbone):
             lambda real: with_default(real, add_special_tokens=False),
         )
     else:
-        spaced = lambda real: (
-            lambda *args, **options: [text.replace("?", " ?") for text in real(*args, **options)]
-        )  # noqa: E731
+
+        def spaced(real):
+            def decode(*args, **options):
+                return [text.replace("?", " ?") for text in real(*args, **options)]
+
+            return decode
+
         wrap(monkeypatch, tokenizer_class(), "batch_decode", spaced)
 
 
 def tokenizer_padding(monkeypatch, _backbone):
-    """Padding on the other side."""
+    """Pad on the other side."""
     wrap(
         monkeypatch,
         tokenizer_class(),
@@ -230,7 +238,7 @@ def tokenizer_padding(monkeypatch, _backbone):
 
 
 def tokenizer_type(monkeypatch, backbone):
-    """Lists in place of tensors, and a plain dict in place of an encoding with attributes."""
+    """Return lists instead of tensors, and a plain dict instead of an encoding with attributes."""
     if backbone in ("vit_roberta", "clip_bart"):
         wrap(
             monkeypatch, tokenizer_class(), "__call__", lambda real: without(real, "return_tensors")
@@ -245,7 +253,7 @@ def tokenizer_type(monkeypatch, backbone):
 
 
 def without(real, name):
-    """A function that swallows a keyword."""
+    """Return a function that ignores a keyword."""
 
     def function(*args, **options):
         options.pop(name, None)
@@ -255,7 +263,7 @@ def without(real, name):
 
 
 def renamed(real, old, new):
-    """A function whose caller uses another name for a keyword."""
+    """Return a function whose caller uses another name for a keyword."""
 
     def function(*args, **options):
         if old in options:
@@ -266,7 +274,7 @@ def renamed(real, old, new):
 
 
 def with_default(real, **values):
-    """A function with other defaults."""
+    """Return a function with other defaults."""
     return lambda *args, **options: real(*args, **{**values, **options})
 
 
@@ -285,13 +293,13 @@ CASES = [
     != (
         "vit_roberta",
         "generation",
-    )  # it chooses from a list by one forward pass: nothing is generated
+    )  # it chooses from a list by one forward pass, so nothing is generated
 ]
 
 
 @pytest.mark.parametrize(("backbone", "area", "change"), CASES)
 def test_a_change_of_a_library_is_caught(backbone, area, change, monkeypatch):
-    for form in models.FORMS[backbone]:  # as they are built before the change
+    for form in models.FORMS[backbone]:  # the backbones are built before the change
         for method in models.METHODS:
             models.built(form, method, "cpu")
     change(monkeypatch, backbone)

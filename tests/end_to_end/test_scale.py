@@ -74,7 +74,8 @@ def test_towers_that_become_one_run_once(tmp_path: Path) -> None:
     path = tmp_path / "two.yaml"
     path.write_text(
         "protocol: {lr: 1e-3, steps: 2}\ntasks: [vqa/vqav2]\nmethods: [bitfit]\n"
-        "backbones:\n  - {name: vit_roberta, label: base}\n  - {name: vit_roberta, label: large, text: roberta-large}\n"
+        "backbones:\n  - {name: vit_roberta, label: base}\n"
+        "  - {name: vit_roberta, label: large, text: roberta-large}\n"
     )
     made = plan(str(path), need_data=True, scale="tiny")
     assert [c.skipped for c in made.cells] == [
@@ -96,7 +97,8 @@ def test_unknown_scales_and_backbones(tmp_path: Path) -> None:
 def test_the_commands_take_it(tmp_path: Path, main: Any) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(
-        "protocol: {base: p_adapter, metrics: null}\ntasks: [entailment/snli_ve]\nmethods: [{name: lora, rank: 4}]\n"
+        "protocol: {base: p_adapter, metrics: null}\ntasks: [entailment/snli_ve]\n"
+        "methods: [{name: lora, rank: 4}]\n"
         "backbones: [{name: blip, weights: model_base_capfilt_large.pth}]\n"
     )
     root = ("--root", tmp_path / "runs")

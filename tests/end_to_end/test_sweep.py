@@ -1,4 +1,4 @@
-"""One tiny sweep through the real command: planned, run in two ways, interrupted, shared, failing and mended."""
+"""One tiny sweep with the real command: planned, run in two ways, interrupted, failed and fixed."""
 
 import json
 import os
@@ -31,9 +31,8 @@ from tests.end_to_end.conftest import (
 )
 
 FORMATS = ("text", "md", "latex", "csv", "json")
-RUNNABLE = (
-    4 * 2 + 3 * 2
-)  # vit_roberta answers with four methods; vit_gpt2 captions with three, for want of a head
+# vit_roberta answers with four methods; vit_gpt2 captions with three, because it has no head.
+RUNNABLE = 4 * 2 + 3 * 2
 PLANNED = 2 * 2 * 4 * 2
 
 
@@ -44,19 +43,19 @@ def sweep(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def inline(sweep, tmp_path_factory):
-    """The sweep run in one process, and what the command said."""
+    """Run the sweep in one process; return the root and the output of the command."""
     root = tmp_path_factory.mktemp("inline")
     return root, vlpeft("sweep", sweep, "--root", root, "--on", "inline", *RUN)
 
 
 @pytest.fixture
 def copy(inline, tmp_path) -> Path:
-    """A copy of the finished root, to be damaged."""
+    """Copy the finished root, so that a test can damage it."""
     return Path(shutil.copytree(inline[0], tmp_path / "copy"))
 
 
 def score_rows(out: str) -> list[str]:
-    """The score table of what `sweep` prints; below it stand costs, which no two runs share."""
+    """Return the score table that `sweep` prints; the costs below it differ from run to run."""
     return (
         out.split("A tiny sweep (tiny towers, embedded data): cost", maxsplit=1)[0]
         .rstrip()
@@ -93,7 +92,7 @@ def test_inline(sweep, inline, main) -> None:
     )
     assert f"[{RUNNABLE}/{RUNNABLE}] done" in said.lines[-1]
     assert len(said.lines) == 1 + RUNNABLE
-    assert "[1/" not in said.out  # progress is for stderr alone
+    assert "[1/" not in said.out  # progress appears on stderr only
     assert score_rows(said.out) == main("table", sweep, "--root", root).out.rstrip().splitlines()
     for record in records(root).values():
         assert [step for step, _ in record["curve"]] == [1, 2, 3, 4]
@@ -113,7 +112,7 @@ def test_workers_give_the_same_bits_and_the_same_table(sweep, inline, tmp_path, 
         )
 
 
-def test_again_runs_nothing(sweep, inline) -> None:
+def test_a_second_run_does_nothing(sweep, inline) -> None:
     root, first = inline
     before = {path: path.stat().st_mtime_ns for path in root.glob("cells/*/*")}
     said = vlpeft("sweep", sweep, "--root", root, *RUN)
@@ -122,7 +121,7 @@ def test_again_runs_nothing(sweep, inline) -> None:
         f"tiny: {RUNNABLE} cells, {RUNNABLE} done before, 0 to run; {PLANNED - RUNNABLE} skipped (see `vlpeft plan`)"
     ]
     assert {path: path.stat().st_mtime_ns for path in root.glob("cells/*/*")} == before
-    assert said.out == first.out  # costs too: they are read from the same records
+    assert said.out == first.out  # costs too, because they are read from the same records
 
 
 def test_status(sweep, inline, main) -> None:
@@ -152,7 +151,7 @@ main(sys.argv[1:])
 
 
 def test_status_on_a_login_node(sweep, copy, tmp_path) -> None:
-    """Without torch, and without any command of SLURM: what was submitted waits, as far as one can know."""
+    """Neither torch nor SLURM commands are needed; submitted cells count as waiting."""
     ids = [path.parent.name for path in sorted(copy.glob("cells/*/record.json"))]
     (copy / "cells" / ids[0] / "record.json").unlink()
     (copy / "cells" / ids[1] / "record.json").unlink()
@@ -187,7 +186,7 @@ def test_status_on_a_login_node(sweep, copy, tmp_path) -> None:
     assert rows[ids[1]]["state"] == "missing"
 
 
-def test_plan_looks_where_results_lie_by_default(sweep, copy, main, monkeypatch) -> None:
+def test_plan_reads_the_default_root(sweep, copy, main, monkeypatch) -> None:
     monkeypatch.chdir(copy.parent)
     (copy.parent / "runs").mkdir()
     copy.rename(copy.parent / "runs" / sweep.stem)
@@ -198,7 +197,7 @@ def test_plan_looks_where_results_lie_by_default(sweep, copy, main, monkeypatch)
 def test_status_while_a_cell_runs(sweep, copy, main) -> None:
     folder = cells(copy)[0]
     (folder / "record.json").unlink()
-    for phase in ("load data", "train", "evaluate"):  # all that a running cell reports
+    for phase in ("load data", "train", "evaluate"):  # everything that a running cell reports
         where = {
             "phase": phase,
             "step": 1,
@@ -242,8 +241,8 @@ def test_a_missing_record_shows_and_comes_back(sweep, inline, copy, main) -> Non
     assert science(copy) == kept
 
 
-def test_kill_nine_half_way(sweep, inline, tmp_path, main) -> None:
-    """The launcher and its workers die together; the same command finishes, and nothing in the table tells."""
+def test_kill_9_half_way(sweep, inline, tmp_path, main) -> None:
+    """The launcher and its workers die together. The same command finishes, with the same table."""
     root = tmp_path / "root"
     process = start_vlpeft(
         "sweep", sweep, "--root", root, "--workers", 2, *RUN, log=tmp_path / "log"
@@ -257,7 +256,7 @@ def test_kill_nine_half_way(sweep, inline, tmp_path, main) -> None:
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    found = records(root)  # every record there is, is whole
+    found = records(root)  # every record that exists is complete
     assert 0 < len(found) < RUNNABLE
     assert main("status", sweep, "--root", root).code == 0
     assert "seeds" in main("table", sweep, "--root", root).out
@@ -269,8 +268,10 @@ def test_kill_nine_half_way(sweep, inline, tmp_path, main) -> None:
 
 
 @pytest.mark.parametrize("everyone", [True, False], ids=["ctrl-c", "the launcher alone"])
-def test_an_interrupt_is_one_line_and_leaves_nobody(sweep, tmp_path, main, everyone) -> None:
-    """A terminal's Ctrl-C reaches the launcher, submitit's controllers and the workers alike."""
+def test_an_interrupt_prints_one_line_and_leaves_no_process(
+    sweep, tmp_path, main, everyone
+) -> None:
+    """Ctrl-C in a terminal reaches the launcher, submitit's controllers and the workers alike."""
     root, log = tmp_path / "root", tmp_path / "log"
     process = start_vlpeft(
         "sweep", sweep, "--root", root, "--workers", 2, "--checkpoint-seconds", 5, *RUN, log=log
@@ -282,7 +283,7 @@ def test_an_interrupt_is_one_line_and_leaves_nobody(sweep, tmp_path, main, every
             assert time.monotonic() < deadline
             time.sleep(0.02)
         group = [p for p in psutil.process_iter() if os.getpgid(p.pid) == process.pid]
-        assert len(group) >= 3  # the launcher, and a controller with its worker at least
+        assert len(group) >= 3  # the launcher, and at least one controller with its worker
         (os.killpg if everyone else os.kill)(process.pid, signal.SIGINT)
         assert process.wait(timeout=60) == 130
         assert not [p for p in group if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
@@ -301,8 +302,8 @@ def test_an_interrupt_is_one_line_and_leaves_nobody(sweep, tmp_path, main, every
 
 
 @pytest.mark.parametrize("way", ["inline", "local"])
-def test_an_interrupt_saves_what_trains(tmp_path, way) -> None:
-    """Long before a checkpoint is due; the next launch goes on there."""
+def test_an_interrupt_saves_the_training_state(tmp_path, way) -> None:
+    """The state is saved long before a checkpoint is due; the next launch continues there."""
     path = write_one(
         tmp_path, protocol="{lr: 1e-3, steps: 100000, batch_size: 4, train_limit: 8, eval_limit: 4}"
     )
@@ -337,7 +338,7 @@ def test_an_interrupt_saves_what_trains(tmp_path, way) -> None:
 
 @pytest.mark.parametrize("first", ["inline", "local"])
 def test_two_launchers_share_a_root(sweep, inline, tmp_path, main, first) -> None:
-    """Started at the same moment: every cell is run once, and both wait until all are done."""
+    """Started at the same moment, both run every cell once and wait until all are done."""
     root = tmp_path / "root"
     ways = ((first,), ("local", "--workers", 1))
     logs = [tmp_path / "a", tmp_path / "b"]
@@ -382,7 +383,8 @@ def test_a_failing_cell_does_not_stop_the_others(tmp_path, main) -> None:
     assert states["calm"]["state"] == "done"
     assert states["wild"]["state"] == "failed"
     assert "the loss became" in states["wild"]["reason"]
-    assert states["wild"]["reason"].startswith("settings: ")  # not a class name, which helps nobody
+    # not a class name, which does not help a user
+    assert states["wild"]["reason"].startswith("settings: ")
     wild, calm = (
         main("logs", path, states[name]["id"][:8], "--root", root).out for name in ("wild", "calm")
     )
@@ -395,7 +397,7 @@ def test_a_failing_cell_does_not_stop_the_others(tmp_path, main) -> None:
 
     assert (
         "--failed" in main("retry", path, "--root", root).err
-    )  # all, or those of a cause: one must be said
+    )  # the command needs `--failed` or a cause
     none = main("retry", path, "--root", root, "--cause", "memory", *RUN)
     assert (none.code, none.err) == (0, "vlpeft: nothing to retry; causes of failure: settings\n")
     again = main("retry", path, "--root", root, "--cause", "settings", "--on", "inline", *RUN)
@@ -410,7 +412,7 @@ def test_a_failing_cell_does_not_stop_the_others(tmp_path, main) -> None:
     )
     (
         root / "cells" / states["wild"]["id"] / "failure.json"
-    ).unlink()  # as where it was cancelled and nobody waited
+    ).unlink()  # as if it had been cancelled while no launcher was waiting
     none = main("retry", path, "--root", root, "--failed", *RUN)
     assert (
         "causes of failure: none; 1 cells are missing, which is not a failure: `vlpeft sweep "
@@ -426,7 +428,7 @@ def test_a_failing_cell_does_not_stop_the_others(tmp_path, main) -> None:
         "done",
         "done",
         "stale",
-    ]  # the last one has the settings that were wrong
+    ]  # the last cell has the wrong settings
     assert rows[-1]["id"] == states["wild"]["id"]
 
 
@@ -495,7 +497,7 @@ def test_micro_batches_do_not_change_the_cell(tmp_path, main) -> None:
 
 
 @pytest.mark.parametrize("what", ["methods", "sweeps"])  # more and less than one buffer
-def test_a_reader_that_leaves_early_is_no_error(what) -> None:
+def test_a_reader_that_stops_early_is_not_an_error(what) -> None:
     """`vlpeft ... | head` ends quietly."""
     read, write = os.pipe()
     os.close(read)

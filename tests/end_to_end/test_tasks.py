@@ -1,4 +1,4 @@
-"""Every task on every backbone, through the command: it runs, or is skipped with a reason."""
+"""Every task on every backbone through the command: it runs, or is skipped with a reason."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from tests.end_to_end.conftest import RUN, SHAPES, records
 from vlpeft.benchmark.datasets.shapes import CHANCE
 
 SWEEP = """
-protocol: {lr: 1e-3, steps: 3, batch_size: 8, train_limit: 24, eval_limit: 12, max_input_tokens: 32, metric_tokenizer: treebank,
-           metrics: null}
+protocol: {lr: 1e-3, steps: 3, batch_size: 8, train_limit: 24, eval_limit: 12,
+           max_input_tokens: 32, metric_tokenizer: treebank, metrics: null}
 tasks:
   - {task: entailment, dataset: small_shapes.yaml}
   - {task: nlvr2, dataset: small_shapes.yaml}
@@ -34,7 +34,7 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "tasks.yaml"
 
 
-def test_each_runs_or_says_why_not(sweep: Path, tmp_path: Path, main: Any) -> None:
+def test_each_task_runs_or_gives_a_reason(sweep: Path, tmp_path: Path, main: Any) -> None:
     planned = json.loads(main("plan", sweep, "--json").out)
     skipped = {(c["backbone"], c["task"]): c["skipped"] for c in planned if c["skipped"]}
     assert skipped == {
@@ -106,9 +106,7 @@ def test_label_words_are_for_tasks_with_labels(sweep: Path, main: Any) -> None:
     assert "label_words: vqa has no labels; remove it" in said.err
 
 
-def test_the_model_learns_the_words_it_is_told_to_write(
-    sweep: Path, tmp_path: Path, main: Any
-) -> None:
+def test_the_model_learns_the_label_words(sweep: Path, tmp_path: Path, main: Any) -> None:
     words = "{entailment: sure, neutral: perhaps, contradiction: wrong}"
     text = sweep.read_text().replace("metrics: null", f"metrics: null, label_words: {words}")
     text = text.replace("  - {task: nlvr2, dataset: small_shapes.yaml}\n", "").replace(

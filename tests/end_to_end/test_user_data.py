@@ -12,10 +12,16 @@ from tests.end_to_end.conftest import (
     write_vqav2,
 )
 
-TWO_TASKS = "[{task: vqa, dataset: vqa/my_questions.yaml}, {task: captioning, dataset: captions/my_captions.yaml}]"
+TWO_TASKS = """[
+  {task: vqa, dataset: vqa/my_questions.yaml},
+  {task: captioning, dataset: captions/my_captions.yaml}]"""
 BACKBONES = """
   - {name: vit_roberta, text: tiny, vision: tiny, protocol: {eval_split: val}}
-  - {name: vit_gpt2, text: tiny, vision: tiny, loss: repaired, protocol: {metrics: [bleu], metric_tokenizer: treebank}}"""
+  - name: vit_gpt2
+    text: tiny
+    vision: tiny
+    loss: repaired
+    protocol: {metrics: [bleu], metric_tokenizer: treebank}"""
 
 
 def test_own_questions_and_captions(tmp_path, main) -> None:
@@ -38,6 +44,6 @@ def test_own_questions_and_captions(tmp_path, main) -> None:
     assert {p["prediction"] for p in predictions} <= {"0", "1", "2"}
 
     moved = tmp_path / "moved"
-    home.rename(moved)  # data may move: the cells and their records stay
+    home.rename(moved)  # data may move: the cells and their records do not change
     rows = json.loads(main("plan", moved / "one.yaml", "--root", root, "--json").out)
     assert sorted(row["id"] for row in rows if row["state"] == "done") == sorted(records(root))

@@ -1,4 +1,4 @@
-"""All checks pass here; each of them can fail; and commands refuse to run cells where one does."""
+"""All checks pass here, each can fail, and commands refuse to run cells if one fails."""
 
 import json
 from functools import cache
@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 
 @cache
 def found(part):
-    """What every check of a part finds here, by name: the finding and the value."""
+    """Return the finding and the value of every check of a part, by name."""
     values = {}
     with as_in_a_run(CPU):
         for check in SOURCES[part](CPU):
@@ -36,7 +36,7 @@ def test_all_checks_pass_here(part):
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_each_check_fails_where_any_value_differs(part):
+def test_each_check_fails_if_any_value_differs(part):
     for name, (check, finding, value) in found(part).items():
         if finding.state == "ok" and check.writes:
             committed = expected.committed(part)[name]
@@ -45,13 +45,16 @@ def test_each_check_fails_where_any_value_differs(part):
 
 
 def perturbed(value, least):
-    """The value with one of its leaves changed, each in turn: numbers by a hundredth of the largest of their list."""
+    """Yield the value with one leaf changed, each in turn.
+
+    A number changes by 1 % of the largest number of its list.
+    """
     if isinstance(value, dict):
         for key, each in value.items():
             yield from ({**value, key: other} for other in perturbed(each, least))
     elif isinstance(value, list) and value and all(isinstance(each, int | float) for each in value):
         largest = max(map(abs, value)) or 1.0
-        if largest > least:  # smaller ones are what is left over where larger ones cancel
+        if largest > least:  # smaller ones are left over where larger ones cancel
             yield from (
                 [*value[:i], each + 0.03 * largest, *value[i + 1 :]] for i, each in enumerate(value)
             )
@@ -71,8 +74,8 @@ def perturbed(value, least):
     [form for name in BACKBONES for form in models.FORMS[name]],
     ids=lambda f: f.backbone + f.label,
 )
-def test_another_weight_is_seen(form):
-    """A weight of each tower, 3 % larger."""
+def test_a_changed_weight_is_detected(form):
+    """Change a weight of each tower by 3 %."""
     with as_in_a_run(CPU):
         model = models.built(form, "lora", "cpu")
         towers = {"vision": model.backbone.vision, "text": model.backbone.text}
@@ -102,7 +105,7 @@ def test_the_command_prints_a_line_a_check_and_the_versions(main):
 
 @pytest.fixture
 def broken(tmp_path, monkeypatch):
-    """An environment of its own, in which a committed value is another."""
+    """Make an environment with one wrong committed value."""
     folder = tmp_path / "expected"
     folder.mkdir()
     for part in PARTS:
@@ -133,7 +136,7 @@ def test_the_command_shows_what_fails_and_writes_only_when_asked(main, broken):
     assert done.out.splitlines()[-1] == "1 values changed"
 
 
-def test_cells_are_refused_where_a_check_fails(main, tmp_path, broken):
+def test_cells_are_refused_if_a_check_fails(main, tmp_path, broken):
     sweep, root = write_one(tmp_path), tmp_path / "root"
     done = main("sweep", sweep, "--root", root, "--on", "inline", *RUN)
     assert done.code == 2

@@ -1,4 +1,4 @@
-"""Baselines against their formulas written out by hand, against Hugging Face peft, and against published parameter counts."""
+"""Baselines against formulas written by hand, Hugging Face peft and published parameter counts."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def site(backbone: Backbone, name: str) -> Site:
 
 
 def loud(backbone: Backbone) -> Backbone:
-    """What was added, drawn anew so that it matters; the task's head stays."""
+    """Redraw what the method added, so that it changes the output; keep the head of the task."""
     torch.manual_seed(1)
     head = {id(p) for p in backbone.head_parameters()}
     for parameter in backbone.parameters():
@@ -50,7 +50,7 @@ def loud(backbone: Backbone) -> Backbone:
 
 @torch.no_grad()
 def test_a_parallel_adapter_on_the_feed_forward_equals_its_formula() -> None:
-    """LayerNorm(dropout(FFN(x)) + x + E relu(D x + b) + c): the p-adapter release's, at BERT's place."""
+    """LayerNorm(dropout(FFN(x)) + x + E relu(D x + b) + c), as in the release for BERT."""
     backbone = loud(
         Case(
             "adapter", "vit_roberta", {"places": ["ffn"], "form": "parallel", "activation": "relu"}
@@ -75,7 +75,7 @@ def test_a_parallel_adapter_on_the_feed_forward_equals_its_formula() -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("form", ["sequential", "parallel"])
 def test_adapters_on_the_attention_of_gpt2_equal_their_formula(form: str) -> None:
-    """The block norms first, so a parallel adapter reads what the query reads: the normed states."""
+    """The block applies the norm first, so a parallel adapter reads the normed query states."""
     plain = Case("full_finetuning", "vit_gpt2").build().text.transformer.h[0].attn
     block: Any = loud(
         Case("adapter", "vit_gpt2", {"places": ["self"], "form": form}).build()
@@ -102,7 +102,7 @@ def test_a_parallel_adapter_must_have_read_something() -> None:
 
 
 def test_one_parallel_adapter_a_block_reads_two_inputs() -> None:
-    """Shared weights, but each place keeps what its own sub-layer reads."""
+    """The weights are shared, but each place reads the input of its own sub-layer."""
     case = Case("adapter", "vit_gpt2", {"form": "parallel", "share_in_block": True})
     backbone = loud(case.build())
     block: Any = backbone.text.transformer.h[0]
@@ -133,7 +133,7 @@ def test_one_parallel_adapter_a_block_reads_two_inputs() -> None:
         ("prefix_tuning", {"places": ["cross"]}, "has no encoder/decoder cross"),
     ],
 )
-def test_settings_that_act_nowhere_are_refused(
+def test_settings_without_effect_are_refused(
     method: str, settings: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
@@ -152,7 +152,7 @@ def with_prefix(length: int, mlp: int | None = None) -> Backbone:
 
 
 def peft_twin(backbone: Backbone, length: int, mlp: int | None) -> Any:
-    """GPT-2 with peft's prefix encoder, holding the same numbers."""
+    """Build GPT-2 with peft's prefix encoder and the same numbers."""
     text = Case("full_finetuning", "vit_gpt2").build().text
     config = PrefixTuningConfig(
         task_type="CAUSAL_LM",
@@ -187,8 +187,8 @@ def peft_twin(backbone: Backbone, length: int, mlp: int | None) -> Any:
 @torch.no_grad()
 @pytest.mark.parametrize("mlp", [None, 24])
 @pytest.mark.parametrize("padded", [False, True])
-def test_a_prefix_equals_pefts(padded: bool, mlp: int | None) -> None:
-    """At equal positions: peft's prefix takes up positions 0 to length - 1, ours takes none."""
+def test_a_prefix_equals_the_prefix_of_peft(padded: bool, mlp: int | None) -> None:
+    """Positions must be equal: peft's prefix takes positions 0 to length - 1, ours takes none."""
     length = 5
     backbone = with_prefix(length, mlp)
     twin = peft_twin(backbone, length, mlp)
@@ -302,7 +302,7 @@ def test_a_mapped_prompt_starts_from_small_normal_numbers(settings: dict[str, An
 )
 @pytest.mark.parametrize("backbone", ["vit_roberta", "vit_gpt2"])
 def test_everything_added_trains(method: str, settings: dict[str, Any], backbone: str) -> None:
-    """Settings that the invariants do not vary by themselves."""
+    """Settings that the invariants do not vary."""
     case = Case(method, backbone, settings)
     made = case.build()
     fresh = case.fresh()
@@ -334,20 +334,21 @@ def test_everything_added_trains(method: str, settings: dict[str, Any], backbone
             "prefix_tuning",
             {"length": 32},
             589_824,
-        ),  # p-Adapter's alternative: 32 in 12 self-attentions
+        ),  # the alternative in the p-Adapter paper: 32 in 12 self-attentions
         (
             "gpt2",
             "prefix_tuning",
             {"length": 16, "mlp": 512},
             16 * 768 + 769 * 512 + 12 * 513 * 2 * 768,
         ),
-        ("roberta-base", "prompt_tuning", {"length": 40, "mlp": 800}, 1_261_088),  # VL-Adapter's
+        # the count of VL-Adapter
+        ("roberta-base", "prompt_tuning", {"length": 40, "mlp": 800}, 1_261_088),
         (
             "roberta-base",
             "adapter",
             {"size": 96, "places": ["ffn"], "form": "parallel"},
             1_779_840,
-        ),  # p-Adapter's FFN adapters
+        ),  # the FFN adapters of p-Adapter
         ("roberta-base", "adapter", {"size": 96}, 24 * 148_320),  # VL-Adapter: 148,320 each
         (
             "roberta-base",

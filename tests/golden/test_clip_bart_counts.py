@@ -1,7 +1,7 @@
 """Published parameter counts of CLIP-BART at full size, on the meta device: no weight is read.
 
-The numbers are those of the VL-Adapter and VL-PET benchmarks: CLIP counts nowhere, the visual embedding trains in every
-row, and the percentage is of all parameters with what the method added.
+The numbers are those of the VL-Adapter and VL-PET benchmarks. CLIP never counts and the visual
+embedding always trains. Percentages are of all parameters, those of the method included.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ LORA = {
 ADAPTER = {"size": 96, "activation": "gelu_new", "also_train": ["all_norms"]}
 PROMPT = {"length": 40, "mlp": 800}
 HYPERFORMER = {"size": 96, "also_train": ["all_norms"]}
-PUBLISHED = [  # method, settings, trained, all, per cent
+PUBLISHED = [  # method, settings, trained, all, percent
     ("full_finetuning", {}, 141_156_864, 141_156_864, 100.0),
     ("bitfit", {}, 1_708_800, 141_156_864, 1.211),
     ("head_only", {}, VISUAL_EMBEDDING, 141_156_864, 1.121),
@@ -42,7 +42,7 @@ PUBLISHED = [  # method, settings, trained, all, per cent
         12_725_760,
         152_250_624,
         8.358,
-    ),  # half-shared: the up-projection is common
+    ),  # half-shared: all tasks share the up-projection
     ("adapter", ADAPTER | {"per_task": "up"}, 12_786_240, 152_311_104, 8.395),
     ("adapter", ADAPTER | {"per_task": "all"}, 19_430_400, 158_955_264, 12.224),
     ("lora", LORA, 8_786_688, 148_234_752, 5.928),
@@ -54,7 +54,8 @@ PUBLISHED = [  # method, settings, trained, all, per cent
     ("vl_pet", {"size": 96, "gate": "middleX"}, 4_281_804, 143_835_852, 2.977),
     ("vl_pet", {"size": 96, "gate": "middleY"}, 4_281_792, 143_835_840, 2.977),
     ("vl_pet", {"size": 96, "gate": "large"}, 6_052_416, 145_606_464, 4.157),
-    # VL-PET's table 9: 18 modules of VL-Adapter or Compacter, 12 gates, 13 LayerNorms of the encoder.
+    # Table 9 of VL-PET: 18 modules of VL-Adapter or Compacter, 12 gates, 13 LayerNorms of the
+    # encoder.
     ("vl_pet", {"size": 96, "gate": "small", "modules": "adapter"}, 4_291_020, 143_845_068, 2.983),
     (
         "vl_pet",
@@ -112,7 +113,7 @@ def adapted(method: str, settings: dict[str, Any], **model: Any) -> Backbone:
 
 
 @pytest.mark.parametrize(("method", "settings", "trained", "everything", "percent"), PUBLISHED)
-def test_what_the_papers_train(
+def test_trainable_counts_of_the_papers(
     method: str, settings: dict[str, Any], trained: int, everything: int, percent: float
 ) -> None:
     backbone = adapted(method, settings)
@@ -137,7 +138,8 @@ def test_the_parts() -> None:
 def test_the_vision_tower_is_rn101_without_its_pooling() -> None:
     tower = adapted("head_only", {}).vision
     assert (tower.width, tower.size, tower.leading) == (2048, 224, 1)
-    # ResNet-101: 3 + 4 + 23 + 3 blocks; three convolutions in the stem; no attention pooling, no projection.
+    # ResNet-101: 3 + 4 + 23 + 3 blocks and three convolutions in the stem, without attention
+    # pooling and projection.
     convolutions = [m for m in tower.modules() if isinstance(m, torch.nn.Conv2d)]
     assert len(convolutions) == 3 + 3 * 33 + 4
     assert not any(isinstance(m, torch.nn.Linear) for m in tower.modules())
@@ -151,7 +153,7 @@ def test_sites(per_layer: int, side: str) -> None:
 
 
 def test_the_adapters_of_the_papers() -> None:
-    """Thirty adapters of 148,320 parameters; the papers train all LayerNorms with them."""
+    """Thirty adapters of 148,320 parameters each; the papers also train all LayerNorms."""
     backbone = adapted("adapter", {"size": 96, "activation": "gelu_new"})
     assert (
         count(p for p in backbone.parameters() if p.requires_grad)

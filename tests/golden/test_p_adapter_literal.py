@@ -1,4 +1,7 @@
-"""p-Adapter against slow literal transcriptions: of the release, with its n x n x d tensor, and of the paper's equations, with loops."""
+"""p-Adapter against slow literal transcriptions.
+
+One transcribes the release with its n x n x d tensor, the other the paper's equations with loops.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +46,10 @@ def block(
     transposed: bool = False,
     **chosen: Any,
 ) -> LiteralBlock:
-    """A block of random float64 weights, far from their small initial values so that nonlinearities matter."""
+    """Make a block of random float64 weights.
+
+    They are far from their small initial values, so that the nonlinearities matter.
+    """
     width = heads * head_width
     projection = Conv1D(width, width) if transposed else nn.Linear(width, width)
     made = LiteralBlock(
@@ -62,8 +68,10 @@ def block(
     return made
 
 
-def seen(batch: int, heads: int, queries: int, keys: int, width: int, *, causal: bool) -> Seen:
-    """Random queries and values, and the probabilities of random scores; the last query sees the last key."""
+def random_inputs(
+    batch: int, heads: int, queries: int, keys: int, width: int, *, causal: bool
+) -> Seen:
+    """Return random queries, values and probabilities; the last query sees the last key."""
     scores = torch.randn(batch, heads, queries, keys, dtype=torch.float64)
     if causal:
         scores = scores.masked_fill(
@@ -74,12 +82,12 @@ def seen(batch: int, heads: int, queries: int, keys: int, width: int, *, causal:
 
 
 def context(shown: Seen) -> Tensor:
-    """What the attention gives to its output projection."""
+    """Return what the attention passes to its output projection."""
     value = shown.value.unflatten(-1, (shown.probabilities.shape[1], -1)).transpose(1, 2)
     return (shown.probabilities @ value).transpose(1, 2).flatten(2)
 
 
-# The release, with every node, edge and matrix it makes.
+# The release, with every node, edge and matrix that it makes.
 
 
 @given(
@@ -95,7 +103,14 @@ def context(shown: Seen) -> Tensor:
 def test_the_release_equals_its_transcription(
     kind: str, batch: int, heads: int, n: int, p: float, pooled: bool, seed: int
 ) -> None:
-    """Squared differences are summed in another order, which costs eps |F| / ||F_j - F_i||: 1e-8 leaves room for nodes 1e-7 apart."""
+    """The squared differences are summed in another order.
+
+    This costs eps |F| /
+
+    F_j - F_i
+
+    , so 1e-8 is enough for nodes that are 1e-7 apart.
+    """
     torch.manual_seed(seed)
     keys = n + (3 if kind != "self" else 0)
     tokens = int(torch.randint(1, keys + 1, ())) if pooled and kind == "cross" else None
@@ -113,7 +128,7 @@ def test_the_release_equals_its_transcription(
         transposed=seed % 2 == 0,
         **chosen,
     )
-    shown = seen(batch, heads, n, keys, 4 * heads, causal=kind != "cross")
+    shown = random_inputs(batch, heads, n, keys, 4 * heads, causal=kind != "cross")
     o = made.projection(context(shown))
     expected = release(
         made.adapter, made.projection, o, shown, bipartite=kind != "self", tokens=tokens
@@ -127,7 +142,10 @@ def test_the_release_equals_its_transcription(
 def paper(
     adapter: PaperAdapter, projection: nn.Module, shown: Seen, real: Tensor, degrees: str
 ) -> Tensor:
-    """Equations (14) to (16), every head a graph of its own; `real` (batch, keys) says which tokens are no padding."""
+    """Compute equations (14) to (16) for each head as a separate graph.
+
+    `real` (batch, keys) is true for tokens that are not padding.
+    """
     batch, heads, q, k = shown.probabilities.shape
     weight, bias = linear(projection, torch.float64)
     head_width = shown.value.shape[-1] // heads
@@ -141,7 +159,7 @@ def paper(
             m = torch.zeros(q + k, q + k, dtype=torch.float64)
             m[:q, q:], m[q:, :q] = shown.probabilities[b, h], shown.probabilities[b, h].T
             d = torch.ones(q + k, dtype=torch.float64)
-            if degrees == "graph":  # rows of padding are no nodes of the graph
+            if degrees == "graph":  # rows of padding are not nodes of the graph
                 d = torch.cat([m[:q].sum(1), m[q:, :q] @ real[b].double()])
             total = total + torch.stack([_message(i, nodes, m, d, p, ratio) for i in range(q)])
         result.append(total)
@@ -154,7 +172,7 @@ def paper(
 
 
 def _message(i: int, nodes: Tensor, m: Tensor, d: Tensor, p: Tensor, ratio: Tensor) -> Tensor:
-    """Row i of (15)."""
+    """Compute row i of (15)."""
     renormalised, aggregated = torch.zeros((), dtype=torch.float64), torch.zeros_like(nodes[i])
     for j in range(len(nodes)):
         if m[i, j] > 0:
@@ -179,7 +197,14 @@ def _message(i: int, nodes: Tensor, m: Tensor, d: Tensor, p: Tensor, ratio: Tens
 def test_the_paper_variant_equals_its_equations(
     kind: str, batch: int, heads: int, n: int, p: float, seed: int
 ) -> None:
-    """The Gram form costs eps (|X| / ||X_i - X_j||)^2 in a weight, and once more in gradients: tolerances for nodes 1e-4 apart."""
+    """The Gram form has a rounding error of eps (|X| /
+
+    X_i - X_j
+
+    )^2 in a weight.
+
+    Gradients have it once more. The tolerances suit nodes that are 1e-4 apart.
+    """
     torch.manual_seed(seed)
     keys, causal = n + (2 if kind != "self" else 0), kind != "cross"
     made = block(
@@ -192,7 +217,7 @@ def test_the_paper_variant_equals_its_equations(
         size=3,
         p=p,
     )
-    shown = seen(batch, heads, n, keys, 3 * heads, causal=causal)
+    shown = random_inputs(batch, heads, n, keys, 3 * heads, causal=causal)
     compare(made, shown, torch.ones(batch, keys, dtype=torch.bool), "row")
 
 
@@ -202,7 +227,7 @@ def test_degrees_of_the_whole_graph(heads: int, n: int, padding: int, p: float, 
     """The last tokens may be padding: their columns are masked, and their rows do not count."""
     torch.manual_seed(seed)
     made = block("self", heads, 3, variant="paper", size=3, p=p, degrees="graph")
-    query, value, probabilities = seen(2, heads, n, n, 3 * heads, causal=False)
+    query, value, probabilities = random_inputs(2, heads, n, n, 3 * heads, causal=False)
     real = torch.arange(n).expand(2, n) < n - padding
     probabilities = probabilities * real[:, None, None]
     shown = Seen(query, value, probabilities / probabilities.sum(-1, keepdim=True))
@@ -210,7 +235,10 @@ def test_degrees_of_the_whole_graph(heads: int, n: int, padding: int, p: float, 
 
 
 def compare(made: LiteralBlock, shown: Seen, real: Tensor, degrees: str) -> None:
-    """Outputs of real tokens, and gradients; those of probabilities reach the scores, whose rows sum to one whatever they are."""
+    """Compare outputs of real tokens, and gradients.
+
+    Gradients of the probabilities are compared at the scores, because rows always sum to one.
+    """
     leaves = [
         x.detach().requires_grad_() for x in (shown.query, shown.value, shown.probabilities.log())
     ]
@@ -237,7 +265,7 @@ def compare(made: LiteralBlock, shown: Seen, real: Tensor, degrees: str) -> None
 def test_other_graph_networks(gnn: str, more: dict[str, Any]) -> None:
     torch.manual_seed(0)
     made = block("self", 2, 3, causal=True, variant="paper", size=4, gnn=gnn, teleport=0.3, **more)
-    shown = seen(2, 2, 4, 4, 6, causal=True)
+    shown = random_inputs(2, 2, 4, 4, 6, causal=True)
     u = 0.7 * made.projection(context(shown)) + 0.3 * made.projection(shown.query)
     low = functional.relu(made.adapter.down(u))
     expected = u + made.adapter.up(low) if gnn == "appnp" else 0.2 * u + 0.8 * made.adapter.up(low)
@@ -246,7 +274,7 @@ def test_other_graph_networks(gnn: str, more: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("backbone", ["vit_roberta", "vit_gpt2"])
 def test_gcn_is_the_plain_adapter(backbone: str) -> None:
-    """Table 2 of the paper; to the bit, in names, initial values and what three steps of training make of them."""
+    """Table 2 of the paper, bit for bit: names, initial values and weights after three steps."""
     ours, plain = (
         Case("p_adapter", backbone, {"variant": "paper", "gnn": "gcn"}),
         Case("adapter", backbone, {"activation": "relu"}),
@@ -261,10 +289,10 @@ def test_gcn_is_the_plain_adapter(backbone: str) -> None:
     )
 
 
-def test_what_stands_in_the_place_of_queries() -> None:
+def test_substitutes_for_the_queries() -> None:
     """Table 3: zeros ignore the query, noise is new each time, and both have their own results."""
     torch.manual_seed(0)
-    shown = seen(1, 2, 3, 5, 8, causal=False)
+    shown = random_inputs(1, 2, 3, 5, 8, causal=False)
     other = shown._replace(query=torch.randn_like(shown.query))
     for variant in ("release", "paper"):
         made = {
@@ -295,8 +323,11 @@ DECODED = [
 
 
 @pytest.mark.parametrize("chosen", DECODED, ids=str)
-def test_cached_decoding_computes_what_training_does(chosen: dict[str, Any]) -> None:
-    """All but the release's other graph: there only the first token, which has no cache, agrees. Later tokens change nothing before."""
+def test_cached_decoding_equals_training(chosen: dict[str, Any]) -> None:
+    """Cached and uncached decoding agree, except for the release's other graph.
+
+    There only the first token agrees, which has no cache. Later tokens never change earlier ones.
+    """
     case = Case("p_adapter", "vit_gpt2", chosen)
     backbone = case.build().double()
     text = backbone.text
@@ -327,7 +358,10 @@ def test_cached_decoding_computes_what_training_does(chosen: dict[str, Any]) -> 
 def test_equal_tokens_and_masked_rows_stay_finite(
     variant: str, kind: str, p: float, dtype: torch.dtype
 ) -> None:
-    """Equal nodes, queries equal to values, a row that sees nothing and one that sees everything; float32 runs under autocast."""
+    """Equal nodes, queries equal to values, a row that sees no key and one that sees all.
+
+    Float32 runs under autocast.
+    """
     torch.manual_seed(0)
     made = block(kind, 2, 4, causal=kind == "self", variant=variant, size=4, p=p).to(dtype)
     token = torch.randn(1, 1, 8).expand(2, 4, 8).clone()
@@ -345,7 +379,10 @@ def test_equal_tokens_and_masked_rows_stay_finite(
 
 
 def test_edges_between_equal_nodes() -> None:
-    """The paper's weight is 0 where it would be infinite (p < 2) and M at p = 2; rounding must not make equal nodes differ."""
+    """An edge that would be infinite weighs 0 in the paper (p < 2) and M at p = 2.
+
+    Rounding must not make equal nodes differ.
+    """
     torch.manual_seed(0)
     nodes, w = torch.randn(64, 16), torch.randn(16, 48)
     squared = gram_distance(nodes, nodes, w @ w.T)
@@ -354,7 +391,7 @@ def test_edges_between_equal_nodes() -> None:
     alone = paper_step(torch.eye(64), nodes, nodes, gram, torch.tensor([1.5]), ratio)
     torch.testing.assert_close(
         alone, nodes
-    )  # no edge but to equal nodes: alpha r X_i, where alpha is 1 / r
+    )  # edges to equal nodes only: alpha r X_i with alpha = 1 / r
     one, r = m.sum(-1, keepdim=True), 0.5
     torch.testing.assert_close(
         paper_step(m, nodes, nodes, gram, torch.tensor([2.0]), ratio),
@@ -363,7 +400,10 @@ def test_edges_between_equal_nodes() -> None:
 
 
 def test_a_norm_that_vanishes_stays_finite() -> None:
-    """sqrt(A + e) (F_j - F_i) = -e in one dimension: the release's norm is 0, between nodes that differ."""
+    """In one dimension sqrt(A + e) (F_j - F_i) = -e.
+
+    The norm of the release is then 0 between nodes that differ.
+    """
     rows, ratio = (
         torch.zeros(1, 1, dtype=torch.float64, requires_grad=True),
         torch.tensor([0.5], dtype=torch.float64),
@@ -383,9 +423,14 @@ def test_a_norm_that_vanishes_stays_finite() -> None:
 
 @pytest.mark.parametrize("variant", ["release", "paper"])
 def test_autocast_does_not_reach_the_graph(variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+<<<<<<< HEAD
     """From the same bf16 queries and values, what the weights are computed of is the same to the bit, in float32."""
     module = {"release": p_adapter_release, "paper": p_adapter_paper}[variant]
     original, given_ = getattr(module, f"{variant}_step"), []
+=======
+    """From the same bf16 queries and values, the inputs of the weights are bit-equal in float32."""
+    original, given_ = getattr(p_adapter, f"{variant}_step"), []
+>>>>>>> h_tests
 
     def spy(*tensors: Tensor, **loops: bool) -> Tensor:
         given_.append(tensors)
@@ -394,7 +439,7 @@ def test_autocast_does_not_reach_the_graph(variant: str, monkeypatch: pytest.Mon
     monkeypatch.setattr(module, f"{variant}_step", spy)
     made, shown = (
         block("cross", 2, 4, variant=variant, size=4).float(),
-        seen(1, 2, 3, 5, 8, causal=False),
+        random_inputs(1, 2, 3, 5, 8, causal=False),
     )
     for enabled in (True, False):
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
@@ -409,17 +454,20 @@ def test_autocast_does_not_reach_the_graph(variant: str, monkeypatch: pytest.Mon
     "chosen", [{}, {"variant": "paper"}, {"variant": "paper", "degrees": "graph"}], ids=str
 )
 def test_no_tensor_is_larger_than_the_attention(chosen: dict[str, Any]) -> None:
-    """Forward and backward, with sizes that make (batch, heads, queries, keys) larger than everything else but times a width."""
+    """Run forward and backward; (batch, heads, queries, keys) is the largest shape.
+
+    Only times a width would be larger.
+    """
     torch.manual_seed(0)
     made = block("self", 2, 4, size=8, **chosen)
-    shown = Seen(*(x.requires_grad_() for x in seen(2, 2, 24, 24, 8, causal=False)))
+    shown = Seen(*(x.requires_grad_() for x in random_inputs(2, 2, 24, 24, 8, causal=False)))
     with Largest() as seen_largest:
         made(context(shown), shown).square().sum().backward()
     assert seen_largest.elements == 2 * 2 * 24 * 24
 
 
 class Largest(TorchDispatchMode):
-    """Remembers the largest tensor that an operation has returned."""
+    """Records the largest tensor that any operation returns."""
 
     elements = 0
 
@@ -438,9 +486,12 @@ class Largest(TorchDispatchMode):
 
 @pytest.mark.parametrize("variant", ["release", "paper"])
 def test_a_slot_that_is_the_projection_itself(variant: str) -> None:
-    """Projecting nodes must not run the adapter again, and the projection must be in the module tree once."""
+    """Projecting the nodes must not run the adapter again.
+
+    The projection must occur once in the module tree.
+    """
     torch.manual_seed(0)
-    method, shown = PAdapter(variant=variant, size=4), seen(1, 2, 3, 3, 8, causal=True)
+    method, shown = PAdapter(variant=variant, size=4), random_inputs(1, 2, 3, 3, 8, causal=True)
     blocks = [
         LiteralBlock(
             "self", nn.Linear(8, 8), LiteralAttention(2, causal=True), method, in_place=in_place
@@ -459,9 +510,19 @@ def test_a_slot_that_is_the_projection_itself(variant: str) -> None:
 
 
 def blip() -> Any:
-    """The sites of BLIP-B's text decoder, as far as counting reads them."""
+    """The sites of the text decoder of BLIP-B, as far as counting needs them."""
     sites = [
-        Site(f"layer.{i}.{kind}", kind, "decoder", i, 768, {}, None, nn.Identity(), None)  # type: ignore[arg-type]
+        Site(
+            f"layer.{i}.{kind}",
+            kind,
+            "decoder",
+            i,
+            768,
+            {},
+            None,  # type: ignore[arg-type]
+            nn.Identity(),
+            None,
+        )
         for i in range(12)
         for kind in ("self", "cross", "ffn")
     ]
@@ -499,7 +560,7 @@ def _attentions(chosen: dict[str, Any]) -> list[str]:
     return [kind for kind in ("self", "cross") if kind in chosen.get("places", ("self", "cross"))]
 
 
-def test_the_totals_of_the_specification() -> None:
+def test_the_published_totals() -> None:
     assert (
         PAdapter(size=96).trainable(blip()),
         PAdapter(size=96, variant="paper").trainable(blip()),
@@ -530,7 +591,10 @@ def test_p_and_mu_of_each_layer_are_followed(variant: str, mu: float) -> None:
 
 
 def test_the_feed_forward_adapter_of_each_variant() -> None:
-    """The release's reads the feed-forward block's input and stands beside it; the paper's stands behind it."""
+    """The release reads the input of the feed-forward block in parallel.
+
+    The paper comes after it.
+    """
     outputs = {}
     for variant in ("release", "paper"):
         backbone = Case("p_adapter", "vit_roberta", {"variant": variant, "places": ["ffn"]}).build()
@@ -586,7 +650,10 @@ def test_pooling_is_refused_over_padded_or_too_few_keys() -> None:
             LiteralAttention(2),
             PAdapter(size=4, variant="paper", degrees="graph"),
         )
-    made, shown = block("cross", 2, 4, size=4, image_tokens=3), seen(1, 2, 1, 2, 8, causal=False)
+    made, shown = (
+        block("cross", 2, 4, size=4, image_tokens=3),
+        random_inputs(1, 2, 1, 2, 8, causal=False),
+    )
     with pytest.raises(UserError, match="choose at most 2"):
         made(context(shown), shown)
 

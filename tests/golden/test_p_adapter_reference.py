@@ -20,11 +20,12 @@ CASES = [f"{kind}_p{p}" for kind in ("self", "cross") for p in ("1.25", "1.5", "
 
 @pytest.mark.parametrize("name", CASES)
 def test_outputs_and_gradients_equal_the_authors(name: str) -> None:
-    """p and raw mu are float32 in the source, everything else float64.
+    """p and raw mu are float32 in the source; everything else is float64.
 
-    What float32 rounds is rounded alike, so outputs agree to 1e-14 and gradients to 1e-12 of their largest entry. The
-    gradients of p and raw mu are float32 themselves; raw mu's is what is left of large terms in self-attention (at
-    p = 1.25 it is 3e-9, of which 3e-4 differ).
+    Both sides round float32 alike, so outputs agree to 1e-14 and gradients to 1e-12 of their
+    largest entry. The gradients of p and raw mu are float32 themselves. The gradient of raw mu is a
+    small difference of large terms in self-attention: at p = 1.25 it is 3e-9 and differs by 3e-4 of
+    that.
     """
     with np.load(REFERENCE / f"p_adapter_{name}.npz") as file:
         arrays = {key: torch.from_numpy(file[key]) for key in file.files}

@@ -1,4 +1,7 @@
-"""The fused step against the same formulas one operation a line, which autograd differentiates, and against finite differences."""
+"""The fused step against the same formulas with one operation per line, and finite differences.
+
+Autograd differentiates the plain formulas.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,10 @@ def plain_paper(
 
 
 def inputs(shape: tuple[int, ...], size: int, p: float, *, gram: bool) -> list[Tensor]:
-    """Probabilities, queries, nodes, perhaps a Gram matrix, p and r, in float64; shape is (..., queries, keys)."""
+    """Make probabilities, queries, nodes, an optional Gram matrix, p and r in float64.
+
+    `shape` is (..., queries, keys).
+    """
     probabilities = torch.randn(shape, dtype=torch.float64).softmax(-1)
     rows, nodes = (torch.randn(*shape[:-2], n, size, dtype=torch.float64) for n in shape[-2:])
     factor = torch.randn(*shape[1:-2], size, size + 2, dtype=torch.float64)
@@ -101,7 +107,7 @@ def test_gradients_against_finite_differences(form: str, p: float) -> None:
         def step(*x: Tensor) -> Tensor:
             return paper_step(
                 *x[:3], (x[3] + x[3].mT) / 2, *x[4:]
-            )  # a Gram matrix is symmetric, and so is what may be done to it
+            )  # a Gram matrix is symmetric, and so must be its perturbation
     else:
 
         def step(*x: Tensor) -> Tensor:
@@ -111,7 +117,7 @@ def test_gradients_against_finite_differences(form: str, p: float) -> None:
 
 
 def test_probabilities_of_zero_have_their_gradient() -> None:
-    """What a causal mask hides: the weight is 0, its derivative is N^t."""
+    """A causal mask hides keys: the weight is 0 and its derivative is N^t."""
     torch.manual_seed(0)
     leaves = inputs((1, 1, 3, 3), 4, 1.5, gram=False)
     with torch.no_grad():
@@ -119,8 +125,8 @@ def test_probabilities_of_zero_have_their_gradient() -> None:
     compare(release_step(*leaves, loops=True), plain_release(*leaves, loops=True), leaves)
 
 
-def test_what_is_kept_for_the_backward() -> None:
-    """As large as the probabilities: themselves and the factors of their weights."""
+def test_tensors_kept_for_the_backward() -> None:
+    """As large as the probabilities: they and the factors of their weights are kept."""
     torch.manual_seed(0)
     leaves = inputs((2, 2, 24, 32), 4, 1.5, gram=False)
     kept: dict[int, int] = {}
@@ -150,7 +156,7 @@ def leaves_and_step(
 
 @pytest.mark.parametrize("form", FORMS)
 def test_a_second_backward_gives_the_same_bits(form: str) -> None:
-    """The backward works in place on what it makes, never on what is kept."""
+    """The backward pass works in place on tensors that it makes, never on those that are kept."""
     leaves, step = leaves_and_step(form)
     found = step(*leaves).square().sum()
     one, other = (torch.autograd.grad(found, leaves, retain_graph=True) for _ in range(2))
@@ -168,7 +174,7 @@ def test_two_uses_of_the_same_tensors_add_up(form: str) -> None:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_a_gradient_of_gradients_is_refused(form: str) -> None:
-    """It would be wrong without a word."""
+    """It would be wrong without an error."""
     leaves, step = leaves_and_step(form)
     first = torch.autograd.grad(step(*leaves).square().sum(), leaves, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
@@ -176,8 +182,8 @@ def test_a_gradient_of_gradients_is_refused(form: str) -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_the_layout_in_memory_plays_no_part(form: str) -> None:
-    """Strided inputs and a strided gradient; none of them is written to."""
+def test_the_memory_layout_does_not_matter(form: str) -> None:
+    """Inputs and the gradient are strided, and neither is written to."""
     leaves, step = leaves_and_step(form)
     strided = [x.detach().mT.contiguous().mT.requires_grad_() if x.ndim > 1 else x for x in leaves]
     assert not strided[0].is_contiguous()

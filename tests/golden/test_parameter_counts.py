@@ -1,7 +1,7 @@
-"""Published and hand-computed parameter counts at full size, on the meta device: no weight is read.
+"""Published and hand-computed parameter counts at full size, on the meta device.
 
-The expected numbers follow from the shapes of the routing-functions release; percentages are of the language tower with
-what the method added.
+No weight is read. The expected numbers follow from the shapes of the routing-functions release.
+Percentages are of the language tower with the parameters of the method.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ GPT2_ADAPTER = {
     "also_train": ["norms"],
 }
 ROBERTA_ADAPTER = {"size": 64, "residual": False, "also_train": ["norms"]}
-ROWS = [  # text tower, method, settings, trained, per cent of the language tower
+ROWS = [  # text tower, method, settings, trained, percent of the language tower
     ("gpt2", "lora", LORA, 4_783_104, 3.703),
     ("gpt2", "adapter", GPT2_ADAPTER, 2_406_912, 1.898),
     ("gpt2-medium", "lora", LORA, 12_754_944, 3.472),
@@ -63,13 +63,13 @@ def adapted(text: str, method: str, settings: dict[str, Any]) -> Backbone:
 
 
 def trains(backbone: Backbone) -> int:
-    """What trains in the language tower."""
+    """Return the trainable parameters of the language tower."""
     return count(p for p in backbone.text.parameters() if p.requires_grad)
 
 
 @pytest.mark.parametrize("routed", [False, True])
 @pytest.mark.parametrize(("text", "method", "settings", "expected", "percent"), ROWS)
-def test_what_the_release_trains(
+def test_trainable_counts_of_the_release(
     text: str, method: str, settings: dict[str, Any], expected: int, percent: float, routed: bool
 ) -> None:
     name = f"routing_{method}" if routed else method
@@ -81,7 +81,7 @@ def test_what_the_release_trains(
 
 
 @pytest.mark.parametrize(("text", "method", "rank", "expected"), ADDED)
-def test_what_lora_adds(text: str, method: str, rank: int, expected: int) -> None:
+def test_lora_counts(text: str, method: str, rank: int, expected: int) -> None:
     assert trains(adapted(text, method, {"rank": rank})) == expected
 
 
@@ -94,7 +94,7 @@ def test_what_lora_adds(text: str, method: str, rank: int, expected: int) -> Non
         ("roberta-large", ROBERTA_ADAPTER, 6_343_680, 98_304),
     ],
 )
-def test_what_adapters_add(text: str, settings: dict[str, Any], added: int, norms: int) -> None:
+def test_adapter_counts(text: str, settings: dict[str, Any], added: int, norms: int) -> None:
     assert trains(adapted(text, "adapter", {**settings, "also_train": []})) == added
     assert trains(adapted(text, "adapter", settings)) - added == norms
 
@@ -109,7 +109,7 @@ def test_what_adapters_add(text: str, settings: dict[str, Any], added: int, norm
     ],
 )
 def test_the_biases_of_the_targets(text: str, biases: int) -> None:
-    """A fused projection has one bias, which trains whole."""
+    """A fused projection has one bias, which trains as a whole."""
     with_biases = trains(adapted(text, "lora", {"rank": 128, "also_train": ["target_biases"]}))
     assert with_biases - trains(adapted(text, "lora", {"rank": 128})) == biases
 
@@ -157,7 +157,10 @@ def test_whole_towers(text: str, language: int, vision: int) -> None:
 
 @pytest.mark.parametrize("text", ["gpt2", "gpt2-medium", "roberta-base"])
 def test_bitfit(text: str) -> None:
-    """Per layer: 3d + d (attention), 4d + d (feed-forward), 2d (norms) = 11 d; one more norm outside; RoBERTa's pooler."""
+    """Each layer has 3d + d (attention), 4d + d (feed-forward) and 2d (norms), in total 11 d.
+
+    One more norm is outside, and RoBERTa has a pooler.
+    """
     width, layers = (1024, 24) if text == "gpt2-medium" else (768, 12)
     formula = 11 * width * layers + width + (width if text.startswith("roberta") else 0)
     assert trains(adapted(text, "bitfit", {})) == formula
@@ -176,7 +179,7 @@ def blip(**settings: Any) -> Backbone:
 
 
 def test_blip() -> None:
-    """BLIP with ViT-B/16 at 224 px, as the p-Adapter paper uses it; from a checkpoint of 384 px."""
+    """BLIP with ViT-B/16 at 224 px as in the p-Adapter paper, from a checkpoint of 384 px."""
     backbone = blip()
     assert (count(backbone.vision.parameters()), count(backbone.text.parameters())) == (
         85_798_656,
@@ -200,13 +203,13 @@ def test_blip() -> None:
         ("prompt_tuning", {"length": 16}, 12_288),
     ],
 )
-def test_what_methods_add_to_blip(method: str, settings: dict[str, Any], expected: int) -> None:
+def test_counts_of_methods_on_blip(method: str, settings: dict[str, Any], expected: int) -> None:
     """36 adapters of 96 with biases; LoRA of rank 8 on query and key of 24 attentions."""
     assert parse(METHODS.load(method), settings, method).trainable(blip()) == expected
 
 
 def test_blips_own_form_for_questions() -> None:
-    """A text encoder of 12 layers without a head: the decoder's size, less its head."""
+    """A text encoder of 12 layers without a head: the size of the decoder minus its head."""
     backbone = blip(weights="Salesforce/blip-vqa-base", form="vqa")
     head = 768 * 768 + 768 + 2 * 768 + 30_524
     assert count(backbone.text.parameters()) == 2 * 137_881_148 - head

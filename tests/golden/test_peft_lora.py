@@ -1,4 +1,4 @@
-"""LoRA against Hugging Face peft on tiny backbones, and against its formula where peft means something else."""
+"""LoRA against Hugging Face peft on tiny backbones, and against its formula if peft differs."""
 
 from __future__ import annotations
 
@@ -22,8 +22,11 @@ pytestmark = pytest.mark.filterwarnings(
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 RANK, ALPHA = 4, 10.0
 ALL = ("query", "key", "value", "output", "up", "down")
-ROBERTA_ALL = r".*encoder\.layer\.\d+\.(attention\.self\.(query|key|value)|attention\.output\.dense|intermediate\.dense|output\.dense)"
-GRID = [  # backbone, our settings, the same modules as peft names them, whether those store (in, out)
+ROBERTA_ALL = (
+    r".*encoder\.layer\.\d+\.(attention\.self\.(query|key|value)|attention\.output\.dense"
+    r"|intermediate\.dense|output\.dense)"
+)
+GRID = [  # backbone, our settings, the modules as peft names them, whether they store (in, out)
     ("vit_roberta", {"targets": ["query", "value"]}, r".*self\.(query|value)", False),
     ("vit_roberta", {"targets": ALL}, ROBERTA_ALL, False),
     (
@@ -52,7 +55,7 @@ def case(backbone: str, settings: dict[str, object]) -> Case:
 
 
 def ours(backbone: str, settings: dict[str, object]) -> Backbone:
-    """A backbone with LoRA, its updates drawn at random."""
+    """Build a backbone with LoRA and random updates."""
     made = case(backbone, settings).build()
     torch.manual_seed(1)
     for layer in updates(made.text).values():
@@ -67,7 +70,7 @@ def updates(tower: nn.Module) -> dict[str, LoRALinear]:
 
 
 def theirs(backbone: str, pattern: str, fan_in_fan_out: bool, source: Backbone) -> Backbone:
-    """The same backbone with peft's LoRA, holding the updates of `source`."""
+    """Build the same backbone with peft's LoRA and the updates of `source`."""
     made = Case("full_finetuning", backbone).build()
     config = LoraConfig(
         r=RANK,
@@ -114,7 +117,7 @@ def test_outputs_and_merged_weights_equal_peft(
 
 
 @LAYOUTS
-def test_the_gradients_equal_pefts(
+def test_gradients_equal_those_of_peft(
     backbone: str, settings: dict[str, object], pattern: str, fan_in_fan_out: bool
 ) -> None:
     mine = ours(backbone, settings)
@@ -134,7 +137,7 @@ def test_the_gradients_equal_pefts(
 
 @torch.no_grad()
 def merged_weight(layer: LoRALinear) -> Tensor:
-    """The base weight, in its own layout, with the update added."""
+    """Return the base weight in its own layout, with the update added."""
     delta = layer.delta_weight()
     return layer.base.weight + (delta.T if isinstance(layer.base, Conv1D) else delta)
 
@@ -143,7 +146,10 @@ def merged_weight(layer: LoRALinear) -> Tensor:
     "roles", [("query",), ("key",), ("query", "value"), ("query", "key"), ("query", "key", "value")]
 )
 def test_a_fused_projection_equals_its_formula(roles: tuple[str, ...]) -> None:
-    """peft gives q, k and v of GPT-2 one update of one rank; here each target has its own, as in the LoRA paper."""
+    """peft gives q, k and v of GPT-2 one shared update.
+
+    Here each target has its own, as in the LoRA paper.
+    """
     layers = updates(ours("vit_gpt2", {"targets": roles}).text)
     assert [name.rsplit(".", 1)[1] for name in layers] == ["c_attn"] * 3
     x = torch.randn(2, 5, 128, generator=torch.Generator().manual_seed(3))
@@ -184,7 +190,7 @@ def test_the_merged_tower_equals_the_unmerged(backbone: str, roles: tuple[str, .
 
 
 def test_each_target_has_an_update_of_its_own_size() -> None:
-    """RoBERTa's feed-forward maps are two modules of one attribute name."""
+    """Two feed-forward modules of RoBERTa have the same attribute name."""
     layers = updates(ours("vit_roberta", {"targets": ["up", "down"]}).text)
     shapes = {
         name: (tuple(layer.lora_a.shape), tuple(layer.lora_b.shape))

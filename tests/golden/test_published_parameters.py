@@ -1,4 +1,4 @@
-"""`vlpeft params`: every published count that the shipped sweeps reach comes out to the last digit."""
+"""`vlpeft params` reproduces every published count of the shipped sweeps to the last digit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Routing functions against the authors' modules (reference/) and against slow literal transcriptions of the equations."""
+"""Routing functions against the authors' modules (reference/) and against literal equations."""
 
 from __future__ import annotations
 
@@ -60,11 +60,11 @@ def test_outputs_and_gradients_equal_the_authors(layout: str, function: str) -> 
     torch.testing.assert_close(layer.lora_b.grad, arrays["grad_lora_B"], **EXACT)
 
 
-# The equations, written out: one token at a time, with the matrices that they name.
+# The equations for one token at a time, with the matrices that they name.
 
 
 def literal(function: str, text: Tensor, vision: Tensor, *, reshaped: bool = False) -> Tensor:
-    """R(x_t, x_v) of (batch, length, k) and (batch, tokens, k)."""
+    """Compute R(x_t, x_v) of (batch, length, k) and (batch, tokens, k)."""
     rows = [
         [_token(function, token, vision[b], reshaped=reshaped) for token in text[b]]
         for b in range(text.shape[0])
@@ -143,7 +143,7 @@ def test_the_variants_of_project_differ_over_several_tokens_only() -> None:
 def test_several_visual_tokens_are_refused(function: Any, variant: Any) -> None:
     text, several = normal(
         0, (2, 5, 4), (2, 5, 4)
-    )  # as many tokens as words: broadcasting would not notice
+    )  # as many tokens as words, so that broadcasting would not fail
     with pytest.raises(UserError, match="context: pooled"):
         routing_function(function, variant)(text, several)
 
@@ -205,7 +205,7 @@ def fused_layer(
 def test_routed_lora_on_a_fused_projection(
     function: str, variant: str, batch: int, length: int, width: int, rank: int, seed: int
 ) -> None:
-    """GPT-2's query and value: `release` routes their bottlenecks as one vector, `paper` each on its own."""
+    """`release` routes the bottlenecks of query and value as one vector, `paper` each alone."""
     hidden, vision, w, c, a, b = normal(
         seed,
         (batch, length, width),
@@ -232,7 +232,10 @@ def test_routed_lora_on_a_fused_projection(
 
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_the_variants_on_a_fused_projection(function: str) -> None:
-    """Element-wise functions are the same in both; a scalar shared between query and value makes the others differ."""
+    """Element-wise functions agree in both.
+
+    A scalar shared by query and value makes the others differ.
+    """
     hidden, vision, w, c, a, b = normal(3, (2, 5, 8), (2, 1, 8), (8, 24), (24,), (6, 8), (16, 3))
     paper, release = (
         fused_layer(function, variant, 8, 3, a, b, w, c, vision)(hidden)
@@ -285,8 +288,10 @@ def test_a_routed_lora_starts_as_the_frozen_model(backbone: str, function: str) 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
 @pytest.mark.parametrize("backbone", ["vit_roberta", "vit_gpt2"])
-def test_where_the_variants_of_the_method_differ(backbone: str, function: str) -> None:
-    """On GPT-2's fused projection, for the functions that share a scalar; nowhere on RoBERTa's separate ones."""
+def test_the_variants_of_the_method_differ_if_a_scalar_is_shared(
+    backbone: str, function: str
+) -> None:
+    """They differ on GPT-2's fused projection if the function shares a scalar, never on RoBERTa."""
     paper, release = (
         with_updates(backbone, {"function": function, "variant": v}) for v in ("paper", "release")
     )
@@ -297,7 +302,7 @@ def test_where_the_variants_of_the_method_differ(backbone: str, function: str) -
 
 
 def with_updates(backbone: str, changed: dict[str, Any]) -> Tensor:
-    """Losses of a routed model whose up-projections are drawn at random."""
+    """Return the losses of a routed model with random up-projections."""
     case = Case("routing_lora", backbone, changed)
     built = case.build(seed=0)
     torch.manual_seed(1)
@@ -359,7 +364,7 @@ def test_a_routed_adapter_equals_its_equation(
     size: int,
     seed: int,
 ) -> None:
-    """U act(R(D h + b, D x_R + b)) + c (+ h): one down-projection and one bias for text and vision."""
+    """U act(R(D h + b, D x_R + b)) + c (+ h), with one down-projection for text and vision."""
     h, vision, d, bias, u, c = normal(
         seed,
         (batch, length, width),

@@ -1,4 +1,7 @@
-"""Compacter, HyperFormer and VL-PET against slow literal transcriptions of their equations, in float64, gradients included."""
+"""Compacter, HyperFormer and VL-PET against literal transcriptions of their equations.
+
+Everything is float64, gradients included.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,10 @@ EXACT = {"rtol": 1e-10, "atol": 1e-12}
 
 
 def loud(case: Case, tasks: int = 1) -> Backbone:
-    """The adapted backbone in float64, with what trains drawn so that nonlinearities matter."""
+    """Return the adapted backbone in float64, with random trainable tensors.
+
+    They are large enough that the nonlinearities matter.
+    """
     torch.manual_seed(0)
     backbone = case.fresh()
     backbone.active_task.count = tasks
@@ -42,7 +48,7 @@ def loud(case: Case, tasks: int = 1) -> Backbone:
 
 
 def compare(found: Tensor, expected: Tensor, parameters: Iterable[Tensor]) -> None:
-    """Values, and gradients of a random projection."""
+    """Compare values, and the gradients of a random projection."""
     torch.testing.assert_close(found, expected, **EXACT)
     wanted, weights = list(parameters), torch.randn_like(found)
     ours, theirs = (
@@ -70,7 +76,7 @@ def inputs(backbone: Backbone, tokens: int = 5) -> Tensor:
 
 
 def kronecker(module: KroneckerLinear, x: Tensor) -> Tensor:
-    """x sum_i kron(A_i, W_i) + b."""
+    """Compute x sum_i kron(A_i, W_i) + b."""
     w = (
         module.w[0]
         if len(module.w) == 1
@@ -97,7 +103,7 @@ def test_a_map_is_a_sum_of_kronecker_products(
 
 @pytest.mark.parametrize("settings", [{}, {"n": 4, "rank": 1, "share_a": True}], ids=str)
 def test_compacter_behind_a_sublayer(settings: dict[str, Any]) -> None:
-    """h + U act(D h + b) + c, with D and U of that form."""
+    """h + U act(D h + b) + c, with Kronecker sums for D and U."""
     backbone = loud(Case("compacter", "clip_bart", {"activation": "gelu_new", **settings}))
     base, added = site(backbone, "decoder.layer.1.cross").output.module.children()
     x = inputs(backbone)
@@ -110,7 +116,7 @@ def test_compacter_behind_a_sublayer(settings: dict[str, Any]) -> None:
 
 
 def test_the_published_compacter_shares_its_rule() -> None:
-    """And trains: the invariants do not vary what is no choice of few values."""
+    """The shared rule also trains; the invariants vary only settings of few values."""
     case = Case("compacter", "clip_bart", {"n": 4, "rank": 1, "share_a": True})
     backbone, fresh = case.build(), case.fresh()
     maps = [m for m in backbone.modules() if isinstance(m, KroneckerLinear)]
@@ -129,10 +135,10 @@ def test_the_published_compacter_shares_its_rule() -> None:
 
 
 @torch.no_grad()
-def test_how_compacter_starts() -> None:
+def test_initial_values_of_compacter() -> None:
     torch.manual_seed(0)
     module = KroneckerLinear(768, 96, 2, None)
-    bound = 2**0.5 * (6 / (384 + 48)) ** 0.5  # Glorot's, for W_i
+    bound = 2**0.5 * (6 / (384 + 48)) ** 0.5  # Glorot's initialisation for W_i
     assert module.w[0].abs().max() == pytest.approx(bound, rel=1e-3)
     assert torch.stack(
         [KroneckerLinear(4, 4, 2, None).a for _ in range(300)]
@@ -148,7 +154,7 @@ def test_how_compacter_starts() -> None:
         ({"size": 18, "n": 4}, "n: 4 does not divide 18"),
     ],
 )
-def test_maps_that_cannot_be(settings: dict[str, Any], message: str) -> None:
+def test_impossible_maps_are_refused(settings: dict[str, Any], message: str) -> None:
     assert message in Case("compacter", "clip_bart", settings).refusal()
 
 
@@ -156,7 +162,7 @@ def test_maps_that_cannot_be(settings: dict[str, Any], message: str) -> None:
 
 
 def hyperformer(adapter: Generated, task: int, h: Tensor) -> Tensor:
-    """h + U gelu_new(D h + b) + c, every entry of D, b, U and c a sum over the numbers of e."""
+    """Compute h + U gelu_new(D h + b) + c, with D, b, U and c linear in the embedding e."""
     source = adapter.source
     first, _, second, norm = source.network
     z = torch.cat([source.tasks[task], source.layers[adapter.layer]])
@@ -187,8 +193,8 @@ def test_hyperformer_equals_its_equations(task: int) -> None:
     assert [bool(row.any()) for row in gradient] == [i == task for i in range(3)]
 
 
-def test_what_hyperformer_shares() -> None:
-    """Task embeddings: all. The network: a side. A generator: a side's sub-layers of one kind."""
+def test_shared_parts_of_hyperformer() -> None:
+    """All tasks share an embedding table, a side shares the network, and kinds share generators."""
     case = Case("hyperformer", "clip_bart", {"embedding": 32, "hidden": 16})
     backbone = case.build()
     adapters = {s.name: s.output.module[1] for s in backbone.sites}
@@ -202,8 +208,8 @@ def test_what_hyperformer_shares() -> None:
     )
 
 
-def test_the_batch_s_task_chooses_the_adapters() -> None:
-    """One task trains its own embedding, and what all tasks share; never another's embedding."""
+def test_the_task_of_a_batch_selects_the_adapters() -> None:
+    """A task trains its own embedding and the shared parts, never the embedding of another task."""
     case = Case("hyperformer", "clip_bart")
     torch.manual_seed(0)
     backbone = case.fresh()
@@ -222,7 +228,7 @@ def test_the_batch_s_task_chooses_the_adapters() -> None:
 
 
 @torch.no_grad()
-def test_how_hyperformer_starts() -> None:
+def test_initial_values_of_hyperformer() -> None:
     source = next(
         m for m in Case("hyperformer", "clip_bart").build().modules() if isinstance(m, Generated)
     ).source
@@ -238,7 +244,7 @@ HEADS = 4
 
 
 def multi_head(module: Bottleneck, h: Tensor) -> Tensor:
-    """U gelu_new(concat_k (D_k H + b_k)) + c."""
+    """Compute U gelu_new(concat_k (D_k H + b_k)) + c."""
     heads = zip(module.down.weight.chunk(HEADS), module.down.bias.chunk(HEADS), strict=True)
     return (
         gelu_new(torch.cat([h @ d.T + b for d, b in heads], -1)) @ module.up.weight.T
@@ -251,7 +257,10 @@ def compacter(module: Bottleneck, h: Tensor) -> Tensor:
 
 
 def gate(module: Gate, x: Tensor, h: Tensor, h1: Tensor, real: Tensor, variant: str) -> Tensor:
-    """G of B8, an example and a token at a time; `real` (batch, tokens) is what the small gate averages over."""
+    """Compute G of B8, one example and token at a time.
+
+    `real` (batch, tokens) selects what the small gate averages over.
+    """
     seen = h if variant == "paper" else h1
     if module.kind == "middleY":
         return (1 + module.z if variant == "release" else module.z.sigmoid() + 1).expand_as(h)
@@ -277,7 +286,10 @@ def gate(module: Gate, x: Tensor, h: Tensor, h1: Tensor, real: Tensor, variant: 
 
 
 def attention(module: Any, value: Tensor, x: Tensor) -> Tensor:
-    """Softmax attention before its output projection; every query of x sees every row of `value`, which has one for each of x."""
+    """Compute softmax attention before its output projection.
+
+    Every query of x sees every row of `value`, which has one row for each row of x.
+    """
     parts = []
     for q, k, v in zip(
         *(t.chunk(module.num_heads, -1) for t in (module.q_proj(x), module.k_proj(x), value)),
@@ -295,7 +307,7 @@ def encoder_layer(
     f: Callable[[Bottleneck, Tensor], Tensor],
     scale: float,
 ) -> Tensor:
-    """LN(X + s G H1), first of attention, then of the feed-forward sub-layer."""
+    """Compute LN(X + s G H1), first for attention, then for the feed-forward sub-layer."""
     for wrapped, norm in (
         (layer.self_attn.out_proj, layer.self_attn_layer_norm),
         (layer.fc2, layer.final_layer_norm),
@@ -341,7 +353,7 @@ def test_vl_pet_in_the_encoder(settings: dict[str, Any]) -> None:
 
 
 def test_vl_pet_in_the_decoder() -> None:
-    """V = W_v E + U gelu_new(D E), in cross-attention, and nothing else."""
+    """V = W_v E + U gelu_new(D E) in cross-attention, and no other change."""
     backbone = loud(Case("vl_pet", "clip_bart"))
     layer, e = backbone.text.model.decoder.layers[0], inputs(backbone)
     value = layer.encoder_attn.v_proj
@@ -365,7 +377,7 @@ def test_vl_pet_in_the_decoder() -> None:
 def test_other_modules_in_the_decoder(
     modules: str, f: Callable[[Bottleneck, Tensor], Tensor]
 ) -> None:
-    """Table 9: the original method's module behind cross-attention, and none elsewhere."""
+    """Table 9: the module of the original method after cross-attention, and no other module."""
     backbone = loud(Case("vl_pet", "clip_bart", {"modules": modules}))
     layer, h = backbone.text.model.decoder.layers[0], inputs(backbone)
     assert all(
@@ -387,7 +399,7 @@ def test_other_modules_in_the_decoder(
 def test_only_the_release_padding_sees_the_batch(
     backbone: str, model: dict[str, Any], settings: dict[str, Any]
 ) -> None:
-    """The small gate of the release averages over padding, so that a sample's loss depends on its neighbours."""
+    """The release's small gate averages over padding, so a loss depends on its neighbours."""
     case = Case("vl_pet", backbone, settings, model)
     made, items = case.build(), case.items()
     case.train(made, 1)
@@ -400,7 +412,7 @@ def test_only_the_release_padding_sees_the_batch(
 
 @pytest.mark.parametrize("modules", ["vl_pet", "compacter"])
 def test_vl_pet_on_blips_text_encoder(modules: str) -> None:
-    """Everything added trains, and the count is the formula's."""
+    """Everything that the method adds trains, and the count equals the formula."""
     case = Case("vl_pet", "blip", {"modules": modules}, {"form": "vqa"})
     backbone, fresh = case.build(), case.fresh()
     assert count(p for p in backbone.parameters() if p.requires_grad) == case.adaptation.trainable(
@@ -421,8 +433,8 @@ def test_vl_pet_on_blips_text_encoder(modules: str) -> None:
 
 
 @torch.no_grad()
-def test_how_vl_pet_starts() -> None:
-    """The large gate starts near one half, middleY's near one."""
+def test_initial_values_of_vl_pet() -> None:
+    """The large gate starts near one half, that of middleY near one."""
     for kind, expected in (("large", 0.5), ("middleX", 0.5), ("small", 0.5), ("middleY", 1.0)):
         backbone = Case("vl_pet", "clip_bart", {"gate": kind}).build()
         made = next(m for m in backbone.modules() if isinstance(m, Gate))
@@ -443,7 +455,7 @@ def test_how_vl_pet_starts() -> None:
         ("clip_bart", {"places": ["cross"]}, "has no encoder cross"),
     ],
 )
-def test_settings_of_vl_pet_without_meaning(
+def test_meaningless_settings_of_vl_pet_are_refused(
     backbone: str, settings: dict[str, Any], message: str
 ) -> None:
     assert message in Case("vl_pet", backbone, settings).refusal()

@@ -1,4 +1,7 @@
-"""Invariants of every method on every tiny backbone; whatever is registered comes here by itself (see tests/conftest.py)."""
+"""Invariants of every method on every tiny backbone.
+
+Each registered method and backbone is included automatically (see tests/conftest.py).
+"""
 
 from __future__ import annotations
 
@@ -40,7 +43,7 @@ def copies(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
 
-# What is counted.
+# Counts.
 
 
 def test_the_formula_equals_the_count_on_the_cpu_and_on_the_meta_device(any_case: Case) -> None:
@@ -56,15 +59,16 @@ def test_the_formula_equals_the_count_on_the_cpu_and_on_the_meta_device(any_case
         assert parameters(any_case.build()) == built
 
 
-# What trains.
+# Training.
 
 
 def test_only_what_should_train_trains(any_case: Case) -> None:
     """The frozen base is bit-equal after three steps, and every trainable tensor has moved.
 
-    One exception, by rule: a *pretrained* tensor may stand still if the loss does not depend on it, which is shown by
-    disturbing it (a softmax ignores the key's bias; a token type that no input has). What a method or a backbone adds
-    has no such excuse: it must move, unless the backbone itself says that no input reaches it.
+    The rule has one exception. A *pretrained* tensor may keep its value if the loss does not depend
+    on it, which the test shows by disturbing it: a softmax ignores the bias of the key, and no
+    input may have some token type. A tensor that a method or a backbone adds must move, unless the
+    backbone declares that no input reaches it.
     """
     torch.manual_seed(0)
     backbone = any_case.fresh()
@@ -95,7 +99,7 @@ def test_only_what_should_train_trains(any_case: Case) -> None:
 
 
 def matters(case: Case, backbone: Backbone, parameter: nn.Parameter) -> bool:
-    """Whether disturbing a tensor changes the loss by more than rounding."""
+    """Return whether disturbing a tensor changes the loss by more than rounding."""
     torch.manual_seed(0)  # some methods draw noise even in evaluation
     expected = case.losses(backbone)
     with torch.no_grad():
@@ -124,7 +128,7 @@ def test_the_image_reaches_the_loss(case: Case) -> None:
 
 
 def test_gradients_do_not_depend_on_the_micro_batch(case: Case) -> None:
-    """However many parts a batch is computed in, they are those of the mean over all terms of the loss."""
+    """They are the gradients of the mean over all terms of the loss, for any micro-batch."""
     whole, parts = without_dropout(case.build()), without_dropout(case.build())
     state, again = case.train(whole, 1), case.train(parts, 1, micro_batch=3)
     assert again.curve[0][1] == pytest.approx(state.curve[0][1], rel=1e-6)
@@ -147,14 +151,14 @@ def test_gradients_do_not_depend_on_the_micro_batch(case: Case) -> None:
 
 
 def without_dropout(backbone: Backbone) -> Backbone:
-    """Its draws depend on the shapes of a batch's parts."""
+    """Switch dropout off, because its draws depend on the shapes of the parts of a batch."""
     for module in backbone.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
     return backbone
 
 
-# What is computed.
+# Outputs.
 
 
 def test_predicting_twice_gives_the_same_texts(case: Case) -> None:
@@ -171,7 +175,10 @@ def test_predicting_twice_gives_the_same_texts(case: Case) -> None:
 
 @pytest.mark.parametrize("case", [*CASES, *BACKBONE_VARIATIONS], ids=str)
 def test_a_sample_does_not_see_its_neighbours(case: Case) -> None:
-    """The loss of a padded batch is the sum of its samples' own, and the answers' scores are those of a sample alone."""
+    """The loss of a padded batch is the sum of the losses of its samples.
+
+    The scores of the answers equal those of a sample alone.
+    """
     backbone = case.build()
     case.train(backbone, 1)
     alone = case.losses(backbone)
@@ -196,8 +203,11 @@ def test_a_sample_does_not_see_its_neighbours(case: Case) -> None:
                 )
 
 
-def test_what_was_trained_restores_the_model(case: Case, tmp_path: Path) -> None:
-    """Saved, loaded into a model built from another seed, it computes the same bits: nothing random is left outside it."""
+def test_the_trained_tensors_restore_the_model(case: Case, tmp_path: Path) -> None:
+    """Loaded into a model built from another seed, the saved tensors give the same bits.
+
+    No random part of the model is missing from what is saved.
+    """
     backbone = case.build(seed=0)
     case.train(backbone, 2)
     size = save_trained(tmp_path / "trained.safetensors", backbone)
@@ -213,7 +223,7 @@ def test_other_tensors_are_refused(case: Case) -> None:
         load_trained(backbone, {**trained_tensors(backbone), "other": torch.zeros(1)})
 
 
-# What tells methods apart.
+# Differences between methods.
 
 
 def fingerprint(case: Case) -> tuple[dict[str, torch.Size], Tensor]:
@@ -225,7 +235,7 @@ def fingerprint(case: Case) -> tuple[dict[str, torch.Size], Tensor]:
 
 @pytest.mark.parametrize("backbone", BACKBONES.entries)
 def test_any_two_methods_differ(backbone: str) -> None:
-    """In what trains, or in what is computed after one step from the same seed."""
+    """They differ in trainable names or in outputs after one step from the same seed."""
     made = {case.method: fingerprint(case) for case in CASES if case.backbone == backbone}
     for one, other in combinations(made, 2):
         same = made[one][0] == made[other][0] and torch.equal(made[one][1], made[other][1])
@@ -266,5 +276,5 @@ def test_routing_adds_no_parameter(case: Case) -> None:
 
 
 def base_of(case: Case) -> str:
-    """The registered method that a routed one derives from."""
+    """Return the registered method from which a routed one derives."""
     return next(cls.name for cls in METHODS.load(case.method).__mro__[1:] if "name" in vars(cls))

@@ -1,4 +1,4 @@
-"""Copies for each task of a joint cell: only the copy of a batch's task works and learns."""
+"""A copy for each task of a joint cell: only the copy of a batch's task is used and trained."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_a_task_trains_its_own_copy_only(case: Case) -> None:
 
 
 @pytest.mark.parametrize("case", JOINT, ids=str)
-def test_the_batch_s_task_chooses_the_copy(case: Case) -> None:
+def test_the_task_of_a_batch_selects_the_copy(case: Case) -> None:
     backbone = built(case)
     case.train(backbone)
     kept = case.losses(backbone)
@@ -93,7 +93,7 @@ def test_the_formula_counts_the_copies(case: Case) -> None:
 
 
 @pytest.mark.parametrize(("method", "settings"), SETTINGS)
-def test_one_task_needs_no_copies(method: str, settings: dict[str, Any]) -> None:
+def test_a_single_task_has_no_copies(method: str, settings: dict[str, Any]) -> None:
     with pytest.raises(
         UserError, match="per_task: this cell has one task; give the sweep a `joint:` entry"
     ):

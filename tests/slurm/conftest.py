@@ -1,4 +1,7 @@
-"""A real SLURM cluster on this machine for the tests marked `slurm`; where there can be none, they are skipped and say why."""
+"""A real SLURM cluster on this machine for the tests marked `slurm`.
+
+On a machine that cannot have one, the tests are skipped with the reason.
+"""
 
 import json
 import shlex
@@ -23,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "slurm" / "dev_cluster.sh"
 FAKE = Path(__file__).resolve().parent / "fake"
 NODES = 4
-CANNOT = 3  # exit code of dev_cluster.sh where packages cannot be fetched
+CANNOT = 3  # exit code of dev_cluster.sh if packages cannot be fetched
 
 
 def dev_cluster(*arguments: object) -> subprocess.CompletedProcess:
@@ -34,13 +37,13 @@ def dev_cluster(*arguments: object) -> subprocess.CompletedProcess:
 
 @pytest.fixture(scope="session")
 def cluster():
-    """Four nodes. A cluster that was up before is used and left up."""
+    """Start four nodes. A cluster that was up before is used and stays up."""
     possible = dev_cluster("possible")
     if possible.returncode:
         pytest.skip(f"no SLURM cluster can be made here: {possible.stdout.strip()}")
     with FileLock(
         "/var/tmp/vlpeft-cluster-tests.lock"
-    ):  # the tests of another checkout must not be struck by ours
+    ):  # our failures must not disturb the tests of another checkout
         said = dev_cluster("up", NODES)
         if said.returncode == CANNOT:
             pytest.skip(f"no SLURM cluster can be made here: {said.stderr.strip()}")
@@ -64,7 +67,7 @@ def _impatient(monkeypatch) -> None:
 def write_profile(
     folder: Path, *, cells: dict | None = None, name: str = "profile.yaml", **settings: object
 ) -> Path:
-    """A profile whose jobs import this code; with `cells`, their cells are fake ones that do what it says."""
+    """Write a profile whose jobs import this code; `cells` replaces their cells by fake ones."""
     search = f"{FAKE}:{ROOT}" if cells is not None else str(ROOT)
     setup = [f"export PYTHONPATH={search} HF_HUB_OFFLINE=1"]
     if cells is not None:
@@ -77,12 +80,12 @@ def write_profile(
 
 
 def write_fake_sweep(folder: Path, cells: int) -> Path:
-    """A sweep of so many cells, which are quick to plan."""
+    """Write a sweep of so many cells that are quick to plan."""
     return write_one(folder, seeds=str(list(range(cells))))
 
 
 def wait_until(what, seconds: float = 180.0):
-    """The first true value that `what` returns."""
+    """Return the first true value of `what`."""
     end = time.monotonic() + seconds
     while not (found := what()):
         assert time.monotonic() < end, "waited too long"
@@ -91,12 +94,12 @@ def wait_until(what, seconds: float = 180.0):
 
 
 def trace(root: Path, cell: str) -> list[int]:
-    """The steps that a fake cell has made."""
+    """Return the steps that a fake cell has recorded."""
     return [int(line) for line in (root / "cells" / cell / "trace").read_text().split()]
 
 
 def running(root: Path) -> dict[str, int]:
-    """Cells that run, with their workers' process ids."""
+    """Return the running cells with the process ids of their workers."""
     found = {}
     for path in root.glob("cells/*/progress.json"):
         with suppress(FileNotFoundError):
@@ -107,13 +110,14 @@ def running(root: Path) -> dict[str, int]:
 
 
 def job_of(root: Path, cell: str) -> str:
-    """The last job that a cell was in."""
+    """Return the last job of a cell."""
     return Ledger(root).submitted_jobs()[cell][-1].job
 
 
 def strike(root: Path, struck: set[str], blow) -> None:
-    """Do `blow(job, its worker's process id)` to a running job that was not struck before; one that ends just then is let go,
-    and so is one of which `blow` says False.
+    """Call `blow(job, process id of its worker)` on a running job that was not struck before.
+
+    A job that ends at that moment is skipped, and so is one for which `blow` returns False.
     """
 
     def hit() -> bool:
@@ -132,7 +136,7 @@ def strike(root: Path, struck: set[str], blow) -> None:
 
 
 def processes(name: str) -> list[psutil.Process]:
-    """Those whose command line begins so: of SLURM's daemons."""
+    """Return the processes whose command line starts with this text: SLURM's daemons."""
     return [
         p
         for p in psutil.process_iter(["cmdline"])
@@ -142,11 +146,11 @@ def processes(name: str) -> list[psutil.Process]:
 
 HUNG: set[str] = (
     set()
-)  # nodes with a job that is to run out of time: what strikes a whole node spares them
+)  # nodes with a job that must run out of time: failures of a whole node spare them
 
 
 def let_time_out(job: str, pid: int) -> None:
-    """The job hangs, deaf to every warning, and its minute is soon over."""
+    """Let the job hang and ignore every warning, until its time limit of one minute."""
     HUNG.add(node_of(job))
     output("scontrol", "update", f"job={job}", "TimeLimit=1")
     hanging = (psutil.Process(pid).parent(), psutil.Process(pid))
@@ -162,7 +166,7 @@ def let_time_out(job: str, pid: int) -> None:
 
 
 def press(job: str, _: int) -> bool:
-    """A more urgent job wants the node."""
+    """Submit a more urgent job that wants the node."""
     node = node_of(job)
     if node in HUNG:
         return False
@@ -183,9 +187,9 @@ def press(job: str, _: int) -> bool:
 
 
 def crash_node(job: str, pid: int) -> bool:
-    """All that is of the job and of SLURM on its node dies; the node is given up, and comes back.
+    """Kill every process of the job and of SLURM on its node, mark the node down, and restart it.
 
-    SLURM would give it up by itself, after a while that depends on the machine's load.
+    SLURM would mark it down without help, but the delay depends on the load of the machine.
     """
     node, number = node_of(job), output("squeue", "-h", "-j", job, "-o", "%A")
     if node in HUNG:
@@ -209,7 +213,8 @@ def node_of(job: str) -> str:
 
 
 BLOWS = {
-    # As slurmstepd does it, to every process of the job. `scancel --signal` tries again for half a minute where a job has just begun.
+    # Like slurmstepd, signal every process of the job. `scancel --signal` retries for half a minute
+    # if a job has just begun.
     "asked to stop": lambda _, pid: [
         p.send_signal(signal.SIGUSR2) for p in (psutil.Process(pid).parent(), psutil.Process(pid))
     ],

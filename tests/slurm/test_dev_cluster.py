@@ -1,4 +1,4 @@
-"""The cluster that the other tests run on is a real one: it schedules, accounts, and is not brought up twice."""
+"""The test cluster is real: it schedules, accounts, and does not start twice."""
 
 import subprocess
 import time
@@ -20,13 +20,16 @@ def test_up_again_changes_nothing(cluster) -> None:
 
 
 def test_up_from_a_half_dead_cluster(cluster) -> None:
-    """Of an interrupted run some daemons and wrong pid files are left: `up` clears them away; what is not ours lives on."""
+    """An interrupted run leaves some daemons and wrong pid files, which `up` removes.
+
+    Processes of others keep running.
+    """
     bystander = subprocess.Popen(["sleep", "600"])
     try:
         for each in (*processes("slurmctld"), *processes("slurmd -N n2 ")):
             each.kill()
         run = Path("/var/tmp/vlpeft-cluster/run")
-        (run / "slurmd.n3.pid").unlink()  # its process goes on
+        (run / "slurmd.n3.pid").unlink()  # its process keeps running
         (run / "slurmctld.pid").write_text(f"{bystander.pid}\n")
         before = {p.pid for p in processes("slurmd -N n3 ")}
         said = dev_cluster("up", NODES)
@@ -41,15 +44,15 @@ def test_up_from_a_half_dead_cluster(cluster) -> None:
         bystander.wait()
 
 
-def test_what_jobs_leave_is_accounted(cluster) -> None:
+def test_jobs_are_accounted(cluster) -> None:
     job = output("sbatch", "--parsable", "--wait", "--output=/dev/null", "--wrap", "hostname")
     end = time.monotonic() + 20
     while (state := output("sacct", "-XnPo", "State", "-j", job)) != "COMPLETED":
         assert time.monotonic() < end, state
 
 
-def test_misuse_is_told(cluster) -> None:
+def test_misuse_is_reported(cluster) -> None:
     said = dev_cluster("up", "many")
     assert said.returncode == 1
-    assert "'many' is no number of nodes" in said.stderr
+    assert "'many' is not a number of nodes" in said.stderr
     assert dev_cluster("sideways").returncode == 2

@@ -1,4 +1,7 @@
-"""The life of jobs on a real cluster, with cells that only take time: what is killed, cancelled, requeued or out of time."""
+"""The life of jobs on a real cluster: killed, cancelled, requeued or out of time.
+
+Their cells take time but do no work.
+"""
 
 import json
 import subprocess
@@ -31,12 +34,13 @@ from vlpeft.slurm.ledger import Ledger
 from vlpeft.slurm.states import notes
 
 pytestmark = pytest.mark.slurm
-FAKE = ("--on", "slurm", "--device", "cpu", "--unverified")  # fake cells compute nothing to verify
+# fake cells compute nothing that needs verification
+FAKE = ("--on", "slurm", "--device", "cpu", "--unverified")
 
 
 @pytest.fixture
 def launch(cluster, main, tmp_path):
-    """`vlpeft sweep --on slurm` of fake cells; `meanwhile` runs beside it."""
+    """Run `vlpeft sweep --on slurm` with fake cells, and `meanwhile` at the same time."""
 
     def call(
         *more: object,
@@ -52,13 +56,13 @@ def launch(cluster, main, tmp_path):
         )
         failed: list[BaseException] = []
 
-        def beside() -> None:
+        def run_with() -> None:
             try:
                 meanwhile()
             except BaseException as error:
                 failed.append(error)
 
-        thread = threading.Thread(target=beside if meanwhile else lambda: None)
+        thread = threading.Thread(target=run_with if meanwhile else lambda: None)
         thread.start()
         said = main("sweep", sweep, "--root", root, "--profile", profile, *FAKE, *more)
         thread.join()
@@ -95,8 +99,8 @@ def test_cells_run_once(launch, root) -> None:
     ]
 
 
-def test_a_poisoned_cell_blocks_nobody(launch, root, main, tmp_path) -> None:
-    """One cell raises, one kills its process; both stand in one job with others."""
+def test_a_failing_cell_blocks_no_other_cell(launch, root, main, tmp_path) -> None:
+    """One cell raises, one kills its process; both share one job with others."""
     rows = json.loads(main("plan", write_fake_sweep(tmp_path, 6), "--json").out)
     raising, crashing = rows[0]["id"], rows[2]["id"]
     said = launch(
@@ -125,7 +129,10 @@ def test_a_poisoned_cell_blocks_nobody(launch, root, main, tmp_path) -> None:
 
 
 def test_cells_of_a_job_run_at_once(launch, root, main, tmp_path) -> None:
-    """Three at a time in one job; one crashes and takes only itself along; asked to stop, each is saved and goes on in the requeued job."""
+    """Three cells run at a time in one job, and one crashes without the others.
+
+    When the job is asked to stop, each cell is saved, and continues in the requeued job.
+    """
     rows = json.loads(main("plan", write_fake_sweep(tmp_path, 6), "--json").out)
     crashing = rows[1]["id"]
     seen: list[int] = []
@@ -152,12 +159,12 @@ def test_cells_of_a_job_run_at_once(launch, root, main, tmp_path) -> None:
     assert len(records(root)) == 5
     assert all(
         trace(root, cell) == list(range(1, 21)) for cell in records(root)
-    )  # all were saved at the step where they were stopped
+    )  # all were saved at the step at which they were stopped
     assert sbatches(root) == 1
 
 
 def test_disturbed_cells_end_well(launch, root) -> None:
-    """Forty cells on four nodes; jobs are asked to stop, requeued, killed, and a node dies."""
+    """Forty cells on four nodes: jobs are stopped, requeued and killed, and a node crashes."""
 
     def disturb() -> None:
         struck: set[str] = set()
@@ -180,13 +187,13 @@ def test_disturbed_cells_end_well(launch, root) -> None:
         steps = trace(root, cell)
         assert steps[-1] == 12
         assert sorted(set(steps)) == list(range(1, 13))
-        assert all(after <= before + 1 for before, after in pairwise(steps))  # no step was left out
+        assert all(after <= before + 1 for before, after in pairwise(steps))  # no step is missing
     assert leftovers(root / "cells") == []
     assert not list(root.glob("cells/*/tries.json"))
 
 
 def kill_node(node: str) -> None:
-    """Kill a slurmd, and bring it back."""
+    """Kill a slurmd and restart it."""
     here = processes(f"slurmd -N {node} ")
     assert here
     for each in here:
@@ -200,7 +207,10 @@ def kill_node(node: str) -> None:
 
 
 def test_out_of_time(launch, root, tmp_path) -> None:
-    """Cells that take longer than a job may: one is warned and requeued, one killed and submitted anew; no step is lost."""
+    """Of two cells that exceed the time limit, one is requeued and one killed and resubmitted.
+
+    No step is lost.
+    """
     slow, killed = {"": {"steps": 95, "seconds": 1.0}}, tmp_path / "killed"
     unwarned = {
         "number": 1,
@@ -242,7 +252,7 @@ def test_cancelled_jobs_are_not_tried_again(launch, root) -> None:
 
 
 def test_refused_requeueing(launch, root) -> None:
-    """Where jobs may not be requeued, the launcher submits them anew; the cell goes on at its step."""
+    """If jobs may not be requeued, the launcher resubmits them; the cell continues at its step."""
 
     def stop() -> None:
         cell = wait_until(lambda: next(iter(running(root)), None))
@@ -309,7 +319,7 @@ def test_out_of_memory(launch, root) -> None:
     said = launch(number=1, cells={"": {"does": "eat"}}, mem_gb=0.5)
     assert said.code == 1
     ((cell, failure),) = failures(root).items()
-    assert failure["cause"] == "out of memory"  # SLURM itself says FAILED
+    assert failure["cause"] == "out of memory"  # SLURM itself reports FAILED
     assert 1 < len(trace(root, cell)) <= LIMIT + 1
 
 
@@ -322,7 +332,7 @@ def test_jobs_that_cannot_start(launch, root) -> None:
     assert "FAILED, exit code" in said.err
 
 
-def test_what_slurm_refuses(launch, root) -> None:
+def test_submissions_that_slurm_refuses(launch, root) -> None:
     for settings, word in (
         ({"partition": "nowhere"}, "invalid partition"),
         ({"sbatch": {"gpus-per-node": 99}}, "not available"),
@@ -335,7 +345,10 @@ def test_what_slurm_refuses(launch, root) -> None:
 
 
 def test_a_full_disk(launch, disk, main, tmp_path) -> None:
-    """Full at submission: refused on one line. Filled by a cell: the cause is told. With room again the same command finishes."""
+    """Full at submission: the launch fails with one line. Filled by a cell: the cause is reported.
+
+    With free space again the same command finishes.
+    """
     root = disk.path / "root"
     disk.fill()
     refused = launch(number=4, root=root)
@@ -348,7 +361,7 @@ def test_a_full_disk(launch, disk, main, tmp_path) -> None:
     assert "disk full" in said.err or "No space left on device" in said.err
     wait_until(
         lambda: not output("squeue", "-h")
-    )  # the launcher itself may be the first to find no room
+    )  # the launcher itself may be the first that finds the disk full
     states = {
         row["id"]: row
         for row in json.loads(main("status", tmp_path / "one.yaml", "--root", root, "--json").out)
@@ -361,7 +374,7 @@ def test_a_full_disk(launch, disk, main, tmp_path) -> None:
 
 
 def test_two_launchers_started_at_once_run_each_cell_once(cluster, root, tmp_path) -> None:
-    """Two processes at the same moment: between them they submit each cell once, and both end well."""
+    """Both processes together submit each cell once, and both end well."""
     sweep = write_fake_sweep(tmp_path, 12)
     profile = write_profile(tmp_path, cells={"": {"steps": 10, "seconds": 0.2}}, cells_per_job=2)
     command = ("sweep", sweep, "--root", root, "--profile", profile, *FAKE)

@@ -1,4 +1,4 @@
-"""Real cells on a disturbed cluster: the same command again finishes the sweep, and its tables are those of a local run."""
+"""Real cells on a disturbed cluster: a rerun finishes the sweep with the tables of a local run."""
 
 import json
 import os
@@ -41,7 +41,12 @@ CELLS = 42
 
 
 def test_a_disturbed_sweep_gives_the_same_table(cluster, main, tmp_path) -> None:
-    """A job hangs until its time is over; others are asked to stop, requeued, killed, cancelled, pre-empted; a node crashes."""
+    """A job hangs until its time limit.
+
+    Others are stopped, requeued, killed, cancelled, pre-empted.
+
+    A node crashes.
+    """
     sweep = write_sweep(tmp_path, steps=6)
     profile = write_profile(
         tmp_path,
@@ -101,7 +106,7 @@ def test_a_disturbed_sweep_gives_the_same_table(cluster, main, tmp_path) -> None
 
 
 def history(root: Path) -> set[str]:
-    """In which states jobs of a folder have ended, also those that were requeued."""
+    """Return the states in which the jobs of a folder have ended, requeued ones included."""
     arrays = sorted(
         {sent.job.split("_")[0] for all_ in Ledger(root).submitted_jobs().values() for sent in all_}
     )
@@ -112,7 +117,10 @@ def history(root: Path) -> set[str]:
 
 
 def test_ctrl_c_leaves_the_jobs(cluster, main, tmp_path) -> None:
-    """The command says how to watch them; `logs` shows what they say, `cancel` stops them, the same command goes on."""
+    """The command prints how to watch the jobs, and `logs` shows their output.
+
+    `cancel` stops them, and the same command continues.
+    """
     sweep, root = write_one(tmp_path, seeds="[0, 1]"), tmp_path / "root"
     where, cells = (sweep, "--root", root), {"": {"steps": 60, "seconds": 0.25}}
     profile = write_profile(tmp_path, cells=cells, cells_per_job=2)
@@ -124,7 +132,7 @@ def test_ctrl_c_leaves_the_jobs(cluster, main, tmp_path) -> None:
 
     before = signal.signal(
         signal.SIGINT, signal.default_int_handler
-    )  # the tests may run unheard (nohup)
+    )  # the tests may run with SIGINT ignored (nohup)
     try:
         thread = threading.Thread(target=interrupt)
         thread.start()
@@ -139,7 +147,7 @@ def test_ctrl_c_leaves_the_jobs(cluster, main, tmp_path) -> None:
         "pending",
     }
     assert main("cancel", *where).out.startswith("1 jobs cancelled, 0 local launchers interrupted")
-    wait_until(lambda: not output("squeue", "-h"))  # saved, and gone
+    wait_until(lambda: not output("squeue", "-h"))  # saved, and ended
     rows = json.loads(main("status", *where, "--json").out)
     assert {row["state"] for row in rows} == {"missing"}
     assert all("ended as CANCELLED" in row["reason"] for row in rows)
@@ -148,7 +156,7 @@ def test_ctrl_c_leaves_the_jobs(cluster, main, tmp_path) -> None:
     )
     assert (
         main("status", *where, "--watch").out == "2 missing\n"
-    )  # and ends, since nothing comes by itself
+    )  # and ends, because no other job will come
     assert main(*command).code == 0
     assert all(trace(root, row["id"]) == list(range(1, 61)) for row in rows)
     assert main("status", *where, "--watch").out == "2 done\n"
@@ -158,8 +166,8 @@ def test_ctrl_c_leaves_the_jobs(cluster, main, tmp_path) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU that works")
-def test_a_gpu_that_does_not_work_is_told(cluster, main, tmp_path) -> None:
-    """The cluster gives out a GPU, which nothing can compute on: the cell fails and says so, and does not run on the CPU."""
+def test_a_broken_gpu_is_reported(cluster, main, tmp_path) -> None:
+    """The cluster grants a GPU that cannot compute: the cell fails and does not run on the CPU."""
     sweep, profile = write_one(tmp_path), write_profile(tmp_path, mem_gb=3, gpus=1)
     said = main("sweep", sweep, "--root", tmp_path / "root", "--on", "slurm", "--profile", profile)
     assert said.code == 1
@@ -169,8 +177,8 @@ def test_a_gpu_that_does_not_work_is_told(cluster, main, tmp_path) -> None:
     assert records(tmp_path / "root") == {}
 
 
-def test_jobs_run_the_code_of_their_submission(cluster, main, tmp_path) -> None:
-    """The checkout that jobs were submitted in is broken while they wait; a later launch is of the code as it is then."""
+def test_jobs_run_the_code_that_was_submitted(cluster, main, tmp_path) -> None:
+    """The checkout breaks while the jobs wait; a later launch uses the code of that moment."""
     source, root = tmp_path / "checkout", tmp_path / "root"
     copied = ("vlpeft", *(each for each in codebase.PACKAGES if each != "vlpeft"))
     for name in copied:
@@ -191,7 +199,7 @@ def test_jobs_run_the_code_of_their_submission(cluster, main, tmp_path) -> None:
     ids = [row["id"] for row in json.loads(main("plan", sweep, "--json").out)]
 
     def launch(*more: str) -> str:
-        """The real command, of the checkout's code."""
+        """Run the real command with the code of the checkout."""
         words = ("sweep", sweep, "--root", root, "--on", "slurm", "--profile", profile, *RUN, *more)
         environ = {**environment(), "PYTHONPATH": str(source)}
         done = subprocess.run(
@@ -206,7 +214,7 @@ def test_jobs_run_the_code_of_their_submission(cluster, main, tmp_path) -> None:
         assert done.returncode == 0, done.stderr
         return done.stderr
 
-    output("scontrol", "update", "partition=main", "state=down")  # jobs wait
+    output("scontrol", "update", "partition=main", "state=down")  # the jobs wait
     try:
         launch("--detach")
         (source / "benchmark" / "run" / "runner.py").write_text("raise RuntimeError('edited')\n")
@@ -236,7 +244,10 @@ def test_jobs_run_the_code_of_their_submission(cluster, main, tmp_path) -> None:
 
 
 def test_a_cell_of_two_ranks(cluster, main, tmp_path) -> None:
-    """SLURM signals all processes of its job: the cell is saved, requeued, and ends with the bits of an undisturbed run."""
+    """SLURM signals all processes of its job.
+
+    The cell is saved, requeued, and ends with the bits of an undisturbed run.
+    """
     recipe = {"protocol": "{lr: 1e-3, steps: 300, batch_size: 5, train_limit: 24, eval_limit: 9}"}
     sweep = write_one(tmp_path, **recipe, methods="[{name: lora, rank: 4, dropout: 0.2}]")
     root, local = tmp_path / "root", tmp_path / "local"
@@ -256,7 +267,7 @@ def test_a_cell_of_two_ranks(cluster, main, tmp_path) -> None:
     thread.join()
     assert said.code == 0, said.err
     (cell,) = records(root)
-    # The sweep ends with the record; the job says so in its log once its ranks have ended.
+    # The sweep ends with the record. The job logs its end after its ranks have ended.
     logs = wait_until(
         lambda: (
             out

@@ -1,4 +1,4 @@
-"""Accuracy: membership in the example's labels, letter for letter."""
+"""Accuracy: exact membership in the labels of the example."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ ROWS = st.lists(st.tuples(WORDS, st.lists(WORDS, min_size=1, max_size=3)), min_s
 
 
 @given(ROWS)
-def test_it_is_the_reference_codes_membership(rows: list[tuple[str, list[str]]]) -> None:
-    """VL-T5's GQA evaluator: `score += answer in label` for each question's label dict, over the number of questions."""
+def test_membership_equals_the_reference_code(rows: list[tuple[str, list[str]]]) -> None:
+    """As in VL-T5's GQA evaluator: `score += answer in label`, divided by the questions."""
     labels = [dict.fromkeys(references, 1.0) for _, references in rows]
     expected = sum(int(text in label) for (text, _), label in zip(rows, labels, strict=True)) / len(
         rows

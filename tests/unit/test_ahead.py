@@ -1,4 +1,4 @@
-"""Fetching ahead: the same bits, earlier."""
+"""Fetching ahead gives the same bits earlier."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from vlpeft.benchmark.run.loop import Feed, start, train
 from vlpeft.benchmark.tasks.base import Item
 
 LORA = Case("lora", "vit_roberta")
-PATIENCE = 30.0  # seconds after which a thread that should have come is given up
+PATIENCE = 30.0  # seconds after which a missing thread is given up
 
 
 @given(n=st.integers(0, 9), depth=st.integers(0, 4))
-def test_all_come_in_order_and_no_more_than_asked_are_fetched_ahead(n: int, depth: int) -> None:
+def test_items_arrive_in_order_and_the_depth_is_respected(n: int, depth: int) -> None:
     fetched: list[int] = []
 
     def fetch(job: int) -> int:
@@ -42,7 +42,7 @@ def test_all_come_in_order_and_no_more_than_asked_are_fetched_ahead(n: int, dept
     assert fetched == list(range(n))
 
 
-def test_the_next_is_fetched_while_this_one_is_worked_on() -> None:
+def test_the_next_item_is_fetched_during_work() -> None:
     begun = [threading.Event() for _ in range(3)]
     with closing(ahead(range(3), lambda job: begun[job].set(), depth=2)) as jobs:
         next(jobs)
@@ -50,7 +50,7 @@ def test_the_next_is_fetched_while_this_one_is_worked_on() -> None:
         assert begun[2].wait(PATIENCE)
 
 
-def test_without_depth_each_is_fetched_when_its_turn_comes() -> None:
+def test_without_depth_each_item_is_fetched_in_turn() -> None:
     fetched: list[int] = []
     for job, _ in ahead(range(4), fetched.append, depth=0):
         assert fetched == list(range(job + 1))
@@ -69,7 +69,7 @@ def test_an_error_waits_for_its_turn(depth: int) -> None:
     assert done == [0, 1]
 
 
-def test_who_leaves_early_leaves_no_thread_and_no_more_work() -> None:
+def test_an_early_exit_stops_threads_and_work() -> None:
     fetched: list[int] = []
     before = threading.active_count()
     with closing(ahead(range(100), fetched.append, depth=2)) as jobs:
@@ -79,7 +79,7 @@ def test_who_leaves_early_leaves_no_thread_and_no_more_work() -> None:
 
 
 def trained(depth: int, micro_batch: int | None) -> tuple[list[tuple[int, float]], set[str]]:
-    """The curve of training on augmented views, dropout and all, and the names of the threads that drew them."""
+    """Train on augmented views; return the curve and the names of the drawing threads."""
     torch.manual_seed(0)
     backbone, threads = LORA.build(), set()
     live = views(backbone, Shapes(train_scenes=8, val_scenes=1, test_scenes=1))
@@ -98,15 +98,15 @@ def trained(depth: int, micro_batch: int | None) -> tuple[list[tuple[int, float]
 
 
 @pytest.mark.parametrize("micro_batch", [None, 3])
-def test_training_gives_the_same_bits_however_far_ahead(micro_batch: int | None) -> None:
+def test_training_gives_the_same_bits_at_any_depth(micro_batch: int | None) -> None:
     at_once, threads = trained(0, micro_batch)
     assert threads == {threading.current_thread().name}
     assert trained(3, micro_batch) == (at_once, {"fetch"})
     assert len({loss for _, loss in at_once}) == 3
 
 
-def test_of_micro_batches_one_is_held_at_a_time() -> None:
-    """However large the batch: that is what they are for."""
+def test_one_micro_batch_is_held_at_a_time() -> None:
+    """This holds for any size of the batch, because it is the purpose of micro-batches."""
     made, done = visual(backbone := LORA.build()), []
 
     def fetch(ids: Sequence[str], seeds: Sequence[str]) -> Tensor:
@@ -123,7 +123,7 @@ def test_of_micro_batches_one_is_held_at_a_time() -> None:
 
 
 @pytest.mark.parametrize("ranks", [ALONE, Ranks(1, 2)], ids=["alone", "the second of two"])
-def test_evaluation_says_the_same_however_far_ahead(
+def test_evaluation_gives_the_same_results_at_any_depth(
     ranks: Ranks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backbone, threads = LORA.build(), set[str]()
@@ -155,7 +155,7 @@ def features_and_prompts(features: Tensor, prompts: Sequence[str]) -> list[tuple
     return list(zip(features.sum((1, 2, 3)).tolist(), prompts, strict=True))
 
 
-def test_only_for_a_gpu_is_anything_fetched_ahead_and_pinned(
+def test_only_a_gpu_fetches_ahead_and_pins_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert (fetch_depth(torch.device("cpu")), fetch_depth(torch.device("cuda", 1))) == (0, DEPTH)

@@ -24,7 +24,7 @@ def predictions_of(pairs: list[tuple[str, str]]) -> list[Prediction]:
 
 
 def test_known_values() -> None:
-    """By hand: yes 2*1/(2+1), no 2*1/(1+2), no class for the free text."""
+    """By hand: yes 2*1/(2+1), no 2*1/(1+2), and no class for the free text."""
     pairs = [("yes", "yes"), ("yes", "no"), ("no", "no"), ("a dog, perhaps", "maybe")]
     report = score(["answer_match"], predictions_of(pairs))
     assert report.values == pytest.approx(
@@ -56,15 +56,17 @@ def test_macro_f1_equals_sklearn(pairs: list[tuple[str, str]]) -> None:
 SCORE = """
 import evaluate, sys
 from vlpeft.benchmark.metrics import Prediction, score
-print(score(["answer_match"], [Prediction("1", "yes", ("yes",)), Prediction("2", "no", ("yes",))]).values["exact_match"])
+predictions = [Prediction("1", "yes", ("yes",)), Prediction("2", "no", ("yes",))]
+print(score(["answer_match"], predictions).values["exact_match"])
 """
 LOAD = """
-print(evaluate.load(sys.argv[1], keep_in_memory=True).compute(predictions=["yes"], references=[["yes"]])["exact_match"])
+metric = evaluate.load(sys.argv[1], keep_in_memory=True)
+print(metric.compute(predictions=["yes"], references=[["yes"]])["exact_match"])
 """
 
 
 def start(code: str, home: Path, *arguments: str) -> subprocess.Popen[str]:
-    """A process with an empty cache of its own and no network."""
+    """Start a process with an empty cache of its own and no network."""
     environment = {
         **os.environ,
         "HF_HOME": str(home),
@@ -76,8 +78,8 @@ def start(code: str, home: Path, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True)
 
 
-def test_processes_at_once_and_loading_by_path(tmp_path: Path) -> None:
-    """Quiet and offline on one cache; and the module is loadable by its path as any other."""
+def test_simultaneous_processes_and_loading_by_path(tmp_path: Path) -> None:
+    """They are quiet and offline on one cache, and the module can be loaded by its path."""
     processes = [start(SCORE, tmp_path), start(SCORE + LOAD, tmp_path, str(module.__file__))]
     answers = [process.communicate(timeout=120) for process in processes]
     assert answers == [("50.0\n", ""), ("50.0\n1.0\n", "")]

@@ -1,4 +1,4 @@
-"""BLIP's training view of an image: torchvision's crop, the ten operations at their magnitude, and a seed that says all."""
+"""BLIP's training view of an image: torchvision's crop, ten operations, and one seed for all."""
 
 from collections import Counter
 from random import Random
@@ -22,7 +22,10 @@ def image(width: int = 48, height: int = 40, seed: int = 0) -> np.ndarray:
 
 
 def smooth() -> Image.Image:
-    """Colours that vary slowly, so that half a pixel hardly matters; no channel spans the whole range."""
+    """Draw slowly varying colours, so that half a pixel hardly matters.
+
+    No channel spans the whole range.
+    """
     y, x = np.mgrid[0:SIZE, 0:SIZE]
     return Image.fromarray(
         np.stack([40 + 4 * x, 60 + 3 * y, 30 + 2 * (x + y)], -1).astype(np.uint8)
@@ -38,7 +41,7 @@ def test_a_view_is_a_function_of_its_seed(width: int, height: int, seed: str) ->
     assert np.array_equal(view, augment(pixels, SIZE, seed))
 
 
-def test_seeds_give_other_views_and_leave_the_image_and_all_generators_alone() -> None:
+def test_seeds_give_other_views_and_change_nothing_else() -> None:
     pixels = image()
     kept, state = pixels.copy(), torch.random.get_rng_state()
     views = {augment(pixels, SIZE, f"0/{i}").tobytes() for i in range(50)}
@@ -48,7 +51,7 @@ def test_seeds_give_other_views_and_leave_the_image_and_all_generators_alone() -
 
 
 @given(st.integers(1, 300), st.integers(1, 300), st.integers())
-def test_crops_lie_in_the_image(width: int, height: int, seed: int) -> None:
+def test_crops_stay_inside_the_image(width: int, height: int, seed: int) -> None:
     left, upper, right, lower = crop_box(width, height, Random(seed))
     assert 0 <= left < right <= width
     assert 0 <= upper < lower <= height
@@ -64,7 +67,7 @@ def test_crops_are_drawn_as_torchvision_draws_them(width: int, height: int) -> N
     theirs = np.array(
         [RandomResizedCrop.get_params(blank, [0.5, 1.0], [3 / 4, 4 / 3]) for _ in range(3000)],
         float,
-    )  # top left h w
+    )  # top, left, height, width
     found = np.stack([ours[:, 1], ours[:, 0], ours[:, 3] - ours[:, 1], ours[:, 2] - ours[:, 0]], 1)
     spread = np.array([height, width, height, width])
     assert np.abs(found.mean(0) - theirs.mean(0)).max() < 0.02 * spread.max()
@@ -106,7 +109,10 @@ def test_histograms(name: str, operation) -> None:
 
 
 def warped(where) -> np.ndarray:
-    """The image warped by its definition in OpenCV: bilinear, a pixel's place is its index; `where` maps result to source."""
+    """Warp the image by OpenCV's definition: bilinear, and a pixel's place is its index.
+
+    `where` maps the result to the source.
+    """
     source = np.asarray(smooth(), float)
     out = np.empty_like(source)
     for y in range(SIZE):
@@ -137,7 +143,7 @@ PLACES = {
 
 @pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize("name", PLACES)
-def test_movements_are_opencv_s_but_for_half_a_pixel_and_the_edge(name: str, sign: int) -> None:
+def test_movements_equal_opencv_except_half_a_pixel_and_the_edge(name: str, sign: int) -> None:
     ours = np.asarray(OPERATION[name](smooth(), sign), float)
     theirs = warped(lambda x, y: PLACES[name](x, y, sign))
     apart = np.abs(ours - theirs).max(-1)

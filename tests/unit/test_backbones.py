@@ -1,4 +1,4 @@
-"""Backbones: weight sources, image transform, what the release does and what the repaired settings do."""
+"""Backbones: weight sources, image transform, the release and the repaired settings."""
 
 from __future__ import annotations
 
@@ -136,20 +136,20 @@ def test_unknown_weights_name_the_fix(source: str) -> None:
     ("name", "meant"),
     [("tinny", "tiny"), ("random:gpt-2", "gpt2"), ("roberta-bse@main", "roberta-base")],
 )
-def test_a_slip_is_refused_before_the_hub_is_asked(
+def test_a_typo_is_refused_without_a_request_to_the_hub(
     name: str, meant: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(UserError, match=rf"unknown weights '[^']+'; did you mean '{meant}'\?"):
         WeightSource.parse(name, tiny="gpt2")
     monkeypatch.setattr(weights, "cached_path", lambda *_: "/cache/config.json")
-    WeightSource.parse(name, tiny="gpt2")  # who has downloaded a model of that name means it
+    WeightSource.parse(name, tiny="gpt2")  # a user who has downloaded a model of that name means it
 
 
 @pytest.mark.parametrize(
     "name",
     ["distilgpt2", "gpt2-large", "gpt2-xl", "distilroberta-base", "xlm-roberta-base", "some/tinny"],
 )
-def test_other_names_of_the_hub_are_no_slips(name: str) -> None:
+def test_other_names_of_the_hub_are_not_typos(name: str) -> None:
     assert WeightSource.parse(name, tiny="gpt2").location == name
 
 
@@ -204,7 +204,7 @@ def test_the_release_sends_text_through_the_embedding_layer_twice() -> None:
     )
 
 
-def test_poolers_come_from_where_the_setting_says(tmp_path: Path) -> None:
+def test_poolers_follow_the_setting(tmp_path: Path) -> None:
     RobertaModel(
         RobertaConfig(vocab_size=99, hidden_size=128, num_hidden_layers=1, num_attention_heads=2),
         add_pooling_layer=False,
@@ -236,7 +236,7 @@ def test_the_classifier_loss_is_binary_cross_entropy_of_soft_scores() -> None:
 
 
 @pytest.mark.parametrize("prefix", ["raw", "projected", "none"])
-def test_captioning_losses_are_the_literal_ones(prefix: str) -> None:
+def test_captioning_losses_equal_the_literal_formulas(prefix: str) -> None:
     for mode in ("release", "repaired"):
         backbone = build("vit_gpt2", loss=mode, prefix=prefix)
         end = backbone.end
@@ -287,7 +287,7 @@ def test_patch_tokens_reach_routing_functions_but_not_the_prefix() -> None:
     assert backbone.visual_context.value.shape == (2, 65, 128)
 
 
-def test_the_shipped_towers_are_those_of_the_manifest() -> None:
+def test_the_shipped_towers_match_the_manifest() -> None:
     import hashlib
     import json
 

@@ -1,4 +1,4 @@
-"""`vlpeft bench`: every bench runs in its smallest form, both sides take turns, and the verdict follows from the ratio."""
+"""`vlpeft bench`: each bench runs in its smallest form, sides take turns, the ratio decides."""
 
 from __future__ import annotations
 
@@ -28,13 +28,14 @@ from vlpeft.methods.routing import routing_function
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
-    # torch.compile looks for gradients of all inputs; see test_compiling.py
+    # torch.compile reads the gradients of all inputs; see test_compiling.py
     pytest.mark.filterwarnings(
-        "ignore:The .grad attribute of a Tensor that is not a leaf Tensor is being accessed:UserWarning"
+        "ignore:The .grad attribute of a Tensor that is not a leaf Tensor is being accessed"
+        ":UserWarning"
     ),
 ]
 QUICK = Setting(turns=2, quick=True)
-OF_PROCESSES = ("workers",)  # whole sweeps in processes of their own: as slow as they are
+OF_PROCESSES = ("workers",)  # whole sweeps in processes of their own, which are slow
 
 
 def vlpeft(*arguments: str) -> int:
@@ -46,7 +47,7 @@ def vlpeft(*arguments: str) -> int:
 
 @pytest.mark.parametrize("name", [name for name in names() if name not in OF_PROCESSES])
 def test_every_bench_runs(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Both sides say the same (`turns` sees to it), and all numbers are there."""
+    """Both sides give the same result (`turns` checks it), and all numbers are there."""
     assert vlpeft(name, "--quick", "--turns", "1", "--device", "cpu", "--json") == 0
     rows = json.loads(capsys.readouterr().out)
     assert rows
@@ -74,7 +75,7 @@ def test_sides_take_turns_after_a_warm_up() -> None:
     assert len(pairs) == 3
 
 
-def test_sides_that_say_different_things_are_refused() -> None:
+def test_sides_with_different_results_are_refused() -> None:
     with pytest.raises(RuntimeError, match="compute different things"):
         turns(partial(say, "ours", 1.0, []), partial(say, "other", 2.0, []), QUICK)
 
@@ -83,7 +84,7 @@ def raises(device: torch.device) -> TimedStep:
     raise UserError("a reason")
 
 
-def test_what_goes_wrong_in_a_process_of_its_own_is_told() -> None:
+def test_an_error_in_another_process_is_reported() -> None:
     with pytest.raises(UserError, match="a reason"), _sides.side(raises, Setting(turns=1)):
         pass
 
@@ -92,7 +93,7 @@ def process(device: torch.device) -> TimedStep:
     return os.getpid
 
 
-def test_each_side_is_a_process_of_its_own_until_it_ends() -> None:
+def test_each_side_runs_in_its_own_process() -> None:
     with (
         _sides.side(process, Setting(turns=1)) as one,
         _sides.side(process, Setting(turns=1)) as other,
@@ -123,10 +124,13 @@ def test_medians_are_of_pairs_and_rules_have_directions() -> None:
         ("at least", 1.0, "FAIL"),
     ],
 )
-def test_a_tie_is_what_a_quarter_of_the_turns_reach(
+def test_a_tie_is_decided_by_a_quarter_of_the_turns(
     rule: RatioLimit, required: float, verdict: str
 ) -> None:
-    """Ratios of 0.75, 0.9 and 1.2, of which a quarter reach 0.825; the other way round 0.8, 0.9 and 0.95, and 0.925."""
+    """A quarter of the ratios 0.75, 0.9 and 1.2 reach 0.825.
+
+    In the other direction they are 0.8, 0.9 and 0.95, and 0.925.
+    """
     pairs = (
         [(0.9, 1.0), (0.75, 1.0), (1.2, 1.0)]
         if rule == "at most"
@@ -135,7 +139,7 @@ def test_a_tie_is_what_a_quarter_of_the_turns_reach(
     assert row("b", "a", "ms", pairs, rule, required).verdict == verdict
 
 
-def test_one_turn_cannot_tell_a_tie() -> None:
+def test_one_turn_cannot_decide_a_tie() -> None:
     assert row("b", "a", "ms", [(2.0, 1.0)], "at most", 1.0).verdict == "FAIL"
 
 
@@ -155,7 +159,9 @@ def test_the_tables() -> None:
     )
 
 
-def test_what_is_kept_is_never_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kept_results_are_never_overwritten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rows = [BenchRow("b", "one", "ms", 1.0, 2.0, 2.0, "at least", 1.5)]
     monkeypatch.setattr("time.strftime", lambda *_: "now")
     path = keep(tmp_path, rows, Setting(), (0.5, 0.5, 0.5))
@@ -172,7 +178,7 @@ def test_what_is_kept_is_never_overwritten(tmp_path: Path, monkeypatch: pytest.M
 def test_the_newest_rows_of_a_device_are_shown_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As they were measured, curves too; and the plot from them."""
+    """They are shown as they were measured, with curves and the plot made from them."""
     curve = BenchRow(
         "growth", "over n", "CPU ms", 8.0, 1.0, 1.5, "at most", 2.0, 5, points={250: 1.0, 1000: 8.0}
     )
@@ -222,9 +228,7 @@ def test_the_newest_rows_of_a_device_are_shown_again(
         '"rows": [SHORT]',
     ],
 )
-def test_files_that_hold_no_rows(
-    wrong: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_files_without_rows(wrong: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     row = asdict(BenchRow("lora", "one", "ms", 1.0, 2.0, 2.0, "at least", 1.5, 5, (1.0, 3.0)))
     found = wrong.replace("ROW", json.dumps(row)).replace(
         "SHORT", json.dumps({**row, "spread": [1.0]})
@@ -246,7 +250,7 @@ def test_the_page_on_speed_shows_what_was_kept(
     assert (tmp_path / "growth.svg").read_text() == (docs / "images" / "growth.svg").read_text()
 
 
-def test_a_bench_that_falls_short_is_an_exit_code(
+def test_a_failed_bench_sets_the_exit_code(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for ratio, code in ((1.0, 1), (2.0, 0)):
@@ -288,7 +292,7 @@ def test_without_peft_the_message_says_what_to_install(
         (["growth", "--kept", "/nowhere"], "/nowhere: no such folder"),
     ],
 )
-def test_slips(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_typos(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert vlpeft(*arguments) == 2
     assert message in capsys.readouterr().err
 
@@ -305,7 +309,7 @@ def test_kept_bytes_count_a_storage_once_and_no_weights() -> None:
 
 
 def test_a_turn_counts_the_work_of_started_processes() -> None:
-    """One such step is a turn already; its own process does next to nothing."""
+    """One such step is a whole turn, while its own process does almost nothing."""
     burn = "import time\nwhile time.process_time() < 0.4: pass"
 
     def make(_device: torch.device) -> TimedStep:
@@ -316,8 +320,8 @@ def test_a_turn_counts_the_work_of_started_processes() -> None:
     assert here().seconds > 0.3
 
 
-def test_workers_beside_one_process_a_cell(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its commands are ones that there are, and each cell is run once on either side."""
+def test_workers_compared_with_one_process_a_cell(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its commands exist, and each cell runs once on either side."""
     ran: list[str] = []
 
     def vlpeft(*arguments: str) -> str:
@@ -332,7 +336,7 @@ def test_workers_beside_one_process_a_cell(monkeypatch: pytest.MonkeyPatch) -> N
         2,
         2,
         4,
-    ]  # to warm up, and the turn
+    ]  # one warm-up and one turn
 
 
 def test_the_exponent_of_a_power() -> None:
@@ -342,7 +346,10 @@ def test_the_exponent_of_a_power() -> None:
 def test_curves_as_a_picture(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A dot a size, the fitted power through them, and its exponent in the title; rows that are no curves have no panel."""
+    """The plot has a dot for each size and the fitted power, whose exponent is in the title.
+
+    Rows that are not curves have no panel.
+    """
     points = {size: 2.0 * size**1.5 for size in (10, 20, 40)}
     curve = BenchRow(
         "growth",
@@ -364,7 +371,7 @@ def test_curves_as_a_picture(
     assert json.loads(capsys.readouterr().out)[0]["points"] == {
         str(size): cost for size, cost in points.items()
     }
-    (panel,) = ElementTree.parse(path).findall("{*}g")  # well-formed, whatever stands in a name
+    (panel,) = ElementTree.parse(path).findall("{*}g")  # well-formed XML with any text in a name
     assert [text.text for text in panel.findall("{*}text")][:2] == [
         "a < b over n tokens",
         "CPU ms; exponent 1.50, at most 2",
@@ -375,7 +382,7 @@ def test_curves_as_a_picture(
         (float(dot.attrib["cx"]), float(dot.attrib["cy"])) for dot in panel.findall("{*}circle")
     ]
     assert len(dots) == len(points)
-    for x, y in dots:  # the axes are logarithmic, and all lie on this power
+    for x, y in dots:  # the axes are logarithmic, and all points are on this power
         share = (x - ends[0][0]) / (ends[1][0] - ends[0][0])
         assert y == pytest.approx(ends[0][1] + share * (ends[1][1] - ends[0][1]), abs=0.2)
 

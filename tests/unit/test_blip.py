@@ -1,4 +1,7 @@
-"""BLIP: equal to transformers' own models on the same weights, cached equal to uncached, BLIP's own checkpoints read."""
+"""BLIP equals the models of transformers on the same weights, and cached equals uncached.
+
+BLIP's own checkpoints are read, too.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +61,7 @@ METHODS: tuple[Method | None, ...] = (
 RANKED = (
     *METHODS,
     PAdapter(size=4, release_cached_graph=True),
-)  # the release ranks without a cache, so by the graph of training
+)  # the release ranks without a cache, that is with the graph of training
 
 
 def protocol(**changed: Any) -> Protocol:
@@ -80,7 +83,10 @@ def build(
     recipe: dict[str, Any] | None = None,
     **settings: Any,
 ) -> BLIPModel:
-    """The tiny model, in eval mode; what a method adds is random and large enough to matter."""
+    """Build the tiny model in eval mode.
+
+    Tensors of a method are random and large enough to matter.
+    """
     torch.manual_seed(0)
     config = parse(
         BACKBONES.load("blip"), {"weights": "tiny", "image_size": SIZE, **settings}, "test"
@@ -99,12 +105,12 @@ def pixels(count: int = 4) -> Tensor:
 
 
 def port(cls: type[Any]) -> Any:
-    """transformers' own model on the tiny weights."""
+    """Build transformers' own model on the tiny weights."""
     return cls.from_pretrained(TINY / "blip").eval()
 
 
 def sequence(backbone: BLIPModel, *texts: str) -> list[int]:
-    """[DEC] texts [SEP]."""
+    """Tokenize [DEC] texts [SEP]."""
     ids = [
         token
         for text in texts
@@ -171,8 +177,8 @@ def test_attention_equals_the_eager_one(kind: str, recorded: bool) -> None:
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_the_caption_loss_is_that_of_transformers(smoothing: float) -> None:
-    """A padded batch, the prompt masked."""
+def test_the_caption_loss_equals_that_of_transformers(smoothing: float) -> None:
+    """A padded batch with a masked prompt."""
     backbone = build(recipe={"label_smoothing": smoothing})
     other = port(BlipForConditionalGeneration)
     other.text_decoder.label_smoothing = smoothing
@@ -194,7 +200,7 @@ def test_the_caption_loss_is_that_of_transformers(smoothing: float) -> None:
     torch.testing.assert_close(total / terms, want)
 
 
-def test_the_vqa_loss_is_that_of_transformers() -> None:
+def test_the_vqa_loss_equals_that_of_transformers() -> None:
     backbone = build(form="vqa")
     labels = torch.tensor([sequence(backbone, "a large green rectangle")])
     ids = question(backbone, QUESTIONS[1])
@@ -209,8 +215,11 @@ def test_the_vqa_loss_is_that_of_transformers() -> None:
 
 @pytest.mark.parametrize("beams", [1, 3])
 @pytest.mark.parametrize("form", FORMS)
-def test_generation_is_that_of_transformers(form: str, beams: int) -> None:
-    """For several images at once: the port answers one question at a time, so padding plays no part in it."""
+def test_generation_equals_that_of_transformers(form: str, beams: int) -> None:
+    """Several images run at once.
+
+    The port answers one question at a time, so padding has no effect.
+    """
     backbone = build(
         form=form, recipe={"beams": beams, "answering": "generate", "min_generated_tokens": 3}
     )
@@ -242,12 +251,15 @@ def test_generation_is_that_of_transformers(form: str, beams: int) -> None:
     assert all(want)
 
 
-# Losses, literally.
+# Losses against literal formulas.
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_the_release_sums_all_answers_by_their_share(form: str) -> None:
-    """Label-smoothed, summed over tokens, x the answer's share, ÷ questions (papers: p-Adapter, D.2)."""
+    """Smoothed, summed over tokens, times the share of the answer, divided by the questions.
+
+    Source: p-Adapter paper, D.2.
+    """
     recipe = {"loss_mean": "questions", "label_smoothing": 0.1}
     backbone = build(form=form, recipe=recipe)
     visual = backbone.vision(pixels(2))
@@ -267,7 +279,7 @@ def test_the_release_sums_all_answers_by_their_share(form: str) -> None:
 def literal(
     backbone: BLIPModel, visual: Tensor, prompt: str, answer: str
 ) -> tuple[Tensor, list[int]]:
-    """Logits of an answer's tokens from one plain forward of one unpadded sequence, and the tokens."""
+    """Return the logits of an answer's tokens from one unpadded forward, and the tokens."""
     memory, read = visual[:, 1:], prompt
     if backbone.config.form == "vqa":
         memory, read = (
@@ -300,7 +312,7 @@ def test_a_question_without_answer_costs_nothing(mean: str) -> None:
 
 
 def scores(backbone: BLIPModel, visual: Tensor, prompt: str) -> list[float]:
-    """Log-likelihood of every answer, each alone, without a cache."""
+    """Compute the log-likelihood of each answer alone, without a cache."""
     found = []
     for answer in ANSWERS:
         backbone.set_visual_context(visual)
@@ -323,7 +335,10 @@ def scores(backbone: BLIPModel, visual: Tensor, prompt: str) -> list[float]:
 def test_ranking_from_the_cache_finds_the_likeliest_answer(
     form: str, method: Method | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of prompts of different lengths together; by scores equal to those of each sequence alone."""
+    """Prompts of different lengths are ranked together.
+
+    Scores equal those of each sequence alone.
+    """
     from vlpeft.benchmark.backbones import blip
 
     backbone = build(
@@ -333,7 +348,7 @@ def test_ranking_from_the_cache_finds_the_likeliest_answer(
     given: list[Tensor] = []
     monkeypatch.setattr(
         blip, "RANKED_TOGETHER", 2 * len(ANSWERS)
-    )  # two questions together, of four
+    )  # two questions of four at a time
     true = blip.log_likelihood
     monkeypatch.setattr(
         blip, "log_likelihood", lambda *args: given.append(true(*args)) or given[-1]
@@ -385,7 +400,7 @@ def greedy(backbone: BLIPModel, visual: Tensor, prompt: str) -> str:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_beams_of_a_batch_are_those_of_each_image_alone(form: str) -> None:
+def test_beams_of_a_batch_equal_those_of_each_image(form: str) -> None:
     backbone = build((), METHODS[-1], {"answering": "generate", "beams": 3}, form=form)
     visual = backbone.vision(pixels())
     together = backbone.predict(visual[:, None], QUESTIONS)
@@ -396,7 +411,7 @@ def test_beams_of_a_batch_are_those_of_each_image_alone(form: str) -> None:
     assert len(set(together)) > 1
 
 
-# Soft prompts, settings.
+# Soft prompts and settings.
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -420,7 +435,7 @@ def test_prompts_and_answers_are_cut_to_their_limits() -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_dropout_is_the_settings_and_lies_in_the_text_alone(form: str) -> None:
+def test_dropout_follows_the_setting_and_acts_on_text_only(form: str) -> None:
     backbone = build(form=form, dropout=0.25)
     assert {m.p for m in backbone.text.modules() if isinstance(m, nn.Dropout)} == {0.25}
     assert {m.p for m in backbone.vision.modules() if isinstance(m, nn.Dropout)} == {0.0}
@@ -430,14 +445,14 @@ def test_dropout_is_the_settings_and_lies_in_the_text_alone(form: str) -> None:
     assert not torch.equal(backbone.loss(visual[:, None], QUESTIONS[:1], [{"no": 1.0}])[0], still)
 
 
-def test_sites_say_what_their_attention_may_see() -> None:
+def test_sites_know_the_mask_of_their_attention() -> None:
     flags = {
         site.name: (site.side, site.attention.causal, site.attention.fixed_keys)
         for site in build(form="vqa").sites
         if site.attention
     }
     assert flags["layer.0.self"] == ("decoder", True, False)
-    assert flags["layer.0.cross"] == ("decoder", True, False)  # question states, padded
+    assert flags["layer.0.cross"] == ("decoder", True, False)  # padded states of the question
     assert flags["encoder.layer.1.self"] == ("encoder", False, False)
     assert flags["encoder.layer.1.cross"] == ("encoder", False, True)
     plain = {site.name: site.attention for site in build().sites if site.attention}
@@ -456,7 +471,7 @@ def test_sites_say_what_their_attention_may_see() -> None:
         ({}, {"image_size": 60}, "no multiple of the patch size 8; choose 56"),
     ],
 )
-def test_what_cannot_fit_is_refused(
+def test_too_long_inputs_are_refused(
     recipe: dict[str, Any], settings: dict[str, Any], message: str
 ) -> None:
     with torch.device("meta"), pytest.raises(UserError, match=message):
@@ -481,7 +496,10 @@ def test_the_vqa_form_needs_a_text_encoder(tmp_path: Path) -> None:
 
 
 def original(model: Any) -> dict[str, Tensor]:
-    """A state in BLIP's own layout, from transformers'; names written out by hand, not by the map under test."""
+    """Return a state in BLIP's own layout, made from transformers'.
+
+    The names are written by hand instead of taken from the map under test.
+    """
     plain = {
         "embeddings.class_embedding": "cls_token",
         "embeddings.position_embedding": "pos_embed",
@@ -517,7 +535,7 @@ def own(path: Path, **settings: Any) -> BLIPModel:
 @pytest.mark.parametrize("form", FORMS)
 def test_an_original_checkpoint_equals_the_model_it_came_from(form: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    model = random_model(heads=2, vocabulary=420)  # BLIP's heads are 64 wide
+    model = random_model(heads=2, vocabulary=420)  # the heads of BLIP are 64 wide
     model.config.text_config.update({"bos_token_id": 418, "sep_token_id": 102, "pad_token_id": 0})
     model.config.vision_config.layer_norm_eps = 1e-6
     for module in model.vision_model.modules():
@@ -550,7 +568,7 @@ def test_an_original_checkpoint_equals_the_model_it_came_from(form: str, tmp_pat
 
 
 def test_position_embeddings_are_interpolated(tmp_path: Path) -> None:
-    """From 8 x 8 patches to 12 x 12 as transformers does it; the CLS state's stay."""
+    """From 8 x 8 to 12 x 12 patches as in transformers; the position of the CLS state stays."""
     model = random_model(heads=2, vocabulary=420)
     path = written(tmp_path / "model.pth", original(model))
     small, large = own(path), own(path, image_size=96)

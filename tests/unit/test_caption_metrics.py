@@ -1,4 +1,4 @@
-"""The caption metrics against pycocoevalcap used directly, and what happens where Java or models are missing."""
+"""The caption metrics against direct use of pycocoevalcap, and without Java or models."""
 
 from __future__ import annotations
 
@@ -42,8 +42,13 @@ PREDICTIONS = [
 
 @pytest.fixture
 def fresh() -> None:
+<<<<<<< HEAD
     """Forget what is tokenised."""
     caption_tokens.tokenise_split.cache_clear()
+=======
+    """Clear the cache of tokens."""
+    caption_tokens.tokenised.cache_clear()
+>>>>>>> h_tests
 
 
 @pytest.fixture
@@ -53,7 +58,10 @@ def no_java(fresh: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
 
 @pytest.fixture
 def official_tokens(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tuple[dict, dict]:
-    """References and candidates by the package's own tokenizer, made to write its files beside a link to its program."""
+    """Tokenize references and candidates with the package's own tokenizer.
+
+    It writes its files next to a link to its program.
+    """
     from pycocoevalcap.tokenizer import ptbtokenizer
 
     jar = Path(ptbtokenizer.__file__).with_name(ptbtokenizer.STANFORD_CORENLP_3_4_1_JAR)
@@ -75,7 +83,7 @@ def our_tokens() -> tuple[dict, dict]:
 def test_tokens_equal_the_official_ones(
     official_tokens, fresh, monkeypatch: pytest.MonkeyPatch, locale: str
 ) -> None:
-    """Whatever the locale: batch jobs often have none."""
+    """This holds for any locale, because batch jobs often have none."""
     monkeypatch.setenv("LC_ALL", locale)
     assert caption_tokens.tokenise_split(tuple(PREDICTIONS), "ptb") == official_tokens
 
@@ -100,7 +108,7 @@ def test_values_equal_the_official_ones(official_tokens) -> None:
 
 @needs_java
 def test_meteor_equals_the_official_one(our_tokens) -> None:
-    """The only test that starts METEOR: each start reads a large table."""
+    """This is the only test that starts METEOR, which reads a large table at each start."""
     from pycocoevalcap.meteor.meteor import Meteor
 
     official = Meteor()
@@ -115,7 +123,7 @@ def test_meteor_equals_the_official_one(our_tokens) -> None:
 
 
 @needs_java
-def test_nothing_is_written_beside_the_package(fresh) -> None:
+def test_nothing_is_written_into_the_package(fresh) -> None:
     from pycocoevalcap.tokenizer import ptbtokenizer
 
     folder = Path(ptbtokenizer.__file__).parent
@@ -126,7 +134,10 @@ def test_nothing_is_written_beside_the_package(fresh) -> None:
 
 @needs_java
 def test_line_breaks_do_not_shift_captions() -> None:
-    """The official code keeps only newlines away from the line-based tokenizer; after any other break all would be shifted."""
+    """The official code removes only newlines for the line-based tokenizer.
+
+    After any other line break all following captions would be shifted.
+    """
     breaks = ["\r", "\r\n", "\n\n", "\x0b", "\x0c", "\x85", "\u2028", "\u2029"]
     rows = [Prediction(mark, f"a{mark}dog{mark}", (f"cat{i}",)) for i, mark in enumerate(breaks)]
     references, candidates = caption_tokens.tokenise_split(tuple(rows), "ptb")
@@ -147,14 +158,16 @@ def test_one_tokenisation_for_all_metrics(fresh) -> None:
     assert caption_tokens.tokenise_split.cache_info().misses == 1
 
 
-def test_a_silent_java_is_no_empty_caption(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_no_output_of_java_is_not_an_empty_caption(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     fake_java(tmp_path, "exit 0", monkeypatch)
     with pytest.raises(RuntimeError, match="1 lines for 2 captions"):
         caption_tokens.ptb(["a dog", "a cat"])
 
 
 @needs_java
-def test_many_at_once(fresh) -> None:
+def test_many_metrics_at_once(fresh) -> None:
     with ThreadPoolExecutor(4) as pool:
         reports = list(
             pool.map(lambda _: caption_tokens.ptb([text for text, _ in CAPTIONS[:4]]), range(4))
@@ -205,7 +218,7 @@ def test_references_without_words_leave_cider_absent() -> None:
         Cider().evaluate([Prediction("1", "a dog", (".",))], "treebank")
 
 
-def test_without_java_all_are_absent_with_the_reason(no_java) -> None:
+def test_without_java_all_metrics_are_absent_with_the_reason(no_java) -> None:
     report = score(["bleu", "meteor", "rouge_l", "cider", "vqa_accuracy"], PREDICTIONS)
     captions = {name: value for name, value in report.values.items() if name != "vqa_accuracy"}
     assert list(captions) == ["BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr"]
@@ -243,7 +256,7 @@ def fake_java(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_spice_with_models(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The call and the reading of its answer, with a stand-in for the program."""
+    """Check the call and the parsing of the answer with a stand-in for the program."""
     from pycocoevalcap.meteor import meteor
 
     monkeypatch.setattr(meteor, "__file__", str(tmp_path / "meteor" / "meteor.py"))
@@ -252,14 +265,17 @@ def test_spice_with_models(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     for name in ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar"):
         (library / name).touch()
     rows = ", ".join(f'{{"image_id": {i}, "scores": {{"All": {{"f": 0.{i}}}}}}}' for i in (1, 0))
-    check = 'case "$JDK_JAVA_OPTIONS" in *java.base/java.lang=*) ;; *) exit 3;; esac; test "$6" = -out || exit 4'
+    check = (
+        'case "$JDK_JAVA_OPTIONS" in *java.base/java.lang=*) ;; *) exit 3;; esac; '
+        'test "$6" = -out || exit 4'
+    )
     fake_java(tmp_path, f"{check}\nprintf '%s' '[{rows}]' > \"$7\"", monkeypatch)
     report = score(["spice"], PREDICTIONS[:2], "treebank")
     assert report.values == {"SPICE (treebank)": pytest.approx(5.0)}
     assert report.per_example == {"SPICE (treebank)": (0.0, 10.0)}
 
 
-def test_a_failing_java_gives_its_last_words(
+def test_a_failing_java_is_reported_with_its_output(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     fake_java(tmp_path, "echo first >&2; echo no memory >&2; exit 7", monkeypatch)
@@ -273,6 +289,9 @@ def test_a_failing_java_gives_its_last_words(
 
 
 def test_importing_metrics_is_light() -> None:
-    code = "import sys, vlpeft.benchmark.metrics as m; m.METRICS.load('cider'); print({'torch', 'evaluate', 'nltk', 'numpy'} & {*sys.modules})"
+    code = (
+        "import sys, vlpeft.benchmark.metrics as m; m.METRICS.load('cider'); "
+        "print({'torch', 'evaluate', 'nltk', 'numpy'} & {*sys.modules})"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"

@@ -1,4 +1,4 @@
-"""`vlpeft table`, `diff` and `keep` as they are typed, on results that ship or are made up."""
+"""`vlpeft table`, `diff` and `keep` as a user types them, on shipped or made-up results."""
 
 import io
 import json
@@ -50,7 +50,7 @@ def test_tidy_rows_are_the_same_in_every_form(vlpeft, tmp_path):
     assert again.read_bytes() == file.read_bytes()
 
 
-def test_significance_of_what_ships(vlpeft):
+def test_significance_of_shipped_results(vlpeft):
     _, printed, _ = vlpeft("table", "quickstart", "--measured", "--significance", "--json")
     rows = json.loads(printed)["rows"]
     best = [row for row in rows if row["difference"] is None]
@@ -94,7 +94,7 @@ def test_a_pivot(vlpeft):
         (("-o", "no/such/folder/file"), "name a file in a folder that you may write to"),
     ],
 )
-def test_slips_are_told_in_one_line(vlpeft, words, message):
+def test_typos_are_reported_in_one_line(vlpeft, words, message):
     code, _, told = vlpeft("table", "quickstart", "--measured", *words)
     assert (code, told.count("\n")) == (2, 1)
     assert message in told

@@ -1,4 +1,4 @@
-"""CLIP-BART against transformers' own BART and against slow literal forms, on a small random BART; and open_clip's towers."""
+"""CLIP-BART against transformers' own BART and literal formulas, and the towers of open_clip."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ ANSWERS = ["yes", "no", "a large blue rectangle", "red", "two circles"]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random BART with generation settings that must not be obeyed."""
+    """Save a random BART with generation settings that must be ignored."""
     return _save(tmp_path_factory.mktemp("bart"))
 
 
@@ -67,7 +67,7 @@ def _save(path: Path, **changed: Any) -> Path:
     for (
         name,
         parameter,
-    ) in model.named_parameters():  # so that what is written depends on the image, and on the place
+    ) in model.named_parameters():  # so that the text depends on the image and on the position
         if "encoder_attn." in name or "decoder.embed_positions" in name:
             nn.init.normal_(parameter, std=1.0)
     model.save_pretrained(path)
@@ -96,7 +96,7 @@ def features(count: int = 3, images: int = 1) -> Tensor:
 
 
 def written(backbone: CLIPBartModel, states: Tensor, mask: Tensor, ids: list[int]) -> Tensor:
-    """Log-probabilities after each of `ids`, (tokens, vocabulary), by transformers' forward for one question."""
+    """Return the log-probabilities after each of `ids`, (tokens, vocabulary), from transformers."""
     outputs = BaseModelOutput(last_hidden_state=states[None])
     out = backbone.text(
         encoder_outputs=outputs,
@@ -219,7 +219,7 @@ def test_the_whole_grid_may_be_kept_and_be_the_visual_context(folder: Path) -> N
         ({}, 65, "from 63 visual tokens"),
     ],
 )
-def test_grids_that_cannot_be_are_refused(
+def test_impossible_grids_are_refused(
     folder: Path, model: dict[str, Any], rows: int, message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
@@ -243,7 +243,7 @@ def test_new_rows_are_the_same_in_every_run_and_old_ones_the_checkpoints(folder:
 
 
 @pytest.mark.parametrize("mean", ["tokens", "sequences"])
-def test_the_loss_is_the_literal_one(folder: Path, mean: str) -> None:
+def test_the_loss_equals_the_literal_formula(folder: Path, mean: str) -> None:
     backbone = build(folder, loss_mean=mean, max_output_tokens=6)
     targets = [{"yes": 0.3, "a large blue rectangle above it": 1.0}, {"no": 0.0}, {"red": 0.6}]
     states, mask = backbone.encode(backbone.embed(features()), QUESTIONS)
@@ -275,7 +275,7 @@ def greedy(backbone: CLIPBartModel, states: Tensor, mask: Tensor, tokens: int) -
     return ids
 
 
-def test_greedy_answers_are_the_literal_ones_and_obey_no_setting_of_the_checkpoint(
+def test_greedy_answers_ignore_the_settings_of_the_checkpoint(
     folder: Path,
 ) -> None:
     backbone = build(folder, answering="generate", max_generated_tokens=7)
@@ -288,14 +288,14 @@ def test_greedy_answers_are_the_literal_ones_and_obey_no_setting_of_the_checkpoi
         want = greedy(backbone, states[row], mask[row], 7)
         assert tokens[0][row].tolist() == want + [PAD] * (tokens[0].shape[1] - len(want))
         assert texts[row] == backbone.tokenizer.decode(want, skip_special_tokens=True).strip()
-    assert tokens[0].shape[1] == 8  # one answer at least reaches the limit, and ends there by force
+    assert tokens[0].shape[1] == 8  # at least one answer reaches the limit and is cut there
     assert set(tokens[0][:, -1].tolist()) <= {PAD, END}
     assert len(set(texts)) > 1
 
 
 @pytest.fixture
 def adapted(folder: Path, request: pytest.FixtureRequest) -> CLIPBartModel:
-    """A routed model: every projection sees the image."""
+    """Build a routed model, in which every projection sees the image."""
     backbone = build(folder, **request.param)
     apply(RoutingLoRA(rank=4, function="mul"), backbone)
     for name, parameter in backbone.named_parameters():
@@ -323,7 +323,7 @@ def test_cached_equals_uncached_and_batches_do_not_matter(adapted: CLIPBartModel
 
 
 @pytest.mark.parametrize("adapted", [{"rank_candidates": 5}, {"rank_candidates": 2}], indirect=True)
-def test_ranking_equals_scoring_each_answer_anew(adapted: CLIPBartModel) -> None:
+def test_ranking_equals_scoring_each_answer_alone(adapted: CLIPBartModel) -> None:
     keep, visual = adapted.protocol.rank_candidates, features()
     want = []
     for i, question in enumerate(QUESTIONS):
@@ -346,7 +346,7 @@ def test_without_a_list_captions_are_written(folder: Path) -> None:
     assert not set(backbone.predict(features(), [""] * 3)) & set(ANSWERS)
 
 
-# open_clip's towers.
+# The towers of open_clip.
 
 SMALL = {
     "small-rn": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8, "head_width": 16},
@@ -356,7 +356,7 @@ SMALL = {
 
 @pytest.fixture(autouse=True, scope="module")
 def _small_models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Two small CLIPs under their own names, known to open_clip while this file is tested."""
+    """Register two small CLIP models with open_clip under their own names for this file."""
     path = tmp_path_factory.mktemp("open_clip")
     text = {"context_length": 8, "vocab_size": 16, "width": 16, "heads": 2, "layers": 1}
     for name, vision in SMALL.items():
@@ -372,7 +372,7 @@ def _small_models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 def small(name: str, path: Path) -> tuple[nn.Module, str]:
-    """A random CLIP, and the source that reads it from a file."""
+    """Return a random CLIP and the source that reads it from a file."""
     torch.manual_seed(3)
     model = open_clip.create_model(name)
     for parameter in model.parameters():
@@ -401,7 +401,7 @@ def test_a_resnet_from_a_file_is_the_one_saved(tmp_path: Path) -> None:
     visual.layer4.register_forward_hook(lambda *call: seen.append(call[2]))
     pixels = torch.randn(2, 3, 64, 64)
     visual(pixels)
-    tower = vision_tower(source, "mean", tokens=True).train()  # batch norms stay as they are
+    tower = vision_tower(source, "mean", tokens=True).train()  # batch norms keep their statistics
     assert tower.width == 256
     assert torch.equal(tower(pixels)[:, 1:], seen[0].flatten(2).transpose(1, 2))
     torch.testing.assert_close(tower(pixels[:1]), tower(pixels)[:1])
@@ -464,7 +464,7 @@ def test_openais_weights_bring_their_activation() -> None:
         ("random:convnext_base", "mean", "not a plain CLIP"),
     ],
 )
-def test_towers_that_cannot_be_made_name_the_fix(source: str, pool: Any, message: str) -> None:
+def test_unusable_towers_name_the_fix(source: str, pool: Any, message: str) -> None:
     with (
         torch.device("cpu" if source == "RN101/openai" else "meta"),
         pytest.raises(UserError, match=message),

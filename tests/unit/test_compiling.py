@@ -1,4 +1,7 @@
-"""A compiled model is the same model: losses, gradients, names; and whatever does not train runs as it was written."""
+"""A compiled model is the same model: losses, gradients and names.
+
+Code that does not train runs uncompiled.
+"""
 
 from __future__ import annotations
 
@@ -35,12 +38,13 @@ from vlpeft.benchmark.run.loop import Feed, start
 from vlpeft.benchmark.run.runner import Stopped, run_cell
 from vlpeft.benchmark.run.runtime import Runtime
 
-# torch looks for gradients of all inputs, and hides the warning that this makes itself, but not where warnings are errors
+# torch reads the gradients of all inputs. It hides the warning of that, unless warnings are errors.
 pytestmark = pytest.mark.filterwarnings(
     "ignore:The .grad attribute of a Tensor that is not a leaf Tensor is being accessed:UserWarning"
 )
 BACKEND = (
-    "aot_eager"  # graphs as inductor gets them, run by torch's own kernels: no compiler is needed
+    # inductor's graphs, run by torch's own kernels: no compiler is needed
+    "aot_eager"
 )
 CASES = (
     Case("routing_lora", "vit_roberta", {"function": "mul_expand"}),
@@ -69,7 +73,7 @@ def _nothing_compiled() -> Iterator[None]:
 
 
 def undropped(case: Case) -> Backbone:
-    """Compiled code draws other dropout masks."""
+    """Switch dropout off, because compiled code draws other masks."""
     made = case.build().train()
     for module in made.modules():
         for name in ("p", "dropout", "attention_dropout", "activation_dropout"):
@@ -99,10 +103,11 @@ def graphs() -> int:
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_losses_and_gradients_are_the_same_and_one_graph_serves_all_lengths(case: Case) -> None:
-    """Batches of four, three and eight, of other lengths each: what is compiled for the first serves them all.
+    """Batches of four, three and eight with other lengths all use the graphs of the first batch.
 
-    A kind of layer has two graphs at most: the lowest layer's input needs no gradient where nothing below it trains. With
-    padding in one batch and none in another there would be two more; all of these are padded.
+    A kind of layer has at most two graphs: the input of the lowest layer needs no gradient if
+    nothing below it trains. Two more graphs would be needed if some batches had padding and others
+    did not. All batches here are padded.
     """
     plain, compiled = undropped(case), undropped(case)
     compile_layers(compiled, BACKEND)
@@ -110,7 +115,7 @@ def test_losses_and_gradients_are_the_same_and_one_graph_serves_all_lengths(case
     parts = [slice(4), slice(3, 6), slice(8)]
     for made in (plain, compiled):
         passes(case, made, parts[:1])
-    first = graphs() - 1  # torch.neg, which tries whether compiling works
+    first = graphs() - 1  # torch.neg tests whether compiling works
     assert 2 <= first <= 2 * KINDS[case.backbone] + 1, "the vision tower has one kind"
     wanted, found = (passes(case, made, parts[1:]) for made in (plain, compiled))
     assert graphs() - 1 == first
@@ -123,15 +128,18 @@ def compare(found: Passed, wanted: Passed) -> None:
     assert set(found[1]) == set(wanted[1])
     largest = max(
         float(gradient.abs().max()) for gradient in wanted[1].values()
-    )  # some are nothing but rounding: a key's bias has none
+    )  # some are pure rounding noise: the bias of a key has no gradient
     for name, gradient in wanted[1].items():
         assert (found[1][name] - gradient).abs().max() <= 1e-5 * max(
             float(gradient.abs().max()), 0.01 * largest
         ), name
 
 
-def test_what_is_float32_inside_bf16_stays_so_in_the_backward() -> None:
-    """Left alone, torch would compile the backward of the p-adapter's float32 parts as if it were called under autocast."""
+def test_float32_parts_stay_float32_in_the_backward_pass() -> None:
+    """By default torch would compile the backward pass of float32 parts under autocast.
+
+    The parts are those of the p-adapter.
+    """
     case = Case("p_adapter", "vit_gpt2")
     plain, compiled = undropped(case), undropped(case)
     compile_layers(compiled, BACKEND)
@@ -141,7 +149,7 @@ def test_what_is_float32_inside_bf16_stays_so_in_the_backward() -> None:
 
 @pytest.mark.parametrize("case", [Case("lora", "vit_gpt2"), Case("lora", "blip")], ids=str)
 def test_evaluation_and_counting_run_as_written(case: Case) -> None:
-    """And what was trained loads into a model that is not compiled, and says the same."""
+    """The trained tensors also load into an uncompiled model, with the same predictions."""
     plain, compiled = case.build(), case.build()
     calls = Counter[str]()
 
@@ -166,7 +174,8 @@ def test_evaluation_and_counting_run_as_written(case: Case) -> None:
     inputs = SimpleNamespace(
         answers=ANSWERS, prompts=lambda part: [items[int(example.id)].prompt for example in part]
     )
-    found = predict_split(compiled, compiled.predict, inputs, feed, case.examples()[:2], 2)  # type: ignore[arg-type]
+    examples = case.examples()[:2]
+    found = predict_split(compiled, compiled.predict, inputs, feed, examples, 2)  # type: ignore[arg-type]
     assert first_step(start(compiled, case.protocol, 1), [feed], 0, None, ALONE).flops > 0
     assert not calls
     load_trained(plain, trained_tensors(compiled))
@@ -178,7 +187,7 @@ def test_layers_are_what_towers_repeat() -> None:
     def kinds(tower: nn.Module) -> Counter[str]:
         return Counter(type(layer).__name__ for layer in layers(tower))
 
-    made = Case("compacter", "clip_bart").build()  # which puts lists of its own into layers
+    made = Case("compacter", "clip_bart").build()  # a module that puts lists of its own into layers
     assert kinds(made.text) == {"BartEncoderLayer": 2, "BartDecoderLayer": 2}
     assert kinds(made.vision) == {"ViTLayer": 4}
     assert kinds(timm.create_model("vit_tiny_patch16_224", pretrained=False, depth=3)) == {
@@ -193,21 +202,21 @@ def fails(_graph: object, _inputs: object) -> object:
     raise RuntimeError("no compiler\n\ninner workings")
 
 
-def test_what_cannot_be_compiled_is_told_and_nothing_goes_on_without() -> None:
+def test_a_compile_error_is_reported_and_stops_the_cell() -> None:
     made = Case("lora", "vit_roberta").build()
     with pytest.raises(UserError, match=r"^--compile: .*no compiler; leave out --compile$"):
         compile_layers(made, fails)  # type: ignore[arg-type] # torch takes a function, too
 
 
 def again(module: ModuleType) -> ModuleType:
-    """A second import of a module."""
+    """Import a module a second time."""
     spec = spec_from_file_location("again", module.__file__)
     made = module_from_spec(spec)
     spec.loader.exec_module(made)
     return made
 
 
-def test_a_torch_that_is_too_old_is_told_and_does_for_all_else(
+def test_an_old_torch_is_reported_and_works_uncompiled(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Before 2.7 the limit and its error had other names."""
@@ -225,7 +234,7 @@ def test_a_torch_that_is_too_old_is_told_and_does_for_all_else(
 
 
 class Numbered(nn.Module):
-    """Each number is another graph."""
+    """A module with another graph for each number."""
 
     def __init__(self, number: int) -> None:
         super().__init__()
@@ -247,13 +256,13 @@ class Breaks(nn.Module):
 
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Four graphs at most."""
+    """Allow at most four graphs."""
     monkeypatch.setattr(compiling, "LIMIT", 4)
     torch._dynamo.config.recompile_limit = 1
 
 
 def compiled(made: list[nn.Module]) -> list[nn.Module]:
-    """These as the layers of a text tower."""
+    """Compile these modules as the layers of a text tower."""
     backbone = Case("lora", "vit_roberta").build()
     backbone.text.encoder.layer = nn.ModuleList(made)
     compile_layers(backbone, BACKEND)
@@ -270,14 +279,16 @@ def run_all(made: list[nn.Module]) -> None:
     ("made", "said"),
     [([Breaks()], "graph_break"), (numbered(range(2, 9)), "recompile limit exceeded")],
 )
-def test_no_layer_runs_uncompiled_in_silence(made: list[nn.Module], said: str, few: None) -> None:
+def test_no_layer_runs_uncompiled_without_an_error(
+    made: list[nn.Module], said: str, few: None
+) -> None:
     compiled(made)
     with pytest.raises(UserError, match=rf"^--compile: .*{said}.*; leave out --compile$"):
         run_all(made)
 
 
-def test_cells_that_went_before_do_not_count(few: None) -> None:
-    """A worker runs many cells; each method has graphs of its own."""
+def test_earlier_cells_do_not_count(few: None) -> None:
+    """A worker runs many cells, and each method has graphs of its own."""
     for begin in (2, 5, 8):
         run_all(compiled(numbered(range(begin, begin + 3))))
     assert not counters["graph_break"]
@@ -300,8 +311,11 @@ def test_a_cell_that_cannot_be_compiled_leaves_the_reason(tmp_path, monkeypatch)
     )
 
 
-def test_a_compiler_that_dies_of_the_signal_to_stop_is_no_failure(tmp_path, monkeypatch) -> None:
-    """Such signals are sent to all processes of a group; the cell is as one that was asked between two steps."""
+def test_a_compiler_killed_by_the_stop_signal_is_not_a_failure(tmp_path, monkeypatch) -> None:
+    """Such signals reach all processes of a group.
+
+    The cell then counts as stopped between two steps.
+    """
     made, told_to_stop = plan(str(write_one(tmp_path)), need_data=True), list[bool]()
     save_plan(made, tmp_path / "root")
 

@@ -1,4 +1,4 @@
-"""Typed configuration: what it takes, and what each refusal says."""
+"""Typed configuration: what it accepts, and how it words each refusal."""
 
 import json
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ from vlpeft.benchmark.core.errors import DataError, UserError, did_you_mean, err
 
 @dataclass(frozen=True)
 class Settings(Config):
-    """One field of every kind."""
+    """A class with one field of every kind."""
 
     size: Positive
     rate: PositiveFloat = 1e-3
@@ -90,7 +90,7 @@ def test_a_required_key() -> None:
         parse(Settings, {}, "here")
 
 
-def test_what_json_does_not_know() -> None:
+def test_values_outside_json() -> None:
     assert "quote the value" in refusal(kind={1, 2})
 
 
@@ -102,11 +102,11 @@ def test_defaults_and_round_trip() -> None:
     parsed = parse(Settings, {"size": 3, "names": ["a"], "rate": 1}, "here")
     assert parsed == Settings(3, 1.0, names=("a",))
     assert parse(Settings, dump(parsed), "there") == parsed
-    assert dump(parsed)["share"] == 0.0  # defaults are spelled out
+    assert dump(parsed)["share"] == 0.0  # defaults are written out
 
 
 @pytest.mark.parametrize("text", ["1e-4", "1.0e-4", "0.0001", "1E-4", "+1e-4"])
-def test_numbers_as_people_write_them(text, tmp_path) -> None:
+def test_common_spellings_of_numbers(text, tmp_path) -> None:
     path = tmp_path / "a.yaml"
     path.write_text(f"lr: {text}\nsteps: 1\n")
     assert parse(Protocol, load_yaml(path), str(path)).lr == 1e-4
@@ -197,7 +197,7 @@ def test_protocol_length() -> None:
         parse(Protocol, {"lr": 1.0, "steps": 1, "warmup_fraction": 0.1, "warmup_steps": 3}, "here")
 
 
-def test_a_prompt_has_no_slip_in_its_braces() -> None:
+def test_a_typo_in_the_braces_of_a_prompt() -> None:
     assert (
         parse(Protocol, {"lr": 1e-3, "steps": 1, "prompt": "vqa: {text}"}, "here").prompt
         == "vqa: {text}"
@@ -210,11 +210,13 @@ def test_a_prompt_has_no_slip_in_its_braces() -> None:
 
 
 PROTOCOL_REFUSED = [
-    ("lr", 0.0), ("lr", -1e-3), ("steps", -2), ("steps", 0), ("batch_size", 0), ("betas", [0.9]), ("betas", [0.9, 1.0]),
-    ("eps", 0.0), ("weight_decay", -0.1), ("schedule", "cosin"), ("warmup_fraction", 1.0), ("warmup_steps", -1),
-    ("clip_norm", 0.0), ("precision", "fp16"), ("images", "black"), ("train_limit", 0), ("eval_limit", -1),
-    ("max_input_tokens", 0), ("max_output_tokens", 0), ("beams", 0), ("max_answers", 0), ("metrics", "cider"),
-    ("metric_tokenizer", "moses"), ("name", 1),
+    ("lr", 0.0), ("lr", -1e-3), ("steps", -2), ("steps", 0), ("batch_size", 0),
+    ("betas", [0.9]), ("betas", [0.9, 1.0]), ("eps", 0.0), ("weight_decay", -0.1),
+    ("schedule", "cosin"), ("warmup_fraction", 1.0), ("warmup_steps", -1),
+    ("clip_norm", 0.0), ("precision", "fp16"), ("images", "black"),
+    ("train_limit", 0), ("eval_limit", -1), ("max_input_tokens", 0), ("max_output_tokens", 0),
+    ("beams", 0), ("max_answers", 0), ("metrics", "cider"), ("metric_tokenizer", "moses"),
+    ("name", 1),
 ]  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The snippets of CONTRIBUTING.md and README.md work as they are, for entries of another package."""
+"""The snippets of CONTRIBUTING.md and README.md work as printed, for entries of another package."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every data format on tiny files of the official shape: what is read, and what each kind of damage says."""
+"""Every data format on tiny files of the official form: reading, and reports of damage."""
 
 import io
 import json
@@ -40,16 +40,21 @@ def sample(request, tmp_path):
 
 
 def json_files(root: Path) -> list[Path]:
-    """Annotation files, one that the split train needs first."""
+    """Return the annotation files, starting with one that the training split needs."""
     return sorted(root.rglob("*.json*"), key=lambda path: ("train" not in path.name, path))
 
 
 def read(data, image: str):
+<<<<<<< HEAD
     """Features where the dataset gives them, pixels where not."""
     return (data.features if data.has_features else data.image)(image)
+=======
+    """Return the features if the dataset has them, otherwise the pixels."""
+    return (data.features if data.precomputed else data.image)(image)
+>>>>>>> h_tests
 
 
-# What is read
+# Reading
 
 
 def test_vqav2_joins_questions_and_annotations_in_the_questions_order(tmp_path):
@@ -74,7 +79,7 @@ def test_coco_captions_has_one_example_an_image_with_all_its_captions(tmp_path):
 
 
 @pytest.mark.parametrize(("restval", "train"), [(True, ["1", "2", "4"]), (False, ["1", "4"])])
-def test_karpathy_trains_on_restval_unless_told_otherwise(tmp_path, restval, train):
+def test_karpathy_trains_on_restval_by_default(tmp_path, restval, train):
     write_sample("coco", tmp_path)
     data = opened("coco", tmp_path, restval_in_train=restval)
     assert [e.id for e in data.examples("captioning", "train")] == train
@@ -93,14 +98,14 @@ def test_karpathy_reads_flickr_files_without_filepath_and_cocoid(tmp_path):
     assert (example.id, example.images) == ("3", ("pictures/1.jpg",))
 
 
-def test_easy_vqa_is_the_published_set():
+def test_easy_vqa_equals_the_published_set():
     data = load_spec("easy_vqa").open()
     both = {split: data.examples("vqa", split) for split in data.splits()}
     assert {split: (len(e), len({x.images for x in e})) for split, e in both.items()} == {
         "train": (38575, 4000),
         "test": (9673, 1000),
     }
-    for split, yes_no in (("train", 28407), ("test", 7136)):  # the package's own README
+    for split, yes_no in (("train", 28407), ("test", 7136)):  # from the README of the package
         assert len({x.answers for x in both[split]}) == 13
         assert sum(x.kind == "yes_no" for x in both[split]) == yes_no
         assert {x.kind for x in both[split]} == {"yes_no", "color", "shape"}
@@ -167,7 +172,7 @@ def test_one_changed_letter_in_any_file_changes_the_fingerprint(sample):
 
 @given(st.lists(st.binary(max_size=8), min_size=2, max_size=2, unique=True))
 @settings(max_examples=25, deadline=None)
-def test_fingerprint_tells_which_file_holds_what(tmp_path_factory, contents):
+def test_the_fingerprint_depends_on_which_file_has_which_content(tmp_path_factory, contents):
     folder = tmp_path_factory.mktemp("data")
     for name, content in zip("ab", contents, strict=True):
         (folder / name).write_bytes(content)
@@ -176,7 +181,7 @@ def test_fingerprint_tells_which_file_holds_what(tmp_path_factory, contents):
     assert straight != content_fingerprint({"train": folder / "b", "val": folder / "a"})
 
 
-# Bad data, whatever the format
+# Bad data in any format
 
 
 def refused(name: str, root: Path, split: str = "train") -> str:
@@ -252,7 +257,7 @@ def test_images_that_do_not_decode_are_named(sample):
         read(data, image)
 
 
-# Bad records, format by format
+# Bad records, by format
 
 VQA_Q, VQA_A = (
     "v2_OpenEnded_mscoco_train2014_questions.json",
@@ -462,7 +467,7 @@ def test_alpha_is_dropped_and_palette_transparency_does_not_warn(tmp_path):
 
 def test_exif_orientation_is_not_applied(tmp_path):
     exif = Image.Exif()
-    exif[0x0112] = 6  # turn by 90 degrees
+    exif[0x0112] = 6  # rotated by 90 degrees
     Image.new("RGB", (8, 2)).save(tmp_path / "turned.jpg", exif=exif)
     assert decode_image(tmp_path / "turned.jpg").shape == (2, 8, 3)
 
@@ -493,7 +498,7 @@ def test_damaged_images_decode_or_are_refused(tmp_path_factory, kind, data):
     assert outcome == (3,) or str(path) in outcome
 
 
-# Names, YAMLs and roots
+# Names, YAML files and roots
 
 
 def test_shipped_datasets_are_listed_with_their_tasks():
@@ -518,7 +523,10 @@ def test_shipped_datasets_are_listed_with_their_tasks():
 
 
 def test_listing_imports_neither_torch_nor_a_format():
-    code = "import sys, vlpeft.benchmark.datasets as d; [d.load_card(n).tasks for n in d.dataset_names()]"
+    code = (
+        "import sys, vlpeft.benchmark.datasets as d; "
+        "[d.load_card(n).tasks for n in d.dataset_names()]"
+    )
     code += "; assert not {'torch', 'PIL', 'vlpeft.benchmark.datasets.vqav2'} & set(sys.modules)"
     subprocess.run(
         [sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2], timeout=120
@@ -551,7 +559,7 @@ def test_shipped_data_is_looked_for_below_the_variable(monkeypatch, tmp_path):
         ('root: ""', ""),
     ],
 )
-def test_the_root_of_ones_own_yaml_is_relative_to_it(tmp_path, monkeypatch, line, root):
+def test_the_root_of_a_users_yaml_is_relative_to_it(tmp_path, monkeypatch, line, root):
     own = tmp_path / "own"
     own.mkdir()
     (own / "mine.yaml").write_text(f"format: karpathy\nfile: a.json\n{line}\n", encoding="utf-8")

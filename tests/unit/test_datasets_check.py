@@ -1,4 +1,4 @@
-"""`vlpeft data check`: what it finds in whole, short, damaged and missing data, and what it says to do."""
+"""`vlpeft data check` on whole, short, damaged and missing data, and the fixes that it names."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ def quiet(*_):
 
 
 def own(folder: Path, name: str, more: str = "") -> str:
-    """A YAML of one's own over a shipped sample: its format and fields, without published numbers."""
+    """Write a user's YAML file for a shipped sample, without published numbers."""
     spec = find_dataset(name, folder)
     path = folder / "own.yaml"
     path.write_text(
@@ -30,7 +30,7 @@ def own(folder: Path, name: str, more: str = "") -> str:
 
 @pytest.fixture
 def said(capsys):
-    """Run the command; its code, stdout and the lines of stderr."""
+    """Run the command; return its code, stdout and the lines of stderr."""
 
     def run(*arguments):
         with pytest.raises(SystemExit) as ended:
@@ -127,7 +127,7 @@ def test_many_broken_images_are_counted(tmp_path):
     assert report.problems[-1] == "train: 3 more images cannot be read; unpack the images again"
 
 
-def test_broken_features_are_found_too(tmp_path):
+def test_broken_features_are_found(tmp_path):
     write_sample("nlvr2_clip_bart", tmp_path)
     path = next(tmp_path.rglob("train-*-img0.h5"))
     path.write_bytes(path.read_bytes()[:100])
@@ -144,7 +144,7 @@ def test_missing_data_come_with_where_to_get_them(tmp_path, said):
         f"vlpeft: error: {tmp_path}/snli_ve_train.jsonl does not exist; put the file there"
         in err[0]
     )
-    assert "data check" not in err[0]  # which is the command that was typed
+    assert "data check" not in err[0]  # the command as it was typed
     get = [line for line in err if line.startswith("vlpeft: to get: ")]
     assert len(get) == 4
     assert (
@@ -158,7 +158,7 @@ def test_missing_data_come_with_where_to_get_them(tmp_path, said):
     assert get[3].endswith(f"put flickr30k-images at {tmp_path}/flickr30k-images")
 
 
-def test_only_what_is_missing_is_to_get(tmp_path, said):
+def test_only_missing_files_are_listed(tmp_path, said):
     write_sample("snli_ve", tmp_path)
     (tmp_path / "snli_ve_test.jsonl").unlink()
     _, _, err = said("check", "snli_ve", "--path", tmp_path, "--split", "test")
@@ -207,7 +207,7 @@ def test_the_report_as_json(tmp_path, said):
     assert len(report["splits"][0]["problems"]) == 2
 
 
-BAD = {  # of each task one record that no reader takes: file, text in it, what replaces it
+BAD = {  # one record of each task that no reader accepts: file, text in it, replacement
     "vqav2_karpathy": (
         "vqa",
         "vit_roberta",
@@ -249,14 +249,16 @@ BAD = {  # of each task one record that no reader takes: file, text in it, what 
 
 
 @pytest.mark.parametrize("name", sorted(BAD))
-def test_a_sweep_says_the_same_as_the_check_before_anything_runs(tmp_path, capsys, said, name):
+def test_a_sweep_reports_the_same_as_the_check(tmp_path, capsys, said, name):
     task, backbone, file, old, new = BAD[name]
     path = write_sample(name, tmp_path) / file
     path.write_text(path.read_text().replace(old, new, 1))
     dataset = own(tmp_path, name)
+    split = find_dataset(name, tmp_path).open().splits()[1]
     (tmp_path / "one.yaml").write_text(
-        f"protocol: {{lr: 1e-3, steps: 1, eval_split: {find_dataset(name, tmp_path).open().splits()[1]}}}\nseeds: [0]\nmethods: [bitfit]\n"
-        f"tasks: [{{task: {task}, dataset: {dataset}}}]\nbackbones: [{{name: {backbone}, text: tiny, vision: tiny}}]\n"
+        f"protocol: {{lr: 1e-3, steps: 1, eval_split: {split}}}\nseeds: [0]\nmethods: [bitfit]\n"
+        f"tasks: [{{task: {task}, dataset: {dataset}}}]\n"
+        f"backbones: [{{name: {backbone}, text: tiny, vision: tiny}}]\n"
     )
     code, _, lines = said("check", dataset, "--split", "train")
     assert code == 2

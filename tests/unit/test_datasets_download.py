@@ -1,4 +1,7 @@
-"""`vlpeft data download` against a local server: cut connections, servers without ranges, wrong checksums, archives, licences."""
+"""`vlpeft data download` against a local server.
+
+The server cuts connections, ignores ranges, and sends wrong checksums, archives and licences.
+"""
 
 import hashlib
 import io
@@ -23,7 +26,11 @@ SHA, MD5 = hashlib.sha256(BODY).hexdigest(), hashlib.md5(BODY).hexdigest()
 
 
 class Server(ThreadingHTTPServer):
-    """Serves `files`. `cuts` holds after how many bytes each of the next answers ends; what it was asked is in `asked`."""
+    """Serves `files`.
+
+    `cuts` holds the number of bytes after which each of the next answers ends; `asked` records the
+    requests.
+    """
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
@@ -159,7 +166,7 @@ def test_a_cut_file_is_kept_for_the_next_run(server, tmp_path):
     assert [asked.range for asked in server.asked] == ["bytes=131072-"]
 
 
-def test_a_server_that_is_not_there(tmp_path, server):
+def test_an_unreachable_server(tmp_path, server):
     source = Download(file="a.bin", url="http://127.0.0.1:9/a.bin")
     with pytest.raises(
         UserError,
@@ -168,27 +175,27 @@ def test_a_server_that_is_not_there(tmp_path, server):
         download((source,), tmp_path, quiet)
 
 
-def test_a_server_without_ranges_is_asked_for_everything(server, tmp_path):
+def test_a_server_without_ranges_sends_the_whole_file(server, tmp_path):
     server.cuts, server.ranges = [131_072], False
     get(server, tmp_path)
     assert (tmp_path / "a.bin").read_bytes() == BODY
     assert len(server.asked) == 2
 
 
-def test_a_server_without_ranges_that_never_gets_further_is_given_up(server, tmp_path):
+def test_a_server_without_ranges_and_progress_is_given_up(server, tmp_path):
     server.ranges, server.cuts = False, [131_072, 65_536] * 20
     with pytest.raises(UserError, match="connection lost"):
         get(server, tmp_path)
     assert len(server.asked) == 1 + module.TRIES
 
 
-def test_a_server_that_begins_before_the_asked_byte(server, tmp_path):
+def test_a_server_that_starts_before_the_requested_byte(server, tmp_path):
     server.cuts, server.shift = [131_072], 1000
     get(server, tmp_path)
     assert (tmp_path / "a.bin").read_bytes() == BODY
 
 
-def test_a_server_that_skips_bytes_is_not_believed(server, tmp_path):
+def test_a_server_that_skips_bytes_is_refused(server, tmp_path):
     server.cuts, server.shift = [131_072], -1000
     with pytest.raises(
         UserError, match="the server sent a range that begins at '132072', not at 131072"
@@ -196,7 +203,7 @@ def test_a_server_that_skips_bytes_is_not_believed(server, tmp_path):
         get(server, tmp_path)
 
 
-def test_a_file_that_changed_in_between_is_fetched_afresh(server, tmp_path):
+def test_a_file_that_changed_in_between_is_fetched_again(server, tmp_path):
     server.cuts = [131_072] + [0] * module.TRIES
     with pytest.raises(UserError):
         get(server, tmp_path)
@@ -226,7 +233,7 @@ def test_stopped_before_the_last_rename(server, tmp_path):
     assert len(server.asked) == 1
 
 
-def test_a_part_that_is_too_long_starts_afresh(server, tmp_path):
+def test_a_part_that_is_too_long_is_fetched_again(server, tmp_path):
     (tmp_path / "a.bin.part").write_bytes(BODY + b"more")
     (tmp_path / "a.bin.part.json").write_text(
         json.dumps({"url": server.url("a.bin"), "validator": '"one"'})
@@ -259,7 +266,7 @@ def test_a_short_file_of_unknown_length_fails_its_checksum(server, tmp_path):
     assert left(tmp_path) == []
 
 
-def test_a_busy_server_is_asked_again(server, tmp_path):
+def test_a_busy_server_is_retried(server, tmp_path):
     server.statuses = [503, 429]
     assert get(server, tmp_path) == ["a.bin"]
 
@@ -340,7 +347,7 @@ def unpacked(server, folder, kind="zip", members=None, **more):
 
 @pytest.mark.parametrize("kind", ["zip", "tar"])
 @pytest.mark.parametrize("into", ["", "deep/er"])
-def test_only_what_is_needed_is_unpacked_and_the_archive_goes(server, tmp_path, kind, into):
+def test_only_needed_files_are_unpacked_and_the_archive_is_removed(server, tmp_path, kind, into):
     assert unpacked(server, tmp_path, kind, into=into) == ["x.zip"]
     prefix = f"{into}/" if into else ""
     assert left(tmp_path) == sorted(
@@ -351,7 +358,7 @@ def test_only_what_is_needed_is_unpacked_and_the_archive_goes(server, tmp_path, 
     assert len(server.asked) == 1
 
 
-def test_what_is_there_is_not_written_again(server, tmp_path):
+def test_existing_files_are_not_rewritten(server, tmp_path):
     (tmp_path / "list.json").write_text("mine")
     unpacked(server, tmp_path)
     assert (tmp_path / "list.json").read_text() == "mine"
@@ -365,7 +372,7 @@ def test_an_archive_fetched_by_hand_is_unpacked(server, tmp_path):
     assert server.asked == []
 
 
-def test_an_archive_without_what_it_should_hold(server, tmp_path):
+def test_an_archive_without_the_expected_files(server, tmp_path):
     with pytest.raises(
         UserError, match=r"x\.zip holds no 'list\.json', only pics; unpack it by hand to"
     ):
@@ -411,7 +418,8 @@ def card(server, tmp_path):
     hand = [{"what": "the images", "get": "ask at https://example.org/form", "places": ["images"]}]
     path = tmp_path / "mine.yaml"
     path.write_text(
-        f"format: karpathy\nfile: a.bin\n{about}downloads: {json.dumps(sources)}\nby_hand: {json.dumps(hand)}\n"
+        f"format: karpathy\nfile: a.bin\n{about}downloads: {json.dumps(sources)}\n"
+        f"by_hand: {json.dumps(hand)}\n"
     )
     return path
 
@@ -472,7 +480,7 @@ def test_a_wrong_checksum_is_one_line(server, card, said):
     assert "its sha256 is" in err
 
 
-def test_an_interruption_says_how_to_go_on(card, said, monkeypatch):
+def test_an_interruption_explains_how_to_continue(card, said, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 

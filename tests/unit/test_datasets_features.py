@@ -1,4 +1,4 @@
-"""From feature files to a trained model: what a dataset's features become, and who may not have them."""
+"""From feature files to a trained model: how features are used, and who cannot use them."""
 
 import json
 
@@ -39,7 +39,7 @@ def own(folder, name):
 
 @pytest.fixture
 def pairs(tmp_path):
-    """NLVR2's sample: every image with features of its own."""
+    """Return NLVR2's sample, in which every image has features of its own."""
     write_sample("nlvr2_clip_bart", tmp_path)
     for number, path in enumerate(sorted((tmp_path / "nlvr" / CLIP).iterdir())):
         features(path, number / 8)
@@ -98,7 +98,7 @@ def test_towers_and_zeroed_images_are_refused(pairs, tmp_path):
         visual_inputs(built(), data, [], True, tmp_path)
 
 
-def test_random_features_to_measure_with_have_the_release_s_shape():
+def test_random_features_have_the_shape_of_the_release():
     tower = built().vision
     assert tuple(tower(tower.random_inputs(3)).shape) == (3, 49, 2048)
 
@@ -111,7 +111,7 @@ def test_a_width_must_be_given(source):
         FeatureTower(source)
 
 
-def test_who_needs_a_pooled_vector_is_refused():
+def test_methods_that_need_a_pooled_vector_are_refused():
     with pytest.raises(
         UserError, match="vision: features:2048: this backbone needs a pooled vector"
     ):
@@ -131,11 +131,15 @@ def plan(capsys, path, code=0):
     return json.loads(out) if code == 0 else err
 
 
-def test_planning_says_who_cannot_read_what(tmp_path, capsys):
+def test_planning_reports_unreadable_combinations(tmp_path, capsys):
     write_sample("vqav2_clip_bart", tmp_path / "f")
     write_sample("vqav2", tmp_path / "p")
-    tasks = f"{{task: vqa, dataset: {own(tmp_path / 'f', 'vqav2_clip_bart')}}}, {{task: vqa, dataset: {own(tmp_path / 'p', 'vqav2')}}}"
-    towers = "{name: clip_bart, text: tiny, vision: tiny, label: tower}, {name: clip_bart, text: tiny, vision: features:2048, label: none}"
+    features, pixels = own(tmp_path / "f", "vqav2_clip_bart"), own(tmp_path / "p", "vqav2")
+    tasks = f"{{task: vqa, dataset: {features}}}, {{task: vqa, dataset: {pixels}}}"
+    towers = (
+        "{name: clip_bart, text: tiny, vision: tiny, label: tower}, "
+        "{name: clip_bart, text: tiny, vision: features:2048, label: none}"
+    )
     path = tmp_path / "one.yaml"
     path.write_text(SWEEP.format(tasks=tasks, backbones=towers, more="eval_split: val"))
     reasons = {(row["backbone"], row["dataset"]): row["skipped"] for row in plan(capsys, path)}

@@ -1,4 +1,4 @@
-"""VizWiz, GQA, SNLI-VE, NLVR2, TextCaps, lists and feature files: what is read of each, and what each kind of bad record says."""
+"""VizWiz, GQA, SNLI-VE, NLVR2, TextCaps, lists and feature files: reading, and bad records."""
 
 import json
 from pathlib import Path
@@ -23,7 +23,7 @@ def examples(name, root, split, **changes):
     return data.examples(data.tasks[0], split)
 
 
-# What is read
+# Reading
 
 
 @pytest.mark.parametrize("name", ["vqav2_karpathy", "vqav2_clip_bart"])
@@ -89,7 +89,7 @@ def test_gqa_trains_on_one_file_or_on_two(tmp_path):
     assert [e.id for e in examples("gqa", tmp_path, "train+val")] == ["00", "10", "01", "11"]
 
 
-def test_gqa_features_of_train_and_testdev_lie_apart(tmp_path):
+def test_gqa_features_of_train_and_testdev_are_separate(tmp_path):
     write_sample("gqa_clip_bart", tmp_path)
     train, (test,) = (
         examples("gqa_clip_bart", tmp_path, "train"),
@@ -119,7 +119,7 @@ def test_nlvr2_has_two_images_left_and_right(tmp_path, name, split):
     assert all([Path(image).stem[-5:] for image in e.images] == ["-img0", "-img1"] for e in found)
 
 
-def test_images_may_lie_in_folders_inside_the_folder(tmp_path):
+def test_images_may_be_in_subfolders(tmp_path):
     write_sample("nlvr2", tmp_path)
     (tmp_path / "images/train").rename(tmp_path / "images/all")
     (tmp_path / "images/train").mkdir()
@@ -462,10 +462,10 @@ def test_features_of_another_image_are_refused(tmp_path):
         read_features(tmp_path / "b.h5")
 
 
-# YAMLs
+# YAML files
 
 
-def test_every_dataset_of_files_has_a_sample_and_says_where_its_files_come_from():
+def test_every_dataset_of_files_has_a_sample_and_names_its_sources():
     in_files = [name for name in dataset_names() if load_spec(name).root]
     assert set(in_files) | {"easy_vqa"} == set(SAMPLES)
     for name in in_files:
@@ -501,7 +501,7 @@ def test_a_bad_source_in_a_yaml_is_named(tmp_path, line, expected):
     assert str(tmp_path / "mine.yaml") in str(caught.value)
 
 
-def test_the_yaml_of_the_documentation_is_one(tmp_path):
+def test_the_yaml_of_the_documentation_is_valid(tmp_path):
     page = Path(__file__).parents[2] / "docs/data.md"
     text = page.read_text(encoding="utf-8")
     (tmp_path / "mine.yaml").write_text(

@@ -23,6 +23,6 @@ def test_daemons_inherit_nothing_of_the_caller() -> None:
     for each in (read, write, more):
         os.close(each)
     open_ = {int(path.rpartition("/")[2]) for path in said.stdout.split()}
-    assert open_ <= {0, 1, 2, 3}  # 3: of the folder that is listed
+    assert open_ <= {0, 1, 2, 3}  # 3 is the descriptor of the listed folder
     assert open_ >= {0, 1, 2}
     assert said.stderr == ""

@@ -1,4 +1,4 @@
-"""`vlpeft diff`: what is equal, what differs, and what is only on one side."""
+"""`vlpeft diff`: equal cells, different cells, and cells of one side only."""
 
 import re
 from dataclasses import replace
@@ -20,7 +20,7 @@ def made(root, changes=None, cells=CELLS) -> Store:
     return fill(root, [replace(r, **(changes or {}).get(i, {})) for i, r in enumerate(records)])
 
 
-def test_the_same_records_are_equal_whatever_they_cost(tmp_path):
+def test_the_same_records_are_equal_at_any_cost(tmp_path):
     made(tmp_path / "a")
     made(tmp_path / "b", {0: {"cost": {"train_seconds": 60.0, "step_ms": 25.0}}})
     found = diff(tmp_path / "a", tmp_path / "b")
@@ -57,9 +57,7 @@ def test_metrics_cells_and_how_they_were_made(tmp_path):
 @pytest.mark.parametrize(
     ("key", "equal"), [("data", False), ("science", False), ("device", True), ("finished", True)]
 )
-def test_other_versions_are_told_but_only_data_and_science_make_results_differ(
-    tmp_path, key, equal
-):
+def test_other_versions_are_reported_but_only_data_and_science_differ(tmp_path, key, equal):
     made(tmp_path / "a")
     made(
         tmp_path / "b",
@@ -70,7 +68,7 @@ def test_other_versions_are_told_but_only_data_and_science_make_results_differ(
     assert bool(found.provenance) is (key != "finished")
 
 
-def test_what_is_not_there_is_an_error_and_no_difference(tmp_path):
+def test_a_missing_side_is_an_error(tmp_path):
     store = made(tmp_path / "a")
     with pytest.raises(UserError, match="no such result folder"):
         diff(tmp_path / "a", tmp_path / "b")

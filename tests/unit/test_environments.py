@@ -1,4 +1,4 @@
-"""Cells of different environments: what is noted, what is refused, and that every table says it."""
+"""Cells of different environments: what is recorded and refused; every table reports it."""
 
 import ast
 import json
@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LIBRARIES = {"torch": "2.15.0", "transformers": "5.23.0", "numpy": "2.4.6"}
 RENAMED = LIBRARIES | {"transformers": "5.24.0"}
 CELLS = [planned(), planned("bitfit"), planned("prompt")]
-NUMBERS = {  # distribution of each import that can change a number, where the names differ
+NUMBERS = {  # distribution of each import that can change a number, if the names differ
     "PIL": "pillow",
     "open_clip": "open_clip_torch",
 }
@@ -51,7 +51,7 @@ OURS = {"benchmark", "baselines", "methods", "results", "slurm"}
 
 
 def made(*packages, verified=(), **about):
-    """Cells with their records, each with the packages of its place; `verified` likewise."""
+    """Write cells with records; `packages` and `verified` hold those of each environment."""
     pairs = []
     for i, (cell, found) in enumerate(zip(CELLS, packages, strict=False)):
         more = {"verified": verified[i]} if i < len(verified) and verified[i] is not None else {}
@@ -67,7 +67,7 @@ def made(*packages, verified=(), **about):
 
 
 def imports(folder):
-    """Top-level names that the modules of a folder import."""
+    """Return the top-level names that the modules of a folder import."""
     for path in (ROOT / folder).rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
@@ -83,15 +83,15 @@ def test_every_library_that_a_cell_may_use_is_recorded_or_known_to_change_no_num
     assert {NUMBERS.get(name, name) for name in others} <= set(PACKAGES)
 
 
-# --- what is said ---
+# --- what is reported ---
 
 
-def test_one_environment_needs_no_words():
+def test_one_environment_needs_no_note():
     assert remarks(made(LIBRARIES, LIBRARIES, LIBRARIES)) == ()
     assert remarks([]) == ()
 
 
-def test_what_an_older_record_lacks_is_no_difference():
+def test_fields_missing_in_older_records_are_not_a_difference():
     older = {name: LIBRARIES[name] for name in ("torch", "transformers")}
     assert remarks(made(older, LIBRARIES, {})) == ()
     assert remarks([(cell, record(cell)) for cell in CELLS]) == ()
@@ -110,7 +110,7 @@ def test_verified_environments_that_differ_are_noted_with_the_cells_of_the_small
 
 
 @pytest.mark.parametrize("verified", [(True, None, True), (True, False, True), (None, None, None)])
-def test_unverified_environments_that_differ_are_refused_unless_asked_for(verified):
+def test_unverified_environments_that_differ_need_a_flag(verified):
     cells = made(LIBRARIES, RENAMED, RENAMED, verified=verified)
     words = rf"transformers 5\.24\.0 in 2 cells; transformers 5\.23\.0 in 1 cell \(.*{CELLS[0].id}.*not verified"
     with pytest.raises(UserError, match=words) as error:
@@ -127,7 +127,7 @@ def test_unverified_environments_that_differ_are_refused_unless_asked_for(verifi
     )
 
 
-def test_a_cell_that_does_not_say_its_version_is_not_concerned():
+def test_a_cell_without_a_version_is_not_compared():
     cells = made(LIBRARIES, RENAMED, {"torch": "2.15.0"}, verified=(True, True, None))
     (note,) = remarks(cells)
     assert CELLS[2].id not in note
@@ -165,20 +165,20 @@ def test_a_cell_that_a_plan_holds_twice_is_counted_once():
     assert remarks([*cells, *cells]) == remarks(cells)
 
 
-def test_cells_run_unverified_are_always_said():
+def test_cells_run_unverified_are_always_reported():
     (note,) = remarks(made(LIBRARIES, LIBRARIES, LIBRARIES, verified=(True, False, None)))
     assert note == f"1 cell was run with --unverified: {label(CELLS[1])}."
     (note,) = remarks(made(LIBRARIES, LIBRARIES, LIBRARIES, verified=(False, False, True)))
     assert note == f"2 cells were run with --unverified: {label(CELLS[0])}; {label(CELLS[1])}."
 
 
-# --- where it is said ---
+# --- where it is reported ---
 
 ABOUT = {"system": "Linux-6.1-x86_64-with-glibc2.36", "device": "AMD EPYC"}
 
 
 def launched(root, *packages, verified=(), about=ABOUT):
-    """A launched quickstart of made cells."""
+    """Make a launched quickstart of such cells."""
     pairs = made(*packages, verified=verified)
     store = fill(root, [replace(r, provenance={**r.provenance, **about}) for _, r in pairs])
     plan = replace(
@@ -191,7 +191,7 @@ def launched(root, *packages, verified=(), about=ABOUT):
     return plan, store
 
 
-def test_every_table_in_every_format_says_it(tmp_path):
+def test_every_table_in_every_format_reports_it(tmp_path):
     plan, store = launched(tmp_path, LIBRARIES, RENAMED, RENAMED, verified=(False, None, True))
     board = leaderboard(plan, store, mixed=True)
     tests = significance(board, store)
@@ -214,7 +214,7 @@ def test_every_table_in_every_format_says_it(tmp_path):
     }
 
 
-def test_the_page_says_it(tmp_path):
+def test_the_page_reports_it(tmp_path):
     results = launched(tmp_path / "root", LIBRARIES, RENAMED)
     with pytest.raises(UserError, match="--mixed-environments"):
         write_report([results], tmp_path / "out", 0)
@@ -282,7 +282,7 @@ def test_report_and_keep_ask_for_the_flag(vlpeft, tmp_path):
     )
 
 
-def test_evidence_says_it_in_its_first_line(tmp_path):
+def test_evidence_reports_it_in_its_first_line(tmp_path):
     launched(tmp_path / "root", LIBRARIES, RENAMED, RENAMED, verified=(True, True, False))
     with pytest.raises(UserError, match="--mixed-environments"):
         keep("quickstart", tmp_path / "root", tmp_path)
@@ -303,7 +303,7 @@ def test_evidence_of_verified_cells_needs_no_flag(tmp_path):
     assert path.name == "quickstart--linux-x86_64-amd-epyc-mixed.jsonl"
 
 
-def test_evidence_of_several_machines_is_kept_where_it_is_asked_for(tmp_path):
+def test_evidence_of_several_machines_needs_the_flag(tmp_path):
     _, store = launched(tmp_path / "root", LIBRARIES, LIBRARIES)
     second = store.record(CELLS[1].id)
     (store.folder(second.id) / "record.json").unlink()
@@ -314,7 +314,7 @@ def test_evidence_of_several_machines_is_kept_where_it_is_asked_for(tmp_path):
     assert path.name == "quickstart--linux-x86_64-mixed-torch2.15.0.jsonl"
 
 
-def test_a_file_of_one_environment_says_nothing_of_it(tmp_path):
+def test_a_file_of_one_environment_has_no_note(tmp_path):
     launched(tmp_path / "root", LIBRARIES, LIBRARIES)
     assert "remarks" not in json.loads(
         keep("quickstart", tmp_path / "root", tmp_path).read_text().splitlines()[0]

@@ -1,4 +1,7 @@
-"""Evidence: one file that gives the tables its result folder gives, is never overwritten, and is refused where it is damaged."""
+"""Evidence: one file that gives the same tables as its result folder.
+
+It is never overwritten, and a damaged file is refused.
+"""
 
 import json
 import re
@@ -40,7 +43,7 @@ RESULTS = REPOSITORY / "docs" / "results.md"
 
 
 def launched(root: Path, **about):
-    """A launched quickstart of three cells, one of which is skipped."""
+    """Make a launched quickstart of three cells, one of which is skipped."""
     cells = [planned(), planned("bitfit"), planned("prompt", skipped="no embeddings")]
     plan = replace(
         make_plan(*cells), sweep="quickstart", source=fingerprint(sweep_path("quickstart"))
@@ -91,7 +94,7 @@ def test_a_file_gives_the_tables_of_its_folder(tmp_path, kept):
     assert "curve" not in text
 
 
-def test_a_name_may_hold_any_character_that_some_take_for_a_new_line(tmp_path):
+def test_a_name_may_hold_any_kind_of_line_separator(tmp_path):
     launched(tmp_path / "root")
     path = plan_file(tmp_path / "root", "quickstart")
     path.write_text(path.read_text().replace('"row": "lora"', '"row": "lo\u2028ra\u0085"'))
@@ -118,8 +121,8 @@ def test_one_file_holds_one_environment(tmp_path):
         keep("quickstart", tmp_path, tmp_path / "measured")
 
 
-def test_records_that_do_not_tell_where_they_were_made(tmp_path):
-    """They are not kept; a file of another maker that holds some is read all the same."""
+def test_records_without_an_environment(tmp_path):
+    """They are not kept, but a file that already holds some is read."""
     _, store = launched(tmp_path)
     path = keep("quickstart", tmp_path, tmp_path / "measured")
     lines = [json.loads(line) for line in path.read_text().splitlines()]
@@ -138,7 +141,7 @@ def test_records_that_do_not_tell_where_they_were_made(tmp_path):
         keep("quickstart", tmp_path, tmp_path / "elsewhere")
 
 
-def test_nothing_done_is_nothing_to_keep(tmp_path):
+def test_without_results_nothing_is_kept(tmp_path):
     _, store = launched(tmp_path)
     for one in store.records():
         (store.folder(one.id) / "record.json").unlink()
@@ -174,7 +177,7 @@ def test_another_sweeps_file_is_refused(kept):
         open_results("full_size", kept)
 
 
-def test_what_ships_is_found_by_its_sweep(tmp_path, kept, monkeypatch):
+def test_shipped_evidence_is_found_by_its_sweep(tmp_path, kept, monkeypatch):
     monkeypatch.setattr(evidence, "MEASURED", kept.parent)
     assert find_shipped_evidence("quickstart") == kept
     with pytest.raises(
@@ -188,7 +191,7 @@ def test_what_ships_is_found_by_its_sweep(tmp_path, kept, monkeypatch):
 
 
 @pytest.mark.parametrize("path", sorted(MEASURED.rglob("*.jsonl")), ids=lambda path: path.stem)
-def test_shipped_evidence_is_of_the_sweep_as_it_is_now(path):
+def test_shipped_evidence_matches_the_current_sweep(path):
     kept = read_evidence(path)
     assert not kept.plan.sweep.partition("@")[2], "of a scale: compare it with that scale's cells"
     assert {cell.id for cell in kept.plan.cells} == {cell.id for cell in expand(kept.plan.sweep)}
@@ -199,7 +202,10 @@ HEADLINE = {"vqa": ("vqa_accuracy", "VQA"), "captioning": ("CIDEr (treebank)", "
 
 @pytest.fixture(scope="module")
 def means():
-    """Mean over seeds of each method's headline metric: (backbone, dataset, metric as the pages name it) -> method -> value."""
+    """Return the mean over seeds of each method's headline metric.
+
+    The keys are (backbone, dataset, metric as the pages name it), then the method.
+    """
     plan, store = open_results("quickstart", find_shipped_evidence("quickstart"))
     frame = leaderboard(plan, store).frame
     found = {}
@@ -222,8 +228,8 @@ def test_the_printed_margins_over_blindness(means):
         )
         metric = "VQA accuracy" if name == "VQA" else name
         assert (
-            f"| {backbone} | {dataset} | {metric} | {blind:.1f} | {lowest:.1f} ({worst}) | {lowest - blind:+.1f} |"
-            in lines
+            f"| {backbone} | {dataset} | {metric} | {blind:.1f} | {lowest:.1f} ({worst}) "
+            f"| {lowest - blind:+.1f} |" in lines
         )
 
 
@@ -265,7 +271,7 @@ def test_the_printed_tables_come_from_the_repository_alone():
     assert json.loads(render(cost_table(board), "json"))["rows"]
 
 
-def test_the_readmes_rows_are_of_the_evidence():
+def test_the_rows_of_the_readme_equal_the_evidence():
     plan, store = open_results("quickstart", find_shipped_evidence("quickstart"))
     frame = leaderboard(plan, store).frame
     found = re.search(
@@ -287,7 +293,7 @@ def test_the_readmes_rows_are_of_the_evidence():
 
 
 def _mean_and_deviation(frame, title: str) -> str:
-    """A method's headline metric in a column `task/dataset, backbone`."""
+    """Return a method's headline metric in a column `task/dataset, backbone`."""
     task, dataset, backbone = re.split("/|, ", title)
     metric = HEADLINE[task][0]
     values = frame[

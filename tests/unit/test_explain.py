@@ -1,4 +1,4 @@
-"""`vlpeft plan --explain`: every setting of a cell, each with its origin."""
+"""`vlpeft plan --explain`: every setting of a cell with its origin."""
 
 import json
 from dataclasses import fields
@@ -71,7 +71,7 @@ def test_each_value_has_its_origin(told) -> None:
     assert captioning["prompt"]["from"].endswith("(task: captioning)")
 
 
-def test_nothing_is_left_out(sweep, told) -> None:
+def test_every_setting_is_listed(sweep, told) -> None:
     cell = cross_layers(sweep)[0].planned.cell
     assert {
         key: each["value"] for key, each in told["vqa/mine: protocol vl_adapter"].items()
@@ -99,13 +99,13 @@ def test_the_command_prints_text_and_json(sweep, capsys) -> None:
             )
 
 
-def test_machines_get_one_row_a_setting(sweep) -> None:
+def test_machine_readable_output_has_one_row_a_setting(sweep) -> None:
     cell = cross_layers(sweep)[0]
     rows = explain_table(cell).data
     assert len(rows) == sum(len(section["settings"]) for section in explain_rows(cell)["sections"])
 
 
-def test_at_another_scale_what_stands_for_the_data_has_its_own_origins() -> None:
+def test_replaced_data_at_another_scale_has_its_own_origins() -> None:
     cell = next(
         each for each in cross_layers("p_adapter/table2", "tiny") if each.planned.task == "vqa"
     )
@@ -120,7 +120,7 @@ def test_at_another_scale_what_stands_for_the_data_has_its_own_origins() -> None
     ) | {"root": "dataset shapes"}
 
 
-def test_at_another_scale_drawn_data_stays_what_it_is(sweep) -> None:
+def test_drawn_data_stays_the_same_at_another_scale(sweep) -> None:
     titles = {
         each["title"]: each["settings"]
         for each in explain_rows(cross_layers(sweep, "tiny")[0])["sections"]
@@ -131,7 +131,7 @@ def test_at_another_scale_drawn_data_stays_what_it_is(sweep) -> None:
     }
 
 
-def test_a_cell_that_two_towers_share_at_a_smaller_scale() -> None:
+def test_a_cell_shared_by_two_towers_at_a_smaller_scale() -> None:
     cells = [each.planned for each in cross_layers("parameters_routing", "tiny")]
     twice = next(cell for cell in cells if sum(other.id == cell.id for other in cells) > 1)
     assert find("parameters_routing", twice.id, "tiny").planned == twice

@@ -1,4 +1,4 @@
-"""How a failure is told from one process to another."""
+"""How a failure is passed from one process to another."""
 
 import pytest
 
@@ -15,7 +15,7 @@ from vlpeft.benchmark.core.errors import DataError, UserError, WeightsError
         (KeyError("no"), "KeyError"),
     ],
 )
-def test_a_failure_survives_the_journey(error, cause) -> None:
+def test_a_failure_survives_the_transfer(error, cause) -> None:
     about = describe_failure(error)
     assert (about["cause"], about["user"]) == (cause, isinstance(error, UserError))
     again = rebuild_error(1, about)

@@ -1,4 +1,7 @@
-"""The cache of frozen visual features: the same bits as live, built once, and never another tower's or another data's."""
+"""The cache of frozen visual features: the same bits as live features, and built once.
+
+It never serves features of another tower or other data.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +24,8 @@ from vlpeft.benchmark.run.augmentation import augment
 from vlpeft.benchmark.run.features import cached_views, views, visual_inputs
 
 IMAGES = [f"train/{i}" for i in range(10)]
-# Two processes ask for the same features at the same moment; every image that is decoded leaves a line. Before that, a
-# third is killed in the middle of the work.
+# Two processes ask for the same features at the same moment, and every decoded image adds a line.
+# Before that, a third process is killed in the middle of the work.
 BUILD = """
 import hashlib, os, signal, sys
 from pathlib import Path
@@ -47,7 +50,8 @@ class Logged(Shapes):
         return super().image(image)
 
 def build(fatal):
-    backbone = ViTRoberta(text="tiny", vision="tiny").build(["yes", "no"], Protocol(lr=1e-3, steps=1)).requires_grad_(False)
+    config, protocol = ViTRoberta(text="tiny", vision="tiny"), Protocol(lr=1e-3, steps=1)
+    backbone = config.build(["yes", "no"], protocol).requires_grad_(False)
     data = Logged(train_scenes=80, val_scenes=1, test_scenes=1)
     Logged.fatal = fatal
     features = visual_inputs(backbone, data, images, False, cache)([(image,) for image in images])
@@ -78,7 +82,7 @@ class Counting(Shapes):
 
 
 def alone(ids: list[str]) -> list[tuple[str]]:
-    """Examples of one image each."""
+    """Return examples of one image each."""
     return [(image,) for image in ids]
 
 
@@ -95,7 +99,7 @@ def frozen() -> Backbone:
 
 @torch.no_grad()
 def live(data: Shapes, ids: list[str], *, zeroed: bool = False) -> torch.Tensor:
-    """What a tower that trains computes."""
+    """Compute features as for a tower that trains."""
     backbone = Case("head_only", "vit_roberta").fresh().requires_grad_(True)
     return visual_inputs(backbone, data, IMAGES, zeroed, Path("/nonexistent"))(alone(ids))
 
@@ -113,7 +117,9 @@ def test_cached_features_equal_live_ones_bit_for_bit(
     torch.testing.assert_close(live(data, ["train/7"])[0], expected[7], rtol=1e-5, atol=1e-6)
 
 
-def test_the_second_use_draws_no_image(frozen: Backbone, data: Shapes, tmp_path: Path) -> None:
+def test_the_second_use_does_not_draw_images(
+    frozen: Backbone, data: Shapes, tmp_path: Path
+) -> None:
     visual_inputs(frozen, data, [*IMAGES, *reversed(IMAGES)], False, tmp_path)
     assert sorted(Counting.drawn) == sorted(IMAGES), "each image once"
     visual_inputs(frozen, data, list(reversed(IMAGES)), False, tmp_path)(alone(IMAGES))
@@ -133,7 +139,7 @@ def test_zeroed_images_are_all_one_black_image(
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_reading_gives_tensors_of_one_s_own(frozen: Backbone, data: Shapes, tmp_path: Path) -> None:
+def test_reading_gives_independent_tensors(frozen: Backbone, data: Shapes, tmp_path: Path) -> None:
     cached = visual_inputs(frozen, data, IMAGES, False, tmp_path)
     before = cached(alone(IMAGES)).clone()
     cached(alone(IMAGES)).zero_()
@@ -219,7 +225,7 @@ def test_a_view_is_drawn_from_its_example_s_seed_and_its_place(
     assert not found.requires_grad
 
 
-def test_features_kept_in_half_the_bytes_are_rounded_and_nothing_else(
+def test_half_precision_features_are_only_rounded(
     frozen: Backbone, data: Shapes, tmp_path: Path
 ) -> None:
     whole = visual_inputs(frozen, data, IMAGES, False, tmp_path)(alone(IMAGES))
@@ -230,7 +236,7 @@ def test_features_kept_in_half_the_bytes_are_rounded_and_nothing_else(
     assert sizes[1] == 2 * sizes[0]
 
 
-def test_features_too_large_for_half_the_bytes_are_refused(
+def test_features_too_large_for_half_precision_are_refused(
     frozen: Backbone, data: Shapes, tmp_path: Path
 ) -> None:
     with torch.no_grad():
@@ -244,7 +250,10 @@ def test_features_too_large_for_half_the_bytes_are_refused(
 def test_some_views_of_each_image_are_computed_once(
     frozen: Backbone, data: Shapes, tmp_path: Path
 ) -> None:
-    """Which one an example sees, its seed says; it is the view that is drawn live; and a tower that trains sees the same."""
+    """The seed of an example selects its view, which equals the view that is drawn live.
+
+    A tower that trains sees the same views.
+    """
     tower, images = frozen.vision, ["train/1", "train/2"]
     look = cached_views(frozen, data, images, 3, tmp_path)
     assert sorted(Counting.drawn) == sorted(3 * images)
@@ -267,10 +276,13 @@ def test_some_views_of_each_image_are_computed_once(
 
 
 @torch.no_grad()
-def test_views_of_another_number_are_computed_anew_and_the_same_are_read(
+def test_another_number_of_views_is_computed_again(
     frozen: Backbone, data: Shapes, tmp_path: Path
 ) -> None:
-    """Their number is part of the key, and so is how they are kept; order of images and seeds of examples are not."""
+    """The number of views and their precision are parts of the key.
+
+    The order of images and the seeds of examples are not.
+    """
     images, seeds = ["train/1", "train/2"], [str(i) for i in range(9)]
     kept = cached_views(frozen, data, images, 2, tmp_path)([images[:1]] * 9, seeds)
     assert len(Counting.drawn) == 4

@@ -47,7 +47,10 @@ def test_steps_are_those_of_the_run(sweep: str) -> None:
 def test_a_step_is_measured_in_part_of_its_batch(
     sweep: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a joint cell the mean over its tasks; a batch that is cut costs in proportion."""
+    """The time of a joint cell is the mean over its tasks.
+
+    A batch that is cut costs in proportion.
+    """
     sizes = []
 
     def one(_state: object, feed: Feed, _seed: int, _runtime: Runtime) -> float:
@@ -69,10 +72,10 @@ def test_a_step_is_measured_in_part_of_its_batch(
         ("images: zeroed, augment: blip", 1),
     ],
 )
-def test_features_are_at_hand_wherever_a_run_caches_them(
+def test_features_are_available_if_a_run_caches_them(
     tmp_path: Path, more: str, computed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The tower runs once to make them, or (`augment` without `views`) in each step, too."""
+    """The tower runs once to make them, or also in each step (`augment` without `views`)."""
     text = SWEEP.replace("eval_limit: 4}", f"eval_limit: 4, {more}}}")
     (tmp_path / "small.yaml").write_text(text)
     cell = plan(str(tmp_path / "small.yaml"), need_data=True).cells[0].cell
@@ -85,10 +88,10 @@ def test_features_are_at_hand_wherever_a_run_caches_them(
     assert len(ran) == computed
 
 
-def test_data_that_is_missing_is_told_before_anything_is_measured(
+def test_missing_data_is_reported_before_any_measurement(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And the other cells are measured none the less."""
+    """The other cells are still measured."""
     files = "{questions: a, annotations: b, images: c, pattern: '{image_id}.png'}"
     (tmp_path / "mine.yaml").write_text(
         f"{{format: vqav2, root: nowhere, files: {{train: {files}, test: {files}}}}}"
@@ -161,7 +164,7 @@ def test_the_command(
         (["--cost", "--device", "gpu"], "device"),
     ],
 )
-def test_slips(
+def test_typos(
     sweep: str, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as done:

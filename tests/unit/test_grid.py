@@ -1,9 +1,10 @@
-"""Sweeps become cells: what a cell's id depends on and what it does not, labels, and the layers of a protocol.
+"""Sweeps become cells: what the id of a cell depends on, labels, and the layers of a protocol.
 
-`tests/golden/cell_ids.json` pins ids. An id that changes orphans every record made under it: whoever changes one on
-purpose (a new default, another protocol) writes the file anew and says so in CHANGELOG.md:
+`tests/golden/cell_ids.json` pins ids. If an id changes, every record made under the old id is lost.
+For an intended change (a new default, another protocol), rewrite the file and mention it in
+CHANGELOG.md. The command is
 
-    VLPEFT_WRITE_GOLDEN=1 pytest tests/unit/test_grid.py -k golden
+VLPEFT_WRITE_GOLDEN=1 pytest tests/unit/test_grid.py -k golden
 """
 
 import json
@@ -53,7 +54,7 @@ def write(path: Path, **replaced: str) -> str:
 
 @pytest.fixture
 def ids(tmp_path):
-    """The ids of a sweep whose lines are replaced."""
+    """Return the ids of a sweep with some lines replaced."""
 
     def call(**replaced: str) -> list[str]:
         return [planned.id for planned in expand(write(tmp_path / "a.yaml", **replaced))]
@@ -72,7 +73,10 @@ def refusal(tmp_path):
 
 
 def golden_cells() -> dict[str, str]:
-    """One cell of every row and backbone of the quickstart, each with another task or seed than the one before."""
+    """Return one cell of each row and backbone of the quickstart.
+
+    Each has another task or seed than the one before.
+    """
     kept = [
         p
         for p in expand("quickstart")
@@ -92,12 +96,15 @@ def test_golden_ids() -> None:
 
 
 def test_a_golden_id_that_depends_on_no_file() -> None:
-    """The hash itself: a cell written out here, whatever becomes of the quickstart."""
+    """A cell written out here pins the hash itself, independent of the quickstart."""
     assert CELL.id == "6dd3dc94b62b"
 
 
 def test_ids_are_the_same_in_every_process() -> None:
-    code = "from vlpeft.benchmark.plan.grid import expand; print(*[p.id for p in expand('quickstart')])"
+    code = (
+        "from vlpeft.benchmark.plan.grid import expand; "
+        "print(*[p.id for p in expand('quickstart')])"
+    )
     other = {**os.environ, "PYTHONHASHSEED": "1"}
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, check=True, text=True, env=other
@@ -122,7 +129,8 @@ SAME = {
         "backbones": "[{name: vit_roberta, text: tiny, vision: tiny, read: prefix, head_layers: 2}]"
     },
     "defaults of a protocol": {
-        "protocol": "{steps: 2, batch_size: 64, beams: 1, clip_norm: null, betas: [0.9, 0.999], lr: 0.001}"
+        "protocol": "{steps: 2, batch_size: 64, beams: 1, clip_norm: null, "
+        "betas: [0.9, 0.999], lr: 0.001}"
     },
     "the protocol's name": {"protocol": "{lr: 1e-3, steps: 2, name: ours}"},
     "a setting that moved to the method": {
@@ -144,7 +152,7 @@ SAME = {
 
 
 @pytest.mark.parametrize("name", SAME)
-def test_what_does_not_change_the_id(name, ids) -> None:
+def test_changes_that_keep_the_id(name, ids) -> None:
     assert ids(**SAME[name]) == ids()
 
 
@@ -168,7 +176,7 @@ OTHER = {
 }
 
 
-def test_what_changes_the_id(ids) -> None:
+def test_changes_that_change_the_id(ids) -> None:
     found = {"as it is": ids()[0]} | {name: ids(**replaced)[0] for name, replaced in OTHER.items()}
     assert len(set(found.values())) == len(found)
 
@@ -191,7 +199,7 @@ def test_data_settings_change_the_id_and_moving_data_does_not(tmp_path, ids) -> 
     assert len({made(), made(seed="1"), made(train_scenes="21")}) == 3
     (tmp_path / "yours.yaml").write_text(
         data.read_text()
-    )  # another name may be other data in files of the same names
+    )  # another name may mean other data in files of the same names
     assert ids(tasks="[vqa/yours.yaml]")[0] != made()
 
 
@@ -214,11 +222,15 @@ def test_order_of_keys(random) -> None:
 
 
 PROTOCOL_VALUES = {
-    "lr": st.floats(1e-6, 1.0), "batch_size": st.integers(1, 512), "weight_decay": st.floats(0, 1), "beams": st.integers(1, 5),
-    "schedule": st.sampled_from(["linear", "cosine", "constant"]), "images": st.sampled_from(["real", "zeroed"]),
+    "lr": st.floats(1e-6, 1.0),
+    "batch_size": st.integers(1, 512),
+    "weight_decay": st.floats(0, 1),
+    "beams": st.integers(1, 5),
+    "schedule": st.sampled_from(["linear", "cosine", "constant"]),
+    "images": st.sampled_from(["real", "zeroed"]),
     "train_limit": st.none() | st.integers(1, 99),
     "metrics": st.none() | st.lists(st.sampled_from(["cider", "bleu"]), min_size=1, unique=True),
-}  # fmt: skip
+}
 
 
 @given(
@@ -253,7 +265,7 @@ def test_a_field_added_later_is_identity_only_where_it_is_used() -> None:
     assert used.identity()["protocol"]["label_words"] == {"neutral": "maybe"}
 
 
-def test_cells_survive_the_way_through_json() -> None:
+def test_cells_survive_json() -> None:
     for planned in expand("quickstart")[::17]:
         again = parse(Cell, json.loads(to_json(dump(planned.cell))), "cell.json")
         assert again == planned.cell
@@ -278,7 +290,10 @@ def test_order_and_count(ids, tmp_path) -> None:
 
 
 def test_labels(tmp_path) -> None:
-    methods = "[lora, bitfit, {name: lora, rank: 4}, {name: lora, protocol: {lr: 1.0}}, {name: lora, label: ours}]"
+    methods = (
+        "[lora, bitfit, {name: lora, rank: 4}, {name: lora, protocol: {lr: 1.0}}, "
+        "{name: lora, label: ours}]"
+    )
     rows = [p.row for p in expand(write(tmp_path / "a.yaml", methods=methods))]
     assert rows == ["lora", "bitfit", "lora (rank=4)", "lora (lr=1.0)", "ours"]
 
@@ -359,8 +374,8 @@ def test_plans_come_back_until_the_sweep_changes(tmp_path) -> None:
         load_plan(str(path), tmp_path)
 
 
-def test_seeds_cost_next_to_nothing(tmp_path, monkeypatch) -> None:
-    """However many seeds there are, files are read and settings are resolved and checked as for one."""
+def test_seeds_cost_almost_nothing(tmp_path, monkeypatch) -> None:
+    """For any number of seeds, files are read and settings are checked once."""
     calls = Counter()
     for name in ("resolve", "_data_layers", "_resolve_choice"):
         real = getattr(grid, name)
@@ -394,7 +409,7 @@ def test_finding_a_cell(tmp_path) -> None:
 
 @settings(max_examples=20)
 @given(st.text(alphabet="abcdefghijklmnopqrstuvwxyz_", min_size=1, max_size=12))
-def test_no_word_is_a_sweep_but_the_shipped_ones(word) -> None:
+def test_only_shipped_names_are_sweeps(word) -> None:
     if word in sweeps.sweep_names():
         assert sweeps.sweep_path(word).exists()
     else:
@@ -402,7 +417,7 @@ def test_no_word_is_a_sweep_but_the_shipped_ones(word) -> None:
             sweeps.sweep_path(word)
 
 
-def test_a_changed_dataset_changes_what_a_plan_was_made_from(tmp_path: Path) -> None:
+def test_a_changed_dataset_changes_the_sources_of_a_plan(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("format: shapes\nroot: ''\nseed: 1\n")
     path = Path(write(tmp_path / "a.yaml", tasks="[{task: vqa, dataset: mine.yaml}]"))
     before = fingerprint(path)

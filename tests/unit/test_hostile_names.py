@@ -1,4 +1,4 @@
-"""Names that mean something to a format come out of every renderer as they went in."""
+"""Names with characters that a format treats specially come out of every renderer unchanged."""
 
 import csv
 import io
@@ -35,7 +35,7 @@ NAMES = st.text(
 
 
 def named(text: str) -> Table:
-    """A table that holds the text everywhere, on one line, as tables of results do."""
+    """Return a table that holds the text everywhere, on one line, like tables of results."""
     text = one_line(text)
     rows = ((Text(text, ("a",)), Text("1.0", bold=True)), (Text("x"), Text(text)))
     return Table(
@@ -70,12 +70,15 @@ def test_markdown_shows_the_name(text):
 
 
 def seen(inline) -> str:
-    """The text of an inline token, entities and marks resolved; the tags of footnote marks stay."""
+    """Return the text of an inline token with entities and marks resolved.
+
+    The tags of footnote marks stay.
+    """
     return "".join(child.content for child in inline.children)
 
 
 class Cells(HTMLParser):
-    """Texts of a page's table cells."""
+    """Collects the texts of the table cells of a page."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -122,13 +125,16 @@ def test_text_keeps_its_lines(text):
 
 
 @given(NAMES)
-def test_every_renderer_says_the_same_again(text):
+def test_every_renderer_is_repeatable(text):
     assert all(render(named(text), form) == render(named(text), form) for form in FORMATS)
 
 
 def compiled(source: str, folder: Path) -> str:
-    """The text of the PDF that pdflatex makes."""
-    page = r"\documentclass{article}\usepackage[margin=1cm,a3paper,landscape]{geometry}\usepackage{booktabs}\begin{document}"
+    """Return the text of the PDF that pdflatex makes."""
+    page = (
+        r"\documentclass{article}\usepackage[margin=1cm,a3paper,landscape]{geometry}"
+        r"\usepackage{booktabs}\begin{document}"
+    )
     (folder / "t.tex").write_text(f"{page}\n{source}\\end{{document}}\n", encoding="utf-8")
     command = [
         "pdflatex",
@@ -157,7 +163,7 @@ needs_latex = pytest.mark.skipif(
 
 
 @needs_latex
-def test_latex_compiles_whatever_the_names_hold(tmp_path):
+def test_latex_compiles_with_any_name(tmp_path):
     letters = "".join(map(chr, (*range(32, 127), *range(160, 384))))
     names = (*HOSTILE, *(letters[i : i + 20] for i in range(0, len(letters), 20)))
     out = compiled("\n\\clearpage\n".join(render(named(name), "latex") for name in names), tmp_path)

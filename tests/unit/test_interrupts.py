@@ -11,7 +11,7 @@ def test_the_first_interrupt_of_a_training_cell_is_kept(capsys) -> None:
     patience, said = Patience(), list[str]()
     report = patience.watch(lambda phase, *_: said.append(phase))
     report("load data", 0, 1)
-    with pytest.raises(KeyboardInterrupt):  # nothing to save
+    with pytest.raises(KeyboardInterrupt):  # there is no state to save
         patience.handle_signal(signal.SIGINT, None)
     assert not patience.is_asked()
     report("train", 1, 9)

@@ -1,4 +1,4 @@
-"""What language-model heads share."""
+"""The code that language-model heads share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from vlpeft.benchmark.backbones.language import IGNORED, rank
 
 
 def test_candidates_are_as_long_as_the_longest_that_passed() -> None:
-    """A long answer that falls out in the first stage must not be paid for, and one that stays is whole."""
+    """A long answer that is dropped in the first stage costs nothing; one that stays is whole."""
     answers = torch.tensor([[3, 4, IGNORED, IGNORED], [5, 4, IGNORED, IGNORED], [6, 7, 8, 4]])
     first = torch.tensor([[0, 0, 0, 3.0, 0, 2.0, 1.0], [0, 0, 0, 2.0, 0, 1.0, 0.0]])
     widths = []

@@ -1,4 +1,4 @@
-"""How failures are told, and how workers are stopped."""
+"""How failures are reported, and how workers are stopped."""
 
 import os
 import subprocess
@@ -19,7 +19,7 @@ def failed(seed: int, message: str) -> tuple[Planned, dict]:
     return planned, {"cause": "settings", "message": message, "user": True}
 
 
-def test_one_cause_is_told_once() -> None:
+def test_one_cause_is_reported_once() -> None:
     assert list(
         group_by_cause([failed(0, "no weights"), failed(1, "the loss"), failed(2, "no weights")])
     ) == [
@@ -29,7 +29,7 @@ def test_one_cause_is_told_once() -> None:
     assert list(group_by_cause([])) == []
 
 
-def test_what_was_cancelled_is_no_fault() -> None:
+def test_a_cancelled_cell_is_not_an_error() -> None:
     cancelled = [
         (cell, {**why, "cause": "cancelled"})
         for cell, why in (failed(0, "job 7"), failed(1, "job 8"))
@@ -63,7 +63,7 @@ worker.wait()
 """
 
 
-def test_stopping_takes_the_workers_too() -> None:
+def test_stopping_also_ends_the_workers() -> None:
     controller = subprocess.Popen(
         [sys.executable, "-c", CONTROLLER],
         stdout=subprocess.PIPE,
@@ -74,4 +74,4 @@ def test_stopping_takes_the_workers_too() -> None:
     stop([controller.pid])
     assert not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE
     assert controller.communicate(timeout=10)[1] == ""
-    stop([controller.pid, os.getpid() + 2**22])  # gone already
+    stop([controller.pid, os.getpid() + 2**22])  # already ended

@@ -1,4 +1,4 @@
-"""A library that changed its arguments is an error that names it; nothing comes from a checkpoint unasked."""
+"""An error names a library whose arguments changed; no setting of a checkpoint is used unasked."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_the_error_names_library_version_function_argument_and_fix() -> None:
 
 
 @pytest.mark.parametrize("hooked", [False, True])
-def test_attention_refuses_what_it_does_not_know(hooked: bool) -> None:
+def test_attention_refuses_unknown_arguments(hooked: bool) -> None:
     module = (
         text("vit_roberta", "p_adapter" if hooked else "bitfit").encoder.layer[0].attention.self
     )
@@ -50,7 +50,7 @@ def test_attention_refuses_what_it_does_not_know(hooked: bool) -> None:
 
 
 def test_attention_that_should_be_causal_needs_its_mask() -> None:
-    """A prefix would shift a mask that the kernel makes itself, and recorded probabilities would have none."""
+    """A prefix would shift the kernel's own mask, and recorded probabilities would have none."""
     module = text("vit_roberta", "p_adapter").encoder.layer[0].attention.self
     query = torch.randn(1, 4, 3, 8)
     with pytest.raises(RuntimeError, match="causal attention without a mask"):
@@ -59,7 +59,7 @@ def test_attention_that_should_be_causal_needs_its_mask() -> None:
 
 
 @pytest.mark.parametrize("name", ["past_key_values", "encoder_attention_mask"])
-def test_blips_attention_refuses_what_it_does_not_know(name: str) -> None:
+def test_the_attention_of_blip_refuses_unknown_arguments(name: str) -> None:
     module = text("blip").bert.encoder.layer[0].attention.self
     with pytest.raises(
         UserError, match=rf"{NAMED} passes argument `{name}` to BlipAttention\.forward, .*; {FIX}"
@@ -67,7 +67,7 @@ def test_blips_attention_refuses_what_it_does_not_know(name: str) -> None:
         module(torch.randn(1, 3, 128), **{name: None})
 
 
-def test_generation_refuses_what_it_does_not_know() -> None:
+def test_generation_refuses_unknown_arguments() -> None:
     with pytest.raises(
         UserError, match=rf"{NAMED} passes argument `past_key_values` to BlipDecoder\.prepare"
     ):
@@ -77,7 +77,10 @@ def test_generation_refuses_what_it_does_not_know() -> None:
 
 
 class Renamed(nn.Module):
-    """A model whose argument has another name than vlpeft passes, as transformers renames them."""
+    """A model whose argument has another name than the one that vlpeft passes.
+
+    Libraries such as transformers rename arguments like this.
+    """
 
     def forward(self, states: Tensor, **kwargs: Any) -> tuple[Tensor, Any]:
         return states, kwargs
@@ -93,7 +96,7 @@ def test_a_renamed_argument_of_a_model_is_an_error() -> None:
         call_model(Renamed(), states=states, cache=None)
 
 
-def test_arguments_are_seen_through_the_decorators_of_transformers() -> None:
+def test_arguments_are_read_through_decorators_of_transformers() -> None:
     decoder = text("clip_bart").model.decoder
     require_arguments("transformers", type(decoder).forward, ["cache", "encoder_hidden_states"])
     with pytest.raises(UserError, match=r"has no argument `past_key_values`"):
@@ -132,8 +135,8 @@ def test_a_renamed_setting_of_generation_is_an_error(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("name", ["vit_gpt2", "blip"])
-def test_nothing_comes_from_the_checkpoints_own_generation_settings(name: str) -> None:
-    """transformers fills what a caller leaves open from them, such as tokens to suppress."""
+def test_generation_settings_of_the_checkpoint_are_ignored(name: str) -> None:
+    """For open settings transformers uses those of the checkpoint, such as tokens to suppress."""
     case = Case("bitfit", name)
     backbone = case.config.build((), case.protocol).eval()
     side = backbone.vision.size
@@ -148,7 +151,7 @@ def test_nothing_comes_from_the_checkpoints_own_generation_settings(name: str) -
     assert model.generation_config is own
 
 
-def test_generate_gives_the_model_its_own_settings_back_after_an_error() -> None:
+def test_generate_restores_the_settings_of_the_model_after_an_error() -> None:
     model = text("vit_gpt2")
     own = model.generation_config
     with pytest.raises(ValueError, match="no_such_input"):

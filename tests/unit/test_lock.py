@@ -1,4 +1,4 @@
-"""The lock holds one version of everything that is installed, for each Python, and no address."""
+"""The lock has one version of everything that is installed, for each Python, and no address."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PYTHONS = ("3.11", "3.12", "3.13")
 
 
 def locked(python: str) -> dict[str, str]:
-    """Name -> version that the lock gives on Linux x86-64."""
+    """Map each name to the version that the lock gives on Linux x86-64."""
     place = {
         "python_version": python,
         "python_full_version": f"{python}.1",
@@ -38,7 +38,7 @@ def locked(python: str) -> dict[str, str]:
 
 
 def direct() -> Iterator[Requirement]:
-    """What pyproject.toml names itself: to build, to run, to test and to develop."""
+    """Return what pyproject.toml names: to build, run, test and develop."""
     about = tomllib.loads((TOP / "pyproject.toml").read_text(encoding="utf-8"))
     yield from map(Requirement, about["build-system"]["requires"])
     yield from map(Requirement, about["project"]["dependencies"])

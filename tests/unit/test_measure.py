@@ -1,4 +1,4 @@
-"""`vlpeft measure`: a step of the real size from random weights, each in a process of its own."""
+"""`vlpeft measure`: a step of the real size from random weights, each in its own process."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_steps_are_measured_and_failures_named(
         assert steps[key]["peak_memory_mb"] > 100
 
 
-def test_random_weights_are_of_the_real_size_and_read_nothing() -> None:
+def test_random_weights_have_the_real_size_and_read_no_file() -> None:
     config = ViTRoberta(text="tiny", vision="tiny")
     shipped = config.build(("no", "yes"), Protocol(lr=1e-3, steps=1))
     with random_weights():

@@ -1,4 +1,4 @@
-"""Tables of sweeps of which a part failed: no mean of fewer seeds, no winner of an open column."""
+"""Tables of sweeps that failed in part: no mean of fewer seeds, no best value of an open column."""
 
 import json
 import statistics
@@ -32,12 +32,12 @@ FAILURE = {"cause": "TypeError", "message": "unexpected keyword", "user": False}
 
 
 def only(**wanted):
-    """A test of cells by their keys."""
+    """Return a test that selects cells by their keys."""
     return lambda cell: all(getattr(cell, key) == value for key, value in wanted.items())
 
 
 HURT = only(row="middle", backbone="blip", task="vqa")
-PATTERNS = {  # which cells, and what became of them
+PATTERNS = {  # which cells, and their state
     "one seed failed": (only(row="middle", backbone="blip", task="vqa", seed=1), "failed"),
     "one seed is missing": (only(row="middle", backbone="blip", task="vqa", seed=2), "missing"),
     "one seed has no value": (
@@ -58,7 +58,7 @@ Column = tuple[str, str]  # backbone, task
 
 
 class Sweep:
-    """A made sweep with a pattern of failures, and what has to be true of its tables."""
+    """A sweep with a pattern of failures, and the properties that its tables must have."""
 
     def __init__(self, root: Path, pattern: str) -> None:
         hit, self.state = PATTERNS[pattern]
@@ -96,17 +96,17 @@ class Sweep:
         score(self.store, cell, {TASKS[cell.task][1]: [value + each for each in RIPPLE]})
 
     def undone(self, **wanted) -> list[Planned]:
-        """Cells without a value that the grid does not rule out."""
+        """Return the cells without a value, except those that the grid rules out."""
         return [c for c in self.plan.runnable() if c.id in self.hit and only(**wanted)(c)]
 
     @property
     def open(self) -> set[Column]:
-        """Columns of which a planned value is not there."""
+        """Return the columns in which a planned value is missing."""
         return {(cell.backbone, cell.task) for cell in self.undone()}
 
     @property
     def counts(self) -> str:
-        """What captions say of cells that are not done; "" where all are."""
+        """Return the captions' note on unfinished cells, or "" if all are done."""
         counts = Counter({"done": len(self.plan.runnable())})
         if self.state in ("failed", "missing"):
             counts += Counter({self.state: len(self.hit), "done": 0})
@@ -125,7 +125,7 @@ def sweep(request, tmp_path_factory):
 
 
 def one_metric(cell: Planned) -> Planned:
-    """The cell with one metric, which is that of a column even where no cell is done."""
+    """Set one metric for the cell, so that its column has one even if no cell is done."""
     metric = TASKS[cell.task][1].lower()
     made = replace(cell.cell, protocol=replace(cell.cell.protocol, metrics=(metric,)))
     return replace(cell, cell=made, id=made.id)
@@ -199,12 +199,13 @@ PUBLISHED = parse(
 @pytest.mark.parametrize(
     "kind", ["scores", "details", "costs", "significance", "pivot", "published"]
 )
-def test_every_table_counts_what_is_not_done(sweep, kind):
+def test_every_table_counts_unfinished_cells(sweep, kind):
     table = tables(sweep)[kind]
     assert table.said == ((sweep.counts,) if sweep.counts else ())
     for form in FORMATS:
         text = render(table, form)
-        if sweep.counts and form != "csv":  # which has no caption: the command says it
+        # the table has no caption, and the command prints the note
+        if sweep.counts and form != "csv":
             assert sweep.counts in text, form
         else:
             assert "Cells: " not in text, form
@@ -219,7 +220,7 @@ def test_no_format_sets_a_value_of_an_open_column_in_bold(sweep):
         for task in TASKS
         if (backbone, task) not in sweep.open
     ]
-    assert sorted(bold) == sorted(closed)  # the best is clear in all the others
+    assert sorted(bold) == sorted(closed)  # the best value is clear in all the others
     assert {row["method"] for row in table.data if row["bold"]} <= {"top"}
     for made in (table, significance_table(sweep.board, sweep.tests)):
         assert sum(cell.bold for block in made.blocks for row in block.rows for cell in row) == len(
@@ -242,7 +243,7 @@ def test_no_mean_rank_or_deviation_without_every_seed(sweep):
             assert (row["rank"] is None) == (in_open or skipped)
 
 
-def test_other_columns_say_what_they_say_without_the_failures(sweep, tmp_path):
+def test_other_columns_do_not_change(sweep, tmp_path):
     whole = Sweep(tmp_path / "whole", "all is done")
     expected, found = (score_table(each.board, each.tests).data for each in (whole, sweep))
     hurt = sweep.open if sweep.state != "skipped" else {("blip", "vqa")}
@@ -287,7 +288,7 @@ def test_no_pivot_averages_over_less_than_the_plan(sweep, down, across):
         keys = {"row" if key == "method" else key: row[key] for key in (down, *names)}
         own = [c for c in sweep.plan.cells if only(**keys)(c) and TASKS[c.task][1] == row["metric"]]
         if row["mean"] is None:
-            # What the grid rules out of one entry may be a cell that the others of the column have.
+            # The grid may rule out a cell of one entry that the others of the column have.
             assert not own or sweep.hit & {cell.id for cell in own}, row
         else:
             assert own
@@ -297,7 +298,7 @@ def test_no_pivot_averages_over_less_than_the_plan(sweep, down, across):
             assert row["n"] == len(SEEDS)
 
 
-def test_tidy_rows_have_a_value_where_the_cell_has(sweep):
+def test_tidy_rows_have_the_values_of_the_cells(sweep):
     frame = sweep.board.frame
     assert len(frame) == len(sweep.plan.cells)
     assert (frame["value"].notna() == (frame["state"] == "done")).all()
@@ -326,7 +327,7 @@ def test_no_verdict_on_a_number_without_every_seed(sweep):
 # --- the report ---
 
 
-def test_no_front_is_drawn_where_a_method_has_no_dot(sweep):
+def test_no_front_is_drawn_if_a_method_has_no_dot(sweep):
     model = gather(sweep.plan, ReadOnce.of(sweep.store))
     figures = charts.pareto(model)
     for figure in figures:
@@ -366,7 +367,7 @@ def test_curves_are_means_over_every_seed(sweep):
     }
 
 
-def test_the_page_says_it_beside_each_table(sweep, tmp_path):
+def test_the_page_notes_it_at_each_table(sweep, tmp_path):
     (path,) = write_report([(sweep.plan, sweep.store)], tmp_path / "out", 0)
     text = path.read_text(encoding="utf-8")
     blocks = bool(significance_table(sweep.board, sweep.tests).blocks)
@@ -377,7 +378,7 @@ def test_the_page_says_it_beside_each_table(sweep, tmp_path):
 
 
 def test_a_plan_without_its_failures_is_the_whole_plan(tmp_path):
-    """The control: with everything done, no table mentions a failure, and the best is bold everywhere."""
+    """With everything done, no table mentions a failure, and the best is bold everywhere."""
     made = Sweep(tmp_path, "all is done")
     assert isinstance(made.plan, Plan)
     assert (made.board.remarks, made.open) == ((), set())

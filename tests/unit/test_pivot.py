@@ -1,4 +1,4 @@
-"""Tables of any two sides: what is averaged, and that nothing is averaged over different cells."""
+"""Tables of any two sides: what is averaged, and that different cells are never averaged."""
 
 import json
 from dataclasses import replace
@@ -22,7 +22,7 @@ VALUES = {
 
 
 def rows(root, cells, without=(), side="method", across="task"):
-    """The data of a table of one-metric cells; each method's values are those of lora."""
+    """Return the data of a table of one-metric cells; each method has the values of lora."""
     records = [
         record(c, {"vqa_accuracy": VALUES["lora", c.dataset, c.seed]})
         for c in cells
@@ -83,7 +83,7 @@ def test_means_over_different_cells_are_not_given(tmp_path):
     assert "– [a]" in text
 
 
-def test_what_the_grid_rules_out_for_all_is_not_asked_of_any(tmp_path):
+def test_cells_ruled_out_for_all_are_not_required(tmp_path):
     cells = [
         replace(cell, skipped="no data") if cell.dataset == "other" else cell
         for cell in grid("lora", "bitfit")

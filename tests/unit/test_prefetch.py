@@ -1,4 +1,7 @@
-"""`vlpeft prefetch` against a local hub: what is fetched can be loaded offline; what is missing is found before jobs are submitted."""
+"""`vlpeft prefetch` against a local hub: fetched files load offline.
+
+Missing files are found before jobs are submitted.
+"""
 
 import hashlib
 import json
@@ -39,7 +42,7 @@ def folder_files(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """A hub, an empty cache, and leave to ask."""
+    """Start a hub with an empty cache, and allow requests."""
     made = FakeHub()
     made.files = {
         f"some/{name}": folder_files(TINY / tower)
@@ -63,12 +66,12 @@ def hub(tmp_path, monkeypatch):
 
 @pytest.fixture
 def offline(monkeypatch):
-    """From now on the hub is not asked."""
+    """Forbid requests to the hub from now on."""
     return lambda: monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
 
 
 @pytest.mark.parametrize("each", [TEXT, VISION, BLIP], ids=lambda each: each.source)
-def test_looking_asks_nobody_and_fetching_makes_it_be_here(hub, each, tmp_path) -> None:
+def test_a_look_makes_no_request_and_a_fetch_fills_the_cache(hub, each, tmp_path) -> None:
     with pytest.raises(
         NotHere, match=f"weights '{each.source}' are not, or not all, in {tmp_path}/cache"
     ):
@@ -81,7 +84,7 @@ def test_looking_asks_nobody_and_fetching_makes_it_be_here(hub, each, tmp_path) 
     assert hub.asked == []
 
 
-def test_what_was_fetched_builds_offline(hub, offline) -> None:
+def test_fetched_files_build_offline(hub, offline) -> None:
     settings = {"text": "some/text@pinned", "vision": "some/vision", "prefix": "none"}
     config = parse(BACKBONES.load("vit_roberta"), settings, "test")
     for each in config.weight_files():
@@ -109,12 +112,12 @@ def test_the_pinned_revision_is_fetched(hub, tmp_path) -> None:
 
 @pytest.mark.parametrize("each", [TEXT, VISION], ids=lambda each: each.source)
 def test_every_file_counts(hub, each, tmp_path) -> None:
-    """Without any one of those that loading needs, a source is not here."""
+    """Without any one file that loading needs, a source counts as missing."""
     obtain(each, fetch=True)
     (snapshot,) = (tmp_path / "cache").glob(f"models--some--*/snapshots/{COMMIT}")
     names = {path.name for path in snapshot.iterdir()}
     assert {"config.json", "model.safetensors"} < names
-    for name in names - {"tokenizer_config.json"}:  # transformers can do without this one
+    for name in names - {"tokenizer_config.json"}:  # transformers can work without this one
         kept = (snapshot / name).readlink()
         (snapshot / name).unlink()
         with pytest.raises(NotHere):
@@ -144,14 +147,14 @@ def test_shards_and_old_formats(hub, tmp_path) -> None:
     old = WeightFiles("some/old", "vit", ("model", "pixels"))
     for each in (VISION, old):
         obtain(each, fetch=True)
-        obtain(each, fetch=False)  # that it has no preprocessor is known, too
+        obtain(each, fetch=False)  # the missing preprocessor is also known
     (shard,) = (tmp_path / "cache").glob("models--some--vision/snapshots/*/b.safetensors")
     shard.unlink()
     with pytest.raises(NotHere):
         obtain(VISION, fetch=False)
 
 
-def test_what_the_hub_does_not_have(hub) -> None:
+def test_files_missing_on_the_hub(hub) -> None:
     del hub.files["some/vision"]["model.safetensors"]
     for source, word in (
         ("some/vision", "found none of model.safetensors"),
@@ -206,8 +209,8 @@ def test_timm_and_open_clip(hub, offline, tmp_path) -> None:
     assert torch.equal(loaded.pos_embed, model.pos_embed)
 
 
-def test_pathsare_those_that_the_loaders_try() -> None:
-    """By their own, private lists."""
+def test_paths_equal_those_of_the_loaders() -> None:
+    """The loaders keep these paths in private lists."""
     tags = [
         cfg["hf_hub"] for each in open_clip.pretrained._PRETRAINED.values() for cfg in each.values()
     ]
@@ -240,7 +243,7 @@ def test_pathsare_those_that_the_loaders_try() -> None:
         ("timm:vit_nonsense", "timm knows no weights of it"),
     ],
 )
-def test_what_nothing_can_fetch(hub, source, word) -> None:
+def test_sources_that_cannot_be_fetched(hub, source, word) -> None:
     with pytest.raises(UserError, match=word):
         obtain(WeightFiles(source, "vit", ("model",)), fetch=True)
     assert hub.asked == []
@@ -276,14 +279,19 @@ def test_tiny_and_random_towers_need_nothing(hub, name) -> None:
 
 @pytest.mark.parametrize("name", sorted(BACKBONES.entries))
 def test_defaults_are_missing_from_an_empty_cache(hub, name) -> None:
+<<<<<<< HEAD
     """Every source that a backbone opens by default."""
     for each in parse(BACKBONES.load(name), {}, name).weight_files():
+=======
+    """Cover each source that a backbone opens by default."""
+    for each in parse(BACKBONES.load(name), {}, name).wanted():
+>>>>>>> h_tests
         with pytest.raises(NotHere):
             obtain(each, fetch=False)
 
 
 def test_the_command(hub, main, monkeypatch, tmp_path) -> None:
-    """Dry run, fetch, again; the data is that of an archive on the same server."""
+    """Dry run, fetch, fetch again; the data comes from an archive on the same server."""
     data = write_vqav2(tmp_path / "data")
     with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
         for path in sorted(
@@ -296,7 +304,10 @@ def test_the_command(hub, main, monkeypatch, tmp_path) -> None:
     later = {"what": "the key", "get": "ask", "places": ["key.txt"]}
     source = {"file": "all.zip", "url": f"{hub.url}/all.zip", "sha256": sum_, "gives": gives}
     own = tmp_path / "mine.yaml"
-    about = f"root: new\nlicence: CC BY 4.0\nhomepage: https://example.org\ndownloads: [{json.dumps(source)}]\n"
+    about = (
+        "root: new\nlicence: CC BY 4.0\nhomepage: https://example.org\n"
+        f"downloads: [{json.dumps(source)}]\n"
+    )
     own.write_text(f"{about}by_hand: [{json.dumps(later)}]\n{data.read_text()}")
     sweep = write_one(
         tmp_path,
@@ -311,7 +322,7 @@ def test_the_command(hub, main, monkeypatch, tmp_path) -> None:
 
     said, found = states("--dry-run")
     assert (said.code, found) == (2, ["to fetch"] * 3)
-    assert said.err == ""  # it is said once
+    assert said.err == ""  # it is reported once
     text, _, data_ = said.out.splitlines()
     assert text.startswith("weights some/text@pinned: to fetch: not, or not all, in ")
     assert data_.startswith(f"data mine: to fetch: {tmp_path / 'new'} lacks ")
@@ -324,7 +335,8 @@ def test_the_command(hub, main, monkeypatch, tmp_path) -> None:
         "read its terms, then add --yes"
     ]
     said, found = states("--yes")
-    assert (said.code, found) == (2, ["here", "here", "missing"])  # fetched, and the key asked for
+    # fetched, and the key is reported
+    assert (said.code, found) == (2, ["here", "here", "missing"])
     (tmp_path / "new" / "key.txt").write_text("")
     hub.asked.clear()
     said = main("prefetch", sweep, "--json")
@@ -345,7 +357,8 @@ def test_the_command(hub, main, monkeypatch, tmp_path) -> None:
 
 def test_data_that_no_program_fetches(hub, main, tmp_path) -> None:
     (tmp_path / "mine.yaml").write_text(
-        "format: vqav2\nroot: new\nfiles:\n  train: {questions: q.json, annotations: a.json, images: i, pattern: '{image_id}.png'}\n"
+        "format: vqav2\nroot: new\nfiles:\n"
+        "  train: {questions: q.json, annotations: a.json, images: i, pattern: '{image_id}.png'}\n"
         "  test: {questions: q.json, annotations: a.json, images: i, pattern: '{image_id}.png'}\n"
         "by_hand: [{what: the questions, get: ask the authors, places: [q.json]}]\n"
     )
@@ -380,8 +393,8 @@ def test_jobs_are_not_submitted_without_their_weights(hub, tmp_path) -> None:
     require_weights(cells, "one.yaml")
 
 
-def test_the_real_command_is_told_by_the_environment(hub, offline, monkeypatch, tmp_path) -> None:
-    """And what it fetches into the cache that is named there is what a cell loads."""
+def test_the_real_command_reads_the_environment(hub, offline, monkeypatch, tmp_path) -> None:
+    """A cell loads what the command fetches into the cache of that variable."""
     sweep = write_one(tmp_path, backbones=IDS)
     own = {
         **environment(),

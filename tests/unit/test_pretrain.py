@@ -1,4 +1,4 @@
-"""The tiny pretrained towers: remade byte for byte, loadable offline, and those that are shipped are those described."""
+"""The tiny pretrained towers: reproducible byte for byte, loadable offline, and as documented."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def contents(folder: Path) -> dict[str, str]:
 
 
 def test_the_same_seed_gives_the_same_bytes(made: Path, tmp_path: Path) -> None:
-    torch.rand(7)  # the caller's random state plays no part
+    torch.rand(7)  # the random state of the caller does not matter
     before = torch.random.get_rng_state()
     pretrain_tiny(tmp_path, seed=3, plan=SHORT)
     assert contents(tmp_path) == contents(made)
@@ -98,7 +98,7 @@ def test_another_seed_gives_other_weights(made: Path, tmp_path: Path) -> None:
     )
 
 
-def test_single_towers_are_made_as_with_the_others_which_stay(made: Path, tmp_path: Path) -> None:
+def test_a_single_tower_is_the_same_and_the_others_stay(made: Path, tmp_path: Path) -> None:
     shutil.copytree(made, tmp_path, dirs_exist_ok=True)
     for tower in ("blip", "bart"):
         shutil.rmtree(tmp_path / tower)
@@ -106,7 +106,7 @@ def test_single_towers_are_made_as_with_the_others_which_stay(made: Path, tmp_pa
     assert contents(tmp_path) == contents(made)
 
 
-def test_blip_takes_the_shipped_image_tower_where_there_is_no_other(tmp_path: Path) -> None:
+def test_blip_uses_the_shipped_image_tower_by_default(tmp_path: Path) -> None:
     pretrain_tiny(tmp_path, seed=3, plan=SHORT, only=("blip",))
     assert {path.name for path in tmp_path.iterdir()} == {"blip", "manifest.json"}
     assert_same_vision(ViTModel.from_pretrained(SHIPPED / "vit"), tmp_path / "blip")
@@ -216,8 +216,8 @@ def test_bart_answers_from_a_text() -> None:
             model.generate(**source, max_new_tokens=40, num_beams=1)[0], skip_special_tokens=True
         )
         assert (
-            text.strip()
-            == f"there is a {thing}. what shape is present? {shape}. what color is the {shape}? {color}"
+            text.strip() == f"there is a {thing}. what shape is present? {shape}. "
+            f"what color is the {shape}? {color}"
         )
 
 
@@ -264,7 +264,7 @@ def test_blips_captions_leave_the_prompt_out_and_its_texts_go_without_image() ->
 
 
 @pytest.mark.parametrize("tower", ["roberta", "gpt2", "blip", "bart"])
-def test_tokenizers_agree_on_words_wherever_they_stand(tower: str) -> None:
+def test_tokenizers_agree_on_words_at_any_position(tower: str) -> None:
     tokenizer = AutoTokenizer.from_pretrained(SHIPPED / tower)
     for text in ("is there a red circle?", "two shapes with a small teal triangle"):
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -346,7 +346,7 @@ def test_easy_questions_are_answered_from_the_scene() -> None:
 
 @given(st.integers(0, 10**6))
 @settings(max_examples=100, deadline=None)
-def test_labels_say_what_is_drawn(seed: int) -> None:
+def test_labels_describe_the_drawing(seed: int) -> None:
     scene = draw_scene(0, seed)
     truth = scene_labels([scene])
     assert int((truth.kind > 0).sum()) == len(scene.things)
@@ -355,7 +355,7 @@ def test_labels_say_what_is_drawn(seed: int) -> None:
 
 
 @given(st.integers(-2, 60), st.integers(1, 32))
-def test_patches_on_a_thing_are_those_whose_centre_it_covers(start: int, extent: int) -> None:
+def test_a_thing_owns_the_patches_whose_centre_it_covers(start: int, extent: int) -> None:
     covered = [p for p in range(64 // PATCH) if start <= p * PATCH + PATCH // 2 < start + extent]
     found = list(range(64 // PATCH))[patches_on(start, extent)]
     assert found == covered or (not covered and len(found) <= 1)

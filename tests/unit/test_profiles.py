@@ -14,7 +14,7 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "slurm.md"
 LEAST = {"time": 10, "mem_gb": 2.0}
 
 
-def test_shipped_profiles_load_and_say_what_they_are_for() -> None:
+def test_shipped_profiles_load_and_have_a_summary() -> None:
     assert {"one_gpu", "node_of_8", "cpu", "preemptible", "dev_cluster"} <= set(profile_names())
     assert all(load_profile(name).summary for name in profile_names())
 
@@ -70,7 +70,7 @@ def test_a_misspelt_name_and_a_missing_file(tmp_path) -> None:
         load_profile(str(tmp_path / "mine.yaml"))
 
 
-def test_the_profile_of_the_documentation_is_one() -> None:
+def test_the_profile_of_the_documentation_is_valid() -> None:
     text = PAGE.read_text(encoding="utf-8")
     (block,) = (
         block
@@ -81,7 +81,7 @@ def test_the_profile_of_the_documentation_is_one() -> None:
     assert f"({profile.threads} threads each)" in block
 
 
-def test_what_is_left_out_is_left_to_the_cluster() -> None:
+def test_omitted_settings_are_left_to_the_cluster() -> None:
     told = {
         key: value
         for key, value in parse(Profile, LEAST, "").parameters().items()
@@ -99,7 +99,7 @@ def test_what_is_left_out_is_left_to_the_cluster() -> None:
         {"signal": "CONT@1"},
         {"gpus-per-node": 2},
         {"exclusive": True},
-    ):  # what some clusters need and no key says
+    ):  # settings that some clusters need and for which there is no key
         assert parse(Profile, {**LEAST, "sbatch": more}, "").parameters()[
             "slurm_additional_parameters"
         ] == {"requeue": True, **more}

@@ -1,4 +1,4 @@
-"""What the live display shows on a narrow terminal."""
+"""The live display on a narrow terminal."""
 
 import io
 import json
@@ -41,7 +41,7 @@ def shown(bars, width: int = 80) -> list[str]:
     return console.file.getvalue().splitlines()
 
 
-def test_the_numbers_stay_where_labels_are_long(cells, tmp_path: Path) -> None:
+def test_the_numbers_stay_next_to_long_labels(cells, tmp_path: Path) -> None:
     progress = SweepProgress(Plan("s" * 200, "", "", "", tuple(cells)), cells, tmp_path)
     progress.watch_cell(cells[0], "train", 120, 250)
     sweep, cell = shown(progress.bars)
@@ -52,7 +52,7 @@ def test_the_numbers_stay_where_labels_are_long(cells, tmp_path: Path) -> None:
     assert all(line.rstrip().endswith("0:00:00 -:--:--") for line in (sweep, cell))
 
 
-def test_one_cell_says_its_phase_first(cells) -> None:
+def test_a_single_cell_shows_its_phase_first(cells) -> None:
     progress = CellProgress(cells[0])
     progress("evaluate", 3, 10)
     (line,) = shown(progress.bars)
@@ -60,7 +60,7 @@ def test_one_cell_says_its_phase_first(cells) -> None:
     assert " 3/10 " in line
 
 
-def test_time_left_is_reckoned_from_the_cells_of_this_launch(cells, tmp_path: Path) -> None:
+def test_time_left_is_computed_from_the_cells_of_this_launch(cells, tmp_path: Path) -> None:
     progress = SweepProgress(
         Plan("sweep", "", "", "", tuple(cells)), cells[4:], tmp_path
     )  # four were done before
@@ -72,13 +72,14 @@ def test_time_left_is_reckoned_from_the_cells_of_this_launch(cells, tmp_path: Pa
     progress.bars.update(progress.bar, completed=5)
     assert (
         shown(progress.bars)[0].rstrip().endswith("0:01:40 0:05:00")
-    )  # one cell took 100 s, three are left
+    )  # one cell took 100 s, three remain
 
 
-def test_a_log_hears_once_a_minute_where_cells_are(
-    cells, tmp_path: Path, monkeypatch, capsys
-) -> None:
-    """Of those at work a few; not of one that was killed long ago, nor while cells end one by one."""
+def test_a_log_gets_one_line_a_minute(cells, tmp_path: Path, monkeypatch, capsys) -> None:
+    """The line names a few running cells, but not one that was killed long ago.
+
+    No line is written while cells end one after the other.
+    """
     now = 1000.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     progress = SweepProgress(Plan("sweep", "", "", "", tuple(cells)), cells, tmp_path)

@@ -1,4 +1,4 @@
-"""The shipped recipes: they resolve for all they cover, name nothing that does not exist, and hold the papers' values."""
+"""The shipped protocols cover what they name, use existing names, and hold the papers' values."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ COVERED = [
 ]
 
 
-def test_every_protocol_says_what_it_covers() -> None:
+def test_every_protocol_declares_what_it_covers() -> None:
     assert {name for name, _, _ in COVERED} == set(protocol_names())
 
 
@@ -37,11 +37,12 @@ def test_every_protocol_says_what_it_covers() -> None:
 def test_a_protocol_resolves_for_all_it_covers(
     name: str, backbone: str, tasks: tuple[str, ...], tmp_path: Path
 ) -> None:
-    """With every method of its backbone, and no key that the backbone or the task would not heed."""
+    """Every method of the backbone is planned, without a key that the backbone or task ignores."""
     entry = ", ".join(f"{key}: {str(value).lower()}" for key, value in tiny(backbone).items())
     (tmp_path / "a.yaml").write_text(
         f"protocol: {name}\nbackbones: [{{name: {backbone}, {entry}}}]\n"
-        f"tasks: [{', '.join(f'{task}/shapes' for task in tasks)}]\nmethods: [{', '.join(METHODS.entries)}]\n"
+        f"tasks: [{', '.join(f'{task}/shapes' for task in tasks)}]\n"
+        f"methods: [{', '.join(METHODS.entries)}]\n"
     )
     cells = [
         planned.cell
@@ -57,7 +58,7 @@ def test_a_protocol_resolves_for_all_it_covers(
 
 
 @pytest.mark.parametrize("name", protocol_names())
-def test_conditions_name_what_there_is(name: str) -> None:
+def test_conditions_use_existing_names(name: str) -> None:
     known = {
         "backbone": set(BACKBONES.entries),
         "task": set(TASKS.entries),
@@ -101,33 +102,57 @@ def recipe(
 
 
 VALUES: list[tuple[str, str, str, dict[str, Any], dict[str, Any]]] = [
-    ("p_adapter", "blip", "vqa", {}, {"lr": 5e-4, "epochs": 5, "batch_size": 64, "select": "best", "augment": "blip"}),
-    ("p_adapter", "blip", "vqa", {"dataset": "vizwiz_vqa"}, {"select": "last", "rank_candidates": 32, "answer_weights": "frequency"}),
-    ("p_adapter", "blip", "entailment", {"dataset": "snli_ve"}, {"select_split": "dev", "loss_mean": "tokens", "rank_candidates": 3}),
-    ("p_adapter", "blip", "captioning", {}, {"lr": 3e-4, "epochs": 2, "batch_size": 128, "beams": 5, "select_metric": ("CIDEr", "BLEU-4")}),
+    ("p_adapter", "blip", "vqa", {},
+     {"lr": 5e-4, "epochs": 5, "batch_size": 64, "select": "best", "augment": "blip"}),
+    ("p_adapter", "blip", "vqa", {"dataset": "vizwiz_vqa"},
+     {"select": "last", "rank_candidates": 32, "answer_weights": "frequency"}),
+    ("p_adapter", "blip", "entailment", {"dataset": "snli_ve"},
+     {"select_split": "dev", "loss_mean": "tokens", "rank_candidates": 3}),
+    ("p_adapter", "blip", "captioning", {},
+     {"lr": 3e-4, "epochs": 2, "batch_size": 128, "beams": 5, "select_metric": ("CIDEr",
+      "BLEU-4")}),
     ("p_adapter", "blip", "captioning", {"method": "full_finetuning"}, {"lr": 2e-5, "epochs": 2}),
-    ("p_adapter_paper", "blip", "vqa", {}, {"answering": "generate", "lr": 5e-4, "epochs": 5, "weight_decay": 0.05, "schedule": "linear"}),
+    ("p_adapter_paper", "blip", "vqa", {},
+     {"answering": "generate", "lr": 5e-4, "epochs": 5, "weight_decay": 0.05,
+      "schedule": "linear"}),
     ("p_adapter_paper", "blip", "captioning", {}, {"lr": 5e-4, "epochs": 2}),
     ("p_adapter_paper", "blip", "captioning", {"method": "full_finetuning"}, {"lr": 2e-5}),
-    ("routing", "vit_roberta", "vqa", {}, {"lr": 3e-4, "batch_size": 512, "warmup_fraction": 0.05, "warmup_steps": 0, "select": "last"}),
-    ("routing", "vit_gpt2", "captioning", {}, {"lr": 3e-5, "batch_size": 40, "warmup_fraction": 0.0, "warmup_steps": 5000, "beams": 5}),
+    ("routing", "vit_roberta", "vqa", {},
+     {"lr": 3e-4, "batch_size": 512, "warmup_fraction": 0.05, "warmup_steps": 0, "select": "last"}),
+    ("routing", "vit_gpt2", "captioning", {},
+     {"lr": 3e-5, "batch_size": 40, "warmup_fraction": 0.0, "warmup_steps": 5000, "beams": 5}),
     ("routing_repaired", "vit_roberta", "vqa", {}, {"lr": 3e-4, "select": "best"}),
-    ("routing_repaired", "vit_gpt2", "captioning", {}, {"lr": 3e-5, "select": "best", "max_generated_tokens": None}),
-    ("vl_adapter", "clip_bart", "vqa", {}, {"lr": 1e-3, "batch_size": 500, "prompt": "vqa: {text}", "max_output_tokens": 10}),
-    ("vl_adapter", "clip_bart", "vqa", {"dataset": "gqa"}, {"batch_size": 833, "prompt": "gpa: {text}", "train_split": "train+val"}),
-    ("vl_adapter", "clip_bart", "vqa", {"dataset": "gqa_clip_bart"}, {"batch_size": 833, "prompt": "gpa: {text}", "train_split": "train"}),
-    ("vl_adapter", "clip_bart", "nlvr2", {}, {"batch_size": 166, "prompt": "nlvr: {text}", "answering": "rank", "loss_mean": "sequences"}),
-    ("vl_adapter", "clip_bart", "captioning", {}, {"batch_size": 416, "prompt": "caption: ", "loss_mean": "tokens", "beams": 5}),
-    ("vl_adapter", "clip_bart", "vqa", {"method": "full_finetuning", "dataset": "gqa"}, {"lr": 1e-4, "prompt": "{text}"}),
+    ("routing_repaired", "vit_gpt2", "captioning", {},
+     {"lr": 3e-5, "select": "best", "max_generated_tokens": None}),
+    ("vl_adapter", "clip_bart", "vqa", {},
+     {"lr": 1e-3, "batch_size": 500, "prompt": "vqa: {text}", "max_output_tokens": 10}),
+    ("vl_adapter", "clip_bart", "vqa", {"dataset": "gqa"},
+     {"batch_size": 833, "prompt": "gpa: {text}", "train_split": "train+val"}),
+    ("vl_adapter", "clip_bart", "vqa", {"dataset": "gqa_clip_bart"},
+     {"batch_size": 833, "prompt": "gpa: {text}", "train_split": "train"}),
+    ("vl_adapter", "clip_bart", "nlvr2", {},
+     {"batch_size": 166, "prompt": "nlvr: {text}", "answering": "rank", "loss_mean": "sequences"}),
+    ("vl_adapter", "clip_bart", "captioning", {},
+     {"batch_size": 416, "prompt": "caption: ", "loss_mean": "tokens", "beams": 5}),
+    ("vl_adapter", "clip_bart", "vqa", {"method": "full_finetuning", "dataset": "gqa"},
+     {"lr": 1e-4, "prompt": "{text}"}),
     ("vl_adapter", "clip_bart", "vqa", {"method": "hyperformer"}, {"lr": 1e-3, "prompt": "{text}"}),
-    ("vl_adapter", "clip_bart", "vqa", {"method": "adapter"}, {"lr": 1e-3, "prompt": "vqa: {text}"}),
-    ("vl_adapter", "clip_bart", "vqa", {"method": "adapter", "per_task": "all"}, {"lr": 3e-4, "prompt": "{text}"}),
-    ("vl_adapter", "clip_bart", "nlvr2", {"method": "adapter", "per_task": "down"}, {"lr": 3e-4, "prompt": "{text}"}),
-    ("vl_adapter", "clip_bart", "vqa", {"method": "lora", "per_task": True}, {"lr": 1e-3, "prompt": "{text}"}),
-    ("vl_adapter", "clip_bart", "vqa", {"method": "prompt_tuning"}, {"lr": 1e-3, "prompt": "vqa: {text}"}),
-    ("vl_adapter", "clip_bart", "vqa", {"method": "compacter", "per_task": "all"}, {"lr": 1e-3, "prompt": "{text}"}),
-    ("vl_pet", "clip_bart", "vqa", {"method": "vl_pet"}, {"lr": 1e-3, "prompt": "vqa: {text}", "epochs": 20, "name": "vl_pet"}),
-    ("vl_pet", "clip_bart", "captioning", {"method": "full_finetuning"}, {"lr": 1e-4, "prompt": "{text}", "batch_size": 416}),
+    ("vl_adapter", "clip_bart", "vqa", {"method": "adapter"},
+     {"lr": 1e-3, "prompt": "vqa: {text}"}),
+    ("vl_adapter", "clip_bart", "vqa", {"method": "adapter", "per_task": "all"},
+     {"lr": 3e-4, "prompt": "{text}"}),
+    ("vl_adapter", "clip_bart", "nlvr2", {"method": "adapter", "per_task": "down"},
+     {"lr": 3e-4, "prompt": "{text}"}),
+    ("vl_adapter", "clip_bart", "vqa", {"method": "lora", "per_task": True},
+     {"lr": 1e-3, "prompt": "{text}"}),
+    ("vl_adapter", "clip_bart", "vqa", {"method": "prompt_tuning"},
+     {"lr": 1e-3, "prompt": "vqa: {text}"}),
+    ("vl_adapter", "clip_bart", "vqa", {"method": "compacter", "per_task": "all"},
+     {"lr": 1e-3, "prompt": "{text}"}),
+    ("vl_pet", "clip_bart", "vqa", {"method": "vl_pet"},
+     {"lr": 1e-3, "prompt": "vqa: {text}", "epochs": 20, "name": "vl_pet"}),
+    ("vl_pet", "clip_bart", "captioning", {"method": "full_finetuning"},
+     {"lr": 1e-4, "prompt": "{text}", "batch_size": 416}),
 ]  # fmt: skip
 
 
@@ -148,7 +173,7 @@ def test_all_tasks_of_a_joint_cell_share_one_optimizer() -> None:
         assert len(rates) == 1
 
 
-def test_a_value_of_a_base_says_so() -> None:
+def test_a_value_of_a_base_names_its_origin() -> None:
     facts = {"backbone": "blip", "task": "vqa", "dataset": "some", "method": "lora"}
     layers = list(protocol_layers("p_adapter_paper", facts))
     found = origins(layers, dump(resolve(layers, "here")), "default")

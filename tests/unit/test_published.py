@@ -1,4 +1,4 @@
-"""Published tables as data: strictly read, complete, and in agreement with themselves."""
+"""Published tables as data: read strictly, complete and consistent."""
 
 from collections import Counter
 from copy import deepcopy
@@ -17,7 +17,7 @@ from vlpeft.results.papers.published import (
     recompute_numbers,
 )
 
-# How many different numbers each file holds; a change here is a change of what is said of a paper.
+# The number of different values in each file. A change here changes what is claimed of a paper.
 PRINTED = {
     "dora/table": 18,
     "dora/video": 17,
@@ -86,7 +86,7 @@ SMALL = {
 
 
 def small(**changes) -> PublishedTable:
-    """The small table with values replaced at a dotted place, such as groups__0__rows__1__values."""
+    """Return the small table with values replaced at a path such as groups__0__rows__1__values."""
     values = deepcopy(SMALL)
     for place, value in changes.items():
         *steps, last = place.split("__")
@@ -98,12 +98,12 @@ def small(**changes) -> PublishedTable:
 
 
 def parts(table: PublishedTable, number: Number) -> list[float | None]:
-    """A printed average and what it is the mean of."""
+    """Yield a printed average and the values that it is the mean of."""
     values = table.values(number.row)
     return [number.value, *(values.get(name) for name in number.column.mean_of)]
 
 
-def test_every_file_is_read_and_holds_its_numbers() -> None:
+def test_every_file_has_its_numbers() -> None:
     found = {}
     for name in published_names():
         found[name] = sum(
@@ -135,7 +135,7 @@ def test_printed_averages_and_gains_follow_from_the_rest(name: str) -> None:
 
 
 def test_table_5_derives_the_plain_adapter_of_table_2() -> None:
-    """Score minus gain at all places is the row that Table 2 prints."""
+    """Score minus gain gives the row that Table 2 prints, in every column."""
     (whole,) = (
         group
         for group in load_published("p_adapter/table5").groups
@@ -200,7 +200,7 @@ def test_rows_that_papers_print_twice_are_equal(
     assert (first.values, first.std) == (second.values, second.std)
 
 
-def test_figure_4_ends_where_table_1_says() -> None:
+def test_figure_4_ends_at_the_values_of_table_1() -> None:
     shared = ("Updated params", "VQA2.0", "SNLI-VE")
     one, four = load_published("p_adapter/table1"), load_published("p_adapter/figure4")
     (largest,) = (group for group in four.groups if group.name == "size 96")
@@ -222,8 +222,11 @@ def test_figure_4_ends_where_table_1_says() -> None:
         "p_adapter/table1",
     ],
 )
-def test_tolerances_are_what_the_files_say(name: str) -> None:
-    """Twice the median spread that VL-PET prints for a column, rounded; p-Adapter's accuracies and BLEU take that of VQA."""
+def test_tolerances_follow_the_stated_rule(name: str) -> None:
+    """They are twice the median spread that VL-PET prints for a column, rounded.
+
+    Accuracies and BLEU of p-Adapter use that of VQA.
+    """
     spread = {}
     for column in ("VQA", "GQA", "NLVR2", "COCO", "Avg."):
         known = [
@@ -258,8 +261,8 @@ def test_a_wrong_digit_is_found() -> None:
     assert all(found.agrees for found in recompute_numbers(small()))
     assert len(list(recompute_numbers(small()))) == 6
     for place, value in {
-        "groups__0__rows__1__values__2": 3.52,  # an average beyond its tolerance
-        "groups__0__rows__2__values__0": 1.001,  # a difference of printed numbers is exact
+        "groups__0__rows__1__values__2": 3.52,  # an average outside its tolerance
+        "groups__0__rows__2__values__0": 1.001,  # a difference of printed numbers must be exact
         "groups__0__rows__3__values": {"Avg.": 134.02},
     }.items():
         assert not all(found.agrees for found in recompute_numbers(small(**{place: value}))), place
@@ -306,7 +309,7 @@ def test_a_file_is_read_strictly(place: str, value: object, says: str) -> None:
     assert says in str(error.value)
 
 
-def test_every_yaml_but_the_parameters_is_a_table() -> None:
+def test_every_yaml_except_the_parameters_is_a_table() -> None:
     files = {path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.rglob("*.yaml")}
     assert files == {*published_names(), "parameters"}
     assert "rows" in load_yaml(FOLDER / "parameters.yaml")

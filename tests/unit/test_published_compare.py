@@ -1,4 +1,4 @@
-"""Published beside measured: means and gains seed by seed, every verdict, five formats, and the command."""
+"""Published compared with measured: means and gains by seed, verdicts, formats, the command."""
 
 import csv
 import io
@@ -112,7 +112,7 @@ TABLE = {
 
 
 def table(**columns) -> PublishedTable:
-    """The table; keywords replace keys of the column VQA."""
+    """Return the table; keywords replace keys of the column VQA."""
     values = {
         **TABLE,
         "columns": [{**c, **columns} if c["name"] == "VQA" else c for c in TABLE["columns"]],
@@ -139,7 +139,7 @@ def cell(
     )
 
 
-SCORES = {  # row, task: by seed
+SCORES = {  # row, task: values by seed
     ("full", "vqa"): (69.0, 71.5),
     ("full", "captioning"): (119.0, 120.0),
     ("lora", "vqa"): (59.0, 60.5),
@@ -193,7 +193,7 @@ def verdict(found: list[Comparison], row: str, column: str) -> tuple[str, str]:
     return one.verdict, one.reason
 
 
-# --- what stands beside a number ---
+# --- what is shown next to a number ---
 
 
 def test_a_cell_is_compared_by_its_mean_and_spread(tmp_path):
@@ -221,7 +221,7 @@ def test_gains_are_taken_seed_by_seed_whether_the_rows_are_printed_or_not(tmp_pa
     assert relative == {0: pytest.approx(100 * 10 / 59), 1: pytest.approx(100 * 11 / 60.5)}
 
 
-def test_a_share_leaves_the_vision_tower_out(tmp_path):
+def test_a_share_excludes_the_vision_tower(tmp_path):
     found = compare(table(), *full(tmp_path))
     assert [find(found, row, "Params").outcome.values for row in ("Full", "LoRA")] == [
         {0: 100.0, 1: 100.0},
@@ -256,7 +256,7 @@ def test_the_larger_of_spread_and_tolerance_decides(tmp_path):
     near = full(tmp_path)
     assert (
         find(compare(table(), *near), "derived", "VQA").verdict == "reproduced"
-    )  # 0.65 off, 2 std are 3.5
+    )  # 0.65 is off; two standard deviations are 3.5
     even = [record(p, vqa_accuracy=70.25) if p.task == "vqa" else record(p) for p in cells()]
     steady = results(tmp_path / "steady", *even)
     assert find(compare(table(), *steady), "derived", "VQA").verdict == "off"
@@ -332,7 +332,7 @@ def test_failed_absent_and_skipped_cells_say_why(tmp_path):
     assert verdict(found, "Full", "COCO") == ("cannot run", "no site")
 
 
-def test_a_value_that_is_no_number_reproduces_nothing(tmp_path, monkeypatch):
+def test_a_nan_reproduces_nothing(tmp_path, monkeypatch):
     plan, store = full(tmp_path)
     frame = leaderboard(plan, store)
     frame.frame["value"] = float("nan")
@@ -351,7 +351,7 @@ def test_a_record_without_counts_has_no_share(tmp_path):
     )
 
 
-def test_a_metric_that_no_cell_reports_is_no_number(tmp_path):
+def test_a_metric_that_no_cell_reports_is_missing(tmp_path):
     found = compare(table(measured="accuracy"), *full(tmp_path))
     assert verdict(found, "Full", "VQA") == ("not run", "absent: the cell does not report accuracy")
 
@@ -392,8 +392,11 @@ def test_small_cells_are_shown_and_not_judged(tmp_path, more, reason):
     )
 
 
-def test_another_scale_stands_for_each_dataset(tmp_path):
-    """The data that stands for a dataset says so behind its name, and metrics have another tokenizer."""
+def test_another_scale_replaces_each_dataset(tmp_path):
+    """The name of a replaced dataset is followed by its substitute.
+
+    Metrics have another tokenizer.
+    """
     places = [("vqa", "vqav2_karpathy"), ("vqa", "vizwiz_vqa"), ("entailment", "snli_ve")]
     places += [("captioning", name) for name in ("coco", "textcaps", "vizwiz_caps")]
     made = [
@@ -428,13 +431,13 @@ def test_another_scale_stands_for_each_dataset(tmp_path):
 # --- labels ---
 
 
-def test_what_is_small():
+def test_which_cells_count_as_small():
     assert scale_notes(cell("full", "vqa", "vqav2", 0).cell) == ()
     part = (Part("captioning", DatasetSpec("shapes", "shapes", {}, ""), RECIPE),)
     assert scale_notes(cell("full", "vqa", "vqav2", 0, also=part).cell) == ("embedded data",)
 
 
-def test_titles_say_what_is_small_once():
+def test_titles_name_small_parts_once():
     tiny, big = (
         cell("a", "vqa", "shapes", 0, root="", weights="tiny").cell,
         cell("a", "vqa", "vqav2", 0).cell,
@@ -473,12 +476,13 @@ def example(root: Path) -> tuple[Plan, Store]:
 def test_golden(tmp_path, format):  # noqa: A002
     got = render(published_table("paper/table1", table(), *example(tmp_path)), format)
     path = GOLDEN / f"published.{format}"
-    if os.environ.get("UPDATE_GOLDEN"):  # after a wanted change of format; read the diff
+    # run after an intended change of format, then read the diff
+    if os.environ.get("UPDATE_GOLDEN"):
         path.write_text(got, encoding="utf-8")
     assert got == path.read_text(encoding="utf-8")
 
 
-def test_rows_for_scripts_hold_where_a_number_comes_from(tmp_path):
+def test_rows_for_scripts_name_the_source_of_a_number(tmp_path):
     rows = list(
         csv.DictReader(
             io.StringIO(render(published_table("paper/table1", table(), *example(tmp_path)), "csv"))
@@ -535,7 +539,7 @@ def test_the_command_imports_no_torch(tmp_path):
     )
 
 
-def test_every_listed_name_can_be_planned_or_says_why_not(capsys, monkeypatch):
+def test_every_listed_name_can_be_planned_or_gives_a_reason(capsys, monkeypatch):
     planned = []
     monkeypatch.setattr(
         "vlpeft.benchmark.plan.check.plan",
@@ -558,7 +562,10 @@ def test_every_listed_name_can_be_planned_or_says_why_not(capsys, monkeypatch):
 
 @pytest.mark.parametrize(("scale", "says"), [("", "reproduced"), ("tiny", "not comparable")])
 def test_the_command_finds_the_sweeps_plan(capsys, tmp_path, monkeypatch, scale, says):
-    """A table without a sweep of its name looks where the sweep that it names was launched; the two scales never mix."""
+    """A table without a sweep of its own name uses the launch of the sweep that it names.
+
+    The two scales never mix.
+    """
     monkeypatch.chdir(tmp_path)
     root = tmp_path / "runs" / "vl_pet" / (f"table2@{scale}" if scale else "table2")
     small_ones = {"root": "", "weights": "tiny"} if scale else {}
@@ -612,7 +619,7 @@ def test_the_list_of_sweeps_shows_every_published_table(capsys):
     assert names.index("quickstart") < names.index("dora/table") < names.index("p_adapter/table1")
     assert len(set(names)) == len(names)
     _, text, _ = run(capsys, "list", "sweeps")
-    assert "\n\np_adapter/figure4" in text  # a new group behind an empty line
+    assert "\n\np_adapter/figure4" in text  # an empty line separates a new group
 
 
 @pytest.mark.parametrize(
@@ -629,9 +636,7 @@ def test_the_list_of_sweeps_shows_every_published_table(capsys):
         ),
     ],
 )
-def test_results_that_were_asked_for_must_be_there(
-    options, words, capsys, monkeypatch, tmp_path
-) -> None:
+def test_requested_results_must_exist(options, words, capsys, monkeypatch, tmp_path) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as done:
         cli.main(["table", "vl_adapter/table3", *options])
@@ -639,7 +644,7 @@ def test_results_that_were_asked_for_must_be_there(
     assert words in capsys.readouterr().err
 
 
-def test_the_caption_names_an_address_once_and_says_what_repeats():
+def test_the_caption_names_an_address_and_repetitions_once():
     made = table()
     text = render(published_table("t", made, None, None), "text").splitlines()
     assert text[1:3] == [

@@ -1,4 +1,4 @@
-"""Every published number has a cell of its sweep or a reason; every cell of such a sweep has a number."""
+"""Each published number has a cell or a reason, and each cell of such a sweep has a number."""
 
 from pathlib import Path
 
@@ -13,7 +13,8 @@ from vlpeft.results.papers.published import load_published, published_names
 from vlpeft.results.scale import scale_notes
 
 SWEPT = sorted({sweep for name in published_names() if (sweep := find_sweep(name))})
-# What mending the release changes, and what the paper says where the release does otherwise: nothing was printed of either.
+# Settings for which no paper prints a number: repairs of the release, and the paper's own variant
+# where they differ.
 WITHOUT_TABLE = {"routing/repaired", "p_adapter/paper"}
 
 
@@ -50,7 +51,10 @@ def test_every_sweep_in_a_papers_folder_is_a_table_or_known() -> None:
 def test_a_sweep_is_planned_where_its_data_is_not(
     sweep: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every cell is built on the meta device and listed with what it lacks; nothing is launched without data."""
+    """Every cell is built on the meta device and listed with what it lacks.
+
+    Nothing is launched without data.
+    """
     monkeypatch.setenv("VLPEFT_DATA", str(tmp_path / "nowhere"))
     cells = plan(sweep, need_data=False).cells
     assert [cell.id for cell in cells] == [cell.id for cell in expand(sweep)]

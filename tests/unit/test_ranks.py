@@ -1,4 +1,4 @@
-"""Several processes on one cell: the same training as in one, predictions shared out, resuming, and what happens when one dies."""
+"""Several processes on one cell: the same training, shared predictions, resuming, failures."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ WORLDS = (2, 3)
 
 @pytest.fixture(autouse=True)
 def _nothing_is_left() -> Iterator[None]:
-    """No process outlives its cell."""
+    """Check that no process outlives its cell."""
     yield
     assert multiprocessing.active_children() == []
 
@@ -61,8 +61,12 @@ def _nothing_is_left() -> Iterator[None]:
 
 
 def job(case: Case) -> Job:
-    """Seven of eight items, the one that is left, and seven again; several answers to some questions."""
-    # Adam divides by the gradient's own size: with a small eps it would blow up the rounding of gradients that ought to be 0.
+    """Train on seven of eight items, the remaining one, and seven again.
+
+    Some questions have several answers.
+    """
+    # Adam divides by the size of the gradient. A small eps would amplify the rounding of gradients
+    # that should be 0.
     protocol = replace(case.protocol, batch_size=7, weight_decay=0.1, clip_norm=0.5, eps=1e-4)
     if case.backbone == "blip":
         protocol = replace(protocol, loss_mean="questions")
@@ -81,7 +85,10 @@ def together() -> dict[int, list[dict[str, Any]]]:
 @pytest.mark.parametrize("world", WORLDS)
 @pytest.mark.parametrize("index", range(len(CASES)), ids=map(str, CASES))
 def test_as_in_one_process(together, index: int, world: int) -> None:
-    """Uneven pieces, empty pieces, parts of pieces: the loss is always the mean over all terms of the batch."""
+    """The loss is always the mean over all terms of the batch.
+
+    Pieces are uneven or empty, and so are their parts.
+    """
     alone, found = train_alike(job(CASES[index]), ALONE), together[world][index]
     assert found["curve"] == [
         (step, pytest.approx(loss, rel=1e-5)) for step, loss in alone["curve"]
@@ -91,8 +98,11 @@ def test_as_in_one_process(together, index: int, world: int) -> None:
         np.testing.assert_allclose(found["tensors"][name], tensor, rtol=0, atol=1e-5, err_msg=name)
 
 
-def test_only_what_no_rank_has_stays_without_a_gradient() -> None:
-    """The optimizer passes over a parameter without one, such as another task's copy, and would decay it with a zero."""
+def test_a_gradient_is_none_only_if_no_rank_has_one() -> None:
+    """The optimizer skips a parameter without a gradient, such as the copy of another task.
+
+    A zero gradient would let it decay.
+    """
     assert in_ranks(sum_some, 2) == [(1.0, 2 * 10**10 + 1), [[3.0, 30.0], [2.0, 20.0], None]]
 
 
@@ -104,7 +114,7 @@ def test_pieces_are_the_batch(size: int, world: int) -> None:
     assert max(map(len, pieces)) - min(map(len, pieces)) <= 1
 
 
-def test_draws_are_a_ranks_own_and_a_function_of_the_step() -> None:
+def test_draws_depend_on_the_rank_and_the_step() -> None:
     def draw(rank: int, step: int, world: int = 2) -> float:
         Ranks(rank, world).reseed(0, step)
         return torch.rand(()).item()
@@ -117,7 +127,7 @@ def test_draws_are_a_ranks_own_and_a_function_of_the_step() -> None:
     assert [draw(0, 3, 1), draw(0, 3, 1)] == expected, "one process goes on with its stream"
 
 
-def test_ranks_with_other_weights_are_found_out() -> None:
+def test_ranks_with_other_weights_are_detected() -> None:
     with pytest.raises(RankFailed, match="models with different weights"):
         in_ranks(be_unlike, 2)
 
@@ -147,7 +157,8 @@ def test_each_rank_has_a_gpu(monkeypatch) -> None:
 # Whole cells.
 
 RECIPE = (
-    "{lr: 1e-3, epochs: 2, batch_size: 7, train_limit: 19, eval_limit: 9, select: best, augment: blip, weight_decay: 0.01, clip_norm: 1.0,"
+    "{lr: 1e-3, epochs: 2, batch_size: 7, train_limit: 19, eval_limit: 9, select: best, "
+    "augment: blip, weight_decay: 0.01, clip_norm: 1.0,"
     " max_output_tokens: 12, metric_tokenizer: treebank}"
 )
 DROPPING = "{lr: 1e-3, steps: 30, batch_size: 6, train_limit: 24, eval_limit: 9}"
@@ -174,14 +185,18 @@ def predicted(root: Path) -> bytes:
 
 @pytest.mark.parametrize("task", ["vqa", "captioning"])
 def test_a_cell_as_in_one_process(tmp_path, task: str) -> None:
-    """Nine examples in batches of four, of two epochs the better: views, scores, predictions and their order are the same."""
+    """Nine examples in batches of four, the better of two epochs.
+
+    Views, scores, predictions and their order are the same.
+    """
     backbone, metric = {
         "vqa": ("vit_roberta", "vqa_accuracy"),
         "captioning": ("vit_gpt2", "rouge_l"),
     }[task]
     lines = {
         "tasks": f"[{{task: {task}, dataset: small_shapes.yaml}}]",
-        "backbones": f"[{{name: {backbone}, text: tiny, vision: tiny, protocol: {{metrics: [{metric}]}}}}]",
+        "backbones": f"[{{name: {backbone}, text: tiny, vision: tiny, "
+        f"protocol: {{metrics: [{metric}]}}}}]",
     }
     made = planned(tmp_path, protocol=RECIPE, **lines)
     alone, several = run(made, tmp_path / "alone", 1), run(made, tmp_path / "several", 2)
@@ -201,7 +216,7 @@ def test_a_cell_as_in_one_process(tmp_path, task: str) -> None:
 
 
 def stop_after(made: Plan, root: Path, step: int, ranks: int) -> int:
-    """Run until that step has been heard of, then ask to stop; returns the step at which it was saved."""
+    """Run until that step is reported, then ask to stop; return the step at which it was saved."""
     heard: list[int] = []
 
     def progress(phase: str, done: int, _total: int) -> None:
@@ -215,7 +230,7 @@ def stop_after(made: Plan, root: Path, step: int, ranks: int) -> int:
 
 
 def test_resumed_with_the_same_bits(tmp_path) -> None:
-    """Dropout draws on: what two ranks draw is a function of the step."""
+    """Dropout is included: the draws of two ranks are functions of the step."""
     made = planned(tmp_path, protocol=DROPPING, methods="[{name: lora, rank: 4, dropout: 0.3}]")
     whole = run(made, tmp_path / "whole", 2)
     saved = stop_after(made, tmp_path / "parts", 3, 2)
@@ -253,7 +268,7 @@ def test_a_killed_rank_fails_the_cell(tmp_path) -> None:
     assert not Store(tmp_path / "root").is_held(made.cells[0].id)
 
 
-def test_what_the_user_can_mend_is_told_as_such(tmp_path) -> None:
+def test_user_errors_are_reported_as_such(tmp_path) -> None:
     made = planned(
         tmp_path, protocol="{lr: 1e30, steps: 4, batch_size: 4, train_limit: 8, eval_limit: 4}"
     )
@@ -263,7 +278,7 @@ def test_what_the_user_can_mend_is_told_as_such(tmp_path) -> None:
     assert json.loads(path.read_text())["cause"] == "settings"
 
 
-def test_an_interrupted_cell_leaves_nobody(tmp_path) -> None:
+def test_an_interrupted_cell_leaves_no_process(tmp_path) -> None:
     made = planned(tmp_path, protocol=DROPPING)
 
     def progress(phase: str, step: int, _total: int) -> None:
@@ -307,8 +322,8 @@ def test_the_command(tmp_path, main) -> None:
 # The processes.
 
 
-def test_the_cause_is_told_and_not_what_follows_from_it() -> None:
-    """Rank 1 fails; ranks 0 and 2, which wait for it, lose it."""
+def test_the_cause_is_reported_and_not_its_consequences() -> None:
+    """Rank 1 fails; ranks 0 and 2, which wait for it, lose their connection."""
     with pytest.raises(RankFailed) as error:
         in_ranks(fail, 3, 1, "raise")
     assert error.value.about == {
@@ -323,13 +338,16 @@ def test_the_cause_is_told_and_not_what_follows_from_it() -> None:
     [("leave", r"exited without an error message \(exit code 3\)"), ("die", r"was killed by SIGKILL")],
 )
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_rank_that_says_nothing(rank: int, how: str, words: str) -> None:
+def test_a_rank_without_a_message(rank: int, how: str, words: str) -> None:
     with pytest.raises(RankFailed, match=f"^rank {rank} {words}"):
         in_ranks(fail, 2, rank, how)
 
 
-def test_signals_are_for_the_process_that_starts_them() -> None:
-    """SLURM sends them to every process of a job; a rank that died of one could not be saved."""
+def test_ranks_ignore_signals() -> None:
+    """SLURM sends them to every process of a job.
+
+    The state of a rank that a signal ended could not be saved.
+    """
     heard: list[object] = []
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
     assert in_ranks(be_deaf, 1, hear=lambda *what: heard.append(what)) == [0, 1]

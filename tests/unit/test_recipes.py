@@ -1,4 +1,4 @@
-"""Recipes: rules, layers in their order, and where each value comes from."""
+"""Recipes: rules, the order of layers, and the origin of each value."""
 
 import re
 from pathlib import Path
@@ -56,16 +56,16 @@ def test_rules_apply_in_order_where_all_conditions_hold(rules) -> None:
 
 def test_later_layers_win(rules) -> None:
     own = {"base": "ours", "steps": 7}
-    assert resolved(own) == (1e-3, 7, 32)  # the sweep's own keys stand over the base's rules
+    assert resolved(own) == (1e-3, 7, 32)  # the sweep's own keys override the rules of the base
     assert resolved(own, {"steps": 8}, {"lr": 1.0}) == (1.0, 8, 32)
     assert resolved(own, {"steps": 8}, {"steps": 9}) == (
         1e-3,
         9,
         32,
-    )  # the method's entry stands over the backbone's
+    )  # the method's entry overrides that of the backbone
     assert resolved(own, {"steps": None}, {"steps": 4}) == (1e-3, 4, 32)
     assert recipe(own, {"steps": None, "epochs": 3}).epochs == 3
-    assert resolved({"lr": 1.0, "steps": 1}) == (1.0, 1, 64)  # no base at all
+    assert resolved({"lr": 1.0, "steps": 1}) == (1.0, 1, 64)  # no base
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_later_layers_win(rules) -> None:
         ("steps: 200", "setps: 200", "here: unknown key 'setps'; did you mean 'steps'?"),
     ],
 )
-def test_slips_in_a_protocol_file(rules, old, new, message) -> None:
+def test_typos_in_a_protocol_file(rules, old, new, message) -> None:
     rules.write_text(RULES.replace(old, new, 1))
     with pytest.raises(UserError, match=re.escape(message)):
         resolved()
@@ -95,7 +95,7 @@ def written(path: Path, text: str) -> None:
     path.with_name("derived.yaml").write_text(text)
 
 
-def test_a_base_stands_below_the_protocol_that_names_it(rules) -> None:
+def test_a_base_comes_before_the_protocol_that_names_it(rules) -> None:
     written(
         rules,
         "base: ours\ndefaults: {steps: 50}\nrules: [{when: {method: bitfit}, set: {lr: 0.5}}]\n",
@@ -148,7 +148,7 @@ rules:
         ("{task.kind: 8}", "rules[0]: unknown condition 'task.kind'"),
     ],
 )
-def test_slips_in_conditions_on_settings(rules, when, message) -> None:
+def test_typos_in_conditions_on_settings(rules, when, message) -> None:
     written(rules, f"base: ours\ndefaults: {{}}\nrules: [{{when: {when}, set: {{}}}}]\n")
     with pytest.raises(UserError, match=re.escape(message)):
         recipe("derived", **{"method.rank": 8})
@@ -171,7 +171,12 @@ def test_origins_in_a_sweep(tmp_path) -> None:
     (tmp_path / "a.yaml").write_text("""
 protocol: {base: quickstart, eps: 1e-7, clip_norm: null, precision: bf16}
 tasks: [vqa/mine.yaml]
-backbones: [{name: blip, label: small, weights: tiny, image_size: 64, protocol: {clip_norm: 2.0, precision: fp32}}]
+backbones:
+  - name: blip
+    label: small
+    weights: tiny
+    image_size: 64
+    protocol: {clip_norm: 2.0, precision: fp32}
 methods: [{name: lora, label: ours, protocol: {precision: bf16}}]
 """)
     (cell,) = cross_layers(str(tmp_path / "a.yaml"))
@@ -201,7 +206,7 @@ methods: [{name: lora, label: ours, protocol: {precision: bf16}}]
     assert (cell.planned.cell.protocol.eval_split, cell.planned.cell.protocol.lr) == ("val", 2e-3)
 
 
-def test_what_a_dataset_asks_for_is_no_part_of_what_it_is(tmp_path) -> None:
+def test_the_protocol_of_a_dataset_is_not_part_of_its_identity(tmp_path) -> None:
     data, sweep = tmp_path / "mine.yaml", tmp_path / "a.yaml"
     sweep.write_text("""
 protocol: {lr: 0.5, steps: 1}

@@ -1,4 +1,7 @@
-"""Records: written once and whole, whoever writes and whenever it is killed; anything else is refused by name."""
+"""Records are written once and completely, by any process and even if it is killed.
+
+A file that is not a valid record is refused by name.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,8 @@ from vlpeft.benchmark.run.runner import run_cell
 from vlpeft.benchmark.run.runtime import Runtime
 
 SWEEP = """
-protocol: {steps: 2, batch_size: 4, lr: 1e-3, train_limit: 8, eval_limit: 4, metrics: [vqa_accuracy]}
+protocol:
+  {steps: 2, batch_size: 4, lr: 1e-3, train_limit: 8, eval_limit: 4, metrics: [vqa_accuracy]}
 tasks: [{task: vqa, dataset: ./scenes.yaml}]
 backbones: [{name: vit_roberta, text: tiny, vision: tiny}]
 methods: [lora]
@@ -32,13 +36,15 @@ from vlpeft.benchmark.cells.records import Record, Store
 
 root, who, go = sys.argv[1:]
 curve = [(i, float(who)) for i in range(5000)]
-record = Record(id="cell", cell={}, metrics={"who": float(who)}, cost={}, curve=curve, provenance={})
+metrics = {"who": float(who)}
+record = Record(id="cell", cell={}, metrics=metrics, cost={}, curve=curve, provenance={})
 print("ready", flush=True)
 while not Path(go).exists():
     time.sleep(0.001)
 print(Store(Path(root)).publish(record), flush=True)
 """
-# A child writes records and one file over and over; its parent kills it at a random moment, many times.
+# A child writes records and one file repeatedly. Its parent kills it at a random moment, many
+# times.
 KILLED = """
 import os, random, signal, sys, time
 from pathlib import Path
@@ -54,7 +60,9 @@ for round in range(30):
         os.write(writing, b".")
         for i in range(1000):
             curve = [(j, 0.1 * j) for j in range(4000)]
-            Store(root).publish(Record(id=f"{round:02}-{i:03}", cell={}, metrics={}, cost={}, curve=curve, provenance={}))
+            id = f"{round:02}-{i:03}"
+            record = Record(id=id, cell={}, metrics={}, cost={}, curve=curve, provenance={})
+            Store(root).publish(record)
             for letter in b"abcde":
                 write_atomically(root / "state", bytes([letter]) * SIZE)
         os._exit(0)
@@ -132,7 +140,7 @@ def test_of_many_writers_exactly_one_wins(tmp_path: Path) -> None:
     assert found.curve == [(i, winner) for i in range(5000)]
 
 
-def test_kill_at_any_moment_leaves_a_record_absent_or_whole(tmp_path: Path) -> None:
+def test_a_killed_writer_leaves_a_record_absent_or_complete(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", KILLED, str(tmp_path)],
         capture_output=True,
@@ -141,8 +149,8 @@ def test_kill_at_any_moment_leaves_a_record_absent_or_whole(tmp_path: Path) -> N
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
-    found = list(Store(tmp_path).records())  # reads and checks every one
-    assert found  # how many depends on the machine; none would mean that nothing was ever written
+    found = list(Store(tmp_path).records())  # reads and checks every record
+    assert found  # the number depends on the machine; none would mean that nothing was ever written
     assert all(len(r.curve) == 4000 for r in found)
 
 
@@ -258,8 +266,11 @@ def test_a_held_cell_runs_elsewhere_and_a_finished_one_is_done(cell: str, tmp_pa
     assert run_cell(cell, tmp_path, Runtime(device="cpu")) == "already done"
 
 
-def test_a_look_at_a_cell_does_not_keep_a_worker_from_it(cell: str, tmp_path: Path) -> None:
-    """`is_held` takes the lock for a moment; a worker that starts just then must wait for it, not leave the cell undone."""
+def test_reading_the_state_of_a_cell_does_not_block_a_worker(cell: str, tmp_path: Path) -> None:
+    """`is_held` takes the lock for a moment.
+
+    A worker that starts then must wait for it instead of leaving the cell undone.
+    """
     looking, looked = threading.Event(), threading.Event()
 
     def look() -> None:

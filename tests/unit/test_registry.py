@@ -1,4 +1,7 @@
-"""Registries: found by reading, not by importing; what is read equals what runs; other packages join through entry points."""
+"""Registries are read without imports and agree with the imported classes.
+
+Other packages join through entry points.
+"""
 
 import dataclasses
 import json
@@ -33,11 +36,15 @@ REGISTRIES = {
 }
 ENTRIES = [(kind, name) for kind, known in REGISTRIES.items() for name in known.entries]
 HEAVY = ("torch", "transformers", "timm", "open_clip", "submitit")
-COMMAND = "import sys; from vlpeft.benchmark.cli.main import main\ntry: main(sys.argv[1:])\nfinally: print(*sorted(sys.modules), file=sys.stderr)"
+COMMAND = (
+    "import sys; from vlpeft.benchmark.cli.main import main\n"
+    "try: main(sys.argv[1:])\n"
+    "finally: print(*sorted(sys.modules), file=sys.stderr)"
+)
 
 
 def modules_of(*arguments: object, folder: Path | None = None) -> tuple[str, set[str]]:
-    """Run the command in a fresh interpreter: its output, and what it has imported."""
+    """Run the command in a fresh interpreter; return its output and the imported modules."""
     paths = (
         {"PYTHONPATH": os.pathsep.join(map(str, [folder, registry.REPOSITORY]))} if folder else {}
     )
@@ -68,7 +75,7 @@ def test_listing_imports_nothing_heavy(what) -> None:
 
 
 @pytest.mark.parametrize("arguments", [("--help",), ("sweep", "--help"), ("sweeep",)])
-def test_help_imports_next_to_nothing(arguments) -> None:
+def test_help_imports_almost_nothing(arguments) -> None:
     out, modules = modules_of(*arguments)
     assert modules.isdisjoint((*HEAVY, "pandas", "pydantic", "numpy"))
     assert ("usage: vlpeft" in out) == ("--help" in arguments)
@@ -76,7 +83,7 @@ def test_help_imports_next_to_nothing(arguments) -> None:
 
 @pytest.mark.parametrize("command", ["status", "table"])
 def test_reading_results_never_imports_torch(command, tmp_path) -> None:
-    """With a plan that holds every shipped sweep's kinds of cells, none of them run."""
+    """The plan holds every kind of cell of the shipped sweeps, and none of them has run."""
     from vlpeft.benchmark.cells.cell import Plan
     from vlpeft.benchmark.cells.records import to_json
     from vlpeft.benchmark.core.config import dump
@@ -104,8 +111,8 @@ def test_reading_results_never_imports_torch(command, tmp_path) -> None:
 
 
 @pytest.mark.parametrize(("kind", "name"), ENTRIES)
-def test_what_is_read_equals_what_runs(kind, name) -> None:
-    """The source's decorator and fields against the class's attributes and dataclass fields."""
+def test_the_read_entry_equals_the_imported_class(kind, name) -> None:
+    """The decorator and fields in the source equal the attributes and fields of the class."""
     entry = REGISTRIES[kind].entry(name)
     cls = REGISTRIES[kind].load(name)
     assert (cls.__module__, cls.__name__, cls.name) == (entry.module, entry.attribute, name)
@@ -116,7 +123,7 @@ def test_what_is_read_equals_what_runs(kind, name) -> None:
     fields = {f.name: f for f in dataclasses.fields(cls)} if dataclasses.is_dataclass(cls) else {}
     fields.pop(
         "root", None
-    ) if kind == "format" else None  # every format has it; it is no setting of a cell
+    ) if kind == "format" else None  # every format has it, but it is not a setting of a cell
     assert set(entry.settings) == set(fields)
     for key, written in entry.settings.items():
         required = (
@@ -129,7 +136,7 @@ def test_what_is_read_equals_what_runs(kind, name) -> None:
 
 
 def listed(hint) -> tuple:
-    """The values of all Literals in a type."""
+    """Return the values of all Literals in a type."""
     if typing.get_origin(hint) is Literal:
         return typing.get_args(hint)
     return tuple(value for inner in typing.get_args(hint) for value in listed(inner))
@@ -145,7 +152,7 @@ def test_allowed_values_are_those_of_the_types(kind, name) -> None:
     }
 
 
-def test_what_a_list_says_of_settings() -> None:
+def test_settings_in_a_list() -> None:
     row = next(row for row in listing("methods") if row["name"] == "routing_lora")
     assert (row["settings"]["alpha"], row["settings"]["targets"], row["required"]) == (
         16.0,
@@ -185,7 +192,7 @@ def test_names_can_be_typed(kind) -> None:
 
 
 @pytest.mark.parametrize("name", METHODS.entries)
-def test_methods_say_where_they_come_from(name) -> None:
+def test_methods_name_their_source(name) -> None:
     options = METHODS.entry(name).options
     assert set(options) == {"paper", "needs"}
     assert re.search(r"\d{4}", options["paper"])
@@ -209,7 +216,11 @@ def test_unknown_names() -> None:
         TASKS.entry("zzzzzz")
 
 
-ENTRY = '@register("{name}", paper="Nobody 1999", needs=())\n@dataclass(frozen=True)\nclass {cls}({base}):\n    """A {name}."""\n\n'
+ENTRY = (
+    '@register("{name}", paper="Nobody 1999", needs=())\n'
+    "@dataclass(frozen=True)\n"
+    'class {cls}({base}):\n    """A {name}."""\n\n'
+)
 
 
 def source(
@@ -227,14 +238,14 @@ def repository(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-def test_adding_a_file_is_all_there_is_to_do(repository) -> None:
+def test_adding_a_file_is_enough(repository) -> None:
     source(
         repository / "plugins" / "one.py",
         "one",
         "One",
         body="    size: int = 8\n    names: tuple[str, ...] = ('a',)\n    must: str\n",
     )
-    entry = Registry("thing", "plugins").entry("one")  # its module could not even be imported
+    entry = Registry("thing", "plugins").entry("one")  # its module cannot even be imported
     assert (entry.module, entry.attribute, entry.summary) == ("plugins.one", "One", "A one.")
     assert entry.options == {"paper": "Nobody 1999", "needs": ()}
     assert entry.settings == {"size": "8", "names": "('a',)", "must": ""}
@@ -338,7 +349,8 @@ class ForeignNorms(Method):
             unfreeze(site.norm.parameters())
 
     def trainable(self, backbone):
-        return sum(p.numel() for site in backbone.sites[:: self.every] for p in site.norm.parameters())
+        norms = [site.norm for site in backbone.sites[:: self.every]]
+        return sum(p.numel() for norm in norms for p in norm.parameters())
 '''
 SWEEP = """
 protocol: {lr: 1e-3, steps: 2, batch_size: 4, train_limit: 8, eval_limit: 4}
@@ -349,7 +361,7 @@ methods: [{name: foreign_norms, every: 2}]
 
 
 def test_a_method_of_another_package(tmp_path) -> None:
-    """Listed, planned and run in fresh processes that find the package on their path, as an installed one is found."""
+    """It is listed, planned and run in fresh processes that find the package on their path."""
     site = tmp_path / "site"
     about = site / "foreign_package-1.0.dist-info"
     about.mkdir(parents=True)
@@ -390,4 +402,4 @@ def test_a_method_of_another_package(tmp_path) -> None:
     )
     assert record["cell"]["method"] == {"name": "foreign_norms", "settings": {"every": 2}}
     assert record["cost"]["trainable"] > record["cost"]["head"]
-    assert row["name"] not in METHODS.entries  # nothing is left behind
+    assert row["name"] not in METHODS.entries  # nothing remains

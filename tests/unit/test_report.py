@@ -1,4 +1,4 @@
-"""The report page, as parsed: whole without a network, the same bytes again, and nothing shown that was not measured."""
+"""The parsed report page: complete without a network, repeatable, and only measured values."""
 
 import base64
 import hashlib
@@ -30,7 +30,10 @@ VOID = {"meta", "link", "input", "br", "img", "path", "image", "use"}
 
 
 class Page(HTMLParser):
-    """Elements in their order, with attributes and the text directly inside; complains where tags do not fit."""
+    """The elements of a page in order, with attributes and direct text.
+
+    It reports tags that do not match.
+    """
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -59,7 +62,7 @@ class Page(HTMLParser):
             self.inside[number] = self.inside.get(number, "") + data
 
     def all(self, tag, **wanted) -> list[tuple[dict, str]]:
-        """Attributes and text of the elements of this tag and these attributes."""
+        """Return attributes and text of the elements with this tag and these attributes."""
         found = [
             (attrs, " ".join(self.inside.get(i, "").split()))
             for i, (name, attrs) in enumerate(self.elements)
@@ -74,7 +77,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """The result folder, its plan and the page's text."""
+    """Return the result folder, its plan and the text of the page."""
     root = tmp_path_factory.mktemp("root")
     launched = fill(root, plan())
     (path,) = write_report([(launched, Store(root))], tmp_path_factory.mktemp("out"), 8)
@@ -110,7 +113,7 @@ def test_nothing_is_loaded(made, page):
     assert "http" not in policy["content"]
 
 
-def test_the_policy_allows_the_pages_own_script_alone(made, page):
+def test_the_policy_allows_only_the_script_of_the_page(made, page):
     (script,) = re.findall(r'<script type="module">(.*?)</script>', made[2], re.S)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     ((policy, _),) = page.all("meta", http_equiv="Content-Security-Policy")
@@ -118,14 +121,14 @@ def test_the_policy_allows_the_pages_own_script_alone(made, page):
     assert not any(key.startswith("on") for _, attrs in page.elements for key in attrs)
 
 
-def test_what_people_and_models_wrote_stays_text(made, page):
+def test_text_of_people_and_models_is_escaped(made, page):
     assert NASTY not in made[2]
     assert [tag for tag, _ in page.elements].count("img") == 0
     assert any(NASTY in text for text in page.texts)
     assert f"odd {NASTY}" in {row[1] for row in embedded(page)["scores"]["rows"]}
 
 
-def test_half_a_character_spoils_no_page(tmp_path):
+def test_half_a_character_does_not_break_a_page(tmp_path):
     launched = fill(tmp_path, plan())
     path = Store(tmp_path).folder(launched.cells[0].id) / "predictions.jsonl"
     path.write_text(path.read_text().replace('"prediction": "', '"prediction": "\\ud83d'))
@@ -133,7 +136,7 @@ def test_half_a_character_spoils_no_page(tmp_path):
     assert "\\ud83d" in page.read_text(encoding="utf-8")
 
 
-def test_the_same_records_give_the_same_bytes_wherever_they_lie(made, tmp_path):
+def test_the_same_records_give_the_same_bytes_in_any_folder(made, tmp_path):
     launched = fill(tmp_path / "elsewhere", plan())
     (path,) = write_report([(launched, Store(tmp_path / "elsewhere"))], tmp_path / "out", 8)
     assert path.read_text(encoding="utf-8") == made[2]
@@ -184,10 +187,10 @@ def test_a_folder_that_cannot_be_written_is_named(made, tmp_path):
         write_report([(made[1], Store(made[0]))], tmp_path / "file", 0)
 
 
-# --- what it says ---
+# --- text ---
 
 
-def test_the_title_says_what_is_small(page):
+def test_the_title_names_small_parts(page):
     title = "A made sweep (tiny towers, embedded data)"
     assert {page.all("title")[0][1], page.all("h1")[0][1]} == {title}
     ((_, warning),) = page.all("p", **{"class": "label-small"})
@@ -200,7 +203,7 @@ def test_cells_are_counted_by_state(page):
     assert {"12 cells done", "1 cell failed", "1 cell missing", "2 cells skipped"} <= set(tiles)
 
 
-def test_the_leaderboard_holds_means_and_never_a_mean_of_some_seeds(page):
+def test_the_leaderboard_has_no_mean_of_some_seeds(page):
     rows = {
         (attrs.get("data-method"), text) for attrs, text in page.all("tr") if "data-method" in attrs
     }
@@ -228,7 +231,7 @@ def test_every_chart_has_a_title_a_description_labels_and_n(page):
     figures = [text for attrs, text in page.all("figure", **{"class": "chart"})]
     assert (
         len(figures) == 2 * 3 + 2 + 2 + 2 * 2 + 2 * 2
-    )  # costs, seeds, curves, p and mu after training and on the way
+    )  # costs, seeds, curves, p and mu at the end and during training
     assert all(re.search(r"n = \d+ ", text) and re.search(r"\d seeds", text) for text in figures)
     charts = [attrs for attrs, _ in page.all("svg", role="img") if "aria-labelledby" in attrs]
     assert len(charts) == len(figures)
@@ -244,7 +247,7 @@ def test_every_chart_has_a_title_a_description_labels_and_n(page):
     )  # the names of methods label the other axis of strips
 
 
-def test_what_is_said_of_colours_shapes_and_shading_is_so(page, tmp_path):
+def test_the_legend_of_colours_shapes_and_shading_is_true(page, tmp_path):
     texts = [text for _, text in page.all("summary")]
     assert "4 methods: colours" in texts
     assert (
@@ -266,7 +269,7 @@ def test_what_is_said_of_colours_shapes_and_shading_is_so(page, tmp_path):
     assert f"{len(cells)} methods: colours and shapes" in texts
 
 
-def test_tables_and_sections_can_be_found_without_a_script(page):
+def test_tables_and_sections_are_accessible_without_a_script(page):
     assert all("hidden" in attrs for attrs, _ in page.all("form"))
     assert all(attrs.get("scope") in ("col", "row") for attrs, _ in page.all("th"))
     assert all(
@@ -287,7 +290,7 @@ def test_tables_and_sections_can_be_found_without_a_script(page):
     }
 
 
-def test_published_numbers_stand_beside_measured_ones(made, tmp_path):
+def test_published_numbers_appear_next_to_measured_ones(made, tmp_path):
     root, launched, _ = made
     (path,) = write_report(
         [(replace(launched, sweep="p_adapter/table2@tiny"), Store(root))], tmp_path, 0
@@ -297,7 +300,7 @@ def test_published_numbers_stand_beside_measured_ones(made, tmp_path):
     assert sum(text.endswith("not run") for _, text in shown.all("tr")) > 10
 
 
-def test_a_page_without_any_record_says_what_is_missing(tmp_path):
+def test_a_page_without_records_names_what_is_missing(tmp_path):
     (path,) = write_report([(plan(), Store(tmp_path))], tmp_path / "out")
     shown = Page(path.read_text(encoding="utf-8"))
     assert embedded(shown)["cells"] == {"done": 0, "failed": 0, "missing": 14, "skipped": 2}
@@ -340,7 +343,7 @@ def test_a_page_does_not_grow_with_the_length_of_curves(made):
     }
 
 
-def test_sites_stand_in_the_models_order(made):
+def test_sites_are_in_the_order_of_the_model(made):
     model = gather(made[1], ReadOnce.of(Store(made[0])))
     assert [(each.backbone, each.quantity) for each in model.followed] == [
         ("blip", "p"),
@@ -360,7 +363,7 @@ def test_sites_stand_in_the_models_order(made):
 # --- charts ---
 
 
-def test_the_front_is_what_nothing_beats():
+def test_no_point_beats_the_front():
     dots = [
         Dot(name, i, x, y, None)
         for i, (name, x, y) in enumerate(
@@ -376,7 +379,7 @@ def test_the_front_is_what_nothing_beats():
 ABOUT = {"title": "t", "caption": "n"}
 
 
-def test_methods_at_one_point_hide_none():
+def test_methods_at_one_point_are_all_visible():
     dots = [
         Dot("lora", 0, 10.0, 50.0, 0.5),
         Dot("other", 1, 20.0, 40.0, 0.5),
@@ -413,8 +416,8 @@ def test_points_that_nearly_touch_share_a_disc_and_others_do_not():
     ]
 
 
-def test_names_keep_clear_of_dots_and_of_one_another():
-    """A dot stands where the first one's name would."""
+def test_names_overlap_neither_dots_nor_names():
+    """A dot takes the place of the first dot's name."""
     dots = [
         Dot("the best of all", 0, 10.0, 50.0, None),
         Dot("k", 1, 12.0, 50.0, None),
@@ -437,8 +440,11 @@ def test_many_names_at_one_point_become_a_number():
     assert (label.text, label.methods) == ("a rather long name 0 +4", (0, 1, 2, 3, 4))
 
 
-def test_a_label_stands_for_each_of_its_methods(tmp_path):
-    """Two methods of equal parameters and scores: the page's script finds both by the label's numbers."""
+def test_a_label_represents_each_of_its_methods(tmp_path):
+    """Two methods have equal parameters and scores.
+
+    The script of the page finds both by the numbers of the label.
+    """
     launched = fill(tmp_path, plan())
     for cell in launched.runnable():
         path = Store(tmp_path).folder(cell.id) / "record.json"
@@ -463,7 +469,7 @@ def test_a_label_stands_for_each_of_its_methods(tmp_path):
     [
         ([0.0, 10.0], False, ["0", "2", "4", "6", "8", "10"]),
         ([1.0, 1000.0], True, ["1", "3", "10", "30", "100", "300", "1,000"]),
-        ([0.0, 1000.0], True, ["0", "200", "400", "600", "800", "1,000"]),  # no logarithm of zero
+        ([0.0, 1000.0], True, ["0", "200", "400", "600", "800", "1,000"]),  # zero has no logarithm
         ([3.0], False, ["2.85", "2.9", "2.95", "3", "3.05", "3.1", "3.15"]),
         ([], False, ["0", "0.2", "0.4", "0.6", "0.8", "1"]),
     ],
@@ -484,7 +490,7 @@ def test_numbers_on_axes_are_short():
     ]
 
 
-def test_points_lie_inside_their_chart():
+def test_points_are_inside_their_chart():
     dots = [Dot(f"m{i}", i, 10.0**i, i * i - 3.0, 0.5) for i in range(6)]
     for figure in (
         scatter(dots, ("time", "s"), "score", **ABOUT),
@@ -520,7 +526,7 @@ def test_examples_are_those_with_most_disagreement_and_their_answers_are_grouped
     assert {len(shown.answers) for shown in found.shown} == {2}, "disagreement where there is some"
 
 
-def test_who_is_better_is_counted_over_all_examples(made):
+def test_better_answers_are_counted_over_all_examples(made):
     store = ReadOnce.of(Store(made[0]))
     (found,) = browsers(made[1], store, gather(made[1], store), 1)
     lora, best = 0, 3
@@ -554,7 +560,7 @@ def test_pictures_are_embedded_once_and_are_the_datasets(made):
     assert len(uri) < 20_000
 
 
-def test_data_that_is_not_what_the_cells_saw_is_not_shown(made, monkeypatch):
+def test_data_that_the_cells_did_not_see_is_not_shown(made, monkeypatch):
     monkeypatch.setattr(type(DATA.open()), "fingerprint", lambda _: "0" * 12)
     store = ReadOnce.of(Store(made[0]))
     (found,) = browsers(made[1], store, gather(made[1], store), 2)
@@ -565,7 +571,7 @@ def test_data_that_is_not_what_the_cells_saw_is_not_shown(made, monkeypatch):
     assert all(shown.references and shown.answers for shown in found.shown)
 
 
-def test_missing_images_say_so_in_place(made, monkeypatch):
+def test_missing_images_are_marked_in_place(made, monkeypatch):
     def gone(self, image):
         raise UserError(f"no file {image}.png")
 
@@ -600,7 +606,7 @@ def test_a_damaged_line_of_predictions_is_named(tmp_path):
     assert write_report([(launched, Store(tmp_path))], tmp_path / "out", 0)
 
 
-def test_predictions_that_were_cut_at_the_end_of_a_line_are_not_counted(tmp_path):
+def test_predictions_cut_at_the_end_of_a_line_do_not_count(tmp_path):
     launched = fill(tmp_path, plan())
     folder = Store(tmp_path).folder(launched.cells[0].id)
     path, record = folder / "predictions.jsonl", json.loads((folder / "record.json").read_text())
@@ -613,7 +619,7 @@ def test_predictions_that_were_cut_at_the_end_of_a_line_are_not_counted(tmp_path
             write_report([(launched, Store(tmp_path))], tmp_path / "out")
 
 
-def test_answers_of_different_seeds_are_told(tmp_path):
+def test_answers_of_different_seeds_are_marked(tmp_path):
     launched = fill(tmp_path, plan())
     first = launched.cells[0]
     (Store(tmp_path).folder(first.id) / "record.json").unlink()
@@ -650,7 +656,7 @@ def test_examples_may_be_without_a_reference(tmp_path):
 
 
 @pytest.mark.parametrize("score", [None, "high"])
-def test_a_score_that_is_no_number_is_damage(tmp_path, score):
+def test_a_score_that_is_not_a_number_is_refused(tmp_path, score):
     launched = change_lines(tmp_path, scores={"vqa_accuracy": score})
     with pytest.raises(UserError, match="line 1 is damaged"):
         write_report([(launched, Store(tmp_path))], tmp_path / "out", 2)

@@ -1,4 +1,4 @@
-"""The report page in a headless Chromium: what its script adds, on a phone, in the dark, with the keyboard alone."""
+"""The report page in headless Chromium: its script, on a phone, in dark mode, by keyboard."""
 
 import pytest
 
@@ -11,25 +11,41 @@ pytestmark = pytest.mark.skipif(
     executable() is None, reason=f"no browser here: none of {', '.join(NAMES)}"
 )
 
-# The contrast of each visible text with what is painted behind it, WCAG 2.2 (1.4.3); below 4.5 (3 for large text) is too low.
+# The contrast of each visible text with the colour behind it (WCAG 2.2, 1.4.3). The minimum is 4.5,
+# or 3 for large text.
 CONTRAST = """(() => {
   const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
-  const parse = (colour) => { canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1);
-    return [...canvas.getImageData(0, 0, 1, 1).data]; };
-  const light = ([r, g, b]) => { const [x, y, z] = [r, g, b].map((v) => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
-    return 0.2126 * x + 0.7152 * y + 0.0722 * z; };
-  const behind = (element) => { for (let e = element; e; e = e.parentElement) {
-    const colour = parse(getComputedStyle(e).backgroundColor); if (colour[3] > 250) return colour; } return parse("white"); };
+  const parse = (colour) => {
+    canvas.clearRect(0, 0, 1, 1);
+    canvas.fillStyle = colour;
+    canvas.fillRect(0, 0, 1, 1);
+    return [...canvas.getImageData(0, 0, 1, 1).data];
+  };
+  const linear = (v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+  const light = ([r, g, b]) => {
+    const [x, y, z] = [r, g, b].map((v) => linear(v / 255));
+    return 0.2126 * x + 0.7152 * y + 0.0722 * z;
+  };
+  const behind = (element) => {
+    for (let e = element; e; e = e.parentElement) {
+      const colour = parse(getComputedStyle(e).backgroundColor);
+      if (colour[3] > 250) return colour;
+    }
+    return parse("white");
+  };
+  const skipped = ["SCRIPT", "TITLE", "DESC", "OPTION", "title", "desc"];
+  const isText = (node) => node.nodeType === 3 && node.textContent.trim();
   const low = new Set(); let seen = 0;
   for (const element of document.body.querySelectorAll("*")) {
-    const own = [...element.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim());
-    if (!own || !element.checkVisibility() || ["SCRIPT", "TITLE", "DESC", "OPTION", "title", "desc"].includes(element.tagName)) continue;
+    const own = [...element.childNodes].some(isText);
+    if (!own || !element.checkVisibility() || skipped.includes(element.tagName)) continue;
     const style = getComputedStyle(element), svg = element instanceof SVGElement;
     const [front, back] = [light(parse(svg ? style.fill : style.color)), light(behind(element))];
     const ratio = (Math.max(front, back) + 0.05) / (Math.min(front, back) + 0.05);
     seen += 1;
     const least = parseFloat(style.fontSize) >= 24 ? 3 : 4.5;
-    if (ratio < least) low.add(`${element.tagName}.${element.getAttribute("class")} ${ratio.toFixed(2)}`);
+    const name = `${element.tagName}.${element.getAttribute("class")}`;
+    if (ratio < least) low.add(`${name} ${ratio.toFixed(2)}`);
   }
   return { seen, low: [...low] };
 })()"""
@@ -49,13 +65,14 @@ def browser(tmp_path_factory):
 
 
 def table(browser, column: int) -> list[str]:
-    """A column of the first leaderboard, as shown."""
+    """Return a column of the first leaderboard as shown."""
     return browser.run(
-        f"[...document.querySelectorAll('#leaderboard tbody')[0].rows].map((row) => row.cells[{column}].textContent.trim())"
+        "[...document.querySelectorAll('#leaderboard tbody')[0].rows]"
+        f".map((row) => row.cells[{column}].textContent.trim())"
     )
 
 
-def test_only_the_file_is_read_and_nothing_is_complained_about(browser, path):
+def test_only_the_file_is_read_without_errors(browser, path):
     browser.requests.clear()
     browser.errors.clear()
     browser.open(path)
@@ -67,7 +84,7 @@ def test_only_the_file_is_read_and_nothing_is_complained_about(browser, path):
 
 @pytest.mark.parametrize("width", [360, 390, 1280])
 @pytest.mark.parametrize("dark", [False, True])
-def test_every_text_can_be_read_and_nothing_runs_off_the_screen(browser, path, width, dark):
+def test_every_text_is_readable_and_fits_the_screen(browser, path, width, dark):
     browser.open(path, width=width, dark=dark)
     browser.run("document.querySelectorAll('details').forEach((each) => (each.open = true))")
     found = browser.run(CONTRAST)
@@ -97,19 +114,21 @@ def test_a_column_is_sorted_by_the_keyboard(browser, path):
     assert [text.split()[0] for text in table(browser, 1)] == ["50.5", "60.5", "70.5", "80.5"]
 
 
-def test_what_has_no_number_is_sorted_last(browser, path):
+def test_missing_numbers_are_sorted_last(browser, path):
     browser.open(path)
     for _ in range(2):
         browser.run(
-            "document.querySelectorAll('#leaderboard table')[1].querySelectorAll('thead button')[1].click()"
+            "document.querySelectorAll('#leaderboard table')[1]"
+            ".querySelectorAll('thead button')[1].click()"
         )
         last = browser.run(
-            "[...document.querySelectorAll('#leaderboard tbody')[1].rows].map((row) => row.cells[1].textContent.trim())"
+            "[...document.querySelectorAll('#leaderboard tbody')[1].rows]"
+            ".map((row) => row.cells[1].textContent.trim())"
         )
         assert [text[:1] for text in last[:2]] in (["8", "6"], ["6", "8"])
 
 
-def test_how_many_seeds_are_done_is_no_score(browser, path):
+def test_the_number_of_seeds_is_not_a_score(browser, path):
     browser.open(path)
     cell = (
         "[...document.querySelectorAll('#leaderboard tbody')[0].rows].at(-1).cells[1].textContent"
@@ -139,7 +158,8 @@ def choose(browser, **values: str) -> None:
 
 def visible(browser, selector: str) -> int:
     return browser.run(
-        f"[...document.querySelectorAll('{selector}')].filter((each) => each.checkVisibility()).length"
+        f"[...document.querySelectorAll('{selector}')]"
+        ".filter((each) => each.checkVisibility()).length"
     )
 
 
@@ -153,7 +173,8 @@ def test_filters_act_on_tables_charts_and_predictions(browser, path):
     assert visible(browser, rows) == 2
     assert browser.run("document.querySelectorAll('#pareto path.m.faded').length") > 0
     assert browser.run(
-        "[...document.querySelectorAll('#pareto path.m.hot')].every((mark) => mark.dataset.m === '1')"
+        "[...document.querySelectorAll('#pareto path.m.hot')]"
+        ".every((mark) => mark.dataset.m === '1')"
     )
     choose(browser, method="", words="nothing has these words")
     assert (
@@ -185,7 +206,8 @@ def test_examples_on_which_one_method_is_better(browser, path):
 def test_pictures_are_drawn(browser, path):
     browser.open(path)
     sizes = browser.run(
-        "[...document.querySelectorAll('.picture')].map((each) => each.getBoundingClientRect().width)"
+        "[...document.querySelectorAll('.picture')]"
+        ".map((each) => each.getBoundingClientRect().width)"
     )
     assert len(sizes) == 8
     assert min(sizes) > 60
@@ -201,7 +223,7 @@ def test_charts_are_read_by_arrow_keys(browser, path):
     assert browser.run(read).startswith("p_adapter: 60.5")
 
 
-def test_a_shared_label_is_lit_with_each_of_its_methods(browser, path):
+def test_a_shared_label_is_highlighted_with_each_of_its_methods(browser, path):
     browser.open(path)
     label = "document.querySelector('#pareto .label')"
     browser.run(f"{label}.dataset.m = '1 2'")
@@ -219,7 +241,8 @@ def test_links_that_run_off_a_phone_fade_until_the_last_is_reached(browser, path
     )
     browser.run("document.querySelector('nav').scrollTo(9999, 0)")
     assert browser.run(
-        "document.querySelector('nav li:last-child').getBoundingClientRect().right <= innerWidth - 48"
+        "document.querySelector('nav li:last-child').getBoundingClientRect().right"
+        " <= innerWidth - 48"
     )
     browser.open(path)
     assert browser.run("document.querySelector('nav').scrollWidth <= innerWidth")

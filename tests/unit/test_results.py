@@ -1,4 +1,4 @@
-"""Tables from synthetic records: what they say, what they refuse to say, and that they say it byte for byte again."""
+"""Tables from synthetic records: their content, what they refuse, and that they are repeatable."""
 
 import csv
 import io
@@ -69,7 +69,10 @@ def everything(plan: Plan, store: Store) -> dict[str, str]:
 
 
 def test_importing_results_imports_no_torch():
-    code = "import sys, vlpeft.results.leaderboard, vlpeft.results.tables.render, vlpeft.results.status; sys.exit('torch' in sys.modules)"
+    code = (
+        "import sys, vlpeft.results.leaderboard, vlpeft.results.tables.render, "
+        "vlpeft.results.status; sys.exit('torch' in sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -125,7 +128,7 @@ def test_protocol_metrics_limit_what_is_expected(tmp_path):
     ]
 
 
-def test_metrics_keep_the_tasks_order_with_strangers_last(tmp_path):
+def test_metrics_keep_the_order_of_the_task_with_unknown_ones_last(tmp_path):
     cell = planned(task="captioning")
     plan, store = results(
         tmp_path, (cell, {"aaa": 1.0, "SPICE": 2.0, "BLEU-4": 3.0, "BLEU-1": 4.0, "CIDEr": 5.0})
@@ -139,7 +142,7 @@ def test_metrics_keep_the_tasks_order_with_strangers_last(tmp_path):
     ]
 
 
-def test_the_record_is_believed_before_the_plan(tmp_path):
+def test_the_record_takes_precedence_over_the_plan(tmp_path):
     cell = planned()
     store = fill(tmp_path, [replace(record(cell), cost={"trainable": 7.0, "total": 70.0})])
     first = leaderboard(make_plan(cell), store).frame.iloc[0]
@@ -289,7 +292,7 @@ def test_a_metric_that_only_some_records_have_is_absent_in_the_others(tmp_path):
     assert states["bitfit", "extra"] == "absent: the record does not report it"
 
 
-def test_a_failed_cell_is_not_one_that_never_ran(tmp_path):
+def test_a_failed_cell_differs_from_one_that_never_ran(tmp_path):
     cells = [planned(), planned(seed=1), planned("bitfit")]
     store = fill(tmp_path, [record(cells[0])])
     leave(store, cells[1], "failure.json", FAILURE)
@@ -337,7 +340,7 @@ def test_zero_is_flagged(tmp_path):
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_number_that_is_none_is_flagged(tmp_path, value):
+def test_a_nan_is_flagged(tmp_path, value):
     board = leaderboard(
         *results(
             tmp_path, (planned(), {"vqa_accuracy": 1.0}), (planned(seed=1), {"vqa_accuracy": 2.0})
@@ -351,7 +354,7 @@ def test_a_number_that_is_none_is_flagged(tmp_path, value):
     assert json.loads(render(score_table(board), "json"))["rows"][0]["mean"] is None
 
 
-def test_breakdowns_are_hidden_unless_asked_for(tmp_path):
+def test_breakdowns_are_hidden_by_default(tmp_path):
     cell = planned()
     board = leaderboard(make_plan(cell), fill(tmp_path, [record(cell)]))
     assert [e.metric for e in scores(board)] == ["vqa_accuracy"]
@@ -373,7 +376,7 @@ def test_costs_are_means_that_a_missing_cell_blocks(tmp_path):
     assert found["lora", "peak_memory_mb"].state == "done"
 
 
-def test_a_cost_is_known_where_a_metric_is_absent(tmp_path):
+def test_a_cost_is_known_even_if_a_metric_is_absent(tmp_path):
     board = leaderboard(*results(tmp_path, (planned(), {"vqa_accuracy": {"absent": "why"}})))
     assert {e.metric: e.mean for e in costs(board)} == {
         "train_seconds": 120.0,
@@ -383,7 +386,7 @@ def test_a_cost_is_known_where_a_metric_is_absent(tmp_path):
 
 
 def test_costs_that_no_record_has_are_no_column_and_others_are_in_readable_units(tmp_path):
-    """Records of before there were such costs; then one of two has them."""
+    """Records without such costs are older; then one of two records has them."""
     cells = [planned(), planned("bitfit")]
     old, new = (
         record(cells[0]),
@@ -424,7 +427,7 @@ def test_a_cost_that_was_not_measured_is_absent(tmp_path):
 
 @given(seed=st.integers(0, 2**16), strangers=st.integers(0, 3))
 @settings(max_examples=15, deadline=None)
-def test_order_place_and_strangers_change_nothing(seed, strangers):
+def test_order_place_and_foreign_records_change_nothing(seed, strangers):
     plan = full_plan()
     records = [record(cell) for cell in plan.cells]
     others = [record(planned(f"other{i}"), data="another", science=9) for i in range(strangers)]
@@ -461,7 +464,7 @@ def test_dropping_one_record_marks_its_entries_and_no_other(index):
 # --- renderers ---
 
 
-RIPPLE = {  # sums of zero: what images add to a method's mean
+RIPPLE = {  # sums of zero: what images add to the mean of a method
     "full": [(-1) ** i * i / 10 for i in range(1, 41)],
     "lora_r8 & 50%": [(-1) ** i * (i % 5) for i in range(1, 41)],
     "prompt": [(-1) ** i * (i % 7) / 4 for i in range(1, 41)],
@@ -474,11 +477,11 @@ LEAD = {
     "full": 0.0,
     "lora_r8 & 50%": 3.0,
     "prompt": 1.0,
-}  # how far a method's captions are above the first one's
+}  # how far the captions of a method are above those of the first
 
 
 def example(root: Path) -> tuple[Plan, Store]:
-    """Everything a table can hold, in two small blocks."""
+    """Return a table with everything that tables can hold, in two small blocks."""
     rows = ("full", "lora_r8 & 50%", "prompt")
     cells = [
         planned(r, b, t, d, s, trainable=1000 * (i + 1))
@@ -529,12 +532,13 @@ def test_golden(tmp_path, kind, format):  # noqa: A002
     }
     got = render(made[kind](), format)
     path = GOLDEN / f"{kind}.{format}"
-    if os.environ.get("UPDATE_GOLDEN"):  # after a wanted change of format; read the diff
+    # run after an intended change of format, then read the diff
+    if os.environ.get("UPDATE_GOLDEN"):
         path.write_text(got, encoding="utf-8")
     assert got == path.read_text(encoding="utf-8")
 
 
-def test_what_stands_out_is_called_as_the_format_shows_it(tmp_path):
+def test_emphasis_is_named_as_the_format_shows_it(tmp_path):
     plan, store = example(tmp_path)
     board = leaderboard(plan, store)
     table = score_table(board, significance(board, store))
@@ -608,7 +612,7 @@ def test_a_wide_table_is_never_cut():
     assert all(render(table, "text").count(name) >= 2 for name in names)
 
 
-def test_n_stands_beside_each_entry_only_where_it_differs(tmp_path):
+def test_n_is_shown_only_if_it_differs(tmp_path):
     cells = [(planned(seed=s), {"vqa_accuracy": 70.0 + s}) for s in (0, 1)]
     same = render(score_table(leaderboard(*results(tmp_path / "same", *cells))), "text")
     assert "over n=2 seeds" in same
@@ -652,7 +656,8 @@ def test_latex_escapes_every_special():
         (hostile,),
     )
     escaped = (
-        r"{[}a{]} {*} \% \& \_ \# \$ \{ \} \textasciitilde{} \textasciicircum{} \textbackslash{} $\pm$ \textendash{} "
+        r"{[}a{]} {*} \% \& \_ \# \$ \{ \} \textasciitilde{} \textasciicircum{} "
+        r"\textbackslash{} $\pm$ \textendash{} "
         r"\textless{} \textgreater{} \textbar{} '' \ldots{} -{}-{}- \textasciigrave{}"
     )
     latex = render(table, "latex")
@@ -768,7 +773,7 @@ def running(tmp_path):
         yield plan, store
 
 
-def test_an_attempt_that_nobody_holds_is_missing_again(tmp_path):
+def test_an_attempt_without_a_lock_is_missing_again(tmp_path):
     plan, store = states(tmp_path)
     found = status(plan, store, now=1012.4)[1]
     assert (found.state, found.detail) == ("missing", "interrupted in train 30/100; starts again")
@@ -790,7 +795,7 @@ def test_an_attempt_that_was_interrupted_has_not_failed(tmp_path):
     assert set(leaderboard(plan, store).frame["state"]) == {"missing"}
 
 
-def test_every_state_is_told(running):
+def test_every_state_is_reported(running):
     found = status(*running, now=1012.4)
     assert [cell.state for cell in found] == [
         "done",
@@ -834,8 +839,8 @@ def test_a_plan_shows_the_same_states(running):
     ]
 
 
-def test_what_a_cluster_and_launchers_say_is_added(running):
-    """They know what waits; what they say nothing of is missing, unless a launcher is at work."""
+def test_states_of_a_cluster_and_launchers_are_added(running):
+    """They know the waiting cells. Others are missing, unless a launcher is at work."""
     plan, store = running
     cells = [cell.id for cell in plan.cells]
     found = status(plan, store)
@@ -877,7 +882,7 @@ LONG = "settings: the loss became nan at step 3; " + "lower `lr`, or clip the gr
 
 @pytest.mark.parametrize("width", [60, 100, 140, 200, None])
 def test_long_reasons_fit_the_screen(width):
-    """One line a cell, and of several cells with one reason only the first says it."""
+    """One line a cell; of several cells with one reason only the first shows it."""
     found = [
         CellStatus(f"{i:04d}", f"m{i}", "vit", "vqa", "shapes", 0, "failed", reason=LONG)
         for i in range(3)
@@ -899,7 +904,7 @@ def test_long_reasons_fit_the_screen(width):
     assert render(status_table("sweep", short, width=140), "text").count("no site") == 3
 
 
-def test_of_thousands_only_what_there_is_to_see_is_shown(running, monkeypatch):
+def test_thousands_of_cells_are_summarised(running, monkeypatch):
     found = status(*running, now=1012.4)
     assert select_shown(found) == found
     monkeypatch.setattr(statuses, "ROWS", 5)
@@ -908,8 +913,8 @@ def test_of_thousands_only_what_there_is_to_see_is_shown(running, monkeypatch):
     assert "2 missing, 1 skipped; 2 of them below, all with --json" in text
 
 
-def test_cells_of_settings_that_are_no_more(running):
-    """What lies in the folder and in no plan there is stale, unless it is done."""
+def test_cells_of_former_settings(running):
+    """Cells that are in the folder but not in its plan are stale, unless they are done."""
     plan, store = running
     other, done = planned(seed=77), planned(seed=78)
     leave(store, other, "cell.json", dump(other.cell))
@@ -924,12 +929,12 @@ def test_cells_of_settings_that_are_no_more(running):
     elsewhere.rename(elsewhere.parent / "elsewhere.json")
     (elsewhere.parent / "a_paper").mkdir()
     (elsewhere.parent / "elsewhere.json").rename(elsewhere.parent / "a_paper" / "table1.json")
-    assert find_unplanned(plan, store) == []  # nor are cells of a shipped sweep in a folder
+    assert find_unplanned(plan, store) == []  # neither are cells of a shipped sweep in a folder
 
 
 @pytest.mark.parametrize("name", ["sweeps/other.json", "cells/feed/cell.json"])
 @pytest.mark.parametrize("content", ["", "{", "[1]", '{"cells": 3}', "\xff"])
-def test_damage_beside_a_sweep_is_named(running, name, content):
+def test_damage_next_to_a_sweep_is_named(running, name, content):
     plan, store = running
     path = store.root / name
     for each in (path, store.root / "cells" / "feed" / "cell.json"):
@@ -939,7 +944,7 @@ def test_damage_beside_a_sweep_is_named(running, name, content):
         find_unplanned(plan, store)
 
 
-def test_a_clock_ahead_of_ours_is_no_negative_age(running):
+def test_a_clock_in_the_future_gives_no_negative_age(running):
     assert status(*running, now=0.0)[1].seconds == 0.0
 
 

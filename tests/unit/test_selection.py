@@ -1,4 +1,4 @@
-"""`select: best` and `augment: blip` in whole runs: which weights are tested, what is recorded, and that deaths change nothing."""
+"""`select: best` and `augment: blip` in whole runs: tested weights, records, restarts."""
 
 from __future__ import annotations
 
@@ -25,14 +25,15 @@ from vlpeft.benchmark.tasks import TASKS
 SCENES = "{format: shapes, root: '', train_scenes: 60, val_scenes: 20, test_scenes: 20}\n"
 SWEEP = """
 protocol:
-  {{epochs: 3, batch_size: 24, lr: 5e-3, schedule: constant, train_limit: 64, eval_limit: 16, max_input_tokens: 24,
-   max_output_tokens: 12, metric_tokenizer: treebank}}
+  {{epochs: 3, batch_size: 24, lr: 5e-3, schedule: constant, train_limit: 64, eval_limit: 16,
+   max_input_tokens: 24, max_output_tokens: 12, metric_tokenizer: treebank}}
 tasks: [{{task: {task}, dataset: ./scenes.yaml}}]
 backbones: [{{name: {backbone}, text: tiny, vision: tiny}}]
 methods: [{{name: lora, dropout: 0.2, protocol: {{{more}}}}}]
 """
 BEST = "select: best, augment: blip"
-# As in test_training.py: every attempt is a process of its own; each but the last kills itself. Nine steps, three an epoch.
+# Every attempt is a process of its own, as in test_training.py; each but the last kills itself.
+# Nine steps, three an epoch.
 WORKER = """
 import os, signal, sys
 from pathlib import Path
@@ -40,13 +41,15 @@ from vlpeft.benchmark.run.runtime import Runtime
 from vlpeft.benchmark.run.runner import run_cell
 
 root, cell = sys.argv[1:]
-for phase, step in (("train", 2), ("select", 16), ("train", 5), ("train", 9), ("evaluate", 16), ("never", 0)):
+runtime = Runtime(device="cpu", threads=1, checkpoint_seconds=0)
+kills = [("train", 2), ("select", 16), ("train", 5), ("train", 9), ("evaluate", 16), ("never", 0)]
+for phase, step in kills:
     def progress(where, done, total):
         if (where, done) == (phase, step):
             os.kill(os.getpid(), signal.SIGKILL)
     child = os.fork()
     if child == 0:
-        outcome = run_cell(cell, Path(root), Runtime(device="cpu", threads=1, checkpoint_seconds=0), progress)
+        outcome = run_cell(cell, Path(root), runtime, progress)
         os._exit(0 if outcome == "done" else 1)
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
@@ -54,7 +57,7 @@ Run = Callable[..., tuple[Record, Path]]
 
 
 def planned(folder: Path, more: str, task: str = "vqa", backbone: str = "vit_roberta") -> str:
-    """The id of the one cell of a sweep, planned in this folder."""
+    """Return the id of the only cell of a sweep, planned in this folder."""
     (folder / "scenes.yaml").write_text(SCENES)
     (folder / "a.yaml").write_text(SWEEP.format(more=more, task=task, backbone=backbone))
     made = plan(str(folder / "a.yaml"), need_data=True)
@@ -64,7 +67,7 @@ def planned(folder: Path, more: str, task: str = "vqa", backbone: str = "vit_rob
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    """A cell's record and folder."""
+    """Return the record and the folder of a cell."""
 
     def call(
         more: str, root: str = "runs", micro_batch: int | None = None, **chosen: str
@@ -79,7 +82,7 @@ def run(tmp_path: Path) -> Run:
 
 
 def test_deaths_change_nothing(run: Run, tmp_path: Path) -> None:
-    """Killed in an epoch, while epochs are compared, behind the first comparison, at the last step and in evaluation."""
+    """The process is killed in training, in and after a comparison, and in evaluation."""
     whole, folder = run(BEST)
     (tmp_path / "broken").mkdir()
     cell = planned(tmp_path / "broken", BEST)
@@ -106,12 +109,10 @@ def test_deaths_change_nothing(run: Run, tmp_path: Path) -> None:
     assert len(whole.selection.scores) == 3
 
 
-def test_the_best_epoch_is_tested_and_the_record_says_which(
-    run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_best_epoch_is_tested_and_recorded(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     scripted = iter(
         [0.0, 1.0, 3.0, 3.0]
-    )  # the check before training, then three epochs; of equals the earlier one stays
+    )  # the check before training, then three epochs; the earlier of equal epochs stays
     monkeypatch.setattr(selection.Selection, "_score", lambda *_: next(scripted))
     best, chosen = run("select: best, select_metric: [vqa_accuracy]")
     assert best.selection == Selected(2, "val", ("vqa_accuracy",), (1.0, 3.0, 3.0))
@@ -156,7 +157,7 @@ def test_a_score_is_the_sum_of_the_named_values(run: Run, monkeypatch: pytest.Mo
     assert max(one.selection.scores) > 0
 
 
-def test_augmentation_changes_training_and_not_what_is_tested(run: Run) -> None:
+def test_augmentation_changes_training_only(run: Run) -> None:
     plain, _ = run("eval_limit: 4")
     seen, _ = run("augment: blip, eval_limit: 4")
     assert plain.curve[0] != seen.curve[0]
@@ -196,7 +197,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("more", REFUSED)
-def test_slips_are_found_at_plan_time(more: str, tmp_path: Path) -> None:
+def test_typos_are_found_at_plan_time(more: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=re.escape(REFUSED[more])):
         planned(tmp_path, more)
 
@@ -215,7 +216,7 @@ def test_joint_cells_keep_their_last_weights(tmp_path: Path) -> None:
         plan(str(tmp_path / "a.yaml"), need_data=True)
 
 
-def test_what_compares_epochs_by_default() -> None:
+def test_the_default_metric_that_compares_epochs() -> None:
     def chosen(task: str, **settings: object) -> dict[str, str]:
         return selection_metrics(
             TASKS.load(task), Protocol(lr=1.0, epochs=1, select="best", **settings)

@@ -1,4 +1,4 @@
-"""The drawn dataset: balanced, the same everywhere, and true to its pictures."""
+"""The drawn dataset: balanced, the same everywhere, and texts that match the images."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def asked(split: str) -> tuple[Example, ...]:
 
 
 def digest(data: Shapes) -> str:
-    """Hash of a few images, questions and captions of every split."""
+    """Hash a few images, questions and captions of every split."""
     total = hashlib.sha256()
     for split in data.splits():
         for task in ("vqa", "captioning"):
@@ -116,7 +116,10 @@ def test_answers_follow_from_the_image_ids_scene() -> None:
 
 @pytest.mark.parametrize("hash_seed", ["0", "4711"])
 def test_another_process_draws_the_same(hash_seed: str) -> None:
-    code = "from tests.unit.test_shapes import *; print(digest(Shapes(train_scenes=60, val_scenes=40, test_scenes=40)))"
+    code = (
+        "from tests.unit.test_shapes import *; "
+        "print(digest(Shapes(train_scenes=60, val_scenes=40, test_scenes=40)))"
+    )
     run = subprocess.run(
         [sys.executable, "-c", code],
         env=os.environ | {"PYTHONHASHSEED": hash_seed},
@@ -128,7 +131,10 @@ def test_another_process_draws_the_same(hash_seed: str) -> None:
 
 
 def test_golden() -> None:
-    """Published numbers rest on this very data: if this fails, restore it, or raise VERSION and remake the tables."""
+    """Published numbers depend on this data.
+
+    If this fails, restore the data, or raise VERSION and remake the tables.
+    """
     assert digest(Shapes()) == "d2bb0a05fa4625325c8ec0fa160f46b279b78429a13c4cb50ae7b74c5a9d76b9"
     assert Shapes().fingerprint() == "b7bd7877c354"
 
@@ -147,7 +153,7 @@ def test_fingerprint_follows_every_setting_but_the_root() -> None:
 
 @given(SEEDS)
 @settings(max_examples=200, deadline=None)
-def test_scenes_hold_what_they_promise(seed: int) -> None:
+def test_scenes_follow_their_rules(seed: int) -> None:
     things = sample_scene(Random(seed)).things
     assert 2 <= len(things) <= 4
     assert len({t.color for t in things}) == len(things)
@@ -247,11 +253,11 @@ def test_a_known_scene() -> None:
     assert {text: truth.get(text) for text in expected} == expected
     assert not any(
         "above" in text for text in truth
-    )  # 6 pixels apart in height: not clear, never asked
+    )  # 6 pixels apart in height: not clear, so never asked
 
 
 @pytest.mark.parametrize("image", ["train", "train/", "train/x", "dev/3", "train/-1", "train/1/2"])
-def test_an_unknown_image_is_an_error_that_says_what_is_expected(image: str) -> None:
+def test_an_unknown_image_is_an_error_with_the_expected_form(image: str) -> None:
     with pytest.raises(DataError, match="expected SPLIT/NUMBER"):
         SMALL.image(image)
 

@@ -1,4 +1,4 @@
-"""What is called significant in a table: from records and scores by image, made up so that the answer is known."""
+"""Significance in a table, from made-up records and scores by image with a known answer."""
 
 import json
 from dataclasses import replace
@@ -18,7 +18,10 @@ NOISE = np.random.default_rng(0).normal(0, 10, 200)
 
 
 def found_in(root, methods) -> Significance:
-    """Two seeds a method; `methods`: label -> scores of each image, or one list a seed."""
+    """Return the result of two seeds a method.
+
+    `methods` maps a label to the scores of each image, or to one list a seed.
+    """
     cells, store, fits = [], Store(root), []
     for method, values in methods.items():
         for seed in (0, 1):
@@ -36,29 +39,29 @@ def bold(found: Significance, *methods: str) -> list[str]:
     return [method for method in methods if found.bold(PLACE, method)]
 
 
-def test_what_is_clearly_above_all_is_bold(tmp_path):
+def test_a_clear_best_is_bold(tmp_path):
     found = found_in(tmp_path, {"low": 60 + NOISE, "high": 66 + NOISE[::-1], "lower": 50 + NOISE})
     assert bold(found, "low", "high", "lower") == ["high"]
     assert found.columns[PLACE].ranks == {"low": 2, "high": 1, "lower": 3}
     assert found.columns[PLACE].below["low"].value == pytest.approx(6, abs=1e-3)
 
 
-def test_nothing_is_bold_where_the_second_could_be_first(tmp_path):
+def test_nothing_is_bold_if_the_second_could_be_first(tmp_path):
     found = found_in(tmp_path, {"low": 40 + NOISE, "high": 60.2 + NOISE[::-1], "near": 60 + NOISE})
     assert bold(found, "low", "high", "near") == []
     assert found.columns[PLACE].ranks == {"low": 3, "high": 1, "near": 1}
 
 
-def test_a_lead_that_one_seed_turns_round_is_not_clear(tmp_path):
+def test_a_lead_that_one_seed_reverses_is_not_clear(tmp_path):
     found = found_in(tmp_path, {"steady": 60 + NOISE, "lucky": (58 + NOISE, 80 + NOISE)})
     assert found.columns[PLACE].below["steady"].significant
     assert found.columns[PLACE].differences_by_seed("steady") == pytest.approx([-2, 20])
     assert bold(found, "steady", "lucky") == []
 
 
-def test_pairing_sees_what_means_alone_do_not(tmp_path):
+def test_pairing_detects_more_than_means(tmp_path):
     found = found_in(tmp_path, {"low": 60 + NOISE, "high": 60.5 + NOISE + NOISE[::-1] / 50})
-    assert bold(found, "low", "high") == ["high"]  # half a point, where images scatter by 10
+    assert bold(found, "low", "high") == ["high"]  # half a point, while images scatter by 10
 
 
 def test_equal_methods_are_tied(tmp_path):
@@ -103,7 +106,7 @@ def test_records_of_older_versions_have_no_scores(tmp_path):
     assert "no scores by image were kept" in reason(cells, store)
 
 
-def test_a_metric_that_is_no_mean_cannot_be_tested(tmp_path):
+def test_a_metric_that_is_not_a_mean_cannot_be_tested(tmp_path):
     cells, store = pair(tmp_path)
     score(store, cells[0], {"other": [25.0, 75.0]})
     assert reason(cells, store) == "it is no mean over examples"

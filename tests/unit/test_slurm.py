@@ -1,4 +1,4 @@
-"""Submitting, watching and giving up, with SLURM's commands played by scripts on PATH."""
+"""Submission, supervision and giving up, with scripts on PATH instead of SLURM's commands."""
 
 import itertools
 import os
@@ -50,7 +50,10 @@ COMMANDS = {
 
 @pytest.fixture
 def slurm(tmp_path, monkeypatch) -> Path:
-    """A folder whose files `queue` and `accounts` are what squeue and sacct say; sbatch.log has a line for each sbatch."""
+    """Return a folder whose files `queue` and `accounts` are the output of squeue and sacct.
+
+    sbatch.log has a line for each call of sbatch.
+    """
     folder = tmp_path / "slurm"
     folder.mkdir()
     for name, body in COMMANDS.items():
@@ -87,7 +90,7 @@ def finish(store: Store, *cells: str) -> None:
         (store.folder(cell) / "record.json").write_text("{}")
 
 
-def test_arrays_are_cut_where_the_cluster_says(slurm, submitter) -> None:
+def test_arrays_are_cut_at_the_limit_of_the_cluster(slurm, submitter) -> None:
     assert (
         submitter.submit(ids(15)) == 15
     )  # 8 jobs of two cells, the last of one; arrays of 3, 3 and 2 jobs
@@ -106,7 +109,7 @@ def test_arrays_are_cut_where_the_cluster_says(slurm, submitter) -> None:
     ]
 
 
-def test_one_job_is_no_array(slurm, submitter) -> None:
+def test_one_job_is_not_an_array(slurm, submitter) -> None:
     submitter.submit(ids(2))
     assert {each.job for sent in submitter.ledger.submitted_jobs().values() for each in sent} == {"1001"}
     assert submitter.ledger.submitted_jobs()[ids(1)[0]][0].log.name == "1001_0_log.out"
@@ -121,7 +124,7 @@ def test_pickles_hold_ids_and_paths_only(submitter) -> None:
     assert (job.ids, job.root) == (tuple(ids(2)), str(submitter.ledger.root))
 
 
-def test_what_is_queued_is_not_submitted_again(slurm, submitter) -> None:
+def test_queued_cells_are_not_submitted_again(slurm, submitter) -> None:
     submitter.submit(ids(4))
     (slurm / "queue").write_text(
         "1001|0|PENDING|Priority\n1001|1|CANCELLED|None\n77|N/A|RUNNING|None\n"
@@ -131,7 +134,7 @@ def test_what_is_queued_is_not_submitted_again(slurm, submitter) -> None:
     assert submitter.ledger.submitted_jobs()[ids(3)[2]][-1].job == "1002_0"
 
 
-def test_a_launch_forgets_failures_of_what_it_submits_only(slurm, submitter, store) -> None:
+def test_a_launch_forgets_failures_of_submitted_cells_only(slurm, submitter, store) -> None:
     submitter.submit(ids(4))
     for cell in ids(4):
         give_up(store, cell, "killed", "by the test", "")
@@ -145,7 +148,7 @@ def test_a_launch_forgets_failures_of_what_it_submits_only(slurm, submitter, sto
     ]
 
 
-def test_a_refusal_is_one_line_and_nothing_is_noted(slurm, submitter, capsys) -> None:
+def test_a_refusal_is_one_line_and_leaves_no_record(slurm, submitter, capsys) -> None:
     (slurm / "refusal").write_text("sbatch: error: invalid partition specified: nowhere\n")
     with pytest.raises(
         UserError, match=r"^SLURM refuses the jobs: .*invalid partition specified: nowhere$"
@@ -157,7 +160,7 @@ def test_a_refusal_is_one_line_and_nothing_is_noted(slurm, submitter, capsys) ->
     assert capsys.readouterr().err == ""
 
 
-def test_what_slurm_would_misread_in_a_path_is_refused(tmp_path) -> None:
+def test_paths_that_slurm_would_misread_are_refused(tmp_path) -> None:
     with pytest.raises(UserError, match=r"--root .*/100%: SLURM reads % and"):
         Submitter.make(tmp_path / "100%", PROFILE, Runtime(), "test")
     assert (
@@ -166,7 +169,7 @@ def test_what_slurm_would_misread_in_a_path_is_refused(tmp_path) -> None:
     )
 
 
-def test_what_keeps_a_submission_from_being_written_is_told(tmp_path) -> None:
+def test_a_failed_write_of_a_submission_is_reported(tmp_path) -> None:
     (tmp_path / "slurm").write_text("no folder")
     with pytest.raises(
         UserError, match=r"cannot write .*: Not a directory; choose a writable --root"
@@ -183,7 +186,7 @@ def test_a_dry_run_leaves_nothing(slurm, submitter) -> None:
     assert "--test-only" in (slurm / "sbatch.log").read_text()
 
 
-def test_no_slurm_here(tmp_path, monkeypatch) -> None:
+def test_without_slurm(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match="`squeue` is not on this machine"):
         Submitter.make(tmp_path / "root", PROFILE, Runtime(), "test").submit(ids(1))
@@ -229,7 +232,7 @@ def test_squeue_and_sacct_are_read(slurm) -> None:
     assert read_accounting(["12", "13_1"])["13_1"] == Job("FAILED", "", 2, 0)
     (slurm / "sacct").write_text(
         "#!/bin/bash\nexit 1\n"
-    )  # no accounting: nothing is known, and that is no error
+    )  # without accounting nothing is known, and that is not an error
     assert read_accounting(["12"]) == {}
 
 
@@ -241,12 +244,12 @@ def test_squeue_and_sacct_are_read(slurm) -> None:
             Job("FAILED", "", 2, 0),
             1,
             "job failed",
-        ),  # its setup or Python does not work: so it will be the next time
+        ),  # setup or Python fail, and would fail next time
         (Job("FAILED", "", worker.STOPPED, 0), 1, ""),
         (Job("FAILED", "", 0, 9), 1, ""),
-        (Job("FAILED", "", 9, 0), 1, ""),  # what srun makes of a task that is killed
+        (Job("FAILED", "", 9, 0), 1, ""),  # the state that srun gives a killed task
         (Job("FAILED", "", 137, 0), 1, ""),
-        (Job("FAILED", "", 12, 0), 1, ""),  # SIGUSR2, before Python listened
+        (Job("FAILED", "", 12, 0), 1, ""),  # SIGUSR2 before Python listened
         (Job("FAILED", "", 9, 0), LIMIT, "killed"),
         (Job("FAILED"), LIMIT - 1, ""),
         (Job("NODE_FAIL"), 1, ""),
@@ -264,15 +267,15 @@ def test_verdict(job, count, cause) -> None:
     assert verdict(job, count) == cause
 
 
-def test_slurm_is_not_believed(slurm, submitter, store) -> None:
-    """COMPLETED without a record: submitted again at the second look, and given up in the end."""
+def test_completed_without_a_record_is_not_trusted(slurm, submitter, store) -> None:
+    """COMPLETED without a record: resubmitted at the second look, and given up in the end."""
     supervisor, (cell, done) = Supervisor(submitter, lambda: None), ids(2)
     submitter.submit([cell, done])
     finish(store, done)
     for submissions in range(1, LIMIT + 1):
         (slurm / "queue").write_text(f"{1000 + submissions}|N/A|COMPLETED|None\n")
         supervisor.look(store, [cell])
-        assert calls(slurm) == submissions  # a record may be slow to show
+        assert calls(slurm) == submissions  # a record may appear late
         supervisor.look(store, [cell])
     assert calls(slurm) == LIMIT
     failure = read_json(store.folder(cell) / "failure.json")
@@ -296,14 +299,17 @@ def test_progress_is_never_given_up(slurm, submitter, store) -> None:
 def lose(
     slurm: Path, store: Store, supervisor: Supervisor, cells: list[str], job: int, state: str
 ) -> None:
-    """That job ends so, and the launcher looks twice."""
+    """Let that job end with this state, and let the launcher look twice."""
     (slurm / "queue").write_text(f"{job}|N/A|{state}|None\n")
     for _ in range(2):
         supervisor.look(store, [cell for cell in cells if not worker.has_ended(store, cell)])
 
 
-def test_a_cell_that_takes_its_job_along_is_blamed_alone(slurm, submitter, store) -> None:
-    """The other cell of the job never had its turn; once the first is given up, it has a job of its own."""
+def test_only_the_cell_that_kills_its_job_is_blamed(slurm, submitter, store) -> None:
+    """The other cell of the job never started.
+
+    It gets a job of its own after the first cell is given up.
+    """
     supervisor, (poisoned, fine) = Supervisor(submitter, lambda: None), ids(2)
     submitter.submit([poisoned, fine])
     for job in range(1001, 1001 + LIMIT):
@@ -314,13 +320,13 @@ def test_a_cell_that_takes_its_job_along_is_blamed_alone(slurm, submitter, store
     assert submitter.ledger.submitted_jobs()[fine][-1].job == str(1001 + LIMIT)
     for job in range(
         1001 + LIMIT, 1001 + 2 * LIMIT
-    ):  # where none of the job's cells begins, it is not tried for ever
+    ):  # if no cell of the job begins, it is not retried for ever
         lose(slurm, store, supervisor, [fine], job, "OUT_OF_MEMORY")
     assert read_json(store.folder(fine) / "failure.json")["cause"] == "out of memory"
 
 
 def test_cells_that_wait_for_a_slow_one_are_not_given_up(slurm, submitter, store) -> None:
-    """Each job is pre-empted for good while its first cell, which is saved each time, is still at work."""
+    """Each job is pre-empted for good while its first cell still runs; it is saved each time."""
     supervisor, (slow, behind) = Supervisor(submitter, lambda: None), ids(2)
     store.folder(slow).mkdir(parents=True)
     submitter.submit([slow, behind])
@@ -330,14 +336,14 @@ def test_cells_that_wait_for_a_slow_one_are_not_given_up(slurm, submitter, store
     assert not worker.has_ended(store, behind)
     lose(
         slurm, store, supervisor, [slow, behind], 1001 + 2 * LIMIT, "CANCELLED"
-    )  # by the user: all of it
+    )  # the user cancelled the whole job
     assert {read_json(store.folder(cell) / "failure.json")["cause"] for cell in (slow, behind)} == {
         "cancelled"
     }
 
 
-def test_accounts_that_are_behind_are_not_believed(slurm, submitter, store) -> None:
-    """slurmdbd has not heard yet that the job was cancelled."""
+def test_outdated_accounts_are_not_trusted(slurm, submitter, store) -> None:
+    """slurmdbd does not know yet that the job was cancelled."""
     supervisor, (cell,) = Supervisor(submitter, lambda: None), ids(1)
     submitter.submit([cell])
     (slurm / "accounts").write_text("1001|RUNNING|0:0\n")
@@ -354,8 +360,11 @@ def test_accounts_that_are_behind_are_not_believed(slurm, submitter, store) -> N
     )
 
 
-def test_a_refusal_is_waited_out_while_other_jobs_go_on(slurm, submitter, store, capsys) -> None:
-    """It is said once, costs the cell no try, and ends the launch only where nothing else goes on."""
+def test_a_refusal_is_retried_while_other_jobs_run(slurm, submitter, store, capsys) -> None:
+    """It is reported once and costs the cell no attempt.
+
+    It ends the launch only if no other job runs.
+    """
     supervisor, cells = Supervisor(submitter, lambda: None), ids(4)
     submitter.submit(cells)
     (slurm / "queue").write_text("1001|0|NODE_FAIL|None\n1001|1|RUNNING|None\n")
@@ -377,7 +386,7 @@ def test_a_refusal_is_waited_out_while_other_jobs_go_on(slurm, submitter, store,
     assert len(submitter.ledger.submitted_jobs()[cells[0]]) == 2
 
 
-def test_silence_changes_nothing(slurm, submitter, store) -> None:
+def test_no_answer_changes_nothing(slurm, submitter, store) -> None:
     supervisor, (cell,) = Supervisor(submitter, lambda: None), ids(1)
     submitter.submit([cell])
     (slurm / "squeue").write_text(
@@ -436,7 +445,7 @@ def test_tries_are_counted_until_there_is_progress(store, tmp_path) -> None:
 
 
 class Worker:
-    """A worker of a job that has ended already."""
+    """A worker of a job that has already ended."""
 
     def __init__(self, pid: int, code: int) -> None:
         self.pid, self.poll = pid, lambda: code
@@ -444,7 +453,7 @@ class Worker:
 
 @pytest.fixture
 def start(store, monkeypatch):
-    """A job whose workers end at once: with what `works(pid, log)` returns."""
+    """Run a job whose workers end at once with the result of `works(pid, log)`."""
     for name, value in {
         "SUBMITIT_EXECUTOR": "slurm",
         "SLURM_JOB_ID": "7",
@@ -465,8 +474,8 @@ def start(store, monkeypatch):
     return call
 
 
-def test_a_killed_worker_is_followed_by_another(store, start, monkeypatch) -> None:
-    """The cell that kills its worker is tried LIMIT times and given up; the cells behind it run."""
+def test_a_killed_worker_is_replaced(store, start, monkeypatch) -> None:
+    """The cell that kills its worker is tried LIMIT times and given up; the cells after it run."""
     poisoned, fine = ids(2)
 
     def work(pid: int, log: str) -> int:
@@ -485,7 +494,7 @@ def test_a_killed_worker_is_followed_by_another(store, start, monkeypatch) -> No
 
 
 def test_the_cell_of_the_killed_worker_is_blamed(store, start) -> None:
-    """Of two workers at once the second is killed: the cell that the first one runs has nothing to do with it."""
+    """The second of two workers is killed. The cell of the first worker is not to blame."""
     first, second = ids(2)
 
     def work(pid: int, log: str) -> int:
@@ -502,7 +511,7 @@ def test_the_cell_of_the_killed_worker_is_blamed(store, start) -> None:
     assert ends == ["ended without a message", "killed by SIGKILL (out of memory?)"]
 
 
-def test_workers_that_die_at_once_are_not_followed_for_ever(start) -> None:
+def test_workers_that_die_at_once_are_not_replaced_for_ever(start) -> None:
     pids: list[int] = []
     with pytest.raises(SystemExit) as end:
         start(ids(1), lambda pid, _: pids.append(pid) or -11)
@@ -518,7 +527,7 @@ def test_a_job_ends_as_its_workers_did(start, code) -> None:
 
 
 def test_a_cell_that_another_worker_has_ended_is_left_alone(store, tmp_path) -> None:
-    """It fails between this worker's look and its turn: it is not tried a second time."""
+    """It fails between this worker's look and its turn, and is not tried a second time."""
     (cell,) = ids(1)
     give_up(store, cell, "settings", "by the other worker", "")
     assert not worker._begin(store, cell, str(tmp_path / "log"))
@@ -560,7 +569,7 @@ def test_the_ledger_reads_what_it_writes(tmp_path) -> None:
             ledger.submitted_jobs()
 
 
-def test_what_waits_is_told(slurm, submitter, store, monkeypatch) -> None:
+def test_waiting_cells_are_reported(slurm, submitter, store, monkeypatch) -> None:
     root, (queued, running, lost, forgotten, never) = submitter.ledger.root, ids(5)
     submitter.submit([queued, "x", running, "y", lost, "z"])
     submitter.submit([forgotten])
@@ -599,7 +608,7 @@ def test_what_waits_is_told(slurm, submitter, store, monkeypatch) -> None:
     (slurm / "sacct").unlink()
     monkeypatch.setattr(
         cluster.shutil, "which", lambda _: None
-    )  # without accounting nobody can know
+    )  # without accounting the state is unknown
     assert notes(root, [queued], begun=[queued])[queued].state == "pending"
     (slurm / "squeue").unlink()
     (slurm / "squeue").write_text("#!/bin/bash\nexit 1\n")
@@ -654,7 +663,7 @@ def test_logs_are_cut_at_the_cell(slurm, submitter) -> None:
     worker_log.with_suffix(".err").write_text(
         f"=== {two} starts\na warning\n=== {two} failed\n=== {one} starts\n"
     )
-    assert len(list(sections(root, one))) == 2  # the same marks again are not shown
+    assert len(list(sections(root, one))) == 2  # the same marks are not shown again
     assert [text for _, text in sections(root, two)][1:] == [
         f"=== {two} starts\nlocally\n=== {two} failed\n",
         "a warning\n",
@@ -663,16 +672,16 @@ def test_logs_are_cut_at_the_cell(slurm, submitter) -> None:
 
 
 @pytest.mark.parametrize("sweep", ["mine", "p_adapter/table1", "a~b", "quickstart@tiny"])
-def test_who_is_at_work_is_seen(tmp_path, sweep) -> None:
-    """Shipped sweeps in folders, too."""
+def test_running_launchers_are_detected(tmp_path, sweep) -> None:
+    """Shipped sweeps in folders are included."""
     with show_presence(tmp_path, sweep, "local"):
         assert launchers(tmp_path, sweep) == [Launcher("local", platform.node(), os.getpid())]
         assert launchers(tmp_path, "other") == []
     assert launchers(tmp_path, sweep) == []
 
 
-def test_ten_thousand_cells_take_few_questions(slurm, submitter, store, monkeypatch) -> None:
-    """How often SLURM is called, which is what takes long on a real one, to submit 10,000 cells and to tell where they are."""
+def test_ten_thousand_cells_take_few_commands(slurm, submitter, store, monkeypatch) -> None:
+    """SLURM's slow commands are counted, for submission and for the state of 10,000 cells."""
     (slurm / "scontrol").write_text("#!/bin/bash\necho 'MaxArraySize            = 1001'\n")
     many = ids(10_000)
     assert submitter.submit(many) == 10_000

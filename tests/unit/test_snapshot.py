@@ -1,4 +1,4 @@
-"""Which code a record names, and the copy of it that jobs run."""
+"""The code that a record names, and the copy of it that jobs run."""
 
 import os
 import subprocess
@@ -29,7 +29,7 @@ def git(folder: Path, *words: str) -> str:
 
 
 def write_packages(folder: Path, *, links: bool = False) -> Path:
-    """The packages below `vlpeft`; with `links`, they are beside it, as in a checkout."""
+    """Write the packages below `vlpeft`; with `links`, next to it and linked, as in a checkout."""
     for package in PACKAGES:
         place = folder / package if links or package == "vlpeft" else folder / "vlpeft" / package
         (place / "__pycache__").mkdir(parents=True)
@@ -43,7 +43,7 @@ def write_packages(folder: Path, *, links: bool = False) -> Path:
 
 
 def named(*packages: str) -> list[str]:
-    """The files that packages begin with."""
+    """Map a name to the files that packages of that name begin with."""
     return [
         f"vlpeft/{package}/__init__.py".replace("vlpeft/vlpeft", "vlpeft") for package in packages
     ]
@@ -51,13 +51,13 @@ def named(*packages: str) -> list[str]:
 
 @pytest.fixture
 def installed(tmp_path) -> Path:
-    """The packages as a wheel leaves them."""
+    """Write the packages as a wheel installs them."""
     return write_packages(tmp_path / "site-packages")
 
 
 @pytest.fixture
 def checkout(tmp_path) -> Path:
-    """The packages in a repository, all committed."""
+    """Write the packages into a repository and commit them."""
     folder = write_packages(tmp_path / "checkout", links=True)
     (folder / ".gitignore").write_text("__pycache__/\n*.log\n")
     (folder / "README.md").write_text("read me\n")
@@ -68,7 +68,7 @@ def checkout(tmp_path) -> Path:
 
 
 def edit(folder: Path) -> None:
-    """A changed, a new, a deleted, an ignored file; and a changed one that is not code."""
+    """Make a changed, a new, a deleted and an ignored file, and a changed file that is not code."""
     (folder / "methods" / "__init__.py").write_text("edited = 1\n")
     (folder / "methods" / "new one.py").write_text("new = 1\n")
     (folder / "results" / "__init__.py").unlink()
@@ -76,7 +76,7 @@ def edit(folder: Path) -> None:
     (folder / "README.md").write_text("read me twice\n")
 
 
-def test_the_packages_are_those_of_the_wheel() -> None:
+def test_the_packages_equal_those_of_the_wheel() -> None:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
     wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]
     assert list(PACKAGES) == wheel["only-include"]
@@ -93,8 +93,8 @@ def test_a_clean_checkout(checkout, tmp_path) -> None:
     assert not (tmp_path / "root").exists()
 
 
-def test_the_difference_makes_the_same_code_again(checkout, tmp_path) -> None:
-    """And looking for it changes nothing of the repository."""
+def test_the_difference_restores_the_same_code(checkout, tmp_path) -> None:
+    """Reading the difference does not change the repository."""
     again = tmp_path / "again"
     git(tmp_path, "clone", "-q", str(checkout), str(again))
     edit(checkout)
@@ -113,7 +113,7 @@ def test_the_difference_makes_the_same_code_again(checkout, tmp_path) -> None:
     assert (again / "methods" / "new one.py").exists()
 
 
-def test_files_are_those_that_git_does_not_ignore(checkout) -> None:
+def test_files_ignored_by_git_are_left_out(checkout) -> None:
     edit(checkout)
     expected = named(*(package for package in PACKAGES if package != "results"))
     assert files(checkout) == sorted(
@@ -126,8 +126,8 @@ def test_an_installed_copy_has_no_commit(installed) -> None:
     assert files(installed) == sorted([*named(*PACKAGES), "vlpeft/slurm/profiles/weights.bin"])
 
 
-def test_an_environment_in_a_repository_is_no_checkout(checkout) -> None:
-    """The repository around it belongs to somebody's own project."""
+def test_an_environment_in_a_repository_is_not_a_checkout(checkout) -> None:
+    """The repository around the environment belongs to another project."""
     inside = write_packages(checkout / ".venv" / "site-packages")
     assert commit(checkout) != ""
     assert commit(inside) == ""
@@ -163,14 +163,14 @@ def test_a_snapshot_is_made_once(source, tmp_path) -> None:
 def test_edited_code_is_another_snapshot_and_the_old_one_stays(source, tmp_path) -> None:
     made = Snapshot.take(source)
     (source / "vlpeft" / "methods" / "__init__.py").write_text("edited = 1\n")
-    made.write(tmp_path / "code")  # what was read before
+    made.write(tmp_path / "code")  # the text before
     assert (
         tmp_path / "code" / made.name / "vlpeft" / "methods" / "__init__.py"
     ).read_text() == '"""methods."""\n'
     assert Snapshot.take(source).name != made.name
 
 
-def test_a_snapshot_tells_the_commit_and_can_be_taken_again(checkout, tmp_path) -> None:
+def test_a_snapshot_names_the_commit_and_can_be_copied(checkout, tmp_path) -> None:
     edit(checkout)
     made = Snapshot.take(checkout)
     made.write(tmp_path / "code")
@@ -199,7 +199,7 @@ def test_a_killed_launch_leaves_nothing(installed, tmp_path, monkeypatch) -> Non
         made.write(folder)
     monkeypatch.undo()
     assert list(folder.iterdir()) == []
-    (folder / ".torn" / "slurm").mkdir(parents=True)  # what `kill -9` leaves
+    (folder / ".torn" / "slurm").mkdir(parents=True)  # the state after `kill -9`
     made.write(folder)
     assert [path.name for path in folder.iterdir()] == [made.name]
 
@@ -222,7 +222,7 @@ def test_a_folder_that_cannot_be_written(installed, tmp_path) -> None:
 
 
 def test_jobs_import_from_the_snapshot(installed, tmp_path) -> None:
-    """Not from the folder they were submitted in, nor from where PYTHONPATH pointed, which is looked into afterwards."""
+    """The folder of the submission is not on the path; the former PYTHONPATH comes last."""
     for name in named(*PACKAGES):
         (installed / name).write_text("value = 'old'\n")
     (installed / "plugin.py").write_text("")

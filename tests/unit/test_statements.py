@@ -1,4 +1,4 @@
-"""The statements of shapes: entailment behind a curtain, and two images side by side."""
+"""The statements of shapes: entailment with a curtain, and pairs of images."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_every_wording_has_each_label_equally_often(task: str, split: str) -> No
 
 
 @pytest.mark.parametrize("task", LABELS)
-def test_who_reads_the_wording_only_scores_chance_for_each_kind(task: str) -> None:
+def test_wording_alone_scores_chance_for_each_kind(task: str) -> None:
     seen: dict[str, Counter[str]] = defaultdict(Counter)
     for example in told(task, "train"):
         seen[example.question][example.answers[0]] += 1
@@ -58,7 +58,7 @@ def scene_of(image: str) -> Scene:
 
 
 def number(scene: Scene, noun: str) -> int:
-    """How many things of a scene a noun such as "red shape" or "small circle" names, from the words alone."""
+    """Count the things of a scene that a noun such as "red shape" names, from the words alone."""
     word, shape = noun.split()
     attribute = "color" if word in COLORS else "size"
     return sum(getattr(t, attribute) == word and shape in ("shape", t.shape) for t in scene.things)
@@ -123,7 +123,10 @@ def test_a_curtain_hides_a_band_and_cuts_no_thing(side: str) -> None:
 
 
 def test_golden() -> None:
-    """Numbers rest on this very data: if this fails, restore it, or raise shapes' VERSION."""
+    """Numbers depend on this data.
+
+    If this fails, restore the data, or raise the VERSION of shapes.
+    """
     total = hashlib.sha256()
     for task in LABELS:
         rows = [(e.id, e.images, e.question, e.answers, e.kind) for e in told(task, "val")]

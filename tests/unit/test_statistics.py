@@ -1,4 +1,4 @@
-"""Statistics against scipy's own, against the literature's examples, and against what they promise on made-up data."""
+"""Statistics against scipy, examples from the literature, and their guarantees on made-up data."""
 
 import math
 
@@ -32,7 +32,7 @@ def test_sign_flip_is_scipys_permutation_test(shift):
         assert p == pytest.approx(exact.pvalue, abs=0.02)
 
 
-def test_sign_flip_says_the_same_again_whatever_stands_beside():
+def test_sign_flip_is_repeatable_in_any_order():
     sums = drawn(2, 4, 1500)  # two blocks
     assert sign_flip(sums)[2] == sign_flip(sums[2:3])[0] == sign_flip(sums[2:3] * 8)[0]
     assert sign_flip(sums, seed=1)[2] != sign_flip(sums)[2]
@@ -54,14 +54,17 @@ def test_a_resampled_p_is_never_zero():
     assert sign_flip(np.ones((1, 200)))[0] == 1 / 10_000
 
 
-def test_one_image_says_nothing():
+def test_one_image_is_not_enough():
     (found,) = differences(np.array([90.0]), np.array([[10.0]]), np.array([3.0]))
     assert found.p == 1
     assert all(map(math.isnan, (found.low, found.high, found.detectable)))
 
 
 def test_the_test_keeps_its_level_on_clustered_questions():
-    """Questions of an image share its difficulty; counted as independent, far more than 5 % would be called significant."""
+    """Questions of an image share its difficulty.
+
+    Counted as independent, far more than 5 % would be called significant.
+    """
     generator = np.random.default_rng(3)
     images, questions, trials = 60, 8, 600
     each = generator.normal(size=(trials, images, 1)) + generator.normal(
@@ -90,7 +93,7 @@ def test_clustered_errors_are_the_usual_ones_where_every_image_has_one_example()
 
 
 @given(st.integers(1, 5))
-def test_asking_the_same_question_again_adds_nothing(times):
+def test_repeated_questions_add_no_information(times):
     a, b, counts = drawn(6, 30) + 1, drawn(7, 2, 30), np.arange(1.0, 31.0)
     once, again = differences(a, b, counts), differences(times * a, times * b, times * counts)
     for x, y in zip(once, again, strict=True):
@@ -106,14 +109,14 @@ def test_the_interval_is_scipys_for_one_example_an_image():
     assert (found.low, found.high) == pytest.approx(tuple(expected))
 
 
-def test_holm_is_that_of_r():
+def test_holm_equals_that_of_r():
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx(
         [0.03, 0.06, 0.06, 0.02]
-    )  # p.adjust(c(...), "holm")
+    )  # R: p.adjust(c(...), "holm")
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12), st.floats(0.001, 0.5))
-def test_holm_rejects_what_the_steps_reject(p, level):
+def test_holm_rejects_the_same_as_its_steps(p, level):
     rejected: set[int] = set()
     for step, i in enumerate(sorted(range(len(p)), key=lambda i: (p[i], i))):
         if p[i] * (len(p) - step) > level:
@@ -130,7 +133,7 @@ def test_interval_over_seeds_is_scipys():
     assert seed_interval([1.0]) is None
 
 
-def test_ranks_share_places():
+def test_tied_methods_share_a_rank():
     assert ranks([80.0, 79.0, 81.0, 79.0, 70.0], [True, False, True, False, False]) == [
         1,
         3,
@@ -142,4 +145,4 @@ def test_ranks_share_places():
         3,
         1,
         1,
-    ]  # a noisy one may be tied where a better one is not
+    ]  # a noisy method may be tied although a better one is not

@@ -1,4 +1,4 @@
-"""A cell that is asked to stop is saved at that very step, and ends with the same bits when it goes on."""
+"""A cell that is asked to stop is saved at that step and later ends with the same bits."""
 
 import pytest
 
@@ -29,8 +29,12 @@ def test_stopped_and_resumed(made, tmp_path) -> None:
 
     for phase, step in (("load data", 0), ("train", 3), ("train", 5), ("evaluate", 4)):
         seen.clear()
+
+        def stop(reached: tuple[str, int] = (phase, step)) -> bool:
+            return seen[-1] == reached
+
         with pytest.raises(Stopped):
-            run_cell(cell, tmp_path / "parts", RUNTIME, progress, lambda: seen[-1] == (phase, step))  # noqa: B023 - called in this round
+            run_cell(cell, tmp_path / "parts", RUNTIME, progress, stop)
         assert not any(
             (folder / name).exists() for name in ("record.json", "failure.json", "progress.json")
         )

@@ -1,4 +1,4 @@
-"""Sweeps in folders, settings of a method by task, and BLIP's own checkpoint planned where it does not lie."""
+"""Sweeps in folders, settings of a method by task, and BLIP's own checkpoint planned without it."""
 
 from pathlib import Path
 
@@ -54,11 +54,11 @@ def test_a_folder_is_part_of_a_shipped_sweeps_name(tmp_path, monkeypatch):
         sweep_path("paper/tabel1")
 
 
-def test_a_sweep_of_ones_own_is_called_by_its_file(write):
+def test_a_users_sweep_is_named_after_its_file(write):
     assert sweep_name(Path(write())) == "a"
 
 
-def test_plans_of_equal_names_in_two_folders_lie_apart(tmp_path):
+def test_plans_of_equal_names_in_two_folders_are_separate(tmp_path):
     files = {
         plan_file(tmp_path, name, scale)
         for name in ("p/table1", "q/table1", "table1")
@@ -68,7 +68,7 @@ def test_plans_of_equal_names_in_two_folders_lie_apart(tmp_path):
     assert plan_file(tmp_path, "p/table1", "tiny") == tmp_path / "sweeps" / "p" / "table1@tiny.json"
 
 
-def test_settings_of_a_task_stand_over_the_entrys_own(write):
+def test_settings_of_a_task_override_those_of_the_entry(write):
     settings = {(cell.row, cell.task): cell.cell.method.settings for cell in expand(write())}
     assert (settings["ours", "vqa"]["p"], settings["ours", "vqa"]["mu"]) == (1.9, 0.1)
     assert (settings["ours", "captioning"]["p"], settings["ours", "captioning"]["mu"]) == (1.75, 3)
@@ -76,7 +76,7 @@ def test_settings_of_a_task_stand_over_the_entrys_own(write):
     assert settings["lora", "vqa"] == settings["lora", "captioning"]
 
 
-def test_it_is_told_where_they_come_from(write):
+def test_their_origin_is_reported(write):
     (cell,) = (
         each
         for each in cross_layers(write())
@@ -88,7 +88,7 @@ def test_it_is_told_where_they_come_from(write):
     ]
 
 
-def test_joint_cells_have_the_entrys_own(write):
+def test_joint_cells_use_the_settings_of_the_entry(write):
     joint = SWEEP.replace(
         "captioning/shapes]", "captioning/shapes, {joint: [captioning/shapes, vqa/shapes]}]"
     )
@@ -124,12 +124,12 @@ def test_joint_cells_have_the_entrys_own(write):
         ),
     ],
 )
-def test_what_by_task_refuses(write, old, new, says):
+def test_by_task_refusals(write, old, new, says):
     assert says in refusal(write(SWEEP.replace(old, new)))
 
 
 def test_a_known_checkpoint_is_counted_without_its_file(tmp_path, monkeypatch):
-    """223,679,804 parameters at 224 px, as the p-Adapter's release uses it; another file must be there."""
+    """The release has 223,679,804 parameters at 224 px; any other file must exist."""
     monkeypatch.chdir(tmp_path)
     recipe = Protocol(lr=1.0, steps=1)
     with torch.device("meta"):

@@ -1,4 +1,4 @@
-"""The training loop: batch order, schedule, resuming after a death at any place, and its error messages."""
+"""The training loop: batch order, schedule, resuming after a kill at any place, and its errors."""
 
 from __future__ import annotations
 
@@ -33,16 +33,22 @@ from vlpeft.benchmark.tasks.base import Item
 LORA = Case("lora", "vit_roberta")
 SWEEP = """
 protocol:
-  {steps: 12, batch_size: 24, lr: 2e-3, schedule: cosine, warmup_fraction: 0.25, weight_decay: 0.01, clip_norm: 1.0,
-   train_limit: 64, eval_limit: 16, max_input_tokens: 24, max_output_tokens: 24, metric_tokenizer: treebank}
+  {steps: 12, batch_size: 24, lr: 2e-3, schedule: cosine, warmup_fraction: 0.25,
+   weight_decay: 0.01, clip_norm: 1.0, train_limit: 64, eval_limit: 16,
+   max_input_tokens: 24, max_output_tokens: 24, metric_tokenizer: treebank}
 tasks: [{task: vqa, dataset: ./scenes.yaml}, {task: captioning, dataset: ./scenes.yaml}]
 backbones:
-  - {name: vit_roberta, text: tiny, vision: tiny, head_layers: 1, protocol: {metrics: [vqa_accuracy]}}
+  - name: vit_roberta
+    text: tiny
+    vision: tiny
+    head_layers: 1
+    protocol: {metrics: [vqa_accuracy]}
   - {name: vit_gpt2, text: tiny, vision: tiny, protocol: {metrics: [bleu]}}
 methods: [{name: routing_lora, function: mul, dropout: 0.2}]
 """
 SCENES = "{format: shapes, root: '', train_scenes: 60, val_scenes: 1, test_scenes: 20}\n"
-# Every attempt is a process of its own, forked before anything is computed; each but the last kills itself.
+# Every attempt is a process of its own, forked before anything is computed. Each but the last kills
+# itself.
 WORKER = """
 import os, signal, sys
 from pathlib import Path
@@ -50,6 +56,7 @@ from vlpeft.benchmark.run.runtime import Runtime
 from vlpeft.benchmark.run.runner import run_cell
 
 root, *cells = sys.argv[1:]
+runtime = Runtime(device="cpu", threads=1, checkpoint_seconds=0)
 for cell in cells:
     for phase, step in (("train", 5), ("train", 6), ("train", 11), ("evaluate", 16), ("never", 0)):
         def progress(where, done, total):
@@ -57,11 +64,13 @@ for cell in cells:
                 os.kill(os.getpid(), signal.SIGKILL)
         child = os.fork()
         if child == 0:
-            outcome = run_cell(cell, Path(root), Runtime(device="cpu", threads=1, checkpoint_seconds=0), progress)
+            outcome = run_cell(cell, Path(root), runtime, progress)
             os._exit(0 if outcome == "done" else 1)
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
         folder = Path(root) / "cells" / cell
-        assert phase == "never" or ((folder / "checkpoint.pt").exists() and not (folder / "record.json").exists())
+        if phase != "never":
+            assert (folder / "checkpoint.pt").exists()
+            assert not (folder / "record.json").exists()
 """
 TIMINGS = {
     "train_seconds",
@@ -85,8 +94,8 @@ def planned(tmp_path_factory: pytest.TempPathFactory) -> Plan:
 # Resuming.
 
 
-def test_deaths_change_nothing(planned: Plan, tmp_path: Path) -> None:
-    """Killed at three steps and in evaluation, resumed in new processes: the same bytes as in one go."""
+def test_kills_change_nothing(planned: Plan, tmp_path: Path) -> None:
+    """Killed at three steps and in evaluation, and resumed in new processes: the same bytes."""
     whole, broken = Store(tmp_path / "whole"), Store(tmp_path / "broken")
     cells = [cell.id for cell in planned.runnable()]
     assert len(cells) == 2
@@ -126,9 +135,7 @@ def test_deaths_change_nothing(planned: Plan, tmp_path: Path) -> None:
         }
 
 
-def test_a_failed_attempt_is_told_and_the_next_goes_on_from_its_checkpoint(
-    planned: Plan, tmp_path: Path
-) -> None:
+def test_a_failed_attempt_is_reported_and_the_next_resumes(planned: Plan, tmp_path: Path) -> None:
     save_plan(planned, tmp_path)
     cell = planned.runnable()[0].id
     folder = Store(tmp_path).folder(cell)
@@ -217,7 +224,7 @@ def test_epochs_and_seeds_give_other_orders() -> None:
     assert order(50, 50, 1, 0, 1)[0] not in (one, two)
 
 
-def test_the_random_state_plays_no_part_in_the_order() -> None:
+def test_the_order_does_not_depend_on_the_random_state() -> None:
     torch.manual_seed(1)
     one = order(20, 7, 3, 0, 5)
     state = torch.random.get_rng_state()
@@ -247,7 +254,7 @@ def test_linear_decay() -> None:
     assert factors(schedule="linear") == pytest.approx([1 - i / 20 for i in range(21)])
 
 
-def test_linear_decay_behind_a_warm_up() -> None:
+def test_linear_decay_after_a_warm_up() -> None:
     expected = [0, 0.25, 0.5, 0.75, *(1 - i / 16 for i in range(17))]
     assert factors(schedule="linear", warmup_steps=4) == pytest.approx(expected)
     assert factors(schedule="linear", warmup_fraction=0.2) == pytest.approx(expected)
@@ -305,7 +312,7 @@ def test_matrices_decay_and_vectors_do_not() -> None:
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_loss_that_is_no_number_names_the_learning_rate(value: float) -> None:
+def test_a_nan_loss_names_the_learning_rate(value: float) -> None:
     backbone = LORA.build()
     one = feed(
         LORA.items(), 8, Visual(lambda _ids, _seeds: torch.full((8, 1, 128), value), nn.Identity())
@@ -335,7 +342,10 @@ def test_the_curve_has_the_mean_loss_of_every_window(curve: list[tuple[int, floa
 def test_sorting_by_length_neither_drops_nor_repeats(
     n: int, size: int, window: int, seed: int
 ) -> None:
-    """Within a window no batch reaches into the lengths of another; batches are as many and as large as without."""
+    """Within a window no batch overlaps another in lengths.
+
+    Batches are as many and as large as without sorting.
+    """
     items = [Item((str(i),), "x" * (i * 37 % 23), {"y": 1.0}) for i in range(n)]
     recipe = Protocol(lr=1.0, epochs=2, batch_size=size, length_window=window)
     made = [

@@ -1,4 +1,7 @@
-"""Verifying an environment: comparing values, stamps, and which parts a cell uses; the checks themselves are tested end to end."""
+"""Verification of an environment: comparing values, stamps, and the parts that a cell uses.
+
+The checks themselves are tested end to end.
+"""
 
 import json
 import math
@@ -42,7 +45,7 @@ def cache(tmp_path, monkeypatch):
         (
             {"a": [1.0], "b": [1e-9]},
             {"a": [1.0], "b": [0.9 * SMALL * FLOAT32]},
-        ),  # what is left over by cancellation
+        ),  # rounding that remains after cancellation
         ([["a", "b"], 3], [["a", "b"], 3]),
         (True, True),
     ],
@@ -144,7 +147,7 @@ def test_parts_of_cells():
 # Stamps.
 
 
-def test_what_passed_is_remembered(cache):
+def test_a_passed_check_is_remembered(cache):
     here = Environment.here("cpu")
     assert missing(here, ["images", "blip"]) == ("images", "blip")
     assert remember(here, ["images"]) == ""
@@ -191,7 +194,7 @@ def test_the_code_is_hashed_by_its_content(tmp_path):
     assert len(hashes) == 3
 
 
-def test_a_torn_stamp_is_worth_nothing(cache):
+def test_an_incomplete_stamp_is_ignored(cache):
     here = Environment.here("cpu")
     remember(here, PARTS)
     (cache / f"{here.key}.json").write_text("{")
@@ -226,7 +229,7 @@ def test_a_failing_environment_is_refused_each_time(images_only, monkeypatch):
             require(images_only, "cpu", lambda _: None)
 
 
-def test_a_process_of_many_cells_asks_once(images_only, monkeypatch):
+def test_a_process_of_many_cells_verifies_once(images_only, monkeypatch):
     values = {**expected.committed("images"), "augmented views": []}
     monkeypatch.setattr(expected, "committed", lambda _: values)
     said, many = [], Gate(lambda: "cpu", None)
@@ -262,7 +265,7 @@ def test_a_cell_of_a_job_fails_with_what_was_found(images_only, tmp_path, monkey
     assert begin(Gate(lambda: "cpu", lambda _: None))
 
 
-def test_a_device_that_is_not_there_is_left_to_the_cell(images_only):
+def test_a_missing_device_is_left_to_the_cell(images_only):
     def no_gpu():
         raise UserError("no CUDA GPU is visible here")
 
@@ -277,7 +280,7 @@ def test_verifying_changes_neither_random_numbers_nor_settings():
     assert torch.get_num_threads() == threads
 
 
-def test_a_protocol_says_which_metrics_are_used():
+def test_a_protocol_selects_the_metrics():
     cell = replace(
         Case("lora", "blip").cell(), protocol=Protocol(lr=1e-3, steps=1, metrics=("cider",))
     )

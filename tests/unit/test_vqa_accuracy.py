@@ -1,4 +1,4 @@
-"""VQA accuracy against the behaviour of the official VQA v2 evaluator, quirks included."""
+"""VQA accuracy against the behaviour of the official VQA v2 evaluator, bugs included."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_the_authors_example() -> None:
     [
         ("Yes!", "yes"),
         ("  the red\tcar\n", "red car"),
-        ("A", ""),  # an article alone vanishes: "what letter is this?" cannot be answered with A
+        ("A", ""),  # a lone article vanishes: "what letter is this?" cannot be answered with A
         ("two", "2"),
         ("none", "0"),
         ("left one", "left 1"),
@@ -63,11 +63,11 @@ def test_the_authors_example() -> None:
         ("dont", "don't"),
         ("couldnt've", "couldn't've"),
         ("couldn'tve", "couldn't've"),
-        ("couldntve", "couldntve"),  # both apostrophes gone: not mended
-        ("Im", "im"),  # the table's forms of "I" are upper case, the words are not
+        ("couldntve", "couldntve"),  # both apostrophes missing: not repaired
+        ("Im", "im"),  # the table has upper-case forms of "I", but the words are lower case
         ("lets", "lets"),
         ("she's", "she's"),
-        ("somebody'd", "somebodyd"),  # the table has this one backwards
+        ("somebody'd", "somebodyd"),  # the official table has this entry backwards
         ("ow's'at", "'ow's'at"),
         ("twas", "'twas"),
         ("black-white", "black white"),  # a mark between letters becomes a space
@@ -78,14 +78,14 @@ def test_the_authors_example() -> None:
         ),  # a mark that touches a space once is deleted everywhere
         ("black-white, red", "black white red"),
         ("1,000", "1000"),
-        ("1,000-2", "10002"),  # a comma between digits makes all marks be deleted
+        ("1,000-2", "10002"),  # a comma between digits deletes all marks
         ("a,b", "b"),
         ("3.5", "3.5"),
         ("u.s.", "us"),
-        ("5.", "5"),  # the guard against a digit before the point is misspelt
+        ("5.", "5"),  # the guard against a digit before the point has a typo
         (".5", ".5"),
         ("." * 40, "." * 8),  # only 32 are replaced
-        ("it's: ok", "it's: ok"),  # neither apostrophe nor colon is punctuation
+        ("it's: ok", "it's: ok"),  # neither apostrophe nor colon counts as punctuation
         ("don’t", "don’t"),
         ("", ""),
         ("\n\t", ""),
@@ -115,14 +115,17 @@ def test_contractions_are_the_official_ones() -> None:
 
 
 def test_agreeing_annotators_are_not_processed() -> None:
-    """With ten equal references the original compares the strings as they are, for questions about text in the image."""
+    """With ten equal references the original compares the strings unchanged.
+
+    This matters for questions about text in the image.
+    """
     assert vqa_accuracy("Stop!", ["Stop!"] * 10) == 1.0
     assert vqa_accuracy("stop", ["Stop!"] * 10) == 0.0
     assert vqa_accuracy(" Stop!\n", ["\tStop! "] * 10) == 1.0
     assert vqa_accuracy("stop", ["Stop!"] * 9 + ["halt"]) == 1.0
 
 
-def test_white_space_alone_is_no_disagreement() -> None:
+def test_white_space_alone_is_not_a_disagreement() -> None:
     assert vqa_accuracy("stop", ["Stop!"] * 9 + ["Stop! "]) == 0.0
 
 
@@ -168,7 +171,7 @@ def test_equals_a_literal_leave_one_out(answer: str, references: list[str]) -> N
     )
 )
 def test_processing_twice_changes_nothing(text: str) -> None:
-    """True up to 32 full stops; the cases above show what happens beyond."""
+    """This is true up to 32 full stops; the cases above show what happens beyond."""
     assert normalise(normalise(text)) == normalise(text)
 
 

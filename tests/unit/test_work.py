@@ -1,4 +1,4 @@
-"""How much a step does, counted on a step that changes nothing."""
+"""The number of operations in a step, counted on a step that changes nothing."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def counted(
 
 
 @pytest.mark.parametrize("backbone", ["vit_roberta", "vit_gpt2", "blip", "clip_bart"])
-def test_more_is_counted_where_more_trains(backbone: str) -> None:
+def test_more_is_counted_if_more_trains(backbone: str) -> None:
     lora, full = (counted(Case(method, backbone))[0] for method in ("lora", "full_finetuning"))
     assert 0 < lora.flops < full.flops
     assert (lora.tokens, lora.images) == (full.tokens, full.images)
 
 
 def test_any_method_can_be_counted_and_nothing_changes(case: Case) -> None:
-    """Also those that hand parameters to modules as they are: prompts, prefixes, p."""
+    """Methods that pass parameters to modules directly are included: prompts, prefixes, p."""
     work, before, after = counted(case)
     assert work.flops > 0
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
@@ -45,7 +45,7 @@ def test_any_method_can_be_counted_and_nothing_changes(case: Case) -> None:
 
 
 class Two(nn.Module):
-    """As much of a backbone as counting sees: look-ups, a frozen linear map, a trained one."""
+    """A minimal backbone for counting: look-ups, a frozen linear map and a trained one."""
 
     device = torch.device("cpu")
 
@@ -65,9 +65,10 @@ class Two(nn.Module):
 
 @pytest.mark.parametrize("ranks", [Ranks(0, 1), Ranks(0, 2)])
 def test_flops_counted_by_hand(ranks: Ranks) -> None:
-    """6 rows: 2 * 6 * 4 * 5 for the frozen map, 2 * 6 * 5 * 3 for the trained one, and as much again for its weights' gradient.
+    """6 rows: 2 * 6 * 4 * 5 for the frozen map and 2 * 6 * 5 * 3 for the trained one.
 
-    However many ranks share the batch; and the last step's gradients make room.
+    The gradient of the trained weights costs as much again. The count is the same for any number of
+    ranks, and gradients of the last step are freed.
     """
     made = Two()
     items = [
@@ -91,7 +92,7 @@ def test_flops_counted_by_hand(ranks: Ranks) -> None:
 def test_parts_of_a_batch_make_the_batch() -> None:
     whole, parts = (counted(Case("lora", "vit_gpt2"), size)[0] for size in (None, 1))
     assert whole.images == parts.images
-    assert 0 < parts.tokens <= whole.tokens  # shorter parts are padded less
+    assert 0 < parts.tokens <= whole.tokens  # shorter parts have less padding
     assert parts.flops <= whole.flops
 
 

@@ -1,7 +1,8 @@
-"""Stands in for `vlpeft.benchmark.run.runner` in the workers of jobs whose PYTHONPATH begins here: cells that take time and no work.
+"""Replaces `vlpeft.benchmark.run.runner` in workers whose PYTHONPATH starts here.
 
-FAKE_CELLS is JSON: {beginning of an id: {steps, seconds (of a step), does}}, "" for all others. Every step is a line in
-ROOT/cells/<id>/trace, so that tests see what was done twice; every fifth step is saved.
+Cells then take time but do no work. FAKE_CELLS is JSON: {prefix of an id: {steps, seconds (of a
+step), does}}, where "" matches all others. Every step adds a line to ROOT/cells/<id>/trace, so that
+tests see repeated steps. Every fifth step is saved.
 """
 
 import json
@@ -126,7 +127,7 @@ def attempt(store, cell_id, asked, steps, seconds, does):
 def misbehave(does, root):
     if does == "fill":
         with (root.parent / "ballast").open("ab", buffering=0) as file:
-            while file.write(bytes(2**12)):  # until there is no room
+            while file.write(bytes(2**12)):  # until the disk is full
                 pass
     if does == "raise":
         raise RuntimeError("it was told to")
@@ -135,7 +136,7 @@ def misbehave(does, root):
         os.kill(os.getpid(), signal.SIGSEGV)
     if does == "eat":
         kept = bytearray(2**30)
-        kept[:: 2**12] = b"x" * 2**18  # touched, so that it counts
+        kept[:: 2**12] = b"x" * 2**18  # touch the memory, so that it counts
         time.sleep(30)
 
 
