@@ -1,4 +1,7 @@
-"""How costs grow, as a picture: a panel a curve, on logarithmic axes, with what was measured and the line through it."""
+"""Draw how costs grow: one panel for each curve, with the measured points and a line through them.
+
+Both axes are logarithmic.
+"""
 
 from __future__ import annotations
 
@@ -15,16 +18,19 @@ LEFT, RIGHT, TOP, BOTTOM = 52, 14, 44, 40
 STYLE = """
 text { font: 11px system-ui, "DejaVu Sans", sans-serif; fill: #1b1d21; }
 .title { font-weight: 600; font-size: 12px; } .tick { font-size: 10px; fill: #565b64; }
-.ground { fill: #fff; } .grid { stroke: #d9dbe0; stroke-width: .75; } .line { stroke: #0b62a8; stroke-width: 1.6; } .dot { fill: #b5480c; }
+.ground { fill: #fff; } .grid { stroke: #d9dbe0; stroke-width: .75; }
+.line { stroke: #0b62a8; stroke-width: 1.6; }
+.dot { fill: #b5480c; }
 @media (prefers-color-scheme: dark) {
-  text { fill: #e9eaee; } .tick { fill: #a9afba; } .ground { fill: #13151a; } .grid { stroke: #343944; }
+  text { fill: #e9eaee; } .tick { fill: #a9afba; } .ground { fill: #13151a; }
+  .grid { stroke: #343944; }
   .line { stroke: #6db3f2; } .dot { fill: #ff9e64; }
 }
 """
 
 
 def plot(rows: Sequence[BenchRow]) -> str:
-    """SVG of the rows that have points."""
+    """Return an SVG of the rows that have points."""
     curves = [row for row in rows if row.points]
     height = HEIGHT * math.ceil(len(curves) / 2)
     panels = "".join(
@@ -65,7 +71,7 @@ def _axis(values: Sequence[float]) -> Axis:
 
 
 def _fitted(exponent: float, points: Sequence[tuple[float, float]], size: float) -> float:
-    """The power through the middle of the points, where the line of least squares goes."""
+    """Return the value of the fitted power law, which goes through the middle of the points."""
     across, up = ([math.log(value) for value in values] for values in zip(*points, strict=True))
     return math.exp(fmean(up) + exponent * (math.log(size) - fmean(across)))
 
