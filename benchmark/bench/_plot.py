@@ -18,12 +18,9 @@ LEFT, RIGHT, TOP, BOTTOM = 52, 14, 44, 40
 STYLE = """
 text { font: 11px system-ui, "DejaVu Sans", sans-serif; fill: #1b1d21; }
 .title { font-weight: 600; font-size: 12px; } .tick { font-size: 10px; fill: #565b64; }
-.ground { fill: #fff; } .grid { stroke: #d9dbe0; stroke-width: .75; }
-.line { stroke: #0b62a8; stroke-width: 1.6; }
-.dot { fill: #b5480c; }
+.ground { fill: #fff; } .grid { stroke: #d9dbe0; stroke-width: .75; } .line { stroke: #0b62a8; stroke-width: 1.6; } .dot { fill: #b5480c; }
 @media (prefers-color-scheme: dark) {
-  text { fill: #e9eaee; } .tick { fill: #a9afba; } .ground { fill: #13151a; }
-  .grid { stroke: #343944; }
+  text { fill: #e9eaee; } .tick { fill: #a9afba; } .ground { fill: #13151a; } .grid { stroke: #343944; }
   .line { stroke: #6db3f2; } .dot { fill: #ff9e64; }
 }
 """
