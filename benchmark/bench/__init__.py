@@ -1,7 +1,8 @@
 """Speed and memory, side by side: `vlpeft bench NAME` runs `benchmark/bench/NAME.py`.
 
-A bench is one file with `run(setting) -> Iterator[Row]`, found by its name; `_rows.py` says what a row is, `_sides.py` how
-two sides are measured. Nothing is imported here, so that `vlpeft --help` may name the benches.
+A bench is one file with `run(setting) -> Iterator[BenchRow]`, found by its name. `_rows.py`
+defines a row, and `_sides.py` measures two sides. Nothing is imported here, so that
+`vlpeft --help` can name the benches.
 """
 
 from __future__ import annotations
@@ -10,5 +11,5 @@ from pathlib import Path
 
 
 def names() -> list[str]:
-    """Benches there are."""
+    """Return the names of all benches."""
     return sorted(path.stem for path in Path(__file__).parent.glob("[!_]*.py"))

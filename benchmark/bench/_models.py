@@ -1,4 +1,7 @@
-"""Models of the usual size with random weights (speed needs no others) or the tiny ones, and training steps of them."""
+"""Full-size models with random weights, or the tiny ones, and training steps of them.
+
+Speed does not depend on the values of weights.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ SMALL: Mapping[str, Settings] = {
 
 
 def protocol(batch: int, **more: Any) -> Protocol:
-    """A recipe for speed; on a GPU of today one trains in bf16."""
+    """Return a recipe with this batch size; `more` are keys of the protocol."""
     return parse(Protocol, {"lr": 1e-4, "steps": 1, "batch_size": batch, **more}, "bench")
 
 
@@ -44,7 +47,7 @@ def adapt_backbone(
     quick: bool,
     answers: Sequence[str] = ANSWERS,
 ) -> Backbone:
-    """A backbone with a method injected, or (None) wholly frozen, head included."""
+    """Return a backbone with a method; with None, freeze all of it, the head included."""
     torch.manual_seed(0)
     with random_weights():
         made: Backbone = parse(
@@ -58,12 +61,12 @@ def adapt_backbone(
 
 
 def items(batch: int) -> list[Item]:
-    """Questions with one answer each; images are numbers."""
+    """Return questions with one answer each; image ids are "0", "1", ..."""
     return [Item((str(i),), QUESTION, {ANSWERS[i % len(ANSWERS)]: 1.0}) for i in range(batch)]
 
 
 def training(backbone: Backbone, recipe: Protocol, visual: Visual) -> TimedStep:
-    """One step of the one training loop: features, forward, backward, AdamW, schedule."""
+    """Return one step of the training loop: features, forward, backward, AdamW, schedule."""
     batch = recipe.batch_size
     state, feed = start(backbone, recipe, 1), Feed(items(batch), visual, recipe, ANSWERS)
 
@@ -75,7 +78,10 @@ def training(backbone: Backbone, recipe: Protocol, visual: Visual) -> TimedStep:
 
 
 def freeze_backbone(backbone: Backbone, recipe: Protocol, visual: Visual) -> TimedStep:
-    """The least that adapting a frozen backbone can cost: its forward, and the gradient of every activation of the text."""
+    """Return the least that adapting a frozen backbone can cost.
+
+    That is its forward pass, and the gradient of every activation of the text.
+    """
     batch = items(recipe.batch_size)
     backbone.train()
     backbone.token_embeddings.register_forward_hook(

@@ -1,4 +1,7 @@
-"""How costs grow, as a picture: a panel a curve, on logarithmic axes, with what was measured and the line through it."""
+"""Draw how costs grow: one panel for each curve, with the measured points and a line through them.
+
+Both axes are logarithmic.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ text { font: 11px system-ui, "DejaVu Sans", sans-serif; fill: #1b1d21; }
 
 
 def plot(rows: Sequence[BenchRow]) -> str:
-    """SVG of the rows that have points."""
+    """Return an SVG of the rows that have points."""
     curves = [row for row in rows if row.points]
     height = HEIGHT * math.ceil(len(curves) / 2)
     panels = "".join(
@@ -65,7 +68,7 @@ def _axis(values: Sequence[float]) -> Axis:
 
 
 def _fitted(exponent: float, points: Sequence[tuple[float, float]], size: float) -> float:
-    """The power through the middle of the points, where the line of least squares goes."""
+    """Return the value of the fitted power law, which goes through the middle of the points."""
     across, up = ([math.log(value) for value in values] for values in zip(*points, strict=True))
     return math.exp(fmean(up) + exponent * (math.log(size) - fmean(across)))
 

@@ -1,4 +1,7 @@
-"""What a bench says: rows of two numbers and their ratio, with the ratio that is asked for; as a table, and kept as a file."""
+"""The rows of a bench: two numbers, their ratio, and the required ratio.
+
+Rows are printed as a table and kept as a file.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,11 @@ HEADER = ("ours", "other", "", "ratio", "middle half", "asked for", "")
 
 @dataclass(frozen=True)
 class Setting:
-    """How to measure. `quick`: the smallest sizes, in this process, to see that a bench runs; its numbers mean nothing."""
+    """How to measure.
+
+    `quick` only shows that a bench runs: the smallest sizes, in this process. Its numbers mean
+    nothing.
+    """
 
     device: str = "cpu"
     turns: int = 5
@@ -35,10 +42,15 @@ class Setting:
 
 @dataclass(frozen=True)
 class BenchRow:
-    """One comparison: medians of both sides, and of the turns' ratios.
+    """One comparison: the medians of both sides, and the median of the turns' ratios.
 
-    `at least`: other / ours, how many times less ours takes, must be `required` or more. `at most`: ours / other must be
-    `required` or less. Without `required` it is told for information. `spread`: the quartiles of the turns' ratios.
+    Attributes:
+        rule: "at least": other / ours, the factor that ours saves, must be `required` or more.
+            "at most": ours / other must be `required` or less.
+        required: The required ratio; None if the row is only for information.
+        spread: The quartiles of the turns' ratios.
+        points: For a curve, the cost in `unit` of each size. The ratio is then the exponent of
+            a power law through them.
     """
 
     bench: str
@@ -51,13 +63,14 @@ class BenchRow:
     required: float | None
     turns: int = 1
     spread: tuple[float, float] | None = None
-    points: dict[int, float] | None = (
-        None  # of a curve: size -> cost in `unit`; the ratio is the exponent of a power through them
-    )
+    points: dict[int, float] | None = None
 
     @property
     def verdict(self) -> BenchVerdict:
-        """Whether the ratio is as asked for. It is a tie where it falls short, but a quarter of the turns did not."""
+        """Whether the ratio is as required.
+
+        It is a tie if the median falls short, but a quarter of the turns does not.
+        """
         if self.required is None:
             return ""
         if self._enough(self.ratio):
@@ -77,7 +90,7 @@ def row(
     rule: RatioLimit,
     required: float | None,
 ) -> BenchRow:
-    """The row of some turns' pairs (ours, other)."""
+    """Return the row for the pairs (ours, other) of some turns."""
     from statistics import median, quantiles
 
     ratios = [other / ours if rule == "at least" else ours / other for ours, other in pairs]
@@ -101,25 +114,25 @@ def row(
 
 
 def run(name: str, setting: Setting) -> Iterator[BenchRow]:
-    """Rows of a bench, as they are measured."""
+    """Run a bench; yield its rows as they are measured."""
     rows: Iterator[BenchRow] = import_module(f"vlpeft.benchmark.bench.{name}").run(setting)
     return rows
 
 
 def as_dict(row: BenchRow) -> dict[str, Any]:
-    """For scripts."""
+    """Return a row with its verdict as plain values, for scripts."""
     return {**asdict(row), "verdict": row.verdict}
 
 
 def text(rows: Sequence[BenchRow]) -> str:
-    """The rows as a table."""
+    """Return the rows as a text table."""
     table = [("", *HEADER), *(_cells(row) for row in rows)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     return "".join(_line(cells, widths) + "\n" for cells in table)
 
 
 def markdown(rows: Sequence[BenchRow]) -> str:
-    """The rows as a Markdown table."""
+    """Return the rows as a Markdown table."""
     table = [
         ("", *HEADER),
         ("---", *["---:"] * 2, "---", *["---:"] * 3, "---"),
@@ -157,7 +170,10 @@ def _line(cells: Iterable[str], widths: Sequence[int]) -> str:
 
 
 def check_folder(folder: Path) -> None:
-    """Make the folder of a file before an hour is spent on measuring. Raises UserError where nothing can be written."""
+    """Create a folder before an hour is spent on measuring.
+
+    Raises UserError if nothing can be written there.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -169,15 +185,15 @@ def check_folder(folder: Path) -> None:
 
 
 def keep(folder: Path, rows: Sequence[BenchRow], setting: Setting, before: Sequence[float]) -> Path:
-    """Write the rows and where they come from to a new file, named by time and environment; none is ever overwritten.
+    """Write the rows and their provenance to a new file, named by time and environment.
 
-    `before`: the load averages when the run began. Raises UserError if the file exists or cannot be written.
+    `before`: the load averages when the run began. Raises UserError if the file exists already
+    or cannot be written; no file is ever overwritten.
     """
     now = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-    path = (
-        folder
-        / f"{now}_{platform.machine()}_{os.cpu_count()}cpu_torch{version('torch')}_{setting.device.replace(':', '')}.json"
-    )
+    machine = f"{platform.machine()}_{os.cpu_count()}cpu"
+    device = setting.device.replace(":", "")
+    path = folder / f"{now}_{machine}_torch{version('torch')}_{device}.json"
     load = {
         "load_before": list(before),
         "load_after": list(os.getloadavg()),
@@ -202,16 +218,17 @@ def keep(folder: Path, rows: Sequence[BenchRow], setting: Setting, before: Seque
 
 @dataclass(frozen=True)
 class _KeptRow:
-    """What is read again of a kept file."""
+    """The part of a kept file that is read again."""
 
     device: str
     rows: tuple[BenchRow, ...]
 
 
 def newest_rows(folder: Path, chosen: Sequence[str], device: str) -> list[BenchRow]:
-    """Of everything that these benches measured on such a device (cuda and cuda:0 are one) the row that was kept last.
+    """Return the newest kept row of everything that these benches measured on this device.
 
-    Raises UserError for a file that holds no rows, and where there is no row at all.
+    cuda and cuda:0 count as the same device. Raises UserError for a file without rows, and if
+    there is no row at all.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; name the one that `--keep` has filled")
@@ -225,6 +242,7 @@ def newest_rows(folder: Path, chosen: Sequence[str], device: str) -> list[BenchR
                 found.setdefault(row.bench, {})[row.name] = row
     if not found.keys() & set(chosen):
         raise UserError(
-            f"{folder}: nothing of {', '.join(chosen)} was kept here for --device {device}; measure it with `--keep`"
+            f"{folder}: nothing of {', '.join(chosen)} was kept here for --device {device}; "
+            "measure it with `--keep`"
         )
     return [row for bench in chosen for row in found.get(bench, {}).values()]

@@ -1,7 +1,8 @@
-"""Two sides of a comparison, each in a process of its own, taking turns: whatever else the machine does falls on both.
+"""Measure the two sides of a comparison in turns, each in its own process.
 
-On a CPU a turn is measured in CPU seconds of its process, or by the clock where threads work side by side; on a GPU by the
-clock, between two synchronisations.
+Turns alternate, so other load on the machine affects both sides alike. On a CPU a turn is
+measured in CPU seconds of its process, or by the clock if threads work in parallel. On a GPU
+it is measured by the clock, between two synchronisations.
 """
 
 from __future__ import annotations
@@ -35,7 +36,11 @@ TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class Turn:
-    """Seconds a step, the peak of memory above what the built side takes, in MiB, and what the last step returned."""
+    """The result of one turn.
+
+    seconds: of one step; memory: peak above what the built side takes, in MiB; said: what the
+    last step returned.
+    """
 
     seconds: float
     memory: float
@@ -43,7 +48,7 @@ class Turn:
 
 
 class Contender(Protocol):
-    """Somebody who takes turns."""
+    """A side that takes turns."""
 
     def __call__(self) -> Turn: ...
 
@@ -70,7 +75,7 @@ class Here:
         self.peak = peak_memory(self.device)
 
     def __call__(self) -> Turn:
-        """So many steps."""
+        """Run the steps of one turn."""
         reset_peak_memory(self.device)
         began = self._clock()
         for _ in range(self.count):
@@ -80,7 +85,7 @@ class Here:
         return Turn(seconds, (self.peak - self.base) / MIB, 0.0 if said is None else float(said))
 
     def _clock(self) -> float:
-        """Seconds, which count processes that a step starts, too."""
+        """Return seconds; CPU seconds include those of processes that a step starts."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         if self.device.type == "cuda" or self.elapsed:
@@ -90,7 +95,7 @@ class Here:
 
 
 class Elsewhere:
-    """A side in a process of its own."""
+    """A side in its own process."""
 
     def __init__(self, make: Make, setting: Setting, elapsed: bool) -> None:
         self.ours, theirs = get_context("spawn").Pipe()
@@ -102,7 +107,7 @@ class Elsewhere:
         self._hear()
 
     def __call__(self) -> Turn:
-        """One turn there."""
+        """Take one turn in that process."""
         self.ours.send("turn")
         turn: Turn = self._hear()
         return turn
@@ -131,7 +136,7 @@ def _serve(connection: Connection, make: Make, setting: Setting, elapsed: bool) 
             connection.send(side())
     except EOFError:
         return  # no more turns
-    except Exception as error:  # told to whom it concerns
+    except Exception as error:  # the other process raises it
         connection.send(
             error
             if isinstance(error, UserError)
@@ -141,7 +146,7 @@ def _serve(connection: Connection, make: Make, setting: Setting, elapsed: bool) 
 
 @contextmanager
 def side(make: Make, setting: Setting, elapsed: bool = False) -> Iterator[Contender]:
-    """A side that is ready to take turns."""
+    """Start a side that is ready to take turns, and stop it at the end."""
     if setting.quick:
         yield Here(make, setting, elapsed)
         return
@@ -155,7 +160,10 @@ def side(make: Make, setting: Setting, elapsed: bool = False) -> Iterator[Conten
 def turns(
     ours: Make, other: Make, setting: Setting, *, elapsed: bool = False
 ) -> list[tuple[Turn, Turn]]:
-    """Pairs of turns; each side goes first in every second one. Raises RuntimeError where they do not say the same."""
+    """Return pairs of turns; the sides take turns at going first.
+
+    Raises RuntimeError if the two sides compute different things.
+    """
     with ExitStack() as stack:
         sides = [stack.enter_context(side(make, setting, elapsed)) for make in (ours, other)]
         pairs = []
@@ -181,7 +189,7 @@ def time_row(
     *,
     elapsed: bool = False,
 ) -> BenchRow:
-    """Milliseconds a step."""
+    """Return a row of milliseconds for each step."""
     unit = "CPU ms" if setting.device == "cpu" and not elapsed else "ms"
     return row(
         bench,
@@ -196,13 +204,19 @@ def time_row(
 def memory_row(
     bench: str, name: str, pairs: list[tuple[Turn, Turn]], rule: RatioLimit, required: float | None
 ) -> BenchRow:
-    """Peak memory above the built side's. The parts of a page that a process's size counts whole are taken as one MiB at least."""
+    """Return a row of peak memory above what the built sides take.
+
+    A process's size is counted in whole pages, so small values are noise: take 1 MiB at least.
+    """
     values = [(max(1.0, mine.memory), max(1.0, theirs.memory)) for mine, theirs in pairs]
     return row(bench, f"{name}, memory", "MiB", values, rule, required)
 
 
 def kept_bytes(forward: Callable[[], Any], weights: nn.Module | None = None) -> int:
-    """Bytes that a forward keeps for the backward, weights aside; a storage kept twice counts once."""
+    """Return the bytes that a forward pass keeps for the backward pass, without the weights.
+
+    A storage that is kept twice counts once.
+    """
     known = (
         {p.untyped_storage().data_ptr() for p in weights.parameters()}
         if weights is not None
@@ -222,7 +236,7 @@ def kept_bytes(forward: Callable[[], Any], weights: nn.Module | None = None) -> 
 
 
 def _give_back_memory() -> None:
-    """What building freed must not hide what steps take."""
+    """Return freed memory to the system, so that it does not hide what steps take."""
     library = ctypes.CDLL(None)
     if hasattr(library, "malloc_trim"):  # glibc
         library.malloc_trim(0)

@@ -1,4 +1,4 @@
-"""Sweeps of any number of tiny cells, and records of them that nobody has measured."""
+"""Sweeps of any number of tiny cells, and made-up records of them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ RANKS, BACKBONE = (
 
 
 def write_sweep(folder: Path, cells: int, **protocol: Any) -> Path:
-    """A sweep file of so many cells: LoRA of up to 20 ranks, and seeds; JSON is YAML."""
+    """Write a sweep file with this many cells: LoRA of up to 20 ranks, and seeds. JSON is YAML."""
     ranks = next(n for n in range(min(RANKS, cells), 0, -1) if cells % n == 0)
     sweep = {
         "title": "bench",
@@ -49,7 +49,7 @@ def write_sweep(folder: Path, cells: int, **protocol: Any) -> Path:
 
 
 def records(root: Path, sweep: Path) -> Path:
-    """Leave the plan and a record of each of its cells in a new result folder; all scores are made up."""
+    """Write a plan and a record of each cell to a new result folder; all scores are made up."""
     made, store = plan(str(sweep), need_data=True), Store(root)
     write_atomically(plan_file(root, made.sweep), to_json(dump(made)))
     kinds = [f"vqa_accuracy/{a}_{b}" for a, b in product("abc", repeat=2)]

@@ -1,4 +1,7 @@
-"""What a finished cell keeps: only what was trained, beside the whole model; LoRA and routing of the routing paper, rank 128."""
+"""The size of a finished cell's weights, compared with the whole model.
+
+Only what was trained is kept. Methods: LoRA and routing of the routing paper, rank 128.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ ANSWERS = 3129  # VQAv2's
 
 
 def run(setting: Setting) -> Iterator[BenchRow]:
-    """Bytes of the files."""
+    """Compare the sizes of the two files."""
     for method, full in METHODS.items():
         settings = {**full, "rank": 4} if setting.quick else full
         answers = [str(i) for i in range(10 if setting.quick else ANSWERS)]

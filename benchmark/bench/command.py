@@ -1,4 +1,4 @@
-"""What the command itself costs: help beside a bare interpreter, planning 1,000 cells, tables of 10,000 records."""
+"""The cost of the command itself: help, planning 1,000 cells, and a table of 10,000 records."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ print(time.process_time() - began, file=sys.stderr)
 
 
 def run(setting: Setting) -> Iterator[BenchRow]:
-    """Help, plan, table."""
+    """Measure help, plan and table."""
     runs = 1 if setting.quick else RUNS
     pairs = turns(partial(step, HELP, runs), partial(step, ("-c", "pass"), runs), setting)
     yield time_row(BENCH, "vlpeft --help beside a bare interpreter", pairs, setting, "at most", 8.0)
@@ -58,8 +58,8 @@ def run(setting: Setting) -> Iterator[BenchRow]:
         )
 
 
-def step(arguments: Sequence[str], runs: int, device: torch.device) -> TimedStep:  # noqa: ARG001 - every side is told its device
-    """Start a Python so many times."""
+def step(arguments: Sequence[str], runs: int, device: torch.device) -> TimedStep:  # noqa: ARG001 - every side is given its device
+    """Start Python `runs` times."""
 
     def started() -> None:
         for _ in range(runs):
@@ -69,7 +69,7 @@ def step(arguments: Sequence[str], runs: int, device: torch.device) -> TimedStep
 
 
 def seconds(commands: Sequence[Sequence[str]]) -> float:
-    """CPU seconds of the last of these commands in a new process."""
+    """Return the CPU seconds of the last of these commands, in a new process."""
     code = CPU_SECONDS.format(commands=commands)
     done = subprocess.run(
         [sys.executable, "-c", code],

@@ -1,4 +1,7 @@
-"""A training step through `torch.compile` beside the same step without, and the first one, for which all is compiled."""
+"""A training step through `torch.compile`, compared with the same step without it.
+
+The first step, which compiles everything, has its own row.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ BENCH = "compile"
 
 @dataclass(frozen=True)
 class CompileCase:
-    """A method as its paper has it."""
+    """A method with its paper's settings."""
 
     backbone: str
     method: str
@@ -39,7 +42,7 @@ CASES = (
 
 
 def run(setting: Setting) -> Iterator[BenchRow]:
-    """Two rows a method; only the first one where it is to be quick."""
+    """Return two rows for each method; a quick run has only the first method."""
     for number, case in enumerate(CASES[:1] if setting.quick else CASES):
         name = f"{case.method} step, {case.backbone}"
         sides = [partial(step, number, compiled, setting.quick) for compiled in (True, False)]
@@ -56,7 +59,7 @@ def run(setting: Setting) -> Iterator[BenchRow]:
 
 
 def step(number: int, compiled: bool, quick: bool, device: torch.device) -> TimedStep:
-    """One training step."""
+    """Return one training step."""
     case, recipe = CASES[number], protocol(2 if quick else 8)
     backbone = adapt_backbone(case.backbone, case.method, case.settings, recipe, quick=quick).to(
         device
@@ -67,7 +70,7 @@ def step(number: int, compiled: bool, quick: bool, device: torch.device) -> Time
 
 
 def first_step(number: int, compiled: bool, setting: Setting) -> float:
-    """Seconds by the clock, in a process of its own, with nothing compiled earlier at hand."""
+    """Return elapsed seconds, in a new process and with an empty compile cache."""
     if setting.quick:
         return _first_step(number, compiled, setting)
     with (

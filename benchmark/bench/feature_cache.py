@@ -1,4 +1,4 @@
-"""An epoch of VQA with routing functions, features of the frozen ViT-B/16 cached, beside computing them in every step."""
+"""An epoch of VQA with cached features of the frozen ViT-B/16, compared with live features."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BATCH, BATCHES = 4, 2
 
 
 def run(setting: Setting) -> Iterator[BenchRow]:
-    """One epoch from the same weights; both sides must come to the same losses."""
+    """Measure one epoch from the same weights; both sides must reach the same losses."""
     with TemporaryDirectory() as folder:
         sides = [partial(step, folder if cached else "", setting.quick) for cached in (True, False)]
         name = f"routing_lora mul, vit_roberta, {BATCHES} batches of {BATCH} images"
@@ -32,7 +32,10 @@ def run(setting: Setting) -> Iterator[BenchRow]:
 
 
 def step(cache: str, quick: bool, device: torch.device) -> TimedStep:
-    """An epoch, which leaves the weights as they were; returns the mean of its losses. Without `cache` features are live."""
+    """Return an epoch that starts from the same weights each time, and returns its mean loss.
+
+    Without `cache`, features are computed in every step.
+    """
     recipe = protocol(BATCH, epochs=1, steps=None, train_limit=BATCH * BATCHES, eval_limit=1)
     inputs = Inputs.open(Part("vqa", load_spec("shapes"), recipe))
     settings = {"rank": 4 if quick else 128, "alpha": 128, "function": "mul"}

@@ -1,4 +1,7 @@
-"""A training step of LoRA beside one of full fine-tuning: RoBERTa-base + ViT-B/16, VQA; what LoRA leaves frozen is cached."""
+"""A training step of LoRA, compared with full fine-tuning: RoBERTa-base and ViT-B/16 on VQA.
+
+The features of a frozen vision tower are cached.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ SIDES = {"both towers": {"vision": True}, "text tower alone, both cached": {"vis
 
 
 def run(setting: Setting) -> Iterator[BenchRow]:
-    """Beside training both towers, and beside training the text tower alone."""
+    """Compare with training both towers, and with training the text tower alone."""
     for name, settings in SIDES.items():
         batch = 2 if setting.quick else 4
         ours = partial(step, "lora", (), batch, setting.quick)
@@ -37,7 +40,7 @@ def step(
     quick: bool,
     device: torch.device,
 ) -> TimedStep:
-    """One training step."""
+    """Return one training step."""
     recipe = protocol(batch)
     backbone = adapt_backbone("vit_roberta", method, dict(settings), recipe, quick=quick).to(device)
     live = any(p.requires_grad for p in backbone.vision.parameters())

@@ -1,4 +1,4 @@
-"""How costs grow: the exponent of the straight line through log cost over log size, least squares."""
+"""How costs grow with size: the slope of log cost over log size, by least squares."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BENCH = "growth"
 
 @dataclass(frozen=True)
 class Curve:
-    """What grows with what, and the exponent that it may have at most, 0.1 of it for the noise."""
+    """A cost, the sizes to measure, and the largest allowed exponent, with 0.1 for noise."""
 
     name: str
     sizes: tuple[int, ...]
@@ -34,7 +34,7 @@ class Curve:
 
 
 def tokens(size: int, quick: bool, _folder: Path, device: torch.device) -> TimedStep:
-    """Self-attention's p-adapter over so many tokens: its graph has as many edges as the attention."""
+    """Step of a p-adapter on self-attention; its graph has as many edges as the attention."""
     base = p_laplacian.TINY if quick else p_laplacian.SHAPES[0]
     return p_laplacian.step(
         replace(base, batch=2, queries=size, keys=size, tokens=None), device, literal=False
@@ -42,12 +42,12 @@ def tokens(size: int, quick: bool, _folder: Path, device: torch.device) -> Timed
 
 
 def candidates(size: int, quick: bool, _folder: Path, device: torch.device) -> TimedStep:
-    """Ranking so many answers of one question."""
+    """Rank `size` answers of one question."""
     return ranking.step(1, size, False, quick, device)
 
 
 def cells(size: int, _quick: bool, folder: Path, _device: torch.device) -> TimedStep:
-    """Planning so many cells."""
+    """Plan `size` cells."""
     sweep = str(write_sweep(folder, size))
 
     def planned() -> None:
@@ -57,7 +57,7 @@ def cells(size: int, _quick: bool, folder: Path, _device: torch.device) -> Timed
 
 
 def finished(size: int, _quick: bool, folder: Path, _device: torch.device) -> TimedStep:
-    """Reading so many records."""
+    """Read `size` records."""
     store = Store(records(folder / f"root{size}", write_sweep(folder, size)))
 
     def read() -> None:
@@ -76,7 +76,7 @@ CURVES = (
 
 
 def run(setting: Setting) -> Iterator[BenchRow]:
-    """One row a curve: milliseconds at the smallest and the largest size, and the exponent."""
+    """Return a row for each curve: milliseconds at the largest and smallest size, and exponent."""
     for curve in CURVES:
         taken = {size: 1e3 * seconds for size, seconds in points(curve, setting).items()}
         sizes, costs = list(taken), list(taken.values())
@@ -97,7 +97,7 @@ def run(setting: Setting) -> Iterator[BenchRow]:
 
 
 def points(curve: Curve, setting: Setting) -> dict[int, float]:
-    """Size -> median seconds; each size in a process of its own."""
+    """Return the median seconds of each size, each measured in its own process."""
     found = {}
     with TemporaryDirectory() as folder:
         for size in curve.quick if setting.quick else curve.sizes:
@@ -113,7 +113,7 @@ def _made(number: int, size: int, quick: bool, folder: Path, device: torch.devic
 
 
 def exponent(taken: Mapping[int, float]) -> float:
-    """Slope of log cost over log size."""
+    """Return the slope of log cost over log size."""
     logs: tuple[Sequence[float], Sequence[float]] = (
         [math.log(size) for size in taken],
         [math.log(cost) for cost in taken.values()],

@@ -1,4 +1,7 @@
-"""A training step beside the least it can cost: the frozen backbone's forward and the gradients of its activations, on the same inputs."""
+"""A training step, compared with the least that it can cost on the same inputs.
+
+The limit is the frozen backbone's forward pass and the gradients of its activations.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ BENCH = "limit"
 
 @dataclass(frozen=True)
 class LimitCase:
-    """A method as its paper has it, and how much more than the limit it may cost."""
+    """A method with its paper's settings, and how much more than the limit it may cost."""
 
     backbone: str
     method: str
@@ -40,7 +43,7 @@ CASES = (
 
 
 def run(setting: Setting) -> Iterator[BenchRow]:
-    """One row a method."""
+    """Return a row for each method."""
     for number, case in enumerate(CASES):
         sides = [partial(step, number, limit, setting.quick) for limit in (False, True)]
         name = f"{case.method} step, {case.backbone}"
@@ -50,7 +53,7 @@ def run(setting: Setting) -> Iterator[BenchRow]:
 
 
 def step(number: int, limit: bool, quick: bool, device: torch.device) -> TimedStep:
-    """One training step, or the limit."""
+    """Return one training step, or the limit."""
     case, recipe = CASES[number], protocol(2 if quick else 8)
     settings = (
         {**case.settings, "size": 16, "image_tokens": 4}

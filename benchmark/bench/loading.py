@@ -1,4 +1,4 @@
-"""Training on augmented photographs that a thread fetches ahead, beside fetching each when its turn comes: elapsed time."""
+"""Training on augmented photographs, with and without a thread that fetches ahead."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BATCH, STEPS, SHAPE = 8, 12, (480, 640, 3)
 
 
 def run(setting: Setting) -> Iterator[BenchRow]:
-    """Tiny towers on a CPU, where fetching and computing are for the same cores; the papers' on a GPU."""
+    """Measure elapsed time: tiny towers on a CPU, whose cores also fetch; the papers' on a GPU."""
     small = setting.quick or setting.device == "cpu"
     with TemporaryDirectory() as folder:
         draw = np.random.default_rng(0)
@@ -45,7 +45,7 @@ def run(setting: Setting) -> Iterator[BenchRow]:
 
 
 def step(folder: str, small: bool, depth: int, device: torch.device) -> TimedStep:
-    """Some steps of LoRA, which leave the weights as they were; returns the mean of their losses."""
+    """Return some steps of LoRA that start from the same weights, and return their mean loss."""
     recipe = protocol(BATCH, steps=STEPS, augment="blip")
     backbone = adapt_backbone("blip", "lora", {}, recipe, quick=small).to(device)
     items = [

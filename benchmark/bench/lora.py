@@ -1,4 +1,4 @@
-"""A training step of our LoRA beside Hugging Face peft's, on one RoBERTa tower: forward, backward, AdamW."""
+"""A training step of our LoRA, compared with Hugging Face peft's, on one RoBERTa tower."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ LAYER = r".*encoder\.layer\.\d+\."
 TARGETS: Mapping[tuple[str, ...], str] = {  # our roles -> the modules as peft names them
     ("query", "value"): LAYER + r"attention\.self\.(query|value)",
     ("query", "key", "value", "output", "up", "down"): LAYER
-    + r"(attention\.self\.(query|key|value)|attention\.output\.dense|intermediate\.dense|output\.dense)",
+    + r"(attention\.self\.(query|key|value)|attention\.output\.dense"
+    + r"|intermediate\.dense|output\.dense)",
 }
 
 
 def run(setting: Setting) -> Iterator[BenchRow]:
-    """Time and kept bytes for each choice of targets."""
+    """Compare time and kept bytes for each choice of targets."""
     for roles in TARGETS:
         ours, theirs = (
             partial(step, roles, setting.quick, False),
@@ -53,7 +54,7 @@ def run(setting: Setting) -> Iterator[BenchRow]:
 
 
 def tower(roles: tuple[str, ...], quick: bool, peft: bool) -> Any:
-    """A RoBERTa with low-rank updates, ours or peft's."""
+    """Return a RoBERTa with low-rank updates, ours or peft's."""
     settings = {"rank": RANK, "alpha": ALPHA, "targets": list(roles)}
     made = adapt_backbone(
         "vit_roberta", None if peft else "lora", settings, protocol(1), quick=quick
@@ -64,7 +65,7 @@ def tower(roles: tuple[str, ...], quick: bool, peft: bool) -> Any:
 
 
 def step(roles: tuple[str, ...], quick: bool, peft: bool, device: torch.device) -> TimedStep:
-    """Forward, backward, AdamW."""
+    """Return one step: forward, backward, AdamW."""
     made = tower(roles, quick, peft).to(device)
     embeds, optimizer = _inputs(made), torch.optim.AdamW(_trained(made), lr=1e-4)
 

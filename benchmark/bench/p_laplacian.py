@@ -1,4 +1,4 @@
-"""One p-adapter of BLIP-base's text decoder, forward and backward, beside a literal transcription of the released code."""
+"""A p-adapter of BLIP-base's text decoder, compared with a transcription of the released code."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from vlpeft.benchmark.verify.p_laplacian import Shape, forward, parts
 BENCH = "p_laplacian"
 
 
-# The release's batches of one GPU, longest texts, and image tokens after pooling (224 px: 197 before).
+# The release's batches of one GPU, its longest texts, and image tokens after pooling (there are
+# 197 before, at 224 px).
 SHAPES = (
     Shape("VQA, self", 8, 40, 40),
     Shape("VQA, cross", 8, 40, 197, 16),
@@ -28,7 +29,7 @@ TINY = Shape("tiny", 2, 5, 9, 4, width=32, heads=2, size=8)
 
 
 def run(setting: Setting) -> Iterator[BenchRow]:
-    """Time and kept bytes at each shape."""
+    """Compare time and kept bytes for each shape."""
     for shape in (TINY,) if setting.quick else (*SHAPES, UNPOOLED):
         sides = [partial(step, shape, literal=literal) for literal in (False, True)]
         pairs = turns(sides[0], sides[1], setting)
@@ -51,7 +52,7 @@ def run(setting: Setting) -> Iterator[BenchRow]:
 
 
 def step(shape: Shape, device: torch.device, *, literal: bool) -> TimedStep:
-    """Forward and backward."""
+    """Return one forward and backward pass."""
     block, output, seen = parts(shape, device)
 
     def both() -> float:

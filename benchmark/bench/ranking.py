@@ -1,4 +1,7 @@
-"""VQA by ranking, beside encoding prompt and image again for each answer as the released code does: BLIP-base, 224 px, 32 candidates."""
+"""VQA by ranking: BLIP-base, 224 px, 32 candidates.
+
+It is compared with the released code, which encodes prompt and image again for each answer.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ ANSWERS = (
 
 
 def run(setting: Setting) -> Iterator[BenchRow]:
-    """Questions answered from a list."""
+    """Compare the time to answer questions from a list."""
     questions, keep = (2, 3) if setting.quick else (2, 32)
     sides = [partial(step, questions, keep, again, setting.quick) for again in (False, True)]
     yield time_row(
@@ -45,7 +48,7 @@ def run(setting: Setting) -> Iterator[BenchRow]:
 
 
 def step(questions: int, keep: int, again: bool, quick: bool, device: torch.device) -> TimedStep:
-    """Answer the questions; returns a number that the answers make."""
+    """Return a step that answers the questions, and returns a checksum of the answers."""
     recipe = protocol(questions, rank_candidates=keep)
     backbone: Any = (
         adapt_backbone("blip", "lora", {}, recipe, quick=quick, answers=ANSWERS).to(device).eval()
@@ -64,7 +67,7 @@ def step(questions: int, keep: int, again: bool, quick: bool, device: torch.devi
 
 
 def rank_by_encoding_again(backbone: Any, visual: Tensor, prompts: Sequence[str]) -> list[str]:
-    """The same two stages, where every candidate reads the prompt and projects the image's keys and values for itself."""
+    """Rank in the same two stages, with the prompt and image encoded again for each candidate."""
     visual = single(visual)
     memory = backbone.memory_of(visual, prompts)
     embeds, mask = backbone.embed_prefix(prompts)

@@ -1,4 +1,7 @@
-"""The routing functions that are rank-1, forward and backward, beside their k x k matrices; VQA of the routing paper: rank 128."""
+"""The rank-1 routing functions, compared with their k x k matrices, forward and backward.
+
+The sizes are those of the routing paper's VQA: rank 128.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,10 @@ FULL, TINY = (64, 21, 128), (2, 3, 4)  # examples, length with the visual prefix
 
 
 def run(setting: Setting) -> Iterator[BenchRow]:
-    """One row a function and transcription; read from left to right, `project` has no matrix to be spared."""
+    """Return a row for each function and transcription.
+
+    Evaluated from left to right, `project` has no matrix that could be saved.
+    """
     shape = TINY if setting.quick else FULL
     for function, literal, name, required in ROWS:
         ours, other = (partial(step, function, shape, literal=each) for each in ("", literal))
@@ -33,7 +39,7 @@ def run(setting: Setting) -> Iterator[BenchRow]:
 def step(
     function: str, shape: tuple[int, int, int], device: torch.device, *, literal: str
 ) -> TimedStep:
-    """Forward and backward of R(x_t, x_v), ours or a literal transcription."""
+    """Return one pass of R(x_t, x_v) and its gradient, ours or a literal transcription."""
     torch.manual_seed(0)
     batch, length, rank = shape
     text, vision = (
@@ -53,7 +59,7 @@ def step(
 
 
 def routes(module: str) -> Any:
-    """`routing_function` of the method's own file: a bench knows methods by their names only."""
+    """Return `routing_function` of the method's file; a bench knows methods only by name."""
     from importlib import import_module
 
     return import_module(module).routing_function

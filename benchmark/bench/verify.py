@@ -1,4 +1,4 @@
-"""What verifying an environment adds to a sweep: the checks the first time, a look at the stamp afterwards."""
+"""What verifying an environment adds to a sweep: first the checks, later a look at a stamp."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FIRST, STAMPED = 60.0, 1000.0  # allowed: CPU seconds and milliseconds, in one t
 
 
 def run(setting: Setting) -> Iterator[BenchRow]:
-    """All backbones of the quickstart; the first cell alone where numbers mean nothing."""
+    """Verify all backbones of the quickstart; a quick run verifies only the first cell's."""
     cells = [planned.cell for planned in expand("quickstart")]
     cells = cells[:1] if setting.quick else cells
     with empty_cache():
@@ -40,7 +40,10 @@ def run(setting: Setting) -> Iterator[BenchRow]:
 
 
 def taken(cells: Sequence[Cell], setting: Setting) -> float:
-    """CPU seconds until cells may run; the code is hashed again, as a new process does. What Java takes is not counted."""
+    """Return the CPU seconds until cells may run, without those of Java.
+
+    The code is hashed again, as in a new process.
+    """
     code_hash.cache_clear()
     began = process_time()
     require(cells, setting.device.partition(":")[0], lambda _: None)
@@ -49,7 +52,7 @@ def taken(cells: Sequence[Cell], setting: Setting) -> float:
 
 @contextmanager
 def empty_cache() -> Iterator[None]:
-    """A cache without stamps."""
+    """Use a cache without stamps."""
     before = os.environ.get("XDG_CACHE_HOME")
     with TemporaryDirectory() as folder:
         os.environ["XDG_CACHE_HOME"] = folder

@@ -1,4 +1,4 @@
-"""A sweep of tiny cells in a worker that stays up, beside one process a cell; CPU seconds of all processes."""
+"""A sweep of tiny cells in one worker, compared with one process for each cell."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BENCH = "workers"
 
 
 def run(setting: Setting) -> Iterator[BenchRow]:
-    """The whole sweep, planning and tables included."""
+    """Compare CPU seconds of all processes for the sweep, planning and tables included."""
     cells = 2 if setting.quick else 6
     sides = [partial(step, cells, together) for together in (True, False)]
     name = f"{cells} tiny cells, workers beside one process a cell"
@@ -28,7 +28,7 @@ def run(setting: Setting) -> Iterator[BenchRow]:
 
 
 def step(cells: int, together: bool, device: torch.device) -> TimedStep:
-    """Run the sweep in a new folder."""
+    """Return a step that runs the sweep in a new folder."""
 
     def whole() -> None:
         with TemporaryDirectory() as folder:
