@@ -14,7 +14,7 @@ from vlpeft.results.papers.published import (
     PublishedTable,
     load_published,
     published_names,
-    recomputed,
+    recompute_numbers,
 )
 
 # How many different numbers each file holds; a change here is a change of what is said of a paper.
@@ -116,7 +116,7 @@ def test_every_file_is_read_and_holds_its_numbers() -> None:
 @pytest.mark.parametrize("name", published_names())
 def test_printed_averages_and_gains_follow_from_the_rest(name: str) -> None:
     table = load_published(name)
-    found = list(recomputed(table))
+    found = list(recompute_numbers(table))
     wrong = [
         (r.number.group.name, r.number.row.name, r.number.column.name, r.number.value, r.value)
         for r in found
@@ -255,21 +255,21 @@ def test_every_number_has_its_source() -> None:
 
 
 def test_a_wrong_digit_is_found() -> None:
-    assert all(found.agrees for found in recomputed(small()))
-    assert len(list(recomputed(small()))) == 6
+    assert all(found.agrees for found in recompute_numbers(small()))
+    assert len(list(recompute_numbers(small()))) == 6
     for place, value in {
         "groups__0__rows__1__values__2": 3.52,  # an average beyond its tolerance
         "groups__0__rows__2__values__0": 1.001,  # a difference of printed numbers is exact
         "groups__0__rows__3__values": {"Avg.": 134.02},
     }.items():
-        assert not all(found.agrees for found in recomputed(small(**{place: value}))), place
+        assert not all(found.agrees for found in recompute_numbers(small(**{place: value}))), place
 
 
 def test_an_unknown_part_leaves_its_average_alone() -> None:
     table = small(
         groups__0__rows__0__values=[None, 2.0, 1.5], groups__0__rows__0__unknown="not found"
     )
-    assert [r.number.row.name for r in recomputed(table)] == [
+    assert [r.number.row.name for r in recompute_numbers(table)] == [
         "two",
         "two over one",
         "two over one",
