@@ -1,59 +1,47 @@
-"""The prediction browser's content: the examples on which methods disagree most, what each answered, and who beats whom.
+"""The prediction browser: the examples on which methods disagree most, and who beats whom.
 
-Of each setting the first seed's predictions are read. Nothing is sampled: the same records give the same choice.
+The predictions of the first finished seed of each setting are read. Nothing is sampled: the same
+records give the same choice.
 """
 
 from __future__ import annotations
 
-import base64
-import io
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from statistics import fmean
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from vlpeft.benchmark.cells.cell import Plan, Planned
-from vlpeft.benchmark.cells.records import sha256
-from vlpeft.benchmark.core.errors import UserError
-from vlpeft.benchmark.datasets.base import DataFormat, Example
+from vlpeft.results.compatible import JOINT
 from vlpeft.results.report.data import Model, ReadOnce
+from vlpeft.results.report.pictures import OpenedExamples, open_examples
+from vlpeft.results.report.predictions import Prediction, count_words, read_predictions
 
-LINES = 20_000  # read of a cell's predictions, so that time stays bounded; the page says where there may be more
 METHODS = 16  # shown on a backbone: those with the highest scores
-LOSSLESS = 8000  # drawn scenes lose by JPEG, photographs do not
-THUMBNAIL = 192  # pixels, the longer side
 Series = tuple[str, str]  # backbone, method
-ExampleScores = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Answered:
-    """A line of predictions.jsonl."""
-
-    id: str
-    kind: str
-    text: str
-    references: tuple[str, ...]
-    score: float  # of the first metric that scores single examples, NaN if none does
+SeriesCell = tuple[Planned, int]  # the cell whose answers are shown, and the index of the task
+Predictions = Mapping[str, Prediction]  # of one series, by example id
+ExampleScores = NDArray[np.float64]  # (series, examples)
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer and who gave it."""
+    """One answer, and who gave it: indices into `Browser.series`."""
 
     text: str
     score: float | None
-    by: tuple[int, ...]  # indices into `Browser.series`
+    by: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class ShownExample:
-    """One example: what was asked, what people said, what methods said. `missing` says why there is no picture or question."""
+    """One example: the question, the references and the answers of the methods.
+
+    missing: why there is no picture or question.
+    """
 
     id: str
     kind: str
@@ -68,9 +56,14 @@ class ShownExample:
 class Browser:
     """The examples of one task on one dataset.
 
-    series: who answers, by backbone and method.  seeds: of each, whose answers they are.  n: examples that were compared, of each series.
-    better: [i][j] is on how many examples series i has a higher score than series j; equal: the same score.
-    images: by image id of the dataset, data URIs.
+    seeds: the seed of each series.
+    n: how many examples were compared.
+    left_out: how many methods are not shown.
+    series: who answers, by backbone and method.
+    images: data URIs by image id.
+    means: the mean score of each series over the examples.
+    better: [i][j] is on how many examples series i has a higher score than series j.
+    equal: [i][j] is on how many examples they have the same score.
     """
 
     task: str
@@ -78,180 +71,181 @@ class Browser:
     metric: str
     seeds: tuple[int, ...]
     n: int
-    left_out: int  # methods
+    left_out: int
     series: tuple[Series, ...]
     shown: tuple[ShownExample, ...]
     images: Mapping[str, str]
-    means: tuple[float | None, ...]  # of each series over those examples
+    means: tuple[float | None, ...]
     better: tuple[tuple[int, ...], ...]
     equal: tuple[tuple[int, ...], ...]
 
     @property
     def order(self) -> dict[str, int]:
-        """Number of each image."""
+        """The number of each image."""
         return {image: number for number, image in enumerate(self.images)}
 
     @property
-    def comparison(self) -> str:
-        """How many examples, in words."""
+    def compared(self) -> str:
+        """How many examples were compared, in words."""
         return count_words(self.n)
 
+    @property
+    def backbones(self) -> list[str]:
+        """The backbones of the series, in order."""
+        return list(dict.fromkeys(backbone for backbone, _ in self.series))
+
+    @property
+    def has_right_answers(self) -> bool:
+        """Whether an answer is right or wrong. A caption is better or worse."""
+        return self.task != "captioning"
+
+    def series_of(self, backbone: str) -> list[int]:
+        """Return the indices of the series of a backbone."""
+        return [i for i, (own, _) in enumerate(self.series) if own == backbone]
+
     def answered_by(self, series: Sequence[int] | None = None) -> str:
-        """The seed of some series, of all by default; where they are not of one, so it says."""
-        seeds = sorted(
-            {self.seeds[i] for i in (range(len(self.seeds)) if series is None else series)}
-        )
+        """Return the seed of some series, or of all; the words say if there are several seeds."""
+        if series is None:
+            series = range(len(self.seeds))
+        seeds = sorted({self.seeds[i] for i in series})
         if len(seeds) == 1:
             return f"seed {seeds[0]}"
         return f"seeds {', '.join(map(str, seeds))} (of each method the first that is done)"
 
-    @property
-    def verdict_words(self) -> bool:
-        """Whether an answer is right or wrong; captions are better or worse."""
-        return self.task != "captioning"
-
-
-def count_words(n: int) -> str:
-    """So many examples, of those that were read."""
-    return f"the first {n:,} examples" if n >= LINES else f"{n:,} examples"
-
 
 def browsers(plan: Plan, store: ReadOnce, model: Model, wanted: int) -> list[Browser]:
-    """One a task and dataset that has predictions; `wanted` examples in all, shared evenly."""
+    """Return a browser for each task and dataset that has predictions.
+
+    wanted: how many examples all browsers show together; they share them evenly.
+    """
     groups = _groups(plan, store, model)
-    shares = [wanted // len(groups) + (i < wanted % len(groups)) for i in range(len(groups))]
-    return [
-        _browser(group, store, share) for group, share in zip(groups, shares, strict=True) if share
-    ]
+    found = []
+    for i, group in enumerate(groups):
+        share = wanted // len(groups) + (i < wanted % len(groups))
+        if share:
+            found.append(_browser(group, store, share))
+    return found
 
 
 @dataclass(frozen=True)
 class _Group:
-    """The cells that answer one task on one dataset: a series each, the first seed's."""
+    """The cells that answer one task on one dataset, one a series."""
 
     task: str
     dataset: str
     metric: str
-    cells: Mapping[Series, tuple[Planned, int]]  # and the task's place in the cell
+    cells: Mapping[Series, SeriesCell]
     left_out: int
 
 
 def _groups(plan: Plan, store: ReadOnce, model: Model) -> list[_Group]:
-    found: dict[tuple[str, str], dict[Series, tuple[Planned, int]]] = {}
-    for cell in sorted(plan.runnable(), key=lambda cell: cell.seed):
-        if cell.id in store.kept and (store.folder(cell.id) / "predictions.jsonl").exists():
-            for i, part in enumerate(cell.cell.parts):
-                found.setdefault((part.task, part.dataset.name), {}).setdefault(
-                    (cell.backbone, cell.row), (cell, i)
-                )
-    order = {(row.backbone, row.row): i for i, row in reversed(list(enumerate(plan.cells)))}
+    """Group the cells that have predictions by task and dataset."""
+    order: dict[Series, int] = {}
+    for number, cell in enumerate(plan.cells):
+        order.setdefault((cell.backbone, cell.row), number)
     groups = []
-    for (task, dataset), cells in sorted(found.items()):
-        metric, kept = _best(model, task, dataset, sorted(cells, key=order.__getitem__))
-        groups.append(
-            _Group(
-                task,
-                dataset,
-                metric,
-                {series: cells[series] for series in kept},
-                len(cells) - len(kept),
-            )
-        )
+    for (task, dataset), cells in sorted(_cells_by_task(plan, store).items()):
+        series = sorted(cells, key=order.__getitem__)
+        metric, kept = _best(model, task, dataset, series)
+        shown = {each: cells[each] for each in kept}
+        groups.append(_Group(task, dataset, metric, shown, len(cells) - len(kept)))
     return groups
+
+
+def _cells_by_task(plan: Plan, store: ReadOnce) -> dict[tuple[str, str], dict[Series, SeriesCell]]:
+    """Return the cell of the lowest finished seed of each series, by task and dataset."""
+    found: dict[tuple[str, str], dict[Series, SeriesCell]] = {}
+    for cell in sorted(plan.runnable(), key=lambda cell: cell.seed):
+        if cell.id not in store.kept:
+            continue
+        if not (store.folder(cell.id) / "predictions.jsonl").exists():
+            continue
+        for i, part in enumerate(cell.cell.parts):
+            group = found.setdefault((part.task, part.dataset.name), {})
+            group.setdefault((cell.backbone, cell.row), (cell, i))
+    return found
 
 
 def _best(
     model: Model, task: str, dataset: str, series: Sequence[Series]
 ) -> tuple[str, list[Series]]:
-    """The group's first metric, and of each backbone its METHODS best series in the given order."""
-    own = [
-        score.entry
-        for score in model.main
-        if score.entry.task == task and score.entry.dataset.partition(" (joint: ")[0] == dataset
-    ]
+    """Return the first metric of a task, and the METHODS best series of each backbone.
+
+    The series keep their order.
+    """
+    own = []
+    for score in model.main:
+        entry = score.entry
+        if entry.task == task and entry.dataset.partition(JOINT)[0] == dataset:
+            own.append(entry)
     metric = own[0].metric if own else ""
-    means = {
-        (entry.backbone, entry.method): entry.mean or 0.0 for entry in own if entry.metric == metric
-    }
+    means: dict[Series, float] = {}
+    for entry in own:
+        if entry.metric == metric:
+            means[entry.backbone, entry.method] = entry.mean or 0.0
     kept: list[Series] = []
     for backbone in dict.fromkeys(backbone for backbone, _ in series):
-        of = [each for each in series if each[0] == backbone]
-        best = sorted(of, key=lambda each: -means.get(each, 0.0))[:METHODS]
-        kept += [each for each in of if each in best]
+        every = [each for each in series if each[0] == backbone]
+        best = sorted(every, key=lambda each: -means.get(each, 0.0))[:METHODS]
+        kept += [each for each in every if each in best]
     return metric, kept
 
 
 def _browser(group: _Group, store: ReadOnce, share: int) -> Browser:
-    answers = [_read(store, cell, part, group.metric) for cell, part in group.cells.values()]
-    ids = list(dict.fromkeys(name for own in answers for name in own))
-    table = np.array(
-        [[own[name].score if name in own else np.nan for name in ids] for own in answers]
-    )
+    """Read the predictions of a group, and choose `share` examples."""
+    cells = list(group.cells.values())
     series = tuple(group.cells)
-    chosen = _chosen(
-        table,
-        [backbone for backbone, _ in series],
-        [_first(answers, name).kind for name in ids],
-        share,
-    )
+    predictions = [read_predictions(store, cell, part, group.metric) for cell, part in cells]
+    first: dict[str, Prediction] = {}  # of each example, by the first series that has it
+    for own in predictions:
+        for name, prediction in own.items():
+            first.setdefault(name, prediction)
+    ids = list(first)
+    table = np.array([[_score(own, name) for name in ids] for own in predictions])
+    kinds = [prediction.kind for prediction in first.values()]
+    chosen = _choose([backbone for backbone, _ in series], kinds, table, share)
     names = [ids[i] for i in chosen]
-    cell, part = next(iter(group.cells.values()))
-    opened = _Opened.of(cell, part, store, names)
-    shown = tuple(_shown(name, answers, opened) for name in names)
-    compared = table[:, None, :], table[None, :, :]
-    better, equal = np.greater(*compared).sum(axis=2), np.equal(*compared).sum(axis=2)
+    opened = open_examples(*cells[0], store, names)
+    pair = table[:, None, :], table[None, :, :]
     return Browser(
-        group.task,
-        group.dataset,
-        group.metric,
-        tuple(cell.seed for cell, _ in group.cells.values()),
-        len(ids),
-        group.left_out,
-        series,
-        shown,
-        opened.pictures,
-        tuple(
-            fmean(known) if (known := [float(v) for v in own if np.isfinite(v)]) else None
-            for own in table
-        ),
-        tuple(map(tuple, better.tolist())),
-        tuple(map(tuple, equal.tolist())),
+        task=group.task,
+        dataset=group.dataset,
+        metric=group.metric,
+        seeds=tuple(cell.seed for cell, _ in cells),
+        n=len(ids),
+        left_out=group.left_out,
+        series=series,
+        shown=tuple(_shown(first[name], predictions, opened) for name in names),
+        images=opened.pictures,
+        means=tuple(map(_mean, table)),
+        better=tuple(map(tuple, np.greater(*pair).sum(axis=2).tolist())),
+        equal=tuple(map(tuple, np.equal(*pair).sum(axis=2).tolist())),
     )
 
 
-def _read(store: ReadOnce, cell: Planned, part: int, metric: str) -> dict[str, Answered]:
-    path, found = store.folder(cell.id) / "predictions.jsonl", dict[str, Answered]()
-    task = cell.cell.parts[part].name
-    written = store.record(cell.id).files.get(path.name)
-    if (
-        written and sha256(path) != written
-    ):  # cut at the end of a line it could still be read, and be miscounted
-        raise UserError(
-            f"{path} is not what the run wrote; delete the cell's folder and run it again, or use --examples 0"
-        )
-    with path.open(encoding="utf-8") as file:
-        for number, text in enumerate(file, start=1):
-            try:
-                row = json.loads(text)
-                if row.get("task", task) != task:
-                    continue
-                score = float(row["scores"].get(metric, np.nan))
-                found[row["id"]] = Answered(
-                    row["id"], row["kind"], row["prediction"], tuple(row["references"]), score
-                )
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise UserError(
-                    f"{path}: line {number} is damaged ({error}); delete the cell's folder and run it again, or use --examples 0"
-                ) from error
-            if len(found) == LINES:
-                break
-    return found
+def _score(predictions: Predictions, name: str) -> float:
+    """Return the score of an example, NaN where there is no prediction."""
+    if name not in predictions:
+        return float("nan")
+    return predictions[name].score
 
 
-def _chosen(
-    table: ExampleScores, backbones: Sequence[str], kinds: Sequence[str], share: int
+def _mean(scores: ExampleScores) -> float | None:
+    """Return the mean of the finite scores; None if there are none."""
+    known = [float(score) for score in scores if np.isfinite(score)]
+    if not known:
+        return None
+    return fmean(known)
+
+
+def _choose(
+    backbones: Sequence[str], kinds: Sequence[str], table: ExampleScores, share: int
 ) -> list[int]:
-    """Where methods of one backbone disagree most (variance of their scores, a mean over backbones), question types in turn."""
+    """Return the examples on which methods of one backbone disagree most.
+
+    The disagreement is the variance of their scores, summed over backbones. Question types take
+    turns.
+    """
     names = np.array(backbones)
     spread = np.zeros(table.shape[1])
     for backbone in dict.fromkeys(backbones):
@@ -259,106 +253,43 @@ def _chosen(
         known = np.isfinite(own).sum(axis=0)
         centre = np.nansum(own, axis=0) / np.maximum(known, 1)
         spread += np.nansum((own - centre) ** 2, axis=0) / np.maximum(known, 1)
-    ranked = sorted(range(len(kinds)), key=lambda i: (-spread[i], i))
-    queues = [[i for i in ranked if kinds[i] == kind] for kind in sorted(set(kinds))]
-    return [i for turn in zip_longest(*queues) for i in turn if i is not None][:share]
+    queues: dict[str, list[int]] = {kind: [] for kind in sorted(set(kinds))}
+    for i in sorted(range(len(kinds)), key=lambda i: (-spread[i], i)):
+        queues[kinds[i]].append(i)
+    chosen: list[int] = []
+    for turn in zip_longest(*queues.values()):
+        chosen += [i for i in turn if i is not None]
+    return chosen[:share]
 
 
-def _first(answers: Iterable[Mapping[str, Answered]], name: str) -> Answered:
-    return next(own[name] for own in answers if name in own)
-
-
-def _shown(name: str, answers: Sequence[Mapping[str, Answered]], opened: _Opened) -> ShownExample:
-    first = _first(answers, name)
-    example = opened.examples.get(name)
-    images = example.images if example else ()
-    missing = opened.missing or "; ".join(
-        dict.fromkeys(opened.unseen[image] for image in images if image in opened.unseen)
-    )
-    question = example.question if example else ""
+def _shown(
+    first: Prediction, predictions: Sequence[Predictions], opened: OpenedExamples
+) -> ShownExample:
+    example = opened.examples.get(first.id)
     return ShownExample(
-        name,
-        first.kind,
-        question,
-        first.references,
-        images,
-        tuple(_grouped(name, answers)),
-        missing,
+        id=first.id,
+        kind=first.kind,
+        question=example.question if example else "",
+        references=first.references,
+        images=example.images if example else (),
+        answers=tuple(_answers(first.id, predictions)),
+        missing=opened.why_missing(example),
     )
 
 
-def _grouped(name: str, answers: Sequence[Mapping[str, Answered]]) -> Iterator[Answer]:
-    """Equal answers together, the best first."""
+def _answers(name: str, predictions: Sequence[Predictions]) -> Iterator[Answer]:
+    """Yield the distinct answers to an example, the best first."""
     found: dict[tuple[str, float | None], list[int]] = {}
-    for i, own in enumerate(answers):
-        if name in own:
-            score = own[name].score
-            found.setdefault((own[name].text, score if np.isfinite(score) else None), []).append(i)
-    for (text, known), by in sorted(
-        found.items(), key=lambda item: (-(item[0][1] or 0.0), item[1])
-    ):
-        yield Answer(text, known, tuple(by))
+    for i, own in enumerate(predictions):
+        if name not in own:
+            continue
+        score: float | None = own[name].score
+        if not np.isfinite(own[name].score):
+            score = None
+        found.setdefault((own[name].text, score), []).append(i)
+    for (text, score), by in sorted(found.items(), key=lambda item: _answer_order(*item)):
+        yield Answer(text, score, tuple(by))
 
 
-@dataclass(frozen=True)
-class _Opened:
-    """What the dataset says of the chosen examples: `missing` is why it says nothing, `unseen` why an image is not there."""
-
-    examples: Mapping[str, Example]
-    pictures: Mapping[str, str]
-    unseen: Mapping[str, str]
-    missing: str = ""
-
-    @classmethod
-    def of(cls, cell: Planned, part: int, store: ReadOnce, names: Sequence[str]) -> _Opened:
-        where = cell.cell.parts[part]
-        try:
-            data = where.dataset.open()
-            if _is_other(data, part, store.record(cell.id).provenance.get("data")):
-                return cls(
-                    {},
-                    {},
-                    {},
-                    f"the dataset '{where.dataset.name}' that is here is not the one that the cells saw",
-                )
-            wanted = set(names)
-            examples = {
-                each.id: each
-                for each in data.examples(where.task, where.protocol.eval_split)
-                if each.id in wanted
-            }
-        except UserError as error:
-            return cls({}, {}, {}, f"question and image are not here: {error}")
-        pictures, unseen = dict[str, str](), dict[str, str]()
-        for image in dict.fromkeys(
-            image for name in names if name in examples for image in examples[name].images
-        ):
-            try:
-                pictures[image] = _thumbnail(data, image)
-            except UserError as error:
-                unseen[image] = f"the image is not here: {error}"
-        return cls(examples, pictures, unseen)
-
-
-def _is_other(data: DataFormat, part: int, recorded: object) -> bool:
-    """Whether the record was made from other data; of a joint cell each task's fingerprint stands in its place."""
-    found = str(recorded).split("+")
-    return part >= len(found) or data.fingerprint() != found[part]
-
-
-def _thumbnail(data: DataFormat, image: str) -> str:
-    """A data URI of the image, at most THUMBNAIL pixels wide and high: PNG, or JPEG where that would be more than LOSSLESS bytes."""
-    if data.has_features:
-        raise UserError("this dataset is of features, not of pictures")
-    picture = Image.fromarray(data.image(image))
-    picture.thumbnail((THUMBNAIL, THUMBNAIL))
-    kind, content = "png", _encoded(picture, "PNG", optimize=True)
-    if len(content) > LOSSLESS:
-        kind, content = "jpeg", _encoded(picture, "JPEG", quality=80)
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
-
-
-def _encoded(picture: Image.Image, kind: str, **options: int) -> bytes:
-    out = io.BytesIO()
-    picture.save(out, kind, **options)
-    return out.getvalue()
+def _answer_order(answer: tuple[str, float | None], by: list[int]) -> tuple[float, list[int]]:
+    return -(answer[1] or 0.0), by

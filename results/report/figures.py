@@ -1,14 +1,16 @@
-"""Charts as geometry: what to draw where, in numbers and texts. `macros.html.j2` turns a Figure into inline SVG.
+"""Charts as geometry: numbers and texts, which `macros.html.j2` turns into inline SVG.
 
-Colours are classes (`c0` to `c7`), which the page's style sheet defines for light and dark; a second eight methods have another
-shape or dash, so that no two of 32 look alike. The same method looks the same in every chart.
+Colours are classes (`c0` to `c7`), which the page's style sheet defines for light and dark. The
+next eight methods have another shape or dash, so that no two of 32 look alike. A method looks the
+same in every chart. Lengths are in units of the SVG view box.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 from vlpeft.benchmark.core.axes import Axis
@@ -16,16 +18,20 @@ from vlpeft.benchmark.core.axes import Axis
 WIDTH, HEIGHT = 360.0, 260.0
 LEFT, RIGHT, TOP, BOTTOM = 46.0, 14.0, 10.0, 42.0
 COLOURS = 8
-SITES = 8  # written below a chart
+DASHES = 4
+SITES = 8  # names of sites below a chart
 ROW = 17.0  # height of a row of a strip chart
-CHARACTER = 5.6  # width of one, about, in the smaller letters
+CHARACTER = 5.6  # approximate width of a character in the smaller font
+NAMES = 170.0  # maximal width of the names of a strip chart
 
 
 @dataclass(frozen=True)
 class Mark:
-    """A point: where, which method's (its number on the page), what is said of it.
+    """A point of a method.
 
-    share: which slice it is of how many, where several methods have one point; (0, 1) where it has its point alone.
+    method: its number on the page.
+    text: what a reader of the point sees.
+    share: (slice, number of slices) where several methods share one point; (0, 1) for one method.
     """
 
     x: float
@@ -36,22 +42,20 @@ class Mark:
 
     @property
     def colour(self) -> int:
-        """Class number of its colour."""
+        """The class number of its colour."""
         return self.method % COLOURS
 
     @property
     def shape(self) -> str:
-        """SVG path data around (0, 0): a circle, square, triangle or diamond, or a slice of a disc."""
-        return (
-            SHAPES[self.method // COLOURS % len(SHAPES)]
-            if self.share[1] == 1
-            else _slice(*self.share)
-        )
+        """SVG path data around (0, 0): a circle, square, triangle or diamond, or a slice."""
+        if self.share[1] == 1:
+            return SHAPES[self.method // COLOURS % len(SHAPES)]
+        return _slice(*self.share)
 
 
 @dataclass(frozen=True)
 class Label:
-    """Words in a chart, and the methods they are of. `x` is where they begin, or where they end if `end`."""
+    """A text in a chart about some methods. It begins at `x`, or with `end` it ends there."""
 
     x: float
     y: float
@@ -66,36 +70,45 @@ SHAPES = (
     "M0-4.6l4.4 8h-8.8z",
     "M0-5l5 5-5 5-5-5z",
 )
-DISC = 5.5  # radius of one that is cut into slices
+DISC = 5.5  # radius of a disc that is cut into slices
 
 
 def _slice(number: int, of: int) -> str:
-    """The first begins at the top, the others follow clockwise."""
-    ends = (2 * math.pi * (number + i) / of for i in (0, 1))
-    (x, y), (to_x, to_y) = ((DISC * math.sin(angle), -DISC * math.cos(angle)) for angle in ends)
+    """Return the path of one slice. The first begins at the top, the others follow clockwise."""
+    x, y = _on_disc(2 * math.pi * number / of)
+    to_x, to_y = _on_disc(2 * math.pi * (number + 1) / of)
     return f"M0 0L{x:.2f} {y:.2f}A{DISC} {DISC} 0 0 1 {to_x:.2f} {to_y:.2f}z"
+
+
+def _on_disc(angle: float) -> tuple[float, float]:
+    """Return the point of the disc's edge at an angle from the top, in radians."""
+    return DISC * math.sin(angle), -DISC * math.cos(angle)
 
 
 @dataclass(frozen=True)
 class Path:
-    """A line through points of a chart; `method` as a Mark's, or None for what is of no single method."""
+    """A line through points of a chart.
+
+    method: as of a Mark; None for a line of no single method.
+    kind: "line", "front", "bar" or "mean".
+    """
 
     d: str
     method: int | None
     text: str = ""
-    kind: str = "line"  # or "front", "bar", "mean"
+    kind: str = "line"
 
     @property
     def look(self) -> str:
-        """Its classes."""
+        """The classes of its style."""
         if self.method is None:
             return self.kind
-        return f"{self.kind} c{self.method % COLOURS} d{self.method // COLOURS % 4}"
+        return f"{self.kind} c{self.method % COLOURS} d{self.method // COLOURS % DASHES}"
 
 
 @dataclass(frozen=True)
 class Tick:
-    """A value on an axis: where, and what is written, in one line or two."""
+    """A value on an axis: its place, and its text in one line or two."""
 
     at: float
     text: str
@@ -105,7 +118,13 @@ class Tick:
 
 @dataclass(frozen=True)
 class Figure:
-    """A chart. `title` and `about` are read to those who cannot see it; `caption` stands below, with n."""
+    """A chart.
+
+    title, about: screen readers read them.
+    caption: shown next to the title, with n.
+    methods: the numbers that the page has for its methods; empty if the chart has its own numbers.
+    legend: the names of the chart's own numbers.
+    """
 
     title: str
     about: str
@@ -119,12 +138,8 @@ class Figure:
     labels: tuple[Label, ...] = ()
     backbone: str = ""
     data: str = ""
-    methods: tuple[
-        int, ...
-    ] = ()  # whose it is, where the page's own numbers of methods stand in it
-    legend: tuple[
-        tuple[int, str], ...
-    ] = ()  # what its own numbers mean, where they are not the page's
+    methods: tuple[int, ...] = ()
+    legend: tuple[tuple[int, str], ...] = ()
     left: float = LEFT
     height: float = HEIGHT
     width: float = WIDTH
@@ -135,13 +150,13 @@ class Figure:
         return self.left, TOP, self.width - RIGHT, self.height - BOTTOM
 
     def local(self, legend: tuple[tuple[int, str], ...]) -> Figure:
-        """With a legend of its own instead of the page's methods."""
+        """Return the chart with a legend of its own instead of the page's methods."""
         return replace(self, legend=legend, methods=())
 
 
 @dataclass(frozen=True)
 class Frame:
-    """Maps values to places."""
+    """Maps values to places in a chart."""
 
     x: Axis
     y: Axis
@@ -149,29 +164,29 @@ class Frame:
     height: float = HEIGHT
 
     def to_x(self, value: float) -> float:
-        """From the left."""
+        """Return the place of a value, from the left."""
         return round(self.left + self.x.at(value) * (WIDTH - RIGHT - self.left), 1)
 
     def to_y(self, value: float) -> float:
-        """From the top, as SVG counts."""
+        """Return the place of a value, from the top, as SVG counts."""
         return round(self.height - BOTTOM - self.y.at(value) * (self.height - BOTTOM - TOP), 1)
 
     def path(self, points: Iterable[tuple[float, float]]) -> str:
-        """Straight lines between points."""
+        """Return the path data of straight lines between points."""
         return "M" + "L".join(f"{self.to_x(x):g} {self.to_y(y):g}" for x, y in points)
 
     def x_ticks(self) -> tuple[Tick, ...]:
-        """Of the x axis."""
+        """Return the ticks of the x axis."""
         return tuple(Tick(self.to_x(value), text) for value, text in self.x.ticks())
 
     def y_ticks(self) -> tuple[Tick, ...]:
-        """Of the y axis."""
+        """Return the ticks of the y axis."""
         return tuple(Tick(self.to_y(value), text) for value, text in self.y.ticks())
 
 
 @dataclass(frozen=True)
 class SeriesWay:
-    """A line of a chart, and what it is called."""
+    """A line of a chart, and its name."""
 
     name: str
     method: int
@@ -181,15 +196,14 @@ class SeriesWay:
 def lines(
     ways: Sequence[SeriesWay], x_title: str, y_title: str, *, log: bool = False, **about: Any
 ) -> Figure:
-    """Lines over steps; `log`: the y axis may be logarithmic."""
-    frame = Frame(
-        Axis.around(x_title, [x for way in ways for x, _ in way.points], whole=True),
-        Axis.around(y_title, [y for way in ways for _, y in way.points], log=log),
-    )
-    paths = tuple(
-        Path(frame.path(way.points), way.method, f"{way.name}: ends at {way.points[-1][1]:.4g}")
-        for way in ways
-    )
+    """Draw lines over steps. `log`: the y axis may be logarithmic."""
+    points: list[tuple[float, float]] = []
+    for way in ways:
+        points += way.points
+    x_axis = Axis.around(x_title, [x for x, _ in points], whole=True)
+    y_axis = Axis.around(y_title, [y for _, y in points], log=log)
+    frame = Frame(x_axis, y_axis)
+    paths = tuple(_way_path(frame, way) for way in ways)
     return Figure(
         **about,
         about=f"{len(ways)} lines. {'; '.join(path.text for path in paths)}.",
@@ -203,6 +217,11 @@ def lines(
     )
 
 
+def _way_path(frame: Frame, way: SeriesWay) -> Path:
+    _, last = way.points[-1]
+    return Path(frame.path(way.points), way.method, f"{way.name}: ends at {last:.4g}")
+
+
 @dataclass(frozen=True)
 class FigureRow:
     """A row of a strip chart: a method, and its value for each seed."""
@@ -213,48 +232,46 @@ class FigureRow:
 
     @property
     def mean(self) -> float:
-        """Of its values."""
+        """The mean of its values."""
         return sum(self.values) / len(self.values)
 
 
 def strips(rows: Sequence[FigureRow], x_title: str, **about: Any) -> Figure:
-    """One row a method, the best on top; one dot a seed, a bar at their mean."""
+    """Draw one row a method, the best on top: a dot a seed, and a bar at their mean."""
     ordered = sorted(rows, key=lambda row: (-row.mean, row.method))
-    left = min(170.0, 12 + CHARACTER * max(len(row.name) for row in rows))
+    left = min(NAMES, 12 + CHARACTER * max(len(row.name) for row in rows))
     height = TOP + BOTTOM + ROW * len(rows)
-    frame = Frame(
-        Axis.around(x_title, [value for row in rows for value in row.values]),
-        Axis("", 0, len(rows)),
-        left,
-        height,
-    )
-    places = [(row, TOP + ROW * (i + 0.5)) for i, row in enumerate(ordered)]
-    bars = tuple(
-        Path(f"M{frame.to_x(row.mean):g} {y - 6:g}v12", row.method, kind="mean")
-        for row, y in places
-    )
-    marks = tuple(
-        Mark(frame.to_x(value), y, row.method, _seeds(row))
-        for row, y in places
-        for value in row.values
-    )
-    width = int((left - 10) / CHARACTER)
+    every: list[float] = []
+    for row in rows:
+        every += row.values
+    frame = Frame(Axis.around(x_title, every), Axis("", 0, len(rows)), left, height)
+    room = int((left - 10) / CHARACTER)  # for a name, in characters
+    bars, marks, ticks = [], [], []
+    for i, row in enumerate(ordered):
+        y = TOP + ROW * (i + 0.5)
+        bars.append(Path(f"M{frame.to_x(row.mean):g} {y - 6:g}v12", row.method, kind="mean"))
+        marks += [Mark(frame.to_x(value), y, row.method, _seeds(row)) for value in row.values]
+        ticks.append(Tick(y, _cut(row.name, room), row.method))
     return Figure(
         **about,
-        about=f"{len(rows)} methods, best first. {'; '.join(_seeds(row) for row, _ in places)}.",
+        about=f"{len(rows)} methods, best first. {'; '.join(map(_seeds, ordered))}.",
         x_title=x_title,
         y_title="",
         x_ticks=frame.x_ticks(),
-        y_ticks=tuple(
-            Tick(y, row.name if len(row.name) <= width else f"{row.name[: width - 1]}…", row.method)
-            for row, y in places
-        ),
-        paths=bars,
-        marks=marks,
-        methods=tuple(row.method for row, _ in places),
+        y_ticks=tuple(ticks),
+        paths=tuple(bars),
+        marks=tuple(marks),
+        methods=tuple(row.method for row in ordered),
         left=left,
         height=height,
     )
+
+
+def _cut(name: str, room: int) -> str:
+    """Return a name of at most `room` characters."""
+    if len(name) <= room:
+        return name
+    return f"{name[: room - 1]}…"
 
 
 def _seeds(row: FigureRow) -> str:
@@ -267,35 +284,31 @@ def sites(
     y_title: str,
     **about: Any,
 ) -> Figure:
-    """Last values site by site, a line through the means and a dot a seed for each setting. `ways`: name, seeds' values a site."""
-    frame = Frame(
-        Axis("", -0.5, len(names) - 0.5),
-        Axis.around(y_title, [value for _, way in ways for seeds in way for value in seeds]),
-    )
-    paths, marks = list[Path](), list[Mark]()
+    """Draw the last values site by site: a line through the means, and a dot a seed.
+
+    ways: for each setting its name, and the values of its seeds at each site.
+    names: of the sites.
+    """
+    every: list[float] = []
+    for _, way in ways:
+        every += chain.from_iterable(way)
+    frame = Frame(Axis("", -0.5, len(names) - 0.5), Axis.around(y_title, every))
+    paths: list[Path] = []
+    marks: list[Mark] = []
     for number, (name, way) in enumerate(ways):
         means = [(i, sum(seeds) / len(seeds)) for i, seeds in enumerate(way) if seeds]
-        paths.append(
-            Path(
-                frame.path(means),
-                number,
-                f"{name}: {', '.join(f'{mean:.3f}' for _, mean in means)}",
-            )
-        )
-        points = [(i, value) for i, seeds in enumerate(way) for value in seeds]
-        marks += [
-            Mark(frame.to_x(i), frame.to_y(v), number, f"{name}, {names[i]}: {v:.4f}")
-            for i, v in points
-        ]
-    every = -(-len(names) // SITES)
+        listed = ", ".join(f"{mean:.3f}" for _, mean in means)
+        paths.append(Path(frame.path(means), number, f"{name}: {listed}"))
+        for i, seeds in enumerate(way):
+            for value in seeds:
+                text = f"{name}, {names[i]}: {value:.4f}"
+                marks.append(Mark(frame.to_x(i), frame.to_y(value), number, text))
     return Figure(
         **about,
         about=f"Sites: {', '.join(names)}. {'; '.join(path.text for path in paths)}.",
         x_title="site, in the model's order",
         y_title=y_title,
-        x_ticks=tuple(
-            Tick(frame.to_x(i), *_two_lines(name)) for i, name in enumerate(names) if i % every == 0
-        ),
+        x_ticks=tuple(_site_ticks(frame, names)),
         y_ticks=frame.y_ticks(),
         paths=tuple(paths),
         marks=tuple(marks),
@@ -303,7 +316,12 @@ def sites(
     )
 
 
-def _two_lines(name: str) -> tuple[str, None, str]:
-    """`enc 0 self` as "enc 0" above "self"."""
-    first, _, second = name.rpartition(" ")
-    return first or second, None, second if first else ""
+def _site_ticks(frame: Frame, names: Sequence[str]) -> Iterator[Tick]:
+    """Yield ticks for at most SITES sites: `enc 0 self` is "enc 0" above "self"."""
+    step = max(1, -(-len(names) // SITES))  # rounded up
+    for i in range(0, len(names), step):
+        first, _, second = names[i].rpartition(" ")
+        if first:
+            yield Tick(frame.to_x(i), first, None, second)
+        else:
+            yield Tick(frame.to_x(i), second)

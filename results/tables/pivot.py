@@ -134,7 +134,7 @@ def _wanted(entries: Mapping[tuple[Key, Key], _Entry]) -> dict[Key, Wanted]:
 
 def _allowed(entry: _Entry) -> Wanted:
     """Return the places that the grid does not rule out, in order."""
-    allowed = {}
+    allowed: Wanted = {}
     for (place, _), state in entry.states.items():
         if not state.startswith("skipped"):
             allowed[place] = None
