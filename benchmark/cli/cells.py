@@ -89,13 +89,8 @@ def retry(options: argparse.Namespace) -> int:
 
 
 def _launch(options: argparse.Namespace, way: Any, made: Any, cells: Any) -> int:
-<<<<<<< HEAD
-    """Run cells of a plan, then print its tables and why cells failed."""
-    from vlpeft.benchmark.launch.failed import count_failures, failures, group_by_cause
-=======
     """Run cells of a plan, then print its tables and the causes of failure."""
-    from vlpeft.benchmark.launch.local import count_failures, failures, group_by_cause
->>>>>>> h_plan
+    from vlpeft.benchmark.launch.failed import count_failures, failures, group_by_cause
     from vlpeft.benchmark.launch.presence import show_presence
     from vlpeft.benchmark.launch.screen import SweepProgress
 
@@ -162,135 +157,6 @@ def _missing_note(options: argparse.Namespace, made: Any) -> str:
     from vlpeft.benchmark.cli.watching import look
     from vlpeft.benchmark.plan.sweep import as_typed
 
-<<<<<<< HEAD
-    number = sum(cell.state == "missing" for cell in _look(made, options.root, ""))
-    way = f" --on slurm --profile {options.profile}" if options.on == "slurm" else ""
-    again = f"`vlpeft sweep {as_typed(options.sweep, options.root, options.scale)}{way}` {'submits' if way else 'runs'}"
-    return f"; {number} cells are missing, which is no failure: {again} them" if number else ""
-
-
-def status(options: argparse.Namespace) -> int:
-    from vlpeft.benchmark.plan.sweep import launch_command, read_plan, reason_outdated
-    from vlpeft.results.status import as_dicts, select_shown, status_table
-
-    made = read_plan(options.sweep, options.root, options.scale)
-    if changed := reason_outdated(made, options.sweep, options.scale):
-        again = launch_command(options.sweep, options.root, options.scale)
-        print(f"vlpeft: {changed}; {again} for what is new or changed", file=sys.stderr)
-    look = partial(_look, made, options.root, changed)
-    if options.json:
-        print(json.dumps(as_dicts(look()), indent=1, ensure_ascii=False))
-    elif options.watch:
-        _watch(made.title, look)
-    else:
-        cells = look()
-        print_text(status_table(made.title, cells, select_shown(cells), _columns()))
-    return 0
-
-
-def _columns() -> int | None:
-    """How wide the terminal is that is printed to, if it is one."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-
-
-def _look(made: Any, root: Path, changed: str) -> Any:
-    """The state of each cell, with all that is known of it here; then what the folder holds of settings that are no more."""
-    from vlpeft.benchmark.cells.records import Store
-    from vlpeft.benchmark.launch.presence import launchers
-    from vlpeft.results.status import (
-        add_cluster_notes,
-        find_unplanned,
-        has_begun,
-        mark_stale,
-        status,
-    )
-    from vlpeft.slurm.states import notes
-
-    store = Store(root)
-    cells, foreign = status(made, store), find_unplanned(made, store)
-    waiting = [cell.id for cell in cells if cell.state == "missing"]
-    found = add_cluster_notes(
-        cells,
-        notes(root, waiting, [cell.id for cell in cells if has_begun(cell)]),
-        launched=bool(launchers(root, made.sweep)),
-    )
-    return [*(mark_stale(found, "the sweep has changed since") if changed else found), *foreign]
-
-
-def _watch(title: str, look: Callable[[], Any]) -> None:
-    """What runs, waits with something to say, or has failed, until nothing changes by itself; piped: a line when the numbers change."""
-    from rich.live import Live
-    from rich.text import Text
-
-    from vlpeft.results.status import COMING, is_active, select_shown, status_table, summary
-    from vlpeft.results.tables.render import render
-
-    before = None
-    with (
-        Live(auto_refresh=False, vertical_overflow="ellipsis")
-        if sys.stdout.isatty()
-        else nullcontext() as live
-    ):
-        while True:
-            cells = look()
-            numbers = summary(cells)
-            if live is not None:
-                shown = status_table(
-                    title,
-                    cells,
-                    [cell for cell in select_shown(cells) if is_active(cell)],
-                    _columns(),
-                )
-                live.update(
-                    Text.from_ansi(render(shown, "text", colour=True), no_wrap=True), refresh=True
-                )
-            elif numbers != before:
-                print(
-                    ", ".join(f"{number} {state}" for state, number in numbers.items() if number),
-                    flush=True,
-                )
-            before = numbers
-            if not any(numbers[state] for state in COMING):
-                return
-            time.sleep(WATCH_SECONDS)
-
-
-def cancel(options: argparse.Namespace) -> int:
-    from vlpeft.benchmark.cells.records import Store
-    from vlpeft.benchmark.plan.sweep import read_plan
-    from vlpeft.results.status import find_unplanned
-    from vlpeft.slurm.control import cancel
-
-    made = read_plan(options.sweep, options.root, options.scale)
-    stale = (cell.id for cell in find_unplanned(made, Store(options.root)))
-    jobs, local, elsewhere = cancel(
-        options.root, made.sweep, {*(cell.id for cell in made.runnable()), *stale}
-    )
-    print(
-        f"{jobs} jobs cancelled, {local} local launchers interrupted; what is done stays, `vlpeft sweep` goes on"
-    )
-    if elsewhere:
-        print(
-            f"vlpeft: local launchers are at work on {', '.join(elsewhere)}, too: run this command there",
-            file=sys.stderr,
-        )
-    return 0
-
-
-def logs(options: argparse.Namespace) -> int:
-    from vlpeft.benchmark.plan.sweep import read_plan
-    from vlpeft.slurm.control import sections
-
-    cell = read_plan(options.sweep, options.root, options.scale).find(options.cell)
-    found = list(sections(options.root, cell.id))
-    if not found:
-        raise UserError(
-            f"no log of cell {cell.id} in {options.root}: it was not started, or ran with --on inline"
-        )
-    for log, text in found:
-        print(f"--> {log}\n{text.rstrip()}\n")
-    return 0
-=======
     number = sum(cell.state == "missing" for cell in look(made, options.root, ""))
     if not number:
         return ""
@@ -299,7 +165,6 @@ def logs(options: argparse.Namespace) -> int:
     if options.on == "slurm":
         command, verb = f"`vlpeft sweep {where} --on slurm --profile {options.profile}`", "submits"
     return f"; {number} cells are missing, which is not a failure: {command} {verb} them"
->>>>>>> h_plan
 
 
 def _print_tables(options: argparse.Namespace, made: Any) -> None:

@@ -69,7 +69,7 @@ def look(made: Any, root: Path, changed: str) -> Any:
     waiting = [cell.id for cell in cells if cell.state == "missing"]
     begun = [cell.id for cell in cells if has_begun(cell)]
     found = add_cluster_notes(
-        cells, notes(root, waiting, begun), launched_plans=bool(launchers(root, made.sweep))
+        cells, notes(root, waiting, begun), launched=bool(launchers(root, made.sweep))
     )
     if changed:
         found = mark_stale(found, "the sweep has changed since")

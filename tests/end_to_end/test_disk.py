@@ -36,13 +36,8 @@ def test_disk_full_before_the_launch(disk, main, tmp_path) -> None:
     ],
     ids=["save_checkpoint", "save_trained", "provenance", "visual_inputs"],
 )
-<<<<<<< HEAD
-def test_full_while_a_cell_runs(disk, main, tmp_path, monkeypatch, module, moment) -> None:
-    """Each cell fails with that cause, and half-written files are gone."""
-=======
-def test_disk_full_while_a_cell_runs(disk, main, tmp_path, monkeypatch, moment) -> None:
+def test_disk_full_while_a_cell_runs(disk, main, tmp_path, monkeypatch, module, moment) -> None:
     """Each cell fails with that cause, and half-written files are removed."""
->>>>>>> h_tests
     sweep, root = write_one(tmp_path, seeds="[0, 1]"), disk.path / "root"
     real = getattr(module, moment)
 
@@ -54,10 +49,7 @@ def test_disk_full_while_a_cell_runs(disk, main, tmp_path, monkeypatch, moment) 
         patched.setattr(module, moment, fill_and_go_on)
         said = main("sweep", sweep, "--root", root, *SWEEP, "--checkpoint-seconds", 0)
     assert said.code == 1
-    assert (
-        said.lines[-1]
-        == "vlpeft: 2 of 2 cells failed; fix the cause and rerun the same command"
-    )
+    assert said.lines[-1] == "vlpeft: 2 of 2 cells failed; fix the cause and rerun the same command"
     assert "disk full: cannot write" in said.err
     rows = json.loads(main("status", sweep, "--root", root, "--json").out)
     assert [(row["state"], row["reason"].split(":")[0]) for row in rows] == [

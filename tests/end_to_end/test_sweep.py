@@ -179,10 +179,7 @@ def test_status_on_a_login_node(sweep, copy, tmp_path) -> None:
     assert said.returncode == 0, said.stderr
     rows = {row["id"]: row for row in json.loads(said.stdout)}
     assert rows[ids[0]]["state"] == "pending"
-    assert (
-        rows[ids[0]]["reason"]
-        == "queue state unknown: `squeue` is not on this machine"
-    )
+    assert rows[ids[0]]["reason"] == "queue state unknown: `squeue` is not on this machine"
     assert rows[ids[1]]["state"] == "missing"
 
 
@@ -369,10 +366,7 @@ def test_a_failing_cell_does_not_stop_the_others(tmp_path, main) -> None:
     assert "wild on vit_roberta" in failed[0]
     assert "the loss became" in failed[0]
     assert "lower `lr`" in failed[0]
-    assert (
-        said.lines[-1]
-        == "vlpeft: 1 of 2 cells failed; fix the cause and rerun the same command"
-    )
+    assert said.lines[-1] == "vlpeft: 1 of 2 cells failed; fix the cause and rerun the same command"
     assert "failed [a]" in said.out
     assert "[a] settings: the loss became" in said.out
     assert "0/1 seeds" not in said.out

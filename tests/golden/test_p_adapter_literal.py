@@ -423,14 +423,9 @@ def test_a_norm_that_vanishes_stays_finite() -> None:
 
 @pytest.mark.parametrize("variant", ["release", "paper"])
 def test_autocast_does_not_reach_the_graph(variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
-<<<<<<< HEAD
-    """From the same bf16 queries and values, what the weights are computed of is the same to the bit, in float32."""
+    """From the same bf16 queries and values, the inputs of the weights are bit-equal in float32."""
     module = {"release": p_adapter_release, "paper": p_adapter_paper}[variant]
     original, given_ = getattr(module, f"{variant}_step"), []
-=======
-    """From the same bf16 queries and values, the inputs of the weights are bit-equal in float32."""
-    original, given_ = getattr(p_adapter, f"{variant}_step"), []
->>>>>>> h_tests
 
     def spy(*tensors: Tensor, **loops: bool) -> Tensor:
         given_.append(tensors)

@@ -42,13 +42,8 @@ PREDICTIONS = [
 
 @pytest.fixture
 def fresh() -> None:
-<<<<<<< HEAD
-    """Forget what is tokenised."""
-    caption_tokens.tokenise_split.cache_clear()
-=======
     """Clear the cache of tokens."""
-    caption_tokens.tokenised.cache_clear()
->>>>>>> h_tests
+    caption_tokens.tokenise_split.cache_clear()
 
 
 @pytest.fixture

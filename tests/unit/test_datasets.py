@@ -45,13 +45,8 @@ def json_files(root: Path) -> list[Path]:
 
 
 def read(data, image: str):
-<<<<<<< HEAD
-    """Features where the dataset gives them, pixels where not."""
-    return (data.features if data.has_features else data.image)(image)
-=======
     """Return the features if the dataset has them, otherwise the pixels."""
-    return (data.features if data.precomputed else data.image)(image)
->>>>>>> h_tests
+    return (data.features if data.has_features else data.image)(image)
 
 
 # Reading

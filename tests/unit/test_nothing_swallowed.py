@@ -176,15 +176,10 @@ def test_used_arguments_are_not_a_violation() -> None:
     assert not violations(ast.parse(fine), Path("slurm/fine.py"))
 
 
-<<<<<<< HEAD
 @pytest.mark.parametrize(
     "path", LIBRARY_FILES, ids=lambda path: path.relative_to(ROOT / ROOM).as_posix()
 )
-def test_the_room_imports_nothing_else_of_ours(path: Path) -> None:
-=======
-@pytest.mark.parametrize("path", sorted((ROOT / ROOM).glob("*.py")), ids=lambda path: path.stem)
 def test_the_room_imports_no_other_room(path: Path) -> None:
->>>>>>> h_tests
     allowed = {"vlpeft.benchmark.core.errors", "vlpeft.benchmark.libraries.changes"}
     if path.parent.name in PACKAGES:
         package = f"vlpeft.benchmark.libraries.{path.parent.name}"

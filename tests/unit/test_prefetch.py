@@ -279,13 +279,8 @@ def test_tiny_and_random_towers_need_nothing(hub, name) -> None:
 
 @pytest.mark.parametrize("name", sorted(BACKBONES.entries))
 def test_defaults_are_missing_from_an_empty_cache(hub, name) -> None:
-<<<<<<< HEAD
-    """Every source that a backbone opens by default."""
-    for each in parse(BACKBONES.load(name), {}, name).weight_files():
-=======
     """Cover each source that a backbone opens by default."""
-    for each in parse(BACKBONES.load(name), {}, name).wanted():
->>>>>>> h_tests
+    for each in parse(BACKBONES.load(name), {}, name).weight_files():
         with pytest.raises(NotHere):
             obtain(each, fetch=False)
 

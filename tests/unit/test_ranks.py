@@ -335,7 +335,10 @@ def test_the_cause_is_reported_and_not_its_consequences() -> None:
 
 @pytest.mark.parametrize(
     ("how", "words"),
-    [("leave", r"exited without an error message \(exit code 3\)"), ("die", r"was killed by SIGKILL")],
+    [
+        ("leave", r"exited without an error message \(exit code 3\)"),
+        ("die", r"was killed by SIGKILL"),
+    ],
 )
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_rank_without_a_message(rank: int, how: str, words: str) -> None:

@@ -111,7 +111,9 @@ def test_arrays_are_cut_at_the_limit_of_the_cluster(slurm, submitter) -> None:
 
 def test_one_job_is_not_an_array(slurm, submitter) -> None:
     submitter.submit(ids(2))
-    assert {each.job for sent in submitter.ledger.submitted_jobs().values() for each in sent} == {"1001"}
+    assert {each.job for sent in submitter.ledger.submitted_jobs().values() for each in sent} == {
+        "1001"
+    }
     assert submitter.ledger.submitted_jobs()[ids(1)[0]][0].log.name == "1001_0_log.out"
 
 
