@@ -208,8 +208,8 @@ def status_table(
     shown: the cells with a row; None: all.
     width: columns of the terminal; None if the output goes to a file or a pipe.
 
-    Details that do not fit are cut. Where there is no room for a column of details, they are printed
-    below the table. --json has them whole.
+    Details that do not fit are cut. Where there is no room for a column of details, they are
+    printed below the table. --json has them whole.
     """
     rows = cells if shown is None else shown
     room = PIPED if width is None else width - _other_columns(rows)

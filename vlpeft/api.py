@@ -1,6 +1,7 @@
 """Functions for notebooks and scripts. Import them from `vlpeft`.
 
-An error that the user can fix is a `vlpeft.benchmark.core.errors.UserError`; its message has the fix.
+An error that the user can fix is a `vlpeft.benchmark.core.errors.UserError`, with the fix in its
+message.
 """
 
 from __future__ import annotations
@@ -217,12 +218,17 @@ def adapt(
     """
     name, settings = _split(backbone)
     config = parse(BACKBONES.load(name), settings, f"backbone {name}")
-    if not isinstance(method, Method):
-        name, settings = _split(method)
-        method = parse(METHODS.load(name), settings, f"method {name}")
     model: Backbone = config.build(tuple(answers), protocol or Protocol(lr=1e-3))
-    apply(method, model)
+    apply(_make_method(method), model)
     return model
+
+
+def _make_method(method: Named | Method) -> Method:
+    if isinstance(method, Method):
+        return method
+    name, settings = _split(method)
+    made: Method = parse(METHODS.load(name), settings, f"method {name}")
+    return made
 
 
 def _split(named: Named) -> tuple[str, dict[str, JSON]]:

@@ -85,7 +85,7 @@ def read_adapter(folder: Path) -> AdapterFolder:
         ) from error
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise UserError(f"{path}: damaged ({error}); copy or export the adapter again") from error
-    schema = type(values).__name__
+    schema: object = type(values).__name__
     if isinstance(values, dict):
         schema = values.get("schema")
     if schema != SCHEMA:

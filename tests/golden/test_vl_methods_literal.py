@@ -17,7 +17,7 @@ from tests.conftest import Case
 from vlpeft.baselines.adapter import Bottleneck
 from vlpeft.baselines.compacter import KroneckerLinear
 from vlpeft.baselines.hyperformer import Generated
-from vlpeft.baselines.vl_pet import ParallelBottleneck, Gate, Gated
+from vlpeft.baselines.vl_pet import Gate, Gated, ParallelBottleneck
 from vlpeft.benchmark.contract.backbone import Backbone
 from vlpeft.benchmark.contract.method import METHODS, apply
 from vlpeft.benchmark.contract.sites import Site, count
