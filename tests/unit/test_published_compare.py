@@ -272,7 +272,7 @@ def test_a_number_of_something_else_is_not_judged(tmp_path):
     assert verdict(found, "Full", "VQA") == ("not comparable", "of another split")
     assert verdict(found, "Full", "COCO") == ("reproduced", "")
     shares = {
-        n.row.name: n.not_comparable
+        n.row.name: n.why_not_comparable
         for n in load_published("vl_adapter/table5").numbers()
         if n.column.name == "Updated params"
     }

@@ -22,7 +22,7 @@ def test_every_number_has_a_cell_or_a_reason(name: str) -> None:
     assert find_link_problems(name) == []
     if find_sweep(name) is None:
         assert all(
-            number.cannot or number.column.not_comparable
+            number.why_impossible or number.column.not_comparable
             for number in load_published(name).numbers()
         )
 

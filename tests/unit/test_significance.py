@@ -52,7 +52,7 @@ def test_nothing_is_bold_where_the_second_could_be_first(tmp_path):
 def test_a_lead_that_one_seed_turns_round_is_not_clear(tmp_path):
     found = found_in(tmp_path, {"steady": 60 + NOISE, "lucky": (58 + NOISE, 80 + NOISE)})
     assert found.columns[PLACE].below["steady"].significant
-    assert found.columns[PLACE].by_seed("steady") == pytest.approx([-2, 20])
+    assert found.columns[PLACE].differences_by_seed("steady") == pytest.approx([-2, 20])
     assert bold(found, "steady", "lucky") == []
 
 
