@@ -47,7 +47,7 @@ NO_NUMBERS = {
     ),
     *("psutil", "pydantic", "requests", "rich", "ruamel", "submitit", "scipy"),
 }
-OURS = {"benchmark", "baselines", "methods", "results", "slurm"}
+OURS = {"vlpeft"}
 
 
 def made(*packages, verified=(), **about):
