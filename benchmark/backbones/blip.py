@@ -245,7 +245,9 @@ class BLIPModel(BLIPLanguage):
         """Map tokens (questions, keep, length) to log-likelihoods (questions, keep)."""
         together = max(1, RANKED_TOGETHER // tokens.shape[1])
         questions = torch.arange(len(tokens), device=tokens.device)
-        parts = [self._score_part(prefix, tokens, part) for part in questions.split(together)]
+        parts = [
+            self._score_part(prefix, tokens, part) for part in torch.split(questions, together)
+        ]
         return torch.cat(parts)
 
     def _score_part(self, prefix: Prefix, tokens: Tensor, questions: Tensor) -> Tensor:
