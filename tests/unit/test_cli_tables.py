@@ -6,20 +6,9 @@ import json
 import pandas as pd
 import pytest
 
-from benchmark.cli import main
 from results.evidence import measured
 from results.leaderboard import SCHEMA
 from tests.synthetic import fill, planned, record
-
-
-@pytest.fixture
-def vlpeft(capsys):
-    def call(*words):
-        with pytest.raises(SystemExit) as ended:
-            main(list(map(str, words)))
-        return ended.value.code, *capsys.readouterr()
-
-    return call
 
 
 def test_tidy_rows_are_the_same_in_every_form(vlpeft, tmp_path):

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from benchmark.cli import main
 from benchmark.config import dump
 from benchmark.errors import UserError
 from benchmark.provenance import PACKAGES
@@ -196,16 +195,6 @@ def test_the_page_says_it(tmp_path):
         write_report([results], tmp_path / "out", 0)
     (path,) = write_report([results], tmp_path / "out", 0, mixed=True)
     assert path.read_text(encoding="utf-8").count('<p class="caption">Cells from different environments: ') >= 2
-
-
-@pytest.fixture
-def vlpeft(capsys):
-    def call(*words):
-        with pytest.raises(SystemExit) as ended:
-            main(list(map(str, words)))
-        return ended.value.code, *capsys.readouterr()
-
-    return call
 
 
 KINDS = [(), ("--costs",), ("--details",), ("--significance",), ("--rows", "method"), ("--tidy",), ("--format", "csv")]
