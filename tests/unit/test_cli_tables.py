@@ -7,19 +7,8 @@ import pandas as pd
 import pytest
 
 from tests.synthetic import fill, planned, record
-from vlpeft.benchmark.cli.main import main
 from vlpeft.results.evidence import find_shipped_evidence
 from vlpeft.results.leaderboard import SCHEMA
-
-
-@pytest.fixture
-def vlpeft(capsys):
-    def call(*words):
-        with pytest.raises(SystemExit) as ended:
-            main(list(map(str, words)))
-        return ended.value.code, *capsys.readouterr()
-
-    return call
 
 
 def test_tidy_rows_are_the_same_in_every_form(vlpeft, tmp_path):

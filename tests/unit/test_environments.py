@@ -11,7 +11,6 @@ import pytest
 from tests.synthetic import fill, make_plan, planned, record
 from vlpeft.benchmark.cells.provenance import PACKAGES
 from vlpeft.benchmark.cells.records import Store, to_json
-from vlpeft.benchmark.cli.main import main
 from vlpeft.benchmark.core.config import dump
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.plan.sweep import fingerprint, plan_file, sweep_path
@@ -225,16 +224,6 @@ def test_the_page_reports_it(tmp_path):
         )
         >= 2
     )
-
-
-@pytest.fixture
-def vlpeft(capsys):
-    def call(*words):
-        with pytest.raises(SystemExit) as ended:
-            main(list(map(str, words)))
-        return ended.value.code, *capsys.readouterr()
-
-    return call
 
 
 KINDS = [
