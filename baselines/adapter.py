@@ -78,7 +78,7 @@ class Adapter(Method):
                 adapters[key] = self._make_adapter(site.width, backbone)
             site.output.replace(self._combine(site, adapters[key]))
 
-    def bottleneck(self, width: int, backbone: Backbone) -> Bottleneck:  # noqa: ARG002 - routing reads it
+    def bottleneck(self, width: int, backbone: Backbone) -> Bottleneck:
         """Return the module to add at a site of this width."""
         return Bottleneck(width, self.size, self.activation, self.inner_residual)
 
@@ -212,5 +212,5 @@ class Parallel(nn.Module):
         self._read = None
         return x
 
-    def _keep(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:  # noqa: ARG002 - a hook's signature
+    def _keep(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
         self._read = inputs[0]

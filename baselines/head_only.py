@@ -17,6 +17,6 @@ class HeadOnly(Method):
     def inject(self, backbone: Backbone) -> None:
         """Do nothing: the head of a backbone always trains."""
 
-    def trainable(self, backbone: Backbone) -> int:  # noqa: ARG002
+    def trainable(self, backbone: Backbone) -> int:
         """Return 0, because the head is counted separately."""
         return 0

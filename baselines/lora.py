@@ -68,7 +68,7 @@ class LoRA(Method):
             check_rank(self.rank, _narrowest(slot.module, spans), "rank")
             slot.replace(self._wrap_per_task(slot.module, spans, backbone))
 
-    def wrap(self, module: nn.Module, spans: Sequence[Span], backbone: Backbone) -> LoRALinear:  # noqa: ARG002 - routing reads it
+    def wrap(self, module: nn.Module, spans: Sequence[Span], backbone: Backbone) -> LoRALinear:
         """Return the module with its update."""
         return LoRALinear(module, spans, self.rank, self.alpha, self.dropout)
 

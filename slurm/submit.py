@@ -54,16 +54,16 @@ class Submitter:
         words = " ".join(name.split())
         return cls(Ledger(root.resolve()), profile, settings, f"vlpeft-{words}", Snapshot.take())
 
-    def submit(self, ids: Sequence[str], *, afresh: bool = False) -> int:
+    def submit(self, ids: Sequence[str], *, forget: bool = False) -> int:
         """Submit the cells that are in no live job. Returns how many.
 
-        afresh: forget how they ended before.
+        forget: Ignore how they ended before.
 
         Raises UserError where SLURM refuses.
         """
         with self.ledger.lock():
             new = self._without_job(ids)
-            if afresh:
+            if forget:
                 clear_failures(new, self.ledger.root)
             if new:
                 self.code.write(self._copies)

@@ -36,7 +36,7 @@ class Slurm:
             return
         self._require_weights(cells)
         submitter, ids = self._submitter(root), [cell.id for cell in cells]
-        sent = submitter.submit(ids, afresh=True)
+        sent = submitter.submit(ids, forget=True)
         progress.line(f"{sent} cells submitted, {len(ids) - sent} were in the queue")
         if not self.detach:
             Supervisor(submitter, progress.watch).wait(ids)

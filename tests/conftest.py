@@ -22,8 +22,9 @@ from torch import Tensor
 
 from vlpeft.benchmark.backbones import BACKBONES
 from vlpeft.benchmark.cells.cell import Cell, Choice
+from vlpeft.benchmark.contract import METHODS
 from vlpeft.benchmark.contract.backbone import Backbone, BackboneConfig
-from vlpeft.benchmark.contract.method import METHODS, Method
+from vlpeft.benchmark.contract.method import Method
 from vlpeft.benchmark.core.config import Protocol, dump, parse
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.datasets import DatasetSpec

@@ -16,8 +16,9 @@ import pandas as pd
 from vlpeft.benchmark.backbones import BACKBONES
 from vlpeft.benchmark.cells.cell import Cell, Plan
 from vlpeft.benchmark.cells.records import Store
+from vlpeft.benchmark.contract import METHODS
 from vlpeft.benchmark.contract.backbone import Backbone
-from vlpeft.benchmark.contract.method import METHODS, Method, apply
+from vlpeft.benchmark.contract.method import Method, apply
 from vlpeft.benchmark.core.config import JSON, Protocol, dump, parse
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.export.folder import AdapterFolder

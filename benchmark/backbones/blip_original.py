@@ -56,7 +56,7 @@ def load_original(path: Path, form: str) -> PreTrainedModel:
         model = CLASSES[form](geometry(state))
     except (KeyError, ValueError) as error:
         raise UserError(
-            f"{path} is no checkpoint of BLIP's own layout ({error}); "
+            f"{path} is not a checkpoint of BLIP's own layout ({error}); "
             "it needs visual_encoder.* and text_decoder.*"
         ) from error
     # On the meta device models are only counted.
@@ -151,7 +151,7 @@ def _read(path: Path) -> Mapping[str, Tensor]:
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         cause = str(error).splitlines()[0][:120]
         raise UserError(
-            f"{path} is no file of plain tensors; save its `model` entry alone ({cause})"
+            f"{path} is not a file of plain tensors; save only its `model` entry ({cause})"
         ) from error
     # BLIP's code stores the weights under `model`, next to the optimizer's state.
     tensors: Mapping[str, Tensor] = state.get("model", state)

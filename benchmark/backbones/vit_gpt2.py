@@ -108,7 +108,7 @@ class ViTGPT2Model(Backbone):
     def loss(
         self,
         visual: Tensor,
-        prompts: Sequence[str],  # noqa: ARG002 - captioning has no prompt
+        prompts: Sequence[str],
         targets: Sequence[Mapping[str, float]],
     ) -> tuple[Tensor, int]:
         """Return the cross-entropy of the captions, one term per token that counts.
@@ -136,7 +136,7 @@ class ViTGPT2Model(Backbone):
         return total, goal.numel()
 
     @torch.inference_mode()
-    def predict(self, visual: Tensor, prompts: Sequence[str]) -> list[str]:  # noqa: ARG002 - captioning has no prompt
+    def predict(self, visual: Tensor, prompts: Sequence[str]) -> list[str]:
         """Return captions by greedy or beam search."""
         embeds = self.embed_context(visual)
         # The beams of one image follow each other and share its visual context.

@@ -13,8 +13,9 @@ import torch
 from vlpeft.benchmark.backbones import BACKBONES
 from vlpeft.benchmark.backbones.weights import random_weights
 from vlpeft.benchmark.bench._sides import TimedStep
+from vlpeft.benchmark.contract import METHODS
 from vlpeft.benchmark.contract.backbone import Backbone
-from vlpeft.benchmark.contract.method import METHODS, apply
+from vlpeft.benchmark.contract.method import apply
 from vlpeft.benchmark.core.config import Protocol, parse
 from vlpeft.benchmark.plan.measure import ANSWERS, QUESTION
 from vlpeft.benchmark.run.features import Visual

@@ -18,10 +18,11 @@ LEFT, RIGHT, TOP, BOTTOM = 52, 14, 44, 40
 STYLE = """
 text { font: 11px system-ui, "DejaVu Sans", sans-serif; fill: #1b1d21; }
 .title { font-weight: 600; font-size: 12px; } .tick { font-size: 10px; fill: #565b64; }
-.ground { fill: #fff; } .grid { stroke: #d9dbe0; stroke-width: .75; } .line { stroke: #0b62a8; stroke-width: 1.6; } .dot { fill: #b5480c; }
+.ground { fill: #fff; } .grid { stroke: #d9dbe0; stroke-width: .75; }
+.line { stroke: #0b62a8; stroke-width: 1.6; } .dot { fill: #b5480c; }
 @media (prefers-color-scheme: dark) {
-  text { fill: #e9eaee; } .tick { fill: #a9afba; } .ground { fill: #13151a; } .grid { stroke: #343944; }
-  .line { stroke: #6db3f2; } .dot { fill: #ff9e64; }
+  text { fill: #e9eaee; } .tick { fill: #a9afba; } .ground { fill: #13151a; }
+  .grid { stroke: #343944; } .line { stroke: #6db3f2; } .dot { fill: #ff9e64; }
 }
 """
 
@@ -29,36 +30,56 @@ text { font: 11px system-ui, "DejaVu Sans", sans-serif; fill: #1b1d21; }
 def plot(rows: Sequence[BenchRow]) -> str:
     """Return an SVG of the rows that have points."""
     curves = [row for row in rows if row.points]
-    height = HEIGHT * math.ceil(len(curves) / 2)
-    panels = "".join(
-        f'<g transform="translate({WIDTH * (i % 2)} {HEIGHT * (i // 2)})">\n{"".join(_panel(row))}</g>\n'
-        for i, row in enumerate(curves)
-    )
-    size = f'width="{2 * WIDTH}" height="{height}" viewBox="0 0 {2 * WIDTH} {height}"'
-    said = escape("; ".join(f"{row.name} {row.ratio:.2f}" for row in curves))
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img">\n<title>{said}</title>\n<style>{STYLE}</style>\n'
-        f'<rect class="ground" width="100%" height="100%"/>\n{panels}</svg>\n'
-    )
+    width, height = 2 * WIDTH, HEIGHT * math.ceil(len(curves) / 2)
+    size = f'width="{width}" height="{height}" viewBox="0 0 {width} {height}"'
+    lines = [f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img">']
+    summary = "; ".join(f"{row.name} {row.ratio:.2f}" for row in curves)
+    lines.append(f"<title>{escape(summary)}</title>")
+    lines.append(f"<style>{STYLE}</style>")
+    lines.append('<rect class="ground" width="100%" height="100%"/>')
+    for number, row in enumerate(curves):
+        x, y = WIDTH * (number % 2), HEIGHT * (number // 2)
+        lines.append(f'<g transform="translate({x} {y})">')
+        lines += _panel(row)
+        lines.append("</g>")
+    return "\n".join([*lines, "</svg>"]) + "\n"
 
 
 def _panel(row: BenchRow) -> Iterator[str]:
+    """Yield the SVG elements of one curve: titles, grid, fitted line and measured points."""
     points = list((row.points or {}).items())
     ends = [(size, _fitted(row.ratio, points, size)) for size in (points[0][0], points[-1][0])]
     x, y = (_axis(values) for values in zip(*points, *ends, strict=True))
-    yield f'<text class="title" x="{LEFT}" y="18">{escape(row.name.partition(",")[0])}</text>\n'
-    yield f'<text class="tick" x="{LEFT}" y="33">{row.unit}; exponent {row.ratio:.2f}, at most {row.required:g}</text>\n'
-    for size, _ in points:
+    title = escape(row.name.partition(",")[0])
+    yield f'<text class="title" x="{LEFT}" y="18">{title}</text>'
+    exponent = f"{row.unit}; exponent {row.ratio:.2f}, at most {row.required:g}"
+    yield f'<text class="tick" x="{LEFT}" y="33">{exponent}</text>'
+    yield from _size_grid(x, [size for size, _ in points])
+    yield from _cost_grid(y)
+    (left, top), (right, bottom) = [(_right(x, size), _down(y, value)) for size, value in ends]
+    yield f'<path class="line" d="M{left} {top}L{right} {bottom}"/>'
+    for size, value in points:
+        centre = f'cx="{_right(x, size)}" cy="{_down(y, value)}"'
+        label = f"<title>{size:g}: {value:.3g}</title>"
+        yield f'<circle class="dot" r="3.5" {centre}>{label}</circle>'
+
+
+def _size_grid(x: Axis, sizes: Sequence[float]) -> Iterator[str]:
+    """Yield a vertical line and a label for each measured size."""
+    for size in sizes:
         at = _right(x, size)
+        place = f'x="{at}" y="{HEIGHT - BOTTOM + 15}" text-anchor="middle"'
         yield f'<path class="grid" d="M{at} {TOP}V{HEIGHT - BOTTOM}"/>'
-        yield f'<text class="tick" x="{at}" y="{HEIGHT - BOTTOM + 15}" text-anchor="middle">{size:g}</text>\n'
+        yield f'<text class="tick" {place}>{size:g}</text>'
+
+
+def _cost_grid(y: Axis) -> Iterator[str]:
+    """Yield a horizontal line and a label for each tick of the costs."""
     for value, text in y.ticks():
         at = _down(y, value)
+        place = f'x="{LEFT - 6}" y="{at + 3.5}" text-anchor="end"'
         yield f'<path class="grid" d="M{LEFT} {at}H{WIDTH - RIGHT}"/>'
-        yield f'<text class="tick" x="{LEFT - 6}" y="{at + 3.5}" text-anchor="end">{text}</text>\n'
-    yield f'<path class="line" d="M{"L".join(f"{_right(x, size)} {_down(y, value)}" for size, value in ends)}"/>\n'
-    for size, value in points:
-        yield f'<circle class="dot" r="3.5" cx="{_right(x, size)}" cy="{_down(y, value)}"><title>{size:g}: {value:.3g}</title></circle>\n'
+        yield f'<text class="tick" {place}>{text}</text>'
 
 
 def _axis(values: Sequence[float]) -> Axis:

@@ -36,7 +36,7 @@ def run(setting: Setting) -> Iterator[BenchRow]:
     """Measure help, plan and table."""
     runs = 1 if setting.quick else RUNS
     pairs = turns(partial(step, HELP, runs), partial(step, ("-c", "pass"), runs), setting)
-    yield time_row(BENCH, "vlpeft --help beside a bare interpreter", pairs, setting, "at most", 8.0)
+    yield time_row(BENCH, "vlpeft --help vs a bare interpreter", pairs, setting, "at most", 8.0)
     cells, finished = (4, 20) if setting.quick else (1000, 10_000)
     times = 1 if setting.quick else setting.turns
     with TemporaryDirectory() as folder:
@@ -58,7 +58,7 @@ def run(setting: Setting) -> Iterator[BenchRow]:
         )
 
 
-def step(arguments: Sequence[str], runs: int, device: torch.device) -> TimedStep:  # noqa: ARG001 - every side is given its device
+def step(arguments: Sequence[str], runs: int, device: torch.device) -> TimedStep:
     """Start Python `runs` times."""
 
     def started() -> None:

@@ -80,7 +80,7 @@ def run(setting: Setting) -> Iterator[BenchRow]:
     for curve in CURVES:
         taken = {size: 1e3 * seconds for size, seconds in points(curve, setting).items()}
         sizes, costs = list(taken), list(taken.values())
-        name = f"{curve.name}, {sizes[-1]} beside {sizes[0]}: exponent"
+        name = f"{curve.name}, {sizes[-1]} vs {sizes[0]}: exponent"
         unit = "CPU ms" if setting.device == "cpu" else "ms"
         yield BenchRow(
             BENCH,

@@ -42,7 +42,7 @@ def run(setting: Setting) -> Iterator[BenchRow]:
         del towers
         yield time_row(
             BENCH,
-            f"{name}, step beside peft",
+            f"{name}, step vs peft",
             turns(ours, theirs, setting),
             setting,
             "at most",

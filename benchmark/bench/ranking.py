@@ -20,9 +20,10 @@ from vlpeft.benchmark.contract.backbone import single
 from vlpeft.benchmark.plan.measure import cached_pixels
 
 BENCH = "ranking"
-WORDS = (  # each one token of the tiny tokenizer, as most answers of VQAv2 are of BERT's
-    "yes no two three four many red blue green black brown yellow gray teal light there color size left right large small above "
-    "below circle circles triangle triangles rectangle rectangles shape shapes man image background"
+WORDS = (  # one token each of the tiny tokenizer; most answers of VQAv2 are one token of BERT's
+    "yes no two three four many red blue green black brown yellow gray teal light there color "
+    "size left right large small above below circle circles triangle triangles rectangle "
+    "rectangles shape shapes man image background"
 )
 ANSWERS = (
     *WORDS.split(),

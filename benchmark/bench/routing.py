@@ -13,14 +13,14 @@ import torch
 
 from vlpeft.benchmark.bench._rows import BenchRow, Setting
 from vlpeft.benchmark.bench._sides import TimedStep, time_row, turns
-from vlpeft.benchmark.contract.method import METHODS
+from vlpeft.benchmark.contract import METHODS
 from vlpeft.benchmark.verify import transcriptions as _literal
 
 BENCH = "routing"
 ROWS = (
-    ("mul_expand", "mul_expand", "mul_expand, beside x_t x''_v", 1.6),
-    ("project", "project", "project, beside x_t (x_v^T x_v)", 1.6),
-    ("project", "project_in_order", "project, beside (x_t x_v^T) x_v", None),
+    ("mul_expand", "mul_expand", "mul_expand, vs x_t x''_v", 1.6),
+    ("project", "project", "project, vs x_t (x_v^T x_v)", 1.6),
+    ("project", "project_in_order", "project, vs (x_t x_v^T) x_v", None),
 )
 FULL, TINY = (64, 21, 128), (2, 3, 4)  # examples, length with the visual prefix, rank
 

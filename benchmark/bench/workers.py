@@ -23,7 +23,7 @@ def run(setting: Setting) -> Iterator[BenchRow]:
     """Compare CPU seconds of all processes for the sweep, planning and tables included."""
     cells = 2 if setting.quick else 6
     sides = [partial(step, cells, together) for together in (True, False)]
-    name = f"{cells} tiny cells, workers beside one process a cell"
+    name = f"{cells} tiny cells, workers vs one process a cell"
     yield time_row(BENCH, name, turns(sides[0], sides[1], setting), setting, "at least", 1.5)
 
 

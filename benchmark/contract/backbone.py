@@ -165,7 +165,7 @@ class Backbone(nn.Module, ABC):
 
     def ranked(
         self,
-        visual: Tensor,  # noqa: ARG002 - most backbones generate their text
+        visual: Tensor,
         prompts: Sequence[str],
     ) -> list[list[tuple[str, float]]]:
         """Return the listed answers that were compared for each prompt, with their scores.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 from transformers import Conv1D
@@ -21,12 +21,9 @@ from vlpeft.benchmark.contract.sites import (
 )
 from vlpeft.benchmark.core.config import Config
 from vlpeft.benchmark.core.errors import UserError
-from vlpeft.benchmark.core.registry import Registry
 
 if TYPE_CHECKING:
     from vlpeft.benchmark.contract.backbone import Backbone
-
-METHODS: Registry[Any] = Registry("method", "vlpeft/baselines", "vlpeft/methods")
 
 
 class PerTask(nn.Module):

@@ -89,7 +89,7 @@ class DataFormat(Config, ABC):
             " use a backbone with a vision tower"
         )
 
-    def counts(self, split: str, examples: Sequence[Example]) -> dict[str, int]:  # noqa: ARG002
+    def counts(self, split: str, examples: Sequence[Example]) -> dict[str, int]:
         """Count what `vlpeft data check` compares with the `expected` numbers of the YAML.
 
         Args:

@@ -59,7 +59,7 @@ class ImageFiles(DataFormat):
         """Return no splits."""
         return ()
 
-    def examples(self, task: str, split: str) -> Sequence[Example]:  # noqa: ARG002 - the contract's signature
+    def examples(self, task: str, split: str) -> Sequence[Example]:
         """Return no examples."""
         return ()
 

@@ -123,6 +123,6 @@ def _training(
 
 
 def print_notice(cells: int) -> None:
-    """Tell the person who pressed Ctrl-C what happens now."""
+    """Print, for the person who pressed Ctrl-C, what happens now."""
     what = "the cell" if cells == 1 else f"{cells} cells"
     print(f"vlpeft: saving {what} in training; Ctrl-C again stops at once", file=sys.stderr)

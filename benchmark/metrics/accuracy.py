@@ -16,7 +16,7 @@ class Accuracy(Metric):
     VL-Adapter compute it: membership in the example's labels.
     """
 
-    def evaluate(self, predictions: Sequence[Prediction], tokenizer: Tokenizer) -> Scores:  # noqa: ARG002
+    def evaluate(self, predictions: Sequence[Prediction], tokenizer: Tokenizer) -> Scores:
         """Score a split; `tokenizer` has no influence."""
         per_example = [100.0 * (p.text in p.references) for p in predictions]
         return score_by_mean("accuracy", per_example, predictions)

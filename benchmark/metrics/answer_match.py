@@ -17,7 +17,7 @@ class AnswerMatch(Metric):
     example has several references, the most frequent one is its label for F1.
     """
 
-    def evaluate(self, predictions: Sequence[Prediction], tokenizer: Tokenizer) -> Scores:  # noqa: ARG002
+    def evaluate(self, predictions: Sequence[Prediction], tokenizer: Tokenizer) -> Scores:
         """Score a split; `tokenizer` has no influence."""
         texts = [p.text for p in predictions]
         found = _run_module(texts, [list(p.references) for p in predictions])

@@ -43,7 +43,7 @@ class Metric(ABC):
     # Set by @register: the names of the numbers that the metric gives, without breakdowns.
     values: ClassVar[tuple[str, ...]]
 
-    def value_names(self, tokenizer: Tokenizer) -> tuple[str, ...]:  # noqa: ARG002 - most metrics need no tokenizer
+    def value_names(self, tokenizer: Tokenizer) -> tuple[str, ...]:
         """Return the names of the numbers that `evaluate` gives, without breakdowns."""
         return self.values
 

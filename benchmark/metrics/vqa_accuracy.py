@@ -135,7 +135,7 @@ def _strip_punctuation(text: str) -> str:
 class VQAAccuracy(Metric):
     """VQA accuracy by the official ten-answer rule, overall and by question type."""
 
-    def evaluate(self, predictions: Sequence[Prediction], tokenizer: Tokenizer) -> Scores:  # noqa: ARG002
+    def evaluate(self, predictions: Sequence[Prediction], tokenizer: Tokenizer) -> Scores:
         """Score a split; `tokenizer` has no influence."""
         per_example = [100 * vqa_accuracy(p.text, p.references) for p in predictions]
         return score_by_mean("vqa_accuracy", per_example, predictions)

@@ -11,8 +11,8 @@ from dataclasses import fields
 
 from vlpeft.benchmark.backbones import BACKBONES
 from vlpeft.benchmark.cells.cell import Cell, Part
+from vlpeft.benchmark.contract import METHODS
 from vlpeft.benchmark.contract.backbone import BackboneConfig
-from vlpeft.benchmark.contract.method import METHODS
 from vlpeft.benchmark.core.config import Protocol, parse
 from vlpeft.benchmark.core.errors import UserError, did_you_mean
 from vlpeft.benchmark.metrics import METRICS

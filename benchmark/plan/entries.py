@@ -87,7 +87,7 @@ class SweepEntry(Config):
         return replace(self, settings={**self.settings, **self.by_task.get(task, {})})
 
     def describe(self) -> str:
-        """Return the name with all settings, to tell entries of the same name apart."""
+        """Return the name with all settings, which distinguish entries of the same name."""
         changes = {**self.settings, **self.protocol}
         if not changes:
             return self.name

@@ -15,7 +15,7 @@ from typing import Any
 
 from vlpeft.benchmark.backbones import BACKBONES
 from vlpeft.benchmark.cells.cell import Cell, Choice, Part, Planned
-from vlpeft.benchmark.contract.method import METHODS
+from vlpeft.benchmark.contract import METHODS
 from vlpeft.benchmark.core.config import JSON, dump, dump_identity, parse
 from vlpeft.benchmark.core.errors import UserError, did_you_mean, error_context
 from vlpeft.benchmark.core.registry import Registry

@@ -194,7 +194,7 @@ def _options(value: JSON) -> list[Any]:
 
 
 @cache
-def _read(path: Path, content: bytes) -> ProtocolFile:  # noqa: ARG001 - the content is a cache key
+def _read(path: Path, content: bytes) -> ProtocolFile:
     """Read a protocol file once for all cells of a sweep, and again after it has changed."""
     return parse(ProtocolFile, load_yaml(path), str(path))
 

@@ -45,7 +45,7 @@ DATA = {
     "roberta": "descriptions of scenes, then questions and answers"
     " (benchmark/pretraining/text.py); masked words",
     "gpt2": "the same, and captions alone; next word",
-    "blip": "captions of drawn scenes beside the image; the text of roberta, and questions alone,"
+    "blip": "captions of drawn scenes next to the image; the text of roberta, and questions alone,"
     " without an image; next word",
     "bart": "the text of roberta with the answers hidden, and pairs of captions with spans hidden;"
     " the whole text",

@@ -87,15 +87,15 @@ def _transform(image: Image.Image, inverse: Affine) -> Image.Image:
     )
 
 
-def _identity(image: Image.Image, sign: int) -> Image.Image:  # noqa: ARG001
+def _identity(image: Image.Image, sign: int) -> Image.Image:
     return image
 
 
-def _autocontrast(image: Image.Image, sign: int) -> Image.Image:  # noqa: ARG001
+def _autocontrast(image: Image.Image, sign: int) -> Image.Image:
     return ImageOps.autocontrast(image, cutoff=0, ignore=None, preserve_tone=False)
 
 
-def _equalize(image: Image.Image, sign: int) -> Image.Image:  # noqa: ARG001
+def _equalize(image: Image.Image, sign: int) -> Image.Image:
     return ImageOps.equalize(image, mask=None)
 
 

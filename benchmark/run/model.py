@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from vlpeft.benchmark.backbones import BACKBONES
 from vlpeft.benchmark.cells.cell import Cell
+from vlpeft.benchmark.contract import METHODS
 from vlpeft.benchmark.contract.backbone import Backbone, BackboneConfig
-from vlpeft.benchmark.contract.method import METHODS, Method, apply
+from vlpeft.benchmark.contract.method import Method, apply
 from vlpeft.benchmark.core.config import parse
 
 

@@ -59,7 +59,7 @@ class Task(ABC):
         It is empty for a task whose answers are generated.
         """
 
-    def references(self, example: Example, protocol: Protocol) -> Sequence[str]:  # noqa: ARG002
+    def references(self, example: Example, protocol: Protocol) -> Sequence[str]:
         """Return the texts that a prediction is compared with.
 
         `protocol` matters to tasks with labels: it says which word stands for each label.

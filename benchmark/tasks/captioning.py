@@ -20,7 +20,7 @@ class Captioning(Task):
     def items(
         self,
         examples: Iterable[Example],
-        answers: Sequence[str],  # noqa: ARG002
+        answers: Sequence[str],
         protocol: Protocol,
     ) -> list[Item]:
         """Return one item for each pair of an image and a reference."""
@@ -32,10 +32,10 @@ class Captioning(Task):
                 items.append(Item(example.images, prompt, {target: 1.0}))
         return items
 
-    def text(self, example: Example) -> str:  # noqa: ARG002
+    def text(self, example: Example) -> str:
         """Return an empty text: the image is the whole input."""
         return ""
 
-    def answers(self, examples: Iterable[Example], protocol: Protocol) -> tuple[str, ...]:  # noqa: ARG002
+    def answers(self, examples: Iterable[Example], protocol: Protocol) -> tuple[str, ...]:
         """Return an empty list: captions are generated."""
         return ()

@@ -23,7 +23,7 @@ class Labelled(Task):
     def items(
         self,
         examples: Iterable[Example],
-        answers: Sequence[str],  # noqa: ARG002
+        answers: Sequence[str],
         protocol: Protocol,
     ) -> list[Item]:
         """Return one item for each example."""
@@ -38,7 +38,7 @@ class Labelled(Task):
         """Return the hypothesis or statement."""
         return example.question
 
-    def answers(self, examples: Iterable[Example], protocol: Protocol) -> tuple[str, ...]:  # noqa: ARG002
+    def answers(self, examples: Iterable[Example], protocol: Protocol) -> tuple[str, ...]:
         """Return the words of all labels, in the order of the labels."""
         return tuple(self._words(protocol).values())
 

@@ -56,7 +56,7 @@ class Square(VisionTower):
         self.size, self.resample = size, resample
 
 
-def checks(device: torch.device) -> Iterator[Check]:  # noqa: ARG001 - images are prepared on the CPU
+def checks(device: torch.device) -> Iterator[Check]:
     """Yield the checks of images.
 
     All are exact: Pillow resizes in integers, and scaling is a sequence of single IEEE operations.

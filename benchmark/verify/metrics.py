@@ -41,14 +41,14 @@ CAPTIONS = (
 )
 
 
-def answer_checks(device: object) -> Iterator[Check]:  # noqa: ARG001 - metrics have no device
+def answer_checks(device: object) -> Iterator[Check]:
     """Yield the checks of metrics of answers and labels."""
     yield Check("vqa_accuracy", partial(score_metric, "vqa_accuracy", ANSWERS, "ptb"), FLOAT64)
     yield Check("answer_match", partial(score_metric, "answer_match", ANSWERS, "ptb"), FLOAT64)
     yield Check("accuracy", partial(score_metric, "accuracy", LABELS, "ptb"), FLOAT64)
 
 
-def caption_checks(device: object) -> Iterator[Check]:  # noqa: ARG001
+def caption_checks(device: object) -> Iterator[Check]:
     """Yield the checks of metrics of captions.
 
     They run with the tokenizer in Python and with the official one, which is a Java program.

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from vlpeft.benchmark.contract import METHODS
 from vlpeft.benchmark.contract.attention import Seen
-from vlpeft.benchmark.contract.method import METHODS
 from vlpeft.benchmark.core.config import parse
 from vlpeft.benchmark.verify.transcriptions import LiteralAttention, LiteralBlock, p_adapter
 

@@ -32,7 +32,7 @@ SPECIAL = (
 )
 
 
-def checks(device: torch.device) -> Iterator[Check]:  # noqa: ARG001 - tokenizers run on the CPU
+def checks(device: torch.device) -> Iterator[Check]:
     """Yield the checks of all tokenizers. Ids and texts are exact."""
     for tower in TOWERS:
         for name, measure in MEASURES.items():

@@ -9,7 +9,7 @@ from __future__ import annotations
 from html import escape
 from pathlib import Path
 
-from tests.unit.test_house import FILES, FLOOR, imports, room
+from tests.unit.test_house import FLOOR, MODULES, imports, room
 
 PICTURE = Path(__file__).with_name("rooms.svg")
 COLUMN, ROW = 172, 86  # pixels between the centres of columns and of floors
@@ -53,10 +53,10 @@ TITLE = "The rooms of the code and their imports; a room imports from lower floo
 def needed_arrows() -> list[tuple[str, str]]:
     """Return the imports between rooms, without those that follow from other arrows."""
     targets: dict[str, set[str]] = {name: set() for name in FLOOR}
-    for path in FILES:
-        for _, imported in imports(path):
-            if room(path) != room(imported):
-                targets[room(path)].add(room(imported))
+    for module in MODULES:
+        for imported in imports(module):
+            if imported in MODULES and room(module) != room(imported):
+                targets[room(module)].add(room(imported))
 
     def reached(name: str) -> set[str]:
         found = set(targets[name])

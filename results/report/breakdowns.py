@@ -80,7 +80,7 @@ def _mean(score: Score | None) -> str:
 
 
 def block_shares(block: Block) -> list[tuple[Share, ...]]:
-    """Return the shade of each cell of a score table whose last two columns are no scores."""
+    """Return the shade of each cell of a score table whose last two columns are not scores."""
     last = len(block.align) - 2
     columns = []
     for i, column in enumerate(zip(*block.rows, strict=True)):

@@ -182,7 +182,7 @@ def _column(place: ColumnPlace, cells: Sequence[_Cell], reader: _Reader) -> Test
             return "of some cells no scores by image were kept; cells of this version keep them"
         parts.append(part)
     if any(place[3] not in part.sums for part in parts):
-        return "it is no mean over examples"
+        return "it is not a mean over examples"
     if len({(part.images, part.examples) for part in parts}) > 1:
         return "its cells were tested on different examples"
     return _average(methods, place[3], cells, parts)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vlpeft.benchmark.backbones import BACKBONES
-from vlpeft.benchmark.contract.method import METHODS
+from vlpeft.benchmark.contract import METHODS
 from vlpeft.benchmark.core.config import JSON, dump, parse
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.core.registry import Registry

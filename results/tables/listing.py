@@ -13,7 +13,7 @@ from typing import Any
 from vlpeft.benchmark.backbones import BACKBONES
 from vlpeft.benchmark.cells.cell import Plan, Planned
 from vlpeft.benchmark.cells.records import Store
-from vlpeft.benchmark.contract.method import METHODS
+from vlpeft.benchmark.contract import METHODS
 from vlpeft.benchmark.core import config
 from vlpeft.benchmark.core.config import Protocol, dump
 from vlpeft.benchmark.core.declared import parse_source

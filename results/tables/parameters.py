@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from vlpeft.benchmark.backbones import BACKBONES
 from vlpeft.benchmark.cells.cell import Cell, Choice, Planned
-from vlpeft.benchmark.contract.method import METHODS
+from vlpeft.benchmark.contract import METHODS
 from vlpeft.benchmark.core.config import JSON, Config, dump_identity, load_yaml, parse
 from vlpeft.benchmark.core.registry import Registry
 from vlpeft.benchmark.plan.check import combinations, count_parameters

@@ -382,11 +382,17 @@ def test_a_missing_gpu(tmp_path, refused, monkeypatch) -> None:
         ),
         (
             "table quickstart --costs --details",
-            "vlpeft table: error: --details and --costs exclude each other: leave one out; see `vlpeft table --help`",
+            (
+                "vlpeft table: error: --details and --costs exclude each other: "
+                "leave one out; see `vlpeft table --help`"
+            ),
         ),
         (
             "table quickstart --json --format md",
-            "vlpeft table: error: --format and --json exclude each other: leave one out; see `vlpeft table --help`",
+            (
+                "vlpeft table: error: --format and --json exclude each other: "
+                "leave one out; see `vlpeft table --help`"
+            ),
         ),
     ],
 )
@@ -464,7 +470,10 @@ def test_a_question_without_answers(own_data, tmp_path, refused) -> None:
 def test_a_missing_split(own_data, tmp_path, refused) -> None:
     path = write_one(tmp_path, name="other.yaml", dataset="data/my_questions.yaml")
     words = (
-        "eval_split: dataset 'my_questions' has no split 'test'; known: train, val; set `protocol: {eval_split: val}`",
+        (
+            "eval_split: dataset 'my_questions' has no split 'test'; known: "
+            "train, val; set `protocol: {eval_split: val}`"
+        ),
     )
     refused("plan", path, words=words)
 

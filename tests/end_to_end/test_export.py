@@ -18,8 +18,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from tests.end_to_end.finished import Ran, fresh
 from vlpeft.benchmark.backbones import BACKBONES
+from vlpeft.benchmark.contract import METHODS
 from vlpeft.benchmark.contract.backbone import TINY
-from vlpeft.benchmark.contract.method import METHODS
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.export.base_code import base_lines
 from vlpeft.benchmark.export.folder import (
@@ -206,7 +206,10 @@ def _saved(name: str) -> str:
         ("gpt2", 'base = GPT2LMHeadModel.from_pretrained("gpt2", dtype="float32")'),
         (
             "/home/me/mine",
-            'base = GPT2LMHeadModel.from_pretrained("mine", dtype="float32")  # the path of that folder',
+            (
+                'base = GPT2LMHeadModel.from_pretrained("mine", '
+                'dtype="float32")  # the path of that folder'
+            ),
         ),
         (
             "/home/me/large.pth",
@@ -214,7 +217,10 @@ def _saved(name: str) -> str:
         ),
         (
             "random:gpt2",
-            "# The base had random weights (random:gpt2), which vlpeft draws and no checkpoint holds",
+            (
+                "# The base had random weights (random:gpt2), which vlpeft "
+                "draws and no checkpoint holds"
+            ),
         ),
     ],
 )

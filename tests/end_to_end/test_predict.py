@@ -50,7 +50,10 @@ def test_the_commands(ran: Ran, out: Path, tmp_path: Path, main: Any) -> None:
     said = main("export-adapter", sweep, cell.id[:10], "--root", ran.root, "-o", tmp_path / "mine")
     assert (said.code, said.out) == (
         0,
-        f"{tmp_path / 'mine'}: lora of cell {cell.id}; 5 of 5 test examples answered as in the run\n",
+        (
+            f"{tmp_path / 'mine'}: lora of cell {cell.id}; 5 of 5 test "
+            "examples answered as in the run\n"
+        ),
     )
     assert not leftovers(ran.root)
     assert not leftovers(tmp_path)

@@ -51,7 +51,7 @@ def test_each_dataset_has_scenes_of_its_own_and_the_same_ones_in_every_table() -
     shared = {p.id for p in expand("p_adapter/table1", "tiny")} & {
         p.id for p in expand("p_adapter/table2", "tiny")
     }
-    assert shared, "the adapter's cells stand in both tables"
+    assert shared, "the adapter's cells are in both tables"
 
 
 def test_explain_says_what_the_scale_sets() -> None:
@@ -111,8 +111,8 @@ def test_the_commands_take_it(tmp_path: Path, main: Any) -> None:
     without = main("table", path, *root)
     assert without.code == 2
     assert (
-        f"holds no results of the sweep 'mine'; run `vlpeft sweep {path} --root {tmp_path / 'runs'}`"
-        in without.err
-    )
-    told = main("plan", path, "--scale", "tiny", "--explain", row["id"][:6])
-    assert "scale tiny" in told.out
+        f"holds no results of the sweep 'mine'; run `vlpeft sweep {path} "
+        f"--root {tmp_path / 'runs'}`"
+    ) in without.err
+    settings = main("plan", path, "--scale", "tiny", "--explain", row["id"][:6])
+    assert "scale tiny" in settings.out

@@ -86,9 +86,9 @@ def test_inline(sweep, inline, main) -> None:
     assert said.code == 0, said.err
     assert len(cells(root)) == len(records(root)) == RUNNABLE
     assert leftovers(root) == []
-    assert (
-        said.lines[0]
-        == f"tiny: {RUNNABLE} cells, 0 done before, {RUNNABLE} to run; {PLANNED - RUNNABLE} skipped (see `vlpeft plan`)"
+    assert said.lines[0] == (
+        f"tiny: {RUNNABLE} cells, 0 done before, {RUNNABLE} to run; "
+        f"{PLANNED - RUNNABLE} skipped (see `vlpeft plan`)"
     )
     assert f"[{RUNNABLE}/{RUNNABLE}] done" in said.lines[-1]
     assert len(said.lines) == 1 + RUNNABLE
@@ -118,7 +118,10 @@ def test_a_second_run_does_nothing(sweep, inline) -> None:
     said = vlpeft("sweep", sweep, "--root", root, *RUN)
     assert said.code == 0
     assert said.lines == [
-        f"tiny: {RUNNABLE} cells, {RUNNABLE} done before, 0 to run; {PLANNED - RUNNABLE} skipped (see `vlpeft plan`)"
+        (
+            f"tiny: {RUNNABLE} cells, {RUNNABLE} done before, 0 to run; "
+            f"{PLANNED - RUNNABLE} skipped (see `vlpeft plan`)"
+        )
     ]
     assert {path: path.stat().st_mtime_ns for path in root.glob("cells/*/*")} == before
     assert said.out == first.out  # costs too, because they are read from the same records
@@ -414,9 +417,9 @@ def test_a_failing_cell_does_not_stop_the_others(tmp_path, main) -> None:
     )
 
     path.write_text(path.read_text().replace("1e30", "1e-4"))
-    mended = main("sweep", path, "--root", root, "--on", "inline", *RUN)
-    assert mended.code == 0, mended.err
-    assert len(mended.lines) == 2
+    repaired = main("sweep", path, "--root", root, "--on", "inline", *RUN)
+    assert repaired.code == 0, repaired.err
+    assert len(repaired.lines) == 2
     rows = json.loads(main("status", path, "--root", root, "--json").out)
     assert [row["state"] for row in rows] == [
         "done",

@@ -13,9 +13,10 @@ from torch.nn import functional
 from tests.conftest import ANSWERS, Case, visual
 from tests.golden.test_parameter_counts import adapted, model, trains
 from vlpeft.baselines.adapter import Parallel
+from vlpeft.benchmark.contract import METHODS
 from vlpeft.benchmark.contract.attention import attend
 from vlpeft.benchmark.contract.backbone import Backbone
-from vlpeft.benchmark.contract.method import METHODS, apply
+from vlpeft.benchmark.contract.method import apply
 from vlpeft.benchmark.contract.sites import Site, count
 from vlpeft.benchmark.core.config import Protocol, parse
 from vlpeft.benchmark.core.errors import UserError
@@ -63,11 +64,11 @@ def test_a_parallel_adapter_on_the_feed_forward_equals_its_formula() -> None:
         functional.linear(x, layer.intermediate.dense.weight, layer.intermediate.dense.bias)
     )
     out = functional.linear(inside, layer.output.dense.weight, layer.output.dense.bias)
-    beside = (
+    parallel = (
         torch.relu(x @ added.down.weight.T + added.down.bias) @ added.up.weight.T + added.up.bias
     )
     norm = layer.output.LayerNorm
-    expected = functional.layer_norm(out + x + beside, (128,), norm.weight, norm.bias, norm.eps)
+    expected = functional.layer_norm(out + x + parallel, (128,), norm.weight, norm.bias, norm.eps)
     torch.testing.assert_close(layer.feed_forward_chunk(x), expected, **CLOSE)
     assert not isinstance(layer.attention.output.dropout, Parallel)
 

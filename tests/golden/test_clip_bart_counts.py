@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from vlpeft.benchmark.backbones import BACKBONES
+from vlpeft.benchmark.contract import METHODS
 from vlpeft.benchmark.contract.backbone import Backbone
-from vlpeft.benchmark.contract.method import METHODS, apply
+from vlpeft.benchmark.contract.method import apply
 from vlpeft.benchmark.contract.sites import count
 from vlpeft.benchmark.core.config import Protocol, parse
 

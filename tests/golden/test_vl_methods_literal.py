@@ -18,8 +18,9 @@ from vlpeft.baselines.adapter import Bottleneck
 from vlpeft.baselines.compacter import KroneckerLinear
 from vlpeft.baselines.hyperformer import Generated
 from vlpeft.baselines.vl_pet import Gate, Gated, ParallelBottleneck
+from vlpeft.benchmark.contract import METHODS
 from vlpeft.benchmark.contract.backbone import Backbone
-from vlpeft.benchmark.contract.method import METHODS, apply
+from vlpeft.benchmark.contract.method import apply
 from vlpeft.benchmark.contract.sites import Site, count
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.plan.compatibility import reason_to_skip

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from tests.conftest import BACKBONE_VARIATIONS, CASES, METHOD_VARIATIONS, Case, accepted, visual
 from vlpeft.benchmark.backbones import BACKBONES
+from vlpeft.benchmark.contract import METHODS
 from vlpeft.benchmark.contract.backbone import Backbone
-from vlpeft.benchmark.contract.method import METHODS, apply
+from vlpeft.benchmark.contract.method import apply
 from vlpeft.benchmark.contract.sites import count
 from vlpeft.benchmark.run.checkpoint import load_trained, save_trained, trained_tensors
 from vlpeft.benchmark.run.cost import parameters

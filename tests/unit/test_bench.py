@@ -273,7 +273,7 @@ def test_without_peft_the_message_says_what_to_install(
         in said.err
     )
     assert {row["bench"] for row in json.loads(said.out)} == {"checkpoint"}, (
-        "the others are measured all the same"
+        "the others are still measured"
     )
 
 
@@ -353,7 +353,7 @@ def test_curves_as_a_picture(
     points = {size: 2.0 * size**1.5 for size in (10, 20, 40)}
     curve = BenchRow(
         "growth",
-        "a < b over n tokens, 40 beside 10: exponent",
+        "a < b over n tokens, 40 vs 10: exponent",
         "CPU ms",
         1.0,
         1.0,

@@ -301,11 +301,11 @@ def test_a_question_without_answer_costs_nothing(mean: str) -> None:
     total, terms = backbone.loss(backbone.vision(pixels(1))[:, None], QUESTIONS[:1], [{}])
     assert (total.item(), terms) == (0.0, 0 if mean == "tokens" else 1)
     alone = backbone.loss(backbone.vision(pixels()[:1])[:, None], QUESTIONS[:1], [{"yes": 1.0}])
-    beside = backbone.loss(
+    next_to = backbone.loss(
         backbone.vision(pixels()[:2])[:, None], QUESTIONS[:2], [{"yes": 1.0}, {}]
     )
-    torch.testing.assert_close(beside[0], alone[0])
-    assert beside[1] == alone[1] + (mean != "tokens")
+    torch.testing.assert_close(next_to[0], alone[0])
+    assert next_to[1] == alone[1] + (mean != "tokens")
 
 
 # Cached equals uncached.

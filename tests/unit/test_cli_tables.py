@@ -84,9 +84,9 @@ def test_a_pivot(vlpeft):
     ],
 )
 def test_typos_are_reported_in_one_line(vlpeft, words, message):
-    code, _, told = vlpeft("table", "quickstart", "--measured", *words)
-    assert (code, told.count("\n")) == (2, 1)
-    assert message in told
+    code, _, messages = vlpeft("table", "quickstart", "--measured", *words)
+    assert (code, messages.count("\n")) == (2, 1)
+    assert message in messages
 
 
 def test_diff_ends_like_diff(vlpeft, tmp_path):
@@ -106,6 +106,6 @@ def test_diff_ends_like_diff(vlpeft, tmp_path):
 
 
 def test_keep_needs_a_launched_sweep(vlpeft, tmp_path):
-    code, _, told = vlpeft("keep", "quickstart", "--root", tmp_path)
+    code, _, messages = vlpeft("keep", "quickstart", "--root", tmp_path)
     assert code == 2
-    assert "holds no results of the sweep" in told
+    assert "holds no results of the sweep" in messages

@@ -455,7 +455,10 @@ def test_openais_weights_bring_their_activation() -> None:
         (
             "RN101/openai",
             "mean",
-            "fetch its weights on a machine with a network .`vlpeft prefetch SWEEP`., or give a file",
+            (
+                "fetch its weights on a machine with a network .`vlpeft "
+                "prefetch SWEEP`., or give a file"
+            ),
         ),
         ("RN11/openai", "mean", "no model 'RN11'; did you mean"),
         ("RN101/opnai", "mean", "neither a file nor a tag of RN101; did you mean 'openai'"),

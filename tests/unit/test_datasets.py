@@ -283,7 +283,7 @@ BAD_RECORDS = {
         lambda c: c["annotations"][0].update(answers=[]),
         "question_id 9001: has no answers",
     ),
-    "answer is no text": (
+    "answer is not text": (
         "vqav2",
         VQA_A,
         lambda c: c["annotations"][0].update(answers=[{"answer": 2}]),
@@ -320,7 +320,7 @@ BAD_RECORDS = {
         "image_id '9' does not fit the pattern",
     ),
     "no questions": ("vqav2", VQA_Q, lambda c: c.update(questions=[]), "'questions' is empty"),
-    "record is no object": (
+    "record is not an object": (
         "vqav2",
         VQA_Q,
         lambda c: c["questions"].append(3),

@@ -444,9 +444,9 @@ def test_the_licence_comes_first_and_must_be_accepted(server, card, said, tmp_pa
         "licence: CC BY 4.0",
         "terms: https://example.org/terms",
     ]
-    assert (
-        err
-        == "vlpeft: error: the licence of 'mine' must be accepted before its files are fetched: read its terms, then add --yes\n"
+    assert err == (
+        "vlpeft: error: the licence of 'mine' must be accepted before "
+        "its files are fetched: read its terms, then add --yes\n"
     )
     monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: True))
     monkeypatch.setattr("builtins.input", lambda _: "n")
@@ -463,9 +463,9 @@ def test_yes_accepts_and_a_second_run_fetches_nothing(server, card, said, tmp_pa
     assert code == 0
     assert (tmp_path / "a.bin").read_bytes() == BODY
     assert (
-        f"by hand: images: the images cannot be fetched by program; ask at https://example.org/form; put images at {tmp_path}/images"
-        in out
-    )
+        "by hand: images: the images cannot be fetched by program; ask "
+        f"at https://example.org/form; put images at {tmp_path}/images"
+    ) in out
     code, out, _ = said(card)
     assert code == 0
     assert f"nothing to fetch for {tmp_path}" in out

@@ -361,7 +361,7 @@ BAD_LINES = {
         {"label": "true"},
         "train-850-0-0: label 'true' is none of 'True', 'False'",
     ),
-    "label is no text": (
+    "label is not text": (
         "nlvr2",
         "train.json",
         {"label": True},

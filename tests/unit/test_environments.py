@@ -111,7 +111,10 @@ def test_verified_environments_that_differ_are_noted_with_the_cells_of_the_small
 @pytest.mark.parametrize("verified", [(True, None, True), (True, False, True), (None, None, None)])
 def test_unverified_environments_that_differ_need_a_flag(verified):
     cells = made(LIBRARIES, RENAMED, RENAMED, verified=verified)
-    words = rf"transformers 5\.24\.0 in 2 cells; transformers 5\.23\.0 in 1 cell \(.*{CELLS[0].id}.*not verified"
+    words = (
+        r"transformers 5\.24\.0 in 2 cells; transformers 5\.23\.0 in 1 "
+        rf"cell \(.*{CELLS[0].id}.*not verified"
+    )
     with pytest.raises(UserError, match=words) as error:
         remarks(cells)
     assert all(
@@ -122,7 +125,8 @@ def test_unverified_environments_that_differ_need_a_flag(verified):
     note, *_ = remarks(cells, mixed=True)
     assert note.startswith("Cells from different environments: transformers 5.24.0 in 2 cells; ")
     assert note.endswith(
-        f"Of these, {3 if verified[0] is None else 1} cell{'s' if verified[0] is None else ''} not verified."
+        f"Of these, {3 if verified[0] is None else 1} "
+        f"cell{'s' if verified[0] is None else ''} not verified."
     )
 
 
@@ -241,16 +245,17 @@ KINDS = [
 def test_tables_ask_for_the_flag(vlpeft, tmp_path, kind):
     launched(tmp_path, LIBRARIES, RENAMED, RENAMED)
     words = ("table", "quickstart", "--root", tmp_path, *kind)
-    code, printed, told = vlpeft(*words)
-    assert (code, printed, told.count("\n")) == (2, "", 1)
+    code, printed, messages = vlpeft(*words)
+    assert (code, printed, messages.count("\n")) == (2, "", 1)
     assert (
-        f"transformers 5.23.0 in 1 cell (lora on blip, vqa/shapes, seed 0 ({CELLS[0].id}))" in told
+        f"transformers 5.23.0 in 1 cell (lora on blip, vqa/shapes, seed 0 ({CELLS[0].id}))"
+        in messages
     )
-    code, printed, told = vlpeft(*words, "--mixed-environments")
+    code, printed, messages = vlpeft(*words, "--mixed-environments")
     assert code == 0
-    where = told if kind in (("--tidy",), ("--format", "csv")) else printed
+    where = messages if kind in (("--tidy",), ("--format", "csv")) else printed
     assert where.count("Cells from different environments") == 1
-    assert "Cells from different environments" not in (printed if where is told else told)
+    assert "Cells from different environments" not in (printed if where is messages else messages)
 
 
 def test_report_and_keep_ask_for_the_flag(vlpeft, tmp_path):
@@ -259,8 +264,8 @@ def test_report_and_keep_ask_for_the_flag(vlpeft, tmp_path):
         ("report", "quickstart", "--root", tmp_path / "root", "-o", tmp_path / "page"),
         ("keep", "quickstart", "--root", tmp_path / "root", "--out", tmp_path / "kept"),
     ):
-        code, _, told = vlpeft(*words)
-        assert (code, "--mixed-environments" in told) == (2, True)
+        code, _, messages = vlpeft(*words)
+        assert (code, "--mixed-environments" in messages) == (2, True)
         assert vlpeft(*words, "--mixed-environments")[0] == 0
     (kept,) = (tmp_path / "kept").iterdir()
     assert kept.name == "quickstart--linux-x86_64-amd-epyc-torch2.15.0.jsonl"

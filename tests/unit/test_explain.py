@@ -31,13 +31,13 @@ def sweep(tmp_path) -> str:
 
 
 @pytest.fixture
-def told(sweep) -> dict[str, dict]:
+def explained(sweep) -> dict[str, dict]:
     cell = find(sweep, cross_layers(sweep)[0].planned.id[:8])
     return {section["title"]: section["settings"] for section in explain_rows(cell)["sections"]}
 
 
-def test_one_block_for_each_thing_and_task(told) -> None:
-    assert list(told) == [
+def test_one_block_for_each_thing_and_task(explained) -> None:
+    assert list(explained) == [
         "method lora",
         "backbone clip_bart",
         "vqa/mine: dataset mine",
@@ -47,19 +47,22 @@ def test_one_block_for_each_thing_and_task(told) -> None:
     ]
 
 
-def test_each_value_has_its_origin(told) -> None:
-    assert told["method lora"]["rank"] == {"value": 4, "from": "method 'ours'"}
-    assert told["method lora"]["alpha"] == {"value": 16.0, "from": "default of lora"}
-    assert told["backbone clip_bart"]["text"] == {"value": "tiny", "from": "backbone 'small'"}
-    assert told["backbone clip_bart"]["grid"] == {"value": 6, "from": "default of clip_bart"}
-    assert told["vqa/mine: dataset mine"]["train_scenes"] == {"value": 20, "from": "dataset mine"}
-    assert told["vqa/mine: dataset mine"]["seed"] == {
+def test_each_value_has_its_origin(explained) -> None:
+    assert explained["method lora"]["rank"] == {"value": 4, "from": "method 'ours'"}
+    assert explained["method lora"]["alpha"] == {"value": 16.0, "from": "default of lora"}
+    assert explained["backbone clip_bart"]["text"] == {"value": "tiny", "from": "backbone 'small'"}
+    assert explained["backbone clip_bart"]["grid"] == {"value": 6, "from": "default of clip_bart"}
+    assert explained["vqa/mine: dataset mine"]["train_scenes"] == {
+        "value": 20,
+        "from": "dataset mine",
+    }
+    assert explained["vqa/mine: dataset mine"]["seed"] == {
         "value": 0,
         "from": "default of format shapes",
     }
     vqa, captioning = (
-        told["vqa/mine: protocol vl_adapter"],
-        told["captioning/shapes: protocol vl_adapter"],
+        explained["vqa/mine: protocol vl_adapter"],
+        explained["captioning/shapes: protocol vl_adapter"],
     )
     assert vqa["eval_split"] == {"value": "val", "from": "dataset mine"}
     assert captioning["eval_split"] == {"value": "test", "from": "default of Protocol"}
@@ -71,16 +74,16 @@ def test_each_value_has_its_origin(told) -> None:
     assert captioning["prompt"]["from"].endswith("(task: captioning)")
 
 
-def test_every_setting_is_listed(sweep, told) -> None:
+def test_every_setting_is_listed(sweep, explained) -> None:
     cell = cross_layers(sweep)[0].planned.cell
     assert {
-        key: each["value"] for key, each in told["vqa/mine: protocol vl_adapter"].items()
+        key: each["value"] for key, each in explained["vqa/mine: protocol vl_adapter"].items()
     } == dump(cell.protocol)
-    assert set(told["vqa/mine: protocol vl_adapter"]) == {f.name for f in fields(Protocol)}
+    assert set(explained["vqa/mine: protocol vl_adapter"]) == {f.name for f in fields(Protocol)}
     assert {
-        key: each["value"] for key, each in told["method lora"].items()
+        key: each["value"] for key, each in explained["method lora"].items()
     }.items() >= cell.method.settings.items()
-    assert all(each["from"] for settings in told.values() for each in settings.values())
+    assert all(each["from"] for settings in explained.values() for each in settings.values())
 
 
 def test_the_command_prints_text_and_json(sweep, capsys) -> None:
@@ -141,6 +144,9 @@ def test_a_cell_shared_by_two_towers_at_a_smaller_scale() -> None:
 def test_no_such_cell(sweep, beginning) -> None:
     with pytest.raises(
         UserError,
-        match=rf"^--explain {beginning}: (\d+|no) cells have an id that starts so; see `vlpeft plan .*a\.yaml`$",
+        match=(
+            rf"^--explain {beginning}: (\d+|no) cells have an id that starts "
+            r"so; see `vlpeft plan .*a\.yaml`$"
+        ),
     ):
         find(sweep, beginning)

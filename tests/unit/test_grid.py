@@ -335,11 +335,17 @@ REFUSED = {
     ),
     "the recipe in a task": (
         {"tasks": "[{task: vqa, dataset: shapes, steps: 3}]"},
-        "tasks[0]: unknown key 'steps' here; it belongs to the protocol: write it under the sweep's `protocol:`",
+        (
+            "tasks[0]: unknown key 'steps' here; it belongs to the "
+            "protocol: write it under the sweep's `protocol:`"
+        ),
     ),
     "the recipe in a method": (
         {"methods": "[{name: lora, lr: 1e-3}]"},
-        "method 'lora': unknown key 'lr' here; it belongs to the protocol: write it as `protocol: {lr: ...}` in this entry",
+        (
+            "method 'lora': unknown key 'lr' here; it belongs to the "
+            "protocol: write it as `protocol: {lr: ...}` in this entry"
+        ),
     ),
     "the recipe in a backbone": (
         {"backbones": "[{name: vit_gpt2, beams: 3}]"},

@@ -85,7 +85,7 @@ class Cells(HTMLParser):
         self.cells: list[str] = []
         self.tags: list[str] = []
 
-    def handle_starttag(self, tag, attrs):  # noqa: ARG002
+    def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
         if tag == "td":
             self.cells.append("")

@@ -38,7 +38,10 @@ def test_a_cancelled_cell_is_not_an_error() -> None:
         "id0 lora on vit_roberta, vqa/shapes, seed 0: cancelled: job 7"
     ]
     assert list(group_by_cause(cancelled)) == [
-        "2 cells: cancelled: their jobs were cancelled; `vlpeft retry --cause cancelled` runs them again"
+        (
+            "2 cells: cancelled: their jobs were cancelled; `vlpeft retry "
+            "--cause cancelled` runs them again"
+        )
     ]
     assert (
         count_failures(cancelled, 6)

@@ -326,8 +326,8 @@ def test_the_command(hub, main, monkeypatch, tmp_path) -> None:
     said, found = states()
     assert (said.code, found) == (2, ["fetched", "fetched", "missing"])
     assert said.lines == [
-        "vlpeft: error: data 'mine': its licence (CC BY 4.0, see https://example.org) must be accepted before it is fetched: "
-        "read its terms, then add --yes"
+        "vlpeft: error: data 'mine': its licence (CC BY 4.0, see https://example.org) "
+        "must be accepted before it is fetched: read its terms, then add --yes"
     ]
     said, found = states("--yes")
     # fetched, and the key is reported

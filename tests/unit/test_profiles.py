@@ -82,19 +82,19 @@ def test_the_profile_of_the_documentation_is_valid() -> None:
 
 
 def test_omitted_settings_are_left_to_the_cluster() -> None:
-    told = {
+    settings = {
         key: value
         for key, value in parse(Profile, LEAST, "").parameters().items()
         if value is not None
     }
-    assert not told.keys() & {
+    assert not settings.keys() & {
         "gpus_per_node",
         "slurm_partition",
         "slurm_account",
         "slurm_qos",
         "slurm_setup",
     }
-    assert told["slurm_additional_parameters"] == {"requeue": True}
+    assert settings["slurm_additional_parameters"] == {"requeue": True}
     for more in (
         {"signal": "CONT@1"},
         {"gpus-per-node": 2},

@@ -553,9 +553,9 @@ def test_every_listed_name_can_be_planned_or_gives_a_reason(capsys, monkeypatch)
         else:
             assert code == 2
             assert (
-                f"{name} is a published table without a sweep, since nothing here can reproduce it ("
-                in err
-            )
+                f"{name} is a published table without a sweep, since nothing "
+                "here can reproduce it ("
+            ) in err
             assert f": see `vlpeft table {name}`" in err
             assert len(err.splitlines()) == 1
 
@@ -632,7 +632,10 @@ def test_the_list_of_sweeps_shows_every_published_table(capsys):
         ),
         (
             ["--scale", "tiny"],
-            "holds no results of the sweep 'vl_adapter/table3'; run `vlpeft sweep vl_adapter/table3 --root",
+            (
+                "holds no results of the sweep 'vl_adapter/table3'; run `vlpeft "
+                "sweep vl_adapter/table3 --root"
+            ),
         ),
     ],
 )

@@ -16,7 +16,7 @@ from typing import Literal
 import pytest
 
 from vlpeft.benchmark.backbones import BACKBONES
-from vlpeft.benchmark.contract.method import METHODS
+from vlpeft.benchmark.contract import METHODS
 from vlpeft.benchmark.core import registry
 from vlpeft.benchmark.core.config import Protocol, dump
 from vlpeft.benchmark.core.errors import UserError

@@ -832,8 +832,13 @@ def test_status_renders_as_text_and_plain_values(running):
 def test_a_plan_shows_the_same_states(running):
     plan, store = running
     assert [row["state"].partition(",")[0] for row in plan_rows(plan, store.root)] == [
-        "done", "running: train 30/100", "failed: OutOfMemory: CUDA out of memory", "runnable", "runnable", "skipped: no site",
-    ]  # fmt: skip
+        "done",
+        "running: train 30/100",
+        "failed: OutOfMemory: CUDA out of memory",
+        "runnable",
+        "runnable",
+        "skipped: no site",
+    ]
     assert [row["state"] for row in plan_rows(plan, None)] == ["runnable"] * 5 + [
         "skipped: no site"
     ]
@@ -844,10 +849,10 @@ def test_states_of_a_cluster_and_launchers_are_added(running):
     plan, store = running
     cells = [cell.id for cell in plan.cells]
     found = status(plan, store)
-    told = add_cluster_notes(
+    noted = add_cluster_notes(
         found, {cells[0]: ("missing", "no"), cells[3]: ("preempted", "queued again")}
     )
-    assert [cell.state for cell in told] == [
+    assert [cell.state for cell in noted] == [
         "done",
         "running",
         "failed",
@@ -855,7 +860,7 @@ def test_states_of_a_cluster_and_launchers_are_added(running):
         "missing",
         "skipped",
     ]
-    assert told[3].detail == "queued again"
+    assert noted[3].detail == "queued again"
     lost = add_cluster_notes(found, {cells[3]: ("missing", "its job has ended")}, launched=True)
     assert [cell.state for cell in lost] == [
         "done",
@@ -865,7 +870,7 @@ def test_states_of_a_cluster_and_launchers_are_added(running):
         "pending",
         "skipped",
     ]
-    stale = mark_stale(told, "changed")
+    stale = mark_stale(noted, "changed")
     assert [cell.state for cell in stale] == [
         "done",
         "running",

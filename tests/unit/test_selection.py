@@ -187,11 +187,19 @@ def test_a_metric_that_cannot_run_is_found_before_training(
 
 
 REFUSED = {
-    "select: best, epochs: null, steps: 3": "`select: best` compares epochs: set `epochs` instead of `steps`, or `select: last`",
-    "select: best, select_split: vla": "select_split: dataset 'scenes' has no split 'vla'; did you mean 'val'?",
-    "select: best, select_split: test": "select_split: 'test' is what is tested, and epochs chosen on it flatter the result",
+    "select: best, epochs: null, steps: 3": (
+        "`select: best` compares epochs: set `epochs` instead of `steps`, or `select: last`"
+    ),
+    "select: best, select_split: vla": (
+        "select_split: dataset 'scenes' has no split 'vla'; did you mean 'val'?"
+    ),
+    "select: best, select_split: test": (
+        "select_split: 'test' is what is tested, and epochs chosen on it flatter the result"
+    ),
     "select: best, select_split: zzzzzz": "set `protocol: {select_split: val}`",
-    "select: best, select_metric: [vqa_acuracy]": "select_metric: vqa has no value 'vqa_acuracy'; did you mean 'vqa_accuracy'?",
+    "select: best, select_metric: [vqa_acuracy]": (
+        "select_metric: vqa has no value 'vqa_acuracy'; did you mean 'vqa_accuracy'?"
+    ),
     "select: best, select_metric: [CIDEr]": "select_metric: vqa has no value 'CIDEr'",
 }
 

@@ -213,12 +213,12 @@ def test_relations_are_true(seed: int) -> None:
         )
         if match:
             assert _holds(by_color[match[1]], match[2], by_color[match[3]]) == (q.answer == "yes")
-    told = re.search(
+    caption = re.search(
         r"a \w+ (\w+) \w+ is (left of|right of|above|below) a \w+ (\w+) \w+",
         captions(scene, Random(seed))[4],
     )
-    assert told
-    assert _holds(by_color[told[1]], told[2], by_color[told[3]])
+    assert caption
+    assert _holds(by_color[caption[1]], caption[2], by_color[caption[3]])
 
 
 def _holds(one: Thing, relation: str, other: Thing) -> bool:

@@ -109,7 +109,7 @@ def test_records_of_older_versions_have_no_scores(tmp_path):
 def test_a_metric_that_is_not_a_mean_cannot_be_tested(tmp_path):
     cells, store = pair(tmp_path)
     score(store, cells[0], {"other": [25.0, 75.0]})
-    assert reason(cells, store) == "it is no mean over examples"
+    assert reason(cells, store) == "it is not a mean over examples"
 
 
 def test_different_examples_cannot_be_paired(tmp_path):

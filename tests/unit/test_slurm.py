@@ -141,7 +141,7 @@ def test_a_launch_forgets_failures_of_submitted_cells_only(slurm, submitter, sto
     for cell in ids(4):
         give_up(store, cell, "killed", "by the test", "")
     (slurm / "queue").write_text("1001|0|RUNNING|None\n")
-    submitter.submit(ids(4), afresh=True)
+    submitter.submit(ids(4), forget=True)
     assert [(store.folder(cell) / "failure.json").exists() for cell in ids(4)] == [
         True,
         True,
@@ -211,10 +211,10 @@ def test_a_gpu_profile_does_not_run_on_the_cpu(tmp_path) -> None:
 
 
 def test_ranks_share_the_cpus(tmp_path) -> None:
-    told = Submitter.make(
+    noted = Submitter.make(
         tmp_path, replace(PROFILE, gpus=2, ranks=2, cpus=7), Runtime(), ""
     ).runtime
-    assert (told["ranks"], told["threads"], told["device"]) == (2, 3, "cuda")
+    assert (noted["ranks"], noted["threads"], noted["device"]) == (2, 3, "cuda")
 
 
 def test_squeue_and_sacct_are_read(slurm) -> None:
@@ -578,8 +578,8 @@ def test_waiting_cells_are_reported(slurm, submitter, store, monkeypatch) -> Non
     (slurm / "queue").write_text(
         "1001|0|PENDING|Priority\n1001|1|RUNNING|None\n1001|2|TIMEOUT|None\n"
     )
-    told = notes(root, [queued, running, lost, forgotten, never])
-    assert told == {
+    noted = notes(root, [queued, running, lost, forgotten, never])
+    assert noted == {
         queued: ("pending", "queued as job 1001_0 (Priority)"),
         running: ("pending", "in job 1001_1, which runs: starting, or behind its other cells"),
         lost: ("missing", "its job 1001_2 ended as TIMEOUT; `vlpeft sweep` submits it again"),
@@ -595,9 +595,9 @@ def test_waiting_cells_are_reported(slurm, submitter, store, monkeypatch) -> Non
     (slurm / "accounts").write_text(
         "1001_0|PREEMPTED|0:0\n1001_0|PENDING|0:0\n1002|PREEMPTED|0:0\n"
     )
-    told = notes(root, [queued, forgotten], begun=[queued])
-    assert told[queued] == ("preempted", "queued again as job 1001_0 (Priority)")
-    assert told[forgotten] == (
+    noted = notes(root, [queued, forgotten], begun=[queued])
+    assert noted[queued] == ("preempted", "queued again as job 1001_0 (Priority)")
+    assert noted[forgotten] == (
         "preempted",
         "its job 1002 ended as PREEMPTED; `vlpeft sweep` submits it again",
     )
@@ -699,7 +699,7 @@ def test_ten_thousand_cells_take_few_commands(slurm, submitter, store, monkeypat
         "ask",
         lambda *command, ask=cluster.ask: [asked.append(command[0]), ask(*command)][1],
     )
-    told = notes(store.root, many)
+    noted = notes(store.root, many)
     assert asked == ["squeue"]
-    assert {each.state for each in told.values()} == {"pending"}
-    assert len(told) == 10_000
+    assert {each.state for each in noted.values()} == {"pending"}
+    assert len(noted) == 10_000

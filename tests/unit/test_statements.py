@@ -20,7 +20,7 @@ LABELS = {"entailment": ENTAILMENT, "nlvr2": TRUTH}
 
 
 @cache
-def told(task: str, split: str) -> tuple[Example, ...]:
+def statements(task: str, split: str) -> tuple[Example, ...]:
     return tuple(SMALL.examples(task, split))
 
 
@@ -28,7 +28,7 @@ def told(task: str, split: str) -> tuple[Example, ...]:
 @pytest.mark.parametrize("split", SMALL.splits())
 def test_every_wording_has_each_label_equally_often(task: str, split: str) -> None:
     labels: dict[str, Counter[str]] = defaultdict(Counter)
-    for example in told(task, split):
+    for example in statements(task, split):
         labels[example.question][example.answers[0]] += 1
     assert len(labels) > 20
     for text, counts in labels.items():
@@ -39,16 +39,18 @@ def test_every_wording_has_each_label_equally_often(task: str, split: str) -> No
 @pytest.mark.parametrize("task", LABELS)
 def test_wording_alone_scores_chance_for_each_kind(task: str) -> None:
     seen: dict[str, Counter[str]] = defaultdict(Counter)
-    for example in told(task, "train"):
+    for example in statements(task, "train"):
         seen[example.question][example.answers[0]] += 1
     right: Counter[str] = Counter()
-    for example in told(task, "test"):
+    for example in statements(task, "test"):
         right[example.kind] += seen[example.question].most_common(1)[0][0] == example.answers[0]
-    total = Counter(example.kind for example in told(task, "test"))
+    total = Counter(example.kind for example in statements(task, "test"))
     assert {kind: right[kind] / total[kind] for kind in total} == pytest.approx(
         CHANCE[task], abs=1e-12
     )
-    assert len({example.id for example in told(task, "test")}) == len(told(task, "test"))
+    assert len({example.id for example in statements(task, "test")}) == len(
+        statements(task, "test")
+    )
 
 
 def scene_of(image: str) -> Scene:
@@ -65,7 +67,7 @@ def number(scene: Scene, noun: str) -> int:
 
 
 def test_labels_of_hypotheses_follow_from_what_is_in_view() -> None:
-    for example in told("entailment", "val"):
+    for example in statements("entailment", "val"):
         scene, text = scene_of(example.images[0]), example.question
         if "at least two" in text:
             seen = sum(t.shape == text.split()[-1].removesuffix("s") for t in scene.things) >= 2
@@ -83,13 +85,13 @@ def test_labels_of_hypotheses_follow_from_what_is_in_view() -> None:
         )
     assert {
         bool(scene_of(e.images[0]).curtain)
-        for e in told("entailment", "val")
+        for e in statements("entailment", "val")
         if e.answers != ("neutral",)
     } == {False, True}
 
 
 def test_labels_of_statements_follow_from_the_two_scenes() -> None:
-    for example in told("nlvr2", "val"):
+    for example in statements("nlvr2", "val"):
         left, right = map(scene_of, example.images)
         text = example.question
         if example.kind == "more":
@@ -129,7 +131,7 @@ def test_golden() -> None:
     """
     total = hashlib.sha256()
     for task in LABELS:
-        rows = [(e.id, e.images, e.question, e.answers, e.kind) for e in told(task, "val")]
+        rows = [(e.id, e.images, e.question, e.answers, e.kind) for e in statements(task, "val")]
         total.update(json.dumps(rows).encode())
     total.update(SMALL.image("val/3/left").tobytes())
     assert total.hexdigest() == "71bacdc0e0e26782aad84be9ac9d7c3f6aabec92ad082e56ba6b306727b62d33"

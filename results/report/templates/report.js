@@ -3,7 +3,7 @@ const all = (selector, root = document) => [...root.querySelectorAll(selector)];
 const source = document.querySelector("#data");
 const data = source ? JSON.parse(source.textContent) : null;
 
-// --- sorting: a button in each header; numbers by value, what is no number (as "1/3 seeds") last ---
+// --- sorting: a button in each header; numbers by value, other text (such as "1/3 seeds") last ---
 const number = (cell) => {
   const found = cell.textContent.replaceAll(",", "").match(/^[^\d-]{0,5}(-?\d+(\.\d+)?)(?![\d/])/);
   return found ? Number(found[1]) : NaN;
