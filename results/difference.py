@@ -19,7 +19,7 @@ from vlpeft.benchmark.core.errors import UserError
 from vlpeft.results.environments import UNKNOWN
 from vlpeft.results.evidence import SUFFIX, open_results, read_evidence
 from vlpeft.results.leaderboard import COSTS
-from vlpeft.results.tables.table import Block, Table, one_line, text_row
+from vlpeft.results.tables.blocks import Block, Table, one_line, text_row
 
 # A metric's number, why it is absent, or None where only the other side has it.
 Value = float | str | None

@@ -28,7 +28,7 @@ from vlpeft.benchmark.cells.cell import Cell, Plan, Planned
 from vlpeft.benchmark.cells.records import Store, read_json
 from vlpeft.benchmark.core.config import parse
 from vlpeft.benchmark.plan.sweep import launched_plans
-from vlpeft.results.tables.table import Block, Table, Text, one_line
+from vlpeft.results.tables.blocks import Block, Table, Text, one_line
 
 State = Literal["done", "running", "failed", "preempted", "pending", "missing", "stale", "skipped"]
 STYLES: dict[State, str] = {

@@ -79,7 +79,7 @@ def _tidy(options: argparse.Namespace) -> int:
     """Write one row for each cell and metric."""
     from vlpeft.results.evidence import open_results
     from vlpeft.results.leaderboard import leaderboard
-    from vlpeft.results.tables.table import one_line
+    from vlpeft.results.tables.blocks import one_line
     from vlpeft.results.tables.tidy import FORMS, tidy
 
     form = options.format

@@ -24,8 +24,8 @@ from vlpeft.benchmark.cells.records import Store
 from vlpeft.results.papers.measured import MeasuredValue, Measurements
 from vlpeft.results.papers.published import Number, PublishedTable
 from vlpeft.results.scale import label_title
+from vlpeft.results.tables.blocks import Block, Footnotes, Table, Text, one_line
 from vlpeft.results.tables.captions import percent, plus_minus
-from vlpeft.results.tables.table import Block, Footnotes, Table, Text, one_line
 
 Verdict = Literal["reproduced", "off", "not run", "cannot run", "not comparable", "unknown"]
 STYLES: dict[Verdict, str] = {

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from vlpeft.results.report.data import Model, Score
+from vlpeft.results.tables.blocks import Block, Text
 from vlpeft.results.tables.captions import plus_minus
-from vlpeft.results.tables.table import Block, Text
 
 Share = float | None  # between the lowest (0) and the highest (1) of a column; None for no score
 

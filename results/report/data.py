@@ -21,7 +21,7 @@ from vlpeft.benchmark.cells.scores import ImageScores
 from vlpeft.results.leaderboard import Leaderboard, leaderboard
 from vlpeft.results.report.origins import Failed, failures_and_reasons, provenance_block
 from vlpeft.results.summaries import SummaryEntry, costs, scores
-from vlpeft.results.tables.table import Block
+from vlpeft.results.tables.blocks import Block
 
 POINTS = 60
 FLOW = {"self": 0, "cross": 1, "ffn": 2}  # the order of the sites of a layer

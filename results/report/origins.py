@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from vlpeft.benchmark.cells.cell import Planned
 from vlpeft.benchmark.cells.records import Record
 from vlpeft.results.leaderboard import Leaderboard
-from vlpeft.results.tables.table import Block, Text, one_line
+from vlpeft.results.tables.blocks import Block, Text, one_line
 
 LISTED = 12  # ids that a row lists
 

@@ -35,7 +35,8 @@ from vlpeft.results.report.figures import COLOURS, SHAPES, Figure
 from vlpeft.results.scale import scale_notes
 from vlpeft.results.statistics.comparisons import significance_table
 from vlpeft.results.statistics.significance import significance
-from vlpeft.results.tables.table import Table, cost_table, score_table
+from vlpeft.results.tables.blocks import Table
+from vlpeft.results.tables.table import cost_table, score_table
 
 EXAMPLES = 48
 FIELDS = (  # of a summary entry, that the page holds for machines

@@ -9,7 +9,7 @@ from typing import Any
 from vlpeft.results.leaderboard import Leaderboard
 from vlpeft.results.statistics.paired import Difference, seed_interval
 from vlpeft.results.statistics.significance import ColumnPlace, Significance, TestedColumn
-from vlpeft.results.tables.table import Block, Table, Text, one_line
+from vlpeft.results.tables.blocks import Block, Table, Text, one_line
 
 HEADER = (
     "rank",

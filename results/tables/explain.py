@@ -14,8 +14,8 @@ from vlpeft.benchmark.core.registry import Registry
 from vlpeft.benchmark.datasets import DatasetSpec
 from vlpeft.benchmark.plan.grid import Crossed, cross_layers
 from vlpeft.benchmark.plan.recipes import DEFAULT, Layer, origins
+from vlpeft.results.tables.blocks import Block, Table, one_line, text_row
 from vlpeft.results.tables.listing import flow
-from vlpeft.results.tables.table import Block, Table, one_line, text_row
 
 ABOUT = ("id", "row", "backbone", "task", "dataset", "seed")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from html import escape
 
-from vlpeft.results.tables.table import Block, Table, Text
+from vlpeft.results.tables.blocks import Block, Table, Text
 
 STYLE = """
 :root { color-scheme: light dark; }

@@ -6,7 +6,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 
-from vlpeft.results.tables.table import Block, Table, Text
+from vlpeft.results.tables.blocks import Block, Table, Text
 
 SPECIAL = {
     "\\": r"\textbackslash{}",

@@ -25,7 +25,7 @@ from vlpeft.benchmark.plan.sweep import load_sweep, sweep_names
 from vlpeft.benchmark.tasks import TASKS
 from vlpeft.results.papers.published import load_published, published_names
 from vlpeft.results.status import CellStatus, status
-from vlpeft.results.tables.table import Block, Footnotes, Table, Text, one_line, text_row
+from vlpeft.results.tables.blocks import Block, Footnotes, Table, Text, one_line, text_row
 
 GLUE = "\N{NO-BREAK SPACE}"  # keeps a setting on one line
 # Text that YAML reads as a string without quotes.

@@ -18,7 +18,7 @@ from vlpeft.benchmark.core.config import JSON, Config, dump_identity, load_yaml,
 from vlpeft.benchmark.core.registry import Registry
 from vlpeft.benchmark.plan.check import combinations, count_parameters
 from vlpeft.benchmark.plan.sweep import load_sweep
-from vlpeft.results.tables.table import Block, Table, Text, one_line
+from vlpeft.results.tables.blocks import Block, Table, Text, one_line
 
 PUBLISHED = Path(__file__).resolve().parents[1] / "published" / "parameters.yaml"
 # Of a printed percentage: papers round or cut off the second decimal.

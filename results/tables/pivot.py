@@ -13,8 +13,8 @@ from itertools import product
 from vlpeft.benchmark.core.errors import UserError, did_you_mean
 from vlpeft.results.leaderboard import Leaderboard
 from vlpeft.results.summaries import merge_states, suspicions
+from vlpeft.results.tables.blocks import Block, Footnotes, Table, Text, one_line, text_row
 from vlpeft.results.tables.captions import percent, plus_minus
-from vlpeft.results.tables.table import Block, Footnotes, Table, Text, one_line, text_row
 
 SIDES = ("method", "backbone", "task", "dataset", "scale")
 NAMED = 3  # how many missing places a footnote names

@@ -20,9 +20,9 @@ from rich.table import Table as RichTable
 from rich.text import Text as RichText
 
 from vlpeft.benchmark.core.errors import UserError, did_you_mean
+from vlpeft.results.tables.blocks import Block, Table, Text
 from vlpeft.results.tables.html import html
 from vlpeft.results.tables.latex import latex
-from vlpeft.results.tables.table import Block, Table, Text
 
 # In columns. Nothing is ever cut off: a pager or a spreadsheet handles what does not fit.
 WIDE = 100_000

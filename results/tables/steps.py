@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 from vlpeft.benchmark.plan.forecast import Forecast, total_hours
 from vlpeft.benchmark.plan.measure import MeasuredStep
-from vlpeft.results.tables.table import Block, Table, one_line, text_row
+from vlpeft.results.tables.blocks import Block, Table, one_line, text_row
 
 STEP_HEADER = ("backbone", "method", "task", "trainable", "total", "step s", "peak MB", "")
 STEP_CAPTION = "One training step of {}, random weights; the vision tower's forward is part of it."

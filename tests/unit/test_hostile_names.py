@@ -14,8 +14,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
+from vlpeft.results.tables.blocks import Block, Table, Text, one_line
 from vlpeft.results.tables.render import FORMATS, render
-from vlpeft.results.tables.table import Block, Table, Text, one_line
 
 SPECIAL = r"_%&#$\{}~^<>|*`[]()+-.!'\"=:@/ " + "\n\té±×–ßλ中🙂\u200b\u0301"
 HOSTILE = (

@@ -20,9 +20,10 @@ from vlpeft.results.report.data import ReadOnce, gather
 from vlpeft.results.report.page import write_report
 from vlpeft.results.statistics.comparisons import significance_table
 from vlpeft.results.statistics.significance import significance
+from vlpeft.results.tables.blocks import Table
 from vlpeft.results.tables.pivot import pivot_table
 from vlpeft.results.tables.render import FORMATS, render
-from vlpeft.results.tables.table import Table, cost_table, score_table
+from vlpeft.results.tables.table import cost_table, score_table
 
 METHODS, BACKBONES, SEEDS = ("low", "top", "middle"), ("blip", "gpt2"), (0, 1, 2)
 TASKS = {"vqa": ("shapes", "vqa_accuracy"), "captioning": ("coco", "CIDEr")}

@@ -41,10 +41,11 @@ from vlpeft.results.status import (
     summary,
 )
 from vlpeft.results.summaries import costs, scores
+from vlpeft.results.tables.blocks import Block, Footnotes, Table, Text
 from vlpeft.results.tables.listing import plan_rows
 from vlpeft.results.tables.pivot import pivot_table
 from vlpeft.results.tables.render import FORMATS, render
-from vlpeft.results.tables.table import Block, Footnotes, Table, Text, cost_table, score_table
+from vlpeft.results.tables.table import cost_table, score_table
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden" / "results"
 
