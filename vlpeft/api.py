@@ -219,7 +219,9 @@ def adapt(
     """
     name, settings = _split(backbone)
     config = parse(BACKBONES.load(name), settings, f"backbone {name}")
-    model: Backbone = config.build(tuple(answers), protocol or Protocol(lr=1e-3))
+    # Nothing is trained here, but a protocol has no default for the rate and number of steps.
+    recipe = protocol or Protocol(lr=1e-3, steps=1)
+    model: Backbone = config.build(tuple(answers), recipe)
     apply(_make_method(method), model)
     return model
 

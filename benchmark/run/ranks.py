@@ -109,7 +109,8 @@ def run_ranks(
     with tempfile.TemporaryDirectory(prefix="vlpeft-") as folder:
         meeting = Path(folder) / "meeting"
         try:
-            with _block_signals(), environment(**SAFE_PATH):
+            # The safe path first: _block_signals starts a Python process, the resource tracker.
+            with environment(**SAFE_PATH), _block_signals():
                 # A generator, so that those that have started are ended if a later one fails.
                 members.extend(_start(work, rank, world, meeting, fresh) for rank in range(world))
             return _watch(members, on_report, asked)

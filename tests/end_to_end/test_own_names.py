@@ -21,7 +21,11 @@ OWN = (
     "torch.py",
 )
 # as pip writes the `vlpeft` command
-SCRIPT = "import sys\nfrom vlpeft.benchmark.cli.main import main\nsys.exit(main())\n"
+SCRIPT = """import sys
+from vlpeft.benchmark.cli.main import main
+if __name__ == "__main__":
+    sys.exit(main())
+"""
 
 
 @pytest.fixture
@@ -67,7 +71,11 @@ def test_a_sweep_next_to_a_users_own_modules(folder, way) -> None:
 
 
 def test_as_a_module(folder) -> None:
-    """`python -m vlpeft` removes the current folder, which Python put on the path."""
+    """`python -m vlpeft` removes the current folder, which Python put on the path.
+
+    Python itself imports `re` before that, so no project can help a user with a file re.py here.
+    """
+    (folder / "re.py").unlink()
     variables = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     done = subprocess.run(
         [sys.executable, "-m", "vlpeft", "list", "methods"],

@@ -43,11 +43,13 @@ def test_every_table_s_grid_is_the_same_at_the_tiny_scale_and_nothing_in_it_is_l
 
 def test_each_dataset_has_scenes_of_its_own_and_the_same_ones_in_every_table() -> None:
     scale = load_scale("tiny")
-    one, other = (scale.stand_in(load_spec(name)) for name in ("vqav2_karpathy", "vizwiz_vqa"))
+    one, other = (scale.drawn_dataset(load_spec(name)) for name in ("vqav2_karpathy", "vizwiz_vqa"))
     assert one.settings["seed"] != other.settings["seed"]
     assert one.open().fingerprint() != other.open().fingerprint()
     assert one.root == ""
-    assert scale.stand_in(load_spec("shapes")) == load_spec("shapes"), "drawn data stays as it is"
+    assert scale.drawn_dataset(load_spec("shapes")) == load_spec("shapes"), (
+        "drawn data stays as it is"
+    )
     shared = {p.id for p in expand("p_adapter/table1", "tiny")} & {
         p.id for p in expand("p_adapter/table2", "tiny")
     }

@@ -88,7 +88,7 @@ def test_a_log_gets_one_line_a_minute(cells, tmp_path: Path, monkeypatch, capsys
         folder.mkdir(parents=True)
         updated = time.time() - (3600 if number == 0 else 1)
         (folder / "progress.json").write_text(
-            json.dumps({"phase": "train", "step": number, "total": 9, "updated": updated})
+            json.dumps({"phase": "train", "step": number, "total": 9, "updated": updated, "pid": 1})
         )
     capsys.readouterr()
     progress.watch()

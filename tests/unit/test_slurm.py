@@ -163,7 +163,7 @@ def test_a_refusal_is_one_line_and_leaves_no_record(slurm, submitter, capsys) ->
 
 
 def test_paths_that_slurm_would_misread_are_refused(tmp_path) -> None:
-    with pytest.raises(UserError, match=r"--root .*/100%: SLURM reads % and"):
+    with pytest.raises(UserError, match=r"--root .*/100%: % and .* have a meaning"):
         Submitter.make(tmp_path / "100%", PROFILE, Runtime(), "test")
     assert (
         Submitter.make(tmp_path / "it's mine", PROFILE, Runtime(), "two\nlines").name
@@ -482,7 +482,7 @@ def test_a_killed_worker_is_replaced(store, start, monkeypatch) -> None:
 
     def work(pid: int, log: str) -> int:
         monkeypatch.setattr(os, "getpid", lambda: pid)
-        if worker._begin(store, poisoned, log):
+        if worker.JobPolicy(store, log, gate=None).begins(poisoned):
             return -11
         finish(store, fine)
         return 0
@@ -532,7 +532,7 @@ def test_a_cell_that_another_worker_has_ended_is_left_alone(store, tmp_path) -> 
     """It fails between this worker's look and its turn, and is not tried a second time."""
     (cell,) = ids(1)
     give_up(store, cell, "settings", "by the other worker", "")
-    assert not worker._begin(store, cell, str(tmp_path / "log"))
+    assert not worker.JobPolicy(store, str(tmp_path / "log"), gate=None).begins(cell)
     assert tries(store, cell) is None
 
 
@@ -637,7 +637,7 @@ def test_another_users_launcher_is_not_interrupted(tmp_path, monkeypatch) -> Non
     monkeypatch.setattr(os, "kill", lambda *_: (_ for _ in ()).throw(PermissionError))
     with (
         show_presence(tmp_path, "sweep", "local"),
-        pytest.raises(UserError, match=f"process {os.getpid()}, is another user's"),
+        pytest.raises(UserError, match=f"process {os.getpid()}, belongs to another user"),
     ):
         cancel(tmp_path, "sweep", [])
 

@@ -6,7 +6,6 @@ The checks themselves are tested end to end.
 import json
 import math
 from dataclasses import replace
-from functools import partial
 
 import pytest
 import torch
@@ -254,15 +253,20 @@ def test_a_cell_of_a_job_fails_with_what_was_found(images_only, tmp_path, monkey
     values = {**expected.committed("images"), "augmented views": []}
     store, (cell,) = Store(tmp_path / "root"), images_only
     store.write_cell(cell.id, dump(cell))
-    begin = partial(worker._begin, store, cell.id, "job.log")
+
+    def begins() -> bool:
+        return worker.JobPolicy(store, "job.log", Gate(lambda: "cpu", lambda _: None)).begins(
+            cell.id
+        )
+
     with monkeypatch.context() as patch:
         patch.setattr(expected, "committed", lambda _: values)
-        assert not begin(Gate(lambda: "cpu", lambda _: None))
+        assert not begins()
     failure = json.loads((store.folder(cell.id) / "failure.json").read_text())
     assert (failure["cause"], failure["user"]) == ("environment", True)
     assert "augmented views: expected 0 values" in failure["message"]
     (store.folder(cell.id) / "failure.json").unlink()
-    assert begin(Gate(lambda: "cpu", lambda _: None))
+    assert begins()
 
 
 def test_a_missing_device_is_left_to_the_cell(images_only):
