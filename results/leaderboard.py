@@ -10,7 +10,8 @@ Columns of `Leaderboard.frame`, in this order:
     metric             its name; `vqa_accuracy/exist` is the part of `vqa_accuracy` for one
                        question type
     value              percent units (CIDEr, BLEU x 100), NaN unless the state is "done"
-    state              "done"
+    state              text of a `vlpeft.results.states.State`:
+                       "done"
                        | "missing" (no record)
                        | "failed: cause" (no record until the cause is fixed)
                        | "absent: reason" (the metric could not be computed)
@@ -53,6 +54,7 @@ from vlpeft.results.compatible import (
 )
 from vlpeft.results.environments import Made, environment, remarks, verified
 from vlpeft.results.scale import FULL, label_title, scale_notes
+from vlpeft.results.states import DONE, MISSING, State
 
 COSTS = (
     "steps",
@@ -188,21 +190,23 @@ def _rows(
     prefix = planned.cell.metric_prefix(part)
     for metric in metrics:
         value, state = _value(planned, record, failed, prefix + metric)
-        yield {**shared, "metric": metric, "value": value, "state": state}
+        yield {**shared, "metric": metric, "value": value, "state": str(state)}
 
 
-def _value(planned: Planned, record: Record | None, failed: str, metric: str) -> tuple[float, str]:
+def _value(
+    planned: Planned, record: Record | None, failed: str, metric: str
+) -> tuple[float, State]:
     """Return a metric's value and state."""
     if planned.skipped:
-        return NAN, f"skipped: {planned.skipped}"
+        return NAN, State("skipped", planned.skipped)
     if record is None and failed:
-        return NAN, f"failed: {failed}"
+        return NAN, State("failed", failed)
     if record is None:
-        return NAN, "missing"
+        return NAN, MISSING
     value = record.metrics.get(metric, {"absent": "the record does not report it"})
     if isinstance(value, Mapping):
-        return NAN, f"absent: {value.get('absent', 'no reason given')}"
-    return value, "done"
+        return NAN, State("absent", value.get("absent", "no reason given"))
+    return value, DONE
 
 
 def _parameters(planned: Planned, record: Record | None) -> dict[str, Any]:

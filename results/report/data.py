@@ -20,6 +20,7 @@ from vlpeft.benchmark.cells.records import Record, Store
 from vlpeft.benchmark.cells.scores import ImageScores
 from vlpeft.results.leaderboard import Leaderboard, leaderboard
 from vlpeft.results.report.origins import Failed, failures_and_reasons, provenance_block
+from vlpeft.results.states import parse_states
 from vlpeft.results.summaries import SummaryEntry, costs, scores
 from vlpeft.results.tables.table import Block
 
@@ -208,11 +209,12 @@ def dataset_label(cell: Planned) -> str:
 
 def _scores(board: Leaderboard) -> Iterator[Score]:
     """Yield the scores with the values of their seeds and their costs."""
-    names = ("backbone", "method", "task", "dataset", "metric", "value", "state")
+    names = ("backbone", "method", "task", "dataset", "metric", "value")
     columns = [board.frame[name].tolist() for name in names]
+    columns.append(parse_states(board.frame["state"]))
     values: dict[tuple[str, ...], list[float]] = {}
     for *key, value, state in zip(*columns, strict=True):
-        if state == "done":
+        if state.is_done:
             values.setdefault(tuple(key), []).append(value)
     means = {_key(entry): entry.mean for entry in costs(board)}
     for entry in scores(board, details=True):

@@ -33,6 +33,7 @@ from vlpeft.results.report.duels import Duel, duels, undecided
 from vlpeft.results.report.examples import Browser, Series, browsers
 from vlpeft.results.report.figures import COLOURS, SHAPES, Figure
 from vlpeft.results.scale import scale_notes
+from vlpeft.results.states import State
 from vlpeft.results.statistics.comparisons import significance_table
 from vlpeft.results.statistics.significance import significance
 from vlpeft.results.tables.table import Table, cost_table, score_table
@@ -294,7 +295,12 @@ def _pairs(browser: Browser) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Replace NaN by None, because JSON has no NaN. The row's flags say why."""
+    """Replace NaN by None, because JSON has no NaN. The row's flags say why.
+
+    A state becomes its text.
+    """
+    if isinstance(value, State):
+        return str(value)
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
