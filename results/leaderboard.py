@@ -41,7 +41,8 @@ import pandas as pd
 
 from vlpeft.benchmark.cells.attempts import failure
 from vlpeft.benchmark.cells.cell import Part, Plan, Planned
-from vlpeft.benchmark.cells.records import Record, Store
+from vlpeft.benchmark.cells.records import Record
+from vlpeft.benchmark.cells.results import Results
 from vlpeft.benchmark.metrics import METRICS
 from vlpeft.benchmark.tasks import metric_names
 from vlpeft.results.compatible import (
@@ -98,7 +99,7 @@ class Leaderboard:
     remarks: tuple[str, ...] = ()
 
 
-def leaderboard(plan: Plan, store: Store, *, mixed: bool = False) -> Leaderboard:
+def leaderboard(plan: Plan, store: Results, *, mixed: bool = False) -> Leaderboard:
     """Join a plan with the records of its cells.
 
     Records of other sweeps in the same folder are not opened.
@@ -131,7 +132,7 @@ def leaderboard(plan: Plan, store: Store, *, mixed: bool = False) -> Leaderboard
     return Leaderboard(title, plan.notes, frame, (*progress, *notes))
 
 
-def _read_records(plan: Plan, store: Store) -> dict[str, Record]:
+def _read_records(plan: Plan, store: Results) -> dict[str, Record]:
     """Read the records of a plan's finished cells, by id."""
     records = {}
     for planned in plan.runnable():
@@ -140,7 +141,7 @@ def _read_records(plan: Plan, store: Store) -> dict[str, Record]:
     return records
 
 
-def _read_failures(plan: Plan, store: Store, records: Mapping[str, Record]) -> dict[str, str]:
+def _read_failures(plan: Plan, store: Results, records: Mapping[str, Record]) -> dict[str, str]:
     """Read why cells without a record failed, by id."""
     reasons = {}
     for planned in plan.runnable():

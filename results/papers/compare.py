@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from vlpeft.benchmark.cells.cell import Plan
-from vlpeft.benchmark.cells.records import Store
+from vlpeft.benchmark.cells.results import Results
 from vlpeft.results.papers.measured import MeasuredValue, Measurements
 from vlpeft.results.papers.published import Number, PublishedTable
 from vlpeft.results.scale import label_title
@@ -58,7 +58,7 @@ class Comparison:
         return self.outcome.mean - self.number.value
 
 
-def compare(table: PublishedTable, plan: Plan | None, store: Store | None) -> list[Comparison]:
+def compare(table: PublishedTable, plan: Plan | None, store: Results | None) -> list[Comparison]:
     """Compare every number of a published table with what the plan's cells measured.
 
     Without a plan, nothing was measured.
@@ -67,7 +67,12 @@ def compare(table: PublishedTable, plan: Plan | None, store: Store | None) -> li
 
 
 def published_table(
-    name: str, table: PublishedTable, plan: Plan | None, store: Store | None, *, mixed: bool = False
+    name: str,
+    table: PublishedTable,
+    plan: Plan | None,
+    store: Results | None,
+    *,
+    mixed: bool = False,
 ) -> Table:
     """Return a published table with measurements: a line a number, a block a group of rows.
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from vlpeft.benchmark.cells.cell import Plan, Planned
-from vlpeft.benchmark.cells.records import Store
+from vlpeft.benchmark.cells.results import Results
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.results.compatible import JOINT
 from vlpeft.results.leaderboard import Leaderboard, leaderboard
@@ -64,7 +64,7 @@ class Measurements:
 
     table: PublishedTable
     plan: Plan | None
-    store: Store | None
+    store: Results | None
     mixed: bool = False
 
     @cached_property

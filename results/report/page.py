@@ -22,7 +22,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from vlpeft.benchmark.cells.cell import Plan
-from vlpeft.benchmark.cells.records import Store
+from vlpeft.benchmark.cells.results import Results
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.results.papers.compare import published_table
 from vlpeft.results.papers.published import load_published, published_names
@@ -58,7 +58,7 @@ T = TypeVar("T")
 
 
 def write_report(
-    sweeps: Sequence[tuple[Plan, Store]],
+    sweeps: Sequence[tuple[Plan, Results]],
     out: Path,
     examples: int = EXAMPLES,
     *,
@@ -122,9 +122,9 @@ def _write(path: Path, text: str) -> Path:
     return path
 
 
-def _page(plan: Plan, results: Store, examples: int, mixed: bool) -> tuple[str, Model]:
+def _page(plan: Plan, results: Results, examples: int, mixed: bool) -> tuple[str, Model]:
     """Return the HTML of a sweep's page, and what it shows."""
-    store = ReadOnce.of(results)
+    store = ReadOnce(results)
     model = gather(plan, store, mixed=mixed)
     found = browsers(plan, store, model, examples)
     text = (

@@ -11,7 +11,7 @@ from functools import cached_property
 
 import numpy as np
 
-from vlpeft.benchmark.cells.records import Store
+from vlpeft.benchmark.cells.results import Results
 from vlpeft.benchmark.cells.scores import DECIMALS, ImageScores
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.results.compatible import JOINT
@@ -115,7 +115,7 @@ class Significance:
 UNTESTED = Significance({}, {})
 
 
-def significance(board: Leaderboard, store: Store) -> Significance:
+def significance(board: Leaderboard, store: Results) -> Significance:
     """Test every column (backbone, task, dataset, metric) that has two methods or more.
 
     Raises UserError for scores by image that are damaged or of another run.
@@ -160,7 +160,7 @@ def _places(board: Leaderboard) -> Iterator[tuple[ColumnPlace, list[_Cell]]]:
 class _Reader:
     """Reads each cell's scores once."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Results) -> None:
         self.store = store
         self.read: dict[str, dict[str, ImageScores]] = {}
 
