@@ -14,6 +14,7 @@ from typing import Any
 
 from vlpeft.benchmark.cells.cell import Cell
 from vlpeft.benchmark.cells.records import Record, Store
+from vlpeft.benchmark.cells.results import Results
 from vlpeft.benchmark.core.config import parse
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.results.environments import UNKNOWN
@@ -136,14 +137,20 @@ def _records(root: Path, sweep: str, scale: str) -> dict[str, Record]:
         raise UserError(
             f"--scale {scale}: goes with a sweep: `vlpeft diff A B SWEEP --scale {scale}`"
         )
-    store = read_evidence(root) if root.suffix == SUFFIX else Store(root)
-    records = {record.id: record for record in store.records()}
+    records = {record.id: record for record in _open(root).records()}
     if not records:
         raise UserError(
             f"{root} holds no records; give a folder that `vlpeft sweep --root` has filled, "
             "or a file of evidence"
         )
     return records
+
+
+def _open(root: Path) -> Results:
+    """Open a result folder or a file of evidence."""
+    if root.suffix == SUFFIX:
+        return read_evidence(root)
+    return Store(root)
 
 
 def _label(record: Record) -> str:

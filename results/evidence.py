@@ -24,6 +24,7 @@ from typing import Any
 
 from vlpeft.benchmark.cells.cell import Plan
 from vlpeft.benchmark.cells.records import Record, Store, write_atomically
+from vlpeft.benchmark.cells.results import Results
 from vlpeft.benchmark.cells.scores import ImageScores, shorten_numbers
 from vlpeft.benchmark.core.config import dump
 from vlpeft.benchmark.core.errors import UserError
@@ -37,7 +38,7 @@ LEFT_OUT = ("id", "cell", "curve", "scalars", "files")
 ImageSets = dict[tuple[tuple[str, ...], tuple[int, ...]], int]  # (images, examples) -> index
 
 
-def open_results(name_or_path: str, root: Path, scale: str = "") -> tuple[Plan, Store]:
+def open_results(name_or_path: str, root: Path, scale: str = "") -> tuple[Plan, Results]:
     """Open a sweep's plan and results, from a result folder or from a file of evidence.
 
     Raises UserError if `root` holds another sweep.
@@ -184,7 +185,7 @@ def _slug(text: str) -> str:
 
 
 def _content(
-    plan: Plan, store: Store, records: Mapping[str, Record], notes: Sequence[str]
+    plan: Plan, store: Results, records: Mapping[str, Record], notes: Sequence[str]
 ) -> bytes:
     """Return the bytes of a file of evidence."""
     lines = [_head(plan, notes)]

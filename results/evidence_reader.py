@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vlpeft.benchmark.cells.cell import Plan, Planned
-from vlpeft.benchmark.cells.records import RECORD_SCHEMA, Record, Store
+from vlpeft.benchmark.cells.records import RECORD_SCHEMA, Record
 from vlpeft.benchmark.cells.scores import ImageScores, check_lengths
 from vlpeft.benchmark.core.config import Config, dump, parse
 from vlpeft.benchmark.core.errors import UserError
@@ -19,12 +19,17 @@ RESTORE = "restore the file, evidence is never changed"
 
 
 @dataclass(frozen=True)
-class Evidence(Store):
-    """A read-only result folder in one file. Nothing runs, waits or has failed in it."""
+class Evidence:
+    """The `Results` in one file. Nothing runs, waits or has failed in it."""
 
-    plan: Plan = field(kw_only=True)
-    records_: Mapping[str, Record] = field(kw_only=True)
-    scores_: Mapping[str, tuple[ImageScores, ...]] = field(kw_only=True)
+    path: Path
+    plan: Plan
+    records_: Mapping[str, Record]
+    scores_: Mapping[str, tuple[ImageScores, ...]]
+
+    def folder(self, cell_id: str) -> Path:
+        """Return a path at which nothing exists: files next to records are not kept."""
+        return self.path / "cells" / cell_id
 
     def has_record(self, cell_id: str) -> bool:
         """Return True for a finished cell."""
@@ -107,7 +112,7 @@ class EvidenceReader:
         source = f"From {self.path.name}: {about}."
         notes = "\n".join(filter(None, (self.plan.notes, source)))
         plan = replace(self.plan, notes=notes, cells=tuple(self.cells))
-        return Evidence(self.path, plan=plan, records_=self.records, scores_=self.scores)
+        return Evidence(self.path, plan, self.records, self.scores)
 
     def _read_head(self, values: dict[str, Any], where: str) -> None:
         schema = values.get("evidence")

@@ -10,7 +10,8 @@ Columns of `Leaderboard.frame`, in this order:
     metric             its name; `vqa_accuracy/exist` is the part of `vqa_accuracy` for one
                        question type
     value              percent units (CIDEr, BLEU x 100), NaN unless the state is "done"
-    state              "done"
+    state              text of a `vlpeft.results.states.State`:
+                       "done"
                        | "missing" (no record)
                        | "failed: cause" (no record until the cause is fixed)
                        | "absent: reason" (the metric could not be computed)
@@ -40,7 +41,8 @@ import pandas as pd
 
 from vlpeft.benchmark.cells.attempts import failure
 from vlpeft.benchmark.cells.cell import Part, Plan, Planned
-from vlpeft.benchmark.cells.records import Record, Store
+from vlpeft.benchmark.cells.records import Record
+from vlpeft.benchmark.cells.results import Results
 from vlpeft.benchmark.metrics import METRICS
 from vlpeft.benchmark.tasks import metric_names
 from vlpeft.results.compatible import (
@@ -53,6 +55,7 @@ from vlpeft.results.compatible import (
 )
 from vlpeft.results.environments import Made, environment, remarks, verified
 from vlpeft.results.scale import FULL, label_title, scale_notes
+from vlpeft.results.states import DONE, MISSING, State
 
 COSTS = (
     "steps",
@@ -96,7 +99,7 @@ class Leaderboard:
     remarks: tuple[str, ...] = ()
 
 
-def leaderboard(plan: Plan, store: Store, *, mixed: bool = False) -> Leaderboard:
+def leaderboard(plan: Plan, store: Results, *, mixed: bool = False) -> Leaderboard:
     """Join a plan with the records of its cells.
 
     Records of other sweeps in the same folder are not opened.
@@ -129,7 +132,7 @@ def leaderboard(plan: Plan, store: Store, *, mixed: bool = False) -> Leaderboard
     return Leaderboard(title, plan.notes, frame, (*progress, *notes))
 
 
-def _read_records(plan: Plan, store: Store) -> dict[str, Record]:
+def _read_records(plan: Plan, store: Results) -> dict[str, Record]:
     """Read the records of a plan's finished cells, by id."""
     records = {}
     for planned in plan.runnable():
@@ -138,7 +141,7 @@ def _read_records(plan: Plan, store: Store) -> dict[str, Record]:
     return records
 
 
-def _read_failures(plan: Plan, store: Store, records: Mapping[str, Record]) -> dict[str, str]:
+def _read_failures(plan: Plan, store: Results, records: Mapping[str, Record]) -> dict[str, str]:
     """Read why cells without a record failed, by id."""
     reasons = {}
     for planned in plan.runnable():
@@ -188,21 +191,23 @@ def _rows(
     prefix = planned.cell.metric_prefix(part)
     for metric in metrics:
         value, state = _value(planned, record, failed, prefix + metric)
-        yield {**shared, "metric": metric, "value": value, "state": state}
+        yield {**shared, "metric": metric, "value": value, "state": str(state)}
 
 
-def _value(planned: Planned, record: Record | None, failed: str, metric: str) -> tuple[float, str]:
+def _value(
+    planned: Planned, record: Record | None, failed: str, metric: str
+) -> tuple[float, State]:
     """Return a metric's value and state."""
     if planned.skipped:
-        return NAN, f"skipped: {planned.skipped}"
+        return NAN, State("skipped", planned.skipped)
     if record is None and failed:
-        return NAN, f"failed: {failed}"
+        return NAN, State("failed", failed)
     if record is None:
-        return NAN, "missing"
+        return NAN, MISSING
     value = record.metrics.get(metric, {"absent": "the record does not report it"})
     if isinstance(value, Mapping):
-        return NAN, f"absent: {value.get('absent', 'no reason given')}"
-    return value, "done"
+        return NAN, State("absent", value.get("absent", "no reason given"))
+    return value, DONE
 
 
 def _parameters(planned: Planned, record: Record | None) -> dict[str, Any]:

@@ -30,8 +30,10 @@ from vlpeft.benchmark.core.config import parse
 from vlpeft.benchmark.plan.sweep import launched_plans
 from vlpeft.results.tables.blocks import Block, Table, Text, one_line
 
-State = Literal["done", "running", "failed", "preempted", "pending", "missing", "stale", "skipped"]
-STYLES: dict[State, str] = {
+CellState = Literal[
+    "done", "running", "failed", "preempted", "pending", "missing", "stale", "skipped"
+]
+STYLES: dict[CellState, str] = {
     "done": "green",
     "running": "cyan",
     "failed": "bold red",
@@ -48,7 +50,8 @@ LEAST = 40  # columns of a detail; with fewer, details are printed below the tab
 PIPED = 120  # columns of a detail where the output is not a terminal
 # How a detail below the table is wrapped.
 TWO_LINES: dict[str, Any] = {"max_lines": 2, "subsequent_indent": "  ", "placeholder": "…"}
-COMING: tuple[State, ...] = ("running", "preempted", "pending")  # may change without a new launch
+# These may change without a new launch.
+COMING: tuple[CellState, ...] = ("running", "preempted", "pending")
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ class CellStatus:
     task: str
     dataset: str
     seed: int
-    state: State
+    state: CellState
     step: int | None = None
     total: int | None = None
     phase: str | None = None
@@ -97,7 +100,7 @@ def status(plan: Plan, store: Store, *, now: float | None = None) -> list[CellSt
 
 def add_cluster_notes(
     cells: Iterable[CellStatus],
-    notes: Mapping[str, tuple[State, str]],
+    notes: Mapping[str, tuple[CellState, str]],
     *,
     launched: bool = False,
 ) -> list[CellStatus]:
@@ -109,7 +112,7 @@ def add_cluster_notes(
 
 
 def _add_note(
-    cell: CellStatus, notes: Mapping[str, tuple[State, str]], *, launched: bool
+    cell: CellStatus, notes: Mapping[str, tuple[CellState, str]], *, launched: bool
 ) -> CellStatus:
     if cell.state != "missing":
         return cell
@@ -172,7 +175,7 @@ def _unplanned(cell_id: str, store: Store) -> CellStatus:
     )
 
 
-def summary(cells: Iterable[CellStatus]) -> dict[State, int]:
+def summary(cells: Iterable[CellStatus]) -> dict[CellState, int]:
     """Return the number of cells in each state, zeros included."""
     counts = Counter(cell.state for cell in cells)
     return {state: counts[state] for state in STYLES}

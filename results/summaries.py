@@ -12,8 +12,8 @@ from typing import Any
 import pandas as pd
 
 from vlpeft.results.leaderboard import NAN, PARAMETERS, Leaderboard
+from vlpeft.results.states import DONE, State, merge_states, parse_states
 
-NOT_RUN = ("failed", "missing", "skipped")  # prefixes of the states of cells without a record
 SummaryRow = dict[str, Any]
 EntryKey = tuple[str, str, str, str, str]  # backbone, method, task, dataset, metric
 KEYS = ["backbone", "method", "task", "dataset"]
@@ -39,7 +39,7 @@ class SummaryEntry:
     mean: None unless the state is "done", which needs every planned seed.
     std: sample standard deviation (ddof=1), None for fewer than two seeds.
     n, planned: the number of seeds that have the value, and that the plan asks for.
-    state: "done" | "failed: cause" | "missing" | "absent: reason" | "skipped: reason".
+    state: of all seeds, as `merge_states` returns it.
     flags: what makes the value suspicious, one sentence each.
     """
 
@@ -52,7 +52,7 @@ class SummaryEntry:
     std: float | None
     n: int
     planned: int
-    state: str
+    state: State
     flags: tuple[str, ...]
     trainable: int | None
     head: int | None
@@ -102,6 +102,8 @@ def _column(frame: pd.DataFrame, name: str) -> list[Any]:
     """Return the values of a column."""
     if name in PARAMETERS:
         return [None if pd.isna(value) else int(value) for value in frame[name]]
+    if name == "state":
+        return parse_states(frame[name])
     return frame[name].tolist()
 
 
@@ -111,8 +113,8 @@ def _as_metric(cell: SummaryRow, name: str) -> SummaryRow:
     A cell has measured costs even where a metric is absent.
     """
     state, value = cell["state"], cell[name]
-    if not state.startswith(NOT_RUN):
-        state = "absent: not measured" if math.isnan(value) else "done"
+    if state.has_record:
+        state = State("absent", "not measured") if math.isnan(value) else DONE
     return {**cell, "metric": name, "value": value, "state": state}
 
 
@@ -134,10 +136,10 @@ def _entries(rows: Sequence[SummaryRow], *, suspect: bool) -> Iterator[SummaryEn
 
 def _entry(key: EntryKey, rows: Sequence[SummaryRow], *, suspect: bool) -> SummaryEntry:
     """Summarise the seeds of one group."""
-    values = [(row["seed"], row["value"]) for row in rows if row["state"] == "done"]
+    values = [(row["seed"], row["value"]) for row in rows if row["state"].is_done]
     state = merge_states([row["state"] for row in rows])
     mean, std = None, None
-    if state == "done":
+    if state.is_done:
         mean, std = _mean_std([value for _, value in values])
     flags: list[str] = []
     if suspect:
@@ -145,19 +147,6 @@ def _entry(key: EntryKey, rows: Sequence[SummaryRow], *, suspect: bool) -> Summa
             flags += suspicions(seed, value)
     counts = _parameters(rows)
     return SummaryEntry(*key, mean, std, len(values), len(rows), state, tuple(flags), *counts)
-
-
-def merge_states(states: Sequence[str]) -> str:
-    """Return one state for all seeds: "done" only if all are done.
-
-    Different reasons are all kept, joined by semicolons.
-    """
-    for kind in ("skipped", "failed", "missing", "absent"):
-        matching = list(dict.fromkeys(state for state in states if state.startswith(kind)))
-        if matching:
-            more = [f"; {state.partition(': ')[2]}" for state in matching[1:]]
-            return matching[0] + "".join(more)
-    return "done"
 
 
 def _mean_std(values: Sequence[float]) -> tuple[float, float | None]:
@@ -183,7 +172,7 @@ def _parameters(
 
     The counts of a finished seed take precedence: the plan may count a missing seed differently.
     """
-    first = next((row for row in rows if not row["state"].startswith(NOT_RUN)), rows[0])
+    first = next((row for row in rows if row["state"].has_record), rows[0])
     share = first["trainable_percent"]
     if math.isnan(share):
         share = None

@@ -16,6 +16,7 @@ import pandas as pd
 from vlpeft.benchmark.backbones import BACKBONES
 from vlpeft.benchmark.cells.cell import Cell, Plan
 from vlpeft.benchmark.cells.records import Store
+from vlpeft.benchmark.cells.results import Results
 from vlpeft.benchmark.contract import METHODS
 from vlpeft.benchmark.contract.backbone import Backbone
 from vlpeft.benchmark.contract.method import Method, apply
@@ -31,7 +32,7 @@ class SweepResults(NamedTuple):
     """A sweep's plan, and where the records of its cells are."""
 
     plan: Plan
-    store: Store
+    store: Results
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from vlpeft.benchmark.cells.records import Store, read_json
+from vlpeft.benchmark.cells.records import read_json
+from vlpeft.benchmark.cells.results import Results
 from vlpeft.benchmark.core.config import Config, parse
 
 T = TypeVar("T")
@@ -49,7 +50,7 @@ class Failure(Config):
         return f"{self.cause}: {self.message}"
 
 
-def progress(store: Store, cell_id: str) -> AttemptProgress | None:
+def progress(store: Results, cell_id: str) -> AttemptProgress | None:
     """Return how far the last attempt was; None if it has left no file.
 
     Raises UserError for a damaged file.
@@ -57,7 +58,7 @@ def progress(store: Store, cell_id: str) -> AttemptProgress | None:
     return _read(store.folder(cell_id) / "progress.json", AttemptProgress)
 
 
-def failure(store: Store, cell_id: str) -> Failure | None:
+def failure(store: Results, cell_id: str) -> Failure | None:
     """Return why the last attempt failed; None if it did not. An interrupt is not a failure.
 
     Raises UserError for a damaged file.

@@ -20,10 +20,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from vlpeft.benchmark.cells.cell import Plan
-from vlpeft.benchmark.cells.records import Store
+from vlpeft.benchmark.cells.results import Results
 from vlpeft.results.papers.measured import MeasuredValue, Measurements
 from vlpeft.results.papers.published import Number, PublishedTable
 from vlpeft.results.scale import label_title
+from vlpeft.results.states import State
 from vlpeft.results.tables.blocks import Block, Footnotes, Table, Text, one_line
 from vlpeft.results.tables.captions import percent, plus_minus
 
@@ -57,7 +58,7 @@ class Comparison:
         return self.outcome.mean - self.number.value
 
 
-def compare(table: PublishedTable, plan: Plan | None, store: Store | None) -> list[Comparison]:
+def compare(table: PublishedTable, plan: Plan | None, store: Results | None) -> list[Comparison]:
     """Compare every number of a published table with what the plan's cells measured.
 
     Without a plan, nothing was measured.
@@ -66,7 +67,12 @@ def compare(table: PublishedTable, plan: Plan | None, store: Store | None) -> li
 
 
 def published_table(
-    name: str, table: PublishedTable, plan: Plan | None, store: Store | None, *, mixed: bool = False
+    name: str,
+    table: PublishedTable,
+    plan: Plan | None,
+    store: Results | None,
+    *,
+    mixed: bool = False,
 ) -> Table:
     """Return a published table with measurements: a line a number, a block a group of rows.
 
@@ -98,7 +104,7 @@ def _comparisons(table: PublishedTable, measurements: Measurements) -> list[Comp
 
 def _compare_number(number: Number, measurements: Measurements) -> Comparison:
     if number.why_impossible or not number.column.is_linked:
-        found = MeasuredValue(state="nothing to measure")
+        found = MeasuredValue(state=State("absent", "nothing to measure"))
     else:
         found = measurements.outcome(number.group, number.row, number.column)
     return Comparison(number, found, *_verdict(number, found))
@@ -106,11 +112,10 @@ def _compare_number(number: Number, measurements: Measurements) -> Comparison:
 
 def _verdict(number: Number, found: MeasuredValue) -> tuple[Verdict, str]:
     """Return the verdict, and why there is no judgement."""
-    kind, _, reason = found.state.partition(": ")
-    if number.why_impossible or kind == "skipped":
-        return "cannot run", number.why_impossible or reason
+    if number.why_impossible or found.state.is_skipped:
+        return "cannot run", number.why_impossible or found.state.reason
     if number.column.is_linked and found.mean is None:
-        return "not run", _why_not_run(kind, reason, found)
+        return "not run", _why_not_run(found)
     if found.small or number.why_not_comparable:
         return "not comparable", ", ".join(found.small) or number.why_not_comparable
     return _judge(number, found.mean or 0.0, found.std or 0.0)
@@ -125,9 +130,9 @@ def _judge(number: Number, mean: float, std: float) -> tuple[Verdict, str]:
     return "off", ""
 
 
-def _why_not_run(kind: str, reason: str, found: MeasuredValue) -> str:
-    if kind != "missing":
-        return f"{kind}: {reason}"
+def _why_not_run(found: MeasuredValue) -> str:
+    if found.state.kind != "missing":
+        return str(found.state)
     if found.values:
         return f"{len(found.values)} of {found.planned} seeds are done"
     return ""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from vlpeft.benchmark.cells.cell import Plan, Planned
-from vlpeft.benchmark.cells.records import Store
+from vlpeft.benchmark.cells.results import Results
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.results.compatible import JOINT
 from vlpeft.results.leaderboard import Leaderboard, leaderboard
@@ -22,11 +22,10 @@ from vlpeft.results.papers.published import (
     PublishedTable,
 )
 from vlpeft.results.scale import scale_notes
+from vlpeft.results.states import DONE, MISSING, State, parse_states, worst_state
 
-MISSING = "missing"
-KINDS = ("skipped", "failed", "absent", MISSING)  # of states, the most severe first
 CellKey = tuple[str, str, str]  # method, backbone, task/dataset
-ValueState = tuple[float, str]
+ValueState = tuple[float, State]
 
 
 @dataclass(frozen=True)
@@ -35,27 +34,26 @@ class MeasuredValue:
 
     values: by seed, of the seeds that have it.
     planned: how many seeds the plan asks for.
-    state: as in `vlpeft.results.leaderboard`; "done" only if every planned seed has a finite
-        value.
+    state: "done" only if every planned seed has a finite value.
     small: what makes the cells small (`vlpeft.results.scale`).
     """
 
     values: Mapping[int, float] = field(default_factory=dict)
     planned: int = 0
-    state: str = MISSING
+    state: State = MISSING
     small: tuple[str, ...] = ()
 
     @property
     def mean(self) -> float | None:
         """Mean over the seeds; None until all are done."""
-        if self.state != "done":
+        if not self.state.is_done:
             return None
         return statistics.fmean(self.values.values())
 
     @property
     def std(self) -> float | None:
         """Sample standard deviation (ddof=1); None for one seed."""
-        if self.state != "done" or len(self.values) < 2:
+        if not self.state.is_done or len(self.values) < 2:
             return None
         return statistics.stdev(self.values.values())
 
@@ -66,7 +64,7 @@ class Measurements:
 
     table: PublishedTable
     plan: Plan | None
-    store: Store | None
+    store: Results | None
     mixed: bool = False
 
     @cached_property
@@ -111,12 +109,12 @@ class Measurements:
                 f"{method}, {backbone}, {what}: more than one cell a seed could be meant; "
                 "give each its own label"
             )
-        values = {seed: value for seed, (value, state) in found.items() if state == "done"}
+        values = {seed: value for seed, (value, state) in found.items() if state.is_done}
         states = [state for _, state in found.values()]
         labels: dict[str, None] = {}
         for cell, _ in cells:
             labels |= dict.fromkeys(scale_notes(cell.cell))
-        return MeasuredValue(values, len(found), _worst(states), tuple(labels))
+        return MeasuredValue(values, len(found), worst_state(states), tuple(labels))
 
     def _value(self, cell: Planned, part: int, column: PublishedColumn) -> ValueState:
         """Return one seed's value and state."""
@@ -127,10 +125,10 @@ class Measurements:
         metrics = self._values.get((cell.id, where.task, where.dataset.name), {})
         for name, (value, state) in metrics.items():
             if _is_same(name, column.measured, loosely=loosely):
-                if state == "done" and not math.isfinite(value):
-                    return value, f"absent: the value is {value}"
+                if state.is_done and not math.isfinite(value):
+                    return value, State("absent", f"the value is {value}")
                 return value, state
-        return math.nan, f"absent: the cell does not report {column.measured}"
+        return math.nan, State("absent", f"the cell does not report {column.measured}")
 
     def _share(self, cell: Planned) -> ValueState:
         """Return trainable parameters in percent of all but the vision tower's.
@@ -138,13 +136,13 @@ class Measurements:
         Both counts include the task head.
         """
         if cell.skipped:
-            return math.nan, f"skipped: {cell.skipped}"
+            return math.nan, State("skipped", cell.skipped)
         if self.store is None or not self.store.has_record(cell.id):
             return math.nan, MISSING
         cost = self.store.record(cell.id).cost
         if not {"trainable", "total", "vision"} <= set(cost):
-            return math.nan, "absent: the record does not count parameters"
-        return 100 * cost["trainable"] / (cost["total"] - cost["vision"]), "done"
+            return math.nan, State("absent", "the record does not count parameters")
+        return 100 * cost["trainable"] / (cost["total"] - cost["vision"]), DONE
 
     @cached_property
     def _cells(self) -> dict[CellKey, list[tuple[Planned, int]]]:
@@ -169,29 +167,13 @@ class Measurements:
         if self.board is None:
             return found
         frame = self.board.frame
-        names = ("id", "task", "dataset", "metric", "value", "state")
+        names = ("id", "task", "dataset", "metric", "value")
         columns = [frame[name].tolist() for name in names]
+        columns.append(parse_states(frame["state"]))
         for cell, task, dataset, metric, value, state in zip(*columns, strict=True):
             name = dataset.partition(JOINT)[0]
             found.setdefault((cell, task, name), {})[metric] = (value, state)
         return found
-
-
-def _worst(states: Iterable[str]) -> str:
-    """Return one state for all seeds.
-
-    A state that needs a fix takes precedence over one that is only missing: a seed that failed,
-    then a metric that could not be computed.
-    """
-    every = list(states)
-    undone = [state for state in every if state != "done"]
-    if undone:
-        return min(undone, key=_severity)
-    return "done" if every else MISSING
-
-
-def _severity(state: str) -> int:
-    return KINDS.index(state.partition(": ")[0])
 
 
 def _is_same(name: str, wanted: str, *, loosely: bool) -> bool:
@@ -223,7 +205,7 @@ def _combine(
     labels: dict[str, None] = {}
     for part in parts:
         labels |= dict.fromkeys(part.small)
-    state = next((part.state for part in parts if part.state != "done"), "done")
-    if state == "done" and not values:
-        state = "absent: no seed is common to all parts"
+    state = next((part.state for part in parts if not part.state.is_done), DONE)
+    if state.is_done and not values:
+        state = State("absent", "no seed is common to all parts")
     return MeasuredValue(values, min(part.planned for part in parts), state, tuple(labels))

@@ -75,7 +75,7 @@ def _mean(score: Score | None) -> str:
         return ""
     entry = score.entry
     if entry.mean is None:
-        return entry.state.partition(": ")[0]
+        return entry.state.kind
     return f"{entry.mean:.1f}{plus_minus(entry.std)}"
 
 

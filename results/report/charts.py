@@ -209,7 +209,7 @@ def _planned(model: Model) -> dict[ChartColumn, list[Score]]:
     """Group by column the scores that the plan promises, with or without a mean."""
     found: dict[ChartColumn, list[Score]] = {}
     for score in model.main:
-        if not score.entry.state.startswith("skipped"):
+        if not score.entry.state.is_skipped:
             found.setdefault((*score.place, score.entry.metric), []).append(score)
     return found
 
@@ -227,7 +227,7 @@ def _without(planned: Iterable[Score], drawn: Collection[str]) -> str:
 
 def _why(score: Score) -> str:
     if score.entry.mean is None:
-        return score.entry.state.partition(": ")[0]
+        return score.entry.state.kind
     if score.entry.flags:
         return "suspicious value"
     return "cost not measured"

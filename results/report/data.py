@@ -11,15 +11,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import fmean
 from typing import TypeVar
 
 from vlpeft.benchmark.cells.attempts import failure
 from vlpeft.benchmark.cells.cell import Plan, Planned
-from vlpeft.benchmark.cells.records import Record, Store
+from vlpeft.benchmark.cells.records import Record
+from vlpeft.benchmark.cells.results import Results
 from vlpeft.benchmark.cells.scores import ImageScores
 from vlpeft.results.leaderboard import Leaderboard, leaderboard
 from vlpeft.results.report.origins import Failed, failures_and_reasons, provenance_block
+from vlpeft.results.states import parse_states
 from vlpeft.results.summaries import SummaryEntry, costs, scores
 from vlpeft.results.tables.blocks import Block
 
@@ -33,16 +36,19 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class ReadOnce(Store):
-    """Results whose records are kept in memory, because several tables are made from each."""
+class ReadOnce:
+    """`Results` whose records are kept in memory, because several tables are made from each.
 
-    inner: Store = field(kw_only=True)
+    inner: a result folder or evidence.
+    kept: the records that were read, by id.
+    """
+
+    inner: Results
     kept: dict[str, Record] = field(default_factory=dict)
 
-    @classmethod
-    def of(cls, store: Store) -> ReadOnce:
-        """Wrap a result folder or evidence."""
-        return cls(store.root, inner=store)
+    def folder(self, cell_id: str) -> Path:
+        """Return the folder of a cell."""
+        return self.inner.folder(cell_id)
 
     def has_record(self, cell_id: str) -> bool:
         """Return True once the cell is finished."""
@@ -53,6 +59,10 @@ class ReadOnce(Store):
         if cell_id not in self.kept:
             self.kept[cell_id] = self.inner.record(cell_id)
         return self.kept[cell_id]
+
+    def records(self) -> Iterator[Record]:
+        """Yield all records, sorted by id."""
+        return self.inner.records()
 
     def scores(self, cell_id: str) -> tuple[ImageScores, ...]:
         """Return the scores of a cell by image."""
@@ -177,7 +187,7 @@ def gather(plan: Plan, store: ReadOnce, *, mixed: bool = False) -> Model:
     )
 
 
-def _failures(cells: Iterable[Planned], store: Store) -> Iterator[Failed]:
+def _failures(cells: Iterable[Planned], store: Results) -> Iterator[Failed]:
     """Yield the cells whose last attempt failed, with cause and message."""
     for cell in cells:
         found = failure(store, cell.id)
@@ -208,11 +218,12 @@ def dataset_label(cell: Planned) -> str:
 
 def _scores(board: Leaderboard) -> Iterator[Score]:
     """Yield the scores with the values of their seeds and their costs."""
-    names = ("backbone", "method", "task", "dataset", "metric", "value", "state")
+    names = ("backbone", "method", "task", "dataset", "metric", "value")
     columns = [board.frame[name].tolist() for name in names]
+    columns.append(parse_states(board.frame["state"]))
     values: dict[tuple[str, ...], list[float]] = {}
     for *key, value, state in zip(*columns, strict=True):
-        if state == "done":
+        if state.is_done:
             values.setdefault(tuple(key), []).append(value)
     means = {_key(entry): entry.mean for entry in costs(board)}
     for entry in scores(board, details=True):

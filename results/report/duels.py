@@ -80,7 +80,7 @@ def _unscored(browser: Browser, model: Model, backbone: str) -> list[str]:
     for score in model.main:
         entry = score.entry
         place = entry.backbone, entry.task, entry.dataset.partition(JOINT)[0], entry.metric
-        state = entry.state.partition(": ")[0]
-        if place == wanted and state not in ("done", "skipped"):
-            found.append(f"{entry.method} ({state})")
+        state = entry.state
+        if place == wanted and not state.is_done and not state.is_skipped:
+            found.append(f"{entry.method} ({state.kind})")
     return found

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from vlpeft.benchmark.cells.cell import Planned
 from vlpeft.benchmark.cells.records import Record
 from vlpeft.results.leaderboard import Leaderboard
+from vlpeft.results.states import parse_states
 from vlpeft.results.tables.blocks import Block, Text, one_line
 
 LISTED = 12  # ids that a row lists
@@ -53,11 +54,10 @@ def _cause_row(cause: str, failed: Sequence[Failed]) -> tuple[Text, ...]:
 def _reasons(board: Leaderboard) -> dict[tuple[str, str], set[str]]:
     """Return the ids of cells without a value, by state and reason."""
     reasons: dict[tuple[str, str], set[str]] = {}
-    states, ids = board.frame["state"].tolist(), board.frame["id"].tolist()
+    states, ids = parse_states(board.frame["state"]), board.frame["id"].tolist()
     for state, cell_id in zip(states, ids, strict=True):
-        kind, _, reason = state.partition(": ")
-        if kind in ("skipped", "absent"):
-            reasons.setdefault((kind, reason), set()).add(cell_id)
+        if state.kind in ("skipped", "absent"):
+            reasons.setdefault((state.kind, state.reason), set()).add(cell_id)
     return reasons
 
 

@@ -22,7 +22,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from vlpeft.benchmark.cells.cell import Plan
-from vlpeft.benchmark.cells.records import Store
+from vlpeft.benchmark.cells.results import Results
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.results.papers.compare import published_table
 from vlpeft.results.papers.published import load_published, published_names
@@ -33,6 +33,7 @@ from vlpeft.results.report.duels import Duel, duels, undecided
 from vlpeft.results.report.examples import Browser, Series, browsers
 from vlpeft.results.report.figures import COLOURS, SHAPES, Figure
 from vlpeft.results.scale import scale_notes
+from vlpeft.results.states import State
 from vlpeft.results.statistics.comparisons import significance_table
 from vlpeft.results.statistics.significance import significance
 from vlpeft.results.tables.blocks import Table
@@ -58,7 +59,7 @@ T = TypeVar("T")
 
 
 def write_report(
-    sweeps: Sequence[tuple[Plan, Store]],
+    sweeps: Sequence[tuple[Plan, Results]],
     out: Path,
     examples: int = EXAMPLES,
     *,
@@ -122,9 +123,9 @@ def _write(path: Path, text: str) -> Path:
     return path
 
 
-def _page(plan: Plan, results: Store, examples: int, mixed: bool) -> tuple[str, Model]:
+def _page(plan: Plan, results: Results, examples: int, mixed: bool) -> tuple[str, Model]:
     """Return the HTML of a sweep's page, and what it shows."""
-    store = ReadOnce.of(results)
+    store = ReadOnce(results)
     model = gather(plan, store, mixed=mixed)
     found = browsers(plan, store, model, examples)
     text = (
@@ -295,7 +296,12 @@ def _pairs(browser: Browser) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Replace NaN by None, because JSON has no NaN. The row's flags say why."""
+    """Replace NaN by None, because JSON has no NaN. The row's flags say why.
+
+    A state becomes its text.
+    """
+    if isinstance(value, State):
+        return str(value)
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from PIL import Image
 
 from vlpeft.benchmark.cells.cell import Planned
+from vlpeft.benchmark.cells.results import Results
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.datasets.base import DataFormat, Example
-from vlpeft.results.report.data import ReadOnce
 
 LOSSLESS = 8000  # bytes; a larger PNG is a photograph, which loses nothing visible as JPEG
 THUMBNAIL = 192  # pixels of the longer side
@@ -40,9 +40,7 @@ class OpenedExamples:
         return "; ".join(dict.fromkeys(reasons))
 
 
-def open_examples(
-    cell: Planned, part: int, store: ReadOnce, names: Sequence[str]
-) -> OpenedExamples:
+def open_examples(cell: Planned, part: int, store: Results, names: Sequence[str]) -> OpenedExamples:
     """Read the examples `names` of one task of a cell, with their pictures."""
     where = cell.cell.parts[part]
     recorded = store.record(cell.id).provenance.get("data")

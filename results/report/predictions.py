@@ -11,8 +11,8 @@ import numpy as np
 
 from vlpeft.benchmark.cells.cell import Planned
 from vlpeft.benchmark.cells.records import sha256
+from vlpeft.benchmark.cells.results import Results
 from vlpeft.benchmark.core.errors import UserError
-from vlpeft.results.report.data import ReadOnce
 
 # How many predictions of a cell are read, so that time stays bounded. The page says so.
 LINES = 20_000
@@ -34,7 +34,7 @@ class Prediction:
 
 
 def read_predictions(
-    store: ReadOnce, cell: Planned, part: int, metric: str
+    store: Results, cell: Planned, part: int, metric: str
 ) -> dict[str, Prediction]:
     """Read the first LINES predictions of one task of a cell, by example id.
 

@@ -11,15 +11,16 @@ from functools import cached_property
 
 import numpy as np
 
-from vlpeft.benchmark.cells.records import Store
+from vlpeft.benchmark.cells.results import Results
 from vlpeft.benchmark.cells.scores import DECIMALS, ImageScores
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.results.compatible import JOINT
 from vlpeft.results.leaderboard import Leaderboard
+from vlpeft.results.states import State, parse_states
 from vlpeft.results.statistics.paired import Difference, Floats, differences, ranks
 
 ColumnPlace = tuple[str, str, str, str]  # backbone, task, dataset, metric
-MISSING = "a value is missing"
+NO_VALUE = "a value is missing"
 TOLERANCE = 10.0**-DECIMALS
 
 
@@ -114,7 +115,7 @@ class Significance:
 UNTESTED = Significance({}, {})
 
 
-def significance(board: Leaderboard, store: Store) -> Significance:
+def significance(board: Leaderboard, store: Results) -> Significance:
     """Test every column (backbone, task, dataset, metric) that has two methods or more.
 
     Raises UserError for scores by image that are damaged or of another run.
@@ -137,7 +138,7 @@ class _Cell:
     seed: int
     id: str
     value: float
-    state: str
+    state: State
 
 
 def _places(board: Leaderboard) -> Iterator[tuple[ColumnPlace, list[_Cell]]]:
@@ -145,19 +146,21 @@ def _places(board: Leaderboard) -> Iterator[tuple[ColumnPlace, list[_Cell]]]:
 
     Breakdowns by question type are left out.
     """
-    names = ["backbone", "task", "dataset", "metric", "method", "seed", "id", "value", "state"]
+    names = ["backbone", "task", "dataset", "metric", "method", "seed", "id", "value"]
     values = [board.frame[name].tolist() for name in names]
+    values.append(parse_states(board.frame["state"]))
     found: dict[ColumnPlace, list[_Cell]] = {}
     for backbone, task, dataset, metric, *cell in zip(*values, strict=True):
-        if "/" not in metric and not cell[-1].startswith("skipped"):
-            found.setdefault((backbone, task, dataset, metric), []).append(_Cell(*cell))
+        made = _Cell(*cell)
+        if "/" not in metric and not made.state.is_skipped:
+            found.setdefault((backbone, task, dataset, metric), []).append(made)
     yield from found.items()
 
 
 class _Reader:
     """Reads each cell's scores once."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Results) -> None:
         self.store = store
         self.read: dict[str, dict[str, ImageScores]] = {}
 
@@ -173,8 +176,8 @@ def _column(place: ColumnPlace, cells: Sequence[_Cell], reader: _Reader) -> Test
     methods = tuple(dict.fromkeys(cell.method for cell in cells))
     if len(methods) < 2:
         return ""
-    if any(cell.state != "done" for cell in cells):
-        return MISSING
+    if any(not cell.state.is_done for cell in cells):
+        return NO_VALUE
     parts: list[ImageScores] = []
     for cell in cells:
         part = reader.scores(cell.id, _task(place))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
-from vlpeft.results.statistics.significance import MISSING, Significance
+from vlpeft.results.states import State
+from vlpeft.results.statistics.significance import NO_VALUE, Significance
 from vlpeft.results.summaries import SummaryEntry
 
 
@@ -71,7 +72,7 @@ def untested_sentences(tests: Significance) -> Iterator[str]:
     """Yield which columns have nothing bold because no test was possible."""
     places: dict[str, list[str]] = {}
     for (backbone, task, dataset, metric), reason in tests.reasons.items():
-        if reason != MISSING:  # the table shows missing values
+        if reason != NO_VALUE:  # the table shows missing values
             places.setdefault(reason, []).append(f"{metric} of {task}/{dataset} on {backbone}")
     for reason, listed in places.items():
         yield f"Differences not tested ({reason}): {', '.join(listed)}."
@@ -79,11 +80,11 @@ def untested_sentences(tests: Significance) -> Iterator[str]:
 
 def ruled_out_sentences(entries: Iterable[SummaryEntry]) -> Iterator[str]:
     """Yield a line for each (backbone, task) whose cells are all skipped for one reason."""
-    states: dict[tuple[str, str], set[str]] = {}
+    states: dict[tuple[str, str], set[State]] = {}
     for entry in entries:
         place = entry.backbone, f"{entry.task}/{entry.dataset}"
         states.setdefault(place, set()).add(entry.state)
     for (_, task), found in states.items():
-        state = min(found)
-        if len(found) == 1 and state.startswith("skipped: "):
-            yield f"{task} is skipped: {state.partition(': ')[2]}."
+        state, *others = found
+        if state.is_skipped and not others:
+            yield f"{task} is skipped: {state.reason}."

@@ -12,13 +12,19 @@ from itertools import product
 
 from vlpeft.benchmark.core.errors import UserError, did_you_mean
 from vlpeft.results.leaderboard import Leaderboard
-from vlpeft.results.summaries import merge_states, suspicions
+from vlpeft.results.states import MISSING, Kind, State, merge_states
+from vlpeft.results.summaries import suspicions
 from vlpeft.results.tables.blocks import Block, Footnotes, Table, Text, one_line, text_row
 from vlpeft.results.tables.captions import percent, plus_minus
 
 SIDES = ("method", "backbone", "task", "dataset", "scale")
 NAMED = 3  # how many missing places a footnote names
-STATE_TEXTS = {"missing": "missing", "failed": "failed", "absent": "absent", "skipped": "–"}
+STATE_TEXTS: dict[Kind, str] = {
+    "missing": "missing",
+    "failed": "failed",
+    "absent": "absent",
+    "skipped": "–",
+}
 Key = tuple[str, ...]
 Wanted = dict[Key, None]  # places that are averaged over, in order
 
@@ -27,7 +33,7 @@ Wanted = dict[Key, None]  # places that are averaged over, in order
 class _Entry:
     """States and values of the cells of one entry, by (place averaged over, seed)."""
 
-    states: dict[tuple[Key, int], str] = field(default_factory=dict)
+    states: dict[tuple[Key, int], State] = field(default_factory=dict)
     values: dict[tuple[Key, int], float] = field(default_factory=dict)
 
 
@@ -46,7 +52,7 @@ class Average:
     std: float | None
     n: int
     over: int
-    state: str
+    state: State
     flags: tuple[str, ...] = ()
 
 
@@ -80,7 +86,7 @@ def pivot_table(board: Leaderboard, rows: Key, columns: Key) -> Table:
             average = _average(entries.get((row, column), _Entry()), places, hidden)
             line.append(_text(average, footnotes))
             names = dict(zip((*rows, *columns, "metric"), (*row, *column), strict=True))
-            data.append({**names, **vars(average)})
+            data.append({**names, **vars(average), "state": str(average.state)})
         lines.append(tuple(line))
     align = "l" * len(rows) + "r" * len(wanted)
     block = Block("", align, _header(rows, columns, list(wanted)), tuple(lines))
@@ -114,7 +120,7 @@ def _entries(
         column = tuple(cell[name] for name in (*columns, "metric"))
         entry = found.setdefault((row, column), _Entry())
         place = tuple(cell[name] for name in hidden), cell["seed"]
-        entry.states[place] = cell["state"]
+        entry.states[place] = State.parse(cell["state"])
         entry.values[place] = cell["value"]
     return found
 
@@ -136,7 +142,7 @@ def _allowed(entry: _Entry) -> Wanted:
     """Return the places that the grid does not rule out, in order."""
     allowed: Wanted = {}
     for (place, _), state in entry.states.items():
-        if not state.startswith("skipped"):
+        if not state.is_skipped:
             allowed[place] = None
     return allowed
 
@@ -150,14 +156,14 @@ def _average(entry: _Entry, wanted: Wanted, hidden: Key) -> Average:
     allowed = _allowed(entry)
     lacking = [_where(hidden, place) for place in wanted if place not in allowed]
     if lacking:
-        reason = f"skipped: not with {_listed(lacking)}"
-        return Average(None, None, 0, len(wanted), reason)
+        state = State("skipped", f"not with {_listed(lacking)}")
+        return Average(None, None, 0, len(wanted), state)
     seeds = list(dict.fromkeys(seed for _, seed in entry.states))
     cells = product(wanted, seeds)
-    state = merge_states([entry.states.get(cell, "missing") for cell in cells])
+    state = merge_states([entry.states.get(cell, MISSING) for cell in cells])
     done = [seed for seed in seeds if _is_done(entry, wanted, seed)]
     means = [statistics.fmean(entry.values[place, seed] for place in wanted) for seed in done]
-    if state != "done":
+    if not state.is_done:
         return Average(None, None, len(means), len(wanted), state)
     std = statistics.stdev(means) if len(means) > 1 else None
     flags = tuple(_flags(entry, hidden))
@@ -166,12 +172,12 @@ def _average(entry: _Entry, wanted: Wanted, hidden: Key) -> Average:
 
 def _is_done(entry: _Entry, wanted: Wanted, seed: int) -> bool:
     """Return whether a seed has a value in all places."""
-    return all(entry.states.get((place, seed)) == "done" for place in wanted)
+    return all(entry.states.get((place, seed), MISSING).is_done for place in wanted)
 
 
 def _flags(entry: _Entry, hidden: Key) -> Iterator[str]:
     for (place, seed), value in entry.values.items():
-        if entry.states[place, seed] == "done":
+        if entry.states[place, seed].is_done:
             for flag in suspicions(seed, value):
                 yield f"{_where(hidden, place)}: {flag}"
 
@@ -196,9 +202,9 @@ def _where(hidden: Key, place: Key) -> str:
 def _text(average: Average, footnotes: Footnotes) -> Text:
     """Return the cell of an entry: its mean, or why there is none."""
     if average.mean is None:
-        kind, _, reason = average.state.partition(": ")
+        reason = average.state.reason
         marks = _marks([reason] if reason else [], footnotes)
-        return Text(STATE_TEXTS[kind], marks, "dim")
+        return Text(STATE_TEXTS[average.state.kind], marks, "dim")
     marks = _marks(average.flags, footnotes)
     text = f"{average.mean:.1f}{plus_minus(average.std)} (n={average.n})"
     return Text(text, marks, "bold red" if marks else "")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from vlpeft.results.leaderboard import Leaderboard
+from vlpeft.results.states import Kind
 from vlpeft.results.statistics.significance import UNTESTED, ColumnPlace, Significance
 from vlpeft.results.summaries import SummaryEntry, costs, scores
 from vlpeft.results.tables.blocks import Block, Footnotes, Table, Text, one_line
@@ -37,7 +38,7 @@ COSTS = {  # the title of a column, and the divisor of its values
     "peak_memory_mb": ("peak MB", 1.0),
     "delta_bytes": ("saved kB", 1e3),
 }
-STATE_STYLES = {"missing": "yellow", "failed": "bold red"}
+STATE_STYLES: dict[Kind, str] = {"missing": "yellow", "failed": "bold red"}
 
 
 def score_table(
@@ -54,7 +55,7 @@ def score_table(
     The same records give the same table.
     """
     entries = scores(board, details=details)
-    seeds = {entry.planned for entry in entries if not entry.state.startswith("skipped")}
+    seeds = {entry.planned for entry in entries if not entry.state.is_skipped}
 
     def show(entry: SummaryEntry) -> str:
         text = mean_text(entry, digits)
@@ -121,10 +122,10 @@ def _table(
     blocks = tuple(_block(backbone, own, text) for (backbone, *_), own in grouped.items())
     lines = [*map(one_line, caption)]
     lines += dict.fromkeys(map(one_line, ruled_out_sentences(entries)))
-    if any(entry.state == "missing" for entry in entries):
+    if any(entry.state.kind == "missing" for entry in entries):
         lines.append(PARTIAL)
     notes = tuple(filter(None, map(one_line, board.notes.splitlines())))
-    data = tuple(dict(vars(entry)) for entry in entries)
+    data = tuple({**vars(entry), "state": str(entry.state)} for entry in entries)
     return Table(
         one_line(board.title) + suffix,
         tuple(lines),
@@ -165,14 +166,14 @@ def _columns(entries: Sequence[SummaryEntry]) -> list[tuple[str, str, str]]:
     every = dict.fromkeys((entry.task, entry.dataset, entry.metric) for entry in entries)
     ran = set()
     for entry in entries:
-        if not entry.state.startswith("skipped"):
+        if not entry.state.is_skipped:
             ran.add((entry.task, entry.dataset, entry.metric))
     return [column for column in every if column in ran] or list(every)
 
 
 def _parameters(entries: Sequence[SummaryEntry]) -> tuple[Text, Text]:
     """Return the trainable parameters of a method, as a count and in percent."""
-    if all(entry.state.startswith("skipped") for entry in entries):
+    if all(entry.state.is_skipped for entry in entries):
         return Text("–", style="dim"), Text("–", style="dim")
     known = set()
     for entry in entries:
@@ -185,14 +186,14 @@ def _parameters(entries: Sequence[SummaryEntry]) -> tuple[Text, Text]:
 
 def _text(entry: SummaryEntry, show: Callable[[SummaryEntry], str], footnotes: Footnotes) -> Text:
     """Return the cell of an entry: its value, or why there is none."""
-    kind, _, reason = entry.state.partition(": ")
+    kind = entry.state.kind
     notes = list(entry.flags)
-    if reason:
-        notes.insert(0, reason)
+    if entry.state.reason:
+        notes.insert(0, entry.state.reason)
     marks = tuple(map(footnotes.mark, notes))
-    if kind == "done":
+    if entry.state.is_done:
         return Text(show(entry), marks, "bold red" if entry.flags else "")
-    texts = {
+    texts: dict[Kind, str] = {
         "missing": f"{entry.n}/{entry.planned} seeds",
         "failed": "failed",
         "absent": "absent",

@@ -329,7 +329,7 @@ def test_no_verdict_on_a_number_without_every_seed(sweep):
 
 
 def test_no_front_is_drawn_if_a_method_has_no_dot(sweep):
-    model = gather(sweep.plan, ReadOnce.of(sweep.store))
+    model = gather(sweep.plan, ReadOnce(sweep.store))
     figures = charts.pareto(model)
     for figure in figures:
         column = figure.backbone, figure.data.split("/", maxsplit=1)[0]
@@ -347,7 +347,7 @@ def test_no_front_is_drawn_if_a_method_has_no_dot(sweep):
 
 
 def test_curves_are_means_over_every_seed(sweep):
-    model = gather(sweep.plan, ReadOnce.of(sweep.store))
+    model = gather(sweep.plan, ReadOnce(sweep.store))
     wanted = {(c.backbone, c.task, c.row) for c in sweep.plan.runnable()}
     lost = {(c.backbone, c.task, c.row) for c in sweep.undone() if sweep.state != "absent"}
     task = {f"{name}/{dataset}": name for name, (dataset, _) in TASKS.items()}

@@ -319,7 +319,7 @@ def test_each_record_is_read_once(made, monkeypatch):
         return read_record(path)
 
     monkeypatch.setattr("vlpeft.benchmark.cells.records.read_record", counting)
-    store = ReadOnce.of(Store(made[0]))
+    store = ReadOnce(Store(made[0]))
     browsers(made[1], store, gather(made[1], store), 8)
     assert set(read.values()) == {1}
     assert len(read) == 12
@@ -337,14 +337,14 @@ def test_curves_are_means_at_common_steps_thinned_with_both_ends():
 
 
 def test_a_page_does_not_grow_with_the_length_of_curves(made):
-    model = gather(made[1], ReadOnce.of(Store(made[0])))
+    model = gather(made[1], ReadOnce(Store(made[0])))
     assert {len(way.points) for curves in model.curves for way in curves.lines.values()} == {
         data.POINTS
     }
 
 
 def test_sites_are_in_the_order_of_the_model(made):
-    model = gather(made[1], ReadOnce.of(Store(made[0])))
+    model = gather(made[1], ReadOnce(Store(made[0])))
     assert [(each.backbone, each.quantity) for each in model.followed] == [
         ("blip", "p"),
         ("blip", "mu"),
@@ -504,7 +504,7 @@ def test_points_are_inside_their_chart():
 
 
 def test_examples_are_those_with_most_disagreement_and_their_answers_are_grouped(made):
-    store = ReadOnce.of(Store(made[0]))
+    store = ReadOnce(Store(made[0]))
     (found,) = browsers(made[1], store, gather(made[1], store), 4)
     assert len(found.shown) == 4
     assert found.n == len(predictions(made[1].cells[0]))
@@ -527,7 +527,7 @@ def test_examples_are_those_with_most_disagreement_and_their_answers_are_grouped
 
 
 def test_better_answers_are_counted_over_all_examples(made):
-    store = ReadOnce.of(Store(made[0]))
+    store = ReadOnce(Store(made[0]))
     (found,) = browsers(made[1], store, gather(made[1], store), 1)
     lora, best = 0, 3
     expected = sum(1 for i in range(found.n) if 0 < i % 5 <= 3)
@@ -544,14 +544,14 @@ def test_examples_that_only_one_backbone_has_are_not_compared(tmp_path):
         path = Store(tmp_path).folder(cell.id) / "predictions.jsonl"
         if cell.backbone == "gpt2" and path.exists():
             path.write_text("".join(path.read_text().splitlines(keepends=True)[:10]))
-    store = ReadOnce.of(Store(tmp_path))
+    store = ReadOnce(Store(tmp_path))
     (found,) = browsers(launched, store, gather(launched, store), 2)
     assert [found.equal[i][i] for i in range(len(found.series))] == [found.n] * 4 + [10] * 2
     assert found.better[3][4] + found.better[4][3] + found.equal[3][4] == 10
 
 
 def test_pictures_are_embedded_once_and_are_the_datasets(made):
-    store = ReadOnce.of(Store(made[0]))
+    store = ReadOnce(Store(made[0]))
     (found,) = browsers(made[1], store, gather(made[1], store), 8)
     assert set(found.images) == {image for shown in found.shown for image in shown.images}
     name, uri = next(iter(found.images.items()))
@@ -562,7 +562,7 @@ def test_pictures_are_embedded_once_and_are_the_datasets(made):
 
 def test_data_that_the_cells_did_not_see_is_not_shown(made, monkeypatch):
     monkeypatch.setattr(type(DATA.open()), "fingerprint", lambda _: "0" * 12)
-    store = ReadOnce.of(Store(made[0]))
+    store = ReadOnce(Store(made[0]))
     (found,) = browsers(made[1], store, gather(made[1], store), 2)
     assert found.images == {}
     assert {(shown.question, shown.missing) for shown in found.shown} == {
@@ -576,7 +576,7 @@ def test_missing_images_are_marked_in_place(made, monkeypatch):
         raise UserError(f"no file {image}.png")
 
     monkeypatch.setattr(type(DATA.open()), "image", gone)
-    store = ReadOnce.of(Store(made[0]))
+    store = ReadOnce(Store(made[0]))
     (found,) = browsers(made[1], store, gather(made[1], store), 2)
     assert all(
         shown.question and shown.missing.startswith("the image is not here: no file")
@@ -586,7 +586,7 @@ def test_missing_images_are_marked_in_place(made, monkeypatch):
 
 def test_of_many_methods_the_best_are_shown(made, monkeypatch):
     monkeypatch.setattr(examples, "METHODS", 2)
-    store = ReadOnce.of(Store(made[0]))
+    store = ReadOnce(Store(made[0]))
     (found,) = browsers(made[1], store, gather(made[1], store), 2)
     assert found.series == (
         ("blip", "bitfit"),
@@ -623,7 +623,7 @@ def test_answers_of_different_seeds_are_marked(tmp_path):
     launched = fill(tmp_path, plan())
     first = launched.cells[0]
     (Store(tmp_path).folder(first.id) / "record.json").unlink()
-    store = ReadOnce.of(Store(tmp_path))
+    store = ReadOnce(Store(tmp_path))
     (found,) = browsers(launched, store, gather(launched, store), 2)
     assert found.series[0] == (first.backbone, first.row)
     assert found.seeds == (1, 0, 0, 0, 0, 0)

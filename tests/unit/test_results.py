@@ -27,6 +27,7 @@ from vlpeft.benchmark.core.config import Protocol, dump
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.results import status as statuses
 from vlpeft.results.leaderboard import SCHEMA, leaderboard
+from vlpeft.results.states import MISSING, State
 from vlpeft.results.statistics.comparisons import significance_table
 from vlpeft.results.statistics.significance import significance
 from vlpeft.results.status import (
@@ -237,7 +238,7 @@ def test_mean_and_sample_deviation(values):
     with tempfile.TemporaryDirectory() as folder:
         entry = only(scores(leaderboard(*results(Path(folder), *cells))))
     assert entry.mean == pytest.approx(sum(values) / len(values))
-    assert (entry.n, entry.planned, entry.state, entry.flags) == (
+    assert (entry.n, entry.planned, str(entry.state), entry.flags) == (
         len(values),
         len(values),
         "done",
@@ -259,7 +260,7 @@ def test_a_missing_seed_blocks_the_mean(tmp_path):
             )
         )
     )
-    assert (entry.mean, entry.std, entry.n, entry.planned, entry.state) == (
+    assert (entry.mean, entry.std, entry.n, entry.planned, str(entry.state)) == (
         None,
         None,
         1,
@@ -276,7 +277,8 @@ def test_an_absent_metric_blocks_the_mean_and_says_why(tmp_path):
     )
     board = leaderboard(*results(tmp_path, *cells))
     cider, spice = scores(board)
-    assert (cider.mean, spice.mean, spice.state, spice.n) == (90.0, None, "absent: no Java", 1)
+    assert (cider.mean, spice.mean, spice.n) == (90.0, None, 1)
+    assert spice.state == State("absent", "no Java")
     text = render(score_table(board), "text")
     assert "absent [a]" in text
     assert "[a] no Java" in text
@@ -288,7 +290,7 @@ def test_a_metric_that_only_some_records_have_is_absent_in_the_others(tmp_path):
         (planned("bitfit"), {"vqa_accuracy": 1.0}),
     )
     states = {
-        (e.method, e.metric): e.state for e in scores(leaderboard(*results(tmp_path, *cells)))
+        (e.method, e.metric): str(e.state) for e in scores(leaderboard(*results(tmp_path, *cells)))
     }
     assert states["bitfit", "extra"] == "absent: the record does not report it"
 
@@ -299,8 +301,9 @@ def test_a_failed_cell_differs_from_one_that_never_ran(tmp_path):
     leave(store, cells[1], "failure.json", FAILURE)
     board = leaderboard(make_plan(*cells), store)
     lora, bitfit = scores(board)
-    assert (lora.state, lora.mean, lora.n) == ("failed: OutOfMemory: CUDA\nout of memory", None, 1)
-    assert (bitfit.state, bitfit.n) == ("missing", 0)
+    assert lora.state == State("failed", "OutOfMemory: CUDA\nout of memory")
+    assert (lora.mean, lora.n) == (None, 1)
+    assert (bitfit.state, bitfit.n) == (MISSING, 0)
     assert {e.state for e in costs(board) if e.method == "lora"} == {lora.state}
     text = render(score_table(board), "text")
     assert re.search(r"^lora .* failed \[a\]$", text, re.MULTILINE)
@@ -312,7 +315,7 @@ def test_a_record_outlives_an_old_failure(tmp_path):
     cell = planned()
     store = fill(tmp_path, [record(cell)])
     leave(store, cell, "failure.json", FAILURE)
-    assert only(scores(leaderboard(make_plan(cell), store))).state == "done"
+    assert only(scores(leaderboard(make_plan(cell), store))).state.is_done
 
 
 def test_skipped_cells_show_a_dash_with_the_reason(tmp_path):
@@ -323,7 +326,7 @@ def test_skipped_cells_show_a_dash_with_the_reason(tmp_path):
             (planned("prompt", skipped="no embeddings"), None),
         )
     )
-    assert scores(board)[1].state == "skipped: no embeddings"
+    assert scores(board)[1].state == State("skipped", "no embeddings")
     text = render(score_table(board), "text")
     assert "– [a]" in text
     assert "[a] no embeddings" in text
@@ -373,8 +376,8 @@ def test_costs_are_means_that_a_missing_cell_blocks(tmp_path):
         (e.method, e.metric): e for e in costs(leaderboard(make_plan(*cells), fill(tmp_path, done)))
     }
     assert found["lora", "train_seconds"].mean == 120.5
-    assert (found["bitfit", "step_ms"].state, found["bitfit", "step_ms"].n) == ("missing", 1)
-    assert found["lora", "peak_memory_mb"].state == "done"
+    assert (found["bitfit", "step_ms"].state, found["bitfit", "step_ms"].n) == (MISSING, 1)
+    assert found["lora", "peak_memory_mb"].state.is_done
 
 
 def test_a_cost_is_known_even_if_a_metric_is_absent(tmp_path):
@@ -398,7 +401,7 @@ def test_costs_that_no_record_has_are_no_column_and_others_are_in_readable_units
     )
     board = leaderboard(make_plan(*cells), fill(tmp_path / "both", [old, new]))
     found = {(e.method, e.metric): e for e in costs(board)}
-    assert found["lora", "gpu_hours"].state == "absent: not measured"
+    assert found["lora", "gpu_hours"].state == State("absent", "not measured")
     assert found["bitfit", "flops_per_step"].mean == 2.5e12
     lines = render(cost_table(board), "text").splitlines()
     header = next(line for line in lines if "GFLOP" in line)
@@ -420,7 +423,7 @@ def test_costs_that_no_record_has_are_no_column_and_others_are_in_readable_units
 def test_a_cost_that_was_not_measured_is_absent(tmp_path):
     cell = planned()
     board = leaderboard(make_plan(cell), fill(tmp_path, [replace(record(cell), cost={})]))
-    assert {e.state for e in costs(board)} == {"absent: not measured"}
+    assert {e.state for e in costs(board)} == {State("absent", "not measured")}
 
 
 # --- properties ---
@@ -457,7 +460,7 @@ def test_dropping_one_record_marks_its_entries_and_no_other(index):
         )
     for before, after in zip(complete, partial, strict=True):
         if (before.method, before.backbone, before.task) == (gone.row, gone.backbone, gone.task):
-            assert after == replace(before, mean=None, std=None, n=1, state="missing")
+            assert after == replace(before, mean=None, std=None, n=1, state=MISSING)
         else:
             assert after == before
 
