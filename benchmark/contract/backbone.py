@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from vlpeft.benchmark.contract.sites import ActiveTask, EncoderMask, Need, Site, VisualContext
-from vlpeft.benchmark.core.config import Config, Protocol
+from vlpeft.benchmark.core.config import Config
 from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.core.protocol import Protocol
 
 # The shipped towers of a few layers, which need no download.
 TINY = Path(__file__).resolve().parents[1] / "backbones" / "tiny"

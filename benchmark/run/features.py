@@ -18,8 +18,8 @@ from torch import Tensor
 
 from vlpeft.benchmark.backbones.vision import FeatureTower, transform
 from vlpeft.benchmark.contract.backbone import Backbone
-from vlpeft.benchmark.core.config import Protocol
 from vlpeft.benchmark.core.errors import DataError, UserError
+from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.datasets.base import DataFormat, Pixels
 from vlpeft.benchmark.run.augmentation import augment
 from vlpeft.benchmark.run.feature_cache import Compute, Kept, open_cache

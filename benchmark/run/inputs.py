@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from vlpeft.benchmark.cells.cell import Part
-from vlpeft.benchmark.core.config import Protocol, dump
+from vlpeft.benchmark.core.config import dump
+from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.datasets.base import DataFormat, Example
 from vlpeft.benchmark.tasks import TASKS
 from vlpeft.benchmark.tasks.base import Item, Task

@@ -18,8 +18,8 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from vlpeft.benchmark.contract.backbone import Backbone
 from vlpeft.benchmark.contract.method import TrackedModule
-from vlpeft.benchmark.core.config import Protocol
 from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.libraries.torch import clip_gradients
 from vlpeft.benchmark.run.distributed import ALONE, Ranks
 from vlpeft.benchmark.run.features import Visual

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from vlpeft.benchmark.core.config import Protocol
+from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.libraries.torch import make_adamw
 
 

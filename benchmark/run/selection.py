@@ -14,8 +14,8 @@ import torch
 
 from vlpeft.benchmark import metrics
 from vlpeft.benchmark.cells.records import Selected
-from vlpeft.benchmark.core.config import Protocol
 from vlpeft.benchmark.core.errors import UserError, did_you_mean
+from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.metrics import METRICS
 from vlpeft.benchmark.metrics.base import Prediction
 from vlpeft.benchmark.run.checkpoint import load_trained, trained_tensors

@@ -16,13 +16,13 @@ from vlpeft.benchmark.core.config import (
     NonNegative,
     Positive,
     PositiveFloat,
-    Protocol,
     dump,
     load_yaml,
     merge,
     parse,
 )
 from vlpeft.benchmark.core.errors import DataError, UserError, did_you_mean, error_context
+from vlpeft.benchmark.core.protocol import Protocol
 
 
 @dataclass(frozen=True)
