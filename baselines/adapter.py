@@ -58,8 +58,8 @@ class Adapter(Method):
     activation: Literal["relu", "gelu", "gelu_new"] = "gelu"
     # Without it, a new adapter wipes out the frozen sub-layer: its own output starts near zero.
     residual: bool = True
-    # GPT-2 in the routing release uses one adapter behind the attention and again behind the MLP.
     # True: one adapter per block, used behind all of its sub-layers.
+    # The routing release on GPT-2 uses it behind the attention and again behind the MLP.
     share_in_block: bool = False
     # VL-Adapter trains all LayerNorms, the routing release those of the sites.
     also_train: tuple[UnfreezeGroup, ...] = ()

@@ -55,8 +55,7 @@ class VLPET(Method):
     modules: Literal["vl_pet", "adapter", "compacter"] = "vl_pet"
     # 1 on BART-base, 0.3 on T5-base.
     scale: PositiveFloat = 1.0
-    # The decoder's LayerNorms stay frozen in the release.
-    # True: the encoder's LayerNorms train.
+    # True: the encoder's LayerNorms train. The decoder's stay frozen, as in the release.
     norms: bool = True
     # The small gate of the release averages over padding too, so a result depends on its batch.
     release_padding: bool = False
@@ -76,8 +75,8 @@ class VLPET(Method):
                 # The value projection only, with no gate and no scale.
                 value.replace(ParallelBottleneck(value.module, bottleneck))
             else:
-                # The authors say so in issue 4: only cross-attention keeps the module of the
-                # original method.
+                # Only cross-attention keeps the module of the original method, as the authors say
+                # in issue 4 of their repository.
                 adapter = self._adapter_method.bottleneck(site.width, backbone)
                 site.output.replace(nn.Sequential(site.output.module, adapter))
 

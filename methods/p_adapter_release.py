@@ -113,8 +113,7 @@ class ReleaseAdapter(nn.Module):
         first: that costs width x width x size once, in place of n x width x width per example.
         """
         weight, bias = linear(self.projection[0], x.dtype)
-        # The release applies Wo to the nodes with its bias, which attention adds only once per
-        # token.
+        # As in the release, nodes go through Wo together with its bias.
         down, low = linear(self.down, x.dtype)
         both = functional.linear(x, down @ weight, functional.linear(bias, down, low))
         return split_heads(both, heads)

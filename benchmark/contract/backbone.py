@@ -164,11 +164,7 @@ class Backbone(nn.Module, ABC):
             One text per example.
         """
 
-    def ranked(
-        self,
-        visual: Tensor,
-        prompts: Sequence[str],
-    ) -> list[list[tuple[str, float]]]:
+    def ranked(self, visual: Tensor, prompts: Sequence[str]) -> list[list[tuple[str, float]]]:
         """Return the listed answers that were compared for each prompt, with their scores.
 
         Args:

@@ -218,6 +218,7 @@ def _live(backbone: Backbone, load: Load) -> Visual:
     """Return the tower's features of the pixels that `load` returns for each image."""
 
     def fetch(ids: Sequence[str], seeds: Sequence[str]) -> Tensor:
+        # Pillow decodes without Python's global lock, so threads are enough.
         with ThreadPoolExecutor(LOADERS) as pool:
             return torch.stack(list(pool.map(load, ids, seeds or [""] * len(ids))))
 

@@ -139,6 +139,7 @@ def _run_in_ranks(
     fresh = runtime.torch_device().type == "cuda"
     work = partial(_be_rank, root, cell_id, runtime)
     finished = run_ranks(work, runtime.ranks, fresh, report, asked)
+    # A stop is not a failure, so ranks return it as a value and do not send it as an error.
     if not finished:
         raise Stopped
 
