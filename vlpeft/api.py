@@ -220,7 +220,7 @@ def adapt(
     """
     name, settings = _split(backbone)
     config = parse(BACKBONES.load(name), settings, f"backbone {name}")
-    model: Backbone = config.build(tuple(answers), protocol or Protocol(lr=1e-3))
+    model: Backbone = config.build(tuple(answers), protocol or Protocol(lr=1e-3, steps=1))
     apply(_make_method(method), model)
     return model
 
