@@ -49,16 +49,22 @@ class Adapter(Method):
     down shared: `per_task: up`) and its multiple adapters.
     """
 
+    # 96 in VL-Adapter and p-Adapter. The routing release has 64 on RoBERTa and 128 on GPT-2.
     size: Positive = 16
     places: Annotated[tuple[SiteKind, ...], Field(min_length=1)] = ("self", "cross", "ffn")
     sides: Annotated[tuple[TowerSide, ...], Field(min_length=1)] = ("encoder", "decoder")
     form: Literal["sequential", "parallel"] = "sequential"
+    # The routing release has gelu on RoBERTa, and gelu_new on GPT-2. VL-Adapter has gelu_new.
     activation: Literal["relu", "gelu", "gelu_new"] = "gelu"
+    # Without it, a new adapter wipes out the frozen sub-layer: its own output starts near zero.
     residual: bool = True
     # True: one adapter per block, used behind all of its sub-layers.
+    # The routing release on GPT-2 uses it behind the attention and again behind the MLP.
     share_in_block: bool = False
     # VL-Adapter trains all LayerNorms, the routing release those of the sites.
     also_train: tuple[UnfreezeGroup, ...] = ()
+    # CLIP-BART trains 4.18 % with one adapter for all tasks. Half-shared ones are 8.36 %, separate
+    # ones 12.22 %.
     per_task: Literal["nothing", "down", "up", "all"] = added_field("nothing")
 
     def inject(self, backbone: Backbone) -> None:
@@ -68,6 +74,8 @@ class Adapter(Method):
                 "residual: false replaces the output of a sub-layer; "
                 "with `form: parallel` leave it true"
             )
+        # The 4.18 % of VL-Adapter include all LayerNorms. Without them, size and scores both
+        # change.
         unfreeze(extra_parameters(backbone, self.also_train))
         adapters: dict[str, Bottleneck] = {}
         for site in select_sites(backbone, self.places, self.sides):
@@ -135,6 +143,7 @@ class Adapter(Method):
 
     def _combine(self, site: Site, bottleneck: Bottleneck) -> nn.Module:
         """Return the module that replaces the output of a sub-layer."""
+        # Before dropout, residual and LayerNorm of the block, as in VL-Adapter.
         if self.form == "sequential":
             return nn.Sequential(site.output.module, bottleneck)
         return Parallel(site.output.module, bottleneck, input_reader(site))
@@ -160,6 +169,8 @@ class Bottleneck(nn.Module):
         super().__init__()
         # The up-projection does not start at zero, in neither release: a new adapter changes the
         # output a little.
+        # In VL-Adapter the init hook of Hugging Face draws both maps so, after the module's own
+        # start.
         self.down: nn.Module = init_normal(nn.Linear(width, size))
         self.up: nn.Module = init_normal(nn.Linear(size, width))
         self.activation = make_activation(activation)

@@ -18,6 +18,8 @@ class BitFit(Method):
 
     def inject(self, backbone: Backbone) -> None:
         """Unfreeze the biases."""
+        # BART-base has 125,952 biases. The visual embedding always trains, and makes it 1.21 % of
+        # CLIP-BART.
         unfreeze(extra_parameters(backbone, ("biases",)))
 
     def trainable(self, backbone: Backbone) -> int:

@@ -32,6 +32,8 @@ class Compacter(Adapter):
     sqrt 2, and biases at zero.
     """
 
+    # VL-Adapter switches the low rank and the shared A off, so its Compacter is not the published
+    # one.
     n: Positive = 2
     rank: Positive | None = None
     share_a: bool = False
@@ -70,6 +72,7 @@ class Compacter(Adapter):
             weights = inputs * outputs // self.n
         else:
             weights = self.rank * (inputs + outputs)
+        # An adapter of width 768 and size 96 has 74,608 parameters at n = 2 and full rank.
         total = weights + outputs
         if not self.share_a:
             total += self.n**3
@@ -88,6 +91,8 @@ class KroneckerLinear(nn.Module):
         super().__init__()
         _check_sizes(inputs, outputs, n, rank)
         self.n = n
+        # A raw parameter keeps this start. The init hook of Hugging Face reaches linear maps and
+        # embeddings only.
         self.a = nn.Parameter(torch.empty(n, n, n).normal_(std=0.01))
         sizes = [inputs // n, outputs // n]
         if rank is not None:

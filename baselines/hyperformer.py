@@ -46,6 +46,7 @@ class HyperFormer(Method):
     embedding: Positive = 512
     hidden: Positive = 128
     projected: Positive = 8
+    # VL-Adapter's 5.79 % include all LayerNorms: set `all_norms` to reproduce them.
     also_train: tuple[UnfreezeGroup, ...] = ()
 
     def inject(self, backbone: Backbone) -> None:
@@ -60,6 +61,8 @@ class HyperFormer(Method):
         generators: dict[tuple[TowerSide, SiteKind], nn.Linear] = {}
         for site in sites:
             check_rank(self.size, site.width, "size")
+            # VL-Adapter has one generator per stack and kind of block. Layers differ only through
+            # e.
             key = (site.side, site.kind)
             if key not in generators:
                 generators[key] = init_normal(
@@ -118,6 +121,7 @@ class TaskEmbedding(nn.Module):
             init_normal(first),
             nn.ReLU(),
             init_normal(second),
+            # The eps is that of VL-Adapter; torch's default is 1e-5.
             nn.LayerNorm(method.projected, eps=1e-6),
         )
 
@@ -148,6 +152,7 @@ class Generated(nn.Module):
         """Map (..., width) to (..., width)."""
         down, low, up, high = self.weights()
         y: Tensor = functional.linear(self.activation(functional.linear(h, down, low)), up, high)
+        # VL-Adapter switches the LayerNorms inside these adapters off.
         return h + y
 
     def weights(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:

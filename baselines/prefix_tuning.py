@@ -35,6 +35,8 @@ class PrefixTuning(Method):
     Everything starts from N(0, 0.02^2).
     """
 
+    # The p-Adapter paper gives no length. Its 0.71 % equal those of LoRA, which fits 16 in 24
+    # attentions.
     length: Positive = 16
     places: Annotated[tuple[AttentionKind, ...], Field(min_length=1)] = ("self", "cross")
     sides: Annotated[tuple[TowerSide, ...], Field(min_length=1)] = ("encoder", "decoder")

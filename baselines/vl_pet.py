@@ -46,14 +46,16 @@ class VLPET(Method):
     """
 
     gate: Literal["small", "middleX", "middleY", "large"] = "large"
+    # Parameter counts are the same in both, so they cannot show which one was run.
     variant: Literal["release", "paper"] = "release"
     # The size of the bottlenecks, and of the large gate's bottleneck.
     size: Positive = 16
     # Sub-layers of the encoder.
     places: Annotated[tuple[SiteKind, ...], Field(min_length=1)] = ("self", "cross", "ffn")
     modules: Literal["vl_pet", "adapter", "compacter"] = "vl_pet"
+    # 1 on BART-base, 0.3 on T5-base.
     scale: PositiveFloat = 1.0
-    # True: the encoder's LayerNorms train.
+    # True: the encoder's LayerNorms train. The decoder's stay frozen, as in the release.
     norms: bool = True
     # The small gate of the release averages over padding too, so a result depends on its batch.
     release_padding: bool = False
@@ -70,8 +72,11 @@ class VLPET(Method):
             if self.modules == "vl_pet":
                 value = site.projections["value"].slot
                 bottleneck = Bottleneck(site.width, self.size, "gelu_new", residual=False)
+                # The value projection only, with no gate and no scale.
                 value.replace(ParallelBottleneck(value.module, bottleneck))
             else:
+                # Only cross-attention keeps the module of the original method, as the authors say
+                # in issue 4 of their repository.
                 adapter = self._adapter_method.bottleneck(site.width, backbone)
                 site.output.replace(nn.Sequential(site.output.module, adapter))
 
@@ -167,9 +172,11 @@ class Gated(Parallel):
         h = self.base(h)
         # H1 = H + f(H): the bottleneck has its own residual.
         modified = self.bottleneck(h)
+        # Fig. 3 of the paper gates on X and H. The code gates on X and H1, after the bottleneck.
         if not self.gate_reads_h:
             h = modified
         y: Tensor = self.gate(self.take(), h) * modified
+        # The release runs no multiplication at scale 1 either.
         if self.scale == 1:
             return y
         return self.scale * y
@@ -195,6 +202,8 @@ class Gate(nn.Module):
             case "middleX":
                 self.score = init_normal(nn.Linear(width, 1))
             case "middleY":
+                # z starts near 0, so this gate starts near 1. The other gates start near 1/2: at
+                # first they halve the encoder's sub-layers.
                 self.z = nn.Parameter(torch.empty(width).normal_(std=0.02))
             case "large":
                 self.score = Bottleneck(width, method.size, "gelu_new", residual=False)
@@ -219,6 +228,7 @@ class Gate(nn.Module):
     def mean(self, g: Tensor) -> Tensor:
         """Average over tokens, (batch, tokens, 1) to (batch, 1, 1); padding does not count."""
         if self.mask is None:
+            # As in the release: the same example has another gate in a batch with longer texts.
             return g.mean(1, keepdim=True)
         real = self.mask.value.to(g.dtype).unsqueeze(-1)
         return (g * real).sum(1, keepdim=True) / real.sum(1, keepdim=True)

@@ -44,12 +44,15 @@ class Laplacian(nn.Module):
     def mu(self) -> Tensor:
         """Return mu, shape (1,)."""
         if self.raw_mu is None:
+            # The paper does not say that mu is learned.
             return torch.full_like(self.p, self.c)
         # c (2 + tanh s): it starts at 2c and stays between c and 3c.
         return self.c * torch.tanh(self.raw_mu) + 2 * self.c
 
     def forward(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Return p and the ratio 2 mu / p of equation (13), each of shape (1,)."""
+        # Paper and release have 2 mu / p here. The code of p-GNN has 4 mu / p for beta; do not mix
+        # the two.
         return self.p.to(dtype), (2 * self.mu() / self.p).to(dtype)
 
     def scalars(self) -> Mapping[str, float]:

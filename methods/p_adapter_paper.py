@@ -49,6 +49,7 @@ class PaperAdapter(Bottleneck):
         teleport: float,
         identity: float,
     ) -> None:
+        # The paper names ReLU only as an example of its nonlinearity.
         super().__init__(site.width, size, "relu", residual=gnn != "gcnii")
         self.laplacian = laplacian
         self.attention = attention
@@ -62,6 +63,7 @@ class PaperAdapter(Bottleneck):
 
     def forward(self, output: Tensor) -> Tensor:
         """Adapt the attention's output (batch, queries, width); the shape stays the same."""
+        # A small distance is raised to a negative power, so half precision is too coarse here.
         with torch.autocast(output.device.type, enabled=False):
             seen = as_float32(self.attention.take())
             heads = seen.probabilities.shape[1]
@@ -82,6 +84,7 @@ class PaperAdapter(Bottleneck):
         if self.laplacian is None:
             # One step of personalised PageRank: a node keeps a share of its own features.
             return (1 - self.teleport) * (m @ value) + self.teleport * query
+        # The paper does not say what a causal decoder should do; `row` needs no later query.
         if self.graph_degrees:
             # D_jj^(-1/2) enters (14) and (15) in the same way. A query's own degree is 1, as
             # softmax rows sum to 1.
@@ -101,4 +104,5 @@ def column_degrees(m: Tensor) -> Tensor:
     """
     real = (m.sum((1, 2), keepdim=True) > 0).mT
     degrees = (m * real).sum(-2)
+    # A node that no query reads has degree 0, and 1 / sqrt(0) is infinite.
     return torch.where(degrees > 0, degrees, 1.0)

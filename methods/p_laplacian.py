@@ -21,6 +21,8 @@ from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
 
 Backward = Callable[[Any, Tensor], tuple[Tensor | None, ...]]
+# The code of p-GNN sets edges of infinite weight to 0. The release adds a constant in place of
+# that.
 EPSILON = 1e-8  # the constant e of the release, inside the root and inside the norm
 
 
@@ -77,6 +79,7 @@ class _ReleaseStep(Function):
         ctx: Any, a: Tensor, rows: Tensor, nodes: Tensor, p: Tensor, ratio: Tensor, loops: bool
     ) -> Tensor:
         norm = _release_norm(a, *_centre(rows, nodes), nodes.shape[-1])[0]
+        # N is a squared norm, so the exponent p - 2 of (12) is halved.
         # In place: N is not needed again, since the backward recomputes it.
         factor = norm.pow_((p - 2) / 2)
         z, alpha = _aggregate(a * factor, rows, nodes, ratio, loops)
@@ -89,6 +92,7 @@ class _ReleaseStep(Function):
     @_without_autocast
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         a, rows, nodes, p, ratio, factor, alpha, z = ctx.saved_tensors
+        # One product is cheaper to repeat than to keep: it is as large as A.
         edges = a * factor
         d_edges, d_rows, d_nodes, d_ratio = _aggregate_backward(
             grad, edges, rows, nodes, ratio, ctx.loops, alpha, z
@@ -119,6 +123,8 @@ class _PaperStep(Function):
     def forward(
         ctx: Any, m: Tensor, query: Tensor, value: Tensor, gram: Tensor, p: Tensor, ratio: Tensor
     ) -> Tensor:
+        # M ||x - y||^2 is the squared norm of sqrt(M) (x - y). So no tensor of q k d numbers is
+        # built.
         energy = gram_distance(query, value, gram).mul_(m)
         positive = energy > 0
         powers = energy.masked_fill_(~positive, 1.0).pow_((p - 2) / 2)
@@ -237,5 +243,6 @@ def gram_distance(x: Tensor, y: Tensor, gram: Tensor) -> Tensor:
     """
     xg = x @ gram
     norms = (xg * x).sum(-1, keepdim=True) + ((y @ gram) * y).sum(-1).unsqueeze(-2)
+    # Numbers of similar size are subtracted here. Their rounding error is what the mask removes.
     squared = norms - 2 * xg @ y.mT
     return squared.masked_fill_(squared <= 32 * torch.finfo(squared.dtype).eps * norms, 0.0)

@@ -28,8 +28,10 @@ from vlpeft.benchmark.contract.sites import VisualContext
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.core.registry import register
 
+# In the paper's figure, mul is (1), add (2), project (3) and mul_expand (4).
 Function = Literal["add", "mul", "mul_expand", "project"]
 Variant = Literal["paper", "release"]
+# With merged weights the release skips routing without an error. Here merging is refused.
 NO_MATRIX = "a routed update depends on the image, so no one matrix can be merged into the weights"
 # text (batch, length, k) and vision (batch, tokens, k) to (batch, length, k)
 Route = Callable[[Tensor, Tensor], Tensor]
@@ -69,6 +71,7 @@ def project_release(text: Tensor, vision: Tensor) -> Tensor:
     The release reshapes where the equation transposes. The two are equal for one visual token only.
     """
     batch, tokens, k = vision.shape
+    # With several tokens the reshape mixes tokens and features, and no error shows it.
     return text @ vision.reshape(batch, k, tokens) @ vision
 
 
@@ -92,6 +95,7 @@ class RoutingLoRA(LoRA):
     between query and value. `variant: paper` routes each bottleneck on its own.
     """
 
+    # In the release, `project` runs when no flag is set; the flag in its README does not exist.
     function: Function = "add"
     variant: Variant = "paper"
 
@@ -132,6 +136,7 @@ class RoutedLoRALinear(LoRALinear):
         groups: int,
         context: VisualContext,
     ) -> None:
+        # B starts at zero, so a routed update starts at zero, as in plain LoRA.
         super().__init__(base, spans, rank, alpha, dropout)
         self.route = route
         self.groups = groups
@@ -141,8 +146,11 @@ class RoutedLoRALinear(LoRALinear):
         """Route A x_H, (batch, length, spans * rank); the shape stays the same."""
         # The shared down-projection A. Dropout is drawn again for x_R, as in the release.
         vision = self.down(self.context.value)
+        # One group is GPT-2 in the release. <x_t, x_v> and sum(x_t) then run over query and value
+        # together.
         if self.groups == 1:
             return self.route(low, vision)
+        # On RoBERTa the release computes query and value apart, as here.
         pairs = zip(low.chunk(self.groups, -1), vision.chunk(self.groups, -1), strict=True)
         return torch.cat([self.route(text, image) for text, image in pairs], -1)
 
@@ -188,6 +196,8 @@ class RoutedBottleneck(Bottleneck):
         route: Route,
         context: VisualContext,
     ) -> None:
+        # The up-projection does not start at zero, so routing changes the output from the first
+        # step.
         super().__init__(width, size, activation, residual)
         self.route = route
         self.context = context
@@ -222,6 +232,7 @@ def _check_pooled(vision: Tensor, function: str) -> Tensor:
 
 def _check_width(inputs: int, backbone: Backbone) -> None:
     """Refuse a width of text states for which the shared down-projection cannot read the image."""
+    # The release has no map between the widths either: 768 goes with 768, and 1024 with 1024.
     if inputs != backbone.context_width:
         raise UserError(
             f"routing: a target with {inputs} inputs cannot take visual vectors of width "

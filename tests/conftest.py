@@ -25,8 +25,9 @@ from vlpeft.benchmark.cells.cell import Cell, Choice
 from vlpeft.benchmark.contract import METHODS
 from vlpeft.benchmark.contract.backbone import Backbone, BackboneConfig
 from vlpeft.benchmark.contract.method import Method
-from vlpeft.benchmark.core.config import Protocol, dump, parse
+from vlpeft.benchmark.core.config import dump, parse
 from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.datasets import DatasetSpec
 from vlpeft.benchmark.datasets.base import Example
 from vlpeft.benchmark.plan.compatibility import reason_to_skip

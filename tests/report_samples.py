@@ -13,7 +13,8 @@ from typing import Any
 
 from vlpeft.benchmark.cells.cell import Cell, Choice, Plan, Planned
 from vlpeft.benchmark.cells.records import Record, Store, to_json, write_atomically
-from vlpeft.benchmark.core.config import Protocol, dump
+from vlpeft.benchmark.core.config import dump
+from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.datasets import DatasetSpec
 from vlpeft.benchmark.plan.sweep import plan_file
 

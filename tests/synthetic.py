@@ -8,7 +8,7 @@ from pathlib import Path
 from vlpeft.benchmark.cells.cell import Cell, Choice, Plan, Planned
 from vlpeft.benchmark.cells.records import Record, Store
 from vlpeft.benchmark.cells.scores import NAME, ImageScores, to_bytes
-from vlpeft.benchmark.core.config import Protocol
+from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.datasets import DatasetSpec
 
 SCORES = {

@@ -20,8 +20,9 @@ from vlpeft.benchmark.cells.results import Results
 from vlpeft.benchmark.contract import METHODS
 from vlpeft.benchmark.contract.backbone import Backbone
 from vlpeft.benchmark.contract.method import Method, apply
-from vlpeft.benchmark.core.config import JSON, Protocol, dump, parse
+from vlpeft.benchmark.core.config import JSON, dump, parse
 from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.export.folder import AdapterFolder
 
 BATCH = 32

@@ -40,7 +40,8 @@ from vlpeft.benchmark.contract.backbone import (
     single,
 )
 from vlpeft.benchmark.contract.sites import Need
-from vlpeft.benchmark.core.config import Fraction, Positive, Protocol
+from vlpeft.benchmark.core.config import Fraction, Positive
+from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.core.registry import register
 from vlpeft.benchmark.libraries.transformers import (
     call_model,

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from vlpeft.benchmark.backbones.language import IGNORED, pad_rows
 from vlpeft.benchmark.contract.backbone import Backbone
-from vlpeft.benchmark.core.config import Protocol
 from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.libraries.transformers import call_model, tokenize
 
 # The soft prompt's place among token ids.

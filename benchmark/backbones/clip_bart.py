@@ -42,8 +42,9 @@ from vlpeft.benchmark.contract.backbone import (
     WeightFiles,
 )
 from vlpeft.benchmark.contract.sites import Need
-from vlpeft.benchmark.core.config import NonNegative, Positive, Protocol
+from vlpeft.benchmark.core.config import NonNegative, Positive
 from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.core.registry import register
 from vlpeft.benchmark.libraries.transformers import (
     call_model,

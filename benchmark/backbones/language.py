@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import GenerationConfig
 
-from vlpeft.benchmark.core.config import Protocol
+from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.libraries.transformers import generation_settings
 
 # The label of a token that does not count; the default of torch's cross-entropy.

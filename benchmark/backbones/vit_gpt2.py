@@ -23,7 +23,7 @@ from vlpeft.benchmark.contract.backbone import (
     single,
 )
 from vlpeft.benchmark.contract.sites import Need, Projection, Site, Slot
-from vlpeft.benchmark.core.config import Protocol
+from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.core.registry import register
 from vlpeft.benchmark.libraries.transformers import call_model, decode_tokens, generate, tokenize
 

@@ -20,8 +20,8 @@ from vlpeft.benchmark.contract.attention import Attention
 from vlpeft.benchmark.contract.backbone import Backbone, BackboneConfig, WeightFiles, check_widths
 from vlpeft.benchmark.contract.parameters import init_normal
 from vlpeft.benchmark.contract.sites import Need, Projection, Site, Slot
-from vlpeft.benchmark.core.config import Protocol
 from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.core.registry import register
 from vlpeft.benchmark.libraries.transformers import call_model, make_roberta_pooler, tokenize_padded
 

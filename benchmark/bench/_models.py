@@ -16,7 +16,8 @@ from vlpeft.benchmark.bench._sides import TimedStep
 from vlpeft.benchmark.contract import METHODS
 from vlpeft.benchmark.contract.backbone import Backbone
 from vlpeft.benchmark.contract.method import apply
-from vlpeft.benchmark.core.config import Protocol, parse
+from vlpeft.benchmark.core.config import parse
+from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.plan.measure import ANSWERS, QUESTION
 from vlpeft.benchmark.run.features import Visual
 from vlpeft.benchmark.run.fetch_ahead import pin

@@ -10,8 +10,9 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 
-from vlpeft.benchmark.core.config import JSON, Config, Protocol, dump, dump_identity
+from vlpeft.benchmark.core.config import JSON, Config, dump, dump_identity
 from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.datasets import DatasetSpec
 
 # Part of every id. Raise it when the same settings come to mean another computation, so that

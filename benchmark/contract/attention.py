@@ -67,6 +67,7 @@ class Attention:
         self.fixed_keys = fixed_keys
         # True while text is generated token by token; see `Backbone.generating`.
         self.generating = False
+        # Off by default: recording needs memory that grows with queries times keys.
         self.recording = False
         self._seen: Seen | None = None
 
@@ -140,6 +141,7 @@ class Attention:
         Returns:
             (batch, heads, queries, head width).
         """
+        # A prefix alone needs no probabilities, so it keeps the fused kernel.
         if not self.recording:
             return functional.scaled_dot_product_attention(
                 query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=False, scale=scaling
@@ -150,6 +152,7 @@ class Attention:
             scores = scores + mask
         probabilities = torch.softmax(scores, -1)
         self._seen = Seen(merge_heads(query), merge_heads(value), probabilities)
+        # `dropout` is 0 outside training, so the flag can stay on.
         return functional.dropout(probabilities, p=dropout, training=True) @ value
 
     def _install_hook(self) -> None:
@@ -209,6 +212,7 @@ def attend(
     """
     if others:
         refuse_attention_arguments(others)
+    # Once one module of a tower has a hook, all its modules come here.
     hook: Attention | None = getattr(module, "attention_hook", None)
     if hook is None:
         result = fused_attention(
@@ -281,6 +285,7 @@ def _prepend_prefix(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Put the keys and values of a prefix first; every query may see them (Li & Liang 2021)."""
     keys, values = prefix()
+    # The prefix joins after the projections, so no position shifts.
     key = torch.cat([keys.to(key.dtype).expand(key.shape[0], -1, -1, -1), key], 2)
     value = torch.cat([values.to(value.dtype).expand(value.shape[0], -1, -1, -1), value], 2)
     if mask is not None:

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from vlpeft.benchmark.contract.sites import ActiveTask, EncoderMask, Need, Site, VisualContext
-from vlpeft.benchmark.core.config import Config, Protocol
+from vlpeft.benchmark.core.config import Config
 from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.core.protocol import Protocol
 
 # The shipped towers of a few layers, which need no download.
 TINY = Path(__file__).resolve().parents[1] / "backbones" / "tiny"
@@ -163,11 +164,7 @@ class Backbone(nn.Module, ABC):
             One text per example.
         """
 
-    def ranked(
-        self,
-        visual: Tensor,
-        prompts: Sequence[str],
-    ) -> list[list[tuple[str, float]]]:
+    def ranked(self, visual: Tensor, prompts: Sequence[str]) -> list[list[tuple[str, float]]]:
         """Return the listed answers that were compared for each prompt, with their scores.
 
         Args:

@@ -46,6 +46,7 @@ class PerTask(nn.Module):
                 "per_task: this cell has one task; "
                 "give the sweep a `joint:` entry under `tasks`, or leave `per_task` out"
             )
+        # Copies are drawn one after the other, so they start from different weights.
         self.copies = nn.ModuleList(make() for _ in range(active.count))
         self.active = active
 
@@ -156,6 +157,7 @@ def apply(method: Method, backbone: Backbone) -> None:
     # First, so that the modules which the method adds train.
     backbone.requires_grad_(False)
     method.inject(backbone)
+    # Last, because a head has no pretrained weights: frozen, it would stay random.
     for parameter in backbone.head_parameters():
         parameter.requires_grad_(True)
 
@@ -194,6 +196,7 @@ def targets(
         The slot of a module, and the spans of its outputs. A fused module comes once and has
         several spans.
     """
+    # Read once, since the caller may pass an iterator.
     roles = tuple(roles)
     for site in sites:
         grouped: dict[int, list[Projection]] = {}
@@ -225,6 +228,7 @@ def select_sites(
     sides = tuple(sides)
     found = [site for site in backbone.sites if site.kind in places and site.side in sides]
     if not found:
+        # A dict keeps the order of the layers, which a set would lose.
         known = dict.fromkeys(f"{site.side} {site.kind}" for site in backbone.sites)
         raise UserError(
             f"places, sides: {backbone.name} has no {'/'.join(sides)} {'/'.join(places)}; "

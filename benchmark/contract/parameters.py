@@ -27,12 +27,16 @@ def extra_parameters(backbone: Backbone, groups: Iterable[UnfreezeGroup]) -> lis
     """
     groups = set(groups)
     found: list[nn.Parameter] = []
+    # The routing release trains the two LayerNorms of every layer.
     if "norms" in groups:
         found += _parameters_of(layer_norms(backbone, everywhere=False))
+    # VL-Adapter adds those of the embeddings: 13 in BART's encoder, 19 in its decoder.
     if "all_norms" in groups:
         found += _parameters_of(layer_norms(backbone, everywhere=True))
+    # VL-Adapter's LoRA and VL-PET's BitFit select by this part of the name.
     if "biases" in groups:
         found += [p for name, p in backbone.text.named_parameters() if name.endswith("bias")]
+    # The bias of a LayerNorm is in two groups. Counted twice, it would make the total wrong.
     return list({id(p): p for p in found}.values())
 
 

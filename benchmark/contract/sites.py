@@ -155,4 +155,5 @@ def count(parameters: Iterable[Tensor]) -> int:
     Returns:
         The number of scalars.
     """
+    # Tied weights, such as embedding and output layer, count once, as in published counts.
     return sum({id(p): p.numel() for p in parameters}.values())

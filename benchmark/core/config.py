@@ -7,12 +7,11 @@ in strict mode: `"8"` is not a number, and `1e-4` is one, as in YAML 1.2.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import field, fields
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar, cast
+from typing import Annotated, Any, ClassVar, TypeVar, cast
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from ruamel.yaml import YAML
@@ -48,110 +47,6 @@ def added_field(default: T) -> T:
     """
     made: T = field(default=default, metadata={ADDED: True})
     return made
-
-
-@dataclass(frozen=True)
-class Protocol(Config):
-    """A training recipe. Every field but `name` is part of a cell's identity.
-
-    The order of the fields is fixed. A new field must be `added_field(default)`, with a default
-    that keeps the behaviour of earlier versions; then all ids stay the same.
-    """
-
-    lr: PositiveFloat
-    name: str = "custom"  # shown to people only
-    # The length of training: exactly one of the two is set.
-    epochs: Positive | None = None
-    steps: Positive | None = None
-    batch_size: Positive = 64  # examples per optimizer step
-    # AdamW.
-    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
-    eps: PositiveFloat = 1e-8
-    weight_decay: NonNegativeFloat = 0.0
-    schedule: Literal["linear", "cosine", "constant"] = "linear"
-    # The warm-up as a share of all steps, or as a number of steps; at most one of the two is set.
-    warmup_fraction: Fraction = 0.0
-    warmup_steps: NonNegative = 0
-    clip_norm: PositiveFloat | None = None
-    precision: Literal["fp32", "bf16"] = "fp32"
-    images: Literal["real", "zeroed"] = "real"  # zeroed: every image is black (the blind row)
-    train_split: str = "train"
-    eval_split: str = "test"
-    # Use only the first examples of the split.
-    train_limit: Positive | None = None
-    eval_limit: Positive | None = None
-    # The parameters that weight decay acts on.
-    decays: Literal["matrices", "not_biases", "all"] = "matrices"
-    # blip: lower case, without most punctuation, at most 20 words (30 in captions).
-    # sentence: lower case, without the final full stop.
-    clean_text: Literal["none", "blip", "sentence"] = "none"
-    # What the model reads. {text} is the question or the hypothesis, and empty for captioning.
-    prompt: str = "{text}"
-    max_input_tokens: Positive = 20
-    max_output_tokens: Positive = 20  # of training targets
-    # The length of the closed answer list, which holds the most frequent training answers.
-    max_answers: Positive = 3129
-    # The score of a training answer: the score of the metric, or its share of the ten answers.
-    answer_weights: Literal["official", "frequency"] = "official"
-    # For a question with several answers: train on all, or draw one per step by its weight.
-    train_answers: Literal["all", "sampled"] = "all"
-    label_smoothing: Fraction = 0.0
-    # What the loss is averaged over; benchmark/backbones/language.py has the equations.
-    loss_mean: Literal["tokens", "sequences", "questions"] = "tokens"
-    # rank: choose from the answer list by likelihood. generate: write free text.
-    answering: Literal["rank", "generate"] = "rank"
-    rank_candidates: Positive = 32  # answers that pass the first stage of ranking
-    beams: Positive = 1
-    max_generated_tokens: Positive | None = None  # None: max_output_tokens
-    min_generated_tokens: NonNegative = 0
-    no_repeat_ngram: NonNegative = 0
-    length_penalty: Finite = 1.0
-    early_stopping: bool = False
-    metrics: Annotated[tuple[str, ...], Field(min_length=1)] | None = None  # None: all of the task
-    metric_tokenizer: Literal["ptb", "treebank"] = "ptb"
-    # The word that the model writes for each label of entailment or nlvr2. None: the label itself.
-    label_words: dict[str, str] | None = added_field(None)
-    # The augmentation of training images, see benchmark/run/augmentation.py.
-    augment: Literal["none", "blip"] = added_field("none")
-    # The weights to test: those of the last step, or those of the best epoch.
-    select: Literal["last", "best"] = added_field("last")
-    # The split that compares the epochs; `eval_limit` applies to it, too.
-    select_split: str = added_field("val")
-    # Compare epochs by the sum of these metric values, named as in records, without a tokenizer.
-    # None: the first value of the task's first metric.
-    select_metric: Annotated[tuple[str, ...], Field(min_length=1)] | None = added_field(None)
-    # Sort the items of this many batches by length, to pad less; each item still occurs once.
-    length_window: Positive = added_field(1)
-    # The number of augmented views per image, each computed once. None: a new view every time.
-    views: Positive | None = added_field(None)
-    # The number type in which the features of a frozen tower are stored.
-    cached_features: Literal["float32", "float16"] = added_field("float32")
-
-    def __post_init__(self) -> None:
-        """Refuse combinations of settings that contradict each other."""
-        if self.views is not None and self.augment == "none":
-            raise ValueError(
-                "views: without `augment`, an image has one view only; remove one of the two keys"
-            )
-        if (self.epochs is None) == (self.steps is None):
-            raise ValueError("set exactly one of epochs and steps")
-        if self.warmup_fraction and self.warmup_steps:
-            raise ValueError("set at most one of warmup_fraction and warmup_steps")
-        if self.select == "best" and self.epochs is None:
-            raise ValueError(
-                "`select: best` compares epochs: set `epochs` instead of `steps`, or `select: last`"
-            )
-        if unknown := set(re.findall(r"\{\w*\}", self.prompt)) - {"{text}"}:
-            raise ValueError(
-                f"prompt: unknown {min(unknown)};"
-                " {text} is the placeholder for the question or the hypothesis"
-            )
-
-    def total_steps(self, batches: int) -> int:
-        """Return the number of optimizer steps, given the number of batches in an epoch."""
-        if self.steps is not None:
-            return self.steps
-        return (self.epochs or 0) * batches
 
 
 def parse(cls: type[T], values: Mapping[str, JSON], where: str) -> T:

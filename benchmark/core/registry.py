@@ -186,11 +186,27 @@ def _bases(node: ast.ClassDef, tree: ast.Module) -> Iterator[RegistryEntry]:
                 yield entry
 
 
+def _bases_in_file(node: ast.ClassDef, tree: ast.Module) -> Iterator[ast.ClassDef]:
+    """Yield the base classes that this file defines; the last base first, as dataclasses do."""
+    classes = {item.name: item for item in tree.body if isinstance(item, ast.ClassDef)}
+    for base in reversed(node.bases):
+        if isinstance(base, ast.Name) and base.id in classes:
+            yield classes[base.id]
+
+
 def fields_of(
     node: ast.ClassDef, tree: ast.Module
 ) -> tuple[dict[str, str], dict[str, tuple[Any, ...]]]:
-    """Return the fields of a dataclass: defaults as written, and allowed values."""
-    settings, choices = {}, {}
+    """Return the fields of a dataclass: defaults as written, and allowed values.
+
+    Fields of base classes in the same file are included, in the order of `dataclasses.fields`.
+    """
+    settings: dict[str, str] = {}
+    choices: dict[str, tuple[Any, ...]] = {}
+    for base in _bases_in_file(node, tree):
+        inherited, inherited_choices = fields_of(base, tree)
+        settings |= inherited
+        choices |= inherited_choices
     for item in node.body:
         if not isinstance(item, ast.AnnAssign) or not isinstance(item.target, ast.Name):
             continue

@@ -25,16 +25,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from vlpeft.benchmark.core.config import (
-    JSON,
-    Config,
-    NonNegative,
-    Protocol,
-    dump_identity,
-    load_yaml,
-    parse,
-)
+from vlpeft.benchmark.core.config import JSON, Config, NonNegative, dump_identity, load_yaml, parse
 from vlpeft.benchmark.core.errors import UserError, did_you_mean
+from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.core.registry import Registry
 from vlpeft.benchmark.datasets.base import DataFormat
 from vlpeft.benchmark.datasets.sources import ByHand, Download

@@ -13,8 +13,9 @@ from vlpeft.benchmark.backbones import BACKBONES
 from vlpeft.benchmark.cells.cell import Cell, Part
 from vlpeft.benchmark.contract import METHODS
 from vlpeft.benchmark.contract.backbone import BackboneConfig
-from vlpeft.benchmark.core.config import Protocol, parse
+from vlpeft.benchmark.core.config import parse
 from vlpeft.benchmark.core.errors import UserError, did_you_mean
+from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.metrics import METRICS
 from vlpeft.benchmark.run.selection import selection_metrics
 from vlpeft.benchmark.tasks import TASKS

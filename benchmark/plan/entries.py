@@ -10,8 +10,9 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field
 
-from vlpeft.benchmark.core.config import JSON, Config, Protocol, parse
+from vlpeft.benchmark.core.config import JSON, Config, parse
 from vlpeft.benchmark.core.errors import UserError, error_context
+from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.datasets import DatasetSpec, load_spec
 from vlpeft.benchmark.plan.recipes import Layer
 

@@ -17,8 +17,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from vlpeft.benchmark.core.config import JSON, Config, Protocol, load_yaml, merge, parse
+from vlpeft.benchmark.core.config import JSON, Config, load_yaml, merge, parse
 from vlpeft.benchmark.core.errors import UserError, did_you_mean, error_context
+from vlpeft.benchmark.core.protocol import Protocol
 
 FOLDER = Path(__file__).resolve().parents[1] / "protocols"
 DEFAULT = "default of Protocol"  # the origin of what no layer sets

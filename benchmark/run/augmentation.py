@@ -44,8 +44,10 @@ def augment(pixels: Pixels, size: int, seed: str) -> Pixels:
     """
     draw = Random(seed)
     image = Image.fromarray(pixels)
+    # At least half of the area; torchvision's default allows 8 %.
     crop = image.crop(crop_box(*image.size, draw))
     view = crop.resize((size, size), resample=Image.Resampling.BICUBIC)
+    # BLIP flips for VQA and entailment as well, where left and right may matter.
     if draw.random() < 0.5:
         view = ImageOps.mirror(view)
     for operation in draw.choices(list(OPERATION.values()), k=OPERATIONS):

@@ -56,6 +56,7 @@ def load_trained(model: nn.Module, tensors: dict[str, Tensor]) -> None:
         differing = sorted(own.keys() ^ tensors.keys())[:3]
         raise KeyError(f"saved and built model train different tensors: {differing}")
     for name, tensor in tensors.items():
+        # In place, because the optimizer holds these very tensors.
         own[name].copy_(tensor)
 
 
@@ -66,6 +67,7 @@ def save_checkpoint(path: Path, state: TrainingState, origin: dict[str, str]) ->
         "trained": trained_tensors(state.backbone),
         "optimizer": state.optimizer.state_dict(),
         "schedule": state.schedule.state_dict(),
+        # Dropout masks come from these states.
         "cpu_rng": torch.get_rng_state(),
         "cuda_rng": [],
     }
@@ -105,6 +107,7 @@ def load_checkpoint(path: Path, state: TrainingState, origin: dict[str, str]) ->
     state.schedule.load_state_dict(saved["schedule"])
     for name in PLAIN:
         setattr(state, name, saved[name])
+    # Last, so that nothing above can draw from the restored states.
     torch.set_rng_state(saved["cpu_rng"])
     if saved["cuda_rng"]:
         torch.cuda.set_rng_state_all(saved["cuda_rng"])

@@ -46,6 +46,7 @@ def compile_layers(backbone: Backbone, backend: str = "inductor") -> None:
         torch.compile(torch.neg, backend=backend)(torch.ones(2, device=backbone.device))
     for tower in (backbone.text, backbone.vision):
         for layer in layers(tower):
+            # `fullgraph` turns a graph break into an error, and `dynamic` makes shapes symbolic.
             layer.compile(backend=backend, fullgraph=True, dynamic=True)
 
 

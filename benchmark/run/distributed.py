@@ -62,6 +62,7 @@ class Ranks:
         """
         if self.world > 1:
             digest = hashlib.sha256(f"{seed}/{step}/{self.rank}".encode()).digest()
+            # Ranks with equal masks would repeat one pattern for several parts of a batch.
             torch.manual_seed(int.from_bytes(digest[:8], "big"))
 
     def sum_gradients(
@@ -105,6 +106,7 @@ class Ranks:
             return make()
         found: list[T | None] = [None]
         if self.first:
+            # If this raises, benchmark/run/ranks.py ends the ranks that wait below.
             found = [make()]
         with _peer_errors():
             distributed.broadcast_object_list(found, src=0)
@@ -119,6 +121,7 @@ class Ranks:
         """
         if self.world == 1:
             return
+        # Gathering digests moves a few bytes in place of all weights.
         digests = self.gather(_digest(tensors.values()))
         if len(set(digests)) > 1:
             raise RuntimeError(

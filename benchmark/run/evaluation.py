@@ -76,6 +76,7 @@ def predict_split(
     device, precision = backbone.device, feed.protocol.precision
     begins = range(0, len(examples), batch)
     own = begins[ranks.rank :: ranks.world]
+    # Dropout is off from here on. Selection turns it on again before training continues.
     backbone.eval()
     backbone.follow(feed.protocol, inputs.answers, feed.task)
 

@@ -55,6 +55,7 @@ def open_cache(
     rows = {name: i for i, name in enumerate(names)}
 
     def read(wanted: Sequence[str]) -> Tensor:
+        # Only these rows are read: the cache may be larger than the memory.
         found = array[[rows[name] for name in wanted]]
         return torch.from_numpy(np.asarray(found, np.float32))
 
@@ -66,11 +67,13 @@ def _key(backbone: Backbone, stamps: Sequence[str], names: Sequence[str], kept: 
     tower = backbone.vision
     described = [
         list(stamps),
+        # CPUs and GPUs round differently.
         backbone.device.type,
         tower.size,
         tower.resample,
         tower.mean,
         tower.std,
+        # The architecture. The weights are hashed below.
         repr(tower),
         list(names),
     ]

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from vlpeft.benchmark.backbones.vision import FeatureTower, transform
 from vlpeft.benchmark.contract.backbone import Backbone
-from vlpeft.benchmark.core.config import Protocol
 from vlpeft.benchmark.core.errors import DataError, UserError
+from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.datasets.base import DataFormat, Pixels
 from vlpeft.benchmark.run.augmentation import augment
 from vlpeft.benchmark.run.feature_cache import Compute, Kept, open_cache
@@ -104,11 +104,14 @@ def visual_inputs(
     if data.has_features:
         return _dataset_features(backbone, data, zeroed)
     live = live_features(backbone, data, zeroed)
+    # These features change with every step, so no cache can hold them.
     if _trains(backbone):
         return live
     if zeroed:
+        # One row serves all examples, and no stamp: a black image does not depend on the data.
         read = open_cache(backbone, [], [BLACK], _compute(live), cache, kept)
         return Visual(lambda ids, _: read([BLACK] * len(ids)), _mover(backbone))
+    # Sorted, so that cells which read the same images share a cache.
     names = sorted(set(images))
     read = open_cache(backbone, _stamps(data, names), names, _compute(live), cache, kept)
     return Visual(lambda ids, _: read(ids), _mover(backbone))
@@ -207,6 +210,7 @@ def cached_views(
 
 def _choose_view(seed: str, count: int) -> int:
     """Return a number below `count` that depends on the seed alone."""
+    # Python's own `hash` differs between processes, and a resumed run would see other views.
     return int.from_bytes(hashlib.sha256(seed.encode()).digest()[:8], "big") % count
 
 
@@ -214,6 +218,7 @@ def _live(backbone: Backbone, load: Load) -> Visual:
     """Return the tower's features of the pixels that `load` returns for each image."""
 
     def fetch(ids: Sequence[str], seeds: Sequence[str]) -> Tensor:
+        # Pillow decodes without Python's global lock, so threads are enough.
         with ThreadPoolExecutor(LOADERS) as pool:
             return torch.stack(list(pool.map(load, ids, seeds or [""] * len(ids))))
 

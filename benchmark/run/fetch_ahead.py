@@ -68,6 +68,7 @@ def _fetch_each(group: G, jobs: Sequence[J], fetch: Callable[[G, J], T]) -> Iter
 def _in_thread(
     groups: Iterable[tuple[G, Sequence[J]]], fetch: Callable[[G, J], T], depth: int
 ) -> Generator[tuple[G, Sequence[J], Iterator[T]], None, None]:
+    # One thread keeps the order of the jobs. `fetch` may use more threads for one job.
     pool = ThreadPoolExecutor(1, "fetch")
     # Groups whose first job was submitted, or that are empty, and that were not yielded yet.
     opened: deque[tuple[G, Sequence[J], deque[Future[T]]]] = deque()

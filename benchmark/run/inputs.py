@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from vlpeft.benchmark.cells.cell import Part
-from vlpeft.benchmark.core.config import Protocol, dump
+from vlpeft.benchmark.core.config import dump
+from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.datasets.base import DataFormat, Example
 from vlpeft.benchmark.tasks import TASKS
 from vlpeft.benchmark.tasks.base import Item, Task
@@ -67,6 +68,7 @@ def splits(
     They are the first `train_limit` examples of the training split, and the first `eval_limit` of
     the two others. The selection examples are empty without `select: best`.
     """
+    # Part of the key below, so a file that was edited is read again.
     content = data.fingerprint()
 
     def read(split: str, limit: int | None) -> Sequence[Example]:
@@ -74,6 +76,7 @@ def splits(
 
     training = read(protocol.train_split, protocol.train_limit)
     test = read(protocol.eval_split, protocol.eval_limit)
+    # A dataset without the selection split can still run with `select: last`.
     if protocol.select != "best":
         return training, test, ()
     return training, test, read(protocol.select_split, protocol.eval_limit)

@@ -18,8 +18,8 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from vlpeft.benchmark.contract.backbone import Backbone
 from vlpeft.benchmark.contract.method import TrackedModule
-from vlpeft.benchmark.core.config import Protocol
 from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.libraries.torch import clip_gradients
 from vlpeft.benchmark.run.distributed import ALONE, Ranks
 from vlpeft.benchmark.run.features import Visual
@@ -227,6 +227,7 @@ def _order_items(feed: Feed, seed: int, epoch: int) -> list[int]:
     a batch has little padding. Then the batches of each window are shuffled.
     """
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    # In the VL-Adapter release the order of items ignores the seed. Here seeds also differ in it.
     order: list[int] = torch.randperm(len(feed.items), generator=generator).tolist()
     size, window = feed.protocol.batch_size, feed.protocol.length_window
     if window == 1:
@@ -272,6 +273,7 @@ def _step(
     ranks: Ranks,
 ) -> float:
     """Make one optimizer step and return the mean loss of the whole batch."""
+    # AdamW skips a gradient of None. With zeros, weight decay would still act.
     state.optimizer.zero_grad(set_to_none=True)
     total, terms = 0.0, 0
     for piece, images in pieces:
@@ -279,6 +281,7 @@ def _step(
         summed, n = compute_loss(state.backbone, feed, piece, images)
         torch.autograd.backward(summed)
         total, terms = total + summed.item(), terms + n
+    # All ranks must list the same parameters, so those without a gradient stay in.
     every = [p for group in state.optimizer.param_groups for p in group["params"]]
     total, terms = ranks.sum_gradients(every, total, terms)
     _update(state, every, terms, clip_norm)
@@ -308,8 +311,10 @@ def _update(
         # Dividing here, and not in each piece, makes the result independent of the pieces' sizes.
         cast("Tensor", parameter.grad).div_(terms)
     if clip_norm is not None:
+        # After the division, because the limit is about the gradient of the mean loss.
         clip_gradients(parameters, clip_norm)
     state.optimizer.step()
+    # After every step and not every epoch, as in the releases.
     state.schedule.step()
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from vlpeft.benchmark.core.config import Protocol
+from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.libraries.torch import make_adamw
 
 
@@ -28,15 +28,20 @@ def build_optimizer(model: nn.Module, protocol: Protocol) -> AdamW:
     ]
     # An empty group would still be part of the optimizer's state, and so of every checkpoint.
     filled = [group for group in groups if group["params"]]
+    # Decoupled decay with bias correction, as Hugging Face's AdamW in the releases.
     return make_adamw(filled, lr=protocol.lr, betas=protocol.betas, eps=protocol.eps)
 
 
 def _decays(name: str, parameter: Tensor, which: str) -> bool:
     """Return whether weight decay acts on a parameter: `all`, `matrices`, or all but biases."""
+    # Biases, LayerNorms and scalars such as p then keep their size.
     if which == "matrices":
         return parameter.ndim > 1
+    # The p-Adapter release: its p and raw mu decay too.
     if which == "all":
         return True
+    # VL-Adapter also exempts `LayerNorm.weight`. No name in BART matches this, so those weights
+    # decay.
     return not name.endswith("bias")
 
 
@@ -54,6 +59,7 @@ def learning_rate_factor(protocol: Protocol, total: int) -> Callable[[int], floa
             return step / warmup
         # `max` avoids a division by zero where warm-up takes all steps.
         done = (step - warmup) / max(1, total - warmup)
+        # All three releases decay linearly to 0.
         if protocol.schedule == "linear":
             return max(0.0, 1 - done)
         if protocol.schedule == "cosine":

@@ -76,6 +76,7 @@ class Member:
         try:
             message: tuple[str, Any] = self.line.recv()
         except (EOFError, ConnectionError) as error:
+            # The exit code is known only after the process is joined.
             self.process.join(GRACE_SECONDS)
             ended = _describe_end(self.process.exitcode)
             raise RankFailed("killed", f"rank {self.rank} {ended}") from error
@@ -116,6 +117,7 @@ def run_ranks(
             return _watch(members, on_report, asked)
         finally:
             for member in members:
+                # SIGTERM is blocked in the ranks, so only a kill ends them.
                 member.process.kill()
             for member in members:
                 member.process.join()

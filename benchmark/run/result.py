@@ -171,6 +171,7 @@ def make_record(
     for i, result in enumerate(results):
         prefix = cell.metric_prefix(i)
         values |= {prefix + name: value for name, value in result.values.items()}
+    # Hashes show later whether one of these files was changed.
     names = (PREDICTIONS, scores.NAME, TRAINED)
     return Record(
         id=cell.id,

@@ -94,6 +94,7 @@ def run_cell(
     try:
         # The kernel frees this lock when its holder dies, so a lock is never stale.
         with FileLock(folder / "lock", timeout=LOCK_SECONDS):
+            # Asked under the lock: the last holder may have published the record meanwhile.
             if store.has_record(cell_id):
                 return "already done"
             if not begin():
@@ -126,6 +127,7 @@ def _run_held(
         raise
     finally:
         (folder / "progress.json").unlink(missing_ok=True)
+    # Only now, when the record exists: a kill before it must not lose the training.
     (folder / "checkpoint.pt").unlink(missing_ok=True)
 
 
@@ -137,6 +139,7 @@ def _run_in_ranks(
     fresh = runtime.torch_device().type == "cuda"
     work = partial(_be_rank, root, cell_id, runtime)
     finished = run_ranks(work, runtime.ranks, fresh, report, asked)
+    # A stop is not a failure, so ranks return it as a value and do not send it as an error.
     if not finished:
         raise Stopped
 
@@ -195,6 +198,7 @@ class _Attempt:
     def run(self) -> None:
         """Train, evaluate, and publish the record."""
         self.progress("load data", 0, 1)
+        # Before building: the head and the modules of the method are drawn from this seed.
         torch.manual_seed(self.cell.seed)
         inputs = [Inputs.open(part) for part in self.cell.parts]
         self.data = "+".join(each.data.fingerprint() for each in inputs)

@@ -14,8 +14,8 @@ import torch
 
 from vlpeft.benchmark import metrics
 from vlpeft.benchmark.cells.records import Selected
-from vlpeft.benchmark.core.config import Protocol
 from vlpeft.benchmark.core.errors import UserError, did_you_mean
+from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.metrics import METRICS
 from vlpeft.benchmark.metrics.base import Prediction
 from vlpeft.benchmark.run.checkpoint import load_trained, trained_tensors
@@ -98,6 +98,7 @@ class Selection:
         load_trained(state.backbone, state.best)
         protocol, scores = self.feed.protocol, tuple(state.selection)
         values = tuple(selection_metrics(self.inputs.task, protocol))
+        # `index` finds the first of equal scores, whose weights were kept.
         epoch = scores.index(max(scores)) + 1
         return Selected(epoch, protocol.select_split, values, scores)
 
@@ -105,6 +106,7 @@ class Selection:
         """Predict the selection split; afterwards the model is in training mode again."""
         backbone = state.backbone
         devices = [backbone.device] if backbone.device.type == "cuda" else []
+        # Draws in prediction must not move the stream that training continues with.
         with torch.random.fork_rng(devices):
             found = predictions(
                 backbone,
@@ -124,6 +126,7 @@ class Selection:
         chosen = selection_metrics(self.inputs.task, self.feed.protocol)
         names = tuple(dict.fromkeys(chosen.values()))  # each metric once
         report = metrics.score(names, found, tokenizer)
+        # For captions, the p-Adapter release adds CIDEr and BLEU-4, both as shares of 1.
         total = 0.0
         for value, metric in chosen.items():
             made = METRICS.load(metric)()

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
-from vlpeft.benchmark.core.config import Protocol
 from vlpeft.benchmark.core.errors import DataError, UserError, did_you_mean
+from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.datasets.base import Example
 from vlpeft.benchmark.tasks.base import Item, Task
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
-from vlpeft.benchmark.core.config import Protocol
+from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.core.registry import register
 from vlpeft.benchmark.datasets.base import Example
 from vlpeft.benchmark.metrics.vqa_accuracy import normalise, vqa_accuracy

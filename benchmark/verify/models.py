@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from vlpeft.benchmark.backbones import BACKBONES
 from vlpeft.benchmark.backbones.vision import transform
 from vlpeft.benchmark.cells.cell import Cell, Choice
-from vlpeft.benchmark.core.config import Protocol
+from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.datasets import DatasetSpec
 from vlpeft.benchmark.run.model import build
 from vlpeft.benchmark.verify.check import Value

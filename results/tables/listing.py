@@ -14,9 +14,10 @@ from vlpeft.benchmark.backbones import BACKBONES
 from vlpeft.benchmark.cells.cell import Plan, Planned
 from vlpeft.benchmark.cells.records import Store
 from vlpeft.benchmark.contract import METHODS
-from vlpeft.benchmark.core import config
-from vlpeft.benchmark.core.config import Protocol, dump
+from vlpeft.benchmark.core import protocol
+from vlpeft.benchmark.core.config import dump
 from vlpeft.benchmark.core.declared import parse_source
+from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.core.registry import Registry, fields_of
 from vlpeft.benchmark.datasets import dataset_names, load_card
 from vlpeft.benchmark.metrics import METRICS
@@ -110,7 +111,7 @@ def _protocols() -> list[dict[str, Any]]:
     for name in protocol_names():
         file = load_protocol(name)
         rows.append({"name": name, "covers": file.covers, "summary": file.summary})
-    source = parse_source(Path(config.__file__))
+    source = parse_source(Path(protocol.__file__))
     classes = (node for node in source.body if isinstance(node, ast.ClassDef))
     (node,) = (node for node in classes if node.name == Protocol.__name__)
     fields = _fields(*fields_of(node, source))

@@ -18,8 +18,9 @@ from vlpeft.benchmark.contract.attention import attend
 from vlpeft.benchmark.contract.backbone import Backbone
 from vlpeft.benchmark.contract.method import apply
 from vlpeft.benchmark.contract.sites import Site, count
-from vlpeft.benchmark.core.config import Protocol, parse
+from vlpeft.benchmark.core.config import parse
 from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.core.protocol import Protocol
 
 # peft reads a property that the installed transformers has renamed.
 pytestmark = pytest.mark.filterwarnings(

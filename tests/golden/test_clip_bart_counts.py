@@ -16,7 +16,8 @@ from vlpeft.benchmark.contract import METHODS
 from vlpeft.benchmark.contract.backbone import Backbone
 from vlpeft.benchmark.contract.method import apply
 from vlpeft.benchmark.contract.sites import count
-from vlpeft.benchmark.core.config import Protocol, parse
+from vlpeft.benchmark.core.config import parse
+from vlpeft.benchmark.core.protocol import Protocol
 
 VISUAL_EMBEDDING, BART, ROWS = 1_582_848, 139_420_416, 153_600
 TASKS = 4  # VQA, GQA, NLVR2, captions

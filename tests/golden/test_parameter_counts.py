@@ -16,7 +16,8 @@ from vlpeft.benchmark.contract import METHODS
 from vlpeft.benchmark.contract.backbone import Backbone
 from vlpeft.benchmark.contract.method import apply
 from vlpeft.benchmark.contract.sites import count
-from vlpeft.benchmark.core.config import Protocol, parse
+from vlpeft.benchmark.core.config import parse
+from vlpeft.benchmark.core.protocol import Protocol
 
 ANSWERS = [str(i) for i in range(3129)]
 VIT = {"base": "google/vit-base-patch16-224-in21k", "large": "google/vit-large-patch16-224-in21k"}

@@ -27,8 +27,9 @@ from vlpeft.benchmark.backbones.vision import transform, vision_tower
 from vlpeft.benchmark.backbones.weights import WeightSource
 from vlpeft.benchmark.contract.backbone import TINY, Backbone
 from vlpeft.benchmark.contract.method import apply
-from vlpeft.benchmark.core.config import Protocol, parse
+from vlpeft.benchmark.core.config import parse
 from vlpeft.benchmark.core.errors import UserError, WeightsError
+from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.methods.routing import RoutingLoRA
 
 QUESTIONS = [

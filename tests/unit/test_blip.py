@@ -29,8 +29,9 @@ from vlpeft.benchmark.backbones.blip_parts import TextAttention
 from vlpeft.benchmark.backbones.vision import transform
 from vlpeft.benchmark.contract.backbone import TINY
 from vlpeft.benchmark.contract.method import Method, apply
-from vlpeft.benchmark.core.config import Protocol, parse
+from vlpeft.benchmark.core.config import parse
 from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.methods.p_adapter import PAdapter
 from vlpeft.methods.routing import RoutingLoRA
 

@@ -23,8 +23,9 @@ from vlpeft.benchmark.backbones.clip_bart import CLIPBartModel
 from vlpeft.benchmark.backbones.vision import transform, vision_tower
 from vlpeft.benchmark.contract.backbone import TINY
 from vlpeft.benchmark.contract.method import apply
-from vlpeft.benchmark.core.config import Protocol, parse
+from vlpeft.benchmark.core.config import parse
 from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.methods.routing import RoutingLoRA
 
 START, BOS, PAD, END = 2, 0, 1, 2

@@ -1,7 +1,7 @@
 """Typed configuration: what it accepts, and how it words each refusal."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
@@ -16,13 +16,20 @@ from vlpeft.benchmark.core.config import (
     NonNegative,
     Positive,
     PositiveFloat,
-    Protocol,
     dump,
     load_yaml,
     merge,
     parse,
 )
 from vlpeft.benchmark.core.errors import DataError, UserError, did_you_mean, error_context
+from vlpeft.benchmark.core.protocol import (
+    RECORD_ORDER,
+    EvaluationRecipe,
+    InputRecipe,
+    OptimizerRecipe,
+    Protocol,
+    in_record_order,
+)
 
 
 @dataclass(frozen=True)
@@ -185,6 +192,26 @@ def test_the_last_layer_wins(layers) -> None:
     assert all(
         merged[key] == value for key, value in layers[-1].items() if not isinstance(value, dict)
     )
+
+
+def test_records_keep_the_order_in_which_fields_came_to_be() -> None:
+    assert tuple(dump(Protocol(lr=1.0, steps=1))) == RECORD_ORDER
+    # The first added field, which no record from before it has.
+    assert RECORD_ORDER.index("metric_tokenizer") + 1 == RECORD_ORDER.index("label_words")
+    assert fields(Protocol)[0].name == "lr"
+
+
+def test_a_field_that_the_order_lacks() -> None:
+    with pytest.raises(TypeError, match=r"fields and RECORD_ORDER differ: .*size"):
+        in_record_order(Settings)
+
+
+def test_groups_check_their_own_fields() -> None:
+    with pytest.raises(ValueError, match="exactly one of epochs and steps"):
+        OptimizerRecipe(lr=1.0)
+    with pytest.raises(ValueError, match="an image has one view only"):
+        InputRecipe(views=2)
+    assert EvaluationRecipe(select="best").select_split == "val"
 
 
 def test_protocol_length() -> None:

@@ -12,8 +12,8 @@ from tests.samples import CLIP, features, write_sample
 from vlpeft.benchmark.backbones.clip_bart import CLIPBart
 from vlpeft.benchmark.backbones.vision import FeatureTower, vision_tower
 from vlpeft.benchmark.cli import main as cli
-from vlpeft.benchmark.core.config import Protocol
 from vlpeft.benchmark.core.errors import DataError, UserError
+from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.datasets.fetch.check import find_dataset
 from vlpeft.benchmark.run.features import visual_inputs
 

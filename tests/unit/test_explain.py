@@ -6,8 +6,9 @@ from dataclasses import fields
 import pytest
 
 from vlpeft.benchmark.cli import main as cli
-from vlpeft.benchmark.core.config import Protocol, dump
+from vlpeft.benchmark.core.config import dump
 from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.plan.grid import cross_layers
 from vlpeft.results.tables.explain import explain_rows, explain_table, find
 

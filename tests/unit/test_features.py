@@ -31,7 +31,7 @@ import hashlib, os, signal, sys
 from pathlib import Path
 import torch
 from vlpeft.benchmark.backbones.vit_roberta import ViTRoberta
-from vlpeft.benchmark.core.config import Protocol
+from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.datasets.shapes import Shapes
 from vlpeft.benchmark.run.features import visual_inputs
 

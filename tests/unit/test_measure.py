@@ -11,7 +11,7 @@ import torch
 from vlpeft.benchmark.backbones.vit_roberta import ViTRoberta
 from vlpeft.benchmark.backbones.weights import random_weights
 from vlpeft.benchmark.cli import main as cli
-from vlpeft.benchmark.core.config import Protocol
+from vlpeft.benchmark.core.protocol import Protocol
 
 SWEEP = """
 protocol: {lr: 1e-3, epochs: 2, select: best}

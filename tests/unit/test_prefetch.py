@@ -24,8 +24,9 @@ from tests.fake_hub import COMMIT, OTHER, FakeHub
 from vlpeft.benchmark.backbones import BACKBONES
 from vlpeft.benchmark.backbones.fetching import NotHere, obtain, open_clip_choices, timm_choices
 from vlpeft.benchmark.contract.backbone import TINY, WeightFiles
-from vlpeft.benchmark.core.config import Protocol, parse
+from vlpeft.benchmark.core.config import parse
 from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.plan.grid import expand
 from vlpeft.benchmark.plan.prefetch import Found, require_weights, weight_files_of, weights
 

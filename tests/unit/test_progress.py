@@ -10,7 +10,7 @@ from filelock import FileLock
 from rich.console import Console
 
 from vlpeft.benchmark.cells.cell import Cell, Choice, Plan, Planned
-from vlpeft.benchmark.core.config import Protocol
+from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.datasets import DatasetSpec
 from vlpeft.benchmark.launch.screen import QUIET_SECONDS, CellProgress, SweepProgress, cell_title
 

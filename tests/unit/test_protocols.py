@@ -10,7 +10,8 @@ import pytest
 from tests.conftest import tiny
 from vlpeft.benchmark.backbones import BACKBONES
 from vlpeft.benchmark.contract import METHODS
-from vlpeft.benchmark.core.config import Protocol, dump
+from vlpeft.benchmark.core.config import dump
+from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.datasets import dataset_names
 from vlpeft.benchmark.plan.compatibility import check_names, check_recipe, reason_to_skip
 from vlpeft.benchmark.plan.grid import expand

@@ -17,8 +17,9 @@ import pytest
 from vlpeft.benchmark.cells.cell import Cell, Choice, Part, Plan, Planned
 from vlpeft.benchmark.cells.records import Record, Store, to_json, write_atomically
 from vlpeft.benchmark.cli import main as cli
-from vlpeft.benchmark.core.config import Protocol, dump, parse
+from vlpeft.benchmark.core.config import dump, parse
 from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.datasets import DatasetSpec
 from vlpeft.benchmark.plan.sweep import fingerprint, plan_file, sweep_names, sweep_path
 from vlpeft.results.leaderboard import leaderboard

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from vlpeft.benchmark.core.config import Protocol, dump
+from vlpeft.benchmark.core.config import dump
 from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.plan import recipes
 from vlpeft.benchmark.plan.grid import cross_layers
 from vlpeft.benchmark.plan.recipes import DEFAULT, Layer, origins, resolve, sweep_layers

@@ -18,8 +18,9 @@ import pytest
 from vlpeft.benchmark.backbones import BACKBONES
 from vlpeft.benchmark.contract import METHODS
 from vlpeft.benchmark.core import registry
-from vlpeft.benchmark.core.config import Protocol, dump
+from vlpeft.benchmark.core.config import dump
 from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.core.registry import Registry
 from vlpeft.benchmark.datasets import FORMATS
 from vlpeft.benchmark.metrics import METRICS

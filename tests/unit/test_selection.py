@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from vlpeft.benchmark.cells.records import Record, Selected, Store
-from vlpeft.benchmark.core.config import Protocol
 from vlpeft.benchmark.core.errors import MetricUnavailable, UserError
+from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.metrics.base import Metric
 from vlpeft.benchmark.plan import check as planning
 from vlpeft.benchmark.plan.check import plan, save_plan

@@ -7,8 +7,8 @@ import torch
 
 from vlpeft.benchmark.backbones.blip import BLIP
 from vlpeft.benchmark.contract.sites import count
-from vlpeft.benchmark.core.config import Protocol
 from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.plan import sweep
 from vlpeft.benchmark.plan.grid import cross_layers, expand
 from vlpeft.benchmark.plan.sweep import plan_file, sweep_name, sweep_names, sweep_path

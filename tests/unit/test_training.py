@@ -19,8 +19,8 @@ from torch import nn
 from tests.conftest import Case
 from vlpeft.benchmark.cells.cell import Plan
 from vlpeft.benchmark.cells.records import Store
-from vlpeft.benchmark.core.config import Protocol
 from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.plan.check import plan, save_plan
 from vlpeft.benchmark.run.checkpoint import load_checkpoint, save_checkpoint
 from vlpeft.benchmark.run.features import Visual

@@ -14,8 +14,9 @@ from tests.conftest import Case
 from vlpeft.benchmark.cells import provenance
 from vlpeft.benchmark.cells.records import Store
 from vlpeft.benchmark.cells.verified import BACKBONES, is_covered
-from vlpeft.benchmark.core.config import Protocol, dump
+from vlpeft.benchmark.core.config import dump
 from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.launch import worker
 from vlpeft.benchmark.verify import expected, gate, stamp
 from vlpeft.benchmark.verify.check import EXACT, FLOAT32, SMALL, Check, NotRun, difference

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from tests.conftest import ANSWERS, Case, visual
-from vlpeft.benchmark.core.config import Protocol
+from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.run.checkpoint import trained_tensors
 from vlpeft.benchmark.run.cost import gpu_hours
 from vlpeft.benchmark.run.distributed import ALONE, Ranks
