@@ -54,7 +54,7 @@ from vlpeft.benchmark.libraries.transformers import (
 RANKED_TOGETHER = 64
 
 
-@register("blip", tasks=("vqa", "captioning", "entailment"), joint=True)
+@register("blip", abilities=("choose", "write"), joint=True)
 @dataclass(frozen=True)
 class BLIP(BackboneConfig):
     """BLIP as the p-Adapter paper uses it (`form: decoder`), or BLIP's own form for questions.

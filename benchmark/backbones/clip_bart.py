@@ -60,7 +60,7 @@ from vlpeft.benchmark.libraries.transformers import (
 RANKED_TOGETHER = 64
 
 
-@register("clip_bart", tasks=("vqa", "captioning", "entailment", "nlvr2"), joint=True)
+@register("clip_bart", abilities=("choose", "write", "pair"), joint=True)
 @dataclass(frozen=True)
 class CLIPBart(BackboneConfig):
     """BART with a trained embedding of CLIP's grid of features, as in VL-Adapter and VL-PET.

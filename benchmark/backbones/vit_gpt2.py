@@ -33,7 +33,7 @@ RELEASE_IGNORED = 0
 
 @register(
     "vit_gpt2",
-    tasks=("captioning",),
+    abilities=("write",),
     ignores=(
         "prompt",
         "train_answers",

@@ -31,7 +31,7 @@ SHORTEST = 5
 
 @register(
     "vit_roberta",
-    tasks=("vqa", "entailment", "nlvr2"),
+    abilities=("choose", "pair"),
     ignores=(
         "train_answers",
         "loss_mean",

@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from vlpeft.benchmark.contract.abilities import Ability
 from vlpeft.benchmark.contract.sites import ActiveTask, EncoderMask, Need, Site, VisualContext
 from vlpeft.benchmark.core.config import Config, Protocol
 from vlpeft.benchmark.core.errors import UserError
@@ -44,10 +45,10 @@ class WeightFiles:
 class BackboneConfig(Config, ABC):
     """The settings of a backbone; `build` turns them into a model."""
 
-    # The decorator @register sets these four. `joint` says that one model can be trained on
-    # several tasks together. `ignores` names the protocol keys without an effect.
+    # The decorator @register sets these four. A backbone does the tasks that need no other
+    # `abilities`; with `joint`, several together. `ignores` names protocol keys without effect.
     name: ClassVar[str]
-    tasks: ClassVar[tuple[str, ...]]
+    abilities: ClassVar[tuple[Ability, ...]]
     joint: ClassVar[bool] = False
     ignores: ClassVar[tuple[str, ...]] = ()
 
