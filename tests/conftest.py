@@ -35,7 +35,7 @@ from vlpeft.benchmark.plan.sweep import load_sweep
 from vlpeft.benchmark.run.features import Visual
 from vlpeft.benchmark.run.loop import Feed, TrainingState, start, train
 from vlpeft.benchmark.run.model import build
-from vlpeft.benchmark.tasks import TASKS
+from vlpeft.benchmark.tasks import TASKS, tasks_for
 from vlpeft.benchmark.tasks.base import Item
 
 hypothesis.settings.register_profile(
@@ -113,7 +113,7 @@ class Case:
     @property
     def task(self) -> str:
         """Return the first task that the backbone supports."""
-        return self.config.tasks[0]
+        return tasks_for(self.config.abilities)[0]
 
     @property
     def protocol(self) -> Protocol:

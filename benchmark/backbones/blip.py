@@ -35,11 +35,10 @@ from vlpeft.benchmark.contract.backbone import (
     Backbone,
     BackboneConfig,
     Checkpoint,
-    VisionTower,
     WeightFiles,
-    single,
 )
 from vlpeft.benchmark.contract.sites import Need
+from vlpeft.benchmark.contract.visual import VisionTower, VisualFeatures, single
 from vlpeft.benchmark.core.config import Fraction, Positive
 from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.core.registry import register
@@ -55,7 +54,7 @@ from vlpeft.benchmark.libraries.transformers import (
 RANKED_TOGETHER = 64
 
 
-@register("blip", tasks=("vqa", "captioning", "entailment"), joint=True)
+@register("blip", abilities=("choose", "write"), joint=True)
 @dataclass(frozen=True)
 class BLIP(BackboneConfig):
     """BLIP as the p-Adapter paper uses it (`form: decoder`), or BLIP's own form for questions.
@@ -74,12 +73,14 @@ class BLIP(BackboneConfig):
     or [CLS] of the text encoder (`form: vqa`).
     """
 
-    # A hub id, a folder, `tiny`, `random:ID`, or BLIP's own model_*.pth.
+    # A hub id, a folder, `tiny`, `random:ID`, or BLIP's own model_*.pth. The p-Adapter release
+    # starts from BLIP's own model_base_capfilt_large.pth.
     weights: str = "Salesforce/blip-image-captioning-base"
     # An id or a folder. None: next to the weights, and bert-base-uncased for a .pth.
     tokenizer: str | None = None
     form: Literal["decoder", "vqa"] = "decoder"
-    # A size other than the checkpoint's interpolates its position embeddings.
+    # A size other than the checkpoint's interpolates its position embeddings. The p-Adapter uses
+    # 224: 14 x 14 patches and CLS, so cross-attention has 197 keys.
     image_size: Positive = 224
     # The visual tokens that routing functions mix in.
     context: Literal["pooled", "tokens"] = "pooled"
@@ -114,10 +115,10 @@ class BLIP(BackboneConfig):
 class Prefix(NamedTuple):
     """A batch of prompts that the decoder has read; answers continue from here.
 
-    Shapes: visual (batch, 1 + tokens, width), mask (batch, length), first (batch, vocabulary).
+    Shapes: mask (batch, length), first (batch, vocabulary).
     """
 
-    visual: Tensor
+    image: VisualFeatures
     memory: Memory
     mask: Tensor
     cache: Any
@@ -177,12 +178,12 @@ class BLIPModel(BLIPLanguage):
 
         The protocol chooses the answers that train, and the kind of mean; see `language_loss`.
         """
-        visual = single(visual)
+        image = single(visual)
         chosen = training_targets(targets, self.protocol)
         rows = torch.tensor([target.question for target in chosen], device=visual.device)
         # A question is encoded once, even if several of its answers train.
-        memory = self.memory_of(visual, prompts).rows(rows)
-        self.set_visual_context(visual[rows])
+        memory = self.memory_of(image, prompts).rows(rows)
+        self.set_visual_context(image.rows(rows))
         embeds, mask = self.embed_prefix([prompts[target.question] for target in chosen])
         labels = self._targets([target.text for target in chosen]).to(self.device)
         states = self._states(embeds, mask, labels, memory)
@@ -195,14 +196,15 @@ class BLIPModel(BLIPLanguage):
 
         Captions have no list, so they are always generated.
         """
-        visual = single(visual)
+        image = single(visual)
         if self.answers and self.protocol.answering == "rank":
-            return [self.answers[i] for i in self._rank(visual, prompts).best()]
-        memory = self.memory_of(visual, prompts)
+            return [self.answers[i] for i in self._rank(image, prompts).best()]
+        memory = self.memory_of(image, prompts)
         embeds, mask = self.embed_prefix(prompts)
         # `generate` repeats the image's features for its beams, which follow each other.
-        # Reordering the beams of one image therefore never mixes images.
-        self.set_visual_context(visual.repeat_interleave(self.protocol.beams, 0))
+        # Reordering the beams of one image therefore never mixes images. The p-Adapter release
+        # lost BLIP's own repeat, so its captioning fails for batches of several images.
+        self.set_visual_context(image.repeat(self.protocol.beams))
         with self.generating():
             tokens = generate(
                 self.decoder,
@@ -226,14 +228,16 @@ class BLIPModel(BLIPLanguage):
         model = assemble_checkpoint(self.config.form, self.vision.model, self.text)
         return {"weights": Checkpoint(model, self.tokenizer)}
 
-    def _rank(self, visual: Tensor, prompts: Sequence[str]) -> Candidates:
+    def _rank(self, image: VisualFeatures, prompts: Sequence[str]) -> Candidates:
         """Score the likelier answers; a prompt and its image are encoded once."""
-        memory = self.memory_of(visual, prompts)
+        # BLIP ranks in two stages: by an answer's first token, then by all of its tokens. The
+        # p-Adapter release keeps 32 answers of VQA, and all 3 labels of SNLI-VE.
+        memory = self.memory_of(image, prompts)
         embeds, mask = self.embed_prefix(prompts)
-        self.set_visual_context(visual)
+        self.set_visual_context(image)
         out = self.decode(embeds, mask, memory, new_cache())
         first = self.decoder.cls(out.last_hidden_state[:, -1])
-        prefix = Prefix(visual, memory, mask, out.cache, first)
+        prefix = Prefix(image, memory, mask, out.cache, first)
         answers = self._targets(self.answers).to(self.device)
         return rank(
             first,
@@ -256,7 +260,7 @@ class BLIPModel(BLIPLanguage):
         keep = tokens.shape[1]
         rows = questions.repeat_interleave(keep)
         labels = tokens[questions].flatten(0, 1)
-        self.set_visual_context(prefix.visual[rows])
+        self.set_visual_context(prefix.image.rows(rows))
         seen = torch.cat([prefix.mask[rows], (labels[:, :-1] != IGNORED).long()], 1)
         cache = select_cache_rows(prefix.cache, rows, questions)
         words = self.embed_words(labels[:, :-1])

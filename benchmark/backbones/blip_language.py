@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from vlpeft.benchmark.backbones.language import IGNORED, pad_rows
 from vlpeft.benchmark.contract.backbone import Backbone
+from vlpeft.benchmark.contract.visual import VisualFeatures
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.libraries.transformers import call_model, tokenize
@@ -87,20 +88,19 @@ class BLIPLanguage(Backbone):
             return self.text.bert
         return self.text["encoder"]
 
-    def set_visual_context(self, visual: Tensor) -> None:
+    def set_visual_context(self, visual: VisualFeatures) -> None:
         """Set the tokens that routing functions mix in, for the batch of the next forward."""
-        tokens = visual[:, :1]
         if self.context_tokens:
-            tokens = visual[:, 1:]
-        self.visual_context.value = tokens
+            self.visual_context.value = visual.tokens
+        else:
+            self.visual_context.value = visual.pooled
 
-    def memory_of(self, visual: Tensor, prompts: Sequence[str]) -> Memory:
-        """Return the image's states, or the text encoder's states of the question (`form: vqa`).
-
-        visual is (batch, 1 + tokens, width).
-        """
+    def memory_of(self, visual: VisualFeatures, prompts: Sequence[str]) -> Memory:
+        """Return the image's states, or the text encoder's states of the question (`form: vqa`)."""
+        # The p-Adapter drops BLIP's text encoder: the decoder looks at the image itself.
+        # Cross-attention sees all states of the ViT, that of CLS included. None is padding.
         if self.form == "decoder":
-            return Memory(visual[:, 1:], None)
+            return Memory(visual.tokens, None)
         self.set_visual_context(visual)
         first = self.tokenizer.cls_token_id
         if first is None:
@@ -115,7 +115,7 @@ class BLIPLanguage(Backbone):
             inputs_embeds=embeds,
             attention_mask=mask,
             position_ids=_positions(mask),
-            encoder_hidden_states=visual[:, 1:],
+            encoder_hidden_states=visual.tokens,
         )
         return Memory(states.last_hidden_state, mask)
 
@@ -127,6 +127,8 @@ class BLIPLanguage(Backbone):
         words = self.decoder.bert.embeddings.word_embeddings
         if self.form == "vqa":
             return self._embed(words, [[self.start]] * len(prompts))
+        # Ids are joined, not texts. The release tokenises question + answer as one text: without a
+        # "?" between them their word-pieces can fuse, and the mask of the question then is wrong.
         texts = self._tokenize(prompts, self.protocol.max_input_tokens)
         return self._embed(words, [[self.start, SOFT, *ids] for ids in texts])
 
@@ -224,4 +226,5 @@ def _expand_soft(row: Sequence[int], copies: int) -> list[int]:
 
 def _positions(mask: Tensor) -> Tensor:
     """Return the positions of the tokens, (batch, tokens); padding takes none."""
+    # By itself, transformers numbers the columns, and padding on the left would shift the text.
     return (mask.cumsum(1) - 1).clamp_min(0)

@@ -120,8 +120,10 @@ def _text_geometry(state: Mapping[str, Tensor]) -> dict[str, Any]:
         "num_hidden_layers": _count_layers(state, f"{bert}encoder.layer."),
         "num_attention_heads": width // 64,
         "max_position_embeddings": positions.shape[0],
+        # The hub's copies of these checkpoints say 0: see `BLIP.dropout`.
         "hidden_dropout_prob": 0.1,
         "attention_probs_dropout_prob": 0.1,
+        # [DEC]: BERT's 30,522 words, then [DEC] and [ENC].
         "bos_token_id": vocabulary - 2,
         "sep_token_id": SEP,
         "pad_token_id": PAD,

@@ -20,6 +20,7 @@ from vlpeft.benchmark.backbones.clip_bart_parts import (
     VisualEmbedding,
     append_rows,
     list_sites,
+    number_tokens,
     pool_grid,
 )
 from vlpeft.benchmark.backbones.language import (
@@ -38,10 +39,10 @@ from vlpeft.benchmark.contract.backbone import (
     Backbone,
     BackboneConfig,
     Checkpoint,
-    VisionTower,
     WeightFiles,
 )
 from vlpeft.benchmark.contract.sites import Need
+from vlpeft.benchmark.contract.visual import VisionTower, VisualFeatures
 from vlpeft.benchmark.core.config import NonNegative, Positive
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.core.protocol import Protocol
@@ -61,7 +62,7 @@ from vlpeft.benchmark.libraries.transformers import (
 RANKED_TOGETHER = 64
 
 
-@register("clip_bart", tasks=("vqa", "captioning", "entailment", "nlvr2"), joint=True)
+@register("clip_bart", abilities=("choose", "write", "pair"), joint=True)
 @dataclass(frozen=True)
 class CLIPBart(BackboneConfig):
     """BART with a trained embedding of CLIP's grid of features, as in VL-Adapter and VL-PET.
@@ -72,9 +73,12 @@ class CLIPBart(BackboneConfig):
     """
 
     text: str = "facebook/bart-base"
+    # CLIP's RN101, frozen in every method of VL-Adapter, full fine-tuning included.
     vision: str = "open_clip:RN101/openai"
     # None keeps the grid of the vision tower.
     grid: Positive | None = 6
+    # 100 for text and 100 for images, as in VL-T5. With them the model has the 141,156,864
+    # parameters of the published percentages; CLIP is not counted there.
     extra_tokens: NonNegative = 200
     # Routing functions mix in the embedded visual tokens, or their mean.
     # This is our choice, because the code of the routing paper has no CLIP-BART.
@@ -123,7 +127,7 @@ class CLIPBartModel(Backbone):
         self.head = VisualEmbedding(self.vision.width, self.context_width)
         if config.grid is not None:
             # An error about too few rows then comes while the sweep is planned.
-            self._token_order(config.grid**2)
+            number_tokens(self.token_embeddings.weight, config.grid**2, config.extra_tokens)
         self.follow(protocol, answers)
         self.sites = [*list_sites("encoder", self.text), *list_sites("decoder", self.text)]
 
@@ -167,12 +171,13 @@ class CLIPBartModel(Backbone):
         states, mask = self.encode(self.embed(visual), prompts)
         wanted = training_targets(targets, self.protocol)
         labels = pad_rows(self._tokenize([target.text for target in wanted]), IGNORED)
-        # The decoder reads the labels shifted by one.
+        # The decoder reads the labels shifted by one. Its start token is BART's `</s>`, so the
+        # model also learns to write `<s>` first.
         inputs = labels.roll(1, 1)
         inputs[:, 0] = self.text.config.decoder_start_token_id
         questions = torch.tensor([target.question for target in wanted], device=self.device)
         # One row per sequence from here on: a question may have several answers to train on.
-        self.visual_context.value = self.visual_context.value[questions]
+        self.visual_context.select_rows(questions)
         written = self.decode(inputs, states[questions], mask[questions]).last_hidden_state
         weights = [target.weight for target in wanted]
         return language_loss(
@@ -187,14 +192,14 @@ class CLIPBartModel(Backbone):
         forced. `max_generated_tokens` counts `<s>` and `</s>`, but not the start token. So it is
         the papers' `max_length` minus one.
         """
+        # The papers generate the answers of all tasks but NLVR2's, which they compare.
         states, mask = self.encode(self.embed(visual), prompts)
         if self.answers and self.protocol.answering == "rank":
             parts = self._rank_in_parts(states, mask)
             return [self.answers[i] for part in parts for i in part.best()]
         # The beams of one image follow each other and share its visual context.
         # Reordering them therefore never mixes images.
-        context = self.visual_context.value
-        self.visual_context.value = context.repeat_interleave(self.protocol.beams, 0)
+        self.visual_context.repeat_rows(self.protocol.beams)
         with self.generating():
             seen = BaseModelOutput(last_hidden_state=states)
             tokens = generate(self.text, self.decoding, encoder_outputs=seen, attention_mask=mask)
@@ -228,8 +233,10 @@ class CLIPBartModel(Backbone):
         visual is (batch, images, tokens, width).
         """
         images = visual.shape[1]
-        grid = pool_grid(visual[:, :, self.vision.leading :].flatten(0, 1), self.config.grid)
-        order = self._token_order(grid.shape[1])
+        grids = VisualFeatures(visual).grids(self.vision.leading)
+        grid = pool_grid(grids.flatten(0, 1), self.config.grid)
+        table, extra = self.token_embeddings.weight, self.config.extra_tokens
+        order = number_tokens(table, grid.shape[1], extra)
         head = cast("nn.Module", self.head)
         tokens: Tensor = head(grid.view(-1, images, *grid.shape[1:]), order).flatten(1, 2)
         context = tokens
@@ -251,6 +258,8 @@ class CLIPBartModel(Backbone):
         words = embed_bart_tokens(encoder, ids.to(self.device))
         if self.prompt is not None:
             words = torch.cat([self.prompt().expand(len(prompts), -1, -1), words], 1)
+        # VL-Adapter appends visual tokens behind BART's LayerNorm, because the visual embedding
+        # has LayerNorms of its own.
         states = torch.cat([encoder.layernorm_embedding(words), tokens], 1)
         states = functional.dropout(states, p=encoder.dropout, training=self.training)
         # Ones for the soft prompt on the left, and for the visual tokens on the right.
@@ -298,6 +307,7 @@ class CLIPBartModel(Backbone):
     def _rank(self, states: Tensor, mask: Tensor) -> Candidates:
         """Score the likelier answers; encoder and decoder start run once for all candidates."""
         config = self.text.config
+        # `<s>` is not scored: all answers start with it.
         begin = torch.tensor([[config.decoder_start_token_id, config.bos_token_id]])
         out = self.decode(begin.expand(len(states), -1), states, mask, use_cache=True)
         first = self.token_logits(out.last_hidden_state[:, -1])
@@ -315,7 +325,7 @@ class CLIPBartModel(Backbone):
         keep = candidates.shape[1]
         labels = candidates.flatten(0, 1)
         repeat_cache(start.cache, keep)
-        self.visual_context.value = self.visual_context.value.repeat_interleave(keep, 0)
+        self.visual_context.repeat_rows(keep)
         states = start.states.repeat_interleave(keep, 0)
         mask = start.mask.repeat_interleave(keep, 0)
         out = self.decode(labels[:, :-1], states, mask, cache=start.cache, use_cache=True)
@@ -331,18 +341,6 @@ class CLIPBartModel(Backbone):
     def _tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of `<s> text </s>`, at most `max_output_tokens` with both."""
         return tokenize(self.tokenizer, list(texts), self.protocol.max_output_tokens, special=True)
-
-    def _token_order(self, count: int) -> Tensor:
-        """Return the embeddings that number the visual tokens, (count, width).
-
-        They are the rows of the token table from its end, as in VL-T5.
-        """
-        if count > self.config.extra_tokens:
-            raise UserError(
-                f"extra_tokens: {count} visual tokens need as many extra tokens, "
-                f"got {self.config.extra_tokens}"
-            )
-        return self.token_embeddings.weight[-count:].flip(0)
 
 
 def _make_vision(config: CLIPBart) -> VisionTower:

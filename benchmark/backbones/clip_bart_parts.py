@@ -15,7 +15,8 @@ from vlpeft.benchmark.contract.parameters import init_normal
 from vlpeft.benchmark.contract.sites import Projection, Site, Slot
 from vlpeft.benchmark.core.errors import UserError
 
-# The standard deviation of every new embedding row and linear map.
+# The standard deviation of every new embedding row and linear map: BART's `init_std`, with which
+# transformers initialises the modules that VL-Adapter adds, too.
 STD = 0.02
 ROLES = {"query": "q_proj", "key": "k_proj", "value": "v_proj", "output": "out_proj"}
 
@@ -58,6 +59,8 @@ class VisualEmbedding(nn.Module):
         grid (batch, images, tokens, inputs) and order (tokens, width) give a result of shape
         (batch, images, tokens, width).
         """
+        # The boxes of VL-T5 are gone, but their linear map is part of the published counts: the
+        # embedding has 1,582,848 parameters at width 768, with 5 x 768 for boxes that are zero.
         image = self.image_order.weight[: grid.shape[1], None]
         embedded: Tensor = self.feature(grid) + self.position(grid.new_zeros(5)) + image + order
         return embedded
@@ -73,6 +76,7 @@ def pool_grid(tokens: Tensor, side: int | None) -> Tensor:
     (batch, n * n, width) becomes (batch, side * side, width). Windows may overlap. Raises UserError
     if the tokens are not a square, or the square is too small.
     """
+    # VL-Adapter pools its features from 7 x 7 to 6 x 6 (36 = `n_boxes`), each image by itself.
     own = isqrt(tokens.shape[1])
     if own * own != tokens.shape[1] or (side or 1) > own:
         wanted = side or own
@@ -95,10 +99,26 @@ def append_rows(text: Any, extra: int) -> None:
     """
     if not extra:
         return
+    # `mean_resizing` would draw the rows around the mean of the table, which the papers' version
+    # of transformers did not do.
     text.resize_token_embeddings(text.config.vocab_size + extra, mean_resizing=False)
     generator = torch.Generator("cpu").manual_seed(0)
     drawn = torch.randn(extra, text.config.d_model, generator=generator, device="cpu")
     text.model.shared.weight[-extra:].copy_(STD * drawn)
+
+
+def number_tokens(table: Tensor, count: int, extra: int) -> Tensor:
+    """Return the embeddings that number the visual tokens, (count, width).
+
+    They are the rows of the token table (rows, width) from its end, as in VL-T5. Raises UserError
+    if the `extra` rows that were appended are too few.
+    """
+    if count > extra:
+        raise UserError(
+            f"extra_tokens: {count} visual tokens need as many extra tokens, got {extra}"
+        )
+    # <vis_extra_id_99> to <vis_extra_id_0> are the last rows, so token 0 is numbered by the last.
+    return table[-count:].flip(0)
 
 
 def list_sites(side: Side, text: Any) -> Iterator[Site]:

@@ -65,6 +65,7 @@ def _obtain(wanted: WeightFiles, fetch: bool) -> None:
 def _obtain_transformers(wanted: WeightFiles, fetch: bool) -> None:
     source = WeightSource.parse(wanted.source, tiny=wanted.tiny)
     is_file = source.location.endswith(".pth")
+    # A path that does not exist would be taken for a hub id, with a puzzling error.
     if is_file or source.location.startswith(("/", ".", "~")):
         _check_exists(source.location)
     if is_file:
@@ -96,6 +97,7 @@ def _obtain_checkpoint(source: WeightSource, fetch: bool) -> None:
 
 
 def _first_checkpoint(source: WeightSource, fetch: bool) -> str | None:
+    # In the order in which transformers tries them: one file, or an index of shards.
     for name in CHECKPOINTS:
         found = _find_optional(source, name, fetch)
         if found:
@@ -132,6 +134,7 @@ def _obtain_timm(name: str, fetch: bool) -> None:
         _obtain_first(place, (CONFIG,), fetch)
         _obtain_first(place, timm_choices(PICKLED), fetch)
         return
+    # The other names are timm's own. It knows which repository of the hub holds their weights.
     known = timm.hub_weights(name)
     if known is None:
         raise ValueError("timm knows no weights of it on the hub")
@@ -166,6 +169,7 @@ def open_clip_choices(file: str) -> tuple[str, ...]:
 
 
 def _choices(file: str, safe: Mapping[str, str], endings: tuple[str, ...]) -> tuple[str, ...]:
+    # Both libraries prefer safetensors, which cannot run code, over pickled files.
     if file in safe:
         return safe[file], file
     if file.endswith(endings):

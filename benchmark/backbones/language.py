@@ -46,6 +46,7 @@ def training_targets(targets: Sequence[Mapping[str, float]], protocol: Protocol)
 
 
 def _draw_answer(answers: Sequence[tuple[str, float]]) -> tuple[str, float]:
+    # VL-Adapter draws one answer of VQA by its soft score each time that an item is read.
     weights = torch.tensor([weight for _, weight in answers])
     return answers[int(torch.multinomial(weights, 1))]
 
@@ -67,6 +68,8 @@ def language_loss(
     weights make no difference. `sequences` sums each sequence's token mean x weight. `questions`
     sums each sequence's token sum x weight. Both divide by the number of questions.
     """
+    # The papers' means differ: VL-Adapter's captions use `tokens`, its other tasks `sequences`,
+    # and BLIP's VQA uses `questions`. A learning rate belongs to one of them.
     weight = torch.tensor(weights)
     counted = (labels != IGNORED) & (weight > 0).to(labels.device)[:, None]
     # The head is the largest product of the model, so it runs only where a token counts.
@@ -135,6 +138,7 @@ def rank(
     of the list. `score` maps their tokens (questions, keep, tokens), IGNORED behind the end, to
     log-likelihoods (questions, keep).
     """
+    # Many answers share their first word-piece, so ties are common: the sort must be stable.
     scores = first[:, answers[:, 0]]
     order = scores.sort(dim=1, descending=True, stable=True).indices
     likely = order[:, : min(keep, len(answers))]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, ViTModel
 
 from vlpeft.benchmark.backbones.weights import WeightSource, reads_weights
-from vlpeft.benchmark.contract.backbone import VisionTower
+from vlpeft.benchmark.contract.visual import VisionTower
 from vlpeft.benchmark.core.errors import UserError, WeightsError, did_you_mean
 from vlpeft.benchmark.datasets.base import Pixels
 from vlpeft.benchmark.libraries import open_clip, timm
@@ -22,7 +22,8 @@ from vlpeft.benchmark.libraries.transformers import call_model, find_file
 Pool = Literal["pooler", "cls", "mean"]
 Triple = tuple[float, float, float]
 FEATURES = "features:"
-# Mean and standard deviation of the pixels for the in21k checkpoints.
+# Mean and standard deviation of the pixels for the in21k checkpoints. BLIP and CLIP have others, so
+# a checkpoint's own numbers come first: see `normalisation`.
 HALF: tuple[Triple, Triple] = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
@@ -102,6 +103,8 @@ class HuggingFaceTower(VisionTower):
         """Map (batch, 3, size, size) to (batch, 1 + tokens, width)."""
         out = call_model(self.model, pixel_values=pixels)
         pooled = None
+        # tanh(W h + b) of the normalised CLS state, with pretrained weights. It is the x_R of the
+        # routing release.
         if self.pool == "pooler":
             pooled = out.pooler_output
         return _assemble(pooled, out.last_hidden_state, self.pool, self.tokens)
@@ -125,6 +128,7 @@ class TimmTower(VisionTower):
         self.pool: Pool = pool
         self.tokens = tokens
         self.model = _create_timm_tower(name)
+        # `leading` and `pool: cls` count on exactly one token before the grid.
         if not timm.has_class_token_only(self.model):
             raise UserError(
                 f"timm:{name} needs one class token and no other prefix token; "
@@ -177,6 +181,7 @@ class OpenClipTower(VisionTower):
     def forward(self, pixels: Tensor) -> Tensor:
         """Map (batch, 3, size, size) to (batch, 1 + tokens, width)."""
         states = open_clip.visual_states(self.model, self.kind, pixels)
+        # CLIP's own attention pooling and projection are left out, as in VL-Adapter's features.
         pooled = None
         if self.kind == "resnet":
             pooled = states.mean(1)
@@ -200,6 +205,7 @@ def transform(pixels: Pixels, tower: VisionTower) -> Tensor:
     The image, (height, width, 3) from 0 to 255, is resized without a crop by the tower's
     interpolation. So its aspect ratio is not kept. Then it is scaled to 0..1 and normalised.
     """
+    # CLIP's own transform crops the centre; VL-Adapter squeezes the image, and so do BLIP's tests.
     if pixels.shape[:2] != (tower.size, tower.size):
         image = Image.fromarray(pixels)
         resized = image.resize(
@@ -285,6 +291,7 @@ def _assemble(pooled: Tensor | None, states: Tensor, pool: Pool, tokens: bool) -
 
 
 def _pool_states(states: Tensor, pool: Pool) -> Tensor:
+    # The mean leaves out the class state, which is not a patch.
     if pool == "cls":
         return states[:, 0]
     return states[:, 1:].mean(1)

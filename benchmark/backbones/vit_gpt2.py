@@ -20,20 +20,21 @@ from vlpeft.benchmark.contract.backbone import (
     BackboneConfig,
     WeightFiles,
     check_widths,
-    single,
 )
 from vlpeft.benchmark.contract.sites import Need, Projection, Site, Slot
+from vlpeft.benchmark.contract.visual import single
 from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.core.registry import register
 from vlpeft.benchmark.libraries.transformers import call_model, decode_tokens, generate, tokenize
 
-# The release masks this id in the loss, which it takes for padding. It is GPT-2's "!".
+# The release masks this id in the loss, which it takes for padding. It is GPT-2's "!". GPT-2 has no
+# padding token: the release pads with the end token, 50256.
 RELEASE_IGNORED = 0
 
 
 @register(
     "vit_gpt2",
-    tasks=("captioning",),
+    abilities=("write",),
     ignores=(
         "prompt",
         "train_answers",
@@ -55,9 +56,13 @@ class ViTGPT2(BackboneConfig):
 
     text: str = "gpt2"
     vision: str = "google/vit-base-patch16-224-in21k"
+    # All scripts of the release read the ViT's tanh pooler, not the CLS state that it stems from.
     pool: Pool = "pooler"
-    # The visual tokens that routing functions mix in.
+    # The visual tokens that routing functions mix in. The release's element-wise functions run on
+    # one pooled token only.
     context: Literal["pooled", "tokens"] = "pooled"
+    # The release puts the vector into the embedding space as it is, without a projection. So both
+    # towers must have one width: 768 for the base models, 1024 for ViT-L with GPT-2 medium.
     prefix: Literal["raw", "projected", "none"] = "raw"
     loss: Literal["release", "repaired"] = "release"
 
@@ -141,8 +146,7 @@ class ViTGPT2Model(Backbone):
         embeds = self.embed_context(visual)
         # The beams of one image follow each other and share its visual context.
         # Reordering them therefore never mixes images.
-        context = self.visual_context.value
-        self.visual_context.value = context.repeat_interleave(self.protocol.beams, 0)
+        self.visual_context.repeat_rows(self.protocol.beams)
         with self.generating():
             tokens = generate(
                 self.text,
@@ -159,14 +163,16 @@ class ViTGPT2Model(Backbone):
         the start, so there is always a state that predicts the first token.
         visual is (batch, 1, tokens, width).
         """
-        visual = single(visual)
-        pooled = visual[:, :1]
-        self.visual_context.value = pooled
+        image = single(visual)
         if self.context_tokens:
-            self.visual_context.value = visual[:, 1:]
-        parts = [self._embed_prefix(pooled)]
+            self.visual_context.value = image.tokens
+        else:
+            self.visual_context.value = image.pooled
+        # The prefix is a position like any other: methods adapt its state, too, and routing mixes
+        # the image into it.
+        parts = [self._embed_prefix(image.pooled)]
         if self.prompt is not None:
-            parts.append(self.prompt().expand(pooled.shape[0], -1, -1))
+            parts.append(self.prompt().expand(visual.shape[0], -1, -1))
         return torch.cat(parts, 1)
 
     def _embed_prefix(self, pooled: Tensor) -> Tensor:
@@ -210,7 +216,8 @@ def _list_sites(tower: Any) -> Iterator[Site]:
     width = tower.config.n_embd
     for index, block in enumerate(tower.transformer.h):
         name = f"layer.{index}"
-        # One module computes query, key and value.
+        # One module computes query, key and value, as three spans of its output. The release's
+        # LoRA on it concatenates the bottlenecks of query and value before it routes.
         fused = Slot(block.attn, "c_attn")
         linears = {
             role: Projection(fused, (i * width, (i + 1) * width))

@@ -20,6 +20,7 @@ from vlpeft.benchmark.contract.attention import Attention
 from vlpeft.benchmark.contract.backbone import Backbone, BackboneConfig, WeightFiles, check_widths
 from vlpeft.benchmark.contract.parameters import init_normal
 from vlpeft.benchmark.contract.sites import Need, Projection, Site, Slot
+from vlpeft.benchmark.contract.visual import VisualFeatures
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.core.registry import register
@@ -31,7 +32,7 @@ SHORTEST = 5
 
 @register(
     "vit_roberta",
-    tasks=("vqa", "entailment", "nlvr2"),
+    abilities=("choose", "pair"),
     ignores=(
         "train_answers",
         "loss_mean",
@@ -60,9 +61,12 @@ class ViTRoberta(BackboneConfig):
 
     text: str = "roberta-base"
     vision: str = "google/vit-base-patch16-224-in21k"
+    # All scripts of the release read the ViT's tanh pooler, not the CLS state that it stems from.
     pool: Pool = "pooler"
-    # The visual tokens that routing functions mix in.
+    # The visual tokens that routing functions mix in. The release's element-wise functions run on
+    # one pooled token only.
     context: Literal["pooled", "tokens"] = "pooled"
+    # `raw` is the release's: the vector enters the embedding space without a projection.
     prefix: Literal["raw", "projected", "none"] = "raw"
     # The release embeds the text, then sends it through the embedding layer again.
     embed_text_twice: bool = True
@@ -139,14 +143,17 @@ class ViTRobertaModel(Backbone):
 
         visual is (batch, images, tokens, width).
         """
-        self._set_visual_context(visual)
-        prefix = self._embed_prefix(visual[:, :, 0])
+        images = VisualFeatures(visual)
+        self._set_visual_context(images)
+        # In the release the prefix takes one of 20 positions, so the text has 19 tokens.
+        prefix = self._embed_prefix(images.pooled)
         ids, mask = self._tokenize(prompts, self._room_for_text(visual.shape[1]))
         embeds = torch.cat([prefix, self._embed_text(ids)], 1)
         mask = torch.cat([mask.new_ones(mask.shape[0], prefix.shape[1]), mask], 1)
         self.encoder_mask.value = mask
         states = call_model(self.text, inputs_embeds=embeds, attention_mask=mask).last_hidden_state
         # RoBERTa's pooler reads the first position, which is the visual prefix in the release.
+        # `read: text` takes <s>, which is at this place where RoBERTa was pretrained.
         position = 0
         if self.config.read == "text":
             position = prefix.shape[1]
@@ -162,6 +169,7 @@ class ViTRobertaModel(Backbone):
         Answers outside the list carry no score.
         """
         logits = self.logits(visual, prompts)
+        # The release's loss, BCEWithLogits on soft targets: an answer's target is its VQA score.
         # Built on the CPU: one copy to the device costs less than one write per answer.
         goal = torch.zeros(logits.shape)
         for row, scores in enumerate(targets):
@@ -195,15 +203,17 @@ class ViTRobertaModel(Backbone):
             return {"pooler": "checkpoint"}
         return {}
 
-    def _set_visual_context(self, visual: Tensor) -> None:
+    def _set_visual_context(self, images: VisualFeatures) -> None:
         """Set the tokens that routing functions mix in.
 
         For two images these are the mean of the pooled vectors, or the tokens of both images.
         """
+        # The release routes one image. The mean keeps one token for NLVR2's two, because the
+        # element-wise functions broadcast one token over the text.
         if self.context_tokens:
-            self.visual_context.value = visual[:, :, 1:].flatten(1, 2)
+            self.visual_context.value = images.tokens
         else:
-            self.visual_context.value = visual[:, :, 0].mean(1, keepdim=True)
+            self.visual_context.value = images.pooled.mean(1, keepdim=True)
 
     def _room_for_text(self, images: int) -> int:
         """Return the number of tokens left for text; the prefix has one token per image."""
@@ -266,6 +276,7 @@ def _make_pooler(config: Any) -> nn.Module:
 
 def _make_classifier(width: int, answers: int, layers: int) -> nn.Module:
     """Return the classifier of the release, in its form of one or two layers."""
+    # Its dropout is 0 in the form of two layers and 0.1 in the form of one.
     if layers == 1:
         return nn.Sequential(nn.Dropout(0.1), nn.Linear(width, answers))
     return nn.Sequential(

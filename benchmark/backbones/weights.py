@@ -35,6 +35,8 @@ LARGE = {
     "num_attention_heads": 16,
     "intermediate_size": 4096,
 }
+# What differs from the defaults of transformers, which have 12 layers of width 768. Positions start
+# behind the padding id 1, hence 512 + 2.
 _ROBERTA = {
     "vocab_size": 50265,
     "max_position_embeddings": 514,
@@ -56,6 +58,7 @@ _BART = {
     "attention_dropout": 0.1,
     "activation_dropout": 0.1,
 }
+# The hub's BLIP checkpoints are for images of 384 pixels. The papers use 224.
 _BLIP_PARTS = {"text_config": {"num_attention_heads": 12}, "vision_config": {"image_size": 384}}
 _BLIP_CAPTION = {
     "model_type": "blip",
@@ -130,6 +133,7 @@ class WeightSource:
 
         `tiny` names the shipped folder of this kind. Raises UserError for a typo in a known name.
         """
+        # Hub ids contain no "@", so it separates a revision. A fixed one names fixed weights.
         random = text.startswith("random:")
         location, _, name = text.removeprefix("random:").partition("@")
         revision = name or None
@@ -151,6 +155,7 @@ class WeightSource:
 
         Raises UserError if the checkpoint lacks a weight: transformers would draw it at random.
         """
+        # On the meta device this allocates nothing, so that a plan can count parameters.
         if self.random or not reads_weights():
             return cls(self.config(), **options).eval()
 
@@ -218,6 +223,7 @@ def quiet(*, bars: bool = False) -> Iterator[None]:
 
 
 def _suggest_fix(key: str) -> str:
+    # The usual case: roberta-base has no pooler, since masked language modelling uses none.
     if "pooler" in key:
         return (
             "its pooler would be random: choose `pool: cls` for a vision tower, "

@@ -16,7 +16,7 @@ from vlpeft.benchmark.backbones.language import log_likelihood, rank
 from vlpeft.benchmark.bench._models import adapt_backbone, items, protocol
 from vlpeft.benchmark.bench._rows import BenchRow, Setting
 from vlpeft.benchmark.bench._sides import TimedStep, time_row, turns
-from vlpeft.benchmark.contract.backbone import single
+from vlpeft.benchmark.contract.visual import single
 from vlpeft.benchmark.plan.measure import cached_pixels
 
 BENCH = "ranking"
@@ -69,16 +69,16 @@ def step(questions: int, keep: int, again: bool, quick: bool, device: torch.devi
 
 def rank_by_encoding_again(backbone: Any, visual: Tensor, prompts: Sequence[str]) -> list[str]:
     """Rank in the same two stages, with the prompt and image encoded again for each candidate."""
-    visual = single(visual)
-    memory = backbone.memory_of(visual, prompts)
+    image = single(visual)
+    memory = backbone.memory_of(image, prompts)
     embeds, mask = backbone.embed_prefix(prompts)
-    backbone.set_visual_context(visual)
+    backbone.set_visual_context(image)
     first = backbone.decoder.cls(backbone.decode(embeds, mask, memory).last_hidden_state[:, -1])
 
     def score(tokens: Tensor) -> Tensor:
         rows = torch.arange(len(tokens), device=tokens.device).repeat_interleave(tokens.shape[1])
         labels = tokens.flatten(0, 1)
-        backbone.set_visual_context(visual[rows])
+        backbone.set_visual_context(image.rows(rows))
         logits = backbone.decoder.cls(
             backbone._states(embeds[rows], mask[rows], labels, memory.rows(rows))
         )

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from vlpeft.benchmark.contract.abilities import Ability
 from vlpeft.benchmark.contract.sites import ActiveTask, EncoderMask, Need, Site, VisualContext
+from vlpeft.benchmark.contract.visual import VisionTower
 from vlpeft.benchmark.core.config import Config
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.core.protocol import Protocol
@@ -45,10 +46,10 @@ class WeightFiles:
 class BackboneConfig(Config, ABC):
     """The settings of a backbone; `build` turns them into a model."""
 
-    # The decorator @register sets these four. `joint` says that one model can be trained on
-    # several tasks together. `ignores` names the protocol keys without an effect.
+    # The decorator @register sets these four. A backbone does the tasks that need no other
+    # `abilities`; with `joint`, several together. `ignores` names protocol keys without effect.
     name: ClassVar[str]
-    tasks: ClassVar[tuple[str, ...]]
+    abilities: ClassVar[tuple[Ability, ...]]
     joint: ClassVar[bool] = False
     ignores: ClassVar[tuple[str, ...]] = ()
 
@@ -276,57 +277,6 @@ class Backbone(nn.Module, ABC):
     def device(self) -> torch.device:
         """The device of the weights."""
         return next(self.parameters()).device
-
-
-class VisionTower(nn.Module, ABC):
-    """A module from normalised pixels to visual features.
-
-    It maps (batch, 3, size, size) to (batch, 1 + tokens, width): the pooled vector, then the tokens
-    that were asked for. The last tokens are the image's grid, row by row. `leading` rows come
-    before the grid; the pooled vector is one of them.
-    """
-
-    width: int
-    leading: int
-    # Height and width of the input image, in pixels.
-    size: int
-    # Mean and standard deviation of each colour channel, for pixel values from 0 to 1.
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    resample: Image.Resampling = Image.Resampling.BILINEAR
-
-    @property
-    def hub_model(self) -> PreTrainedModel | None:
-        """The Hugging Face model inside the tower, or None if it is another library's."""
-        return None
-
-    def random_inputs(self, images: int) -> Tensor:
-        """Draw random input, to measure speed and memory with.
-
-        Args:
-            images: The number of images.
-
-        Returns:
-            (images, 3, size, size).
-        """
-        return torch.randn(images, 3, self.size, self.size)
-
-
-def single(visual: Tensor) -> Tensor:
-    """Remove the axis of images, for a backbone that reads one image per example.
-
-    Args:
-        visual: (batch, 1, tokens, width).
-
-    Returns:
-        (batch, tokens, width).
-
-    Raises:
-        RuntimeError: If there is more than one image.
-    """
-    if visual.shape[1] != 1:
-        raise RuntimeError(f"this backbone reads one image per example, got {visual.shape[1]}")
-    return visual[:, 0]
 
 
 def check_widths(vision: int, text: int, what: str) -> None:

@@ -124,6 +124,22 @@ class VisualContext(PerForward):
 
     what = "the visual context"
 
+    def select_rows(self, rows: Tensor) -> None:
+        """Keep these rows, where a decoder runs on other sequences than the encoder did.
+
+        Args:
+            rows: (sequences,). The number of each sequence's example.
+        """
+        self.value = self.value[rows]
+
+    def repeat_rows(self, copies: int) -> None:
+        """Repeat each row, with its copies next to each other, as beam search orders them.
+
+        Args:
+            copies: The number of copies of each row.
+        """
+        self.value = self.value.repeat_interleave(copies, 0)
+
 
 class EncoderMask(PerForward):
     """The padding mask of the encoder, (batch, tokens): 1 for a token, 0 for padding."""

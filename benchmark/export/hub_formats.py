@@ -17,8 +17,9 @@ from transformers import Conv1D
 from vlpeft.benchmark.backbones import BACKBONES
 from vlpeft.benchmark.backbones.weights import quiet
 from vlpeft.benchmark.cells.cell import Choice
-from vlpeft.benchmark.contract.backbone import Backbone, BackboneConfig, VisionTower
+from vlpeft.benchmark.contract.backbone import Backbone, BackboneConfig
 from vlpeft.benchmark.contract.method import LowRank, LowRankUpdate, PerTask
+from vlpeft.benchmark.contract.visual import VisionTower
 from vlpeft.benchmark.core.config import parse
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.export.base_code import base_lines

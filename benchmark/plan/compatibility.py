@@ -18,7 +18,7 @@ from vlpeft.benchmark.core.errors import UserError, did_you_mean
 from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.metrics import METRICS
 from vlpeft.benchmark.run.selection import selection_metrics
-from vlpeft.benchmark.tasks import TASKS
+from vlpeft.benchmark.tasks import TASKS, tasks_for
 from vlpeft.benchmark.tasks.base import Task
 from vlpeft.benchmark.tasks.labelled import Labelled
 
@@ -62,9 +62,10 @@ def reason_to_skip(cell: Cell) -> str:
 
 def _unsupported_task(cell: Cell, model: type[BackboneConfig]) -> str:
     """Return why a backbone cannot train on the tasks of a cell; "" if it can."""
+    able = tasks_for(model.abilities)
     for part in cell.parts:
-        if part.task not in model.tasks:
-            return f"{cell.backbone.name} does {', '.join(model.tasks)}, not {part.task}"
+        if part.task not in able:
+            return f"{cell.backbone.name} does {', '.join(able)}, not {part.task}"
     if cell.also and not model.joint:
         return f"{cell.backbone.name} trains on one task at a time"
     per_task = cell.method.settings.get("per_task", False) not in (False, "nothing")

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from vlpeft.benchmark.contract.abilities import Ability
 from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.datasets.base import Example
 from vlpeft.benchmark.tasks.text import clean_question
@@ -25,6 +26,8 @@ class Task(ABC):
     """A task: stateless, one file."""
 
     name: ClassVar[str]  # set by @register
+    # Set by @register: the abilities that a backbone must have for this task.
+    needs: ClassVar[tuple[Ability, ...]]
     # Set by @register: the metrics that a cell reports. The first one ranks.
     metrics: ClassVar[tuple[str, ...]]
     # Images of an example.

@@ -11,7 +11,11 @@ from vlpeft.benchmark.tasks.base import Item, Task
 from vlpeft.benchmark.tasks.text import clean_caption
 
 
-@register("captioning", metrics=("cider", "bleu", "rouge_l", "meteor", "spice"))
+@register(
+    "captioning",
+    needs=("write",),
+    metrics=("cider", "bleu", "rouge_l", "meteor", "spice"),
+)
 class Captioning(Task):
     """Describe an image in one sentence; scored by the COCO caption metrics."""
 

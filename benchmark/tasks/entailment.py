@@ -6,7 +6,7 @@ from vlpeft.benchmark.core.registry import register
 from vlpeft.benchmark.tasks.labelled import Labelled
 
 
-@register("entailment", metrics=("accuracy",))
+@register("entailment", needs=("choose",), metrics=("accuracy",))
 class Entailment(Labelled):
     """Say whether an image entails a hypothesis, contradicts it, or neither; scored by accuracy."""
 

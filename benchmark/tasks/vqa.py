@@ -12,7 +12,12 @@ from vlpeft.benchmark.metrics.vqa_accuracy import normalise, vqa_accuracy
 from vlpeft.benchmark.tasks.base import Item, Task
 
 
-@register("vqa", metrics=("vqa_accuracy",), optional=("answer_match", "accuracy"))
+@register(
+    "vqa",
+    needs=("choose",),
+    metrics=("vqa_accuracy",),
+    optional=("answer_match", "accuracy"),
+)
 class VQA(Task):
     """Answer a question about an image; scored by the official ten-answer rule."""
 

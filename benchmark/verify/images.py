@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from vlpeft.benchmark.backbones.vision import transform
-from vlpeft.benchmark.contract.backbone import VisionTower
+from vlpeft.benchmark.contract.visual import VisionTower
 from vlpeft.benchmark.datasets.base import Pixels
 from vlpeft.benchmark.datasets.image_files import decode_image
 from vlpeft.benchmark.datasets.shapes import Shapes

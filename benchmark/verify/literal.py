@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from transformers import Cache
 
+from vlpeft.benchmark.contract.visual import single
+
 # From the tokens so far to logits of the tokens that may follow the prompt and each of them:
 # (1 + tokens, vocabulary).
 Next = Callable[[Sequence[int]], Tensor]
@@ -107,9 +109,10 @@ def _gpt2(backbone: Any, visual: Tensor, _prompt: str) -> Next:
 
 
 def _blip(backbone: Any, visual: Tensor, prompt: str) -> Next:
-    memory = backbone.memory_of(visual[:, 0], [prompt])
+    image = single(visual)
+    memory = backbone.memory_of(image, [prompt])
     embeds, mask = backbone.embed_prefix([prompt])
-    backbone.set_visual_context(visual[:, 0])
+    backbone.set_visual_context(image)
 
     def following(ids: Sequence[int]) -> Tensor:
         whole = torch.cat([embeds, backbone.embed_words(_row(ids, visual))], 1)

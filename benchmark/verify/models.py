@@ -16,6 +16,7 @@ from vlpeft.benchmark.cells.cell import Cell, Choice
 from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.datasets import DatasetSpec
 from vlpeft.benchmark.run.model import build
+from vlpeft.benchmark.tasks import tasks_for
 from vlpeft.benchmark.verify.check import Value
 from vlpeft.benchmark.verify.images import SCENES, scene
 from vlpeft.benchmark.verify.waves import fingerprint, wave
@@ -119,7 +120,7 @@ def make(form: Form, method: str, device: str) -> Any:
     cell = Cell(
         Choice(method, dict(METHODS[method])),
         Choice(form.backbone, dict(form.settings)),
-        config.tasks[0],
+        tasks_for(config.abilities)[0],
         DatasetSpec("none", "shapes", {}, ""),
         PROTOCOL,
         0,

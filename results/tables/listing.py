@@ -18,12 +18,12 @@ from vlpeft.benchmark.core import protocol
 from vlpeft.benchmark.core.config import dump
 from vlpeft.benchmark.core.declared import parse_source
 from vlpeft.benchmark.core.protocol import Protocol
-from vlpeft.benchmark.core.registry import Registry, fields_of
+from vlpeft.benchmark.core.registry import Registry, RegistryEntry, fields_of
 from vlpeft.benchmark.datasets import dataset_names, load_card
 from vlpeft.benchmark.metrics import METRICS
 from vlpeft.benchmark.plan.recipes import load_protocol, protocol_names
 from vlpeft.benchmark.plan.sweep import load_sweep, sweep_names
-from vlpeft.benchmark.tasks import TASKS
+from vlpeft.benchmark.tasks import TASKS, tasks_for
 from vlpeft.results.papers.published import load_published, published_names
 from vlpeft.results.status import CellStatus, status
 from vlpeft.results.tables.blocks import Block, Footnotes, Table, Text, one_line, text_row
@@ -45,7 +45,8 @@ OWN_PROTOCOL = (
 def listing(what: str) -> list[dict[str, Any]]:
     """Return name, summary and settings of all entries of one kind.
 
-    Imports no entry, so it needs no torch.
+    Imports no entry of this repository, so it needs no torch. To list the tasks of a backbone, it
+    imports the tasks of other packages.
 
     what: "datasets", "sweeps", "protocols" or a name in REGISTRIES.
     """
@@ -72,11 +73,27 @@ def _dataset(name: str) -> dict[str, Any]:
 def _entries(registry: Registry[Any]) -> Iterator[dict[str, Any]]:
     """Yield the entries of a registry, as declared in their source files."""
     for entry in registry.entries.values():
-        options = {}
-        for key, value in entry.options.items():
-            options[key] = list(value) if isinstance(value, tuple) else value
+        options = _options(registry, entry)
         fields = _fields(entry.settings, entry.choices)
         yield {"name": entry.name, **options, **fields, "summary": entry.summary}
+
+
+def _options(registry: Registry[Any], entry: RegistryEntry) -> dict[str, Any]:
+    """Return what a decorator declares, with the tasks of a backbone in place of its abilities.
+
+    Abilities only match backbones with tasks. Readers want the result, and see it once.
+    """
+    options: dict[str, Any] = {}
+    for key, value in entry.options.items():
+        if registry is BACKBONES and key == "abilities":
+            options["tasks"] = list(tasks_for(value))
+        elif registry is TASKS and key == "needs":
+            continue
+        elif isinstance(value, tuple):
+            options[key] = list(value)
+        else:
+            options[key] = value
+    return options
 
 
 def _sweeps() -> list[dict[str, Any]]:

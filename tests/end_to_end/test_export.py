@@ -32,6 +32,7 @@ from vlpeft.benchmark.export.folder import (
 from vlpeft.benchmark.export.predict import predict, select_part
 from vlpeft.benchmark.export.weights import pin_revision
 from vlpeft.benchmark.export.write import export
+from vlpeft.benchmark.tasks import tasks_for
 
 # peft reads a property that the installed transformers has renamed.
 pytestmark = pytest.mark.filterwarnings(
@@ -50,7 +51,7 @@ def spread() -> Iterator[tuple[str, str, str]]:
     places = [
         (backbone, task)
         for backbone in BACKBONES.entries
-        for task in BACKBONES.load(backbone).tasks
+        for task in tasks_for(BACKBONES.load(backbone).abilities)
     ]
     yield from (("lora", *place) for place in places)
     only = {

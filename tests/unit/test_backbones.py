@@ -27,6 +27,7 @@ from vlpeft.benchmark.backbones.vision import transform, vision_tower
 from vlpeft.benchmark.backbones.weights import WeightSource
 from vlpeft.benchmark.contract.backbone import TINY, Backbone
 from vlpeft.benchmark.contract.method import apply
+from vlpeft.benchmark.contract.visual import VisualFeatures, single
 from vlpeft.benchmark.core.config import parse
 from vlpeft.benchmark.core.errors import UserError, WeightsError
 from vlpeft.benchmark.core.protocol import Protocol
@@ -286,6 +287,23 @@ def test_patch_tokens_reach_routing_functions_but_not_the_prefix() -> None:
     apply(RoutingLoRA(rank=4, function="project"), backbone)
     assert backbone.logits(visual, QUESTIONS).shape == (2, 3)
     assert backbone.visual_context.value.shape == (2, 65, 128)
+
+
+def test_visual_features_are_views_of_what_is_stored() -> None:
+    """A copy would have another layout, for which matrix products may round differently."""
+    stored = torch.arange(2.0 * 2 * 5 * 3).view(2, 2, 5, 3)
+    images = VisualFeatures(stored)
+    assert torch.equal(images.pooled, torch.stack([stored[:, 0, 0], stored[:, 1, 0]], 1))
+    assert torch.equal(images.tokens, torch.cat([stored[:, 0, 1:], stored[:, 1, 1:]], 1))
+    assert torch.equal(images.grids(2), stored[:, :, 2:])
+    one = single(stored[:, :1])
+    assert torch.equal(one.tokens, stored[:, 0, 1:])
+    for view in (images.pooled, images.grids(2), one.pooled, one.tokens):
+        assert view.untyped_storage().data_ptr() == stored.untyped_storage().data_ptr()
+    assert torch.equal(one.rows(torch.tensor([1, 1, 0])).stored, stored[[1, 1, 0], :1])
+    assert torch.equal(one.repeat(2).stored, stored[[0, 0, 1, 1], :1])
+    with pytest.raises(RuntimeError, match="reads one image per example, got 2"):
+        single(stored)
 
 
 def test_the_shipped_towers_match_the_manifest() -> None:

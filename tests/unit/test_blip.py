@@ -29,6 +29,7 @@ from vlpeft.benchmark.backbones.blip_parts import TextAttention
 from vlpeft.benchmark.backbones.vision import transform
 from vlpeft.benchmark.contract.backbone import TINY
 from vlpeft.benchmark.contract.method import Method, apply
+from vlpeft.benchmark.contract.visual import single
 from vlpeft.benchmark.core.config import parse
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.core.protocol import Protocol
@@ -316,9 +317,10 @@ def scores(backbone: BLIPModel, visual: Tensor, prompt: str) -> list[float]:
     """Compute the log-likelihood of each answer alone, without a cache."""
     found = []
     for answer in ANSWERS:
-        backbone.set_visual_context(visual)
-        memory = backbone.memory_of(visual, [prompt])
-        backbone.set_visual_context(visual)
+        image = single(visual[:, None])
+        backbone.set_visual_context(image)
+        memory = backbone.memory_of(image, [prompt])
+        backbone.set_visual_context(image)
         labels = backbone._targets([answer])
         logits = backbone.decoder.cls(
             backbone._states(*backbone.embed_prefix([prompt]), labels, memory)
@@ -390,8 +392,9 @@ def test_generation_equals_a_loop_without_cache(form: str, method: Method | None
 
 
 def greedy(backbone: BLIPModel, visual: Tensor, prompt: str) -> str:
-    memory = backbone.memory_of(visual, [prompt])
-    backbone.set_visual_context(visual)
+    image = single(visual[:, None])
+    memory = backbone.memory_of(image, [prompt])
+    backbone.set_visual_context(image)
     ids: list[int] = []
     while len(ids) < 12 and backbone.end not in ids:
         labels = torch.tensor([[*ids, 0]])

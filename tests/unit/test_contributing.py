@@ -98,6 +98,8 @@ def test_the_snippets_plan_and_run(tmp_path: Path) -> None:
     assert trained["sublayer_scale", "late_fusion"] == 3 * 128
     skipped = [cell for cell in cells if cell["skipped"] and cell["task"].startswith("yes_no")]
     assert {cell["row"] for cell in skipped} == {"lora"}, "late_fusion has no linear maps"
+    new_task = {cell["backbone"] for cell in done if cell["task"].startswith("yes_no")}
+    assert new_task == {"late_fusion", "vit_roberta"}, "the task is new to a shipped backbone, too"
     records = [
         json.loads(path.read_text()) for path in (tmp_path / "out").glob("cells/*/record.json")
     ]

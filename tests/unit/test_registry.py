@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import typing
@@ -15,6 +16,7 @@ from typing import Literal
 
 import pytest
 
+from vlpeft.benchmark import tasks
 from vlpeft.benchmark.backbones import BACKBONES
 from vlpeft.benchmark.contract import METHODS
 from vlpeft.benchmark.core import registry
@@ -25,7 +27,7 @@ from vlpeft.benchmark.core.registry import Registry
 from vlpeft.benchmark.datasets import FORMATS
 from vlpeft.benchmark.metrics import METRICS
 from vlpeft.benchmark.plan.recipes import protocol_names
-from vlpeft.benchmark.tasks import TASKS
+from vlpeft.benchmark.tasks import TASKS, tasks_for
 from vlpeft.results.tables.listing import listing, listing_text
 
 REGISTRIES = {
@@ -250,6 +252,55 @@ def test_adding_a_file_is_enough(repository) -> None:
     assert (entry.module, entry.attribute, entry.summary) == ("plugins.one", "One", "A one.")
     assert entry.options == {"paper": "Nobody 1999", "needs": ()}
     assert entry.settings == {"size": "8", "names": "('a',)", "must": ""}
+
+
+PAIRS = {
+    "blip": ("vqa", "captioning", "entailment"),
+    "clip_bart": ("vqa", "captioning", "entailment", "nlvr2"),
+    "vit_gpt2": ("captioning",),
+    "vit_roberta": ("vqa", "entailment", "nlvr2"),
+}
+
+
+@pytest.mark.parametrize("backbone", BACKBONES.entries)
+def test_tasks_follow_from_abilities(backbone) -> None:
+    assert tasks_for(BACKBONES.entry(backbone).options["abilities"]) == PAIRS[backbone]
+
+
+@pytest.mark.parametrize(
+    ("needs", "able"),
+    [
+        (("choose",), {"blip", "clip_bart", "vit_roberta"}),
+        (("write",), {"blip", "clip_bart", "vit_gpt2"}),
+        (("choose", "write"), {"blip", "clip_bart"}),
+        (("write", "pair"), {"clip_bart"}),
+    ],
+)
+def test_a_new_task_edits_no_backbone(repository, monkeypatch, needs, able) -> None:
+    """One new file is enough, for the list and for the pairs. Its module is never imported."""
+    folder = repository / "vlpeft" / "benchmark" / "tasks"
+    shutil.copytree(Path(tasks.__file__).parent, folder)
+    source(folder / "brand_new.py", "brand_new", "BrandNew", "Task")
+    path = folder / "brand_new.py"
+    path.write_text(path.read_text().replace("needs=()", f"needs={needs!r}"))
+    monkeypatch.setattr(tasks, "TASKS", Registry("task", "vlpeft/benchmark/tasks"))
+    rows = {row["name"]: row["tasks"] for row in listing("backbones")}
+    assert {name for name, known in rows.items() if "brand_new" in known} == able
+    for name, known in rows.items():
+        assert tuple(task for task in known if task != "brand_new") == PAIRS[name]
+
+
+def test_abilities_stay_out_of_the_lists() -> None:
+    """A list shows the pairs instead, as `tasks` of a backbone."""
+    assert not any("abilities" in row for row in listing("backbones"))
+    assert not any("needs" in row for row in listing("tasks"))
+
+
+def test_unknown_abilities() -> None:
+    with pytest.raises(
+        UserError, match=r"^abilities of a backbone: unknown ability 'chose'; did you mean 'choose'"
+    ):
+        tasks_for(("chose",))
 
 
 def test_settings_of_a_base_class_are_listed(repository) -> None:
