@@ -26,7 +26,7 @@ from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.core.registry import register
 from vlpeft.benchmark.libraries.transformers import make_activation
 
-Part = Literal["down", "up"]
+AdapterPart = Literal["down", "up"]
 
 
 @register("adapter", paper="Houlsby et al. 2019", needs=("sublayers",))
@@ -117,26 +117,26 @@ class Adapter(Method):
         """Count the parameters of one of the two maps: its weight and its bias."""
         return (inputs + 1) * outputs
 
-    def _copies(self, part: Part, backbone: Backbone) -> int:
+    def _copies(self, part: AdapterPart, backbone: Backbone) -> int:
         """Return the number of copies of a map: one, or one per task."""
         if self._is_per_task(part):
             return backbone.active_task.count
         return 1
 
-    def _is_per_task(self, part: Part) -> bool:
+    def _is_per_task(self, part: AdapterPart) -> bool:
         return self.per_task in (part, "all")
 
     def _make_adapter(self, width: int, backbone: Backbone) -> Bottleneck:
         """Return the module to add; its maps have copies where each task has its own."""
         adapter = self.bottleneck(width, backbone)
-        parts: tuple[Part, ...] = ("down", "up")
+        parts: tuple[AdapterPart, ...] = ("down", "up")
         for part in parts:
             if self._is_per_task(part):
                 make = partial(self._make_part, part, width, backbone)
                 setattr(adapter, part, PerTask(make, backbone.active_task))
         return adapter
 
-    def _make_part(self, part: Part, width: int, backbone: Backbone) -> nn.Module:
+    def _make_part(self, part: AdapterPart, width: int, backbone: Backbone) -> nn.Module:
         # A whole bottleneck is drawn for each copy, so that Compacter gives its own maps here.
         new: nn.Module = getattr(self.bottleneck(width, backbone), part)
         return new

@@ -13,7 +13,7 @@ from vlpeft.benchmark.core.errors import UserError
 from vlpeft.results.environments import UNKNOWN
 
 JOINT = " (joint: "  # follows the dataset's name in the frame, for cells trained on several tasks
-Group = tuple[str, str, str]  # backbone, task, dataset
+ResultGroup = tuple[str, str, str]  # backbone, task, dataset
 Versions = list[tuple[Planned, object]]  # of something recorded, by cell
 
 
@@ -24,7 +24,7 @@ def iterate_parts(cells: Iterable[Planned]) -> Iterator[tuple[Planned, int]]:
             yield planned, part
 
 
-def group_of(planned: Planned, part: int) -> Group:
+def group_of(planned: Planned, part: int) -> ResultGroup:
     """Return backbone, task and dataset of one task of a cell, as the frame names them."""
     parts = planned.cell.parts
     dataset = parts[part].dataset.name
@@ -50,7 +50,7 @@ def reject_duplicates(cells: Iterable[Planned]) -> None:
 
 def reject_recipes(cells: Iterable[Planned]) -> None:
     """Raise UserError if cells that are averaged differ in more than their seed."""
-    first: dict[tuple[str, Group], Planned] = {}
+    first: dict[tuple[str, ResultGroup], Planned] = {}
     for planned in cells:
         other = first.setdefault((planned.row, group_of(planned, 0)), planned)
         if replace(planned.cell, seed=other.seed) != other.cell:

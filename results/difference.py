@@ -23,7 +23,7 @@ from vlpeft.results.leaderboard import COSTS
 from vlpeft.results.tables.blocks import Block, Table, one_line, text_row
 
 # A metric's number, why it is absent, or None where only the other side has it.
-Value = float | str | None
+RecordedValue = float | str | None
 # Where these keys of the provenance differ, the numbers measure different things.
 MAKING = ("science", "data")
 # These differ between any two runs.
@@ -37,8 +37,8 @@ class MetricDifference:
     cell: str
     id: str
     metric: str
-    a: Value
-    b: Value
+    a: RecordedValue
+    b: RecordedValue
 
     @property
     def change(self) -> float | None:
@@ -170,7 +170,7 @@ def _metrics(a: Record, b: Record) -> Iterator[MetricDifference]:
             yield MetricDifference(_label(a), a.id, name, ours, theirs)
 
 
-def _value(metrics: Mapping[str, float | dict[str, str]], name: str) -> Value:
+def _value(metrics: Mapping[str, float | dict[str, str]], name: str) -> RecordedValue:
     value = metrics.get(name)
     if isinstance(value, dict):
         return f"absent: {value.get('absent', 'no reason given')}"
@@ -268,7 +268,7 @@ def _metric_texts(difference: MetricDifference) -> tuple[str, str, str]:
     return _value_text(difference.a), _value_text(difference.b), change
 
 
-def _value_text(value: Value) -> str:
+def _value_text(value: RecordedValue) -> str:
     if value is None:
         return "–"
     if isinstance(value, str):

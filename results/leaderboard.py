@@ -46,7 +46,7 @@ from vlpeft.benchmark.cells.results import Results
 from vlpeft.benchmark.metrics import METRICS
 from vlpeft.benchmark.tasks import metric_names
 from vlpeft.results.compatible import (
-    Group,
+    ResultGroup,
     group_of,
     iterate_parts,
     reject_duplicates,
@@ -242,14 +242,14 @@ def _environment(record: Record | None) -> dict[str, str]:
     return {"verified": verified(record), "environment": environment(record)}
 
 
-def _metrics(plan: Plan, records: Mapping[str, Record]) -> dict[Group, list[str]]:
+def _metrics(plan: Plan, records: Mapping[str, Record]) -> dict[ResultGroup, list[str]]:
     """Return the metric names of each (backbone, task, dataset), in order.
 
     They are those that the records report. Without records they are those that the cells will.
     """
-    reported: dict[Group, set[str]] = {}
-    expected: dict[Group, set[str]] = {}
-    order: dict[Group, list[tuple[str, ...]]] = {}
+    reported: dict[ResultGroup, set[str]] = {}
+    expected: dict[ResultGroup, set[str]] = {}
+    order: dict[ResultGroup, list[tuple[str, ...]]] = {}
     for planned, part in iterate_parts(plan.cells):
         group = group_of(planned, part)
         declared = _declared(planned.cell.parts[part])

@@ -10,11 +10,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["done", "missing", "failed", "absent", "skipped"]
-KINDS: tuple[Kind, ...] = ("done", "missing", "failed", "absent", "skipped")
+StateKind = Literal["done", "missing", "failed", "absent", "skipped"]
+KINDS: tuple[StateKind, ...] = ("done", "missing", "failed", "absent", "skipped")
 # The kinds of states without a value, the one that decides for all seeds first.
-MERGE_ORDER: tuple[Kind, ...] = ("skipped", "failed", "missing", "absent")
-WORST_ORDER: tuple[Kind, ...] = ("skipped", "failed", "absent", "missing")
+MERGE_ORDER: tuple[StateKind, ...] = ("skipped", "failed", "missing", "absent")
+WORST_ORDER: tuple[StateKind, ...] = ("skipped", "failed", "absent", "missing")
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class State:
     reason: empty for "done" and "missing", which need none.
     """
 
-    kind: Kind
+    kind: StateKind
     reason: str = ""
 
     @classmethod

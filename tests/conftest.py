@@ -32,7 +32,7 @@ from vlpeft.benchmark.datasets import DatasetSpec
 from vlpeft.benchmark.datasets.base import Example
 from vlpeft.benchmark.plan.compatibility import reason_to_skip
 from vlpeft.benchmark.plan.sweep import load_sweep
-from vlpeft.benchmark.run.features import Visual
+from vlpeft.benchmark.run.features import VisualSteps
 from vlpeft.benchmark.run.loop import Feed, TrainingState, start, train
 from vlpeft.benchmark.run.model import build
 from vlpeft.benchmark.tasks import TASKS, tasks_for
@@ -189,7 +189,7 @@ class Case:
         )[0]
 
 
-def visual(backbone: Backbone) -> Visual:
+def visual(backbone: Backbone) -> VisualSteps:
     """Return the visual features of random images, with a gradient to the tower.
 
     The pixels of an image are a function of its id.
@@ -208,7 +208,7 @@ def visual(backbone: Backbone) -> Visual:
 
     # A batch of another size may round differently. One image at a time keeps the features
     # independent.
-    return Visual(fetch, lambda pixels: torch.cat([tower(image[None]) for image in pixels]))
+    return VisualSteps(fetch, lambda pixels: torch.cat([tower(image[None]) for image in pixels]))
 
 
 def variations(cls: type[Any], base: Settings) -> Iterator[Settings]:

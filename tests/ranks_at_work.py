@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from vlpeft.benchmark.cells.cell import Cell
 from vlpeft.benchmark.run.checkpoint import trained_tensors
 from vlpeft.benchmark.run.distributed import Ranks, join
-from vlpeft.benchmark.run.features import Visual
+from vlpeft.benchmark.run.features import VisualSteps
 from vlpeft.benchmark.run.loop import Feed, start, train
 from vlpeft.benchmark.run.model import build
 from vlpeft.benchmark.run.ranks import Link, run_ranks
@@ -63,7 +63,7 @@ def train_alike(job: Job, ranks: Ranks) -> dict[str, Any]:
         )
 
     # One image at a time: in a batch of another size the frozen tower may round differently.
-    visual = Visual(fetch, lambda pixels: torch.cat([tower(image[None]) for image in pixels]))
+    visual = VisualSteps(fetch, lambda pixels: torch.cat([tower(image[None]) for image in pixels]))
     state = start(backbone, protocol, 2)
     train(state, [Feed(job.items, visual, protocol, job.answers)], 0, 2, lambda _: None, ranks)
     ranks.check_equal(trained_tensors(backbone))

@@ -112,7 +112,7 @@ class BLIP(BackboneConfig):
         return BLIPModel(self, answers, protocol)
 
 
-class Prefix(NamedTuple):
+class ReadPrompts(NamedTuple):
     """A batch of prompts that the decoder has read; answers continue from here.
 
     Shapes: mask (batch, length), first (batch, vocabulary).
@@ -237,7 +237,7 @@ class BLIPModel(BLIPLanguage):
         self.set_visual_context(image)
         out = self.decode(embeds, mask, memory, new_cache())
         first = self.decoder.cls(out.last_hidden_state[:, -1])
-        prefix = Prefix(image, memory, mask, out.cache, first)
+        prefix = ReadPrompts(image, memory, mask, out.cache, first)
         answers = self._targets(self.answers).to(self.device)
         return rank(
             first,
@@ -246,7 +246,7 @@ class BLIPModel(BLIPLanguage):
             lambda tokens: self._score(prefix, tokens),
         )
 
-    def _score(self, prefix: Prefix, tokens: Tensor) -> Tensor:
+    def _score(self, prefix: ReadPrompts, tokens: Tensor) -> Tensor:
         """Map tokens (questions, keep, length) to log-likelihoods (questions, keep)."""
         together = max(1, RANKED_TOGETHER // tokens.shape[1])
         questions = torch.arange(len(tokens), device=tokens.device)
@@ -255,7 +255,7 @@ class BLIPModel(BLIPLanguage):
         parts = [self._score_part(prefix, tokens, part) for part in slices]
         return torch.cat(parts)
 
-    def _score_part(self, prefix: Prefix, tokens: Tensor, questions: Tensor) -> Tensor:
+    def _score_part(self, prefix: ReadPrompts, tokens: Tensor, questions: Tensor) -> Tensor:
         """Score the candidates of these questions in one forward, which continues their cache."""
         keep = tokens.shape[1]
         rows = questions.repeat_interleave(keep)

@@ -18,7 +18,7 @@ from vlpeft.benchmark.backbones.blip_original import CLASSES, load_original
 from vlpeft.benchmark.backbones.vision import Triple, normalisation
 from vlpeft.benchmark.backbones.weights import WeightSource, reads_weights
 from vlpeft.benchmark.contract.attention import Attention, attend, reads_probabilities
-from vlpeft.benchmark.contract.sites import Projection, Site, Slot
+from vlpeft.benchmark.contract.sites import Projection, Site, Slot, TowerSide
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.libraries.transformers import BlipAttention, override_blip_text
 
@@ -37,8 +37,6 @@ KNOWN_FILES = {
         "vqa": "Salesforce/blip-vqa-base",
     }
 }
-
-Side = Literal["encoder", "decoder"]
 
 
 class Weights(NamedTuple):
@@ -193,7 +191,7 @@ class TextAttention(BlipAttention):
         return attend(self, query, key, value, mask, dropout=dropout, is_causal=False)[0]
 
 
-def list_sites(layers: Any, side: Side, *, fixed: bool) -> Iterator[Site]:
+def list_sites(layers: Any, side: TowerSide, *, fixed: bool) -> Iterator[Site]:
     """Yield the self-attention, cross-attention and feed-forward site of each layer.
 
     `fixed` says that cross-attention looks at an image, whose number of tokens never changes.
@@ -214,7 +212,7 @@ def list_sites(layers: Any, side: Side, *, fixed: bool) -> Iterator[Site]:
 def _attention_site(
     name: str,
     kind: Literal["self", "cross"],
-    side: Side,
+    side: TowerSide,
     index: int,
     block: Any,
     attention: Attention,
@@ -231,7 +229,7 @@ def _attention_site(
     )
 
 
-def _feed_forward_site(name: str, side: Side, index: int, layer: Any) -> Site:
+def _feed_forward_site(name: str, side: TowerSide, index: int, layer: Any) -> Site:
     up, down = layer.intermediate, layer.output
     width = down.dense.out_features
     projections = {

@@ -12,15 +12,13 @@ from torch.nn import functional
 
 from vlpeft.benchmark.contract.attention import Attention
 from vlpeft.benchmark.contract.parameters import init_normal
-from vlpeft.benchmark.contract.sites import Projection, Site, Slot
+from vlpeft.benchmark.contract.sites import Projection, Site, Slot, TowerSide
 from vlpeft.benchmark.core.errors import UserError
 
 # The standard deviation of every new embedding row and linear map: BART's `init_std`, with which
 # transformers initialises the modules that VL-Adapter adds, too.
 STD = 0.02
 ROLES = {"query": "q_proj", "key": "k_proj", "value": "v_proj", "output": "out_proj"}
-
-Side = Literal["encoder", "decoder"]
 
 
 class Start(NamedTuple):
@@ -121,7 +119,7 @@ def number_tokens(table: Tensor, count: int, extra: int) -> Tensor:
     return table[-count:].flip(0)
 
 
-def list_sites(side: Side, text: Any) -> Iterator[Site]:
+def list_sites(side: TowerSide, text: Any) -> Iterator[Site]:
     """Yield self-attention, cross-attention (decoder) and feed-forward block of every layer.
 
     BART's dropout is a function and not a module. So a sub-layer's output is its last linear map:
@@ -136,7 +134,7 @@ def list_sites(side: Side, text: Any) -> Iterator[Site]:
 
 
 def _attention_site(
-    name: str, kind: Literal["self", "cross"], side: Side, index: int, layer: Any, text: Any
+    name: str, kind: Literal["self", "cross"], side: TowerSide, index: int, layer: Any, text: Any
 ) -> Site:
     attribute = {"self": "self_attn", "cross": "encoder_attn"}[kind]
     module = getattr(layer, attribute)
@@ -151,7 +149,7 @@ def _attention_site(
     return Site(name, kind, side, index, width, projections, output, norm, attention)
 
 
-def _feed_forward_site(name: str, side: Side, index: int, layer: Any, text: Any) -> Site:
+def _feed_forward_site(name: str, side: TowerSide, index: int, layer: Any, text: Any) -> Site:
     width = text.config.d_model
     projections = {
         "up": Projection(Slot(layer, "fc1"), (0, layer.fc1.out_features)),

@@ -248,7 +248,7 @@ def _create_timm_tower(name: str) -> nn.Module:
         ) from error
 
 
-def _create_open_clip_visual(name: str) -> open_clip.Visual | None:
+def _create_open_clip_visual(name: str) -> open_clip.ImageEncoder | None:
     """Return the image side of `NAME/TAG`, `NAME/FILE` or `random:NAME`."""
     model, _, weights = name.removeprefix("random:").partition("/")
     random = name.startswith("random:")

@@ -19,17 +19,17 @@ from vlpeft.benchmark.contract.method import apply
 from vlpeft.benchmark.core.config import parse
 from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.plan.measure import ANSWERS, QUESTION
-from vlpeft.benchmark.run.features import Visual
+from vlpeft.benchmark.run.features import VisualSteps
 from vlpeft.benchmark.run.fetch_ahead import pin
 from vlpeft.benchmark.run.loop import Feed, autocast, start, train
 from vlpeft.benchmark.tasks.base import Item
 
-Settings = Mapping[str, Any]
-FULL: Mapping[str, Settings] = {
+TowerSettings = Mapping[str, Any]
+FULL: Mapping[str, TowerSettings] = {
     "vit_roberta": {},
     "blip": {},
 }  # the defaults are the papers' towers
-SMALL: Mapping[str, Settings] = {
+SMALL: Mapping[str, TowerSettings] = {
     "vit_roberta": {"text": "tiny", "vision": "tiny"},
     "blip": {"weights": "tiny", "image_size": 64},
 }
@@ -43,7 +43,7 @@ def protocol(batch: int, **more: Any) -> Protocol:
 def adapt_backbone(
     name: str,
     method: str | None,
-    settings: Settings,
+    settings: TowerSettings,
     recipe: Protocol,
     *,
     quick: bool,
@@ -67,7 +67,7 @@ def items(batch: int) -> list[Item]:
     return [Item((str(i),), QUESTION, {ANSWERS[i % len(ANSWERS)]: 1.0}) for i in range(batch)]
 
 
-def training(backbone: Backbone, recipe: Protocol, visual: Visual) -> TimedStep:
+def training(backbone: Backbone, recipe: Protocol, visual: VisualSteps) -> TimedStep:
     """Return one step of the training loop: features, forward, backward, AdamW, schedule."""
     batch = recipe.batch_size
     state, feed = start(backbone, recipe, 1), Feed(items(batch), visual, recipe, ANSWERS)
@@ -79,7 +79,7 @@ def training(backbone: Backbone, recipe: Protocol, visual: Visual) -> TimedStep:
     return step
 
 
-def freeze_backbone(backbone: Backbone, recipe: Protocol, visual: Visual) -> TimedStep:
+def freeze_backbone(backbone: Backbone, recipe: Protocol, visual: VisualSteps) -> TimedStep:
     """Return the least that adapting a frozen backbone can cost.
 
     That is its forward pass, and the gradient of every activation of the text.

@@ -28,7 +28,7 @@ HEADER = ("ours", "other", "", "ratio", "middle half", "asked for", "")
 
 
 @dataclass(frozen=True)
-class Setting:
+class BenchSetting:
     """How to measure.
 
     `quick` only shows that a bench runs: the smallest sizes, in this process. Its numbers mean
@@ -113,7 +113,7 @@ def row(
     )
 
 
-def run(name: str, setting: Setting) -> Iterator[BenchRow]:
+def run(name: str, setting: BenchSetting) -> Iterator[BenchRow]:
     """Run a bench; yield its rows as they are measured."""
     rows: Iterator[BenchRow] = import_module(f"vlpeft.benchmark.bench.{name}").run(setting)
     return rows
@@ -184,7 +184,9 @@ def check_folder(folder: Path) -> None:
         raise UserError(f"{folder}: cannot be written; choose another folder")
 
 
-def keep(folder: Path, rows: Sequence[BenchRow], setting: Setting, before: Sequence[float]) -> Path:
+def keep(
+    folder: Path, rows: Sequence[BenchRow], setting: BenchSetting, before: Sequence[float]
+) -> Path:
     """Write the rows and their provenance to a new file, named by time and environment.
 
     `before`: the load averages when the run began. Raises UserError if the file exists already

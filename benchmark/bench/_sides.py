@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from vlpeft.benchmark.bench._rows import BenchRow, RatioLimit, Setting, row
+from vlpeft.benchmark.bench._rows import BenchRow, BenchSetting, RatioLimit, row
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.run.cost import MIB, peak_memory, reset_peak_memory
 from vlpeft.benchmark.run.runtime import Runtime, prepare_torch
@@ -56,7 +56,7 @@ class Contender(Protocol):
 class Here:
     """A side in this process."""
 
-    def __init__(self, make: Make, setting: Setting, elapsed: bool = False) -> None:
+    def __init__(self, make: Make, setting: BenchSetting, elapsed: bool = False) -> None:
         self.device, self.elapsed = (
             prepare_torch(Runtime(device=setting.device, threads=1)),
             elapsed,
@@ -97,7 +97,7 @@ class Here:
 class Elsewhere:
     """A side in its own process."""
 
-    def __init__(self, make: Make, setting: Setting, elapsed: bool) -> None:
+    def __init__(self, make: Make, setting: BenchSetting, elapsed: bool) -> None:
         self.ours, theirs = get_context("spawn").Pipe()
         self.process = get_context("spawn").Process(
             target=_serve, args=(theirs, make, setting, elapsed), daemon=True
@@ -127,7 +127,7 @@ class Elsewhere:
         self.process.join()
 
 
-def _serve(connection: Connection, make: Make, setting: Setting, elapsed: bool) -> None:
+def _serve(connection: Connection, make: Make, setting: BenchSetting, elapsed: bool) -> None:
     try:
         side = Here(make, setting, elapsed)
         connection.send("ready")
@@ -145,7 +145,7 @@ def _serve(connection: Connection, make: Make, setting: Setting, elapsed: bool) 
 
 
 @contextmanager
-def side(make: Make, setting: Setting, elapsed: bool = False) -> Iterator[Contender]:
+def side(make: Make, setting: BenchSetting, elapsed: bool = False) -> Iterator[Contender]:
     """Start a side that is ready to take turns, and stop it at the end."""
     if setting.quick:
         yield Here(make, setting, elapsed)
@@ -158,7 +158,7 @@ def side(make: Make, setting: Setting, elapsed: bool = False) -> Iterator[Conten
 
 
 def turns(
-    ours: Make, other: Make, setting: Setting, *, elapsed: bool = False
+    ours: Make, other: Make, setting: BenchSetting, *, elapsed: bool = False
 ) -> list[tuple[Turn, Turn]]:
     """Return pairs of turns; the sides take turns at going first.
 
@@ -183,7 +183,7 @@ def time_row(
     bench: str,
     name: str,
     pairs: list[tuple[Turn, Turn]],
-    setting: Setting,
+    setting: BenchSetting,
     rule: RatioLimit,
     required: float | None,
     *,

@@ -11,19 +11,19 @@ from tempfile import TemporaryDirectory
 
 from safetensors.torch import save_file
 
-from vlpeft.benchmark.bench._models import Settings, adapt_backbone, protocol
-from vlpeft.benchmark.bench._rows import BenchRow, Setting, row
+from vlpeft.benchmark.bench._models import TowerSettings, adapt_backbone, protocol
+from vlpeft.benchmark.bench._rows import BenchRow, BenchSetting, row
 from vlpeft.benchmark.run.checkpoint import save_trained
 
 BENCH = "checkpoint"
-METHODS: Mapping[str, Settings] = {
+METHODS: Mapping[str, TowerSettings] = {
     "lora": {"rank": 128, "alpha": 128},
     "routing_lora": {"rank": 128, "alpha": 128, "function": "mul"},
 }
 ANSWERS = 3129  # VQAv2's
 
 
-def run(setting: Setting) -> Iterator[BenchRow]:
+def run(setting: BenchSetting) -> Iterator[BenchRow]:
     """Compare the sizes of the two files."""
     for method, full in METHODS.items():
         settings = {**full, "rank": 4} if setting.quick else full

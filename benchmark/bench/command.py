@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from vlpeft.benchmark.bench._rows import BenchRow, Setting, row
+from vlpeft.benchmark.bench._rows import BenchRow, BenchSetting, row
 from vlpeft.benchmark.bench._sides import TimedStep, time_row, turns
 from vlpeft.benchmark.bench._sweeps import records, write_sweep
 
@@ -32,7 +32,7 @@ print(time.process_time() - began, file=sys.stderr)
 """  # of the last command
 
 
-def run(setting: Setting) -> Iterator[BenchRow]:
+def run(setting: BenchSetting) -> Iterator[BenchRow]:
     """Measure help, plan and table."""
     runs = 1 if setting.quick else RUNS
     pairs = turns(partial(step, HELP, runs), partial(step, ("-c", "pass"), runs), setting)

@@ -16,8 +16,8 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from vlpeft.benchmark.bench._models import Settings, adapt_backbone, protocol, training
-from vlpeft.benchmark.bench._rows import BenchRow, Setting, row
+from vlpeft.benchmark.bench._models import TowerSettings, adapt_backbone, protocol, training
+from vlpeft.benchmark.bench._rows import BenchRow, BenchSetting, row
 from vlpeft.benchmark.bench._sides import TimedStep, time_row, turns
 from vlpeft.benchmark.plan.measure import cached_pixels
 from vlpeft.benchmark.run.compile import compile_layers
@@ -32,7 +32,7 @@ class CompileCase:
 
     backbone: str
     method: str
-    settings: Settings
+    settings: TowerSettings
 
 
 CASES = (
@@ -41,7 +41,7 @@ CASES = (
 )
 
 
-def run(setting: Setting) -> Iterator[BenchRow]:
+def run(setting: BenchSetting) -> Iterator[BenchRow]:
     """Return two rows for each method; a quick run has only the first method."""
     for number, case in enumerate(CASES[:1] if setting.quick else CASES):
         name = f"{case.method} step, {case.backbone}"
@@ -69,7 +69,7 @@ def step(number: int, compiled: bool, quick: bool, device: torch.device) -> Time
     return training(backbone, recipe, cached_pixels(backbone, recipe.batch_size))
 
 
-def first_step(number: int, compiled: bool, setting: Setting) -> float:
+def first_step(number: int, compiled: bool, setting: BenchSetting) -> float:
     """Return elapsed seconds, in a new process and with an empty compile cache."""
     if setting.quick:
         return _first_step(number, compiled, setting)
@@ -84,7 +84,7 @@ def _keep_graphs(folder: str) -> None:
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
 
 
-def _first_step(number: int, compiled: bool, setting: Setting) -> float:
+def _first_step(number: int, compiled: bool, setting: BenchSetting) -> float:
     device = prepare_torch(Runtime(device=setting.device, threads=1))
     began = time.perf_counter()
     step(number, compiled, setting.quick, device)()

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 import torch
 
 from vlpeft.benchmark.bench._models import adapt_backbone, protocol
-from vlpeft.benchmark.bench._rows import BenchRow, Setting
+from vlpeft.benchmark.bench._rows import BenchRow, BenchSetting
 from vlpeft.benchmark.bench._sides import TimedStep, time_row, turns
 from vlpeft.benchmark.cells.cell import Part
 from vlpeft.benchmark.datasets import load_spec
@@ -23,7 +23,7 @@ BENCH = "feature_cache"
 BATCH, BATCHES = 4, 2
 
 
-def run(setting: Setting) -> Iterator[BenchRow]:
+def run(setting: BenchSetting) -> Iterator[BenchRow]:
     """Measure one epoch from the same weights; both sides must reach the same losses."""
     with TemporaryDirectory() as folder:
         sides = [partial(step, folder if cached else "", setting.quick) for cached in (True, False)]

@@ -11,7 +11,7 @@ from functools import partial
 import torch
 
 from vlpeft.benchmark.bench._models import adapt_backbone, protocol, training
-from vlpeft.benchmark.bench._rows import BenchRow, Setting
+from vlpeft.benchmark.bench._rows import BenchRow, BenchSetting
 from vlpeft.benchmark.bench._sides import TimedStep, memory_row, time_row, turns
 from vlpeft.benchmark.plan.measure import cached_pixels, pixels
 
@@ -19,7 +19,7 @@ BENCH = "full_finetuning"
 SIDES = {"both towers": {"vision": True}, "text tower alone, both cached": {"vision": False}}
 
 
-def run(setting: Setting) -> Iterator[BenchRow]:
+def run(setting: BenchSetting) -> Iterator[BenchRow]:
     """Compare with training both towers, and with training the text tower alone."""
     for name, settings in SIDES.items():
         batch = 2 if setting.quick else 4

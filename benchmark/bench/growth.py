@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 import torch
 
 from vlpeft.benchmark.bench import p_laplacian, ranking
-from vlpeft.benchmark.bench._rows import BenchRow, Setting
+from vlpeft.benchmark.bench._rows import BenchRow, BenchSetting
 from vlpeft.benchmark.bench._sides import TimedStep, side
 from vlpeft.benchmark.bench._sweeps import records, write_sweep
 from vlpeft.benchmark.cells.records import Store
@@ -75,7 +75,7 @@ CURVES = (
 )
 
 
-def run(setting: Setting) -> Iterator[BenchRow]:
+def run(setting: BenchSetting) -> Iterator[BenchRow]:
     """Return a row for each curve: milliseconds at the largest and smallest size, and exponent."""
     for curve in CURVES:
         taken = {size: 1e3 * seconds for size, seconds in points(curve, setting).items()}
@@ -96,7 +96,7 @@ def run(setting: Setting) -> Iterator[BenchRow]:
         )
 
 
-def points(curve: Curve, setting: Setting) -> dict[int, float]:
+def points(curve: Curve, setting: BenchSetting) -> dict[int, float]:
     """Return the median seconds of each size, each measured in its own process."""
     found = {}
     with TemporaryDirectory() as folder:

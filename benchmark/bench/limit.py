@@ -12,13 +12,13 @@ from functools import partial
 import torch
 
 from vlpeft.benchmark.bench._models import (
-    Settings,
+    TowerSettings,
     adapt_backbone,
     freeze_backbone,
     protocol,
     training,
 )
-from vlpeft.benchmark.bench._rows import BenchRow, Setting
+from vlpeft.benchmark.bench._rows import BenchRow, BenchSetting
 from vlpeft.benchmark.bench._sides import TimedStep, time_row, turns
 from vlpeft.benchmark.plan.measure import cached_pixels
 
@@ -31,7 +31,7 @@ class LimitCase:
 
     backbone: str
     method: str
-    settings: Settings
+    settings: TowerSettings
     required: float
 
 
@@ -42,7 +42,7 @@ CASES = (
 )
 
 
-def run(setting: Setting) -> Iterator[BenchRow]:
+def run(setting: BenchSetting) -> Iterator[BenchRow]:
     """Return a row for each method."""
     for number, case in enumerate(CASES):
         sides = [partial(step, number, limit, setting.quick) for limit in (False, True)]

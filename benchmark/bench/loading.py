@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from vlpeft.benchmark.bench._models import adapt_backbone, protocol
-from vlpeft.benchmark.bench._rows import BenchRow, Setting
+from vlpeft.benchmark.bench._rows import BenchRow, BenchSetting
 from vlpeft.benchmark.bench._sides import TimedStep, time_row, turns
 from vlpeft.benchmark.export.predict import ImageFiles
 from vlpeft.benchmark.plan.measure import ANSWERS, QUESTION
@@ -26,7 +26,7 @@ BENCH = "loading"
 BATCH, STEPS, SHAPE = 8, 12, (480, 640, 3)
 
 
-def run(setting: Setting) -> Iterator[BenchRow]:
+def run(setting: BenchSetting) -> Iterator[BenchRow]:
     """Measure elapsed time: tiny towers on a CPU, whose cores also fetch; the papers' on a GPU."""
     small = setting.quick or setting.device == "cpu"
     with TemporaryDirectory() as folder:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vlpeft.benchmark.bench._models import adapt_backbone, protocol
-from vlpeft.benchmark.bench._rows import BenchRow, Setting, row
+from vlpeft.benchmark.bench._rows import BenchRow, BenchSetting, row
 from vlpeft.benchmark.bench._sides import TimedStep, kept_bytes, time_row, turns
 from vlpeft.benchmark.contract.sites import count
 from vlpeft.benchmark.core.errors import UserError
@@ -27,7 +27,7 @@ TARGETS: Mapping[tuple[str, ...], str] = {  # our roles -> the modules as peft n
 }
 
 
-def run(setting: Setting) -> Iterator[BenchRow]:
+def run(setting: BenchSetting) -> Iterator[BenchRow]:
     """Compare time and kept bytes for each choice of targets."""
     for roles in TARGETS:
         ours, theirs = (

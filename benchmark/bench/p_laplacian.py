@@ -7,7 +7,7 @@ from functools import partial
 
 import torch
 
-from vlpeft.benchmark.bench._rows import BenchRow, Setting, row
+from vlpeft.benchmark.bench._rows import BenchRow, BenchSetting, row
 from vlpeft.benchmark.bench._sides import TimedStep, kept_bytes, time_row, turns
 from vlpeft.benchmark.verify.p_laplacian import Shape, forward, parts
 
@@ -28,7 +28,7 @@ UNPOOLED = Shape("100 queries x 197 keys", 8, 100, 197)
 TINY = Shape("tiny", 2, 5, 9, 4, width=32, heads=2, size=8)
 
 
-def run(setting: Setting) -> Iterator[BenchRow]:
+def run(setting: BenchSetting) -> Iterator[BenchRow]:
     """Compare time and kept bytes for each shape."""
     for shape in (TINY,) if setting.quick else (*SHAPES, UNPOOLED):
         sides = [partial(step, shape, literal=literal) for literal in (False, True)]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vlpeft.benchmark.backbones.language import log_likelihood, rank
 from vlpeft.benchmark.bench._models import adapt_backbone, items, protocol
-from vlpeft.benchmark.bench._rows import BenchRow, Setting
+from vlpeft.benchmark.bench._rows import BenchRow, BenchSetting
 from vlpeft.benchmark.bench._sides import TimedStep, time_row, turns
 from vlpeft.benchmark.contract.visual import single
 from vlpeft.benchmark.plan.measure import cached_pixels
@@ -34,7 +34,7 @@ ANSWERS = (
 )
 
 
-def run(setting: Setting) -> Iterator[BenchRow]:
+def run(setting: BenchSetting) -> Iterator[BenchRow]:
     """Compare the time to answer questions from a list."""
     questions, keep = (2, 3) if setting.quick else (2, 32)
     sides = [partial(step, questions, keep, again, setting.quick) for again in (False, True)]

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from vlpeft.benchmark.bench._rows import BenchRow, Setting
+from vlpeft.benchmark.bench._rows import BenchRow, BenchSetting
 from vlpeft.benchmark.bench._sides import TimedStep, time_row, turns
 from vlpeft.benchmark.contract import METHODS
 from vlpeft.benchmark.verify import transcriptions as _literal
@@ -25,7 +25,7 @@ ROWS = (
 FULL, TINY = (64, 21, 128), (2, 3, 4)  # examples, length with the visual prefix, rank
 
 
-def run(setting: Setting) -> Iterator[BenchRow]:
+def run(setting: BenchSetting) -> Iterator[BenchRow]:
     """Return a row for each function and transcription.
 
     Evaluated from left to right, `project` has no matrix that could be saved.

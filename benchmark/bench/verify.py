@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from tempfile import TemporaryDirectory
 from time import process_time
 
-from vlpeft.benchmark.bench._rows import BenchRow, Setting, row
+from vlpeft.benchmark.bench._rows import BenchRow, BenchSetting, row
 from vlpeft.benchmark.cells.cell import Cell
 from vlpeft.benchmark.plan.grid import expand
 from vlpeft.benchmark.verify.gate import require
@@ -18,7 +18,7 @@ BENCH = "verify"
 FIRST, STAMPED = 60.0, 1000.0  # allowed: CPU seconds and milliseconds, in one thread
 
 
-def run(setting: Setting) -> Iterator[BenchRow]:
+def run(setting: BenchSetting) -> Iterator[BenchRow]:
     """Verify all backbones of the quickstart; a quick run verifies only the first cell's."""
     cells = [planned.cell for planned in expand("quickstart")]
     cells = cells[:1] if setting.quick else cells
@@ -39,7 +39,7 @@ def run(setting: Setting) -> Iterator[BenchRow]:
         yield row(BENCH, "before a sweep, stamped; other: allowed", "CPU ms", times, "at most", 1.0)
 
 
-def taken(cells: Sequence[Cell], setting: Setting) -> float:
+def taken(cells: Sequence[Cell], setting: BenchSetting) -> float:
     """Return the CPU seconds until cells may run, without those of Java.
 
     The code is hashed again, as in a new process.

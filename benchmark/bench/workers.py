@@ -12,14 +12,14 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from vlpeft.benchmark.bench._rows import BenchRow, Setting
+from vlpeft.benchmark.bench._rows import BenchRow, BenchSetting
 from vlpeft.benchmark.bench._sides import TimedStep, time_row, turns
 from vlpeft.benchmark.bench._sweeps import write_sweep
 
 BENCH = "workers"
 
 
-def run(setting: Setting) -> Iterator[BenchRow]:
+def run(setting: BenchSetting) -> Iterator[BenchRow]:
     """Compare CPU seconds of all processes for the sweep, planning and tables included."""
     cells = 2 if setting.quick else 6
     sides = [partial(step, cells, together) for together in (True, False)]

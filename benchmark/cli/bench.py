@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from vlpeft.benchmark.core.errors import UserError
 
 if TYPE_CHECKING:
-    from vlpeft.benchmark.bench._rows import BenchRow, Setting
+    from vlpeft.benchmark.bench._rows import BenchRow, BenchSetting
 
 
 def bench(options: argparse.Namespace) -> int:
@@ -70,13 +70,13 @@ def _plot(rows: Sequence[BenchRow], path: Path) -> None:
     print(f"drawn in {path}", file=sys.stderr)
 
 
-def _setting(options: argparse.Namespace, chosen: Sequence[str]) -> Setting:
+def _setting(options: argparse.Namespace, chosen: Sequence[str]) -> BenchSetting:
     """Return how to measure.
 
     Raises UserError for options that do not go together, and for folders that cannot be
     written, before time is spent on measuring.
     """
-    from vlpeft.benchmark.bench._rows import Setting, check_folder
+    from vlpeft.benchmark.bench._rows import BenchSetting, check_folder
     from vlpeft.benchmark.run.runtime import Runtime
 
     if options.quick and (options.keep or options.kept):
@@ -98,10 +98,12 @@ def _setting(options: argparse.Namespace, chosen: Sequence[str]) -> Setting:
     # Kept rows of a named device can be shown on a machine that has no such device.
     if not options.kept or device == "auto":
         device = str(Runtime(device=device).torch_device())
-    return Setting(device, options.turns, options.quick)
+    return BenchSetting(device, options.turns, options.quick)
 
 
-def _measure(chosen: Sequence[str], setting: Setting, problems: list[str]) -> Iterator[BenchRow]:
+def _measure(
+    chosen: Sequence[str], setting: BenchSetting, problems: list[str]
+) -> Iterator[BenchRow]:
     """Measure benches, and print each row on stderr at once.
 
     A bench may need what is not here, such as peft or a compiler. This is added to `problems`,

@@ -39,7 +39,7 @@ class AskedQuestion(Config):
 
 
 @dataclass(frozen=True)
-class Prediction:
+class PredictedText:
     """The output of the model: a text, and the best of the answers that it compared.
 
     `top` pairs these answers with their scores; it is empty for generated text.
@@ -165,7 +165,7 @@ def predict(
     wanted: Sequence[AskedQuestion],
     batch: int,
     top: int,
-) -> list[Prediction]:
+) -> list[PredictedText]:
     """Predict for each input.
 
     Args:
@@ -193,7 +193,7 @@ def predict(
         best: list[Any] = [[] for _ in texts]
         if top:
             best = predict_split(backbone, backbone.ranked, inputs, feed, examples, batch)
-    return [Prediction(text, tuple(each[:top])) for text, each in zip(texts, best, strict=True)]
+    return [PredictedText(text, tuple(each[:top])) for text, each in zip(texts, best, strict=True)]
 
 
 def read_inputs(
@@ -211,7 +211,7 @@ def make_feed(backbone: Backbone, inputs: Inputs, part: int, cache: Path) -> Fee
 
 
 def as_rows(
-    wanted: Sequence[AskedQuestion], made: Sequence[Prediction], score: str
+    wanted: Sequence[AskedQuestion], made: Sequence[PredictedText], score: str
 ) -> Iterator[dict[str, Any]]:
     """Yield the predictions as plain values for scripts.
 

@@ -42,7 +42,7 @@ PROVENANCE = ("packages", "python", "git", "device", "data", "science", "finishe
 
 
 @dataclass(frozen=True)
-class Finished:
+class FinishedCell:
     """A finished cell: its record, its folder, and the data that it read."""
 
     cell: Cell
@@ -66,7 +66,7 @@ class Finished:
         return first
 
 
-def read_finished_cell(planned: Planned, store: Store) -> Finished:
+def read_finished_cell(planned: Planned, store: Store) -> FinishedCell:
     """Read a finished cell.
 
     Raises:
@@ -87,7 +87,7 @@ def read_finished_cell(planned: Planned, store: Store) -> Finished:
             f"dataset '{planned.dataset}' has changed since cell {planned.id} was run;"
             " bring back the data it was run on"
         )
-    return Finished(planned.cell, record, folder, inputs)
+    return FinishedCell(planned.cell, record, folder, inputs)
 
 
 def export(planned: Planned, store: Store, output: Path, form: Format) -> AdapterFolder:
@@ -130,7 +130,7 @@ def export(planned: Planned, store: Store, output: Path, form: Format) -> Adapte
 
 
 def _rebuild_merged(
-    folder: Path, adapter: AdapterFolder, cell: Finished, answers: list[list[str]]
+    folder: Path, adapter: AdapterFolder, cell: FinishedCell, answers: list[list[str]]
 ) -> Backbone:
     """Read the merged model back, and check that it gives the same answers."""
     built = adapter.locate_weights(folder)
@@ -152,7 +152,7 @@ def _agreement(made: Sequence[Sequence[str]], expected: Sequence[Sequence[str]])
     return same, tried
 
 
-def _predict_first(backbone: Backbone, cell: Finished) -> list[list[str]]:
+def _predict_first(backbone: Backbone, cell: FinishedCell) -> list[list[str]]:
     """Return the model's texts for the first test examples of each task."""
     made = []
     with TemporaryDirectory(prefix="vlpeft-") as cache:
@@ -165,7 +165,7 @@ def _predict_first(backbone: Backbone, cell: Finished) -> list[list[str]]:
 
 
 def _describe(
-    cell: Finished, backbone: Backbone, form: Format, reproduced: tuple[int, int]
+    cell: FinishedCell, backbone: Backbone, form: Format, reproduced: tuple[int, int]
 ) -> AdapterFolder:
     record, method = cell.record, cell.cell.method.name
     base = base_weights(cell.cell.backbone.settings)

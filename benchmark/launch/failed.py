@@ -12,10 +12,10 @@ from vlpeft.benchmark.cells.records import Store, read_json
 from vlpeft.benchmark.core.errors import disk_trouble
 
 CANCELLED = "cancelled"  # the cause of a cell whose job the user has cancelled; nothing to fix
-Failed = tuple[Planned, dict[str, Any]]  # a cell, and what its failure.json holds
+FailedCell = tuple[Planned, dict[str, Any]]  # a cell, and what its failure.json holds
 
 
-def failures(cells: Sequence[Planned], root: Path) -> Iterator[Failed]:
+def failures(cells: Sequence[Planned], root: Path) -> Iterator[FailedCell]:
     """Yield the cells without a record, each with its failure.json.
 
     A cell that has neither was killed.
@@ -41,9 +41,9 @@ def _guess_cause(root: Path) -> dict[str, Any]:
     return {"cause": "killed", "message": message, "user": False}
 
 
-def group_by_cause(failed: Sequence[Failed]) -> Iterator[str]:
+def group_by_cause(failed: Sequence[FailedCell]) -> Iterator[str]:
     """Yield one line for each cause, with its cell or the number of its cells."""
-    groups: dict[tuple[str, str], list[Failed]] = {}
+    groups: dict[tuple[str, str], list[FailedCell]] = {}
     for cell, failure in failed:
         cause, message = failure["cause"], failure["message"]
         # Messages of cancelled cells name their jobs, and differ for that reason alone.
@@ -63,7 +63,7 @@ def _title(cell: Planned) -> str:
     return f"{cell.id} {where}, seed {cell.seed}"
 
 
-def count_failures(failed: Sequence[Failed], of: int) -> str:
+def count_failures(failed: Sequence[FailedCell], of: int) -> str:
     """Return how many of the cells failed or were cancelled, and what to do."""
     cancelled = sum(failure["cause"] == CANCELLED for _, failure in failed)
     if cancelled == len(failed):

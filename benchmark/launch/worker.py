@@ -25,7 +25,7 @@ from vlpeft.benchmark.cells.records import Store, read_json
 from vlpeft.benchmark.core.config import parse
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.launch.tries import begin, forget, give_up, last_if_exhausted
-from vlpeft.benchmark.verify.gate import Gate
+from vlpeft.benchmark.verify.gate import EnvironmentGate
 
 STOPPED = 75  # exit code of a worker that was asked to stop; EX_TEMPFAIL of sysexits.h
 SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
@@ -113,7 +113,7 @@ class JobPolicy:
 
     store: Store
     log: str
-    gate: Gate | None
+    gate: EnvironmentGate | None
 
     def skips(self, cell_id: str) -> bool:
         """Return whether the cell has ended or runs in another process."""
@@ -169,7 +169,7 @@ def main(root: str, runtime: str, log: str, ids: Sequence[str]) -> int:
     from vlpeft.benchmark.run.runtime import Runtime
 
     settings = parse(Runtime, json.loads(runtime), "runtime")
-    gate = Gate(lambda: settings.torch_device().type) if settings.verified else None
+    gate = EnvironmentGate(lambda: settings.torch_device().type) if settings.verified else None
     store = Store(Path(root))
     run_cells(ids, store.root, settings, JobPolicy(store, log, gate), stop)
     return STOPPED if stop() else 0

@@ -22,14 +22,14 @@ ENDINGS = (".bin", ".pth")
 """The endings that open_clip replaces by .safetensors, if a repository has such a file."""
 
 
-Kind = Literal["resnet", "vit"]
+EncoderKind = Literal["resnet", "vit"]
 
 
-class Visual(NamedTuple):
+class ImageEncoder(NamedTuple):
     """The image side of a CLIP model, changed to return its states, and its preprocessing."""
 
     model: nn.Module
-    kind: Kind
+    kind: EncoderKind
     width: int
     # The settings of open_clip: size, mean, std, interpolation.
     preprocessing: Mapping[str, Any]
@@ -61,7 +61,7 @@ def text_model(model: str) -> str | None:
 
 def create_visual(
     model: str, weights: str | None, *, quick_gelu: bool, device: torch.device
-) -> Visual | None:
+) -> ImageEncoder | None:
     """Return the image side of a model in float32 and evaluation mode.
 
     Returns None if it is not a plain ResNet or ViT. `weights` is a tag or a file; without it the
@@ -85,16 +85,16 @@ def create_visual(
     return _as_states(made.visual.eval())
 
 
-def _as_states(visual: Any) -> Visual | None:
+def _as_states(visual: Any) -> ImageEncoder | None:
     """Remove pooling and projection; return None for an unknown architecture."""
     if hasattr(visual, "layer4"):
         width = int(visual.layer4[-1].conv3.out_channels)
         visual.attnpool = nn.Identity()
-        return Visual(visual, "resnet", width, visual.preprocess_cfg)
+        return ImageEncoder(visual, "resnet", width, visual.preprocess_cfg)
     if not _is_plain_vit(visual):
         return None
     visual.output_tokens, visual.pool_type, visual.proj = True, "none", None
-    return Visual(visual, "vit", int(visual.conv1.out_channels), visual.preprocess_cfg)
+    return ImageEncoder(visual, "vit", int(visual.conv1.out_channels), visual.preprocess_cfg)
 
 
 def _is_plain_vit(visual: Any) -> bool:
@@ -102,7 +102,7 @@ def _is_plain_vit(visual: Any) -> bool:
     return normed and visual.attn_pool is None and not visual.final_ln_after_pool
 
 
-def visual_states(model: nn.Module, kind: Kind, pixels: Tensor) -> Tensor:
+def visual_states(model: nn.Module, kind: EncoderKind, pixels: Tensor) -> Tensor:
     """Return the states of images, (batch, tokens, width).
 
     A ResNet gives its grid, row by row. A ViT gives its class state, then its grid.

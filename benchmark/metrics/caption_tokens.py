@@ -14,13 +14,13 @@ from vlpeft.benchmark.metrics.base import Prediction, Tokenizer
 from vlpeft.benchmark.metrics.java import run_java
 
 # From the number of an example to its captions: the form that pycocoevalcap works on.
-Captions = dict[int, list[str]]
+CaptionsByImage = dict[int, list[str]]
 
 
 @lru_cache(maxsize=2)
 def tokenise_split(
     predictions: tuple[Prediction, ...], tokenizer: Tokenizer
-) -> tuple[Captions, Captions]:
+) -> tuple[CaptionsByImage, CaptionsByImage]:
     """Return references and candidates of a split. Callers must not change them.
 
     The result is cached, so all metrics share one run of the tokenizer.
@@ -35,7 +35,7 @@ def tokenise_split(
     return references, _tokenise_groups([(p.text,) for p in predictions], tokenizer)
 
 
-def _tokenise_groups(groups: Sequence[Sequence[str]], tokenizer: Tokenizer) -> Captions:
+def _tokenise_groups(groups: Sequence[Sequence[str]], tokenizer: Tokenizer) -> CaptionsByImage:
     """Tokenise all captions in one call, and give each group its own."""
     tokenise: Callable[[Sequence[str]], list[str]] = {"ptb": ptb, "treebank": treebank}[tokenizer]
     lines = iter(tokenise([_one_line(caption) for group in groups for caption in group]))

@@ -21,7 +21,7 @@ from vlpeft.benchmark.core.errors import MetricUnavailable
 from vlpeft.benchmark.core.registry import register
 from vlpeft.benchmark.libraries.pycocoevalcap import bleu, cider, meteor_jar, rouge_l, spice_folder
 from vlpeft.benchmark.metrics.base import Metric, Prediction, Scores, Tokenizer
-from vlpeft.benchmark.metrics.caption_tokens import Captions, tokenise_split
+from vlpeft.benchmark.metrics.caption_tokens import CaptionsByImage, tokenise_split
 from vlpeft.benchmark.metrics.java import run_java, talk_to_java
 
 SPICE_MODELS = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
@@ -75,7 +75,7 @@ class CaptionMetric(Metric):
 
     @abstractmethod
     def compute(
-        self, references: Captions, candidates: Captions
+        self, references: CaptionsByImage, candidates: CaptionsByImage
     ) -> tuple[Sequence[float], Iterable[float]]:
         """Return the package's own values, and its scores by example.
 
@@ -88,7 +88,7 @@ class Bleu(CaptionMetric):
     """Corpus BLEU-1 to BLEU-4 against the reference of closest length (Papineni et al. 2002)."""
 
     def compute(
-        self, references: Captions, candidates: Captions
+        self, references: CaptionsByImage, candidates: CaptionsByImage
     ) -> tuple[Sequence[float], Iterable[float]]:
         """Return BLEU of n-grams up to 1, 2, 3 and 4."""
         return bleu(references, candidates, longest=4), ()
@@ -99,7 +99,7 @@ class RougeL(CaptionMetric):
     """ROUGE-L, F-measure of the longest common subsequence with beta 1.2 (Lin 2004)."""
 
     def compute(
-        self, references: Captions, candidates: Captions
+        self, references: CaptionsByImage, candidates: CaptionsByImage
     ) -> tuple[Sequence[float], Iterable[float]]:
         """Return the mean over examples."""
         value, per_example = rouge_l(references, candidates)
@@ -111,7 +111,7 @@ class Cider(CaptionMetric):
     """CIDEr-D, n-gram weights from the references of the split itself (Vedantam et al. 2015)."""
 
     def compute(
-        self, references: Captions, candidates: Captions
+        self, references: CaptionsByImage, candidates: CaptionsByImage
     ) -> tuple[Sequence[float], Iterable[float]]:
         """Return the mean over examples.
 
@@ -132,7 +132,7 @@ class Meteor(CaptionMetric):
     """
 
     def compute(
-        self, references: Captions, candidates: Captions
+        self, references: CaptionsByImage, candidates: CaptionsByImage
     ) -> tuple[Sequence[float], Iterable[float]]:
         """Return the program's aggregate: it scores the summed statistics of all captions."""
         command = ["-Xmx2G", "-jar", str(meteor_jar()), "-", "-", "-stdio", "-l", "en", "-norm"]
@@ -169,7 +169,7 @@ class Spice(CaptionMetric):
             )
 
     def compute(
-        self, references: Captions, candidates: Captions
+        self, references: CaptionsByImage, candidates: CaptionsByImage
     ) -> tuple[Sequence[float], Iterable[float]]:
         """Return the mean over examples of the F-score over all tuples."""
         rows = [

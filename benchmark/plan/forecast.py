@@ -26,7 +26,7 @@ from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.plan.check import UNREADABLE
 from vlpeft.benchmark.plan.measure import ANSWERS, cached_pixels, items, pixels, shorten_error
 from vlpeft.benchmark.run.compile import compile_errors, compile_layers
-from vlpeft.benchmark.run.features import Visual, redraws_images
+from vlpeft.benchmark.run.features import VisualSteps, redraws_images
 from vlpeft.benchmark.run.inputs import Inputs
 from vlpeft.benchmark.run.loop import Feed, TrainingState, start, train
 from vlpeft.benchmark.run.model import build
@@ -159,7 +159,7 @@ def step_seconds(cell: Cell, batch: int | None, runtime: Runtime) -> float:
     return sum(found) / len(found)
 
 
-def _visual(backbone: Backbone, part: Part, size: int, *, trains: bool) -> Visual:
+def _visual(backbone: Backbone, part: Part, size: int, *, trains: bool) -> VisualSteps:
     """Return random images; their features are cached if every step sees the same ones.
 
     `trains`: the vision tower trains, so its features change from step to step.

@@ -25,7 +25,7 @@ from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.plan.check import combinations
 from vlpeft.benchmark.run.compile import eager
 from vlpeft.benchmark.run.cost import Meter, parameters
-from vlpeft.benchmark.run.features import Visual
+from vlpeft.benchmark.run.features import VisualSteps
 from vlpeft.benchmark.run.loop import Feed, start, train
 from vlpeft.benchmark.run.model import build
 from vlpeft.benchmark.run.runtime import Runtime, prepare_torch
@@ -118,7 +118,7 @@ def items(task: str, batch: int) -> list[Item]:
     return [Item((str(i),) * images, text, targets) for i in range(batch)]
 
 
-def pixels(backbone: Backbone, batch: int) -> Visual:
+def pixels(backbone: Backbone, batch: int) -> VisualSteps:
     """Return the features of `batch` random images, computed again at each use."""
     pixels = backbone.vision.random_inputs(batch)
 
@@ -129,10 +129,10 @@ def pixels(backbone: Backbone, batch: int) -> Visual:
             features: Tensor = backbone.vision(found.to(backbone.device))
         return features
 
-    return Visual(lambda ids, _: pixels[[int(image) for image in ids]], finish)
+    return VisualSteps(lambda ids, _: pixels[[int(image) for image in ids]], finish)
 
 
-def cached_pixels(backbone: Backbone, batch: int) -> Visual:
+def cached_pixels(backbone: Backbone, batch: int) -> VisualSteps:
     """Return the features of `batch` random images, computed once without torch.compile.
 
     That is what a feature cache holds.
@@ -140,7 +140,7 @@ def cached_pixels(backbone: Backbone, batch: int) -> Visual:
     ids = [[str(i)] for i in range(batch)]
     with eager():
         found = pixels(backbone, batch)(ids).detach()[:, 0].cpu()
-    return Visual(
+    return VisualSteps(
         lambda ids, _: found[[int(image) for image in ids]],
         lambda rows: rows.to(backbone.device, non_blocking=True),
     )

@@ -27,16 +27,16 @@ from vlpeft.benchmark.plan.scale import scale_path
 
 SWEEPS = Path(__file__).resolve().parents[1] / "sweeps"
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # the range that every random generator accepts
-NonEmpty = Annotated[tuple[Any, ...], Field(min_length=1)]
+NonEmptyList = Annotated[tuple[Any, ...], Field(min_length=1)]
 
 
 @dataclass(frozen=True)
 class Sweep(Config):
     """A sweep file. Every method is crossed with every backbone, task and seed."""
 
-    methods: NonEmpty
-    backbones: NonEmpty
-    tasks: NonEmpty
+    methods: NonEmptyList
+    backbones: NonEmptyList
+    tasks: NonEmptyList
     protocol: str | dict[str, JSON]
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
     title: str = ""

@@ -34,7 +34,7 @@ LOADERS = 4  # threads that read and transform the images of a batch
 
 
 @dataclass(frozen=True)
-class Visual:
+class VisualSteps:
     """The visual features of examples, in two steps. The first step can run ahead in a thread.
 
     Attributes:
@@ -82,7 +82,7 @@ def visual_inputs(
     zeroed: bool,
     cache: Path,
     kept: Kept = "float32",
-) -> Visual:
+) -> VisualSteps:
     """Return the visual features of `images`, without augmentation.
 
     Features of a frozen tower are cached. They equal the live ones, because the same call computes
@@ -110,18 +110,18 @@ def visual_inputs(
     if zeroed:
         # One row serves all examples, and no stamp: a black image does not depend on the data.
         read = open_cache(backbone, [], [BLACK], _compute(live), cache, kept)
-        return Visual(lambda ids, _: read([BLACK] * len(ids)), _mover(backbone))
+        return VisualSteps(lambda ids, _: read([BLACK] * len(ids)), _mover(backbone))
     # Sorted, so that cells which read the same images share a cache.
     names = sorted(set(images))
     read = open_cache(backbone, _stamps(data, names), names, _compute(live), cache, kept)
-    return Visual(lambda ids, _: read(ids), _mover(backbone))
+    return VisualSteps(lambda ids, _: read(ids), _mover(backbone))
 
 
 def _trains(backbone: Backbone) -> bool:
     return any(p.requires_grad for p in backbone.vision.parameters())
 
 
-def _compute(live: Visual) -> Compute:
+def _compute(live: VisualSteps) -> Compute:
     """Return the function that fills a cache: features of several images of one example."""
     return lambda names: live([names])[0]
 
@@ -131,7 +131,7 @@ def _stamps(data: DataFormat, images: Sequence[str]) -> list[str]:
     return [data.name, data.root, data.fingerprint(), *map(data.image_stamp, images)]
 
 
-def live_features(backbone: Backbone, data: DataFormat, zeroed: bool) -> Visual:
+def live_features(backbone: Backbone, data: DataFormat, zeroed: bool) -> VisualSteps:
     """Return the features of images, computed each time that they are asked for."""
     tower = backbone.vision
 
@@ -148,7 +148,7 @@ def live_features(backbone: Backbone, data: DataFormat, zeroed: bool) -> Visual:
 
 def training_views(
     backbone: Backbone, data: DataFormat, images: Sequence[str], recipe: Protocol, cache: Path
-) -> Visual | None:
+) -> VisualSteps | None:
     """Return what training sees in place of the images, or None if it sees them unchanged.
 
     These are new views in every step, or one of a few fixed views of each image.
@@ -166,7 +166,7 @@ def redraws_images(recipe: Protocol) -> bool:
     return recipe.images == "real" and recipe.augment != "none" and recipe.views is None
 
 
-def views(backbone: Backbone, data: DataFormat) -> Visual:
+def views(backbone: Backbone, data: DataFormat) -> VisualSteps:
     """Return the features of augmented views, live: hardly any view occurs twice."""
     tower = backbone.vision
 
@@ -183,7 +183,7 @@ def cached_views(
     count: int,
     cache: Path,
     kept: Kept = "float32",
-) -> Visual:
+) -> VisualSteps:
     """Return the features of one of `count` augmented views of each image.
 
     The seed of an example chooses the view. Features of a frozen tower are cached, so augmentation
@@ -201,11 +201,11 @@ def cached_views(
 
     live = _live(backbone, load)
     if _trains(backbone):
-        return Visual(lambda ids, seeds: live.fetch(choose(ids, seeds), seeds), live.finish)
+        return VisualSteps(lambda ids, seeds: live.fetch(choose(ids, seeds), seeds), live.finish)
     known = sorted(set(images))
     names = [f"{image}{VIEW}{number}" for image in known for number in range(count)]
     read = open_cache(backbone, _stamps(data, known), names, _compute(live), cache, kept)
-    return Visual(lambda ids, seeds: read(choose(ids, seeds)), _mover(backbone))
+    return VisualSteps(lambda ids, seeds: read(choose(ids, seeds)), _mover(backbone))
 
 
 def _choose_view(seed: str, count: int) -> int:
@@ -214,7 +214,7 @@ def _choose_view(seed: str, count: int) -> int:
     return int.from_bytes(hashlib.sha256(seed.encode()).digest()[:8], "big") % count
 
 
-def _live(backbone: Backbone, load: Load) -> Visual:
+def _live(backbone: Backbone, load: Load) -> VisualSteps:
     """Return the tower's features of the pixels that `load` returns for each image."""
 
     def fetch(ids: Sequence[str], seeds: Sequence[str]) -> Tensor:
@@ -223,7 +223,7 @@ def _live(backbone: Backbone, load: Load) -> Visual:
             return torch.stack(list(pool.map(load, ids, seeds or [""] * len(ids))))
 
     move = _mover(backbone)
-    return Visual(fetch, lambda pixels: backbone.vision(move(pixels)))
+    return VisualSteps(fetch, lambda pixels: backbone.vision(move(pixels)))
 
 
 def _mover(backbone: Backbone) -> Callable[[Tensor], Tensor]:
@@ -234,7 +234,7 @@ def _mover(backbone: Backbone) -> Callable[[Tensor], Tensor]:
     return lambda found: found.to(backbone.device, non_blocking=True)
 
 
-def _dataset_features(backbone: Backbone, data: DataFormat, zeroed: bool) -> Visual:
+def _dataset_features(backbone: Backbone, data: DataFormat, zeroed: bool) -> VisualSteps:
     """Return the features that the dataset holds.
 
     Raises:
@@ -265,7 +265,7 @@ def _dataset_features(backbone: Backbone, data: DataFormat, zeroed: bool) -> Vis
         _check_tokens(ids, found)
         return torch.stack(found)
 
-    return Visual(fetch, _mover(backbone))
+    return VisualSteps(fetch, _mover(backbone))
 
 
 def _check_tokens(ids: Sequence[str], found: Sequence[Tensor]) -> None:

@@ -22,7 +22,7 @@ from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.libraries.torch import clip_gradients
 from vlpeft.benchmark.run.distributed import ALONE, Ranks
-from vlpeft.benchmark.run.features import Visual
+from vlpeft.benchmark.run.features import VisualSteps
 from vlpeft.benchmark.run.fetch_ahead import ahead_in_groups, fetch_depth, pin
 from vlpeft.benchmark.run.optimizer import build_optimizer, learning_rate_factor
 from vlpeft.benchmark.tasks.base import Item
@@ -58,11 +58,11 @@ class Feed:
     """What one task of a cell trains on."""
 
     items: Sequence[Item]
-    visual: Visual
+    visual: VisualSteps
     protocol: Protocol
     answers: Sequence[str]
     task: int = 0  # index of the part of the cell
-    views: Visual | None = None  # what training sees in place of `visual`
+    views: VisualSteps | None = None  # what training sees in place of `visual`
 
     @property
     def batches(self) -> int:
@@ -70,7 +70,7 @@ class Feed:
         return math.ceil(len(self.items) / self.protocol.batch_size)
 
     @property
-    def seen(self) -> Visual:
+    def seen(self) -> VisualSteps:
         """What training sees: `views` where there are any, else `visual`."""
         if self.views is None:
             return self.visual

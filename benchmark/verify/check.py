@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-Value = Any  # anything that json.dumps accepts
-State = Literal["ok", "FAILED", "not run"]
+JSONValue = Any  # anything that json.dumps accepts
+CheckState = Literal["ok", "FAILED", "not run"]
 
 EXACT = 0.0
 # Metrics are sums in float64. numpy's logarithms may differ in the last bit between processors.
@@ -47,9 +47,9 @@ class Check:
     """
 
     name: str
-    measure: Callable[[], Value]
+    measure: Callable[[], JSONValue]
     tolerance: float = EXACT
-    expected: Callable[[], Value] | None = None
+    expected: Callable[[], JSONValue] | None = None
     against: str = ""
 
     @property
@@ -72,13 +72,13 @@ class Finding:
 
     part: str
     name: str
-    state: State
+    state: CheckState
     expected: str = ""
     found: str = ""
     reason: str = ""
 
 
-class Difference(NamedTuple):
+class FirstDifference(NamedTuple):
     """The first place where two values differ, and both values there."""
 
     place: str
@@ -86,29 +86,29 @@ class Difference(NamedTuple):
     found: str
 
 
-def difference(expected: Value, found: Value, tolerance: float) -> Difference | None:
+def difference(expected: JSONValue, found: JSONValue, tolerance: float) -> FirstDifference | None:
     """Return the first difference between two JSON values, or None. NaN differs from everything."""
     return _compare(expected, found, tolerance, SMALL * _largest(expected), "")
 
 
 def _compare(
-    expected: Value, found: Value, tolerance: float, least: float, place: str
-) -> Difference | None:
+    expected: JSONValue, found: JSONValue, tolerance: float, least: float, place: str
+) -> FirstDifference | None:
     """Return the first difference below `place`; `least` is the smallest scale of a tolerance."""
     if _is_number(expected) and _is_number(found):
         return _compare_numbers([expected], [found], tolerance, least, place)
     if type(expected) is not type(found):
-        return Difference(place, shorten(expected), shorten(found))
+        return FirstDifference(place, shorten(expected), shorten(found))
     if isinstance(expected, dict):
         return _compare_mappings(expected, found, tolerance, least, place)
     if isinstance(expected, list):
         return _compare_lists(expected, found, tolerance, least, place)
     if expected == found:
         return None
-    return Difference(place, shorten(expected), shorten(found))
+    return FirstDifference(place, shorten(expected), shorten(found))
 
 
-def _largest(value: Value) -> float:
+def _largest(value: JSONValue) -> float:
     """Return the largest magnitude of any number in a value."""
     if isinstance(value, dict):
         return max(map(_largest, value.values()), default=0.0)
@@ -119,7 +119,7 @@ def _largest(value: Value) -> float:
     return 0.0
 
 
-def shorten(value: Value) -> str:
+def shorten(value: JSONValue) -> str:
     """Return a value as text on one line, cut if it is long."""
     text = " ".join(repr(value).split())
     if len(text) <= SHOWN:
@@ -128,14 +128,14 @@ def shorten(value: Value) -> str:
 
 
 def _compare_mappings(
-    expected: Mapping[str, Value],
-    found: Mapping[str, Value],
+    expected: Mapping[str, JSONValue],
+    found: Mapping[str, JSONValue],
     tolerance: float,
     least: float,
     place: str,
-) -> Difference | None:
+) -> FirstDifference | None:
     if expected.keys() != found.keys():
-        return Difference(place, f"names {sorted(expected)}", f"names {sorted(found)}")
+        return FirstDifference(place, f"names {sorted(expected)}", f"names {sorted(found)}")
     for key, value in expected.items():
         other = _compare(value, found[key], tolerance, least, f"{place}/{key}")
         if other is not None:
@@ -144,11 +144,11 @@ def _compare_mappings(
 
 
 def _compare_lists(
-    expected: list[Value], found: list[Value], tolerance: float, least: float, place: str
-) -> Difference | None:
+    expected: list[JSONValue], found: list[JSONValue], tolerance: float, least: float, place: str
+) -> FirstDifference | None:
     if len(expected) != len(found):
         wanted = f"{len(expected)} values {shorten(expected)}"
-        return Difference(place, wanted, f"{len(found)} values {shorten(found)}")
+        return FirstDifference(place, wanted, f"{len(found)} values {shorten(found)}")
     # A list of numbers has one scale, that of its largest number.
     if all(map(_is_number, expected)) and all(map(_is_number, found)):
         return _compare_numbers(expected, found, tolerance, least, place)
@@ -161,15 +161,15 @@ def _compare_lists(
 
 def _compare_numbers(
     expected: Sequence[float], found: Sequence[float], tolerance: float, least: float, place: str
-) -> Difference | None:
+) -> FirstDifference | None:
     allowed = tolerance * max(least, *map(abs, expected), 0.0)
     for i, (value, other) in enumerate(zip(expected, found, strict=True)):
         if not math.isfinite(other) or abs(value - other) > allowed:
             where = f"{place}[{i}]" if len(expected) > 1 else place
             wanted = f"{value!r} ± {allowed:.2g}" if allowed else repr(value)
-            return Difference(where, wanted, repr(other))
+            return FirstDifference(where, wanted, repr(other))
     return None
 
 
-def _is_number(value: Value) -> bool:
+def _is_number(value: JSONValue) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)

@@ -9,7 +9,7 @@ from typing import Any
 
 from vlpeft.benchmark.cells.records import read_json, to_json, write_atomically
 from vlpeft.benchmark.core.errors import UserError
-from vlpeft.benchmark.verify.check import FLOAT32, Value
+from vlpeft.benchmark.verify.check import FLOAT32, JSONValue
 
 FOLDER = Path(__file__).parent / "expected"
 DIGITS = 7  # as many as float32 has; exact values and those in float64 keep all digits
@@ -37,7 +37,7 @@ def write(part: str, values: dict[str, Any]) -> None:
     committed.cache_clear()
 
 
-def rounded(value: Value, tolerance: float) -> Value:
+def rounded(value: JSONValue, tolerance: float) -> JSONValue:
     """Return a value as it is committed."""
     # The round trip through JSON turns tuples into lists, as in a value that is read.
     kept = json.loads(json.dumps(value))
@@ -46,7 +46,7 @@ def rounded(value: Value, tolerance: float) -> Value:
     return _round(kept)
 
 
-def _round(value: Value) -> Value:
+def _round(value: JSONValue) -> JSONValue:
     if isinstance(value, dict):
         return {key: _round(each) for key, each in value.items()}
     if isinstance(value, list):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vlpeft.benchmark.contract.attention import Seen
 from vlpeft.benchmark.verify import transcriptions as _literal
-from vlpeft.benchmark.verify.check import Check, Value
+from vlpeft.benchmark.verify.check import Check, JSONValue
 from vlpeft.benchmark.verify.p_laplacian import Shape, forward, parts
 from vlpeft.benchmark.verify.waves import fingerprint, wave
 from vlpeft.methods.routing import mul_expand, project
@@ -46,7 +46,7 @@ def checks(device: torch.device) -> Iterator[Check]:
         yield Check(f"{name}: value", matrices, VALUE)
 
 
-def p_laplacian(shape: Shape, device: torch.device, *, literal: bool) -> Value:
+def p_laplacian(shape: Shape, device: torch.device, *, literal: bool) -> JSONValue:
     """Return fingerprints of output and gradients of a p-adapter (release) after an attention."""
     block, output, seen = parts(shape, device)
     block.double()
@@ -66,7 +66,7 @@ def p_laplacian(shape: Shape, device: torch.device, *, literal: bool) -> Value:
     return {"output": fingerprint("output", made), **found}
 
 
-def route(name: str, device: torch.device, *, literal: bool) -> Value:
+def route(name: str, device: torch.device, *, literal: bool) -> JSONValue:
     """Return fingerprints of output and gradients of a routing function."""
     ours, transcribed, tokens = ROUTES[name]
     function = transcribed if literal else ours
@@ -77,9 +77,9 @@ def route(name: str, device: torch.device, *, literal: bool) -> Value:
     return _fingerprints({"output": made, "text": text.grad, "vision": vision.grad})
 
 
-def _fingerprints(tensors: dict[str, Tensor | None]) -> dict[str, Value]:
+def _fingerprints(tensors: dict[str, Tensor | None]) -> dict[str, JSONValue]:
     """Return fingerprints of the tensors that are not None."""
-    found: dict[str, Value] = {}
+    found: dict[str, JSONValue] = {}
     for name, tensor in tensors.items():
         if tensor is not None:
             found[name] = fingerprint(name, tensor)

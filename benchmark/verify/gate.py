@@ -70,7 +70,7 @@ def _verify(environment: Environment, parts: Sequence[str], device: str, say: Sa
         )
 
 
-class Gate:
+class EnvironmentGate:
     """`require` for a process that runs many cells. It also remembers what failed."""
 
     def __init__(self, device: Callable[[], str], say: Say = print_line) -> None:

@@ -20,7 +20,7 @@ from vlpeft.benchmark.datasets.base import Pixels
 from vlpeft.benchmark.datasets.image_files import decode_image
 from vlpeft.benchmark.datasets.shapes import Shapes
 from vlpeft.benchmark.run.augmentation import augment
-from vlpeft.benchmark.verify.check import Check, Value
+from vlpeft.benchmark.verify.check import Check, JSONValue
 
 SCENES = tuple(f"test/{i}" for i in range(4))
 SIZE = 48
@@ -79,7 +79,7 @@ def scene(number: int) -> Pixels:
     return Shapes().image(SCENES[number])
 
 
-def digest(pixels: Any) -> Value:
+def digest(pixels: Any) -> JSONValue:
     """Return shape, type, mean and hash. The mean shows how far off other pixels are."""
     if not isinstance(pixels, np.ndarray | torch.Tensor):
         return f"a {type(pixels).__name__}"
@@ -93,12 +93,12 @@ def digest(pixels: Any) -> Value:
     }
 
 
-def scene_digests() -> Value:
+def scene_digests() -> JSONValue:
     """Return the digests of all scenes. They are drawn again, because `scene` caches them."""
     return [digest(Shapes().image(name)) for name in SCENES]
 
 
-def decoded_digest() -> Value:
+def decoded_digest() -> JSONValue:
     """Return the digest of the pixels that datasets read from a JPEG file."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / "scene.jpg"
@@ -108,7 +108,7 @@ def decoded_digest() -> Value:
 
 def transformed_digest(
     size: int, way: Image.Resampling, cut: tuple[int, int] | None = None
-) -> Value:
+) -> JSONValue:
     """Return the digest of a scene as the input of a tower; `cut` takes a (height, width) part."""
     pixels = scene(0)
     if cut is not None:
@@ -116,6 +116,6 @@ def transformed_digest(
     return digest(transform(pixels, cast("VisionTower", Square(size, way))))
 
 
-def view_digests() -> Value:
+def view_digests() -> JSONValue:
     """Return the digests of views of several seeds: crops, flips and RandAugment."""
     return [digest(augment(scene(1), SIZE, f"seed {i}")) for i in range(8)]

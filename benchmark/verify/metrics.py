@@ -7,7 +7,7 @@ from functools import partial
 
 from vlpeft.benchmark.metrics import Tokenizer, score
 from vlpeft.benchmark.metrics.base import Prediction
-from vlpeft.benchmark.verify.check import FLOAT64, Check, NotRun, Value
+from vlpeft.benchmark.verify.check import FLOAT64, Check, JSONValue, NotRun
 
 TEN = ("two", "2", "2", "two", "2", "3", "2", "two", "2", "two")
 ANSWERS = (
@@ -59,7 +59,7 @@ def caption_checks(device: object) -> Iterator[Check]:
     yield Check("cider, ptb", partial(score_metric, "cider", CAPTIONS, "ptb"), FLOAT64)
 
 
-def score_metric(name: str, predictions: Sequence[Prediction], tokenizer: Tokenizer) -> Value:
+def score_metric(name: str, predictions: Sequence[Prediction], tokenizer: Tokenizer) -> JSONValue:
     """Return all values of a metric, and its scores by example.
 
     Raises:

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 
 from vlpeft.benchmark.backbones.vision import transform
-from vlpeft.benchmark.run.features import Visual
+from vlpeft.benchmark.run.features import VisualSteps
 from vlpeft.benchmark.run.loop import Feed, autocast, start, train
 from vlpeft.benchmark.tasks.base import Item
 from vlpeft.benchmark.verify import literal
-from vlpeft.benchmark.verify.check import BFLOAT16, CUDA_FLOAT32, FLOAT32, Check, Value
+from vlpeft.benchmark.verify.check import BFLOAT16, CUDA_FLOAT32, FLOAT32, Check, JSONValue
 from vlpeft.benchmark.verify.images import SCENES, digest, scene
 from vlpeft.benchmark.verify.models import (
     FORMS,
@@ -37,7 +37,7 @@ from vlpeft.benchmark.verify.waves import fingerprint
 BEAMS = 3
 # Gradients pass through every layer twice, and bfloat16 rounds each time.
 BFLOAT16_GRADIENTS = 2 * BFLOAT16
-Model = Callable[[], Built]  # builds the model when a check first measures it
+ModelMaker = Callable[[], Built]  # builds the model when a check first measures it
 
 
 def checks(name: str, device: torch.device) -> Iterator[Check]:
@@ -62,7 +62,7 @@ def checks(name: str, device: torch.device) -> Iterator[Check]:
 
 def _method_checks(form: Form, method: str, device: torch.device) -> Iterator[Check]:
     name = f"{form.label}{method}"
-    model: Model = partial(built, form, method, device.type)
+    model: ModelMaker = partial(built, form, method, device.type)
     yield Check(f"{name}: initial weights", lambda: model().initial, FLOAT32)
     yield from _loss_checks(name, model, device)
     yield Check(f"{name}: logits", lambda: logits(model()), _float32_tolerance(device))
@@ -72,7 +72,7 @@ def _method_checks(form: Form, method: str, device: torch.device) -> Iterator[Ch
         yield from _text_checks(name, model)
 
 
-def _loss_checks(name: str, model: Model, device: torch.device) -> Iterator[Check]:
+def _loss_checks(name: str, model: ModelMaker, device: torch.device) -> Iterator[Check]:
     single = _float32_tolerance(device)
     yield Check(f"{name}: losses", lambda: losses(model(), "fp32"), single)
     yield Check(
@@ -90,7 +90,7 @@ def _loss_checks(name: str, model: Model, device: torch.device) -> Iterator[Chec
     )
 
 
-def _ranking_checks(name: str, model: Model, device: torch.device) -> Iterator[Check]:
+def _ranking_checks(name: str, model: ModelMaker, device: torch.device) -> Iterator[Check]:
     single = _float32_tolerance(device)
     yield Check(f"{name}: ranking", lambda: ranking(model()), single)
     yield Check(
@@ -101,7 +101,7 @@ def _ranking_checks(name: str, model: Model, device: torch.device) -> Iterator[C
     )
 
 
-def _text_checks(name: str, model: Model) -> Iterator[Check]:
+def _text_checks(name: str, model: ModelMaker) -> Iterator[Check]:
     yield Check(f"{name}: greedy", lambda: texts(model(), 1))
     yield Check(
         f"{name}: greedy = without a cache",
@@ -117,19 +117,19 @@ def _float32_tolerance(device: torch.device) -> float:
     return FLOAT32
 
 
-def pixel_digests(form: Form, device: torch.device) -> Value:
+def pixel_digests(form: Form, device: torch.device) -> JSONValue:
     """Return digests of the tower's input: a whole scene, and a part of it, which is resized."""
     tower = built(form, "lora", device.type).backbone.vision
     return [digest(transform(each, tower)) for each in (scene(0), scene(0)[:40, :56])]
 
 
-def features(form: Form, device: torch.device) -> Value:
+def features(form: Form, device: torch.device) -> JSONValue:
     """Return fingerprints of the visual features of each scene."""
     found = built(form, "lora", device.type).visual
     return [fingerprint(name, each) for name, each in zip(SCENES, found, strict=True)]
 
 
-def losses(model: Built, precision: str) -> Value:
+def losses(model: Built, precision: str) -> JSONValue:
     """Return the mean loss of all scenes together, and that of each alone."""
     backbone = model.backbone
     prompts, wanted = targets(backbone.name)
@@ -142,7 +142,7 @@ def losses(model: Built, precision: str) -> Value:
     return found
 
 
-def gradients(model: Built, precision: str) -> Value:
+def gradients(model: Built, precision: str) -> JSONValue:
     """Return fingerprints of the gradients of the loss."""
     backbone = model.backbone
     backbone.zero_grad()
@@ -156,7 +156,7 @@ def gradients(model: Built, precision: str) -> Value:
 
 
 @torch.inference_mode()
-def logits(model: Built) -> Value:
+def logits(model: Built) -> JSONValue:
     """Return the scores of all answers, or fingerprints of those of the first token."""
     backbone = model.backbone
     prompts, _ = targets(backbone.name)
@@ -169,7 +169,7 @@ def logits(model: Built) -> Value:
     return found
 
 
-def texts(model: Built, beams: int) -> Value:
+def texts(model: Built, beams: int) -> JSONValue:
     """Return captions of the scenes, or answers to questions if the backbone reads any."""
     backbone = model.backbone
     prompts, _ = targets(backbone.name)
@@ -180,19 +180,19 @@ def texts(model: Built, beams: int) -> Value:
         backbone.follow(PROTOCOL, backbone.answers)
 
 
-def texts_alone(model: Built) -> Value:
+def texts_alone(model: Built) -> JSONValue:
     """Return the same texts by greedy search without a cache, each scene alone."""
     prompts, _ = targets(model.backbone.name)
     pairs = zip(model.visual, prompts, strict=True)
     return [literal.greedy(model.backbone, visual[None], prompt) for visual, prompt in pairs]
 
 
-def ranking(model: Built) -> Value:
+def ranking(model: Built) -> JSONValue:
     """Return the listed answers and their scores, the best first."""
     return _split_pairs(model.backbone.ranked(model.visual, QUESTIONS))
 
 
-def ranking_alone(model: Built) -> Value:
+def ranking_alone(model: Built) -> JSONValue:
     """Return the same for each question alone, where every answer is read as a whole."""
     backbone = model.backbone
     rows = []
@@ -204,14 +204,14 @@ def ranking_alone(model: Built) -> Value:
     return _split_pairs(rows)
 
 
-def _split_pairs(rows: Sequence[Sequence[tuple[str, float]]]) -> Value:
+def _split_pairs(rows: Sequence[Sequence[tuple[str, float]]]) -> JSONValue:
     return {
         "answers": [[name for name, _ in row] for row in rows],
         "scores": [[score for _, score in row] for row in rows],
     }
 
 
-def training(form: Form, device: torch.device) -> Value:
+def training(form: Form, device: torch.device) -> JSONValue:
     """Return the losses of a few steps of the training loop.
 
     Dropout is off, because its masks differ between machines.
@@ -222,7 +222,7 @@ def training(form: Form, device: torch.device) -> Value:
     prompts, wanted = targets(form.backbone)
     items = [Item((str(i),), *pair) for i, pair in enumerate(zip(prompts, wanted, strict=True))]
     inputs = pixels(backbone)
-    visual = Visual(
+    visual = VisualSteps(
         lambda ids, _: inputs[[int(i) for i in ids]],
         lambda found: backbone.vision(found.to(backbone.device)),
     )
@@ -232,7 +232,7 @@ def training(form: Form, device: torch.device) -> Value:
     return [loss for _, loss in state.curve]
 
 
-def dropout_acts(form: Form, method: str, device: torch.device) -> Value:
+def dropout_acts(form: Form, method: str, device: torch.device) -> JSONValue:
     """Return whether the rate of the attentions alone changes a training loss.
 
     Some versions of libraries forget it on their fused paths.

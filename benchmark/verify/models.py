@@ -17,11 +17,11 @@ from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.datasets import DatasetSpec
 from vlpeft.benchmark.run.model import build
 from vlpeft.benchmark.tasks import tasks_for
-from vlpeft.benchmark.verify.check import Value
+from vlpeft.benchmark.verify.check import JSONValue
 from vlpeft.benchmark.verify.images import SCENES, scene
 from vlpeft.benchmark.verify.waves import fingerprint, wave
 
-Settings = Mapping[str, Any]
+BackboneSettings = Mapping[str, Any]
 ANSWERS = ("no", "yes", "circle", "rectangle", "triangle", "blue", "large circle", "red shape")
 # Of different lengths, so that batches are padded.
 QUESTIONS = (
@@ -42,7 +42,7 @@ CAPTIONS = (
     "there is a large teal triangle",
     "a red circle is left of a large red triangle",
 )
-METHODS: Mapping[str, Settings] = {
+METHODS: Mapping[str, BackboneSettings] = {
     "lora": {},
     "p_adapter": {},
     "routing_lora": {"function": "mul_expand"},
@@ -62,7 +62,7 @@ PROTOCOL = Protocol(
     rank_candidates=5,
     label_smoothing=0.1,
 )
-TINY: Settings = {"text": "tiny", "vision": "tiny"}
+TINY: BackboneSettings = {"text": "tiny", "vision": "tiny"}
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Form:
 
     label: str
     backbone: str
-    settings: Settings = field(hash=False)
+    settings: BackboneSettings = field(hash=False)
 
     @property
     def answers(self) -> tuple[str, ...]:
@@ -109,7 +109,7 @@ class Built(NamedTuple):
     """An adapted model in evaluation mode."""
 
     backbone: Any
-    initial: Value  # fingerprints of the tensors that train, before they were moved
+    initial: JSONValue  # fingerprints of the tensors that train, before they were moved
     visual: Tensor  # features of the scenes: (scenes, 1, tokens, width)
 
 
@@ -153,7 +153,7 @@ def stir(backbone: nn.Module) -> None:
             parameter.add_(wave(name, parameter.shape, STIR).to(parameter))
 
 
-def fingerprint_by_kind(tensors: Mapping[str, Tensor]) -> Value:
+def fingerprint_by_kind(tensors: Mapping[str, Tensor]) -> JSONValue:
     """Return one fingerprint for each kind: the tensors of all layers that share a name."""
     kinds: dict[str, list[Tensor]] = {}
     for name, tensor in sorted(tensors.items()):

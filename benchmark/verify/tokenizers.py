@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from vlpeft.benchmark.backbones.weights import WeightSource
-from vlpeft.benchmark.verify.check import Check, Value
+from vlpeft.benchmark.verify.check import Check, JSONValue
 
 TOWERS = ("roberta", "gpt2", "bart", "blip")
 TEXTS = (
@@ -46,22 +46,22 @@ def tokenizer(tower: str) -> Any:
     return WeightSource.parse("tiny", tiny=tower).tokenizer()
 
 
-def ids(tower: str) -> Value:
+def ids(tower: str) -> JSONValue:
     """Return ids, with the special tokens that the tokenizer adds by itself."""
     return tokenizer(tower)(list(TEXTS)).input_ids
 
 
-def truncated_ids(tower: str) -> Value:
+def truncated_ids(tower: str) -> JSONValue:
     """Return at most LIMIT ids a text, special tokens included."""
     return tokenizer(tower)(list(TEXTS), truncation=True, max_length=LIMIT).input_ids
 
 
-def plain_ids(tower: str) -> Value:
+def plain_ids(tower: str) -> JSONValue:
     """Return ids without special tokens."""
     return tokenizer(tower)(list(TEXTS), add_special_tokens=False).input_ids
 
 
-def padded_batch(tower: str) -> Value:
+def padded_batch(tower: str) -> JSONValue:
     """Return ids and mask of a batch of tensors."""
     batch = tokenizer(tower)(
         list(TEXTS), padding=True, truncation=True, max_length=LIMIT, return_tensors="pt"
@@ -69,17 +69,17 @@ def padded_batch(tower: str) -> Value:
     return {name: batch[name].tolist() for name in ("input_ids", "attention_mask")}
 
 
-def decoded_texts(tower: str) -> Value:
+def decoded_texts(tower: str) -> JSONValue:
     """Return the texts that ids stand for, without special tokens."""
     return tokenizer(tower).batch_decode(ids(tower), skip_special_tokens=True)
 
 
-def special_ids(tower: str) -> Value:
+def special_ids(tower: str) -> JSONValue:
     """Return the ids of special tokens."""
     return {name: getattr(tokenizer(tower), name) for name in SPECIAL}
 
 
-MEASURES: dict[str, Callable[[str], Value]] = {
+MEASURES: dict[str, Callable[[str], JSONValue]] = {
     "ids": ids,
     "cut": truncated_ids,
     "without special tokens": plain_ids,

@@ -30,16 +30,16 @@ FOLDER = Path(__file__).resolve().parents[1] / "published"
 # `measured:` of the trainable parameters in percent of all without the vision tower's.
 SHARE = "share"
 SLACK = 1e-6  # for binary fractions
-NonEmpty = Annotated[str, Field(min_length=1)]
+NonEmptyText = Annotated[str, Field(min_length=1)]
 
 
 @dataclass(frozen=True)
 class Citation(Config):
     """Where a number was read, and how. `primary`: its authors published it themselves."""
 
-    url: NonEmpty
+    url: NonEmptyText
     primary: bool
-    read: NonEmpty
+    read: NonEmptyText
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ class PublishedColumn(Config):
     note: what a reader needs to know about a measurement.
     """
 
-    name: NonEmpty
-    metric: NonEmpty
+    name: NonEmptyText
+    metric: NonEmptyText
     split: str = ""
     decimals: NonNegative = 2
     task: str = ""
@@ -102,7 +102,7 @@ class PublishedRow(Config):
     not_comparable: as for a column, for single numbers of the row, by column.
     """
 
-    name: NonEmpty
+    name: NonEmptyText
     values: tuple[Finite | None, ...] | dict[str, Finite | None]
     std: tuple[NonNegativeFloat | None, ...] = ()
     method: str = ""
@@ -114,14 +114,14 @@ class PublishedRow(Config):
     unknown: str = ""
     source: str = ""
     within: NonNegativeFloat | None = None
-    not_comparable: Mapping[str, NonEmpty] = field(default_factory=dict)
+    not_comparable: Mapping[str, NonEmptyText] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class PublishedGroup(Config):
     """Rows under one heading, all of one backbone."""
 
-    name: NonEmpty
+    name: NonEmptyText
     rows: Annotated[tuple[PublishedRow, ...], Field(min_length=1)]
     backbone: str = ""
     cannot: str = ""
@@ -169,10 +169,10 @@ class PublishedTable(Config):
     sweep: the sweep that reproduces the table, if it has another name.
     """
 
-    paper: NonEmpty
-    table: NonEmpty
+    paper: NonEmptyText
+    table: NonEmptyText
     sources: dict[str, Citation]
-    tolerance: NonEmpty
+    tolerance: NonEmptyText
     columns: Annotated[tuple[PublishedColumn, ...], Field(min_length=1)]
     groups: Annotated[tuple[PublishedGroup, ...], Field(min_length=1)]
     sweep: str = ""

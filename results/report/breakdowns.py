@@ -6,11 +6,13 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from vlpeft.results.report.data import Model, Score
+from vlpeft.results.report.data import ReportModel, Score
 from vlpeft.results.tables.blocks import Block, Text
 from vlpeft.results.tables.captions import plus_minus
 
-Share = float | None  # between the lowest (0) and the highest (1) of a column; None for no score
+ColumnShare = (
+    float | None
+)  # between the lowest (0) and the highest (1) of a column; None for no score
 
 
 @dataclass(frozen=True)
@@ -18,7 +20,7 @@ class Heat:
     """A cell of a breakdown: its text and its shade."""
 
     text: str
-    share: Share
+    share: ColumnShare
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Breakdown:
     rows: tuple[tuple[str, tuple[Heat, ...]], ...]
 
 
-def breakdowns(model: Model) -> Iterator[Breakdown]:
+def breakdowns(model: ReportModel) -> Iterator[Breakdown]:
     """Yield the metrics that have parts (`metric/kind`), by backbone and data."""
     found: dict[tuple[str, str, str], list[Score]] = {}
     for score in model.scores:
@@ -79,7 +81,7 @@ def _mean(score: Score | None) -> str:
     return f"{entry.mean:.1f}{plus_minus(entry.std)}"
 
 
-def block_shares(block: Block) -> list[tuple[Share, ...]]:
+def block_shares(block: Block) -> list[tuple[ColumnShare, ...]]:
     """Return the shade of each cell of a score table whose last two columns are not scores."""
     last = len(block.align) - 2
     columns = []
@@ -91,7 +93,7 @@ def block_shares(block: Block) -> list[tuple[Share, ...]]:
     return list(zip(*columns, strict=True))
 
 
-def _number(cell: Text) -> Share:
+def _number(cell: Text) -> ColumnShare:
     """Return the number that a cell begins with; None for a cell with footnotes."""
     found = re.match(r"-?\d+(\.\d+)?(?![\d/])", cell.text)
     if cell.marks or found is None:
@@ -99,7 +101,7 @@ def _number(cell: Text) -> Share:
     return float(found[0])
 
 
-def _shares(values: Sequence[float | None]) -> list[Share]:
+def _shares(values: Sequence[float | None]) -> list[ColumnShare]:
     """Return the place of each value between the lowest and the highest."""
     known = [value for value in values if value is not None]
     if not known:
@@ -108,7 +110,7 @@ def _shares(values: Sequence[float | None]) -> list[Share]:
     return [_share(value, low, high) for value in values]
 
 
-def _share(value: float | None, low: float, high: float) -> Share:
+def _share(value: float | None, low: float, high: float) -> ColumnShare:
     if value is None or high == low:
         return None
     return round((value - low) / (high - low), 3)

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence, Sized
 from vlpeft.results.compatible import JOINT
 from vlpeft.results.report.data import (
     Curves,
-    Model,
+    ReportModel,
     ResultPlace,
     Score,
     SiteCurve,
@@ -25,7 +25,7 @@ TIMES_100 = ("CIDEr", "BLEU", "METEOR", "SPICE")
 ChartColumn = tuple[str, str, str, str]  # backbone, task, dataset, metric
 
 
-def pareto(model: Model) -> list[Figure]:
+def pareto(model: ReportModel) -> list[Figure]:
     """Draw each score against trainable parameters, training time and memory."""
     planned = _planned(model)
     figures: list[Figure] = []
@@ -35,7 +35,7 @@ def pareto(model: Model) -> list[Figure]:
 
 
 def _pareto(
-    column: ChartColumn, scores: Sequence[Score], planned: Sequence[Score], model: Model
+    column: ChartColumn, scores: Sequence[Score], planned: Sequence[Score], model: ReportModel
 ) -> Iterator[Figure]:
     """Yield the charts of one column, one a cost that was measured.
 
@@ -69,12 +69,12 @@ def _pareto(
         )
 
 
-def _dot(score: Score, cost: float, model: Model) -> Dot:
+def _dot(score: Score, cost: float, model: ReportModel) -> Dot:
     entry = score.entry
     return Dot(entry.method, model.methods.index(entry.method), cost, entry.mean or 0.0, entry.std)
 
 
-def spread(model: Model) -> list[Figure]:
+def spread(model: ReportModel) -> list[Figure]:
     """Draw every seed's score, method by method."""
     planned = _planned(model)
     columns = _columns(model).items()
@@ -82,7 +82,7 @@ def spread(model: Model) -> list[Figure]:
 
 
 def _strips(
-    column: ChartColumn, scores: Sequence[Score], planned: Sequence[Score], model: Model
+    column: ChartColumn, scores: Sequence[Score], planned: Sequence[Score], model: ReportModel
 ) -> Figure:
     """Draw the seeds of one column, a row a method."""
     best = sorted(scores, key=lambda score: -(score.entry.mean or 0.0))[:SHOWN_ROWS]
@@ -98,7 +98,7 @@ def _strips(
     return strips(rows, _with_unit(metric), title=metric, caption="; ".join(parts), **where)
 
 
-def curves(model: Model) -> list[Figure]:
+def curves(model: ReportModel) -> list[Figure]:
     """Draw the training losses, and scores over epochs where epochs were compared."""
     figures = []
     for each in model.curves:
@@ -108,7 +108,7 @@ def curves(model: Model) -> list[Figure]:
     return figures
 
 
-def _ways(each: Curves, model: Model) -> list[SeriesWay]:
+def _ways(each: Curves, model: ReportModel) -> list[SeriesWay]:
     """Return the lines of the best methods."""
     ranked = _ranked(model, each.backbone, each.data)
     names = sorted(each.lines, key=lambda name: ranked.get(name, len(ranked)))[:SHOWN_LINES]
@@ -138,7 +138,7 @@ def _curve(each: Curves, ways: Sequence[SeriesWay]) -> Figure:
     )
 
 
-def last_sites(model: Model) -> list[Figure]:
+def last_sites(model: ReportModel) -> list[Figure]:
     """Draw p and mu of each site at the end of training, one chart for all settings."""
     found: dict[tuple[str, str, tuple[str, ...]], list[TrackedCurves]] = {}
     for each in model.followed:
@@ -169,7 +169,7 @@ def _last(
     )
 
 
-def tracked_charts(model: Model) -> list[Figure]:
+def tracked_charts(model: ReportModel) -> list[Figure]:
     """Draw p and mu of each site during training, one chart a setting."""
     return [_course(each) for each in model.followed]
 
@@ -195,7 +195,7 @@ def _course(each: TrackedCurves) -> Figure:
     return figure.local(tuple(legend))
 
 
-def _columns(model: Model) -> dict[ChartColumn, list[Score]]:
+def _columns(model: ReportModel) -> dict[ChartColumn, list[Score]]:
     """Group scores that have a mean by column."""
     found: dict[ChartColumn, list[Score]] = {}
     for score in model.main:
@@ -205,7 +205,7 @@ def _columns(model: Model) -> dict[ChartColumn, list[Score]]:
     return found
 
 
-def _planned(model: Model) -> dict[ChartColumn, list[Score]]:
+def _planned(model: ReportModel) -> dict[ChartColumn, list[Score]]:
     """Group by column the scores that the plan promises, with or without a mean."""
     found: dict[ChartColumn, list[Score]] = {}
     for score in model.main:
@@ -233,7 +233,7 @@ def _why(score: Score) -> str:
     return "cost not measured"
 
 
-def _ranked(model: Model, backbone: str, data: str) -> dict[str, int]:
+def _ranked(model: ReportModel, backbone: str, data: str) -> dict[str, int]:
     """Rank methods by their first metric on the first task that they were trained on."""
     wanted = data.split(" + ", 1)[0]
     place: ResultPlace | None = None

@@ -21,7 +21,7 @@ from vlpeft.benchmark.cells.records import Record
 from vlpeft.benchmark.cells.results import Results
 from vlpeft.benchmark.cells.scores import ImageScores
 from vlpeft.results.leaderboard import Leaderboard, leaderboard
-from vlpeft.results.report.origins import Failed, failures_and_reasons, provenance_block
+from vlpeft.results.report.origins import FailedAttempt, failures_and_reasons, provenance_block
 from vlpeft.results.states import parse_states
 from vlpeft.results.summaries import SummaryEntry, costs, scores
 from vlpeft.results.tables.blocks import Block
@@ -29,8 +29,8 @@ from vlpeft.results.tables.blocks import Block
 POINTS = 60
 FLOW = {"self": 0, "cross": 1, "ffn": 2}  # the order of the sites of a layer
 ResultPlace = tuple[str, str, str]  # backbone, task, dataset
-Setting = tuple[str, str, str]  # backbone, data, method
-Finished = tuple[Planned, Record]
+ReportSetting = tuple[str, str, str]  # backbone, data, method
+RecordedCell = tuple[Planned, Record]
 Points = tuple[tuple[float, float], ...]
 T = TypeVar("T")
 
@@ -135,7 +135,7 @@ class Curves:
 
 
 @dataclass(frozen=True)
-class Model:
+class ReportModel:
     """All that the page shows, except tables and examples.
 
     scores: including breakdowns by question type.
@@ -159,7 +159,7 @@ class Model:
         return [score for score in self.scores if "/" not in score.entry.metric]
 
 
-def gather(plan: Plan, store: ReadOnce, *, mixed: bool = False) -> Model:
+def gather(plan: Plan, store: ReadOnce, *, mixed: bool = False) -> ReportModel:
     """Read the results of a plan's cells. Raises UserError as `leaderboard` does."""
     board = leaderboard(plan, store, mixed=mixed)
     # At another scale a cell may repeat an earlier one and have the same id.
@@ -169,7 +169,7 @@ def gather(plan: Plan, store: ReadOnce, *, mixed: bool = False) -> Model:
     finished = [(cell, store.kept[cell.id]) for cell in plan.runnable() if cell.id in store.kept]
     complete, unfinished = _split_complete(finished, plan.runnable())
     records = [store.kept[cell_id] for cell_id in distinct if cell_id in store.kept]
-    return Model(
+    return ReportModel(
         board=board,
         methods=tuple(dict.fromkeys(cell.row for cell in plan.cells)),
         scores=tuple(_scores(board)),
@@ -187,17 +187,17 @@ def gather(plan: Plan, store: ReadOnce, *, mixed: bool = False) -> Model:
     )
 
 
-def _failures(cells: Iterable[Planned], store: Results) -> Iterator[Failed]:
+def _failures(cells: Iterable[Planned], store: Results) -> Iterator[FailedAttempt]:
     """Yield the cells whose last attempt failed, with cause and message."""
     for cell in cells:
         found = failure(store, cell.id)
         if found is not None:
-            yield Failed(cell, found.cause, found.message)
+            yield FailedAttempt(cell, found.cause, found.message)
 
 
 def _split_complete(
-    finished: Sequence[Finished], planned: Iterable[Planned]
-) -> tuple[list[Finished], tuple[str, ...]]:
+    finished: Sequence[RecordedCell], planned: Iterable[Planned]
+) -> tuple[list[RecordedCell], tuple[str, ...]]:
     """Return the cells of settings with every seed done, and the names of partial settings."""
     wanted = Counter(map(_setting, planned))
     done = Counter(_setting(cell) for cell, _ in finished)
@@ -207,7 +207,7 @@ def _split_complete(
     return complete, names
 
 
-def _setting(cell: Planned) -> Setting:
+def _setting(cell: Planned) -> ReportSetting:
     return cell.backbone, dataset_label(cell), cell.row
 
 
@@ -237,15 +237,15 @@ def _key(entry: SummaryEntry) -> tuple[str, ...]:
     return entry.backbone, entry.method, entry.task, entry.dataset, entry.metric
 
 
-def _grouped(finished: Iterable[Finished]) -> dict[Setting, list[Record]]:
+def _grouped(finished: Iterable[RecordedCell]) -> dict[ReportSetting, list[Record]]:
     """Group the records of the seeds of each setting."""
-    found: dict[Setting, list[Record]] = {}
+    found: dict[ReportSetting, list[Record]] = {}
     for cell, record in finished:
         found.setdefault(_setting(cell), []).append(record)
     return found
 
 
-def _curves(finished: Iterable[Finished]) -> Iterator[Curves]:
+def _curves(finished: Iterable[RecordedCell]) -> Iterator[Curves]:
     """Yield the training losses, then the scores of epochs where epochs were compared."""
     losses: dict[tuple[str, str], dict[str, CurveLine]] = {}
     chosen: dict[tuple[str, str, str], dict[str, CurveLine]] = {}
@@ -285,7 +285,7 @@ def thinned(values: Sequence[T], limit: int) -> list[T]:
     return [values[round(i * last / (limit - 1))] for i in range(limit)]
 
 
-def _tracked(finished: Iterable[Finished]) -> Iterator[TrackedCurves]:
+def _tracked(finished: Iterable[RecordedCell]) -> Iterator[TrackedCurves]:
     """Yield the quantities that methods track, such as p and mu."""
     for (backbone, data, method), records in _grouped(finished).items():
         by_quantity: dict[str, list[str]] = {}

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from vlpeft.results.compatible import JOINT
-from vlpeft.results.report.data import Model
+from vlpeft.results.report.data import ReportModel
 from vlpeft.results.report.examples import Browser
 from vlpeft.results.report.predictions import count_words
 
@@ -28,7 +28,7 @@ class Duel:
     rows: tuple[tuple[str, float, int, int, int], ...]
 
 
-def duels(browser: Browser, model: Model) -> Iterator[Duel]:
+def duels(browser: Browser, model: ReportModel) -> Iterator[Duel]:
     """Yield a duel for each backbone with two scored methods or more.
 
     There is none where a planned method has no score, because it could be the best.
@@ -63,7 +63,7 @@ def _duel(browser: Browser, backbone: str, means: dict[int, float]) -> Duel:
     )
 
 
-def undecided(browsers: Sequence[Browser], model: Model) -> Iterator[str]:
+def undecided(browsers: Sequence[Browser], model: ReportModel) -> Iterator[str]:
     """Yield a sentence for each backbone whose best method is not known."""
     for browser in browsers:
         for backbone in browser.backbones:
@@ -73,7 +73,7 @@ def undecided(browsers: Sequence[Browser], model: Model) -> Iterator[str]:
                 yield f"No best method on {place}, without {lacking}."
 
 
-def _unscored(browser: Browser, model: Model, backbone: str) -> list[str]:
+def _unscored(browser: Browser, model: ReportModel, backbone: str) -> list[str]:
     """Return planned methods with a seed that failed, is missing or has no value."""
     wanted = (backbone, browser.task, browser.dataset, browser.metric)
     found = []

@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 
 from vlpeft.benchmark.cells.cell import Plan, Planned
 from vlpeft.results.compatible import JOINT
-from vlpeft.results.report.data import Model, ReadOnce
+from vlpeft.results.report.data import ReadOnce, ReportModel
 from vlpeft.results.report.pictures import OpenedExamples, open_examples
-from vlpeft.results.report.predictions import Prediction, count_words, read_predictions
+from vlpeft.results.report.predictions import PredictionLine, count_words, read_predictions
 
 METHODS = 16  # shown on a backbone: those with the highest scores
 Series = tuple[str, str]  # backbone, method
 SeriesCell = tuple[Planned, int]  # the cell whose answers are shown, and the index of the task
-Predictions = Mapping[str, Prediction]  # of one series, by example id
+Predictions = Mapping[str, PredictionLine]  # of one series, by example id
 ExampleScores = NDArray[np.float64]  # (series, examples)
 
 
@@ -113,7 +113,7 @@ class Browser:
         return f"seeds {', '.join(map(str, seeds))} (of each method the first that is done)"
 
 
-def browsers(plan: Plan, store: ReadOnce, model: Model, wanted: int) -> list[Browser]:
+def browsers(plan: Plan, store: ReadOnce, model: ReportModel, wanted: int) -> list[Browser]:
     """Return a browser for each task and dataset that has predictions.
 
     wanted: how many examples all browsers show together; they share them evenly.
@@ -138,7 +138,7 @@ class _Group:
     left_out: int
 
 
-def _groups(plan: Plan, store: ReadOnce, model: Model) -> list[_Group]:
+def _groups(plan: Plan, store: ReadOnce, model: ReportModel) -> list[_Group]:
     """Group the cells that have predictions by task and dataset."""
     order: dict[Series, int] = {}
     for number, cell in enumerate(plan.cells):
@@ -167,7 +167,7 @@ def _cells_by_task(plan: Plan, store: ReadOnce) -> dict[tuple[str, str], dict[Se
 
 
 def _best(
-    model: Model, task: str, dataset: str, series: Sequence[Series]
+    model: ReportModel, task: str, dataset: str, series: Sequence[Series]
 ) -> tuple[str, list[Series]]:
     """Return the first metric of a task, and the METHODS best series of each backbone.
 
@@ -196,7 +196,7 @@ def _browser(group: _Group, store: ReadOnce, share: int) -> Browser:
     cells = list(group.cells.values())
     series = tuple(group.cells)
     predictions = [read_predictions(store, cell, part, group.metric) for cell, part in cells]
-    first: dict[str, Prediction] = {}  # of each example, by the first series that has it
+    first: dict[str, PredictionLine] = {}  # of each example, by the first series that has it
     for own in predictions:
         for name, prediction in own.items():
             first.setdefault(name, prediction)
@@ -263,7 +263,7 @@ def _choose(
 
 
 def _shown(
-    first: Prediction, predictions: Sequence[Predictions], opened: OpenedExamples
+    first: PredictionLine, predictions: Sequence[Predictions], opened: OpenedExamples
 ) -> ShownExample:
     example = opened.examples.get(first.id)
     return ShownExample(

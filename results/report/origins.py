@@ -16,7 +16,7 @@ LISTED = 12  # ids that a row lists
 
 
 @dataclass(frozen=True)
-class Failed:
+class FailedAttempt:
     """A cell whose last attempt failed."""
 
     cell: Planned
@@ -24,9 +24,9 @@ class Failed:
     message: str
 
 
-def failures_and_reasons(failed: Iterable[Failed], board: Leaderboard) -> Iterator[Block]:
+def failures_and_reasons(failed: Iterable[FailedAttempt], board: Leaderboard) -> Iterator[Block]:
     """Yield failures by cause, then what was ruled out or could not be computed, by reason."""
-    causes: dict[str, list[Failed]] = {}
+    causes: dict[str, list[FailedAttempt]] = {}
     for each in failed:
         causes.setdefault(each.cause, []).append(each)
     if causes:
@@ -43,7 +43,7 @@ def failures_and_reasons(failed: Iterable[Failed], board: Leaderboard) -> Iterat
         yield Block(title, "lrl", (("what", "cells", "reason"),), rows)
 
 
-def _cause_row(cause: str, failed: Sequence[Failed]) -> tuple[Text, ...]:
+def _cause_row(cause: str, failed: Sequence[FailedAttempt]) -> tuple[Text, ...]:
     methods = ", ".join(dict.fromkeys(each.cell.row for each in failed))
     ids = ", ".join(each.cell.id for each in failed[:LISTED])
     if len(failed) > LISTED:

@@ -28,7 +28,7 @@ from vlpeft.results.papers.compare import published_table
 from vlpeft.results.papers.published import load_published, published_names
 from vlpeft.results.report import charts
 from vlpeft.results.report.breakdowns import block_shares, breakdowns
-from vlpeft.results.report.data import Model, ReadOnce, Score, gather
+from vlpeft.results.report.data import ReadOnce, ReportModel, Score, gather
 from vlpeft.results.report.duels import Duel, duels, undecided
 from vlpeft.results.report.examples import Browser, Series, browsers
 from vlpeft.results.report.figures import COLOURS, SHAPES, Figure
@@ -123,7 +123,7 @@ def _write(path: Path, text: str) -> Path:
     return path
 
 
-def _page(plan: Plan, results: Results, examples: int, mixed: bool) -> tuple[str, Model]:
+def _page(plan: Plan, results: Results, examples: int, mixed: bool) -> tuple[str, ReportModel]:
     """Return the HTML of a sweep's page, and what it shows."""
     store = ReadOnce(results)
     model = gather(plan, store, mixed=mixed)
@@ -158,7 +158,7 @@ def _labels(plan: Plan) -> list[str]:
     return list(labels)
 
 
-def _tables(plan: Plan, store: ReadOnce, model: Model, mixed: bool) -> dict[str, Any]:
+def _tables(plan: Plan, store: ReadOnce, model: ReportModel, mixed: bool) -> dict[str, Any]:
     """Return the tables of the page, by the names that the template has for them."""
     tests = significance(model.board, store)
     published = []
@@ -173,7 +173,7 @@ def _tables(plan: Plan, store: ReadOnce, model: Model, mixed: bool) -> dict[str,
     }
 
 
-def _charts(model: Model) -> dict[str, Any]:
+def _charts(model: ReportModel) -> dict[str, Any]:
     """Return the charts of the page, by the names that the template has for them."""
     looks = range(COLOURS * len(SHAPES))
     return {
@@ -187,7 +187,7 @@ def _charts(model: Model) -> dict[str, Any]:
     }
 
 
-def _duels(found: Iterable[Browser], model: Model) -> list[Duel]:
+def _duels(found: Iterable[Browser], model: ReportModel) -> list[Duel]:
     every: list[Duel] = []
     for browser in found:
         every += duels(browser, model)
@@ -271,7 +271,7 @@ def _published_names(plan: Plan) -> list[str]:
     return [name for name in published_names() if (load_published(name).sweep or name) == sweep]
 
 
-def _data(model: Model, found: Iterable[Browser]) -> dict[str, Any]:
+def _data(model: ReportModel, found: Iterable[Browser]) -> dict[str, Any]:
     """Return what the page holds for machines, and for its own script."""
     return {
         "title": model.board.title,

@@ -20,7 +20,7 @@ FIX = "delete the cell's folder and run it again, or use --examples 0"
 
 
 @dataclass(frozen=True)
-class Prediction:
+class PredictionLine:
     """A line of predictions.jsonl.
 
     score: of the first metric that scores single examples, NaN if there is none.
@@ -35,7 +35,7 @@ class Prediction:
 
 def read_predictions(
     store: Results, cell: Planned, part: int, metric: str
-) -> dict[str, Prediction]:
+) -> dict[str, PredictionLine]:
     """Read the first LINES predictions of one task of a cell, by example id.
 
     Raises UserError if the file is damaged, or is not the one that the run wrote.
@@ -46,7 +46,7 @@ def read_predictions(
     if expected and sha256(path) != expected:
         raise UserError(f"{path} is not what the run wrote; {FIX}")
     task = cell.cell.parts[part].name
-    found: dict[str, Prediction] = {}
+    found: dict[str, PredictionLine] = {}
     with path.open(encoding="utf-8") as file:
         for number, text in enumerate(file, start=1):
             try:
@@ -61,10 +61,10 @@ def read_predictions(
     return found
 
 
-def _prediction(row: Mapping[str, Any], metric: str) -> Prediction:
+def _prediction(row: Mapping[str, Any], metric: str) -> PredictionLine:
     score = float(row["scores"].get(metric, np.nan))
     references = tuple(row["references"])
-    return Prediction(row["id"], row["kind"], row["prediction"], references, score)
+    return PredictionLine(row["id"], row["kind"], row["prediction"], references, score)
 
 
 def count_words(n: int) -> str:

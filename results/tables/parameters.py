@@ -41,7 +41,7 @@ CAPTION = (
     "equal: counts; percentages to 0.01.",
 )
 # What a printed percentage is of.
-Share = Literal["without_vision", "text", "unstated"]
+ShareBase = Literal["without_vision", "text", "unstated"]
 SHARES = {
     "without_vision": "all but vision",
     "text": "language tower, no head",
@@ -57,7 +57,7 @@ class Published(Config):
     source: str
     backbone: dict[str, JSON]
     method: dict[str, JSON]
-    share: Share
+    share: ShareBase
     tasks: int | None = None
     percent: float | None = None
     trainable: int | None = None

@@ -12,14 +12,14 @@ from itertools import product
 
 from vlpeft.benchmark.core.errors import UserError, did_you_mean
 from vlpeft.results.leaderboard import Leaderboard
-from vlpeft.results.states import MISSING, Kind, State, merge_states
+from vlpeft.results.states import MISSING, State, StateKind, merge_states
 from vlpeft.results.summaries import suspicions
 from vlpeft.results.tables.blocks import Block, Footnotes, Table, Text, one_line, text_row
 from vlpeft.results.tables.captions import percent, plus_minus
 
 SIDES = ("method", "backbone", "task", "dataset", "scale")
 NAMED = 3  # how many missing places a footnote names
-STATE_TEXTS: dict[Kind, str] = {
+STATE_TEXTS: dict[StateKind, str] = {
     "missing": "missing",
     "failed": "failed",
     "absent": "absent",

@@ -31,7 +31,7 @@ GAP = "   "  # between two columns of the grid
 MARKDOWN = re.compile(
     r"[\\`*\[\]<>|~$&#]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|^[-+=](?=\s)|(?<=^\d)[.)](?=\s)"
 )
-Group = tuple[str, int, int]  # title, first column, column after the last
+HeaderGroup = tuple[str, int, int]  # title, first column, column after the last
 
 
 def render(table: Table, format: str, *, colour: bool = False) -> str:  # noqa: A002
@@ -99,7 +99,7 @@ def _style(cell: Text) -> str:
     return "bold" if cell.bold else ""
 
 
-def _widen(widths: list[int], groups: Iterable[Group]) -> None:
+def _widen(widths: list[int], groups: Iterable[HeaderGroup]) -> None:
     """Widen the last column of each group whose title is wider than its columns."""
     for title, start, stop in groups:
         widths[stop - 1] += max(0, cell_len(title) - _span(widths[start:stop]))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from vlpeft.results.leaderboard import Leaderboard
-from vlpeft.results.states import Kind
+from vlpeft.results.states import StateKind
 from vlpeft.results.statistics.significance import UNTESTED, ColumnPlace, Significance
 from vlpeft.results.summaries import SummaryEntry, costs, scores
 from vlpeft.results.tables.blocks import Block, Footnotes, Table, Text, one_line
@@ -38,7 +38,7 @@ COSTS = {  # the title of a column, and the divisor of its values
     "peak_memory_mb": ("peak MB", 1.0),
     "delta_bytes": ("saved kB", 1e3),
 }
-STATE_STYLES: dict[Kind, str] = {"missing": "yellow", "failed": "bold red"}
+STATE_STYLES: dict[StateKind, str] = {"missing": "yellow", "failed": "bold red"}
 
 
 def score_table(
@@ -193,7 +193,7 @@ def _text(entry: SummaryEntry, show: Callable[[SummaryEntry], str], footnotes: F
     marks = tuple(map(footnotes.mark, notes))
     if entry.state.is_done:
         return Text(show(entry), marks, "bold red" if entry.flags else "")
-    texts: dict[Kind, str] = {
+    texts: dict[StateKind, str] = {
         "missing": f"{entry.n}/{entry.planned} seeds",
         "failed": "failed",
         "absent": "absent",

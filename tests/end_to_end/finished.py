@@ -18,7 +18,7 @@ from vlpeft.benchmark.cells.records import Store
 from vlpeft.benchmark.contract.backbone import Backbone
 from vlpeft.benchmark.core.config import parse
 from vlpeft.benchmark.export.predict import AskedQuestion
-from vlpeft.benchmark.export.write import Finished, read_finished_cell
+from vlpeft.benchmark.export.write import FinishedCell, read_finished_cell
 from vlpeft.benchmark.plan.check import plan, save_plan
 from vlpeft.benchmark.run.features import visual_inputs
 from vlpeft.benchmark.run.runner import run_cell
@@ -82,7 +82,7 @@ class Ran:
         run_cell(cell.id, self.root, Runtime(device="cpu", threads=1))
         return cell
 
-    def read(self, cell: Planned) -> Finished:
+    def read(self, cell: Planned) -> FinishedCell:
         """Read what an export needs from the cell."""
         return read_finished_cell(cell, self.store)
 

@@ -19,7 +19,7 @@ from vlpeft.benchmark.core.errors import DataError
 from vlpeft.benchmark.datasets.shapes import Shapes
 from vlpeft.benchmark.run.distributed import ALONE, Ranks
 from vlpeft.benchmark.run.evaluation import predict_split
-from vlpeft.benchmark.run.features import Visual, views
+from vlpeft.benchmark.run.features import VisualSteps, views
 from vlpeft.benchmark.run.fetch_ahead import DEPTH, ahead, fetch_depth, pin
 from vlpeft.benchmark.run.loop import Feed, start, train
 from vlpeft.benchmark.tasks.base import Item
@@ -91,7 +91,7 @@ def trained(depth: int, micro_batch: int | None) -> tuple[list[tuple[int, float]
     items = [
         Item((f"train/{i}",), item.prompt, item.targets) for i, item in enumerate(LORA.items())
     ]
-    feed = Feed(items, live, LORA.protocol, ANSWERS, views=Visual(fetch, live.finish))
+    feed = Feed(items, live, LORA.protocol, ANSWERS, views=VisualSteps(fetch, live.finish))
     state = start(backbone, LORA.protocol, feed.batches)
     train(state, [feed], 0, micro_batch, lambda _: None, depth=depth)
     return state.curve, threads
@@ -117,7 +117,7 @@ def test_one_micro_batch_is_held_at_a_time() -> None:
         done.append(f"finish {len(pixels)}")
         return made.finish(pixels)
 
-    feed = Feed(LORA.items(), Visual(fetch, finish), LORA.protocol, ANSWERS)
+    feed = Feed(LORA.items(), VisualSteps(fetch, finish), LORA.protocol, ANSWERS)
     train(start(backbone, replace(LORA.protocol, steps=1), 1), [feed], 0, 3, lambda _: None)
     assert done == ["fetch 3", "finish 3", "fetch 3", "finish 3", "fetch 2", "finish 2"]
 
@@ -137,7 +137,7 @@ def test_evaluation_gives_the_same_results_at_any_depth(
     inputs = SimpleNamespace(
         answers=ANSWERS, prompts=lambda part: [example.question for example in part]
     )
-    feed, found = Feed((), Visual(fetch, made.finish), LORA.protocol, ANSWERS), []
+    feed, found = Feed((), VisualSteps(fetch, made.finish), LORA.protocol, ANSWERS), []
     monkeypatch.setattr(Ranks, "gather", lambda self, mine: [mine] * self.world)
     for depth in (0, 2):
         monkeypatch.setattr(

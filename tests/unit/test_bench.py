@@ -18,7 +18,15 @@ import torch
 from vlpeft.benchmark import bench
 from vlpeft.benchmark.bench import _sides, growth, names, routing, workers
 from vlpeft.benchmark.bench._plot import plot
-from vlpeft.benchmark.bench._rows import BenchRow, RatioLimit, Setting, keep, markdown, row, text
+from vlpeft.benchmark.bench._rows import (
+    BenchRow,
+    BenchSetting,
+    RatioLimit,
+    keep,
+    markdown,
+    row,
+    text,
+)
 from vlpeft.benchmark.bench._sides import TimedStep, kept_bytes, turns
 from vlpeft.benchmark.cli import main as cli
 from vlpeft.benchmark.cli.arguments import parser
@@ -34,7 +42,7 @@ pytestmark = [
         ":UserWarning"
     ),
 ]
-QUICK = Setting(turns=2, quick=True)
+QUICK = BenchSetting(turns=2, quick=True)
 OF_PROCESSES = ("workers",)  # whole sweeps in processes of their own, which are slow
 
 
@@ -69,7 +77,7 @@ def test_sides_take_turns_after_a_warm_up() -> None:
     pairs = turns(
         partial(say, "ours", 1.0, ran),
         partial(say, "other", 1.0, ran),
-        Setting(turns=3, quick=True),
+        BenchSetting(turns=3, quick=True),
     )
     assert ran == ["ours", "other", "ours", "other", "other", "ours", "ours", "other"]
     assert len(pairs) == 3
@@ -85,7 +93,7 @@ def raises(device: torch.device) -> TimedStep:
 
 
 def test_an_error_in_another_process_is_reported() -> None:
-    with pytest.raises(UserError, match="a reason"), _sides.side(raises, Setting(turns=1)):
+    with pytest.raises(UserError, match="a reason"), _sides.side(raises, BenchSetting(turns=1)):
         pass
 
 
@@ -95,8 +103,8 @@ def process(device: torch.device) -> TimedStep:
 
 def test_each_side_runs_in_its_own_process() -> None:
     with (
-        _sides.side(process, Setting(turns=1)) as one,
-        _sides.side(process, Setting(turns=1)) as other,
+        _sides.side(process, BenchSetting(turns=1)) as one,
+        _sides.side(process, BenchSetting(turns=1)) as other,
     ):
         found = {one().said, one().said, other().said, float(os.getpid())}
         assert isinstance(one, _sides.Elsewhere)
@@ -164,7 +172,7 @@ def test_kept_results_are_never_overwritten(
 ) -> None:
     rows = [BenchRow("b", "one", "ms", 1.0, 2.0, 2.0, "at least", 1.5)]
     monkeypatch.setattr("time.strftime", lambda *_: "now")
-    path = keep(tmp_path, rows, Setting(), (0.5, 0.5, 0.5))
+    path = keep(tmp_path, rows, BenchSetting(), (0.5, 0.5, 0.5))
     assert path.name.startswith("now_")
     assert f"torch{torch.__version__.partition('+')[0]}" in path.name
     values = json.loads(path.read_text())
@@ -172,7 +180,7 @@ def test_kept_results_are_never_overwritten(
     assert {"load_before", "load_after", "provenance", "turns"} <= values.keys()
     assert "host" not in values["provenance"]
     with pytest.raises(UserError, match="exists already"):
-        keep(tmp_path, rows, Setting(), (0.5, 0.5, 0.5))
+        keep(tmp_path, rows, BenchSetting(), (0.5, 0.5, 0.5))
 
 
 def test_the_newest_rows_of_a_device_are_shown_again(
@@ -196,7 +204,7 @@ def test_the_newest_rows_of_a_device_are_shown_again(
         ("3", "cuda:0", [BenchRow("lora", "one", "ms", 1.0, 9.0, 9.0, "at least", 1.5)]),
     ]:
         monkeypatch.setattr("time.strftime", lambda *_, now=now: now)
-        path = keep(tmp_path, rows, Setting(), (0.5, 0.5, 0.5))
+        path = keep(tmp_path, rows, BenchSetting(), (0.5, 0.5, 0.5))
         path.write_text(path.read_text().replace('"device": "cpu"', f'"device": "{device}"'))
     picture = tmp_path / "curve.svg"
     assert (
@@ -315,7 +323,7 @@ def test_a_turn_counts_the_work_of_started_processes() -> None:
     def make(_device: torch.device) -> TimedStep:
         return lambda: subprocess.run([sys.executable, "-c", burn], check=True).returncode
 
-    here = _sides.Here(make, Setting(turns=1))
+    here = _sides.Here(make, BenchSetting(turns=1))
     assert here.count == 1
     assert here().seconds > 0.3
 
@@ -330,7 +338,7 @@ def test_workers_compared_with_one_process_a_cell(monkeypatch: pytest.MonkeyPatc
         return json.dumps([{"id": "0a"}, {"id": "0b"}])
 
     monkeypatch.setattr(workers, "_vlpeft", vlpeft)
-    rows = list(workers.run(Setting(turns=1, quick=True)))
+    rows = list(workers.run(BenchSetting(turns=1, quick=True)))
     assert [each.rule for each in rows] == ["at least"]
     assert [ran.count(command) for command in ("sweep", "plan", "run")] == [
         2,

@@ -23,7 +23,7 @@ from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.plan.check import plan, save_plan
 from vlpeft.benchmark.run.checkpoint import load_checkpoint, save_checkpoint
-from vlpeft.benchmark.run.features import Visual
+from vlpeft.benchmark.run.features import VisualSteps
 from vlpeft.benchmark.run.loop import Feed, batches, start, train
 from vlpeft.benchmark.run.optimizer import learning_rate_factor
 from vlpeft.benchmark.run.runner import run_cell
@@ -315,7 +315,9 @@ def test_matrices_decay_and_vectors_do_not() -> None:
 def test_a_nan_loss_names_the_learning_rate(value: float) -> None:
     backbone = LORA.build()
     one = feed(
-        LORA.items(), 8, Visual(lambda _ids, _seeds: torch.full((8, 1, 128), value), nn.Identity())
+        LORA.items(),
+        8,
+        VisualSteps(lambda _ids, _seeds: torch.full((8, 1, 128), value), nn.Identity()),
     )
     with pytest.raises(
         UserError, match=r"loss became nan at step 0; lower `lr` \(0\.125\) or set `clip_norm`"

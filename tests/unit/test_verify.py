@@ -20,7 +20,7 @@ from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.launch import worker
 from vlpeft.benchmark.verify import expected, gate, stamp
 from vlpeft.benchmark.verify.check import EXACT, FLOAT32, SMALL, Check, NotRun, difference
-from vlpeft.benchmark.verify.gate import EnvironmentFailed, Gate, require
+from vlpeft.benchmark.verify.gate import EnvironmentFailed, EnvironmentGate, require
 from vlpeft.benchmark.verify.parts import PARTS, parts_of_backbone, parts_of_cells
 from vlpeft.benchmark.verify.runner import SOURCES, run, run_check
 from vlpeft.benchmark.verify.stamp import Environment, cache_folder, missing, passed, remember
@@ -232,7 +232,7 @@ def test_a_failing_environment_is_refused_each_time(images_only, monkeypatch):
 def test_a_process_of_many_cells_verifies_once(images_only, monkeypatch):
     values = {**expected.committed("images"), "augmented views": []}
     monkeypatch.setattr(expected, "committed", lambda _: values)
-    said, many = [], Gate(lambda: "cpu", None)
+    said, many = [], EnvironmentGate(lambda: "cpu", None)
     many.say = said.append
     assert "augmented views" in many.problem(images_only[0])
     assert "augmented views" in many.problem(images_only[0])
@@ -256,9 +256,9 @@ def test_a_cell_of_a_job_fails_with_what_was_found(images_only, tmp_path, monkey
     store.write_cell(cell.id, dump(cell))
 
     def begins() -> bool:
-        return worker.JobPolicy(store, "job.log", Gate(lambda: "cpu", lambda _: None)).begins(
-            cell.id
-        )
+        return worker.JobPolicy(
+            store, "job.log", EnvironmentGate(lambda: "cpu", lambda _: None)
+        ).begins(cell.id)
 
     with monkeypatch.context() as patch:
         patch.setattr(expected, "committed", lambda _: values)
@@ -274,7 +274,7 @@ def test_a_missing_device_is_left_to_the_cell(images_only):
     def no_gpu():
         raise UserError("no CUDA GPU is visible here")
 
-    assert Gate(no_gpu).problem(images_only[0]) == ""
+    assert EnvironmentGate(no_gpu).problem(images_only[0]) == ""
 
 
 def test_verifying_changes_neither_random_numbers_nor_settings():

@@ -13,7 +13,7 @@ from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.run.checkpoint import trained_tensors
 from vlpeft.benchmark.run.cost import gpu_hours
 from vlpeft.benchmark.run.distributed import ALONE, Ranks
-from vlpeft.benchmark.run.features import Visual
+from vlpeft.benchmark.run.features import VisualSteps
 from vlpeft.benchmark.run.flops import StepFlops, first_step
 from vlpeft.benchmark.run.loop import Feed, start
 from vlpeft.benchmark.tasks.base import Item
@@ -81,7 +81,7 @@ def test_flops_counted_by_hand(ranks: Ranks) -> None:
     for parameter in made.trained.parameters():
         parameter.grad = torch.ones_like(parameter)
     feed = Feed(
-        items, Visual(lambda ids, _: torch.zeros(len(ids), 1, 1), nn.Identity()), recipe, ()
+        items, VisualSteps(lambda ids, _: torch.zeros(len(ids), 1, 1), nn.Identity()), recipe, ()
     )
     assert first_step(state, [feed], 0, None, ranks) == StepFlops(
         flops=240 + 180 + 180, tokens=6, images=3
