@@ -471,7 +471,7 @@ def test_sites_know_the_mask_of_their_attention() -> None:
         ({"max_input_tokens": 110, "max_output_tokens": 40}, {}, "may need 152 positions"),
         ({"max_generated_tokens": 120}, {}, "may need 146 positions"),
         ({"max_output_tokens": 400}, {"form": "vqa"}, "may need 401 positions"),
-        ({}, {"image_size": 60}, "no multiple of the patch size 8; choose 56"),
+        ({}, {"image_size": 60}, "not a multiple of the patch size 8; choose 56"),
     ],
 )
 def test_too_long_inputs_are_refused(
