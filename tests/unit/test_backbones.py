@@ -165,7 +165,7 @@ def test_the_hub_is_quiet_while_weights_load() -> None:
         UserError,
         match=r"cannot load weights from 'gpt2-lrge': check the id \(did you mean 'gpt2'\?\)",
     ):
-        WeightSource("gpt2-lrge", None, False, "gpt2")._guard(load)
+        WeightSource("gpt2-lrge", None, False, "gpt2")._load(load)
     assert seen == [logging.ERROR]
     assert hub_logging.get_verbosity() == before
 
