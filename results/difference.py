@@ -17,6 +17,7 @@ from vlpeft.benchmark.cells.records import Record, Store
 from vlpeft.benchmark.cells.results import Results
 from vlpeft.benchmark.core.config import parse
 from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.plan.sweep import SweepHandle
 from vlpeft.results.environments import UNKNOWN
 from vlpeft.results.evidence import SUFFIX, open_results, read_evidence
 from vlpeft.results.leaderboard import COSTS
@@ -130,7 +131,7 @@ def _records(root: Path, sweep: str, scale: str) -> dict[str, Record]:
     if not root.exists():
         raise UserError(f"{root}: no such result folder or file")
     if sweep:
-        plan, store = open_results(sweep, root, scale)
+        plan, store = open_results(SweepHandle(sweep, scale, root))
         runnable = plan.runnable()
         return {cell.id: store.record(cell.id) for cell in runnable if store.has_record(cell.id)}
     if scale:

@@ -28,7 +28,7 @@ from vlpeft.benchmark.cells.results import Results
 from vlpeft.benchmark.cells.scores import ImageScores, shorten_numbers
 from vlpeft.benchmark.core.config import dump
 from vlpeft.benchmark.core.errors import UserError
-from vlpeft.benchmark.plan.sweep import load_plan, sweep_name, sweep_path
+from vlpeft.benchmark.plan.sweep import SweepHandle
 from vlpeft.results.environments import remarks
 from vlpeft.results.evidence_reader import EVIDENCE_SCHEMA, Evidence, EvidenceReader
 
@@ -38,26 +38,27 @@ LEFT_OUT = ("id", "cell", "curve", "scalars", "files")
 ImageSets = dict[tuple[tuple[str, ...], tuple[int, ...]], int]  # (images, examples) -> index
 
 
-def open_results(name_or_path: str, root: Path, scale: str = "") -> tuple[Plan, Results]:
+def open_results(sweep: SweepHandle) -> tuple[Plan, Results]:
     """Open a sweep's plan and results, from a result folder or from a file of evidence.
 
     Raises UserError if `root` holds another sweep.
     """
+    root = sweep.root
     if root.suffix != SUFFIX:
-        return load_plan(name_or_path, root, scale), Store(root)
+        return sweep.load_plan(), Store(root)
     evidence = read_evidence(root)
-    held, wanted = evidence.plan.sweep, _name(name_or_path, scale)
+    held, wanted = evidence.plan.sweep, sweep.name
     if held != wanted:
         raise UserError(f"{root} holds the sweep '{held}', not '{wanted}'; name that one")
     return evidence.plan, evidence
 
 
-def find_shipped_evidence(name_or_path: str, scale: str = "") -> Path:
+def find_shipped_evidence(sweep: SweepHandle) -> Path:
     """Return the shipped evidence of a sweep; of several files, the one measured last.
 
     Raises UserError if none is shipped.
     """
-    name = _name(name_or_path, scale)
+    name = sweep.name
     files = sorted(MEASURED.glob(f"{name}--*{SUFFIX}"))
     if not files:
         known = ", ".join(_shipped_names()) or "nothing"
@@ -79,9 +80,7 @@ def _finished(path: Path) -> str:
     return max(str(record.provenance.get("finished", "")) for record in records)
 
 
-def keep(
-    name_or_path: str, root: Path, folder: Path = MEASURED, scale: str = "", *, mixed: bool = False
-) -> Path:
+def keep(sweep: SweepHandle, folder: Path = MEASURED, *, mixed: bool = False) -> Path:
     """Write the evidence of a launched sweep into `folder` and return the new file.
 
     Raises:
@@ -89,12 +88,12 @@ def keep(
             ran on different machines or in environments that `vlpeft.results.environments`
             refuses.
     """
-    plan, store = load_plan(name_or_path, root, scale), Store(root)
+    plan, store = sweep.load_plan(), Store(sweep.root)
     runnable = plan.runnable()
     records = {cell.id: store.record(cell.id) for cell in runnable if store.has_record(cell.id)}
     if not records:
         raise UserError(
-            f"{root}: no cell of '{plan.sweep}' is done, so there is nothing to keep; "
+            f"{sweep.root}: no cell of '{plan.sweep}' is done, so there is nothing to keep; "
             "run `vlpeft sweep` first"
         )
     path = folder / f"{plan.sweep}--{_environment(records, mixed)}{SUFFIX}"
@@ -123,14 +122,6 @@ def read_evidence(path: Path) -> Evidence:
     for number, line in enumerate(lines, 1):
         reader.read_line(number, line)
     return reader.evidence()
-
-
-def _name(name_or_path: str, scale: str) -> str:
-    """Return the name of a sweep at a scale, as plans have it."""
-    name = sweep_name(sweep_path(name_or_path))
-    if scale:
-        return f"{name}@{scale}"
-    return name
 
 
 def _environment(records: Mapping[str, Record], mixed: bool) -> str:

@@ -58,8 +58,9 @@ def plan(sweep: str | Path, *, scale: str = "") -> Plan:
         UserError: for settings that cannot work.
     """
     from vlpeft.benchmark.plan.check import plan as check
+    from vlpeft.benchmark.plan.sweep import SweepHandle
 
-    return check(str(sweep), need_data=False, scale=scale)
+    return check(SweepHandle(str(sweep), scale), need_data=False)
 
 
 def run(
@@ -95,10 +96,11 @@ def run(
     from vlpeft.benchmark.launch.ways import Inline
     from vlpeft.benchmark.plan.check import plan as check
     from vlpeft.benchmark.plan.check import save_plan
+    from vlpeft.benchmark.plan.sweep import SweepHandle
     from vlpeft.benchmark.run.runtime import Runtime
     from vlpeft.benchmark.verify.gate import require
 
-    made = check(str(sweep), need_data=True, scale=scale)
+    made = check(SweepHandle(str(sweep), scale), need_data=True)
     folder = Path("runs") / made.sweep if root is None else Path(root)
     runtime = parse(Runtime, {"device": device, "threads": threads}, "options")
     cells = unfinished_cells(made, folder)
@@ -129,13 +131,13 @@ def open_results(root: str | Path, sweep: str = "", *, scale: str = "") -> Sweep
     Raises:
         UserError: if the folder holds no sweep, or several and none is named.
     """
-    from vlpeft.benchmark.plan.sweep import launched_plans
+    from vlpeft.benchmark.plan.sweep import SweepHandle, launched_plans
     from vlpeft.results.evidence import SUFFIX, read_evidence
     from vlpeft.results.evidence import open_results as open_sweep
 
     folder = Path(root)
     if sweep:
-        return SweepResults(*open_sweep(sweep, folder, scale))
+        return SweepResults(*open_sweep(SweepHandle(sweep, scale, folder)))
     if folder.suffix == SUFFIX:
         evidence = read_evidence(folder)
         return SweepResults(evidence.plan, evidence)

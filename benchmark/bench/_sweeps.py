@@ -10,7 +10,7 @@ from typing import Any
 from vlpeft.benchmark.cells.records import Record, Store, to_json, write_atomically
 from vlpeft.benchmark.core.config import dump
 from vlpeft.benchmark.plan.check import plan
-from vlpeft.benchmark.plan.sweep import plan_file
+from vlpeft.benchmark.plan.sweep import SweepHandle, plan_file
 
 RANKS, BACKBONE = (
     20,
@@ -50,7 +50,7 @@ def write_sweep(folder: Path, cells: int, **protocol: Any) -> Path:
 
 def records(root: Path, sweep: Path) -> Path:
     """Write a plan and a record of each cell to a new result folder; all scores are made up."""
-    made, store = plan(str(sweep), need_data=True), Store(root)
+    made, store = plan(SweepHandle(str(sweep)), need_data=True), Store(root)
     write_atomically(plan_file(root, made.sweep), to_json(dump(made)))
     kinds = [f"vqa_accuracy/{a}_{b}" for a, b in product("abc", repeat=2)]
     for number, cell in enumerate(made.runnable()):

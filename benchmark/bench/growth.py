@@ -18,6 +18,7 @@ from vlpeft.benchmark.bench._sides import TimedStep, side
 from vlpeft.benchmark.bench._sweeps import records, write_sweep
 from vlpeft.benchmark.cells.records import Store
 from vlpeft.benchmark.plan.check import plan
+from vlpeft.benchmark.plan.sweep import SweepHandle
 
 BENCH = "growth"
 
@@ -51,7 +52,7 @@ def cells(size: int, _quick: bool, folder: Path, _device: torch.device) -> Timed
     sweep = str(write_sweep(folder, size))
 
     def planned() -> None:
-        plan(sweep, need_data=False)
+        plan(SweepHandle(sweep), need_data=False)
 
     return planned
 

@@ -11,6 +11,7 @@ from time import process_time
 from vlpeft.benchmark.bench._rows import BenchRow, BenchSetting, row
 from vlpeft.benchmark.cells.cell import Cell
 from vlpeft.benchmark.plan.grid import expand
+from vlpeft.benchmark.plan.sweep import SweepHandle
 from vlpeft.benchmark.verify.gate import require
 from vlpeft.benchmark.verify.stamp import code_hash
 
@@ -20,7 +21,7 @@ FIRST, STAMPED = 60.0, 1000.0  # allowed: CPU seconds and milliseconds, in one t
 
 def run(setting: BenchSetting) -> Iterator[BenchRow]:
     """Verify all backbones of the quickstart; a quick run verifies only the first cell's."""
-    cells = [planned.cell for planned in expand("quickstart")]
+    cells = [planned.cell for planned in expand(SweepHandle("quickstart"))]
     cells = cells[:1] if setting.quick else cells
     with empty_cache():
         seconds = taken(cells, setting)

@@ -20,12 +20,11 @@ def export_adapter(options: argparse.Namespace) -> int:
     """Write the trained weights of a finished cell to a folder."""
     from vlpeft.benchmark.cells.records import Store
     from vlpeft.benchmark.export.write import export
-    from vlpeft.benchmark.plan.sweep import as_typed, load_plan
 
-    planned = load_plan(options.sweep, options.root, options.scale).find(options.cell)
+    planned = options.handle.load_plan().find(options.cell)
     store = Store(options.root)
     if not store.has_record(planned.id):
-        where = as_typed(options.sweep, options.root, options.scale)
+        where = options.handle.as_typed()
         raise UserError(
             f"cell {planned.id} is not finished in {options.root}: "
             f"run it first (`vlpeft run {where} --cell {planned.id}`)"

@@ -13,6 +13,7 @@ from vlpeft.benchmark.cli.options import (
     add_device,
     add_json,
     add_launcher,
+    add_mixed,
     add_root,
     add_runtime,
     add_scale,
@@ -221,6 +222,7 @@ def _add_sweep(commands: Any) -> None:
     add_sweep(sweep)
     add_scale(sweep)
     add_launcher(sweep)
+    add_mixed(sweep)
     sweep.add_argument(
         "--dry-run",
         action="store_true",
@@ -248,6 +250,7 @@ def _add_retry(commands: Any) -> None:
         "oom, timeout, node and disk are short for the usual causes",
     )
     add_launcher(retry)
+    add_mixed(retry)
     retry.set_defaults(dry_run=False)
     add_runtime(retry)
 

@@ -27,7 +27,7 @@ def run(options: argparse.Namespace) -> int:
     from vlpeft.benchmark.plan.check import plan_cell, save_planned_cell
 
     runtime, store = _runtime(options), Store(options.root)
-    made, cell = plan_cell(options.sweep, options.cell, options.scale)
+    made, cell = plan_cell(options.handle, options.cell)
     if not store.has_record(cell.id):
         runtime = _verified(options, runtime, [cell])
     save_planned_cell(made, cell, options.root)
@@ -51,7 +51,7 @@ def sweep(options: argparse.Namespace) -> int:
     from vlpeft.slurm.way import Slurm
 
     way = select_way(options, lambda: _runtime(options))
-    made = plan(options.sweep, need_data=True, scale=options.scale)
+    made = plan(options.handle, need_data=True)
     if isinstance(way, Slurm) and options.dry_run:
         print(way.dry_run(unfinished_cells(made, options.root), options.root), end="")
         return 0
@@ -64,10 +64,9 @@ def retry(options: argparse.Namespace) -> int:
     from vlpeft.benchmark.cells.attempts import failure
     from vlpeft.benchmark.cells.records import Store
     from vlpeft.benchmark.cli.ways import select_way
-    from vlpeft.benchmark.plan.sweep import load_plan
 
     way = select_way(options, lambda: _runtime(options))
-    made = load_plan(options.sweep, options.root, options.scale)
+    made = options.handle.load_plan()
     store = Store(options.root)
     wanted = CAUSES.get(options.cause, options.cause or "")  # "" is part of every cause
     cells, causes = [], set()
@@ -140,9 +139,8 @@ def _launcher(options: argparse.Namespace) -> str:
 
 def _how_to_watch(options: argparse.Namespace) -> str:
     """Return how to follow jobs on a cluster, for messages."""
-    from vlpeft.benchmark.plan.sweep import as_typed
 
-    where = as_typed(options.sweep, options.root, options.scale)
+    where = options.handle.as_typed()
     return (
         f"; watch them with `vlpeft status {where}`; "
         "`vlpeft sweep` again submits what the cluster has lost"
@@ -155,12 +153,11 @@ def _missing_note(options: argparse.Namespace, made: Any) -> str:
     Cells are in this state if they were cancelled while no launcher was waiting for them.
     """
     from vlpeft.benchmark.cli.watching import look
-    from vlpeft.benchmark.plan.sweep import as_typed
 
     number = sum(cell.state == "missing" for cell in look(made, options.root, ""))
     if not number:
         return ""
-    where = as_typed(options.sweep, options.root, options.scale)
+    where = options.handle.as_typed()
     command, verb = f"`vlpeft sweep {where}`", "runs"
     if options.on == "slurm":
         command, verb = f"`vlpeft sweep {where} --on slurm --profile {options.profile}`", "submits"
@@ -177,7 +174,7 @@ def _print_tables(options: argparse.Namespace, made: Any) -> None:
     store = Store(options.root)
     if not any(store.has_record(cell.id) for cell in made.runnable()):
         return
-    board = leaderboard(made, store)
+    board = leaderboard(made, store, mixed=options.mixed_environments)
     print_table(score_table(board, significance(board, store)))
     print()
     print_table(cost_table(board))

@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from vlpeft.benchmark.cli.adapters import export_adapter, predict
 from vlpeft.benchmark.cli.arguments import parser
@@ -43,6 +44,8 @@ def _run_command(options: argparse.Namespace) -> int:
             options.root = _root(options)
         if "sweep" in options and options.command != "table":
             options.sweep = _sweep_of(options.sweep)
+        if "sweep" in options:
+            options.handle = _handle(options)
         code: int = COMMANDS[options.command](options)
         sys.stdout.flush()
     except UserError as error:
@@ -88,6 +91,14 @@ def _root(options: argparse.Namespace) -> Path | None:
     if options.command == "plan" and not default.exists():
         return None
     return default
+
+
+def _handle(options: argparse.Namespace) -> Any:
+    """Return the sweep with its scale and result folder, as far as the command has these."""
+    from vlpeft.benchmark.plan.sweep import SweepHandle
+
+    given = vars(options)
+    return SweepHandle(options.sweep, given.get("scale") or "", given.get("root") or Path())
 
 
 def _sweep_of(name: str) -> str:

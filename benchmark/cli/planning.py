@@ -42,7 +42,7 @@ def plan(options: argparse.Namespace) -> int:
             f"--root {options.root}: no such folder; leave --root out, or run "
             f"`vlpeft sweep {options.sweep} --root {options.root}`"
         )
-    made = plan(options.sweep, need_data=False, scale=options.scale)
+    made = plan(options.handle, need_data=False)
     if options.cost:
         return _cost(made, options)
     if options.json:
@@ -91,7 +91,7 @@ def _explain(options: argparse.Namespace) -> int:
     """Print every setting of one cell, and where it comes from."""
     from vlpeft.results.tables.explain import explain_rows, explain_table, find
 
-    cell = find(options.sweep, options.explain, options.scale)
+    cell = find(options.handle, options.explain)
     if options.json:
         print_json(explain_rows(cell))
     else:
@@ -111,7 +111,7 @@ def prefetch(options: argparse.Namespace) -> int:
         stream = sys.stderr
     fetch = not options.dry_run
     found = []
-    for each in prefetch(options.sweep, options.scale, fetch=fetch, accepted=options.yes):
+    for each in prefetch(options.handle, fetch=fetch, accepted=options.yes):
         found.append(each)
         print(f"{each.kind} {each.name}: {each.message}", file=stream, flush=True)
     if options.json:
@@ -128,11 +128,11 @@ def params(options: argparse.Namespace) -> int:
     """Print what each method trains at full size."""
     from vlpeft.results.tables.parameters import parameter_rows, parameter_table
 
-    rows = parameter_rows(options.sweep)
+    rows = parameter_rows(options.handle)
     if options.json:
         print_json(rows)
     else:
-        print_table(parameter_table(options.sweep, rows))
+        print_table(parameter_table(options.handle, rows))
     return 0
 
 
@@ -145,7 +145,7 @@ def measure(options: argparse.Namespace) -> int:
 
     runtime = parse(Runtime, {"device": options.device, "threads": options.threads}, "options")
     steps = []
-    for step in measure(options.sweep, options.batch, runtime):
+    for step in measure(options.handle, options.batch, runtime):
         steps.append(step)
         result = step.failed or f"{step.step_seconds:.1f} s"
         print(f"{step.backbone}, {step.method}: {result}", file=sys.stderr)

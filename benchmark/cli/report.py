@@ -47,4 +47,4 @@ def _results(options: argparse.Namespace) -> list[Any]:
     if not is_sweep and named.suffix == SUFFIX:
         evidence = read_evidence(named)
         return [(evidence.plan, evidence)]
-    return [open_results(options.sweep, options.root, options.scale)]
+    return [open_results(options.handle)]

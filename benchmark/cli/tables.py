@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from vlpeft.benchmark.cli.printing import print_json, print_note, print_table
@@ -58,7 +58,9 @@ def _open_measured(options: argparse.Namespace) -> None:
     from vlpeft.results.papers.published import sweep_name_of
 
     if options.measured:
-        options.root = find_shipped_evidence(sweep_name_of(options.sweep), options.scale)
+        sweep = replace(options.handle, named=sweep_name_of(options.sweep))
+        options.root = find_shipped_evidence(sweep)
+        options.handle = replace(options.handle, root=options.root)
         options.asked = True
 
 
@@ -92,7 +94,7 @@ def _tidy(options: argparse.Namespace) -> int:
         )
     if form == "parquet" and options.out is None:
         raise UserError("--format parquet: not text; name a file with -o")
-    plan, store = open_results(options.sweep, options.root, options.scale)
+    plan, store = open_results(options.handle)
     board = leaderboard(plan, store, mixed=options.mixed_environments)
     _print_notes(map(one_line, board.remarks))
     _write(options, tidy(board.frame, form))
@@ -112,7 +114,7 @@ def _published(options: argparse.Namespace) -> Any:
     plan: Any = None
     store: Any = Store(options.root)
     if asked or plan_file(options.root, sweep, options.scale).exists():
-        plan, store = open_results(sweep, options.root, options.scale)
+        plan, store = open_results(replace(options.handle, named=sweep))
     table = load_published(options.sweep)
     return published_table(options.sweep, table, plan, store, mixed=options.mixed_environments)
 
@@ -126,7 +128,7 @@ def _board(options: argparse.Namespace) -> Any:
     from vlpeft.results.tables.pivot import pivot_table, sides
     from vlpeft.results.tables.table import cost_table, score_table
 
-    plan, store = open_results(options.sweep, options.root, options.scale)
+    plan, store = open_results(options.handle)
     board = leaderboard(plan, store, mixed=options.mixed_environments)
     if options.rows or options.columns:
         rows = sides(options.rows or "method")
@@ -154,11 +156,10 @@ def diff(options: argparse.Namespace) -> int:
 
 def keep(options: argparse.Namespace) -> int:
     """Write a sweep's results into one file of evidence."""
-    from vlpeft.benchmark.plan.sweep import as_typed
     from vlpeft.results.evidence import MEASURED, keep
 
     out: Path = options.out or MEASURED
-    path = keep(options.sweep, options.root, out, options.scale, mixed=options.mixed_environments)
-    again = f"vlpeft table {as_typed(options.sweep, path, options.scale)}"
+    path = keep(options.handle, out, mixed=options.mixed_environments)
+    again = f"vlpeft table {replace(options.handle, root=path).as_typed()}"
     print(f"{path} ({path.stat().st_size / 1e6:.1f} MB); read it with `{again}`")
     return 0

@@ -20,13 +20,12 @@ WATCH_SECONDS = 5.0  # between two looks of `status --watch`
 
 def status(options: argparse.Namespace) -> int:
     """Print the state of each cell."""
-    from vlpeft.benchmark.plan.sweep import launch_command, read_plan, reason_outdated
     from vlpeft.results.status import as_dicts, select_shown, status_table
 
-    made = read_plan(options.sweep, options.root, options.scale)
-    changed = reason_outdated(made, options.sweep, options.scale)
+    made = options.handle.read_plan()
+    changed = options.handle.reason_outdated(made)
     if changed:
-        again = launch_command(options.sweep, options.root, options.scale)
+        again = options.handle.launch_command()
         print_note(f"{changed}; {again} for what is new or changed")
     if options.json:
         print_json(as_dicts(look(made, options.root, changed)))
@@ -120,11 +119,10 @@ def _update(live: Any, title: str, cells: Any) -> None:
 def cancel(options: argparse.Namespace) -> int:
     """Stop the jobs and local workers of a sweep."""
     from vlpeft.benchmark.cells.records import Store
-    from vlpeft.benchmark.plan.sweep import read_plan
     from vlpeft.results.status import find_unplanned
     from vlpeft.slurm.control import cancel
 
-    made = read_plan(options.sweep, options.root, options.scale)
+    made = options.handle.read_plan()
     ids = {cell.id for cell in made.runnable()}
     ids |= {cell.id for cell in find_unplanned(made, Store(options.root))}
     jobs, local, elsewhere = cancel(options.root, made.sweep, ids)
@@ -140,10 +138,9 @@ def cancel(options: argparse.Namespace) -> int:
 
 def logs(options: argparse.Namespace) -> int:
     """Print what the attempts at a cell have printed."""
-    from vlpeft.benchmark.plan.sweep import read_plan
     from vlpeft.slurm.control import sections
 
-    cell = read_plan(options.sweep, options.root, options.scale).find(options.cell)
+    cell = options.handle.read_plan().find(options.cell)
     found = list(sections(options.root, cell.id))
     if not found:
         raise UserError(

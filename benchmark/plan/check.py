@@ -19,7 +19,7 @@ from vlpeft.benchmark.core.config import dump, parse_json
 from vlpeft.benchmark.core.errors import DataError, UserError, error_context
 from vlpeft.benchmark.plan.compatibility import check_names, check_recipe, reason_to_skip
 from vlpeft.benchmark.plan.grid import expand
-from vlpeft.benchmark.plan.sweep import fingerprint, load_sweep, plan_file, sweep_name, sweep_path
+from vlpeft.benchmark.plan.sweep import SweepHandle, plan_file, sweep_name
 from vlpeft.benchmark.run.cost import parameters
 from vlpeft.benchmark.run.inputs import Inputs
 from vlpeft.benchmark.run.model import build
@@ -28,7 +28,7 @@ UNREADABLE = "data: "  # the reason begins so if a cell is skipped because its d
 CHECKED = ("trainable", "head", "total", "data")  # what a check adds to a planned cell
 
 
-def plan(name_or_path: str, *, need_data: bool, scale: str = "") -> Plan:
+def plan(sweep: SweepHandle, *, need_data: bool) -> Plan:
     """Expand a sweep and check all its cells.
 
     Three kinds of cells are marked as skipped, with the reason: those that a backbone or method
@@ -40,22 +40,22 @@ def plan(name_or_path: str, *, need_data: bool, scale: str = "") -> Plan:
             data that cannot be read. If nothing can run, unless that is because a dataset's
             whole folder is not on this machine.
     """
-    path = sweep_path(name_or_path)
-    checker = _Checker(need_data, str(path))
-    cells = tuple(checker.check(cell) for cell in expand(name_or_path, scale))
-    if scale:
+    path = str(sweep.path)
+    checker = _Checker(need_data, path)
+    cells = tuple(checker.check(cell) for cell in expand(sweep))
+    if sweep.scale:
         cells = tuple(_skip_repeated(cells))
-    _refuse_equal_cells(cells, str(path))
+    _refuse_equal_cells(cells, path)
     elsewhere = not need_data and any(_has_no_folder(cell) for cell in cells)
     if all(cell.skipped for cell in cells) and not elsewhere:
         raise UserError(
             f"{path}: nothing to run: all {len(cells)} cells are skipped; "
             f"the first: {cells[0].skipped}"
         )
-    return _make_plan(path, scale, cells)
+    return _make_plan(sweep, cells)
 
 
-def plan_cell(name_or_path: str, beginning: str, scale: str = "") -> tuple[Plan, Planned]:
+def plan_cell(sweep: SweepHandle, beginning: str) -> tuple[Plan, Planned]:
     """Expand a sweep, and check only the cell whose id starts with `beginning`.
 
     The other cells of the plan have their reason to skip, but no parameter counts.
@@ -64,27 +64,24 @@ def plan_cell(name_or_path: str, beginning: str, scale: str = "") -> tuple[Plan,
         UserError: If no cell or several cells match, if the cell is skipped, if its settings
             cannot work, or if its data cannot be read.
     """
-    path = sweep_path(name_or_path)
-    cells = tuple(
-        replace(cell, skipped=reason_to_skip(cell.cell)) for cell in expand(name_or_path, scale)
-    )
-    if scale:
+    path = str(sweep.path)
+    cells = tuple(replace(cell, skipped=reason_to_skip(cell.cell)) for cell in expand(sweep))
+    if sweep.scale:
         cells = tuple(_skip_repeated(cells))
-    _refuse_equal_cells(cells, str(path))
-    chosen = _make_plan(path, scale, cells).find(beginning)
-    checked = _Checker(need_data=True, where=str(path)).check(chosen)
+    _refuse_equal_cells(cells, path)
+    chosen = _make_plan(sweep, cells).find(beginning)
+    checked = _Checker(need_data=True, where=path).check(chosen)
     cells = tuple(checked if cell is chosen else cell for cell in cells)
-    return _make_plan(path, scale, cells), checked
+    return _make_plan(sweep, cells), checked
 
 
-def _make_plan(path: Path, scale: str, cells: tuple[Planned, ...]) -> Plan:
-    """Build the plan of a sweep file; another scale is part of its name and title."""
-    sweep = load_sweep(str(path))
-    name = sweep_name(path)
-    title = sweep.title or name
-    if scale:
-        name, title = f"{name}@{scale}", f"{title} (scale: {scale})"
-    return Plan(name, title, sweep.notes, fingerprint(path, scale), cells)
+def _make_plan(sweep: SweepHandle, cells: tuple[Planned, ...]) -> Plan:
+    """Build the plan of a sweep; another scale is part of its name and title."""
+    content = sweep.sweep
+    title = content.title or sweep_name(sweep.path)
+    if sweep.scale:
+        title = f"{title} (scale: {sweep.scale})"
+    return Plan(sweep.name, title, content.notes, sweep.fingerprint(), cells)
 
 
 def _has_no_folder(planned: Planned) -> bool:
@@ -272,20 +269,20 @@ def count_parameters(cell: Cell, answers: int) -> dict[str, int]:
         return parameters(backbone)
 
 
-def combinations(name_or_path: str) -> list[Planned]:
+def combinations(sweep: SweepHandle) -> list[Planned]:
     """Return the first cell of each method on each backbone that it fits, in the sweep's order.
 
     Raises UserError if no method of the sweep fits a backbone and task of it.
     """
     first: dict[tuple[str, str], Planned] = {}
-    for planned in expand(name_or_path):
+    for planned in expand(sweep):
         key = (planned.row, planned.backbone)
         if key not in first and not reason_to_skip(planned.cell):
             first[key] = planned
     if not first:
         raise UserError(
-            f"{name_or_path}: no method of this sweep goes with a backbone and task of it; "
-            f"see `vlpeft plan {name_or_path}`"
+            f"{sweep.named}: no method of this sweep goes with a backbone and task of it; "
+            f"see `vlpeft plan {sweep.named}`"
         )
     return list(first.values())
 

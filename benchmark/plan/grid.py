@@ -29,7 +29,7 @@ from vlpeft.benchmark.plan.entries import (
 )
 from vlpeft.benchmark.plan.recipes import Layer, resolve, sweep_layers
 from vlpeft.benchmark.plan.scale import Scale, load_scale
-from vlpeft.benchmark.plan.sweep import Sweep, load_sweep, sweep_path
+from vlpeft.benchmark.plan.sweep import Sweep, SweepHandle
 
 
 @dataclass(frozen=True)
@@ -63,37 +63,36 @@ class _Grid:
     size: Scale | None
 
 
-def expand(name_or_path: str, scale: str = "") -> list[Planned]:
+def expand(sweep: SweepHandle) -> list[Planned]:
     """Return all cells of a sweep in its order, resolved but not yet checked.
 
     Raises UserError for the first bad setting.
     """
-    return [each.planned for each in cross_layers(name_or_path, scale)]
+    return [each.planned for each in cross_layers(sweep)]
 
 
-def cross_layers(name_or_path: str, scale: str = "") -> list[Crossed]:
+def cross_layers(sweep: SweepHandle) -> list[Crossed]:
     """Return the cells of `expand`, each with the layers of its settings."""
-    grid = _read_grid(name_or_path, scale)
+    grid = _read_grid(sweep)
     _check_on(grid)
     _check_by_task(grid)
     return list(_cross(grid))
 
 
-def _read_grid(name_or_path: str, scale: str) -> _Grid:
+def _read_grid(handle: SweepHandle) -> _Grid:
     """Read a sweep file and resolve its entries."""
-    path = sweep_path(name_or_path)
-    sweep, where = load_sweep(name_or_path), str(path)
+    sweep, where = handle.sweep, str(handle.path)
     methods = [
         Resolved(entry, _resolve_choice(METHODS, entry, f"{where}: method '{entry.label}'"))
         for entry in sweep.entries("methods", where)
     ]
     size = None
-    if scale:
-        size = load_scale(scale)
+    if handle.scale:
+        size = load_scale(handle.scale)
     backbones = [
         _resolve_backbone(entry, size, where) for entry in sweep.entries("backbones", where)
     ]
-    return _Grid(sweep, where, methods, backbones, _read_tasks(sweep, path), size)
+    return _Grid(sweep, where, methods, backbones, _read_tasks(sweep, handle.path), size)
 
 
 def _resolve_backbone(entry: SweepEntry, size: Scale | None, where: str) -> Resolved:

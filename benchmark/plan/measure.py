@@ -23,6 +23,7 @@ from vlpeft.benchmark.cells.cell import Cell, Planned
 from vlpeft.benchmark.contract.backbone import Backbone
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.plan.check import combinations
+from vlpeft.benchmark.plan.sweep import SweepHandle
 from vlpeft.benchmark.run.compile import eager
 from vlpeft.benchmark.run.cost import Meter, parameters
 from vlpeft.benchmark.run.features import VisualSteps
@@ -57,9 +58,9 @@ class MeasuredStep:
     failed: str = ""
 
 
-def measure(name_or_path: str, batch: int, runtime: Runtime) -> Iterator[MeasuredStep]:
+def measure(sweep: SweepHandle, batch: int, runtime: Runtime) -> Iterator[MeasuredStep]:
     """Measure one step of each method on each backbone, in the sweep's order."""
-    for planned in combinations(name_or_path):
+    for planned in combinations(sweep):
         yield _measure_isolated(planned, batch, runtime)
 
 

@@ -26,7 +26,7 @@ from vlpeft.benchmark.datasets.fetch.download import download
 from vlpeft.benchmark.datasets.sources import Download
 from vlpeft.benchmark.plan.compatibility import reason_to_skip
 from vlpeft.benchmark.plan.grid import expand
-from vlpeft.benchmark.plan.sweep import places, sweep_path
+from vlpeft.benchmark.plan.sweep import SweepHandle
 from vlpeft.benchmark.run.inputs import splits
 from vlpeft.benchmark.run.screen import PhaseProgress
 
@@ -55,19 +55,18 @@ class Found:
         return f"{self.state}: {about.lstrip(': ')}"
 
 
-def prefetch(sweep: str, scale: str, *, fetch: bool, accepted: bool) -> Iterator[Found]:
+def prefetch(sweep: SweepHandle, *, fetch: bool, accepted: bool) -> Iterator[Found]:
     """Look for everything that the cells of a sweep need, and fetch what is missing.
 
     Args:
-        sweep: The name or path of a sweep.
-        scale: The scale, or "".
+        sweep: The sweep and its scale.
         fetch: Whether to fetch what is missing; otherwise it is only reported.
         accepted: Whether the user accepts the licences of the datasets.
 
     Yields:
         A result for each weight source and each dataset.
     """
-    cells = [planned.cell for planned in expand(sweep, scale) if not reason_to_skip(planned.cell)]
+    cells = [planned.cell for planned in expand(sweep) if not reason_to_skip(planned.cell)]
     for each in weight_files_of(cells):
         yield weights(each, fetch=fetch)
     for source, parts in _group_by_dataset(sweep, cells).items():
@@ -131,14 +130,14 @@ def _fetch_weights(each: WeightFiles) -> Found:
     return Found("weights", each.source, "fetched")
 
 
-def _group_by_dataset(sweep: str, cells: Sequence[Cell]) -> dict[str, list[Part]]:
+def _group_by_dataset(sweep: SweepHandle, cells: Sequence[Cell]) -> dict[str, list[Part]]:
     """Return the tasks that use each dataset, by the dataset's name or path in the sweep.
 
     Datasets that a scale replaces are left out.
     """
     parts = [part for cell in cells for part in cell.parts]
     used: dict[str, list[Part]] = {}
-    for place in places(sweep_path(sweep)):
+    for place in sweep.places():
         mine = [part for part in parts if part.dataset == place.spec]
         if mine:
             used[place.source] = mine

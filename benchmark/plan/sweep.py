@@ -6,6 +6,7 @@ import hashlib
 import shlex
 from collections import Counter
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -105,93 +106,121 @@ def load_sweep(name_or_path: str) -> Sweep:
     return parse(Sweep, values, str(path))
 
 
-def fingerprint(path: Path, scale: str = "") -> str:
-    """Return 12 hex digits that change whenever a file changes that defines the cells.
-
-    These files are the sweep's own, those of its protocol and its datasets, and the scale's.
-    """
-    files = [path, *protocol_files(load_sweep(str(path)).protocol)]
-    files += [dataset_path(place.source) for place in places(path)]
-    unique = list(dict.fromkeys(files))
-    if scale:
-        unique.append(scale_path(scale))
-    digest = hashlib.sha256()
-    for file in unique:
-        digest.update(file.read_bytes() + b"\0")
-    return digest.hexdigest()[:12]
-
-
-def places(path: Path) -> list[TaskPlace]:
-    """Return every task of a sweep file with its dataset, those of joint entries included."""
-    found: list[TaskPlace] = []
-    for i, item in enumerate(load_sweep(str(path)).tasks):
-        found += parse_tasks(item, path, f"{path}: tasks[{i}]").places
-    return found
-
-
 def plan_file(root: Path, sweep: str, scale: str = "") -> Path:
     """Return the path of a launched sweep's plan; another scale has a file NAME@SCALE."""
+    return root / "sweeps" / f"{_scaled(sweep, scale)}.json"
+
+
+def _scaled(name: str, scale: str) -> str:
     if scale:
-        sweep = f"{sweep}@{scale}"
-    return root / "sweeps" / f"{sweep}.json"
+        return f"{name}@{scale}"
+    return name
 
 
-def load_plan(name_or_path: str, root: Path, scale: str = "") -> Plan:
-    """Read the plan that `vlpeft sweep` left in a result folder.
+@dataclass(frozen=True)
+class SweepHandle:
+    """A sweep as it was named: by a name or path, at a scale, with its result folder.
 
-    Raises UserError if there is none, or if the sweep has changed since then.
+    The file is read once, so all that a handle says is about the same content.
+
+    Attributes:
+        named: The name of a shipped sweep, or the path of a YAML file.
+        scale: The name of a shipped scale; "" for the sweep's own sizes.
+        root: The result folder; only the plan of a launch needs one.
     """
-    plan = read_plan(name_or_path, root, scale)
-    if changed := reason_outdated(plan, name_or_path, scale):
-        again = launch_command(name_or_path, root, scale)
-        raise UserError(f"{changed} in {root}; {again} for what is new or changed")
-    return plan
 
+    named: str
+    scale: str = ""
+    root: Path = Path()
 
-def reason_outdated(plan: Plan, name_or_path: str, scale: str = "") -> str:
-    """Return why a plan no longer matches its sweep; "" if it does."""
-    path = sweep_path(name_or_path)
-    if plan.source == fingerprint(path, scale):
-        return ""
-    return f"{path}, its protocol or a dataset of it has changed since it was launched"
+    @cached_property
+    def path(self) -> Path:
+        """The sweep's file. Raises UserError for an unknown name."""
+        return sweep_path(self.named)
 
+    @cached_property
+    def sweep(self) -> Sweep:
+        """The content of the file. Raises UserError for a bad one."""
+        return load_sweep(self.named)
 
-def launch_command(name_or_path: str, root: Path, scale: str = "") -> str:
-    """Return the command that launches a sweep, for messages."""
-    return f"run `vlpeft sweep {as_typed(name_or_path, root, scale)}`"
+    @property
+    def name(self) -> str:
+        """The name that plans and evidence have: NAME, or NAME@SCALE."""
+        return _scaled(sweep_name(self.path), self.scale)
 
+    def places(self) -> list[TaskPlace]:
+        """Return every task with its dataset, those of joint entries included."""
+        found: list[TaskPlace] = []
+        for i, item in enumerate(self.sweep.tasks):
+            found += parse_tasks(item, self.path, f"{self.path}: tasks[{i}]").places
+        return found
 
-def as_typed(name_or_path: str, root: Path, scale: str = "") -> str:
-    """Return the arguments for a sweep and its result folder, quoted for a shell."""
-    words = [name_or_path, "--root", str(root)]
-    if scale:
-        words += ["--scale", scale]
-    return shlex.join(words)
+    def fingerprint(self) -> str:
+        """Return 12 hex digits that change whenever a file changes that defines the cells.
 
+        These files are the sweep's own, those of its protocol and its datasets, and the scale's.
+        """
+        files = [self.path, *protocol_files(self.sweep.protocol)]
+        files += [dataset_path(place.source) for place in self.places()]
+        unique = list(dict.fromkeys(files))
+        if self.scale:
+            unique.append(scale_path(self.scale))
+        digest = hashlib.sha256()
+        for file in unique:
+            digest.update(file.read_bytes() + b"\0")
+        return digest.hexdigest()[:12]
 
-def read_plan(name_or_path: str, root: Path, scale: str = "") -> Plan:
-    """Read the plan in a result folder, even if the sweep has changed since then.
+    def load_plan(self) -> Plan:
+        """Read the plan that `vlpeft sweep` left in the result folder.
 
-    Raises UserError if there is no plan, or if it is damaged.
-    """
-    path = sweep_path(name_or_path)
-    if scale:
-        scale_path(scale)  # raises for a misspelled scale
-    file = plan_file(root, sweep_name(path), scale)
-    again = launch_command(name_or_path, root, scale)
-    try:
-        return parse_json(Plan, file.read_bytes(), str(file))
-    except FileNotFoundError as error:
-        raise UserError(
-            f"{root} holds no results of the sweep '{sweep_name(path)}'; {again}"
-        ) from error
-    except NotADirectoryError as error:
-        raise UserError(
-            f"--root {root}: a file, or below one; "
-            "name the result folder that `vlpeft sweep` has filled"
-        ) from error
-    except (OSError, ValueError, UserError) as error:
-        raise UserError(f"cannot read {file} ({error}); {again}") from error
+        Raises UserError if there is none, or if the sweep has changed since then.
+        """
+        plan = self.read_plan()
+        if changed := self.reason_outdated(plan):
+            raise UserError(
+                f"{changed} in {self.root}; {self.launch_command()} for what is new or changed"
+            )
+        return plan
+
+    def read_plan(self) -> Plan:
+        """Read the plan in the result folder, even if the sweep has changed since then.
+
+        Raises UserError if there is no plan, or if it is damaged.
+        """
+        name = sweep_name(self.path)
+        if self.scale:
+            scale_path(self.scale)  # raises for a misspelled scale
+        file = plan_file(self.root, self.name)
+        try:
+            return parse_json(Plan, file.read_bytes(), str(file))
+        except FileNotFoundError as error:
+            raise UserError(
+                f"{self.root} holds no results of the sweep '{name}'; {self.launch_command()}"
+            ) from error
+        except NotADirectoryError as error:
+            raise UserError(
+                f"--root {self.root}: a file, or below one; "
+                "name the result folder that `vlpeft sweep` has filled"
+            ) from error
+        except (OSError, ValueError, UserError) as error:
+            raise UserError(f"cannot read {file} ({error}); {self.launch_command()}") from error
+
+    def reason_outdated(self, plan: Plan) -> str:
+        """Return why a plan no longer matches the sweep; "" if it does."""
+        if plan.source == self.fingerprint():
+            return ""
+        return f"{self.path}, its protocol or a dataset of it has changed since it was launched"
+
+    def launch_command(self) -> str:
+        """Return the command that launches the sweep, for messages."""
+        return f"run `vlpeft sweep {self.as_typed()}`"
+
+    def as_typed(self) -> str:
+        """Return the arguments for the sweep and its result folder, quoted for a shell."""
+        words = [self.named, "--root", str(self.root)]
+        if self.scale:
+            words += ["--scale", self.scale]
+        return shlex.join(words)
 
 
 def launched_plans(root: Path) -> list[Plan]:

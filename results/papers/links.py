@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from vlpeft.benchmark.cells.cell import Planned
 from vlpeft.benchmark.metrics import METRICS
 from vlpeft.benchmark.plan.grid import expand
-from vlpeft.benchmark.plan.sweep import sweep_names
+from vlpeft.benchmark.plan.sweep import SweepHandle, sweep_names
 from vlpeft.benchmark.tasks import TASKS
 from vlpeft.results.papers.published import (
     SHARE,
@@ -37,7 +37,7 @@ def find_sweep(name: str) -> str | None:
 def places(sweep: str) -> dict[LinkedPlace, Planned]:
     """Return every task of every cell of a sweep, with one cell for all seeds."""
     found = {}
-    for cell in expand(sweep):
+    for cell in expand(SweepHandle(sweep)):
         for part in cell.cell.parts:
             found[cell.row, cell.backbone, part.name] = cell
     return found

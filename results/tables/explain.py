@@ -14,6 +14,7 @@ from vlpeft.benchmark.core.registry import Registry
 from vlpeft.benchmark.datasets import DatasetSpec
 from vlpeft.benchmark.plan.grid import Crossed, cross_layers
 from vlpeft.benchmark.plan.recipes import DEFAULT, Layer, origins
+from vlpeft.benchmark.plan.sweep import SweepHandle
 from vlpeft.results.tables.blocks import Block, Table, one_line, text_row
 from vlpeft.results.tables.listing import flow
 
@@ -29,19 +30,19 @@ class SettingsSection:
     origins: Mapping[str, str]
 
 
-def find(name_or_path: str, beginning: str, scale: str = "") -> Crossed:
+def find(sweep: SweepHandle, beginning: str) -> Crossed:
     """Return the cell of a sweep, runnable or not, whose id starts with `beginning`.
 
     Raises UserError if there is none, or several.
     """
     found: dict[str, Crossed] = {}  # at another scale two cells may have the same id
-    for each in cross_layers(name_or_path, scale):
+    for each in cross_layers(sweep):
         if each.planned.id.startswith(beginning):
             found.setdefault(each.planned.id, each)
     if not beginning or len(found) != 1:
         raise UserError(
             f"--explain {beginning}: {len(found) or 'no'} cells have an id that starts so; "
-            f"see `vlpeft plan {name_or_path}`"
+            f"see `vlpeft plan {sweep.named}`"
         )
     return next(iter(found.values()))
 

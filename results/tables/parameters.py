@@ -17,7 +17,7 @@ from vlpeft.benchmark.contract import METHODS
 from vlpeft.benchmark.core.config import JSON, Config, dump_identity, load_yaml, parse
 from vlpeft.benchmark.core.registry import Registry
 from vlpeft.benchmark.plan.check import combinations, count_parameters
-from vlpeft.benchmark.plan.sweep import load_sweep
+from vlpeft.benchmark.plan.sweep import SweepHandle
 from vlpeft.results.tables.blocks import Block, Table, Text, one_line
 
 PUBLISHED = Path(__file__).resolve().parents[1] / "published" / "parameters.yaml"
@@ -72,16 +72,16 @@ class PublishedFile(Config):
     rows: tuple[Published, ...]
 
 
-def parameter_rows(name_or_path: str) -> list[dict[str, Any]]:
+def parameter_rows(sweep: SweepHandle) -> list[dict[str, Any]]:
     """Return one row for each method and backbone of a sweep that work together, in its order."""
-    return [_row(planned) for planned in combinations(name_or_path)]
+    return [_row(planned) for planned in combinations(sweep)]
 
 
-def parameter_table(name_or_path: str, rows: Sequence[dict[str, Any]]) -> Table:
+def parameter_table(sweep: SweepHandle, rows: Sequence[dict[str, Any]]) -> Table:
     """Return the rows of `parameter_rows` for people."""
     body = tuple(tuple(map(Text, _texts(row))) for row in rows)
     sources = tuple(dict.fromkeys(row["source"] for row in rows if row["source"]))
-    title = load_sweep(name_or_path).title or name_or_path
+    title = sweep.sweep.title or sweep.named
     block = Block("", "llrrrrrrll", (HEADER,), body)
     return Table(one_line(title), CAPTION, (block,), tuple(rows), notes=sources)
 

@@ -20,6 +20,7 @@ from vlpeft.benchmark.core.config import parse
 from vlpeft.benchmark.export.predict import AskedQuestion
 from vlpeft.benchmark.export.write import FinishedCell, read_finished_cell
 from vlpeft.benchmark.plan.check import plan, save_plan
+from vlpeft.benchmark.plan.sweep import SweepHandle
 from vlpeft.benchmark.run.features import visual_inputs
 from vlpeft.benchmark.run.runner import run_cell
 from vlpeft.benchmark.run.runtime import Runtime
@@ -76,7 +77,7 @@ class Ran:
         return self.cells[method, backbone, task]
 
     def _run(self, method: str, backbone: str, task: str) -> Planned:
-        made = plan(str(self.sweep(method, backbone, task)), need_data=True)
+        made = plan(SweepHandle(str(self.sweep(method, backbone, task))), need_data=True)
         (cell,) = made.runnable()
         save_plan(made, self.root)
         run_cell(cell.id, self.root, Runtime(device="cpu", threads=1))

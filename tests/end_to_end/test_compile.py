@@ -11,6 +11,7 @@ from torch._dynamo.utils import counters
 from tests.end_to_end.conftest import leftovers, write_one
 from vlpeft.benchmark.cells.records import Store
 from vlpeft.benchmark.plan.check import plan
+from vlpeft.benchmark.plan.sweep import SweepHandle
 
 PROTOCOL = "{lr: 1e-3, epochs: 2, batch_size: 4, train_limit: 10, eval_limit: 4, select: best}"
 
@@ -24,7 +25,7 @@ def test_a_cell_is_compiled(tmp_path, main) -> None:
     torch.compiler.reset()
     counters.clear()
     path = write_one(tmp_path, protocol=PROTOCOL)
-    cell = plan(str(path), need_data=False).cells[0].id
+    cell = plan(SweepHandle(str(path)), need_data=False).cells[0].id
     for name, flags in (("compiled", ["--compile"]), ("plain", [])):
         assert (
             main(

@@ -13,7 +13,7 @@ from vlpeft.benchmark.datasets import load_spec
 from vlpeft.benchmark.plan.check import plan
 from vlpeft.benchmark.plan.grid import cross_layers, expand
 from vlpeft.benchmark.plan.scale import load_scale
-from vlpeft.benchmark.plan.sweep import sweep_names
+from vlpeft.benchmark.plan.sweep import SweepHandle, sweep_names
 from vlpeft.results.scale import EMBEDDED, TINY, scale_notes
 
 OF_PAPERS = [name for name in sweep_names() if "/" in name]
@@ -23,7 +23,7 @@ OF_PAPERS = [name for name in sweep_names() if "/" in name]
 def test_every_table_s_grid_is_the_same_at_the_tiny_scale_and_nothing_in_it_is_large(
     name: str,
 ) -> None:
-    full, tiny = expand(name), expand(name, "tiny")
+    full, tiny = expand(SweepHandle(name)), expand(SweepHandle(name, "tiny"))
     assert [(p.row, p.backbone, p.seed) for p in tiny] == [
         (p.row, p.backbone, p.seed) for p in full
     ]
@@ -50,8 +50,8 @@ def test_each_dataset_has_scenes_of_its_own_and_the_same_ones_in_every_table() -
     assert scale.drawn_dataset(load_spec("shapes")) == load_spec("shapes"), (
         "drawn data stays as it is"
     )
-    shared = {p.id for p in expand("p_adapter/table1", "tiny")} & {
-        p.id for p in expand("p_adapter/table2", "tiny")
+    shared = {p.id for p in expand(SweepHandle("p_adapter/table1", "tiny"))} & {
+        p.id for p in expand(SweepHandle("p_adapter/table2", "tiny"))
     }
     assert shared, "the adapter's cells are in both tables"
 
@@ -59,7 +59,7 @@ def test_each_dataset_has_scenes_of_its_own_and_the_same_ones_in_every_table() -
 def test_explain_says_what_the_scale_sets() -> None:
     cell = next(
         c
-        for c in cross_layers("p_adapter/table1", "tiny")
+        for c in cross_layers(SweepHandle("p_adapter/table1", "tiny"))
         if c.planned.cell.method.name == "full_finetuning"
     )
     assert [layer.origin for layer in cell.protocols[0]][-2:] == [
@@ -79,7 +79,7 @@ def test_towers_that_become_one_run_once(tmp_path: Path) -> None:
         "backbones:\n  - {name: vit_roberta, label: base}\n"
         "  - {name: vit_roberta, label: large, text: roberta-large}\n"
     )
-    made = plan(str(path), need_data=True, scale="tiny")
+    made = plan(SweepHandle(str(path), "tiny"), need_data=True)
     assert [c.skipped for c in made.cells] == [
         "",
         "at this scale it is the cell of bitfit on base, vqa/vqav2 (shapes)",
@@ -89,7 +89,7 @@ def test_towers_that_become_one_run_once(tmp_path: Path) -> None:
 
 def test_unknown_scales_and_backbones(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--scale: unknown scale 'tini'; did you mean 'tiny'"):
-        expand("quickstart", "tini")
+        expand(SweepHandle("quickstart", "tini"))
     with pytest.raises(
         UserError, match="--scale: it says nothing about the backbone 'flava'; it knows: blip, "
     ):

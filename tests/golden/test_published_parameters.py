@@ -8,13 +8,14 @@ import pytest
 
 from vlpeft.benchmark.cli import main as cli
 from vlpeft.benchmark.core.config import load_yaml, parse
+from vlpeft.benchmark.plan.sweep import SweepHandle
 from vlpeft.results.tables.parameters import PUBLISHED, PublishedFile, parameter_rows
 
 SWEEPS = ("parameters_clip_bart", "parameters_p_adapter", "parameters_routing")
 
 
 def test_every_published_row_is_recomputed_and_equal() -> None:
-    rows = [row for sweep in SWEEPS for row in parameter_rows(sweep)]
+    rows = [row for sweep in SWEEPS for row in parameter_rows(SweepHandle(sweep))]
     compared = [row for row in rows if row["share"]]
     assert not [
         (row["method"], row["verdict"]) for row in compared if row["verdict"].startswith("differs")

@@ -28,7 +28,7 @@ from tests.slurm.conftest import (
 )
 from vlpeft.benchmark.cells.records import Store
 from vlpeft.benchmark.launch.tries import LIMIT
-from vlpeft.benchmark.plan.sweep import read_plan
+from vlpeft.benchmark.plan.sweep import SweepHandle
 from vlpeft.results.status import add_cluster_notes, has_begun, status
 from vlpeft.slurm.ledger import Ledger
 from vlpeft.slurm.states import notes
@@ -292,7 +292,7 @@ def test_preempted(launch, root, tmp_path, partition) -> None:
         output("scancel", urgent)
 
     def look() -> bool:
-        plan, store = read_plan(str(tmp_path / "one.yaml"), root), Store(root)
+        plan, store = SweepHandle(str(tmp_path / "one.yaml"), root=root).read_plan(), Store(root)
         cells = status(plan, store)
         found = add_cluster_notes(
             cells,

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from tests.synthetic import fill, planned, record
+from vlpeft.benchmark.plan.sweep import SweepHandle
 from vlpeft.results.evidence import find_shipped_evidence
 from vlpeft.results.leaderboard import SCHEMA
 
@@ -29,7 +30,7 @@ def test_tidy_rows_are_the_same_in_every_form(vlpeft, tmp_path):
         "table",
         "quickstart",
         "--root",
-        find_shipped_evidence("quickstart"),
+        find_shipped_evidence(SweepHandle("quickstart")),
         "--tidy",
         "--format",
         "parquet",
@@ -101,7 +102,7 @@ def test_diff_ends_like_diff(vlpeft, tmp_path):
         [cells[1].id],
     )
     assert vlpeft("diff", tmp_path / "a", tmp_path / "none")[0] == 2
-    file = find_shipped_evidence("quickstart")
+    file = find_shipped_evidence(SweepHandle("quickstart"))
     assert vlpeft("diff", file, file, "quickstart")[0] == 0
 
 

@@ -28,6 +28,7 @@ from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.plan import forecast
 from vlpeft.benchmark.plan.check import plan, save_plan
 from vlpeft.benchmark.plan.measure import cached_pixels
+from vlpeft.benchmark.plan.sweep import SweepHandle
 from vlpeft.benchmark.run import compile as compiling
 from vlpeft.benchmark.run.checkpoint import load_trained, trained_tensors
 from vlpeft.benchmark.run.compile import compile_errors, compile_layers, layers
@@ -295,7 +296,7 @@ def test_earlier_cells_do_not_count(few: None) -> None:
 
 
 def test_a_cell_that_cannot_be_compiled_leaves_the_reason(tmp_path, monkeypatch) -> None:
-    made = plan(str(write_one(tmp_path)), need_data=True)
+    made = plan(SweepHandle(str(write_one(tmp_path))), need_data=True)
     save_plan(made, tmp_path / "root")
     monkeypatch.setattr(
         "vlpeft.benchmark.run.runner.compile_layers",
@@ -316,7 +317,7 @@ def test_a_compiler_killed_by_the_stop_signal_is_not_a_failure(tmp_path, monkeyp
 
     The cell then counts as stopped between two steps.
     """
-    made, told_to_stop = plan(str(write_one(tmp_path)), need_data=True), list[bool]()
+    made, told_to_stop = plan(SweepHandle(str(write_one(tmp_path))), need_data=True), list[bool]()
     save_plan(made, tmp_path / "root")
 
     def die(*_: object) -> None:

@@ -13,7 +13,7 @@ from vlpeft.benchmark.cells.provenance import PACKAGES
 from vlpeft.benchmark.cells.records import Store, to_json
 from vlpeft.benchmark.core.config import dump
 from vlpeft.benchmark.core.errors import UserError
-from vlpeft.benchmark.plan.sweep import fingerprint, plan_file, sweep_path
+from vlpeft.benchmark.plan.sweep import SweepHandle, plan_file
 from vlpeft.results.environments import LISTED, NAMED, label, remarks
 from vlpeft.results.evidence import keep, read_evidence
 from vlpeft.results.leaderboard import leaderboard
@@ -187,7 +187,7 @@ def launched(root, *packages, verified=(), about=ABOUT):
     plan = replace(
         make_plan(*(cell for cell, _ in pairs)),
         sweep="quickstart",
-        source=fingerprint(sweep_path("quickstart")),
+        source=SweepHandle("quickstart").fingerprint(),
     )
     plan_file(root, "quickstart").parent.mkdir()
     plan_file(root, "quickstart").write_bytes(to_json(dump(plan)))
@@ -279,8 +279,8 @@ def test_report_and_keep_ask_for_the_flag(vlpeft, tmp_path):
 def test_evidence_reports_it_in_its_first_line(tmp_path):
     launched(tmp_path / "root", LIBRARIES, RENAMED, RENAMED, verified=(True, True, False))
     with pytest.raises(UserError, match="--mixed-environments"):
-        keep("quickstart", tmp_path / "root", tmp_path)
-    path = keep("quickstart", tmp_path / "root", tmp_path, mixed=True)
+        keep(SweepHandle("quickstart", root=tmp_path / "root"), tmp_path)
+    path = keep(SweepHandle("quickstart", root=tmp_path / "root"), tmp_path, mixed=True)
     head = json.loads(path.read_text().splitlines()[0])
     assert [line.split(":")[0] for line in head["remarks"]] == [
         "Cells from different environments",
@@ -293,7 +293,7 @@ def test_evidence_reports_it_in_its_first_line(tmp_path):
 def test_evidence_of_verified_cells_needs_no_flag(tmp_path):
     newer = LIBRARIES | {"torch": "2.16.0"}
     launched(tmp_path / "root", LIBRARIES, newer, verified=(True, True))
-    path = keep("quickstart", tmp_path / "root", tmp_path)
+    path = keep(SweepHandle("quickstart", root=tmp_path / "root"), tmp_path)
     assert path.name == "quickstart--linux-x86_64-amd-epyc-mixed.jsonl"
 
 
@@ -303,15 +303,17 @@ def test_evidence_of_several_machines_needs_the_flag(tmp_path):
     (store.folder(second.id) / "record.json").unlink()
     store.publish(replace(second, provenance={**second.provenance, "device": "NVIDIA H200"}))
     with pytest.raises(UserError, match=rf"nvidia-h200-torch2\.15\.0: {second.id}"):
-        keep("quickstart", tmp_path / "root", tmp_path)
-    path = keep("quickstart", tmp_path / "root", tmp_path, mixed=True)
+        keep(SweepHandle("quickstart", root=tmp_path / "root"), tmp_path)
+    path = keep(SweepHandle("quickstart", root=tmp_path / "root"), tmp_path, mixed=True)
     assert path.name == "quickstart--linux-x86_64-mixed-torch2.15.0.jsonl"
 
 
 def test_a_file_of_one_environment_has_no_note(tmp_path):
     launched(tmp_path / "root", LIBRARIES, LIBRARIES)
     assert "remarks" not in json.loads(
-        keep("quickstart", tmp_path / "root", tmp_path).read_text().splitlines()[0]
+        keep(SweepHandle("quickstart", root=tmp_path / "root"), tmp_path)
+        .read_text()
+        .splitlines()[0]
     )
 
 

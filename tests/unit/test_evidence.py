@@ -15,7 +15,7 @@ from tests.synthetic import fill, make_plan, planned, record, score
 from vlpeft.benchmark.cells.records import to_json
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.plan.grid import expand
-from vlpeft.benchmark.plan.sweep import fingerprint, plan_file, sweep_path
+from vlpeft.benchmark.plan.sweep import SweepHandle, plan_file
 from vlpeft.results import evidence
 from vlpeft.results.evidence import (
     MEASURED,
@@ -42,11 +42,16 @@ README = REPOSITORY / "README.md"
 RESULTS = REPOSITORY / "docs" / "results.md"
 
 
+def open_shipped():
+    file = find_shipped_evidence(SweepHandle("quickstart"))
+    return open_results(SweepHandle("quickstart", root=file))
+
+
 def launched(root: Path, **about):
     """Make a launched quickstart of three cells, one of which is skipped."""
     cells = [planned(), planned("bitfit"), planned("prompt", skipped="no embeddings")]
     plan = replace(
-        make_plan(*cells), sweep="quickstart", source=fingerprint(sweep_path("quickstart"))
+        make_plan(*cells), sweep="quickstart", source=SweepHandle("quickstart").fingerprint()
     )
     made = ABOUT | about | {"packages": {"torch": "2.15.0+cpu"}}
     records = [
@@ -80,13 +85,15 @@ def tables(plan, store) -> list[str]:
 @pytest.fixture
 def kept(tmp_path):
     launched(tmp_path / "root")
-    return keep("quickstart", tmp_path / "root", tmp_path / "measured")
+    return keep(SweepHandle("quickstart", root=tmp_path / "root"), tmp_path / "measured")
 
 
 def test_a_file_gives_the_tables_of_its_folder(tmp_path, kept):
     assert kept.name == "quickstart--linux-x86_64-amd-epyc-torch2.15.0.jsonl"
-    plan, store = open_results("quickstart", kept)
-    assert tables(plan, store) == tables(*open_results("quickstart", tmp_path / "root"))
+    plan, store = open_results(SweepHandle("quickstart", root=kept))
+    assert tables(plan, store) == tables(
+        *open_results(SweepHandle("quickstart", root=tmp_path / "root"))
+    )
     assert plan.notes == f"From {kept.name}: 2026-11-21, AMD EPYC, torch 2.15.0+cpu."
     assert [r.id for r in store.records()] == sorted(cell.id for cell in plan.runnable())
     text = kept.read_text()
@@ -98,16 +105,15 @@ def test_a_name_may_hold_any_kind_of_line_separator(tmp_path):
     launched(tmp_path / "root")
     path = plan_file(tmp_path / "root", "quickstart")
     path.write_text(path.read_text().replace('"row": "lora"', '"row": "lo\u2028ra\u0085"'))
-    plan, _ = open_results(
-        "quickstart", keep("quickstart", tmp_path / "root", tmp_path / "measured")
-    )
+    kept = keep(SweepHandle("quickstart", root=tmp_path / "root"), tmp_path / "measured")
+    plan, _ = open_results(SweepHandle("quickstart", root=kept))
     assert plan.cells[0].row == "lo\u2028ra\u0085"
 
 
 def test_evidence_is_never_overwritten(tmp_path, kept):
     before = kept.read_bytes()
     with pytest.raises(UserError, match="evidence is only ever added to"):
-        keep("quickstart", tmp_path / "root", tmp_path / "measured")
+        keep(SweepHandle("quickstart", root=tmp_path / "root"), tmp_path / "measured")
     assert kept.read_bytes() == before
 
 
@@ -118,13 +124,13 @@ def test_one_file_holds_one_environment(tmp_path):
     (store.folder(second.id) / "record.json").unlink()
     store.publish(other)
     with pytest.raises(UserError, match=rf"nvidia-h200-torch2\.15\.0: {second.id}"):
-        keep("quickstart", tmp_path, tmp_path / "measured")
+        keep(SweepHandle("quickstart", root=tmp_path), tmp_path / "measured")
 
 
 def test_records_without_an_environment(tmp_path):
     """They are not kept, but a file that already holds some is read."""
     _, store = launched(tmp_path)
-    path = keep("quickstart", tmp_path, tmp_path / "measured")
+    path = keep(SweepHandle("quickstart", root=tmp_path), tmp_path / "measured")
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     for line in lines:
         if line.get("record"):
@@ -138,7 +144,7 @@ def test_records_without_an_environment(tmp_path):
     (store.folder(first.id) / "record.json").unlink()
     store.publish(replace(first, provenance={}))
     with pytest.raises(UserError, match=f"cell {first.id}: its record does not contain its system"):
-        keep("quickstart", tmp_path, tmp_path / "elsewhere")
+        keep(SweepHandle("quickstart", root=tmp_path), tmp_path / "elsewhere")
 
 
 def test_without_results_nothing_is_kept(tmp_path):
@@ -146,7 +152,7 @@ def test_without_results_nothing_is_kept(tmp_path):
     for one in store.records():
         (store.folder(one.id) / "record.json").unlink()
     with pytest.raises(UserError, match="nothing to keep"):
-        keep("quickstart", tmp_path, tmp_path)
+        keep(SweepHandle("quickstart", root=tmp_path), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -174,27 +180,29 @@ def test_damage_is_named_with_its_line(kept, damage, message):
 
 def test_another_sweeps_file_is_refused(kept):
     with pytest.raises(UserError, match="holds the sweep 'quickstart', not 'full_size'"):
-        open_results("full_size", kept)
+        open_results(SweepHandle("full_size", root=kept))
 
 
 def test_shipped_evidence_is_found_by_its_sweep(tmp_path, kept, monkeypatch):
     monkeypatch.setattr(evidence, "MEASURED", kept.parent)
-    assert find_shipped_evidence("quickstart") == kept
+    assert find_shipped_evidence(SweepHandle("quickstart")) == kept
     with pytest.raises(
         UserError,
         match=r"no evidence of 'p_adapter/table1@tiny' is shipped; there is of: quickstart",
     ):
-        find_shipped_evidence("p_adapter/table1", "tiny")
+        find_shipped_evidence(SweepHandle("p_adapter/table1", "tiny"))
     later = kept.parent / "quickstart--a.jsonl"
     later.write_text(kept.read_text().replace('"finished":"2026', '"finished":"2027'))
-    assert find_shipped_evidence("quickstart") == later
+    assert find_shipped_evidence(SweepHandle("quickstart")) == later
 
 
 @pytest.mark.parametrize("path", sorted(MEASURED.rglob("*.jsonl")), ids=lambda path: path.stem)
 def test_shipped_evidence_matches_the_current_sweep(path):
     kept = read_evidence(path)
     assert not kept.plan.sweep.partition("@")[2], "of a scale: compare it with that scale's cells"
-    assert {cell.id for cell in kept.plan.cells} == {cell.id for cell in expand(kept.plan.sweep)}
+    assert {cell.id for cell in kept.plan.cells} == {
+        cell.id for cell in expand(SweepHandle(kept.plan.sweep))
+    }
 
 
 HEADLINE = {"vqa": ("vqa_accuracy", "VQA"), "captioning": ("CIDEr (treebank)", "CIDEr")}
@@ -206,7 +214,7 @@ def means():
 
     The keys are (backbone, dataset, metric as the pages name it), then the method.
     """
-    plan, store = open_results("quickstart", find_shipped_evidence("quickstart"))
+    plan, store = open_shipped()
     frame = leaderboard(plan, store).frame
     found = {}
     for task, (metric, name) in HEADLINE.items():
@@ -260,7 +268,7 @@ def test_the_printed_differences_to_plain_methods(means):
 
 
 def test_the_printed_tables_come_from_the_repository_alone():
-    plan, store = open_results("quickstart", find_shipped_evidence("quickstart"))
+    plan, store = open_shipped()
     board = leaderboard(plan, store)
     made = render(score_table(board, significance(board, store)), "markdown")
     found = re.search(
@@ -272,7 +280,7 @@ def test_the_printed_tables_come_from_the_repository_alone():
 
 
 def test_the_rows_of_the_readme_equal_the_evidence():
-    plan, store = open_results("quickstart", find_shipped_evidence("quickstart"))
+    plan, store = open_shipped()
     frame = leaderboard(plan, store).frame
     found = re.search(
         r"^\| method \| trainable, (\w+) \|.*?\n\n", README.read_text(), re.MULTILINE | re.DOTALL

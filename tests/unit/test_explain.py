@@ -10,6 +10,7 @@ from vlpeft.benchmark.core.config import dump
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.plan.grid import cross_layers
+from vlpeft.benchmark.plan.sweep import SweepHandle
 from vlpeft.results.tables.explain import explain_rows, explain_table, find
 
 SWEEP = """
@@ -33,7 +34,8 @@ def sweep(tmp_path) -> str:
 
 @pytest.fixture
 def explained(sweep) -> dict[str, dict]:
-    cell = find(sweep, cross_layers(sweep)[0].planned.id[:8])
+    handle = SweepHandle(sweep)
+    cell = find(handle, cross_layers(handle)[0].planned.id[:8])
     return {section["title"]: section["settings"] for section in explain_rows(cell)["sections"]}
 
 
@@ -76,7 +78,7 @@ def test_each_value_has_its_origin(explained) -> None:
 
 
 def test_every_setting_is_listed(sweep, explained) -> None:
-    cell = cross_layers(sweep)[0].planned.cell
+    cell = cross_layers(SweepHandle(sweep))[0].planned.cell
     assert {
         key: each["value"] for key, each in explained["vqa/mine: protocol vl_adapter"].items()
     } == dump(cell.protocol)
@@ -88,7 +90,7 @@ def test_every_setting_is_listed(sweep, explained) -> None:
 
 
 def test_the_command_prints_text_and_json(sweep, capsys) -> None:
-    cell = cross_layers(sweep)[0]
+    cell = cross_layers(SweepHandle(sweep))[0]
     for more in ([], ["--json"]):
         with pytest.raises(SystemExit) as done:
             cli.main(["plan", sweep, "--explain", cell.planned.id, *more])
@@ -104,14 +106,16 @@ def test_the_command_prints_text_and_json(sweep, capsys) -> None:
 
 
 def test_machine_readable_output_has_one_row_a_setting(sweep) -> None:
-    cell = cross_layers(sweep)[0]
+    cell = cross_layers(SweepHandle(sweep))[0]
     rows = explain_table(cell).data
     assert len(rows) == sum(len(section["settings"]) for section in explain_rows(cell)["sections"])
 
 
 def test_replaced_data_at_another_scale_has_its_own_origins() -> None:
     cell = next(
-        each for each in cross_layers("p_adapter/table2", "tiny") if each.planned.task == "vqa"
+        each
+        for each in cross_layers(SweepHandle("p_adapter/table2", "tiny"))
+        if each.planned.task == "vqa"
     )
     (data,) = (
         each
@@ -127,7 +131,7 @@ def test_replaced_data_at_another_scale_has_its_own_origins() -> None:
 def test_drawn_data_stays_the_same_at_another_scale(sweep) -> None:
     titles = {
         each["title"]: each["settings"]
-        for each in explain_rows(cross_layers(sweep, "tiny")[0])["sections"]
+        for each in explain_rows(cross_layers(SweepHandle(sweep, "tiny"))[0])["sections"]
     }
     assert titles["captioning/shapes: dataset shapes"]["train_scenes"] == {
         "value": 4000,
@@ -136,9 +140,9 @@ def test_drawn_data_stays_the_same_at_another_scale(sweep) -> None:
 
 
 def test_a_cell_shared_by_two_towers_at_a_smaller_scale() -> None:
-    cells = [each.planned for each in cross_layers("parameters_routing", "tiny")]
+    cells = [each.planned for each in cross_layers(SweepHandle("parameters_routing", "tiny"))]
     twice = next(cell for cell in cells if sum(other.id == cell.id for other in cells) > 1)
-    assert find("parameters_routing", twice.id, "tiny").planned == twice
+    assert find(SweepHandle("parameters_routing", "tiny"), twice.id).planned == twice
 
 
 @pytest.mark.parametrize("beginning", ["", "zzz"])
@@ -150,4 +154,4 @@ def test_no_such_cell(sweep, beginning) -> None:
             r"so; see `vlpeft plan .*a\.yaml`$"
         ),
     ):
-        find(sweep, beginning)
+        find(SweepHandle(sweep), beginning)

@@ -12,6 +12,7 @@ from vlpeft.benchmark.cli import main as cli
 from vlpeft.benchmark.plan import forecast
 from vlpeft.benchmark.plan.check import plan
 from vlpeft.benchmark.plan.forecast import step_seconds, total_steps
+from vlpeft.benchmark.plan.sweep import SweepHandle
 from vlpeft.benchmark.run.loop import Feed
 from vlpeft.benchmark.run.runtime import Runtime
 from vlpeft.results.tables.render import render
@@ -38,7 +39,7 @@ def test_steps_are_those_of_the_run(sweep: str) -> None:
     """30 questions in batches of 8, two epochs; captions train one by one, five an image."""
     steps = {
         (cell.backbone, cell.task): total_steps(cell.cell)
-        for cell in plan(sweep, need_data=True).cells
+        for cell in plan(SweepHandle(sweep), need_data=True).cells
     }
     assert steps["vit_roberta", "vqa"] == 2 * 4
     assert steps["blip", "vqa+captioning"] > steps["blip", "vqa"] == 8
@@ -58,7 +59,7 @@ def test_a_step_is_measured_in_part_of_its_batch(
         return float(feed.task + 1)
 
     monkeypatch.setattr(forecast, "_one", one)
-    cell = plan(sweep, need_data=True).cells[-1].cell
+    cell = plan(SweepHandle(sweep), need_data=True).cells[-1].cell
     assert step_seconds(cell, 2, Runtime(device="cpu", threads=1)) == 4 * (1.0 + 2.0) / 2
     assert set(sizes) == {(0, 2), (1, 2)}
 
@@ -78,7 +79,7 @@ def test_features_are_available_if_a_run_caches_them(
     """The tower runs once to make them, or also in each step (`augment` without `views`)."""
     text = SWEEP.replace("eval_limit: 4}", f"eval_limit: 4, {more}}}")
     (tmp_path / "small.yaml").write_text(text)
-    cell = plan(str(tmp_path / "small.yaml"), need_data=True).cells[0].cell
+    cell = plan(SweepHandle(str(tmp_path / "small.yaml")), need_data=True).cells[0].cell
     ran = []
     forward = HuggingFaceTower.forward
     monkeypatch.setattr(
@@ -107,7 +108,9 @@ def test_missing_data_is_reported_before_any_measurement(
     monkeypatch.setattr(forecast, "ProcessPoolExecutor", Here)
     found = list(
         forecast.forecasts(
-            plan(str(tmp_path / "small.yaml"), need_data=False), 2, Runtime(device="cpu", threads=1)
+            plan(SweepHandle(str(tmp_path / "small.yaml")), need_data=False),
+            2,
+            Runtime(device="cpu", threads=1),
         )
     )
     assert [bool(each.failed) for each in found] == [each.dataset == "mine" for each in found]

@@ -29,7 +29,7 @@ from vlpeft.benchmark.datasets import DatasetSpec
 from vlpeft.benchmark.plan import grid
 from vlpeft.benchmark.plan import sweep as sweeps
 from vlpeft.benchmark.plan.grid import expand
-from vlpeft.benchmark.plan.sweep import fingerprint, load_plan, plan_file
+from vlpeft.benchmark.plan.sweep import SweepHandle, plan_file
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden" / "cell_ids.json"
 LINES = {
@@ -58,7 +58,9 @@ def ids(tmp_path):
     """Return the ids of a sweep with some lines replaced."""
 
     def call(**replaced: str) -> list[str]:
-        return [planned.id for planned in expand(write(tmp_path / "a.yaml", **replaced))]
+        return [
+            planned.id for planned in expand(SweepHandle(write(tmp_path / "a.yaml", **replaced)))
+        ]
 
     return call
 
@@ -67,7 +69,7 @@ def ids(tmp_path):
 def refusal(tmp_path):
     def call(**replaced: str) -> str:
         with pytest.raises(UserError) as error:
-            expand(write(tmp_path / "a.yaml", **replaced))
+            expand(SweepHandle(write(tmp_path / "a.yaml", **replaced)))
         return str(error.value)
 
     return call
@@ -80,7 +82,7 @@ def golden_cells() -> dict[str, str]:
     """
     kept = [
         p
-        for p in expand("quickstart")
+        for p in expand(SweepHandle("quickstart"))
         if (p.backbone, p.task) in (("vit_roberta", "vqa"), ("vit_gpt2", "captioning"))
     ]
     return {
@@ -103,18 +105,19 @@ def test_a_golden_id_that_depends_on_no_file() -> None:
 
 def test_ids_are_the_same_in_every_process() -> None:
     code = (
-        "from vlpeft.benchmark.plan.grid import expand; "
-        "print(*[p.id for p in expand('quickstart')])"
+        "from vlpeft.benchmark.plan.grid import expand\n"
+        "from vlpeft.benchmark.plan.sweep import SweepHandle\n"
+        "print(*[p.id for p in expand(SweepHandle('quickstart'))])"
     )
     other = {**os.environ, "PYTHONHASHSEED": "1"}
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, check=True, text=True, env=other
     )
-    assert done.stdout.split() == [p.id for p in expand("quickstart")]
+    assert done.stdout.split() == [p.id for p in expand(SweepHandle("quickstart"))]
 
 
 def test_quickstart_has_no_equal_cells_and_no_equal_places() -> None:
-    cells = expand("quickstart")
+    cells = expand(SweepHandle("quickstart"))
     assert len({p.id for p in cells}) == len(cells)
     assert len({(p.row, p.backbone, p.task, p.dataset, p.seed) for p in cells}) == len(cells)
     assert all(re.fullmatch(r"[0-9a-f]{12}", p.id) for p in cells)
@@ -267,7 +270,7 @@ def test_a_field_added_later_is_identity_only_where_it_is_used() -> None:
 
 
 def test_cells_survive_json() -> None:
-    for planned in expand("quickstart")[::17]:
+    for planned in expand(SweepHandle("quickstart"))[::17]:
         again = parse(Cell, json.loads(to_json(dump(planned.cell))), "cell.json")
         assert again == planned.cell
         assert again.id == planned.id
@@ -275,11 +278,13 @@ def test_cells_survive_json() -> None:
 
 def test_order_and_count(ids, tmp_path) -> None:
     cells = expand(
-        write(
-            tmp_path / "a.yaml",
-            seeds="[3, 1]",
-            methods="[lora, bitfit]",
-            tasks="[vqa/shapes, vqa/easy_vqa]",
+        SweepHandle(
+            write(
+                tmp_path / "a.yaml",
+                seeds="[3, 1]",
+                methods="[lora, bitfit]",
+                tasks="[vqa/shapes, vqa/easy_vqa]",
+            )
         )
     )
     assert [(p.dataset, p.row, p.seed) for p in cells] == [
@@ -295,7 +300,7 @@ def test_labels(tmp_path) -> None:
         "[lora, bitfit, {name: lora, rank: 4}, {name: lora, protocol: {lr: 1.0}}, "
         "{name: lora, label: ours}]"
     )
-    rows = [p.row for p in expand(write(tmp_path / "a.yaml", methods=methods))]
+    rows = [p.row for p in expand(SweepHandle(write(tmp_path / "a.yaml", methods=methods)))]
     assert rows == ["lora", "bitfit", "lora (rank=4)", "lora (lr=1.0)", "ours"]
 
 
@@ -371,14 +376,20 @@ def test_refusals(name, refusal) -> None:
 
 def test_plans_come_back_until_the_sweep_changes(tmp_path) -> None:
     path = Path(write(tmp_path / "a.yaml", methods="[lora, bitfit]"))
-    plan = Plan("a", "A title", "", fingerprint(path), tuple(expand(str(path))))
+    plan = Plan(
+        "a",
+        "A title",
+        "",
+        SweepHandle(str(path)).fingerprint(),
+        tuple(expand(SweepHandle(str(path)))),
+    )
     file = plan_file(tmp_path, "a")
     file.parent.mkdir()
     file.write_bytes(to_json(dump(plan)))
-    assert load_plan(str(path), tmp_path) == plan
+    assert SweepHandle(str(path), root=tmp_path).load_plan() == plan
     path.write_text(path.read_text() + "# a remark\n")
     with pytest.raises(UserError, match="has changed since it was launched"):
-        load_plan(str(path), tmp_path)
+        SweepHandle(str(path), root=tmp_path).load_plan()
 
 
 def test_seeds_cost_almost_nothing(tmp_path, monkeypatch) -> None:
@@ -393,13 +404,13 @@ def test_seeds_cost_almost_nothing(tmp_path, monkeypatch) -> None:
     for seeds in (1, 50):
         calls.clear()
         path = write(tmp_path / f"{seeds}.yaml", seeds=str(list(range(seeds))))
-        assert len(expand(path)) % seeds == 0
+        assert len(expand(SweepHandle(path))) % seeds == 0
         counted.append(dict(calls))
     assert counted[0] == counted[1]
 
 
 def test_finding_a_cell(tmp_path) -> None:
-    cells = expand(write(tmp_path / "a.yaml", seeds=str(list(range(20)))))
+    cells = expand(SweepHandle(write(tmp_path / "a.yaml", seeds=str(list(range(20))))))
     plan = Plan("a", "", "", "", (*cells[:-1], replace(cells[-1], skipped="for a reason")))
     assert plan.find(cells[3].id) == cells[3]
     assert plan.find(cells[3].id[:11]) == cells[3]
@@ -427,8 +438,8 @@ def test_only_shipped_names_are_sweeps(word) -> None:
 def test_a_changed_dataset_changes_the_sources_of_a_plan(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("format: shapes\nroot: ''\nseed: 1\n")
     path = Path(write(tmp_path / "a.yaml", tasks="[{task: vqa, dataset: mine.yaml}]"))
-    before = fingerprint(path)
-    assert before == fingerprint(path)
-    assert before != fingerprint(path, "tiny"), "a scale is part of it"
+    before = SweepHandle(str(path)).fingerprint()
+    assert before == SweepHandle(str(path)).fingerprint()
+    assert before != SweepHandle(str(path), "tiny").fingerprint(), "a scale is part of it"
     (tmp_path / "mine.yaml").write_text("format: shapes\nroot: ''\nseed: 2\n")
-    assert fingerprint(path) != before
+    assert SweepHandle(str(path)).fingerprint() != before

@@ -29,6 +29,7 @@ from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.plan.grid import expand
 from vlpeft.benchmark.plan.prefetch import Found, require_weights, weight_files_of, weights
+from vlpeft.benchmark.plan.sweep import SweepHandle
 
 __all__ = ["main"]
 BLIP = WeightFiles("some/blip", "blip", ("model", "pixels", "tokenizer"))
@@ -375,7 +376,8 @@ def test_a_scale_needs_nothing(hub, main) -> None:
 
 def test_jobs_are_not_submitted_without_their_weights(hub, tmp_path) -> None:
     cells = [
-        planned.cell for planned in expand(str(write_one(tmp_path, backbones=IDS, seeds="[0, 1]")))
+        planned.cell
+        for planned in expand(SweepHandle(str(write_one(tmp_path, backbones=IDS, seeds="[0, 1]"))))
     ]
     assert len(weight_files_of(cells)) == 2
     with pytest.raises(UserError) as caught:
@@ -415,7 +417,7 @@ def test_the_real_command_reads_the_environment(hub, offline, monkeypatch, tmp_p
     ]
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "home" / "hub"))
     offline()
-    require_weights([planned.cell for planned in expand(str(sweep))], "one.yaml")
+    require_weights([planned.cell for planned in expand(SweepHandle(str(sweep)))], "one.yaml")
 
 
 def test_an_offline_session_cannot_fetch(hub, offline) -> None:

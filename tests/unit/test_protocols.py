@@ -22,6 +22,7 @@ from vlpeft.benchmark.plan.recipes import (
     protocol_names,
     resolve,
 )
+from vlpeft.benchmark.plan.sweep import SweepHandle
 from vlpeft.benchmark.tasks import TASKS
 from vlpeft.benchmark.tasks.text import clean_caption, clean_question
 
@@ -47,7 +48,7 @@ def test_a_protocol_resolves_for_all_it_covers(
     )
     cells = [
         planned.cell
-        for planned in expand(str(tmp_path / "a.yaml"))
+        for planned in expand(SweepHandle(str(tmp_path / "a.yaml")))
         if not reason_to_skip(planned.cell)
     ]
     assert {cell.task for cell in cells} == set(tasks)

@@ -21,7 +21,7 @@ from vlpeft.benchmark.core.config import dump, parse
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.datasets import DatasetSpec
-from vlpeft.benchmark.plan.sweep import fingerprint, plan_file, sweep_names, sweep_path
+from vlpeft.benchmark.plan.sweep import SweepHandle, plan_file, sweep_names
 from vlpeft.results.leaderboard import leaderboard
 from vlpeft.results.papers.compare import Comparison, compare, published_table
 from vlpeft.results.papers.published import PublishedTable, load_published, published_names
@@ -550,7 +550,7 @@ def test_every_listed_name_can_be_planned_or_gives_a_reason(capsys, monkeypatch)
         code, _, err = run(capsys, "plan", name)
         table = load_published(name) if name in published_names() else None
         if name in sweep_names() or (table and table.sweep):
-            assert (code, planned[-1]) == (0, (table and table.sweep) or name)
+            assert (code, planned[-1].named) == (0, (table and table.sweep) or name)
         else:
             assert code == 2
             assert (
@@ -572,7 +572,7 @@ def test_the_command_finds_the_sweeps_plan(capsys, tmp_path, monkeypatch, scale,
     small_ones = {"root": "", "weights": "tiny"} if scale else {}
     made = cell("vl_pet large", "vqa", "vqav2_clip_bart", 42, **small_ones)
     planned = replace(made, backbone="CLIP-BART")
-    source = fingerprint(sweep_path("vl_pet/table2"), scale)
+    source = SweepHandle("vl_pet/table2", scale).fingerprint()
     name = f"vl_pet/table2@{scale}" if scale else "vl_pet/table2"
     others = [
         ("vqa", "gqa_clip_bart"),

@@ -7,7 +7,7 @@ import pytest
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.plan.check import plan
 from vlpeft.benchmark.plan.grid import expand
-from vlpeft.benchmark.plan.sweep import sweep_names
+from vlpeft.benchmark.plan.sweep import SweepHandle, sweep_names
 from vlpeft.results.papers.links import find_link_problems, find_sweep, linked_places, places
 from vlpeft.results.papers.published import load_published, published_names
 from vlpeft.results.scale import scale_notes
@@ -38,7 +38,7 @@ def test_every_cell_has_a_number(sweep: str) -> None:
 
 @pytest.mark.parametrize("sweep", SWEPT)
 def test_sweeps_of_papers_are_of_full_size(sweep: str) -> None:
-    cells = expand(sweep)
+    cells = expand(SweepHandle(sweep))
     assert not [cell.row for cell in cells if scale_notes(cell.cell)]
     assert len({cell.id for cell in cells}) == len(cells)
 
@@ -56,8 +56,8 @@ def test_a_sweep_is_planned_where_its_data_is_not(
     Nothing is launched without data.
     """
     monkeypatch.setenv("VLPEFT_DATA", str(tmp_path / "nowhere"))
-    cells = plan(sweep, need_data=False).cells
-    assert [cell.id for cell in cells] == [cell.id for cell in expand(sweep)]
+    cells = plan(SweepHandle(sweep), need_data=False).cells
+    assert [cell.id for cell in cells] == [cell.id for cell in expand(SweepHandle(sweep))]
     assert all(cell.skipped.startswith("data: ") for cell in cells)
     with pytest.raises(UserError, match="nowhere"):
-        plan(sweep, need_data=True)
+        plan(SweepHandle(sweep), need_data=True)

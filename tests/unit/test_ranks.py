@@ -35,6 +35,7 @@ from vlpeft.benchmark.cells.failures import RankFailed
 from vlpeft.benchmark.cells.records import Record, Store
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.plan.check import plan, save_plan
+from vlpeft.benchmark.plan.sweep import SweepHandle
 from vlpeft.benchmark.run.distributed import ALONE, Ranks
 from vlpeft.benchmark.run.runner import Stopped, run_cell
 from vlpeft.benchmark.run.runtime import Runtime
@@ -165,7 +166,7 @@ DROPPING = "{lr: 1e-3, steps: 30, batch_size: 6, train_limit: 24, eval_limit: 9}
 
 
 def planned(folder: Path, **lines: str) -> Plan:
-    return plan(str(write_one(folder, **lines)), need_data=True)
+    return plan(SweepHandle(str(write_one(folder, **lines))), need_data=True)
 
 
 def run(made: Plan, root: Path, ranks: int, **options: Any) -> Record:

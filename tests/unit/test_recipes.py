@@ -11,6 +11,7 @@ from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.plan import recipes
 from vlpeft.benchmark.plan.grid import cross_layers
 from vlpeft.benchmark.plan.recipes import DEFAULT, Layer, origins, resolve, sweep_layers
+from vlpeft.benchmark.plan.sweep import SweepHandle
 
 RULES = """
 defaults: {lr: 1e-3, steps: 100, batch_size: 8}
@@ -180,7 +181,7 @@ backbones:
     protocol: {clip_norm: 2.0, precision: fp32}
 methods: [{name: lora, label: ours, protocol: {precision: bf16}}]
 """)
-    (cell,) = cross_layers(str(tmp_path / "a.yaml"))
+    (cell,) = cross_layers(SweepHandle(str(tmp_path / "a.yaml")))
     found = origins(cell.protocols[0], dump(cell.planned.cell.protocol), DEFAULT)
     assert {
         key: found[key]
@@ -218,7 +219,7 @@ methods: [lora]
 
     def made(protocol: str) -> str:
         data.write_text(f"{{format: shapes, root: '', protocol: {protocol}}}")
-        return cross_layers(str(sweep))[0].planned.id
+        return cross_layers(SweepHandle(str(sweep)))[0].planned.id
 
     assert made("{}") == made("{lr: 1.0}") == made("{steps: 9, beams: 1}"), (
         "the sweep says otherwise, or it is the default"

@@ -18,6 +18,7 @@ from filelock import FileLock
 from vlpeft.benchmark.cells.records import Record, Store, read_record, to_json, write_atomically
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.plan.check import plan, save_plan
+from vlpeft.benchmark.plan.sweep import SweepHandle
 from vlpeft.benchmark.run.runner import run_cell
 from vlpeft.benchmark.run.runtime import Runtime
 
@@ -236,7 +237,7 @@ def test_writing_replaces_whole_files(tmp_path: Path) -> None:
 def cell(tmp_path: Path) -> str:
     (tmp_path / "scenes.yaml").write_text(SCENES)
     (tmp_path / "one.yaml").write_text(SWEEP)
-    planned = plan(str(tmp_path / "one.yaml"), need_data=True)
+    planned = plan(SweepHandle(str(tmp_path / "one.yaml")), need_data=True)
     save_plan(planned, tmp_path)
     return planned.runnable()[0].id
 

@@ -91,7 +91,7 @@ def test_reading_results_never_imports_torch(command, tmp_path) -> None:
     from vlpeft.benchmark.cells.records import to_json
     from vlpeft.benchmark.core.config import dump
     from vlpeft.benchmark.plan.grid import expand
-    from vlpeft.benchmark.plan.sweep import fingerprint, plan_file, sweep_path
+    from vlpeft.benchmark.plan.sweep import SweepHandle, plan_file
 
     file = plan_file(tmp_path, "quickstart")
     file.parent.mkdir()
@@ -102,8 +102,8 @@ def test_reading_results_never_imports_torch(command, tmp_path) -> None:
                     "quickstart",
                     "A title",
                     "",
-                    fingerprint(sweep_path("quickstart")),
-                    tuple(expand("quickstart")),
+                    SweepHandle("quickstart").fingerprint(),
+                    tuple(expand(SweepHandle("quickstart"))),
                 )
             )
         )

@@ -16,6 +16,7 @@ from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.metrics.base import Metric
 from vlpeft.benchmark.plan import check as planning
 from vlpeft.benchmark.plan.check import plan, save_plan
+from vlpeft.benchmark.plan.sweep import SweepHandle
 from vlpeft.benchmark.run import selection
 from vlpeft.benchmark.run.runner import run_cell
 from vlpeft.benchmark.run.runtime import Runtime
@@ -60,7 +61,7 @@ def planned(folder: Path, more: str, task: str = "vqa", backbone: str = "vit_rob
     """Return the id of the only cell of a sweep, planned in this folder."""
     (folder / "scenes.yaml").write_text(SCENES)
     (folder / "a.yaml").write_text(SWEEP.format(more=more, task=task, backbone=backbone))
-    made = plan(str(folder / "a.yaml"), need_data=True)
+    made = plan(SweepHandle(str(folder / "a.yaml")), need_data=True)
     save_plan(made, folder)
     return made.runnable()[0].id
 
@@ -221,7 +222,7 @@ def test_joint_cells_keep_their_last_weights(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match="a joint cell is tested with its last weights; set `select: last`"
     ):
-        plan(str(tmp_path / "a.yaml"), need_data=True)
+        plan(SweepHandle(str(tmp_path / "a.yaml")), need_data=True)
 
 
 def test_the_default_metric_that_compares_epochs() -> None:

@@ -5,6 +5,7 @@ import pytest
 from tests.end_to_end.conftest import write_one
 from vlpeft.benchmark.cells.records import Store
 from vlpeft.benchmark.plan.check import plan, save_plan
+from vlpeft.benchmark.plan.sweep import SweepHandle
 from vlpeft.benchmark.run.runner import Stopped, run_cell
 from vlpeft.benchmark.run.runtime import Runtime
 
@@ -14,7 +15,10 @@ PROTOCOL = "{lr: 1e-3, steps: 5, batch_size: 4, train_limit: 8, eval_limit: 4}"
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    return plan(str(write_one(tmp_path_factory.mktemp("sweep"), protocol=PROTOCOL)), need_data=True)
+    return plan(
+        SweepHandle(str(write_one(tmp_path_factory.mktemp("sweep"), protocol=PROTOCOL))),
+        need_data=True,
+    )
 
 
 def test_stopped_and_resumed(made, tmp_path) -> None:

@@ -11,7 +11,7 @@ from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.plan import sweep
 from vlpeft.benchmark.plan.grid import cross_layers, expand
-from vlpeft.benchmark.plan.sweep import plan_file, sweep_name, sweep_names, sweep_path
+from vlpeft.benchmark.plan.sweep import SweepHandle, plan_file, sweep_name, sweep_names, sweep_path
 
 SWEEP = """
 protocol: {lr: 1e-3, steps: 2}
@@ -35,7 +35,7 @@ def write(tmp_path):
 
 def refusal(path: str) -> str:
     with pytest.raises(UserError) as error:
-        expand(path)
+        expand(SweepHandle(path))
     return str(error.value)
 
 
@@ -69,7 +69,9 @@ def test_plans_of_equal_names_in_two_folders_are_separate(tmp_path):
 
 
 def test_settings_of_a_task_override_those_of_the_entry(write):
-    settings = {(cell.row, cell.task): cell.cell.method.settings for cell in expand(write())}
+    settings = {
+        (cell.row, cell.task): cell.cell.method.settings for cell in expand(SweepHandle(write()))
+    }
     assert (settings["ours", "vqa"]["p"], settings["ours", "vqa"]["mu"]) == (1.9, 0.1)
     assert (settings["ours", "captioning"]["p"], settings["ours", "captioning"]["mu"]) == (1.75, 3)
     assert settings["ours", "captioning"]["size"] == 16
@@ -79,7 +81,7 @@ def test_settings_of_a_task_override_those_of_the_entry(write):
 def test_their_origin_is_reported(write):
     (cell,) = (
         each
-        for each in cross_layers(write())
+        for each in cross_layers(SweepHandle(write()))
         if (each.planned.row, each.planned.task) == ("ours", "captioning")
     )
     assert [(layer.origin, sorted(layer.values)) for layer in cell.method] == [
@@ -93,7 +95,9 @@ def test_joint_cells_use_the_settings_of_the_entry(write):
         "captioning/shapes]", "captioning/shapes, {joint: [captioning/shapes, vqa/shapes]}]"
     )
     found = {
-        each.planned.task: each for each in cross_layers(write(joint)) if each.planned.row == "ours"
+        each.planned.task: each
+        for each in cross_layers(SweepHandle(write(joint)))
+        if each.planned.row == "ours"
     }
     assert {task: each.planned.cell.method.settings["p"] for task, each in found.items()} == {
         "vqa": 1.9,

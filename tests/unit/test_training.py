@@ -22,6 +22,7 @@ from vlpeft.benchmark.cells.records import Store
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.plan.check import plan, save_plan
+from vlpeft.benchmark.plan.sweep import SweepHandle
 from vlpeft.benchmark.run.checkpoint import load_checkpoint, save_checkpoint
 from vlpeft.benchmark.run.features import VisualSteps
 from vlpeft.benchmark.run.loop import Feed, batches, start, train
@@ -88,7 +89,7 @@ def planned(tmp_path_factory: pytest.TempPathFactory) -> Plan:
     folder = tmp_path_factory.mktemp("sweep")
     (folder / "scenes.yaml").write_text(SCENES)
     (folder / "short.yaml").write_text(SWEEP)
-    return plan(str(folder / "short.yaml"), need_data=True)
+    return plan(SweepHandle(str(folder / "short.yaml")), need_data=True)
 
 
 # Resuming.
