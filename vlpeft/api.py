@@ -142,8 +142,10 @@ def open_results(root: str | Path, sweep: str = "", *, scale: str = "") -> Sweep
         evidence = read_evidence(folder)
         return SweepResults(evidence.plan, evidence)
     plans = launched_plans(folder)
-    if len(plans) != 1:
-        names = ", ".join(each.sweep for each in plans) or "no sweep"
+    if not plans:
+        raise UserError(f"{folder} holds no sweep; run `vlpeft sweep SWEEP --root {folder}`")
+    if len(plans) > 1:
+        names = ", ".join(each.sweep for each in plans)
         raise UserError(f"{folder} holds {names}; name one: open_results(root, sweep)")
     return SweepResults(plans[0], Store(folder))
 
@@ -221,6 +223,8 @@ def adapt(
     Raises:
         UserError: for unknown names and settings, and if the method does not fit the backbone.
     """
+    if isinstance(answers, str):  # a string is also a sequence: of its letters
+        raise UserError(f"answers: a list is needed; write [{answers!r}]")
     name, settings = _split(backbone)
     config = parse(BACKBONES.load(name), settings, f"backbone {name}")
     # Nothing is trained here, but a protocol has no default for the rate and number of steps.
@@ -241,6 +245,11 @@ def _make_method(method: Named | Method) -> Method:
 def _split(named: Named) -> tuple[str, dict[str, JSON]]:
     if isinstance(named, str):
         return named, {}
+    if not isinstance(named, Mapping):
+        raise UserError(
+            f"{named!r}: not a name; write 'lora', {{'name': 'lora', 'rank': 16}} "
+            "or, for a method, an instance of its class"
+        )
     settings = dict(named)
     if "name" not in settings:
         raise UserError(f"{settings}: `name` is missing; write for example {{'name': 'lora'}}")

@@ -79,22 +79,22 @@ def training(backbone: Backbone, recipe: Protocol, visual: VisualSteps) -> Timed
     return step
 
 
-def freeze_backbone(backbone: Backbone, recipe: Protocol, visual: VisualSteps) -> TimedStep:
-    """Return the least that adapting a frozen backbone can cost.
+def frozen_step(backbone: Backbone, recipe: Protocol, visual: VisualSteps) -> TimedStep:
+    """Return one step of the least that adapting a frozen backbone can cost.
 
-    That is its forward pass, and the gradient of every activation of the text.
+    It is a forward pass, and the gradient of every activation of the text.
     """
     batch = items(recipe.batch_size)
     backbone.train()
     backbone.token_embeddings.register_forward_hook(
         lambda _module, _inputs, output: output.requires_grad_()
     )
-    fetch_examples = pin(visual.fetch_examples([i.images for i in batch]), backbone.device)
+    images = pin(visual.fetch_examples([i.images for i in batch]), backbone.device)
 
     def step() -> None:
         with autocast(backbone.device, recipe.precision):
             loss, _ = backbone.loss(
-                visual.features(fetch_examples),
+                visual.features(images),
                 [i.prompt for i in batch],
                 [i.targets for i in batch],
             )

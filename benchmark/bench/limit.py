@@ -14,7 +14,7 @@ import torch
 from vlpeft.benchmark.bench._models import (
     TowerSettings,
     adapt_backbone,
-    freeze_backbone,
+    frozen_step,
     protocol,
     training,
 )
@@ -63,6 +63,6 @@ def step(number: int, limit: bool, quick: bool, device: torch.device) -> TimedSt
     backbone = adapt_backbone(
         case.backbone, None if limit else case.method, settings, recipe, quick=quick
     ).to(device)
-    return (freeze_backbone if limit else training)(
+    return (frozen_step if limit else training)(
         backbone, recipe, cached_pixels(backbone, recipe.batch_size)
     )

@@ -24,7 +24,7 @@ def run(setting: BenchSetting) -> Iterator[BenchRow]:
     cells = [planned.cell for planned in expand(SweepHandle("quickstart"))]
     cells = cells[:1] if setting.quick else cells
     with empty_cache():
-        seconds = taken(cells, setting)
+        seconds = measure_cpu_seconds(cells, setting)
         yield row(
             BENCH,
             "before a sweep, the first time; other: allowed",
@@ -34,13 +34,13 @@ def run(setting: BenchSetting) -> Iterator[BenchRow]:
             1.0,
         )
         times = [
-            (1000 * taken(cells, setting), STAMPED)
+            (1000 * measure_cpu_seconds(cells, setting), STAMPED)
             for _ in range(1 if setting.quick else setting.turns)
         ]
         yield row(BENCH, "before a sweep, stamped; other: allowed", "CPU ms", times, "at most", 1.0)
 
 
-def taken(cells: Sequence[Cell], setting: BenchSetting) -> float:
+def measure_cpu_seconds(cells: Sequence[Cell], setting: BenchSetting) -> float:
     """Return the CPU seconds until cells may run, without those of Java.
 
     The code is hashed again, as in a new process.

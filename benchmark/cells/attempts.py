@@ -1,19 +1,24 @@
-"""Read what running and failed attempts leave next to a cell: progress.json and failure.json.
+"""What running and failed attempts leave next to a cell: progress.json and failure.json.
 
 Nothing here needs torch, so `vlpeft status` is fast and works on a login node.
 """
 
 from __future__ import annotations
 
+import os
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from vlpeft.benchmark.cells.records import read_json
+from vlpeft.benchmark.cells.records import read_json, to_json, write_quickly
 from vlpeft.benchmark.cells.results import Results
-from vlpeft.benchmark.core.config import Config, parse
+from vlpeft.benchmark.core.config import Config, dump, parse
 
 T = TypeVar("T")
+ReportProgress = Callable[[str, int, int], None]  # phase, step, total
+EVERY_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,34 @@ class Failure(Config):
     def reason(self) -> str:
         """Cause and message."""
         return f"{self.cause}: {self.message}"
+
+
+def unwatched(phase: str, step: int, total: int) -> None:
+    """Ignore progress that nobody follows."""
+    del phase, step, total
+
+
+def reporter(folder: Path, progress: ReportProgress) -> ReportProgress:
+    """Return a function that passes progress on, and writes it to `folder` once a second."""
+    last = 0.0
+    began = ("", 0, 0.0)  # the present phase, the step at its first report, and that time
+
+    def report(phase: str, step: int, total: int) -> None:
+        nonlocal last, began
+        progress(phase, step, total)
+        now = time.monotonic()
+        if phase != began[0] or step < began[1]:
+            began = (phase, step, now)
+        if now - last < EVERY_SECONDS:
+            return
+        last = now
+        left = None
+        if step > began[1]:  # one step at least, so the pace is known
+            left = (now - began[2]) * (total - step) / (step - began[1])
+        where = AttemptProgress(step, total, phase, time.time(), os.getpid(), left)
+        write_quickly(folder / "progress.json", to_json(dump(where)))
+
+    return report
 
 
 def progress(store: Results, cell_id: str) -> AttemptProgress | None:

@@ -1,11 +1,10 @@
-"""Describe failures with plain values, which other processes and users can read."""
+"""Describe errors so that other processes and users can read why a cell failed."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
+from vlpeft.benchmark.cells.attempts import Failure
 from vlpeft.benchmark.core.errors import DataError, UserError, WeightsError, disk_trouble
 
 CAUSES: dict[type[BaseException], str] = {
@@ -26,22 +25,15 @@ class RankFailed(RuntimeError):
 
     def __init__(self, cause: str, message: str) -> None:
         super().__init__(message)
-        self.about = {"cause": cause, "message": message, "user": False}
+        self.about = Failure(cause, message, user=False)
 
 
-def describe_failure(error: BaseException) -> dict[str, Any]:
-    """Return what failure.json holds: the cause, a one-line message, and `user`.
-
-    `user` is true if the user can fix it.
-    """
+def describe_failure(error: BaseException) -> Failure:
+    """Return what failure.json holds: the cause, a one-line message, and if the user can fix it."""
     if isinstance(error, RankFailed):
         return error.about
     message = " ".join(str(error).split()) or type(error).__name__
-    return {
-        "cause": _cause(error),
-        "message": message[:MESSAGE_CHARACTERS],
-        "user": isinstance(error, UserError),
-    }
+    return Failure(_cause(error), message[:MESSAGE_CHARACTERS], isinstance(error, UserError))
 
 
 def _cause(error: BaseException) -> str:
@@ -51,11 +43,11 @@ def _cause(error: BaseException) -> str:
     return disk_trouble(error) or CAUSES.get(type(error), type(error).__name__)
 
 
-def rebuild_error(rank: int, about: dict[str, Any]) -> Exception:
+def rebuild_error(rank: int, about: Failure) -> Exception:
     """Return the error that a rank has described.
 
     A UserError becomes a UserError again, so that it is reported as one.
     """
-    if about["user"]:
-        return ERRORS.get(about["cause"], UserError)(about["message"])
-    return RankFailed(about["cause"], f"rank {rank}: {about['message']}")
+    if about.user:
+        return ERRORS.get(about.cause, UserError)(about.message)
+    return RankFailed(about.cause, f"rank {rank}: {about.message}")

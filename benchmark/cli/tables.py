@@ -40,7 +40,7 @@ def table(options: argparse.Namespace) -> int:
     if form == "md":
         form = "markdown"
     if form == "csv":
-        _print_notes(made.said)
+        _print_notes(made.remark_lines)
     colour = options.out is None and sys.stdout.isatty()
     _write(options, render(made, form, colour=colour).encode())
     return 0

@@ -127,10 +127,18 @@ def load_yaml(path: Path) -> dict[str, JSON]:
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text: {error.reason} at byte {error.start}") from error
     if not isinstance(values, dict):
-        raise UserError(
-            f"{path}: expected `key: value` lines at the top level, found {type(values).__name__}"
-        )
+        found = _describe_content(values)
+        raise UserError(f"{path}: expected `key: value` lines at the top level, found {found}")
     return values
+
+
+def _describe_content(value: JSON) -> str:
+    """Return what a YAML file holds in place of a mapping, in words of YAML."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, list):
+        return "a list"
+    return f"only {json.dumps(value, default=str)[:60]}"
 
 
 def merge(*layers: Mapping[str, JSON]) -> dict[str, JSON]:

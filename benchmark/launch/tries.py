@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from vlpeft.benchmark.cells.attempts import Failure
 from vlpeft.benchmark.cells.records import Store, read_json, to_json, write_atomically
 from vlpeft.benchmark.core.config import Config, dump, parse
 
@@ -92,8 +93,8 @@ def give_up(store: Store, cell_id: str, cause: str, message: str, log: str) -> N
         message = f"{message}; {log} ends: {tail(Path(log))}"
     if cause in ("killed", "job failed") and MEMORY.search(message):
         cause = "out of memory"
-    failure = {"cause": cause, "message": message[:MESSAGE_LENGTH], "user": False}
-    store.write_failure(cell_id, failure)
+    failure = Failure(cause, message[:MESSAGE_LENGTH], user=False)
+    store.write_failure(cell_id, dump(failure))
     forget(store, cell_id)
 
 

@@ -20,9 +20,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
+from vlpeft.benchmark.cells.attempts import Failure
 from vlpeft.benchmark.cells.cell import Cell
 from vlpeft.benchmark.cells.records import Store, read_json
-from vlpeft.benchmark.core.config import parse
+from vlpeft.benchmark.core.config import dump, parse
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.launch.tries import begin, forget, give_up, last_if_exhausted
 from vlpeft.benchmark.verify.gate import EnvironmentGate
@@ -149,8 +150,7 @@ class JobPolicy:
         problem = self.gate.problem(_read_cell(self.store, cell_id))
         if not problem:
             return False
-        failure = {"cause": "environment", "message": problem, "user": True}
-        self.store.write_failure(cell_id, failure)
+        self.store.write_failure(cell_id, dump(Failure("environment", problem, user=True)))
         print(f"error: {problem}", file=sys.stderr, flush=True)
         return True
 

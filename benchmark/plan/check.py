@@ -305,8 +305,13 @@ def _refuse_equal_cells(cells: Sequence[Planned], where: str) -> None:
     for cell in cells:
         if cell.id in seen and not cell.skipped:
             first = seen[cell.id]
+            if (first.row, first.backbone) == (cell.row, cell.backbone):
+                raise UserError(
+                    f"{where}: '{cell.row}' on {cell.backbone}, {cell.task}/{cell.dataset}, "
+                    f"seed {cell.seed} appears twice; remove the task or seed that is repeated"
+                )
             raise UserError(
-                f"{where}: '{first.row}' and '{cell.row}' on {cell.backbone} "
+                f"{where}: '{first.row}' on {first.backbone} and '{cell.row}' on {cell.backbone} "
                 f"are the same cell {cell.id}; remove one"
             )
         seen[cell.id] = cell

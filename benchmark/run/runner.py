@@ -14,13 +14,13 @@ from typing import Literal
 import torch
 from filelock import FileLock, Timeout
 
+from vlpeft.benchmark.cells.attempts import ReportProgress, reporter, unwatched
 from vlpeft.benchmark.cells.cell import Cell
 from vlpeft.benchmark.cells.code import code, keep_diff
 from vlpeft.benchmark.cells.failures import describe_failure
 from vlpeft.benchmark.cells.records import Record, Selected, Store, read_json
-from vlpeft.benchmark.cells.whereabouts import ReportProgress, reporter, unwatched
 from vlpeft.benchmark.contract.backbone import Backbone
-from vlpeft.benchmark.core.config import parse
+from vlpeft.benchmark.core.config import dump, parse
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.run.checkpoint import load_checkpoint, save_checkpoint, trained_tensors
 from vlpeft.benchmark.run.compile import compile_errors, compile_layers
@@ -123,7 +123,7 @@ def _run_held(
         # These files are worthless now. On a full disk, removing them makes room for the cause.
         for name in ("progress.json", PREDICTIONS, TRAINED):
             (folder / name).unlink(missing_ok=True)
-        store.write_failure(cell_id, describe_failure(error))
+        store.write_failure(cell_id, dump(describe_failure(error)))
         raise
     finally:
         (folder / "progress.json").unlink(missing_ok=True)

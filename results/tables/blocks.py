@@ -71,10 +71,10 @@ class Table:
         first, rest = self.caption[:1], self.caption[1:]
         if self.bold:
             first = (*first, f"{bold}: {self.bold}")
-        return (*first, *rest, *self.said)
+        return (*first, *rest, *self.remark_lines)
 
     @property
-    def said(self) -> tuple[str, ...]:
+    def remark_lines(self) -> tuple[str, ...]:
         """The remarks, a line each."""
         return tuple(map(one_line, self.remarks))
 

@@ -55,7 +55,7 @@ def latex(table: Table) -> str:
         lines += _float((table.title, *table.lines()), None, map(_tex, table.notes))
     for i, block in enumerate(table.blocks):
         title = ": ".join(filter(None, (table.title, block.title)))
-        rest = table.said if i else table.lines()
+        rest = table.remark_lines if i else table.lines()
         below = list(_footnotes(table, block))
         if i == len(table.blocks) - 1:
             below += map(_tex, table.notes)

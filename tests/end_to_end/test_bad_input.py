@@ -82,7 +82,11 @@ SETTINGS = {
     ),
     "equal cells": (
         {"methods": "[lora, {name: lora, label: other, rank: 8}]"},
-        ("'lora' and 'other'", "are the same cell", "remove one"),
+        ("'lora' on vit_roberta and 'other' on vit_roberta", "are the same cell", "remove one"),
+    ),
+    "seed twice": (
+        {"seeds": "[0, 0]"},
+        ("seed 0 appears twice", "remove the task or seed"),
     ),
     "misspelt backbone": (
         {"backbones": "[vit_robreta]"},
@@ -209,7 +213,7 @@ def test_settings(name, tmp_path, refused) -> None:
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(b"- a\n- b\n", "found list"), (b"", "found NoneType"), (b"title: \xff\n", "not UTF-8 text")],
+    [(b"- a\n- b\n", "found a list"), (b"", "found nothing"), (b"title: \xff\n", "not UTF-8 text")],
 )
 def test_a_file_that_is_not_a_sweep(content, words, tmp_path, refused) -> None:
     path = tmp_path / "one.yaml"

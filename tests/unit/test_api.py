@@ -72,12 +72,24 @@ def test_every_name_is_on_the_page() -> None:
 
 
 def test_errors_name_the_fix(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"holds no sweep; name one: open_results\(root, sweep\)"):
+    with pytest.raises(UserError, match=r"holds no sweep; run `vlpeft sweep SWEEP --root "):
         vlpeft.open_results(tmp_path)
     with pytest.raises(UserError, match="`name` is missing"):
         vlpeft.adapt({"text": "tiny"}, "lora")
     with pytest.raises(AttributeError, match="no attribute 'trian'"):
         vlpeft.trian  # noqa: B018 - the access is the test
+
+
+@pytest.mark.parametrize("method", [None, vlpeft.Method, 3])
+def test_adapt_refuses_what_names_no_method(method: object) -> None:
+    tiny = {"name": "vit_roberta", "text": "tiny", "vision": "tiny"}
+    with pytest.raises(UserError, match="not a name; write 'lora'"):
+        vlpeft.adapt(tiny, method, answers=["yes"])  # type: ignore[arg-type]
+
+
+def test_adapt_refuses_one_string_of_answers() -> None:
+    with pytest.raises(UserError, match=r"answers: a list is needed; write \['yes'\]"):
+        vlpeft.adapt("vit_roberta", "lora", answers="yes")
 
 
 def test_import_is_light() -> None:

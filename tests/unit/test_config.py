@@ -133,8 +133,8 @@ def test_yaml_1_2_has_no_norway_problem(tmp_path) -> None:
         (b"a: *b\n", r"a.yaml:1: not valid YAML: found undefined alias"),
         (b"a: \x01\n", r"a.yaml: not valid YAML: "),
         (b"a: \xff\n", r"a.yaml: not UTF-8 text: "),
-        (b"", r"a.yaml: expected `key: value` lines at the top level, found NoneType"),
-        (b"just text", r"found str"),
+        (b"", r"a.yaml: expected `key: value` lines at the top level, found nothing"),
+        (b"just text", r'found only "just text"'),
         (
             b"a: !!python/object:os.system {}\n",
             r"a.yaml:1: not valid YAML: could not determine a constructor",

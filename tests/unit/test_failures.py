@@ -17,7 +17,7 @@ from vlpeft.benchmark.core.errors import DataError, UserError, WeightsError
 )
 def test_a_failure_survives_the_transfer(error, cause) -> None:
     about = describe_failure(error)
-    assert (about["cause"], about["user"]) == (cause, isinstance(error, UserError))
+    assert (about.cause, about.user) == (cause, isinstance(error, UserError))
     again = rebuild_error(1, about)
-    assert type(again) is (type(error) if about["user"] else RankFailed)
-    assert describe_failure(again)["cause"] == cause
+    assert type(again) is (type(error) if about.user else RankFailed)
+    assert describe_failure(again).cause == cause

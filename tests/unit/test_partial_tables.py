@@ -202,7 +202,7 @@ PUBLISHED = parse(
 )
 def test_every_table_counts_unfinished_cells(sweep, kind):
     table = tables(sweep)[kind]
-    assert table.said == ((sweep.counts,) if sweep.counts else ())
+    assert table.remark_lines == ((sweep.counts,) if sweep.counts else ())
     for form in FORMATS:
         text = render(table, form)
         # the table has no caption, and the command prints the note

@@ -30,6 +30,7 @@ from tests.ranks_at_work import (
     train_alike,
     train_all,
 )
+from vlpeft.benchmark.cells.attempts import Failure
 from vlpeft.benchmark.cells.cell import Plan
 from vlpeft.benchmark.cells.failures import RankFailed
 from vlpeft.benchmark.cells.records import Record, Store
@@ -327,11 +328,7 @@ def test_the_cause_is_reported_and_not_its_consequences() -> None:
     """Rank 1 fails; ranks 0 and 2, which wait for it, lose their connection."""
     with pytest.raises(RankFailed) as error:
         in_ranks(fail, 3, 1, "raise")
-    assert error.value.about == {
-        "cause": "out of memory",
-        "message": "rank 1: no more",
-        "user": False,
-    }
+    assert error.value.about == Failure("out of memory", "rank 1: no more", user=False)
 
 
 @pytest.mark.parametrize(
