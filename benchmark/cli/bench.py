@@ -1,4 +1,4 @@
-"""`vlpeft bench`: measure time and memory next to other implementations and to limits."""
+"""`vlpeft bench`: compare time and memory with other implementations and with limits."""
 
 from __future__ import annotations
 

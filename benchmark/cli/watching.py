@@ -139,7 +139,7 @@ def cancel(options: argparse.Namespace) -> int:
 
 
 def logs(options: argparse.Namespace) -> int:
-    """Print what the attempts at a cell have printed."""
+    """Print the output of all attempts at a cell."""
     from vlpeft.benchmark.plan.sweep import read_plan
     from vlpeft.slurm.control import sections
 
