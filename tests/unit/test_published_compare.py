@@ -652,18 +652,19 @@ def test_the_caption_names_an_address_and_repetitions_once():
     made = table()
     text = render(published_table("t", made, None, None), "text").splitlines()
     assert text[1:3] == [
-        "Published: https://example.org/a.pdf (read at first hand: text).",
-        "Published: https://example.org/b.pdf (read at second hand: coordinates).",
+        "Published: https://example.org/a.pdf (primary source: text).",
+        "Published: https://example.org/b.pdf (secondary source: coordinates).",
     ]
-    assert text[4].startswith("14 lines, one a number: ")
-    assert text[4].endswith(" 1 of them have a printed number that was not found.")
+    assert text[4].startswith("14 lines, one per number: ")
+    assert text[4].endswith(" In 1 of them, the printed number was not found.")
     lines = render(
         published_table("p_adapter/table1", load_published("p_adapter/table1"), None, None), "text"
     ).splitlines()
     assert sum(line.startswith("Published: ") for line in lines) == 1
     assert any(
         re.search(
-            r"^123 lines, one a number: .* 11 of them repeat a number that is printed elsewhere\.$",
+            r"^123 lines, one per number: .* "
+            r"In 11 of them, the number is also printed elsewhere\.$",
             line,
         )
         for line in lines

@@ -252,7 +252,7 @@ def test_the_legend_of_colours_shapes_and_shading_is_true(page, tmp_path):
     assert "4 methods: colours" in texts
     assert (
         sum(
-            text.startswith("Shading: the deeper, the higher the value within its column")
+            text.startswith("Shading: the stronger, the higher the value within its column")
             for _, text in page.all("p")
         )
         == 1
