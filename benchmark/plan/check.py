@@ -284,7 +284,7 @@ def combinations(name_or_path: str) -> list[Planned]:
             first[key] = planned
     if not first:
         raise UserError(
-            f"{name_or_path}: no method of this sweep goes with a backbone and task of it; "
+            f"{name_or_path}: no method of this sweep works with its backbones and tasks; "
             f"see `vlpeft plan {name_or_path}`"
         )
     return list(first.values())

@@ -187,8 +187,8 @@ def read_plan(name_or_path: str, root: Path, scale: str = "") -> Plan:
         ) from error
     except NotADirectoryError as error:
         raise UserError(
-            f"--root {root}: a file, or below one; "
-            "name the result folder that `vlpeft sweep` has filled"
+            f"--root {root}: is a file, or inside one; "
+            "give a result folder that `vlpeft sweep` has filled"
         ) from error
     except (OSError, ValueError, UserError) as error:
         raise UserError(f"cannot read {file} ({error}); {again}") from error

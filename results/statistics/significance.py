@@ -212,7 +212,7 @@ def _check(cell: _Cell, metric: str, part: ImageScores) -> None:
     if abs(mean - cell.value) > TOLERANCE:
         raise UserError(
             f"cell {cell.id}: its scores by image give {metric} {mean:.4f}, its record says "
-            f"{cell.value:.4f}; they are not of one run: "
+            f"{cell.value:.4f}; they come from different runs: "
             "delete scores.json, or record.json to run the cell again"
         )
 

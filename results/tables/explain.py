@@ -40,7 +40,7 @@ def find(name_or_path: str, beginning: str, scale: str = "") -> Crossed:
             found.setdefault(each.planned.id, each)
     if not beginning or len(found) != 1:
         raise UserError(
-            f"--explain {beginning}: {len(found) or 'no'} cells have an id that starts so; "
+            f"--explain {beginning}: {len(found) or 'no'} cells have an id that starts with this; "
             f"see `vlpeft plan {name_or_path}`"
         )
     return next(iter(found.values()))

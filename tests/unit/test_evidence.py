@@ -106,7 +106,7 @@ def test_a_name_may_hold_any_kind_of_line_separator(tmp_path):
 
 def test_evidence_is_never_overwritten(tmp_path, kept):
     before = kept.read_bytes()
-    with pytest.raises(UserError, match="evidence is only ever added to"):
+    with pytest.raises(UserError, match="evidence is never overwritten"):
         keep("quickstart", tmp_path / "root", tmp_path / "measured")
     assert kept.read_bytes() == before
 
@@ -182,7 +182,7 @@ def test_shipped_evidence_is_found_by_its_sweep(tmp_path, kept, monkeypatch):
     assert find_shipped_evidence("quickstart") == kept
     with pytest.raises(
         UserError,
-        match=r"no evidence of 'p_adapter/table1@tiny' is shipped; there is of: quickstart",
+        match=r"no evidence of 'p_adapter/table1@tiny' is shipped, only of: quickstart",
     ):
         find_shipped_evidence("p_adapter/table1", "tiny")
     later = kept.parent / "quickstart--a.jsonl"

@@ -246,7 +246,7 @@ def test_a_task_of_a_joint_cell(tmp_path):
 def test_two_cells_a_seed_are_refused(tmp_path):
     also = (Part("captioning", DatasetSpec("coco", "none", {}, "/data"), RECIPE),)
     planned = [cell("full", "vqa", "vqav2", 0), cell("full", "vqa", "vqav2", 0, also=also)]
-    with pytest.raises(UserError, match="full, BLIP-B, Params: more than one cell a seed"):
+    with pytest.raises(UserError, match="full, BLIP-B, Params: more than one cell per seed"):
         compare(table(), *results(tmp_path, planned=planned))
 
 
@@ -554,7 +554,7 @@ def test_every_listed_name_can_be_planned_or_gives_a_reason(capsys, monkeypatch)
         else:
             assert code == 2
             assert (
-                f"{name} is a published table without a sweep, since nothing "
+                f"{name} is a published table without a sweep, because nothing "
                 "here can reproduce it ("
             ) in err
             assert f": see `vlpeft table {name}`" in err
