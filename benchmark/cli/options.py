@@ -20,7 +20,7 @@ def add_command(
         name: The name of the command.
         summary: What it does, as a phrase for the list of commands.
         details: More sentences for its own help, broken into lines.
-        examples: Example commands for the end of its help, one a line.
+        examples: Example commands for the end of its help, one per line.
     """
     description = f"{summary[0].upper()}{summary[1:]}."
     if details:

@@ -20,9 +20,9 @@ FORECAST_CAPTION = (
 
 
 def step_table(sweep: str, batch: int, steps: Sequence[MeasuredStep]) -> Table:
-    """Return what `vlpeft measure` measured, one row a step.
+    """Return what `vlpeft measure` measured, one row per step.
 
-    batch: examples a step.
+    batch: examples per step.
     """
     examples = "1 example" if batch == 1 else f"{batch} examples"
     rows = tuple(text_row(_step_texts(step)) for step in steps)

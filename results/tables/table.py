@@ -44,7 +44,7 @@ STATE_STYLES: dict[StateKind, str] = {"missing": "yellow", "failed": "bold red"}
 def score_table(
     board: Leaderboard, tests: Significance = UNTESTED, *, details: bool = False, digits: int = 1
 ) -> Table:
-    """Return the means over seeds, one block a backbone.
+    """Return the means over seeds, one block per backbone.
 
     Args:
         board: the results.
@@ -75,7 +75,7 @@ def score_table(
 
 
 def cost_table(board: Leaderboard) -> Table:
-    """Return the measured costs, one block a backbone and dataset.
+    """Return the measured costs, one block per backbone and dataset.
 
     Costs depend on the machine, so they are a table apart from the scores.
     """

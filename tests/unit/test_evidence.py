@@ -160,7 +160,7 @@ def test_without_results_nothing_is_kept(tmp_path):
         (lambda text: text.replace("[1,1]", "[1]"), "lists of unequal length"),
         (lambda text: text.replace('"seed":0', '"sead":0', 1), "line 3: .*sead"),
         (lambda text: "".join(text.splitlines(keepends=True)[:-1]), "2 of 3 cells are here"),
-        (lambda _: "[]\n", "line 1: a list"),
+        (lambda _: "[]\n", "line 1: expected a mapping, found list"),
         (lambda _: '{"evidence":1,"plan":3}\n', "line 1: no plan"),
         (lambda _: "", "empty"),
     ],
