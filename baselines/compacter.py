@@ -131,7 +131,7 @@ def _check_sizes(inputs: int, outputs: int, n: int, rank: int | None) -> None:
     if rank is not None and rank > min(inputs, outputs) // n:
         raise UserError(
             f"rank: {rank} is more than W_i of {inputs // n} x {outputs // n} can have; "
-            "choose less, or leave it out"
+            "choose a lower rank, or leave it out"
         )
 
 

@@ -109,7 +109,7 @@ class LoRA(Method):
 
 
 def _narrowest(module: nn.Module, spans: Sequence[Span]) -> int:
-    """Return the smallest width that an update of these spans has to do with."""
+    """Return the smallest width that an update of these spans reads or writes."""
     return min(*shape(module), *(stop - start for start, stop in spans))
 
 

@@ -77,7 +77,7 @@ def _attention_of(site: Site) -> Attention:
     if site.attention is None:
         raise UserError(
             f"prefix_tuning: {site.name} gives no access to its attention; "
-            "leave it out by `places` or `sides`"
+            "exclude it with `places` or `sides`"
         )
     return site.attention
 

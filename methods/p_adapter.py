@@ -195,7 +195,7 @@ class PAdapter(Method):
         attention = site.attention
         if attention is None:
             raise UserError(
-                f"{site.name}: this backbone does not show its attention; choose other `places`"
+                f"{site.name}: this backbone does not expose its attention; choose other `places`"
             )
         self._check_attention(site, attention)
         # The graph needs the probabilities, which fused attention never returns.

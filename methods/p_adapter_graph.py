@@ -64,7 +64,8 @@ class Laplacian(nn.Module):
         p = self.p.item()
         if p <= 0:
             raise UserError(
-                f"p of {self.name} became {p:.3g}; lower `lr`, spare it weight decay, or fix p"
+                f"p of {self.name} became {p:.3g}; lower `lr`, "
+                "exclude it from weight decay, or fix p"
             )
         return {f"{self.name}.p": p, f"{self.name}.mu": self.mu().item()}
 

@@ -135,7 +135,7 @@ def pooling(keys: int, bins: int, like: Tensor) -> Tensor:
     """
     if bins > keys:
         raise UserError(
-            f"image_tokens: {bins} is more than the {keys} keys there are; choose at most {keys}"
+            f"image_tokens: {bins} is more than the {keys} available keys; choose at most {keys}"
         )
     key = torch.arange(keys, device=like.device)[:, None]
     i = torch.arange(bins, device=like.device)

@@ -84,7 +84,7 @@ def _dataset_versions(planned: Planned, record: Record) -> list[tuple[str, str]]
 
 
 def _fingerprints(planned: Planned, record: Record) -> list[str]:
-    """Return one fingerprint a task. The record of a joint cell joins them by "+"."""
+    """Return one fingerprint per task. The record of a joint cell joins them by "+"."""
     count = len(planned.cell.parts)
     recorded = record.provenance.get("data", UNKNOWN)
     if isinstance(recorded, str):

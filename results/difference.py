@@ -135,9 +135,7 @@ def _records(root: Path, sweep: str, scale: str) -> dict[str, Record]:
         runnable = plan.runnable()
         return {cell.id: store.record(cell.id) for cell in runnable if store.has_record(cell.id)}
     if scale:
-        raise UserError(
-            f"--scale {scale}: goes with a sweep: `vlpeft diff A B SWEEP --scale {scale}`"
-        )
+        raise UserError(f"--scale {scale}: needs a sweep: `vlpeft diff A B SWEEP --scale {scale}`")
     records = {record.id: record for record in _open(root).records()}
     if not records:
         raise UserError(

@@ -168,8 +168,8 @@ def _python(record: Record) -> str:
 
 FACTS: Mapping[str, Callable[[Record], str]] = {
     "device": _device,
-    "set of vector instructions": _instructions,
-    "build of torch": _build,
+    "instruction set": _instructions,
+    "torch build": _build,
     "Python": _python,
 }
 

@@ -62,7 +62,7 @@ def find_shipped_evidence(sweep: SweepHandle) -> Path:
     files = sorted(MEASURED.glob(f"{name}--*{SUFFIX}"))
     if not files:
         known = ", ".join(_shipped_names()) or "nothing"
-        raise UserError(f"--measured: no evidence of '{name}' is shipped; there is of: {known}")
+        raise UserError(f"--measured: no evidence of '{name}' is shipped, only of: {known}")
     if len(files) == 1:
         return files[0]
     return max(files, key=_finished)
@@ -101,7 +101,7 @@ def keep(sweep: SweepHandle, folder: Path = MEASURED, *, mixed: bool = False) ->
     content = _content(plan, store, records, remarks(finished, mixed=mixed))
     if not write_atomically(path, content, exclusive=True):
         raise UserError(
-            f"{path} exists, and evidence is only ever added to: name another folder by --out"
+            f"{path} exists, and evidence is never overwritten: name another folder with --out"
         )
     return path
 
@@ -136,7 +136,7 @@ def _environment(records: Mapping[str, Record], mixed: bool) -> str:
     if len(machines) > 1 and not mixed:
         groups = (f"{_joined(words[ids[0]])}: {', '.join(ids)}" for ids in machines.values())
         raise UserError(
-            "the cells ran on different machines, and a file holds those of one; run them on one, "
+            "the cells ran on different machines, but a file holds those of one; run them on one, "
             "in another --root, or pass --mixed-environments, which notes this: "
             f"{'; '.join(groups)}"
         )

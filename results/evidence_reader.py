@@ -165,7 +165,7 @@ def _parse_json(text: str, where: str) -> dict[str, Any]:
         raise UserError(f"{where}: not readable ({error}); {RESTORE}") from error
     if not isinstance(values, dict):
         kind = type(values).__name__
-        raise UserError(f"{where}: a {kind} where a mapping should be; {RESTORE}")
+        raise UserError(f"{where}: expected a mapping, found {kind}; {RESTORE}")
     return values
 
 

@@ -158,7 +158,7 @@ def find_unplanned(plan: Plan, store: Store) -> list[CellStatus]:
 
 def _unplanned(cell_id: str, store: Store) -> CellStatus:
     path = store.folder(cell_id) / "cell.json"
-    reason = "made for settings that no sweep here has any more"
+    reason = "belongs to settings that no sweep here has any more"
     values = read_json(path)
     if values is None:
         return CellStatus(cell_id, "?", "?", "?", "?", 0, "stale", reason=reason)
@@ -321,8 +321,8 @@ def _status(planned: Planned, store: Store, now: float) -> CellStatus:
 
 def _reason_missing(where: AttemptProgress | None, *, is_saved: bool) -> str:
     if where is None:
-        return "goes on from its checkpoint" if is_saved else ""
-    next_time = "goes on from its checkpoint" if is_saved else "starts again"
+        return "continues from its checkpoint" if is_saved else ""
+    next_time = "continues from its checkpoint" if is_saved else "starts over"
     return f"interrupted in {where.phase} {where.step}/{where.total}; {next_time}"
 
 

@@ -60,7 +60,7 @@ def _interrupt(each: Launcher) -> None:
             os.kill(each.process, signal.SIGINT)
     except PermissionError as error:
         raise UserError(
-            f"the launcher at work here, process {each.process}, belongs to another user; "
+            f"the launcher of this sweep, process {each.process}, belongs to another user; "
             "only they can interrupt it"
         ) from error
 

@@ -45,7 +45,7 @@ RESERVED = (
 class Profile(Config):
     """Settings of every job of a launch. A key that is left out has the cluster's default."""
 
-    # Minutes a job may take. A cell that takes longer goes on in the next job.
+    # Minutes that a job may take. A cell that needs more continues in the next job.
     time: Positive
     mem_gb: PositiveFloat
     summary: str = ""

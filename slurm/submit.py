@@ -47,7 +47,7 @@ class Submitter:
         """
         if any(sign in str(root.resolve()) for sign in "%\\\n"):
             raise UserError(
-                f"--root {root}: % and \\ have a meaning of their own in the names of SLURM's "
+                f"--root {root}: % and \\ have a special meaning in the names of SLURM's "
                 "logs; choose a path without them"
             )
         settings = _complete(dump(runtime), profile)

@@ -226,5 +226,5 @@ def _expand_soft(row: Sequence[int], copies: int) -> list[int]:
 
 def _positions(mask: Tensor) -> Tensor:
     """Return the positions of the tokens, (batch, tokens); padding takes none."""
-    # By itself, transformers numbers the columns, and padding on the left would shift the text.
+    # By default, transformers numbers the columns, and padding on the left would shift the text.
     return (mask.cumsum(1) - 1).clamp_min(0)

@@ -161,7 +161,7 @@ def _read(path: Path) -> Mapping[str, Tensor]:
 
 
 def _copy_weights(model: Any, state: Mapping[str, Tensor], path: Path) -> None:
-    """Copy the weights into the model; tied parameters come once."""
+    """Copy the weights into the model; tied parameters are copied once."""
     wanted = dict(model.named_parameters())
     missing = sorted(wanted.keys() - state.keys())
     if missing:

@@ -36,7 +36,7 @@ class Start(NamedTuple):
 
 
 class VisualEmbedding(nn.Module):
-    """LN(W_f x + b_f) + LN(W_p box + b_p) + image order + token order, trained from random.
+    """LN(W_f x + b_f) + LN(W_p box + b_p) + image order + token order, randomly initialized.
 
     It is VL-Adapter's, which follows VL-T5. All boxes and areas are zero in this benchmark, so the
     second term is one vector for all tokens. The image order distinguishes the two images of NLVR2.

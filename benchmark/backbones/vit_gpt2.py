@@ -56,7 +56,7 @@ class ViTGPT2(BackboneConfig):
 
     text: str = "gpt2"
     vision: str = "google/vit-base-patch16-224-in21k"
-    # All scripts of the release read the ViT's tanh pooler, not the CLS state that it stems from.
+    # All scripts of the release read the ViT's tanh pooler, not the CLS state before it.
     pool: Pool = "pooler"
     # The visual tokens that routing functions mix in. The release's element-wise functions run on
     # one pooled token only.

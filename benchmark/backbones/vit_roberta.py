@@ -61,7 +61,7 @@ class ViTRoberta(BackboneConfig):
 
     text: str = "roberta-base"
     vision: str = "google/vit-base-patch16-224-in21k"
-    # All scripts of the release read the ViT's tanh pooler, not the CLS state that it stems from.
+    # All scripts of the release read the ViT's tanh pooler, not the CLS state before it.
     pool: Pool = "pooler"
     # The visual tokens that routing functions mix in. The release's element-wise functions run on
     # one pooled token only.

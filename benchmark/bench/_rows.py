@@ -237,7 +237,7 @@ def newest_rows(folder: Path, chosen: Sequence[str], device: str) -> list[BenchR
     found: dict[str, dict[str, BenchRow]] = {}
     for path in sorted(folder.glob("*.json")):  # by time
         kept = parse_json(
-            _KeptRow, path.read_bytes(), f"{path}: holds no rows of a bench, delete it"
+            _KeptRow, path.read_bytes(), f"{path}: holds no rows of a bench; delete it"
         )
         if kept.device.partition(":")[0] == device.partition(":")[0]:
             for row in kept.rows:

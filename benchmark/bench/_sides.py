@@ -116,7 +116,7 @@ class Elsewhere:
         try:
             answer = self.ours.recv()
         except EOFError:
-            raise UserError("the process of one side has died (killed for memory?)") from None
+            raise UserError("the process of one side was killed (out of memory?)") from None
         if isinstance(answer, Exception):
             raise answer
         return answer

@@ -155,8 +155,8 @@ class Plan(Config):
         if len(found) != 1:
             number = len(found) or "no"
             raise UserError(
-                f"cell {beginning}: {number} cells of '{self.sweep}' have an id that starts so; "
-                "see `vlpeft plan`"
+                f"cell {beginning}: {number} cells of '{self.sweep}' have an id that starts "
+                "with this; see `vlpeft plan`"
             )
         (chosen,) = found.values()
         if chosen.skipped:

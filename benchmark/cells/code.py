@@ -115,7 +115,7 @@ def _tracked_files(folder: Path) -> list[str]:
     """Return the files of a checkout that git tracks or does not ignore."""
     options = ("-z", "--cached", "--others", "--exclude-standard")
     listed = _git(folder, "ls-files", *options, "--", *PACKAGES)
-    # What is not a file is a link to a folder, or was deleted.
+    # Anything else is a link to a folder, or was deleted.
     found = [name for name in os.fsdecode(listed).split("\0") if (folder / name).is_file()]
     return sorted({_import_path(name) for name in found})
 

@@ -22,7 +22,7 @@ def provenance(device: str, code: Code) -> dict[str, Any]:
     """Return versions, code state, hardware and time, all as JSON values.
 
     `instructions` are the processor's vector instructions that torch computes with, such as
-    AVX2 or AVX512: each adds sums in another order, so the last digits differ.
+    AVX2 or AVX512: each adds in a different order, so the last digits differ.
     """
     import torch
 

@@ -249,7 +249,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
         raise UserError(f"{path}: not readable ({error}); restore or delete it") from error
     if not isinstance(values, dict):
         raise UserError(
-            f"{path}: a {type(values).__name__} where a mapping should be; restore or delete it"
+            f"{path}: expected a mapping, found {type(values).__name__}; restore or delete it"
         )
     return values
 

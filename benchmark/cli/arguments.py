@@ -88,8 +88,8 @@ def _add_list(commands: Any) -> None:
         commands,
         "list",
         f"list what a sweep can name: {', '.join(LISTS)}",
-        "Settings are listed with their defaults and allowed values. So is what installed\n"
-        "packages add.",
+        "Settings are listed with their defaults and allowed values. Entries of installed\n"
+        "packages are included.",
         "  vlpeft list methods\n  vlpeft list datasets --json\n",
     )
     listing.add_argument("what", choices=LISTS, help=f"one of {', '.join(LISTS)}")
@@ -103,8 +103,8 @@ def _add_plan(commands: Any) -> None:
         "list every cell of a sweep: id, runnable or skipped, trainable parameters, state",
         "A cell is skipped if its backbone cannot do the task, or lacks what the method needs;\n"
         "the table says why. Settings, names and data files are checked, and every model is built\n"
-        "without its weights, so that mistakes show up before anything runs. Weights from the hub\n"
-        "are not looked for; `vlpeft prefetch SWEEP --dry-run` does that.",
+        "without its weights, so that mistakes show up before anything runs. The plan does not\n"
+        "look for weights from the hub; `vlpeft prefetch SWEEP --dry-run` does.",
         "  vlpeft plan quickstart\n"
         "  vlpeft plan quickstart --explain 02f7\n"
         "  vlpeft plan p_adapter/table1 --cost --device cuda\n",
@@ -145,8 +145,8 @@ def _add_prefetch(commands: Any) -> None:
         "prefetch",
         "fetch the missing weights and data of a sweep, for nodes without a network",
         "Weights go into the cache of the Hugging Face hub, and files of datasets into their\n"
-        "folders. Running it again fetches only what is still missing. The exit code is 0 once\n"
-        "everything is here; otherwise it is 2, with a line for each thing that is missing.",
+        "folders. Running it again fetches only what is still missing. The exit code is 0 if\n"
+        "nothing is missing; otherwise it is 2, with one line for each missing item.",
     )
     add_sweep(prefetch)
     add_scale(prefetch)
@@ -161,7 +161,7 @@ def _add_params(commands: Any) -> None:
     params = add_command(
         commands,
         "params",
-        "count what each method trains at full size, next to what papers print",
+        "count the trainable parameters of each method at full size, next to published counts",
         "Needs neither weights nor data.",
     )
     add_sweep(params)
@@ -214,7 +214,7 @@ def _add_sweep(commands: Any) -> None:
         "sweep",
         "run all cells that are not done, then print the tables",
         "Run the same command again to continue: finished cells are kept, and cells in training\n"
-        "continue from their last checkpoint. It also picks up what has changed in the sweep.",
+        "continue from their last checkpoint. It also picks up changes in the sweep file.",
         "  vlpeft sweep quickstart --workers 4\n"
         "  vlpeft sweep my_sweep.yaml --scale tiny\n"
         "  vlpeft sweep p_adapter/table1 --on slurm --profile my_cluster.yaml --detach\n",
@@ -278,8 +278,8 @@ def _add_cancel(commands: Any) -> None:
     cancel = add_command(
         commands,
         "cancel",
-        "stop what runs a sweep: its jobs on a cluster, and its local workers",
-        "Finished cells are kept. `vlpeft sweep` continues.",
+        "stop a running sweep: its cluster jobs and its local workers",
+        "Finished cells are kept. `vlpeft sweep` runs the others.",
     )
     add_sweep(cancel)
     add_scale(cancel)
@@ -287,7 +287,7 @@ def _add_cancel(commands: Any) -> None:
 
 
 def _add_logs(commands: Any) -> None:
-    logs = add_command(commands, "logs", "print what the attempts at a cell have printed")
+    logs = add_command(commands, "logs", "print the output of all attempts at a cell")
     add_sweep(logs)
     add_cell(logs)
     add_scale(logs)

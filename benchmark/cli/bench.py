@@ -1,4 +1,4 @@
-"""`vlpeft bench`: measure time and memory next to other implementations and to limits."""
+"""`vlpeft bench`: compare time and memory with other implementations and with limits."""
 
 from __future__ import annotations
 
@@ -62,7 +62,9 @@ def _plot(rows: Sequence[BenchRow], path: Path) -> None:
     from vlpeft.benchmark.bench._plot import plot
 
     if not any(row.points for row in rows):
-        raise UserError("--plot: there is no curve of `growth`; measure it, or leave --plot out")
+        raise UserError(
+            "--plot: no curve of `growth` was measured; measure it, or leave --plot out"
+        )
     try:
         path.write_text(plot(rows), encoding="utf-8")
     except OSError as error:

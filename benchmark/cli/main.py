@@ -117,7 +117,7 @@ def _sweep_of(name: str) -> str:
         if number.why_impossible:
             reasons[number.why_impossible] = None
     raise UserError(
-        f"{name} is a published table without a sweep, since nothing here can reproduce it "
+        f"{name} is a published table without a sweep, because nothing here can reproduce it "
         f"({'; '.join(reasons)}): see `vlpeft table {name}`"
     )
 

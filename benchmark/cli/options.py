@@ -20,7 +20,7 @@ def add_command(
         name: The name of the command.
         summary: What it does, as a phrase for the list of commands.
         details: More sentences for its own help, broken into lines.
-        examples: Example commands for the end of its help, one a line.
+        examples: Example commands for the end of its help, one per line.
     """
     description = f"{summary[0].upper()}{summary[1:]}."
     if details:
@@ -78,7 +78,7 @@ def add_scale(parser: argparse.ArgumentParser) -> None:
         "--scale",
         default="",
         metavar="NAME",
-        help="use the sweep at another size; `tiny` has tiny towers and drawn data, and takes "
+        help="use the sweep at another size; `tiny` uses tiny towers and drawn data, and takes "
         "minutes (default: full size)",
     )
 
@@ -110,7 +110,7 @@ def add_compile(parser: argparse.ArgumentParser, prefix: str = "") -> None:
     parser.add_argument(
         "--compile",
         action="store_true",
-        help=f"{prefix}train through torch.compile (docs/speed.md says where it pays)",
+        help=f"{prefix}train through torch.compile (docs/speed.md says when it helps)",
     )
 
 
@@ -147,7 +147,7 @@ def add_launcher(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--profile",
         metavar="NAME",
-        help="slurm: what to ask the cluster for; a shipped profile (see slurm/profiles), "
+        help="slurm: the resources to request; a shipped profile (see slurm/profiles), "
         "or the path of a YAML file",
     )
     parser.add_argument("--detach", action="store_true", help="slurm: do not wait for the jobs")

@@ -36,9 +36,9 @@ def _add_table(commands: Any) -> None:
         commands,
         "table",
         "print mean and standard deviation over seeds, from the records",
-        "With the name of a published table, such as p_adapter/table1, print the published\n"
-        "numbers next to the measured ones. Missing and failed cells are shown, and block\n"
-        "their mean.",
+        "Given the name of a published table, such as p_adapter/table1, it prints the published\n"
+        "numbers next to the measured ones. If a cell failed or is missing, the table says so\n"
+        "instead of a mean.",
         "  vlpeft table quickstart\n"
         "  vlpeft table quickstart --rows method --columns task\n"
         "  vlpeft table quickstart --tidy --format parquet -o scores.parquet\n",
@@ -99,7 +99,7 @@ def _add_table_content(table: Any) -> None:
         "--rows",
         metavar="SIDES",
         help="any of method,backbone,task,dataset,scale; "
-        "scores are averaged over what neither rows nor columns name",
+        "scores are averaged over the sides that neither --rows nor --columns names",
     )
     table.add_argument("--columns", metavar="SIDES", help="the same; metrics are always columns")
 
@@ -113,7 +113,7 @@ def _add_diff(commands: Any) -> None:
         "if anything differs other than costs and versions.",
     )
     diff.add_argument("a", metavar="A", type=Path, help="a result folder, or a file of evidence")
-    diff.add_argument("b", metavar="B", type=Path, help="the other one")
+    diff.add_argument("b", metavar="B", type=Path, help="the folder or file to compare with A")
     diff.add_argument(
         "name", metavar="SWEEP", nargs="?", help="compare only the cells of this sweep"
     )
@@ -148,7 +148,7 @@ def _add_report(commands: Any) -> None:
     report.add_argument(
         "sweep",
         metavar="SWEEP|ROOT",
-        help="a sweep, or a result folder: all sweeps launched in it",
+        help="a sweep, or a result folder for all sweeps launched in it",
     )
     add_root(report)
     add_scale(report)
@@ -175,7 +175,7 @@ def _add_export(commands: Any) -> None:
         commands,
         "export-adapter",
         "write the trained weights of a finished cell to a folder, with a model card",
-        "Before that, the trained model answers some test examples again. Nothing is written if\n"
+        "First, the trained model answers some test examples again. Nothing is written if\n"
         "most answers differ from those of the run.",
         "  vlpeft export-adapter quickstart 02f7 -o my_adapter\n",
     )
@@ -233,7 +233,7 @@ def _add_predict_options(predict: Any) -> None:
         dest="rows",
         type=Path,
         metavar="FILE",
-        help='read many: JSON lines of {"image": PATH, "question": TEXT} ("images" for two)',
+        help='read requests from JSON lines: {"image": PATH, "question": TEXT} ("images" for two)',
     )
     predict.add_argument(
         "--task", default="", metavar="TASK", help="the task, if the adapter does several"

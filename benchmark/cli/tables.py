@@ -31,7 +31,7 @@ def table(options: argparse.Namespace) -> int:
     if options.tidy:
         return _tidy(options)
     if options.format == "parquet":
-        raise UserError("--format parquet: goes with --tidy, the table of single cells")
+        raise UserError("--format parquet: only with --tidy, the table of single cells")
     if content or arranged or options.sweep not in published_names():
         made = _board(options)
     else:
@@ -93,7 +93,7 @@ def _tidy(options: argparse.Namespace) -> int:
             f"choose {', '.join(FORMS)}"
         )
     if form == "parquet" and options.out is None:
-        raise UserError("--format parquet: not text; name a file with -o")
+        raise UserError("--format parquet: a binary format; name a file with -o")
     plan, store = open_results(options.handle)
     board = leaderboard(plan, store, mixed=options.mixed_environments)
     _print_notes(map(one_line, board.remarks))

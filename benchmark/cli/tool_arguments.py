@@ -73,7 +73,7 @@ def _add_verify(commands: Any) -> None:
     verify = add_command(
         commands,
         "verify",
-        "check that this environment computes what it should",
+        "check that this environment computes the expected values",
         "Pixels, tokens, losses, gradients and metrics are compared with expected values. A sweep\n"
         "does this by itself, once for each environment.",
     )
@@ -96,7 +96,7 @@ def _add_bench(commands: Any) -> None:
     bench = add_command(
         commands,
         "bench",
-        "measure time and memory next to other implementations and to limits",
+        "compare time and memory with other implementations and with limits",
         "Two sides take turns on this machine, and the ratio of their medians is compared with a\n"
         "required one. The exit code is 1 if a ratio falls short. docs/speed.md explains the rows.",
         "  vlpeft bench lora p_laplacian\n  vlpeft bench all --keep\n  vlpeft bench all --kept\n",
@@ -141,7 +141,7 @@ def _add_bench_output(bench: Any) -> None:
         type=Path,
         const=KEPT,
         metavar="DIR",
-        help="measure nothing; show the newest rows that were kept in DIR (default: the same)",
+        help="measure nothing; show the newest rows that were kept in DIR (same default)",
     )
     bench.add_argument(
         "--plot", type=Path, metavar="FILE", help="draw the curves of `growth` to an SVG file"
@@ -152,8 +152,8 @@ def _add_bench_output(bench: Any) -> None:
 
 
 def _add_pretrain(commands: Any) -> None:
-    pretrain = add_command(commands, "pretrain", "make the shipped tiny towers again, from a seed")
-    pretrain.add_argument("what", choices=("tiny",), help="the towers to make: tiny")
+    pretrain = add_command(commands, "pretrain", "train the shipped tiny towers again, from a seed")
+    pretrain.add_argument("what", choices=("tiny",), help="the towers to train: tiny")
     pretrain.add_argument(
         "--out",
         type=Path,
@@ -165,5 +165,5 @@ def _add_pretrain(commands: Any) -> None:
     pretrain.add_argument(
         "--only",
         metavar="TOWERS",
-        help="make these towers and keep the others, such as blip,bart (default: all)",
+        help="train only these towers, such as blip,bart, and keep the others (default: all)",
     )

@@ -1,4 +1,4 @@
-"""`vlpeft verify`: check that this environment computes what it should."""
+"""`vlpeft verify`: check that this environment computes the expected values."""
 
 from __future__ import annotations
 

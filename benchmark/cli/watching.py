@@ -137,7 +137,7 @@ def cancel(options: argparse.Namespace) -> int:
 
 
 def logs(options: argparse.Namespace) -> int:
-    """Print what the attempts at a cell have printed."""
+    """Print the output of all attempts at a cell."""
     from vlpeft.slurm.control import sections
 
     cell = options.handle.read_plan().find(options.cell)

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 class VisualFeatures:
     """The visual features of a batch.
 
-    Features are cached as one tensor an image, with the pooled vector in row 0. The properties are
+    Features are cached as one tensor per image, with the pooled vector in row 0. The properties are
     the only places that know this. They return views: a copy would have another memory layout, and
     matrix products may round differently on another layout. Precomputed features of a dataset have
     no pooled vector: `grids(0)` is all of them.

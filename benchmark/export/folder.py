@@ -115,7 +115,7 @@ def _check_files(adapter: AdapterFolder, folder: Path) -> None:
             ) from error
         if found != digest:
             raise UserError(
-                f"{path}: damaged, its content is not what was exported;"
+                f"{path}: damaged: its content differs from the export;"
                 " copy or export the adapter again"
             )
 
@@ -169,8 +169,8 @@ def rebuild_model(cell: Cell, answers: Sequence[str], tensors: Path) -> Backbone
     ]
     if unfit:
         raise UserError(
-            f"{unfit[0]} is not trained, or of another shape, in the model built here"
-            f" ({len(unfit)} such); use its version of vlpeft"
+            f"{unfit[0]} is not trained, or has another shape, in the model built here"
+            f" ({len(unfit)} such); use the version of vlpeft that exported it"
         )
     load_trained(backbone, saved)
     return backbone.eval()

@@ -40,8 +40,8 @@ def low_rank_updates(backbone: Backbone) -> dict[str, LowRank]:
     """
     if any(isinstance(module, PerTask) for module in backbone.modules()):
         raise UserError(
-            "per_task: every task has weights of its own here,"
-            " which no one model without vlpeft can hold"
+            "per_task: every task has its own weights here,"
+            " which a single model without vlpeft cannot hold"
         )
     return {
         name: module.low_rank()

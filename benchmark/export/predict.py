@@ -116,7 +116,7 @@ def read_rows(path: Path) -> list[AskedQuestion]:
         _row(line, path, f"{path}:{number}") for number, line in enumerate(lines, 1) if line.strip()
     ]
     if not rows:
-        raise UserError(f"{path} asks nothing; {ROW}")
+        raise UserError(f"{path} contains no requests; {ROW}")
     return rows
 
 

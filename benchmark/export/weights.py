@@ -75,6 +75,6 @@ def check_base(backbone: Backbone, expected: Mapping[str, float], weights: str) 
         here, there = found.get(name, math.nan), expected.get(name, math.nan)
         if not math.isclose(here, there, rel_tol=SAME, abs_tol=SAME):
             raise UserError(
-                f"{weights} is not what the adapter was trained on ({name} differs);"
+                f"{weights}: not the weights that the adapter was trained on ({name} differs);"
                 " use exactly the same weights"
             )

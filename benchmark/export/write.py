@@ -85,7 +85,7 @@ def read_finished_cell(planned: Planned, store: Store) -> FinishedCell:
     if data != record.provenance.get("data"):
         raise UserError(
             f"dataset '{planned.dataset}' has changed since cell {planned.id} was run;"
-            " bring back the data it was run on"
+            " restore the data it was run on"
         )
     return FinishedCell(planned.cell, record, folder, inputs)
 
@@ -112,7 +112,7 @@ def export(planned: Planned, store: Store, output: Path, form: Format) -> Adapte
         raise UserError(
             f"only {same} of {tried} test examples are answered as in the run: the base weights"
             f" or the code are not those that cell {planned.id} was trained with;"
-            " bring them back, or run it again"
+            " restore them, or run the cell again"
         )
     adapter = _describe(cell, backbone, form, (same, tried))
     with _new_folder(output) as folder:

@@ -196,7 +196,7 @@ def default_workers(ranks: int) -> int:
 def check_workers(workers: int) -> int:
     """Return the number of workers. Raises UserError below one."""
     if workers < 1:
-        raise UserError(f"--workers: {workers} cannot do anything; use 1 or more")
+        raise UserError(f"--workers: {workers} is not enough; use 1 or more")
     return workers
 
 

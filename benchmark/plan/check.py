@@ -281,7 +281,7 @@ def combinations(sweep: SweepHandle) -> list[Planned]:
             first[key] = planned
     if not first:
         raise UserError(
-            f"{sweep.named}: no method of this sweep goes with a backbone and task of it; "
+            f"{sweep.named}: no method of this sweep works with its backbones and tasks; "
             f"see `vlpeft plan {sweep.named}`"
         )
     return list(first.values())

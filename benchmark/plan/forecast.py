@@ -75,9 +75,7 @@ def forecasts(plan: Plan, batch: int | None, runtime: Runtime) -> Iterator[Forec
     """
     groups = list(_group_seeds(plan))
     if groups and all(cells[0].skipped for cells in groups):
-        raise UserError(
-            f"--cost: the data of no cell can be read; the first: {groups[0][0].skipped}"
-        )
+        raise UserError(f"--cost: no cell has readable data; the first: {groups[0][0].skipped}")
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         for cells in groups:
             yield _forecast(cells, batch, runtime, pool)

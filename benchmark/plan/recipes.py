@@ -121,7 +121,7 @@ def protocol_layers(
     file = load_protocol(name)
     if name in _derived:
         chain = " -> ".join((*_derived, name))
-        raise UserError(f"{_path(name)}: base: {chain} goes round in a circle")
+        raise UserError(f"{_path(name)}: base: {chain} is circular")
     if file.base is not None:
         yield from protocol_layers(file.base, facts, (*_derived, name))
     yield Layer(f"protocol {name}", {"name": name, **file.defaults})

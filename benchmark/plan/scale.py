@@ -44,7 +44,7 @@ class Scale(Config):
         if backbone not in self.backbones:
             known = ", ".join(self.backbones)
             raise UserError(
-                f"--scale: it says nothing about the backbone '{backbone}'; it knows: {known}"
+                f"--scale: it does not cover the backbone '{backbone}'; it covers: {known}"
             )
         return self.backbones[backbone]
 

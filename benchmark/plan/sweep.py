@@ -199,8 +199,8 @@ class SweepHandle:
             ) from error
         except NotADirectoryError as error:
             raise UserError(
-                f"--root {self.root}: a file, or below one; "
-                "name the result folder that `vlpeft sweep` has filled"
+                f"--root {self.root}: is a file, or inside one; "
+                "give a result folder that `vlpeft sweep` has filled"
             ) from error
         except (OSError, ValueError, UserError) as error:
             raise UserError(f"cannot read {file} ({error}); {self.launch_command()}") from error

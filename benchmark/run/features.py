@@ -243,11 +243,13 @@ def _dataset_features(backbone: Backbone, data: DataFormat, zeroed: bool) -> Vis
     tower = backbone.vision
     if not isinstance(tower, FeatureTower):
         raise UserError(
-            f"{backbone.name} needs images, this dataset holds features; "
+            f"{backbone.name} needs images, but this dataset holds features; "
             "use clip_bart with `vision: features:2048`"
         )
     if zeroed:
-        raise UserError("images: zeroed needs images, this dataset holds features; leave it out")
+        raise UserError(
+            "images: zeroed needs images, but this dataset holds features; leave it out"
+        )
 
     def load(image: str) -> Tensor:
         features = data.features(image)

@@ -74,9 +74,7 @@ def score_task(cell: Cell, inputs: Inputs, made: Sequence[Prediction], ranks: Ra
 def _check_finite(cell: Cell, report: metrics.MetricReport) -> None:
     for name, value in report.values.items():
         if isinstance(value, float) and not math.isfinite(value):
-            raise UserError(
-                f"metric {name} came out as {value}; see the predictions of cell {cell.id}"
-            )
+            raise UserError(f"metric {name} is {value}; see the predictions of cell {cell.id}")
 
 
 def _lines(

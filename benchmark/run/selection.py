@@ -85,7 +85,7 @@ class Selection:
         score = self.ranks.once(lambda: self._score(found))
         if not math.isfinite(score):
             epoch = state.step // self.feed.batches
-            raise UserError(f"select_metric: the sum came out as {score} after epoch {epoch}")
+            raise UserError(f"select_metric: the sum is {score} after epoch {epoch}")
         if all(score > before for before in state.selection):
             # Copies, because training continues; on the CPU, to leave the GPU its memory.
             tensors = trained_tensors(state.backbone)

@@ -70,6 +70,6 @@ class Labelled(Task):
                 raise UserError(f"label_words: the word of '{label}' is empty; give it one")
         if len(set(words.values())) < len(words):
             raise UserError(
-                f"label_words: two labels of {self.name} have one word; give each its own"
+                f"label_words: two labels of {self.name} have the same word; give each its own"
             )
         return words

@@ -1,4 +1,4 @@
-"""Check whether this environment computes what it should.
+"""Check whether this environment computes the expected values.
 
 Fixed inputs and weights go in, numbers come out, and these are compared with committed numbers.
 

@@ -146,7 +146,7 @@ def _caption(table: PublishedTable, comparisons: Sequence[Comparison]) -> Iterat
     verdicts: tuple[Verdict, ...] = (*STYLES, "unknown")
     listed = ", ".join(f"{counts[verdict]} {verdict}" for verdict in verdicts if counts[verdict])
     repeated = "".join(_repeated(comparisons))
-    yield f"{len(comparisons)} lines, one a number: {listed}.{repeated}"
+    yield f"{len(comparisons)} lines, one per number: {listed}.{repeated}"
     tolerant = [column for column in table.columns if column.tolerance]
     if tolerant:
         points = ", ".join(f"{column.name} {column.tolerance:g}" for column in tolerant)
@@ -163,20 +163,20 @@ def _sources(table: PublishedTable) -> Iterator[str]:
     for source in table.sources.values():
         reads.setdefault((source.url, source.primary), []).append(source.read)
     for (url, primary), read in reads.items():
-        hand = "first" if primary else "second"
+        hand = "primary" if primary else "secondary"
         ways = "; ".join(dict.fromkeys(read))
-        yield f"Published: {url} (read at {hand} hand: {ways})."
+        yield f"Published: {url} ({hand} source: {ways})."
 
 
 def _repeated(comparisons: Sequence[Comparison]) -> Iterator[str]:
     """Yield sentences about lines that add nothing to what the paper prints."""
     again = sum(comparison.number.row.again for comparison in comparisons)
     if again:
-        yield f" {again} of them repeat a number that is printed elsewhere."
+        yield f" In {again} of them, the number is also printed elsewhere."
     numbers = (comparison.number for comparison in comparisons)
     unknown = sum(number.value is None and not number.row.again for number in numbers)
     if unknown:
-        yield f" {unknown} of them have a printed number that was not found."
+        yield f" In {unknown} of them, the printed number was not found."
 
 
 def _block(

@@ -106,7 +106,7 @@ class Measurements:
         if len(found) < len(cells):
             what = column.task or column.name
             raise UserError(
-                f"{method}, {backbone}, {what}: more than one cell a seed could be meant; "
+                f"{method}, {backbone}, {what}: more than one cell per seed matches; "
                 "give each its own label"
             )
         values = {seed: value for seed, (value, state) in found.items() if state.is_done}

@@ -237,7 +237,7 @@ class FigureRow:
 
 
 def strips(rows: Sequence[FigureRow], x_title: str, **about: Any) -> Figure:
-    """Draw one row a method, the best on top: a dot a seed, and a bar at their mean."""
+    """Draw one row per method, the best on top: a dot a seed, and a bar at their mean."""
     ordered = sorted(rows, key=lambda row: (-row.mean, row.method))
     left = min(NAMES, 12 + CHARACTER * max(len(row.name) for row in rows))
     height = TOP + BOTTOM + ROW * len(rows)
@@ -284,7 +284,7 @@ def sites(
     y_title: str,
     **about: Any,
 ) -> Figure:
-    """Draw the last values site by site: a line through the means, and a dot a seed.
+    """Draw the last values site by site: a line through the means, and a dot per seed.
 
     ways: for each setting its name, and the values of its seeds at each site.
     names: of the sites.

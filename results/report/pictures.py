@@ -85,7 +85,7 @@ def _thumbnail(data: DataFormat, image: str) -> str:
     It is a PNG, or a JPEG if the PNG would have more than LOSSLESS bytes.
     """
     if data.has_features:
-        raise UserError("this dataset is of features, not of pictures")
+        raise UserError("this dataset contains features, not pictures")
     picture = Image.fromarray(data.image(image))
     picture.thumbnail((THUMBNAIL, THUMBNAIL))
     kind, content = "png", _encode(picture, "PNG", optimize=True)

@@ -44,7 +44,7 @@ def read_predictions(
     expected = store.record(cell.id).files.get(path.name)
     # A file that was cut at the end of a line can still be read, but would be miscounted.
     if expected and sha256(path) != expected:
-        raise UserError(f"{path} is not what the run wrote; {FIX}")
+        raise UserError(f"{path} differs from what the run wrote; {FIX}")
     task = cell.cell.parts[part].name
     found: dict[str, PredictionLine] = {}
     with path.open(encoding="utf-8") as file:

@@ -16,7 +16,7 @@ HEADER = (
     "method",
     "mean",
     "95 % over seeds",
-    "best minus it",
+    "gap from best",
     "95 % over images",
     "p",
     "p (Holm)",
@@ -24,14 +24,14 @@ HEADER = (
     "with each seed",
 )
 CAPTION = (
-    "best minus it: points, means over seeds; 95 % over images: clustered by image. "
+    "gap from best: points, means over seeds; 95 % over images: clustered by image. "
     "p: sign flips of whole images. "
     "p (Holm): corrected for the comparisons of the block. "
-    "detectable: the difference that such a test finds four times of five. "
+    "detectable: the difference that such a test finds four times out of five. "
     "95 % over seeds: of the mean, by Student's t. "
     "with each seed: the difference seed by seed.",
-    "Rank 1 is shared by those that the best has not beaten: p (Holm) is 5 % or more, "
-    "or a seed turns the difference round.",
+    "Rank 1 is shared by the methods that the best does not clearly beat: p (Holm) is 5 % or more, "
+    "or one seed reverses the difference.",
 )
 UNTESTED_TEXTS = ("",) * 6  # of the best method, which is not compared with itself
 

@@ -182,10 +182,10 @@ def _column(place: ColumnPlace, cells: Sequence[_Cell], reader: _Reader) -> Test
     for cell in cells:
         part = reader.scores(cell.id, _task(place))
         if part is None:
-            return "of some cells no scores by image were kept; cells of this version keep them"
+            return "some cells have no scores by image; cells of this version keep them"
         parts.append(part)
     if any(place[3] not in part.sums for part in parts):
-        return "it is not a mean over examples"
+        return "the metric is not a mean over examples"
     if len({(part.images, part.examples) for part in parts}) > 1:
         return "its cells were tested on different examples"
     return _average(methods, place[3], cells, parts)
@@ -212,7 +212,7 @@ def _check(cell: _Cell, metric: str, part: ImageScores) -> None:
     if abs(mean - cell.value) > TOLERANCE:
         raise UserError(
             f"cell {cell.id}: its scores by image give {metric} {mean:.4f}, its record says "
-            f"{cell.value:.4f}; they are not of one run: "
+            f"{cell.value:.4f}; they come from different runs: "
             "delete scores.json, or record.json to run the cell again"
         )
 

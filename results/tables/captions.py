@@ -65,7 +65,7 @@ def seeds_sentence(counts: Collection[int]) -> str:
         return "One seed each, hence no standard deviation"
     if len(counts) == 1:
         return f"Mean ± standard deviation (ddof=1) over n={min(counts)} seeds"
-    return "Mean ± standard deviation (ddof=1); n seeds next to each"
+    return "Mean ± standard deviation (ddof=1); the number n of seeds is next to each"
 
 
 def untested_sentences(tests: Significance) -> Iterator[str]:

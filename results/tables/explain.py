@@ -41,7 +41,7 @@ def find(sweep: SweepHandle, beginning: str) -> Crossed:
             found.setdefault(each.planned.id, each)
     if not beginning or len(found) != 1:
         raise UserError(
-            f"--explain {beginning}: {len(found) or 'no'} cells have an id that starts so; "
+            f"--explain {beginning}: {len(found) or 'no'} cells have an id that starts with this; "
             f"see `vlpeft plan {sweep.named}`"
         )
     return next(iter(found.values()))

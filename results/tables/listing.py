@@ -181,13 +181,13 @@ def _folder(name: str) -> str:
 
 
 def plan_rows(plan: Plan, root: Path | None) -> list[dict[str, Any]]:
-    """Return one row a cell for scripts: the plan with resolved settings, and the state."""
+    """Return one row per cell for scripts: the plan with resolved settings, and the state."""
     states = _states(plan, root)
     return [{**dump(cell), "state": state} for cell, state in zip(plan.cells, states, strict=True)]
 
 
 def plan_table(plan: Plan, root: Path | None) -> Table:
-    """Return one row a cell: its id, what trains, and whether it will run.
+    """Return one row per cell: its id, what trains, and whether it will run.
 
     Footnotes say why cells are skipped, once for all cells of a reason.
     """

@@ -222,6 +222,6 @@ def _caption(hidden: Sequence[str], board: Leaderboard) -> Iterator[str]:
     averaged = [name for name in hidden if board.frame[name].nunique() > 1]
     if averaged:
         yield (
-            f"Averaged over {', '.join(averaged)} first; an entry that lacks a cell that others "
-            "of its column have is not given."
+            f"Averaged over {', '.join(averaged)} first. An entry is left out if it lacks a cell "
+            "that others in its column have."
         )

@@ -174,7 +174,7 @@ def _csv_value(value: Any) -> Any:
 
 
 def _json(table: Table) -> str:
-    """Return JSON with one row a line, which is easy to read and fast to write."""
+    """Return JSON with one row per line, which is easy to read and fast to write."""
     about = {"title": table.title, "caption": table.lines(), "notes": table.notes}
     head = json.dumps(about, indent=1, ensure_ascii=False).removesuffix("\n}")
     rows = [json.dumps(_plain(row), ensure_ascii=False, allow_nan=False) for row in table.data]

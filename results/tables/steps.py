@@ -10,17 +10,19 @@ from vlpeft.benchmark.plan.measure import MeasuredStep
 from vlpeft.results.tables.blocks import Block, Table, one_line, text_row
 
 STEP_HEADER = ("backbone", "method", "task", "trainable", "total", "step s", "peak MB", "")
-STEP_CAPTION = "One training step of {}, random weights; the vision tower's forward is part of it."
+STEP_CAPTION = (
+    "One training step of {} with random weights, including the vision tower's forward pass."
+)
 FORECAST_CAPTION = (
-    "Training alone, from a few steps on random weights and cached features; "
-    "evaluation is not in it."
+    "Training only, estimated from a few steps with random weights and cached features; "
+    "evaluation is not included."
 )
 
 
 def step_table(sweep: str, batch: int, steps: Sequence[MeasuredStep]) -> Table:
-    """Return what `vlpeft measure` measured, one row a step.
+    """Return what `vlpeft measure` measured, one row per step.
 
-    batch: examples a step.
+    batch: examples per step.
     """
     examples = "1 example" if batch == 1 else f"{batch} examples"
     rows = tuple(text_row(_step_texts(step)) for step in steps)

@@ -22,9 +22,9 @@ from vlpeft.results.tables.captions import (
 )
 
 CLEAR = (
-    "above every other method of its column with every seed, and by a paired test over images "
-    "(sign flips, seeds averaged, p < 5 % after Holm's correction). A column without: the best "
-    "could be another."
+    "above every other method in its column with every seed, and significantly so in a paired "
+    "test over images (sign flips, seeds averaged, p < 5 % after Holm's correction). A column "
+    "without one has no clear winner."
 )
 PARTIAL = "k/n seeds: only k of n seeds are done, so there is no mean yet."
 COSTS = {  # the title of a column, and the divisor of its values
@@ -34,7 +34,7 @@ COSTS = {  # the title of a column, and the divisor of its values
     "step_ms": ("step ms", 1.0),
     "tokens_per_second": ("tokens/s", 1.0),
     "images_per_second": ("images/s", 1.0),
-    "flops_per_step": ("GFLOP a step", 1e9),
+    "flops_per_step": ("GFLOP per step", 1e9),
     "peak_memory_mb": ("peak MB", 1.0),
     "delta_bytes": ("saved kB", 1e3),
 }
@@ -44,7 +44,7 @@ STATE_STYLES: dict[StateKind, str] = {"missing": "yellow", "failed": "bold red"}
 def score_table(
     board: Leaderboard, tests: Significance = UNTESTED, *, details: bool = False, digits: int = 1
 ) -> Table:
-    """Return the means over seeds, one block a backbone.
+    """Return the means over seeds, one block per backbone.
 
     Args:
         board: the results.
@@ -75,13 +75,13 @@ def score_table(
 
 
 def cost_table(board: Leaderboard) -> Table:
-    """Return the measured costs, one block a backbone and dataset.
+    """Return the measured costs, one block per backbone and dataset.
 
     Costs depend on the machine, so they are a table apart from the scores.
     """
     caption = (
-        "Means over the seeds; of a cell's steps the median time. "
-        "Work, tokens and images are those of all its ranks.",
+        "Means over the seeds; the time of a step is the median within a cell. "
+        "Work, tokens and images count all ranks of a cell.",
     )
 
     def show(entry: SummaryEntry) -> str:

@@ -273,7 +273,7 @@ def test_before_any_launch(command, tmp_path, refused) -> None:
         path,
         "--root",
         file / "below",
-        words=(f"--root {file}/below: a file, or below one; name the result folder",),
+        words=(f"--root {file}/below: is a file, or inside one; give a result folder",),
     )
 
 
@@ -298,7 +298,7 @@ def test_a_root_that_cannot_be_written(command, tmp_path, refused, main) -> None
 
 
 OPTIONS = {
-    "no workers": (("--workers", "0"), ("--workers: 0 cannot do anything; use 1 or more",)),
+    "no workers": (("--workers", "0"), ("--workers: 0 is not enough; use 1 or more",)),
     "workers elsewhere": (
         ("--on", "inline", "--workers", "2"),
         ("--workers is for --on local, not for --on inline",),
@@ -570,7 +570,7 @@ def test_after_the_launch(tmp_path, refused, main) -> None:
         path,
         "--root",
         record,
-        words=(f"--root {record}: a file, or below one; name the result folder",),
+        words=(f"--root {record}: is a file, or inside one; give a result folder",),
     )
     plan.write_text(plan.read_text()[:50])
     refused("status", path, "--root", root, words=(f"cannot read {plan}", "run `vlpeft sweep"))

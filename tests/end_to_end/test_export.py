@@ -121,7 +121,7 @@ def test_a_joint_adapter_does_each_of_its_tasks(ran: Ran, tmp_path: Path) -> Non
     ):
         select_part(adapter, "")
     for form in ("peft", "merged"):
-        with pytest.raises(UserError, match="per_task: every task has weights of its own"):
+        with pytest.raises(UserError, match="per_task: every task has its own weights"):
             export(cell, ran.store, tmp_path / form, form)
 
 

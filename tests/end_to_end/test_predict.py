@@ -130,7 +130,7 @@ def test_the_commands(ran: Ran, out: Path, tmp_path: Path, main: Any) -> None:
         (
             "vqa",
             ["--from", "empty.jsonl"],
-            'asks nothing; write {"image": PATH, "question": TEXT} on each line',
+            'contains no requests; write {"image": PATH, "question": TEXT} on each line',
         ),
         ("nlvr2", ["--from", "rows.jsonl"], "request 1: nlvr2 reads 2 images, got 1"),
         (
@@ -225,7 +225,7 @@ def test_damaged_and_missing_files_are_named(out: Path, tmp_path: Path) -> None:
         folder, {**config, "image": {**config["image"], "size": 32}}
     )
     fewer = {**config, "answers": [config["answers"][0][:-1]]}
-    assert "not trained, or of another shape" in load(folder, fewer)
+    assert "not trained, or has another shape" in load(folder, fewer)
     (folder / "base.json").write_text("{}")
     assert "base.json: damaged" in load(folder, config)
     (folder / TENSORS).write_bytes((folder / TENSORS).read_bytes()[:-4] + b"1234")
@@ -248,11 +248,11 @@ def test_other_base_weights_are_refused(out: Path, tmp_path: Path) -> None:
         other / "model.safetensors",
         metadata={"format": "pt"},
     )
-    assert "is not what the adapter was trained on (" in load(
+    assert "not the weights that the adapter was trained on (" in load(
         folder, {**config, "weights": {"text": str(other)}}
     )
     drawn = {**config, "cell": {**config["cell"], "seed": 7}}
-    assert "is not what the adapter was trained on (text.pooler" in load(folder, drawn), (
+    assert "not the weights that the adapter was trained on (text.pooler" in load(folder, drawn), (
         "a random frozen part comes from the seed"
     )
 

@@ -91,7 +91,7 @@ def test_unknown_scales_and_backbones(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--scale: unknown scale 'tini'; did you mean 'tiny'"):
         expand(SweepHandle("quickstart", "tini"))
     with pytest.raises(
-        UserError, match="--scale: it says nothing about the backbone 'flava'; it knows: blip, "
+        UserError, match="--scale: it does not cover the backbone 'flava'; it covers: blip, "
     ):
         load_scale("tiny").scaled_settings("flava")
 

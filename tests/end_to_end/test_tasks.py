@@ -67,7 +67,7 @@ def test_each_task_runs_or_gives_a_reason(sweep: Path, tmp_path: Path, main: Any
         ),
         (
             "{entailment: sure, neutral: sure}",
-            "label_words: two labels of entailment have one word",
+            "label_words: two labels of entailment have the same word",
         ),
         ("{neutral: ' '}", "label_words: the word of 'neutral' is empty; give it one"),
     ],

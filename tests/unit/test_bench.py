@@ -243,7 +243,7 @@ def test_files_without_rows(wrong: str, tmp_path: Path, capsys: pytest.CaptureFi
     )
     (tmp_path / "4.json").write_text('{"device": "cpu", ' + found + "}")
     assert vlpeft("lora", "--device", "cpu", "--kept", str(tmp_path)) == 2
-    assert "4.json: holds no rows of a bench, delete it: " in capsys.readouterr().err
+    assert "4.json: holds no rows of a bench; delete it: " in capsys.readouterr().err
 
 
 def test_the_page_on_speed_shows_what_was_kept(

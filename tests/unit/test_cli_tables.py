@@ -76,9 +76,9 @@ def test_a_pivot(vlpeft):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--tidy", "--format", "parquet"), "not text; name a file with -o"),
+        (("--tidy", "--format", "parquet"), "a binary format; name a file with -o"),
         (("--tidy", "--format", "latex"), "choose csv, json, parquet"),
-        (("--format", "parquet"), "goes with --tidy"),
+        (("--format", "parquet"), "only with --tidy"),
         (("--rows", "task", "--costs"), "leave out --costs"),
         (("--rows", "tusk"), "unknown side 'tusk'; did you mean 'task'"),
         (("-o", "no/such/folder/file"), "name a file in a folder that you may write to"),

@@ -283,7 +283,7 @@ def test_a_refusal_names_url_status_and_place(server, tmp_path, status):
 
 def test_a_transfer_compressed_against_our_wish_is_refused(server, tmp_path):
     server.encoding = "gzip"
-    with pytest.raises(UserError, match="sends it compressed, unasked; fetch it with a browser"):
+    with pytest.raises(UserError, match="sends an unexpected encoding; fetch it with a browser"):
         get(server, tmp_path)
 
 

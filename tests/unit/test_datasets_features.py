@@ -92,7 +92,7 @@ def test_features_of_another_width_or_grid_are_named(pairs, tmp_path):
 
 def test_towers_and_zeroed_images_are_refused(pairs, tmp_path):
     data, _ = pairs
-    with pytest.raises(UserError, match="clip_bart needs images, this dataset holds features"):
+    with pytest.raises(UserError, match="clip_bart needs images, but this dataset holds features"):
         visual_inputs(Case("lora", "clip_bart").fresh(), data, [], False, tmp_path)
     with pytest.raises(UserError, match="images: zeroed needs images"):
         visual_inputs(built(), data, [], True, tmp_path)

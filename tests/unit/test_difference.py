@@ -76,7 +76,7 @@ def test_a_missing_side_is_an_error(tmp_path):
     for wrong in (tmp_path / "b", store.folder(CELLS[0].id) / "record.json"):
         with pytest.raises(UserError, match=f"{wrong} holds no records"):
             diff(wrong, wrong)
-    with pytest.raises(UserError, match="--scale tiny: goes with a sweep"):
+    with pytest.raises(UserError, match="--scale tiny: needs a sweep"):
         diff(tmp_path / "a", tmp_path / "a", scale="tiny")
 
 

@@ -142,7 +142,7 @@ def test_device_build_and_python_are_noted_and_never_refused(verified):
     about = {"device": ("AMD EPYC", "NVIDIA H100"), "python": ("3.11.9", "3.12.1")}
     device, torch, python, *_ = remarks(made(LIBRARIES, build, verified=verified, **about))
     assert device == "More than one device: AMD EPYC (1 cell); NVIDIA H100 (1 cell)."
-    assert torch == "More than one build of torch: 2.15.0 (1 cell); 2.15.0+cu126 (1 cell)."
+    assert torch == "More than one torch build: 2.15.0 (1 cell); 2.15.0+cu126 (1 cell)."
     assert python == "More than one Python: 3.11 (1 cell); 3.12 (1 cell)."
     assert remarks(made(LIBRARIES, LIBRARIES, python=("3.11.9", "3.11.10"))) == ()
 

@@ -112,7 +112,7 @@ def test_a_name_may_hold_any_kind_of_line_separator(tmp_path):
 
 def test_evidence_is_never_overwritten(tmp_path, kept):
     before = kept.read_bytes()
-    with pytest.raises(UserError, match="evidence is only ever added to"):
+    with pytest.raises(UserError, match="evidence is never overwritten"):
         keep(SweepHandle("quickstart", root=tmp_path / "root"), tmp_path / "measured")
     assert kept.read_bytes() == before
 
@@ -166,7 +166,7 @@ def test_without_results_nothing_is_kept(tmp_path):
         (lambda text: text.replace("[1,1]", "[1]"), "lists of unequal length"),
         (lambda text: text.replace('"seed":0', '"sead":0', 1), "line 3: .*sead"),
         (lambda text: "".join(text.splitlines(keepends=True)[:-1]), "2 of 3 cells are here"),
-        (lambda _: "[]\n", "line 1: a list"),
+        (lambda _: "[]\n", "line 1: expected a mapping, found list"),
         (lambda _: '{"evidence":1,"plan":3}\n', "line 1: no plan"),
         (lambda _: "", "empty"),
     ],
@@ -188,7 +188,7 @@ def test_shipped_evidence_is_found_by_its_sweep(tmp_path, kept, monkeypatch):
     assert find_shipped_evidence(SweepHandle("quickstart")) == kept
     with pytest.raises(
         UserError,
-        match=r"no evidence of 'p_adapter/table1@tiny' is shipped; there is of: quickstart",
+        match=r"no evidence of 'p_adapter/table1@tiny' is shipped, only of: quickstart",
     ):
         find_shipped_evidence(SweepHandle("p_adapter/table1", "tiny"))
     later = kept.parent / "quickstart--a.jsonl"

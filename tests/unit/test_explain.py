@@ -151,7 +151,7 @@ def test_no_such_cell(sweep, beginning) -> None:
         UserError,
         match=(
             rf"^--explain {beginning}: (\d+|no) cells have an id that starts "
-            r"so; see `vlpeft plan .*a\.yaml`$"
+            r"with this; see `vlpeft plan .*a\.yaml`$"
         ),
     ):
         find(SweepHandle(sweep), beginning)

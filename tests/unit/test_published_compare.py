@@ -246,7 +246,7 @@ def test_a_task_of_a_joint_cell(tmp_path):
 def test_two_cells_a_seed_are_refused(tmp_path):
     also = (Part("captioning", DatasetSpec("coco", "none", {}, "/data"), RECIPE),)
     planned = [cell("full", "vqa", "vqav2", 0), cell("full", "vqa", "vqav2", 0, also=also)]
-    with pytest.raises(UserError, match="full, BLIP-B, Params: more than one cell a seed"):
+    with pytest.raises(UserError, match="full, BLIP-B, Params: more than one cell per seed"):
         compare(table(), *results(tmp_path, planned=planned))
 
 
@@ -554,7 +554,7 @@ def test_every_listed_name_can_be_planned_or_gives_a_reason(capsys, monkeypatch)
         else:
             assert code == 2
             assert (
-                f"{name} is a published table without a sweep, since nothing "
+                f"{name} is a published table without a sweep, because nothing "
                 "here can reproduce it ("
             ) in err
             assert f": see `vlpeft table {name}`" in err
@@ -652,18 +652,19 @@ def test_the_caption_names_an_address_and_repetitions_once():
     made = table()
     text = render(published_table("t", made, None, None), "text").splitlines()
     assert text[1:3] == [
-        "Published: https://example.org/a.pdf (read at first hand: text).",
-        "Published: https://example.org/b.pdf (read at second hand: coordinates).",
+        "Published: https://example.org/a.pdf (primary source: text).",
+        "Published: https://example.org/b.pdf (secondary source: coordinates).",
     ]
-    assert text[4].startswith("14 lines, one a number: ")
-    assert text[4].endswith(" 1 of them have a printed number that was not found.")
+    assert text[4].startswith("14 lines, one per number: ")
+    assert text[4].endswith(" In 1 of them, the printed number was not found.")
     lines = render(
         published_table("p_adapter/table1", load_published("p_adapter/table1"), None, None), "text"
     ).splitlines()
     assert sum(line.startswith("Published: ") for line in lines) == 1
     assert any(
         re.search(
-            r"^123 lines, one a number: .* 11 of them repeat a number that is printed elsewhere\.$",
+            r"^123 lines, one per number: .* "
+            r"In 11 of them, the number is also printed elsewhere\.$",
             line,
         )
         for line in lines

@@ -109,9 +109,7 @@ def test_a_base_comes_before_the_protocol_that_names_it(rules) -> None:
 
 def test_bases_in_a_circle(rules) -> None:
     written(rules, "base: derived\ndefaults: {}\n")
-    with pytest.raises(
-        UserError, match=r"derived\.yaml: base: derived -> derived goes round in a circle"
-    ):
+    with pytest.raises(UserError, match=r"derived\.yaml: base: derived -> derived is circular"):
         recipe("derived")
 
 

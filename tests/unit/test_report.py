@@ -252,7 +252,7 @@ def test_the_legend_of_colours_shapes_and_shading_is_true(page, tmp_path):
     assert "4 methods: colours" in texts
     assert (
         sum(
-            text.startswith("Shading: the deeper, the higher the value within its column")
+            text.startswith("Shading: the stronger, the higher the value within its column")
             for _, text in page.all("p")
         )
         == 1
@@ -615,7 +615,7 @@ def test_predictions_cut_at_the_end_of_a_line_do_not_count(tmp_path):
     assert write_report([(launched, Store(tmp_path))], tmp_path / "out")
     for left in (3, 0):
         path.write_text("".join(path.read_text().splitlines(keepends=True)[:left]))
-        with pytest.raises(UserError, match=f"{path} is not what the run wrote"):
+        with pytest.raises(UserError, match=f"{path} differs from what the run wrote"):
             write_report([(launched, Store(tmp_path))], tmp_path / "out")
 
 

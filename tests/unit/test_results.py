@@ -408,7 +408,7 @@ def test_costs_that_no_record_has_are_no_column_and_others_are_in_readable_units
     header = next(line for line in lines if "GFLOP" in line)
     assert [
         title
-        for title in ("train s", "GPU h", "step ms", "GFLOP a step", "peak MB", "saved kB")
+        for title in ("train s", "GPU h", "step ms", "GFLOP per step", "peak MB", "saved kB")
         if title not in header
     ] == []
     assert next(line for line in lines if line.startswith("bitfit")).split()[-6:] == [
@@ -781,10 +781,11 @@ def running(tmp_path):
 def test_an_attempt_without_a_lock_is_missing_again(tmp_path):
     plan, store = states(tmp_path)
     found = status(plan, store, now=1012.4)[1]
-    assert (found.state, found.detail) == ("missing", "interrupted in train 30/100; starts again")
+    assert (found.state, found.detail) == ("missing", "interrupted in train 30/100; starts over")
     leave(store, plan.cells[1], "checkpoint.pt", "")
     assert (
-        status(plan, store)[1].detail == "interrupted in train 30/100; goes on from its checkpoint"
+        status(plan, store)[1].detail
+        == "interrupted in train 30/100; continues from its checkpoint"
     )
 
 
@@ -795,7 +796,7 @@ def test_an_attempt_that_was_interrupted_has_not_failed(tmp_path):
     assert [(s.state, s.detail) for s in status(plan, store)] == [("missing", "")]
     leave(store, cell, "checkpoint.pt", "")
     assert [(s.state, s.detail) for s in status(plan, store)] == [
-        ("missing", "goes on from its checkpoint")
+        ("missing", "continues from its checkpoint")
     ]
     assert set(leaderboard(plan, store).frame["state"]) == {"missing"}
 

@@ -85,8 +85,8 @@ def fetch(source: Download, path: Path, watch: ReportCheck) -> None:
     if wrong := wrong_checksum(source, part):
         _forget(part)
         raise UserError(
-            f"{path.name} from {source.url}: {wrong}; the file was removed: run again,"
-            " and if the difference stays, the source has changed"
+            f"{path.name} from {source.url}: {wrong}; the file was removed. Run again;"
+            " if the difference remains, the source has changed"
         )
     part.replace(path)
     _forget(part)
@@ -157,7 +157,7 @@ def _refuse_bad_answer(answer: requests.Response, source: Download, part: Path, 
     if status not in (200, 206):
         raise UserError(f"{source.url}: the server answers {status} {answer.reason}; {by_browser}")
     if answer.headers.get("Content-Encoding", "identity") != "identity":
-        raise UserError(f"{source.url}: the server sends it compressed, unasked; {by_browser}")
+        raise UserError(f"{source.url}: the server sends an unexpected encoding; {by_browser}")
 
 
 def _first_byte(answer: requests.Response, have: int) -> int:
