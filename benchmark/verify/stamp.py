@@ -35,7 +35,7 @@ class Environment(Config):
     python: str
     packages: dict[str, str]
     code: str  # hash of the packages' files
-    device: str  # such as "cpu: AMD EPYC" or "cuda: NVIDIA H100"
+    device: str  # such as "cpu: AMD EPYC, AVX2" or "cuda: NVIDIA H100"
 
     @classmethod
     def here(cls, device: str) -> Environment:
@@ -65,11 +65,15 @@ class Stamp(Config):
 
 
 def device_name(device: str) -> str:
-    """Return the name of the processor, or of the GPU."""
-    if device == "cpu":
-        return provenance.processor()
+    """Return the name of the GPU, or of the processor with its vector instructions.
+
+    The instructions are named, too: the same processor may offer fewer of them on another host,
+    and each set of instructions adds in its own order.
+    """
     import torch
 
+    if device == "cpu":
+        return f"{provenance.processor()}, {torch.backends.cpu.get_cpu_capability()}"
     return torch.cuda.get_device_name()
 
 
