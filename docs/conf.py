@@ -39,7 +39,7 @@ pygments_style = "friendly"
 
 CONTENTS = {
     "Results": ("results", "published", "speed", "full_size", "limits"),
-    "Use": ("commands", "slurm", "data", "report", "export", "environments", "glossary"),
+    "Use": ("commands", "slurm", "data", "report", "export", "api", "environments", "glossary"),
     "Papers and code": (
         "papers/p_adapter",
         "papers/routing",
