@@ -9,8 +9,9 @@ from huggingface_hub import ModelCardData
 
 from vlpeft.benchmark.cells.cell import Part
 from vlpeft.benchmark.export.folder import IN_FOLDER, AdapterFolder
+from vlpeft.benchmark.metrics import other_units
+from vlpeft.benchmark.tasks import TASKS
 
-PIPELINES = {"vqa": "visual-question-answering", "captioning": "image-to-text"}
 DRAWN = ("shapes", "easy_vqa")  # formats of drawn pictures
 CONTENTS = {  # format -> first sentence of the card
     "vlpeft": "The trained weights, without the base weights they belong to.",
@@ -35,7 +36,7 @@ def card(adapter: AdapterFolder, python: Sequence[str] = (), notes: Sequence[str
     tasks = [part.task for part in cell.parts]
     pipeline = None
     if len(tasks) == 1:
-        pipeline = PIPELINES.get(tasks[0])
+        pipeline = TASKS.load(tasks[0]).pipeline
     library = "vlpeft"
     if adapter.format == "peft":
         library = "peft"
@@ -91,13 +92,16 @@ def _warnings(adapter: AdapterFolder) -> Iterator[str]:
 def _scores(adapter: AdapterFolder) -> Iterator[str]:
     cell, (same, tried) = adapter.cell, adapter.reproduced
     yield "\n## Scores\n\n| task | metric | value | split |\n| --- | --- | ---: | --- |"
+    names: list[str] = []
     for index, part in enumerate(cell.parts):
-        yield from _score_rows(adapter, part, cell.metric_prefix(index))
-    cider = ""
-    if any("CIDEr" in name for name in adapter.metrics):
-        cider = " (CIDEr x 100)"
+        prefix = cell.metric_prefix(index)
+        yield from _score_rows(adapter, part, prefix)
+        names += [name.removeprefix(prefix) for name in adapter.metrics]
+    listed = ""
+    if others := other_units(names):
+        listed = f" ({', '.join(others)})"
     yield (
-        f"\nOne run, seed {cell.seed}; in per cent{cider}."
+        f"\nOne run, seed {cell.seed}; in per cent{listed}."
         f" At export {same} of {tried} test examples were answered as in the run."
     )
 
@@ -120,9 +124,10 @@ def _shown(value: float | dict[str, str]) -> str:
 def _use_with_vlpeft(adapter: AdapterFolder) -> Iterator[str]:
     parts = adapter.cell.parts
     arguments = ["--image IMAGE"]
-    if any(part.task == "nlvr2" for part in parts):
+    tasks = [TASKS.load(part.task) for part in parts]
+    if any(task.images == 2 for task in tasks):
         arguments = ["--image LEFT --image RIGHT"]
-    if any(part.task != "captioning" for part in parts):
+    if any(task.asks for task in tasks):
         arguments.append('--question "..."')
     if adapter.cell.also:
         arguments.append(f"--task {parts[0].name}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
@@ -20,7 +20,9 @@ __all__ = [
     "Prediction",
     "Scores",
     "Tokenizer",
+    "other_units",
     "score",
+    "unit_of",
 ]
 
 
@@ -41,6 +43,33 @@ class MetricReport:
 
     values: dict[str, float | Absent] = field(default_factory=dict)
     per_example: dict[str, tuple[float, ...]] = field(default_factory=dict)
+
+
+def unit_of(value: str) -> str:
+    """Return the unit of a metric's value as it is printed: "%", or "x 100" for CIDEr.
+
+    Args:
+        value: The name of the value, also of a breakdown ("accuracy/color") or with its tokenizer
+            ("CIDEr (treebank)"), in upper or lower case.
+    """
+    _, unit = _declared(value)
+    return unit
+
+
+def other_units(values: Iterable[str]) -> list[str]:
+    """Return the values that are not percentages with their units, such as "CIDEr x 100"."""
+    found = [_declared(value) for value in values]
+    return list(dict.fromkeys(f"{name} {unit}" for name, unit in found if unit != Metric.unit))
+
+
+def _declared(value: str) -> tuple[str, str]:
+    """Return name and unit of a value as its metric declares them."""
+    name = value.partition(" (")[0].partition("/")[0]
+    for entry in METRICS.entries.values():
+        for known in entry.options.get("values", ()):
+            if known.lower() == name.lower():
+                return known, str(entry.options.get("unit", Metric.unit))
+    return name, Metric.unit
 
 
 def score(

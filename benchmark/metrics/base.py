@@ -42,6 +42,8 @@ class Metric(ABC):
     name: ClassVar[str]  # set by @register
     # Set by @register: the names of the numbers that the metric gives, without breakdowns.
     values: ClassVar[tuple[str, ...]]
+    # Set by @register if the values are not percentages: "x 100" for CIDEr.
+    unit: ClassVar[str] = "%"
 
     def value_names(self, tokenizer: Tokenizer) -> tuple[str, ...]:
         """Return the names of the numbers that `evaluate` gives, without breakdowns."""

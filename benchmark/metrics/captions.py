@@ -106,7 +106,7 @@ class RougeL(CaptionMetric):
         return [value], per_example
 
 
-@register("cider", values=("CIDEr",), averaged=True)
+@register("cider", values=("CIDEr",), unit="x 100", averaged=True)
 class Cider(CaptionMetric):
     """CIDEr-D, n-gram weights from the references of the split itself (Vedantam et al. 2015)."""
 

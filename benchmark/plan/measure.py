@@ -112,11 +112,11 @@ def _measure(cell: Cell, about: MeasuredStep, batch: int, runtime: Runtime) -> M
 
 def items(task: str, batch: int) -> list[Item]:
     """Return `batch` examples of a task with short texts; image ids are "0", "1", ..."""
+    kind = TASKS.load(task)
     text, targets = QUESTION, {ANSWERS[0]: 1.0}
-    if task == "captioning":
+    if not kind.asks:
         text, targets = "", {CAPTION: 1.0}
-    images = TASKS.load(task).images
-    return [Item((str(i),) * images, text, targets) for i in range(batch)]
+    return [Item((str(i),) * kind.images, text, targets) for i in range(batch)]
 
 
 def pixels(backbone: Backbone, batch: int) -> VisualSteps:

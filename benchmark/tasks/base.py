@@ -34,6 +34,8 @@ class Task(ABC):
     images: ClassVar[int] = 1
     # Whether an example has a text, such as a question. The prompt must then contain it.
     asks: ClassVar[bool] = True
+    # The tag that the model hub has for such models; None: it has no tag.
+    pipeline: ClassVar[str | None] = None
     # Metrics that a cell reports only if its protocol names them.
     optional: ClassVar[tuple[str, ...]] = ()
 

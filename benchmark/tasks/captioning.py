@@ -20,6 +20,7 @@ class Captioning(Task):
     """Describe an image in one sentence; scored by the COCO caption metrics."""
 
     asks = False
+    pipeline = "image-to-text"
 
     def items(
         self,

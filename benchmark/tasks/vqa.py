@@ -21,6 +21,8 @@ from vlpeft.benchmark.tasks.base import Item, Task
 class VQA(Task):
     """Answer a question about an image; scored by the official ten-answer rule."""
 
+    pipeline = "visual-question-answering"
+
     def items(
         self, examples: Iterable[Example], answers: Sequence[str], protocol: Protocol
     ) -> list[Item]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence, Sized
 
+from vlpeft.benchmark.metrics import unit_of
 from vlpeft.results.compatible import JOINT
 from vlpeft.results.report.data import (
     Curves,
@@ -20,8 +21,6 @@ from vlpeft.results.report.scatter import Dot, scatter
 SHOWN_LINES = 12  # more lines look alike
 SHOWN_ROWS = 40
 NAMED = 6  # methods that a caption names
-# These metrics are not percentages, but are multiplied by 100.
-TIMES_100 = ("CIDEr", "BLEU", "METEOR", "SPICE")
 ChartColumn = tuple[str, str, str, str]  # backbone, task, dataset, metric
 
 
@@ -255,9 +254,7 @@ def _where(column: ChartColumn) -> dict[str, str]:
 
 
 def _with_unit(metric: str) -> str:
-    if metric.startswith(TIMES_100):
-        return f"{metric} (x 100)"
-    return f"{metric} (%)"
+    return f"{metric} ({unit_of(metric)})"
 
 
 def _seeds(scores: Sequence[Score]) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlpeft.benchmark.cells.cell import Plan, Planned
+from vlpeft.benchmark.tasks import TASKS
 from vlpeft.results.compatible import JOINT
 from vlpeft.results.report.data import ReadOnce, ReportModel
 from vlpeft.results.report.pictures import OpenedExamples, open_examples
@@ -97,7 +98,7 @@ class Browser:
     @property
     def has_right_answers(self) -> bool:
         """Whether an answer is right or wrong. A caption is better or worse."""
-        return self.task != "captioning"
+        return TASKS.load(self.task).asks
 
     def series_of(self, backbone: str) -> list[int]:
         """Return the indices of the series of a backbone."""

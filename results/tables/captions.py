@@ -5,16 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
+from vlpeft.benchmark.metrics import other_units
 from vlpeft.results.states import State
 from vlpeft.results.statistics.significance import NO_VALUE, Significance
 from vlpeft.results.summaries import SummaryEntry
 
 
 def percent(metrics: Iterable[str]) -> str:
-    """Return the unit of a table's values. CIDEr is not a percentage, so it is named."""
-    if any(metric.lower().startswith("cider") for metric in metrics):
-        return "Percent; CIDEr x 100."
-    return "Percent."
+    """Return the unit of a table's values. What is not a percentage, such as CIDEr, is named."""
+    return "; ".join(["Percent", *other_units(metrics)]) + "."
 
 
 def plus_minus(std: float | None, digits: int = 1) -> str:
