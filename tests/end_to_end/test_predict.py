@@ -229,7 +229,7 @@ def test_damaged_and_missing_files_are_named(out: Path, tmp_path: Path) -> None:
     (folder / "base.json").write_text("{}")
     assert "base.json: damaged" in load(folder, config)
     (folder / TENSORS).write_bytes((folder / TENSORS).read_bytes()[:-4] + b"1234")
-    assert f"{TENSORS}: damaged, its content is not what was exported" in load(folder, config)
+    assert f"{TENSORS}: damaged: its content differs from the export" in load(folder, config)
     (folder / TENSORS).unlink()
     assert f"{TENSORS}: No such file" in load(folder, config)
     (folder / CONFIG).write_text("{")

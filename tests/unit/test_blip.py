@@ -606,10 +606,10 @@ def test_unusable_checkpoints_name_the_fix(tmp_path: Path) -> None:
     }
     with pytest.raises(UserError, match="lacks pretrained weights for text_encoder"):
         own(written(tmp_path / "b.pth", state), form="vqa")
-    with pytest.raises(UserError, match="no checkpoint of BLIP's own layout"):
+    with pytest.raises(UserError, match="is not a checkpoint of BLIP's own layout"):
         own(written(tmp_path / "c.pth", {"weight": torch.zeros(1)}))
     torch.save({"model": state, "hook": Path}, tmp_path / "d.pth")
-    with pytest.raises(UserError, match="no file of plain tensors"):
+    with pytest.raises(UserError, match="is not a file of plain tensors"):
         own(tmp_path / "d.pth")
     with pytest.raises(UserError, match="cannot read the checkpoint"):
         own(tmp_path / "none.pth")

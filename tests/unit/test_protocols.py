@@ -23,7 +23,7 @@ from vlpeft.benchmark.plan.recipes import (
     resolve,
 )
 from vlpeft.benchmark.plan.sweep import SweepHandle
-from vlpeft.benchmark.tasks import TASKS
+from vlpeft.benchmark.tasks import TASKS, tasks_for
 from vlpeft.benchmark.tasks.text import clean_caption, clean_question
 
 COVERED = [
@@ -73,7 +73,8 @@ def test_conditions_use_existing_names(name: str) -> None:
                 asked = set(value) if isinstance(value, list) else {value}
                 assert asked <= known[key], rule.words
     for backbone, tasks in load_protocol(name).covers.items():
-        assert set(tasks) <= set(BACKBONES.entry(backbone).options["tasks"])
+        abilities = BACKBONES.entry(backbone).options["abilities"]
+        assert set(tasks) <= set(tasks_for(abilities))
 
 
 def recipe(

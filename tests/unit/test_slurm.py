@@ -163,7 +163,7 @@ def test_a_refusal_is_one_line_and_leaves_no_record(slurm, submitter, capsys) ->
 
 
 def test_paths_that_slurm_would_misread_are_refused(tmp_path) -> None:
-    with pytest.raises(UserError, match=r"--root .*/100%: % and .* have a meaning"):
+    with pytest.raises(UserError, match=r"--root .*/100%: % and .* have a special meaning"):
         Submitter.make(tmp_path / "100%", PROFILE, Runtime(), "test")
     assert (
         Submitter.make(tmp_path / "it's mine", PROFILE, Runtime(), "two\nlines").name
