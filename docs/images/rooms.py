@@ -22,7 +22,7 @@ ROOMS = {
     "slurm": (0.7, "jobs on a cluster"),
     "bench": (3.25, "speed and memory"),
     "launch": (0.3, "workers on this machine"),
-    "results": (1.45, "tables, statistics, report"),
+    "results": (1.6, "tables, statistics, report"),
     "plan": (1.2, "YAML to checked cells"),
     "export": (2.4, "trained cells as files"),
     "verify": (3.4, "checks of the libraries"),
