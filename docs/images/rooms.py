@@ -19,10 +19,10 @@ LEFT, TOP, RIGHT = 0.75, 0.5, 5.0  # margins and the last column, in columns and
 # Each room has a column, chosen such that no arrow runs behind a box, and a caption.
 ROOMS = {
     "cli": (2.0, "the vlpeft command"),
-    "slurm": (0.7, "jobs on a cluster"),
+    "slurm": (0.6, "jobs on a cluster"),
     "bench": (3.25, "speed and memory"),
     "launch": (0.3, "workers on this machine"),
-    "results": (1.6, "tables, statistics, report"),
+    "results": (1.45, "tables, statistics, report"),
     "plan": (1.2, "YAML to checked cells"),
     "export": (2.4, "trained cells as files"),
     "verify": (3.4, "checks of the libraries"),
