@@ -18,6 +18,7 @@ from vlpeft.benchmark.core.config import (
     PositiveFloat,
     load_yaml,
     parse,
+    yaml_names,
 )
 from vlpeft.benchmark.core.errors import UserError, did_you_mean
 
@@ -147,9 +148,9 @@ def _check_option(name: str, value: Word | int | bool) -> None:
         raise ValueError(f"sbatch: {name}: false: sbatch has no such option; leave it out")
 
 
-def profile_names() -> list[str]:
+def profile_names() -> tuple[str, ...]:
     """Return the names of the shipped profiles."""
-    return sorted(path.stem for path in PROFILES.glob("*.yaml"))
+    return yaml_names(PROFILES)
 
 
 def load_profile(name_or_path: str) -> Profile:

@@ -36,7 +36,7 @@ def run(options: argparse.Namespace) -> int:
     if outcome == "running elsewhere":
         raise UserError(
             f"cell {cell.id} is being run by another process "
-            f"(see `vlpeft status {options.sweep} --root {options.root}`)"
+            f"(see `vlpeft status {options.handle.as_typed()}`)"
         )
     metrics = store.record(cell.id).metrics
     print(json.dumps({"id": cell.id, "outcome": outcome, "metrics": metrics}, indent=1))

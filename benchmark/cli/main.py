@@ -102,7 +102,7 @@ def _handle(options: argparse.Namespace) -> Any:
 
 
 def _sweep_of(name: str) -> str:
-    """Return the sweep that a name stands for; the name of a published table is accepted, too.
+    """Return the name of a sweep, which may be given as the name of its published table.
 
     Raises UserError for a published table that no sweep can reproduce.
     """

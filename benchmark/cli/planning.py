@@ -40,7 +40,7 @@ def plan(options: argparse.Namespace) -> int:
     if options.root is not None and not options.root.exists():
         raise UserError(
             f"--root {options.root}: no such folder; leave --root out, or run "
-            f"`vlpeft sweep {options.sweep} --root {options.root}`"
+            f"`vlpeft sweep {options.handle.as_typed()}`"
         )
     made = plan(options.handle, need_data=False)
     if options.cost:

@@ -107,6 +107,11 @@ def dump_defaults(config: Any) -> dict[str, JSON]:
     return plain
 
 
+def yaml_names(folder: Path) -> tuple[str, ...]:
+    """Return the names of the YAML files in a folder, without their ending, sorted."""
+    return tuple(sorted(path.stem for path in folder.glob("*.yaml")))
+
+
 def load_yaml(path: Path) -> dict[str, JSON]:
     """Read a YAML 1.2 file that holds one mapping.
 

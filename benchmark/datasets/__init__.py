@@ -25,7 +25,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from vlpeft.benchmark.core.config import JSON, Config, NonNegative, dump_identity, load_yaml, parse
+from vlpeft.benchmark.core.config import (
+    JSON,
+    Config,
+    NonNegative,
+    dump_identity,
+    load_yaml,
+    parse,
+    yaml_names,
+)
 from vlpeft.benchmark.core.errors import UserError, did_you_mean
 from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.core.registry import Registry
@@ -96,7 +104,7 @@ class DatasetSpec(Config):
 
 def dataset_names() -> tuple[str, ...]:
     """Return the names of the shipped datasets, sorted."""
-    return tuple(sorted(path.stem for path in FOLDER.glob("*.yaml")))
+    return yaml_names(FOLDER)
 
 
 def load_card(name_or_path: str) -> Card:

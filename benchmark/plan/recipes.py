@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from vlpeft.benchmark.core.config import JSON, Config, load_yaml, merge, parse
+from vlpeft.benchmark.core.config import JSON, Config, load_yaml, merge, parse, yaml_names
 from vlpeft.benchmark.core.errors import UserError, did_you_mean, error_context
 from vlpeft.benchmark.core.protocol import Protocol
 
@@ -68,7 +68,7 @@ class ProtocolFile(Config):
 
 def protocol_names() -> tuple[str, ...]:
     """Return the names of the shipped protocols."""
-    return tuple(sorted(path.stem for path in FOLDER.glob("*.yaml")))
+    return yaml_names(FOLDER)
 
 
 def load_protocol(name: str) -> ProtocolFile:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from zlib import crc32
 
-from vlpeft.benchmark.core.config import JSON, Config, dump_identity, load_yaml, parse
+from vlpeft.benchmark.core.config import JSON, Config, dump_identity, load_yaml, parse, yaml_names
 from vlpeft.benchmark.core.errors import UserError, did_you_mean
 from vlpeft.benchmark.datasets import FORMATS, DatasetSpec, dataset_settings, load_spec
 from vlpeft.benchmark.plan.recipes import Layer, Rule, matching_rules
@@ -82,7 +82,7 @@ class Scale(Config):
 
 def scale_names() -> tuple[str, ...]:
     """Return the names of the shipped scales."""
-    return tuple(sorted(path.stem for path in FOLDER.glob("*.yaml")))
+    return yaml_names(FOLDER)
 
 
 def scale_path(name: str) -> Path:

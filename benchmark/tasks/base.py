@@ -67,6 +67,6 @@ class Task(ABC):
     def references(self, example: Example, protocol: Protocol) -> Sequence[str]:
         """Return the texts that a prediction is compared with.
 
-        `protocol` matters to tasks with labels: it says which word stands for each label.
+        `protocol` matters to tasks with labels: it gives the word for each label.
         """
         return example.answers
