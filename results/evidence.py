@@ -8,9 +8,9 @@ The file is `measured/SWEEP--ENVIRONMENT.jsonl`. Its lines are JSON:
     each cell of the plan    the planned cell, its record, and its scores by image
 
 A kept record leaves out what the plan repeats (`id`, `cell`), the curves, which are bulky, the
-hashes of files that are not kept, and the host's name. Tables and tests of significance are the
-same as from the result folder: `vlpeft table SWEEP --root FILE`, or `--measured` for the files
-that are shipped.
+hashes of files that are not kept, the host's name, and the folders of this machine. Tables and
+tests of significance are the same as from the result folder: `vlpeft table SWEEP --root FILE`, or
+`--measured` for the files that are shipped.
 """
 
 from __future__ import annotations
@@ -22,12 +22,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from vlpeft.benchmark.cells.cell import Plan
-from vlpeft.benchmark.cells.records import Record, Store, write_atomically
+from vlpeft.benchmark.cells.cell import Plan, Planned
+from vlpeft.benchmark.cells.records import Record, Store, shareable_metrics
 from vlpeft.benchmark.cells.results import Results
 from vlpeft.benchmark.cells.scores import ImageScores, shorten_numbers
 from vlpeft.benchmark.core.config import dump
 from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.core.files import encode_json, open_regular, write_atomically
+from vlpeft.benchmark.core.paths import hide_folders
 from vlpeft.benchmark.plan.sweep import SweepHandle
 from vlpeft.results.environments import remarks
 from vlpeft.results.evidence_reader import EVIDENCE_SCHEMA, Evidence, EvidenceReader
@@ -112,8 +114,8 @@ def read_evidence(path: Path) -> Evidence:
     Raises UserError with the file and the line that is truncated, doubled or of a newer schema.
     """
     try:
-        with path.open(encoding="utf-8") as file:
-            lines = list(file)
+        with open_regular(path) as file:
+            lines = [line.decode() for line in file]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
             f"{path}: not readable as evidence ({error}); give a file that `vlpeft keep` wrote"
@@ -182,25 +184,32 @@ def _content(
     lines = [_head(plan, notes)]
     sets: ImageSets = {}
     for cell in plan.cells:
-        record = records.get(cell.id)
+        record, planned = records.get(cell.id), dump(_without_folders(cell))
         if record is None:
-            lines.append({"cell": dump(cell), "record": None, "scores": []})
+            lines.append({"cell": planned, "record": None, "scores": []})
             continue
         scores = store.scores(cell.id)
         lines += _new_image_sets(scores, sets)
         kept = [_kept_scores(part, sets) for part in scores]
-        lines.append({"cell": dump(cell), "record": _compact(record), "scores": kept})
-    return "".join(map(_json_line, lines)).encode()
+        lines.append({"cell": planned, "record": _compact(record), "scores": kept})
+    return encode_json("".join(map(_json_line, lines)))
 
 
 def _head(plan: Plan, notes: Sequence[str]) -> dict[str, Any]:
     """Return the first line."""
     about = dump(replace(plan, cells=()))
-    del about["cells"]
+    del about["cells"], about["file"]
     head = {"evidence": EVIDENCE_SCHEMA, "plan": about, "cells": len(plan.cells)}
     if notes:
         head["remarks"] = notes
     return head
+
+
+def _without_folders(planned: Planned) -> Planned:
+    """Return a cell that names no folders of this machine: not of its data, nor in its reason."""
+    roots = [part.dataset.root for part in planned.cell.parts]
+    reason = hide_folders(planned.skipped, *roots)
+    return replace(planned, cell=planned.cell.without_folders(), skipped=reason)
 
 
 def _new_image_sets(scores: Iterable[ImageScores], sets: ImageSets) -> Iterator[dict[str, Any]]:
@@ -221,7 +230,8 @@ def _compact(record: Record) -> dict[str, Any]:
     """Return a record without what evidence leaves out."""
     values = {key: value for key, value in dump(record).items() if key not in LEFT_OUT}
     provenance = {key: value for key, value in record.provenance.items() if key != "host"}
-    return {**values, "provenance": provenance}
+    metrics = shareable_metrics(record.metrics)
+    return {**values, "metrics": metrics, "provenance": provenance}
 
 
 def _json_line(values: Mapping[str, Any]) -> str:

@@ -161,7 +161,7 @@ def _parse_json(text: str, where: str) -> dict[str, Any]:
     """Parse a line as a JSON object. Raises UserError for anything else."""
     try:
         values = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: not readable ({error}); {RESTORE}") from error
     if not isinstance(values, dict):
         kind = type(values).__name__

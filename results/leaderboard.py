@@ -43,6 +43,7 @@ from vlpeft.benchmark.cells.attempts import failure
 from vlpeft.benchmark.cells.cell import Part, Plan, Planned
 from vlpeft.benchmark.cells.records import Record
 from vlpeft.benchmark.cells.results import Results
+from vlpeft.benchmark.core.paths import hide_folders
 from vlpeft.benchmark.metrics import METRICS
 from vlpeft.benchmark.tasks import metric_names
 from vlpeft.results.compatible import (
@@ -199,14 +200,15 @@ def _value(
 ) -> tuple[float, State]:
     """Return a metric's value and state."""
     if planned.skipped:
-        return NAN, State("skipped", planned.skipped)
+        roots = [part.dataset.root for part in planned.cell.parts]
+        return NAN, State("skipped", hide_folders(planned.skipped, *roots))
     if record is None and failed:
-        return NAN, State("failed", failed)
+        return NAN, State("failed", hide_folders(failed))
     if record is None:
         return NAN, MISSING
     value = record.metrics.get(metric, {"absent": "the record does not report it"})
     if isinstance(value, Mapping):
-        return NAN, State("absent", value.get("absent", "no reason given"))
+        return NAN, State("absent", hide_folders(value.get("absent", "no reason given")))
     return value, DONE
 
 

@@ -25,8 +25,9 @@ from rich.cells import cell_len, set_cell_size
 
 from vlpeft.benchmark.cells.attempts import AttemptProgress, failure, progress
 from vlpeft.benchmark.cells.cell import Cell, Plan, Planned
-from vlpeft.benchmark.cells.records import Store, read_json
+from vlpeft.benchmark.cells.records import Store
 from vlpeft.benchmark.core.config import parse
+from vlpeft.benchmark.core.files import read_json
 from vlpeft.benchmark.plan.sweep import launched_plans
 from vlpeft.results.tables.blocks import Block, Table, Text, one_line
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.core.files import read_bytes
 from vlpeft.benchmark.launch.presence import Launcher, launchers
 from vlpeft.slurm import cluster
 from vlpeft.slurm.cluster import SlurmSilent
@@ -103,4 +104,9 @@ def _without_marks(text: str) -> str:
 
 
 def _read(log: Path) -> str:
-    return log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
+    try:
+        return read_bytes(log).decode(errors="replace")
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        return f"({log} cannot be read: {error.strerror or error})\n"

@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 from filelock import FileLock
 
-from vlpeft.benchmark.cells.records import read_json, to_json, write_atomically, write_errors
 from vlpeft.benchmark.core.config import Config, dump, parse
 from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.core.files import read_json, to_json, write_atomically, write_errors
 
 
 @dataclass(frozen=True)

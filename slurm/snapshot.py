@@ -18,9 +18,9 @@ from functools import cached_property
 from pathlib import Path
 
 from vlpeft.benchmark.cells import code as codebase
-from vlpeft.benchmark.cells.records import to_json
 from vlpeft.benchmark.core.config import dump
 from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.core.files import to_json
 from vlpeft.benchmark.core.registry import REPOSITORY
 
 

@@ -6,7 +6,6 @@ a cause. SLURM's word alone does not end a cell: only a record or a failure.json
 
 from __future__ import annotations
 
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from vlpeft.benchmark.cells.records import Store
 from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.core.terminal import print_message
 from vlpeft.benchmark.launch.tries import LIMIT, checkpoint, give_up, was_interrupted
 from vlpeft.benchmark.launch.worker import STOPPED, has_ended
 from vlpeft.slurm.cluster import Job, SlurmSilent, describe, jobs, read_accounting
@@ -113,7 +113,7 @@ class Supervisor:
             if alone:
                 raise
             if str(error) != self.refusal:
-                print(f"vlpeft: {error}; it is tried again while other jobs go on", file=sys.stderr)
+                print_message(f"vlpeft: {error}; it is tried again while other jobs go on")
             self.refusal = str(error)
 
     def _blamed(

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from vlpeft.benchmark.cells.cell import Cell, Choice, Plan, Planned
-from vlpeft.benchmark.cells.records import Record, Store, to_json, write_atomically
+from vlpeft.benchmark.cells.records import Record, Store
 from vlpeft.benchmark.core.config import dump
+from vlpeft.benchmark.core.files import to_json, write_atomically
 from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.datasets import DatasetSpec
 from vlpeft.benchmark.plan.sweep import plan_file

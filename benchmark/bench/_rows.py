@@ -18,9 +18,9 @@ from typing import Any, Literal, cast
 
 from vlpeft.benchmark.cells.code import code
 from vlpeft.benchmark.cells.provenance import provenance
-from vlpeft.benchmark.cells.records import write_atomically
 from vlpeft.benchmark.core.config import parse_json
 from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.core.files import write_atomically
 
 RatioLimit = Literal["at least", "at most"]
 BenchVerdict = Literal["", "pass", "tie", "FAIL"]

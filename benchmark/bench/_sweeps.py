@@ -7,8 +7,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from vlpeft.benchmark.cells.records import Record, Store, to_json, write_atomically
+from vlpeft.benchmark.cells.records import Record, Store
 from vlpeft.benchmark.core.config import dump
+from vlpeft.benchmark.core.files import to_json, write_atomically
 from vlpeft.benchmark.plan.check import plan
 from vlpeft.benchmark.plan.sweep import SweepHandle, plan_file
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from vlpeft.benchmark.cells.records import read_json, to_json, write_quickly
 from vlpeft.benchmark.cells.results import Results
 from vlpeft.benchmark.core.config import Config, dump, parse
+from vlpeft.benchmark.core.files import read_json, to_json, write_quickly
 
 T = TypeVar("T")
 ReportProgress = Callable[[str, int, int], None]  # phase, step, total
@@ -96,10 +96,18 @@ def failure(store: Results, cell_id: str) -> Failure | None:
 
     Raises UserError for a damaged file.
     """
-    found = _read(store.folder(cell_id) / "failure.json", Failure)
+    found = last_failure(store, cell_id)
     if found is not None and found.cause == "interrupted":
         return None
     return found
+
+
+def last_failure(store: Results, cell_id: str) -> Failure | None:
+    """Return what failure.json says, interrupts included; None if there is no such file.
+
+    Raises UserError for a damaged file.
+    """
+    return _read(store.folder(cell_id) / "failure.json", Failure)
 
 
 def _read(path: Path, cls: type[T]) -> T | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from vlpeft.benchmark.core.config import JSON, Config, dump, dump_identity
@@ -80,6 +80,13 @@ class Cell(Config):
             return ""
         return f"{self.parts[part].name}:"
 
+    def without_folders(self) -> Cell:
+        """Return the cell without the folders of its data on this machine; its id is the same."""
+        first, *also = (
+            Part(part.task, replace(part.dataset, root=""), part.protocol) for part in self.parts
+        )
+        return replace(self, dataset=first.dataset, also=tuple(also))
+
     def identity(self) -> dict[str, JSON]:
         """Return what the id is a hash of.
 
@@ -134,6 +141,9 @@ class Plan(Config):
     notes: str
     source: str  # hash of the files that it was made from
     cells: tuple[Planned, ...]
+    # The sweep's file, relative to the result folder; "" for a shipped sweep, and None in plans
+    # of earlier versions.
+    file: str | None = None
 
     def runnable(self) -> tuple[Planned, ...]:
         """Return the cells that the grid does not rule out."""

@@ -17,14 +17,16 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from vlpeft.benchmark.cells.records import read_json, write_atomically
 from vlpeft.benchmark.core.config import Config, parse
 from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.core.files import read_json, write_atomically
 from vlpeft.benchmark.core.registry import REPOSITORY
 
 # The package vlpeft, and the folders that it holds in a wheel.
 PACKAGES = ("vlpeft", "benchmark", "baselines", "methods", "results", "slurm")
 NOTE = "snapshot.json"
+# Endings of new files that belong to the code. Others may be data, keys or passwords (`.env`).
+SOURCES = (".py", ".pyi", ".yaml", ".yml", ".sh", ".j2", ".css", ".js")
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ def commit(folder: Path) -> str:
 def files(folder: Path) -> list[str]:
     """Return the packages' files, relative to `folder` and sorted.
 
-    In a checkout these are the files that git does not ignore, elsewhere all but byte code. They
+    In a checkout these are tracked files and new sources, elsewhere all but byte code. They
     are named as they are imported, vlpeft/benchmark/..., which in a checkout leads through the
     links in vlpeft/.
     """
@@ -112,12 +114,30 @@ def files(folder: Path) -> list[str]:
 
 
 def _tracked_files(folder: Path) -> list[str]:
-    """Return the files of a checkout that git tracks or does not ignore."""
-    options = ("-z", "--cached", "--others", "--exclude-standard")
-    listed = _git(folder, "ls-files", *options, "--", *PACKAGES)
+    """Return the files of a checkout that git tracks, and its new sources."""
+    names = [*_list_files(folder, "--cached"), *_new_sources(folder)]
     # Anything else is a link to a folder, or was deleted.
-    found = [name for name in os.fsdecode(listed).split("\0") if (folder / name).is_file()]
-    return sorted({_import_path(name) for name in found})
+    return sorted({_import_path(name) for name in names if (folder / name).is_file()})
+
+
+def _new_sources(folder: Path) -> list[str]:
+    """Return the sources that git neither tracks nor ignores.
+
+    Other new files are not copied: what a result folder holds is shared and published.
+    """
+    new = _list_files(folder, "--others", "--exclude-standard")
+    return [name for name in new if _is_source(name)]
+
+
+def _is_source(name: str) -> bool:
+    hidden = any(part.startswith(".") for part in name.split("/"))
+    return name.endswith(SOURCES) and not hidden
+
+
+def _list_files(folder: Path, *options: str) -> list[str]:
+    """Return files of the packages in a checkout, as `git ls-files` lists them."""
+    listed = os.fsdecode(_git(folder, "ls-files", "-z", *options, "--", *PACKAGES))
+    return [name for name in listed.split("\0") if name]
 
 
 def _import_path(name: str) -> str:
@@ -129,7 +149,7 @@ def _import_path(name: str) -> str:
 
 @functools.cache
 def _difference(folder: Path) -> bytes:
-    """Return how the packages differ from the commit, new files included; empty if they do not.
+    """Return how the packages differ from the commit, new sources included; empty if they do not.
 
     The format is the one that `git apply` reads.
     """
@@ -146,7 +166,11 @@ def _difference(folder: Path) -> bytes:
             "GIT_ALTERNATE_OBJECT_DIRECTORIES": str(objects),
         }
         shutil.copyfile(index, own["GIT_INDEX_FILE"])
-        _git(folder, "add", "--intent-to-add", "--", *PACKAGES, environment=own)
+        new = Path(temporary) / "new"
+        new.write_bytes(b"\0".join(map(os.fsencode, _new_sources(folder))))
+        listed = (f"--pathspec-from-file={new}", "--pathspec-file-nul")
+        # The names are no patterns: a file may be called `*.py`.
+        _git(folder, "--literal-pathspecs", "add", "--intent-to-add", *listed, environment=own)
         options = ("--binary", "--no-color", "--no-ext-diff", "--no-textconv")
         return _git(folder, "diff", *options, "HEAD", "--", *PACKAGES, environment=own)
 

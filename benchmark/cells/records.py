@@ -26,12 +26,8 @@ Layout of a result folder:
 from __future__ import annotations
 
 import errno
-import hashlib
-import json
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,6 +37,14 @@ from filelock import FileLock, Timeout
 from vlpeft.benchmark.cells.scores import NAME, ImageScores, read_scores
 from vlpeft.benchmark.core.config import Config, dump
 from vlpeft.benchmark.core.errors import UserError, disk_trouble
+from vlpeft.benchmark.core.files import (
+    read_bytes,
+    to_json,
+    write_atomically,
+    write_errors,
+    write_quickly,
+)
+from vlpeft.benchmark.core.paths import hide_folders
 from vlpeft.benchmark.core.versioned import parse_versioned
 
 RECORD_SCHEMA = 1
@@ -103,6 +107,19 @@ class Record(Config):
     files: dict[str, str] = field(default_factory=dict)
 
 
+def shareable_metrics(
+    metrics: Mapping[str, float | dict[str, str]],
+) -> dict[str, float | dict[str, str]]:
+    """Return metrics whose reasons for being absent name no folders of this machine."""
+    made: dict[str, float | dict[str, str]] = {}
+    for name, value in metrics.items():
+        if isinstance(value, dict):
+            made[name] = {key: hide_folders(text) for key, text in value.items()}
+        else:
+            made[name] = value
+    return made
+
+
 @dataclass(frozen=True)
 class Store:
     """A result folder."""
@@ -159,7 +176,7 @@ class Store:
         """
         path, data = self.folder(cell_id) / "cell.json", to_json(cell)
         with write_errors(path):
-            if path.exists() and path.read_bytes() == data:
+            if path.is_file() and path.read_bytes() == data:
                 return
             path.parent.mkdir(parents=True, exist_ok=True)
         write_quickly(path, data)
@@ -198,7 +215,7 @@ def is_locked(lock: Path) -> bool:
     On a disk that cannot be written the lock cannot be tested, but nothing can start there
     either: return False.
     """
-    if not lock.exists():
+    if not os.path.lexists(lock):
         return False
     try:
         with FileLock(lock, timeout=0):
@@ -207,7 +224,7 @@ def is_locked(lock: Path) -> bool:
         return True
     except OSError as error:
         if error.errno not in (errno.EROFS, errno.EACCES):
-            raise
+            raise UserError(f"{lock}: {error.strerror or error}; delete it") from error
         return False
 
 
@@ -218,7 +235,7 @@ def read_record(path: Path) -> Record:
     """
     damaged = "not a readable record ({}); delete it to run the cell again"
     try:
-        text = path.read_bytes()
+        text = read_bytes(path)
     except OSError as error:
         raise UserError(f"{path}: {damaged.format(error)}") from error
     record = parse_versioned(Record, text, path, RECORD_SCHEMA, "record", damaged)
@@ -227,107 +244,3 @@ def read_record(path: Path) -> Record:
             f"{path}: holds the record of cell {record.id}; move it to cells/{record.id}/"
         )
     return record
-
-
-def to_json(values: Mapping[str, Any], indent: int | None = 1) -> bytes:
-    """Return JSON with sorted keys: equal values give equal bytes.
-
-    Without indentation it is written ten times as fast.
-    """
-    text = json.dumps(values, indent=indent, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    return f"{text}\n".encode()
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """Read a small status file; None if it does not exist. Raises UserError for a damaged one."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        # The latter: the results are one file of evidence, which has no status files.
-        return None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not readable ({error}); restore or delete it") from error
-    if not isinstance(values, dict):
-        raise UserError(
-            f"{path}: expected a mapping, found {type(values).__name__}; restore or delete it"
-        )
-    return values
-
-
-def write_atomically(path: Path, data: bytes, *, exclusive: bool = False) -> bool:
-    """Write a file so that `kill -9` and power cuts leave the old one or the whole new one.
-
-    Args:
-        path: The file; missing folders are created.
-        data: Its content.
-        exclusive: Keep an existing file, and return False.
-
-    Raises:
-        UserError: If the folder cannot be written.
-    """
-    with write_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return _write(path, data, exclusive)
-
-
-def write_quickly(path: Path, data: bytes) -> None:
-    """Write a file that can be made again: atomically, but without fsync.
-
-    A power cut may leave it empty. Raises UserError if the folder cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with write_errors(path):
-        try:
-            temporary.write_bytes(data)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def write_errors(path: Path) -> Iterator[None]:
-    """Turn an OSError inside into a UserError: what could not be written, and what to do."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"cannot write {path}: {error.strerror}; choose a writable --root with free space"
-        ) from error
-
-
-def _write(path: Path, data: bytes, exclusive: bool) -> bool:
-    """Write a temporary file, then give it its name in one step."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        if exclusive:
-            # A hard link, unlike a rename, fails if the name is taken.
-            try:
-                os.link(temporary, path)
-            except FileExistsError:
-                return False
-        else:
-            temporary.replace(path)
-        _sync_folder(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return True
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the new name survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file's content, in hex digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from vlpeft.benchmark.core.config import Config, dump
 from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.core.files import encode_json, read_bytes
 from vlpeft.benchmark.core.versioned import parse_versioned
 
 NAME = "scores.json"
@@ -80,7 +81,7 @@ def to_bytes(parts: Sequence[ImageScores]) -> bytes:
     values = dump(ScoresFile(()))
     values["parts"] = [{**dump(part), "sums": shorten_numbers(part.sums)} for part in parts]
     text = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return f"{text}\n".encode()
+    return encode_json(f"{text}\n")
 
 
 def shorten_numbers(sums: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
@@ -103,11 +104,13 @@ def read_scores(path: Path) -> tuple[ImageScores, ...]:
     Return nothing if the file does not exist: records of older versions have none. Raises
     UserError for a damaged file.
     """
+    damaged = "not readable ({}); delete it to do without tests of significance for this cell"
     try:
-        text = path.read_bytes()
+        text = read_bytes(path)
     except (FileNotFoundError, NotADirectoryError):
         return ()
-    damaged = "not readable ({}); delete it to do without tests of significance for this cell"
+    except OSError as error:
+        raise UserError(f"{path}: {damaged.format(error)}") from error
     parts = parse_versioned(ScoresFile, text, path, SCORES_SCHEMA, "scores", damaged).parts
     for part in parts:
         check_lengths(part, str(path))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from typing import TYPE_CHECKING
 
+from vlpeft.benchmark.cli.printing import json_text, print_line
 from vlpeft.benchmark.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def export_adapter(options: argparse.Namespace) -> int:
         )
     adapter = export(planned, store, options.output, options.format)
     same, tried = adapter.reproduced
-    print(
+    print_line(
         f"{options.output}: {adapter.method} of cell {adapter.id}; "
         f"{same} of {tried} test examples answered as in the run"
     )
@@ -58,9 +58,9 @@ def predict(options: argparse.Namespace) -> int:
     made = predict(adapter, backbone, part, wanted, BATCH, kept)
     for row in as_rows(wanted, made, backbone.score):
         if options.json:
-            print(json.dumps(row, ensure_ascii=False))
+            print(json_text(row))
         else:
-            print(row["prediction"])
+            print_line(row["prediction"])
     sys.stdout.flush()
     return 0
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from vlpeft.benchmark.cli.options import (
@@ -19,6 +18,7 @@ from vlpeft.benchmark.cli.options import (
     add_scale,
     add_sweep,
     add_threads,
+    path,
     positive,
 )
 from vlpeft.benchmark.cli.parser import Parser
@@ -113,7 +113,7 @@ def _add_plan(commands: Any) -> None:
     add_scale(plan)
     plan.add_argument(
         "--root",
-        type=Path,
+        type=path,
         metavar="DIR",
         help="result folder whose states to show (default: runs/SWEEP, if it exists)",
     )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vlpeft.benchmark.cli.printing import print_message
 from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.core.files import write_output
 
 if TYPE_CHECKING:
     from vlpeft.benchmark.bench._rows import BenchRow, BenchSetting
@@ -38,7 +39,7 @@ def bench(options: argparse.Namespace) -> int:
     if options.plot:
         _plot(rows, options.plot)
     if options.keep and rows:
-        print(f"kept in {keep(options.keep, rows, setting, before)}", file=sys.stderr)
+        print_message(f"kept in {keep(options.keep, rows, setting, before)}")
     if problems:
         raise UserError("; ".join(problems))
     return int(any(row.verdict == "FAIL" for row in rows))
@@ -66,10 +67,10 @@ def _plot(rows: Sequence[BenchRow], path: Path) -> None:
             "--plot: no curve of `growth` was measured; measure it, or leave --plot out"
         )
     try:
-        path.write_text(plot(rows), encoding="utf-8")
+        write_output(path, plot(rows).encode())
     except OSError as error:
         raise UserError(f"--plot {path}: {error.strerror}; choose another file") from error
-    print(f"drawn in {path}", file=sys.stderr)
+    print_message(f"drawn in {path}")
 
 
 def _setting(options: argparse.Namespace, chosen: Sequence[str]) -> BenchSetting:
@@ -119,7 +120,7 @@ def _measure(
                 shown = row
                 if setting.quick:  # such numbers allow no verdict
                     shown = replace(row, required=None)
-                print(text([shown]).splitlines()[1], file=sys.stderr, flush=True)
+                print_message(text([shown]).splitlines()[1])
                 yield shown
         except UserError as error:
             problems.append(f"{name}: {error}")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import replace
 from typing import Any
 
-from vlpeft.benchmark.cli.printing import print_note, print_table
+from vlpeft.benchmark.cli.printing import print_json, print_note, print_table, print_text
+from vlpeft.benchmark.core.cores import check_number
 from vlpeft.benchmark.core.errors import UserError
 
 # Short words for `retry --cause`, and the causes of failure that they stand for.
@@ -39,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
             f"(see `vlpeft status {options.handle.as_typed()}`)"
         )
     metrics = store.record(cell.id).metrics
-    print(json.dumps({"id": cell.id, "outcome": outcome, "metrics": metrics}, indent=1))
+    print_json({"id": cell.id, "outcome": outcome, "metrics": metrics})
     return 0
 
 
@@ -53,7 +53,7 @@ def sweep(options: argparse.Namespace) -> int:
     way = select_way(options, lambda: _runtime(options))
     made = plan(options.handle, need_data=True)
     if isinstance(way, Slurm) and options.dry_run:
-        print(way.dry_run(unfinished_cells(made, options.root), options.root), end="")
+        print_text(way.dry_run(unfinished_cells(made, options.root), options.root).rstrip("\n"))
         return 0
     save_plan(made, options.root)
     return _launch(options, way, made, unfinished_cells(made, options.root))
@@ -195,6 +195,8 @@ def _runtime(options: argparse.Namespace) -> Any:
         name, _, message = str(error).removeprefix("options: ").partition(":")
         raise UserError(f"--{name.replace('_', '-')}:{message}") from error
     if _launcher(options) != "slurm":
+        for name in ("threads", "ranks"):
+            check_number(getattr(runtime, name) or 1, f"--{name}")
         runtime.torch_device()  # raises for a missing GPU before anything starts
     return runtime
 

@@ -7,7 +7,13 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from vlpeft.benchmark.cli.printing import print_json
+from vlpeft.benchmark.cli.printing import (
+    print_error,
+    print_json,
+    print_line,
+    print_note,
+    print_text,
+)
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.datasets import Card, load_card
 from vlpeft.benchmark.datasets.fetch.check import by_hand, check, find_dataset, report_text
@@ -28,11 +34,11 @@ def check_files(
     if as_json:
         print_json(asdict(report))
     else:
-        print(report_text(report))
+        print_text(report_text(report))
     for problem in report.problems:
-        print(f"vlpeft: error: {problem}", file=sys.stderr)
+        print_error(problem)
     for line in report.to_get:
-        print(f"vlpeft: to get: {line}", file=sys.stderr)
+        print_note(f"to get: {line}")
     if report.problems:
         return 2
     return 0
@@ -53,27 +59,27 @@ def download_files(name: str, path: Path | None, *, accepted: bool) -> int:
     with PhaseProgress(card.name) as progress:
         fetched = download(wanted, root, progress) if wanted else []
     if fetched:
-        print(f"fetched into {root}: {', '.join(fetched)}")
+        print_line(f"fetched into {root}: {', '.join(fetched)}")
     elif spec.root:
-        print(f"nothing to fetch for {root}")
+        print_line(f"nothing to fetch for {root}")
     else:
         print("nothing to fetch, the data needs no folder")
     for request in card.by_hand:
         if gone := request.missing(root):
-            print(f"by hand: {by_hand(request, gone, root)}")
+            print_line(f"by hand: {by_hand(request, gone, root)}")
     return 0
 
 
 def _print_licence(card: Card, wanted: Sequence[Download]) -> None:
     """Print a dataset's licence, and what is to be fetched."""
-    print(f"{card.name}: {card.summary or 'no summary'}")
-    print(f"licence: {card.licence or 'not stated'}")
-    print(f"terms: {card.homepage or 'not stated'}")
+    print_line(f"{card.name}: {card.summary or 'no summary'}")
+    print_line(f"licence: {card.licence or 'not stated'}")
+    print_line(f"terms: {card.homepage or 'not stated'}")
     for source in wanted:
         size = ""
         if source.bytes:
             size = f" ({source.bytes:,} bytes)"
-        print(f"to fetch: {source.url}{size}")
+        print_line(f"to fetch: {source.url}{size}")
 
 
 def _ask(name: str) -> None:

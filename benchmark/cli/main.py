@@ -7,7 +7,6 @@ only inside the commands that need them, so that help appears at once.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,11 +17,13 @@ from vlpeft.benchmark.cli.arguments import parser
 from vlpeft.benchmark.cli.bench import bench
 from vlpeft.benchmark.cli.cells import how_to_continue, retry, run, sweep
 from vlpeft.benchmark.cli.planning import list_names, measure, params, plan, prefetch
+from vlpeft.benchmark.cli.printing import print_error, print_note
 from vlpeft.benchmark.cli.report import report
 from vlpeft.benchmark.cli.tables import diff, keep, table
 from vlpeft.benchmark.cli.verify import verify
 from vlpeft.benchmark.cli.watching import cancel, logs, status
 from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.core.terminal import discard, prepare_streams
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -31,10 +32,41 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Exit codes: 0 done; 1 some cells of a sweep failed, or results differ; 2 something that the
     user can fix; 130 interrupted.
     """
+    prepare_streams()
     if not (sys.argv[1:] if arguments is None else arguments):
         parser().print_help(sys.stderr)
         sys.exit(2)
-    sys.exit(_run_command(parser().parse_args(arguments)))
+    sys.exit(_run(arguments))
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    """Run a command, and write what it printed. Trouble with stdout is one line and code 2."""
+    try:
+        try:
+            code = _run_command(parser().parse_args(arguments))
+        except SystemExit as end:  # of argparse: --help, --version, or a typo
+            code = end.code if isinstance(end.code, int) else 2
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # As in `vlpeft ... | head`.
+        discard(sys.stdout)
+        return 0
+    except OSError as error:
+        if _accepts_output():
+            raise
+        discard(sys.stdout)
+        print_error(f"cannot write the output: {error.strerror or error}; free space for it")
+        return 2
+    return code
+
+
+def _accepts_output() -> bool:
+    """Return whether stdout takes what was printed so far."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        return False
+    return True
 
 
 def _run_command(options: argparse.Namespace) -> int:
@@ -47,25 +79,22 @@ def _run_command(options: argparse.Namespace) -> int:
         if "sweep" in options:
             options.handle = _handle(options)
         code: int = COMMANDS[options.command](options)
-        sys.stdout.flush()
     except UserError as error:
-        print(f"vlpeft: error: {error}", file=sys.stderr)
+        print_error(error)
         return 2
-    except PermissionError as error:
-        # Result folders are shared, so any file may belong to another user.
-        print(
-            f"vlpeft: error: {error.filename}: {error.strerror}; "
-            "ask its owner, or choose another folder",
-            file=sys.stderr,
+    except OSError as error:
+        # An error without a file may be one of stdout.
+        if error.filename is None:
+            raise
+        # Result folders are shared, and on disks that may fail: any file may be unreadable.
+        print_error(
+            f"{error.filename}: {error.strerror}; restore it, ask its owner, "
+            "or choose another folder"
         )
         return 2
     except KeyboardInterrupt:
-        print(f"vlpeft: interrupted{how_to_continue(options)}", file=sys.stderr)
+        print_note(f"interrupted{how_to_continue(options)}")
         return 130
-    except BrokenPipeError:
-        # As in `vlpeft ... | head`. What is still buffered must not be written at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     return code
 
 
@@ -78,6 +107,11 @@ def _root(options: argparse.Namespace) -> Path | None:
     from vlpeft.results.papers.published import sweep_name_of
 
     given: Path | None = options.root
+    if given is not None and given.is_file() and given.suffix != ".jsonl":
+        raise UserError(
+            f"--root {given}: is a file; give a result folder that `vlpeft sweep` has filled, "
+            "or a new one"
+        )
     options.asked = given is not None or bool(options.scale)
     if options.sweep.endswith((".yaml", ".yml")):
         name = Path(options.sweep).stem

@@ -7,6 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from vlpeft.benchmark.core.cores import check_number
+from vlpeft.benchmark.core.errors import UserError
+
 DEVICE = "auto, cpu, cuda or cuda:N (default: auto, which takes a GPU if there is one)"
 
 
@@ -50,6 +53,21 @@ def _at_least(least: int, text: str) -> int:
     return number
 
 
+def path(text: str) -> Path:
+    """Read a path. An empty one would stand for the current folder."""
+    if not text or "\0" in text:
+        raise argparse.ArgumentTypeError("is an empty path; name one, or leave the option out")
+    return Path(text)
+
+
+def _in_bounds(text: str) -> int:
+    """Read a number of threads or processes that this machine can run."""
+    try:
+        return check_number(_at_least(1, text), "it")
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error).removeprefix("it: ")) from None
+
+
 positive = partial(_at_least, 1)
 count = partial(_at_least, 0)
 
@@ -86,7 +104,7 @@ def add_scale(parser: argparse.ArgumentParser) -> None:
 def add_root(parser: Any) -> None:
     """Add --root."""
     parser.add_argument(
-        "--root", type=Path, metavar="DIR", help="result folder (default: runs/SWEEP)"
+        "--root", type=path, metavar="DIR", help="result folder (default: runs/SWEEP)"
     )
 
 
@@ -99,7 +117,7 @@ def add_threads(parser: argparse.ArgumentParser, prefix: str = "") -> None:
     """Add --threads."""
     parser.add_argument(
         "--threads",
-        type=positive,
+        type=_in_bounds,
         metavar="N",
         help=f"{prefix}CPU threads (default: torch's choice)",
     )

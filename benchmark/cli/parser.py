@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from vlpeft.benchmark.core.errors import did_you_mean
+from vlpeft.benchmark.core.terminal import print_message
 
 # Messages of argparse, and what replaces them: words that say what to do.
 WORDS: tuple[tuple[str, Callable[[re.Match[str]], str]], ...] = (
@@ -36,7 +37,7 @@ class Parser(argparse.ArgumentParser):
             message = re.sub(pattern, words, message)
         if not message.endswith("?"):  # it does not suggest a word already
             message = f"{message}; see `{self.prog} --help`"
-        print(f"{self.prog}: error: {message}", file=sys.stderr)
+        print_message(f"{self.prog}: error: {message}")
         sys.exit(2)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:

@@ -6,11 +6,17 @@ These are `list`, `plan`, `prefetch`, `params` and `measure`.
 from __future__ import annotations
 
 import argparse
-import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from vlpeft.benchmark.cli.printing import print_json, print_table
+from vlpeft.benchmark.cli.printing import (
+    print_error,
+    print_json,
+    print_line,
+    print_message,
+    print_table,
+    print_text,
+)
 from vlpeft.benchmark.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -25,7 +31,7 @@ def list_names(options: argparse.Namespace) -> int:
     if options.json:
         print_json(rows)
     else:
-        print(listing_text(rows), end="")
+        print_text(listing_text(rows).rstrip("\n"))
     return 0
 
 
@@ -79,7 +85,7 @@ def _cost(made: Plan, options: argparse.Namespace) -> int:
         found.append(each)
         result = each.failed or f"{each.step_seconds:.3g} s a step, {each.hours:.3g} hours"
         kind = f"{each.backbone}, {each.method}, {each.task}/{each.dataset}"
-        print(f"{kind}: {result}", file=sys.stderr)
+        print_message(f"{kind}: {result}")
     if options.json:
         print_json([asdict(each) for each in found])
     else:
@@ -106,19 +112,19 @@ def prefetch(options: argparse.Namespace) -> int:
     """
     from vlpeft.benchmark.plan.prefetch import prefetch
 
-    stream = sys.stdout
+    print_state = print_line
     if options.json:
-        stream = sys.stderr
+        print_state = print_message
     fetch = not options.dry_run
     found = []
     for each in prefetch(options.handle, fetch=fetch, accepted=options.yes):
         found.append(each)
-        print(f"{each.kind} {each.name}: {each.message}", file=stream, flush=True)
+        print_state(f"{each.kind} {each.name}: {each.message}")
     if options.json:
         print_json([asdict(each) for each in found])
     for each in found:
         if each.problem and each.state != "to fetch":
-            print(f"vlpeft: error: {each.problem}", file=sys.stderr)
+            print_error(each.problem)
     if any(each.problem for each in found):
         return 2
     return 0
@@ -148,7 +154,7 @@ def measure(options: argparse.Namespace) -> int:
     for step in measure(options.handle, options.batch, runtime):
         steps.append(step)
         result = step.failed or f"{step.step_seconds:.1f} s"
-        print(f"{step.backbone}, {step.method}: {result}", file=sys.stderr)
+        print_message(f"{step.backbone}, {step.method}: {result}")
     if options.json:
         print_json([asdict(step) for step in steps])
     else:

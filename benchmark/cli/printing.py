@@ -1,10 +1,23 @@
-"""How the commands print tables and JSON."""
+"""How the commands print tables, JSON and lines. All text that they print passes here."""
 
 from __future__ import annotations
 
 import json
 import sys
 from typing import Any
+
+from vlpeft.benchmark.core.terminal import escape_json, escape_lines, print_line, print_message
+
+__all__ = [
+    "json_text",
+    "print_error",
+    "print_json",
+    "print_line",
+    "print_message",
+    "print_note",
+    "print_table",
+    "print_text",
+]
 
 
 def print_table(table: Any) -> None:
@@ -16,9 +29,25 @@ def print_table(table: Any) -> None:
 
 def print_json(values: Any) -> None:
     """Print JSON for scripts."""
-    print(json.dumps(values, indent=1, ensure_ascii=False))
+    print(json_text(values, indent=1))
+
+
+def json_text(values: Any, indent: int | None = None) -> str:
+    """Return JSON with the characters that stdout can print; others are escapes of JSON."""
+    encoding = (sys.stdout.encoding or "ascii").lower().replace("-", "").replace("_", "")
+    return escape_json(json.dumps(values, indent=indent, ensure_ascii=encoding != "utf8"))
+
+
+def print_text(text: str) -> None:
+    """Print text of several lines of our own."""
+    print(escape_lines(text))
 
 
 def print_note(line: str) -> None:
     """Print a line on stderr, where it does not mix with results."""
-    print(f"vlpeft: {line}", file=sys.stderr)
+    print_message(f"vlpeft: {line}")
+
+
+def print_error(error: object) -> None:
+    """Print an error on one line on stderr."""
+    print_note(f"error: {error}")

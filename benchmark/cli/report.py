@@ -7,6 +7,7 @@ import gc
 from pathlib import Path
 from typing import Any
 
+from vlpeft.benchmark.cli.printing import print_line
 from vlpeft.benchmark.core.errors import UserError
 
 
@@ -22,7 +23,7 @@ def report(options: argparse.Namespace) -> int:
             _results(options), options.out, options.examples, mixed=options.mixed_environments
         )
         for path in paths:
-            print(path)
+            print_line(str(path))
     finally:
         gc.enable()
     return 0

@@ -16,6 +16,7 @@ from vlpeft.benchmark.cli.options import (
     add_sweep,
     add_threads,
     count,
+    path,
 )
 
 FORMATS = ("text", "md", "latex", "html", "csv", "json", "parquet")
@@ -56,7 +57,7 @@ def _add_table(commands: Any) -> None:
     _add_table_content(table)
     add_mixed(table)
     table.add_argument(
-        "-o", "--out", type=Path, metavar="FILE", help="write to a file instead of printing"
+        "-o", "--out", type=path, metavar="FILE", help="write to a file instead of printing"
     )
 
 
@@ -112,8 +113,8 @@ def _add_diff(commands: Any) -> None:
         "Versions come first, then cells, metrics and costs. As with diff(1), the exit code is 1\n"
         "if anything differs other than costs and versions.",
     )
-    diff.add_argument("a", metavar="A", type=Path, help="a result folder, or a file of evidence")
-    diff.add_argument("b", metavar="B", type=Path, help="the folder or file to compare with A")
+    diff.add_argument("a", metavar="A", type=path, help="a result folder, or a file of evidence")
+    diff.add_argument("b", metavar="B", type=path, help="the folder or file to compare with A")
     diff.add_argument(
         "name", metavar="SWEEP", nargs="?", help="compare only the cells of this sweep"
     )
@@ -133,7 +134,7 @@ def _add_keep(commands: Any) -> None:
     add_mixed(keep)
     keep.add_argument(
         "--out",
-        type=Path,
+        type=path,
         metavar="DIR",
         help="folder of the file (default: results/measured of this checkout)",
     )
@@ -156,7 +157,7 @@ def _add_report(commands: Any) -> None:
     report.add_argument(
         "-o",
         "--out",
-        type=Path,
+        type=path,
         default=Path("report"),
         metavar="DIR",
         help="folder of the page (default: report)",
@@ -184,7 +185,7 @@ def _add_export(commands: Any) -> None:
     add_scale(export)
     add_root(export)
     export.add_argument(
-        "-o", "--output", type=Path, required=True, metavar="DIR", help="folder to create"
+        "-o", "--output", type=path, required=True, metavar="DIR", help="folder to create"
     )
     export.add_argument(
         "--format",
@@ -205,14 +206,14 @@ def _add_predict(commands: Any) -> None:
     )
     predict.add_argument(
         "--adapter",
-        type=Path,
+        type=path,
         required=True,
         metavar="DIR",
         help="a folder that `vlpeft export-adapter` has written",
     )
     predict.add_argument(
         "--image",
-        type=Path,
+        type=path,
         action="append",
         metavar="FILE",
         help="the image; give it twice for nlvr2, left and right",
@@ -231,7 +232,7 @@ def _add_predict_options(predict: Any) -> None:
     predict.add_argument(
         "--from",
         dest="rows",
-        type=Path,
+        type=path,
         metavar="FILE",
         help='read requests from JSON lines: {"image": PATH, "question": TEXT} ("images" for two)',
     )

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
-from vlpeft.benchmark.cli.printing import print_json, print_note, print_table
+from vlpeft.benchmark.cli.printing import print_json, print_line, print_note, print_table
 from vlpeft.benchmark.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def table(options: argparse.Namespace) -> int:
     if form == "csv":
         _print_notes(made.remark_lines)
     colour = options.out is None and sys.stdout.isatty()
-    _write(options, render(made, form, colour=colour).encode())
+    _write(options, render(made, form, colour=colour).encode(errors="backslashreplace"))
     return 0
 
 
@@ -69,8 +69,10 @@ def _write(options: argparse.Namespace, content: bytes) -> None:
     if options.out is None:
         sys.stdout.write(content.decode())
         return
+    from vlpeft.benchmark.core.files import write_output
+
     try:
-        options.out.write_bytes(content)
+        write_output(options.out, content)
     except OSError as error:
         raise UserError(
             f"-o {options.out}: {error.strerror}; name a file in a folder that you may write to"
@@ -161,5 +163,5 @@ def keep(options: argparse.Namespace) -> int:
     out: Path = options.out or MEASURED
     path = keep(options.handle, out, mixed=options.mixed_environments)
     again = f"vlpeft table {replace(options.handle, root=path).as_typed()}"
-    print(f"{path} ({path.stat().st_size / 1e6:.1f} MB); read it with `{again}`")
+    print_line(f"{path} ({path.stat().st_size / 1e6:.1f} MB); read it with `{again}`")
     return 0

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vlpeft.benchmark.bench import names as bench_names
-from vlpeft.benchmark.cli.options import add_command, add_device, add_json, positive
+from vlpeft.benchmark.cli.options import add_command, add_device, add_json, path, positive
 
 KEPT = Path(__file__).resolve().parents[2] / "results" / "measured" / "bench"
 VERIFIED = ("vit_roberta", "vit_gpt2", "clip_bart", "blip")  # backbones with expected values
@@ -63,7 +63,7 @@ def _add_dataset(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--path",
-        type=Path,
+        type=path,
         metavar="DIR",
         help="folder of its files (default: $VLPEFT_DATA/NAME, or the `root` of the YAML file)",
     )
@@ -130,7 +130,7 @@ def _add_bench_output(bench: Any) -> None:
     kept.add_argument(
         "--keep",
         nargs="?",
-        type=Path,
+        type=path,
         const=KEPT,
         metavar="DIR",
         help="also write the rows to a new file in DIR (default: results/measured/bench)",
@@ -138,13 +138,13 @@ def _add_bench_output(bench: Any) -> None:
     kept.add_argument(
         "--kept",
         nargs="?",
-        type=Path,
+        type=path,
         const=KEPT,
         metavar="DIR",
         help="measure nothing; show the newest rows that were kept in DIR (same default)",
     )
     bench.add_argument(
-        "--plot", type=Path, metavar="FILE", help="draw the curves of `growth` to an SVG file"
+        "--plot", type=path, metavar="FILE", help="draw the curves of `growth` to an SVG file"
     )
     form = bench.add_mutually_exclusive_group()
     form.add_argument("--markdown", action="store_true", help="print a Markdown table")
@@ -156,7 +156,7 @@ def _add_pretrain(commands: Any) -> None:
     pretrain.add_argument("what", choices=("tiny",), help="the towers to train: tiny")
     pretrain.add_argument(
         "--out",
-        type=Path,
+        type=path,
         required=True,
         metavar="DIR",
         help="folder for the towers and manifest.json",

@@ -12,7 +12,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from vlpeft.benchmark.cli.printing import print_json, print_note, print_table
+from vlpeft.benchmark.cli.printing import (
+    print_json,
+    print_line,
+    print_note,
+    print_table,
+    print_text,
+)
 from vlpeft.benchmark.core.errors import UserError
 
 WATCH_SECONDS = 5.0  # between two looks of `status --watch`
@@ -126,7 +132,7 @@ def cancel(options: argparse.Namespace) -> int:
     ids = {cell.id for cell in made.runnable()}
     ids |= {cell.id for cell in find_unplanned(made, Store(options.root))}
     jobs, local, elsewhere = cancel(options.root, made.sweep, ids)
-    print(
+    print_line(
         f"{jobs} jobs cancelled, {local} local launchers interrupted; "
         "what is done stays, `vlpeft sweep` continues"
     )
@@ -148,5 +154,7 @@ def logs(options: argparse.Namespace) -> int:
             "it was not started, or ran with --on inline"
         )
     for log, text in found:
-        print(f"--> {log}\n{text.rstrip()}\n")
+        print_line(f"--> {log}")
+        # A progress bar returns to the start of its line.
+        print_text(text.rstrip().replace("\r\n", "\n").replace("\r", "\n") + "\n")
     return 0

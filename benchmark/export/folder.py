@@ -21,12 +21,12 @@ import torch
 from safetensors.torch import load_file
 
 from vlpeft.benchmark.cells.cell import Cell
-from vlpeft.benchmark.cells.records import sha256
 from vlpeft.benchmark.contract import METHODS
 from vlpeft.benchmark.contract.backbone import Backbone
 from vlpeft.benchmark.contract.visual import VisionTower
 from vlpeft.benchmark.core.config import JSON, Config, parse
 from vlpeft.benchmark.core.errors import UserError, error_context
+from vlpeft.benchmark.core.files import sha256
 from vlpeft.benchmark.export.weights import check_base
 from vlpeft.benchmark.run.checkpoint import load_trained, trained_tensors
 from vlpeft.benchmark.run.model import build

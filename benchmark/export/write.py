@@ -6,7 +6,6 @@ The weights are written alone, in peft's format, or merged into the towers.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,11 +13,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from vlpeft.benchmark.cells.cell import Cell, Part, Planned
-from vlpeft.benchmark.cells.records import Record, Store, sha256, to_json
+from vlpeft.benchmark.cells.cell import Cell, Planned
+from vlpeft.benchmark.cells.records import Record, Store, shareable_metrics
 from vlpeft.benchmark.contract.backbone import Backbone
 from vlpeft.benchmark.core.config import dump
 from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.core.files import new_folder, read_bytes, sha256, to_json
 from vlpeft.benchmark.export.cards import card
 from vlpeft.benchmark.export.folder import (
     BASE,
@@ -57,13 +57,22 @@ class FinishedCell:
 
     def predictions(self) -> list[list[str]]:
         """Return the run's texts for the first test examples of each task."""
-        with (self.folder / "predictions.jsonl").open(encoding="utf-8") as lines:
-            texts = [json.loads(line)["prediction"] for line in lines]
+        texts = _read_texts(self.folder / "predictions.jsonl")
         first = []
         for inputs in self.inputs:
             first.append(texts[: min(TRIED, len(inputs.test))])
             texts = texts[len(inputs.test) :]
         return first
+
+
+def _read_texts(path: Path) -> list[str]:
+    """Read the texts of all predictions."""
+    try:
+        return [str(json.loads(line)["prediction"]) for line in read_bytes(path).splitlines()]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(
+            f"{path}: damaged ({error}); delete {path.parent} and run the cell again"
+        ) from error
 
 
 def read_finished_cell(planned: Planned, store: Store) -> FinishedCell:
@@ -173,26 +182,18 @@ def _describe(
     return AdapterFolder(
         id=record.id,
         format=form,
-        cell=_without_paths(cell.cell),
+        cell=cell.cell.without_folders(),
         method=method,
         answers=tuple(inputs.answers for inputs in cell.inputs),
         base=base,
         weights={key: value for key, value in base.items() if "@" in value},
         image=image_transform(backbone.vision),
-        metrics=record.metrics,
+        metrics=shareable_metrics(record.metrics),
         trained={key: record.cost[key] for key in TRAINED},
         provenance={key: provenance[key] for key in PROVENANCE if key in provenance},
         reproduced=reproduced,
         plugin=plugin_module(method),
     )
-
-
-def _without_paths(cell: Cell) -> Cell:
-    """Return the cell without the folders of its data on this machine; its id is the same."""
-    first, *also = (
-        Part(part.task, replace(part.dataset, root=""), part.protocol) for part in cell.parts
-    )
-    return replace(cell, dataset=first.dataset, also=tuple(also))
 
 
 def _write_description(
@@ -218,15 +219,11 @@ def _write_description(
 @contextmanager
 def _new_folder(output: Path) -> Iterator[Path]:
     """Give a temporary folder; rename it to `output` at the end, or delete it after an error."""
-    folder = output.with_name(f".{output.name}.{os.getpid()}")
     try:
-        folder.mkdir(parents=True)
-        yield folder
-        folder.rename(output)
+        with new_folder(output) as folder:
+            yield folder
     except OSError as error:
         raise UserError(
             f"cannot write {output}: {error.strerror or error};"
             " choose a writable folder with free space"
         ) from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

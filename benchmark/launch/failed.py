@@ -7,8 +7,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from vlpeft.benchmark.cells.attempts import last_failure
 from vlpeft.benchmark.cells.cell import Planned
-from vlpeft.benchmark.cells.records import Store, read_json
+from vlpeft.benchmark.cells.records import Store
+from vlpeft.benchmark.core.config import dump
 from vlpeft.benchmark.core.errors import disk_trouble
 
 CANCELLED = "cancelled"  # the cause of a cell whose job the user has cancelled; nothing to fix
@@ -23,7 +25,14 @@ def failures(cells: Sequence[Planned], root: Path) -> Iterator[FailedCell]:
     store = Store(root)
     for cell in cells:
         if not store.has_record(cell.id):
-            yield cell, read_json(store.folder(cell.id) / "failure.json") or _guess_cause(root)
+            yield cell, _read_cause(store, cell.id) or _guess_cause(root)
+
+
+def _read_cause(store: Store, cell_id: str) -> dict[str, Any] | None:
+    found = last_failure(store, cell_id)
+    if found is None:
+        return None
+    return dump(found)
 
 
 def _guess_cause(root: Path) -> dict[str, Any]:

@@ -6,7 +6,6 @@ The first one saves the cells in training at their current step; a second one st
 from __future__ import annotations
 
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -18,6 +17,7 @@ import psutil
 
 from vlpeft.benchmark.cells.attempts import progress
 from vlpeft.benchmark.cells.records import Store
+from vlpeft.benchmark.core.terminal import print_message
 
 SAVE_SECONDS = 60.0  # to finish the current step and to write
 
@@ -125,4 +125,4 @@ def _training(
 def print_notice(cells: int) -> None:
     """Print, for the person who pressed Ctrl-C, what happens now."""
     what = "the cell" if cells == 1 else f"{cells} cells"
-    print(f"vlpeft: saving {what} in training; Ctrl-C again stops at once", file=sys.stderr)
+    print_message(f"vlpeft: saving {what} in training; Ctrl-C again stops at once")

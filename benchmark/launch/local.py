@@ -23,6 +23,7 @@ import psutil
 
 from vlpeft.benchmark.cells.cell import Plan, Planned
 from vlpeft.benchmark.cells.records import Store
+from vlpeft.benchmark.core.cores import check_number
 from vlpeft.benchmark.core.environment import SAFE_PATH, environment
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.launch.interrupts import run_interruptible, save
@@ -194,10 +195,8 @@ def default_workers(ranks: int) -> int:
 
 
 def check_workers(workers: int) -> int:
-    """Return the number of workers. Raises UserError below one."""
-    if workers < 1:
-        raise UserError(f"--workers: {workers} is not enough; use 1 or more")
-    return workers
+    """Return the number of workers. Raises UserError if this machine cannot run so many."""
+    return check_number(workers, "--workers")
 
 
 @contextmanager

@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 from filelock import FileLock
 
-from vlpeft.benchmark.cells.records import is_locked, write_errors
+from vlpeft.benchmark.cells.records import is_locked
+from vlpeft.benchmark.core.files import write_errors
 
 
 class Launcher(NamedTuple):
@@ -56,6 +57,7 @@ def launchers(root: Path, sweep: str) -> list[Launcher]:
     for path in sorted(folder.rglob("*~*~*~*")):
         # The name of a shipped sweep may hold a slash: p_adapter/table1.
         name, way, host, process = path.relative_to(folder).as_posix().rsplit("~", 3)
-        if name == sweep and is_locked(path):
+        # A launcher's own file is a file, and its name ends with a number.
+        if name == sweep and process.isdecimal() and path.is_file() and is_locked(path):
             found.append(Launcher(way, host, int(process)))
     return found

@@ -34,9 +34,7 @@ class SweepProgress(Bars):
         self.running = dict[str, TaskID]()
         self.total = len(plan.runnable())
         self.done = self.total - len(cells)
-        self.bar = self.bars.add_task(
-            plan.sweep, total=self.total, completed=self.done, before=self.done
-        )
+        self.bar = self.add(plan.sweep, self.total, self.done)
         self.last_line = time.monotonic()
         skipped = len(plan.cells) - self.total
         self.line(
@@ -103,8 +101,8 @@ class SweepProgress(Bars):
         where = f"{cell.row} | {cell.backbone} | {cell.task}/{cell.dataset}"
         text = f"  {phase}: seed {cell.seed} | {where}"
         if cell.id not in self.running:
-            self.running[cell.id] = self.bars.add_task(text)
-        self.bars.update(self.running[cell.id], description=text, completed=step, total=total)
+            self.running[cell.id] = self.add(text, total)
+        self.move(self.running[cell.id], text, step, total)
 
     def _has_ended(self, cell: Planned) -> bool:
         folder = self.store.folder(cell.id)

@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vlpeft.benchmark.cells.attempts import Failure
-from vlpeft.benchmark.cells.records import Store, read_json, to_json, write_atomically
+from vlpeft.benchmark.cells.records import Store
 from vlpeft.benchmark.core.config import Config, dump, parse
+from vlpeft.benchmark.core.files import open_regular, read_json, to_json, write_atomically
 
 LIMIT = 3
 TAIL_LINES = 3
@@ -101,7 +102,7 @@ def give_up(store: Store, cell_id: str, cause: str, message: str, log: str) -> N
 def tail(path: Path) -> str:
     """Return the last lines of a log, on one line."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             file.seek(max(0, path.stat().st_size - TAIL_BYTES))
             text = file.read().decode(errors="replace")
     except OSError as error:

@@ -22,9 +22,11 @@ from typing import Any, Protocol
 
 from vlpeft.benchmark.cells.attempts import Failure
 from vlpeft.benchmark.cells.cell import Cell
-from vlpeft.benchmark.cells.records import Store, read_json
+from vlpeft.benchmark.cells.records import Store
 from vlpeft.benchmark.core.config import dump, parse
 from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.core.files import read_json
+from vlpeft.benchmark.core.terminal import escape, escape_lines, print_message, write_stderr
 from vlpeft.benchmark.launch.tries import begin, forget, give_up, last_if_exhausted
 from vlpeft.benchmark.verify.gate import EnvironmentGate
 
@@ -93,10 +95,10 @@ def run_cells(
 
 def print_error(error: Exception) -> None:
     """Print an error to the log. If the message is not meant for users, add the traceback."""
-    text = f"error: {error}"
+    text = escape(f"error: {error}")
     if not isinstance(error, UserError):
-        text = "".join(traceback.format_exception(error))
-    print(text, file=sys.stderr, flush=True)
+        text = escape_lines("".join(traceback.format_exception(error)))
+    write_stderr(f"{text}\n")
 
 
 def has_ended(store: Store, cell_id: str) -> bool:
@@ -151,7 +153,7 @@ class JobPolicy:
         if not problem:
             return False
         self.store.write_failure(cell_id, dump(Failure("environment", problem, user=True)))
-        print(f"error: {problem}", file=sys.stderr, flush=True)
+        print_message(f"error: {problem}")
         return True
 
 

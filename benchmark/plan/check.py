@@ -14,12 +14,21 @@ from pathlib import Path
 import torch
 
 from vlpeft.benchmark.cells.cell import Cell, Part, Plan, Planned
-from vlpeft.benchmark.cells.records import Store, to_json, write_atomically
+from vlpeft.benchmark.cells.records import Store
 from vlpeft.benchmark.core.config import dump, parse_json
 from vlpeft.benchmark.core.errors import DataError, UserError, error_context
+from vlpeft.benchmark.core.files import read_bytes, to_json, write_atomically
 from vlpeft.benchmark.plan.compatibility import check_names, check_recipe, reason_to_skip
 from vlpeft.benchmark.plan.grid import expand
-from vlpeft.benchmark.plan.sweep import SweepHandle, plan_file, sweep_name
+from vlpeft.benchmark.plan.sweep import (
+    PlanOrigin,
+    SweepHandle,
+    describe_origin,
+    plan_file,
+    refuse_other_sweep,
+    relative_origin,
+    sweep_name,
+)
 from vlpeft.benchmark.run.cost import parameters
 from vlpeft.benchmark.run.inputs import Inputs
 from vlpeft.benchmark.run.model import build
@@ -81,7 +90,8 @@ def _make_plan(sweep: SweepHandle, cells: tuple[Planned, ...]) -> Plan:
     title = content.title or sweep_name(sweep.path)
     if sweep.scale:
         title = f"{title} (scale: {sweep.scale})"
-    return Plan(sweep.name, title, content.notes, sweep.fingerprint(), cells)
+    file = describe_origin(sweep.path)
+    return Plan(sweep.name, title, content.notes, sweep.fingerprint(), cells, file)
 
 
 def _has_no_folder(planned: Planned) -> bool:
@@ -93,8 +103,10 @@ def _has_no_folder(planned: Planned) -> bool:
 def save_plan(plan_: Plan, root: Path) -> None:
     """Write a plan and its cells to a result folder, where workers and tables find them.
 
-    Raises UserError if a dataset has changed since one of the cells was run.
+    Raises UserError if a dataset has changed since one of the cells was run, or if the folder
+    holds another sweep of the same name.
     """
+    _refuse_other_sweep(plan_, root)
     store = Store(root)
     store.reserve()
     for planned in plan_.runnable():
@@ -108,6 +120,7 @@ def save_planned_cell(plan_: Plan, planned: Planned, root: Path) -> None:
     The plan lists all cells of the sweep. What an earlier launch has counted for the other
     cells is kept.
     """
+    _refuse_other_sweep(plan_, root)
     store = Store(root)
     store.reserve()
     _save_cell(store, planned)
@@ -128,7 +141,21 @@ def _save_cell(store: Store, planned: Planned) -> None:
 
 def _write_plan(plan_: Plan, root: Path) -> None:
     """Write the plan without indentation, which is ten times as fast."""
+    if plan_.file is not None:
+        plan_ = replace(plan_, file=relative_origin(plan_.file, root))
     write_atomically(plan_file(root, plan_.sweep), to_json(dump(plan_), indent=None))
+
+
+def _refuse_other_sweep(plan_: Plan, root: Path) -> None:
+    """Raise UserError if the folder holds the plan of another sweep of the same name."""
+    if plan_.file is None:
+        return
+    path = plan_file(root, plan_.sweep)
+    try:
+        held = parse_json(PlanOrigin, read_bytes(path), str(path))
+    except (OSError, UserError):
+        return  # there is none, or a damaged one, which the new plan replaces
+    refuse_other_sweep(held, plan_.file, plan_.source, root)
 
 
 def _keep_counts(plan_: Plan, planned: Planned, root: Path) -> Plan:
@@ -139,7 +166,7 @@ def _keep_counts(plan_: Plan, planned: Planned, root: Path) -> Plan:
     """
     file = plan_file(root, plan_.sweep)
     try:
-        old = parse_json(Plan, file.read_bytes(), str(file))
+        old = parse_json(Plan, read_bytes(file), str(file))
     except (OSError, UserError):
         return plan_  # there is none, or a damaged one, which the new plan replaces
     counted = {cell.id: cell for cell in old.cells if cell.total}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shlex
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from pydantic import Field
 from vlpeft.benchmark.cells.cell import Plan
 from vlpeft.benchmark.core.config import JSON, Config, load_yaml, parse, parse_json
 from vlpeft.benchmark.core.errors import UserError, did_you_mean
+from vlpeft.benchmark.core.files import read_bytes
 from vlpeft.benchmark.datasets import dataset_path
 from vlpeft.benchmark.plan.entries import (
     SweepEntry,
@@ -111,6 +113,55 @@ def plan_file(root: Path, sweep: str, scale: str = "") -> Path:
     return root / "sweeps" / f"{_scaled(sweep, scale)}.json"
 
 
+@dataclass(frozen=True)
+class PlanOrigin:
+    """What a plan file says about the sweep it was made from; other keys are not read."""
+
+    sweep: str
+    source: str
+    file: str | None = None
+
+
+def describe_origin(path: Path) -> str:
+    """Return the sweep's file as a plan that is not written yet has it: "" for a shipped one."""
+    resolved = path.resolve()
+    if resolved.is_relative_to(SWEEPS):
+        return ""
+    return str(resolved)
+
+
+def relative_origin(file: str, root: Path) -> str:
+    """Return the sweep's file relative to the result folder, so that both may be moved together."""
+    if not file:
+        return ""
+    return os.path.relpath(file, root.resolve())
+
+
+def refuse_other_sweep(held: PlanOrigin | Plan, file: str, source: str, root: Path) -> None:
+    """Raise UserError if the plan in a result folder is of another sweep of the same name.
+
+    A moved or edited file is the same sweep, and so is a copy with equal content.
+
+    Args:
+        held: The plan in the folder.
+        file: The file of the sweep that is run, from `describe_origin`.
+        source: Its `fingerprint`.
+        root: The result folder.
+    """
+    if held.file is None or held.source == source:
+        return
+    name = held.sweep.partition("@")[0]
+    shipped = SWEEPS / f"{name}.yaml"
+    other = (root.resolve() / held.file).resolve() if held.file else shipped
+    own = Path(file) if file else shipped
+    if not other.exists() or (own.exists() and other.samefile(own)):
+        return
+    raise UserError(
+        f"{root} holds the results of {other}, and {own} is another sweep of the same name "
+        f"'{name}'; choose another --root, or rename one of the two files"
+    )
+
+
 def _scaled(name: str, scale: str) -> str:
     if scale:
         return f"{name}@{scale}"
@@ -185,14 +236,19 @@ class SweepHandle:
     def read_plan(self) -> Plan:
         """Read the plan in the result folder, even if the sweep has changed since then.
 
-        Raises UserError if there is no plan, or if it is damaged.
+        Raises UserError if there is no plan, if it is damaged, or if it is of another sweep.
         """
+        plan = self._read_plan()
+        refuse_other_sweep(plan, describe_origin(self.path), self.fingerprint(), self.root)
+        return plan
+
+    def _read_plan(self) -> Plan:
         name = sweep_name(self.path)
         if self.scale:
             scale_path(self.scale)  # raises for a misspelled scale
         file = plan_file(self.root, self.name)
         try:
-            return parse_json(Plan, file.read_bytes(), str(file))
+            return parse_json(Plan, read_bytes(file), str(file))
         except FileNotFoundError as error:
             raise UserError(
                 f"{self.root} holds no results of the sweep '{name}'; {self.launch_command()}"
@@ -234,7 +290,7 @@ def launched_plans(root: Path) -> list[Plan]:
 def _read_launched(path: Path) -> Plan:
     """Read one plan file."""
     try:
-        return parse_json(Plan, path.read_bytes(), str(path))
+        return parse_json(Plan, read_bytes(path), str(path))
     except (OSError, UserError) as error:
         raise UserError(
             f"cannot read {path} ({error}); run its sweep again with --root to rewrite it"

@@ -14,10 +14,11 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from vlpeft.benchmark.cells.records import write_atomically
 from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.core.files import open_regular, write_atomically
 from vlpeft.benchmark.run.loop import TrainingState
 
+DELETE = "delete it to restart the cell"
 # Fields of the state that are saved as they are.
 PLAIN = (
     "step",
@@ -50,12 +51,15 @@ def load_trained(model: nn.Module, tensors: dict[str, Tensor]) -> None:
 
     Raises:
         KeyError: the model trains tensors of other names.
+        ValueError: a tensor has another shape.
     """
     own = trained_tensors(model)
     if own.keys() != tensors.keys():
         differing = sorted(own.keys() ^ tensors.keys())[:3]
         raise KeyError(f"saved and built model train different tensors: {differing}")
     for name, tensor in tensors.items():
+        if tensor.shape != own[name].shape:  # to copy a smaller one would repeat it
+            raise ValueError(f"{name} has shape {list(tensor.shape)}, not {list(own[name].shape)}")
         # In place, because the optimizer holds these very tensors.
         own[name].copy_(tensor)
 
@@ -88,22 +92,58 @@ def load_checkpoint(path: Path, state: TrainingState, origin: dict[str, str]) ->
 
     Raises:
         UserError: the checkpoint is of another origin, for instance because the data changed since,
-            or of another version of this package.
+            or of another version of this package, or it is damaged.
     """
-    # `weights_only` refuses pickled code: a result folder may come from somebody else.
-    saved = torch.load(path, map_location="cpu", weights_only=True)
-    if saved["origin"] != origin:
+    saved = _read(path)
+    if saved.get("origin") != origin:
         raise UserError(
-            f"{path} was made with other data ({saved['origin']}, now {origin}); "
-            "delete it to restart the cell"
+            f"{path} was made with other data ({saved.get('origin')}, now {origin}); {DELETE}"
         )
     if missing := set(PLAIN) - set(saved):
         raise UserError(
-            f"{path} was made by another version of vlpeft (no '{min(missing)}'); "
-            "delete it to restart the cell"
+            f"{path} was made by another version of vlpeft (no '{min(missing)}'); {DELETE}"
         )
+    try:
+        _check_plain(saved, state)
+        _restore(state, saved)
+    except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"{path}: its content does not fit this cell ({reason}); {DELETE}"
+        ) from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Read the content of a checkpoint. Raises UserError for a damaged file."""
+    try:
+        with open_regular(path) as file:
+            # `weights_only` refuses pickled code: a result folder may come from somebody else.
+            saved = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises errors of any type for damaged bytes
+        reason = f"{type(error).__name__}: {str(error).partition('. ')[0]}"
+        raise UserError(f"{path}: not readable ({' '.join(reason.split())}); {DELETE}") from error
+    if not isinstance(saved, dict):
+        raise UserError(f"{path}: holds no checkpoint but a {type(saved).__name__}; {DELETE}")
+    return saved
+
+
+def _check_plain(saved: dict[str, Any], state: TrainingState) -> None:
+    """Raise TypeError or ValueError for values that training could not continue with."""
+    for name in PLAIN:
+        found, expected = type(saved[name]), type(getattr(state, name))
+        if found is not expected:
+            raise TypeError(f"{name} is a {found.__name__}, not a {expected.__name__}")
+    if not 0 <= saved["step"] <= state.total:
+        raise ValueError(f"step {saved['step']} of {state.total}")
+    if len(saved["step_seconds"]) != saved["step"]:
+        raise ValueError(f"times of {len(saved['step_seconds'])} steps, not of {saved['step']}")
+
+
+def _restore(state: TrainingState, saved: dict[str, Any]) -> None:
+    """Put the values of a checkpoint in place."""
     load_trained(state.backbone, saved["trained"])
     state.optimizer.load_state_dict(saved["optimizer"])
+    _check_moments(state)
     state.schedule.load_state_dict(saved["schedule"])
     for name in PLAIN:
         setattr(state, name, saved[name])
@@ -111,3 +151,14 @@ def load_checkpoint(path: Path, state: TrainingState, origin: dict[str, str]) ->
     torch.set_rng_state(saved["cpu_rng"])
     if saved["cuda_rng"]:
         torch.cuda.set_rng_state_all(saved["cuda_rng"])
+
+
+def _check_moments(state: TrainingState) -> None:
+    """Raise ValueError unless the optimizer's tensors have the shapes of what they belong to.
+
+    The optimizer does not check this when it loads them.
+    """
+    for parameter, values in state.optimizer.state.items():
+        for name in ("exp_avg", "exp_avg_sq"):
+            if values[name].shape != parameter.shape:
+                raise ValueError(f"{name} has another shape than what it belongs to")

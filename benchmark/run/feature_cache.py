@@ -21,10 +21,13 @@ from torch import Tensor
 
 from vlpeft.benchmark.contract.backbone import Backbone
 from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.core.files import open_regular, replacement
+from vlpeft.benchmark.core.terminal import print_message
 from vlpeft.benchmark.run.compile import eager
 
 Kept = Literal["float32", "float16"]  # the type of cached features on disk
 Compute = Callable[[Sequence[str]], Tensor]  # names of images -> their features
+FILE = "features.npy"
 CHUNK = 64  # images that pass through the tower at once
 
 
@@ -49,15 +52,22 @@ def open_cache(
         kept: float16 halves the space and rounds the features.
 
     Raises:
-        UserError: the folder cannot be written, or float16 cannot hold a feature.
+        UserError: the folder cannot be written, a feature is not finite, or float16 cannot
+            hold one.
     """
-    array = _open_or_build(folder / _key(backbone, stamps, names, kept), names, compute, kept)
+    key = folder / _key(backbone, stamps, names, kept)
+    array = _open_or_build(key, names, compute, kept)
     rows = {name: i for i, name in enumerate(names)}
 
     def read(wanted: Sequence[str]) -> Tensor:
         # Only these rows are read: the cache may be larger than the memory.
-        found = array[[rows[name] for name in wanted]]
-        return torch.from_numpy(np.asarray(found, np.float32))
+        found = np.asarray(array[[rows[name] for name in wanted]], np.float32)
+        if not np.isfinite(found).all():
+            raise UserError(
+                f"{key / FILE}: damaged, it holds features that are no finite numbers; "
+                "delete it to compute them again"
+            )
+        return torch.from_numpy(found)
 
     return read
 
@@ -92,29 +102,50 @@ def _key(backbone: Backbone, stamps: Sequence[str], names: Sequence[str], kept: 
 def _open_or_build(
     folder: Path, names: Sequence[str], compute: Compute, kept: Kept
 ) -> NDArray[np.floating]:
-    """Return the array of a key, mapped into memory: (names, tokens, width)."""
-    path = folder / "features.npy"
+    """Return the array of a key, mapped into memory: (names, tokens, width).
+
+    A damaged one is computed again.
+    """
+    path = folder / FILE
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # Many cells start together; one computes, the others wait.
         with FileLock(folder / "lock"):
-            if not path.exists():
+            if not os.path.lexists(path):
+                _build(path, names, compute, kept)
+            elif damage := _damage(path, len(names), kept):
+                print_message(
+                    f"vlpeft: {path}: damaged ({damage}); its features are computed again"
+                )
                 _build(path, names, compute, kept)
     except OSError as error:
         raise UserError(
-            f"cannot write the feature cache {folder}: {error.strerror}; "
+            f"cannot write the feature cache {folder}: {error.strerror or error}; delete it, or "
             "choose a writable --root with free space"
         ) from error
     array: NDArray[np.floating] = np.load(path, mmap_mode="r")
     return array
 
 
+def _damage(path: Path, rows: int, kept: Kept) -> str:
+    """Return why a file cannot be the cache of so many images; "" if it can."""
+    try:
+        open_regular(path).close()
+        found = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError, SyntaxError, TypeError, OverflowError) as error:
+        return " ".join(str(error).split())
+    if not isinstance(found, np.ndarray):
+        return "several arrays"
+    if found.dtype != np.dtype(kept) or found.ndim < 2 or len(found) != rows:
+        return f"{found.dtype} of shape {found.shape}, not {kept} of {rows} images"
+    return ""
+
+
 @torch.inference_mode()
 def _build(path: Path, names: Sequence[str], compute: Compute, kept: Kept) -> None:
     """Write the array to a temporary file, then move it: a killed process leaves no half array."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     array: Any = None
-    try:
+    with replacement(path) as temporary:
         for start, part in _chunks(names):
             # Compiled and other cells share a cache, so features are always computed eagerly.
             with eager():
@@ -129,9 +160,6 @@ def _build(path: Path, names: Sequence[str], compute: Compute, kept: Kept) -> No
             _check_range(features, kept)
             array[start : start + len(part)] = features
         array.flush()
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _allocate(path: Path) -> None:
@@ -141,7 +169,12 @@ def _allocate(path: Path) -> None:
 
 
 def _check_range(features: NDArray[np.floating], kept: Kept) -> None:
-    """Raise UserError if float16 would turn a feature into infinity."""
+    """Raise UserError for a feature that is not finite, or that float16 would make infinite."""
+    if not np.isfinite(features).all():
+        raise UserError(
+            "the vision tower computes features that are no finite numbers; "
+            "check its weights, or choose others"
+        )
     if kept != "float16":
         return
     largest = np.abs(features).max()

@@ -16,12 +16,13 @@ from vlpeft.benchmark.cells import scores
 from vlpeft.benchmark.cells.cell import SCIENCE, Cell
 from vlpeft.benchmark.cells.code import Code
 from vlpeft.benchmark.cells.provenance import provenance
-from vlpeft.benchmark.cells.records import Record, Selected, sha256, write_atomically
+from vlpeft.benchmark.cells.records import Record, Selected
 from vlpeft.benchmark.cells.scores import ImageScores
 from vlpeft.benchmark.cells.verified import is_covered
 from vlpeft.benchmark.contract.backbone import Backbone
 from vlpeft.benchmark.core.config import dump
 from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.core.files import sha256, write_atomically
 from vlpeft.benchmark.metrics.base import Prediction
 from vlpeft.benchmark.run.checkpoint import save_trained
 from vlpeft.benchmark.run.cost import gpu_hours, parameters

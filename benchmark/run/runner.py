@@ -18,10 +18,11 @@ from vlpeft.benchmark.cells.attempts import ReportProgress, reporter, unwatched
 from vlpeft.benchmark.cells.cell import Cell
 from vlpeft.benchmark.cells.code import code, keep_diff
 from vlpeft.benchmark.cells.failures import describe_failure
-from vlpeft.benchmark.cells.records import Record, Selected, Store, read_json
+from vlpeft.benchmark.cells.records import Record, Selected, Store
 from vlpeft.benchmark.contract.backbone import Backbone
 from vlpeft.benchmark.core.config import dump, parse
 from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.core.files import read_json
 from vlpeft.benchmark.run.checkpoint import load_checkpoint, save_checkpoint, trained_tensors
 from vlpeft.benchmark.run.compile import compile_errors, compile_layers
 from vlpeft.benchmark.run.cost import Meter, merge_readings

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from vlpeft.benchmark.core.config import NonNegativeFloat, Positive
+from vlpeft.benchmark.core.cores import check_number
 from vlpeft.benchmark.run.devices import select_device
 
 
@@ -43,7 +44,7 @@ def prepare_torch(runtime: Runtime, rank: int = 0) -> torch.device:
     On a CPU the same cell then gives the same bits for the same number of threads.
     """
     if runtime.threads is not None:
-        torch.set_num_threads(runtime.threads)
+        torch.set_num_threads(check_number(runtime.threads, "threads"))
     # Denormal numbers make backward passes on CPUs up to 15 times slower.
     torch.set_flush_denormal(True)
     device = runtime.torch_device(rank)

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-import sys
 from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.table import Column
 
+from vlpeft.benchmark.core.terminal import escape, print_message
 from vlpeft.benchmark.libraries.rich import TimeLeft
 
 
@@ -48,7 +55,20 @@ class Bars:
     def line(self, text: str) -> None:
         """Print a line for logs, on stderr: stdout holds results only."""
         if not self.live:
-            print(text, file=sys.stderr, flush=True)
+            print_message(text)
+
+    def add(self, text: str, total: int | None, before: int | None = None) -> TaskID:
+        """Add a bar, of which `before` was done in an earlier run.
+
+        Labels and names of a sweep's file cannot act on the terminal.
+        """
+        if before is None:
+            return self.bars.add_task(escape(text), total=total)
+        return self.bars.add_task(escape(text), total=total, completed=before, before=before)
+
+    def move(self, bar: TaskID, text: str, completed: int, total: int | None) -> None:
+        """Move a bar, and change its text."""
+        self.bars.update(bar, description=escape(text), completed=completed, total=total)
 
 
 class PhaseProgress(Bars):
@@ -57,11 +77,11 @@ class PhaseProgress(Bars):
     def __init__(self, name: str) -> None:
         super().__init__()
         self.name, self.phase = name, ""
-        self.bar = self.bars.add_task(self.name, total=None)
+        self.bar = self.add(self.name, total=None)
 
     def __call__(self, phase: str, step: int, total: int | None) -> None:
         """Show that `step` of `total` steps of a phase are done; None is an unknown total."""
-        self.bars.update(self.bar, description=f"{phase} {self.name}", completed=step, total=total)
+        self.move(self.bar, f"{phase} {self.name}", step, total)
         # Ten lines a phase are enough for a log; without a total, one for every 1000 steps.
         tenth = max(1, total // 10) if total else 1000
         if phase != self.phase or step % tenth == 0:

@@ -7,8 +7,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from vlpeft.benchmark.cells.records import read_json, to_json, write_atomically
 from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.core.files import read_json, to_json, write_atomically
 from vlpeft.benchmark.verify.check import FLOAT32, JSONValue
 
 FOLDER = Path(__file__).parent / "expected"
@@ -33,7 +33,6 @@ def write(part: str, values: dict[str, Any]) -> None:
     """Replace the values of a part."""
     path = FOLDER / f"{part}.json"
     write_atomically(path, to_json(values))
-    path.chmod(0o644)  # the file is shipped, so everybody may read it
     committed.cache_clear()
 
 

@@ -20,8 +20,8 @@ from pathlib import Path
 from filelock import FileLock
 
 from vlpeft.benchmark.cells import provenance
-from vlpeft.benchmark.cells.records import read_json, to_json, write_atomically
 from vlpeft.benchmark.core.config import Config, dump, parse
+from vlpeft.benchmark.core.files import read_json, to_json, write_atomically
 from vlpeft.benchmark.core.registry import REPOSITORY
 
 COMPUTING = ("benchmark", "baselines", "methods")  # the packages that compute numbers

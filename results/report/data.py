@@ -20,6 +20,7 @@ from vlpeft.benchmark.cells.cell import Plan, Planned
 from vlpeft.benchmark.cells.records import Record
 from vlpeft.benchmark.cells.results import Results
 from vlpeft.benchmark.cells.scores import ImageScores
+from vlpeft.benchmark.core.paths import hide_folders
 from vlpeft.results.leaderboard import Leaderboard, leaderboard
 from vlpeft.results.report.origins import FailedAttempt, failures_and_reasons, provenance_block
 from vlpeft.results.states import parse_states
@@ -192,7 +193,8 @@ def _failures(cells: Iterable[Planned], store: Results) -> Iterator[FailedAttemp
     for cell in cells:
         found = failure(store, cell.id)
         if found is not None:
-            yield FailedAttempt(cell, found.cause, found.message)
+            roots = [part.dataset.root for part in cell.cell.parts]
+            yield FailedAttempt(cell, found.cause, hide_folders(found.message, *roots))
 
 
 def _split_complete(

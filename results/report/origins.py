@@ -73,6 +73,8 @@ def provenance_block(records: Iterable[Record]) -> Block:
 def _provenance(values: Mapping[str, object]) -> Iterator[tuple[str, str]]:
     """Yield the provenance of a record as names and texts. Of the time it keeps the day."""
     for name, value in values.items():
+        if name == "host":  # the page may be published
+            continue
         if name == "finished":
             yield "finished on", str(value)[:10]
         elif isinstance(value, Mapping):

@@ -24,6 +24,7 @@ from markupsafe import Markup
 from vlpeft.benchmark.cells.cell import Plan
 from vlpeft.benchmark.cells.results import Results
 from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.core.files import write_output
 from vlpeft.results.papers.compare import published_table
 from vlpeft.results.papers.published import load_published, published_names
 from vlpeft.results.report import charts
@@ -113,9 +114,8 @@ def _file_names(sweeps: Iterable[str]) -> list[str]:
 
 def _write(path: Path, text: str) -> Path:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         # JSON may contain half of a surrogate pair, which UTF-8 cannot encode.
-        path.write_text(text, encoding="utf-8", errors="backslashreplace")
+        write_output(path, text.encode(errors="backslashreplace"))
     except OSError as error:
         raise UserError(
             f"cannot write {path}: {error.strerror}; choose another folder with -o"

@@ -12,6 +12,7 @@ from PIL import Image
 from vlpeft.benchmark.cells.cell import Planned
 from vlpeft.benchmark.cells.results import Results
 from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.core.paths import hide_folders
 from vlpeft.benchmark.datasets.base import DataFormat, Example
 
 LOSSLESS = 8000  # bytes; a larger PNG is a photograph, which loses nothing visible as JPEG
@@ -55,7 +56,8 @@ def open_examples(cell: Planned, part: int, store: Results, names: Sequence[str]
         every = data.examples(where.task, where.protocol.eval_split)
         examples = {each.id: each for each in every if each.id in wanted}
     except UserError as error:
-        return OpenedExamples(missing=f"question and image are not here: {error}")
+        reason = hide_folders(str(error), where.dataset.root)
+        return OpenedExamples(missing=f"question and image are not here: {reason}")
     images: dict[str, None] = {}
     for name in names:
         if name in examples:
@@ -66,7 +68,8 @@ def open_examples(cell: Planned, part: int, store: Results, names: Sequence[str]
         try:
             pictures[image] = _thumbnail(data, image)
         except UserError as error:
-            unseen[image] = f"the image is not here: {error}"
+            reason = hide_folders(str(error), where.dataset.root)
+            unseen[image] = f"the image is not here: {reason}"
     return OpenedExamples(examples, pictures, unseen)
 
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vlpeft.benchmark.cells.cell import Planned
-from vlpeft.benchmark.cells.records import sha256
 from vlpeft.benchmark.cells.results import Results
 from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.core.files import open_regular, sha256
 
 # How many predictions of a cell are read, so that time stays bounded. The page says so.
 LINES = 20_000
@@ -43,18 +44,25 @@ def read_predictions(
     path = store.folder(cell.id) / "predictions.jsonl"
     expected = store.record(cell.id).files.get(path.name)
     # A file that was cut at the end of a line can still be read, but would be miscounted.
-    if expected and sha256(path) != expected:
-        raise UserError(f"{path} differs from what the run wrote; {FIX}")
-    task = cell.cell.parts[part].name
+    try:
+        if expected and sha256(path) != expected:
+            raise UserError(f"{path} differs from what the run wrote; {FIX}")
+        return _read_lines(path, cell.cell.parts[part].name, metric)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}; {FIX}") from error
+
+
+def _read_lines(path: Path, task: str, metric: str) -> dict[str, PredictionLine]:
+    """Read the first LINES lines of one task, by example id."""
     found: dict[str, PredictionLine] = {}
-    with path.open(encoding="utf-8") as file:
+    with open_regular(path) as file:
         for number, text in enumerate(file, start=1):
             try:
                 row = json.loads(text)
                 if row.get("task", task) != task:
                     continue
                 found[row["id"]] = _prediction(row, metric)
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
                 raise UserError(f"{path}: line {number} is damaged ({error}); {FIX}") from error
             if len(found) == LINES:
                 break

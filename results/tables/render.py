@@ -20,6 +20,7 @@ from rich.table import Table as RichTable
 from rich.text import Text as RichText
 
 from vlpeft.benchmark.core.errors import UserError, did_you_mean
+from vlpeft.benchmark.core.terminal import escape
 from vlpeft.results.tables.blocks import Block, Table, Text
 from vlpeft.results.tables.html import html
 from vlpeft.results.tables.latex import latex
@@ -51,17 +52,22 @@ def _text(table: Table, *, colour: bool) -> str:
         file=out, width=WIDE, force_terminal=colour, color_system=system, legacy_windows=False
     )
     lines = table.lines("Bold and *" if colour else "*")
-    console.print(RichText(table.title, "bold"), *map(RichText, lines), sep="\n")
+    console.print(_rich(table.title, "bold"), *map(_rich, lines), sep="\n")
     for block in table.blocks:
         console.print()
         if block.title:
-            console.print(RichText(block.title, "bold cyan"))
+            console.print(_rich(block.title, "bold cyan"))
         console.print(*_grid(block), sep="\n")
     below = [f"[{mark}] {text}" for mark, text in table.footnotes]
     below += table.notes
     if below:
-        console.print(*map(RichText, ["", *below]), sep="\n")
+        console.print(*map(_rich, ["", *below]), sep="\n")
     return "".join(f"{line.rstrip()}\n" for line in out.getvalue().splitlines())
+
+
+def _rich(text: str, style: str = "") -> RichText:
+    """Return one line of rich's text. A name in it cannot act on the terminal."""
+    return RichText(escape(text), style)
 
 
 def _grid(block: Block) -> Iterator[RichText | RichTable]:
@@ -77,19 +83,19 @@ def _grid(block: Block) -> Iterator[RichText | RichTable]:
         _widen(widths, groups)
     for groups in levels:
         titles = [_centred(title, _span(widths[start:stop])) for title, start, stop in groups]
-        yield RichText(GAP.join(titles), "bold")
+        yield _rich(GAP.join(titles), "bold")
     grid = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for align, title, width in zip(block.align, block.header[-1], widths, strict=True):
         justify: Literal["left", "right"] = "left" if align == "l" else "right"
-        grid.add_column(RichText(title), justify=justify, no_wrap=True, min_width=width)
+        grid.add_column(_rich(title), justify=justify, no_wrap=True, min_width=width)
     for row, texts in zip(block.rows, rows, strict=True):
-        grid.add_row(*map(RichText, texts, map(_style, row)))
+        grid.add_row(*map(_rich, texts, map(_style, row)))
     yield grid
 
 
 def _cell_text(cell: Text) -> str:
     """Return the text of a cell. A star marks bold where there is no colour."""
-    text = f"*{cell.text}" if cell.bold else cell.text
+    text = escape(f"*{cell.text}" if cell.bold else cell.text)
     return " ".join([text, *(f"[{mark}]" for mark in cell.marks)])
 
 

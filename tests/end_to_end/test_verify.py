@@ -6,8 +6,8 @@ from functools import cache
 import pytest
 import torch
 
-from vlpeft.benchmark.cells.records import to_json
 from vlpeft.benchmark.cells.verified import BACKBONES
+from vlpeft.benchmark.core.files import to_json
 from vlpeft.benchmark.verify import expected, models
 from vlpeft.benchmark.verify.check import _largest, difference
 from vlpeft.benchmark.verify.parts import PARTS

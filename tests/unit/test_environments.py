@@ -10,9 +10,10 @@ import pytest
 
 from tests.synthetic import fill, make_plan, planned, record
 from vlpeft.benchmark.cells.provenance import PACKAGES
-from vlpeft.benchmark.cells.records import Store, to_json
+from vlpeft.benchmark.cells.records import Store
 from vlpeft.benchmark.core.config import dump
 from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.core.files import to_json
 from vlpeft.benchmark.plan.sweep import SweepHandle, plan_file
 from vlpeft.results.environments import LISTED, NAMED, label, remarks
 from vlpeft.results.evidence import keep, read_evidence

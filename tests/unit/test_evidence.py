@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.synthetic import fill, make_plan, planned, record, score
-from vlpeft.benchmark.cells.records import to_json
 from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.core.files import to_json
 from vlpeft.benchmark.plan.grid import expand
 from vlpeft.benchmark.plan.sweep import SweepHandle, plan_file
 from vlpeft.results import evidence

@@ -21,9 +21,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vlpeft.benchmark.cells.cell import Cell, Choice, Plan
-from vlpeft.benchmark.cells.records import to_json
 from vlpeft.benchmark.core.config import dump, dump_defaults, parse
 from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.core.files import to_json
 from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.datasets import DatasetSpec
 from vlpeft.benchmark.plan import grid

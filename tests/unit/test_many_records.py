@@ -7,9 +7,9 @@ from itertools import product
 from pathlib import Path
 
 from tests.synthetic import make_plan, planned, record
-from vlpeft.benchmark.cells.records import to_json
 from vlpeft.benchmark.cells.scores import NAME, ImageScores, to_bytes
 from vlpeft.benchmark.core.config import dump
+from vlpeft.benchmark.core.files import to_json
 
 SEEDS, METHODS, BACKBONES, TASKS = (
     range(25),

@@ -15,10 +15,11 @@ from pathlib import Path
 import pytest
 
 from vlpeft.benchmark.cells.cell import Cell, Choice, Part, Plan, Planned
-from vlpeft.benchmark.cells.records import Record, Store, to_json, write_atomically
+from vlpeft.benchmark.cells.records import Record, Store
 from vlpeft.benchmark.cli import main as cli
 from vlpeft.benchmark.core.config import dump, parse
 from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.core.files import to_json, write_atomically
 from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.datasets import DatasetSpec
 from vlpeft.benchmark.plan.sweep import SweepHandle, plan_file, sweep_names

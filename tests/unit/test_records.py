@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from vlpeft.benchmark.cells.records import Record, Store, read_record, to_json, write_atomically
+from vlpeft.benchmark.cells.records import Record, Store, read_record
 from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.core.files import to_json, write_atomically
 from vlpeft.benchmark.plan.check import plan, save_plan
 from vlpeft.benchmark.plan.sweep import SweepHandle
 from vlpeft.benchmark.run.runner import run_cell
@@ -49,7 +50,8 @@ print(Store(Path(root)).publish(record), flush=True)
 KILLED = """
 import os, random, signal, sys, time
 from pathlib import Path
-from vlpeft.benchmark.cells.records import Record, Store, write_atomically
+from vlpeft.benchmark.cells.records import Record, Store
+from vlpeft.benchmark.core.files import write_atomically
 
 root = Path(sys.argv[1])
 moments = random.Random(0)

@@ -88,8 +88,8 @@ def test_help_imports_almost_nothing(arguments) -> None:
 def test_reading_results_never_imports_torch(command, tmp_path) -> None:
     """The plan holds every kind of cell of the shipped sweeps, and none of them has run."""
     from vlpeft.benchmark.cells.cell import Plan
-    from vlpeft.benchmark.cells.records import to_json
     from vlpeft.benchmark.core.config import dump
+    from vlpeft.benchmark.core.files import to_json
     from vlpeft.benchmark.plan.grid import expand
     from vlpeft.benchmark.plan.sweep import SweepHandle, plan_file
 

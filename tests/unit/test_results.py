@@ -22,9 +22,10 @@ from hypothesis import strategies as st
 
 from tests.synthetic import SCORES, fill, full_plan, make_plan, planned, record, results, score
 from vlpeft.benchmark.cells.cell import Part, Plan, Planned
-from vlpeft.benchmark.cells.records import Store, to_json
+from vlpeft.benchmark.cells.records import Store
 from vlpeft.benchmark.core.config import dump
 from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.core.files import to_json
 from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.results import status as statuses
 from vlpeft.results.leaderboard import SCHEMA, leaderboard

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end.conftest import edit_json
-from vlpeft.benchmark.cells.records import Store, read_json
+from vlpeft.benchmark.cells.records import Store
 from vlpeft.benchmark.core.config import parse
 from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.core.files import read_json
 from vlpeft.benchmark.launch import worker
 from vlpeft.benchmark.launch.presence import Launcher, launchers, show_presence
 from vlpeft.benchmark.launch.tries import (

@@ -64,8 +64,9 @@ def run_cell(cell_id, root, runtime, progress=None, asked=lambda: False, begin=l
 
 
 def attempt(store, cell_id, asked, steps, seconds, does):
-    from vlpeft.benchmark.cells.records import Record, read_json, to_json, write_atomically
+    from vlpeft.benchmark.cells.records import Record
     from vlpeft.benchmark.core.errors import disk_trouble
+    from vlpeft.benchmark.core.files import read_json, to_json, write_atomically
 
     folder = store.folder(cell_id)
     saved = folder / "checkpoint.pt"
