@@ -222,9 +222,9 @@ def is_locked(lock: Path) -> bool:
             return False
     except Timeout:
         return True
-    except OSError as error:
-        if error.errno not in (errno.EROFS, errno.EACCES):
-            raise UserError(f"{lock}: {error.strerror or error}; delete it") from error
+    except (OSError, NotImplementedError) as error:
+        if getattr(error, "errno", 0) not in (errno.EROFS, errno.EACCES):
+            raise UserError(f"{lock}: cannot be locked ({error}); delete it") from error
         return False
 
 

@@ -198,6 +198,14 @@ def new_folder(path: Path) -> Iterator[Path]:
         os.close(handle)
 
 
+def remove(path: Path) -> None:
+    """Remove a file if it exists. Raises UserError for a folder in its place."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot remove {path}: {error.strerror}; delete it") from error
+
+
 @contextmanager
 def write_errors(path: Path) -> Iterator[None]:
     """Turn an OSError inside into a UserError: what could not be written, and what to do."""

@@ -26,6 +26,7 @@ from vlpeft.benchmark.cells.records import Store
 from vlpeft.benchmark.core.cores import check_number
 from vlpeft.benchmark.core.environment import SAFE_PATH, environment
 from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.core.files import remove
 from vlpeft.benchmark.launch.interrupts import run_interruptible, save
 from vlpeft.benchmark.launch.worker import StopSignal, run_cells
 
@@ -50,7 +51,7 @@ def clear_failures(ids: Iterable[str], root: Path) -> None:
         if store.is_held(cell_id):
             continue
         for name in ("failure.json", "progress.json", "tries.json"):
-            (store.folder(cell_id) / name).unlink(missing_ok=True)
+            remove(store.folder(cell_id) / name)
 
 
 def launch_inline(

@@ -15,7 +15,7 @@ from pathlib import Path
 from vlpeft.benchmark.cells.attempts import Failure
 from vlpeft.benchmark.cells.records import Store
 from vlpeft.benchmark.core.config import Config, dump, parse
-from vlpeft.benchmark.core.files import open_regular, read_json, to_json, write_atomically
+from vlpeft.benchmark.core.files import open_regular, read_json, remove, to_json, write_atomically
 
 LIMIT = 3
 TAIL_LINES = 3
@@ -67,7 +67,7 @@ def was_interrupted(store: Store, cell_id: str, log: str) -> bool:
 
 def forget(store: Store, cell_id: str) -> None:
     """Forget the attempts: the last one reported its end, or the user wants a new start."""
-    _path(store, cell_id).unlink(missing_ok=True)
+    remove(_path(store, cell_id))
 
 
 def note(store: Store, cell_id: str, end: str) -> None:

@@ -5,6 +5,7 @@ A caller needs only the id of a cell and its result folder. All settings are in 
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from vlpeft.benchmark.cells.attempts import ReportProgress, reporter, unwatched
 from vlpeft.benchmark.cells.cell import Cell
@@ -22,7 +23,8 @@ from vlpeft.benchmark.cells.records import Record, Selected, Store
 from vlpeft.benchmark.contract.backbone import Backbone
 from vlpeft.benchmark.core.config import dump, parse
 from vlpeft.benchmark.core.errors import UserError
-from vlpeft.benchmark.core.files import read_json
+from vlpeft.benchmark.core.files import read_json, remove
+from vlpeft.benchmark.core.locks import hold
 from vlpeft.benchmark.run.checkpoint import load_checkpoint, save_checkpoint, trained_tensors
 from vlpeft.benchmark.run.compile import compile_errors, compile_layers
 from vlpeft.benchmark.run.cost import Meter, merge_readings
@@ -94,7 +96,7 @@ def run_cell(
     folder = store.folder(cell_id)
     try:
         # The kernel frees this lock when its holder dies, so a lock is never stale.
-        with FileLock(folder / "lock", timeout=LOCK_SECONDS):
+        with hold(folder / "lock", LOCK_SECONDS):
             # Asked under the lock: the last holder may have published the record meanwhile.
             if store.has_record(cell_id):
                 return "already done"
@@ -111,7 +113,7 @@ def _run_held(
 ) -> None:
     """Run a cell whose lock is held. A failure is written to failure.json and raised."""
     folder = store.folder(cell_id)
-    (folder / "failure.json").unlink(missing_ok=True)
+    remove(folder / "failure.json")
     try:
         report = reporter(folder, progress)
         if runtime.ranks == 1:
@@ -123,13 +125,13 @@ def _run_held(
     except BaseException as error:
         # These files are worthless now. On a full disk, removing them makes room for the cause.
         for name in ("progress.json", PREDICTIONS, TRAINED):
-            (folder / name).unlink(missing_ok=True)
+            remove(folder / name)
         store.write_failure(cell_id, dump(describe_failure(error)))
         raise
     finally:
-        (folder / "progress.json").unlink(missing_ok=True)
+        remove(folder / "progress.json")
     # Only now, when the record exists: a kill before it must not lose the training.
-    (folder / "checkpoint.pt").unlink(missing_ok=True)
+    remove(folder / "checkpoint.pt")
 
 
 def _run_in_ranks(
@@ -238,7 +240,7 @@ class _Attempt:
         `inputs` are those of the first task. Joint cells do not select epochs.
         """
         state = start(backbone, self.cell.protocol, sum(feed.batches for feed in feeds))
-        if self.checkpoint.exists():
+        if os.path.lexists(self.checkpoint):
             load_checkpoint(self.checkpoint, state, self._origin())
         self.ranks.check_equal(trained_tensors(backbone))
         selection = self._selection(inputs, feeds[0])

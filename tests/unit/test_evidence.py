@@ -117,6 +117,28 @@ def test_evidence_is_never_overwritten(tmp_path, kept):
     assert kept.read_bytes() == before
 
 
+def test_no_folder_of_this_machine_is_kept(tmp_path):
+    """Neither of the data, nor in a reason, nor of the sweep's file."""
+    launched(tmp_path / "root")
+    path = plan_file(tmp_path / "root", "quickstart")
+    values = json.loads(path.read_text())
+    values["file"] = "../home/mine/s.yaml"
+    values["cells"][2]["skipped"] = "data: cannot read /home/mine/data/a.json; see https://a.b/c"
+    path.write_text(json.dumps(values))
+    records = sorted((tmp_path / "root").glob("cells/*/record.json"))
+    made = json.loads(records[0].read_text())
+    made["metrics"]["spice"] = {"absent": "/home/mine/bin/java: not found"}
+    records[0].write_text(json.dumps(made))
+    kept = keep(SweepHandle("quickstart", root=tmp_path / "root"), tmp_path / "measured")
+    text = kept.read_text()
+    assert "mine" not in text
+    assert "/nowhere" not in text
+    assert "cannot read a.json; see https://a.b/c" in text
+    plan, store = open_results(SweepHandle("quickstart", root=kept))
+    assert [cell.cell.id for cell in plan.cells] == [cell.id for cell in plan.cells]
+    assert len(list(store.records())) == 2
+
+
 def test_one_file_holds_one_environment(tmp_path):
     _, store = launched(tmp_path)
     second = list(store.records())[1]

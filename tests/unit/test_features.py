@@ -5,6 +5,7 @@ It never serves features of another tower or other data.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -244,6 +245,69 @@ def test_features_too_large_for_half_precision_are_refused(
         frozen.vision.pool = "cls"
     with pytest.raises(UserError, match="float16 cannot hold"):
         visual_inputs(frozen, data, IMAGES, False, tmp_path, "float16")
+
+
+CACHE_DAMAGES = {
+    "empty": lambda path: path.write_bytes(b""),
+    "text": lambda path: path.write_bytes(b"hello hello hello"),
+    "half": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "rows": lambda path: np.save(path, np.load(path)[:1]),
+    "type": lambda path: np.save(path, np.load(path).astype(np.float64)),
+    "number": lambda path: np.save(path, np.float32(1)),
+    "objects": lambda path: np.save(path, np.array([{}, []], object), allow_pickle=True),
+    "header": lambda path: path.write_bytes(b"\x93NUMPY\x01\x00\x06\x00{'a':("),
+    "dangling link": lambda path: (path.unlink(), path.symlink_to("nowhere")),
+    "loop": lambda path: (path.unlink(), path.symlink_to(path.name)),
+    "pipe": lambda path: (path.unlink(), os.mkfifo(path)),
+}
+
+
+@pytest.mark.parametrize("damage", CACHE_DAMAGES.values(), ids=CACHE_DAMAGES.keys())
+def test_a_damaged_cache_is_computed_again(
+    frozen: Backbone, data: Shapes, tmp_path: Path, damage, capsys
+) -> None:
+    before = visual_inputs(frozen, data, IMAGES, False, tmp_path)(alone(IMAGES))
+    (file,) = tmp_path.glob("*/features.npy")
+    damage(file)
+    assert torch.equal(visual_inputs(frozen, data, IMAGES, False, tmp_path)(alone(IMAGES)), before)
+    assert "features.npy: damaged" in capsys.readouterr().err
+    assert sorted(path.name for path in file.parent.iterdir()) == ["features.npy", "lock"]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_cached_features_that_are_no_numbers_are_named(
+    frozen: Backbone, data: Shapes, tmp_path: Path, value
+) -> None:
+    visual_inputs(frozen, data, IMAGES, False, tmp_path)
+    (file,) = tmp_path.glob("*/features.npy")
+    array = np.load(file)
+    array[3] = value
+    np.save(file, array)
+    cached = visual_inputs(frozen, data, IMAGES, False, tmp_path)
+    with pytest.raises(UserError, match=r"features\.npy: damaged.*delete it"):
+        cached(alone(IMAGES))
+
+
+def test_a_tower_whose_features_are_no_numbers_is_refused(
+    frozen: Backbone, data: Shapes, tmp_path: Path
+) -> None:
+    with torch.no_grad():
+        frozen.vision.model.layernorm.weight.fill_(float("nan"))
+    with pytest.raises(UserError, match="vision tower computes features that are no finite"):
+        visual_inputs(frozen, data, IMAGES, False, tmp_path)
+    assert not list(tmp_path.glob("*/*features*"))
+
+
+@pytest.mark.parametrize("place", ["features.npy", "lock"])
+def test_a_folder_in_place_of_a_cache_is_one_line(
+    frozen: Backbone, data: Shapes, tmp_path: Path, place
+) -> None:
+    visual_inputs(frozen, data, IMAGES, False, tmp_path)
+    (folder,) = tmp_path.iterdir()
+    (folder / place).unlink()
+    (folder / place).mkdir()
+    with pytest.raises(UserError, match=r"feature cache .*delete it"):
+        visual_inputs(frozen, data, IMAGES, False, tmp_path)
 
 
 @torch.no_grad()

@@ -93,6 +93,36 @@ def test_a_clean_checkout(checkout, tmp_path) -> None:
     assert not (tmp_path / "root").exists()
 
 
+SECRETS = (
+    *("methods/.env", "methods/key.pem", "methods/id_rsa", "results/data.csv", "slurm/a.json"),
+    *("methods/.hidden.py", "methods/.secret/key.yaml", "benchmark/weights.bin", "methods/py"),
+)
+
+
+def test_new_files_that_are_no_sources_are_not_copied(checkout, tmp_path) -> None:
+    """Neither into the difference nor to a cluster: a result folder is shared and published."""
+    for name in SECRETS:
+        (checkout / name).parent.mkdir(exist_ok=True)
+        (checkout / name).write_text("TOKEN=secret\n")
+    assert not code(checkout).dirty
+    keep_diff(tmp_path / "root", checkout)
+    assert not (tmp_path / "root").exists()
+    assert not [name for name in files(checkout) if name.removeprefix("vlpeft/") in SECRETS]
+
+
+def test_new_sources_are_copied_by_their_own_names(checkout, tmp_path) -> None:
+    """A file that is called like a pattern adds no other file."""
+    (checkout / "methods" / "*.py").write_text("new = 1\n")
+    (checkout / "methods" / "a.yaml").write_text("a: 1\n")
+    (checkout / "methods" / "key.pem").write_text("TOKEN=secret\n")
+    assert code(checkout).dirty
+    keep_diff(tmp_path / "root", checkout)
+    (kept,) = (tmp_path / "root" / "diffs").iterdir()
+    assert "new = 1" in kept.read_text()
+    assert "a: 1" in kept.read_text()
+    assert "secret" not in kept.read_text()
+
+
 def test_the_difference_restores_the_same_code(checkout, tmp_path) -> None:
     """Reading the difference does not change the repository."""
     again = tmp_path / "again"

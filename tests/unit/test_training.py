@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import pickle
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -182,6 +184,59 @@ def test_a_checkpoint_of_another_version_is_refused(tmp_path: Path) -> None:
         UserError, match=r"made by another version of vlpeft \(no 'selection'\); delete it"
     ):
         load_checkpoint(path, state, origin)
+
+
+def _edit(path: Path, change) -> None:
+    saved = torch.load(path, weights_only=True)
+    change(saved)
+    torch.save(saved, path)
+
+
+def _shorten(tensors: dict[str, torch.Tensor]) -> None:
+    name = next(iter(tensors))
+    tensors[name] = tensors[name][:1]
+
+
+def _shorten_moments(saved: dict[str, Any]) -> None:
+    saved["optimizer"]["state"][0]["exp_avg"] = torch.zeros(1)
+
+
+DAMAGES = {
+    "empty": lambda path: path.write_bytes(b""),
+    "text": lambda path: path.write_bytes(b"hello"),
+    "zeros": lambda path: path.write_bytes(bytes(5000)),
+    "half": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "zip": lambda path: path.write_bytes(b"PK\x03\x04" + b"x" * 500),
+    "pickle": lambda path: path.write_bytes(pickle.dumps({"a": print})),
+    "foreign": lambda path: torch.save({"a": 1}, path),
+    "list": lambda path: torch.save([1, 2], path),
+    "folder": lambda path: (path.unlink(), path.mkdir()),
+    "pipe": lambda path: (path.unlink(), os.mkfifo(path)),
+    "loop": lambda path: (path.unlink(), path.symlink_to(path.name)),
+    "step": lambda path: _edit(path, lambda saved: saved.update(step=10**6)),
+    "negative step": lambda path: _edit(path, lambda saved: saved.update(step=-1)),
+    "text as step": lambda path: _edit(path, lambda saved: saved.update(step="1")),
+    "seconds": lambda path: _edit(path, lambda saved: saved.update(step_seconds=[])),
+    "no tensors": lambda path: _edit(path, lambda saved: saved.update(trained={})),
+    "short tensor": lambda path: _edit(path, lambda saved: _shorten(saved["trained"])),
+    "short moments": lambda path: _edit(path, _shorten_moments),
+    "optimizer": lambda path: _edit(path, lambda saved: saved.update(optimizer={"a": 1})),
+    "schedule": lambda path: _edit(path, lambda saved: saved.update(schedule=None)),
+    "random state": lambda path: _edit(path, lambda saved: saved.update(cpu_rng=torch.zeros(3))),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
+def test_a_damaged_checkpoint_is_named_with_the_fix(tmp_path: Path, damage) -> None:
+    origin = {"cell": "a", "data": "b"}
+    state = LORA.train(LORA.build(), steps=1)
+    path = tmp_path / "checkpoint.pt"
+    save_checkpoint(path, state, origin)
+    damage(path)
+    fresh = start(LORA.build(), LORA.protocol, 1)
+    with pytest.raises(UserError, match=r"checkpoint\.pt.* delete it to restart") as found:
+        load_checkpoint(path, fresh, origin)
+    assert "\n" not in str(found.value)
 
 
 # Batches.
