@@ -7,6 +7,7 @@ only inside the commands that need them, so that help appears at once.
 from __future__ import annotations
 
 import argparse
+import errno
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +24,7 @@ from vlpeft.benchmark.cli.tables import diff, keep, table
 from vlpeft.benchmark.cli.verify import verify
 from vlpeft.benchmark.cli.watching import cancel, logs, status
 from vlpeft.benchmark.core.errors import UserError
-from vlpeft.benchmark.core.terminal import discard, prepare_streams
+from vlpeft.benchmark.core.terminal import OutputError, discard, prepare_streams
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -47,26 +48,13 @@ def _run(arguments: Sequence[str] | None) -> int:
         except SystemExit as end:  # of argparse: --help, --version, or a typo
             code = end.code if isinstance(end.code, int) else 2
         sys.stdout.flush()
-    except BrokenPipeError:
-        # As in `vlpeft ... | head`.
+    except (OutputError, BrokenPipeError) as error:
         discard(sys.stdout)
-        return 0
-    except OSError as error:
-        if _accepts_output():
-            raise
-        discard(sys.stdout)
-        print_error(f"cannot write the output: {error.strerror or error}; free space for it")
+        if error.errno == errno.EPIPE:  # as in `vlpeft ... | head`
+            return 0
+        print_error(f"cannot write the output: {error.strerror}; free space for it")
         return 2
     return code
-
-
-def _accepts_output() -> bool:
-    """Return whether stdout takes what was printed so far."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        return False
-    return True
 
 
 def _run_command(options: argparse.Namespace) -> int:
@@ -83,8 +71,7 @@ def _run_command(options: argparse.Namespace) -> int:
         print_error(error)
         return 2
     except OSError as error:
-        # An error without a file may be one of stdout.
-        if error.filename is None:
+        if error.filename is None:  # one of stdout, or a fault of ours
             raise
         # Result folders are shared, and on disks that may fail: any file may be unreadable.
         print_error(

@@ -40,6 +40,10 @@ class Parser(argparse.ArgumentParser):
         print_message(f"{self.prog}: error: {message}")
         sys.exit(2)
 
+    def print_help(self, file: Any = None) -> None:
+        """Print the help. Unlike argparse, do not hide that stdout cannot be written."""
+        (file or sys.stdout).write(self.format_help())
+
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse, and let a subcommand report its unknown arguments itself.
 

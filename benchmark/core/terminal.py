@@ -6,11 +6,12 @@ second line, or marks that turn the direction of writing. All are printed as esc
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import sys
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 # Control characters (C0, DEL, C1), line and paragraph separators, marks of direction, and halves
 # of surrogate pairs.
@@ -61,15 +62,39 @@ def write_stderr(text: str) -> None:
         discard(sys.stderr)
 
 
+class OutputError(OSError):
+    """Stdout cannot be written: its disk is full, or its reader is gone."""
+
+
+class _Output(io.FileIO):
+    """A file whose errors differ from those of all other files."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            raise OutputError(error.errno, error.strerror) from error
+
+
 def prepare_streams() -> None:
     """Make stdout and stderr accept every text, whatever the encoding, and closed ones nothing."""
-    sys.stdout = _prepare(sys.stdout, "replace")
+    is_own = sys.stdout is sys.__stdout__  # and not one that a caller of `main` has set
+    sys.stdout = _prepare(sys.stdout, "replace", checked=is_own)
     sys.stderr = _prepare(sys.stderr, "backslashreplace")
 
 
-def _prepare(stream: TextIO | None, errors: str) -> TextIO:
+def _checked(stream: TextIO) -> TextIO:
+    """Return a stream to the same file that raises OutputError."""
+    stream.flush()
+    raw = io.BufferedWriter(_Output(stream.fileno(), "w", closefd=False))
+    return io.TextIOWrapper(raw, stream.encoding, line_buffering=stream.isatty())
+
+
+def _prepare(stream: TextIO | None, errors: str, *, checked: bool = False) -> TextIO:
     if stream is None:  # closed by the parent process
         return Path(os.devnull).open("w", encoding="utf-8")
+    if checked:
+        stream = _checked(stream)
     reconfigure = getattr(stream, "reconfigure", None)
     if reconfigure is not None:
         reconfigure(errors=errors)
