@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vlpeft.benchmark.cells.cell import Plan, Planned
-from vlpeft.benchmark.cells.records import RECORD_SCHEMA, Record
+from vlpeft.benchmark.cells.records import RECORD_SCHEMA, Record, check_provenance
 from vlpeft.benchmark.cells.scores import ImageScores, check_lengths
 from vlpeft.benchmark.core.config import Config, dump, parse
 from vlpeft.benchmark.core.errors import UserError
@@ -142,7 +142,9 @@ class EvidenceReader:
             )
         # `keep` leaves out what the plan repeats, and the curves. Put them back.
         left_out = {"id": cell.id, "cell": dump(cell.cell), "curve": []}
-        self.records[cell.id] = parse(Record, {**line.record, **left_out}, where)
+        record = parse(Record, {**line.record, **left_out}, where)
+        check_provenance(record, where)
+        self.records[cell.id] = record
         self.scores[cell.id] = tuple(self._image_scores(kept, where) for kept in line.scores)
 
     def _image_scores(self, kept: _KeptScores, where: str) -> ImageScores:

@@ -48,6 +48,10 @@ from vlpeft.benchmark.core.paths import hide_folders
 from vlpeft.benchmark.core.versioned import parse_versioned
 
 RECORD_SCHEMA = 1
+PROVENANCE: dict[str, type] = {  # the types of what `provenance` notes
+    **dict.fromkeys(("python", "system", "device", "instructions", "finished"), str),
+    **dict.fromkeys(("packages", "git"), dict),
+}
 RESERVE_BYTES = 2**18
 
 
@@ -228,6 +232,24 @@ def is_locked(lock: Path) -> bool:
         return False
 
 
+def check_provenance(record: Record, where: str) -> None:
+    """Raise UserError unless the values of the provenance that tables read have their types."""
+    for key, kind in PROVENANCE.items():
+        found = record.provenance.get(key)
+        if found is not None and not isinstance(found, kind):
+            raise UserError(
+                f"{where}: provenance.{key}: not readable, a {type(found).__name__} "
+                f"in place of a {kind.__name__}; restore the file, or delete it"
+            )
+    packages: dict[str, object] = record.provenance.get("packages") or {}
+    for name, version in packages.items():
+        if not isinstance(version, str):
+            raise UserError(
+                f"{where}: provenance.packages.{name}: not a version; "
+                "restore the file, or delete it"
+            )
+
+
 def read_record(path: Path) -> Record:
     """Read and check one record file.
 
@@ -239,6 +261,7 @@ def read_record(path: Path) -> Record:
     except OSError as error:
         raise UserError(f"{path}: {damaged.format(error)}") from error
     record = parse_versioned(Record, text, path, RECORD_SCHEMA, "record", damaged)
+    check_provenance(record, str(path))
     if record.id != path.parent.name:
         raise UserError(
             f"{path}: holds the record of cell {record.id}; move it to cells/{record.id}/"

@@ -171,7 +171,6 @@ def write_output(path: Path, data: bytes) -> None:
     if target.exists() and not target.is_file():
         target.write_bytes(data)
         return
-    target.parent.mkdir(parents=True, exist_ok=True)
     with replacement(target) as temporary:
         temporary.write_bytes(data)
         if target.exists():

@@ -114,6 +114,7 @@ def _file_names(sweeps: Iterable[str]) -> list[str]:
 
 def _write(path: Path, text: str) -> Path:
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         # JSON may contain half of a surrogate pair, which UTF-8 cannot encode.
         write_output(path, text.encode(errors="backslashreplace"))
     except OSError as error:
