@@ -169,7 +169,7 @@ def _difference(folder: Path) -> bytes:
         new = Path(temporary) / "new"
         new.write_bytes(b"\0".join(map(os.fsencode, _new_sources(folder))))
         listed = (f"--pathspec-from-file={new}", "--pathspec-file-nul")
-        # The names are no patterns: a file may be called `*.py`.
+        # Git must not read names as patterns: a file may be called `*.py`.
         _git(folder, "--literal-pathspecs", "add", "--intent-to-add", *listed, environment=own)
         options = ("--binary", "--no-color", "--no-ext-diff", "--no-textconv")
         return _git(folder, "diff", *options, "HEAD", "--", *PACKAGES, environment=own)

@@ -77,7 +77,7 @@ class _Output(io.FileIO):
 
 
 def prepare_streams() -> None:
-    """Make stdout and stderr accept every text, whatever the encoding, and closed ones nothing."""
+    """Make stdout and stderr accept every text in any encoding, and closed ones drop it."""
     is_own = sys.stdout is sys.__stdout__  # and not one that a caller of `main` has set
     sys.stdout = _prepare(sys.stdout, "replace", checked=is_own)
     sys.stderr = _prepare(sys.stderr, "backslashreplace")

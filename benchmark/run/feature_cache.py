@@ -64,7 +64,7 @@ def open_cache(
         found = np.asarray(array[[rows[name] for name in wanted]], np.float32)
         if not np.isfinite(found).all():
             raise UserError(
-                f"{key / FILE}: damaged, it holds features that are no finite numbers; "
+                f"{key / FILE}: damaged, it holds features that are not finite; "
                 "delete it to compute them again"
             )
         return torch.from_numpy(found)
@@ -172,7 +172,7 @@ def _check_range(features: NDArray[np.floating], kept: Kept) -> None:
     """Raise UserError for a feature that is not finite, or that float16 would make infinite."""
     if not np.isfinite(features).all():
         raise UserError(
-            "the vision tower computes features that are no finite numbers; "
+            "the vision tower computes features that are not finite; "
             "check its weights, or choose others"
         )
     if kept != "float16":

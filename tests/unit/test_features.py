@@ -275,7 +275,7 @@ def test_a_damaged_cache_is_computed_again(
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_cached_features_that_are_no_numbers_are_named(
+def test_cached_features_that_are_not_finite_are_named(
     frozen: Backbone, data: Shapes, tmp_path: Path, value
 ) -> None:
     visual_inputs(frozen, data, IMAGES, False, tmp_path)
@@ -288,12 +288,12 @@ def test_cached_features_that_are_no_numbers_are_named(
         cached(alone(IMAGES))
 
 
-def test_a_tower_whose_features_are_no_numbers_is_refused(
+def test_a_tower_whose_features_are_not_finite_is_refused(
     frozen: Backbone, data: Shapes, tmp_path: Path
 ) -> None:
     with torch.no_grad():
         frozen.vision.model.layernorm.weight.fill_(float("nan"))
-    with pytest.raises(UserError, match="vision tower computes features that are no finite"):
+    with pytest.raises(UserError, match="vision tower computes features that are not finite"):
         visual_inputs(frozen, data, IMAGES, False, tmp_path)
     assert not list(tmp_path.glob("*/*features*"))
 
