@@ -23,18 +23,23 @@ from vlpeft.benchmark.cli.tables import diff, keep, table
 from vlpeft.benchmark.cli.verify import verify
 from vlpeft.benchmark.cli.watching import cancel, logs, status
 from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.core.processes import end_with_starter, interrupt_at_end_signals
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the arguments, run the command, and exit.
 
     Exit codes: 0 done; 1 some cells of a sweep failed, or results differ; 2 something that the
-    user can fix; 130 interrupted.
+    user can fix; 130 interrupted, also by SIGTERM or a closed terminal.
     """
     if not (sys.argv[1:] if arguments is None else arguments):
         parser().print_help(sys.stderr)
         sys.exit(2)
-    sys.exit(_run_command(parser().parse_args(arguments)))
+    options = parser().parse_args(arguments)
+    end_with_starter()
+    with interrupt_at_end_signals():
+        code = _run_command(options)
+    sys.exit(code)
 
 
 def _run_command(options: argparse.Namespace) -> int:
