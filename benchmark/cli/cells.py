@@ -162,7 +162,7 @@ def _runtime(options: argparse.Namespace) -> Any:
     from vlpeft.benchmark.core.config import parse
     from vlpeft.benchmark.run.runtime import Runtime
 
-    names = ("device", "threads", "micro_batch", "checkpoint_seconds", "compile")
+    names = ("device", "threads", "micro_batch", "eval_batch", "checkpoint_seconds", "compile")
     given = {name: getattr(options, name) for name in names}
     if options.ranks is not None:
         given["ranks"] = options.ranks

@@ -15,6 +15,8 @@ from submitit.helpers import Checkpointable, DelayedSubmission
 
 LIBRARY = "submitit"
 TRIED = ("1.5.4",)
+# SUBMITIT_PREEMPT_SIGNAL would replace it, and workers would not save their cells.
+JobEnvironment.USR_SIG = "USR2"
 
 
 class RequeuedJob(Checkpointable):  # type: ignore[misc]

@@ -22,6 +22,7 @@ from torch import Tensor
 from vlpeft.benchmark.contract.backbone import Backbone
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.run.compile import eager
+from vlpeft.benchmark.run.memory import PartsInMemory
 
 Kept = Literal["float32", "float16"]  # the type of cached features on disk
 Compute = Callable[[Sequence[str]], Tensor]  # names of images -> their features
@@ -114,11 +115,13 @@ def _build(path: Path, names: Sequence[str], compute: Compute, kept: Kept) -> No
     """Write the array to a temporary file, then move it: a killed process leaves no half array."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     array: Any = None
+    parts = PartsInMemory(CHUNK, "features: images")
     try:
-        for start, part in _chunks(names):
+        for start, chunk in _chunks(names):
             # Compiled and other cells share a cache, so features are always computed eagerly.
             with eager():
-                features = compute(part).float().cpu().numpy()
+                found = parts.run(chunk, lambda part: compute(part).float().cpu().numpy())
+                features = np.concatenate(list(found))
             if array is None:
                 # The shape is known only once the tower has run.
                 shape = (len(names), *features.shape[1:])
@@ -127,7 +130,7 @@ def _build(path: Path, names: Sequence[str], compute: Compute, kept: Kept) -> No
                 )
                 _allocate(temporary)
             _check_range(features, kept)
-            array[start : start + len(part)] = features
+            array[start : start + len(chunk)] = features
         array.flush()
         temporary.replace(path)
     finally:

@@ -117,6 +117,64 @@ def test_one_job_is_not_an_array(slurm, submitter) -> None:
     assert submitter.ledger.submitted_jobs()[ids(1)[0]][0].log.name == "1001_0_log.out"
 
 
+OF_A_JOB = {
+    "SLURM_JOB_ID": "77",
+    "SLURM_JOBID": "77",
+    "SLURM_CPUS_PER_TASK": "1",
+    "SLURM_MEM_PER_CPU": "4000",
+    "SLURM_MEM_PER_NODE": "4000",
+    "SLURM_CPU_BIND": "quiet,mask_cpu:0x1",
+    "SLURM_TRES_PER_TASK": "cpu=1",
+    "SLURM_NTASKS": "4",
+    "SLURM_EXPORT_ENV": "NONE",
+    "SLURM_ARRAY_TASK_ID": "3",
+    "SRUN_CPUS_PER_TASK": "1",
+    "PMIX_RANK": "0",
+    "CUDA_VISIBLE_DEVICES": "1",
+    "SBATCH_SIGNAL": "USR1@10",
+    "SBATCH_EXPORT": "NONE",
+    "SBATCH_MEM_PER_CPU": "4000",
+}
+KEPT = {
+    "SLURM_CONF": "/etc/slurm/slurm.conf",
+    "SLURM_CLUSTERS": "one",
+    "SBATCH_ACCOUNT": "mine",
+    "SBATCH_PARTITION": "gpu",
+    "MINE": "1",
+}
+
+
+def test_a_surrounding_job_does_not_reach_the_commands(slurm, submitter, monkeypatch) -> None:
+    """Every command of SLURM is called; the environment of this process is the same afterwards."""
+    for name in ("sbatch", "squeue", "scontrol", "scancel", "sacct"):
+        script = slurm / name
+        body = script.read_text() if script.exists() else "#!/bin/bash\n"
+        script.write_text(body.replace("\n", f"\nenv > {slurm}/{name}.env\n", 1))
+        script.chmod(0o755)
+    for key, value in {**OF_A_JOB, **KEPT}.items():
+        monkeypatch.setenv(key, value)
+    submitter.submit(ids(4))
+    cancel(submitter.ledger.root, "sweep", ids(4))
+    cluster.cancel(["1"])
+    read_accounting(["1"])
+    found = sorted(slurm.glob("*.env"))
+    assert len(found) == 5
+    (slurm / "sbatch.env").rename(slurm / "sbatch.first")
+    submitter.dry_run(ids(4))
+    for path in (*found[1:], slurm / "sbatch.first", slurm / "sbatch.env"):
+        lines = path.read_text().splitlines()
+        seen = dict(line.split("=", 1) for line in lines if "=" in line)
+        assert not OF_A_JOB.keys() & seen.keys(), path
+        assert {key: seen.get(key) for key in KEPT} == KEPT, path
+    assert {key: os.environ.get(key) for key in OF_A_JOB} == OF_A_JOB
+
+
+def test_outside_of_a_job_gpus_may_be_chosen(monkeypatch) -> None:
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    assert cluster.clean_environment()["CUDA_VISIBLE_DEVICES"] == "1"
+
+
 def test_pickles_hold_ids_and_paths_only(submitter) -> None:
     submitter.submit(ids(6))
     pickles = list(submitter.ledger.folder.glob("*/*_submitted.pkl"))
@@ -627,9 +685,9 @@ def test_cancelling_names_the_jobs_of_these_cells_only(slurm, submitter) -> None
     )
     (slurm / "scancel").write_text(f'#!/bin/bash\necho "$@" > {slurm}/cancelled\n')
     (slurm / "scancel").chmod(0o755)
-    assert cancel(submitter.ledger.root, "sweep", ids(6)[2:]) == (1, 0, [])
+    assert cancel(submitter.ledger.root, "sweep", ids(6)[2:]) == (1, 0, 0, [])
     assert (slurm / "cancelled").read_text() == "1001_1\n"
-    assert cancel(submitter.ledger.root, "sweep", ids(2)) == (1, 0, [])
+    assert cancel(submitter.ledger.root, "sweep", ids(2)) == (1, 0, 0, [])
     assert (slurm / "cancelled").read_text() == "1001_0\n"
 
 
