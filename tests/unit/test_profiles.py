@@ -49,7 +49,7 @@ def test_shipped_profiles_load_and_have_a_summary() -> None:
                 *("output", "error", "open-mode", "open_mode", "array", "job_name", "input"),
                 *("export", "export_file", "parsable", "quiet", "test-only", "wait", "wrap"),
                 *("chdir", "nodes", "ntasks", "ntasks_per_core", "clusters", "uid"),
-                *("outp", "expor", "para", "chd", "test"),  # sbatch completes these
+                *("outp", "expor", "pars", "chd", "test"),  # sbatch completes these
             )
         ),
         *(
