@@ -4,6 +4,9 @@ import itertools
 import os
 import pickle
 import platform
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -689,6 +692,43 @@ def test_cancelling_names_the_jobs_of_these_cells_only(slurm, submitter) -> None
     assert (slurm / "cancelled").read_text() == "1001_1\n"
     assert cancel(submitter.ledger.root, "sweep", ids(2)) == (1, 0, 0, [])
     assert (slurm / "cancelled").read_text() == "1001_0\n"
+
+
+HOLDER = """
+import json, os, platform, sys, time
+from pathlib import Path
+from filelock import FileLock
+folder, host = Path(sys.argv[1]), sys.argv[2] or platform.node()
+FileLock(folder / "lock").acquire()
+where = {"phase": "train", "step": 1, "total": 2, "updated": time.time(), "pid": os.getpid()}
+(folder / "progress.json").write_text(json.dumps({**where, "host": host}))
+print("held", flush=True)
+time.sleep(120)
+"""
+
+
+@pytest.mark.parametrize("host", ["", "another-host"])
+def test_what_holds_a_cell_is_stopped_or_named(store, host) -> None:
+    """It shows no presence and has no launcher; on another machine it cannot be signalled."""
+    (cell,) = ids(1)
+    folder = store.folder(cell)
+    folder.mkdir(parents=True)
+    command = [sys.executable, "-c", HOLDER, str(folder), host]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as holder:
+        try:
+            assert holder.stdout is not None
+            assert holder.stdout.readline() == b"held\n"
+            assert cancel(store.root, "sweep", ["other"]) == (0, 0, 0, [])
+            found = cancel(store.root, "sweep", [cell])
+            if host:
+                assert found == (0, 0, 0, [host])
+                assert holder.poll() is None
+            else:
+                assert found == (0, 0, 1, [])
+                assert holder.wait(30) == -signal.SIGTERM
+        finally:
+            holder.kill()
+    assert cancel(store.root, "sweep", [cell]) == (0, 0, 0, []), "nothing holds it any more"
 
 
 def test_another_users_launcher_is_not_interrupted(tmp_path, monkeypatch) -> None:
