@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 
-from tests.end_to_end.conftest import write_json
 from vlpeft.benchmark.cells.attempts import Failure, failure
 from vlpeft.benchmark.cells.failures import describe_failure
 from vlpeft.benchmark.cells.records import Store
@@ -39,7 +39,7 @@ def store(tmp_path) -> Store:
 
 def begin(store: Store, cell: str, pid: int) -> None:
     where = {"phase": "train", "step": 1, "total": 2, "updated": 0.0, "pid": pid}
-    write_json(store.folder(cell) / "progress.json", where)
+    (store.folder(cell) / "progress.json").write_text(json.dumps(where))
 
 
 def test_a_worker_that_its_cell_kills_is_replaced(store, tmp_path) -> None:
