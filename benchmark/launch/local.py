@@ -106,7 +106,7 @@ def _with_threads(runtime: Any, workers: int) -> Any:
 def _write_order(root: Path, order: Order) -> Path:
     """Write what the workers of a launch do into a new folder, which also gets their logs."""
     name = f"{platform.node()}-{os.getpid()}"
-    path = root / "jobs" / time.strftime("%Y%m%d-%H%M%S") / name / "order.json"
+    path = root.resolve() / "jobs" / time.strftime("%Y%m%d-%H%M%S") / name / "order.json"
     write_atomically(path, to_json(dump(order)))
     return path
 

@@ -699,7 +699,8 @@ import json, os, platform, sys, time
 from pathlib import Path
 from filelock import FileLock
 folder, host = Path(sys.argv[1]), sys.argv[2] or platform.node()
-FileLock(folder / "lock").acquire()
+lock = FileLock(folder / "lock")
+lock.acquire()
 where = {"phase": "train", "step": 1, "total": 2, "updated": time.time(), "pid": os.getpid()}
 (folder / "progress.json").write_text(json.dumps({**where, "host": host}))
 print("held", flush=True)
