@@ -10,8 +10,8 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 DEAD = frozenset(
@@ -21,6 +21,29 @@ DEAD = frozenset(
     )
 )
 ANSWER_SECONDS = 60
+# Variables of an allocation, with which sbatch and srun would describe the new jobs as well.
+# SRUN_ and PMI hold what was asked for a step; a prolog or the plug-in for GPUs sets the last ones.
+OF_A_JOB = ("SLURM_", "SLURMD_", "SRUN_", "PMI_", "PMIX_")
+OF_A_JOBS_GPUS = ("CUDA_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL", "ROCR_VISIBLE_DEVICES")
+# How commands reach SLURM and what they print; no job sets these.
+OF_THE_CLUSTER = frozenset(
+    (
+        *("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_CLUSTERS", "SLURM_JWT", "SLURM_SACK_KEY"),
+        *("SLURM_SACK_JWKS", "SLURM_DEBUG_FLAGS", "SLURM_TIME_FORMAT", "SLURM_BITSTR_LEN"),
+        *("SLURM_EXIT_ERROR", "SLURM_EXIT_IMMEDIATE"),
+    )
+)
+# sbatch prefers these to its script, so they would replace what the launcher relies on. The others
+# (SBATCH_ACCOUNT, SBATCH_PARTITION, ...) are wishes of the user.
+OF_THE_LAUNCHER = frozenset(
+    f"SBATCH_{name}"
+    for name in (
+        *("ARRAY_INX", "ERROR", "EXPORT", "GET_USER_ENV", "INPUT", "JOB_NAME", "NO_REQUEUE"),
+        *("OPEN_MODE", "OUTPUT", "REQUEUE", "SIGNAL", "TEST_ONLY", "TIMELIMIT", "WAIT", "QUIET"),
+        *("CPUS_PER_GPU", "CPUS_PER_TASK", "MEM_PER_CPU", "MEM_PER_GPU", "MEM_PER_NODE"),
+        *("NTASKS", "NTASKS_PER_NODE", "NTASKS_PER_GPU", "TRES_PER_TASK", "NODES", "CHDIR"),
+    )
+)
 CANCELLED_AT_ONCE = 500  # job ids in one command; a command line has a maximal length
 
 
@@ -119,12 +142,46 @@ def cancel(ids: Sequence[str]) -> None:
         ask("scancel", *ids[start : start + CANCELLED_AT_ONCE])
 
 
+def clean_environment() -> dict[str, str]:
+    """Return the environment without what describes the job that this process may be part of."""
+    dropped = OF_A_JOBS_GPUS if "SLURM_JOB_ID" in os.environ else ()
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name not in dropped and not _describes_a_job(name)
+    }
+
+
+def _describes_a_job(name: str) -> bool:
+    if name in OF_THE_CLUSTER:
+        return False
+    return name.startswith(OF_A_JOB) or name in OF_THE_LAUNCHER
+
+
+@contextmanager
+def outside_of_a_job() -> Iterator[None]:
+    """Give this process the clean environment inside the block, for libraries that use its own."""
+    before: Mapping[str, str] = dict(os.environ)
+    clean = clean_environment()
+    for name in before.keys() - clean.keys():
+        del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.update(before)
+
+
 def ask(*command: str) -> list[str]:
     """Return the lines that a command of SLURM prints. Raises SlurmSilent."""
     name = command[0]
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=ANSWER_SECONDS, check=False
+            command,
+            capture_output=True,
+            text=True,
+            timeout=ANSWER_SECONDS,
+            check=False,
+            env=clean_environment(),
         )
     except FileNotFoundError as error:
         raise SlurmSilent(f"`{name}` is not on this machine") from error

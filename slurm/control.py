@@ -9,9 +9,13 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import NamedTuple
 
+import psutil
+
+from vlpeft.benchmark.cells.attempts import HOST, failure, progress
+from vlpeft.benchmark.cells.records import Store
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.core.files import read_bytes
-from vlpeft.benchmark.launch.presence import Launcher, launchers
+from vlpeft.benchmark.launch.presence import WORKER, Launcher, launchers
 from vlpeft.slurm import cluster
 from vlpeft.slurm.cluster import SlurmSilent
 from vlpeft.slurm.ledger import Ledger
@@ -25,43 +29,83 @@ class LogSection(NamedTuple):
     text: str
 
 
-def cancel(root: Path, sweep: str, cells: Collection[str]) -> tuple[int, int, list[str]]:
-    """Cancel SLURM jobs with any of these cells, and interrupt this machine's local launchers.
+class Cancelled(NamedTuple):
+    """What `cancel` has stopped, and the other machines where it must be called as well."""
 
-    Returns the number of jobs, the number of launchers, and the other machines with launchers.
+    jobs: int
+    launchers: int
+    workers: int
+    elsewhere: list[str]
+
+
+def cancel(root: Path, sweep: str, cells: Collection[str]) -> Cancelled:
+    """Cancel SLURM jobs with any of these cells, and stop what runs them on this machine.
+
+    Launchers stop their workers. Workers that have outlived their launcher are found by the cells
+    that they hold.
     """
-    jobs = _cancel_jobs(root, cells)
-    local = [each for each in launchers(root, sweep) if each.way != "slurm"]
-    ours = [each for each in local if each.is_local]
-    for each in ours:
-        _interrupt(each)
-    return jobs, len(ours), sorted({each.host for each in local if not each.is_local})
+    jobs, submitted = _cancel_jobs(root, cells)
+    present = [each for each in launchers(root, sweep) if each.way != "slurm"]
+    holders = list(_holders(root, set(cells) - submitted))
+    hosts = {each.host for each in (*present, *holders) if not each.is_local}
+    main = {each.process for each in present if each.is_local and each.way != WORKER}
+    rest = {each.process for each in (*present, *holders) if each.is_local} - main
+    for process in main:
+        _stop(process)
+    # A launcher stops its own workers, once those in training have saved.
+    orphans = [process for process in rest if not _has_parent(process, main)]
+    for process in orphans:
+        _stop(process)
+    return Cancelled(jobs, len(main), len(orphans), sorted(hosts))
 
 
-def _cancel_jobs(root: Path, cells: Collection[str]) -> int:
+def _holders(root: Path, cells: Collection[str]) -> Iterator[Launcher]:
+    """Yield the processes that hold one of these cells."""
+    store = Store(root)
+    for cell in sorted(cells):
+        where = progress(store, cell)
+        if where is not None and store.is_held(cell):
+            yield Launcher(WORKER, where.host or HOST, where.pid)
+
+
+def _has_parent(process: int, parents: Collection[int]) -> bool:
+    try:
+        return any(each.pid in parents for each in psutil.Process(process).parents())
+    except psutil.NoSuchProcess:
+        return True  # it has ended
+
+
+def _cancel_jobs(root: Path, cells: Collection[str]) -> tuple[int, set[str]]:
+    """Cancel the jobs of these cells. Returns their number and all cells in live jobs."""
     ledger = Ledger(root.resolve())
     # With the lock, jobs that a launcher is submitting right now are cancelled, too.
     lock = ledger.lock() if ledger.folder.exists() else nullcontext()
     try:
         with lock:
+            live = live_cells(root)
             doomed = {
                 sent.job
-                for cell, (sent, job) in live_cells(root).items()
+                for cell, (sent, job) in live.items()
                 if cell in cells and job.state != "COMPLETING"
             }
             cluster.cancel(sorted(doomed))
     except SlurmSilent as error:
         raise UserError(f"SLURM does not answer: {error}") from error
-    return len(doomed)
+    return len(doomed), set(live)
 
 
-def _interrupt(each: Launcher) -> None:
+def _stop(process: int) -> None:
+    """Ask a launcher or a worker to save its cells and end.
+
+    By SIGTERM: a launcher that a script has started in the background ignores SIGINT.
+    """
     try:
         with suppress(ProcessLookupError):
-            os.kill(each.process, signal.SIGINT)
+            os.kill(process, signal.SIGTERM)
+            os.kill(process, signal.SIGCONT)  # it may be suspended
     except PermissionError as error:
         raise UserError(
-            f"the launcher of this sweep, process {each.process}, belongs to another user; "
+            f"the launcher of this sweep, process {process}, belongs to another user; "
             "only they can interrupt it"
         ) from error
 
@@ -69,11 +113,19 @@ def _interrupt(each: Launcher) -> None:
 def sections(root: Path, cell: str) -> Iterator[LogSection]:
     """Yield what a cell wrote to each log, the oldest first.
 
-    If a job has not come to the cell, yield its whole log.
+    If a job or a local worker has not come to the cell, yield its whole log.
     """
     for each in Ledger(root).submitted_jobs().get(cell, ()):
         text = _read(each.log)
         yield LogSection(each.log, _cut(text, cell) or text)
+    local = list(_local_sections(root, cell))
+    yield from local
+    why = failure(Store(root), cell)
+    if not local and why is not None and why.log:  # its worker died before it began the cell
+        yield LogSection(Path(why.log), _read(Path(why.log)))
+
+
+def _local_sections(root: Path, cell: str) -> Iterator[LogSection]:
     for log in sorted(root.glob("jobs/*/*/*_log.out")):
         errors = log.with_suffix(".err")
         if output := _cut(_read(log), cell):

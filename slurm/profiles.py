@@ -5,11 +5,13 @@ The shipped ones are examples to copy.
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from vlpeft.benchmark.core.config import (
     Config,
@@ -27,27 +29,77 @@ PROFILES = Path(__file__).resolve().parent / "profiles"
 Word = Annotated[str, Field(pattern=r"^[^\s]+$")]
 Line = Annotated[str, Field(pattern=r"^[^\n]+$")]
 
+TIMES = (  # as sbatch writes them
+    re.compile(r"(?P<minutes>[0-9]+)"),
+    re.compile(r"(?P<hours>[0-9]+):(?P<minutes>[0-5]?[0-9]):(?P<seconds>[0-5]?[0-9])"),
+    re.compile(
+        r"(?P<days>[0-9]+)-(?P<hours>[01]?[0-9]|2[0-3])"
+        r"(:(?P<minutes>[0-5]?[0-9])(:(?P<seconds>[0-5]?[0-9]))?)?"
+    ),
+)
+SECONDS = {"days": 86400, "hours": 3600, "minutes": 60, "seconds": 1}
+LEAST_GB = 1 / 1024  # SLURM counts in MB, and takes 0 as all memory of a node
+
 # Options of sbatch that `sbatch:` may not set, each with the key of the profile that sets it.
 KEYS = {
     **{name: name for name in ("partition", "account", "qos", "constraint", "time")},
-    "mem": "mem_gb",
-    "cpus-per-task": "cpus",
-    "requeue": "requeue",
-    "no-requeue": "requeue",
+    **dict.fromkeys(("mem", "mem-per-cpu", "mem-per-gpu"), "mem_gb"),
+    **dict.fromkeys(("cpus-per-task", "cpus-per-gpu"), "cpus"),
+    **dict.fromkeys(("requeue", "no-requeue"), "requeue"),
+    "signal": "signal_seconds",
+    "container": "container",
 }
-# The launcher relies on its own values of these.
-RESERVED = (
-    *("array", "output", "error", "open-mode", "job-name"),
-    *("nodes", "ntasks", "ntasks-per-node", "wait"),
-)
+# Options that the launcher relies on, and for what.
+RESERVED = {
+    **dict.fromkeys(("array", "job-name"), "it makes the arrays"),
+    **dict.fromkeys(("output", "error", "input", "open-mode"), "it reads the logs"),
+    **dict.fromkeys(("nodes", "ntasks", "ntasks-per-node"), "a job is one process that starts all"),
+    **dict.fromkeys(
+        ("ntasks-per-core", "ntasks-per-gpu", "ntasks-per-socket", "tasks-per-node"),
+        "a job is one process that starts all",
+    ),
+    **dict.fromkeys(
+        ("export", "export-file", "get-user-env"), "jobs need the environment of the launch"
+    ),
+    **dict.fromkeys(("chdir", "workdir"), "jobs run where the launch was made"),
+    **dict.fromkeys(
+        ("parsable", "quiet", "test-only", "wait", "help", "usage", "version"),
+        "it reads what sbatch prints",
+    ),
+    "wrap": "it writes the script",
+    **dict.fromkeys(("clusters", "cluster", "uid", "gid"), "it asks squeue for your jobs here"),
+}
+
+
+def parse_minutes(value: Any) -> Any:
+    """Return a time as minutes, rounded up: 240, "04:00:00" or "1-12:00:00".
+
+    "04:00" is refused: sbatch reads it as four minutes, and people as four hours.
+    """
+    if not isinstance(value, str):
+        return value
+    for form in TIMES:
+        found = form.fullmatch(value)
+        if found:
+            parts = found.groupdict(default="0")
+            seconds = sum(SECONDS[name] * int(number) for name, number in parts.items())
+            return -(-seconds // 60)
+    raise ValueError(
+        f"'{value}' is not a time; write minutes (240), HH:MM:SS ('04:00:00') "
+        "or D-HH:MM:SS ('1-12:00:00')"
+    )
+
+
+Minutes = Annotated[int, Field(gt=0), BeforeValidator(parse_minutes)]
 
 
 @dataclass(frozen=True)
 class Profile(Config):
     """Settings of every job of a launch. A key that is left out has the cluster's default."""
 
-    # Minutes that a job may take. A cell that needs more continues in the next job.
-    time: Positive
+    # What a job may take: minutes, HH:MM:SS or D-HH:MM:SS. A cell that needs more continues in
+    # the next job.
+    time: Minutes
     mem_gb: PositiveFloat
     summary: str = ""
     partition: Word | None = None
@@ -66,6 +118,8 @@ class Profile(Config):
     cells_per_job: Positive = 1
     # Cells of a job that run at once. They share its GPUs (one a rank), its memory and its CPUs.
     cells_at_once: Positive = 1
+    # Examples at once in evaluation, unless --eval-batch says otherwise.
+    eval_batch: Positive | None = None
     # False on clusters that forbid it: jobs are then submitted again.
     requeue: bool = True
     # Seconds of warning before the time is over: enough for one step and a checkpoint.
@@ -83,6 +137,7 @@ class Profile(Config):
 
     def __post_init__(self) -> None:
         self._check_time()
+        self._check_memory()
         self._check_processes()
         for name, value in self.sbatch.items():
             _check_option(name, value)
@@ -93,6 +148,10 @@ class Profile(Config):
                 f"signal_seconds: {self.signal_seconds} leaves nothing of the "
                 f"{self.time} minutes of `time`"
             )
+
+    def _check_memory(self) -> None:
+        if self.mem_gb < LEAST_GB:
+            raise ValueError(f"mem_gb: {self.mem_gb} is less than 1 MB; a cell needs about 1 GB")
 
     def _check_processes(self) -> None:
         if self.cells_at_once > self.cells_per_job:
@@ -126,7 +185,8 @@ class Profile(Config):
         requeue = "requeue" if self.requeue else "no-requeue"
         return {
             "timeout_min": self.time,
-            "mem_gb": self.mem_gb,
+            # Whole MB, rounded up, because submitit would round down.
+            "mem_gb": math.ceil(self.mem_gb * 1024) / 1024,
             "cpus_per_task": self.cpus,
             "gpus_per_node": self.gpus or None,
             "nodes": 1,
@@ -139,11 +199,21 @@ class Profile(Config):
 
 
 def _check_option(name: str, value: Word | int | bool) -> None:
+    """Raise ValueError for an option that the launcher sets, in any spelling of it."""
     option = name.replace("_", "-")
-    if option in KEYS:
-        raise ValueError(f"sbatch: {name}: write `{KEYS[option]}` next to `sbatch`; remove it here")
-    if option in RESERVED:
-        raise ValueError(f"sbatch: {name}: the launcher sets it; remove it here")
+    if not re.fullmatch(r"[a-z][a-z0-9-]+", option):
+        raise ValueError(
+            f"sbatch: {name}: write the long name of an option of sbatch, without dashes in "
+            "front, such as `exclude`"
+        )
+    # sbatch accepts the beginning of a name in place of the name.
+    meant = [each for each in (*KEYS, *RESERVED) if each.startswith(option)]
+    for each in sorted(meant, key=len):
+        if each in KEYS:
+            raise ValueError(
+                f"sbatch: {name}: write `{KEYS[each]}` next to `sbatch`; remove it here"
+            )
+        raise ValueError(f"sbatch: {name}: the launcher sets it: {RESERVED[each]}; remove it here")
     if value is False:
         raise ValueError(f"sbatch: {name}: false: sbatch has no such option; leave it out")
 

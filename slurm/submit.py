@@ -17,7 +17,14 @@ from vlpeft.benchmark.cells.code import keep_diff
 from vlpeft.benchmark.core.config import dump
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.launch.local import clear_failures
-from vlpeft.slurm.cluster import SlurmSilent, cancel, jobs, max_array_size
+from vlpeft.slurm.cluster import (
+    SlurmSilent,
+    cancel,
+    clean_environment,
+    jobs,
+    max_array_size,
+    outside_of_a_job,
+)
 from vlpeft.slurm.job import CellJob
 from vlpeft.slurm.ledger import Ledger, Submission
 from vlpeft.slurm.profiles import Profile
@@ -124,7 +131,7 @@ class Submitter:
         calls = [self._call(ids) for ids in groups]
         silence = contextlib.redirect_stderr(io.StringIO())  # submitit also prints what it raises
         try:
-            with silence, executor.batch():
+            with silence, outside_of_a_job(), executor.batch():
                 jobs_made = [executor.submit(call) for call in calls]
         except RuntimeError as error:  # raised by submitit, with the output of sbatch
             message = " ".join(str(error).split())
@@ -173,6 +180,7 @@ def _complete(settings: dict[str, Any], profile: Profile) -> dict[str, Any]:
     """Fill in what the profile says about a runtime's settings."""
     settings["ranks"] = profile.ranks
     settings["threads"] = settings["threads"] or profile.threads
+    settings["eval_batch"] = settings["eval_batch"] or profile.eval_batch
     if profile.gpus and settings["device"] == "auto":
         # On a node whose GPU does not work, the cell must fail, and not take weeks on its CPU.
         settings["device"] = "cuda"
@@ -185,7 +193,11 @@ def _test_script(text: str) -> str:
         script = Path(folder) / "script.sh"
         script.write_text(text, encoding="utf-8")
         done = subprocess.run(
-            ["sbatch", "--test-only", str(script)], capture_output=True, text=True, check=False
+            ["sbatch", "--test-only", str(script)],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=clean_environment(),
         )
     answer = " ".join((done.stderr or done.stdout).split())
     if done.returncode:

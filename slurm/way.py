@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from vlpeft.benchmark.cells.cell import Planned
 from vlpeft.benchmark.launch.screen import SweepProgress
@@ -23,6 +23,16 @@ class Slurm:
     profile: Profile
     sweep: str
     detach: bool
+    name: ClassVar[str] = "slurm"
+
+    @property
+    def waits(self) -> bool:
+        """Whether the cells have ended after `run`."""
+        return not self.detach
+
+    def device(self) -> str:
+        """Return the CPU: a login node may lack the GPUs of the jobs, which verify their own."""
+        return "cpu"
 
     def run(self, cells: Sequence[Planned], root: Path, progress: SweepProgress) -> None:
         """Submit the cells that are in no job yet.

@@ -7,7 +7,7 @@ message.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -89,31 +89,21 @@ def run(
         UserError: for settings that cannot work, missing data, an environment that fails
             verification, and, after the last cell, if a cell failed.
     """
-    from vlpeft.benchmark.launch.failed import count_failures, failures, group_by_cause
+    from vlpeft.benchmark.launch.failed import count_failures, group_by_cause
+    from vlpeft.benchmark.launch.launch import launch
     from vlpeft.benchmark.launch.local import unfinished_cells
-    from vlpeft.benchmark.launch.presence import show_presence
-    from vlpeft.benchmark.launch.screen import SweepProgress
     from vlpeft.benchmark.launch.ways import Inline
     from vlpeft.benchmark.plan.check import plan as check
     from vlpeft.benchmark.plan.check import save_plan
     from vlpeft.benchmark.plan.sweep import SweepHandle
     from vlpeft.benchmark.run.runtime import Runtime
-    from vlpeft.benchmark.verify.gate import require
 
     made = check(SweepHandle(str(sweep), scale), need_data=True)
     folder = Path("runs") / made.sweep if root is None else Path(root)
     runtime = parse(Runtime, {"device": device, "threads": threads}, "options")
     cells = unfinished_cells(made, folder)
-    if cells and not unverified:
-        require([each.cell for each in cells], runtime.torch_device().type)
-        runtime = replace(runtime, verified=True)
     save_plan(made, folder)
-    with (
-        SweepProgress(made, cells, folder) as progress,
-        show_presence(folder, made.sweep, "inline"),
-    ):
-        Inline(runtime).run(cells, folder, progress)
-    failed = list(failures(cells, folder))
+    failed = launch(Inline(runtime), made, cells, folder, unverified=unverified)
     if failed:
         lines = (*group_by_cause(failed), count_failures(failed, len(cells)))
         raise UserError("; ".join(lines))

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from vlpeft.benchmark.bench._rows import BenchRow, BenchSetting, RatioLimit, row
 from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.core.processes import end_with_parent
 from vlpeft.benchmark.run.cost import MIB, peak_memory, reset_peak_memory
 from vlpeft.benchmark.run.runtime import Runtime, prepare_torch
 
@@ -128,6 +129,7 @@ class Elsewhere:
 
 
 def _serve(connection: Connection, make: Make, setting: BenchSetting, elapsed: bool) -> None:
+    end_with_parent()
     try:
         side = Here(make, setting, elapsed)
         connection.send("ready")

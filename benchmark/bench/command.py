@@ -14,6 +14,7 @@ import torch
 from vlpeft.benchmark.bench._rows import BenchRow, BenchSetting, row
 from vlpeft.benchmark.bench._sides import TimedStep, time_row, turns
 from vlpeft.benchmark.bench._sweeps import records, write_sweep
+from vlpeft.benchmark.core.processes import starter_variables
 
 BENCH = "command"
 RUNS = 10  # of a short command in a step
@@ -77,5 +78,6 @@ def seconds(commands: Sequence[Sequence[str]]) -> float:
         stderr=subprocess.PIPE,
         text=True,
         check=True,
+        env=starter_variables(),
     )
     return float(done.stderr.split()[-1])

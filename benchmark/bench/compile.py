@@ -19,6 +19,7 @@ import torch
 from vlpeft.benchmark.bench._models import TowerSettings, adapt_backbone, protocol, training
 from vlpeft.benchmark.bench._rows import BenchRow, BenchSetting, row
 from vlpeft.benchmark.bench._sides import TimedStep, time_row, turns
+from vlpeft.benchmark.core.processes import end_with_parent
 from vlpeft.benchmark.plan.measure import cached_pixels
 from vlpeft.benchmark.run.compile import compile_layers
 from vlpeft.benchmark.run.runtime import Runtime, prepare_torch
@@ -81,6 +82,7 @@ def first_step(number: int, compiled: bool, setting: BenchSetting) -> float:
 
 
 def _keep_graphs(folder: str) -> None:
+    end_with_parent()
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
 
 

@@ -15,6 +15,7 @@ import torch
 from vlpeft.benchmark.bench._rows import BenchRow, BenchSetting
 from vlpeft.benchmark.bench._sides import TimedStep, time_row, turns
 from vlpeft.benchmark.bench._sweeps import write_sweep
+from vlpeft.benchmark.core.processes import starter_variables
 
 BENCH = "workers"
 
@@ -52,7 +53,11 @@ def step(cells: int, together: bool, device: torch.device) -> TimedStep:
 
 def _vlpeft(*arguments: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-m", "vlpeft", *arguments], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "vlpeft", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=starter_variables(),
     )
     if done.returncode:
         raise RuntimeError(f"vlpeft {' '.join(arguments)}: {done.stderr[-500:]}")

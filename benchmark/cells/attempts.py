@@ -6,6 +6,7 @@ Nothing here needs torch, so `vlpeft status` is fast and works on a login node.
 from __future__ import annotations
 
 import os
+import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from vlpeft.benchmark.core.files import read_json, to_json, write_quickly
 T = TypeVar("T")
 ReportProgress = Callable[[str, int, int], None]  # phase, step, total
 EVERY_SECONDS = 1.0
+HOST = platform.node()
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class AttemptProgress(Config):
         updated: When this was written, in Unix time.
         pid: The process that runs the cell.
         left: Seconds until the phase ends at its present pace; None if the pace is unknown.
+        host: The machine of the process; "" in files of older versions.
     """
 
     step: int
@@ -39,15 +42,20 @@ class AttemptProgress(Config):
     updated: float
     pid: int
     left: float | None = None
+    host: str = ""
 
 
 @dataclass(frozen=True)
 class Failure(Config):
-    """failure.json: why the last attempt failed; `user` if the user can fix it."""
+    """failure.json: why the last attempt failed; `user` if the user can fix it.
+
+    log: of a process that could not report its end itself; otherwise "".
+    """
 
     cause: str
     message: str
     user: bool
+    log: str = ""
 
     @property
     def reason(self) -> str:
@@ -77,7 +85,7 @@ def reporter(folder: Path, progress: ReportProgress) -> ReportProgress:
         left = None
         if step > began[1]:  # one step at least, so the pace is known
             left = (now - began[2]) * (total - step) / (step - began[1])
-        where = AttemptProgress(step, total, phase, time.time(), os.getpid(), left)
+        where = AttemptProgress(step, total, phase, time.time(), os.getpid(), left, HOST)
         write_quickly(folder / "progress.json", to_json(dump(where)))
 
     return report

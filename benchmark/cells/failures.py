@@ -15,6 +15,15 @@ CAUSES: dict[type[BaseException], str] = {
 }
 ERRORS: dict[str, type[UserError]] = {"data": DataError, "weights": WeightsError}
 MESSAGE_CHARACTERS = 500
+# torch raises a plain RuntimeError where the CPU's allocator or a library of a GPU finds no memory.
+MEMORY_WORDS = (
+    "can't allocate memory",
+    "not enough memory",
+    "CUDA error: out of memory",
+    "CUDA out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
 
 
 class RankFailed(RuntimeError):
@@ -36,9 +45,16 @@ def describe_failure(error: BaseException) -> Failure:
     return Failure(_cause(error), message[:MESSAGE_CHARACTERS], isinstance(error, UserError))
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether the memory of the device or of the machine did not suffice."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in MEMORY_WORDS)
+
+
 def _cause(error: BaseException) -> str:
     """Return the cause of a failure in a few words: for unknown errors, the type's name."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+    if is_out_of_memory(error):
         return "out of memory"
     return disk_trouble(error) or CAUSES.get(type(error), type(error).__name__)
 

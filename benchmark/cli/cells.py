@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 from typing import Any
 
 from vlpeft.benchmark.cli.printing import print_json, print_note, print_table, print_text
@@ -23,15 +22,17 @@ def run(options: argparse.Namespace) -> int:
     """Run one cell in this process, and print its metrics."""
     from vlpeft.benchmark.cells.records import Store
     from vlpeft.benchmark.launch.interrupts import run_interruptible
+    from vlpeft.benchmark.launch.launch import verify
+    from vlpeft.benchmark.launch.presence import RUN, show_presence
     from vlpeft.benchmark.launch.screen import CellProgress
     from vlpeft.benchmark.plan.check import plan_cell, save_planned_cell
 
     runtime, store = _runtime(options), Store(options.root)
     made, cell = plan_cell(options.handle, options.cell)
-    if not store.has_record(cell.id):
-        runtime = _verified(options, runtime, [cell])
+    if not store.has_record(cell.id) and not options.unverified:
+        runtime = verify(runtime, [cell], runtime.torch_device().type)
     save_planned_cell(made, cell, options.root)
-    with CellProgress(cell) as progress:
+    with show_presence(options.root, made.sweep, RUN), CellProgress(cell) as progress:
         outcome = run_interruptible(cell.id, options.root, runtime, progress)
     if outcome == "running elsewhere":
         raise UserError(
@@ -89,20 +90,13 @@ def retry(options: argparse.Namespace) -> int:
 
 def _launch(options: argparse.Namespace, way: Any, made: Any, cells: Any) -> int:
     """Run cells of a plan, then print its tables and the causes of failure."""
-    from vlpeft.benchmark.launch.failed import count_failures, failures, group_by_cause
-    from vlpeft.benchmark.launch.presence import show_presence
-    from vlpeft.benchmark.launch.screen import SweepProgress
+    from vlpeft.benchmark.launch.failed import count_failures, group_by_cause
+    from vlpeft.benchmark.launch.launch import launch
 
-    way = replace(way, runtime=_verified(options, way.runtime, cells))
-    with (
-        SweepProgress(made, cells, options.root) as progress,
-        show_presence(options.root, made.sweep, options.on),
-    ):
-        way.run(cells, options.root, progress)
-    if options.detach:
+    failed = launch(way, made, cells, options.root, unverified=options.unverified)
+    if not way.waits:
         print_note(f"the jobs continue on their own{_how_to_watch(options)}")
         return 0
-    failed = list(failures(cells, options.root))
     try:
         _print_tables(options, made)
     finally:  # the causes are printed even if the tables are refused
@@ -113,23 +107,6 @@ def _launch(options: argparse.Namespace, way: Any, made: Any, cells: Any) -> int
     if failed:
         return 1
     return 0
-
-
-def _verified(options: argparse.Namespace, runtime: Any, cells: Any) -> Any:
-    """Verify what the cells use, and return a runtime that says so.
-
-    Raises UserError if a check fails.
-    """
-    if options.unverified or not cells:
-        return runtime
-    from vlpeft.benchmark.verify.gate import require
-
-    device = "cpu"
-    # A login node may lack the GPUs of the jobs, so each job verifies its own device.
-    if _launcher(options) != "slurm":
-        device = runtime.torch_device().type
-    require([each.cell for each in cells], device)
-    return replace(runtime, verified=True)
 
 
 def _launcher(options: argparse.Namespace) -> str:
@@ -185,7 +162,7 @@ def _runtime(options: argparse.Namespace) -> Any:
     from vlpeft.benchmark.core.config import parse
     from vlpeft.benchmark.run.runtime import Runtime
 
-    names = ("device", "threads", "micro_batch", "checkpoint_seconds", "compile")
+    names = ("device", "threads", "micro_batch", "eval_batch", "checkpoint_seconds", "compile")
     given = {name: getattr(options, name) for name in names}
     if options.ranks is not None:
         given["ranks"] = options.ranks

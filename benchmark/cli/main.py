@@ -24,6 +24,7 @@ from vlpeft.benchmark.cli.tables import diff, keep, table
 from vlpeft.benchmark.cli.verify import verify
 from vlpeft.benchmark.cli.watching import cancel, logs, status
 from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.core.processes import end_with_starter, interrupt_at_end_signals
 from vlpeft.benchmark.core.terminal import OutputError, discard, prepare_streams
 
 
@@ -31,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the arguments, run the command, and exit.
 
     Exit codes: 0 done; 1 some cells of a sweep failed, or results differ; 2 something that the
-    user can fix; 130 interrupted.
+    user can fix; 130 interrupted, also by SIGTERM or a closed terminal.
     """
     prepare_streams()
     if not (sys.argv[1:] if arguments is None else arguments):
@@ -44,7 +45,10 @@ def _run(arguments: Sequence[str] | None) -> int:
     """Run a command, and write what it printed. Trouble with stdout is one line and code 2."""
     try:
         try:
-            code = _run_command(parser().parse_args(arguments))
+            options = parser().parse_args(arguments)
+            end_with_starter()
+            with interrupt_at_end_signals():
+                code = _run_command(options)
         except SystemExit as end:  # of argparse: --help, --version, or a typo
             code = end.code if isinstance(end.code, int) else 2
         sys.stdout.flush()

@@ -195,6 +195,13 @@ def add_runtime(parser: argparse.ArgumentParser) -> None:
         help="examples in a forward pass; gradients add up to the protocol's batch. "
         "Lower it if memory runs out (default: the whole batch)",
     )
+    parser.add_argument(
+        "--eval-batch",
+        type=int,
+        metavar="N",
+        help="examples at once in evaluation; halved by itself if memory runs out "
+        "(default: 128, or the profile's)",
+    )
     add_compile(parser)
     parser.add_argument(
         "--unverified",

@@ -59,7 +59,7 @@ def look(made: Any, root: Path, changed: str) -> Any:
         changed: Why the plan no longer matches its sweep; "" if it does.
     """
     from vlpeft.benchmark.cells.records import Store
-    from vlpeft.benchmark.launch.presence import launchers
+    from vlpeft.benchmark.launch.presence import RUN, launchers
     from vlpeft.results.status import (
         add_cluster_notes,
         find_unplanned,
@@ -73,9 +73,8 @@ def look(made: Any, root: Path, changed: str) -> Any:
     cells, foreign = status(made, store), find_unplanned(made, store)
     waiting = [cell.id for cell in cells if cell.state == "missing"]
     begun = [cell.id for cell in cells if has_begun(cell)]
-    found = add_cluster_notes(
-        cells, notes(root, waiting, begun), launched=bool(launchers(root, made.sweep))
-    )
+    launched = any(each.way != RUN for each in launchers(root, made.sweep))
+    found = add_cluster_notes(cells, notes(root, waiting, begun), launched=launched)
     if changed:
         found = mark_stale(found, "the sweep has changed since")
     return [*found, *foreign]
@@ -131,13 +130,16 @@ def cancel(options: argparse.Namespace) -> int:
     made = options.handle.read_plan()
     ids = {cell.id for cell in made.runnable()}
     ids |= {cell.id for cell in find_unplanned(made, Store(options.root))}
-    jobs, local, elsewhere = cancel(options.root, made.sweep, ids)
-    print_line(
-        f"{jobs} jobs cancelled, {local} local launchers interrupted; "
-        "what is done stays, `vlpeft sweep` continues"
-    )
-    if elsewhere:
-        hosts = ", ".join(elsewhere)
+    stopped = cancel(options.root, made.sweep, ids)
+    counts = [
+        f"{stopped.jobs} jobs cancelled",
+        f"{stopped.launchers} local launchers interrupted",
+    ]
+    if stopped.workers:
+        counts.append(f"{stopped.workers} processes without a launcher stopped")
+    print_line(f"{', '.join(counts)}; what is done stays, `vlpeft sweep` continues")
+    if stopped.elsewhere:
+        hosts = ", ".join(stopped.elsewhere)
         print_note(f"local launchers also run on {hosts}: run this command there")
     return 0
 
@@ -151,7 +153,7 @@ def logs(options: argparse.Namespace) -> int:
     if not found:
         raise UserError(
             f"no log of cell {cell.id} in {options.root}: "
-            "it was not started, or ran with --on inline"
+            "it was not started, or ran in the process of its launcher"
         )
     for log, text in found:
         print_line(f"--> {log}")

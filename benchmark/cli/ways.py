@@ -40,7 +40,7 @@ def select_way(options: argparse.Namespace, runtime: Callable[[], Any]) -> Way:
         return Inline(runtime())
     made = runtime()
     if options.workers is None:
-        return Local(made, default_workers(made.ranks))
+        return Local(made, default_workers(made.ranks, made.torch_device().type))
     return Local(made, check_workers(options.workers))
 
 

@@ -1,13 +1,13 @@
-"""Ctrl-C while cells run on this machine.
+"""Ctrl-C, SIGTERM and a closed terminal while cells run on this machine.
 
-The first one saves the cells in training at their current step; a second one stops at once.
+The first signal saves the cells in training at their current step. A second Ctrl-C stops at once.
 """
 
 from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -17,6 +17,7 @@ import psutil
 
 from vlpeft.benchmark.cells.attempts import progress
 from vlpeft.benchmark.cells.records import Store
+from vlpeft.benchmark.core.processes import END_SIGNALS, EndSignals, ignore_end_signals
 from vlpeft.benchmark.core.terminal import print_message
 
 SAVE_SECONDS = 60.0  # to finish the current step and to write
@@ -45,12 +46,15 @@ class Patience:
 
         return listen
 
-    def handle_signal(self, _number: int, _frame: FrameType | None) -> None:
-        """Handle SIGINT."""
-        if self.received or not self.training:
+    def handle_signal(self, number: int, _frame: FrameType | None) -> None:
+        """Handle a signal. Only Ctrl-C is a wish to stop at once if it comes again."""
+        if not self.training:
             raise KeyboardInterrupt
-        self.received = True
-        print_notice(1)
+        if not self.received:
+            self.received = True
+            print_notice(1)
+        elif number == signal.SIGINT:
+            raise KeyboardInterrupt
 
 
 def run_interruptible(
@@ -68,61 +72,59 @@ def run_interruptible(
 
 @contextmanager
 def _listening() -> Iterator[Patience]:
-    """Handle SIGINT in place of Python's own handler.
+    """Handle the signals that would interrupt this process.
 
-    Where interrupts are ignored (nohup) or handled by other code, they stay so.
+    Where they are ignored (nohup) or handled by other code, they stay so.
     """
     patience = Patience()
-    if not _has_default_handler():
-        yield patience
-        return
-    signal.signal(signal.SIGINT, patience.handle_signal)
+    before = {}
+    for number in (signal.SIGINT, *END_SIGNALS):
+        if _would_interrupt(number):
+            before[number] = signal.signal(number, patience.handle_signal)
     try:
         yield patience
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-def _has_default_handler() -> bool:
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    return in_main_thread and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+def _would_interrupt(number: signal.Signals) -> bool:
+    if threading.current_thread() is not threading.main_thread():
+        return False
+    handler = signal.getsignal(number)
+    if number == signal.SIGINT:
+        return handler is signal.default_int_handler
+    return handler is signal.SIG_DFL or isinstance(handler, EndSignals)
 
 
-def save(controllers: Iterable[int], ids: Sequence[str], root: Path) -> None:
-    """Ask the workers of these controllers that train a cell to save it and end.
+def save(pids: Collection[int], ids: Sequence[str], root: Path) -> None:
+    """Ask those of these workers that train a cell to save it and end.
 
     Returns when they have ended, or after SAVE_SECONDS.
     """
-    training = _training(_children(controllers), ids, Store(root))
+    training = _training(pids, ids, Store(root))
     if training:
         print_notice(len(training))
-    for worker in training:
-        with suppress(psutil.NoSuchProcess):
-            worker.send_signal(signal.SIGTERM)
-    psutil.wait_procs(training, timeout=SAVE_SECONDS)
+    with ignore_end_signals():
+        for worker in training:
+            with suppress(psutil.NoSuchProcess):
+                worker.send_signal(signal.SIGTERM)
+                worker.send_signal(signal.SIGCONT)  # it may be suspended
+        psutil.wait_procs(training, timeout=SAVE_SECONDS)
 
 
-def _children(controllers: Iterable[int]) -> dict[int, psutil.Process]:
-    found = dict[int, psutil.Process]()
-    for pid in controllers:
-        with suppress(psutil.NoSuchProcess):
-            children = psutil.Process(pid).children(recursive=True)
-            found |= {child.pid: child for child in children}
-    return found
-
-
-def _training(
-    workers: dict[int, psutil.Process], ids: Sequence[str], store: Store
-) -> list[psutil.Process]:
+def _training(pids: Collection[int], ids: Sequence[str], store: Store) -> list[psutil.Process]:
     found = []
     for cell_id in ids:
         where = progress(store, cell_id)
-        if where is not None and where.phase == "train" and where.pid in workers:
-            found.append(workers[where.pid])
+        if where is not None and where.phase == "train" and where.pid in pids:
+            with suppress(psutil.NoSuchProcess):
+                found.append(psutil.Process(where.pid))
     return found
 
 
 def print_notice(cells: int) -> None:
     """Print, for the person who pressed Ctrl-C, what happens now."""
     what = "the cell" if cells == 1 else f"{cells} cells"
-    print_message(f"vlpeft: saving {what} in training; Ctrl-C again stops at once")
+    with suppress(OSError):  # the terminal may be closed; the cells must still be saved
+        print_message(f"vlpeft: saving {what} in training; Ctrl-C again stops at once")

@@ -1,7 +1,8 @@
-"""Which launchers are at work in a result folder.
+"""Which launchers and local workers are at work in a result folder.
 
-While it waits for cells, each launcher holds the lock of ROOT/launchers/SWEEP~WAY~HOST~PROCESS.
-The kernel frees the lock when the launcher dies, so a file without a lock means nothing.
+While it waits for cells, each launcher holds the lock of ROOT/launchers/SWEEP~WAY~HOST~PROCESS. So
+does each local worker, in the way "worker". The kernel frees the lock when its holder dies, so a
+file without a lock means nothing.
 """
 
 from __future__ import annotations
@@ -18,11 +19,14 @@ from filelock import FileLock
 from vlpeft.benchmark.cells.records import is_locked
 from vlpeft.benchmark.core.files import write_errors
 
+WORKER = "worker"
+RUN = "run"
+
 
 class Launcher(NamedTuple):
-    """A `vlpeft sweep` or `vlpeft retry` that is at work."""
+    """A `vlpeft sweep`, `retry` or `run` that is at work, or a local worker."""
 
-    way: str  # inline, local or slurm
+    way: str  # inline, local, slurm, RUN or WORKER
     host: str
     process: int
 
@@ -51,7 +55,10 @@ def show_presence(root: Path, sweep: str, way: str) -> Iterator[None]:
 
 
 def launchers(root: Path, sweep: str) -> list[Launcher]:
-    """Return the launchers at work on a sweep, on all machines that share the folder."""
+    """Return the launchers at work on a sweep, on all machines that share the folder.
+
+    Workers are listed, too: they may have outlived their launcher.
+    """
     found = []
     folder = root / "launchers"
     for path in sorted(folder.rglob("*~*~*~*")):

@@ -30,6 +30,7 @@ class SweepProgress(Bars):
     def __init__(self, plan: Plan, cells: Sequence[Planned], root: Path) -> None:
         super().__init__()
         self.store = Store(root)
+        self.sweep = plan.sweep
         self.waiting = list(cells)
         self.running = dict[str, TaskID]()
         self.total = len(plan.runnable())

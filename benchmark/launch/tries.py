@@ -94,7 +94,7 @@ def give_up(store: Store, cell_id: str, cause: str, message: str, log: str) -> N
         message = f"{message}; {log} ends: {tail(Path(log))}"
     if cause in ("killed", "job failed") and MEMORY.search(message):
         cause = "out of memory"
-    failure = Failure(cause, message[:MESSAGE_LENGTH], user=False)
+    failure = Failure(cause, message[:MESSAGE_LENGTH], user=False, log=log)
     store.write_failure(cell_id, dump(failure))
     forget(store, cell_id)
 

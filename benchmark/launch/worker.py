@@ -1,8 +1,8 @@
 """Run cells one after another in a process of their own.
 
-Local workers call `run_cells` with the policy of `launch.local`. A job of a cluster starts
-`python -m vlpeft.benchmark.launch.worker ROOT RUNTIME LOG ID...`: a child of the job's own
-process, so that a cell that crashes does not take the job with it.
+Local workers (`launch.local_worker`) call `run_cells` with a policy of their own. A job of a
+cluster starts `python -m vlpeft.benchmark.launch.worker ROOT RUNTIME LOG ID...`: a child of the
+job's own process, so that a cell that crashes does not take the job with it.
 
 SIGTERM and SIGUSR2 ask a worker to save its cell and stop.
 """
@@ -20,7 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
-from vlpeft.benchmark.cells.attempts import Failure
+from vlpeft.benchmark.cells.attempts import Failure, ReportProgress, unwatched
 from vlpeft.benchmark.cells.cell import Cell
 from vlpeft.benchmark.cells.records import Store
 from vlpeft.benchmark.core.config import dump, parse
@@ -66,11 +66,16 @@ class Policy(Protocol):
 
 
 def run_cells(
-    ids: Iterable[str], root: Path, runtime: Any, policy: Policy, stop: Callable[[], bool]
+    ids: Iterable[str],
+    root: Path,
+    runtime: Any,
+    policy: Policy,
+    stop: Callable[[], bool],
+    report: ReportProgress = unwatched,
 ) -> None:
     """Run the cells that no other process has, until all are done or `stop` returns True.
 
-    A cell that fails leaves failure.json, and the next one runs.
+    A cell that fails leaves failure.json, and the next one runs. `report` gets the progress.
     """
     from vlpeft.benchmark.run.runner import Stopped, run_cell
 
@@ -84,7 +89,7 @@ def run_cells(
             return policy.begins(cell_id)
 
         try:
-            outcome: str = run_cell(cell_id, root, runtime, asked=stop, begin=begins)
+            outcome: str = run_cell(cell_id, root, runtime, report, asked=stop, begin=begins)
         except Stopped:
             outcome = "stopped"
         except Exception as error:  # run_cell has written its cause to failure.json

@@ -9,12 +9,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from submitit import AutoExecutor, LocalExecutor
+from submitit import AutoExecutor
 from submitit.core.job_environment import JobEnvironment
 from submitit.helpers import Checkpointable, DelayedSubmission
 
 LIBRARY = "submitit"
 TRIED = ("1.5.4",)
+# SUBMITIT_PREEMPT_SIGNAL would replace it, and workers would not save their cells.
+JobEnvironment.USR_SIG = "USR2"
 
 
 class RequeuedJob(Checkpointable):  # type: ignore[misc]
@@ -36,13 +38,6 @@ class RequeuedJob(Checkpointable):  # type: ignore[misc]
 def job_log() -> str:
     """Return the path of the standard output of the job that this process belongs to."""
     return str(JobEnvironment().paths.stdout)
-
-
-def local_executor(folder: Path, minutes: int) -> Any:
-    """Return an executor of jobs on this machine; they are killed after this many minutes."""
-    executor = LocalExecutor(folder=folder)
-    executor.update_parameters(timeout_min=minutes)
-    return executor
 
 
 def slurm_executor(

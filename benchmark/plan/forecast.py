@@ -23,6 +23,7 @@ from vlpeft.benchmark.cells.cell import Cell, Part, Plan, Planned
 from vlpeft.benchmark.contract.backbone import Backbone
 from vlpeft.benchmark.core.config import dump
 from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.core.processes import end_with_parent
 from vlpeft.benchmark.plan.check import UNREADABLE
 from vlpeft.benchmark.plan.measure import ANSWERS, cached_pixels, items, pixels, shorten_error
 from vlpeft.benchmark.run.compile import compile_errors, compile_layers
@@ -76,7 +77,7 @@ def forecasts(plan: Plan, batch: int | None, runtime: Runtime) -> Iterator[Forec
     groups = list(_group_seeds(plan))
     if groups and all(cells[0].skipped for cells in groups):
         raise UserError(f"--cost: no cell has readable data; the first: {groups[0][0].skipped}")
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, get_context("spawn"), end_with_parent) as pool:
         for cells in groups:
             yield _forecast(cells, batch, runtime, pool)
 

@@ -22,6 +22,7 @@ from vlpeft.benchmark.backbones.weights import random_weights
 from vlpeft.benchmark.cells.cell import Cell, Planned
 from vlpeft.benchmark.contract.backbone import Backbone
 from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.core.processes import end_with_parent
 from vlpeft.benchmark.plan.check import combinations
 from vlpeft.benchmark.plan.sweep import SweepHandle
 from vlpeft.benchmark.run.compile import eager
@@ -67,7 +68,7 @@ def measure(sweep: SweepHandle, batch: int, runtime: Runtime) -> Iterator[Measur
 def _measure_isolated(planned: Planned, batch: int, runtime: Runtime) -> MeasuredStep:
     """Measure one step in its own process."""
     about = MeasuredStep(planned.backbone, planned.row, planned.task)
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, get_context("spawn"), end_with_parent) as pool:
         try:
             return pool.submit(_measure, planned.cell, about, batch, runtime).result()
         except BrokenProcessPool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from vlpeft.benchmark.run.distributed import ALONE, Ranks
 from vlpeft.benchmark.run.fetch_ahead import ahead, fetch_depth, pin
 from vlpeft.benchmark.run.inputs import Inputs
 from vlpeft.benchmark.run.loop import Feed, autocast
+from vlpeft.benchmark.run.memory import PartsInMemory
 
 T = TypeVar("T")
 
@@ -69,7 +70,7 @@ def predict_split(
         inputs: answer list and prompts.
         feed: visual features and protocol.
         examples: the split.
-        batch: examples in a forward pass.
+        batch: examples in a forward pass; fewer once memory has run out.
         progress: called with the number of examples that are done and the number of all.
         ranks: the processes that share the split.
     """
@@ -84,14 +85,21 @@ def predict_split(
         images = [example.images for example in examples[begin : begin + batch]]
         return pin(feed.visual.fetch_examples(images), device)
 
+    parts = PartsInMemory(batch, "evaluation: examples")
     said: list[list[T]] = []
     with closing(ahead(own, fetch, fetch_depth(device))) as fetched:
         for begin, images in fetched:
-            part = examples[begin : begin + batch]
-            # Eager, because each generated token has another shape and would be compiled again.
-            with eager(), torch.inference_mode(), autocast(device, precision):
-                said.append(say(feed.visual.features(images), inputs.prompts(part)))
-            progress(begin + len(part), len(examples))
+            end = min(begin + batch, len(examples))
+
+            def say_part(places: Sequence[int], images: Tensor = images, begin: int = begin) -> Any:
+                shown = images[places[0] - begin : places[-1] + 1 - begin]
+                asked = [examples[place] for place in places]
+                # Eager, because each generated token has another shape and would be compiled again.
+                with eager(), torch.inference_mode(), autocast(device, precision):
+                    return say(feed.visual.features(shown), inputs.prompts(asked))
+
+            said.append([text for part in parts.run(range(begin, end), say_part) for text in part])
+            progress(end, len(examples))
     return _merge_turns(ranks.gather(said), len(begins))
 
 

@@ -24,6 +24,7 @@ from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.core.files import open_regular, replacement
 from vlpeft.benchmark.core.terminal import print_message
 from vlpeft.benchmark.run.compile import eager
+from vlpeft.benchmark.run.memory import PartsInMemory
 
 Kept = Literal["float32", "float16"]  # the type of cached features on disk
 Compute = Callable[[Sequence[str]], Tensor]  # names of images -> their features
@@ -145,11 +146,13 @@ def _damage(path: Path, rows: int, kept: Kept) -> str:
 def _build(path: Path, names: Sequence[str], compute: Compute, kept: Kept) -> None:
     """Write the array to a temporary file, then move it: a killed process leaves no half array."""
     array: Any = None
+    parts = PartsInMemory(CHUNK, "features: images")
     with replacement(path) as temporary:
-        for start, part in _chunks(names):
+        for start, chunk in _chunks(names):
             # Compiled and other cells share a cache, so features are always computed eagerly.
             with eager():
-                features = compute(part).float().cpu().numpy()
+                found = parts.run(chunk, lambda part: compute(part).float().cpu().numpy())
+                features = np.concatenate(list(found))
             if array is None:
                 # The shape is known only once the tower has run.
                 shape = (len(names), *features.shape[1:])
@@ -158,7 +161,7 @@ def _build(path: Path, names: Sequence[str], compute: Compute, kept: Kept) -> No
                 )
                 _allocate(temporary)
             _check_range(features, kept)
-            array[start : start + len(part)] = features
+            array[start : start + len(chunk)] = features
         array.flush()
 
 

@@ -17,17 +17,17 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import get_context, parent_process, resource_tracker
+from multiprocessing import get_context, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 from vlpeft.benchmark.cells.failures import RankFailed, describe_failure, rebuild_error
 from vlpeft.benchmark.core.environment import SAFE_PATH, environment
 from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.core.processes import describe_end, end_with_parent
 from vlpeft.benchmark.run.distributed import PeerLost
 
 POLL_SECONDS = 0.2
@@ -78,7 +78,7 @@ class Member:
         except (EOFError, ConnectionError) as error:
             # The exit code is known only after the process is joined.
             self.process.join(GRACE_SECONDS)
-            ended = _describe_end(self.process.exitcode)
+            ended = describe_end(self.process.exitcode)
             raise RankFailed("killed", f"rank {self.rank} {ended}") from error
         return message
 
@@ -171,7 +171,8 @@ def _watch(members: Sequence[Member], on_report: OnReport, asked: Callable[[], b
 
 def _be_rank(work: RankFunction, link: Link) -> None:
     """Run `work` in the process of a rank, and report its result or its error."""
-    Thread(target=_end_with_parent, daemon=True).start()
+    # The lock is free once the parent has ended, so others may run the cell.
+    end_with_parent()
     try:
         link.line.send((ENDED, work(link)))
     except PeerLost as error:
@@ -188,14 +189,6 @@ def _be_rank(work: RankFunction, link: Link) -> None:
         os._exit(0)
 
 
-def _end_with_parent() -> None:
-    """End this process when its parent ends: the lock is free then, so others may run the cell."""
-    parent = parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
 @contextmanager
 def _block_signals() -> Iterator[None]:
     """Block SIGNALS, so that the processes started here inherit the blocked signals.
@@ -210,13 +203,3 @@ def _block_signals() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _describe_end(code: int | None) -> str:
-    """Describe the exit code of a process; a negative one is the number of a signal."""
-    if code is None or code >= 0:
-        return f"exited without an error message (exit code {code})"
-    name = signal.Signals(-code).name
-    if code == -signal.SIGKILL:
-        return f"was killed by {name} (out of memory?)"
-    return f"was killed by {name}"

@@ -220,8 +220,9 @@ class _Attempt:
         results = [self._evaluate(backbone, each, feed) for each, feed in pairs]
         evaluation = merge_readings(self.ranks.gather(meter.read()))
         if self.ranks.first:
-            readings = Readings(training, evaluation)
-            self.store.publish(self._finish(state, feeds, selected, results, readings))
+            delta_bytes = self._write_files(state, results)
+            cost = self._cost(state, feeds, Readings(training, evaluation), delta_bytes)
+            self.store.publish(self._record(state, selected, results, cost))
 
     def _feed(self, task: int, inputs: Inputs, backbone: Backbone) -> Feed:
         """Return what a task trains on. This fills the cache of visual features."""
@@ -269,7 +270,7 @@ class _Attempt:
         if feed.protocol.select == "last":
             return None
         progress = partial(self.progress, "select")
-        selection = Selection(inputs, feed, self.runtime.eval_batch, progress, self.ranks)
+        selection = Selection(inputs, feed, self.runtime.examples_at_once, progress, self.ranks)
         selection.check()
         return selection
 
@@ -291,23 +292,30 @@ class _Attempt:
     def _evaluate(self, backbone: Backbone, inputs: Inputs, feed: Feed) -> TaskResult:
         """Predict and score the test split of one task."""
         progress = partial(self.progress, "evaluate")
-        batch = self.runtime.eval_batch
+        batch = self.runtime.examples_at_once
         made = predictions(backbone, inputs, feed, inputs.test, batch, progress, self.ranks)
         return score_task(self.cell, inputs, made, self.ranks)
 
-    def _finish(
+    def _write_files(self, state: TrainingState, results: Sequence[TaskResult]) -> int:
+        """Write the files next to the record; return the size of the trained tensors in bytes."""
+        keep_diff(self.store.root)
+        return write_files(self.folder, state.backbone, results)
+
+    def _cost(
+        self, state: TrainingState, feeds: Sequence[Feed], readings: Readings, delta_bytes: int
+    ) -> dict[str, float]:
+        """Count the work of a step, and return the cost of the cell."""
+        work = first_step(state, feeds, self.cell.seed, self.runtime.micro_batch, self.ranks)
+        return total_cost(state, work, readings, self.device, self.ranks, delta_bytes)
+
+    def _record(
         self,
         state: TrainingState,
-        feeds: Sequence[Feed],
         selected: Selected | None,
         results: Sequence[TaskResult],
-        readings: Readings,
+        cost: dict[str, float],
     ) -> Record:
-        """Write the files next to the record, count the cost, and return the record."""
-        keep_diff(self.store.root)
-        delta_bytes = write_files(self.folder, state.backbone, results)
-        work = first_step(state, feeds, self.cell.seed, self.runtime.micro_batch, self.ranks)
-        cost = total_cost(state, work, readings, self.device, self.ranks, delta_bytes)
+        """Return the record of the cell, whose files are written."""
         origin = describe_origin(
             self.cell, self.runtime, self.device, self.code, self.data, self.ranks
         )

@@ -10,6 +10,8 @@ from vlpeft.benchmark.core.config import NonNegativeFloat, Positive
 from vlpeft.benchmark.core.cores import check_number
 from vlpeft.benchmark.run.devices import select_device
 
+EVAL_BATCH = 128
+
 
 @dataclass(frozen=True)
 class Runtime:
@@ -20,7 +22,8 @@ class Runtime:
     threads: Positive | None = None
     # Examples in a forward pass; gradients accumulate up to the protocol's batch size.
     micro_batch: Positive | None = None
-    eval_batch: Positive = 128
+    # Examples of a batch in evaluation; None: EVAL_BATCH.
+    eval_batch: Positive | None = None
     checkpoint_seconds: NonNegativeFloat = 60.0
     # Compile the layers of the towers for training steps; see benchmark/run/compile.py.
     compile: bool = False
@@ -28,6 +31,11 @@ class Runtime:
     verified: bool = False
     # Processes of one machine that train a cell together, each on its own GPU if there are GPUs.
     ranks: Positive = 1
+
+    @property
+    def examples_at_once(self) -> int:
+        """Examples of a batch in evaluation. Results do not depend on it."""
+        return self.eval_batch or EVAL_BATCH
 
     def torch_device(self, rank: int = 0) -> torch.device:
         """Return the device that a rank runs on.

@@ -43,7 +43,37 @@ def test_shipped_profiles_load_and_have_a_summary() -> None:
         ),
         ({"sbatch": {"time": 5}}, "sbatch: time: write `time` next to `sbatch`; remove it here"),
         ({"sbatch": {"cpus_per_task": 5}}, "sbatch: cpus_per_task: write `cpus` next to"),
-        ({"sbatch": {"output": "log"}}, "sbatch: output: the launcher sets it"),
+        *(
+            ({"sbatch": {name: "x"}}, f"sbatch: {name}: the launcher sets it: ")
+            for name in (
+                *("output", "error", "open-mode", "open_mode", "array", "job_name", "input"),
+                *("export", "export_file", "parsable", "quiet", "test-only", "wait", "wrap"),
+                *("chdir", "nodes", "ntasks", "ntasks_per_core", "clusters", "uid"),
+                *("outp", "expor", "pars", "chd", "test"),  # sbatch completes these
+            )
+        ),
+        *(
+            ({"sbatch": {name: "x"}}, f"sbatch: {name}: write `{key}` next to `sbatch`")
+            for name, key in {
+                "signal": "signal_seconds",
+                "sig": "signal_seconds",
+                "mem_per_cpu": "mem_gb",
+                "no_requeue": "requeue",
+                "requ": "requeue",
+            }.items()
+        ),
+        *(
+            ({"sbatch": {name: True}}, f"sbatch: {name}: write the long name of an option")
+            for name in ("J", "o", "e", "--signal", "-J", "signal=USR1@10", "Signal", "_x")
+        ),
+        ({"mem_gb": 0.0001}, "mem_gb: 0.0001 is less than 1 MB"),
+        ({"time": 0}, "time: input should be greater than 0"),
+        *(
+            ({"time": value}, f"time: '{value}' is not a time; write minutes (240), HH:MM:SS")
+            for value in ("04:00", "1 day", "UNLIMITED", "1-24:00:00", "1:60:00", "-5", "")
+        ),
+        ({"time": "00:00:00"}, "time: input should be greater than 0"),
+        ({"time": 90.5}, "time: input should be a valid integer"),
         (
             {"sbatch": {"exclusive": False}},
             "sbatch: exclusive: false: sbatch has no such option; leave it out",
@@ -96,7 +126,6 @@ def test_omitted_settings_are_left_to_the_cluster() -> None:
     }
     assert settings["slurm_additional_parameters"] == {"requeue": True}
     for more in (
-        {"signal": "CONT@1"},
         {"gpus-per-node": 2},
         {"exclusive": True},
     ):  # settings that some clusters need and for which there is no key
@@ -107,3 +136,30 @@ def test_omitted_settings_are_left_to_the_cluster() -> None:
         Profile, {**LEAST, "requeue": False, "sbatch": {"exclude": "n7"}}, ""
     ).parameters()
     assert never["slurm_additional_parameters"] == {"no-requeue": True, "exclude": "n7"}
+
+
+@pytest.mark.parametrize(
+    ("written", "minutes"),
+    [
+        ("90", 90),
+        ("'90'", 90),
+        ("04:00:00", 240),
+        ("4:00:00", 240),
+        ("00:00:30", 1),
+        ("1-12:00:00", 2160),
+        ("1-12:30", 2190),
+        ("2-0", 2880),
+        ("30:00:00", 1800),
+    ],
+)
+def test_times_as_sbatch_writes_them(tmp_path, written: str, minutes: int) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"time: {written}\nmem_gb: 2\nsignal_seconds: 10\n")
+    assert load_profile(str(path)).parameters()["timeout_min"] == minutes
+
+
+def test_memory_is_rounded_up() -> None:
+    """SLURM counts in MB and takes 0 as all memory of a node."""
+    for given, megabytes in ((1 / 1024, 1), (0.0015, 2), (2.5, 2560), (64, 65536)):
+        parameters = parse(Profile, {**LEAST, "mem_gb": given}, "").parameters()
+        assert parameters["mem_gb"] * 1024 == megabytes

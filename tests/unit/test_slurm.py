@@ -4,6 +4,9 @@ import itertools
 import os
 import pickle
 import platform
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -116,6 +119,64 @@ def test_one_job_is_not_an_array(slurm, submitter) -> None:
         "1001"
     }
     assert submitter.ledger.submitted_jobs()[ids(1)[0]][0].log.name == "1001_0_log.out"
+
+
+OF_A_JOB = {
+    "SLURM_JOB_ID": "77",
+    "SLURM_JOBID": "77",
+    "SLURM_CPUS_PER_TASK": "1",
+    "SLURM_MEM_PER_CPU": "4000",
+    "SLURM_MEM_PER_NODE": "4000",
+    "SLURM_CPU_BIND": "quiet,mask_cpu:0x1",
+    "SLURM_TRES_PER_TASK": "cpu=1",
+    "SLURM_NTASKS": "4",
+    "SLURM_EXPORT_ENV": "NONE",
+    "SLURM_ARRAY_TASK_ID": "3",
+    "SRUN_CPUS_PER_TASK": "1",
+    "PMIX_RANK": "0",
+    "CUDA_VISIBLE_DEVICES": "1",
+    "SBATCH_SIGNAL": "USR1@10",
+    "SBATCH_EXPORT": "NONE",
+    "SBATCH_MEM_PER_CPU": "4000",
+}
+KEPT = {
+    "SLURM_CONF": "/etc/slurm/slurm.conf",
+    "SLURM_CLUSTERS": "one",
+    "SBATCH_ACCOUNT": "mine",
+    "SBATCH_PARTITION": "gpu",
+    "MINE": "1",
+}
+
+
+def test_a_surrounding_job_does_not_reach_the_commands(slurm, submitter, monkeypatch) -> None:
+    """Every command of SLURM is called; the environment of this process is the same afterwards."""
+    for name in ("sbatch", "squeue", "scontrol", "scancel", "sacct"):
+        script = slurm / name
+        body = script.read_text() if script.exists() else "#!/bin/bash\n"
+        script.write_text(body.replace("\n", f"\nenv > {slurm}/{name}.env\n", 1))
+        script.chmod(0o755)
+    for key, value in {**OF_A_JOB, **KEPT}.items():
+        monkeypatch.setenv(key, value)
+    submitter.submit(ids(4))
+    cancel(submitter.ledger.root, "sweep", ids(4))
+    cluster.cancel(["1"])
+    read_accounting(["1"])
+    found = sorted(slurm.glob("*.env"))
+    assert len(found) == 5
+    (slurm / "sbatch.env").rename(slurm / "sbatch.first")
+    submitter.dry_run(ids(4))
+    for path in (*found[1:], slurm / "sbatch.first", slurm / "sbatch.env"):
+        lines = path.read_text().splitlines()
+        seen = dict(line.split("=", 1) for line in lines if "=" in line)
+        assert not OF_A_JOB.keys() & seen.keys(), path
+        assert {key: seen.get(key) for key in KEPT} == KEPT, path
+    assert {key: os.environ.get(key) for key in OF_A_JOB} == OF_A_JOB
+
+
+def test_outside_of_a_job_gpus_may_be_chosen(monkeypatch) -> None:
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    assert cluster.clean_environment()["CUDA_VISIBLE_DEVICES"] == "1"
 
 
 def test_pickles_hold_ids_and_paths_only(submitter) -> None:
@@ -628,10 +689,48 @@ def test_cancelling_names_the_jobs_of_these_cells_only(slurm, submitter) -> None
     )
     (slurm / "scancel").write_text(f'#!/bin/bash\necho "$@" > {slurm}/cancelled\n')
     (slurm / "scancel").chmod(0o755)
-    assert cancel(submitter.ledger.root, "sweep", ids(6)[2:]) == (1, 0, [])
+    assert cancel(submitter.ledger.root, "sweep", ids(6)[2:]) == (1, 0, 0, [])
     assert (slurm / "cancelled").read_text() == "1001_1\n"
-    assert cancel(submitter.ledger.root, "sweep", ids(2)) == (1, 0, [])
+    assert cancel(submitter.ledger.root, "sweep", ids(2)) == (1, 0, 0, [])
     assert (slurm / "cancelled").read_text() == "1001_0\n"
+
+
+HOLDER = """
+import json, os, platform, sys, time
+from pathlib import Path
+from filelock import FileLock
+folder, host = Path(sys.argv[1]), sys.argv[2] or platform.node()
+lock = FileLock(folder / "lock")
+lock.acquire()
+where = {"phase": "train", "step": 1, "total": 2, "updated": time.time(), "pid": os.getpid()}
+(folder / "progress.json").write_text(json.dumps({**where, "host": host}))
+print("held", flush=True)
+time.sleep(120)
+"""
+
+
+@pytest.mark.parametrize("host", ["", "another-host"])
+def test_what_holds_a_cell_is_stopped_or_named(store, host) -> None:
+    """It shows no presence and has no launcher; on another machine it cannot be signalled."""
+    (cell,) = ids(1)
+    folder = store.folder(cell)
+    folder.mkdir(parents=True)
+    command = [sys.executable, "-c", HOLDER, str(folder), host]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as holder:
+        try:
+            assert holder.stdout is not None
+            assert holder.stdout.readline() == b"held\n"
+            assert cancel(store.root, "sweep", ["other"]) == (0, 0, 0, [])
+            found = cancel(store.root, "sweep", [cell])
+            if host:
+                assert found == (0, 0, 0, [host])
+                assert holder.poll() is None
+            else:
+                assert found == (0, 0, 1, [])
+                assert holder.wait(30) == -signal.SIGTERM
+        finally:
+            holder.kill()
+    assert cancel(store.root, "sweep", [cell]) == (0, 0, 0, []), "nothing holds it any more"
 
 
 def test_another_users_launcher_is_not_interrupted(tmp_path, monkeypatch) -> None:

@@ -25,7 +25,7 @@ class Runtime:
     device: str
     threads: int
     micro_batch: int | None
-    eval_batch: int
+    eval_batch: int | None
     checkpoint_seconds: float
     compile: bool
     ranks: int

@@ -1,0 +1,61 @@
+"""Launch the cells of a plan in one of the ways, and report those that failed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+from vlpeft.benchmark.cells.cell import Plan, Planned
+from vlpeft.benchmark.core.processes import interrupt_at_end_signals
+from vlpeft.benchmark.launch.failed import FailedCell, failures
+from vlpeft.benchmark.launch.presence import show_presence
+from vlpeft.benchmark.launch.screen import SweepProgress
+from vlpeft.benchmark.launch.ways import Way
+
+
+def launch(
+    way: Way, plan: Plan, cells: Sequence[Planned], root: Path, *, unverified: bool = False
+) -> list[FailedCell]:
+    """Verify the environment, run cells of a plan, and return those that failed.
+
+    Args:
+        way: where they run.
+        plan: the plan that they belong to; it is saved in `root`.
+        cells: the cells to run.
+        root: the result folder.
+        unverified: run in an environment that fails `vlpeft verify`; records say so.
+
+    Returns:
+        Nothing where the way does not wait for the cells.
+
+    Raises:
+        UserError: the environment fails verification, or the way cannot begin.
+        KeyboardInterrupt: the launch was interrupted, also by SIGTERM or a closed terminal.
+    """
+    if not unverified:
+        runtime = verify(way.runtime, cells, way.device())
+        way = replace(cast("Any", way), runtime=runtime)
+    with (
+        interrupt_at_end_signals(),
+        SweepProgress(plan, cells, root) as progress,
+        show_presence(root, plan.sweep, way.name),
+    ):
+        way.run(cells, root, progress)
+    if not way.waits:
+        return []
+    return list(failures(cells, root))
+
+
+def verify(runtime: Any, cells: Sequence[Planned], device: str) -> Any:
+    """Verify what the cells use on a type of device, and return a runtime that says so.
+
+    Raises UserError if a check fails.
+    """
+    from vlpeft.benchmark.verify.gate import require
+
+    if not cells:
+        return runtime
+    require([each.cell for each in cells], device)
+    return replace(runtime, verified=True)

@@ -1,0 +1,111 @@
+"""Start a command, end it in the ways in which it may end, and find what it has left."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import signal
+import subprocess
+import termios
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+MARK = "VLPEFT_TEST_MARK"  # a variable that all processes of a command inherit
+
+
+class Started:
+    """A command in a session of its own, with a terminal or a file for its output."""
+
+    def __init__(
+        self, command: Sequence[str], log: Path, variables: Mapping[str, str], *, terminal: bool
+    ) -> None:
+        self.mark = uuid.uuid4().hex
+        self.master = -1
+        target = log.open("wb")
+        source: int = subprocess.DEVNULL
+        if terminal:
+            self.master, source = pty.openpty()
+            threading.Thread(target=_copy, args=(self.master, log), daemon=True).start()
+        self.process = subprocess.Popen(
+            command,
+            stdin=source,
+            stdout=source if terminal else target,
+            stderr=source if terminal else target,
+            env={**os.environ, **variables, MARK: self.mark},
+            start_new_session=True,
+            preexec_fn=_take_terminal if terminal else _reset_signals,  # noqa: PLW1509
+        )
+        target.close()
+        if terminal:
+            os.close(source)
+
+    def end(self, kind: str) -> None:
+        """End the command by a signal to it or to its group, or by closing its terminal."""
+        if kind == "terminal":
+            os.close(self.master)
+            self.master = -1
+        elif kind.startswith("group "):
+            os.killpg(self.process.pid, signal.Signals[kind.removeprefix("group ")])
+        else:
+            self.process.send_signal(signal.Signals[kind])
+
+    def left(self) -> list[psutil.Process]:
+        """Return the processes that the command has started and that still run."""
+        self.process.poll()
+        return [process for process in psutil.process_iter() if self._is_ours(process)]
+
+    def is_gone_within(self, seconds: float) -> bool:
+        """Wait until no process is left; return whether that was so in time."""
+        return wait_until(lambda: not self.left(), seconds)
+
+    def clean_up(self) -> None:
+        """Kill what is left."""
+        for process in self.left():
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        self.process.wait()
+        if self.master >= 0:
+            os.close(self.master)
+
+    def _is_ours(self, process: psutil.Process) -> bool:
+        try:
+            if process.status() == psutil.STATUS_ZOMBIE:
+                return False
+            return process.environ().get(MARK) == self.mark
+        except psutil.Error:
+            return False
+
+
+def wait_until(true: Callable[[], bool], seconds: float) -> bool:
+    """Return whether a condition became true in time."""
+    end = time.monotonic() + seconds
+    while not true():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def _reset_signals() -> None:
+    """Hear interrupts even if the tests run with them ignored (nohup)."""
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+
+
+def _take_terminal() -> None:
+    _reset_signals()
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+def _copy(master: int, log: Path) -> None:
+    """Read a terminal until it is closed: a full buffer would block the command."""
+    with log.open("wb", buffering=0) as file, suppress(OSError):
+        while data := os.read(master, 2**16):
+            file.write(data)
