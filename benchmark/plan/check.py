@@ -239,6 +239,8 @@ class _Checker:
                 f"dataset '{part.dataset.name}': an empty split; "
                 "check `train_split`, `eval_split`, `select_split` and the limits"
             )
+        with error_context(self.where):
+            inputs.check()
         return size
 
     def _count(self, cell: Cell, answers: int) -> dict[str, int]:

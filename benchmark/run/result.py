@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,6 @@ from vlpeft.benchmark.cells.scores import ImageScores
 from vlpeft.benchmark.cells.verified import is_covered
 from vlpeft.benchmark.contract.backbone import Backbone
 from vlpeft.benchmark.core.config import dump
-from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.metrics.base import Prediction
 from vlpeft.benchmark.run.checkpoint import save_trained
 from vlpeft.benchmark.run.cost import gpu_hours, parameters
@@ -53,15 +51,10 @@ class Readings:
 
 
 def score_task(cell: Cell, inputs: Inputs, made: Sequence[Prediction], ranks: Ranks) -> TaskResult:
-    """Score the predictions of the test split of a task.
-
-    Raises:
-        UserError: a metric is infinite or not a number.
-    """
+    """Score the predictions of the test split of a task."""
     protocol, name = inputs.part.protocol, inputs.part.name
     names = inputs.task.metrics if protocol.metrics is None else protocol.metrics
     report = ranks.once(lambda: metrics.score(names, made, protocol.metric_tokenizer))
-    _check_finite(cell, report)
     values: Values = {}
     for key, value in report.values.items():
         values[key] = {"absent": value["absent"]} if isinstance(value, dict) else value
@@ -69,12 +62,6 @@ def score_task(cell: Cell, inputs: Inputs, made: Sequence[Prediction], ranks: Ra
     by_image = scores.by_image(name, images, report.per_example)
     about = {"task": name} if cell.also else {}  # several tasks share one file
     return TaskResult(values, _lines(made, report, about), by_image)
-
-
-def _check_finite(cell: Cell, report: metrics.MetricReport) -> None:
-    for name, value in report.values.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise UserError(f"metric {name} is {value}; see the predictions of cell {cell.id}")
 
 
 def _lines(

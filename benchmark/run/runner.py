@@ -28,6 +28,7 @@ from vlpeft.benchmark.run.cost import Meter, merge_readings
 from vlpeft.benchmark.run.distributed import ALONE, Ranks, join
 from vlpeft.benchmark.run.evaluation import predictions
 from vlpeft.benchmark.run.features import training_views, visual_inputs
+from vlpeft.benchmark.run.finite import check_trained
 from vlpeft.benchmark.run.flops import first_step
 from vlpeft.benchmark.run.inputs import Inputs
 from vlpeft.benchmark.run.loop import Feed, TrainingState, start, train
@@ -201,6 +202,8 @@ class _Attempt:
         # Before building: the head and the modules of the method are drawn from this seed.
         torch.manual_seed(self.cell.seed)
         inputs = [Inputs.open(part) for part in self.cell.parts]
+        for each in inputs:
+            each.check()
         self.data = "+".join(each.data.fingerprint() for each in inputs)
         backbone = build(self.cell, inputs[0].answers).to(self.device)
         if self.runtime.compile:
@@ -247,6 +250,7 @@ class _Attempt:
         try:
             with compile_errors():
                 train(state, feeds, seed, micro_batch, after_step, self.ranks)
+            check_trained(state, feeds)
         except UserError as error:
             # A signal that asks a group of processes to stop also kills the compiler, which is one
             # of them. This is a stop, not a failure.
