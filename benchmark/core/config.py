@@ -14,14 +14,15 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar, cast
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
-from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from vlpeft.benchmark.core.errors import UserError, did_you_mean
+from vlpeft.benchmark.core.plain_yaml import parse_yaml
+from vlpeft.benchmark.core.reading import read_bounded
 
 T = TypeVar("T")
 JSON = Any  # any value that json.dumps accepts
 ADDED = "added"
+LARGEST_YAML = 2**20  # bytes; the largest shipped file has 1 % of it
 UNKNOWN_KEY = ("unexpected_keyword_argument", "extra_forbidden")  # pydantic's error types
 MISSING_KEY = ("missing", "missing_argument")
 
@@ -64,7 +65,7 @@ def parse(cls: type[T], values: Mapping[str, JSON], where: str) -> T:
         text = json.dumps(values)
     except TypeError as error:
         raise UserError(f"{where}: {error}; quote the value if it is meant as text") from error
-    except ValueError as error:  # an anchor that contains itself
+    except (ValueError, RecursionError) as error:  # values of a program that contain themselves
         raise UserError(f"{where}: {error}; write plain values") from error
     return parse_json(cls, text, where)
 
@@ -113,24 +114,23 @@ def yaml_names(folder: Path) -> tuple[str, ...]:
 
 
 def load_yaml(path: Path) -> dict[str, JSON]:
-    """Read a YAML 1.2 file that holds one mapping.
+    """Read a YAML 1.2 file that holds one mapping of plain values.
 
     Raises:
         UserError: The file cannot be read or is not such a mapping; names the file and line.
     """
     try:
-        with path.open(encoding="utf-8") as file:
-            values = YAML(typ="safe", pure=True).load(file)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except MarkedYAMLError as error:
-        mark = error.problem_mark
-        line = mark.line + 1 if mark else "?"
-        raise UserError(f"{path}:{line}: not valid YAML: {error.problem}") from error
-    except (YAMLError, RecursionError) as error:  # such as control characters: without a mark
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+        text = read_bounded(path, LARGEST_YAML, (".yaml", ".yml")).decode("utf-8-sig")
+        values = parse_yaml(text)
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text: {error.reason} at byte {error.start}") from error
+        raise UserError(
+            f"{path}: not UTF-8 text: {error.reason} at byte {error.start}; save it as UTF-8"
+        ) from error
+    except ValueError as error:
+        line, _, rest = str(error).partition(": ")
+        if line.isdigit():
+            raise UserError(f"{path}:{line}: not valid YAML: {rest}") from error
+        raise UserError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(values, dict):
         found = _describe_content(values)
         raise UserError(f"{path}: expected `key: value` lines at the top level, found {found}")

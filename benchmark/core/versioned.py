@@ -42,7 +42,7 @@ def parse_versioned(
     except UserError as error:
         try:
             values = json.loads(text)
-        except ValueError as broken:
+        except (ValueError, RecursionError) as broken:
             raise UserError(f"{path}: {damaged.format(broken)}") from error
         found = _schema_of(values)
         if found == schema:

@@ -130,11 +130,21 @@ def total_cost(
 
 
 def describe_origin(
-    cell: Cell, runtime: Runtime, device: torch.device, code: Code, data: str, ranks: Ranks
+    cell: Cell,
+    runtime: Runtime,
+    device: torch.device,
+    code: Code,
+    sources: Mapping[str, str],
+    data: str,
+    ranks: Ranks,
 ) -> dict[str, object]:
-    """Return the provenance of a record; `data` is the fingerprint of the datasets."""
+    """Return the provenance of a record.
+
+    `sources` are the hashes of `cell_code`, `data` is the fingerprint of the datasets.
+    """
     return provenance(str(device), code) | {
         "data": data,
+        "code": sources,
         "science": SCIENCE,
         "ranks": ranks.world,
         "compile": runtime.compile,

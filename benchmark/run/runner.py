@@ -47,6 +47,7 @@ from vlpeft.benchmark.run.result import (
 )
 from vlpeft.benchmark.run.runtime import Runtime, prepare_torch
 from vlpeft.benchmark.run.selection import Selection
+from vlpeft.benchmark.run.sources import cell_code
 
 Outcome = Literal["done", "already done", "running elsewhere", "left alone"]
 StopRequested = Callable[[], bool]  # whether the cell was asked to stop
@@ -184,7 +185,7 @@ class _Attempt:
         self.cell = parse(Cell, read_json(path) or {}, str(path))
         self.device = prepare_torch(runtime, ranks.rank)
         # Read now: files that are edited during the run are not what runs.
-        self.code = code()
+        self.code, self.sources = code(), cell_code(self.cell)
         self.checkpoint = self.folder / "checkpoint.pt"
 
     def progress(self, phase: str, step: int, total: int) -> None:
@@ -310,6 +311,12 @@ class _Attempt:
         work = first_step(state, feeds, self.cell.seed, self.runtime.micro_batch, self.ranks)
         cost = total_cost(state, work, readings, self.device, self.ranks, delta_bytes)
         origin = describe_origin(
-            self.cell, self.runtime, self.device, self.code, self.data, self.ranks
+            self.cell,
+            self.runtime,
+            self.device,
+            self.code,
+            self.sources,
+            self.data,
+            self.ranks,
         )
         return make_record(self.cell, self.folder, state, selected, results, cost, origin)

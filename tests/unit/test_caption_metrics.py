@@ -16,7 +16,7 @@ import pytest
 from vlpeft.benchmark.core.errors import MetricUnavailable
 from vlpeft.benchmark.metrics import METRICS, Metric, Prediction, Scores, caption_tokens, score
 from vlpeft.benchmark.metrics.captions import Cider
-from vlpeft.benchmark.metrics.java import run_java, talk_to_java
+from vlpeft.benchmark.metrics.java import LOCALE, run_java, talk_to_java
 
 needs_java = pytest.mark.skipif(shutil.which("java") is None, reason="needs java on the PATH")
 WITHOUT_JAVA = ["bleu", "rouge_l", "cider"]
@@ -194,7 +194,7 @@ def test_values_are_means_of_examples_and_empty_captions_score_zero() -> None:
 
 
 def test_all_captions_empty() -> None:
-    rows = [Prediction(str(i), "", ("a dog", "the dog runs")) for i in range(3)]
+    rows = [Prediction(str(i), "", ("a dog", f"dog {i} runs")) for i in range(3)]
     values = score(WITHOUT_JAVA, rows, "treebank").values
     assert values == pytest.approx(dict.fromkeys(values, 0.0))
 
@@ -244,7 +244,7 @@ def test_cider_is_absent_where_perfect_captions_score_zero(
 
 
 def test_cider_of_two_images_that_differ_in_a_word() -> None:
-    rows = [Prediction("0", "a square", ("a square",)), Prediction("1", "a dog", ("a square", "b"))]
+    rows = [Prediction("0", "a square", ("a square",)), Prediction("1", "b", ("a square", "b"))]
     assert Cider().evaluate(rows, "treebank").values["CIDEr (treebank)"] > 0
 
 
@@ -315,7 +315,7 @@ def test_spice_with_models(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     rows = ", ".join(f'{{"image_id": {i}, "scores": {{"All": {{"f": 0.{i}}}}}}}' for i in (1, 0))
     check = (
         'case "$JDK_JAVA_OPTIONS" in *java.base/java.lang=*) ;; *) exit 3;; esac; '
-        'test "$6" = -out || exit 4'
+        f'shift {len(LOCALE) - 1}; test "$6" = -out || exit 4'
     )
     fake_java(tmp_path, f"{check}\nprintf '%s' '[{rows}]' > \"$7\"", monkeypatch)
     report = score(["spice"], PREDICTIONS[:2], "treebank")
