@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from vlpeft.benchmark.cells.cell import Planned
 from vlpeft.benchmark.cells.records import Record
 from vlpeft.benchmark.core.errors import UserError
-from vlpeft.results.compatible import group_of
 
 Made = tuple[Planned, Record]
 # What the cells that share a piece of code have in common, for pieces that several methods share.
@@ -36,10 +35,11 @@ def code_remarks(cells: Sequence[Made], *, mixed: bool = False) -> Iterator[str]
     """
     rows: dict[tuple[str, ...], list[Made]] = {}
     for planned, record in cells:
-        rows.setdefault((planned.row, *group_of(planned, 0)), []).append((planned, record))
-    for (row, backbone, task, dataset), seeds in rows.items():
+        row = (planned.row, planned.backbone, planned.task, planned.dataset)
+        rows.setdefault(row, []).append((planned, record))
+    for (method, backbone, task, dataset), seeds in rows.items():
         if differences := list(_differences(seeds)):
-            found = f"{row} on {backbone}, {task}/{dataset}: {'; '.join(differences)}"
+            found = f"{method} on {backbone}, {task}/{dataset}: {'; '.join(differences)}"
             if not mixed:
                 raise UserError(
                     f"{found}: the seeds were computed by different code and cannot be averaged: "

@@ -7,7 +7,7 @@ in strict mode: `"8"` is not a number, and `1e-4` is one, as in YAML 1.2.
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import field, fields
 from functools import cache
 from pathlib import Path
@@ -25,6 +25,18 @@ ADDED = "added"
 LARGEST_YAML = 2**20  # bytes; the largest shipped file has 1 % of it
 UNKNOWN_KEY = ("unexpected_keyword_argument", "extra_forbidden")  # pydantic's error types
 MISSING_KEY = ("missing", "missing_argument")
+
+# pydantic's types of errors, and what to write; then how it names types in the place of an error.
+KINDS = {
+    "string_type": "a text",
+    "dict_type": "a mapping",
+    "list_type": "a list",
+    "tuple_type": "a list",
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+}
+TYPES = ("str", "dict", "list", "tuple", "int", "float", "bool", "constrained-str")
 
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[int, Field(ge=0)]
@@ -177,6 +189,8 @@ def _explain(error: ValidationError, cls: type[Any]) -> str:
     if first["type"] in MISSING_KEY:
         return f"'{key}' is required"
     got = json.dumps(first["input"], default=str)[:80]
+    if choices := _choices(problems, first):
+        return f"{_dotted(first['loc'][:-1])}: write {' or '.join(choices)}, got {got}"
     message = first["msg"].removeprefix("Value error, ")
     message = f"{message[0].lower()}{message[1:]}"
     if first["type"] in ("tuple_type", "list_type"):
@@ -185,6 +199,25 @@ def _explain(error: ValidationError, cls: type[Any]) -> str:
     if not first["loc"]:  # a check of several keys together, from __post_init__
         return message
     return f"{key}: {message}, got {got}"
+
+
+def _choices(problems: Sequence[Any], first: Any) -> list[str]:
+    """Return the kinds of values that a key accepts, in words, if it accepts several.
+
+    pydantic reports each kind as a problem of its own, at a place that ends with its type.
+    """
+    place = first["loc"][:-1]
+    kinds = [
+        KINDS[problem["type"]]
+        for problem in problems
+        if problem["type"] in KINDS and problem["loc"][:-1] == place and _is_type(problem["loc"])
+    ]
+    return list(dict.fromkeys(kinds))
+
+
+def _is_type(place: tuple[int | str, ...]) -> bool:
+    """Return whether a place ends with the name of a type, not of a key."""
+    return bool(place) and str(place[-1]).partition("[")[0] in TYPES
 
 
 def _dotted(place: tuple[int | str, ...]) -> str:

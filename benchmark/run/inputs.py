@@ -84,6 +84,11 @@ class Inputs:
         examples = (*training, *self.selection, *self.test)
         return [image for example in examples for image in example.images]
 
+    def split_size(self) -> int:
+        """Return how many examples the tested split holds, beyond any `eval_limit`."""
+        split = self.part.protocol.eval_split
+        return len(_examples(self.data, self.data.fingerprint(), self.part.task, split))
+
     @cached_property
     def items(self) -> list[Item]:
         """The training items."""

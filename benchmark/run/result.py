@@ -35,11 +35,19 @@ Values = dict[str, float | dict[str, str]]  # {"absent": reason} where a metric 
 
 @dataclass(frozen=True)
 class TaskResult:
-    """The result of one task of a cell: metrics, the lines of its predictions, scores by image."""
+    """The result of one task of a cell.
+
+    Attributes:
+        values: Its metrics.
+        lines: The lines of its predictions.
+        by_image: Its scores by image.
+        scored: How many examples and images were scored, of which split, and of how many examples.
+    """
 
     values: Values
     lines: str
     by_image: ImageScores
+    scored: dict[str, int | str]
 
 
 @dataclass(frozen=True)
@@ -61,7 +69,18 @@ def score_task(cell: Cell, inputs: Inputs, made: Sequence[Prediction], ranks: Ra
     images = [example.images for example in inputs.test]
     by_image = scores.by_image(name, images, report.per_example)
     about = {"task": name} if cell.also else {}  # several tasks share one file
-    return TaskResult(values, _lines(made, report, about), by_image)
+    scored = _count_scored(inputs)
+    return TaskResult(values, _lines(made, report, about), by_image, scored)
+
+
+def _count_scored(inputs: Inputs) -> dict[str, int | str]:
+    """Return what was scored; captions say so where it is less than the split."""
+    return {
+        "split": inputs.part.protocol.eval_split,
+        "examples": len(inputs.test),
+        "images": len({image for example in inputs.test for image in example.images}),
+        "of": inputs.split_size(),
+    }
 
 
 def _lines(
@@ -168,6 +187,7 @@ def make_record(
         values |= {prefix + name: value for name, value in result.values.items()}
     # Hashes show later whether one of these files was changed.
     names = (PREDICTIONS, scores.NAME, TRAINED)
+    scored = {part.name: each.scored for part, each in zip(cell.parts, results, strict=True)}
     return Record(
         id=cell.id,
         cell=dump(cell),
@@ -176,6 +196,6 @@ def make_record(
         curve=state.curve,
         scalars=state.scalars,
         selection=selected,
-        provenance=origin,
+        provenance={**origin, "scored": scored},
         files={name: sha256(folder / name) for name in names},
     )
