@@ -324,10 +324,9 @@ class CLIPBartModel(Backbone):
         """Map tokens (questions, keep, length) to log-likelihoods (questions, keep)."""
         keep = candidates.shape[1]
         labels = candidates.flatten(0, 1)
-        # The start predicts the first token of every candidate.
         first = start.first.repeat_interleave(keep, 0)[:, None]
         likelihood = log_likelihood(first, labels[:, :1], self.protocol)
-        if labels.shape[1] == 1:  # blank answers are their end alone
+        if labels.shape[1] == 1:  # blank answers: the start predicts their only token
             return likelihood.view(-1, keep)
         repeat_cache(start.cache, keep)
         self.visual_context.repeat_rows(keep)

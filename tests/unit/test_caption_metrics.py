@@ -344,7 +344,7 @@ GERMAN = "-Duser.language=de -Duser.country=DE -Duser.country.format=DE"
 def test_java_writes_numbers_with_a_point(
     variable: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """The machine's locale changes no number, and what Java says about its options is not an error."""
+    """The locale changes no number, and a note of Java about its options is not an error."""
     program = tmp_path / "Say.java"
     program.write_text(
         "public class Say { public static void main(String[] a) {"

@@ -205,7 +205,10 @@ def test_a_file_that_cannot_be_read(tmp_path) -> None:
     os.mkfifo(tmp_path / "pipe.yaml")
     for path, reason in (
         (tmp_path / "none.yaml", r"No such file or directory; did you mean 'nine\.yaml'\?"),
-        (tmp_path / "zzzzzzzzzzzzzz.yaml", r"No such file or directory; \S+ has gone\.yaml, loop\.yaml, nine"),
+        (
+            tmp_path / "zzzzzzzzzzzzzz.yaml",
+            r"No such file or directory; \S+ has gone\.yaml, loop\.yaml, nine",
+        ),
         (tmp_path / "no" / "a.yaml", r"No such file or directory; there is no folder \S+no$"),
         (tmp_path / "gone.yaml", "it is a link to nowhere, which does not exist"),
         (tmp_path, r"Is a directory; give one of its files: gone\.yaml, loop\.yaml, nine"),
