@@ -218,6 +218,11 @@ def _is_version(difference: ProvenanceDifference) -> bool:
     return key in ("python", "instructions") or key.startswith("packages.")
 
 
+def _is_code(difference: ProvenanceDifference) -> bool:
+    """Return whether both sides recorded the code of a kind, and it differs."""
+    return difference.key.startswith("code.") and UNKNOWN not in (difference.a, difference.b)
+
+
 def diff_table(a: Path, b: Path, found: Diff) -> Table:
     """Return the differences for people: a block a kind, the versions first."""
     caption = tuple(map(one_line, _caption(a, b, found)))
@@ -230,6 +235,8 @@ def _caption(a: Path, b: Path, found: Diff) -> Iterator[str]:
     names = ", ".join(dict.fromkeys(each.name for each in found.versions))
     if names:
         yield f"Versions differ: {names}."
+    if code := [each.key.partition(".")[2] for each in found.provenance if _is_code(each)]:
+        yield f"Code differs: {', '.join(dict.fromkeys(code))}."
     verdict = "equal" if found.equal else "different"
     yield (
         f"{found.both} cells in both, {len(found.only_a)} only in A, {len(found.only_b)} only in "

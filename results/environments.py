@@ -13,6 +13,7 @@ from vlpeft.benchmark.cells.cell import Planned
 from vlpeft.benchmark.cells.provenance import PACKAGES
 from vlpeft.benchmark.cells.records import Record
 from vlpeft.benchmark.core.errors import UserError
+from vlpeft.results.code_versions import code_remarks
 
 UNKNOWN = "not recorded"
 NAMED = 6  # cells that a note names; the others are counted
@@ -25,8 +26,8 @@ def remarks(cells: Sequence[Made], *, mixed: bool = False) -> tuple[str, ...]:
 
     mixed: the user has asked for a table of cells from different environments.
 
-    Raises UserError where libraries differ and not all of the cells concerned are verified,
-    unless `mixed`.
+    Raises UserError where libraries differ and not all of the cells concerned are verified, or
+    where the seeds of a row were computed by different code, unless `mixed`.
     """
     cells = _distinct(cells)
     differing = _differing(cells)
@@ -37,7 +38,8 @@ def remarks(cells: Sequence[Made], *, mixed: bool = False) -> tuple[str, ...]:
     notes = []
     if differing:
         notes.append(_mixture(concerned, differing, unverified))
-    return (*notes, *_facts(cells), *_unverified(cells))
+    code = code_remarks(cells, mixed=mixed)
+    return (*notes, *code, *_facts(cells), *_unverified(cells))
 
 
 def verified(record: Record) -> str:

@@ -56,6 +56,7 @@ from vlpeft.results.compatible import (
 )
 from vlpeft.results.environments import Made, environment, remarks, verified
 from vlpeft.results.scale import FULL, label_title, scale_notes
+from vlpeft.results.scored import scored_sentences
 from vlpeft.results.states import DONE, MISSING, State
 
 COSTS = (
@@ -130,7 +131,8 @@ def leaderboard(plan: Plan, store: Results, *, mixed: bool = False) -> Leaderboa
     frame = pd.DataFrame(rows, columns=list(SCHEMA)).astype(SCHEMA)
     title = label_title(plan.title or plan.sweep, [planned.cell for planned in plan.cells])
     progress = _progress(plan, len(records), len(failures))
-    return Leaderboard(title, plan.notes, frame, (*progress, *notes))
+    scored = scored_sentences(records.values())
+    return Leaderboard(title, plan.notes, frame, (*progress, *scored, *notes))
 
 
 def _read_records(plan: Plan, store: Results) -> dict[str, Record]:

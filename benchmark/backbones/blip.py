@@ -260,6 +260,9 @@ class BLIPModel(BLIPLanguage):
         keep = tokens.shape[1]
         rows = questions.repeat_interleave(keep)
         labels = tokens[questions].flatten(0, 1)
+        first = prefix.first[rows][:, None]
+        if labels.shape[1] == 1:  # blank answers are their end alone
+            return log_likelihood(first, labels, self.protocol).view(-1, keep)
         self.set_visual_context(prefix.image.rows(rows))
         seen = torch.cat([prefix.mask[rows], (labels[:, :-1] != IGNORED).long()], 1)
         cache = select_cache_rows(prefix.cache, rows, questions)
@@ -267,5 +270,5 @@ class BLIPModel(BLIPLanguage):
         states = self.decode(words, seen, prefix.memory.rows(questions), cache)
         # The prefix predicts the first token, so only the others need a forward.
         later = self.decoder.cls(states.last_hidden_state)
-        logits = torch.cat([prefix.first[rows][:, None], later], 1)
+        logits = torch.cat([first, later], 1)
         return log_likelihood(logits, labels, self.protocol).view(-1, keep)

@@ -324,14 +324,15 @@ class CLIPBartModel(Backbone):
         """Map tokens (questions, keep, length) to log-likelihoods (questions, keep)."""
         keep = candidates.shape[1]
         labels = candidates.flatten(0, 1)
+        first = start.first.repeat_interleave(keep, 0)[:, None]
+        likelihood = log_likelihood(first, labels[:, :1], self.protocol)
+        if labels.shape[1] == 1:  # blank answers: the start predicts their only token
+            return likelihood.view(-1, keep)
         repeat_cache(start.cache, keep)
         self.visual_context.repeat_rows(keep)
         states = start.states.repeat_interleave(keep, 0)
         mask = start.mask.repeat_interleave(keep, 0)
         out = self.decode(labels[:, :-1], states, mask, cache=start.cache, use_cache=True)
-        # The start predicts the first token of every candidate.
-        first = start.first.repeat_interleave(keep, 0)[:, None]
-        likelihood = log_likelihood(first, labels[:, :1], self.protocol)
         # The head runs only where an answer has a token.
         counted = labels[:, 1:] != IGNORED
         logits = self.token_logits(out.last_hidden_state[counted])[:, None]

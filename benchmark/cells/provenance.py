@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -45,6 +46,19 @@ def provenance(device: str, code: Code) -> dict[str, Any]:
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     return made
+
+
+def describe_scored(provenance: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what was scored for each task of a cell that was not scored on its whole split.
+
+    Records of earlier versions do not say what was scored.
+    """
+    for task, about in provenance.get("scored", {}).items():
+        if about["examples"] < about["of"]:
+            yield (
+                f"{task}, the first {about['examples']:,} of {about['of']:,} examples of "
+                f"'{about['split']}' ({about['images']:,} images)"
+            )
 
 
 def processor() -> str:

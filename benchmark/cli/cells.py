@@ -56,7 +56,7 @@ def sweep(options: argparse.Namespace) -> int:
     if isinstance(way, Slurm) and options.dry_run:
         print_text(way.dry_run(unfinished_cells(made, options.root), options.root).rstrip("\n"))
         return 0
-    save_plan(made, options.root)
+    save_plan(made, options.root, mixed=options.mixed_environments)
     return _launch(options, way, made, unfinished_cells(made, options.root))
 
 

@@ -137,8 +137,8 @@ def add_mixed(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--mixed-environments",
         action="store_true",
-        help="accept cells from environments that differ in libraries and are not verified; "
-        "the caption says so",
+        help="accept cells from environments that differ in libraries and are not verified, and "
+        "seeds of different code; the caption says so",
     )
 
 

@@ -7,23 +7,36 @@ in strict mode: `"8"` is not a number, and `1e-4` is one, as in YAML 1.2.
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import field, fields
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar, cast
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
-from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from vlpeft.benchmark.core.errors import UserError, did_you_mean
+from vlpeft.benchmark.core.plain_yaml import parse_yaml
+from vlpeft.benchmark.core.reading import read_bounded
 
 T = TypeVar("T")
 JSON = Any  # any value that json.dumps accepts
 ADDED = "added"
+LARGEST_YAML = 2**20  # bytes; the largest shipped file has 1 % of it
 UNKNOWN_KEY = ("unexpected_keyword_argument", "extra_forbidden")  # pydantic's error types
 MISSING_KEY = ("missing", "missing_argument")
+
+# pydantic's types of errors, and what to write; then how it names types in the place of an error.
+KINDS = {
+    "string_type": "a text",
+    "dict_type": "a mapping",
+    "list_type": "a list",
+    "tuple_type": "a list",
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+}
+TYPES = ("str", "dict", "list", "tuple", "int", "float", "bool", "constrained-str")
 
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[int, Field(ge=0)]
@@ -64,7 +77,7 @@ def parse(cls: type[T], values: Mapping[str, JSON], where: str) -> T:
         text = json.dumps(values)
     except TypeError as error:
         raise UserError(f"{where}: {error}; quote the value if it is meant as text") from error
-    except ValueError as error:  # an anchor that contains itself
+    except (ValueError, RecursionError) as error:  # values of a program that contain themselves
         raise UserError(f"{where}: {error}; write plain values") from error
     return parse_json(cls, text, where)
 
@@ -113,24 +126,23 @@ def yaml_names(folder: Path) -> tuple[str, ...]:
 
 
 def load_yaml(path: Path) -> dict[str, JSON]:
-    """Read a YAML 1.2 file that holds one mapping.
+    """Read a YAML 1.2 file that holds one mapping of plain values.
 
     Raises:
         UserError: The file cannot be read or is not such a mapping; names the file and line.
     """
     try:
-        with path.open(encoding="utf-8") as file:
-            values = YAML(typ="safe", pure=True).load(file)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except MarkedYAMLError as error:
-        mark = error.problem_mark
-        line = mark.line + 1 if mark else "?"
-        raise UserError(f"{path}:{line}: not valid YAML: {error.problem}") from error
-    except (YAMLError, RecursionError) as error:  # such as control characters: without a mark
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+        text = read_bounded(path, LARGEST_YAML, (".yaml", ".yml")).decode("utf-8-sig")
+        values = parse_yaml(text)
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text: {error.reason} at byte {error.start}") from error
+        raise UserError(
+            f"{path}: not UTF-8 text: {error.reason} at byte {error.start}; save it as UTF-8"
+        ) from error
+    except ValueError as error:
+        line, _, rest = str(error).partition(": ")
+        if line.isdigit():
+            raise UserError(f"{path}:{line}: not valid YAML: {rest}") from error
+        raise UserError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(values, dict):
         found = _describe_content(values)
         raise UserError(f"{path}: expected `key: value` lines at the top level, found {found}")
@@ -177,6 +189,8 @@ def _explain(error: ValidationError, cls: type[Any]) -> str:
     if first["type"] in MISSING_KEY:
         return f"'{key}' is required"
     got = json.dumps(first["input"], default=str)[:80]
+    if choices := _choices(problems, first):
+        return f"{_dotted(first['loc'][:-1])}: write {' or '.join(choices)}, got {got}"
     message = first["msg"].removeprefix("Value error, ")
     message = f"{message[0].lower()}{message[1:]}"
     if first["type"] in ("tuple_type", "list_type"):
@@ -185,6 +199,25 @@ def _explain(error: ValidationError, cls: type[Any]) -> str:
     if not first["loc"]:  # a check of several keys together, from __post_init__
         return message
     return f"{key}: {message}, got {got}"
+
+
+def _choices(problems: Sequence[Any], first: Any) -> list[str]:
+    """Return the kinds of values that a key accepts, in words, if it accepts several.
+
+    pydantic reports each kind as a problem of its own, at a place that ends with its type.
+    """
+    place = first["loc"][:-1]
+    kinds = [
+        KINDS[problem["type"]]
+        for problem in problems
+        if problem["type"] in KINDS and problem["loc"][:-1] == place and _is_type(problem["loc"])
+    ]
+    return list(dict.fromkeys(kinds))
+
+
+def _is_type(place: tuple[int | str, ...]) -> bool:
+    """Return whether a place ends with the name of a type, not of a key."""
+    return bool(place) and str(place[-1]).partition("[")[0] in TYPES
 
 
 def _dotted(place: tuple[int | str, ...]) -> str:

@@ -57,6 +57,7 @@ class RegistryEntry:
     settings: Mapping[str, str]
     # Field -> its allowed values, for fields whose type lists them.
     choices: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    distribution: str = ""  # name and version of the package of an entry point
 
     def load(self) -> Any:
         """Import the module and return the class.
@@ -219,7 +220,10 @@ def fields_of(
 
 
 def _from_entry_point(point: EntryPoint) -> RegistryEntry:
-    source = point.module
+    source, distribution = point.module, ""
     if point.dist:
-        source = point.dist.name
-    return RegistryEntry(point.name, point.module, point.attr, f"from the package {source}", {}, {})
+        source, distribution = point.dist.name, f"{point.dist.name} {point.dist.version}"
+    summary = f"from the package {source}"
+    return RegistryEntry(
+        point.name, point.module, point.attr, summary, {}, {}, distribution=distribution
+    )

@@ -8,6 +8,7 @@ from pathlib import Path
 from huggingface_hub import ModelCardData
 
 from vlpeft.benchmark.cells.cell import Part
+from vlpeft.benchmark.cells.provenance import describe_scored
 from vlpeft.benchmark.export.folder import IN_FOLDER, AdapterFolder
 from vlpeft.benchmark.metrics import other_units
 from vlpeft.benchmark.tasks import TASKS
@@ -104,6 +105,8 @@ def _scores(adapter: AdapterFolder) -> Iterator[str]:
         f"\nOne run, seed {cell.seed}; in per cent{listed}."
         f" At export {same} of {tried} test examples were answered as in the run."
     )
+    for scored in describe_scored(adapter.provenance):
+        yield f"Scored on part of a split: {scored}."
 
 
 def _score_rows(adapter: AdapterFolder, part: Part, prefix: str) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypedDict
@@ -96,9 +97,24 @@ def score(
             for name in metric.value_names(tokenizer):
                 report.values[name] = Absent(absent=str(reason))
         else:
-            report.values.update(scores.values)
-            report.per_example.update(scores.per_example)
+            _add(report, scores)
     return report
+
+
+def _add(report: MetricReport, scores: Scores) -> None:
+    """Add a metric's numbers to a report; what is not a number is absent.
+
+    A metric of another package may divide 0 by 0 on a small split. That must neither enter a mean
+    nor end a cell whose training is done.
+    """
+    for name, value in scores.values.items():
+        if math.isfinite(value):
+            report.values[name] = value + 0.0  # never the negative zero
+        else:
+            report.values[name] = Absent(absent=f"the metric gave {value}, which is not a number")
+    for name, each in scores.per_example.items():
+        if all(map(math.isfinite, each)):
+            report.per_example[name] = each
 
 
 def _check(predictions: Sequence[Prediction]) -> None:

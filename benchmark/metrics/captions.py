@@ -24,6 +24,7 @@ from vlpeft.benchmark.metrics.base import Metric, Prediction, Scores, Tokenizer
 from vlpeft.benchmark.metrics.caption_tokens import CaptionsByImage, tokenise_split
 from vlpeft.benchmark.metrics.java import run_java, talk_to_java
 
+CIDER_LONGEST = 4  # words of an n-gram
 SPICE_MODELS = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
 # SPICE's serialisation library uses reflection on these packages. Java 16 and newer refuse this
 # unless the packages are opened. Java 8 ignores the variable.
@@ -56,11 +57,14 @@ class CaptionMetric(Metric):
         """Score a split.
 
         Raises:
-            MetricUnavailable: the Java or the models that it needs are missing.
+            MetricUnavailable: the Java or the models that it needs are missing, or the references
+                are such that even perfect captions would score 0.
         """
         self.require()
         names = self.value_names(tokenizer)
-        values, per_example = self.compute(*tokenise_split(tuple(predictions), tokenizer))
+        references, candidates = tokenise_split(tuple(predictions), tokenizer)
+        self.check_references(references)
+        values, per_example = self.compute(references, candidates)
         percent = {name: 100 * float(value) for name, value in zip(names, values, strict=True)}
         if not self.averaged:
             return Scores(percent)
@@ -72,6 +76,11 @@ class CaptionMetric(Metric):
         This is called before any work is done.
         """
         return
+
+    def check_references(self, references: CaptionsByImage) -> None:
+        """Raise MetricUnavailable if no caption could score above 0 with these references."""
+        if not any(map(any, references.values())):
+            raise MetricUnavailable("no reference caption has a word left after tokenisation")
 
     @abstractmethod
     def compute(
@@ -110,18 +119,38 @@ class RougeL(CaptionMetric):
 class Cider(CaptionMetric):
     """CIDEr-D, n-gram weights from the references of the split itself (Vedantam et al. 2015)."""
 
+    def check_references(self, references: CaptionsByImage) -> None:
+        """Raise MetricUnavailable also if all n-grams have weight 0.
+
+        The weight of an n-gram is log(examples / examples whose references contain it). It is 0
+        everywhere if there is one example, or if the references of all examples are equal.
+        """
+        super().check_references(references)
+        if len({_ngrams(captions) for captions in references.values()}) > 1:
+            return
+        found = "the split has one example"
+        if len(references) > 1:
+            found = f"the references of all {len(references)} examples have the same n-grams"
+        raise MetricUnavailable(
+            "CIDEr weighs n-grams by how few examples have them in their references, and here "
+            f"every weight is 0: {found}"
+        )
+
     def compute(
         self, references: CaptionsByImage, candidates: CaptionsByImage
     ) -> tuple[Sequence[float], Iterable[float]]:
-        """Return the mean over examples.
-
-        Raises:
-            MetricUnavailable: no reference has a word, which the package cannot handle.
-        """
-        if not any(map(any, references.values())):
-            raise MetricUnavailable("no reference caption has a word left after tokenisation")
+        """Return the mean over examples."""
         value, per_example = cider(references, candidates)
         return [value], per_example
+
+
+def _ngrams(captions: Sequence[str]) -> frozenset[tuple[str, ...]]:
+    """Return the n-grams that CIDEr counts in the captions of an example."""
+    found: set[tuple[str, ...]] = set()
+    for words in map(str.split, captions):
+        for n in range(1, CIDER_LONGEST + 1):
+            found.update(tuple(words[i : i + n]) for i in range(len(words) - n + 1))
+    return frozenset(found)
 
 
 @register("meteor", values=("METEOR",), averaged=False)

@@ -16,8 +16,18 @@ NO_JAVA = (
     "needs Java 8 or newer on the PATH: "
     "apt install default-jre-headless, or conda install -c conda-forge openjdk"
 )
-# Otherwise the locale decides how captions are read, and batch jobs often have no locale.
-UTF8 = "-Dfile.encoding=UTF-8"
+# Otherwise the machine's locale decides how captions are read and how numbers are written: a German
+# METEOR fails on its own "0,5". Options on the command line win over those in JAVA_TOOL_OPTIONS.
+LOCALE = (
+    "-Dfile.encoding=UTF-8",
+    "-Duser.language=en",
+    "-Duser.country=US",
+    # These would win over the two general ones.
+    "-Duser.language.display=en",
+    "-Duser.language.format=en",
+    "-Duser.country.display=US",
+    "-Duser.country.format=US",
+)
 
 
 def java() -> str:
@@ -41,8 +51,8 @@ def run_java(
     Raises:
         MetricUnavailable: Java is missing, or fails; the message has its last line of errors.
     """
-    command = [java(), UTF8, *arguments]
-    environment = {**os.environ, **(variables or {})}
+    command = [java(), *LOCALE, *arguments]
+    environment = {**_environment(), **(variables or {})}
     with TemporaryDirectory(prefix="vlpeft-java-") as folder:
         done = subprocess.run(
             command,
@@ -93,14 +103,27 @@ class Conversation:
 @contextmanager
 def talk_to_java(arguments: Sequence[str]) -> Iterator[Conversation]:
     """Start Java in a temporary folder for a conversation. At the end it is stopped."""
-    command, pipe = [java(), UTF8, *arguments], subprocess.PIPE
+    command, pipe = [java(), *LOCALE, *arguments], subprocess.PIPE
     with TemporaryDirectory(prefix="vlpeft-java-") as folder, TemporaryFile() as errors:
-        process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=errors, cwd=folder)
+        process = subprocess.Popen(
+            command, stdin=pipe, stdout=pipe, stderr=errors, cwd=folder, env=_environment()
+        )
         try:
             yield Conversation(process, errors)
         finally:
             process.kill()
             process.communicate()  # closes the pipes and waits for the process
+
+
+def _environment() -> dict[str, str]:
+    """Return the environment of Java programs.
+
+    Options in _JAVA_OPTIONS, unlike those in JAVA_TOOL_OPTIONS, win over the command line.
+    """
+    found = dict(os.environ)
+    if "_JAVA_OPTIONS" in found:
+        found["_JAVA_OPTIONS"] = " ".join((found["_JAVA_OPTIONS"], *LOCALE))
+    return found
 
 
 def _describe_failure(code: int, errors: bytes) -> str:

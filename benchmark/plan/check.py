@@ -18,6 +18,7 @@ from vlpeft.benchmark.cells.records import Store
 from vlpeft.benchmark.core.config import dump, parse_json
 from vlpeft.benchmark.core.errors import DataError, UserError, error_context
 from vlpeft.benchmark.core.files import read_bytes, to_json, write_atomically
+from vlpeft.benchmark.plan.changes import refuse_other_code
 from vlpeft.benchmark.plan.compatibility import check_names, check_recipe, reason_to_skip
 from vlpeft.benchmark.plan.grid import expand
 from vlpeft.benchmark.plan.sweep import (
@@ -100,14 +101,17 @@ def _has_no_folder(planned: Planned) -> bool:
     return any(root and not Path(root).exists() for root in roots)
 
 
-def save_plan(plan_: Plan, root: Path) -> None:
+def save_plan(plan_: Plan, root: Path, *, mixed: bool = False) -> None:
     """Write a plan and its cells to a result folder, where workers and tables find them.
 
-    Raises UserError if a dataset has changed since one of the cells was run, or if the folder
-    holds another sweep of the same name.
+    Raises UserError if a dataset has changed since one of the cells was run, if the folder holds
+    another sweep of the same name, or (unless `mixed`) if the code has changed since some seeds of
+    a row were run and others are still to run.
     """
     _refuse_other_sweep(plan_, root)
     store = Store(root)
+    if not mixed:
+        refuse_other_code(plan_, store)
     store.reserve()
     for planned in plan_.runnable():
         _save_cell(store, planned)
@@ -266,6 +270,8 @@ class _Checker:
                 f"dataset '{part.dataset.name}': an empty split; "
                 "check `train_split`, `eval_split`, `select_split` and the limits"
             )
+        with error_context(self.where):
+            inputs.check()
         return size
 
     def _count(self, cell: Cell, answers: int) -> dict[str, int]:

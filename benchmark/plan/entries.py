@@ -106,6 +106,8 @@ def parse_entry(item: JSON, where: str) -> SweepEntry:
         raise UserError(
             f"{where}: write a name, or a mapping with `name:` and settings, got {_shorten(item)}"
         )
+    if isinstance(label := item.get("label"), str) and not label.strip():
+        raise UserError(f"{where}: `label` is empty; write a label, or remove the key")
     own = {key: item[key] for key in ENTRY_KEYS if key in item}
     settings = {key: value for key, value in item.items() if key not in own}
     return parse(SweepEntry, {**own, "settings": settings}, where)

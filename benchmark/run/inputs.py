@@ -10,11 +10,13 @@ from functools import cached_property
 
 from vlpeft.benchmark.cells.cell import Part
 from vlpeft.benchmark.core.config import dump
+from vlpeft.benchmark.core.errors import DataError, UserError, error_context
 from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.datasets.base import DataFormat, Example
 from vlpeft.benchmark.tasks import TASKS
 from vlpeft.benchmark.tasks.base import Item, Task
 
+GLANCE = 256  # training examples that are looked at together
 SPLITS_KEPT = 8  # enough for the three splits of two tasks
 
 
@@ -43,12 +45,49 @@ class Inputs:
         answers = task.answers(training, part.protocol)
         return cls(part, data, task, training, test, answers, selection)
 
+    def check(self) -> None:
+        """Check that training can teach something, and that each tested example can be scored.
+
+        Both would otherwise show only when the training is over.
+
+        Raises:
+            UserError: no training example has a target of any weight.
+            DataError: a tested example has no reference or a wrong one, or two share an id.
+        """
+        name, recipe = self.part.dataset.name, self.part.protocol
+        if self.training and not self._has_targets():
+            raise UserError(
+                f"dataset '{name}': no example of the split '{recipe.train_split}' has an answer "
+                f"to train on; check its answers, `answer_weights` ({recipe.answer_weights}) and "
+                f"`max_answers` ({recipe.max_answers})"
+            )
+        for split, examples in (
+            (recipe.eval_split, self.test),
+            (recipe.select_split, self.selection),
+        ):
+            with error_context(f"dataset '{name}', split '{split}'"):
+                _check_references(self.task, examples, recipe)
+
+    def _has_targets(self) -> bool:
+        """Return whether any training item has a target; a healthy split needs one glance."""
+        for begin in range(0, len(self.training), GLANCE):
+            part = self.training[begin : begin + GLANCE]
+            for item in self.task.items(part, self.answers, self.part.protocol):
+                if any(weight > 0 for weight in item.targets.values()):
+                    return True
+        return False
+
     @property
     def images(self) -> list[str]:
         """The images that the model sees unchanged. Training images that are augmented are not."""
         training = self.training if self.part.protocol.augment == "none" else ()
         examples = (*training, *self.selection, *self.test)
         return [image for example in examples for image in example.images]
+
+    def split_size(self) -> int:
+        """Return how many examples the tested split holds, beyond any `eval_limit`."""
+        split = self.part.protocol.eval_split
+        return len(_examples(self.data, self.data.fingerprint(), self.part.task, split))
 
     @cached_property
     def items(self) -> list[Item]:
@@ -58,6 +97,22 @@ class Inputs:
     def prompts(self, examples: Sequence[Example]) -> list[str]:
         """Return the text that the model reads with each image."""
         return [self.task.prompt(example, self.part.protocol) for example in examples]
+
+
+def _check_references(task: Task, examples: Sequence[Example], protocol: Protocol) -> None:
+    """Raise DataError for an example that cannot be scored."""
+    seen: set[str] = set()
+    for example in examples:
+        if not task.references(example, protocol):
+            raise DataError(
+                f"example '{example.id}' has no reference answer, so it cannot be scored; "
+                "leave it out of the split"
+            )
+        if example.id in seen:
+            raise DataError(
+                f"two examples have the id '{example.id}'; ids must be unique within a split"
+            )
+        seen.add(example.id)
 
 
 def splits(

@@ -164,21 +164,26 @@ def _plan_steps(
         yield feed, split_batch(batch, f"{seed}/{step}", micro_batch, ranks)
 
 
-def _check_finite(loss: float, step: int, lr: float) -> None:
-    if not math.isfinite(loss):
+def _check_finite(loss: float | None, step: int, lr: float) -> None:
+    if loss is not None and not math.isfinite(loss):
         raise UserError(
             f"the loss became {loss} at step {step}; lower `lr` ({lr}) or set `clip_norm`"
         )
 
 
-def _follow_curve(state: TrainingState, loss: float) -> None:
-    """Add a loss to the window; at a point of the curve, write the window's mean."""
-    state.window.append(loss)
+def _follow_curve(state: TrainingState, loss: float | None) -> None:
+    """Add a loss to the window; at a point of the curve, write the window's mean.
+
+    A step without a loss adds nothing, and a window of such steps gives no point.
+    """
+    if loss is not None:
+        state.window.append(loss)
     every = max(1, state.total // CURVE_POINTS)
     if state.step % every and state.step != state.total:
         return
-    state.curve.append((state.step, sum(state.window) / len(state.window)))
-    state.window.clear()
+    if state.window:
+        state.curve.append((state.step, sum(state.window) / len(state.window)))
+        state.window.clear()
     for module in state.backbone.modules():
         if isinstance(module, TrackedModule):
             for name, value in module.scalars().items():
@@ -271,8 +276,12 @@ def _step(
     pieces: Iterable[tuple[Piece, Tensor]],
     clip_norm: float | None,
     ranks: Ranks,
-) -> float:
-    """Make one optimizer step and return the mean loss of the whole batch."""
+) -> float | None:
+    """Make one optimizer step and return the mean loss of the whole batch.
+
+    A batch without a term, of questions without a listed answer, adds nothing, as each of its
+    questions adds nothing to a larger batch: no weight moves, and there is no loss.
+    """
     # AdamW skips a gradient of None. With zeros, weight decay would still act.
     state.optimizer.zero_grad(set_to_none=True)
     total, terms = 0.0, 0
@@ -284,8 +293,11 @@ def _step(
     # All ranks must list the same parameters, so those without a gradient stay in.
     every = [p for group in state.optimizer.param_groups for p in group["params"]]
     total, terms = ranks.sum_gradients(every, total, terms)
+    if not terms:
+        # AdamW skips parameters without a gradient: neither momentum nor decay moves them.
+        state.optimizer.zero_grad(set_to_none=True)
     _update(state, every, terms, clip_norm)
-    return total / terms
+    return total / terms if terms else None
 
 
 def compute_loss(

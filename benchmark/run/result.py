@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,6 @@ from vlpeft.benchmark.cells.scores import ImageScores
 from vlpeft.benchmark.cells.verified import is_covered
 from vlpeft.benchmark.contract.backbone import Backbone
 from vlpeft.benchmark.core.config import dump
-from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.core.files import sha256, write_atomically
 from vlpeft.benchmark.metrics.base import Prediction
 from vlpeft.benchmark.run.checkpoint import save_trained
@@ -38,11 +36,19 @@ Values = dict[str, float | dict[str, str]]  # {"absent": reason} where a metric 
 
 @dataclass(frozen=True)
 class TaskResult:
-    """The result of one task of a cell: metrics, the lines of its predictions, scores by image."""
+    """The result of one task of a cell.
+
+    Attributes:
+        values: Its metrics.
+        lines: The lines of its predictions.
+        by_image: Its scores by image.
+        scored: How many examples and images were scored, of which split, and of how many examples.
+    """
 
     values: Values
     lines: str
     by_image: ImageScores
+    scored: dict[str, int | str]
 
 
 @dataclass(frozen=True)
@@ -54,28 +60,28 @@ class Readings:
 
 
 def score_task(cell: Cell, inputs: Inputs, made: Sequence[Prediction], ranks: Ranks) -> TaskResult:
-    """Score the predictions of the test split of a task.
-
-    Raises:
-        UserError: a metric is infinite or not a number.
-    """
+    """Score the predictions of the test split of a task."""
     protocol, name = inputs.part.protocol, inputs.part.name
     names = inputs.task.metrics if protocol.metrics is None else protocol.metrics
     report = ranks.once(lambda: metrics.score(names, made, protocol.metric_tokenizer))
-    _check_finite(cell, report)
     values: Values = {}
     for key, value in report.values.items():
         values[key] = {"absent": value["absent"]} if isinstance(value, dict) else value
     images = [example.images for example in inputs.test]
     by_image = scores.by_image(name, images, report.per_example)
     about = {"task": name} if cell.also else {}  # several tasks share one file
-    return TaskResult(values, _lines(made, report, about), by_image)
+    scored = _count_scored(inputs)
+    return TaskResult(values, _lines(made, report, about), by_image, scored)
 
 
-def _check_finite(cell: Cell, report: metrics.MetricReport) -> None:
-    for name, value in report.values.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise UserError(f"metric {name} is {value}; see the predictions of cell {cell.id}")
+def _count_scored(inputs: Inputs) -> dict[str, int | str]:
+    """Return what was scored; captions say so where it is less than the split."""
+    return {
+        "split": inputs.part.protocol.eval_split,
+        "examples": len(inputs.test),
+        "images": len({image for example in inputs.test for image in example.images}),
+        "of": inputs.split_size(),
+    }
 
 
 def _lines(
@@ -144,11 +150,21 @@ def total_cost(
 
 
 def describe_origin(
-    cell: Cell, runtime: Runtime, device: torch.device, code: Code, data: str, ranks: Ranks
+    cell: Cell,
+    runtime: Runtime,
+    device: torch.device,
+    code: Code,
+    sources: Mapping[str, str],
+    data: str,
+    ranks: Ranks,
 ) -> dict[str, object]:
-    """Return the provenance of a record; `data` is the fingerprint of the datasets."""
+    """Return the provenance of a record.
+
+    `sources` are the hashes of `cell_code`, `data` is the fingerprint of the datasets.
+    """
     return provenance(str(device), code) | {
         "data": data,
+        "code": sources,
         "science": SCIENCE,
         "ranks": ranks.world,
         "compile": runtime.compile,
@@ -172,6 +188,7 @@ def make_record(
         values |= {prefix + name: value for name, value in result.values.items()}
     # Hashes show later whether one of these files was changed.
     names = (PREDICTIONS, scores.NAME, TRAINED)
+    scored = {part.name: each.scored for part, each in zip(cell.parts, results, strict=True)}
     return Record(
         id=cell.id,
         cell=dump(cell),
@@ -180,6 +197,6 @@ def make_record(
         curve=state.curve,
         scalars=state.scalars,
         selection=selected,
-        provenance=origin,
+        provenance={**origin, "scored": scored},
         files={name: sha256(folder / name) for name in names},
     )

@@ -31,6 +31,7 @@ from vlpeft.benchmark.run.cost import Meter, merge_readings
 from vlpeft.benchmark.run.distributed import ALONE, Ranks, join
 from vlpeft.benchmark.run.evaluation import predictions
 from vlpeft.benchmark.run.features import training_views, visual_inputs
+from vlpeft.benchmark.run.finite import check_trained
 from vlpeft.benchmark.run.flops import first_step
 from vlpeft.benchmark.run.inputs import Inputs
 from vlpeft.benchmark.run.loop import Feed, TrainingState, start, train
@@ -49,6 +50,7 @@ from vlpeft.benchmark.run.result import (
 )
 from vlpeft.benchmark.run.runtime import Runtime, prepare_torch
 from vlpeft.benchmark.run.selection import Selection
+from vlpeft.benchmark.run.sources import cell_code
 
 Outcome = Literal["done", "already done", "running elsewhere", "left alone"]
 StopRequested = Callable[[], bool]  # whether the cell was asked to stop
@@ -186,7 +188,7 @@ class _Attempt:
         self.cell = parse(Cell, read_json(path) or {}, str(path))
         self.device = prepare_torch(runtime, ranks.rank)
         # Read now: files that are edited during the run are not what runs.
-        self.code = code()
+        self.code, self.sources = code(), cell_code(self.cell)
         self.checkpoint = self.folder / "checkpoint.pt"
 
     def progress(self, phase: str, step: int, total: int) -> None:
@@ -204,6 +206,8 @@ class _Attempt:
         # Before building: the head and the modules of the method are drawn from this seed.
         torch.manual_seed(self.cell.seed)
         inputs = [Inputs.open(part) for part in self.cell.parts]
+        for each in inputs:
+            each.check()
         self.data = "+".join(each.data.fingerprint() for each in inputs)
         backbone = build(self.cell, inputs[0].answers).to(self.device)
         if self.runtime.compile:
@@ -251,6 +255,7 @@ class _Attempt:
         try:
             with compile_errors():
                 train(state, feeds, seed, micro_batch, after_step, self.ranks)
+            check_trained(state, feeds)
         except UserError as error:
             # A signal that asks a group of processes to stop also kills the compiler, which is one
             # of them. This is a stop, not a failure.
@@ -317,6 +322,12 @@ class _Attempt:
     ) -> Record:
         """Return the record of the cell, whose files are written."""
         origin = describe_origin(
-            self.cell, self.runtime, self.device, self.code, self.data, self.ranks
+            self.cell,
+            self.runtime,
+            self.device,
+            self.code,
+            self.sources,
+            self.data,
+            self.ranks,
         )
         return make_record(self.cell, self.folder, state, selected, results, cost, origin)

@@ -21,9 +21,12 @@ from vlpeft.benchmark.metrics.base import Prediction
 from vlpeft.benchmark.run.checkpoint import load_trained, trained_tensors
 from vlpeft.benchmark.run.distributed import ALONE, Ranks
 from vlpeft.benchmark.run.evaluation import predictions
+from vlpeft.benchmark.run.finite import check_trained
 from vlpeft.benchmark.run.inputs import Inputs
 from vlpeft.benchmark.run.loop import Feed, TrainingState
 from vlpeft.benchmark.tasks.base import Task
+
+TRIAL = 8  # examples that are scored before training
 
 
 def selection_metrics(task: Task | type[Task], protocol: Protocol) -> dict[str, str]:
@@ -61,13 +64,28 @@ class Selection:
     ranks: Ranks = ALONE
 
     def check(self) -> None:
-        """Check before training that the metrics can run on this machine, by scoring an example.
+        """Check before training that the metrics can compare epochs here, by scoring references.
 
         Raises:
-            UserError: a metric is unavailable, for instance because there is no Java.
+            UserError: a metric is unavailable, for instance because there is no Java, or because
+                the split has one image and CIDEr needs several.
         """
-        trial = [Prediction("0", "a red circle", ("a red circle",))]
+        trial = self._trial()
         self.ranks.once(lambda: self._score(trial))
+
+    def _trial(self) -> list[Prediction]:
+        """Return a few examples of the split as if they were predicted perfectly.
+
+        Their references differ if any in the split do, because CIDEr weighs differences.
+        """
+        found: dict[frozenset[str], Prediction] = {}
+        for example in self.inputs.selection:
+            references = tuple(self.inputs.task.references(example, self.feed.protocol))
+            made = Prediction(example.id, references[0], references, example.kind)
+            found.setdefault(frozenset(references), made)
+            if len(found) == TRIAL:
+                break
+        return list(found.values())
 
     def after_step(self, state: TrainingState) -> None:
         """At the end of an epoch, score its weights, and keep them if they are the best so far.
@@ -76,11 +94,12 @@ class Selection:
         training continues as it would without selection.
 
         Raises:
-            UserError: the score is not finite.
+            UserError: the score or a trained weight is not finite.
         """
         if state.step % self.feed.batches:
             return
         began = perf_counter()
+        check_trained(state, [self.feed])
         found = self._predict(state)
         score = self.ranks.once(lambda: self._score(found))
         if not math.isfinite(score):

@@ -25,6 +25,7 @@ class Duel:
     compared: str
     winner: str
     mean: float
+    equal: int  # how many others have this mean
     rows: tuple[tuple[str, float, int, int, int], ...]
 
 
@@ -59,6 +60,7 @@ def _duel(browser: Browser, backbone: str, means: dict[int, float]) -> Duel:
         compared=count_words(equal[best][best]),
         winner=browser.series[best][1],
         mean=means[best],
+        equal=sum(means[i] == means[best] for i in others),
         rows=tuple(rows),
     )
 

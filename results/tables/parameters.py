@@ -1,6 +1,6 @@
 """`vlpeft params`: what each method trains at full size, compared with what papers say.
 
-It needs no weights and no data.
+It needs no weights, and reads data only to count answers where it is on this machine.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from vlpeft.benchmark.cells.cell import Cell, Choice, Planned
 from vlpeft.benchmark.contract import METHODS
 from vlpeft.benchmark.core.config import JSON, Config, dump_identity, load_yaml, parse
 from vlpeft.benchmark.core.registry import Registry
+from vlpeft.benchmark.plan.answers import count_answers
 from vlpeft.benchmark.plan.check import combinations, count_parameters
 from vlpeft.benchmark.plan.sweep import SweepHandle
 from vlpeft.results.tables.blocks import Block, Table, Text, one_line
@@ -83,17 +84,29 @@ def parameter_table(sweep: SweepHandle, rows: Sequence[dict[str, Any]]) -> Table
     sources = tuple(dict.fromkeys(row["source"] for row in rows if row["source"]))
     title = sweep.sweep.title or sweep.named
     block = Block("", "llrrrrrrll", (HEADER,), body)
-    return Table(one_line(title), CAPTION, (block,), tuple(rows), notes=sources)
+    caption = (*CAPTION, *_answers(rows))
+    return Table(one_line(title), caption, (block,), tuple(rows), notes=sources)
+
+
+def _answers(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Yield which answers a classifier's head chooses from, by task."""
+    for row in {row["task"]: row for row in rows}.values():
+        yield f"{row['task']}: {row['answers']:,} answers, from {row['answers_from']}."
 
 
 def _row(planned: Planned) -> dict[str, Any]:
     """Count the parameters of a cell, and compare them with what a paper says."""
-    counts = count_parameters(planned.cell, planned.cell.protocol.max_answers)
+    first = planned.cell.parts[0]
+    answers, origin = count_answers(first)
+    counts = count_parameters(planned.cell, answers)
     trainable, total = counts["trainable"], counts["total"]
     row = {
         "method": planned.row,
         "backbone": planned.backbone,
         **counts,
+        "task": first.name,
+        "answers": answers,
+        "answers_from": origin,
         "percent": 100 * trainable / total,
         "percent_without_vision": 100 * trainable / (total - counts["vision"]),
         **_expected(planned.cell),

@@ -207,7 +207,7 @@ def _text(average: Average, footnotes: Footnotes) -> Text:
         return Text(STATE_TEXTS[average.state.kind], marks, "dim")
     marks = _marks(average.flags, footnotes)
     text = f"{average.mean:.1f}{plus_minus(average.std)} (n={average.n})"
-    return Text(text, marks, "bold red" if marks else "")
+    return Text(text, marks, "red" if marks else "")
 
 
 def _marks(notes: Iterable[str], footnotes: Footnotes) -> tuple[str, ...]:

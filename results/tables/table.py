@@ -38,7 +38,7 @@ COSTS = {  # the title of a column, and the divisor of its values
     "peak_memory_mb": ("peak MB", 1.0),
     "delta_bytes": ("saved kB", 1e3),
 }
-STATE_STYLES: dict[StateKind, str] = {"missing": "yellow", "failed": "bold red"}
+STATE_STYLES: dict[StateKind, str] = {"missing": "yellow", "failed": "red"}
 
 
 def score_table(
@@ -192,7 +192,7 @@ def _text(entry: SummaryEntry, show: Callable[[SummaryEntry], str], footnotes: F
         notes.insert(0, entry.state.reason)
     marks = tuple(map(footnotes.mark, notes))
     if entry.state.is_done:
-        return Text(show(entry), marks, "bold red" if entry.flags else "")
+        return Text(show(entry), marks, "red" if entry.flags else "")
     texts: dict[StateKind, str] = {
         "missing": f"{entry.n}/{entry.planned} seeds",
         "failed": "failed",

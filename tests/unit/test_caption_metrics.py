@@ -6,15 +6,17 @@ import math
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 
 from vlpeft.benchmark.core.errors import MetricUnavailable
-from vlpeft.benchmark.metrics import Prediction, caption_tokens, score
+from vlpeft.benchmark.metrics import METRICS, Metric, Prediction, Scores, caption_tokens, score
 from vlpeft.benchmark.metrics.captions import Cider
-from vlpeft.benchmark.metrics.java import run_java, talk_to_java
+from vlpeft.benchmark.metrics.java import LOCALE, run_java, talk_to_java
 
 needs_java = pytest.mark.skipif(shutil.which("java") is None, reason="needs java on the PATH")
 WITHOUT_JAVA = ["bleu", "rouge_l", "cider"]
@@ -192,7 +194,7 @@ def test_values_are_means_of_examples_and_empty_captions_score_zero() -> None:
 
 
 def test_all_captions_empty() -> None:
-    rows = [Prediction(str(i), "", ("a dog", "the dog runs")) for i in range(3)]
+    rows = [Prediction(str(i), "", ("a dog", f"dog {i} runs")) for i in range(3)]
     values = score(WITHOUT_JAVA, rows, "treebank").values
     assert values == pytest.approx(dict.fromkeys(values, 0.0))
 
@@ -208,9 +210,60 @@ def test_perfect_captions() -> None:
     assert values["CIDEr (treebank)"] == pytest.approx(1000)
 
 
-def test_references_without_words_leave_cider_absent() -> None:
-    with pytest.raises(MetricUnavailable, match="no reference caption has a word"):
-        Cider().evaluate([Prediction("1", "a dog", (".",))], "treebank")
+@pytest.mark.parametrize("metric", [*WITHOUT_JAVA, "meteor"])
+@pytest.mark.parametrize("text", ["a dog", ""])
+def test_references_without_words_leave_all_absent(metric: str, text: str) -> None:
+    """ROUGE-L would give a blank caption 100 for a blank reference."""
+    rows = [Prediction("1", text, (".",)), Prediction("2", text, ("!", ""))]
+    for value in score([metric], rows, "treebank").values.values():
+        assert value == {"absent": "no reference caption has a word left after tokenisation"}
+
+
+SQUARES = ("a red square", "a square")
+
+
+@pytest.mark.parametrize(
+    ("references", "reason"),
+    [
+        ([SQUARES], "every weight is 0: the split has one example"),
+        ([SQUARES, SQUARES], "the references of all 2 examples have the same n-grams"),
+        # Other references, in another order, with other letters: the same n-grams.
+        ([SQUARES, ("A square.", "A red square!"), SQUARES[::-1]], "the references of all 3"),
+    ],
+)
+def test_cider_is_absent_where_perfect_captions_score_zero(
+    references: list[tuple[str, ...]], reason: str
+) -> None:
+    rows = [Prediction(str(i), texts[0], texts) for i, texts in enumerate(references)]
+    report = score(["cider", "rouge_l"], rows, "treebank")
+    (name, value), (_, rouge) = report.values.items()
+    assert name == "CIDEr (treebank)"
+    assert isinstance(value, dict)
+    assert reason in value["absent"]
+    assert (rouge, list(report.per_example)) == (100.0, ["ROUGE-L (treebank)"])
+
+
+def test_cider_of_two_images_that_differ_in_a_word() -> None:
+    rows = [Prediction("0", "a square", ("a square",)), Prediction("1", "b", ("a square", "b"))]
+    assert Cider().evaluate(rows, "treebank").values["CIDEr (treebank)"] > 0
+
+
+class Ratio(Metric):
+    """A metric as another package may write it: it divides without a check."""
+
+    values = ("ratio", "zero")
+
+    def evaluate(self, predictions: Sequence[Prediction], tokenizer: str) -> Scores:
+        each = tuple(math.inf if p.text else 1.0 for p in predictions)
+        return Scores({"ratio": fmean(each) - math.inf, "zero": -0.0}, {"ratio": each})
+
+
+def test_what_is_not_a_number_is_absent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(METRICS), "load", lambda _registry, _name: Ratio)
+    report = score(["ratio"], PREDICTIONS)
+    assert report.values["ratio"] == {"absent": "the metric gave nan, which is not a number"}
+    assert str(report.values["zero"]) == "0.0", "without a sign"
+    assert report.per_example == {}
 
 
 def test_without_java_all_metrics_are_absent_with_the_reason(no_java) -> None:
@@ -262,7 +315,7 @@ def test_spice_with_models(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     rows = ", ".join(f'{{"image_id": {i}, "scores": {{"All": {{"f": 0.{i}}}}}}}' for i in (1, 0))
     check = (
         'case "$JDK_JAVA_OPTIONS" in *java.base/java.lang=*) ;; *) exit 3;; esac; '
-        'test "$6" = -out || exit 4'
+        f'shift {len(LOCALE) - 1}; test "$6" = -out || exit 4'
     )
     fake_java(tmp_path, f"{check}\nprintf '%s' '[{rows}]' > \"$7\"", monkeypatch)
     report = score(["spice"], PREDICTIONS[:2], "treebank")
@@ -281,6 +334,26 @@ def test_a_failing_java_is_reported_with_its_output(
         pytest.raises(MetricUnavailable, match="status 7: no memory"),
     ):
         program.ask("x" * 100_000)
+
+
+GERMAN = "-Duser.language=de -Duser.country=DE -Duser.country.format=DE"
+
+
+@needs_java
+@pytest.mark.parametrize("variable", ["JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS"])
+def test_java_writes_numbers_with_a_point(
+    variable: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The locale changes no number, and a note of Java about its options is not an error."""
+    program = tmp_path / "Say.java"
+    program.write_text(
+        "public class Say { public static void main(String[] a) {"
+        ' System.out.println(String.format("%.2f", 1234.5)); } }'
+    )
+    monkeypatch.setenv(variable, GERMAN)
+    assert run_java([str(program)]) == "1234.50\n"
+    with talk_to_java([str(program)]) as talk:
+        assert talk.read_line() == "1234.50"
 
 
 def test_importing_metrics_is_light() -> None:

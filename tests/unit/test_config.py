@@ -1,7 +1,9 @@
 """Typed configuration: what it accepts, and how it words each refusal."""
 
 import json
+import os
 from dataclasses import dataclass, fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -30,6 +32,7 @@ from vlpeft.benchmark.core.protocol import (
     Protocol,
     in_record_order,
 )
+from vlpeft.benchmark.core.versioned import parse_versioned
 
 
 @dataclass(frozen=True)
@@ -129,15 +132,44 @@ def test_yaml_1_2_has_no_norway_problem(tmp_path) -> None:
     ("content", "words"),
     [
         (b"a: [1\n", r"a.yaml:2: not valid YAML: "),
-        (b"a: 1\na: 2\n", r"a.yaml:2: not valid YAML: found duplicate key"),
+        (
+            b"a: 1\nb: 3\na: [2]\n",
+            r"a.yaml:3: not valid YAML: found duplicate key 'a': 1 in line 1 and a list in line 3",
+        ),
+        (b"{true: 1, 'true': 2}\n", r"a.yaml:1: not valid YAML: found duplicate key 'true'"),
         (b"a: *b\n", r"a.yaml:1: not valid YAML: found undefined alias"),
-        (b"a: \x01\n", r"a.yaml: not valid YAML: "),
+        (b"a: \x01\n", r"a.yaml:1: not valid YAML: the character U\+0001 is not allowed"),
+        (b"a: 1\nb: \0\n", r"a.yaml:2: not valid YAML: the character U\+0000 is not allowed"),
+        (b'a: "\\0"\n', r"a.yaml:1: not valid YAML: .* holds what is not a character"),
+        (b'a: "\\ud800"\n', r"a.yaml:1: not valid YAML: .* holds what is not a character"),
+        (b'a: "\\UFFFFFFFF"\n', r"a.yaml: not valid YAML: "),
+        ("a: 1\n".encode("utf-16"), r"a.yaml: not UTF-8 text: .*; save it as UTF-8"),
+        ("a: 1\n".encode("utf-16-le"), r"a.yaml:1: .*save the file as UTF-8"),
+        (b"a:\n\t- 1\n", r"a.yaml:2: not valid YAML: found character"),
+        (b"a: 2024-13-45\n", r"a.yaml:1: not valid YAML: 2024-13-45 is read as a date; quote"),
+        (b"a: 2024-01-02\n", r"quote the value if it is meant as text"),
+        (b"a: !!int x\n", r"a.yaml:1: not valid YAML: x is not a value of !!int"),
+        (b"a: !!float y\n", r"a.yaml:1: not valid YAML: y is not a value of !!float"),
+        (b"a: !!bool z\n", r"a.yaml:1: not valid YAML: z is not a value of !!bool"),
+        (b"a: " + b"9" * 5000, r"a.yaml:1: not valid YAML: 9{40}\.\.\. is not a value of !!int"),
+        (b"a: 0x" + b"f" * 99, r"a.yaml:1: not valid YAML: 0xf+\.\.\. is too large a number"),
+        (b"[[a]]: 1\n", r"a.yaml:1: not valid YAML: a list or a mapping is a key"),
+        (b"b: 1\n? {a: 1}\n: 2\n", r"a.yaml:2: not valid YAML: a list or a mapping is a key"),
+        (b"a: !!timestamp x\n", r"a.yaml:1: not valid YAML: "),
+        (b"a: !!binary aGVsbG8=\n", r"the tag !!binary is not for plain values; remove it"),
+        (b"a: !!set {a, b}\n", r"the tag !!set is not for plain values; remove it"),
+        (b"a: !!omap [b: 1]\n", r"the tag !!omap is not for plain values; remove it"),
+        (b"a: !mine x\n", r"the tag !mine is not for plain values; remove it"),
+        (b"a: &a [*a]\n", r"a.yaml:1: not valid YAML: an anchor contains itself"),
+        (b"a: " + b"[" * 5000, r"a.yaml:1: not valid YAML: nested deeper than 100 levels"),
+        (b"- " * 5000, r"a.yaml:1: not valid YAML: nested deeper than 100 levels"),
+        (b"[" * 2_000_000, r"a.yaml: larger than 1,048,576 bytes, .*; give another file"),
         (b"a: \xff\n", r"a.yaml: not UTF-8 text: "),
         (b"", r"a.yaml: expected `key: value` lines at the top level, found nothing"),
         (b"just text", r'found only "just text"'),
         (
             b"a: !!python/object:os.system {}\n",
-            r"a.yaml:1: not valid YAML: could not determine a constructor",
+            r"a.yaml:1: not valid YAML: the tag !!python/object:os.system is not for plain values",
         ),
     ],
 )
@@ -149,14 +181,52 @@ def test_yaml_refusals(content, words, tmp_path) -> None:
     assert "\n" not in str(error.value)
 
 
+def test_what_anchors_expand_to_is_bounded(tmp_path) -> None:
+    """These 400 bytes would be 10^10 values."""
+    path, lines = tmp_path / "a.yaml", ["a: &a [x, x, x, x, x, x, x, x, x, x]"]
+    for before, name in pairwise("abcdefghij"):
+        lines.append(f"{name}: &{name} [{', '.join([f'*{before}'] * 10)}]")
+    path.write_text("\n".join(lines))
+    with pytest.raises(UserError, match=r"a\.yaml:5: not valid YAML: more than 100,000 values"):
+        load_yaml(path)
+
+
+def test_anchors_and_merge_keys(tmp_path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_bytes(b"\xef\xbb\xbfa: &a {b: 1}\nc: {<<: *a, d: *a}\ne: &a 2\nf: *a\n")
+    one = {"b": 1}
+    assert load_yaml(path) == {"a": one, "c": {"b": 1, "d": one}, "e": 2, "f": 2}
+
+
 def test_a_file_that_cannot_be_read(tmp_path) -> None:
+    (tmp_path / "nine.yaml").touch()
+    (tmp_path / "loop.yaml").symlink_to("loop.yaml")
+    (tmp_path / "gone.yaml").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "pipe.yaml")
     for path, reason in (
-        (tmp_path / "none.yaml", "No such file"),
-        (tmp_path, "Is a directory"),
-        (Path(__file__) / "a.yaml", "Not a directory"),
+        (tmp_path / "none.yaml", r"No such file or directory; did you mean 'nine\.yaml'\?"),
+        (
+            tmp_path / "zzzzzzzzzzzzzz.yaml",
+            r"No such file or directory; \S+ has gone\.yaml, loop\.yaml, nine",
+        ),
+        (tmp_path / "no" / "a.yaml", r"No such file or directory; there is no folder \S+no$"),
+        (tmp_path / "gone.yaml", "it is a link to nowhere, which does not exist"),
+        (tmp_path, r"Is a directory; give one of its files: gone\.yaml, loop\.yaml, nine"),
+        (Path(__file__) / "a.yaml", "Not a directory; give the path of a file"),
+        (tmp_path / "loop.yaml", "Too many levels of symbolic links; give"),
+        (tmp_path / f"{'x' * 300}.yaml", "File name too long; give"),
+        (tmp_path / "a\0.yaml", "null byte; give"),
+        (tmp_path / "pipe.yaml", "not a regular file; copy its content"),
+        (Path("/dev/zero"), "not a regular file; copy its content"),
     ):
         with pytest.raises(UserError, match=reason):
             load_yaml(path)
+
+
+def test_json_that_is_nested_deep(tmp_path) -> None:
+    text = b'{"a": ' * 100_000
+    with pytest.raises(UserError, match=r"a\.json: damaged"):
+        parse_versioned(Protocol, text, tmp_path / "a.json", 1, "thing", "damaged ({})")
 
 
 JSON_VALUES = st.recursive(

@@ -8,6 +8,7 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,16 +19,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from tests.conftest import Case
+from tests.conftest import ANSWERS, Case
 from vlpeft.benchmark.cells.cell import Plan
 from vlpeft.benchmark.cells.records import Store
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.plan.check import plan, save_plan
 from vlpeft.benchmark.plan.sweep import SweepHandle
-from vlpeft.benchmark.run.checkpoint import load_checkpoint, save_checkpoint
+from vlpeft.benchmark.run.checkpoint import load_checkpoint, save_checkpoint, trained_tensors
 from vlpeft.benchmark.run.features import VisualSteps
-from vlpeft.benchmark.run.loop import Feed, batches, start, train
+from vlpeft.benchmark.run.finite import check_trained
+from vlpeft.benchmark.run.loop import Feed, TrainingState, batches, start, train
 from vlpeft.benchmark.run.optimizer import learning_rate_factor
 from vlpeft.benchmark.run.runner import run_cell
 from vlpeft.benchmark.run.runtime import Runtime
@@ -379,6 +381,97 @@ def test_a_nan_loss_names_the_learning_rate(value: float) -> None:
         UserError, match=r"loss became nan at step 0; lower `lr` \(0\.125\) or set `clip_norm`"
     ):
         train(start(backbone, one.protocol, 1), [one], 0, None, lambda _: None)
+
+
+BART = Case("lora", "clip_bart")
+
+
+def answer_some(case: Case, answered: Sequence[int]) -> list[Item]:
+    """Return a case's items; only those of these places keep their targets."""
+    return [
+        item if i in answered else replace(item, targets={}) for i, item in enumerate(case.items())
+    ]
+
+
+def train_on(case: Case, items: Sequence[Item], micro_batch: int | None = None) -> Any:
+    """Train for four steps of two items; return the state and the weights after each step."""
+    backbone = case.build()
+    protocol = replace(case.protocol, batch_size=2, steps=4, weight_decay=0.5, clip_norm=1.0)
+    size = backbone.vision.size
+    image = torch.randn(3, size, size, generator=torch.Generator().manual_seed(0))
+    tokens = backbone.vision(image[None]).detach()
+    visual = VisualSteps(lambda ids, _: tokens[[0] * len(ids)], nn.Identity())
+    state = start(backbone, protocol, 4)
+    after: list[dict[str, torch.Tensor]] = []
+
+    def keep(_: TrainingState) -> None:
+        after.append({name: p.clone() for name, p in trained_tensors(backbone).items()})
+
+    one = Feed(items, visual, protocol, ANSWERS)
+    train(state, [one], 0, micro_batch, keep)
+    return state, after
+
+
+def test_a_batch_without_a_listed_answer_adds_nothing() -> None:
+    """Neither momentum nor weight decay moves a weight, and the curve has no such step."""
+    everything = [batch for _, batch in batches([feed(range(8), 2)], 0, 0, 4)]
+    items = answer_some(BART, [*everything[0], *everything[2]])
+    state, after = train_on(BART, items)
+    assert [step for step, _ in state.curve] == [1, 3]
+    assert all(math.isfinite(loss) for _, loss in state.curve)
+    for name, tensor in after[0].items():
+        assert torch.equal(tensor, after[1][name]), name
+        assert torch.equal(after[2][name], after[3][name]), name
+    assert any(not torch.equal(tensor, after[2][name]) for name, tensor in after[1].items())
+
+
+def test_pieces_without_a_listed_answer_add_nothing() -> None:
+    """One of two questions is answered: as parts of one they give what they give together."""
+    whole, parts = (train_on(BART, answer_some(BART, [0, 3, 5]), size) for size in (None, 1))
+    assert whole[0].curve == [(step, pytest.approx(loss)) for step, loss in parts[0].curve]
+    for name, tensor in whole[1][-1].items():
+        torch.testing.assert_close(tensor, parts[1][-1][name], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (math.nan, r"the trained tensor \S+ is not finite after step 0"),
+        (-math.inf, r"the trained tensor \S+ is not finite after step 0"),
+        # Finite, and too large for any sum.
+        (3e38, "the loss is nan after step 0, the last update"),
+    ],
+)
+def test_weights_that_overflow_in_the_last_update(spoil: float, words: str) -> None:
+    case = Case("full_finetuning", "vit_roberta")
+    backbone = case.build().train()
+    features = torch.ones(8, 1, 128)
+    one = feed(case.items(), 8, VisualSteps(lambda ids, _: features[: len(ids)], nn.Identity()))
+    state = start(backbone, one.protocol, 1)
+    random = torch.get_rng_state()
+    check_trained(state, [one])
+    assert torch.equal(random, torch.get_rng_state())
+    assert backbone.training
+    with torch.no_grad():
+        next(iter(trained_tensors(backbone).values())).fill_(spoil)
+    with pytest.raises(UserError, match=rf"{words}.*lower `lr` \(0\.125\) or set `clip_norm`"):
+        check_trained(state, [one])
+
+
+@pytest.mark.parametrize("best", [False, True])
+def test_a_cell_whose_weights_overflow_fails(best: bool, tmp_path: Path) -> None:
+    (tmp_path / "scenes.yaml").write_text(SCENES.replace("val_scenes: 1", "val_scenes: 4"))
+    recipe = "steps: 1, batch_size: 24, lr: 1e37, train_limit: 8, eval_limit: 16"
+    if best:
+        recipe = recipe.replace("steps: 1", "epochs: 1, select: best, select_split: val")
+    body = SWEEP.partition("max_input_tokens")[2]
+    (tmp_path / "a.yaml").write_text(f"protocol:\n  {{{recipe}, max_input_tokens{body}")
+    made = plan(SweepHandle(str(tmp_path / "a.yaml")), need_data=True)
+    save_plan(made, tmp_path)
+    for cell in made.runnable():
+        with pytest.raises(UserError, match="overflowed; lower `lr`"):
+            run_cell(cell.id, tmp_path, Runtime(device="cpu", threads=1))
+        assert not Store(tmp_path).has_record(cell.id)
 
 
 @pytest.fixture
