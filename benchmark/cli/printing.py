@@ -16,7 +16,9 @@ def print_table(table: Any) -> None:
 
 def print_json(values: Any) -> None:
     """Print JSON for scripts."""
-    print(json.dumps(values, indent=1, ensure_ascii=False))
+    text = json.dumps(values, indent=1, ensure_ascii=False)
+    # Half of a character, which a message may quote, has no bytes in UTF-8: written as \udXXX.
+    print(text.encode(errors="backslashreplace").decode())
 
 
 def print_note(line: str) -> None:

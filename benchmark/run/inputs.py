@@ -11,7 +11,7 @@ from functools import cached_property
 from vlpeft.benchmark.cells.cell import Part
 from vlpeft.benchmark.core.config import dump
 from vlpeft.benchmark.core.protocol import Protocol
-from vlpeft.benchmark.datasets.base import DataFormat, Example
+from vlpeft.benchmark.datasets.base import DataFormat, Example, read_examples
 from vlpeft.benchmark.tasks import TASKS
 from vlpeft.benchmark.tasks.base import Item, Task
 
@@ -90,7 +90,7 @@ def _examples(data: DataFormat, content: str, task: str, split: str) -> Sequence
     """Return the examples of a split. `content` is the fingerprint of the data files."""
     key = json.dumps([data.name, dump(data), content, task, split], sort_keys=True)
     if key not in _READ:
-        _READ[key] = data.examples(task, split)
+        _READ[key] = read_examples(data, task, split)
         while len(_READ) > SPLITS_KEPT:
             _READ.popitem(last=False)  # the oldest
     return _READ[key]

@@ -12,7 +12,7 @@ from PIL import Image
 from vlpeft.benchmark.cells.cell import Planned
 from vlpeft.benchmark.cells.results import Results
 from vlpeft.benchmark.core.errors import UserError
-from vlpeft.benchmark.datasets.base import DataFormat, Example
+from vlpeft.benchmark.datasets.base import DataFormat, Example, read_examples
 
 LOSSLESS = 8000  # bytes; a larger PNG is a photograph, which loses nothing visible as JPEG
 THUMBNAIL = 192  # pixels of the longer side
@@ -52,7 +52,7 @@ def open_examples(cell: Planned, part: int, store: Results, names: Sequence[str]
             )
             return OpenedExamples(missing=missing)
         wanted = set(names)
-        every = data.examples(where.task, where.protocol.eval_split)
+        every = read_examples(data, where.task, where.protocol.eval_split)
         examples = {each.id: each for each in every if each.id in wanted}
     except UserError as error:
         return OpenedExamples(missing=f"question and image are not here: {error}")

@@ -13,8 +13,9 @@ from pathlib import Path
 
 from vlpeft.benchmark.core.errors import DataError, UserError, did_you_mean
 from vlpeft.benchmark.datasets import Card, DatasetSpec, load_card, load_spec
-from vlpeft.benchmark.datasets.base import DataFormat, Example
+from vlpeft.benchmark.datasets.base import DataFormat, Example, read_examples
 from vlpeft.benchmark.datasets.fetch.checksum import wrong_checksum
+from vlpeft.benchmark.datasets.image_memory import MEMORY
 from vlpeft.benchmark.datasets.sources import SOURCES, ByHand
 
 ReportCheck = Callable[[str, int, int | None], None]  # phase, step, total
@@ -144,7 +145,7 @@ def _check_split(
 ) -> SplitReport:
     expected = card.expected.get(split, {})
     try:
-        examples = data.examples(task, split)
+        examples = read_examples(data, task, split)
     except DataError as error:
         return SplitReport(split, task, {}, expected, (str(error).removesuffix(SOURCES),))
     counts = data.counts(split, examples)
@@ -195,7 +196,8 @@ def _broken_images(
 
     def find_problem(image: str) -> str:
         try:
-            read(image)
+            with MEMORY.hold():
+                read(image)
         except DataError as error:
             return f"{split}: example {owner[image]}: {str(error).removesuffix(SOURCES)}"
         return ""
