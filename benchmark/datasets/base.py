@@ -5,10 +5,11 @@ A file format is one small class, a dataset is one YAML.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -153,6 +154,24 @@ def read_examples(data: DataFormat, task: str, split: str) -> Sequence[Example]:
                 " write it whole, or remove it"
             ) from error
     return examples
+
+
+def image_fingerprint(data: DataFormat, images: Iterable[str]) -> str:
+    """Return hashes of the names, the sizes and the modification times of image files.
+
+    They show cheaply that images were replaced: no image is read. The result is "" for images
+    that are not files.
+    """
+    names, sizes, times = (hashlib.sha256() for _ in range(3))
+    has_files = False
+    for image in sorted(set(images)):
+        size, _, time = data.image_stamp(image).partition(" ")
+        has_files = has_files or bool(size)
+        for digest, text in ((names, image), (sizes, size), (times, time)):
+            digest.update(text.encode(errors="surrogateescape") + b"\0")
+    if not has_files:
+        return ""
+    return "-".join(digest.hexdigest()[:8] for digest in (names, sizes, times))
 
 
 def _is_broken(text: str) -> bool:

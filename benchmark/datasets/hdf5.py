@@ -44,8 +44,8 @@ def read_features(path: Path) -> Features:
         found: Features = stored.astype(np.float32)
     if not np.isfinite(found).all():
         raise DataError(
-            f"{shorten(path)}: '{path.stem}/features' holds NaN, infinity or numbers above"
-            " 3.4e38; replace the file"
+            f"{shorten(path)}: '{path.stem}/features' holds NaN or infinity, as float32;"
+            " replace the file"
         )
     return found
 

@@ -179,7 +179,7 @@ class _Lookup:
         hint = self._hint(path)
         if len(self.folders) == 1:
             whole = shorten(self.root / self.folders[0] / path)
-            where = f"its image {whole} is missing, {count} missing in that folder"
+            where = f"its image {whole} is missing, {count} missing there"
         else:
             folders = " or ".join(str(self.root / folder) for folder in self.folders)
             where = f"its image {shorten(path)} is missing in {folders}, {count} missing there"

@@ -11,7 +11,7 @@ from functools import cached_property
 from vlpeft.benchmark.cells.cell import Part
 from vlpeft.benchmark.core.config import dump
 from vlpeft.benchmark.core.protocol import Protocol
-from vlpeft.benchmark.datasets.base import DataFormat, Example, read_examples
+from vlpeft.benchmark.datasets.base import DataFormat, Example, image_fingerprint, read_examples
 from vlpeft.benchmark.tasks import TASKS
 from vlpeft.benchmark.tasks.base import Item, Task
 
@@ -49,6 +49,13 @@ class Inputs:
         training = self.training if self.part.protocol.augment == "none" else ()
         examples = (*training, *self.selection, *self.test)
         return [image for example in examples for image in example.images]
+
+    def image_fingerprint(self) -> str:
+        """Return a hash of the state of all image files, or "" if the model sees none."""
+        if self.part.protocol.images != "real":
+            return ""
+        examples = (*self.training, *self.selection, *self.test)
+        return image_fingerprint(self.data, (i for example in examples for i in example.images))
 
     @cached_property
     def items(self) -> list[Item]:

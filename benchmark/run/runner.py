@@ -202,6 +202,7 @@ class _Attempt:
         torch.manual_seed(self.cell.seed)
         inputs = [Inputs.open(part) for part in self.cell.parts]
         self.data = "+".join(each.data.fingerprint() for each in inputs)
+        self.images = "+".join(each.image_fingerprint() for each in inputs)
         backbone = build(self.cell, inputs[0].answers).to(self.device)
         if self.runtime.compile:
             compile_layers(backbone)
@@ -308,4 +309,5 @@ class _Attempt:
         origin = describe_origin(
             self.cell, self.runtime, self.device, self.code, self.data, self.ranks
         )
+        origin["images"] = self.images
         return make_record(self.cell, self.folder, state, selected, results, cost, origin)
