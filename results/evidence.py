@@ -33,6 +33,7 @@ from vlpeft.benchmark.core.paths import hide_folders
 from vlpeft.benchmark.plan.sweep import SweepHandle
 from vlpeft.results.environments import remarks
 from vlpeft.results.evidence_reader import EVIDENCE_SCHEMA, Evidence, EvidenceReader
+from vlpeft.results.images import image_remarks
 
 MEASURED = Path(__file__).resolve().parent / "measured"
 SUFFIX = ".jsonl"
@@ -100,7 +101,8 @@ def keep(sweep: SweepHandle, folder: Path = MEASURED, *, mixed: bool = False) ->
         )
     path = folder / f"{plan.sweep}--{_environment(records, mixed)}{SUFFIX}"
     finished = [(cell, records[cell.id]) for cell in runnable if cell.id in records]
-    content = _content(plan, store, records, remarks(finished, mixed=mixed))
+    notes = (*remarks(finished, mixed=mixed), *image_remarks(finished, mixed=mixed))
+    content = _content(plan, store, records, notes)
     if not write_atomically(path, content, exclusive=True):
         raise UserError(
             f"{path} exists, and evidence is never overwritten: name another folder with --out"

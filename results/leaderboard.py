@@ -55,6 +55,7 @@ from vlpeft.results.compatible import (
     reject_recipes,
 )
 from vlpeft.results.environments import Made, environment, remarks, verified
+from vlpeft.results.images import image_remarks
 from vlpeft.results.scale import FULL, label_title, scale_notes
 from vlpeft.results.scored import scored_sentences
 from vlpeft.results.states import DONE, MISSING, State
@@ -120,7 +121,8 @@ def leaderboard(plan: Plan, store: Results, *, mixed: bool = False) -> Leaderboa
     reject_recipes(plan.cells)
     records = _read_records(plan, store)
     reject_mixtures(plan, records)
-    notes = remarks(_finished(plan, records), mixed=mixed)
+    finished = _finished(plan, records)
+    notes = (*remarks(finished, mixed=mixed), *image_remarks(finished, mixed=mixed))
     metrics = _metrics(plan, records)
     failures = _read_failures(plan, store, records)
     rows: list[dict[str, Any]] = []

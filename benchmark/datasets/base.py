@@ -5,10 +5,12 @@ A file format is one small class, a dataset is one YAML.
 
 from __future__ import annotations
 
+import hashlib
+import os
+import stat
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -110,11 +112,19 @@ class DataFormat(Config, ABC):
 
         It is "" for images that are not files in `root`.
         """
-        path = Path(self.root) / image
-        if not self.root or not path.is_file():
+        if not self.root:
             return ""
-        about = path.stat()
+        try:
+            about = os.stat(os.path.join(self.root, image))  # noqa: PTH116, PTH118
+        except (OSError, ValueError):
+            return ""
+        if not stat.S_ISREG(about.st_mode):
+            return ""
         return f"{about.st_size} {about.st_mtime_ns}"
+
+    def record_place(self, split: str, identifier: str) -> str:
+        """Return the file and the name of the record of an example, for error messages."""
+        return f"data format '{self.name}': split '{split}': example {identifier}"
 
     @abstractmethod
     def fingerprint(self) -> str:
@@ -122,3 +132,52 @@ class DataFormat(Config, ABC):
 
         It does not depend on the place of the files: equal data has equal fingerprints.
         """
+
+
+def read_examples(data: DataFormat, task: str, split: str) -> Sequence[Example]:
+    """Return the examples of a split, after a check of their texts, for any format.
+
+    Raises:
+        DataError: A file or a record is wrong, or a text holds half of a character, such as
+            "\\ud83d" alone, which no file in UTF-8 can hold.
+    """
+    examples = data.examples(task, split)
+    for example in examples:
+        texts = (example.id, *example.images, example.question, *example.answers, example.kind)
+        try:
+            "".join(texts).encode()
+        except UnicodeEncodeError as error:
+            place = data.record_place(split, example.id)
+            wrong = next(text for text in texts if _is_broken(text))
+            raise DataError(
+                f"{_escape(place)}: '{_escape(wrong)}' holds half of a character;"
+                " write it whole, or remove it"
+            ) from error
+    return examples
+
+
+def image_fingerprint(data: DataFormat, images: Iterable[str]) -> str:
+    """Return hashes of the names, the sizes and the modification times of image files.
+
+    They show cheaply that images were replaced: no image is read. The result is "" for images
+    that are not files.
+    """
+    names, sizes, times = (hashlib.sha256() for _ in range(3))
+    has_files = False
+    for image in sorted(set(images)):
+        size, _, time = data.image_stamp(image).partition(" ")
+        has_files = has_files or bool(size)
+        for digest, text in ((names, image), (sizes, size), (times, time)):
+            digest.update(text.encode(errors="surrogateescape") + b"\0")
+    if not has_files:
+        return ""
+    return "-".join(digest.hexdigest()[:8] for digest in (names, sizes, times))
+
+
+def _is_broken(text: str) -> bool:
+    return text != text.encode(errors="replace").decode()
+
+
+def _escape(text: str) -> str:
+    """Return the text with halves of characters as \\udXXX."""
+    return text.encode(errors="backslashreplace").decode()

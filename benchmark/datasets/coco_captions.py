@@ -14,7 +14,7 @@ from vlpeft.benchmark.core.errors import DataError
 from vlpeft.benchmark.core.registry import register
 from vlpeft.benchmark.datasets.base import Example
 from vlpeft.benchmark.datasets.files import FileFormat, check_request
-from vlpeft.benchmark.datasets.image_files import require_images
+from vlpeft.benchmark.datasets.image_lookup import find_images
 from vlpeft.benchmark.datasets.json_files import ID, DataRow, index_by_id, read_rows
 
 # Flags of VizWiz captions: a stock phrase for an image that shows nothing, and spam.
@@ -61,14 +61,16 @@ class COCOCaptions(FileFormat):
         images = index_by_id(read_rows(path, "images", id=ID, file_name=str), "id", path)
         captions = self._captions_by_image(images, path)
         kept = {key: row for key, row in images.items() if captions[key]}
-        require_images(
-            Path(self.root) / files.images,
-            ((f"{path}: image id {key}", row["file_name"]) for key, row in kept.items()),
-        )
+        wanted = ((f"{path}: image id {key}", row["file_name"]) for key, row in kept.items())
+        places = find_images(Path(self.root), (files.images,), wanted)
         return [
-            Example(key, (f"{files.images}/{row['file_name']}",), "", tuple(captions[key]))
+            Example(key, (places[row["file_name"]],), "", tuple(captions[key]))
             for key, row in kept.items()
         ]
+
+    def record_place(self, split: str, identifier: str) -> str:
+        """Return the captions file and the id of an image."""
+        return self.place_in((self.files[split].annotations,), f"image id {identifier}")
 
     def counts(self, split: str, examples: Sequence[Example]) -> dict[str, int]:
         """Count also the images and captions in the file, if `drop_flagged` may drop some."""

@@ -13,8 +13,9 @@ from vlpeft.benchmark.core.errors import DataError
 from vlpeft.benchmark.core.registry import register
 from vlpeft.benchmark.datasets.base import DataFormat, Example, Pixels
 from vlpeft.benchmark.datasets.files import check_request, content_fingerprint
-from vlpeft.benchmark.datasets.image_files import decode_image, require_images
-from vlpeft.benchmark.datasets.json_files import read_json
+from vlpeft.benchmark.datasets.image_files import decode_image
+from vlpeft.benchmark.datasets.image_lookup import find_images
+from vlpeft.benchmark.datasets.json_files import read_json, show
 from vlpeft.benchmark.libraries.easy_vqa import data_folder
 
 KINDS = {
@@ -56,7 +57,7 @@ class EasyVQA(DataFormat):
             )
         examples = [_example(row, index, split, path) for index, row in enumerate(rows)]
         wanted = ((f"{path}: {example.id}", Path(example.images[0]).name) for example in examples)
-        require_images(self._folder() / split / "images", wanted)
+        find_images(self._folder(), (f"{split}/images",), wanted)
         return examples
 
     def image(self, image: str) -> Pixels:
@@ -86,5 +87,5 @@ def _example(row: object, index: int, split: str, path: Path) -> Example:
             return Example(name, (picture,), question, (answer,), KIND_OF[answer])
     raise DataError(
         f"{path}: {name}: expected [question, one of the 13 answers, image id],"
-        f" found {str(row)[:80]}; fix the row"
+        f" found {show(row)}; fix the row"
     )

@@ -1,20 +1,20 @@
 """Formats whose data are files in `root`, and the fingerprint of such files.
 
-`json_files` reads their records; `image_files` finds and decodes their images.
+`json_files` reads their records, `image_lookup` finds their images, `image_files` decodes these.
 """
 
 from __future__ import annotations
 
 import hashlib
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from vlpeft.benchmark.core.errors import DataError, did_you_mean
 from vlpeft.benchmark.datasets.base import DataFormat, Features, Pixels
 from vlpeft.benchmark.datasets.image_files import decode_image
-from vlpeft.benchmark.datasets.sources import unreadable_error
+from vlpeft.benchmark.datasets.sources import open_file, shorten, unreadable_error
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,11 @@ class FileFormat(DataFormat):
         from vlpeft.benchmark.datasets.hdf5 import read_features
 
         return read_features(Path(self.root) / image)
+
+    def place_in(self, names: Sequence[str], record: str) -> str:
+        """Return the place of a record for an error message: its files, and its name."""
+        files = " and ".join(str(Path(self.root) / name) for name in dict.fromkeys(names))
+        return f"{files}: {shorten(record)}"
 
     def fingerprint(self) -> str:
         """Return a hash (12 hex digits) of the bytes of all annotation files; read no image."""
@@ -75,7 +80,7 @@ def content_fingerprint(files: Mapping[str, Path]) -> str:
 
 def _digest(path: Path) -> str:
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise unreadable_error(path, error) from error

@@ -1,133 +1,33 @@
-"""Find, name and decode image files."""
+"""Decode image files."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from vlpeft.benchmark.core.errors import DataError
 from vlpeft.benchmark.datasets.base import Pixels
+from vlpeft.benchmark.datasets.image_memory import MEMORY
+from vlpeft.benchmark.datasets.sources import open_file, shorten
 
-DEPTH = 3  # levels of folders that are searched for images
-
-
-def require_images(folder: Path, wanted: Iterable[tuple[str, str]]) -> None:
-    """Check that a folder holds all wanted image files.
-
-    It lists the folder once: on a network file system, a stat for each of 80,000 images takes
-    minutes.
-
-    Args:
-        folder: The folder of the images.
-        wanted: Pairs (record, file name); the record is for error messages.
-
-    Raises:
-        DataError: Images are missing; names the first record, and how many images are missing.
-    """
-    try:
-        with os.scandir(folder) as entries:
-            present = {entry.name for entry in entries}
-    except OSError as error:
-        raise _unlistable_error(folder, error) from error
-    missing = [(record, name) for record, name in wanted if name not in present]
-    if missing:
-        record, name = missing[0]
-        count = len({name for _, name in missing})
-        raise DataError(
-            f"{record}: its image {folder / name} is missing, {count} missing in that folder;"
-            " unpack the images there"
-        )
-
-
-def find_images(
-    root: Path, folders: Sequence[str], wanted: Iterable[tuple[str, str]]
-) -> dict[str, str]:
-    """Find image files in several folders and return file name -> path relative to `root`.
-
-    Each folder, and each folder in it, is listed once. Of two files with the same name, the first
-    one found is used.
-
-    Args:
-        root: The dataset's root.
-        folders: Folders to search, relative to `root`.
-        wanted: Pairs (record, file name); the record is for error messages.
-
-    Raises:
-        DataError: Images are missing; names the first record, and how many images are missing.
-    """
-    places: dict[str, str] = {}
-    for folder in folders:
-        for name, place in _list_files(root, folder, DEPTH):
-            places.setdefault(name, place)
-    pairs = list(wanted)
-    missing = [(record, name) for record, name in pairs if name not in places]
-    if missing:
-        record, name = missing[0]
-        count = len({name for _, name in missing})
-        where = " or ".join(str(root / folder) for folder in folders)
-        raise DataError(
-            f"{record}: its image {name} is missing in {where}, {count} missing there;"
-            " unpack the images there"
-        )
-    return {name: places[name] for _, name in pairs}
-
-
-def _list_files(root: Path, folder: str, depth: int) -> Iterator[tuple[str, str]]:
-    """Yield name and path of the files in a folder, in sorted order, `depth` levels deep."""
-    try:
-        with os.scandir(root / folder) as entries:
-            found = sorted(entries, key=lambda entry: entry.name)
-    except OSError as error:
-        raise _unlistable_error(root / folder, error) from error
-    for entry in found:
-        if depth > 1 and entry.is_dir():
-            yield from _list_files(root, f"{folder}/{entry.name}", depth - 1)
-        else:
-            yield entry.name, f"{folder}/{entry.name}"
-
-
-def _unlistable_error(folder: Path, error: OSError) -> DataError:
-    return DataError(
-        f"cannot list the image folder {folder}: {error.strerror}; unpack the images there"
-    )
-
-
-def check_pattern(pattern: str, field: str) -> None:
-    """Raise ValueError unless `pattern` makes a file name from `field` and from nothing else."""
-    try:
-        names = {pattern.format(**{field: value}) for value in (1, 2)}
-    except (AttributeError, LookupError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"pattern '{pattern}' must use {field} only, as in '{{{field}}}.jpg'"
-        ) from error
-    if len(names) < 2:
-        raise ValueError(f"pattern '{pattern}' gives every image one name; write {{{field}}} in it")
-    if "/" in pattern:
-        raise ValueError(f"pattern '{pattern}' must be a file name; put its folder in 'images'")
-
-
-def image_name(pattern: str, field: str, value: object, where: str) -> str:
-    """Return the file name of an image. Raises DataError if its id does not fit the pattern."""
-    try:
-        return pattern.format(**{field: value})
-    except ValueError as error:
-        raise DataError(
-            f"{where}: {field} {value!r} does not fit the pattern '{pattern}'; fix one of them"
-        ) from error
+BAND = 1 << 20  # pixels that are converted at once
+BYTES = 8  # a pixel: 4 in Pillow, 3 in the array, and some for a band
+WIDE = ("I;16", "I;16L", "I;16B", "I;16N")  # Pillow's modes of 16-bit grey
+WHITE_IS_ZERO = 0  # a value of TIFF's tag PhotometricInterpretation
 
 
 def decode_image(path: Path) -> Pixels:
     """Decode one image file to (height, width, 3) RGB values.
 
     As in LAVIS and BLIP this is a plain `convert("RGB")`. Grey, palette and CMYK images are
-    converted, alpha is dropped without blending, and an EXIF orientation is not applied.
+    converted, alpha is dropped without blending, and an EXIF orientation is not applied. 16-bit
+    images are scaled to 8 bits; Pillow alone would clip grey ones to white.
 
     Raises:
-        DataError: The file is missing, damaged, or larger than twice Pillow's `MAX_IMAGE_PIXELS`.
+        DataError: The file is missing, damaged, larger than twice Pillow's `MAX_IMAGE_PIXELS`, or
+            has 32-bit or floating-point pixels, whose range the file does not name.
     """
     if path.suffix == ".h5":
         raise DataError(
@@ -135,15 +35,68 @@ def decode_image(path: Path) -> Pixels:
             " clip_bart with `vision: features:2048`"
         )
     try:
-        with Image.open(path) as image:
-            # convert() drops the transparency anyway, but would warn for palette images.
-            image.info.pop("transparency", None)
-            return np.array(image.convert("RGB"), dtype=np.uint8)
-    except FileNotFoundError as error:
-        raise DataError(f"image {path} does not exist; unpack the images again") from error
+        with (
+            open_file(path) as file,
+            Image.open(file) as image,
+            MEMORY.reserve(BYTES * image.width * image.height),
+        ):
+            return _rgb_pixels(image, path)
+    except DataError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise DataError(
+                f"image {shorten(path)} does not exist; unpack the images again"
+            ) from error
+        raise
     except Exception as error:
         # On damaged bytes, Pillow's decoders raise almost any type; its size guard raises bare
         # Exceptions.
+        reason = shorten(" ".join(f"{type(error).__name__}: {error}".split()))
         raise DataError(
-            f"cannot decode image {path} ({type(error).__name__}: {error}); replace the file"
+            f"cannot decode image {shorten(path)} ({reason}); replace the file"
         ) from error
+
+
+def _rgb_pixels(image: Image.Image, path: Path) -> Pixels:
+    """Return the pixels, converted in bands: whole copies of a large image take gigabytes."""
+    # convert() drops the transparency anyway, but would warn for palette images.
+    image.info.pop("transparency", None)
+    image.load()
+    bits = _grey_bits(image, path)
+    width, height = image.size
+    pixels: Pixels = np.empty((height, width, 3), np.uint8)
+    rows = max(1, BAND // width)
+    for top in range(0, height, rows):
+        band = image.crop((0, top, width, min(top + rows, height)))
+        if bits > 8:
+            grey = np.asarray(band, np.int64) >> (bits - 8)
+            pixels[top : top + rows] = grey.astype(np.uint8)[:, :, None]
+        else:
+            pixels[top : top + rows] = np.asarray(band.convert("RGB"))
+    return pixels
+
+
+def _grey_bits(image: Image.Image, path: Path) -> int:
+    """Return how many bits a grey pixel has; 8 for all that Pillow converts itself.
+
+    Raises:
+        DataError: The file does not name the range of its values.
+    """
+    bits = 16
+    # Pillow scales the values of such a PGM file to 16 bits.
+    is_wide_pgm = image.mode == "I" and image.format == "PPM"
+    if image.mode not in WIDE and not is_wide_pgm:
+        if image.mode in ("I", "F"):
+            kind = {"I": "32-bit or signed", "F": "floating-point"}[image.mode]
+            raise DataError(
+                f"image {shorten(path)} has {kind} pixels, and the file does not name their range;"
+                " convert it to 8 or 16 bits"
+            )
+        return 8
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        bits = int(image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (bits,))[0])
+        if image.tag_v2.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == WHITE_IS_ZERO:
+            raise DataError(
+                f"image {shorten(path)} has {bits}-bit pixels with white as 0;"
+                " convert it to 8 bits, or to black as 0"
+            )
+    return bits

@@ -5,24 +5,29 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from reprlib import Repr
 from typing import Any
 
 from vlpeft.benchmark.core.errors import DataError
-from vlpeft.benchmark.datasets.sources import unreadable_error
+from vlpeft.benchmark.datasets.sources import open_file, shorten, unreadable_error
 
 DataRow = dict[str, Any]
 Types = Mapping[str, type | tuple[type, ...]]  # field -> its allowed types
 # The types of an identifier: official files use numbers, converted ones often use text.
 ID = (int, str)
+# Unlike `repr`, it shows lists of any length and depth.
+_REPR = Repr()
+_REPR.maxstring = _REPR.maxother = 60
 
 
 def read_json(path: Path) -> Any:
     """Parse a JSON file. Raises DataError if it is missing, unreadable or truncated."""
     try:
-        content = path.read_bytes()
+        with open_file(path) as file:
+            content = file.read()
     except OSError as error:
         raise unreadable_error(path, error) from error
-    return _parse_json(content, str(path))
+    return parse_json(content, str(path))
 
 
 def read_rows(path: Path, key: str, **types: type | tuple[type, ...]) -> list[DataRow]:
@@ -40,7 +45,7 @@ def read_rows(path: Path, key: str, **types: type | tuple[type, ...]) -> list[Da
     if not isinstance(content, dict) or not isinstance(content.get(key), list):
         found = type(content).__name__
         if isinstance(content, dict):
-            found = f"keys {', '.join(sorted(content)[:9])}"
+            found = f"keys {', '.join(map(shorten, sorted(content)[:9]))}"
         raise DataError(
             f"{path}: expected an object with a list '{key}', found {found};"
             " is this the right file?"
@@ -89,14 +94,18 @@ def read_mapping(path: Path, **types: type | tuple[type, ...]) -> dict[str, Data
 def read_lines(path: Path, **types: type | tuple[type, ...]) -> list[DataRow]:
     """Read a file of one JSON record per line; keep only the fields in `types`.
 
+    Blank lines are left out.
+
     Raises:
         DataError: A record does not have these fields; names the line.
     """
     rows: list[DataRow] = []
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             for number, line in enumerate(file, 1):
-                row = _parse_json(line, f"{path}: line {number}")
+                if not line.strip():
+                    continue
+                row = parse_json(line, f"{path}: line {number}")
                 check_row(row, types, f"{path}: line {number}")
                 # The other fields of SNLI-VE are most of its half gigabyte.
                 rows.append({field: row[field] for field in types})
@@ -107,13 +116,54 @@ def read_lines(path: Path, **types: type | tuple[type, ...]) -> list[DataRow]:
     return rows
 
 
-def _parse_json(text: bytes, where: str) -> Any:
+def parse_json(text: bytes, where: str) -> Any:
+    """Parse JSON in UTF-8, UTF-16 or UTF-32, with or without a byte order mark.
+
+    Raises:
+        DataError: It is not JSON, or a key occurs twice in an object with different values, of
+            which the last one would count.
+    """
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:  # ValueError: wrong JSON, or wrong UTF-8
+        # Strict: json.loads itself would accept bytes of half a character.
+        decoded = text.decode(json.detect_encoding(text))
+        return json.loads(decoded, object_pairs_hook=_unique_keys)
+    except _RepeatedKey as error:
+        raise DataError(f"{where}: {error}; keep one of them") from error
+    except RecursionError as error:
+        raise DataError(f"{where} is nested too deep to be read; fetch the file again") from error
+    except ValueError as error:  # wrong JSON, or wrong UTF-8
         raise DataError(
             f"{where} is not valid JSON ({error}): cut short or damaged; fetch the file again"
         ) from error
+
+
+class _RepeatedKey(Exception):
+    """A key occurs twice in an object, with different values."""
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        for key, value in pairs:
+            if found[key] != value:
+                raise _RepeatedKey(
+                    f"key '{shorten(key)}' occurs twice in one object, with"
+                    f" {show(value)} and {show(found[key])}{_identifier(found, key)}"
+                )
+    return found
+
+
+def _identifier(row: DataRow, key: str) -> str:
+    """Return the fields of an object that are probably its name, for an error message."""
+    names = [name for name in row if name != key and name.lower().endswith("id")]
+    if not names:
+        return ""
+    return f" ({', '.join(f'{name} {show(row[name])}' for name in names[:3])})"
+
+
+def show(value: object) -> str:
+    """Return a value for an error message, cut if it is long."""
+    return _REPR.repr(value)
 
 
 def _checked_rows(rows: list[DataRow], types: Types, where: str) -> list[DataRow]:
@@ -157,7 +207,7 @@ def index_by_id(rows: Iterable[DataRow], field: str, path: Path) -> dict[str, Da
         identifier = str(row[field])
         if identifier in out:
             raise DataError(
-                f"{path}: {field} {identifier} occurs twice; keep one of the two records"
+                f"{path}: {field} {shorten(identifier)} occurs twice; keep one of the two records"
             )
         out[identifier] = row
     return out
@@ -178,6 +228,13 @@ def answer_texts(row: DataRow, where: str) -> tuple[str, ...]:
     return tuple(answer["answer"] for answer in row["answers"])
 
 
+def kind_text(value: object, where: str) -> str:
+    """Return the type of a question as a text. Raises DataError for a list or an object."""
+    if isinstance(value, list | dict):
+        raise DataError(f"{where}: its type must be a text, found {show(value)}; fix the record")
+    return str(value)
+
+
 def texts(row: DataRow, field: str, where: str) -> tuple[str, ...]:
     """Return the list of texts in a field of a record.
 
@@ -188,6 +245,6 @@ def texts(row: DataRow, field: str, where: str) -> tuple[str, ...]:
     if not values or not all(isinstance(value, str) for value in values):
         raise DataError(
             f"{where}: '{field}' must be a list of texts that is not empty,"
-            f" found {str(values)[:60]}; fix the record"
+            f" found {show(values)}; fix the record"
         )
     return tuple(values)

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from vlpeft.benchmark.core.config import added_field
 from vlpeft.benchmark.core.errors import DataError, did_you_mean
 from vlpeft.benchmark.core.registry import register
 from vlpeft.benchmark.datasets.base import Example
 from vlpeft.benchmark.datasets.files import FileFormat, check_request
-from vlpeft.benchmark.datasets.image_files import require_images
+from vlpeft.benchmark.datasets.image_lookup import find_images
+from vlpeft.benchmark.datasets.image_names import inner_path
 from vlpeft.benchmark.datasets.json_files import ID, DataRow, check_row, read_rows
 
 SPLITS = ("train", "val", "test")
@@ -54,12 +55,17 @@ class Karpathy(FileFormat):
         """
         check_request(self, task, split)
         path = Path(self.root) / self.file
-        examples = []
-        for key, row in self._rows_of_split(path, split).items():
-            answers = _captions(row, f"{path}: image {key}")
-            examples.append(Example(key, (self._place(row),), "", answers))
-        self._require_images(examples, path)
-        return examples
+        rows = self._rows_of_split(path, split)
+        names = {key: self._image(row, f"{path}: image {key}") for key, row in rows.items()}
+        if self.feature_folder:
+            names = _feature_names(names, path)
+        folder = PurePosixPath(self.feature_folder or self.images).as_posix().removeprefix(".")
+        wanted = ((f"{path}: image {key}", name) for key, name in names.items())
+        places = find_images(Path(self.root), (folder,), wanted)
+        return [
+            Example(key, (places[names[key]],), "", _captions(row, f"{path}: image {key}"))
+            for key, row in rows.items()
+        ]
 
     @property
     def has_features(self) -> bool:
@@ -82,18 +88,38 @@ class Karpathy(FileFormat):
             )
         return chosen
 
-    def _require_images(self, examples: Sequence[Example], path: Path) -> None:
-        wanted: dict[str, list[tuple[str, str]]] = {}
-        for example in examples:
-            folder, _, name = example.images[0].rpartition("/")
-            wanted.setdefault(folder, []).append((f"{path}: image {example.id}", name))
-        for folder, names in wanted.items():
-            require_images(Path(self.root) / folder, names)
+    def record_place(self, split: str, identifier: str) -> str:
+        """Return the file and the id of an image."""
+        return self.place_in((self.file,), f"image {identifier}")
 
-    def _place(self, row: DataRow) -> str:
-        if self.feature_folder:
-            return Path(self.feature_folder, f"{Path(row['filename']).stem}.h5").as_posix()
-        return Path(self.images, str(row.get("filepath", "")), str(row["filename"])).as_posix()
+    def _image(self, row: DataRow, where: str) -> str:
+        """Return the path of an image below the folder `images`."""
+        folder = row.get("filepath", "")
+        if not isinstance(folder, str):
+            raise DataError(f"{where}: 'filepath' must be str; fix the record")
+        name = inner_path(row["filename"], where)
+        if not folder:
+            return name
+        return inner_path(f"{folder}/{name}", where)
+
+
+def _feature_names(images: Mapping[str, str], path: Path) -> dict[str, str]:
+    """Return the names of feature files: NAME.h5, without the folder of the image.
+
+    Raises:
+        DataError: Two images would share a feature file.
+    """
+    names: dict[str, str] = {}
+    owners: dict[str, str] = {}
+    for key, image in images.items():
+        names[key] = f"{Path(image).stem}.h5"
+        other = owners.setdefault(names[key], image)
+        if other != image:
+            raise DataError(
+                f"{path}: image {key}: '{image}' and '{other}' would share the features"
+                f" {names[key]}; rename one of them"
+            )
+    return names
 
 
 def _by_image(rows: list[DataRow], path: Path) -> dict[str, DataRow]:

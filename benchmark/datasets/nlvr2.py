@@ -12,7 +12,8 @@ from vlpeft.benchmark.core.errors import DataError
 from vlpeft.benchmark.core.registry import register
 from vlpeft.benchmark.datasets.base import Example
 from vlpeft.benchmark.datasets.files import FileFormat, check_request
-from vlpeft.benchmark.datasets.image_files import check_pattern, find_images
+from vlpeft.benchmark.datasets.image_lookup import find_images
+from vlpeft.benchmark.datasets.image_names import check_pattern, image_name
 from vlpeft.benchmark.datasets.json_files import DataRow, index_by_id, read_lines, read_list
 
 NLVR2Layout = Literal["official", "vl_t5"]
@@ -112,4 +113,9 @@ class NLVR2(FileFormat):
                     " fix or remove the record"
                 )
             first, second = f"{pair}-img0", f"{pair}-img1"
-        return self.pattern.format(image=first), self.pattern.format(image=second)
+        left = image_name(self.pattern, "image", first, where)
+        return left, image_name(self.pattern, "image", second, where)
+
+    def record_place(self, split: str, identifier: str) -> str:
+        """Return the file and the identifier of a statement."""
+        return self.place_in((self.files[split].statements,), f"identifier {identifier}")

@@ -10,7 +10,7 @@ from vlpeft.benchmark.core.errors import DataError, did_you_mean
 from vlpeft.benchmark.core.registry import register
 from vlpeft.benchmark.datasets.base import Example
 from vlpeft.benchmark.datasets.files import FileFormat, check_request
-from vlpeft.benchmark.datasets.image_files import find_images
+from vlpeft.benchmark.datasets.image_lookup import find_images
 from vlpeft.benchmark.datasets.json_files import ID, DataRow, index_by_id, read_lines
 
 LABELS = ("entailment", "neutral", "contradiction")
@@ -53,6 +53,10 @@ class SNLIVE(FileFormat):
             label = row["gold_label"]
             examples.append(Example(key, (places[names[key]],), row["sentence2"], (label,), label))
         return examples
+
+    def record_place(self, split: str, identifier: str) -> str:
+        """Return the file and the pairID of a pair."""
+        return self.place_in((self.files[split],), f"pairID {identifier}")
 
 
 def _read_pairs(path: Path) -> dict[str, DataRow]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path, PurePosixPath
 
 from vlpeft.benchmark.core.config import Config, Positive
@@ -10,16 +13,52 @@ from vlpeft.benchmark.core.errors import DataError
 
 # The end of an error message. `vlpeft data check` removes it, because its user has just run it.
 SOURCES = "; `vlpeft data check` says where to get it"
+SHOWN = 200  # characters of a name in an error message; a name in damaged data has any length
 
 
-def unreadable_error(path: Path, error: OSError) -> DataError:
+def open_file(path: Path) -> BufferedReader:
+    """Open a file of a dataset to read its bytes.
+
+    A named pipe is refused and not waited for.
+
+    Raises:
+        DataError: There is no such file, it cannot be read, or it is not a file.
+    """
+    try:
+        # O_NONBLOCK: otherwise the opening of a pipe waits for a writer.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (OSError, ValueError) as error:
+        raise unreadable_error(path, error) from error
+    kind = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(kind):
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    found = "a device, pipe or socket"
+    if stat.S_ISDIR(kind):
+        found = "a folder"
+    raise DataError(f"cannot read {shorten(path)}: it is {found}; put a file there")
+
+
+def unreadable_error(path: Path, error: OSError | ValueError) -> DataError:
     """Return the error to raise for a file that cannot be opened."""
+    name = shorten(path)
     if isinstance(error, FileNotFoundError):
         return DataError(
-            f"{path} does not exist; put the file there, or set `root`"
+            f"{name} does not exist; put the file there, or set `root`"
             f" (shipped datasets: VLPEFT_DATA) to its folder{SOURCES}"
         )
-    return DataError(f"cannot read {path}: {error.strerror}; check the path and its permissions")
+    reason = str(error)  # a ValueError: a path with a NUL or half of a character
+    if isinstance(error, OSError):
+        reason = error.strerror or str(error)
+    return DataError(f"cannot read {name}: {reason}; check the path and its permissions")
+
+
+def shorten(name: object) -> str:
+    """Return a name for an error message, without the middle of a very long one."""
+    text = str(name)
+    if len(text) <= 2 * SHOWN:
+        return text
+    return f"{text[:SHOWN]}...{text[-SHOWN:]} ({len(text):,} characters)"
 
 
 @dataclass(frozen=True)
@@ -56,7 +95,8 @@ class Download(Config):
 
     def missing(self, root: Path) -> tuple[str, ...]:
         """Return which of `places` do not exist yet."""
-        return tuple(place for place in self.places() if not (root / place).exists())
+        # os.path.exists: a path that is too long is an error for Path.exists.
+        return tuple(place for place in self.places() if not os.path.exists(root / place))  # noqa: PTH110
 
 
 @dataclass(frozen=True)
@@ -72,4 +112,4 @@ class ByHand(Config):
 
     def missing(self, root: Path) -> tuple[str, ...]:
         """Return which of `places` do not exist yet."""
-        return tuple(place for place in self.places if not (root / place).exists())
+        return tuple(place for place in self.places if not os.path.exists(root / place))  # noqa: PTH110

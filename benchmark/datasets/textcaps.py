@@ -10,7 +10,7 @@ from vlpeft.benchmark.core.config import Config
 from vlpeft.benchmark.core.registry import register
 from vlpeft.benchmark.datasets.base import Example
 from vlpeft.benchmark.datasets.files import FileFormat, check_request
-from vlpeft.benchmark.datasets.image_files import find_images
+from vlpeft.benchmark.datasets.image_lookup import find_images
 from vlpeft.benchmark.datasets.json_files import read_rows
 
 
@@ -60,3 +60,7 @@ class TextCaps(FileFormat):
             Example(key, (places[f"{key}.jpg"],), "", tuple(texts))
             for key, texts in captions.items()
         ]
+
+    def record_place(self, split: str, identifier: str) -> str:
+        """Return the captions file and the id of an image."""
+        return self.place_in((self.files[split].captions,), f"image_id {identifier}")

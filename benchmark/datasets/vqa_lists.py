@@ -15,16 +15,19 @@ from vlpeft.benchmark.core.errors import DataError
 from vlpeft.benchmark.core.registry import register
 from vlpeft.benchmark.datasets.base import Example
 from vlpeft.benchmark.datasets.files import FileFormat, check_request
-from vlpeft.benchmark.datasets.image_files import check_pattern, find_images, image_name
+from vlpeft.benchmark.datasets.image_lookup import find_images
+from vlpeft.benchmark.datasets.image_names import check_pattern, image_name
 from vlpeft.benchmark.datasets.json_files import (
     ID,
     DataRow,
     Types,
     answer_texts,
     index_by_id,
+    kind_text,
     read_list,
     read_mapping,
     read_rows,
+    show,
     texts,
 )
 
@@ -88,8 +91,7 @@ class VQALists(FileFormat):
       `types.structural`.
     * vl_t5: a list of `question_id`, `img_id`, `sent`. The ten answers come from `annotations`.
       Without these, the `label` of a record must hold one answer of score 1, as GQA's does.
-    * blip: a list of `question_id`, `image` (its folders are ignored) and `question`, and the texts
-      of `answer`.
+    * blip: a list of `question_id`, `image` and `question`, and the texts of `answer`.
 
     `pattern` makes a file name from the id of an image, {image}; for feature files it ends in .h5.
     """
@@ -135,7 +137,10 @@ class VQALists(FileFormat):
         annotations = None
         if files.annotations:
             annotations = _read_annotations(root, files.annotations)
-        names = {key: self._image(row[fields.image], where) for key, (where, row) in rows.items()}
+        names = {
+            key: image_name(self.pattern, "image", row[fields.image], where)
+            for key, (where, row) in rows.items()
+        }
         wanted = ((where, names[key]) for key, (where, _) in rows.items())
         places = find_images(root, files.images, wanted)
         examples = []
@@ -144,6 +149,11 @@ class VQALists(FileFormat):
             question = located.row[fields.question]
             examples.append(Example(key, (places[names[key]],), question, answers, kind))
         return examples
+
+    def record_place(self, split: str, identifier: str) -> str:
+        """Return the files of questions and annotations, and the id of a question."""
+        files = self.files[split]
+        return self.place_in((*files.questions, *files.annotations), f"question {identifier}")
 
     def _read_questions(self, root: Path, names: Sequence[str]) -> dict[str, _LocatedRow]:
         """Return question id -> record."""
@@ -164,18 +174,13 @@ class VQALists(FileFormat):
                 out[key] = _LocatedRow(f"{path}: question {key}", row)
         return out
 
-    def _image(self, value: int | str, where: str) -> str:
-        if self.layout == "blip":
-            value = Path(str(value)).name
-        return image_name(self.pattern, "image", value, where)
-
     def _answers(
         self, key: str, located: _LocatedRow, annotations: Mapping[str, _LocatedRow] | None
     ) -> tuple[tuple[str, ...], str]:
         """Return the answers and the kind of a question."""
         where, row = located
         if self.layout == "gqa":
-            return (row["answer"],), _structural_type(row)
+            return (row["answer"],), _structural_type(row, where)
         if self.layout == "blip":
             return texts(row, "answer", where), ""
         if annotations is not None:
@@ -189,7 +194,7 @@ class VQALists(FileFormat):
             answers = answer_texts(row, where)
         else:
             answers = (_sole_label(row, where),)
-        return answers, str(row.get("answer_type", ""))
+        return answers, kind_text(row.get("answer_type", ""), where)
 
 
 def _read_annotations(root: Path, names: Sequence[str]) -> dict[str, _LocatedRow]:
@@ -212,12 +217,12 @@ def _file_of(located: _LocatedRow) -> str:
     return located.where.rpartition(":")[0]
 
 
-def _structural_type(row: DataRow) -> str:
+def _structural_type(row: DataRow, where: str) -> str:
     """Return the `types.structural` of a GQA record, or "" if it has none."""
     kinds = row.get("types")
     if not isinstance(kinds, dict):
         return ""
-    return str(kinds.get("structural", ""))
+    return kind_text(kinds.get("structural", ""), where)
 
 
 def _sole_label(row: DataRow, where: str) -> str:
@@ -225,6 +230,6 @@ def _sole_label(row: DataRow, where: str) -> str:
         case {**label} if len(label) == 1 and next(iter(label.values())) == 1:
             return str(next(iter(label)))
     raise DataError(
-        f"{where}: 'label' must hold one answer of score 1, found {str(row.get('label'))[:60]}; "
+        f"{where}: 'label' must hold one answer of score 1, found {show(row.get('label'))}; "
         "where questions have ten answers, name the official files in 'annotations'"
     )

@@ -11,12 +11,14 @@ from vlpeft.benchmark.core.errors import DataError
 from vlpeft.benchmark.core.registry import register
 from vlpeft.benchmark.datasets.base import Example
 from vlpeft.benchmark.datasets.files import FileFormat, check_request
-from vlpeft.benchmark.datasets.image_files import check_pattern, image_name, require_images
+from vlpeft.benchmark.datasets.image_lookup import find_images
+from vlpeft.benchmark.datasets.image_names import check_pattern, image_name
 from vlpeft.benchmark.datasets.json_files import (
     ID,
     DataRow,
     answer_texts,
     index_by_id,
+    kind_text,
     read_rows,
 )
 
@@ -72,17 +74,23 @@ class VQAv2(FileFormat):
             where = f"{asked}: question_id {key}"
             image = image_name(files.pattern, "image_id", row["image_id"], where)
             wanted.append((where, image))
-        require_images(root / files.images, wanted)
+        places = find_images(root, (files.images,), wanted)
         for (key, row), (_, image) in zip(questions.items(), wanted, strict=True):
+            where = f"{answered}: question_id {key}"
             example = Example(
                 id=key,
-                images=(f"{files.images}/{image}",),
+                images=(places[image],),
                 question=row["question"],
-                answers=answer_texts(annotations[key], f"{answered}: question_id {key}"),
-                kind=str(annotations[key].get("answer_type", "")),
+                answers=answer_texts(annotations[key], where),
+                kind=kind_text(annotations[key].get("answer_type", ""), where),
             )
             examples.append(example)
         return examples
+
+    def record_place(self, split: str, identifier: str) -> str:
+        """Return the files and the question_id of a question."""
+        files = self.files[split]
+        return self.place_in((files.questions, files.annotations), f"question_id {identifier}")
 
     def annotation_files(self) -> Mapping[str, str]:
         """Return the questions and the annotations of every split."""

@@ -19,7 +19,7 @@ from vlpeft.benchmark.contract import METHODS
 from vlpeft.benchmark.core.config import JSON, dump, dump_identity, parse
 from vlpeft.benchmark.core.errors import UserError, did_you_mean, error_context
 from vlpeft.benchmark.core.registry import Registry
-from vlpeft.benchmark.datasets import DatasetSpec, dataset_settings
+from vlpeft.benchmark.datasets import DatasetSpec, dataset_path, dataset_settings
 from vlpeft.benchmark.plan.entries import (
     SweepEntry,
     TaskPlace,
@@ -107,7 +107,17 @@ def _resolve_backbone(entry: SweepEntry, size: Scale | None, where: str) -> Reso
 
 def _read_tasks(sweep: Sweep, path: Path) -> list[Tasks]:
     """Read the `tasks:` entries."""
-    return [parse_tasks(item, path, f"{path}: tasks[{i}]") for i, item in enumerate(sweep.tasks)]
+    found = [parse_tasks(item, path, f"{path}: tasks[{i}]") for i, item in enumerate(sweep.tasks)]
+    files: dict[str, Path] = {}
+    for place in (place for tasks in found for place in tasks.places):
+        file = dataset_path(place.source)
+        other = files.setdefault(file.stem, file)
+        if other != file:
+            raise UserError(
+                f"{path}: {other} and {file} are two datasets with one name, '{file.stem}', which"
+                " tables could not tell apart; rename one of the files"
+            )
+    return found
 
 
 def _resolve_choice(registry: Registry[Any], entry: SweepEntry, where: str) -> Choice:

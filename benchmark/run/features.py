@@ -21,6 +21,7 @@ from vlpeft.benchmark.contract.backbone import Backbone
 from vlpeft.benchmark.core.errors import DataError, UserError
 from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.datasets.base import DataFormat, Pixels
+from vlpeft.benchmark.datasets.image_memory import MEMORY
 from vlpeft.benchmark.run.augmentation import augment
 from vlpeft.benchmark.run.feature_cache import Compute, Kept, open_cache
 
@@ -217,10 +218,15 @@ def _choose_view(seed: str, count: int) -> int:
 def _live(backbone: Backbone, load: Load) -> VisualSteps:
     """Return the tower's features of the pixels that `load` returns for each image."""
 
+    def load_bounded(image: str, seed: str) -> Tensor:
+        # Until the image has the size of the tower: a folder may hold many huge images.
+        with MEMORY.hold():
+            return load(image, seed)
+
     def fetch(ids: Sequence[str], seeds: Sequence[str]) -> Tensor:
         # Pillow decodes without Python's global lock, so threads are enough.
         with ThreadPoolExecutor(LOADERS) as pool:
-            return torch.stack(list(pool.map(load, ids, seeds or [""] * len(ids))))
+            return torch.stack(list(pool.map(load_bounded, ids, seeds or [""] * len(ids))))
 
     move = _mover(backbone)
     return VisualSteps(fetch, lambda pixels: backbone.vision(move(pixels)))

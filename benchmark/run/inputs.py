@@ -12,7 +12,7 @@ from vlpeft.benchmark.cells.cell import Part
 from vlpeft.benchmark.core.config import dump
 from vlpeft.benchmark.core.errors import DataError, UserError, error_context
 from vlpeft.benchmark.core.protocol import Protocol
-from vlpeft.benchmark.datasets.base import DataFormat, Example
+from vlpeft.benchmark.datasets.base import DataFormat, Example, image_fingerprint, read_examples
 from vlpeft.benchmark.tasks import TASKS
 from vlpeft.benchmark.tasks.base import Item, Task
 
@@ -89,6 +89,13 @@ class Inputs:
         split = self.part.protocol.eval_split
         return len(_examples(self.data, self.data.fingerprint(), self.part.task, split))
 
+    def image_fingerprint(self) -> str:
+        """Return a hash of the state of all image files, or "" if the model sees none."""
+        if self.part.protocol.images != "real":
+            return ""
+        examples = (*self.training, *self.selection, *self.test)
+        return image_fingerprint(self.data, (i for example in examples for i in example.images))
+
     @cached_property
     def items(self) -> list[Item]:
         """The training items."""
@@ -145,7 +152,7 @@ def _examples(data: DataFormat, content: str, task: str, split: str) -> Sequence
     """Return the examples of a split. `content` is the fingerprint of the data files."""
     key = json.dumps([data.name, dump(data), content, task, split], sort_keys=True)
     if key not in _READ:
-        _READ[key] = data.examples(task, split)
+        _READ[key] = read_examples(data, task, split)
         while len(_READ) > SPLITS_KEPT:
             _READ.popitem(last=False)  # the oldest
     return _READ[key]

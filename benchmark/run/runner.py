@@ -209,6 +209,7 @@ class _Attempt:
         for each in inputs:
             each.check()
         self.data = "+".join(each.data.fingerprint() for each in inputs)
+        self.images = "+".join(each.image_fingerprint() for each in inputs)
         backbone = build(self.cell, inputs[0].answers).to(self.device)
         if self.runtime.compile:
             compile_layers(backbone)
@@ -330,4 +331,5 @@ class _Attempt:
             self.data,
             self.ranks,
         )
+        origin["images"] = self.images
         return make_record(self.cell, self.folder, state, selected, results, cost, origin)

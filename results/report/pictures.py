@@ -13,7 +13,7 @@ from vlpeft.benchmark.cells.cell import Planned
 from vlpeft.benchmark.cells.results import Results
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.core.paths import hide_folders
-from vlpeft.benchmark.datasets.base import DataFormat, Example
+from vlpeft.benchmark.datasets.base import DataFormat, Example, read_examples
 
 LOSSLESS = 8000  # bytes; a larger PNG is a photograph, which loses nothing visible as JPEG
 THUMBNAIL = 192  # pixels of the longer side
@@ -53,7 +53,7 @@ def open_examples(cell: Planned, part: int, store: Results, names: Sequence[str]
             )
             return OpenedExamples(missing=missing)
         wanted = set(names)
-        every = data.examples(where.task, where.protocol.eval_split)
+        every = read_examples(data, where.task, where.protocol.eval_split)
         examples = {each.id: each for each in every if each.id in wanted}
     except UserError as error:
         reason = hide_folders(str(error), where.dataset.root)

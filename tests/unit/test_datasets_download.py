@@ -6,6 +6,7 @@ The server cuts connections, ignores ranges, and sends wrong checksums, archives
 import hashlib
 import io
 import json
+import ssl
 import tarfile
 import threading
 import zipfile
@@ -13,6 +14,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
 import pytest
+import requests
+import urllib3
 from filelock import FileLock
 
 from vlpeft.benchmark.cli import main as cli
@@ -406,6 +409,92 @@ def test_members_never_leave_the_folder(server, tmp_path, kind):
         },
     )
     assert left(tmp_path) == ["root/list.json", "root/pics/1.txt"]
+
+
+def flip(content: bytes, start: int, new: bytes) -> bytes:
+    return content[:start] + new + content[start + len(new) :]
+
+
+def tarred(member: tarfile.TarInfo, mode: str = "w", content: bytes = b"") -> bytes:
+    out = io.BytesIO()
+    member.size = len(content)
+    with tarfile.open(fileobj=out, mode=mode) as tar:
+        tar.addfile(member, io.BytesIO(content))
+        tar.addfile(tarfile.TarInfo("list.json"))
+    return out.getvalue()
+
+
+def link_tar() -> bytes:
+    member = tarfile.TarInfo("pics/1.txt")
+    member.type, member.linkname = tarfile.LNKTYPE, "nowhere"
+    return tarred(member)
+
+
+NOISE = bytes(i * i * 7 % 251 for i in range(5000))
+ZIP = packed("zip", {"pics/1.txt": "one" * 100, "list.json": "[]"})
+PLAIN = tarred(tarfile.TarInfo("pics/1.txt"), "w", NOISE)
+GZIP = tarred(tarfile.TarInfo("pics/1.txt"), "w:gz", NOISE)
+XZ = tarred(tarfile.TarInfo("pics/1.txt"), "w:xz", NOISE)
+CENTRAL = ZIP.find(b"PK\1\2")
+BAD_ARCHIVES = {
+    "encrypted": (flip(flip(ZIP, 6, b"\1"), CENTRAL + 8, b"\1"), "cannot be unpacked here"),
+    "unknown method": (flip(flip(ZIP, 8, b"a"), CENTRAL + 10, b"a"), "cannot be unpacked here"),
+    "link to nothing": (link_tar(), "cannot be unpacked here"),
+    "long name": (tarred(tarfile.TarInfo(f"pics/{'a' * 300}")), "cannot be unpacked here"),
+    "checksum of gzip": (flip(GZIP, len(GZIP) - 8, b"\0\0\0\0"), "is damaged"),
+    "inside of gzip": (flip(GZIP, len(GZIP) // 2, b"\xff" * 40), "is damaged"),
+    "inside of xz": (flip(XZ, len(XZ) // 2, b"\xff" * 40), "is damaged"),
+    "header of a later member": (flip(PLAIN, 512 + 5120, b"\xff" * 20), "is damaged"),
+}
+
+
+@pytest.mark.parametrize("case", sorted(BAD_ARCHIVES))
+def test_a_bad_archive_is_one_line(server, tmp_path, case):
+    content, words = BAD_ARCHIVES[case]
+    (tmp_path / "x.zip").write_bytes(content)
+    with pytest.raises(UserError, match=rf"x\.zip {words}"):
+        unpacked(server, tmp_path)
+    assert left(tmp_path) == ([] if words == "is damaged" else ["x.zip"])
+
+
+def test_an_archive_that_is_larger_than_the_disk_is_not_unpacked(server, tmp_path, monkeypatch):
+    usage = SimpleNamespace(free=10)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
+    (tmp_path / "x.zip").write_bytes(ZIP)
+    with pytest.raises(UserError, match=r"unpacks to 302 bytes, and 10 are free there"):
+        unpacked(server, tmp_path)
+    assert left(tmp_path) == ["x.zip"]
+
+
+# Encryption
+
+
+@pytest.mark.parametrize("checksum", ["", SHA])
+def test_a_redirection_to_http_needs_a_checksum(tmp_path, checksum):
+    source = Download(file="a", url="https://example.org/a", sha256=checksum)
+    answer = requests.Response()
+    answer.url = "http://example.org/b"
+    if checksum:
+        module._refuse_unprotected(answer, source)
+        return
+    with pytest.raises(UserError, match=r"redirects to http://example\.org/b, without encryption"):
+        module._refuse_unprotected(answer, source)
+
+
+def test_a_bad_certificate_is_named_at_once(tmp_path, monkeypatch):
+    tries = []
+
+    def get(*_, **__):
+        tries.append(1)
+        cause = ssl.SSLCertVerificationError(1, "certificate verify failed")
+        cause.verify_message = "certificate has expired"
+        raise requests.exceptions.SSLError(urllib3.exceptions.SSLError(cause))
+
+    monkeypatch.setattr(requests.Session, "get", get)
+    source = Download(file="a", url="https://example.org/a")
+    with pytest.raises(UserError, match=r"certificate is not accepted \(certificate has expired"):
+        download((source,), tmp_path, quiet)
+    assert len(tries) == 1
 
 
 # The command

@@ -347,7 +347,7 @@ BAD_LINES = {
         "snli_ve",
         "snli_ve_train.jsonl",
         {"Flickr30K_ID": "8"},
-        r"its image 8\.jpg is missing",
+        r"its image /.*/8\.jpg is missing",
     ),
     "identifier without parts": (
         "nlvr2",
@@ -371,7 +371,7 @@ BAD_LINES = {
         "nlvr2",
         "train.json",
         {"identifier": "train-1-0-0"},
-        r"its image train-1-0-img0\.png is missing",
+        r"its image /.*/train-1-0-img0\.png is missing",
     ),
 }
 

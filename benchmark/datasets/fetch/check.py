@@ -5,16 +5,21 @@ The check compares counts with published ones, and it reads ids, images and chec
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
 
 from vlpeft.benchmark.core.errors import DataError, UserError, did_you_mean
 from vlpeft.benchmark.datasets import Card, DatasetSpec, load_card, load_spec
-from vlpeft.benchmark.datasets.base import DataFormat, Example
+from vlpeft.benchmark.datasets.base import DataFormat, Example, read_examples
 from vlpeft.benchmark.datasets.fetch.checksum import wrong_checksum
+from vlpeft.benchmark.datasets.image_memory import MEMORY
 from vlpeft.benchmark.datasets.sources import SOURCES, ByHand
 
 ReportCheck = Callable[[str, int, int | None], None]  # phase, step, total
@@ -31,6 +36,7 @@ class SplitReport:
     counts: Mapping[str, int]  # what the split holds; empty if it cannot be read
     expected: Mapping[str, int]  # the published numbers
     problems: tuple[str, ...]  # one line each
+    contents: str = ""  # hash of all images as they were decoded; "" if they were not
 
 
 @dataclass(frozen=True)
@@ -70,7 +76,7 @@ def check(
         name: The name of the dataset, or the path of its YAML.
         path: The folder of the files; None: the dataset's `root`.
         split: The split to check; None: all splits.
-        images: Decode every image.
+        images: Decode every image, and hash what is in them.
         watch: Receives the progress.
 
     Raises:
@@ -144,14 +150,16 @@ def _check_split(
 ) -> SplitReport:
     expected = card.expected.get(split, {})
     try:
-        examples = data.examples(task, split)
+        examples = read_examples(data, task, split)
     except DataError as error:
         return SplitReport(split, task, {}, expected, (str(error).removesuffix(SOURCES),))
     counts = data.counts(split, examples)
     problems = [*_repeated_ids(split, examples), *_differences(split, counts, expected)]
+    contents = ""
     if images:
-        problems += _broken_images(data, split, examples, watch)
-    return SplitReport(split, task, counts, expected, tuple(problems))
+        broken, contents = _read_images(data, split, examples, watch)
+        problems += broken
+    return SplitReport(split, task, counts, expected, tuple(problems), contents)
 
 
 def _repeated_ids(split: str, examples: Sequence[Example]) -> Iterator[str]:
@@ -181,36 +189,44 @@ def _differences(
             )
 
 
-def _broken_images(
+def _read_images(
     data: DataFormat, split: str, examples: Sequence[Example], watch: ReportCheck
-) -> list[str]:
-    """Return a line for each image that cannot be read, with the first example that needs it."""
+) -> tuple[list[str], str]:
+    """Read every image of a split.
+
+    Returns:
+        A line for each image that cannot be read, with the first example that needs it, and a hash
+        (12 hex digits) of the contents of all images.
+    """
     owner: dict[str, str] = {}
     for example in examples:
         for image in example.images:
             owner.setdefault(image, example.id)
-    read: Callable[[str], object] = data.image
+    read: Callable[[str], NDArray[Any]] = data.image
     if data.has_features:
         read = data.features
 
-    def find_problem(image: str) -> str:
+    def find_problem(image: str) -> tuple[str, bytes]:
         try:
-            read(image)
+            with MEMORY.hold():
+                found = read(image)
+                return "", hashlib.sha256(str(found.shape).encode() + found.tobytes()).digest()
         except DataError as error:
-            return f"{split}: example {owner[image]}: {str(error).removesuffix(SOURCES)}"
-        return ""
+            return f"{split}: example {owner[image]}: {str(error).removesuffix(SOURCES)}", b""
 
     problems: list[str] = []
+    contents = hashlib.sha256()
     with ThreadPoolExecutor(READERS) as pool:
-        for done, problem in enumerate(pool.map(find_problem, owner), 1):
+        for done, (problem, digest) in enumerate(pool.map(find_problem, owner), 1):
+            contents.update(digest)
             if problem:
                 problems.append(problem)
             watch(f"decode images of {split}", done, len(owner))
     more = len(problems) - SHOWN
     if more > 0:
         last = f"{split}: {more} more images cannot be read; unpack the images again"
-        return [*problems[:SHOWN], last]
-    return problems
+        problems = [*problems[:SHOWN], last]
+    return problems, contents.hexdigest()[:12]
 
 
 def report_text(report: CheckReport) -> str:
@@ -221,6 +237,12 @@ def report_text(report: CheckReport) -> str:
 
 
 def _verdict(report: SplitReport) -> str:
+    if report.contents:
+        return f"{_count_verdict(report)}; contents of the images: {report.contents}"
+    return _count_verdict(report)
+
+
+def _count_verdict(report: SplitReport) -> str:
     if not report.counts:
         return "cannot be read"
     counts = ", ".join(f"{number:,} {what}" for what, number in report.counts.items())

@@ -11,6 +11,7 @@ Content-Range).
 from __future__ import annotations
 
 import json
+import ssl
 import time
 from pathlib import Path
 from typing import Any
@@ -132,10 +133,18 @@ def _complete(session: requests.Session, source: Download, part: Path, watch: Re
             headers["If-Range"] = kept["validator"]
     try:
         with session.get(source.url, headers=headers, stream=True, timeout=WAIT) as answer:
+            _refuse_unprotected(answer, source)
             if have and answer.headers.get("Content-Range") == f"bytes */{have}":
                 return  # complete: the last run stopped between the last byte and the check
             _refuse_bad_answer(answer, source, part, have)
             _append(answer, part, _first_byte(answer, have), source.url, watch)
+    except requests.exceptions.SSLError as error:
+        if reason := _certificate_problem(error):
+            raise UserError(
+                f"{source.url}: its certificate is not accepted ({reason}); check the address, this"
+                " machine's clock and its certificates (REQUESTS_CA_BUNDLE)"
+            ) from error
+        raise _ConnectionCut("connection lost (SSLError)") from error
     except (
         requests.ConnectionError,
         requests.Timeout,
@@ -144,6 +153,31 @@ def _complete(session: requests.Session, source: Download, part: Path, watch: Re
         raise _ConnectionCut(f"connection lost ({type(error).__name__})") from error
     except requests.RequestException as error:
         raise UserError(f"cannot fetch {source.url}: {error}") from error
+
+
+def _certificate_problem(error: BaseException | None) -> str:
+    """Return why a certificate was not accepted, or "" for other problems of a connection."""
+    seen: list[object] = [error]
+    for each in seen:
+        if isinstance(each, ssl.SSLCertVerificationError):
+            return each.verify_message
+        if isinstance(each, BaseException):
+            # requests and urllib3 keep the cause in `args` or `reason`.
+            causes = [*each.args, getattr(each, "reason", None), each.__cause__]
+            seen += [cause for cause in causes if isinstance(cause, BaseException)]
+    return ""
+
+
+def _refuse_unprotected(answer: requests.Response, source: Download) -> None:
+    """Raise UserError if a redirection left https, and no checksum protects the file."""
+    if source.sha256 or source.md5 or not source.url.startswith("https://"):
+        return
+    for step in (*answer.history, answer):
+        if not step.url.startswith("https://"):
+            raise UserError(
+                f"{source.url}: the server redirects to {step.url}, without encryption, and no"
+                " checksum is published; add its sha256 to the dataset's YAML, or another url"
+            )
 
 
 def _refuse_bad_answer(answer: requests.Response, source: Download, part: Path, have: int) -> None:
@@ -177,8 +211,8 @@ def _append(
     note = {"url": url, "validator": _validator(answer)}
     _note_path(part).write_text(json.dumps(note), encoding="utf-8")
     total, total_mib = None, None
-    length = answer.headers.get("Content-Length")
-    if length is not None:
+    length = answer.headers.get("Content-Length", "")
+    if length.isdecimal():
         total = start + int(length)
         total_mib = total // MIB
     mode = "wb"
@@ -217,8 +251,10 @@ def _note_path(part: Path) -> Path:
 
 def _read_note(part: Path) -> dict[str, Any]:
     try:
-        note: dict[str, Any] = json.loads(_note_path(part).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        note: Any = json.loads(_note_path(part).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    if not isinstance(note, dict):
         return {}
     return note
 

@@ -2,49 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import tarfile
-import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import Protocol
 
 from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.datasets.fetch.archives import open_archive
 from vlpeft.benchmark.datasets.fetch.check import ReportCheck
-from vlpeft.benchmark.datasets.sources import Download
+from vlpeft.benchmark.datasets.sources import Download, shorten
 
-
-class _Archive(Protocol):
-    """The interface that zip and tar files share here."""
-
-    def names(self) -> list[str]:
-        """Return the names of all members."""
-
-    def extract(self, name: str, folder: Path) -> None:
-        """Write one member into `folder`."""
-
-
-class _Zip:
-    def __init__(self, file: zipfile.ZipFile) -> None:
-        self.file = file
-
-    def names(self) -> list[str]:
-        return self.file.namelist()
-
-    def extract(self, name: str, folder: Path) -> None:
-        self.file.extract(name, folder)
-
-
-class _Tar:
-    def __init__(self, file: tarfile.TarFile) -> None:
-        self.file = file
-
-    def names(self) -> list[str]:
-        return self.file.getnames()
-
-    def extract(self, name: str, folder: Path) -> None:
-        self.file.extract(name, folder, filter="data")
+# What a member's name causes and not the disk.
+OF_NAMES = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.EINVAL)
+# An intact archive that Python cannot or must not unpack: encrypted, of an unknown compression,
+# with a link that leads nowhere or out of the folder.
+UNSUPPORTED = (RuntimeError, NotImplementedError, KeyError, tarfile.FilterError)
 
 
 def unpack(source: Download, root: Path, watch: ReportCheck) -> None:
@@ -54,8 +27,8 @@ def unpack(source: Download, root: Path, watch: ReportCheck) -> None:
     place in one step, so it is never there in part.
 
     Raises:
-        UserError: The archive is damaged (then it is removed), or it does not hold what it should
-            (then it is kept).
+        UserError: The archive is damaged (then it is removed), or it cannot be unpacked here, or it
+            does not hold what it should (then it is kept).
     """
     archive, folder = root / source.file, root / f".unpack-{Path(source.file).name}"
     shutil.rmtree(folder, ignore_errors=True)
@@ -65,12 +38,6 @@ def unpack(source: Download, root: Path, watch: ReportCheck) -> None:
             missing.append(name)
     try:
         _extract(archive, missing, folder, watch)
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
-        archive.unlink()
-        raise UserError(
-            f"{archive} is damaged ({error}) and was removed; run the command again"
-        ) from error
-    else:
         for name in missing:
             (root / source.into / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).replace(root / source.into / name)
@@ -80,24 +47,52 @@ def unpack(source: Download, root: Path, watch: ReportCheck) -> None:
 
 
 def _extract(archive: Path, wanted: list[str], folder: Path, watch: ReportCheck) -> None:
-    with _open_archive(archive) as opened:
-        members = _select_members(opened.names(), wanted, archive)
-        for done, member in enumerate(members, 1):
-            opened.extract(member, folder)
-            watch(f"unpack {archive.name}", done, len(members))
+    """Unpack the wanted members into `folder`. Raises UserError for any bad archive."""
+    try:
+        with open_archive(archive) as opened:
+            sizes = opened.sizes()
+            members = _select_members(sizes, wanted, archive)
+            _require_space(sum(sizes[member] for member in members), archive)
+            for done, member in enumerate(members, 1):
+                opened.extract(member, folder)
+                watch(f"unpack {archive.name}", done, len(members))
+    except UserError:
+        raise
+    except Exception as error:
+        # On damaged bytes, zipfile, tarfile and the decompressors raise almost any type.
+        raise _archive_error(archive, error) from error
 
 
-@contextmanager
-def _open_archive(path: Path) -> Iterator[_Archive]:
-    if tarfile.is_tarfile(path):
-        with tarfile.open(path) as tar:
-            yield _Tar(tar)
-    else:
-        with zipfile.ZipFile(path) as archive:
-            yield _Zip(archive)
+def _archive_error(archive: Path, error: Exception) -> Exception:
+    """Return the error to raise for an archive, and remove it if another copy could be better.
+
+    An error of the disk is returned as it is.
+    """
+    reason = shorten(" ".join(str(error).split()) or type(error).__name__)
+    number = getattr(error, "errno", None)
+    if number is not None and number not in OF_NAMES:
+        return error
+    # RecursionError is a RuntimeError, but of damaged bytes.
+    unsupported = isinstance(error, UNSUPPORTED) and not isinstance(error, RecursionError)
+    if number is not None or unsupported:
+        return UserError(
+            f"{archive} cannot be unpacked here ({reason}); unpack it by hand to {archive.parent}"
+        )
+    archive.unlink()
+    return UserError(f"{archive} is damaged ({reason}) and was removed; run the command again")
 
 
-def _select_members(names: list[str], wanted: list[str], archive: Path) -> list[str]:
+def _require_space(size: int, archive: Path) -> None:
+    """Raise UserError if the members do not fit on the disk."""
+    free = shutil.disk_usage(archive.parent).free
+    if size > free:
+        raise UserError(
+            f"{archive} unpacks to {size:,} bytes, and {free:,} are free there;"
+            " free some space, or choose another --path"
+        )
+
+
+def _select_members(names: Mapping[str, int], wanted: list[str], archive: Path) -> list[str]:
     """Return the members that are one of `wanted`, or inside one of them.
 
     Raises:
@@ -109,7 +104,7 @@ def _select_members(names: list[str], wanted: list[str], archive: Path) -> list[
         if not found:
             tops = {PurePosixPath(name).parts[0] for name in names if PurePosixPath(name).parts}
             raise UserError(
-                f"{archive} holds no '{want}', only {', '.join(sorted(tops)[:9])};"
+                f"{archive} holds no '{want}', only {', '.join(map(shorten, sorted(tops)[:9]))};"
                 f" unpack it by hand to {archive.parent}"
             )
         members |= dict.fromkeys(found)
