@@ -46,6 +46,7 @@ from vlpeft.benchmark.run.result import (
 )
 from vlpeft.benchmark.run.runtime import Runtime, prepare_torch
 from vlpeft.benchmark.run.selection import Selection
+from vlpeft.benchmark.run.texts import CutTexts, cut_texts
 
 Outcome = Literal["done", "already done", "running elsewhere", "left alone"]
 StopRequested = Callable[[], bool]  # whether the cell was asked to stop
@@ -205,6 +206,7 @@ class _Attempt:
         backbone = build(self.cell, inputs[0].answers).to(self.device)
         if self.runtime.compile:
             compile_layers(backbone)
+        self.cut = self._count_cut(inputs, backbone)
         feeds = [self._feed(task, each, backbone) for task, each in enumerate(inputs)]
         # Building draws initial weights, as many as the method has. Seeding again gives all methods
         # the same dropout masks.
@@ -219,6 +221,15 @@ class _Attempt:
         if self.ranks.first:
             readings = Readings(training, evaluation)
             self.store.publish(self._finish(state, feeds, selected, results, readings))
+
+    def _count_cut(self, inputs: Sequence[Inputs], backbone: Backbone) -> dict[str, CutTexts]:
+        """Return how many training texts of each task are cut."""
+        found = {}
+        for task, each in enumerate(inputs):
+            backbone.follow(each.part.protocol, each.answers, task)
+            found[each.part.name] = cut_texts(backbone, each)
+        backbone.follow(self.cell.protocol, inputs[0].answers)
+        return found
 
     def _feed(self, task: int, inputs: Inputs, backbone: Backbone) -> Feed:
         """Return what a task trains on. This fills the cache of visual features."""
@@ -308,4 +319,4 @@ class _Attempt:
         origin = describe_origin(
             self.cell, self.runtime, self.device, self.code, self.data, self.ranks
         )
-        return make_record(self.cell, self.folder, state, selected, results, cost, origin)
+        return make_record(self.cell, self.folder, state, selected, results, cost, origin, self.cut)
