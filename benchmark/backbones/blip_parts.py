@@ -16,7 +16,7 @@ from transformers import BlipConfig, PreTrainedModel
 
 from vlpeft.benchmark.backbones.blip_original import CLASSES, load_original
 from vlpeft.benchmark.backbones.files import local_path
-from vlpeft.benchmark.backbones.vision import Triple, normalisation
+from vlpeft.benchmark.backbones.normalisation import Triple, normalisation
 from vlpeft.benchmark.backbones.weights import WeightSource, reads_weights
 from vlpeft.benchmark.contract.attention import Attention, attend, reads_probabilities
 from vlpeft.benchmark.contract.sites import Projection, Site, Slot, TowerSide

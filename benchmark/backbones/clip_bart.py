@@ -20,6 +20,7 @@ from vlpeft.benchmark.backbones.clip_bart_parts import (
     VisualEmbedding,
     append_rows,
     list_sites,
+    make_vision,
     number_tokens,
     pool_grid,
     special_ids,
@@ -34,7 +35,7 @@ from vlpeft.benchmark.backbones.language import (
     rank,
     training_targets,
 )
-from vlpeft.benchmark.backbones.vision import FEATURES, FeatureTower, vision_tower
+from vlpeft.benchmark.backbones.vision import FEATURES
 from vlpeft.benchmark.backbones.weights import WeightSource
 from vlpeft.benchmark.contract.backbone import (
     Backbone,
@@ -44,7 +45,7 @@ from vlpeft.benchmark.contract.backbone import (
 )
 from vlpeft.benchmark.contract.sites import Need
 from vlpeft.benchmark.contract.texts import Length, Room
-from vlpeft.benchmark.contract.visual import VisionTower, VisualFeatures
+from vlpeft.benchmark.contract.visual import VisualFeatures
 from vlpeft.benchmark.core.config import NonNegative, Positive
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.core.protocol import Protocol
@@ -121,7 +122,7 @@ class CLIPBartModel(Backbone):
         self.config = config
         self.source = config.text
         source = WeightSource.parse(config.text, tiny="bart")
-        self.vision = _make_vision(config)
+        self.vision = make_vision(config.vision)
         self.context_tokens = config.context == "tokens"
         self.text = source.model(BartForConditionalGeneration)
         append_rows(self.text, config.extra_tokens)
@@ -351,9 +352,3 @@ class CLIPBartModel(Backbone):
     def _tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of `<s> text </s>`, at most `max_output_tokens` with both."""
         return tokenize(self.tokenizer, list(texts), self.protocol.max_output_tokens, special=True)
-
-
-def _make_vision(config: CLIPBart) -> VisionTower:
-    if config.reads_features:
-        return FeatureTower(config.vision)
-    return vision_tower(config.vision, "mean", tokens=True)

@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vlpeft.benchmark.backbones.language import token_id
+from vlpeft.benchmark.backbones.vision import FEATURES, FeatureTower, vision_tower
 from vlpeft.benchmark.contract.attention import Attention
 from vlpeft.benchmark.contract.parameters import init_normal
 from vlpeft.benchmark.contract.sites import Projection, Site, Slot, TowerSide
+from vlpeft.benchmark.contract.visual import VisionTower
 from vlpeft.benchmark.core.errors import UserError, WeightsError
 from vlpeft.benchmark.libraries.transformers import tokenize
 
@@ -103,6 +105,13 @@ class VisualEmbedding(nn.Module):
 
 def _linear_and_norm(inputs: int, width: int) -> nn.Sequential:
     return nn.Sequential(init_normal(nn.Linear(inputs, width), STD), nn.LayerNorm(width, eps=1e-5))
+
+
+def make_vision(source: str) -> VisionTower:
+    """Return the vision tower, or a substitute if the dataset holds features."""
+    if source.startswith(FEATURES):
+        return FeatureTower(source)
+    return vision_tower(source, "mean", tokens=True)
 
 
 def pool_grid(tokens: Tensor, side: int | None) -> Tensor:

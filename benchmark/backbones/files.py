@@ -148,8 +148,9 @@ def read_json(path: Path) -> dict[str, Any]:
 def find_checkpoint(folder: Path) -> Path:
     """Return the weight file of a folder, or its index of shards, as transformers chooses it."""
     for name in CHECKPOINTS:
-        if (folder / name).exists():
-            return folder / name
+        path = folder.joinpath(name)
+        if path.exists():
+            return path
     raise WeightsError(f"{folder} has none of {', '.join(CHECKPOINTS)}; complete the folder")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any, Literal, Self, cast
 
@@ -13,14 +12,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, ViTModel
 
 from vlpeft.benchmark.backbones.files import (
-    PIXELS,
     check_file,
     check_folder,
     library_errors,
     local_path,
     read_file_shapes,
-    read_json,
 )
+from vlpeft.benchmark.backbones.normalisation import Triple, normalisation
 from vlpeft.benchmark.backbones.weights import WeightSource, reads_weights
 from vlpeft.benchmark.contract.visual import VisionTower
 from vlpeft.benchmark.core.errors import UserError, WeightsError, did_you_mean
@@ -29,7 +27,6 @@ from vlpeft.benchmark.libraries import open_clip, timm
 from vlpeft.benchmark.libraries.transformers import call_model
 
 Pool = Literal["pooler", "cls", "mean"]
-Triple = tuple[float, float, float]
 FEATURES = "features:"
 # Mean and standard deviation of the pixels for the in21k checkpoints. BLIP and CLIP have others, so
 # a checkpoint's own numbers come first: see `normalisation`.
@@ -225,44 +222,6 @@ def transform(pixels: Pixels, tower: VisionTower) -> Tensor:
     mean = torch.tensor(tower.mean)[:, None, None]
     std = torch.tensor(tower.std)[:, None, None]
     return (scaled - mean) / std
-
-
-def normalisation(source: WeightSource, otherwise: tuple[Triple, Triple]) -> tuple[Triple, Triple]:
-    """Return mean and standard deviation of the pixels, from the checkpoint's preprocessor.
-
-    A checkpoint without one gets `otherwise`. Raises WeightsError for a damaged one.
-    """
-    folder = source.folder
-    if source.random or (folder is None and not reads_weights()):
-        return otherwise
-    if folder is not None:
-        file = str(folder / PIXELS)
-        if not (folder / PIXELS).exists():
-            return otherwise
-    else:
-        file = source.find(PIXELS)
-    if file is None:
-        return otherwise
-    values = read_json(Path(file))
-    mean = _read_triple(values, "image_mean", file)
-    std = _read_triple(values, "image_std", file)
-    if min(std) <= 0:
-        raise WeightsError(f"{file}: image_std: {list(std)} must be above 0; fix the file")
-    return mean, std
-
-
-def _read_triple(values: dict[str, Any], key: str, file: str) -> Triple:
-    """Return the three numbers of a key. Raises WeightsError for anything else."""
-    found = values.get(key)
-    if isinstance(found, list) and len(found) == 3 and all(map(_is_number, found)):
-        return float(found[0]), float(found[1]), float(found[2])
-    raise WeightsError(
-        f"{file}: {key} must be three numbers, found {str(found)[:60]}; fix or restore the file"
-    )
-
-
-def _is_number(value: object) -> bool:
-    return type(value) in (int, float) and math.isfinite(cast("float", value))
 
 
 def _create_timm_tower(name: str) -> nn.Module:

@@ -97,10 +97,10 @@ def usable_positions(model: Any) -> int | None:
         padding = getattr(module, "padding_idx", None)
         if name.endswith("position_embeddings") and padding is not None:
             return int(module.num_embeddings) - padding - 1
-    rows = getattr(model.config, "max_position_embeddings", None)
-    if isinstance(rows, int):
-        return rows
-    return None
+    rows: object = getattr(model.config, "max_position_embeddings", None)
+    if not isinstance(rows, int):
+        return None
+    return int(rows)
 
 
 def count_cut(tokenizer: Any, texts: Iterable[str], room: Room) -> tuple[int, int]:

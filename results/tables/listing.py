@@ -202,8 +202,8 @@ def plan_table(plan: Plan, root: Path | None) -> Table:
     title = f"{plan.title}: {count} cells, {count - skipped} runnable, {skipped} skipped"
     block = Block("", "llllrrrl", (header,), tuple(rows))
     data = tuple(plan_rows(plan, root))
-    notes = (*footnotes.list_notes(), *_cut_notes(plan))
-    return Table(one_line(title), (), (block,), data, notes)
+    notes = tuple(map(one_line, _cut_notes(plan)))
+    return Table(one_line(title), (), (block,), data, footnotes.list_notes(), notes)
 
 
 def _cut_notes(plan: Plan) -> Iterator[str]:
