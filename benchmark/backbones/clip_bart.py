@@ -151,11 +151,8 @@ class CLIPBartModel(Backbone):
     def lengths(self) -> tuple[Length, ...]:
         """Return the positions of the texts; soft prompts and visual tokens take none."""
         protocol = self.protocol
-        needed = max(
-            protocol.max_input_tokens,
-            protocol.max_output_tokens,
-            1 + (protocol.max_generated_tokens or 0),
-        )
+        generated = 1 + (protocol.max_generated_tokens or 0)
+        needed = max(protocol.max_input_tokens, protocol.max_output_tokens, generated)
         keys = "max_input_tokens, max_output_tokens and max_generated_tokens"
         return (Length(keys, needed, int(self.text.config.max_position_embeddings)),)
 

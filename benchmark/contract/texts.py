@@ -96,7 +96,7 @@ def usable_positions(model: Any) -> int | None:
     for name, module in model.named_modules():
         padding = getattr(module, "padding_idx", None)
         if name.endswith("position_embeddings") and padding is not None:
-            return int(module.num_embeddings) - padding - 1
+            return int(module.get_parameter("weight").shape[0]) - int(padding) - 1
     rows: object = getattr(model.config, "max_position_embeddings", None)
     if not isinstance(rows, int):
         return None
