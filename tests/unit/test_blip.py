@@ -612,5 +612,5 @@ def test_unusable_checkpoints_name_the_fix(tmp_path: Path) -> None:
     torch.save({"model": state, "hook": Path}, tmp_path / "d.pth")
     with pytest.raises(UserError, match="is not a file of plain tensors"):
         own(tmp_path / "d.pth")
-    with pytest.raises(UserError, match="cannot read .*none.pth"):
+    with pytest.raises(UserError, match=r"cannot read .*none.pth"):
         own(tmp_path / "none.pth")
