@@ -31,13 +31,10 @@ Change = Callable[[Path], object]
 
 def plan(name: str, folder: Path, setting: str = "text", **recipe: Any) -> Backbone:
     """Build on the meta device and check, as a plan does."""
-    values: dict[str, Any] = {setting: str(folder)}
-    if name != "blip":
-        values["vision"] = "tiny"
-    else:
-        values["image_size"] = 64
-    if setting == "vision":
-        values["text"] = "tiny"
+    values: dict[str, Any] = {"text": "tiny", "vision": "tiny"}
+    if name == "blip":
+        values = {"image_size": 64}
+    values[setting] = str(folder)
     config = parse(BACKBONES.load(name), values, "test")
     with torch.device("meta"):
         backbone = config.build(("yes", "no"), Protocol(lr=1e-3, steps=1, **recipe))
