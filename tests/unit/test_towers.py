@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from transformers import AutoTokenizer
 
 from vlpeft.baselines.head_only import HeadOnly
 from vlpeft.benchmark.backbones import BACKBONES
+from vlpeft.benchmark.backbones.blip_original import load_original
 from vlpeft.benchmark.backbones.files import check_folder, read_shapes
 from vlpeft.benchmark.backbones.weights import WeightSource
 from vlpeft.benchmark.contract.backbone import TINY, Backbone
@@ -324,3 +326,34 @@ def test_cut_texts_are_counted_with_repeats() -> None:
     short, long = "a red circle", "a red circle " * 10
     assert count_cut(tokenizer, [short, long, long], Room(10, special=True)) == (2, 3)
     assert count_cut(tokenizer, [], Room(10, special=True)) == (0, 0)
+
+
+PICKLED: dict[str, Callable[[Path], object]] = {
+    "empty": lambda path: path.write_bytes(b""),
+    "text": lambda path: path.write_text("hello\n"),
+    "a list": lambda path: torch.save([1], path),
+    "an inner list": lambda path: torch.save({"model": [1]}, path),
+    "numbers": lambda path: torch.save({"model": {1: 2}}, path),
+    "other tensors": lambda path: torch.save({"weight": torch.zeros(1)}, path),
+    "a view": lambda path: torch.save({"weight": torch.zeros(1).expand(10**9)}, path),
+    "a folder": Path.mkdir,
+    "a FIFO": os.mkfifo,
+}
+
+
+@pytest.mark.parametrize("kind", PICKLED)
+def test_damaged_files_of_blip_are_one_line(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.pth"
+    PICKLED[kind](path)
+    with torch.device("meta"), pytest.raises(WeightsError) as caught:
+        load_original(path, "decoder")
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_packed_file_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    path = tmp_path / "model.pth"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/data.pkl", bytes(10**7))
+    with pytest.raises(WeightsError, match="its content is larger than the file"):
+        load_original(path, "decoder")
