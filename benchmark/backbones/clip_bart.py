@@ -44,7 +44,7 @@ from vlpeft.benchmark.contract.backbone import (
     WeightFiles,
 )
 from vlpeft.benchmark.contract.sites import Need
-from vlpeft.benchmark.contract.texts import Length, Room
+from vlpeft.benchmark.contract.texts import Length, Room, usable_positions
 from vlpeft.benchmark.contract.visual import VisualFeatures
 from vlpeft.benchmark.core.config import NonNegative, Positive
 from vlpeft.benchmark.core.errors import UserError
@@ -150,11 +150,10 @@ class CLIPBartModel(Backbone):
 
     def lengths(self) -> tuple[Length, ...]:
         """Return the positions of the texts; soft prompts and visual tokens take none."""
-        protocol = self.protocol
-        generated = 1 + (protocol.max_generated_tokens or 0)
-        needed = max(protocol.max_input_tokens, protocol.max_output_tokens, generated)
+        generated = 1 + (self.protocol.max_generated_tokens or 0)
+        needed = max(self.protocol.max_input_tokens, self.protocol.max_output_tokens, generated)
         keys = "max_input_tokens, max_output_tokens and max_generated_tokens"
-        return (Length(keys, needed, int(self.text.config.max_position_embeddings)),)
+        return (Length(keys, needed, usable_positions(self.text)),)
 
     def target_room(self) -> Room:
         """Return the room for an answer with `<s>` and `</s>`."""
