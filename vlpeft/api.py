@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from vlpeft.arguments import check_answers, python_arguments, require_type
 from vlpeft.benchmark.backbones import BACKBONES
 from vlpeft.benchmark.cells.cell import Cell, Plan
 from vlpeft.benchmark.cells.records import Store
@@ -20,6 +21,7 @@ from vlpeft.benchmark.cells.results import Results
 from vlpeft.benchmark.contract import METHODS
 from vlpeft.benchmark.contract.backbone import Backbone
 from vlpeft.benchmark.contract.method import Method, apply
+from vlpeft.benchmark.contract.texts import check_fit
 from vlpeft.benchmark.core.config import JSON, dump, parse
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.core.protocol import Protocol
@@ -100,7 +102,9 @@ def run(
 
     made = check(SweepHandle(str(sweep), scale), need_data=True)
     folder = Path("runs") / made.sweep if root is None else Path(root)
-    runtime = parse(Runtime, {"device": device, "threads": threads}, "options")
+    with python_arguments():
+        runtime = parse(Runtime, {"device": device, "threads": threads}, "run")
+        runtime.torch_device()
     cells = unfinished_cells(made, folder)
     save_plan(made, folder)
     failed = launch(Inline(runtime), made, cells, folder, unverified=unverified)
@@ -156,6 +160,7 @@ def leaderboard(results: SweepResults, *, mixed_environments: bool = False) -> p
     """
     from vlpeft.results.leaderboard import leaderboard as build
 
+    require_type("results", results, SweepResults, "open_results(ROOT)")
     frame = build(*results, mixed=mixed_environments).frame
     cells = {each.id: each.cell for each in results.plan.cells}
     settings = {cell_id: dict(_settings(cell)) for cell_id, cell in cells.items()}
@@ -189,6 +194,7 @@ def report(results: SweepResults, folder: str | Path, *, mixed_environments: boo
     """
     from vlpeft.results.report.page import write_report
 
+    require_type("results", results, SweepResults, "open_results(ROOT)")
     return write_report([results], Path(folder), mixed=mixed_environments)[0]
 
 
@@ -204,7 +210,7 @@ def adapt(
     Args:
         backbone: a name, or a name with settings, as in a sweep.
         method: the same, or an instance of a method, such as one defined in a notebook.
-        answers: the closed list of answers, for backbones with a classifier.
+        answers: the closed list of answers. A backbone with a classifier needs at least one.
         protocol: what a backbone reads from the recipe, such as lengths of texts; None: defaults.
 
     Returns:
@@ -213,14 +219,14 @@ def adapt(
     Raises:
         UserError: for unknown names and settings, and if the method does not fit the backbone.
     """
-    if isinstance(answers, str):  # a string is also a sequence: of its letters
-        raise UserError(f"answers: a list is needed; write [{answers!r}]")
     name, settings = _split(backbone)
     config = parse(BACKBONES.load(name), settings, f"backbone {name}")
+    given = check_answers(answers, config)
     # Nothing is trained here, but a protocol has no default for the rate and number of steps.
     recipe = protocol or Protocol(lr=1e-3, steps=1)
-    model: Backbone = config.build(tuple(answers), recipe)
+    model: Backbone = config.build(given, recipe)
     apply(_make_method(method), model)
+    check_fit(model)
     return model
 
 
@@ -260,7 +266,8 @@ def load_adapter(folder: str | Path, *, device: str = "auto") -> LoadedAdapter:
     from vlpeft.benchmark.run.runtime import Runtime
 
     adapter = read_adapter(Path(folder))
-    place = parse(Runtime, {"device": device}, "options").torch_device()
+    with python_arguments():
+        place = parse(Runtime, {"device": device}, "load_adapter").torch_device()
     return LoadedAdapter(adapter, rebuild(adapter, Path(folder)).to(place))
 
 
@@ -284,10 +291,12 @@ def predict(
     from vlpeft.benchmark.export import predict as library
     from vlpeft.benchmark.tasks import TASKS
 
-    part = library.select_part(adapter.folder, task)
-    asked = [parse(library.AskedQuestion, dict(row), f"row {i}") for i, row in enumerate(rows, 1)]
-    kind = TASKS.load(adapter.folder.cell.parts[part].task)()
-    for number, each in enumerate(asked, 1):
-        library.check(each, kind, f"row {number}: ")
+    require_type("adapter", adapter, LoadedAdapter, "load_adapter(FOLDER)")
+    with python_arguments():
+        part = library.select_part(adapter.folder, task)
+        asked = [library.parse_question(row, f"row {i}") for i, row in enumerate(rows, 1)]
+        kind = TASKS.load(adapter.folder.cell.parts[part].task)()
+        for number, each in enumerate(asked, 1):
+            library.check(each, kind, f"row {number}: ")
     answers = library.predict(adapter.folder, adapter.backbone, part, asked, BATCH, top)
     return list(library.as_rows(asked, answers, adapter.backbone.score))

@@ -19,6 +19,7 @@ from vlpeft.benchmark.backbones.blip_parts import (
     assemble_checkpoint,
     list_sites,
     load,
+    start_id,
     text_towers,
     tokenizer_source,
 )
@@ -29,6 +30,7 @@ from vlpeft.benchmark.backbones.language import (
     language_loss,
     log_likelihood,
     rank,
+    token_id,
     training_targets,
 )
 from vlpeft.benchmark.contract.backbone import (
@@ -159,11 +161,11 @@ class BLIPModel(BLIPLanguage):
         self.text = text_towers(loaded.model, config.form, config.dropout)
         self.token_embeddings = self.reader.embeddings.word_embeddings
         self.tokenizer = loaded.tokenizer
-        # From the configuration, because the tokenizers do not know [DEC].
-        ids = self.decoder.config
-        self.start = int(ids.bos_token_id)
-        self.end = int(ids.sep_token_id)
-        self.pad = int(ids.pad_token_id)
+        ids, words = self.decoder.config, loaded.words
+        # [DEC] is in the configuration alone, because the tokenizers do not know it.
+        self.start = start_id(self.tokenizer, ids.bos_token_id, self.vocabulary, config.weights)
+        self.end = token_id(self.tokenizer, ("sep_token", "eos_token"), ids.sep_token_id, words)
+        self.pad = token_id(self.tokenizer, ("pad_token",), ids.pad_token_id, words)
         self.follow(protocol, answers)
         layers = self.decoder.bert.encoder.layer
         # With `form: vqa` the decoder looks at questions, which are padded.

@@ -10,9 +10,8 @@ from torch import Tensor, nn
 
 from vlpeft.benchmark.backbones.language import IGNORED, pad_rows
 from vlpeft.benchmark.contract.backbone import Backbone
+from vlpeft.benchmark.contract.texts import Length, Room
 from vlpeft.benchmark.contract.visual import VisualFeatures
-from vlpeft.benchmark.core.errors import UserError
-from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.libraries.transformers import call_model, tokenize
 
 # The soft prompt's place among token ids.
@@ -51,21 +50,30 @@ class BLIPLanguage(Backbone):
     def __init__(self, form: Literal["decoder", "vqa"], weights: str) -> None:
         super().__init__()
         self.form = form
-        self.weights = weights
+        self.source = weights
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Refuse a soft prompt with too many positions before anything runs."""
-        if name == "prompt" and value is not None:
-            self._check_length(value().shape[0])
-        super().__setattr__(name, value)
-
-    def follow(self, protocol: Protocol, answers: Sequence[str], task: int = 0) -> None:
-        """Read, train and decode as this protocol says."""
-        super().follow(protocol, answers, task)
-        soft = 0
+    def lengths(self) -> tuple[Length, ...]:
+        """Return the positions of prompt, soft prompt and answer in the tower that has the most."""
+        read = self.protocol.max_input_tokens
         if self.prompt is not None:
-            soft = len(self.prompt())
-        self._check_length(soft)
+            read += len(self.prompt())
+        written = 1 + max(self.protocol.max_output_tokens, self.protocol.max_generated_tokens or 0)
+        needed = max(read, written)
+        if self.form == "decoder":
+            # [DEC], prompt and answer are one sequence here.
+            needed = 1 + read + written
+        keys = "max_input_tokens, max_output_tokens, max_generated_tokens and soft prompts"
+        return (Length(keys, needed, int(self.decoder.config.max_position_embeddings)),)
+
+    def input_room(self, images: int) -> Room:
+        """Return the room for a prompt without special tokens."""
+        if self.form == "vqa":
+            return Room(self.protocol.max_input_tokens - 2, special=False)
+        return Room(self.protocol.max_input_tokens, special=False)
+
+    def target_room(self) -> Room:
+        """Return the room for an answer; [SEP] takes one of its places."""
+        return Room(self.protocol.max_output_tokens - 1, special=False)
 
     @property
     def decoder(self) -> Any:
@@ -196,21 +204,6 @@ class BLIPLanguage(Backbone):
         states: Tensor = self.decode(whole, seen, memory).last_hidden_state
         # The last state of the prefix predicts the first label.
         return states[:, embeds.shape[1] - 1 :]
-
-    def _check_length(self, soft: int) -> None:
-        """Refuse a protocol whose texts need more positions than their tower has."""
-        read = self.protocol.max_input_tokens + soft
-        written = 1 + max(self.protocol.max_output_tokens, self.protocol.max_generated_tokens or 0)
-        needed = max(read, written)
-        if self.form == "decoder":
-            # [DEC], prompt and answer are one sequence here.
-            needed = 1 + read + written
-        positions = int(self.decoder.config.max_position_embeddings)
-        if needed > positions:
-            raise UserError(
-                "max_input_tokens, max_output_tokens, max_generated_tokens and soft prompts "
-                f"may need {needed} positions, {self.weights} has {positions}; lower them"
-            )
 
 
 def _expand_soft(row: Sequence[int], copies: int) -> list[int]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
 import re
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,8 @@ from transformers import (
     PreTrainedModel,
 )
 
-from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.backbones.files import AGAIN, flatten, library_errors, read_pickle
+from vlpeft.benchmark.core.errors import WeightsError
 from vlpeft.benchmark.libraries.transformers import make_config
 
 # The model of transformers for each form.
@@ -52,17 +51,25 @@ def load_original(path: Path, form: str) -> PreTrainedModel:
     if form == "vqa":
         prefixes = (*prefixes, "text_encoder.")
     state = {key: tensor for key, tensor in state.items() if key.startswith(prefixes)}
-    try:
-        model = CLASSES[form](geometry(state))
-    except (KeyError, ValueError) as error:
-        raise UserError(
-            f"{path} is not a checkpoint of BLIP's own layout ({error}); "
-            "it needs visual_encoder.* and text_decoder.*"
-        ) from error
-    # On the meta device models are only counted.
-    if torch.get_default_device().type != "meta":
-        _copy_weights(model, state, path)
+    with library_errors(lambda cause: _layout_error(path, cause)):
+        config = geometry(state)
+        with torch.device("meta"):
+            planned = CLASSES[form](config)
+    # Checked before the model takes memory, whose size the file chooses.
+    _check_weights(planned, state, path)
+    if torch.get_default_device().type == "meta":
+        return planned.eval()
+    model = CLASSES[form](config)
+    for name, parameter in model.named_parameters():
+        parameter.data.copy_(state[name])
     return model.eval()
+
+
+def _layout_error(path: Path, cause: str) -> WeightsError:
+    return WeightsError(
+        f"{path} is not a checkpoint of BLIP's own layout ({cause}); "
+        "it needs visual_encoder.* and text_decoder.*"
+    )
 
 
 def translate(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -141,38 +148,29 @@ def _rename(key: str) -> str:
 
 
 def _read(path: Path) -> Mapping[str, Tensor]:
-    """Read the tensors of a .pth file. `weights_only` refuses anything that could run code."""
-    try:
-        state: Any = torch.load(
-            path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
-        )
-    except OSError as error:
-        raise UserError(
-            f"cannot read the checkpoint {path}: {error.strerror}; download it, or check the path"
-        ) from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        cause = str(error).splitlines()[0][:120]
-        raise UserError(
-            f"{path} is not a file of plain tensors; save only its `model` entry ({cause})"
-        ) from error
+    """Read the tensors of a .pth file."""
+    state = read_pickle(path, "cpu")
     # BLIP's code stores the weights under `model`, next to the optimizer's state.
-    tensors: Mapping[str, Tensor] = state.get("model", state)
-    return tensors
+    if isinstance(state, Mapping) and "model" in state:
+        state = state["model"]
+    return flatten(state, path)
 
 
-def _copy_weights(model: Any, state: Mapping[str, Tensor], path: Path) -> None:
-    """Copy the weights into the model; tied parameters are copied once."""
+def _check_weights(model: PreTrainedModel, state: Mapping[str, Tensor], path: Path) -> None:
+    """Raise WeightsError unless each parameter of the model has floats of its shape."""
     wanted = dict(model.named_parameters())
     missing = sorted(wanted.keys() - state.keys())
     if missing:
-        raise UserError(
+        raise WeightsError(
             f"{path} lacks pretrained weights for {missing[0]} ({len(missing)} missing); "
             "choose a complete checkpoint"
         )
     for name, parameter in wanted.items():
-        if parameter.shape != state[name].shape:
-            raise UserError(
-                f"{path}: {name} has shape {tuple(state[name].shape)}, "
+        tensor = state[name]
+        if parameter.shape != tensor.shape:
+            raise WeightsError(
+                f"{path}: {name} has shape {tuple(tensor.shape)}, "
                 f"not {tuple(parameter.shape)}; choose another checkpoint"
             )
-        parameter.data.copy_(state[name])
+        if not tensor.is_floating_point():
+            raise WeightsError(f"{path}: {name} has the type {tensor.dtype}, not floats; {AGAIN}")

@@ -15,11 +15,12 @@ from torch.nn import functional
 from transformers import BlipConfig, PreTrainedModel
 
 from vlpeft.benchmark.backbones.blip_original import CLASSES, load_original
-from vlpeft.benchmark.backbones.vision import Triple, normalisation
+from vlpeft.benchmark.backbones.files import local_path
+from vlpeft.benchmark.backbones.normalisation import Triple, normalisation
 from vlpeft.benchmark.backbones.weights import WeightSource, reads_weights
 from vlpeft.benchmark.contract.attention import Attention, attend, reads_probabilities
 from vlpeft.benchmark.contract.sites import Projection, Site, Slot, TowerSide
-from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.core.errors import UserError, WeightsError
 from vlpeft.benchmark.libraries.transformers import BlipAttention, override_blip_text
 
 # Mean and standard deviation of the pixels in CLIP, which BLIP uses too.
@@ -45,6 +46,8 @@ class Weights(NamedTuple):
     model: Any
     # None on the meta device.
     tokenizer: Any
+    # The source of the tokenizer, for messages.
+    words: str
     mean: Triple
     std: Triple
 
@@ -56,15 +59,37 @@ def load(weights: str, tokenizer: str | None, form: str, image_size: int) -> Wei
     """
     model, (mean, std) = _load_model(weights, form)
     resize(model, image_size)
-    words = WeightSource.parse(tokenizer_source(weights, tokenizer), tiny="blip")
-    return Weights(model, words.tokenizer(), mean, std)
+    words = tokenizer_source(weights, tokenizer)
+    source = WeightSource.parse(words, tiny="blip")
+    return Weights(model, source.tokenizer(), words, mean, std)
+
+
+def start_id(tokenizer: Any, start: object, rows: int, weights: str) -> int:
+    """Return the id of [DEC], with which the decoder starts.
+
+    Raises WeightsError if it has no row in the token table, or is an ordinary word.
+    """
+    if not isinstance(start, int) or not 0 <= start < rows:
+        raise WeightsError(
+            f"{weights}: bos_token_id: {start} of its text_config is not one of the {rows} tokens; "
+            "set it to the id of [DEC]"
+        )
+    words = {}
+    if tokenizer is not None:
+        words = {each: word for word, each in tokenizer.get_vocab().items()}
+    if start in words and start not in tokenizer.all_special_ids:
+        raise WeightsError(
+            f"{weights}: its decoder starts with token {start}, which is the word "
+            f"'{words[start]}' of the tokenizer and not [DEC]; use the tokenizer of the checkpoint"
+        )
+    return start
 
 
 def _load_model(weights: str, form: str) -> tuple[Any, tuple[Triple, Triple]]:
     source = WeightSource.parse(weights, tiny="blip")
     path = Path(weights)
     known = KNOWN_FILES.get(path.name)
-    if known and not reads_weights() and not path.exists():
+    if known and not reads_weights() and local_path(weights) is None:
         return WeightSource.parse(known[form], tiny="blip").model(CLASSES[form]), CLIP
     if weights.endswith(".pth"):
         return load_original(path, form), CLIP

@@ -20,8 +20,10 @@ from vlpeft.benchmark.backbones.clip_bart_parts import (
     VisualEmbedding,
     append_rows,
     list_sites,
+    make_vision,
     number_tokens,
     pool_grid,
+    special_ids,
 )
 from vlpeft.benchmark.backbones.language import (
     IGNORED,
@@ -33,7 +35,7 @@ from vlpeft.benchmark.backbones.language import (
     rank,
     training_targets,
 )
-from vlpeft.benchmark.backbones.vision import FEATURES, FeatureTower, vision_tower
+from vlpeft.benchmark.backbones.vision import FEATURES
 from vlpeft.benchmark.backbones.weights import WeightSource
 from vlpeft.benchmark.contract.backbone import (
     Backbone,
@@ -42,7 +44,8 @@ from vlpeft.benchmark.contract.backbone import (
     WeightFiles,
 )
 from vlpeft.benchmark.contract.sites import Need
-from vlpeft.benchmark.contract.visual import VisionTower, VisualFeatures
+from vlpeft.benchmark.contract.texts import Length, Room, usable_positions
+from vlpeft.benchmark.contract.visual import VisualFeatures
 from vlpeft.benchmark.core.config import NonNegative, Positive
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.core.protocol import Protocol
@@ -117,13 +120,17 @@ class CLIPBartModel(Backbone):
         super().__init__()
         self.name = CLIPBart.name
         self.config = config
+        self.source = config.text
         source = WeightSource.parse(config.text, tiny="bart")
-        self.vision = _make_vision(config)
+        self.vision = make_vision(config.vision)
         self.context_tokens = config.context == "tokens"
         self.text = source.model(BartForConditionalGeneration)
         append_rows(self.text, config.extra_tokens)
         self.token_embeddings = self.text.model.shared
         self.tokenizer = source.tokenizer()
+        self.begin, self.end, self.pad, self.start = special_ids(
+            self.tokenizer, self.text.config, config.text
+        )
         self.head = VisualEmbedding(self.vision.width, self.context_width)
         if config.grid is not None:
             # An error about too few rows then comes while the sweep is planned.
@@ -134,22 +141,23 @@ class CLIPBartModel(Backbone):
     def follow(self, protocol: Protocol, answers: Sequence[str], task: int = 0) -> None:
         """Read, train and decode as this protocol says."""
         super().follow(protocol, answers, task)
-        ids = self.text.config
-        needed = max(
-            protocol.max_input_tokens,
-            protocol.max_output_tokens,
-            1 + (protocol.max_generated_tokens or 0),
-        )
-        if needed > ids.max_position_embeddings:
-            raise UserError(
-                "max_input_tokens, max_output_tokens and max_generated_tokens may need "
-                f"{needed} positions, {self.config.text} has {ids.max_position_embeddings}; "
-                "lower them"
-            )
-        end = ids.eos_token_id
-        self.decoding = generation(
-            protocol, ids.decoder_start_token_id, end, ids.pad_token_id, forced_end=end
-        )
+        self.decoding = generation(protocol, self.start, self.end, self.pad, forced_end=self.end)
+
+    @property
+    def vocabulary(self) -> int:
+        """The rows of BART's own table, without those appended for visual tokens."""
+        return self.token_embeddings.num_embeddings - self.config.extra_tokens
+
+    def lengths(self) -> tuple[Length, ...]:
+        """Return the positions of the texts; soft prompts and visual tokens take none."""
+        generated = 1 + (self.protocol.max_generated_tokens or 0)
+        needed = max(self.protocol.max_input_tokens, self.protocol.max_output_tokens, generated)
+        keys = "max_input_tokens, max_output_tokens and max_generated_tokens"
+        return (Length(keys, needed, usable_positions(self.text)),)
+
+    def target_room(self) -> Room:
+        """Return the room for an answer with `<s>` and `</s>`."""
+        return Room(self.protocol.max_output_tokens, special=True)
 
     @property
     def encoder(self) -> nn.Module:
@@ -174,7 +182,7 @@ class CLIPBartModel(Backbone):
         # The decoder reads the labels shifted by one. Its start token is BART's `</s>`, so the
         # model also learns to write `<s>` first.
         inputs = labels.roll(1, 1)
-        inputs[:, 0] = self.text.config.decoder_start_token_id
+        inputs[:, 0] = self.start
         questions = torch.tensor([target.question for target in wanted], device=self.device)
         # One row per sequence from here on: a question may have several answers to train on.
         self.visual_context.select_rows(questions)
@@ -280,7 +288,7 @@ class CLIPBartModel(Backbone):
 
         Places behind the end may hold IGNORED, because no earlier token sees them.
         """
-        ids = ids.masked_fill(ids == IGNORED, self.text.config.pad_token_id).to(self.device)
+        ids = ids.masked_fill(ids == IGNORED, self.pad).to(self.device)
         return call_model(
             self.text.model.decoder,
             input_ids=ids,
@@ -306,9 +314,8 @@ class CLIPBartModel(Backbone):
 
     def _rank(self, states: Tensor, mask: Tensor) -> Candidates:
         """Score the likelier answers; encoder and decoder start run once for all candidates."""
-        config = self.text.config
         # `<s>` is not scored: all answers start with it.
-        begin = torch.tensor([[config.decoder_start_token_id, config.bos_token_id]])
+        begin = torch.tensor([[self.start, self.begin]])
         out = self.decode(begin.expand(len(states), -1), states, mask, use_cache=True)
         first = self.token_logits(out.last_hidden_state[:, -1])
         start = Start(states, mask, out.cache, first)
@@ -342,9 +349,3 @@ class CLIPBartModel(Backbone):
     def _tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of `<s> text </s>`, at most `max_output_tokens` with both."""
         return tokenize(self.tokenizer, list(texts), self.protocol.max_output_tokens, special=True)
-
-
-def _make_vision(config: CLIPBart) -> VisionTower:
-    if config.reads_features:
-        return FeatureTower(config.vision)
-    return vision_tower(config.vision, "mean", tokens=True)

@@ -10,15 +10,54 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from vlpeft.benchmark.backbones.language import token_id
+from vlpeft.benchmark.backbones.vision import FEATURES, FeatureTower, vision_tower
 from vlpeft.benchmark.contract.attention import Attention
 from vlpeft.benchmark.contract.parameters import init_normal
 from vlpeft.benchmark.contract.sites import Projection, Site, Slot, TowerSide
-from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.contract.visual import VisionTower
+from vlpeft.benchmark.core.errors import UserError, WeightsError
+from vlpeft.benchmark.libraries.transformers import tokenize
 
 # The standard deviation of every new embedding row and linear map: BART's `init_std`, with which
 # transformers initialises the modules that VL-Adapter adds, too.
 STD = 0.02
 ROLES = {"query": "q_proj", "key": "k_proj", "value": "v_proj", "output": "out_proj"}
+
+
+class SpecialIds(NamedTuple):
+    """The ids of `<s>`, `</s>`, the padding, and the token that the decoder starts with."""
+
+    begin: int
+    end: int
+    pad: int
+    start: int
+
+
+def special_ids(tokenizer: Any, config: Any, source: str) -> SpecialIds:
+    """Return the ids of the special tokens, which come from the tokenizer.
+
+    Raises:
+        WeightsError: A token is missing, the tokenizer does not put `<s>` and `</s>` around a text,
+            or the decoder starts with an ordinary token.
+    """
+    begin = token_id(tokenizer, ("bos_token", "cls_token"), config.bos_token_id, source)
+    end = token_id(tokenizer, ("eos_token", "sep_token"), config.eos_token_id, source)
+    pad = token_id(tokenizer, ("pad_token",), config.pad_token_id, source)
+    start = config.decoder_start_token_id
+    if start not in (begin, end):
+        raise WeightsError(
+            f"{source}: decoder_start_token_id: {start} is neither the begin token {begin} nor the "
+            f"end token {end} of its tokenizer; set it to {end} in config.json"
+        )
+    if tokenizer is not None:
+        (ids,) = tokenize(tokenizer, ["a"], None, special=True)
+        if (ids[0], ids[-1]) != (begin, end):
+            raise WeightsError(
+                f"{source}: its tokenizer does not put begin token {begin} and end token {end} "
+                "around a text; use the tokenizer of the checkpoint"
+            )
+    return SpecialIds(begin, end, pad, int(start))
 
 
 class Start(NamedTuple):
@@ -66,6 +105,13 @@ class VisualEmbedding(nn.Module):
 
 def _linear_and_norm(inputs: int, width: int) -> nn.Sequential:
     return nn.Sequential(init_normal(nn.Linear(inputs, width), STD), nn.LayerNorm(width, eps=1e-5))
+
+
+def make_vision(source: str) -> VisionTower:
+    """Return the vision tower, or a substitute if the dataset holds features."""
+    if source.startswith(FEATURES):
+        return FeatureTower(source)
+    return vision_tower(source, "mean", tokens=True)
 
 
 def pool_grid(tokens: Tensor, side: int | None) -> Tensor:

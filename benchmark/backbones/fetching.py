@@ -10,6 +10,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from vlpeft.benchmark.backbones.files import (
+    CONFIG,
+    PIXELS,
+    check_file,
+    check_folder,
+    local_path,
+    read_shapes,
+    shorten,
+)
 from vlpeft.benchmark.backbones.weights import KNOWN, WeightSource, quiet
 from vlpeft.benchmark.contract.backbone import WeightFiles
 from vlpeft.benchmark.core.errors import UserError
@@ -22,8 +31,6 @@ from vlpeft.benchmark.libraries.transformers import (
     find_shards,
     load_tokenizer,
 )
-
-CONFIG, PIXELS = "config.json", "preprocessor_config.json"
 
 
 class NotHere(UserError):
@@ -39,17 +46,19 @@ def obtain(wanted: WeightFiles, *, fetch: bool) -> None:
     try:
         with quiet(bars=fetch):
             _obtain(wanted, fetch)
-    except (OSError, ValueError, RuntimeError) as error:
-        is_folder = Path(wanted.source.removeprefix("random:")).exists()
+    except UserError:
+        raise
+    # Tokenizers that are damaged raise a bare Exception.
+    except Exception as error:
+        is_folder = local_path(wanted.source.removeprefix("random:")) is not None
         if not fetch and not is_folder:
             raise NotHere(
                 f"weights '{wanted.source}' are not, or not all, in {cache_folder()}"
             ) from error
-        cause = " ".join(str(error).split())[:200].removesuffix(".")
         fix = "check the id and the network"
         if is_folder:
             fix = "complete the folder"
-        raise UserError(f"weights '{wanted.source}': {cause}; {fix}") from error
+        raise UserError(f"weights '{wanted.source}': {shorten(error)}; {fix}") from error
 
 
 def _obtain(wanted: WeightFiles, fetch: bool) -> None:
@@ -69,7 +78,12 @@ def _obtain_transformers(wanted: WeightFiles, fetch: bool) -> None:
     if is_file or source.location.startswith(("/", ".", "~")):
         _check_exists(source.location)
     if is_file:
+        check_file(Path(source.location))
         return
+    if source.folder is not None:
+        check_folder(source.folder)
+        if "model" in wanted.files and not source.random:
+            read_shapes(source.folder)
     if "model" in wanted.files:
         _obtain_model(source, fetch)
     if "pixels" in wanted.files and not source.random:
@@ -117,7 +131,7 @@ def _obtain_pixels(source: WeightSource, fetch: bool) -> None:
     Without that knowledge, a job without a network would scale pixels by other numbers.
     """
     _find_optional(source, PIXELS, fetch)
-    if Path(source.location).exists():
+    if source.folder is not None:
         return
     if cached_path(source.location, PIXELS, source.revision) is None:
         raise OSError(f"it is unknown whether {PIXELS} exists")
@@ -184,7 +198,7 @@ def _obtain_first(place: str, files: Sequence[str], fetch: bool) -> None:
 
 
 def _check_exists(path: str) -> None:
-    if not Path(path).exists():
+    if local_path(path) is None:
         raise UserError(
             f"weights {path} do not exist; save them there, or fix the path in the sweep"
         )

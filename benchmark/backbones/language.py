@@ -6,13 +6,14 @@ The choice of training answers, the mean of token losses, ranking, and the setti
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 from transformers import GenerationConfig
 
+from vlpeft.benchmark.core.errors import WeightsError
 from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.libraries.transformers import generation_settings
 
@@ -152,6 +153,32 @@ def pad_rows(rows: Sequence[Sequence[int]], value: int) -> Tensor:
     """Return rows of token ids as one tensor, (rows, longest), padded on the right."""
     length = max(map(len, rows))
     return torch.tensor([[*row, *[value] * (length - len(row))] for row in rows])
+
+
+def token_id(tokenizer: Any, names: Sequence[str], fallback: object, source: str) -> int:
+    """Return the id of a special token: the first of these names that the tokenizer has.
+
+    The tokenizer makes the ids that the model reads, so its own ids count. A plan without the
+    tokenizer takes that of the configuration, `fallback`.
+
+    Args:
+        tokenizer: The tokenizer; None if it is not on this machine.
+        names: Names of its attributes, such as `eos_token`.
+        fallback: The id in the configuration of the model.
+        source: The weights, for messages.
+
+    Raises:
+        WeightsError: There is no such token.
+    """
+    found = fallback
+    if tokenizer is not None:
+        ids = [getattr(tokenizer, f"{name}_id", None) for name in names]
+        found = next((each for each in ids if each is not None), None)
+    if isinstance(found, int):
+        return found
+    raise WeightsError(
+        f"{source}: its tokenizer has no {names[0]}; set it in its tokenizer_config.json"
+    )
 
 
 def generation(

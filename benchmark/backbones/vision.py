@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Literal, Self, cast
 
@@ -12,15 +11,22 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import PreTrainedModel, ViTModel
 
+from vlpeft.benchmark.backbones.files import (
+    check_file,
+    check_folder,
+    library_errors,
+    local_path,
+    read_file_shapes,
+)
+from vlpeft.benchmark.backbones.normalisation import Triple, normalisation
 from vlpeft.benchmark.backbones.weights import WeightSource, reads_weights
 from vlpeft.benchmark.contract.visual import VisionTower
 from vlpeft.benchmark.core.errors import UserError, WeightsError, did_you_mean
 from vlpeft.benchmark.datasets.base import Pixels
 from vlpeft.benchmark.libraries import open_clip, timm
-from vlpeft.benchmark.libraries.transformers import call_model, find_file
+from vlpeft.benchmark.libraries.transformers import call_model
 
 Pool = Literal["pooler", "cls", "mean"]
-Triple = tuple[float, float, float]
 FEATURES = "features:"
 # Mean and standard deviation of the pixels for the in21k checkpoints. BLIP and CLIP have others, so
 # a checkpoint's own numbers come first: see `normalisation`.
@@ -218,34 +224,31 @@ def transform(pixels: Pixels, tower: VisionTower) -> Tensor:
     return (scaled - mean) / std
 
 
-def normalisation(source: WeightSource, otherwise: tuple[Triple, Triple]) -> tuple[Triple, Triple]:
-    """Return mean and standard deviation of the pixels, from the checkpoint's preprocessor.
-
-    A checkpoint without one gets `otherwise`.
-    """
-    file = None
-    if not source.random and reads_weights():
-        file = find_file(
-            source.location, "preprocessor_config.json", revision=source.revision, required=False
-        )
-    if file is None:
-        return otherwise
-    values = json.loads(Path(file).read_text(encoding="utf-8"))
-    return tuple(values["image_mean"]), tuple(values["image_std"])
-
-
 def _create_timm_tower(name: str) -> nn.Module:
     random = name.startswith("random:") or not reads_weights()
-    try:
-        return timm.create_tower(name.removeprefix("random:"), pretrained=not random)
-    except (RuntimeError, OSError, ValueError) as error:
-        cause = " ".join(str(error).split())[:160]
+    _check_timm_folder(name)
+
+    def describe(cause: str) -> UserError:
         message = f"cannot make timm:{name}: {cause}; see timm.list_models('*vit*')"
         if random:
-            raise UserError(message) from error
-        raise WeightsError(
-            f"{message}, or `vlpeft prefetch SWEEP` on a machine with a network"
-        ) from error
+            return UserError(message)
+        return WeightsError(f"{message}, or `vlpeft prefetch SWEEP` on a machine with a network")
+
+    with library_errors(describe):
+        return timm.create_tower(name.removeprefix("random:"), pretrained=not random)
+
+
+def _check_timm_folder(name: str) -> None:
+    """Check the files of `local-dir:FOLDER`: a plan reads no more than the headers."""
+    where, _, place = name.partition(":")
+    if where != "local-dir":
+        return
+    folder = local_path(place)
+    if folder is None:
+        raise WeightsError(f"timm:{name}: {place} does not exist; fix the path")
+    check_folder(folder)
+    for file in sorted(folder.glob("*.safetensors")):
+        read_file_shapes(file)
 
 
 def _create_open_clip_visual(name: str) -> open_clip.ImageEncoder | None:
@@ -256,7 +259,8 @@ def _create_open_clip_visual(name: str) -> open_clip.ImageEncoder | None:
     if model not in known:
         raise UserError(f"open_clip has no model '{model}'{did_you_mean(model, known)}")
     tag = open_clip.known_weights(model, weights)
-    if not random and not tag and not Path(weights).is_file():
+    file = _find_open_clip_file(weights, known_tag=bool(tag) or random)
+    if not random and not tag and file is None:
         tags = open_clip.tags_of(model)
         raise UserError(
             f"open_clip:{name}: '{weights}' is neither a file nor a tag of {model}"
@@ -265,7 +269,7 @@ def _create_open_clip_visual(name: str) -> open_clip.ImageEncoder | None:
     read: str | None = None
     if not random and reads_weights():
         read = weights
-    try:
+    with library_errors(lambda cause: _open_clip_error(name, file, cause)):
         return open_clip.create_visual(
             model,
             read,
@@ -273,12 +277,29 @@ def _create_open_clip_visual(name: str) -> open_clip.ImageEncoder | None:
             quick_gelu=bool(tag.get("quick_gelu")),
             device=torch.get_default_device(),
         )
-    except (RuntimeError, OSError, ValueError) as error:
-        cause = " ".join(str(error).split())[:120]
-        raise WeightsError(
-            f"cannot make open_clip:{name}: fetch its weights on a machine with a network "
-            f"(`vlpeft prefetch SWEEP`), or give a file as `open_clip:{model}/FILE` ({cause})"
-        ) from error
+
+
+def _find_open_clip_file(weights: str, *, known_tag: bool) -> Path | None:
+    """Return the checked file of `NAME/FILE`; None for a tag and for a name that is no file."""
+    if known_tag or not weights:
+        return None
+    file = local_path(weights)
+    if file is None:
+        return None
+    check_file(file)
+    if file.suffix == ".safetensors":
+        read_file_shapes(file)
+    return file
+
+
+def _open_clip_error(name: str, file: Path | None, cause: str) -> WeightsError:
+    if file is not None:
+        return WeightsError(f"cannot make open_clip:{name}: {cause}; copy or download {file} again")
+    model = name.removeprefix("random:").partition("/")[0]
+    return WeightsError(
+        f"cannot make open_clip:{name}: fetch its weights on a machine with a network "
+        f"(`vlpeft prefetch SWEEP`), or give a file as `open_clip:{model}/FILE` ({cause})"
+    )
 
 
 def _assemble(pooled: Tensor | None, states: Tensor, pool: Pool, tokens: bool) -> Tensor:

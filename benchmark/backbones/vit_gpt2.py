@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import GPT2LMHeadModel
 
-from vlpeft.benchmark.backbones.language import generation
+from vlpeft.benchmark.backbones.language import generation, token_id
 from vlpeft.benchmark.backbones.vision import Pool, vision_tower
 from vlpeft.benchmark.backbones.weights import WeightSource
 from vlpeft.benchmark.contract.attention import Attention
@@ -22,6 +22,7 @@ from vlpeft.benchmark.contract.backbone import (
     check_widths,
 )
 from vlpeft.benchmark.contract.sites import Need, Projection, Site, Slot
+from vlpeft.benchmark.contract.texts import Length, Room, usable_positions
 from vlpeft.benchmark.contract.visual import single
 from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.core.registry import register
@@ -90,6 +91,7 @@ class ViTGPT2Model(Backbone):
         super().__init__()
         self.name = ViTGPT2.name
         self.config = config
+        self.source = config.text
         self.protocol = protocol
         self.answers = answers
         source = WeightSource.parse(config.text, tiny="gpt2")
@@ -98,7 +100,9 @@ class ViTGPT2Model(Backbone):
         self.text = source.model(GPT2LMHeadModel)
         self.token_embeddings = self.text.transformer.wte
         self.tokenizer = source.tokenizer()
-        self.end = int(self.text.config.eos_token_id)
+        self.end = token_id(
+            self.tokenizer, ("eos_token",), self.text.config.eos_token_id, config.text
+        )
         if config.prefix == "projected":
             self.head = nn.ModuleDict({"prefix": nn.Linear(self.vision.width, self.width)})
         elif config.prefix == "raw":
@@ -109,6 +113,20 @@ class ViTGPT2Model(Backbone):
     def width(self) -> int:
         """The width of the language tower."""
         return int(self.text.config.n_embd)
+
+    def lengths(self) -> tuple[Length, ...]:
+        """Return the positions of the visual prefix, the soft prompt and the caption."""
+        soft = 0
+        if self.prompt is not None:
+            soft = len(self.prompt())
+        protocol = self.protocol
+        written = max(protocol.max_output_tokens, protocol.max_generated_tokens or 0)
+        keys = "max_output_tokens, max_generated_tokens, the visual prefix and soft prompts"
+        return (Length(keys, 1 + soft + written, usable_positions(self.text)),)
+
+    def target_room(self) -> Room:
+        """Return the room for a caption; the end token takes one of its places."""
+        return Room(self.protocol.max_output_tokens - 1, special=True)
 
     def loss(
         self,

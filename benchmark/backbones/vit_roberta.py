@@ -14,14 +14,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import RobertaModel
 
+from vlpeft.benchmark.backbones.language import token_id
 from vlpeft.benchmark.backbones.vision import Pool, vision_tower
 from vlpeft.benchmark.backbones.weights import WeightSource
 from vlpeft.benchmark.contract.attention import Attention
 from vlpeft.benchmark.contract.backbone import Backbone, BackboneConfig, WeightFiles, check_widths
 from vlpeft.benchmark.contract.parameters import init_normal
 from vlpeft.benchmark.contract.sites import Need, Projection, Site, Slot
+from vlpeft.benchmark.contract.texts import Length, Room, usable_positions
 from vlpeft.benchmark.contract.visual import VisualFeatures
-from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.core.errors import UserError, WeightsError
 from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.core.registry import register
 from vlpeft.benchmark.libraries.transformers import call_model, make_roberta_pooler, tokenize_padded
@@ -107,6 +109,7 @@ class ViTRobertaModel(Backbone):
             )
         self.name = ViTRoberta.name
         self.config = config
+        self.source = config.text
         self.protocol = protocol
         self.answers = list(answers)
         source = WeightSource.parse(config.text, tiny="roberta")
@@ -115,6 +118,7 @@ class ViTRobertaModel(Backbone):
         self.text = source.model(RobertaModel, add_pooling_layer=config.pooler == "checkpoint")
         self.token_embeddings = self.text.embeddings.word_embeddings
         self.tokenizer = source.tokenizer()
+        _check_padding(self.tokenizer, self.text.config.pad_token_id, config.text)
         classifier = _make_classifier(self.width, len(answers), config.head_layers)
         self.head = nn.ModuleDict({"classifier": classifier})
         if config.pooler == "trained":
@@ -137,6 +141,18 @@ class ViTRobertaModel(Backbone):
     def width(self) -> int:
         """The width of the language tower."""
         return int(self.text.config.hidden_size)
+
+    def lengths(self) -> tuple[Length, ...]:
+        """Return the positions of the visual prefix and text together, and of the soft prompt."""
+        soft = 0
+        if self.prompt is not None:
+            soft = len(self.prompt())
+        needed = self.protocol.max_input_tokens + soft
+        return (Length("max_input_tokens and soft prompts", needed, usable_positions(self.text)),)
+
+    def input_room(self, images: int) -> Room:
+        """Return the room for text; the visual prefix takes one place per image."""
+        return Room(self._room_for_text(images), special=True)
 
     def logits(self, visual: Tensor, prompts: Sequence[str]) -> Tensor:
         """Return the logits of all answers, (batch, answers).
@@ -264,6 +280,16 @@ class ViTRobertaModel(Backbone):
         """Return token ids and mask, (batch, tokens)."""
         ids, mask = tokenize_padded(self.tokenizer, list(prompts), limit)
         return ids.to(self.device), mask.to(self.device)
+
+
+def _check_padding(tokenizer: Any, padding: object, source: str) -> None:
+    """Refuse a tokenizer that pads with another token than the tower numbers positions by."""
+    found = token_id(tokenizer, ("pad_token",), padding, source)
+    if found != padding:
+        raise WeightsError(
+            f"{source}: its tokenizer pads with token {found}, and config.json has "
+            f"pad_token_id: {padding}, by which positions are numbered; make them equal"
+        )
 
 
 def _make_pooler(config: Any) -> nn.Module:

@@ -127,6 +127,8 @@ class Planned(Config):
     head: int = 0
     total: int = 0  # those of the built model, both towers
     data: str = ""  # fingerprint of the data at the time of planning
+    # Training texts that are cut, in words, found in the first examples; "" if none is.
+    cut: str = ""
 
 
 @dataclass(frozen=True)

@@ -97,6 +97,8 @@ class Record(Config):
             each name, pairs of step and value.
         selection: Which epoch was tested; None if it was the last.
         files: For each file next to the record, its SHA-256.
+        cut: For each task, how many of its training `inputs` and `targets` had more tokens than
+            the protocol allows, and how many there were. Older records lack it.
     """
 
     id: str
@@ -109,6 +111,7 @@ class Record(Config):
     scalars: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     selection: Selected | None = None
     files: dict[str, str] = field(default_factory=dict)
+    cut: dict[str, dict[str, tuple[int, int]]] = field(default_factory=dict)
 
 
 def shareable_metrics(

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from vlpeft.benchmark.contract.abilities import Ability
 from vlpeft.benchmark.contract.sites import ActiveTask, EncoderMask, Need, Site, VisualContext
+from vlpeft.benchmark.contract.texts import Length, Room, usable_positions
 from vlpeft.benchmark.contract.visual import VisionTower
 from vlpeft.benchmark.core.config import Config
 from vlpeft.benchmark.core.errors import UserError
@@ -107,6 +108,8 @@ class Backbone(nn.Module, ABC):
     """
 
     name: str
+    # The setting that names the weights of the language tower, for messages.
+    source: str = ""
     vision: VisionTower
     tokenizer: Any
     # A description of the scores in `ranked`, for the reader of an exported prediction.
@@ -258,6 +261,39 @@ class Backbone(nn.Module, ABC):
         if not any(p.requires_grad for p in self.vision.parameters()):
             self.vision.eval()
         return self
+
+    @property
+    def vocabulary(self) -> int:
+        """The rows of the token table that the tokenizer's tokens may use: by default, all."""
+        return self.token_embeddings.num_embeddings
+
+    def lengths(self) -> tuple[Length, ...]:
+        """Return the positions that texts may need, for the check that a plan makes.
+
+        Returns:
+            By default, one entry: `max_input_tokens` in the language tower.
+        """
+        positions = usable_positions(getattr(self, "text", None))
+        return (Length("max_input_tokens", self.protocol.max_input_tokens, positions),)
+
+    def input_room(self, images: int) -> Room:
+        """Return how many tokens of a prompt are read.
+
+        Args:
+            images: The number of images of an example, which may take places of the prompt.
+
+        Returns:
+            By default, `max_input_tokens` with the tokenizer's special tokens.
+        """
+        return Room(self.protocol.max_input_tokens, special=True)
+
+    def target_room(self) -> Room | None:
+        """Return how many tokens of a training target are written.
+
+        Returns:
+            None, the default, if the backbone does not write.
+        """
+        return None
 
     @property
     def encoder(self) -> nn.Module:

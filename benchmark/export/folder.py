@@ -12,14 +12,16 @@ A folder holds:
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
+from vlpeft.benchmark.backbones.files import check_file, library_errors, local_path
 from vlpeft.benchmark.cells.cell import Cell
 from vlpeft.benchmark.contract import METHODS
 from vlpeft.benchmark.contract.backbone import Backbone
@@ -30,10 +32,13 @@ from vlpeft.benchmark.core.files import sha256
 from vlpeft.benchmark.export.weights import check_base
 from vlpeft.benchmark.run.checkpoint import load_trained, trained_tensors
 from vlpeft.benchmark.run.model import build
+from vlpeft.benchmark.tasks import TASKS
+from vlpeft.benchmark.tasks.base import Task
 
 SCHEMA = 1
 TENSORS, BASE, CONFIG = "adapter.safetensors", "base.json", "config.json"
 IN_FOLDER = "./"  # the prefix of weights that are in the adapter's own folder
+AGAIN = "copy or export the adapter again"
 Format = Literal["vlpeft", "peft", "merged"]
 
 
@@ -70,6 +75,13 @@ class AdapterFolder(Config):
         return replace(self.cell, backbone=replace(self.cell.backbone, settings=settings))
 
 
+@dataclass(frozen=True)
+class BaseNorms(Config):
+    """The content of base.json: the norm of each frozen tensor, by name."""
+
+    norms: dict[str, float]
+
+
 def read_adapter(folder: Path) -> AdapterFolder:
     """Read and check the folder of an exported adapter.
 
@@ -77,15 +89,12 @@ def read_adapter(folder: Path) -> AdapterFolder:
         UserError: The folder is not an adapter, is damaged, or has another schema or format.
     """
     path = folder / CONFIG
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+    if local_path(str(path)) is None:
         raise UserError(
             f"{folder} is not an exported adapter: it has no {CONFIG};"
             " make one with `vlpeft export-adapter`"
-        ) from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"{path}: damaged ({error}); copy or export the adapter again") from error
+        )
+    values = _read_json(path)
     schema: object = type(values).__name__
     if isinstance(values, dict):
         schema = values.get("schema")
@@ -100,24 +109,73 @@ def read_adapter(folder: Path) -> AdapterFolder:
             f"{folder} is in peft's format: load it with peft (see its README.md),"
             " or export the cell without `--format`"
         )
+    _check_content(adapter, path)
     _check_files(adapter, folder)
     return adapter
 
 
+def _read_json(path: Path) -> JSON:
+    """Read a JSON file of an adapter. Raises UserError for a damaged one."""
+    check_adapter_file(path)
+    with library_errors(lambda cause: UserError(f"{path}: damaged ({cause}); {AGAIN}")):
+        return json.loads(path.read_text(encoding="utf-8"))
+
+
+def check_adapter_file(path: Path) -> None:
+    """Raise UserError unless a file of an adapter is a regular file that exists."""
+    try:
+        check_file(path)
+    except UserError as error:
+        raise UserError(f"{path}: missing or not a regular file; {AGAIN}") from error
+
+
+def _check_content(adapter: AdapterFolder, path: Path) -> None:
+    """Raise UserError for values that fit their types, and not each other."""
+    parts = adapter.cell.parts
+    if len(adapter.answers) != len(parts):
+        raise UserError(
+            f"{path}: answers: {len(adapter.answers)} lists for {len(parts)} tasks; {AGAIN}"
+        )
+    for part, answers in zip(parts, adapter.answers, strict=True):
+        check_answers(part.task, answers, f"{path}: answers")
+    for key, value in adapter.weights.items():
+        if value.startswith(IN_FOLDER) and not _is_plain(value.removeprefix(IN_FOLDER)):
+            raise UserError(f"{path}: weights: {key}: '{value}' leaves the folder; {AGAIN}")
+
+
+def check_answers(task: str, answers: Sequence[str], where: str) -> None:
+    """Raise UserError for a closed answer list that a task cannot use."""
+    kind: type[Task] = TASKS.load(task)
+    if "choose" in kind.needs and not answers:
+        raise UserError(f"{where}: {task} chooses from a list of answers, which is empty")
+    for answer in answers:
+        if not isinstance(answer, str):
+            raise UserError(f"{where}: {answer!r} is not a text; write it in quotes")
+    if len(set(answers)) < len(answers):
+        twice = next(each for each in answers if list(answers).count(each) > 1)
+        raise UserError(f"{where}: {twice!r} is there twice; remove one")
+
+
+def _is_plain(name: str) -> bool:
+    """Check whether a name is that of a file inside the folder, without `.` and `..`."""
+    parts = name.split("/")
+    return not any(part in ("", ".", "..") for part in parts) and "\0" not in name
+
+
 def _check_files(adapter: AdapterFolder, folder: Path) -> None:
     for name, digest in adapter.files.items():
+        if not _is_plain(name):
+            raise UserError(
+                f"{folder / CONFIG}: files: {name!r} is not a file of the folder; {AGAIN}"
+            )
         path = folder / name
+        check_adapter_file(path)
         try:
             found = sha256(path)
         except OSError as error:
-            raise UserError(
-                f"{path}: {error.strerror}; copy or export the adapter again"
-            ) from error
+            raise UserError(f"{path}: {error.strerror}; {AGAIN}") from error
         if found != digest:
-            raise UserError(
-                f"{path}: damaged: its content differs from the export;"
-                " copy or export the adapter again"
-            )
+            raise UserError(f"{path}: damaged: its content differs from the export; {AGAIN}")
 
 
 def rebuild(adapter: AdapterFolder, folder: Path) -> Backbone:
@@ -140,7 +198,7 @@ def rebuild(adapter: AdapterFolder, folder: Path) -> Backbone:
             f"{folder}: images would be prepared differently"
             f" ({transform}, exported with {adapter.image}); use the same vision weights"
         )
-    norms = json.loads((folder / BASE).read_text(encoding="utf-8"))
+    norms = parse(BaseNorms, {"norms": _read_json(folder / BASE)}, str(folder / BASE)).norms
     check_base(backbone, norms, f"{folder}: {_weight_names(adapter)}")
     return backbone
 
@@ -158,22 +216,35 @@ def rebuild_model(cell: Cell, answers: Sequence[str], tensors: Path) -> Backbone
     Raises:
         UserError: The file does not fit the model.
     """
+    check_adapter_file(tensors)
     torch.manual_seed(cell.seed)
     backbone = build(cell, answers)
-    saved = load_file(tensors)
-    own = {name: tensor.shape for name, tensor in trained_tensors(backbone).items()}
+    with library_errors(lambda cause: UserError(f"{tensors}: damaged ({cause}); {AGAIN}")):
+        saved = load_file(tensors)
+    _check_tensors(trained_tensors(backbone), saved, tensors)
+    load_trained(backbone, saved)
+    return backbone.eval()
+
+
+def _check_tensors(own: Mapping[str, Tensor], saved: Mapping[str, Tensor], path: Path) -> None:
+    """Raise UserError for tensors that the model does not train in this form, and for NaN."""
     unfit = [
         name
         for name in sorted(own.keys() | saved.keys())
-        if name not in saved or own.get(name) != saved[name].shape
+        if name not in saved or name not in own or _form(own[name]) != _form(saved[name])
     ]
     if unfit:
         raise UserError(
-            f"{unfit[0]} is not trained, or has another shape, in the model built here"
-            f" ({len(unfit)} such); use the version of vlpeft that exported it"
+            f"{path}: {unfit[0]} is not trained, or has another shape or type, in the model built"
+            f" here ({len(unfit)} such); use the version of vlpeft that exported it"
         )
-    load_trained(backbone, saved)
-    return backbone.eval()
+    for name, tensor in saved.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise UserError(f"{path}: {name} holds values that are not finite numbers; {AGAIN}")
+
+
+def _form(tensor: Tensor) -> tuple[torch.Size, torch.dtype]:
+    return tensor.shape, tensor.dtype
 
 
 def _weight_names(adapter: AdapterFolder) -> str:

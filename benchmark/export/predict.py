@@ -6,7 +6,7 @@ The model, the prompt and the decoding are those of its run.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -72,6 +72,15 @@ class ImageFiles(DataFormat):
         return ""
 
 
+def parse_question(row: object, where: str) -> AskedQuestion:
+    """Return an input of plain values. Raises UserError for values of other types."""
+    if not isinstance(row, Mapping):
+        raise UserError(
+            f"{where}: expected {{'images': [PATH], 'question': TEXT}}, got {type(row).__name__}"
+        )
+    return parse(AskedQuestion, dict(row), where)
+
+
 def select_part(adapter: AdapterFolder, name: str) -> int:
     """Return the index of one of the adapter's tasks.
 
@@ -101,17 +110,20 @@ def read_rows(path: Path) -> list[AskedQuestion]:
     Raises:
         UserError: The file or a line is wrong; names the line.
     """
-    if not path.exists():
+    if not path.is_file():
         raise UserError(f"{path} is not a file; check the path of `--from`")
     try:
-        with path.open(encoding="utf-8") as file:
-            lines = list(file)
+        # Excel and Notepad write a byte order mark, which `utf-8-sig` skips.
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except OSError as error:
         raise UserError(
             f"cannot read {path}: {error.strerror}; give `--from` a file that can be read"
         ) from error
     except UnicodeDecodeError as error:
-        raise UserError(f"cannot read {path}: it is not UTF-8 text; {ROW}") from error
+        line = error.object[: error.start].count(b"\n") + 1
+        raise UserError(
+            f"{path}:{line}: not UTF-8 text; save the file as UTF-8, and {ROW}"
+        ) from error
     rows = [
         _row(line, path, f"{path}:{number}") for number, line in enumerate(lines, 1) if line.strip()
     ]
@@ -123,11 +135,13 @@ def read_rows(path: Path) -> list[AskedQuestion]:
 def _row(line: str, path: Path, where: str) -> AskedQuestion:
     try:
         values: Any = json.loads(line)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # ValueError: a number of 5,000 digits, too
         raise UserError(f"{where}: not JSON: {error}; {ROW}") from error
     if not isinstance(values, dict):
         raise UserError(f"{where}: {ROW}")
     if "image" in values:
+        if "images" in values:
+            raise UserError(f"{where}: both `image` and `images`; remove one of the two")
         values = {"images": [values.pop("image")], **values}
     asked = parse(AskedQuestion, values, where)
     return AskedQuestion(tuple(str(path.parent / image) for image in asked.images), asked.question)
@@ -149,13 +163,33 @@ def check(asked: AskedQuestion, task: Task, where: str = "") -> None:
         if task.images != 1:
             count, fix = f"{task.images} images", "give `--image LEFT --image RIGHT`"
         raise UserError(f"{where}{task.name} reads {count}, got {len(asked.images)}; {fix}")
+    _check_text(asked, where)
     if task.asks and not asked.question.strip():
         raise UserError(f"{where}{task.name} needs a text for the image; give `--question`")
     if asked.question and not task.asks:
         raise UserError(f"{where}{task.name} takes no question; leave it out")
     for image in asked.images:
-        if not Path(image).is_file():
+        if not _is_file(image):
             raise UserError(f"{where}image {image} is not a file; check the path")
+
+
+def _check_text(asked: AskedQuestion, where: str) -> None:
+    """Raise UserError for half a character, which no tokenizer and no terminal can write."""
+    for text in (asked.question, *asked.images):
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise UserError(
+                f"{where}{ascii(text)[:80]} holds half a character (a lone surrogate);"
+                " write the whole character"
+            ) from error
+
+
+def _is_file(image: str) -> bool:
+    try:
+        return Path(image).is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
 
 
 def predict(

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import torch
 
-from vlpeft.benchmark.cells.cell import Cell, Part, Plan, Planned
+from vlpeft.benchmark.cells.cell import Cell, Choice, Part, Plan, Planned
 from vlpeft.benchmark.cells.records import Store
+from vlpeft.benchmark.contract.texts import check_fit
 from vlpeft.benchmark.core.config import dump, parse_json
 from vlpeft.benchmark.core.errors import DataError, UserError, error_context
 from vlpeft.benchmark.core.files import read_bytes, to_json, write_atomically
@@ -33,9 +34,11 @@ from vlpeft.benchmark.plan.sweep import (
 from vlpeft.benchmark.run.cost import parameters
 from vlpeft.benchmark.run.inputs import Inputs
 from vlpeft.benchmark.run.model import build
+from vlpeft.benchmark.run.texts import cut_texts, describe_cut
 
 UNREADABLE = "data: "  # the reason begins so if a cell is skipped because its data is unreadable
-CHECKED = ("trainable", "head", "total", "data")  # what a check adds to a planned cell
+TRIED = 1000  # training examples whose texts are measured; all of them would take minutes
+CHECKED = ("trainable", "head", "total", "data", "cut")  # what a check adds to a planned cell
 
 
 def plan(sweep: SweepHandle, *, need_data: bool) -> Plan:
@@ -196,6 +199,7 @@ class _Checker:
         self.need_data, self.where = need_data, where
         self.answers: dict[str, int | str] = {}
         self.counts: dict[str, dict[str, int]] = {}
+        self.cut: dict[str, str] = {}
         self.data: dict[str, str] = {}
         self.last: Planned | None = None
 
@@ -233,6 +237,7 @@ class _Checker:
                 return replace(planned, skipped=answers)
         with error_context(place):
             counts = self._count(cell, int(found[0]))
+            cut = self._cut(cell)
         data = "+".join(self._data(part) for part in cell.parts)
         return replace(
             planned,
@@ -240,6 +245,7 @@ class _Checker:
             head=counts["head"],
             total=counts["total"],
             data=data,
+            cut=cut,
         )
 
     def _data(self, part: Part) -> str:
@@ -282,6 +288,28 @@ class _Checker:
             self.counts[key] = count_parameters(cell, answers)
         return self.counts[key]
 
+    def _cut(self, cell: Cell) -> str:
+        """Return which training texts are cut; "" if none is, or no tokenizer is available."""
+        places = [part.identity() for part in cell.parts]
+        key = json.dumps([dump(cell.backbone), places], sort_keys=True)
+        if key not in self.cut:
+            self.cut[key] = describe_cut_texts(cell)
+        return self.cut[key]
+
+
+def describe_cut_texts(cell: Cell) -> str:
+    """Return which of the first training texts of a cell are cut, in words; "" if none is."""
+    found = []
+    with torch.device("meta"):
+        inputs = [Inputs.open(part) for part in cell.parts]
+        backbone = build(replace(cell, method=Choice("full_finetuning", {})), inputs[0].answers)
+        for task, each in enumerate(inputs):
+            backbone.follow(each.part.protocol, each.answers, task)
+            cut = describe_cut(cut_texts(backbone, each, TRIED))
+            if cut:
+                found.append(f"{each.part.name}: {cut}")
+    return "; ".join(found)
+
 
 def count_parameters(cell: Cell, answers: int) -> dict[str, int]:
     """Count the parameters of a cell's adapted model, built at full size without weights.
@@ -299,6 +327,7 @@ def count_parameters(cell: Cell, answers: int) -> dict[str, int]:
         # What the later tasks of a joint cell ask for must fit the backbone, too.
         for task, part in enumerate(cell.parts):
             backbone.follow(part.protocol, names, task)
+            check_fit(backbone)
         return parameters(backbone)
 
 

@@ -9,6 +9,7 @@ from vlpeft.benchmark.cells.cell import Cell
 from vlpeft.benchmark.contract import METHODS
 from vlpeft.benchmark.contract.backbone import Backbone, BackboneConfig
 from vlpeft.benchmark.contract.method import Method, apply
+from vlpeft.benchmark.contract.texts import check_fit
 from vlpeft.benchmark.core.config import parse
 
 
@@ -20,7 +21,8 @@ def build(cell: Cell, answers: Sequence[str]) -> Backbone:
         answers: the closed answer list; empty where text is written freely.
 
     Raises:
-        UserError: the method's settings do not fit the backbone.
+        UserError: the method's settings do not fit the backbone, or the tokenizer, token table
+            and positions of its towers do not fit each other.
     """
     name = cell.backbone.name
     config: BackboneConfig = parse(BACKBONES.load(name), cell.backbone.settings, f"backbone {name}")
@@ -31,4 +33,5 @@ def build(cell: Cell, answers: Sequence[str]) -> Backbone:
     # Methods with weights for each task, such as Hyperformer, must know the number of tasks.
     backbone.active_task.count = len(cell.parts)
     apply(method, backbone)
+    check_fit(backbone)
     return backbone

@@ -29,6 +29,7 @@ from vlpeft.benchmark.run.flops import StepFlops
 from vlpeft.benchmark.run.inputs import Inputs
 from vlpeft.benchmark.run.loop import TrainingState
 from vlpeft.benchmark.run.runtime import Runtime
+from vlpeft.benchmark.run.texts import CutTexts
 
 PREDICTIONS, TRAINED = "predictions.jsonl", "trained.safetensors"
 Values = dict[str, float | dict[str, str]]  # {"absent": reason} where a metric could not run
@@ -180,6 +181,7 @@ def make_record(
     results: Sequence[TaskResult],
     cost: dict[str, float],
     origin: dict[str, object],
+    cut: dict[str, CutTexts],
 ) -> Record:
     """Return the record of a cell whose files are written."""
     values: Values = {}
@@ -199,4 +201,5 @@ def make_record(
         selection=selected,
         provenance={**origin, "scored": scored},
         files={name: sha256(folder / name) for name in names},
+        cut=cut,
     )

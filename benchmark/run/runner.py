@@ -51,6 +51,7 @@ from vlpeft.benchmark.run.result import (
 from vlpeft.benchmark.run.runtime import Runtime, prepare_torch
 from vlpeft.benchmark.run.selection import Selection
 from vlpeft.benchmark.run.sources import cell_code
+from vlpeft.benchmark.run.texts import CutTexts, cut_texts
 
 Outcome = Literal["done", "already done", "running elsewhere", "left alone"]
 StopRequested = Callable[[], bool]  # whether the cell was asked to stop
@@ -213,6 +214,7 @@ class _Attempt:
         backbone = build(self.cell, inputs[0].answers).to(self.device)
         if self.runtime.compile:
             compile_layers(backbone)
+        self.cut = self._count_cut(inputs, backbone)
         feeds = [self._feed(task, each, backbone) for task, each in enumerate(inputs)]
         # Building draws initial weights, as many as the method has. Seeding again gives all methods
         # the same dropout masks.
@@ -228,6 +230,15 @@ class _Attempt:
             delta_bytes = self._write_files(state, results)
             cost = self._cost(state, feeds, Readings(training, evaluation), delta_bytes)
             self.store.publish(self._record(state, selected, results, cost))
+
+    def _count_cut(self, inputs: Sequence[Inputs], backbone: Backbone) -> dict[str, CutTexts]:
+        """Return how many training texts of each task are cut."""
+        found = {}
+        for task, each in enumerate(inputs):
+            backbone.follow(each.part.protocol, each.answers, task)
+            found[each.part.name] = cut_texts(backbone, each)
+        backbone.follow(self.cell.protocol, inputs[0].answers)
+        return found
 
     def _feed(self, task: int, inputs: Inputs, backbone: Backbone) -> Feed:
         """Return what a task trains on. This fills the cache of visual features."""
@@ -332,4 +343,4 @@ class _Attempt:
             self.ranks,
         )
         origin["images"] = self.images
-        return make_record(self.cell, self.folder, state, selected, results, cost, origin)
+        return make_record(self.cell, self.folder, state, selected, results, cost, origin, self.cut)

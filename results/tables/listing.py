@@ -202,7 +202,15 @@ def plan_table(plan: Plan, root: Path | None) -> Table:
     title = f"{plan.title}: {count} cells, {count - skipped} runnable, {skipped} skipped"
     block = Block("", "llllrrrl", (header,), tuple(rows))
     data = tuple(plan_rows(plan, root))
-    return Table(one_line(title), (), (block,), data, footnotes.list_notes())
+    notes = tuple(map(one_line, _cut_notes(plan)))
+    return Table(one_line(title), (), (block,), data, footnotes.list_notes(), notes)
+
+
+def _cut_notes(plan: Plan) -> Iterator[str]:
+    """Yield a note for each backbone and task whose training texts are cut."""
+    notes = {(cell.backbone, cell.cut) for cell in plan.cells if cell.cut}
+    for backbone, cut in sorted(notes):
+        yield f"{backbone}, {cut} (in the first examples)"
 
 
 def _plan_row(cell: Planned, state: str, footnotes: Footnotes) -> tuple[Text, ...]:

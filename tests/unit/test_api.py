@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 import vlpeft
+from vlpeft.arguments import python_arguments
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.core.registry import REPOSITORY
 
@@ -98,3 +99,32 @@ def test_import_is_light() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("answers", "message"),
+    [
+        ((), "vit_roberta classifies, so it needs a list of answers; write for example"),
+        (("yes", "no", "yes"), "'yes' is there twice; remove one"),
+        ((1, 2), "answers: 1 is not a text; write '1'"),
+        (None, "a list of texts is needed, got NoneType"),
+        ({"yes"}, "a list of texts is needed, got set"),
+    ],
+)
+def test_adapt_refuses_answers_that_make_no_classifier(answers: object, message: str) -> None:
+    tiny = {"name": "vit_roberta", "text": "tiny", "vision": "tiny"}
+    with pytest.raises(UserError, match=message):
+        vlpeft.adapt(tiny, "lora", answers=answers)  # type: ignore[arg-type]
+
+
+def test_errors_name_python_arguments(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"give what `vlpeft.open_results\(ROOT\)` returns, got N"):
+        vlpeft.leaderboard(None)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"give what `vlpeft.open_results\(ROOT\)` returns"):
+        vlpeft.report("runs/mine", tmp_path)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"give what `vlpeft.load_adapter\(FOLDER\)` returns"):
+        vlpeft.predict("folder", [])  # type: ignore[arg-type]
+    for text in ("--device tpu: no such device", "name one of them with --task"):
+        with pytest.raises(UserError) as caught, python_arguments():
+            raise UserError(text)
+        assert "--" not in str(caught.value)

@@ -33,6 +33,7 @@ from vlpeft.benchmark.libraries.transformers.generation import generate, generat
 from vlpeft.benchmark.libraries.transformers.loading import (
     load_config,
     load_model,
+    load_shapes,
     load_tokenizer,
     make_config,
     quiet,
@@ -61,6 +62,7 @@ __all__ = [
     "generation_settings",
     "load_config",
     "load_model",
+    "load_shapes",
     "load_tokenizer",
     "make_activation",
     "make_config",

@@ -65,8 +65,36 @@ def load_model(
         ignore_mismatched_sizes=False,
         weights_only=True,
         output_loading_info=True,
+        trust_remote_code=False,
         **options,
     )
+    return model, list(info["missing_keys"])
+
+
+def load_shapes(
+    cls: type[PreTrainedModel],
+    config: PretrainedConfig,
+    tensors: dict[str, torch.Tensor],
+    options: Mapping[str, Any],
+) -> tuple[PreTrainedModel, list[str]]:
+    """Return a model on the meta device, and the names of weights that the tensors lack.
+
+    The tensors, on the meta device too, are matched with the model as `load_model` matches those of
+    a checkpoint. Raises ValueError for a tensor of another shape.
+    """
+    with torch.device("cpu"):
+        model, info = cls.from_pretrained(
+            None,
+            config=config,
+            state_dict=tensors,
+            dtype=torch.float32,
+            device_map="meta",
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            **options,
+        )
+    for name, found, wanted in sorted(info["mismatched_keys"]):
+        raise ValueError(f"{name} has shape {tuple(found)}, and config.json says {tuple(wanted)}")
     return model, list(info["missing_keys"])
 
 
