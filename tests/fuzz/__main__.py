@@ -1,4 +1,7 @@
-"""The long form: `python -m tests.fuzz --inputs 100000 --seed 0 --processes 2`."""
+"""The long form: `python -m tests.fuzz --inputs 100000 --processes 2`.
+
+Each finding is printed with its kind and number; `--one KIND NUMBER` tries that input again.
+"""
 
 from __future__ import annotations
 
@@ -38,12 +41,15 @@ def run() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--kinds", default=",".join(KINDS), help="default: all")
+    parser.add_argument("--one", nargs=2, metavar=("KIND", "NUMBER"), help="try one input again")
     parser.add_argument("--minutes", type=float, default=1e9, help="stop after this time")
     options = parser.parse_args()
     campaign, start = Campaign(), time.monotonic()
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
         base = prepare(Path(folder))
         work = spread(options.inputs, options.seed, options.kinds.split(","))
+        if options.one:
+            work = [(options.one[0], int(options.one[1]))]
         for verdict in run_campaign(work, base, Path(folder), options.processes):
             campaign.add(verdict)
             if verdict.problem:
