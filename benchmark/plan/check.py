@@ -11,16 +11,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
-from vlpeft.benchmark.cells.cell import Cell, Choice, Part, Plan, Planned
+from vlpeft.benchmark.cells.cell import Cell, Part, Plan, Planned
 from vlpeft.benchmark.cells.records import Store
-from vlpeft.benchmark.contract.texts import check_fit
 from vlpeft.benchmark.core.config import dump, parse_json
 from vlpeft.benchmark.core.errors import DataError, UserError, error_context
 from vlpeft.benchmark.core.files import read_bytes, to_json, write_atomically
 from vlpeft.benchmark.plan.changes import refuse_other_code
 from vlpeft.benchmark.plan.compatibility import check_names, check_recipe, reason_to_skip
+from vlpeft.benchmark.plan.counts import count_parameters, describe_cut_texts
 from vlpeft.benchmark.plan.grid import expand
 from vlpeft.benchmark.plan.sweep import (
     PlanOrigin,
@@ -31,13 +29,9 @@ from vlpeft.benchmark.plan.sweep import (
     relative_origin,
     sweep_name,
 )
-from vlpeft.benchmark.run.cost import parameters
 from vlpeft.benchmark.run.inputs import Inputs
-from vlpeft.benchmark.run.model import build
-from vlpeft.benchmark.run.texts import cut_texts, describe_cut
 
 UNREADABLE = "data: "  # the reason begins so if a cell is skipped because its data is unreadable
-TRIED = 1000  # training examples whose texts are measured; all of them would take minutes
 CHECKED = ("trainable", "head", "total", "data", "cut")  # what a check adds to a planned cell
 
 
@@ -295,40 +289,6 @@ class _Checker:
         if key not in self.cut:
             self.cut[key] = describe_cut_texts(cell)
         return self.cut[key]
-
-
-def describe_cut_texts(cell: Cell) -> str:
-    """Return which of the first training texts of a cell are cut, in words; "" if none is."""
-    found = []
-    with torch.device("meta"):
-        inputs = [Inputs.open(part) for part in cell.parts]
-        backbone = build(replace(cell, method=Choice("full_finetuning", {})), inputs[0].answers)
-        for task, each in enumerate(inputs):
-            backbone.follow(each.part.protocol, each.answers, task)
-            cut = describe_cut(cut_texts(backbone, each, TRIED))
-            if cut:
-                found.append(f"{each.part.name}: {cut}")
-    return "; ".join(found)
-
-
-def count_parameters(cell: Cell, answers: int) -> dict[str, int]:
-    """Count the parameters of a cell's adapted model, built at full size without weights.
-
-    Args:
-        cell: The cell.
-        answers: The size of its answer list, which is the width of a classifier.
-
-    Returns:
-        The counts of `vlpeft.benchmark.run.cost.parameters`.
-    """
-    names = [str(i) for i in range(answers)]
-    with torch.device("meta"):
-        backbone = build(cell, names)
-        # What the later tasks of a joint cell ask for must fit the backbone, too.
-        for task, part in enumerate(cell.parts):
-            backbone.follow(part.protocol, names, task)
-            check_fit(backbone)
-        return parameters(backbone)
 
 
 def combinations(sweep: SweepHandle) -> list[Planned]:

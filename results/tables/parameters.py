@@ -17,7 +17,8 @@ from vlpeft.benchmark.contract import METHODS
 from vlpeft.benchmark.core.config import JSON, Config, dump_identity, load_yaml, parse
 from vlpeft.benchmark.core.registry import Registry
 from vlpeft.benchmark.plan.answers import count_answers
-from vlpeft.benchmark.plan.check import combinations, count_parameters
+from vlpeft.benchmark.plan.check import combinations
+from vlpeft.benchmark.plan.counts import count_parameters
 from vlpeft.benchmark.plan.sweep import SweepHandle
 from vlpeft.results.tables.blocks import Block, Table, Text, one_line
 
