@@ -42,6 +42,7 @@ RELEASE_IGNORED = 0
         "label_smoothing",
         "answering",
         "rank_candidates",
+        "beam_length",
     ),
 )
 @dataclass(frozen=True)
