@@ -152,7 +152,8 @@ class InputRecipe(Config):
     cached_features: Literal["float32", "float16"] = added_field("float32")
     # blip: lower case, without most punctuation, at most 20 words (30 in captions).
     # sentence: lower case, without the final full stop.
-    clean_text: Literal["none", "blip", "sentence"] = "none"
+    # strip: without white space at both ends.
+    clean_text: Literal["none", "blip", "sentence", "strip"] = "none"
     # What the model reads. {text} is the question or the hypothesis, and empty for captioning.
     prompt: str = "{text}"
     max_input_tokens: Positive = 20
