@@ -98,18 +98,19 @@ class KroneckerLinear(nn.Module):
         if rank is not None:
             sizes.insert(1, rank)
         self.w = nn.ParameterList(_init_glorot(torch.empty(n, *pair)) for pair in pairwise(sizes))
-        self.bias = nn.Parameter(torch.zeros(outputs))
+        # Named as in VL-Adapter's code. Weight decay there spares names with "bias", so it acts here.
+        self.b = nn.Parameter(torch.zeros(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., inputs) to (..., outputs)."""
         if len(self.w) == 1:
-            return functional.linear(x, self.weight(), self.bias)
+            return functional.linear(x, self.weight(), self.b)
         # x sum_i kron(A_i, L_i R_i): contract with L_i, then with A_i, then with R_i.
         left, right = self.w
         # Index a and b: rows and columns of A_i. Index p and q: rows and columns of W_i.
         low = torch.einsum("...ap,ipr->...air", x.reshape(*x.shape[:-1], self.n, -1), left)
         mixed = torch.einsum("...air,iab->...bir", low, self.a)
-        y: Tensor = torch.einsum("...bir,irq->...bq", mixed, right).flatten(-2) + self.bias
+        y: Tensor = torch.einsum("...bir,irq->...bq", mixed, right).flatten(-2) + self.b
         return y
 
     def weight(self) -> Tensor:

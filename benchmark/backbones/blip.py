@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from vlpeft.benchmark.backbones.beam_search import beam_search, beam_settings
 from vlpeft.benchmark.backbones.blip_language import BLIPLanguage, Memory
 from vlpeft.benchmark.backbones.blip_parts import (
     Weights,
@@ -29,6 +30,7 @@ from vlpeft.benchmark.backbones.language import (
     generation,
     language_loss,
     log_likelihood,
+    pad_rows,
     rank,
     token_id,
     training_targets,
@@ -49,6 +51,7 @@ from vlpeft.benchmark.libraries.transformers import (
     decode_tokens,
     generate,
     new_cache,
+    reorder_own_cache,
     select_cache_rows,
 )
 
@@ -201,21 +204,11 @@ class BLIPModel(BLIPLanguage):
         image = single(visual)
         if self.answers and self.protocol.answering == "rank":
             return [self.answers[i] for i in self._rank(image, prompts).best()]
-        memory = self.memory_of(image, prompts)
-        embeds, mask = self.embed_prefix(prompts)
-        # `generate` repeats the image's features for its beams, which follow each other.
-        # Reordering the beams of one image therefore never mixes images. The p-Adapter release
-        # lost BLIP's own repeat, so its captioning fails for batches of several images.
-        self.set_visual_context(image.repeat(self.protocol.beams))
         with self.generating():
-            tokens = generate(
-                self.decoder,
-                generation(self.protocol, None, self.end, self.pad),
-                inputs_embeds=embeds,
-                attention_mask=mask,
-                encoder_hidden_states=memory.states,
-                encoder_attention_mask=memory.mask,
-            )
+            if self.protocol.beams > 1 and self.protocol.beam_length == "whole":
+                tokens = self._search(image, prompts)
+            else:
+                tokens = self._generate(image, prompts)
         return [text.strip() for text in decode_tokens(self.tokenizer, tokens)]
 
     @torch.inference_mode()
@@ -230,19 +223,66 @@ class BLIPModel(BLIPLanguage):
         model = assemble_checkpoint(self.config.form, self.vision.model, self.text)
         return {"weights": Checkpoint(model, self.tokenizer)}
 
-    def _rank(self, image: VisualFeatures, prompts: Sequence[str]) -> Candidates:
-        """Score the likelier answers; a prompt and its image are encoded once."""
-        # BLIP ranks in two stages: by an answer's first token, then by all of its tokens. The
-        # p-Adapter release keeps 32 answers of VQA, and all 3 labels of SNLI-VE.
+    def _generate(self, image: VisualFeatures, prompts: Sequence[str]) -> Tensor:
+        """Return the token ids that transformers generates."""
+        memory = self.memory_of(image, prompts)
+        embeds, mask = self.embed_prefix(prompts)
+        # `generate` repeats the image's features for its beams, which follow each other.
+        # Reordering the beams of one image therefore never mixes images. The p-Adapter release
+        # lost BLIP's own repeat, so its captioning fails for batches of several images.
+        self.set_visual_context(image.repeat(self.protocol.beams))
+        return generate(
+            self.decoder,
+            generation(self.protocol, None, self.end, self.pad),
+            inputs_embeds=embeds,
+            attention_mask=mask,
+            encoder_hidden_states=memory.states,
+            encoder_attention_mask=memory.mask,
+        )
+
+    def _search(self, image: VisualFeatures, prompts: Sequence[str]) -> Tensor:
+        """Return the token ids that the beam search of the p-Adapter release finds."""
+        read = self._read(image, prompts)
+        beams = self.protocol.beams
+        images = torch.arange(len(prompts), device=self.device)
+        mask = read.mask.repeat_interleave(beams, 0)
+        cache = select_cache_rows(read.cache, images.repeat_interleave(beams), images)
+        self.set_visual_context(image.repeat(beams))
+
+        def step(ids: Tensor, rows: Tensor) -> Tensor:
+            nonlocal mask
+            reorder_own_cache(cache, rows)
+            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
+            # All beams of an image look at one row of the memory.
+            states = self.decode(self.embed_words(ids[:, None]), mask, read.memory, cache)
+            logits: Tensor = self.decoder.cls(states.last_hidden_state[:, -1])
+            return logits
+
+        # A soft prompt is not text: it has no part in the length of a text.
+        soft = 0 if self.prompt is None else len(self.prompt())
+        lengths = [length - soft for length in read.mask.sum(1).tolist()]
+        found = beam_search(
+            step, read.first, lengths, beam_settings(self.protocol, self.end, self.pad)
+        )
+        return pad_rows(found, self.pad)
+
+    def _read(self, image: VisualFeatures, prompts: Sequence[str]) -> ReadPrompts:
+        """Read the prompts of a batch, and keep what later tokens need."""
         memory = self.memory_of(image, prompts)
         embeds, mask = self.embed_prefix(prompts)
         self.set_visual_context(image)
         out = self.decode(embeds, mask, memory, new_cache())
         first = self.decoder.cls(out.last_hidden_state[:, -1])
-        prefix = ReadPrompts(image, memory, mask, out.cache, first)
+        return ReadPrompts(image, memory, mask, out.cache, first)
+
+    def _rank(self, image: VisualFeatures, prompts: Sequence[str]) -> Candidates:
+        """Score the likelier answers; a prompt and its image are encoded once."""
+        # BLIP ranks in two stages: by an answer's first token, then by all of its tokens. The
+        # p-Adapter release keeps 32 answers of VQA, and all 3 labels of SNLI-VE.
+        prefix = self._read(image, prompts)
         answers = self._targets(self.answers).to(self.device)
         return rank(
-            first,
+            prefix.first,
             answers,
             self.protocol.rank_candidates,
             lambda tokens: self._score(prefix, tokens),

@@ -52,7 +52,13 @@ from vlpeft.benchmark.libraries.transformers import (
 )
 
 
-@register("clip_bart", abilities=("choose", "write", "pair"), joint=True)
+@register(
+    "clip_bart",
+    abilities=("choose", "write", "pair"),
+    joint=True,
+    # An encoder's text is no prompt of the decoder, whose start token counts as the end token does.
+    ignores=("beam_length",),
+)
 @dataclass(frozen=True)
 class CLIPBart(BackboneConfig):
     """BART with a trained embedding of CLIP's grid of features, as in VL-Adapter and VL-PET.

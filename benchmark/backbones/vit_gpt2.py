@@ -43,6 +43,7 @@ RELEASE_IGNORED = 0
         "label_smoothing",
         "answering",
         "rank_candidates",
+        "beam_length",
     ),
 )
 @dataclass(frozen=True)
@@ -216,14 +217,19 @@ class ViTGPT2Model(Backbone):
     def _tokenize_captions(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Return token ids and mask, (batch, tokens), on the CPU.
 
-        A row is the caption, the end token, and padding with the end token, which is masked.
+        The padding is the end token, which is masked. `loss: repaired` writes an end token of its
+        own behind each caption, which is not masked.
         """
         limit = self.protocol.max_output_tokens
         texts = tokenize(self.tokenizer, list(captions), None, special=True)
-        rows = [[*ids[: limit - 1], self.end] for ids in texts]
-        length = max(map(len, rows))
         if self.config.loss == "release":
+            # The release pads to the full length and writes no end token: the first token of the
+            # padding is the end of the text. It counts in the loss but is masked in the attention.
+            rows = [ids[:limit] for ids in texts]
             length = limit
+        else:
+            rows = [[*ids[: limit - 1], self.end] for ids in texts]
+            length = max(map(len, rows))
         tokens = torch.tensor([row + [self.end] * (length - len(row)) for row in rows])
         mask = torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in rows])
         return tokens, mask

@@ -47,6 +47,7 @@ SHORTEST = 5
         "no_repeat_ngram",
         "length_penalty",
         "early_stopping",
+        "beam_length",
     ),
 )
 @dataclass(frozen=True)

@@ -74,6 +74,7 @@ RECORD_ORDER = (
     "length_window",
     "views",
     "cached_features",
+    "beam_length",
 )
 
 
@@ -151,7 +152,8 @@ class InputRecipe(Config):
     cached_features: Literal["float32", "float16"] = added_field("float32")
     # blip: lower case, without most punctuation, at most 20 words (30 in captions).
     # sentence: lower case, without the final full stop.
-    clean_text: Literal["none", "blip", "sentence"] = "none"
+    # strip: without white space at both ends.
+    clean_text: Literal["none", "blip", "sentence", "strip"] = "none"
     # What the model reads. {text} is the question or the hypothesis, and empty for captioning.
     prompt: str = "{text}"
     max_input_tokens: Positive = 20
@@ -191,6 +193,17 @@ class DecodingRecipe(Config):
     no_repeat_ngram: NonNegative = 0
     length_penalty: Finite = 1.0
     early_stopping: bool = False
+    # The length of a text that beam search divides its log likelihood by (to the power of
+    # length_penalty). generated: generated tokens and the end token, as in transformers today.
+    # whole: all tokens with the prompt, without the end token, as in transformers 4.15.
+    beam_length: Literal["generated", "whole"] = added_field("generated")
+
+    def __post_init__(self) -> None:
+        """Refuse a rule that the older beam search does not have here."""
+        if self.beam_length == "whole" and self.no_repeat_ngram:
+            raise ValueError(
+                "no_repeat_ngram: only `beam_length: generated` has this rule; remove one of them"
+            )
 
 
 @dataclass(frozen=True)
@@ -226,6 +239,7 @@ class Protocol(EvaluationRecipe, DecodingRecipe, InputRecipe, OptimizerRecipe):
         """Refuse settings that contradict each other, within a group or between groups."""
         OptimizerRecipe.__post_init__(self)
         InputRecipe.__post_init__(self)
+        DecodingRecipe.__post_init__(self)
         if self.select == "best" and self.epochs is None:
             raise ValueError(
                 "`select: best` compares epochs: set `epochs` instead of `steps`, or `select: last`"

@@ -90,10 +90,17 @@ def vqa_accuracy(answer: str, references: Sequence[str]) -> float:
     texts = [_tidy(text) for text in (answer, *references)]
     if len(set(texts[1:])) > 1:
         texts = [normalise(text) for text in texts]
-    given, truth = texts[0], texts[1:]
+    return share_of_annotators(texts[0], texts[1:])
+
+
+def share_of_annotators(given: str, truth: Sequence[str]) -> float:
+    """Return the mean over annotators of min(1, matches among the *other* annotators / 3).
+
+    Texts are compared as they are. A single annotator counts as ten who agree.
+    """
     if len(truth) == 1:
         return float(given == truth[0])
-    n, matches = len(truth), truth.count(given)
+    n, matches = len(truth), list(truth).count(given)
     # An annotator who gave this answer sees one match fewer among the others. With integers the
     # result has a single rounding.
     agreeing = matches * min(ENOUGH, matches - 1)
@@ -107,7 +114,7 @@ def normalise(text: str) -> str:
     It handles punctuation, lower case, number words, articles and contractions, in this order.
     """
     words = []
-    for word in _strip_punctuation(_tidy(text)).lower().split():
+    for word in strip_punctuation(_tidy(text)).lower().split():
         number = NUMBERS.get(word, word)
         if number not in ARTICLES:
             words.append(CONTRACTIONS.get(number, number))
@@ -118,7 +125,7 @@ def _tidy(text: str) -> str:
     return text.replace("\n", " ").replace("\t", " ").strip()
 
 
-def _strip_punctuation(text: str) -> str:
+def strip_punctuation(text: str) -> str:
     """Delete each mark that touches a space anywhere in the text; others become a space.
 
     If the text has a number such as "1,000", all marks are deleted.

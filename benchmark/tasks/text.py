@@ -11,14 +11,18 @@ QUESTION_WORDS, CAPTION_WORDS = 20, 30
 def clean_question(text: str, how: str) -> str:
     """Return a question or another prompt text after cleaning.
 
-    `blip`: lower case, without `.!"()*#:;~` ("?" stays), at most 20 words.
+    `blip`: lower case, without `.!"()*#:;~` ("?" stays). Of a question of more than 20 words, the
+    first 20 and " ? ", as in `pre_question` of BLIP's and the p-Adapter's data/utils.py.
     `sentence`: lower case, without the last full stop, as the p-Adapter reads hypotheses.
+    `strip`: without white space at both ends.
     `none`: unchanged.
     """
+    if how == "strip":
+        return text.strip()
     if how == "sentence":
         return _sentence(text)
     if how == "blip":
-        return _words(BLIP_REMOVED.sub("", text.lower()), QUESTION_WORDS)
+        return _cut_question(BLIP_REMOVED.sub("", text.lower()).rstrip(" "))
     return text
 
 
@@ -26,8 +30,10 @@ def clean_caption(text: str, how: str) -> str:
     """Return a caption after cleaning.
 
     `blip`: lower case, a space in place of each of `.!"()*#:;~`, at most 30 words.
-    `sentence` and `none`: as for questions.
+    `sentence`, `strip` and `none`: as for questions.
     """
+    if how == "strip":
+        return text.strip()
     if how == "sentence":
         return _sentence(text)
     if how == "blip":
@@ -37,6 +43,13 @@ def clean_caption(text: str, how: str) -> str:
 
 def _sentence(text: str) -> str:
     return text.strip().lower().removesuffix(".")
+
+
+def _cut_question(text: str) -> str:
+    words = text.split(" ")
+    if len(words) <= QUESTION_WORDS:
+        return text
+    return " ".join(words[:QUESTION_WORDS]) + " ? "
 
 
 def _words(text: str, limit: int) -> str:

@@ -16,7 +16,7 @@ from vlpeft.benchmark.tasks.base import Item, Task
     "vqa",
     needs=("choose",),
     metrics=("vqa_accuracy",),
-    optional=("answer_match", "accuracy"),
+    optional=("answer_match", "accuracy", "vqa_accuracy_vl_adapter"),
 )
 class VQA(Task):
     """Answer a question about an image; scored by the official ten-answer rule."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from transformers import (
     ViTModel,
 )
 
+from tests.uncached import write_without_cache
 from vlpeft.baselines.head_only import HeadOnly
 from vlpeft.benchmark.backbones import BACKBONES, weights
 from vlpeft.benchmark.backbones.vision import transform, vision_tower
@@ -40,14 +42,18 @@ QUESTIONS = [
 CAPTIONS = ["a red circle", "a large blue rectangle above a small red circle"]
 
 
-def protocol(beams: int) -> Protocol:
-    return Protocol(lr=1e-3, steps=1, max_input_tokens=24, max_output_tokens=12, beams=beams)
+def protocol(beams: int, **changed: Any) -> Protocol:
+    recipe = {"max_input_tokens": 24, "max_output_tokens": 12, "beams": beams, **changed}
+    return Protocol(lr=1e-3, steps=1, **recipe)
 
 
 def build(name: str, **settings: object) -> Backbone:
     torch.manual_seed(0)
+    limit = settings.pop("max_output_tokens", 12)
     config = parse(BACKBONES.load(name), {"text": "tiny", "vision": "tiny", **settings}, "test")
-    return config.build(["yes", "no", "red"], protocol(settings.pop("beams", 1))).eval()
+    return config.build(
+        ["yes", "no", "red"], protocol(settings.pop("beams", 1), max_output_tokens=limit)
+    ).eval()
 
 
 def features(count: int = 2, tokens: int = 1) -> torch.Tensor:
@@ -244,27 +250,49 @@ def test_the_classifier_loss_is_binary_cross_entropy_of_soft_scores() -> None:
 
 
 @pytest.mark.parametrize("prefix", ["raw", "projected", "none"])
-def test_captioning_losses_equal_the_literal_formulas(prefix: str) -> None:
-    for mode in ("release", "repaired"):
-        backbone = build("vit_gpt2", loss=mode, prefix=prefix)
-        end = backbone.end
-        rows = [[*ids[:11], end] for ids in backbone.tokenizer(CAPTIONS).input_ids]
-        length = 12 if mode == "release" else max(map(len, rows))
-        losses = []
-        for row, visual in zip(rows, features(), strict=True):
-            context = backbone.embed_context(visual[None])
-            padded = torch.tensor([row + [end] * (length - len(row))])
-            embeds = torch.cat([context, backbone.token_embeddings(padded)], 1)
-            seen = torch.ones(1, embeds.shape[1], dtype=torch.long)
-            seen[:, context.shape[1] + len(row) :] = 0
-            logits = backbone.text(inputs_embeds=embeds, attention_mask=seen).logits[0]
-            for i, token in enumerate(padded[0].tolist()):
-                counts = (token != 0 and i > 0) if mode == "release" else i < len(row)
-                if counts:
-                    losses.append(-logits[context.shape[1] + i - 1].log_softmax(-1)[token])
-        total, terms = backbone.loss(features(), ["", ""], [{c: 1.0} for c in CAPTIONS])
-        assert terms == len(losses)
-        torch.testing.assert_close(total, torch.stack(losses).sum(), atol=1e-3, rtol=1e-5)
+@pytest.mark.parametrize("limit", [12, 4])
+def test_the_captioning_loss_of_the_release(prefix: str, limit: int) -> None:
+    """As its code computes it, on one caption at a time.
+
+    The tokenizer pads with the end token to the limit and masks all of the padding. Logits without
+    those of the prefix and of the last position predict tokens from the second on, and id 0 is
+    ignored.
+    """
+    backbone = build("vit_gpt2", loss="release", prefix=prefix, max_output_tokens=limit)
+    tokenizer = backbone.tokenizer
+    tokenizer.pad_token = tokenizer.eos_token
+    total, terms = backbone.loss(features(), ["", ""], [{c: 1.0} for c in CAPTIONS])
+    want, counted = torch.zeros(()), 0
+    for caption, visual in zip(CAPTIONS, features(), strict=True):
+        given = tokenizer(
+            caption, max_length=limit, truncation=True, padding="max_length", return_tensors="pt"
+        )
+        context = backbone.embed_context(visual[None])
+        embeds = torch.cat([context, backbone.token_embeddings(given.input_ids)], 1)
+        seen = torch.cat([torch.ones(1, context.shape[1]), given.attention_mask], 1)
+        logits = backbone.text(inputs_embeds=embeds, attention_mask=seen).logits
+        shifted = logits[0, context.shape[1] : -1]
+        goal = given.input_ids[0, 1:]
+        want += functional.cross_entropy(shifted, goal, ignore_index=0, reduction="sum")
+        counted += int((goal != 0).sum())
+    assert terms == counted
+    torch.testing.assert_close(total, want, atol=1e-3, rtol=1e-5)
+
+
+@pytest.mark.parametrize("prefix", ["raw", "projected", "none"])
+def test_the_repaired_captioning_loss(prefix: str) -> None:
+    """Every token of a caption and its end token count, and nothing else."""
+    backbone = build("vit_gpt2", loss="repaired", prefix=prefix)
+    losses = []
+    for caption, visual in zip(CAPTIONS, features(), strict=True):
+        ids = [*backbone.tokenizer(caption).input_ids[:11], backbone.end]
+        context = backbone.embed_context(visual[None])
+        embeds = torch.cat([context, backbone.token_embeddings(torch.tensor([ids]))], 1)
+        logits = backbone.text(inputs_embeds=embeds).logits[0, context.shape[1] - 1 : -1]
+        losses.append(functional.cross_entropy(logits, torch.tensor(ids), reduction="sum"))
+    total, terms = backbone.loss(features(), ["", ""], [{c: 1.0} for c in CAPTIONS])
+    assert terms == sum(min(len(backbone.tokenizer(c).input_ids), 11) + 1 for c in CAPTIONS)
+    torch.testing.assert_close(total, torch.stack(losses).sum(), atol=1e-3, rtol=1e-5)
 
 
 @pytest.mark.parametrize("beams", [1, 3])
@@ -273,15 +301,14 @@ def test_cached_generation_equals_uncached_and_batches_do_not_matter(beams: int)
     config = parse(
         BACKBONES.load("vit_gpt2"), {"text": "tiny", "vision": "tiny", "loss": "repaired"}, "test"
     )
-    backbone = config.build([], protocol(beams)).eval()
+    backbone = config.build([], protocol(beams, length_penalty=0.0)).eval()
     apply(RoutingLoRA(rank=4, function="mul"), backbone)
     for parameter in backbone.parameters():
         if parameter.requires_grad:
             torch.nn.init.normal_(parameter, std=0.2)
     visual = features(4)
     together = backbone.predict(visual, [""] * 4)
-    backbone.text.generation_config.use_cache = False
-    assert backbone.predict(visual, [""] * 4) == together
+    assert write_without_cache(backbone, visual) == together
     assert [backbone.predict(visual[i : i + 1], [""])[0] for i in range(4)] == together
     assert len(set(together)) > 1
 

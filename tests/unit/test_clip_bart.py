@@ -313,13 +313,26 @@ RECIPES = [
 
 
 @pytest.mark.parametrize("adapted", RECIPES, indirect=True)
-def test_cached_equals_uncached_and_batches_do_not_matter(adapted: CLIPBartModel) -> None:
+def test_cached_equals_uncached_and_batches_do_not_matter(
+    adapted: CLIPBartModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uses: list[bool] = []
+    forward = adapted.text.model.decoder.forward
+
+    def watch(*given: Any, **named: Any) -> Any:
+        uses.append(named["use_cache"])
+        return forward(*given, **named)
+
     together = adapted.predict(features(), QUESTIONS)
     assert [
         adapted.predict(features()[i : i + 1], [q])[0] for i, q in enumerate(QUESTIONS)
     ] == together
-    adapted.text.generation_config.use_cache = False
-    assert adapted.predict(features(), QUESTIONS) == together
+    if adapted.protocol.answering == "generate":
+        monkeypatch.setattr(adapted.text.model.decoder, "forward", watch)
+        adapted.decoding.use_cache = False
+        assert adapted.predict(features(), QUESTIONS) == together
+        assert uses
+        assert not any(uses)
     assert adapted.predict(features().flip(0), QUESTIONS) != together
 
 

@@ -18,6 +18,7 @@ from vlpeft.benchmark.libraries.transformers.blip import (
 )
 from vlpeft.benchmark.libraries.transformers.caches import (
     new_cache,
+    reorder_own_cache,
     repeat_cache,
     select_cache_rows,
 )
@@ -72,6 +73,7 @@ __all__ = [
     "quiet",
     "refuse_attention_arguments",
     "register_attention",
+    "reorder_own_cache",
     "repeat_cache",
     "run_bart_encoder",
     "select_cache_rows",

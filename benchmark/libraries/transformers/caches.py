@@ -28,6 +28,14 @@ def repeat_cache(cache: EncoderDecoderCache, times: int) -> None:
     cache.batch_repeat_interleave(times)
 
 
+def reorder_own_cache(cache: EncoderDecoderCache, rows: Tensor) -> None:
+    """Put these rows of the cache of self-attention in place of the present ones.
+
+    The cache of cross-attention stays as it is: all beams of an image look at the same states.
+    """
+    cache.self_attention_cache.reorder_cache(rows)
+
+
 def _select_rows(cache: DynamicCache, rows: Tensor) -> DynamicCache:
     selected = DynamicCache()
     for i, layer in enumerate(cache.layers):
