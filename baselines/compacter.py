@@ -98,7 +98,7 @@ class KroneckerLinear(nn.Module):
         if rank is not None:
             sizes.insert(1, rank)
         self.w = nn.ParameterList(_init_glorot(torch.empty(n, *pair)) for pair in pairwise(sizes))
-        # Named as in VL-Adapter's code. Weight decay there spares names with "bias", so it acts here.
+        # Named as in VL-Adapter's code: its weight decay spares names with "bias", so not this one.
         self.b = nn.Parameter(torch.zeros(outputs))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -44,6 +44,8 @@ CAPTIONS = (
 def answer_checks(device: object) -> Iterator[Check]:
     """Yield the checks of metrics of answers and labels."""
     yield Check("vqa_accuracy", partial(score_metric, "vqa_accuracy", ANSWERS, "ptb"), FLOAT64)
+    name = "vqa_accuracy_vl_adapter"
+    yield Check(name, partial(score_metric, name, ANSWERS, "ptb"), FLOAT64)
     yield Check("answer_match", partial(score_metric, "answer_match", ANSWERS, "ptb"), FLOAT64)
     yield Check("accuracy", partial(score_metric, "accuracy", LABELS, "ptb"), FLOAT64)
 

@@ -223,5 +223,6 @@ def test_metrics_are_listed_with_their_values_without_importing_them() -> None:
         "rouge_l",
         "spice",
         "vqa_accuracy",
+        "vqa_accuracy_vl_adapter",
     }
     assert all(entry.summary for entry in METRICS.entries.values())
