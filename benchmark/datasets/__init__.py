@@ -35,6 +35,7 @@ from vlpeft.benchmark.core.config import (
     yaml_names,
 )
 from vlpeft.benchmark.core.errors import UserError, did_you_mean
+from vlpeft.benchmark.core.paths import expand_home, resolve_path
 from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.core.registry import Registry
 from vlpeft.benchmark.datasets.base import DataFormat
@@ -142,7 +143,7 @@ def dataset_settings(name_or_path: str) -> dict[str, JSON]:
 def dataset_path(name_or_path: str) -> Path:
     """Return the path of a dataset's YAML. Raises UserError for an unknown name."""
     if name_or_path.endswith((".yaml", ".yml")):
-        return Path(name_or_path).expanduser().resolve()
+        return resolve_path(name_or_path)
     if name_or_path not in dataset_names():
         raise UserError(
             f"unknown dataset '{name_or_path}'{did_you_mean(name_or_path, dataset_names())}"
@@ -172,15 +173,15 @@ def _default_root(path: Path) -> str:
     """Return the `root` of a dataset whose YAML sets none."""
     if path.parent != FOLDER:
         return "."
-    data = Path(os.environ.get("VLPEFT_DATA") or "~/.cache/vlpeft/data")
-    return str(data.expanduser().absolute() / path.stem)
+    data = expand_home(os.environ.get("VLPEFT_DATA") or "~/.cache/vlpeft/data")
+    return str(data.absolute() / path.stem)
 
 
 def _absolute(root: str, path: Path) -> str:
     """Return `root` relative to the folder of the YAML; "" means no folder."""
     if root == "":
         return ""
-    return str(path.parent / Path(root).expanduser())
+    return str(path.parent / expand_home(root))
 
 
 def _tasks(name: str) -> tuple[str, ...]:

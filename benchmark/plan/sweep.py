@@ -17,6 +17,7 @@ from vlpeft.benchmark.cells.cell import Plan
 from vlpeft.benchmark.core.config import JSON, Config, load_yaml, parse, parse_json
 from vlpeft.benchmark.core.errors import UserError, did_you_mean
 from vlpeft.benchmark.core.files import read_bytes
+from vlpeft.benchmark.core.paths import resolve_path
 from vlpeft.benchmark.datasets import dataset_path
 from vlpeft.benchmark.plan.entries import (
     SweepEntry,
@@ -83,7 +84,7 @@ def sweep_name(path: Path) -> str:
 
     A shipped one is named by its path below the folder of sweeps, any other by its file name.
     """
-    resolved = path.resolve()
+    resolved = resolve_path(path)
     if resolved.is_relative_to(SWEEPS):
         return resolved.relative_to(SWEEPS).with_suffix("").as_posix()
     return path.stem
@@ -124,7 +125,7 @@ class PlanOrigin:
 
 def describe_origin(path: Path) -> str:
     """Return the sweep's file as a plan that is not written yet has it: "" for a shipped one."""
-    resolved = path.resolve()
+    resolved = resolve_path(path)
     if resolved.is_relative_to(SWEEPS):
         return ""
     return str(resolved)
@@ -134,7 +135,7 @@ def relative_origin(file: str, root: Path) -> str:
     """Return the sweep's file relative to the result folder, so that both may be moved together."""
     if not file:
         return ""
-    return os.path.relpath(file, root.resolve())
+    return os.path.relpath(file, resolve_path(root))
 
 
 def refuse_other_sweep(held: PlanOrigin | Plan, file: str, source: str, root: Path) -> None:
@@ -152,7 +153,7 @@ def refuse_other_sweep(held: PlanOrigin | Plan, file: str, source: str, root: Pa
         return
     name = held.sweep.partition("@")[0]
     shipped = SWEEPS / f"{name}.yaml"
-    other = (root.resolve() / held.file).resolve() if held.file else shipped
+    other = resolve_path(resolve_path(root) / held.file) if held.file else shipped
     own = Path(file) if file else shipped
     if not other.exists() or (own.exists() and other.samefile(own)):
         return

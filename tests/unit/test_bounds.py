@@ -91,3 +91,19 @@ def test_a_name_of_300_letters(vlpeft, tmp_path, command) -> None:
     err = refuse(vlpeft, command, write_one(tmp_path), "--root", tmp_path / ("x" * 300))
     assert "File name too long" in err
     assert "File name too long" in refuse(vlpeft, command, tmp_path / f"{'x' * 300}.yaml")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("plan", "loop.yaml"),
+        ("data", "check", "loop.yaml"),
+        ("data", "check", "~nobody-has-this-name/d.yaml"),
+        ("data", "check", "d.yaml", "--path", "~nobody-has-this-name"),
+        ("status", "loop.yaml"),
+    ],
+)
+def test_a_link_to_itself_and_an_unknown_user(vlpeft, tmp_path, monkeypatch, words) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "loop.yaml").symlink_to("loop.yaml")
+    refuse(vlpeft, *words)

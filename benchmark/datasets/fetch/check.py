@@ -16,6 +16,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from vlpeft.benchmark.core.errors import DataError, UserError, did_you_mean
+from vlpeft.benchmark.core.paths import expand_home
 from vlpeft.benchmark.datasets import Card, DatasetSpec, load_card, load_spec
 from vlpeft.benchmark.datasets.base import DataFormat, Example, read_examples
 from vlpeft.benchmark.datasets.fetch.checksum import wrong_checksum
@@ -64,7 +65,7 @@ def find_dataset(name: str, path: Path | None) -> DatasetSpec:
     spec = load_spec(name)
     if path is None:
         return spec
-    return replace(spec, root=str(path.expanduser().absolute()))
+    return replace(spec, root=str(expand_home(path).absolute()))
 
 
 def check(
