@@ -20,8 +20,8 @@ from vlpeft.benchmark.cells.records import Store
 from vlpeft.benchmark.cells.results import Results
 from vlpeft.benchmark.contract import METHODS
 from vlpeft.benchmark.contract.backbone import Backbone
+from vlpeft.benchmark.contract.fit import check_fit
 from vlpeft.benchmark.contract.method import Method, apply
-from vlpeft.benchmark.contract.texts import check_fit
 from vlpeft.benchmark.core.config import JSON, dump, parse
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.core.protocol import Protocol

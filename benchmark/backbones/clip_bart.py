@@ -56,7 +56,7 @@ from vlpeft.benchmark.libraries.transformers import (
     "clip_bart",
     abilities=("choose", "write", "pair"),
     joint=True,
-    # An encoder's text is no prompt of the decoder, whose start token counts as the end token does.
+    # The decoder has no prompt here. Its start token counts in one rule, the end token in the other.
     ignores=("beam_length",),
 )
 @dataclass(frozen=True)

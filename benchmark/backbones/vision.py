@@ -280,7 +280,7 @@ def _create_open_clip_visual(name: str) -> open_clip.ImageEncoder | None:
 
 
 def _find_open_clip_file(weights: str, *, known_tag: bool) -> Path | None:
-    """Return the checked file of `NAME/FILE`; None for a tag and for a name that is no file."""
+    """Return the checked file of `NAME/FILE`; None for a tag and for a name without a file."""
     if known_tag or not weights:
         return None
     file = local_path(weights)

@@ -9,6 +9,7 @@ import hashlib
 import json
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 
 from vlpeft.benchmark.core.config import JSON, Config, dump, dump_identity
 from vlpeft.benchmark.core.errors import UserError
@@ -81,9 +82,13 @@ class Cell(Config):
         return f"{self.parts[part].name}:"
 
     def without_folders(self) -> Cell:
-        """Return the cell without the folders of its data on this machine; its id is the same."""
+        """Return the cell with the last names of its data's folders alone; its id is the same.
+
+        The name stays, because data without a folder is data that comes with a package.
+        """
         first, *also = (
-            Part(part.task, replace(part.dataset, root=""), part.protocol) for part in self.parts
+            Part(part.task, replace(part.dataset, root=Path(part.dataset.root).name), part.protocol)
+            for part in self.parts
         )
         return replace(self, dataset=first.dataset, also=tuple(also))
 

@@ -95,8 +95,7 @@ class Download(Config):
 
     def missing(self, root: Path) -> tuple[str, ...]:
         """Return which of `places` do not exist yet."""
-        # os.path.exists: a path that is too long is an error for Path.exists.
-        return tuple(place for place in self.places() if not os.path.exists(root / place))  # noqa: PTH110
+        return _missing(self.places(), root)
 
 
 @dataclass(frozen=True)
@@ -112,4 +111,11 @@ class ByHand(Config):
 
     def missing(self, root: Path) -> tuple[str, ...]:
         """Return which of `places` do not exist yet."""
-        return tuple(place for place in self.places if not os.path.exists(root / place))  # noqa: PTH110
+        return _missing(self.places, root)
+
+
+def _missing(places: tuple[str, ...], root: Path) -> tuple[str, ...]:
+    """Return which paths below `root` do not exist."""
+    # A path that is too long is an error for Path.exists.
+    exists = os.path.exists
+    return tuple(place for place in places if not exists(root / place))

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 
 from vlpeft.benchmark.cells.cell import Cell, Choice
-from vlpeft.benchmark.contract.texts import check_fit
+from vlpeft.benchmark.contract.fit import check_fit
 from vlpeft.benchmark.run.cost import parameters
 from vlpeft.benchmark.run.inputs import Inputs
 from vlpeft.benchmark.run.model import build

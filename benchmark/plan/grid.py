@@ -115,7 +115,7 @@ def _read_tasks(sweep: Sweep, path: Path) -> list[Tasks]:
         if other != file:
             raise UserError(
                 f"{path}: {other} and {file} are two datasets with one name, '{file.stem}', which"
-                " tables could not tell apart; rename one of the files"
+                " tables could not distinguish; rename one of the files"
             )
     return found
 

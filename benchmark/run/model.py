@@ -8,8 +8,8 @@ from vlpeft.benchmark.backbones import BACKBONES
 from vlpeft.benchmark.cells.cell import Cell
 from vlpeft.benchmark.contract import METHODS
 from vlpeft.benchmark.contract.backbone import Backbone, BackboneConfig
+from vlpeft.benchmark.contract.fit import check_fit
 from vlpeft.benchmark.contract.method import Method, apply
-from vlpeft.benchmark.contract.texts import check_fit
 from vlpeft.benchmark.core.config import parse
 
 

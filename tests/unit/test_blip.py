@@ -28,8 +28,8 @@ from vlpeft.benchmark.backbones.blip import BLIPModel
 from vlpeft.benchmark.backbones.blip_parts import TextAttention
 from vlpeft.benchmark.backbones.vision import transform
 from vlpeft.benchmark.contract.backbone import TINY
+from vlpeft.benchmark.contract.fit import check_fit
 from vlpeft.benchmark.contract.method import Method, apply
-from vlpeft.benchmark.contract.texts import check_fit
 from vlpeft.benchmark.contract.visual import single
 from vlpeft.benchmark.core.config import parse
 from vlpeft.benchmark.core.errors import UserError

@@ -285,7 +285,7 @@ BAD_RECORDS = {
         "textcaps",
         "TextCaps_0.1_train.json",
         lambda c: c["data"][0].update(image_id="x"),
-        "image_id x: its image x.jpg",
+        r"image_id x: its image /.*/x\.jpg is mis",
     ),
     "no flags": (
         "vizwiz_caps",

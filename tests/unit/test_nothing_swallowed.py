@@ -29,6 +29,8 @@ WHOLE_ONLY = {"transformers", "huggingface_hub"}
 ROOM_ONLY = {"pycocoevalcap", "nltk", "open_clip", "timm", "submitit"}
 # Extension points that their libraries document; `evaluate` loads modules as single files.
 BASES = {"Module", "Function", "Parameter", "ModuleList", "Metric", "FlopCounterMode"}
+# ruamel.yaml documents these two as what a program may replace.
+BASES |= {"Composer", "SafeConstructor"}
 # Public despite their names; and our own model, whose inner steps a bench measures.
 PUBLIC = {"_replace", "_asdict", "_fields", "_exit"}
 MEASURED = {Path("benchmark/bench/ranking.py"): "backbone"}

@@ -255,7 +255,7 @@ def test_an_incomplete_folder(hub, tmp_path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "config.json").write_bytes(hub.files["some/vision"]["config.json"])
     with pytest.raises(
-        UserError, match=r"mine': found none of model.safetensors.*; complete the folder"
+        UserError, match=r"mine has none of model.safetensors.*; complete the folder"
     ):
         obtain(WeightFiles(str(tmp_path / "mine"), "vit", ("model",)), fetch=False)
 

@@ -21,8 +21,9 @@ from vlpeft.benchmark.backbones.blip_original import load_original
 from vlpeft.benchmark.backbones.files import check_folder, read_shapes
 from vlpeft.benchmark.backbones.weights import WeightSource
 from vlpeft.benchmark.contract.backbone import TINY, Backbone
+from vlpeft.benchmark.contract.fit import check_fit
 from vlpeft.benchmark.contract.method import apply
-from vlpeft.benchmark.contract.texts import Room, check_fit, count_cut
+from vlpeft.benchmark.contract.texts import Room, count_cut
 from vlpeft.benchmark.core.config import parse
 from vlpeft.benchmark.core.errors import UserError, WeightsError
 from vlpeft.benchmark.core.protocol import Protocol
