@@ -56,7 +56,7 @@ from vlpeft.benchmark.libraries.transformers import (
     "clip_bart",
     abilities=("choose", "write", "pair"),
     joint=True,
-    # The decoder has no prompt here. Its start token counts in one rule, the end token in the other.
+    # The decoder has no prompt: one rule counts its start token, the other the end token.
     ignores=("beam_length",),
 )
 @dataclass(frozen=True)
