@@ -98,7 +98,7 @@ SETTINGS = {
     ),
     "unknown weight folder": (
         {"backbones": "[{name: vit_roberta, text: /nowhere/weights, vision: tiny}]"},
-        ("one.yaml", "cannot load weights from '/nowhere/weights'", "hf download"),
+        ("one.yaml", "cannot load weights from '/nowhere/weights': no such folder", "fix the path"),
     ),
     "misspelt task": (
         {"tasks": "[vaq/shapes]"},
@@ -193,10 +193,10 @@ SETTINGS = {
         {"seeds": "[-1]"},
         ("one.yaml: seeds[0]:", "greater than or equal to 0", "got -1"),
     ),
-    "endless seed": ({"seeds": f"[{2**70}]"}, ("one.yaml: seeds[0]:", "less than")),
+    "endless seed": ({"seeds": f"[{2**70}]"}, ("one.yaml:1:", "is too large a number")),
     "a date where text belongs": (
         {"title": "2024-01-01"},
-        ("one.yaml:", "not JSON serializable; quote the value"),
+        ("one.yaml:", "is read as a date; quote the value"),
     ),
     "broken YAML": ({"title": "[1, 2"}, ("one.yaml:", "not valid YAML")),
     "a key twice": ({"title": "a\ntitle: b"}, ("one.yaml:", "not valid YAML", "duplicate key")),
@@ -284,16 +284,12 @@ def test_a_root_that_cannot_be_written(command, tmp_path, refused, main) -> None
     cell = ("--cell", row["id"]) if command == "run" else ("--on", "inline")
     file = tmp_path / "a_file"
     file.write_text("")
-    for root in (file, file / "below", Path("/proc/vlpeft")):
-        refused(
-            command,
-            path,
-            "--root",
-            root,
-            *cell,
-            *RUN,
-            words=(f"cannot write {root}", "choose a writable --root"),
-        )
+    for root, words in (
+        (file, (f"--root {file}: is a file", "or a new one")),
+        (file / "below", (f"cannot write {file / 'below'}", "choose a writable --root")),
+        (Path("/proc/vlpeft"), ("cannot write /proc/vlpeft", "choose a writable --root")),
+    ):
+        refused(command, path, "--root", root, *cell, *RUN, words=words)
     assert file.read_text() == ""
 
 
@@ -570,7 +566,7 @@ def test_after_the_launch(tmp_path, refused, main) -> None:
         path,
         "--root",
         record,
-        words=(f"--root {record}: is a file, or inside one; give a result folder",),
+        words=(f"--root {record}: is a file; give a result folder",),
     )
     plan.write_text(plan.read_text()[:50])
     refused("status", path, "--root", root, words=(f"cannot read {plan}", "run `vlpeft sweep"))
@@ -599,7 +595,7 @@ def test_files_of_another_user(tmp_path, main) -> None:
         said = subprocess.run(command, capture_output=True, text=True, check=False)
         assert (said.returncode, said.stderr.count("\n")) == (2, 1), said.stderr
         assert f"vlpeft: error: {record.parent}" in said.stderr
-        assert "Permission denied; ask its owner" in said.stderr
+        assert "Permission denied; restore it, ask its owner" in said.stderr
     record.parent.chmod(0o755)
 
 

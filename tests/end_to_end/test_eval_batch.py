@@ -62,7 +62,9 @@ def test_the_flag_is_not_part_of_a_cell(tmp_path, main) -> None:
     assert one.keys() == other.keys()
     assert [r["metrics"] for r in one.values()] == [r["metrics"] for r in other.values()]
     lines = [next((tmp_path / root).glob("cells/*/predictions.jsonl")) for root in "ab"]
-    texts = [[json.loads(line)["prediction"] for line in file.open()] for file in lines]
+    texts = [
+        [json.loads(line)["prediction"] for line in file.read_text().splitlines()] for file in lines
+    ]
     assert texts[0] == texts[1]
     said = main("sweep", path, "--root", tmp_path / "c", *RUN, "--eval-batch", 0)
     assert (said.code, said.err) == (

@@ -104,7 +104,7 @@ def test_a_joint_cell_is_planned_run_and_shown_in_a_column_for_each_task(
     [
         (
             "epochs: null",
-            "base: p_adapter, select: last, epochs: null",
+            "base: p_adapter, beam_length: generated, select: last, epochs: null",
             "lr: 0.0005 and 0.0003; a joint cell has one optimizer",
         ),
         (

@@ -231,7 +231,7 @@ def test_damaged_and_missing_files_are_named(out: Path, tmp_path: Path) -> None:
     (folder / TENSORS).write_bytes((folder / TENSORS).read_bytes()[:-4] + b"1234")
     assert f"{TENSORS}: damaged: its content differs from the export" in load(folder, config)
     (folder / TENSORS).unlink()
-    assert f"{TENSORS}: No such file" in load(folder, config)
+    assert f"{TENSORS}: missing or not a regular file" in load(folder, config)
     (folder / CONFIG).write_text("{")
     with pytest.raises(UserError, match=r"config\.json: damaged"):
         read_adapter(folder)

@@ -83,7 +83,7 @@ def kronecker(module: KroneckerLinear, x: Tensor) -> Tensor:
         if len(module.w) == 1
         else torch.stack([left @ right for left, right in zip(*module.w, strict=True)])
     )
-    return x @ sum(torch.kron(a, each) for a, each in zip(module.a, w, strict=True)) + module.bias
+    return x @ sum(torch.kron(a, each) for a, each in zip(module.a, w, strict=True)) + module.b
 
 
 @pytest.mark.parametrize("rank", [None, 1, 2])
@@ -94,12 +94,10 @@ def test_a_map_is_a_sum_of_kronecker_products(
     torch.manual_seed(0)
     module = KroneckerLinear(*ends, n, rank).double()
     nn.init.normal_(module.a)
-    nn.init.normal_(module.bias)
+    nn.init.normal_(module.b)
     x = torch.randn(2, 3, ends[0], dtype=torch.float64, requires_grad=True)
     compare(module(x), kronecker(module, x), [x, *module.parameters()])
-    torch.testing.assert_close(
-        functional.linear(x, module.weight(), module.bias), module(x), **EXACT
-    )
+    torch.testing.assert_close(functional.linear(x, module.weight(), module.b), module(x), **EXACT)
 
 
 @pytest.mark.parametrize("settings", [{}, {"n": 4, "rank": 1, "share_a": True}], ids=str)
@@ -144,7 +142,7 @@ def test_initial_values_of_compacter() -> None:
     assert torch.stack(
         [KroneckerLinear(4, 4, 2, None).a for _ in range(300)]
     ).std() == pytest.approx(0.01, rel=0.05)
-    assert not module.bias.any()
+    assert not module.b.any()
 
 
 @pytest.mark.parametrize(
