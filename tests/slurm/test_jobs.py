@@ -214,10 +214,9 @@ def test_out_of_time(launch, root, tmp_path) -> None:
     slow, killed = {"": {"steps": 95, "seconds": 1.0}}, tmp_path / "killed"
     unwarned = {
         "number": 1,
-        "cells": slow,
+        "cells": {"": {**slow[""], "does": "unwarned"}},
         "time": 1,
         "signal_seconds": 1,
-        "sbatch": {"signal": "CONT@1"},
         "root": killed,
     }
     assert launch("--detach", **unwarned).code == 0

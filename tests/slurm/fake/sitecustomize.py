@@ -144,6 +144,22 @@ def misbehave(does, root):
         time.sleep(30)
 
 
+def ignore_warnings():
+    """Let the job of a cell that does "unwarned" never hear that its time is nearly over."""
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    handle = signal.signal
+
+    def handle_others(number, handler):
+        if number == signal.SIGUSR2:
+            return signal.SIG_IGN
+        return handle(number, handler)
+
+    signal.signal = handle_others
+
+
+if "submitit.core._submit" in sys.orig_argv and behaviour("").get("does") == "unwarned":
+    ignore_warnings()
+
 if sys.orig_argv[2:4] == ["-m", "vlpeft.benchmark.launch.worker"] or sys.orig_argv[1:3] == [
     "-m",
     "vlpeft.benchmark.launch.worker",
