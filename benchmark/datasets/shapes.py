@@ -12,8 +12,11 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
+from typing import Annotated
 
-from vlpeft.benchmark.core.config import NonNegative, Positive
+from pydantic import Field
+
+from vlpeft.benchmark.core.config import NonNegative
 from vlpeft.benchmark.core.errors import DataError, did_you_mean
 from vlpeft.benchmark.core.registry import register
 from vlpeft.benchmark.datasets.base import DataFormat, Example, Pixels
@@ -79,6 +82,10 @@ def _noun(thing: Thing, sized: bool = True) -> str:
     return f"a {thing.color} {thing.shape}"
 
 
+# All questions of a split are drawn when it is opened: about a millisecond a scene.
+Scenes = Annotated[int, Field(gt=0, le=20_000)]
+
+
 @register("shapes", tasks=("vqa", "captioning", "entailment", "nlvr2"))
 @dataclass(frozen=True)
 class Shapes(DataFormat):
@@ -89,9 +96,9 @@ class Shapes(DataFormat):
     """
 
     seed: NonNegative = 0
-    train_scenes: Positive = 4000
-    val_scenes: Positive = 500
-    test_scenes: Positive = 1000
+    train_scenes: Scenes = 4000
+    val_scenes: Scenes = 500
+    test_scenes: Scenes = 1000
 
     def splits(self) -> tuple[str, ...]:
         """Return the names of the splits that have examples."""

@@ -17,7 +17,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vlpeft.benchmark.core.errors import DataError
+from vlpeft.benchmark.core.config import parse
+from vlpeft.benchmark.core.errors import DataError, UserError
 from vlpeft.benchmark.datasets import load_spec
 from vlpeft.benchmark.datasets.base import Example
 from vlpeft.benchmark.datasets.drawing import (
@@ -271,3 +272,8 @@ def test_unknown_splits_and_tasks_are_errors_with_a_suggestion() -> None:
 
 def test_the_shipped_yaml_is_the_default_dataset() -> None:
     assert load_spec("shapes").open() == Shapes()
+
+
+def test_more_scenes_than_can_be_drawn_are_refused() -> None:
+    with pytest.raises(UserError, match="train_scenes: input should be less than or equal to"):
+        parse(Shapes, {"train_scenes": 2**63}, "d.yaml")
