@@ -49,9 +49,11 @@ def load_tokenizer(
     location: str | Path, revision: str | None = None, *, local_only: bool = False
 ) -> Any:
     """Return a checkpoint's tokenizer; code that comes with it is never run."""
-    return AutoTokenizer.from_pretrained(
+    tokenizer = AutoTokenizer.from_pretrained(
         location, revision=revision, local_files_only=local_only, trust_remote_code=False
     )
+    tokenizer("a")  # some damage of its configuration shows only when it is used
+    return tokenizer
 
 
 def load_model(
