@@ -75,11 +75,17 @@ def read_json(path: Path) -> dict[str, Any] | None:
     return values
 
 
+class NotRegularFile(OSError):
+    """A pipe, a device or a socket in the place of a file."""
+
+
 def open_regular(path: Path) -> BufferedReader:
     """Open a file for reading.
 
     Raises:
-        OSError: It cannot be opened, or is a folder, a pipe or a device, which might never end.
+        IsADirectoryError: It is a folder.
+        NotRegularFile: It is a pipe or a device, which might never end.
+        OSError: It cannot be opened.
     """
     # Without O_NONBLOCK, to open a pipe waits until somebody writes to it.
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -88,7 +94,7 @@ def open_regular(path: Path) -> BufferedReader:
         if stat.S_ISDIR(mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         if not stat.S_ISREG(mode):
-            raise OSError(errno.EINVAL, "Not a regular file", str(path))
+            raise NotRegularFile(errno.EINVAL, "Not a regular file", str(path))
         return os.fdopen(handle, "rb")
     except BaseException:
         os.close(handle)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import stat
 from collections.abc import Iterable
 from pathlib import Path
 
 from vlpeft.benchmark.core.errors import UserError, did_you_mean
+from vlpeft.benchmark.core.files import NotRegularFile, open_regular
 
 LISTED = 10  # names of files that a message lists
 
@@ -25,14 +25,16 @@ def read_bounded(path: Path, largest: int, endings: tuple[str, ...]) -> bytes:
         UserError: There is no such file, or it cannot be read.
     """
     try:
-        # Before it is opened: opening a pipe waits for a writer.
-        found = path.stat()
-        if stat.S_ISDIR(found.st_mode):
-            raise UserError(f"cannot read {path}: Is a directory{_suggest_inside(path, endings)}")
-        if not stat.S_ISREG(found.st_mode):
-            raise UserError(f"cannot read {path}: not a regular file; copy its content to a file")
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             data = file.read(largest + 1)
+    except IsADirectoryError as error:
+        raise UserError(
+            f"cannot read {path}: Is a directory{_suggest_inside(path, endings)}"
+        ) from error
+    except NotRegularFile as error:
+        raise UserError(
+            f"cannot read {path}: not a regular file; copy its content to a file"
+        ) from error
     except FileNotFoundError as error:
         raise UserError(f"cannot read {path}: {error.strerror}{_suggest(path, endings)}") from error
     except PermissionError as error:

@@ -148,7 +148,7 @@ def read_examples(data: DataFormat, task: str, split: str) -> Sequence[Example]:
             "".join(texts).encode()
         except UnicodeEncodeError as error:
             place = data.record_place(split, example.id)
-            wrong = next(text for text in texts if _is_broken(text))
+            wrong = next(text for text in texts if is_broken(text))
             raise DataError(
                 f"{_escape(place)}: '{_escape(wrong)}' holds half of a character;"
                 " write it whole, or remove it"
@@ -174,7 +174,8 @@ def image_fingerprint(data: DataFormat, images: Iterable[str]) -> str:
     return "-".join(digest.hexdigest()[:8] for digest in (names, sizes, times))
 
 
-def _is_broken(text: str) -> bool:
+def is_broken(text: str) -> bool:
+    """Return whether a text holds half of a character, which UTF-8 cannot encode."""
     return text != text.encode(errors="replace").decode()
 
 

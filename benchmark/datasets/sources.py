@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import stat
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path, PurePosixPath
 
 from vlpeft.benchmark.core.config import Config, Positive
 from vlpeft.benchmark.core.errors import DataError
+from vlpeft.benchmark.core.files import NotRegularFile, open_regular
 
 # The end of an error message. `vlpeft data check` removes it, because its user has just run it.
 SOURCES = "; `vlpeft data check` says where to get it"
@@ -24,19 +24,17 @@ def open_file(path: Path) -> BufferedReader:
     Raises:
         DataError: There is no such file, it cannot be read, or it is not a file.
     """
+    name = shorten(path)
     try:
-        # O_NONBLOCK: otherwise the opening of a pipe waits for a writer.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        return open_regular(path)
+    except IsADirectoryError as error:
+        raise DataError(f"cannot read {name}: it is a folder; put a file there") from error
+    except NotRegularFile as error:
+        raise DataError(
+            f"cannot read {name}: it is a device, pipe or socket; put a file there"
+        ) from error
     except (OSError, ValueError) as error:
         raise unreadable_error(path, error) from error
-    kind = os.fstat(descriptor).st_mode
-    if stat.S_ISREG(kind):
-        return os.fdopen(descriptor, "rb")
-    os.close(descriptor)
-    found = "a device, pipe or socket"
-    if stat.S_ISDIR(kind):
-        found = "a folder"
-    raise DataError(f"cannot read {shorten(path)}: it is {found}; put a file there")
 
 
 def unreadable_error(path: Path, error: OSError | ValueError) -> DataError:

@@ -16,7 +16,7 @@ from vlpeft.benchmark.cells.cell import Part
 from vlpeft.benchmark.contract.backbone import Backbone
 from vlpeft.benchmark.core.config import Config, parse
 from vlpeft.benchmark.core.errors import UserError
-from vlpeft.benchmark.datasets.base import DataFormat, Example, Pixels
+from vlpeft.benchmark.datasets.base import DataFormat, Example, Pixels, is_broken
 from vlpeft.benchmark.datasets.image_files import decode_image
 from vlpeft.benchmark.export.folder import AdapterFolder
 from vlpeft.benchmark.run.evaluation import predict_split
@@ -176,13 +176,11 @@ def check(asked: AskedQuestion, task: Task, where: str = "") -> None:
 def _check_text(asked: AskedQuestion, where: str) -> None:
     """Raise UserError for half a character, which no tokenizer and no terminal can write."""
     for text in (asked.question, *asked.images):
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
+        if is_broken(text):
             raise UserError(
                 f"{where}{ascii(text)[:80]} holds half a character (a lone surrogate);"
                 " write the whole character"
-            ) from error
+            )
 
 
 def _is_file(image: str) -> bool:

@@ -23,7 +23,7 @@ from vlpeft.benchmark.plan.grid import expand
 from vlpeft.benchmark.plan.sweep import (
     PlanOrigin,
     SweepHandle,
-    describe_origin,
+    name_file,
     plan_file,
     refuse_other_sweep,
     relative_origin,
@@ -88,7 +88,7 @@ def _make_plan(sweep: SweepHandle, cells: tuple[Planned, ...]) -> Plan:
     title = content.title or sweep_name(sweep.path)
     if sweep.scale:
         title = f"{title} (scale: {sweep.scale})"
-    file = describe_origin(sweep.path)
+    file = name_file(sweep.path)
     return Plan(sweep.name, title, content.notes, sweep.fingerprint(), cells, file)
 
 

@@ -123,7 +123,7 @@ class PlanOrigin:
     file: str | None = None
 
 
-def describe_origin(path: Path) -> str:
+def name_file(path: Path) -> str:
     """Return the sweep's file as a plan that is not written yet has it: "" for a shipped one."""
     resolved = resolve_path(path)
     if resolved.is_relative_to(SWEEPS):
@@ -145,7 +145,7 @@ def refuse_other_sweep(held: PlanOrigin | Plan, file: str, source: str, root: Pa
 
     Args:
         held: The plan in the folder.
-        file: The file of the sweep that is run, from `describe_origin`.
+        file: The file of the sweep that is run, from `name_file`.
         source: Its `fingerprint`.
         root: The result folder.
     """
@@ -240,7 +240,7 @@ class SweepHandle:
         Raises UserError if there is no plan, if it is damaged, or if it is of another sweep.
         """
         plan = self._read_plan()
-        refuse_other_sweep(plan, describe_origin(self.path), self.fingerprint(), self.root)
+        refuse_other_sweep(plan, name_file(self.path), self.fingerprint(), self.root)
         return plan
 
     def _read_plan(self) -> Plan:

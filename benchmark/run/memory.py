@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import gc
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 import torch
 
 from vlpeft.benchmark.cells.failures import is_out_of_memory
+from vlpeft.benchmark.core.terminal import print_message
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -48,11 +48,9 @@ class PartsInMemory:
 
     def _halve(self, failed: int) -> None:
         self.size = failed // 2
-        print(
+        print_message(
             f"{self.what} at once: {failed} ran out of memory, continuing with {self.size} "
-            "(results stay the same)",
-            file=sys.stderr,
-            flush=True,
+            "(results stay the same)"
         )
         gc.collect()
         if torch.cuda.is_available():

@@ -157,14 +157,16 @@ def describe_origin(
     code: Code,
     sources: Mapping[str, str],
     data: str,
+    images: str,
     ranks: Ranks,
 ) -> dict[str, object]:
     """Return the provenance of a record.
 
-    `sources` are the hashes of `cell_code`, `data` is the fingerprint of the datasets.
+    `sources` are the hashes of `cell_code`, `data` and `images` are fingerprints of the datasets.
     """
     return provenance(str(device), code) | {
         "data": data,
+        "images": images,
         "code": sources,
         "science": SCIENCE,
         "ranks": ranks.world,

@@ -340,7 +340,7 @@ class _Attempt:
             self.code,
             self.sources,
             self.data,
+            self.images,
             self.ranks,
         )
-        origin["images"] = self.images
         return make_record(self.cell, self.folder, state, selected, results, cost, origin, self.cut)
