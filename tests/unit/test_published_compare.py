@@ -589,7 +589,7 @@ def test_the_command_finds_the_sweeps_plan(capsys, tmp_path, monkeypatch, scale,
     plan = Plan(name, "A title", "", source, (planned,))
     write_atomically(plan_file(root, "vl_pet/table2", scale), to_json(dump(plan)))
     metrics = {
-        "vqa/vqav2_clip_bart:vqa_accuracy": 66.4,
+        "vqa/vqav2_clip_bart:vqa_accuracy_vl_adapter": 66.4,
         "vqa/gqa_clip_bart:accuracy": 54.94,
         "nlvr2/nlvr2_clip_bart:accuracy": 73.36,
     }

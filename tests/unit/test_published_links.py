@@ -16,6 +16,8 @@ SWEPT = sorted({sweep for name in published_names() if (sweep := find_sweep(name
 # Settings for which no paper prints a number: repairs of the release, and the paper's own variant
 # where they differ.
 WITHOUT_TABLE = {"routing/repaired", "p_adapter/paper"}
+# Rows for which no paper prints a number: what the text says where the release does otherwise.
+WITHOUT_NUMBER = {"p_adapter/table1": {"full_finetuning, ViT too"}}
 
 
 @pytest.mark.parametrize("name", published_names())
@@ -33,7 +35,9 @@ def test_every_cell_has_a_number(sweep: str) -> None:
     linked = set().union(
         *(linked_places(name) for name in published_names() if find_sweep(name) == sweep)
     )
-    assert set(places(sweep)) == linked
+    extra = {place for place in places(sweep) if place[0] in WITHOUT_NUMBER.get(sweep, ())}
+    assert set(places(sweep)) - extra == linked
+    assert {row for row, *_ in extra} == WITHOUT_NUMBER.get(sweep, set())
 
 
 @pytest.mark.parametrize("sweep", SWEPT)
