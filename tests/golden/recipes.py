@@ -70,7 +70,10 @@ def summarise_table(name: str) -> str:
         values.append([each.value, each.std, each.source.url])
         count += 1
     checksum = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
-    sources = "; ".join(f"{key}: {source.read}" for key, source in table.sources.items())
+    sources = "; ".join(
+        f"{key} ({'primary' if source.primary else 'secondary'}): {source.read}"
+        for key, source in table.sources.items()
+    )
     return f"{name}: {count} numbers, {checksum}, {sources}"
 
 
