@@ -19,8 +19,8 @@ from vlpeft.benchmark.backbones.blip import BLIPModel
 from vlpeft.benchmark.backbones.vision import transform
 from vlpeft.benchmark.datasets.shapes import Shapes
 
-# Other words than those of the pretraining, so that several captions are likely.
-PROMPT = "an image of "
+# BERT drops the space at the end of the released prompt; the tiny tokenizer would keep it.
+PROMPT = "a picture of"
 IMAGES = 24
 RECIPE = {"beams": 3, "max_output_tokens": 36, "min_generated_tokens": 1}
 
@@ -80,14 +80,13 @@ def choose(sums: dict[str, float], words: dict[str, int], added: int) -> str:
 
 def test_the_rules_differ_and_each_choice_wins_by_its_own_rule(images, captions, backbone) -> None:
     prompt = [backbone.start, *encode(backbone, PROMPT)]
-    assert len(prompt) == 4
     differ = [i for i in range(IMAGES) if captions["generated"][i] != captions["whole"][i]]
     assert differ
     for i in differ:
         model = next_logits(images[i])
         sums, words = {}, {}
         for rule, texts in captions.items():
-            text = encode(backbone, texts[i])
+            text = encode(backbone, f" {texts[i]}")
             words[rule] = len(text)
             sums[rule] = log_likelihood(model, [*prompt, *text, backbone.end], len(prompt))
         # transformers counts the words and the end; 4.15 the words and the prompt.
@@ -101,4 +100,4 @@ def test_captions_equal_the_transcription(images, captions, backbone) -> None:
     differ = [i for i in range(IMAGES) if captions["generated"][i] != captions["whole"][i]]
     for i in [*differ, 0, 1]:
         found = transcription(next_logits(images[i]), prompt, settings)
-        assert backbone.tokenizer.decode(found, skip_special_tokens=True) == captions["whole"][i]
+        assert list(found) == encode(backbone, f" {captions['whole'][i]}")
