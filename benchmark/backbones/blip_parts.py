@@ -16,6 +16,7 @@ from transformers import BlipConfig, PreTrainedModel
 
 from vlpeft.benchmark.backbones.blip_original import CLASSES, load_original
 from vlpeft.benchmark.backbones.files import local_path
+from vlpeft.benchmark.backbones.geometries import build_config, find_geometry
 from vlpeft.benchmark.backbones.normalisation import Triple, normalisation
 from vlpeft.benchmark.backbones.weights import WeightSource, reads_weights
 from vlpeft.benchmark.contract.attention import Attention, attend, reads_probabilities
@@ -30,14 +31,6 @@ CLIP: tuple[Triple, Triple] = (
 )
 # The tokenizer of BLIP's own checkpoints, which contain none.
 BERT = "bert-base-uncased"
-# The file that BLIP's papers start from, by the hub's models of the same geometry.
-# With these it can be planned on a machine that does not have it.
-KNOWN_FILES = {
-    "model_base_capfilt_large.pth": {
-        "decoder": "Salesforce/blip-image-captioning-base",
-        "vqa": "Salesforce/blip-vqa-base",
-    }
-}
 
 
 class Weights(NamedTuple):
@@ -88,9 +81,10 @@ def start_id(tokenizer: Any, start: object, rows: int, weights: str) -> int:
 def _load_model(weights: str, form: str) -> tuple[Any, tuple[Triple, Triple]]:
     source = WeightSource.parse(weights, tiny="blip")
     path = Path(weights)
-    known = KNOWN_FILES.get(path.name)
-    if known and not reads_weights() and local_path(weights) is None:
-        return WeightSource.parse(known[form], tiny="blip").model(CLASSES[form]), CLIP
+    # The file that BLIP's papers start from can be planned on a machine that does not have it.
+    known = find_geometry("blip", path.name)
+    if known is not None and not reads_weights() and local_path(weights) is None:
+        return CLASSES[form](build_config(known)).eval(), CLIP
     if weights.endswith(".pth"):
         return load_original(path, form), CLIP
     check_form(source, form)

@@ -19,7 +19,8 @@ from vlpeft.benchmark.backbones.files import (
     read_shapes,
     shorten,
 )
-from vlpeft.benchmark.backbones.weights import KNOWN, WeightSource, quiet
+from vlpeft.benchmark.backbones.geometries import known_models
+from vlpeft.benchmark.backbones.weights import WeightSource, quiet
 from vlpeft.benchmark.contract.backbone import WeightFiles
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.libraries import open_clip, timm
@@ -95,8 +96,8 @@ def _obtain_transformers(wanted: WeightFiles, fetch: bool) -> None:
 def _obtain_model(source: WeightSource, fetch: bool) -> None:
     if not source.random:
         _obtain_checkpoint(source, fetch)
-    elif source.location not in KNOWN:
-        # Random weights need only the architecture, and that of known names is listed here.
+    elif source.location not in known_models("hub"):
+        # Random weights need only the architecture, and that of known names is in `geometry/`.
         find_file(source.location, CONFIG, revision=source.revision, local_only=not fetch)
 
 

@@ -18,6 +18,7 @@ from vlpeft.benchmark.backbones.files import (
     local_path,
     read_file_shapes,
 )
+from vlpeft.benchmark.backbones.geometries import find_geometry
 from vlpeft.benchmark.backbones.normalisation import Triple, normalisation
 from vlpeft.benchmark.backbones.weights import WeightSource, reads_weights
 from vlpeft.benchmark.contract.visual import VisionTower
@@ -267,8 +268,11 @@ def _create_open_clip_visual(name: str) -> open_clip.ImageEncoder | None:
             f"{did_you_mean(weights, tags)}"
         )
     read: str | None = None
+    settings: dict[str, Any] = {}
     if not random and reads_weights():
         read = weights
+    elif geometry := find_geometry("open_clip", model):
+        settings = geometry.values()
     with library_errors(lambda cause: _open_clip_error(name, file, cause)):
         return open_clip.create_visual(
             model,
@@ -276,6 +280,7 @@ def _create_open_clip_visual(name: str) -> open_clip.ImageEncoder | None:
             # The tags of OpenAI's weights need QuickGELU. For a file, NAME itself says it.
             quick_gelu=bool(tag.get("quick_gelu")),
             device=torch.get_default_device(),
+            settings=settings,
         )
 
 

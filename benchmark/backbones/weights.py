@@ -24,6 +24,7 @@ from vlpeft.benchmark.backbones.files import (
     local_path,
     read_shapes,
 )
+from vlpeft.benchmark.backbones.geometries import build_config, find_geometry, known_models
 from vlpeft.benchmark.contract.backbone import TINY
 from vlpeft.benchmark.core.errors import UserError, WeightsError
 from vlpeft.benchmark.libraries import huggingface_hub, transformers
@@ -34,60 +35,8 @@ from vlpeft.benchmark.libraries.transformers import (
     load_model,
     load_shapes,
     load_tokenizer,
-    make_config,
 )
 
-LARGE = {
-    "hidden_size": 1024,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 16,
-    "intermediate_size": 4096,
-}
-# What differs from the defaults of transformers, which have 12 layers of width 768. Positions start
-# behind the padding id 1, hence 512 + 2.
-_ROBERTA = {
-    "vocab_size": 50265,
-    "max_position_embeddings": 514,
-    "type_vocab_size": 1,
-    "layer_norm_eps": 1e-5,
-    "model_type": "roberta",
-}
-_VIT = {"model_type": "vit", "image_size": 224, "patch_size": 16}
-_BART = {
-    "model_type": "bart",
-    "d_model": 768,
-    "encoder_layers": 6,
-    "encoder_attention_heads": 12,
-    "encoder_ffn_dim": 3072,
-    "decoder_layers": 6,
-    "decoder_attention_heads": 12,
-    "decoder_ffn_dim": 3072,
-    "dropout": 0.1,
-    "attention_dropout": 0.1,
-    "activation_dropout": 0.1,
-}
-# The hub's BLIP checkpoints are for images of 384 pixels. The papers use 224.
-_BLIP_PARTS = {"text_config": {"num_attention_heads": 12}, "vision_config": {"image_size": 384}}
-_BLIP_CAPTION = {
-    "model_type": "blip",
-    "architectures": ["BlipForConditionalGeneration"],
-    **_BLIP_PARTS,
-}
-_BLIP_VQA = {"model_type": "blip", "architectures": ["BlipForQuestionAnswering"], **_BLIP_PARTS}
-# The geometry of the papers' towers. They can be planned and counted without any file.
-KNOWN: Mapping[str, Mapping[str, Any]] = {
-    "roberta-base": _ROBERTA,
-    "roberta-large": _ROBERTA | LARGE,
-    "facebook/bart-base": _BART,
-    "gpt2": {"model_type": "gpt2"},
-    "gpt2-medium": {"model_type": "gpt2", "n_embd": 1024, "n_layer": 24, "n_head": 16},
-    "Salesforce/blip-image-captioning-base": _BLIP_CAPTION,
-    "Salesforce/blip-vqa-base": _BLIP_VQA,
-    "Salesforce/blip-vqa-capfilt-large": _BLIP_VQA,
-    "google/vit-base-patch16-224-in21k": _VIT,
-    "google/vit-large-patch16-224-in21k": _VIT | LARGE,
-}
-NAMES = ("tiny", *KNOWN)
 # A name this similar to a known one is a typo. distilgpt2 and xlm-roberta-base are below it.
 TYPO = 0.87
 
@@ -98,6 +47,11 @@ VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt")
 # The tokenizers of plans, by place and content: a plan builds each backbone many times.
 _TOKENIZERS: dict[object, Any] = {}
 _RANDOM: ContextVar[bool] = ContextVar("random weights", default=False)
+
+
+def known_names() -> tuple[str, ...]:
+    """Return the sources that are known by name: `tiny`, and the models with a known geometry."""
+    return ("tiny", *known_models("hub"))
 
 
 @contextmanager
@@ -154,7 +108,7 @@ class WeightSource:
         if not location.strip():
             raise UserError(
                 f"weights: the value '{text}' names nothing; "
-                f"write a hub id, a folder, or one of {', '.join(NAMES)}"
+                f"write a hub id, a folder, or one of {', '.join(known_names())}"
             )
         _refuse_typo(location, revision)
         if location == "tiny":
@@ -168,10 +122,9 @@ class WeightSource:
 
     def config(self) -> PretrainedConfig:
         """Return the architecture, without weights."""
-        known = KNOWN.get(self.location)
+        known = find_geometry("hub", self.location)
         if known is not None:
-            settings = {key: value for key, value in known.items() if key != "model_type"}
-            return make_config(known["model_type"], settings)
+            return build_config(known)
         return self._load(lambda: load_config(self.location, self.revision))
 
     def model(self, cls: type[PreTrainedModel], **options: Any) -> PreTrainedModel:
@@ -276,7 +229,7 @@ class WeightSource:
 
     def _suggest_id(self) -> str:
         """Return the known name that the location may mean, or ""."""
-        near = difflib.get_close_matches(self.location, NAMES, n=1)
+        near = difflib.get_close_matches(self.location, known_names(), n=1)
         if near and near[0] != self.location:
             return f" (did you mean '{near[0]}'?)"
         return ""
@@ -292,9 +245,10 @@ def _stamp(folder: Path | None) -> tuple[tuple[str, int, int], ...]:
 
 def _refuse_typo(location: str, revision: str | None) -> None:
     """Refuse a near miss of a known name before the hub is asked, which takes long to refuse it."""
-    if location in NAMES or "/" in location or local_path(location):
+    names = known_names()
+    if location in names or "/" in location or local_path(location):
         return
-    near = difflib.get_close_matches(location, NAMES, n=1, cutoff=TYPO)
+    near = difflib.get_close_matches(location, names, n=1, cutoff=TYPO)
     if near and not cached_path(location, "config.json", revision):
         raise UserError(
             f"unknown weights '{location}'; did you mean '{near[0]}'? "

@@ -5,11 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 import open_clip
 import torch
 from torch import Tensor, nn
+
+from vlpeft.benchmark.libraries.changes import refuse_unsupported
 
 LIBRARY = "open_clip_torch"
 TRIED = ("3.3.0",)
@@ -21,6 +25,8 @@ SAFE = {WEIGHTS: "open_clip_model.safetensors"}
 ENDINGS = (".bin", ".pth")
 """The endings that open_clip replaces by .safetensors, if a repository has such a file."""
 
+
+PARTS = {"vision_cfg": open_clip.CLIPVisionCfg, "text_cfg": open_clip.CLIPTextCfg}
 
 EncoderKind = Literal["resnet", "vit"]
 
@@ -59,13 +65,27 @@ def text_model(model: str) -> str | None:
     return name
 
 
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """Raise UserError unless a model can be built with these settings."""
+    unknown = set(settings) - {"embed_dim", *PARTS}
+    for part, cls in PARTS.items():
+        names = {field.name for field in fields(cls)}
+        unknown |= {f"{part}.{each}" for each in settings.get(part, {}) if each not in names}
+    refuse_unsupported(LIBRARY, "the configuration of a model", unknown)
+
+
 def create_visual(
-    model: str, weights: str | None, *, quick_gelu: bool, device: torch.device
+    model: str,
+    weights: str | None,
+    *,
+    quick_gelu: bool,
+    device: torch.device,
+    settings: Mapping[str, Any] = MappingProxyType({}),
 ) -> ImageEncoder | None:
     """Return the image side of a model in float32 and evaluation mode.
 
     Returns None if it is not a plain ResNet or ViT. `weights` is a tag or a file; without it the
-    weights are random.
+    weights are random. `settings` replace those that open_clip has for the model.
     Raises RuntimeError, OSError or ValueError if the model cannot be made.
     """
     with _quiet():
@@ -81,6 +101,7 @@ def create_visual(
             pretrained_image=False,
             require_pretrained=weights is not None,
             weights_only=True,
+            **settings,
         )
     return _as_states(made.visual.eval())
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
@@ -42,10 +44,12 @@ class Hypotheses:
         return self.worst_score >= best_sum_logprobs / cur_len**self.length_penalty
 
 
-def transcription(model: Tensor, prompt: list[int], settings: BeamSettings) -> tuple[int, ...]:
+def transcription(
+    next_logits: Callable[[list[int]], Tensor], prompt: list[int], settings: BeamSettings
+) -> tuple[int, ...]:
     """Search one image as `beam_search`, `process` and `finalize` of 4.15 do together.
 
-    The "model" is a table: the next logits depend on the last token and the length.
+    `next_logits` maps the ids so far to the logits of the next token.
     """
     beams = settings.beams
     hypotheses = Hypotheses(beams, settings.penalty, settings.early)
@@ -55,18 +59,18 @@ def transcription(model: Tensor, prompt: list[int], settings: BeamSettings) -> t
     done = False
     while True:
         cur_len = len(input_ids[0])
-        logits = torch.stack([model[cur_len - len(prompt), ids[-1]] for ids in input_ids])
-        next_scores = torch.log_softmax(logits, dim=-1)
+        next_scores = torch.log_softmax(torch.stack([*map(next_logits, input_ids)]), dim=-1)
+        words = next_scores.shape[-1]
         if cur_len < min_length:
-            next_scores[:, END] = -float("inf")
+            next_scores[:, settings.end] = -float("inf")
         next_scores = (next_scores + beam_scores[:, None]).view(-1)
         next_scores, next_tokens = torch.topk(next_scores, 2 * beams)
         chosen: list[tuple[float, int, int]] = []
         for rank, (score, place) in enumerate(
             zip(next_scores.tolist(), next_tokens.tolist(), strict=True)
         ):
-            beam, token = divmod(place, WORDS)
-            if token == END:
+            beam, token = divmod(place, words)
+            if token == settings.end:
                 if rank >= beams:
                     continue
                 hypotheses.add(list(input_ids[beam]), score)
@@ -84,6 +88,11 @@ def transcription(model: Tensor, prompt: list[int], settings: BeamSettings) -> t
             hypotheses.add(ids, score)
     best = sorted(hypotheses.beams, key=lambda pair: pair[0]).pop()[1]
     return tuple(best[len(prompt) :])
+
+
+def read_table(model: Tensor, start: int) -> Callable[[list[int]], Tensor]:
+    """Return a "model" whose next logits depend on the last token and the length only."""
+    return lambda ids: model[len(ids) - start, ids[-1]]
 
 
 def table_search(model: Tensor, prompts: list[list[int]], settings: BeamSettings):
@@ -121,7 +130,10 @@ def test_search_equals_the_transcription(seed: int) -> None:
     )
     prompts = [[3] * draw(1, 6) for _ in range(4)]
     model = torch.randn(4, 10, WORDS, WORDS, generator=random) * 2
-    want = [transcription(model[i], prompt, settings) for i, prompt in enumerate(prompts)]
+    want = [
+        transcription(read_table(model[i], len(prompt)), prompt, settings)
+        for i, prompt in enumerate(prompts)
+    ]
     assert table_search(model, prompts, settings) == want
 
 
