@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -134,6 +134,10 @@ class Planned(Config):
     data: str = ""  # fingerprint of the data at the time of planning
     # Training texts that are cut, in words, found in the first examples; "" if none is.
     cut: str = ""
+    # What varies within an entry of the sweep, with its value here; and the labels of the method,
+    # backbone or dataset without it, by "method", "backbone" and "dataset".
+    varied: dict[str, JSON] = field(default_factory=dict)
+    families: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

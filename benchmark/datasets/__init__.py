@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from vlpeft.benchmark.core.config import (
@@ -133,6 +133,19 @@ def load_spec(name_or_path: str) -> DatasetSpec:
     if "root" not in own:
         root = _default_root(path)
     return DatasetSpec(card.name, card.format, settings, _absolute(root, path), card.protocol)
+
+
+def change_settings(
+    spec: DatasetSpec, name: str, changes: Mapping[str, JSON], where: str
+) -> DatasetSpec:
+    """Return a dataset with other settings of its format, under another name.
+
+    Raises UserError, which begins with `where`, for a bad setting.
+    """
+    values = {**spec.settings, **changes, "root": spec.root}
+    settings = dump_identity(parse(FORMATS.load(spec.format), values, where))
+    settings.pop("root")
+    return replace(spec, name=name, settings=settings)
 
 
 def dataset_settings(name_or_path: str) -> dict[str, JSON]:

@@ -17,7 +17,12 @@ from vlpeft.benchmark.core.config import dump, parse_json
 from vlpeft.benchmark.core.errors import DataError, UserError, error_context
 from vlpeft.benchmark.core.files import read_bytes, to_json, write_atomically
 from vlpeft.benchmark.plan.changes import refuse_other_code
-from vlpeft.benchmark.plan.compatibility import check_names, check_recipe, reason_to_skip
+from vlpeft.benchmark.plan.compatibility import (
+    check_names,
+    check_recipe,
+    reason_to_skip,
+    without_optimizer,
+)
 from vlpeft.benchmark.plan.counts import count_parameters, describe_cut_texts
 from vlpeft.benchmark.plan.grid import expand
 from vlpeft.benchmark.plan.sweep import (
@@ -251,7 +256,7 @@ class _Checker:
 
     def _answers(self, part: Part) -> int | str:
         """Return the size of the answer list, or the reason why the data cannot be read."""
-        key = json.dumps(part.identity(), sort_keys=True)
+        key = json.dumps(without_optimizer(part), sort_keys=True)
         if key not in self.answers:
             self.answers[key] = self._read_answers(part)
         return self.answers[key]
@@ -276,7 +281,7 @@ class _Checker:
 
     def _count(self, cell: Cell, answers: int) -> dict[str, int]:
         """Return the parameter counts of a cell with an answer list of this size."""
-        recipes = [dump(part.protocol) for part in cell.parts]
+        recipes = [without_optimizer(part) for part in cell.parts]
         key = json.dumps([dump(cell.method), dump(cell.backbone), answers, recipes], sort_keys=True)
         if key not in self.counts:
             self.counts[key] = count_parameters(cell, answers)
@@ -284,7 +289,7 @@ class _Checker:
 
     def _cut(self, cell: Cell) -> str:
         """Return which training texts are cut; "" if none is, or no tokenizer is available."""
-        places = [part.identity() for part in cell.parts]
+        places = [without_optimizer(part) for part in cell.parts]
         key = json.dumps([dump(cell.backbone), places], sort_keys=True)
         if key not in self.cut:
             self.cut[key] = describe_cut_texts(cell)

@@ -13,7 +13,7 @@ from vlpeft.benchmark.backbones import BACKBONES
 from vlpeft.benchmark.cells.cell import Cell, Part
 from vlpeft.benchmark.contract import METHODS
 from vlpeft.benchmark.contract.backbone import BackboneConfig
-from vlpeft.benchmark.core.config import parse
+from vlpeft.benchmark.core.config import JSON, parse
 from vlpeft.benchmark.core.errors import UserError, did_you_mean
 from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.metrics import METRICS
@@ -36,6 +36,8 @@ OPTIMIZER = (
     "warmup_steps",
     "clip_norm",
 )
+# Settings of the recipe that change neither the data nor the model.
+STEERING = {*OPTIMIZER, "batch_size", "length_window", "precision"}
 # The usual names of splits, to suggest one that a dataset does have.
 USUAL_SPLITS = {
     "train_split": ("train",),
@@ -89,6 +91,16 @@ def _unusable_images(part: Part, config: BackboneConfig) -> str:
         if value != plain:
             return f"{key}: {value} needs images, and {name} holds features"
     return ""
+
+
+def without_optimizer(part: Part) -> dict[str, JSON]:
+    """Return what identifies a task, without the settings that change neither data nor model.
+
+    Cells that differ in those alone are checked once.
+    """
+    identity = part.identity()
+    recipe = {key: value for key, value in identity["protocol"].items() if key not in STEERING}
+    return {**identity, "protocol": recipe}
 
 
 def check_recipe(cell: Cell) -> None:

@@ -1,10 +1,14 @@
-"""The entries of a sweep file: its methods, its backbones, and its tasks on datasets."""
+"""The entries of a sweep file: its methods, its backbones, and its tasks on datasets.
+
+An entry that varies something (`vlpeft.benchmark.plan.vary`) becomes several, one a combination.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -13,10 +17,21 @@ from pydantic import Field
 from vlpeft.benchmark.core.config import JSON, Config, parse
 from vlpeft.benchmark.core.errors import UserError, error_context
 from vlpeft.benchmark.core.protocol import Protocol
-from vlpeft.benchmark.datasets import DatasetSpec, load_spec
+from vlpeft.benchmark.datasets import FORMATS, DatasetSpec, change_settings, load_spec
 from vlpeft.benchmark.plan.recipes import Layer
+from vlpeft.benchmark.plan.vary import (
+    KEYS,
+    Values,
+    Variation,
+    combine,
+    family,
+    label_values,
+    parse_variation,
+    split_by_owner,
+)
 
-ENTRY_KEYS = ("name", "label", "on", "by_task", "protocol")  # every other key is a setting
+# Every other key of an entry is a setting, or one of `vlpeft.benchmark.plan.vary`.
+ENTRY_KEYS = ("name", "label", "on", "by_task", "protocol")
 SHOWN_CHARACTERS = 80  # of a bad value, in an error message
 
 
@@ -26,6 +41,7 @@ class TaskPlace(NamedTuple):
     task: str
     spec: DatasetSpec
     source: str
+    varied: Mapping[str, JSON] = {}  # settings of the dataset's format
 
 
 @dataclass(frozen=True)
@@ -74,6 +90,25 @@ class SweepEntry(Config):
     by_task: dict[str, dict[str, JSON]] = field(default_factory=dict)
     settings: dict[str, JSON] = field(default_factory=dict)
     protocol: dict[str, JSON] = field(default_factory=dict)
+    # What varies, with the values of this combination; and those of them that `assign` has not
+    # yet added to `settings` or `protocol`, because that needs the entry's class.
+    varied: dict[str, JSON] = field(default_factory=dict)
+    unassigned: dict[str, JSON] = field(default_factory=dict)
+    family: str = ""  # the label without what varies
+
+    def assign(self, cls: type[Any], where: str) -> SweepEntry:
+        """Return the entry with its varied values among `settings` and `protocol`.
+
+        Raises UserError for a key that neither `cls` nor the protocol has, or that is fixed, too.
+        """
+        fixed = (*self.settings, *self.protocol)
+        settings, protocol = split_by_owner(self.unassigned, cls, fixed, where)
+        return replace(
+            self,
+            settings={**self.settings, **settings},
+            protocol={**self.protocol, **protocol},
+            unassigned={},
+        )
 
     def layers(self, kind: str, task: str = "") -> tuple[Layer, ...]:
         """Return the layers of its settings, lowest first: for all tasks, then for this one."""
@@ -98,7 +133,7 @@ class SweepEntry(Config):
 def parse_entry(item: JSON, where: str) -> SweepEntry:
     """Read one `methods:` or `backbones:` entry: a name, or a mapping with settings.
 
-    Raises UserError for anything else.
+    What it varies is not read yet, see `vary_entry`. Raises UserError for anything else.
     """
     if isinstance(item, str):
         return SweepEntry(item)
@@ -109,8 +144,54 @@ def parse_entry(item: JSON, where: str) -> SweepEntry:
     if isinstance(label := item.get("label"), str) and not label.strip():
         raise UserError(f"{where}: `label` is empty; write a label, or remove the key")
     own = {key: item[key] for key in ENTRY_KEYS if key in item}
-    settings = {key: value for key, value in item.items() if key not in own}
+    settings = {key: value for key, value in item.items() if key not in (*own, *KEYS)}
     return parse(SweepEntry, {**own, "settings": settings}, where)
+
+
+def vary_entry(
+    entry: SweepEntry, item: JSON, protocol: str | Mapping[str, JSON], where: str
+) -> list[SweepEntry]:
+    """Return an entry with a label for each combination of what varies.
+
+    Args:
+        entry: What `parse_entry` has read, with its label.
+        item: The same entry as it is in the file.
+        protocol: The sweep's `protocol:` for a method, which may vary keys for all methods; "" for
+            a backbone.
+        where: The place of the entry, for messages.
+
+    Raises:
+        UserError: For a bad list or range, and for a key that varies in both or is fixed here.
+    """
+    own = Variation()
+    if isinstance(item, Mapping):
+        own = parse_variation(item, where)
+    shared = Variation()
+    if isinstance(protocol, Mapping):
+        shared = parse_variation(protocol, f"{where.partition(': ')[0]}: protocol")
+    for key in shared.settings():
+        if key in own.settings() or key in entry.protocol:
+            raise UserError(
+                f"{where}: the sweep's protocol varies '{key}' for all methods, and this entry has "
+                "it, too; remove one of the two"
+            )
+    both = product(combine(own, where), combine(shared, where))
+    return [_vary(entry, values, recipe, where) for values, recipe in both]
+
+
+def _vary(entry: SweepEntry, values: Values, recipe: Values, where: str) -> SweepEntry:
+    """Return the entry of one combination."""
+    varied = {**values, **recipe}
+    with error_context(where):
+        label = label_values(entry.label, varied)
+    return replace(
+        entry,
+        label=label,
+        protocol={**entry.protocol, **recipe},
+        varied=varied,
+        unassigned=values,
+        family=family(entry.label, varied),
+    )
 
 
 def refuse_protocol_keys(values: Mapping[str, JSON], cls: type[Any], where: str, fix: str) -> None:
@@ -131,15 +212,35 @@ def refuse_protocol_keys(values: Mapping[str, JSON], cls: type[Any], where: str,
             )
 
 
-def parse_tasks(item: JSON, path: Path, where: str) -> Tasks:
-    """Read one `tasks:` entry of the sweep file `path`. Raises UserError."""
+def parse_tasks(item: JSON, path: Path, where: str) -> list[Tasks]:
+    """Read one `tasks:` entry of the sweep file `path`: one, or one for each combination.
+
+    Raises UserError.
+    """
     on: tuple[str, ...] = ()
-    if isinstance(item, dict) and "on" in item:
-        on = parse(Only, {"on": item["on"]}, where).on
-        item = {key: value for key, value in item.items() if key != "on"}
+    variation = Variation()
+    if isinstance(item, dict):
+        if "on" in item:
+            on = parse(Only, {"on": item["on"]}, where).on
+        variation = parse_variation(item, where)
+        item = {key: value for key, value in item.items() if key not in ("on", *KEYS)}
     if isinstance(item, dict) and "joint" in item:
-        return Tasks(_parse_joint(item, path, where), on)
-    return Tasks((_parse_task(item, path, where),), on)
+        if variation.settings():
+            raise UserError(f"{where}: a joint entry cannot vary; write one for each value")
+        return [Tasks(_parse_joint(item, path, where), on)]
+    place = _parse_task(item, path, where)
+    return [Tasks((_vary_task(place, values, where),), on) for values in combine(variation, where)]
+
+
+def _vary_task(place: TaskPlace, values: Values, where: str) -> TaskPlace:
+    """Return a task on the dataset with other settings; its name says which."""
+    if not values:
+        return place
+    cls = FORMATS.load(place.spec.format)
+    refuse_protocol_keys(values, cls, where, "as `vary: {{{key}: ...}}` under `protocol:`")
+    split_by_owner(values, cls, ("root",), where)
+    name = label_values(place.spec.name, values)
+    return place._replace(spec=change_settings(place.spec, name, values, where), varied=values)
 
 
 def _parse_joint(item: JSON, path: Path, where: str) -> tuple[TaskPlace, ...]:

@@ -82,10 +82,7 @@ def cross_layers(sweep: SweepHandle) -> list[Crossed]:
 def _read_grid(handle: SweepHandle) -> _Grid:
     """Read a sweep file and resolve its entries."""
     sweep, where = handle.sweep, str(handle.path)
-    methods = [
-        Resolved(entry, _resolve_choice(METHODS, entry, f"{where}: method '{entry.label}'"))
-        for entry in sweep.entries("methods", where)
-    ]
+    methods = [_resolve_method(entry, where) for entry in sweep.entries("methods", where)]
     size = None
     if handle.scale:
         size = load_scale(handle.scale)
@@ -95,8 +92,16 @@ def _read_grid(handle: SweepHandle) -> _Grid:
     return _Grid(sweep, where, methods, backbones, _read_tasks(sweep, handle.path), size)
 
 
+def _resolve_method(entry: SweepEntry, where: str) -> Resolved:
+    """Resolve a method."""
+    where = f"{where}: method '{entry.label}'"
+    entry = _assign(METHODS, entry, where)
+    return Resolved(entry, _resolve_choice(METHODS, entry, where))
+
+
 def _resolve_backbone(entry: SweepEntry, size: Scale | None, where: str) -> Resolved:
     """Resolve a backbone; a scale replaces some of its settings."""
+    entry = _assign(BACKBONES, entry, f"{where}: backbone '{entry.label}'")
     scaled = entry
     if size is not None:
         settings = {**entry.settings, **size.scaled_settings(entry.name)}
@@ -107,7 +112,9 @@ def _resolve_backbone(entry: SweepEntry, size: Scale | None, where: str) -> Reso
 
 def _read_tasks(sweep: Sweep, path: Path) -> list[Tasks]:
     """Read the `tasks:` entries."""
-    found = [parse_tasks(item, path, f"{path}: tasks[{i}]") for i, item in enumerate(sweep.tasks)]
+    found: list[Tasks] = []
+    for i, item in enumerate(sweep.tasks):
+        found += parse_tasks(item, path, f"{path}: tasks[{i}]")
     files: dict[str, Path] = {}
     for place in (place for tasks in found for place in tasks.places):
         file = dataset_path(place.source)
@@ -120,12 +127,17 @@ def _read_tasks(sweep: Sweep, path: Path) -> list[Tasks]:
     return found
 
 
-def _resolve_choice(registry: Registry[Any], entry: SweepEntry, where: str) -> Choice:
-    """Look up an entry's name and fill in its settings. Raises UserError."""
+def _assign(registry: Registry[Any], entry: SweepEntry, where: str) -> SweepEntry:
+    """Look up an entry's name and assign what varies. Raises UserError."""
     # An unknown name is part of the message already, so the place need not repeat it.
     place = where.removesuffix(f": {registry.kind} '{entry.name}'")
     with error_context(place):
         registry.entry(entry.name)
+    return entry.assign(registry.load(entry.name), where)
+
+
+def _resolve_choice(registry: Registry[Any], entry: SweepEntry, where: str) -> Choice:
+    """Fill in the settings of an entry whose name is known. Raises UserError."""
     cls = registry.load(entry.name)
     refuse_protocol_keys(entry.settings, cls, where, "as `protocol: {{{key}: ...}}` in this entry")
     return Choice(entry.name, dump_identity(parse(cls, entry.settings, where)))
@@ -133,7 +145,7 @@ def _resolve_choice(registry: Registry[Any], entry: SweepEntry, where: str) -> C
 
 def _check_on(grid: _Grid) -> None:
     """Raise UserError for an `on:` that names no backbone of the sweep, or is misplaced."""
-    labels = [backbone.entry.label for backbone in grid.backbones]
+    labels = [label for backbone in grid.backbones for label in _names(backbone)]
     for method in grid.methods:
         where = f"{grid.where}: method '{method.entry.label}'"
         _check_labels(method.entry.on, labels, where)
@@ -186,7 +198,12 @@ def _cross(grid: _Grid) -> Iterator[Crossed]:
 
 def _allows(on: tuple[str, ...], backbone: Resolved) -> bool:
     """True if an `on:` includes this backbone; an empty one includes all."""
-    return not on or backbone.entry.label in on
+    return not on or any(label in on for label in _names(backbone))
+
+
+def _names(backbone: Resolved) -> tuple[str, str]:
+    """Return what `on:` may call a backbone: its label, or that of all that its entry varies."""
+    return backbone.entry.label, backbone.entry.family
 
 
 def _cells(
@@ -212,7 +229,7 @@ def _cells(
     method_layers = method.entry.layers("method", alone)
     backbone_layers = _backbone_layers(backbone.entry, grid.size)
     for seed in grid.sweep.seeds:
-        planned = _planned(method, backbone, parts, seed)
+        planned = _planned(method, backbone, tasks, parts, seed)
         yield Crossed(planned, data, method_layers, backbone_layers, layers)
 
 
@@ -231,7 +248,9 @@ def _backbone_layers(entry: SweepEntry, size: Scale | None) -> tuple[Layer, ...]
     return (*own, Layer(size.origin, size.scaled_settings(entry.name)))
 
 
-def _planned(method: Resolved, backbone: Resolved, parts: tuple[Part, ...], seed: int) -> Planned:
+def _planned(
+    method: Resolved, backbone: Resolved, tasks: Tasks, parts: tuple[Part, ...], seed: int
+) -> Planned:
     """Build a cell and its place in the table."""
     first, *also = parts
     cell = Cell(
@@ -251,7 +270,21 @@ def _planned(method: Resolved, backbone: Resolved, parts: tuple[Part, ...], seed
         _join(part.dataset.name for part in parts),
         seed,
         cell,
+        varied={**backbone.entry.varied, **tasks.places[0].varied, **method.entry.varied},
+        families=_families(method, backbone, tasks),
     )
+
+
+def _families(method: Resolved, backbone: Resolved, tasks: Tasks) -> dict[str, str]:
+    """Return the labels without what varies, of those sides that vary something."""
+    families = {}
+    if method.entry.varied:
+        families["method"] = method.entry.family
+    if backbone.entry.varied:
+        families["backbone"] = backbone.entry.family
+    if tasks.places[0].varied:
+        families["dataset"] = Path(tasks.places[0].source).stem
+    return families
 
 
 def _join(names: Iterable[str]) -> str:
@@ -300,7 +333,10 @@ def _facts(place: TaskPlace, method: Resolved, backbone: Resolved) -> dict[str, 
 
 def _data_layers(place: TaskPlace, size: Scale | None) -> tuple[Layer, ...]:
     """Return the layers of a dataset's settings, or of what replaces it at a scale."""
-    own = (Layer(f"dataset {place.spec.name}", dataset_settings(place.source)),)
+    name = Path(place.source).stem
+    own: tuple[Layer, ...] = (Layer(f"dataset {name}", dataset_settings(place.source)),)
+    if place.varied:
+        own += (Layer(f"task {place.task}/{place.spec.name}", place.varied),)
     if size is None:
         return own
     return size.data_layers(place.spec) or own

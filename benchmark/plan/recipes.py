@@ -5,7 +5,8 @@ From low to high:
 1. what a dataset's YAML asks for,
 2. a shipped protocol's defaults, then its matching rules in order (those of its `base` first),
 3. the sweep's own keys,
-4. the backbone's entry, then the method's entry,
+4. the backbone's entry, then the method's entry, with what they vary; what the sweep's protocol
+   varies counts as the method's,
 5. a scale, if one was asked for.
 """
 
@@ -20,6 +21,7 @@ from typing import Any
 from vlpeft.benchmark.core.config import JSON, Config, load_yaml, merge, parse, yaml_names
 from vlpeft.benchmark.core.errors import UserError, did_you_mean, error_context
 from vlpeft.benchmark.core.protocol import Protocol
+from vlpeft.benchmark.plan.vary import KEYS
 
 FOLDER = Path(__file__).resolve().parents[1] / "protocols"
 DEFAULT = "default of Protocol"  # the origin of what no layer sets
@@ -106,7 +108,7 @@ def sweep_layers(
             yield from protocol_layers(str(base), facts)
     own: dict[str, JSON] = {}
     if not isinstance(chosen, str):
-        own = {key: value for key, value in chosen.items() if key != "base"}
+        own = {key: value for key, value in chosen.items() if key not in ("base", *KEYS)}
     yield Layer("sweep", own)
 
 

@@ -25,6 +25,7 @@ from vlpeft.benchmark.plan.entries import (
     parse_entry,
     parse_tasks,
     refuse_protocol_keys,
+    vary_entry,
 )
 from vlpeft.benchmark.plan.recipes import protocol_files
 from vlpeft.benchmark.plan.scale import scale_path
@@ -50,12 +51,18 @@ class Sweep(Config):
     def entries(self, kind: str, where: str) -> list[SweepEntry]:
         """Return the `methods` or `backbones` entries, each with a unique label.
 
+        An entry that varies something is there once a combination.
+
         Raises UserError for a bad entry, and for a label that appears twice.
         """
-        items = getattr(self, kind)
-        read = [parse_entry(item, f"{where}: {kind}[{i}]") for i, item in enumerate(items)]
-        names = Counter(entry.name for entry in read)
-        labelled = [_add_label(entry, unique=names[entry.name] == 1) for entry in read]
+        places = {f"{where}: {kind}[{i}]": item for i, item in enumerate(getattr(self, kind))}
+        read = {place: parse_entry(item, place) for place, item in places.items()}
+        names = Counter(entry.name for entry in read.values())
+        protocol = self.protocol if kind == "methods" else ""
+        labelled = []
+        for place, entry in read.items():
+            own = _add_label(entry, unique=names[entry.name] == 1)
+            labelled += vary_entry(own, places[place], protocol, place)
         for label, times in Counter(entry.label for entry in labelled).items():
             if times > 1:
                 raise UserError(
@@ -204,7 +211,8 @@ class SweepHandle:
         """Return every task with its dataset, those of joint entries included."""
         found: list[TaskPlace] = []
         for i, item in enumerate(self.sweep.tasks):
-            found += parse_tasks(item, self.path, f"{self.path}: tasks[{i}]").places
+            for tasks in parse_tasks(item, self.path, f"{self.path}: tasks[{i}]"):
+                found += tasks.places
         return found
 
     def fingerprint(self) -> str:

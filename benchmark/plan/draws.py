@@ -1,0 +1,142 @@
+"""`sample:` in a sweep: values drawn from ranges, the same on every machine.
+
+The draws are points of a scrambled Sobol sequence, or of a random generator with a fixed seed, both
+from scipy. Numbers are rounded to three significant digits, so that they can be read, and so that
+the last bit of a power cannot change a cell's id.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+
+from pydantic import Field
+
+from vlpeft.benchmark.core.config import JSON, Config, parse
+from vlpeft.benchmark.core.errors import UserError, did_you_mean
+from vlpeft.benchmark.core.plain_yaml import parse_yaml
+
+DIGITS = 3  # significant digits of a drawn number
+FORMS = "log(LOW, HIGH), uniform(LOW, HIGH) or choice(A, B, ...)"
+RANGE = re.compile(r"\s*(\w+)\((.*)\)\s*", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Sample(Config):
+    """The options of `sample:`; its other keys are settings with a range."""
+
+    OPTIONS: ClassVar[tuple[str, ...]] = ("n", "seed", "sampler")
+
+    n: Annotated[int, Field(gt=0, le=100_000)]
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    sampler: Literal["sobol", "random"] = "sobol"
+
+
+class Range(NamedTuple):
+    """A range as it is written: its kind, and the values between its brackets."""
+
+    kind: str
+    values: list[Any]
+
+
+def draw(item: Mapping[str, JSON], where: str) -> list[dict[str, JSON]]:
+    """Return the draws of a `sample:` mapping.
+
+    Raises UserError for a bad option or range, and if two draws are equal.
+    """
+    item = _join_commas(item)
+    options = parse(Sample, {key: item[key] for key in Sample.OPTIONS if key in item}, where)
+    ranges = {key: value for key, value in item.items() if key not in Sample.OPTIONS}
+    if not ranges:
+        raise UserError(f"{where}: it draws nothing; add a setting with a range: {FORMS}")
+    maps = {key: _parse_range(value, f"{where}.{key}") for key, value in ranges.items()}
+    drawn: list[dict[str, JSON]] = []
+    for point in _points(len(maps), options):
+        values = {key: map_(share) for (key, map_), share in zip(maps.items(), point, strict=True)}
+        if values in drawn:
+            listed = ", ".join(f"{key}={value}" for key, value in values.items())
+            raise UserError(
+                f"{where}: {listed} is drawn twice; lower `n`, or list all under `vary`"
+            )
+        drawn.append(values)
+    return drawn
+
+
+def _points(dimensions: int, options: Sample) -> Sequence[Sequence[float]]:
+    """Return points of the unit cube [0, 1)^dimensions."""
+    import numpy as np
+    from scipy.stats import qmc
+
+    generator = np.random.default_rng(options.seed)
+    if options.sampler == "random":
+        plain: list[list[float]] = generator.random((options.n, dimensions)).tolist()
+        return plain
+    # A Sobol sequence is balanced in blocks of a power of two; scipy warns about other numbers.
+    sequence = qmc.Sobol(dimensions, rng=generator)
+    points: list[list[float]] = sequence.random_base2(math.ceil(math.log2(options.n))).tolist()
+    return points[: options.n]
+
+
+def _parse_range(value: JSON, where: str) -> Callable[[float], JSON]:
+    """Return the map from [0, 1) to the values of a range. Raises UserError for a bad one."""
+    kind, values = _read_range(value, where)
+    if kind == "choice":
+        return lambda share: values[int(share * len(values))]
+    if len(values) != 2 or not all(_is_number(each) for each in values):
+        raise UserError(f"{where}: write two numbers: {kind}(LOW, HIGH), got {value}")
+    low, high = values
+    if not low < high:
+        raise UserError(f"{where}: the range is empty or turned round: write {kind}({high}, {low})")
+    if kind == "uniform":
+        return lambda share: _round(low + share * (high - low))
+    if low <= 0:
+        raise UserError(f"{where}: a logarithmic range begins above 0, got {value}")
+    return lambda share: _round(low * (high / low) ** share)
+
+
+def _read_range(value: JSON, where: str) -> Range:
+    """Read "log(1e-5, 1e-2)"."""
+    found = isinstance(value, str) and RANGE.fullmatch(value)
+    if not found:
+        raise UserError(f"{where}: write a range: {FORMS}, got {value}")
+    kind, inside = found.groups()
+    if kind not in ("log", "uniform", "choice"):
+        near = did_you_mean(kind, ("log", "uniform", "choice"))
+        raise UserError(f"{where}: unknown range '{kind}'{near}; write {FORMS}")
+    try:
+        values = parse_yaml(f"[{inside}]")
+    except ValueError as error:
+        raise UserError(f"{where}: cannot read {value} ({error}); write {FORMS}") from error
+    if not isinstance(values, list) or not values:
+        raise UserError(f"{where}: {kind}() has no values; write {FORMS}")
+    return Range(kind, values)
+
+
+def _join_commas(item: Mapping[str, JSON]) -> dict[str, JSON]:
+    """Put ranges together again that YAML has split at a comma.
+
+    Within braces, `{lr: log(1e-5, 1e-2)}` is read as two keys, `lr` with "log(1e-5", and "1e-2)"
+    without a value.
+    """
+    joined: dict[str, JSON] = {}
+    unfinished = ""
+    for key, value in item.items():
+        if unfinished and value is None:
+            joined[unfinished] = f"{joined[unfinished]}, {key}"
+            unfinished = "" if ")" in key else unfinished
+            continue
+        joined[key] = value
+        unfinished = key if isinstance(value, str) and "(" in value and ")" not in value else ""
+    return joined
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _round(value: float) -> float:
+    """Round to DIGITS significant digits."""
+    return float(f"{value:.{DIGITS}g}")
