@@ -26,6 +26,8 @@ Columns of `Leaderboard.frame`, in this order:
                        "not recorded"; empty without a record
     environment        the recorded versions of the libraries that can change a number;
                        empty without a record
+    varied.KEY         one column for each setting that the sweep varies: its value as text,
+                       empty in rows of entries that do not vary it
 
 Rows follow the order of the plan, not that of the records on disk. So equal records give an
 equal frame.
@@ -34,7 +36,7 @@ equal frame.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
@@ -59,6 +61,7 @@ from vlpeft.results.images import image_remarks
 from vlpeft.results.scale import FULL, label_title, scale_notes
 from vlpeft.results.scored import scored_sentences
 from vlpeft.results.states import DONE, MISSING, State
+from vlpeft.results.varied import VARIED, families, show_varied, varied_columns
 
 COSTS = (
     "steps",
@@ -94,12 +97,20 @@ class Leaderboard:
 
     remarks: what each table must say in its caption, one sentence each: cells that failed or
     are missing, different environments, cells that were run unverified.
+    families: labels -> the label without what varies, by "method", "backbone" and "dataset".
     """
 
     title: str
     notes: str
     frame: pd.DataFrame
     remarks: tuple[str, ...] = ()
+    families: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+    @property
+    def varied(self) -> tuple[str, ...]:
+        """The settings that the sweep varies."""
+        columns = [name for name in self.frame.columns if name.startswith(VARIED)]
+        return tuple(name.removeprefix(VARIED) for name in columns)
 
 
 def leaderboard(plan: Plan, store: Results, *, mixed: bool = False) -> Leaderboard:
@@ -126,15 +137,19 @@ def leaderboard(plan: Plan, store: Results, *, mixed: bool = False) -> Leaderboa
     metrics = _metrics(plan, records)
     failures = _read_failures(plan, store, records)
     rows: list[dict[str, Any]] = []
+    columns = varied_columns(plan)
     for planned, part in iterate_parts(plan.cells):
         group = group_of(planned, part)
         failed = failures.get(planned.id, "")
-        rows += _rows(planned, part, records.get(planned.id), failed, metrics[group])
-    frame = pd.DataFrame(rows, columns=list(SCHEMA)).astype(SCHEMA)
+        own = {column: show_varied(planned, key) for column, key in columns.items()}
+        made = _rows(planned, part, records.get(planned.id), failed, metrics[group])
+        rows += [{**row, **own} for row in made]
+    schema = {**SCHEMA, **dict.fromkeys(columns, "str")}
+    frame = pd.DataFrame(rows, columns=list(schema)).astype(schema)
     title = label_title(plan.title or plan.sweep, [planned.cell for planned in plan.cells])
     progress = _progress(plan, len(records), len(failures))
     scored = scored_sentences(records.values())
-    return Leaderboard(title, plan.notes, frame, (*progress, *scored, *notes))
+    return Leaderboard(title, plan.notes, frame, (*progress, *scored, *notes), families(plan))
 
 
 def _read_records(plan: Plan, store: Results) -> dict[str, Record]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -111,8 +112,23 @@ class Cell(Config):
     @property
     def id(self) -> str:
         """Twelve hex digits."""
-        canonical = json.dumps(self.identity(), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+        return _hash(_canonical(self))
+
+    def with_seeds(self, seeds: Iterable[int]) -> Iterator[tuple[str, Cell]]:
+        """Yield the cell with each seed, and its id. What they share is written once."""
+        # The keys are sorted, so the last "seed" is the cell's own; a number and a comma follow.
+        before, key, after = _canonical(self).rpartition('"seed":')
+        rest = after[after.index(",") :]
+        for seed in seeds:
+            yield _hash(f"{before}{key}{seed}{rest}"), replace(self, seed=seed)
+
+
+def _canonical(cell: Cell) -> str:
+    return json.dumps(cell.identity(), sort_keys=True, separators=(",", ":"))
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True)

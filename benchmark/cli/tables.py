@@ -133,8 +133,8 @@ def _board(options: argparse.Namespace) -> Any:
     plan, store = open_results(options.handle)
     board = leaderboard(plan, store, mixed=options.mixed_environments)
     if options.rows or options.columns:
-        rows = sides(options.rows or "method")
-        return pivot_table(board, rows, sides(options.columns or "task,dataset"))
+        rows = sides(options.rows or "method", board)
+        return pivot_table(board, rows, sides(options.columns or "task,dataset", board))
     if options.costs:
         return cost_table(board)
     tests = significance(board, store)

@@ -107,7 +107,7 @@ def dump(config: object) -> dict[str, JSON]:
 def dump_identity(config: Any) -> dict[str, JSON]:
     """Return `dump` without those `added_field`s that have their default."""
     plain = dump(config)
-    for key, value in dump_defaults(config).items():
+    for key, value in _added_defaults(cast("Hashable", type(config))).items():
         if plain[key] == value:
             del plain[key]
     return plain
@@ -115,7 +115,13 @@ def dump_identity(config: Any) -> dict[str, JSON]:
 
 def dump_defaults(config: Any) -> dict[str, JSON]:
     """Return the defaults of the `added_field`s of a dataclass, as plain JSON values."""
-    defaults = {f.name: f.default for f in fields(config) if f.metadata.get(ADDED)}
+    return dict(_added_defaults(cast("Hashable", type(config))))
+
+
+@cache
+def _added_defaults(cls: Hashable) -> Mapping[str, JSON]:
+    declared = fields(cast("type[Any]", cls))
+    defaults = {f.name: f.default for f in declared if f.metadata.get(ADDED)}
     plain: dict[str, JSON] = json.loads(json.dumps(defaults))
     return plain
 
@@ -196,6 +202,8 @@ def _explain(error: ValidationError, cls: type[Any]) -> str:
     if first["type"] in ("tuple_type", "list_type"):
         example = "[0, 1, 2]" if key == "seeds" else f"[{got}]"
         message = f"write a list, such as {example}"
+    if first["type"] == "dict_type":
+        message = "write a mapping, such as {key: value}"
     if not first["loc"]:  # a check of several keys together, from __post_init__
         return message
     return f"{key}: {message}, got {got}"

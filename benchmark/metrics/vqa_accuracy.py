@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 from vlpeft.benchmark.core.registry import register
 from vlpeft.benchmark.metrics.base import Metric, Prediction, Scores, Tokenizer, score_by_mean
@@ -108,6 +109,7 @@ def share_of_annotators(given: str, truth: Sequence[str]) -> float:
     return (agreeing + others) / (ENOUGH * n)
 
 
+@lru_cache(2**16)  # a dataset has the same few answers again and again
 def normalise(text: str) -> str:
     """Apply the evaluator's text processing.
 

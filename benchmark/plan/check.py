@@ -227,16 +227,17 @@ class _Checker:
             check_recipe(cell)
             for part in cell.parts:
                 check_names(part)
-        found = [self._answers(part) for part in cell.parts]
+        keys = [json.dumps(without_optimizer(part), sort_keys=True) for part in cell.parts]
+        found = [self._answers(*each) for each in zip(keys, cell.parts, strict=True)]
         for answers in found:
             if isinstance(answers, str):
                 # The data is unreadable. What cannot be built is an error nonetheless.
                 with error_context(place):
-                    self._count(cell, cell.protocol.max_answers)
+                    self._count(cell, keys, cell.protocol.max_answers)
                 return replace(planned, skipped=answers)
         with error_context(place):
-            counts = self._count(cell, int(found[0]))
-            cut = self._cut(cell)
+            counts = self._count(cell, keys, int(found[0]))
+            cut = self._cut(cell, keys)
         data = "+".join(self._data(part) for part in cell.parts)
         return replace(
             planned,
@@ -249,14 +250,13 @@ class _Checker:
 
     def _data(self, part: Part) -> str:
         """Return the fingerprint of a dataset as it is now."""
-        key = json.dumps(dump(part.dataset), sort_keys=True)
+        key = json.dumps({**part.dataset.identity(), "root": part.dataset.root}, sort_keys=True)
         if key not in self.data:
             self.data[key] = part.dataset.open().fingerprint()
         return self.data[key]
 
-    def _answers(self, part: Part) -> int | str:
+    def _answers(self, key: str, part: Part) -> int | str:
         """Return the size of the answer list, or the reason why the data cannot be read."""
-        key = json.dumps(without_optimizer(part), sort_keys=True)
         if key not in self.answers:
             self.answers[key] = self._read_answers(part)
         return self.answers[key]
@@ -279,18 +279,17 @@ class _Checker:
             inputs.check()
         return size
 
-    def _count(self, cell: Cell, answers: int) -> dict[str, int]:
+    def _count(self, cell: Cell, parts: Sequence[str], answers: int) -> dict[str, int]:
         """Return the parameter counts of a cell with an answer list of this size."""
-        recipes = [without_optimizer(part) for part in cell.parts]
-        key = json.dumps([dump(cell.method), dump(cell.backbone), answers, recipes], sort_keys=True)
+        choices = [vars(cell.method), vars(cell.backbone)]
+        key = json.dumps([choices, answers, *parts], sort_keys=True)
         if key not in self.counts:
             self.counts[key] = count_parameters(cell, answers)
         return self.counts[key]
 
-    def _cut(self, cell: Cell) -> str:
+    def _cut(self, cell: Cell, parts: Sequence[str]) -> str:
         """Return which training texts are cut; "" if none is, or no tokenizer is available."""
-        places = [without_optimizer(part) for part in cell.parts]
-        key = json.dumps([dump(cell.backbone), places], sort_keys=True)
+        key = json.dumps([vars(cell.backbone), *parts], sort_keys=True)
         if key not in self.cut:
             self.cut[key] = describe_cut_texts(cell)
         return self.cut[key]

@@ -20,6 +20,7 @@ from vlpeft.benchmark.core.errors import UserError, did_you_mean
 from vlpeft.benchmark.core.plain_yaml import parse_yaml
 
 DIGITS = 3  # significant digits of a drawn number
+FACTORS = (1, 4, 64)  # how many times as many points are tried as draws are wanted
 FORMS = "log(LOW, HIGH), uniform(LOW, HIGH) or choice(A, B, ...)"
 RANGE = re.compile(r"\s*(\w+)\((.*)\)\s*", re.DOTALL)
 
@@ -30,7 +31,7 @@ class Sample(Config):
 
     OPTIONS: ClassVar[tuple[str, ...]] = ("n", "seed", "sampler")
 
-    n: Annotated[int, Field(gt=0, le=100_000)]
+    n: Annotated[int, Field(gt=0, le=10_000)]
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     sampler: Literal["sobol", "random"] = "sobol"
 
@@ -45,7 +46,8 @@ class Range(NamedTuple):
 def draw(item: Mapping[str, JSON], where: str) -> list[dict[str, JSON]]:
     """Return the draws of a `sample:` mapping.
 
-    Raises UserError for a bad option or range, and if two draws are equal.
+    Draws are distinct: one that repeats an earlier one is left out, and the next takes its place.
+    Raises UserError for a bad option or range, and if there are too few combinations.
     """
     item = _join_commas(item)
     options = parse(Sample, {key: item[key] for key in Sample.OPTIONS if key in item}, where)
@@ -54,30 +56,33 @@ def draw(item: Mapping[str, JSON], where: str) -> list[dict[str, JSON]]:
         raise UserError(f"{where}: it draws nothing; add a setting with a range: {FORMS}")
     maps = {key: _parse_range(value, f"{where}.{key}") for key, value in ranges.items()}
     drawn: list[dict[str, JSON]] = []
-    for point in _points(len(maps), options):
-        values = {key: map_(share) for (key, map_), share in zip(maps.items(), point, strict=True)}
-        if values in drawn:
-            listed = ", ".join(f"{key}={value}" for key, value in values.items())
-            raise UserError(
-                f"{where}: {listed} is drawn twice; lower `n`, or list all under `vary`"
-            )
-        drawn.append(values)
-    return drawn
+    for factor in FACTORS:
+        drawn = []
+        for point in _points(len(maps), factor * options.n, options):
+            values = {key: maps[key](share) for key, share in zip(maps, point, strict=True)}
+            if values not in drawn:
+                drawn.append(values)
+        if len(drawn) >= options.n:
+            return drawn[: options.n]
+    raise UserError(
+        f"{where}: n: there are only about {len(drawn)} combinations, and {options.n} are to be "
+        "drawn; lower it, or list all under `vary`"
+    )
 
 
-def _points(dimensions: int, options: Sample) -> Sequence[Sequence[float]]:
-    """Return points of the unit cube [0, 1)^dimensions."""
+def _points(dimensions: int, count: int, options: Sample) -> Sequence[Sequence[float]]:
+    """Return points of the unit cube [0, 1)^dimensions; more of them begin with the same ones."""
     import numpy as np
     from scipy.stats import qmc
 
     generator = np.random.default_rng(options.seed)
     if options.sampler == "random":
-        plain: list[list[float]] = generator.random((options.n, dimensions)).tolist()
+        plain: list[list[float]] = generator.random((count, dimensions)).tolist()
         return plain
     # A Sobol sequence is balanced in blocks of a power of two; scipy warns about other numbers.
     sequence = qmc.Sobol(dimensions, rng=generator)
-    points: list[list[float]] = sequence.random_base2(math.ceil(math.log2(options.n))).tolist()
-    return points[: options.n]
+    points: list[list[float]] = sequence.random_base2(math.ceil(math.log2(count))).tolist()
+    return points[:count]
 
 
 def _parse_range(value: JSON, where: str) -> Callable[[float], JSON]:

@@ -170,6 +170,11 @@ def vary_entry(
     if isinstance(protocol, Mapping):
         shared = parse_variation(protocol, f"{where.partition(': ')[0]}: protocol")
     for key in shared.settings():
+        if key in protocol:
+            raise UserError(
+                f"{where.partition(': ')[0]}: protocol: '{key}' varies and has a fixed value; "
+                "remove one of the two"
+            )
         if key in own.settings() or key in entry.protocol:
             raise UserError(
                 f"{where}: the sweep's protocol varies '{key}' for all methods, and this entry has "

@@ -228,8 +228,7 @@ def _cells(
     )
     method_layers = method.entry.layers("method", alone)
     backbone_layers = _backbone_layers(backbone.entry, grid.size)
-    for seed in grid.sweep.seeds:
-        planned = _planned(method, backbone, tasks, parts, seed)
+    for planned in _planned(method, backbone, tasks, parts, grid.sweep.seeds):
         yield Crossed(planned, data, method_layers, backbone_layers, layers)
 
 
@@ -249,30 +248,39 @@ def _backbone_layers(entry: SweepEntry, size: Scale | None) -> tuple[Layer, ...]
 
 
 def _planned(
-    method: Resolved, backbone: Resolved, tasks: Tasks, parts: tuple[Part, ...], seed: int
-) -> Planned:
-    """Build a cell and its place in the table."""
+    method: Resolved,
+    backbone: Resolved,
+    tasks: Tasks,
+    parts: tuple[Part, ...],
+    seeds: Sequence[int],
+) -> Iterator[Planned]:
+    """Build the cells of one combination, with their place in the table."""
     first, *also = parts
-    cell = Cell(
+    base = Cell(
         method.choice,
         backbone.choice,
         first.task,
         first.dataset,
         first.protocol,
-        seed,
+        seeds[0],
         tuple(also),
     )
-    return Planned(
-        cell.id,
-        method.entry.label,
-        backbone.entry.label,
-        _join(part.task for part in parts),
-        _join(part.dataset.name for part in parts),
-        seed,
-        cell,
-        varied={**backbone.entry.varied, **tasks.places[0].varied, **method.entry.varied},
-        families=_families(method, backbone, tasks),
-    )
+    task = _join(part.task for part in parts)
+    dataset = _join(part.dataset.name for part in parts)
+    varied = {**backbone.entry.varied, **tasks.places[0].varied, **method.entry.varied}
+    families = _families(method, backbone, tasks)
+    for cell_id, cell in base.with_seeds(seeds):
+        yield Planned(
+            cell_id,
+            method.entry.label,
+            backbone.entry.label,
+            task,
+            dataset,
+            cell.seed,
+            cell,
+            varied=varied,
+            families=families,
+        )
 
 
 def _families(method: Resolved, backbone: Resolved, tasks: Tasks) -> dict[str, str]:

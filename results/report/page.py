@@ -33,6 +33,7 @@ from vlpeft.results.report.data import ReadOnce, ReportModel, Score, gather
 from vlpeft.results.report.duels import Duel, duels, undecided
 from vlpeft.results.report.examples import Browser, Series, browsers
 from vlpeft.results.report.figures import COLOURS, SHAPES, Figure
+from vlpeft.results.report.varied import varied_charts
 from vlpeft.results.scale import scale_notes
 from vlpeft.results.states import State
 from vlpeft.results.statistics.comparisons import significance_table
@@ -181,6 +182,7 @@ def _charts(model: ReportModel) -> dict[str, Any]:
         "pareto": charts.pareto(model),
         "spread": charts.spread(model),
         "curves": charts.curves(model),
+        "varied": varied_charts(model),
         "last_sites": charts.last_sites(model),
         "followed": charts.tracked_charts(model),
         "colours": COLOURS,

@@ -1,14 +1,16 @@
 """A table of any two sides of the leaderboard.
 
-What is on neither side is averaged over, and it is the same for every entry of a column.
+What is on neither side is averaged over, and it is the same for every entry of a column. A setting
+that the sweep varies can be a side, too. The methods are then named without what varies.
 """
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
+from typing import Any
 
 from vlpeft.benchmark.core.errors import UserError, did_you_mean
 from vlpeft.results.leaderboard import Leaderboard
@@ -16,8 +18,10 @@ from vlpeft.results.states import MISSING, State, StateKind, merge_states
 from vlpeft.results.summaries import suspicions
 from vlpeft.results.tables.blocks import Block, Footnotes, Table, Text, one_line, text_row
 from vlpeft.results.tables.captions import percent, plus_minus
+from vlpeft.results.varied import VARIED
 
 SIDES = ("method", "backbone", "task", "dataset", "scale")
+NONE = "–"  # the value of a setting in cells that do not vary it
 NAMED = 3  # how many missing places a footnote names
 STATE_TEXTS: dict[StateKind, str] = {
     "missing": "missing",
@@ -56,12 +60,16 @@ class Average:
     flags: tuple[str, ...] = ()
 
 
-def sides(text: str) -> Key:
-    """Parse the names of a side, separated by commas. Raises UserError for an unknown one."""
+def sides(text: str, board: Leaderboard) -> Key:
+    """Parse the names of a side, separated by commas.
+
+    Raises UserError for a name that is neither one of SIDES nor varied by the sweep.
+    """
     names = tuple(name.strip() for name in text.split(","))
+    known = (*SIDES, *board.varied)
     for name in names:
-        if name not in SIDES:
-            raise UserError(f"unknown side '{name}'{did_you_mean(name, SIDES)}")
+        if name not in known:
+            raise UserError(f"unknown side '{name}'{did_you_mean(name, known)}")
     return names
 
 
@@ -75,7 +83,9 @@ def pivot_table(board: Leaderboard, rows: Key, columns: Key) -> Table:
             f"--rows {','.join(rows)} --columns {','.join(columns)}: a side is named twice; "
             "name each once"
         )
-    hidden = tuple(name for name in SIDES if name not in (*rows, *columns))
+    hidden = tuple(
+        name for name in _all_sides(board, rows, columns) if name not in (*rows, *columns)
+    )
     entries = _entries(board, rows, columns, hidden)
     wanted = _wanted(entries)
     footnotes = Footnotes()
@@ -100,6 +110,26 @@ def pivot_table(board: Leaderboard, rows: Key, columns: Key) -> Table:
     )
 
 
+def _all_sides(board: Leaderboard, rows: Key, columns: Key) -> Key:
+    """Return the sides of a table: what varies belongs to the labels, unless a side names it."""
+    if set(board.varied) & {*rows, *columns}:
+        return (*SIDES, *board.varied)
+    return SIDES
+
+
+def _place(cell: Mapping[Hashable, Any], board: Leaderboard, names: Key, *, apart: bool) -> Key:
+    """Return the values of some sides of a cell; `apart` if what varies is a side of its own."""
+    values = []
+    for name in names:
+        if name not in SIDES:
+            values.append(cell[f"{VARIED}{name}"] or NONE)
+        elif apart:
+            values.append(board.families.get(name, {}).get(cell[name], cell[name]))
+        else:
+            values.append(cell[name])
+    return tuple(values)
+
+
 def _header(rows: Key, columns: Key, across: Sequence[Key]) -> tuple[tuple[str, ...], ...]:
     """Return a header row for each side of the columns, then the names of rows and metrics."""
     header = []
@@ -115,11 +145,12 @@ def _entries(
     """Collect the cells of each entry, by row and column. A column ends with its metric."""
     frame = board.frame[~board.frame["metric"].str.contains("/", regex=False)]
     found: dict[tuple[Key, Key], _Entry] = {}
+    apart = any(name not in SIDES for name in (*rows, *columns))
     for cell in frame.to_dict("records"):
-        row = tuple(cell[name] for name in rows)
-        column = tuple(cell[name] for name in (*columns, "metric"))
+        row = _place(cell, board, rows, apart=apart)
+        column = (*_place(cell, board, columns, apart=apart), cell["metric"])
         entry = found.setdefault((row, column), _Entry())
-        place = tuple(cell[name] for name in hidden), cell["seed"]
+        place = _place(cell, board, hidden, apart=apart), cell["seed"]
         entry.states[place] = State.parse(cell["state"])
         entry.values[place] = cell["value"]
     return found
@@ -194,7 +225,7 @@ def _where(hidden: Key, place: Key) -> str:
     """Return a place in words, as "backbone blip, task vqa"."""
     named = []
     for name, value in zip(hidden, place, strict=True):
-        if name != "scale":
+        if name != "scale" and value != NONE:
             named.append(f"{name} {value}")
     return ", ".join(named) or "its cells"
 
@@ -219,7 +250,8 @@ def _caption(hidden: Sequence[str], board: Leaderboard) -> Iterator[str]:
     yield (
         f"Mean ± standard deviation (ddof=1) over n seeds. {unit} Differences are not tested here."
     )
-    averaged = [name for name in hidden if board.frame[name].nunique() > 1]
+    varied = {name: f"{VARIED}{name}" for name in board.varied}
+    averaged = [name for name in hidden if board.frame[varied.get(name, name)].nunique() > 1]
     if averaged:
         yield (
             f"Averaged over {', '.join(averaged)} first. An entry is left out if it lacks a cell "

@@ -28,9 +28,8 @@ def rows(root, cells, without=(), side="method", across="task"):
         for c in cells
         if c not in without and not c.skipped
     ]
-    table = pivot_table(
-        leaderboard(make_plan(*cells), fill(root, records)), sides(side), sides(across)
-    )
+    board = leaderboard(make_plan(*cells), fill(root, records))
+    table = pivot_table(board, sides(side, board), sides(across, board))
     return {row[side]: row for row in table.data}, render(table, "text")
 
 
@@ -126,3 +125,37 @@ def test_seeds_that_differ_in_more_than_their_seed_are_not_averaged(tmp_path):
         leaderboard(
             make_plan(cells[0], replace(cells[1], cell=other, id=other.id)), fill(tmp_path, [])
         )
+
+
+def varied(rank: int, method: str = "lora") -> list:
+    """Return the cells of a method with a rank that varies."""
+    label = f"{method} (rank={rank})"
+    more = {"varied": {"rank": rank}, "families": {"method": method}}
+    return [planned(label, seed=seed, **more) for seed in (0, 1)]
+
+
+def test_what_varies_is_a_side(tmp_path):
+    cells = [*varied(4), *varied(8), *varied(4, "adapter"), *varied(8, "adapter")]
+    cells += [planned("bitfit", seed=seed) for seed in (0, 1)]
+    made = [record(cell, {"vqa_accuracy": 10.0 * i + cell.seed}) for i, cell in enumerate(cells)]
+    board = leaderboard(make_plan(*cells), fill(tmp_path, made))
+    assert board.varied == ("rank",)
+    assert board.frame["varied.rank"].tolist() == ["4"] * 2 + ["8"] * 2 + ["4"] * 2 + ["8"] * 2 + [
+        "",
+        "",
+    ]
+    table = pivot_table(board, sides("method", board), sides("rank", board))
+    means = {(row["method"], row["rank"]): row["mean"] for row in table.data}
+    assert means == {
+        ("lora", "4"): 5.5,
+        ("lora", "8"): 25.5,
+        ("adapter", "4"): 45.5,
+        ("adapter", "8"): 65.5,
+        ("bitfit", "–"): 85.5,
+        **{(name, "–"): None for name in ("lora", "adapter")},
+        **{("bitfit", rank): None for rank in ("4", "8")},
+    }
+    whole = pivot_table(board, sides("method", board), sides("task", board))
+    assert next(row["method"] for row in whole.data) == "lora (rank=4)"
+    with pytest.raises(UserError, match="unknown side 'rnak'; did you mean 'rank'"):
+        sides("rnak", board)
