@@ -39,7 +39,17 @@ pygments_style = "friendly"
 
 CONTENTS = {
     "Results": ("results", "published", "speed", "full_size", "limits"),
-    "Use": ("commands", "slurm", "data", "report", "export", "api", "environments", "glossary"),
+    "Use": (
+        "commands",
+        "sweeps",
+        "slurm",
+        "data",
+        "report",
+        "export",
+        "api",
+        "environments",
+        "glossary",
+    ),
     "Papers and code": (
         "papers/p_adapter",
         "papers/routing",

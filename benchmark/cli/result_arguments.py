@@ -99,7 +99,7 @@ def _add_table_content(table: Any) -> None:
     table.add_argument(
         "--rows",
         metavar="SIDES",
-        help="any of method,backbone,task,dataset,scale; "
+        help="any of method,backbone,task,dataset,scale and of what the sweep varies; "
         "scores are averaged over the sides that neither --rows nor --columns names",
     )
     table.add_argument("--columns", metavar="SIDES", help="the same; metrics are always columns")
