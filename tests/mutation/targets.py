@@ -82,6 +82,11 @@ SKIPPED = {
 }
 
 
+# What runs if these tests accept a mutant: the closed forms of the counts, and what trains. The
+# tests take a minute to collect.
+THOROUGH = ("tests/invariants/test_methods.py", "-k")
+
+
 def tests_of(path: str) -> tuple[str, ...]:
     """Return the tests of a file, or () if it is skipped."""
     room, _, name = path.removesuffix(".py").rpartition("/")
@@ -89,3 +94,12 @@ def tests_of(path: str) -> tuple[str, ...]:
         if name in names.split():
             return tuple(f"tests/{test}" for test in tests)
     return ()
+
+
+def thorough_tests_of(path: str) -> tuple[str, ...]:
+    """Return the tests that run if `tests_of` accepts a mutant, or ()."""
+    room, _, name = path.removesuffix(".py").rpartition("/")
+    if room not in ("methods", "baselines"):
+        return ()
+    method = "p_adapter" if name.startswith("p_") else name
+    return (*THOROUGH, f"(formula or should_train) and {method}")
