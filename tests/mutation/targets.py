@@ -57,8 +57,8 @@ TESTS: dict[str, dict[str, tuple[str, ...]]] = {
         "evaluation": ("unit/test_ahead.py", "end_to_end/test_eval_batch.py"),
         "feature_cache features": ("unit/test_features.py",),
         "finite loop model optimizer": (
+            "golden/test_training_literal.py",
             "unit/test_training.py",
-            "unit/test_work.py",
         ),
         "cost flops": ("unit/test_work.py",),
         "inputs": ("end_to_end/test_eval_batch.py", "unit/test_training.py"),
