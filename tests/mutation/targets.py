@@ -65,9 +65,9 @@ TESTS: dict[str, dict[str, tuple[str, ...]]] = {
         "selection": ("unit/test_selection.py",),
     },
     "results/statistics": {
-        "comparisons": ("unit/test_results.py", "unit/test_partial_tables.py"),
+        "comparisons": ("unit/test_significance.py", "unit/test_partial_tables.py"),
         "paired": ("unit/test_statistics.py",),
-        "significance": ("unit/test_significance.py", "unit/test_results.py"),
+        "significance": ("unit/test_significance.py", "unit/test_partial_tables.py"),
     },
 }
 
