@@ -5,6 +5,7 @@ It never serves features of another tower or other data.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -135,9 +136,44 @@ def test_zeroed_images_are_all_one_black_image(
     assert Counting.drawn == []
     assert all(torch.equal(row, zeroed[0]) for row in zeroed)
     torch.testing.assert_close(zeroed, live(data, IMAGES, zeroed=True), rtol=1e-5, atol=1e-6)
+    black = transform(np.zeros((9, 9, 3), np.uint8), frozen.vision)
+    torch.testing.assert_close(zeroed[0, 0], frozen.vision(black[None])[0], rtol=1e-4, atol=1e-5)
     real = visual_inputs(frozen, data, IMAGES, False, tmp_path)(alone(IMAGES))
     assert not torch.allclose(zeroed, real, rtol=1e-2)
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_features_are_those_of_the_pixels_in_the_order_of_each_example(
+    frozen: Backbone, data: Shapes, tmp_path: Path
+) -> None:
+    pairs = [("train/3", "train/1"), ("train/0", "train/3")]
+    expected = {
+        image: frozen.vision(transform(data.image(image), frozen.vision)[None])[0]
+        for image in ("train/0", "train/1", "train/3")
+    }
+    found = visual_inputs(frozen, data, IMAGES, False, tmp_path)(pairs)
+    assert found.shape[:2] == (2, 2)
+    for row, pair in zip(found, pairs, strict=True):
+        for one, image in zip(row, pair, strict=True):
+            torch.testing.assert_close(one, expected[image], rtol=1e-4, atol=1e-5)
+
+
+def test_each_image_of_an_example_has_its_own_view(data: Shapes) -> None:
+    """View i of an example has the seed `SEED/i`, and a cached view is chosen by its hash."""
+    backbone = Case("head_only", "vit_roberta").fresh().requires_grad_(False)
+    tower, pair = backbone.vision, ("train/3", "train/3")
+    fetched = views(backbone, data).fetch_examples([pair], ["5/0"])
+    for i in (0, 1):
+        view = augment(data.image("train/3"), tower.size, f"5/0/{i}")
+        assert torch.equal(fetched[0, i], transform(view, tower))
+    trained = Case("full_finetuning", "vit_roberta", {"vision": True}).build()
+    fetched = cached_views(trained, data, IMAGES, 3, Path("/nonexistent")).fetch_examples(
+        [pair], ["5/0"]
+    )
+    for i in (0, 1):
+        number = int(hashlib.sha256(f"5/0/{i}".encode()).hexdigest()[:16], 16) % 3
+        view = augment(data.image("train/3"), tower.size, f"view {number}")
+        assert torch.equal(fetched[0, i], transform(view, tower))
 
 
 def test_reading_gives_independent_tensors(frozen: Backbone, data: Shapes, tmp_path: Path) -> None:
