@@ -11,6 +11,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,10 +21,11 @@ from tests.conftest import Case
 from vlpeft.benchmark.backbones.vision import transform
 from vlpeft.benchmark.contract.backbone import Backbone
 from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.datasets.base import Pixels
 from vlpeft.benchmark.datasets.shapes import Shapes
 from vlpeft.benchmark.run.augmentation import augment
-from vlpeft.benchmark.run.features import cached_views, views, visual_inputs
+from vlpeft.benchmark.run.features import cached_views, training_views, views, visual_inputs
 
 IMAGES = [f"train/{i}" for i in range(10)]
 # Two processes ask for the same features at the same moment, and every decoded image adds a line.
@@ -156,6 +158,24 @@ def test_features_are_those_of_the_pixels_in_the_order_of_each_example(
     for row, pair in zip(found, pairs, strict=True):
         for one, image in zip(row, pair, strict=True):
             torch.testing.assert_close(one, expected[image], rtol=1e-4, atol=1e-5)
+
+
+def test_training_sees_what_the_recipe_asks_for(
+    frozen: Backbone, data: Shapes, tmp_path: Path
+) -> None:
+    def seen(**changed: Any) -> torch.Tensor | None:
+        recipe = Protocol(lr=1.0, steps=1, **changed)
+        found = training_views(frozen, data, IMAGES, recipe, tmp_path)
+        return found and found([["train/1"]], ["5"])
+
+    assert seen() is None
+    assert seen(augment="blip", views=2, images="zeroed") is None
+    assert seen(augment="blip", images="zeroed") is None
+    new = views(frozen, data)([["train/1"]], ["5"])
+    torch.testing.assert_close(seen(augment="blip"), new)
+    fixed = cached_views(frozen, data, IMAGES, 2, tmp_path)([["train/1"]], ["5"])
+    torch.testing.assert_close(seen(augment="blip", views=2), fixed)
+    assert not torch.allclose(new, fixed, rtol=1e-2)
 
 
 def test_each_image_of_an_example_has_its_own_view(data: Shapes) -> None:
