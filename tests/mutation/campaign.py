@@ -154,15 +154,20 @@ def run_tests(tree: Path, tests: Sequence[str], limit: float) -> tuple[str, floa
     child = os.fork()
     if not child:
         _run_as_child(tree, tests)
+    os.setpgid(child, child)  # with the processes that it starts
     status = None
-    while status is None and time.monotonic() - start < limit:
-        done, code = os.waitpid(child, os.WNOHANG)
-        if done:
-            status = code
-        time.sleep(0.05)
+    try:
+        while status is None and time.monotonic() - start < limit:
+            done, code = os.waitpid(child, os.WNOHANG)
+            if done:
+                status = code
+            time.sleep(0.05)
+    finally:
+        # After its time, or if this process is interrupted.
+        if status is None:
+            os.killpg(child, signal.SIGKILL)
+            os.waitpid(child, 0)
     if status is None:
-        os.killpg(child, signal.SIGKILL)
-        os.waitpid(child, 0)
         return "timed out", limit
     outcome = "survived" if status == 0 else "killed"
     return outcome, time.monotonic() - start
@@ -172,7 +177,6 @@ def _run_as_child(tree: Path, tests: Sequence[str]) -> None:
     """Become a process that runs tests of the copy, and never return."""
     code = 70
     try:
-        os.setsid()
         log = os.open(tree.parent / "log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(log, 1)
         os.dup2(log, 2)

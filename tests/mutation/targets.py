@@ -62,7 +62,7 @@ TESTS: dict[str, dict[str, tuple[str, ...]]] = {
             "unit/test_training.py",
         ),
         "cost flops": ("unit/test_work.py",),
-        "inputs": ("end_to_end/test_eval_batch.py", "unit/test_training.py"),
+        "inputs": ("unit/test_inputs.py", "end_to_end/test_eval_batch.py"),
         "selection": ("unit/test_selection.py",),
     },
     "results/statistics": {
