@@ -367,6 +367,19 @@ def test_ranking_from_the_cache_finds_the_likeliest_answer(
         torch.cat(given).view(4, -1).sort(1).values, want.sort(1).values, atol=1e-4, rtol=1e-4
     )
     assert found == [ANSWERS[i] for i in want.argmax(1)]
+    for row, answer, expected in zip(
+        backbone.ranked(visual[:, None], QUESTIONS), found, want, strict=True
+    ):
+        listed = dict(zip(ANSWERS, expected.tolist(), strict=True))
+        assert row[0][0] == answer
+        assert dict(row) == pytest.approx(listed, abs=1e-4, rel=1e-4)
+        assert [score for _, score in row] == sorted(dict(row).values(), reverse=True)
+
+
+def test_generated_answers_are_not_ranked() -> None:
+    backbone = build(ANSWERS, None, {"answering": "generate"})
+    visual = backbone.vision(pixels()).detach()
+    assert backbone.ranked(visual[:, None], QUESTIONS) == [[]] * 4
 
 
 def test_the_image_is_projected_once_for_all_candidates() -> None:
