@@ -23,4 +23,9 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "return super().ranked(visual, prompts)",
         "super().ranked(visual, prompts) -> super().ranked(prompts, visual)",
     ): "it returns an empty list for each example, and both have one row per example",
+    (
+        "benchmark/backbones/blip_parts.py",
+        "if copies > 1 and reads_probabilities(self):",
+        "copies > 1 and reads_probabilities(self) -> copies > 1 or reads_probabilities(self)",
+    ): "both branches compute the same attention; one copies the keys and needs more memory",
 }

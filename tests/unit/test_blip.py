@@ -578,6 +578,9 @@ def test_an_original_checkpoint_equals_the_model_it_came_from(form: str, tmp_pat
         theirs.loss(visual[:, None], QUESTIONS[:2], targets),
     )
     assert {m.p for m in ours.text.modules() if isinstance(m, nn.Dropout)} == {0.1}
+    # Words, then positions. The row of padding gets no gradient.
+    padding = [m.padding_idx for m in ours.text.modules() if isinstance(m, nn.Embedding)]
+    assert padding == [0, None] * (len(padding) // 2)
     with torch.device("meta"):
         planned = own(tmp_path / "model.pth", form=form)
     assert [(n, p.shape) for n, p in planned.named_parameters()] == [
