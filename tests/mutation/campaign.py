@@ -17,7 +17,7 @@ from pathlib import Path
 from py_compile import PycInvalidationMode
 
 from tests.mutation.operators import Mutant, list_mutants
-from tests.mutation.targets import tests_of, thorough_tests_of
+from tests.mutation.targets import tests_of
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FOLDERS = ("benchmark", "baselines", "methods", "results", "slurm", "tests", "vlpeft")
@@ -115,15 +115,11 @@ def run_campaign(mutants: Sequence[Mutant], tree: Path) -> Iterator[Verdict]:
     """
     usual: dict[tuple[str, ...], float] = {}
     for mutant in mutants:
-        total = 0.0
-        for tests in filter(None, (tests_of(mutant.path), thorough_tests_of(mutant.path))):
-            if tests not in usual:
-                usual[tests] = run_unchanged(tree, tests)
-            outcome, seconds = run_mutant(tree, mutant, tests, 30 + SLOWER * usual[tests])
-            total += seconds
-            if outcome != "survived":
-                break
-        yield Verdict(mutant, outcome, total)
+        tests = tests_of(mutant.path)
+        if tests not in usual:
+            usual[tests] = run_unchanged(tree, tests)
+        outcome, seconds = run_mutant(tree, mutant, tests, 30 + SLOWER * usual[tests])
+        yield Verdict(mutant, outcome, seconds)
 
 
 def run_mutant(tree: Path, mutant: Mutant, tests: Sequence[str], limit: float) -> tuple[str, float]:

@@ -28,4 +28,14 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "if copies > 1 and reads_probabilities(self):",
         "copies > 1 and reads_probabilities(self) -> copies > 1 or reads_probabilities(self)",
     ): "both branches compute the same attention; one copies the keys and needs more memory",
+    (
+        "benchmark/backbones/vit_gpt2.py",
+        "use_cache=False,",
+        "False -> True",
+    ): "a cache that nothing reads costs memory only",
+    (
+        "methods/p_laplacian.py",
+        "d_squared = d_norm.mul_(root.square_()).masked_fill_(equal, 0.0)",
+        "0.0 -> 0.1",
+    ): "it multiplies x - y, which is 0 between equal nodes",
 }

@@ -42,7 +42,7 @@ TESTS: dict[str, dict[str, tuple[str, ...]]] = {
         "blip blip_language blip_original blip_parts": ("unit/test_blip.py",),
         "clip_bart clip_bart_language clip_bart_parts": ("unit/test_clip_bart.py",),
         "language": ("unit/test_language.py", "unit/test_backbones.py"),
-        "vit_gpt2 vit_roberta": ("unit/test_backbones.py",),
+        "vit_gpt2 vit_roberta": ("unit/test_backbones.py", "unit/test_towers.py"),
         "normalisation vision": ("unit/test_backbones.py", "unit/test_clip_bart.py"),
     },
     "benchmark/metrics": {
@@ -83,11 +83,6 @@ SKIPPED = {
 }
 
 
-# What runs if these tests accept a mutant: the closed forms of the counts, and what trains. The
-# tests take a minute to collect.
-THOROUGH = ("tests/invariants/test_methods.py", "-k")
-
-
 def tests_of(path: str) -> tuple[str, ...]:
     """Return the tests of a file, or () if it is skipped."""
     room, _, name = path.removesuffix(".py").rpartition("/")
@@ -95,12 +90,3 @@ def tests_of(path: str) -> tuple[str, ...]:
         if name in names.split():
             return tuple(f"tests/{test}" for test in tests)
     return ()
-
-
-def thorough_tests_of(path: str) -> tuple[str, ...]:
-    """Return the tests that run if `tests_of` accepts a mutant, or ()."""
-    room, _, name = path.removesuffix(".py").rpartition("/")
-    if room not in ("methods", "baselines"):
-        return ()
-    method = "p_adapter" if name.startswith("p_") else name
-    return (*THOROUGH, f"(formula or should_train) and {method}")
