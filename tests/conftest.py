@@ -13,6 +13,7 @@ os.environ["TRANSFORMERS_OFFLINE"] = "1"
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import cache
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import hypothesis
@@ -253,16 +254,29 @@ def accepted(cases: Iterable[Case]) -> list[Case]:
 CASES = capable(
     Case(method, backbone) for backbone in BACKBONES.entries for method in METHODS.entries
 )
-METHOD_VARIATIONS = accepted(
-    Case(case.method, case.backbone, settings)
-    for case in CASES
-    for settings in variations(METHODS.load(case.method), {})
-)
-BACKBONE_VARIATIONS = accepted(
-    Case("full_finetuning", backbone, {}, changed)
-    for backbone in BACKBONES.entries
-    for changed in variations(BACKBONES.load(backbone), tiny(backbone))
-)
+
+
+@cache
+def method_variations() -> list[Case]:
+    """Return each setting of a method with few values, one step from its default.
+
+    This builds hundreds of models, so only the tests that need it pay for it.
+    """
+    return accepted(
+        Case(case.method, case.backbone, settings)
+        for case in CASES
+        for settings in variations(METHODS.load(case.method), {})
+    )
+
+
+@cache
+def backbone_variations() -> list[Case]:
+    """Return each setting of a backbone with few values, one step from its default."""
+    return accepted(
+        Case("full_finetuning", backbone, {}, changed)
+        for backbone in BACKBONES.entries
+        for changed in variations(BACKBONES.load(backbone), tiny(backbone))
+    )
 
 
 @pytest.fixture(params=CASES, ids=str)
@@ -271,7 +285,14 @@ def case(request: pytest.FixtureRequest) -> Case:
     return request.param
 
 
-@pytest.fixture(params=[*CASES, *METHOD_VARIATIONS, *BACKBONE_VARIATIONS], ids=str)
+@pytest.fixture
 def any_case(request: pytest.FixtureRequest) -> Case:
     """Run a test for the same cases, plus each setting of few values one step from its default."""
     return request.param
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """List the cases of `any_case` only if a test asks for it."""
+    if "any_case" in metafunc.fixturenames:
+        every = [*CASES, *method_variations(), *backbone_variations()]
+        metafunc.parametrize("any_case", every, ids=str, indirect=True)

@@ -367,6 +367,34 @@ def test_everything_added_trains(method: str, settings: dict[str, Any], backbone
         ("roberta-base", "layernorm_tuning", {}, 24 * 1_536),
         ("roberta-base", "layernorm_tuning", {"which": "all"}, 25 * 1_536),
         ("gpt2", "layernorm_tuning", {"which": "all", "biases": False}, 25 * 768),
+        ("roberta-base", "full_finetuning", {}, 124_645_632),  # as the hub counts it
+        ("roberta-base", "bitfit", {}, 2 * 768 + 12 * (4 * 768 + 3_072 + 3 * 768)),
+        ("roberta-base", "head_only", {}, 0),
+        ("roberta-base", "compacter", {"size": 96}, 24 * 74_608),  # VL-Adapter: 74,608 each
+        (
+            "roberta-base",
+            "compacter",
+            {"size": 96, "n": 4, "rank": 1, "share_a": True},
+            24 * (2 * (768 + 96) + 768 + 96) + 64,
+        ),
+        # Two generators, one network, the embeddings of 12 layers and of one task.
+        (
+            "roberta-base",
+            "hyperformer",
+            {"size": 96},
+            2 * 9 * 148_320 + (1_025 * 128 + 129 * 8 + 16) + 13 * 512,
+        ),
+        # 24 bottlenecks, each with a gate.
+        ("roberta-base", "vl_pet", {"size": 96, "norms": False}, 2 * 24 * 148_320),
+        *(
+            (
+                "roberta-base",
+                "vl_pet",
+                {"size": 96, "norms": False, "gate": gate},
+                24 * (148_320 + size),
+            )
+            for gate, size in {"small": 1_537, "middleX": 769, "middleY": 768}.items()
+        ),
     ],
 )
 def test_counts(text: str, method: str, settings: dict[str, Any], expected: int) -> None:

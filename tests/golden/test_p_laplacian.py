@@ -203,3 +203,24 @@ def test_a_backward_under_autocast_is_exact(form: str) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         under = torch.autograd.grad(found, leaves, retain_graph=True)
     assert all(map(torch.equal, under, torch.autograd.grad(found, leaves)))
+    precise, step = leaves_and_step(form)
+    expected = torch.autograd.grad(step(*precise).square().sum(), precise)
+    for one, other in zip(under, expected, strict=True):
+        torch.testing.assert_close(one.double(), other, rtol=1e-3, atol=1e-4)
+
+
+def test_equal_nodes_have_no_gradient_through_their_distance() -> None:
+    """Their N is m e^2, a constant; only the aggregation passes a gradient to them."""
+    torch.manual_seed(0)
+    leaves = inputs((1, 2, 3, 3), 4, 1.5, gram=False)
+    with torch.no_grad():
+        leaves[2][..., 0, :] = leaves[1][..., 0, :]
+    a, rows, nodes, p, ratio = leaves
+    same = torch.zeros(3, 3, dtype=torch.bool)
+    same[0, 0] = True
+    apart = nodes.unsqueeze(-3) - rows.unsqueeze(-2)
+    apart = torch.where(same[..., None], apart.detach(), apart)
+    norm = ((a + EPSILON).sqrt().unsqueeze(-1) * apart + EPSILON).square().sum(-1)
+    edges = a * norm.pow((p - 2) / 2)
+    alpha = 1 / (edges.sum(-1, keepdim=True) + ratio)
+    compare(release_step(*leaves, loops=True), alpha * (edges @ nodes + ratio * rows), leaves)

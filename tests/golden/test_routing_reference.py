@@ -301,6 +301,15 @@ def test_the_variants_of_the_method_differ_if_a_scalar_is_shared(
         torch.testing.assert_close(paper, release, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize(("variant", "groups"), [("paper", 2), ("release", 1)])
+def test_the_release_routes_query_and_value_of_gpt2_as_one_vector(
+    variant: str, groups: int
+) -> None:
+    built = Case("routing_lora", "vit_gpt2", {"variant": variant}).build()
+    layers = [module for module in built.modules() if isinstance(module, RoutedLoRALinear)]
+    assert {(len(layer.spans), layer.groups) for layer in layers} == {(2, groups)}
+
+
 def with_updates(backbone: str, changed: dict[str, Any]) -> Tensor:
     """Return the losses of a routed model with random up-projections."""
     case = Case("routing_lora", backbone, changed)

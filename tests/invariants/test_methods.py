@@ -14,7 +14,14 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from tests.conftest import BACKBONE_VARIATIONS, CASES, METHOD_VARIATIONS, Case, accepted, visual
+from tests.conftest import (
+    CASES,
+    Case,
+    accepted,
+    backbone_variations,
+    method_variations,
+    visual,
+)
 from vlpeft.benchmark.backbones import BACKBONES
 from vlpeft.benchmark.contract import METHODS
 from vlpeft.benchmark.contract.backbone import Backbone
@@ -174,7 +181,7 @@ def test_predicting_twice_gives_the_same_texts(case: Case) -> None:
     ] == first
 
 
-@pytest.mark.parametrize("case", [*CASES, *BACKBONE_VARIATIONS], ids=str)
+@pytest.mark.parametrize("case", [*CASES, *backbone_variations()], ids=str)
 def test_a_sample_does_not_see_its_neighbours(case: Case) -> None:
     """The loss of a padded batch is the sum of the losses of its samples.
 
@@ -260,7 +267,9 @@ def test_any_two_routing_functions_differ(case: Case) -> None:
     "case",
     ROUTED
     + [
-        c for c in METHOD_VARIATIONS if METHODS.entries[c.method].module == "vlpeft.methods.routing"
+        c
+        for c in method_variations()
+        if METHODS.entries[c.method].module == "vlpeft.methods.routing"
     ],
     ids=str,
 )

@@ -152,3 +152,43 @@ def test_movements_equal_opencv_except_half_a_pixel_and_the_edge(name: str, sign
     assert filled.any()
     other = np.asarray(OPERATION[name](smooth(), -sign), float)
     assert np.abs(ours - other).max() > 20
+
+
+def test_a_view_is_a_crop_flipped_half_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The crop is the first draw from the seed, the flip the next one."""
+    for name in OPERATION:
+        monkeypatch.setitem(OPERATION, name, lambda view, _: view)
+    pixels, flipped = image(), 0
+    for i in range(200):
+        draw = Random(str(i))
+        box = crop_box(48, 40, draw)
+        crop = Image.fromarray(pixels).crop(box).resize((SIZE, SIZE), Image.Resampling.BICUBIC)
+        flip = draw.random() < 0.5
+        expected = np.asarray(crop)[:, ::-1] if flip else np.asarray(crop)
+        assert np.array_equal(augment(pixels, SIZE, str(i)), expected)
+        flipped += flip
+    assert 70 < flipped < 130
+
+
+def test_operations_follow_each_other_with_their_signs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After crop and flip: two names at once, then a sign and a chance for each."""
+    used: list[tuple[str, int]] = []
+    for name in OPERATION:
+
+        def note(view: Image.Image, sign: int, name: str = name) -> Image.Image:
+            used.append((name, sign))
+            return view
+
+        monkeypatch.setitem(OPERATION, name, note)
+    expected = []
+    for i in range(50):
+        augment(image(), SIZE, str(i))
+        draw = Random(str(i))
+        crop_box(48, 40, draw)
+        draw.random()
+        for name in draw.choices(list(OPERATION), k=2):
+            sign = draw.choice((1, -1))
+            if draw.random() < 0.5:
+                expected.append((name, sign))
+    assert used == expected
+    assert {sign for _, sign in used} == {1, -1}

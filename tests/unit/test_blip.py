@@ -367,6 +367,19 @@ def test_ranking_from_the_cache_finds_the_likeliest_answer(
         torch.cat(given).view(4, -1).sort(1).values, want.sort(1).values, atol=1e-4, rtol=1e-4
     )
     assert found == [ANSWERS[i] for i in want.argmax(1)]
+    for row, answer, expected in zip(
+        backbone.ranked(visual[:, None], QUESTIONS), found, want, strict=True
+    ):
+        listed = dict(zip(ANSWERS, expected.tolist(), strict=True))
+        assert row[0][0] == answer
+        assert dict(row) == pytest.approx(listed, abs=1e-4, rel=1e-4)
+        assert [score for _, score in row] == sorted(dict(row).values(), reverse=True)
+
+
+def test_generated_answers_are_not_ranked() -> None:
+    backbone = build(ANSWERS, None, {"answering": "generate"})
+    visual = backbone.vision(pixels()).detach()
+    assert backbone.ranked(visual[:, None], QUESTIONS) == [[]] * 4
 
 
 def test_the_image_is_projected_once_for_all_candidates() -> None:
@@ -565,6 +578,9 @@ def test_an_original_checkpoint_equals_the_model_it_came_from(form: str, tmp_pat
         theirs.loss(visual[:, None], QUESTIONS[:2], targets),
     )
     assert {m.p for m in ours.text.modules() if isinstance(m, nn.Dropout)} == {0.1}
+    # Words, then positions. The row of padding gets no gradient.
+    padding = [m.padding_idx for m in ours.text.modules() if isinstance(m, nn.Embedding)]
+    assert padding == [0, None] * (len(padding) // 2)
     with torch.device("meta"):
         planned = own(tmp_path / "model.pth", form=form)
     assert [(n, p.shape) for n, p in planned.named_parameters()] == [

@@ -5,11 +5,13 @@ It never serves features of another tower or other data.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,10 +21,11 @@ from tests.conftest import Case
 from vlpeft.benchmark.backbones.vision import transform
 from vlpeft.benchmark.contract.backbone import Backbone
 from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.datasets.base import Pixels
 from vlpeft.benchmark.datasets.shapes import Shapes
 from vlpeft.benchmark.run.augmentation import augment
-from vlpeft.benchmark.run.features import cached_views, views, visual_inputs
+from vlpeft.benchmark.run.features import cached_views, training_views, views, visual_inputs
 
 IMAGES = [f"train/{i}" for i in range(10)]
 # Two processes ask for the same features at the same moment, and every decoded image adds a line.
@@ -135,9 +138,62 @@ def test_zeroed_images_are_all_one_black_image(
     assert Counting.drawn == []
     assert all(torch.equal(row, zeroed[0]) for row in zeroed)
     torch.testing.assert_close(zeroed, live(data, IMAGES, zeroed=True), rtol=1e-5, atol=1e-6)
+    black = transform(np.zeros((9, 9, 3), np.uint8), frozen.vision)
+    torch.testing.assert_close(zeroed[0, 0], frozen.vision(black[None])[0], rtol=1e-4, atol=1e-5)
     real = visual_inputs(frozen, data, IMAGES, False, tmp_path)(alone(IMAGES))
     assert not torch.allclose(zeroed, real, rtol=1e-2)
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_features_are_those_of_the_pixels_in_the_order_of_each_example(
+    frozen: Backbone, data: Shapes, tmp_path: Path
+) -> None:
+    pairs = [("train/3", "train/1"), ("train/0", "train/3")]
+    expected = {
+        image: frozen.vision(transform(data.image(image), frozen.vision)[None])[0]
+        for image in ("train/0", "train/1", "train/3")
+    }
+    found = visual_inputs(frozen, data, IMAGES, False, tmp_path)(pairs)
+    assert found.shape[:2] == (2, 2)
+    for row, pair in zip(found, pairs, strict=True):
+        for one, image in zip(row, pair, strict=True):
+            torch.testing.assert_close(one, expected[image], rtol=1e-4, atol=1e-5)
+
+
+def test_training_sees_what_the_recipe_asks_for(
+    frozen: Backbone, data: Shapes, tmp_path: Path
+) -> None:
+    def seen(**changed: Any) -> torch.Tensor | None:
+        recipe = Protocol(lr=1.0, steps=1, **changed)
+        found = training_views(frozen, data, IMAGES, recipe, tmp_path)
+        return found and found([["train/1"]], ["5"])
+
+    assert seen() is None
+    assert seen(augment="blip", views=2, images="zeroed") is None
+    assert seen(augment="blip", images="zeroed") is None
+    new = views(frozen, data)([["train/1"]], ["5"])
+    torch.testing.assert_close(seen(augment="blip"), new)
+    fixed = cached_views(frozen, data, IMAGES, 2, tmp_path)([["train/1"]], ["5"])
+    torch.testing.assert_close(seen(augment="blip", views=2), fixed)
+    assert not torch.allclose(new, fixed, rtol=1e-2)
+
+
+def test_each_image_of_an_example_has_its_own_view(data: Shapes) -> None:
+    """View i of an example has the seed `SEED/i`, and a cached view is chosen by its hash."""
+    backbone = Case("head_only", "vit_roberta").fresh().requires_grad_(False)
+    tower, pair = backbone.vision, ("train/3", "train/3")
+    fetched = views(backbone, data).fetch_examples([pair], ["5/0"])
+    for i in (0, 1):
+        view = augment(data.image("train/3"), tower.size, f"5/0/{i}")
+        assert torch.equal(fetched[0, i], transform(view, tower))
+    trained = Case("full_finetuning", "vit_roberta", {"vision": True}).build()
+    fetched = cached_views(trained, data, IMAGES, 3, Path("/nonexistent")).fetch_examples(
+        [pair], ["5/0"]
+    )
+    for i in (0, 1):
+        number = int(hashlib.sha256(f"5/0/{i}".encode()).hexdigest()[:16], 16) % 3
+        view = augment(data.image("train/3"), tower.size, f"view {number}")
+        assert torch.equal(fetched[0, i], transform(view, tower))
 
 
 def test_reading_gives_independent_tensors(frozen: Backbone, data: Shapes, tmp_path: Path) -> None:

@@ -198,7 +198,10 @@ def test_on_a_disk_without_locks_age_decides(tmp_path, monkeypatch) -> None:
 
 @pytest.mark.parametrize("length", [1, 200, 255])
 def test_names_of_any_length(tmp_path, length) -> None:
-    write_atomically(tmp_path / ("é" * (length // 2) or "x"), b"x")
+    path = tmp_path / ("é" * (length // 2) or "x")
+    write_atomically(path, b"x")
+    assert [each.name for each in tmp_path.iterdir()] == [path.name]
+    assert path.read_bytes() == b"x"
 
 
 def test_a_name_that_is_too_long_is_one_line(tmp_path) -> None:

@@ -146,3 +146,17 @@ def test_tied_methods_share_a_rank():
         1,
         1,
     ]  # a noisy method may be tied although a better one is not
+
+
+def test_a_difference_of_images_with_several_examples():
+    """Worked by hand: the mean is 7/6, and 2.5, 5/6 and -10/3 remain of the sums."""
+    a, b, examples = np.array([7.0, 3.0, 0.0]), np.ones((1, 3)), np.array([3.0, 1.0, 2.0])
+    (found,) = differences(a, b, examples)
+    error = math.sqrt((2.5**2 + (5 / 6) ** 2 + (10 / 3) ** 2) * 3 / 2) / 6
+    assert standard_errors(np.array([[6.0, 2.0, -1.0]]), examples) == pytest.approx(error)
+    # Student's t with 2 degrees of freedom: 4.3027 leaves 5 % outside, 1.0607 leaves 40 %.
+    assert found.value == pytest.approx(7 / 6)
+    assert (found.low, found.high) == pytest.approx(
+        (7 / 6 - 4.3026527 * error, 7 / 6 + 4.3026527 * error)
+    )
+    assert found.detectable == pytest.approx((4.3026527 + 1.0606602) * error)

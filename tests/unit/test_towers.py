@@ -7,6 +7,7 @@ import os
 import shutil
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
+from tests.conftest import ANSWERS, Case
 from vlpeft.baselines.head_only import HeadOnly
 from vlpeft.benchmark.backbones import BACKBONES
 from vlpeft.benchmark.backbones.blip_original import load_original
@@ -327,6 +329,32 @@ def test_cut_texts_are_counted_with_repeats() -> None:
     short, long = "a red circle", "a red circle " * 10
     assert count_cut(tokenizer, [short, long, long], Room(10, special=True)) == (2, 3)
     assert count_cut(tokenizer, [], Room(10, special=True)) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "one", "two", "target"),
+    [
+        ("vit_roberta", {}, (19, True), (18, True), None),
+        ("vit_roberta", {"prefix": "none"}, (20, True), (20, True), None),
+        ("clip_bart", {}, (20, True), (20, True), (10, True)),
+        ("vit_gpt2", {}, (20, True), (20, True), (9, True)),
+        ("blip", {}, (20, False), (20, False), (9, False)),
+        ("blip", {"form": "vqa"}, (18, False), (18, False), (9, False)),
+    ],
+)
+def test_the_room_for_texts_with_one_image_and_with_two(
+    name: str,
+    settings: dict[str, Any],
+    one: tuple[int, bool],
+    two: tuple[int, bool],
+    target: tuple[int, bool] | None,
+) -> None:
+    """Of 20 input and 10 output tokens: a prefix and special tokens take places."""
+    case = Case("head_only", name, {}, settings)
+    recipe = replace(case.protocol, max_input_tokens=20, max_output_tokens=10)
+    backbone = case.config.build(ANSWERS, recipe)
+    assert (backbone.input_room(1), backbone.input_room(2)) == (one, two)
+    assert backbone.target_room() == target
 
 
 PICKLED: dict[str, Callable[[Path], object]] = {
