@@ -61,6 +61,7 @@ from vlpeft.results.images import image_remarks
 from vlpeft.results.scale import FULL, label_title, scale_notes
 from vlpeft.results.scored import scored_sentences
 from vlpeft.results.states import DONE, MISSING, State
+from vlpeft.results.tuned import tuning_sentences
 from vlpeft.results.varied import VARIED, families, show_varied, varied_columns
 
 COSTS = (
@@ -113,7 +114,7 @@ class Leaderboard:
         return tuple(name.removeprefix(VARIED) for name in columns)
 
 
-def leaderboard(plan: Plan, store: Results, *, mixed: bool = False) -> Leaderboard:
+def leaderboard(plan: Plan, store: Results, *, mixed: bool = False, stage: str = "") -> Leaderboard:
     """Join a plan with the records of its cells.
 
     Records of other sweeps in the same folder are not opened.
@@ -122,12 +123,17 @@ def leaderboard(plan: Plan, store: Results, *, mixed: bool = False) -> Leaderboa
         plan: the cells of a sweep.
         store: the result folder or evidence with their records.
         mixed: accept records of different environments; `remarks` then names them.
+        stage: "tune" for the cells that compare settings, in place of those that test them.
 
     Raises:
         UserError: a record is unreadable, the plan has a cell twice under one label, records
             were made from different data or by different versions of the science, or they
             come from different environments that are not all verified (unless `mixed`).
     """
+    chosen: tuple[str, ...] = ()
+    if not stage:
+        chosen = tuple(tuning_sentences(plan, store))
+    plan = plan.at_stage(stage)
     reject_duplicates(plan.cells)
     reject_recipes(plan.cells)
     records = _read_records(plan, store)
@@ -149,7 +155,8 @@ def leaderboard(plan: Plan, store: Results, *, mixed: bool = False) -> Leaderboa
     title = label_title(plan.title or plan.sweep, [planned.cell for planned in plan.cells])
     progress = _progress(plan, len(records), len(failures))
     scored = scored_sentences(records.values())
-    return Leaderboard(title, plan.notes, frame, (*progress, *scored, *notes), families(plan))
+    said = (*progress, *chosen, *scored, *notes)
+    return Leaderboard(title, plan.notes, frame, said, families(plan))
 
 
 def _read_records(plan: Plan, store: Results) -> dict[str, Record]:

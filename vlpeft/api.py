@@ -92,24 +92,19 @@ def run(
             verification, and, after the last cell, if a cell failed.
     """
     from vlpeft.benchmark.launch.failed import count_failures, group_by_cause
-    from vlpeft.benchmark.launch.launch import launch
-    from vlpeft.benchmark.launch.local import unfinished_cells
+    from vlpeft.benchmark.launch.launch import launch_sweep
     from vlpeft.benchmark.launch.ways import Inline
-    from vlpeft.benchmark.plan.check import plan as check
-    from vlpeft.benchmark.plan.check import save_plan
     from vlpeft.benchmark.plan.sweep import SweepHandle
     from vlpeft.benchmark.run.runtime import Runtime
 
-    made = check(SweepHandle(str(sweep), scale), need_data=True)
-    folder = Path("runs") / made.sweep if root is None else Path(root)
+    handle = SweepHandle(str(sweep), scale)
+    folder = Path("runs") / handle.name if root is None else Path(root)
     with python_arguments():
         runtime = parse(Runtime, {"device": device, "threads": threads}, "run")
         runtime.torch_device()
-    cells = unfinished_cells(made, folder)
-    save_plan(made, folder)
-    failed = launch(Inline(runtime), made, cells, folder, unverified=unverified)
+    made, count, failed = launch_sweep(Inline(runtime), handle, folder, unverified=unverified)
     if failed:
-        lines = (*group_by_cause(failed), count_failures(failed, len(cells)))
+        lines = (*group_by_cause(failed), count_failures(failed, count))
         raise UserError("; ".join(lines))
     return leaderboard(SweepResults(made, Store(folder)))
 

@@ -17,6 +17,7 @@ from vlpeft.benchmark.cells.results import Results
 from vlpeft.benchmark.core.config import Config, dump, parse
 from vlpeft.benchmark.core.files import read_json, to_json, write_quickly
 
+DIVERGED = "diverged"  # the cause of a failure: a loss or a weight is not finite
 T = TypeVar("T")
 ReportProgress = Callable[[str, int, int], None]  # phase, step, total
 EVERY_SECONDS = 1.0

@@ -51,7 +51,19 @@ class Part(Config):
         """Return what the id depends on: not the protocol's name, nor the data's path."""
         protocol = dump_identity(self.protocol)
         protocol.pop("name", None)
-        return {"task": self.task, "dataset": self.dataset.identity(), "protocol": protocol}
+        dataset = self.dataset.identity()
+        cut = self.dataset.cut
+        if cut is not None and set(cut.names()) & self.split_names():
+            dataset["cut"] = dump(cut)
+        return {"task": self.task, "dataset": dataset, "protocol": protocol}
+
+    def split_names(self) -> set[str]:
+        """Return the splits that are read."""
+        recipe = self.protocol
+        names = {recipe.train_split, recipe.eval_split}
+        if recipe.select == "best":
+            names.add(recipe.select_split)
+        return names
 
 
 @dataclass(frozen=True)
@@ -132,6 +144,29 @@ def _hash(text: str) -> str:
 
 
 @dataclass(frozen=True)
+class Tuned(Config):
+    """How the settings of a cell were chosen.
+
+    Attributes:
+        on: The split that the settings were compared on.
+        selector: "validation", or "oracle" if that was the tested split.
+        settings: The best setting.
+        tried: The number of settings.
+        seeds: The number of seeds of each.
+        edges: Numbers of the best setting that are the lowest or highest tried, as "key: value".
+        diverged: How many settings diverged.
+    """
+
+    on: str
+    selector: str
+    settings: dict[str, JSON]
+    tried: int
+    seeds: int
+    edges: tuple[str, ...] = ()
+    diverged: int = 0
+
+
+@dataclass(frozen=True)
 class Planned(Config):
     """A cell's place in a sweep's table, and whether it can run."""
 
@@ -154,6 +189,8 @@ class Planned(Config):
     # backbone or dataset without it, by "method", "backbone" and "dataset".
     varied: dict[str, JSON] = field(default_factory=dict)
     families: dict[str, str] = field(default_factory=dict)
+    stage: str = ""  # "tune" for a cell that compares settings
+    tuned: Tuned | None = None  # how its settings were chosen, for a cell that tests them
 
 
 @dataclass(frozen=True)
@@ -175,6 +212,10 @@ class Plan(Config):
     def runnable(self) -> tuple[Planned, ...]:
         """Return the cells that the grid does not rule out."""
         return tuple(cell for cell in self.cells if not cell.skipped)
+
+    def at_stage(self, stage: str) -> Plan:
+        """Return the plan with the cells of one stage alone."""
+        return replace(self, cells=tuple(cell for cell in self.cells if cell.stage == stage))
 
     def find(self, beginning: str) -> Planned:
         """Return the runnable cell whose id starts with `beginning`.

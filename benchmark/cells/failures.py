@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import torch
 
-from vlpeft.benchmark.cells.attempts import Failure
-from vlpeft.benchmark.core.errors import DataError, UserError, WeightsError, disk_trouble
+from vlpeft.benchmark.cells.attempts import DIVERGED, Failure
+from vlpeft.benchmark.core.errors import (
+    DataError,
+    DivergedError,
+    UserError,
+    WeightsError,
+    disk_trouble,
+)
 
 CAUSES: dict[type[BaseException], str] = {
     KeyboardInterrupt: "interrupted",
     DataError: "data",
     WeightsError: "weights",
     UserError: "settings",
+    DivergedError: DIVERGED,
 }
-ERRORS: dict[str, type[UserError]] = {"data": DataError, "weights": WeightsError}
+ERRORS: dict[str, type[UserError]] = {
+    "data": DataError,
+    "weights": WeightsError,
+    DIVERGED: DivergedError,
+}
 MESSAGE_CHARACTERS = 500
 # torch raises a plain RuntimeError where the CPU's allocator or a library of a GPU finds no memory.
 MEMORY_WORDS = (

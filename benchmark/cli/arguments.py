@@ -123,6 +123,11 @@ def _add_plan(commands: Any) -> None:
         help="show every setting of one cell and its origin; CELL is the beginning of its id",
     )
     plan.add_argument(
+        "--widen",
+        action="store_true",
+        help="name the next value for each number that was best at the edge of its `tune:` list",
+    )
+    plan.add_argument(
         "--cost",
         action="store_true",
         help="measure a few training steps of each kind of cell, and estimate the hours of all",

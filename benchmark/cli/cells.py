@@ -46,18 +46,30 @@ def run(options: argparse.Namespace) -> int:
 
 def sweep(options: argparse.Namespace) -> int:
     """Run all cells that are not done, then print the tables. Return 1 if a cell failed."""
+    from vlpeft.benchmark.cells.records import Store
     from vlpeft.benchmark.cli.ways import select_way
-    from vlpeft.benchmark.launch.local import unfinished_cells
-    from vlpeft.benchmark.plan.check import plan, save_plan
+    from vlpeft.benchmark.launch.launch import launch_sweep
+    from vlpeft.benchmark.plan.stages import first_stage, waits
     from vlpeft.slurm.way import Slurm
 
     way = select_way(options, lambda: _runtime(options))
-    made = plan(options.handle, need_data=True)
     if isinstance(way, Slurm) and options.dry_run:
-        print_text(way.dry_run(unfinished_cells(made, options.root), options.root).rstrip("\n"))
+        stage = first_stage(options.handle, Store(options.root))
+        print_text(way.dry_run(stage.cells, options.root).rstrip("\n"))
         return 0
-    save_plan(made, options.root, mixed=options.mixed_environments)
-    return _launch(options, way, made, unfinished_cells(made, options.root))
+    launched = launch_sweep(
+        way,
+        options.handle,
+        options.root,
+        unverified=options.unverified,
+        mixed=options.mixed_environments,
+    )
+    if waits(launched.plan):
+        print_note(
+            "the best settings are tested once all settings are compared: "
+            f"{options.handle.launch_command()} again"
+        )
+    return _report(options, way, *launched)
 
 
 def retry(options: argparse.Namespace) -> int:
@@ -90,10 +102,16 @@ def retry(options: argparse.Namespace) -> int:
 
 def _launch(options: argparse.Namespace, way: Any, made: Any, cells: Any) -> int:
     """Run cells of a plan, then print its tables and the causes of failure."""
-    from vlpeft.benchmark.launch.failed import count_failures, group_by_cause
     from vlpeft.benchmark.launch.launch import launch
 
     failed = launch(way, made, cells, options.root, unverified=options.unverified)
+    return _report(options, way, made, len(cells), failed)
+
+
+def _report(options: argparse.Namespace, way: Any, made: Any, count: int, failed: Any) -> int:
+    """Print the tables of a launch and the causes of failure; return the exit code."""
+    from vlpeft.benchmark.launch.failed import count_failures, group_by_cause
+
     if not way.waits:
         print_note(f"the jobs continue on their own{_how_to_watch(options)}")
         return 0
@@ -103,7 +121,7 @@ def _launch(options: argparse.Namespace, way: Any, made: Any, cells: Any) -> int
         for line in group_by_cause(failed):
             print_note(f"failed: {line}")
         if failed:
-            print_note(count_failures(failed, len(cells)))
+            print_note(count_failures(failed, count))
     if failed:
         return 1
     return 0

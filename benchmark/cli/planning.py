@@ -40,6 +40,7 @@ def plan(options: argparse.Namespace) -> int:
     _check_plan_options(options)
     if options.explain is not None:
         return _explain(options)
+    from vlpeft.benchmark.cells.records import Store
     from vlpeft.benchmark.plan.check import plan
     from vlpeft.results.tables.listing import plan_rows, plan_table
 
@@ -48,13 +49,28 @@ def plan(options: argparse.Namespace) -> int:
             f"--root {options.root}: no such folder; leave --root out, or run "
             f"`vlpeft sweep {options.handle.as_typed()}`"
         )
-    made = plan(options.handle, need_data=False)
+    results = None
+    if options.root is not None or options.widen:
+        results = Store(options.handle.root)
+    made = plan(options.handle, need_data=False, results=results)
+    if options.widen:
+        return _widen(made)
     if options.cost:
         return _cost(made, options)
     if options.json:
         print_json(plan_rows(made, options.root))
     else:
         print_table(plan_table(made, options.root))
+    return 0
+
+
+def _widen(made: Plan) -> int:
+    """Print which values a wider `tune:` would try next."""
+    from vlpeft.results.tuned import widened
+
+    lines = list(widened(made))
+    for line in lines or ["no number that was chosen is at the edge of what was tried"]:
+        print_line(line)
     return 0
 
 

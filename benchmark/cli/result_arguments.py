@@ -103,6 +103,11 @@ def _add_table_content(table: Any) -> None:
         "scores are averaged over the sides that neither --rows nor --columns names",
     )
     table.add_argument("--columns", metavar="SIDES", help="the same; metrics are always columns")
+    table.add_argument(
+        "--tuning",
+        action="store_true",
+        help="show the cells that compare settings (`tune:`) instead of those that test the best",
+    )
 
 
 def _add_diff(commands: Any) -> None:

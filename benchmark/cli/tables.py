@@ -97,7 +97,7 @@ def _tidy(options: argparse.Namespace) -> int:
     if form == "parquet" and options.out is None:
         raise UserError("--format parquet: a binary format; name a file with -o")
     plan, store = open_results(options.handle)
-    board = leaderboard(plan, store, mixed=options.mixed_environments)
+    board = leaderboard(plan, store, mixed=options.mixed_environments, stage=_stage(options, plan))
     _print_notes(map(one_line, board.remarks))
     _write(options, tidy(board.frame, form))
     return 0
@@ -131,7 +131,7 @@ def _board(options: argparse.Namespace) -> Any:
     from vlpeft.results.tables.table import cost_table, score_table
 
     plan, store = open_results(options.handle)
-    board = leaderboard(plan, store, mixed=options.mixed_environments)
+    board = leaderboard(plan, store, mixed=options.mixed_environments, stage=_stage(options, plan))
     if options.rows or options.columns:
         rows = sides(options.rows or "method", board)
         return pivot_table(board, rows, sides(options.columns or "task,dataset", board))
@@ -141,6 +141,17 @@ def _board(options: argparse.Namespace) -> Any:
     if options.significance:
         return significance_table(board, tests)
     return score_table(board, tests, details=options.details)
+
+
+def _stage(options: argparse.Namespace, plan: Any) -> str:
+    """Return which cells of a plan a table shows: "tune" with --tuning, otherwise ""."""
+    from vlpeft.benchmark.plan.tuning import STAGE
+
+    if not options.tuning:
+        return ""
+    if not plan.at_stage(STAGE).cells:
+        raise UserError(f"--tuning: the sweep '{plan.sweep}' has no `tune:`; leave the option out")
+    return STAGE
 
 
 def diff(options: argparse.Namespace) -> int:

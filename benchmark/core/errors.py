@@ -19,6 +19,10 @@ class DataError(UserError):
     """A file of a dataset is missing, unreadable or malformed; the message names record and fix."""
 
 
+class DivergedError(UserError):
+    """Training has diverged: a loss or a weight is no longer a finite number."""
+
+
 class WeightsError(UserError):
     """Weights cannot be loaded: they are not on this machine, or incomplete."""
 

@@ -6,6 +6,7 @@ keys are the fields of the format's class and these:
 * `format`: the name of the file format, the only one that is required;
 * `summary`, `licence`, `homepage`: shown by `vlpeft list` and `vlpeft data`;
 * `protocol`: settings that every recipe on this data starts from, such as `{eval_split: val}`;
+* `cut`: a validation split to cut out of another one, where the files have none;
 * `expected`, `downloads`, `by_hand`: used by `vlpeft data`.
 
 The files are in the folder `root`:
@@ -39,6 +40,7 @@ from vlpeft.benchmark.core.paths import expand_home, resolve_path
 from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.core.registry import Registry
 from vlpeft.benchmark.datasets.base import DataFormat
+from vlpeft.benchmark.datasets.cut import Cut
 from vlpeft.benchmark.datasets.sources import ByHand, Download
 
 FORMATS: Registry[DataFormat] = Registry("format", "vlpeft/benchmark/datasets")
@@ -59,6 +61,7 @@ class Card(Config):
     downloads: tuple[Download, ...] = ()
     by_hand: tuple[ByHand, ...] = ()
     protocol: Mapping[str, JSON] = field(default_factory=dict)
+    cut: Cut | None = None
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -83,6 +86,7 @@ class DatasetSpec(Config):
     settings: Mapping[str, JSON]
     root: str
     protocol: Mapping[str, JSON] = field(default_factory=dict)
+    cut: Cut | None = None  # part of the id of cells that use its splits, see `Part.identity`
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -96,6 +100,13 @@ class DatasetSpec(Config):
         the name, because two folders may hold different data under the same file names.
         """
         return {"name": self.name, "format": self.format, "settings": dict(self.settings)}
+
+    def splits(self) -> tuple[str, ...]:
+        """Return the names of all splits, those of a cut included. Reads no file."""
+        own = self.open().splits()
+        if self.cut is None:
+            return own
+        return (*own, *self.cut.names())
 
     def open(self) -> DataFormat:
         """Build the object of the format. It reads no file before its methods are called."""
@@ -132,7 +143,8 @@ def load_spec(name_or_path: str) -> DatasetSpec:
     root = settings.pop("root")
     if "root" not in own:
         root = _default_root(path)
-    return DatasetSpec(card.name, card.format, settings, _absolute(root, path), card.protocol)
+    place = _absolute(root, path)
+    return DatasetSpec(card.name, card.format, settings, place, card.protocol, card.cut)
 
 
 def change_settings(
@@ -175,11 +187,26 @@ def _card(values: Mapping[str, JSON], path: Path) -> Card:
         near = did_you_mean(card.format, FORMATS.entries)
         raise UserError(f"{path}: unknown data format '{card.format}'{near}")
     known = {f.name for f in fields(Protocol)} - {"name"}
+    if card.cut is not None:
+        _check_cut(card, values, path)
     unknown = set(card.protocol) - known
     if unknown:
         near = did_you_mean(min(unknown), known)
         raise UserError(f"{path}: protocol: unknown key '{min(unknown)}'{near}")
     return card
+
+
+def _check_cut(card: Card, values: Mapping[str, JSON], path: Path) -> None:
+    """Raise UserError if a cut names a split that the format has, or lacks the split it cuts."""
+    cut = card.cut
+    assert cut is not None
+    settings = {**_format_settings(values), "root": ""}
+    known = parse(FORMATS.load(card.format), settings, str(path)).splits()
+    if cut.of not in known:
+        near = did_you_mean(cut.of, known)
+        raise UserError(f"{path}: cut: of: no split '{cut.of}'{near}")
+    if cut.name in known:
+        raise UserError(f"{path}: cut: name: the files have a split '{cut.name}'; rename the cut")
 
 
 def _default_root(path: Path) -> str:

@@ -5,14 +5,58 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from vlpeft.benchmark.cells.cell import Plan, Planned
+from vlpeft.benchmark.cells.records import Store
 from vlpeft.benchmark.core.processes import interrupt_at_end_signals
 from vlpeft.benchmark.launch.failed import FailedCell, failures
 from vlpeft.benchmark.launch.presence import show_presence
 from vlpeft.benchmark.launch.screen import SweepProgress
 from vlpeft.benchmark.launch.ways import Way
+from vlpeft.benchmark.plan.check import save_plan
+from vlpeft.benchmark.plan.stages import Stage, first_stage, has_lost, next_stage
+from vlpeft.benchmark.plan.sweep import SweepHandle
+
+
+class Launched(NamedTuple):
+    """What a sweep has run: its plan, how many cells, and those that failed."""
+
+    plan: Plan
+    number: int
+    failed: list[FailedCell]
+
+
+def launch_sweep(
+    way: Way, sweep: SweepHandle, root: Path, *, unverified: bool = False, mixed: bool = False
+) -> Launched:
+    """Run the unfinished cells of a sweep, and then those that a `tune:` lets follow.
+
+    Args:
+        way: where they run.
+        sweep: the sweep.
+        root: the result folder; the plan is saved there.
+        unverified: as for `launch`.
+        mixed: run seeds of rows whose other seeds were run by different code.
+
+    Raises:
+        UserError: as `plan`, `save_plan` and `launch` do.
+        KeyboardInterrupt: the launch was interrupted.
+    """
+    store = Store(root)
+    stage: Stage | None = first_stage(sweep, store)
+    assert stage is not None
+    made, number = stage.plan, 0
+    failed: list[FailedCell] = []
+    while stage is not None:
+        made = stage.plan
+        save_plan(made, root, mixed=mixed)
+        failed += launch(way, made, stage.cells, root, unverified=unverified)
+        number += len(stage.cells)
+        if not way.waits:
+            break
+        stage = next_stage(sweep, store, stage)
+    return Launched(made, number, [each for each in failed if not has_lost(each[0], store)])
 
 
 def launch(

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from vlpeft.benchmark.cells.cell import Plan, Planned
+from vlpeft.benchmark.cells.cell import Planned
 from vlpeft.benchmark.cells.records import Store
 from vlpeft.benchmark.core.config import dump
 from vlpeft.benchmark.core.cores import check_number
@@ -30,12 +30,6 @@ Watch = Callable[[], None]  # called now and then; it looks at the result folder
 CellWatch = Callable[[Planned, str, int, int], None]  # cell, phase, step, total
 POLL_SECONDS = 0.5
 MAX_WORKERS = 8  # by default: each needs about 1 GiB
-
-
-def unfinished_cells(plan: Plan, root: Path) -> list[Planned]:
-    """Return the runnable cells without a record."""
-    store = Store(root)
-    return [cell for cell in plan.runnable() if not store.has_record(cell.id)]
 
 
 def clear_failures(ids: Iterable[str], root: Path) -> None:

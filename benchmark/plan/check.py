@@ -13,6 +13,7 @@ from pathlib import Path
 
 from vlpeft.benchmark.cells.cell import Cell, Part, Plan, Planned
 from vlpeft.benchmark.cells.records import Store
+from vlpeft.benchmark.cells.results import Results
 from vlpeft.benchmark.core.config import dump, parse_json
 from vlpeft.benchmark.core.errors import DataError, UserError, error_context
 from vlpeft.benchmark.core.files import read_bytes, to_json, write_atomically
@@ -34,18 +35,21 @@ from vlpeft.benchmark.plan.sweep import (
     relative_origin,
     sweep_name,
 )
+from vlpeft.benchmark.plan.tuning import WAITING
 from vlpeft.benchmark.run.inputs import Inputs
 
 UNREADABLE = "data: "  # the reason begins so if a cell is skipped because its data is unreadable
 CHECKED = ("trainable", "head", "total", "data", "cut")  # what a check adds to a planned cell
 
 
-def plan(sweep: SweepHandle, *, need_data: bool) -> Plan:
+def plan(sweep: SweepHandle, *, need_data: bool, results: Results | None = None) -> Plan:
     """Expand a sweep and check all its cells.
 
-    Three kinds of cells are marked as skipped, with the reason: those that a backbone or method
-    rules out; those whose data cannot be read, unless `need_data`; and those that a scale makes
-    equal to an earlier cell.
+    With `results`, the cells of stage 2 of a `tune:` get the best setting that is on record there.
+
+    Four kinds of cells are marked as skipped, with the reason: those that a backbone or method
+    rules out; those whose data cannot be read, unless `need_data`; those that a scale makes equal
+    to an earlier cell; and those that wait for the first stage of a `tune:`.
 
     Raises:
         UserError: For settings that cannot work, in any cell of the grid. With `need_data`, for
@@ -54,7 +58,7 @@ def plan(sweep: SweepHandle, *, need_data: bool) -> Plan:
     """
     path = str(sweep.path)
     checker = _Checker(need_data, path)
-    cells = tuple(checker.check(cell) for cell in expand(sweep))
+    cells = tuple(checker.check(cell) for cell in expand(sweep, results))
     if sweep.scale:
         cells = tuple(_skip_repeated(cells))
     _refuse_equal_cells(cells, path)
@@ -219,6 +223,7 @@ class _Checker:
         reason = reason_to_skip(cell)
         if reason:
             return replace(planned, skipped=reason)
+        waits = planned.skipped.startswith(WAITING)
         place = (
             f"{self.where}: '{planned.row}' on '{planned.backbone}', "
             f"{planned.task}/{planned.dataset}"
@@ -227,6 +232,8 @@ class _Checker:
             check_recipe(cell)
             for part in cell.parts:
                 check_names(part)
+        if waits:
+            return planned  # the tested split stays closed
         keys = [json.dumps(without_optimizer(part), sort_keys=True) for part in cell.parts]
         found = [self._answers(*each) for each in zip(keys, cell.parts, strict=True)]
         for answers in found:

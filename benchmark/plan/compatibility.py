@@ -148,7 +148,7 @@ def check_names(part: Part) -> None:
     if part.protocol.select == "best":
         _check_selection(part, task)
         keys.append("select_split")
-    known = part.dataset.open().splits()
+    known = part.dataset.splits()
     for key in keys:
         if getattr(part.protocol, key) not in known:
             _refuse_split(part, key, known)

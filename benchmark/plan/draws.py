@@ -15,7 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
-from vlpeft.benchmark.core.config import JSON, Config, parse
+from vlpeft.benchmark.core.config import JSON, Config, Seed, parse
 from vlpeft.benchmark.core.errors import UserError, did_you_mean
 from vlpeft.benchmark.core.plain_yaml import parse_yaml
 
@@ -32,7 +32,7 @@ class Sample(Config):
     OPTIONS: ClassVar[tuple[str, ...]] = ("n", "seed", "sampler")
 
     n: Annotated[int, Field(gt=0, le=10_000)]
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    seed: Seed = 0
     sampler: Literal["sobol", "random"] = "sobol"
 
 

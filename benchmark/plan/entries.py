@@ -19,6 +19,7 @@ from vlpeft.benchmark.core.errors import UserError, error_context
 from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.datasets import FORMATS, DatasetSpec, change_settings, load_spec
 from vlpeft.benchmark.plan.recipes import Layer
+from vlpeft.benchmark.plan.tuning import Tuning
 from vlpeft.benchmark.plan.vary import (
     KEYS,
     Values,
@@ -95,6 +96,7 @@ class SweepEntry(Config):
     varied: dict[str, JSON] = field(default_factory=dict)
     unassigned: dict[str, JSON] = field(default_factory=dict)
     family: str = ""  # the label without what varies
+    tuning: Tuning | None = None  # of a method; `vlpeft.benchmark.plan.sweep` adds it
 
     def assign(self, cls: type[Any], where: str) -> SweepEntry:
         """Return the entry with its varied values among `settings` and `protocol`.
@@ -109,6 +111,20 @@ class SweepEntry(Config):
             protocol={**self.protocol, **protocol},
             unassigned={},
         )
+
+    def try_settings(self, values: Values, cls: type[Any], where: str) -> SweepEntry:
+        """Return the entry of one setting of stage 1, with it in the label.
+
+        Raises UserError for a key that neither `cls` nor the protocol has, or that is fixed, too.
+        """
+        tried = replace(
+            self,
+            label=label_values(self.label, values),
+            varied={**self.varied, **values},
+            unassigned=values,
+            family=self.family or self.label,
+        )
+        return tried.assign(cls, where)
 
     def layers(self, kind: str, task: str = "") -> tuple[Layer, ...]:
         """Return the layers of its settings, lowest first: for all tasks, then for this one."""
@@ -144,7 +160,8 @@ def parse_entry(item: JSON, where: str) -> SweepEntry:
     if isinstance(label := item.get("label"), str) and not label.strip():
         raise UserError(f"{where}: `label` is empty; write a label, or remove the key")
     own = {key: item[key] for key in ENTRY_KEYS if key in item}
-    settings = {key: value for key, value in item.items() if key not in (*own, *KEYS)}
+    other = (*own, *KEYS, "tune")
+    settings = {key: value for key, value in item.items() if key not in other}
     return parse(SweepEntry, {**own, "settings": settings}, where)
 
 

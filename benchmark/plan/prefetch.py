@@ -202,7 +202,7 @@ def _unreadable(parts: Sequence[Part]) -> str:
         different[(part.task, *values)] = part
     for part in different.values():
         try:
-            splits(part.dataset.open(), part.task, part.protocol)
+            splits(part)
         except DataError as error:
             return f"data '{part.dataset.name}': {error}"
     return ""

@@ -6,6 +6,7 @@ import hashlib
 import os
 import shlex
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from vlpeft.benchmark.cells.cell import Plan
-from vlpeft.benchmark.core.config import JSON, Config, load_yaml, parse, parse_json
+from vlpeft.benchmark.core.config import JSON, Config, Seed, load_yaml, parse, parse_json
 from vlpeft.benchmark.core.errors import UserError, did_you_mean
 from vlpeft.benchmark.core.files import read_bytes
 from vlpeft.benchmark.core.paths import resolve_path
@@ -29,9 +30,9 @@ from vlpeft.benchmark.plan.entries import (
 )
 from vlpeft.benchmark.plan.recipes import protocol_files
 from vlpeft.benchmark.plan.scale import scale_path
+from vlpeft.benchmark.plan.tuning import parse_tuning
 
 SWEEPS = Path(__file__).resolve().parents[1] / "sweeps"
-Seed = Annotated[int, Field(ge=0, lt=2**32)]  # the range that every random generator accepts
 NonEmptyList = Annotated[tuple[Any, ...], Field(min_length=1)]
 
 
@@ -43,6 +44,7 @@ class Sweep(Config):
     backbones: NonEmptyList
     tasks: NonEmptyList
     protocol: str | dict[str, JSON]
+    tune: dict[str, JSON] | None = None  # see vlpeft.benchmark.plan.tuning
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
     title: str = ""
     summary: str = ""
@@ -62,6 +64,8 @@ class Sweep(Config):
         labelled = []
         for place, entry in read.items():
             own = _add_label(entry, unique=names[entry.name] == 1)
+            if kind == "methods":
+                own = self._add_tuning(own, places[place], where, place)
             labelled += vary_entry(own, places[place], protocol, place)
         for label, times in Counter(entry.label for entry in labelled).items():
             if times > 1:
@@ -70,6 +74,16 @@ class Sweep(Config):
                     "remove one, or give each its own `label`"
                 )
         return labelled
+
+    def _add_tuning(self, entry: SweepEntry, item: JSON, where: str, place: str) -> SweepEntry:
+        """Add the tuning of a method: its own, or the sweep's. `tune: null` means none."""
+        if isinstance(item, Mapping) and "tune" in item:
+            if item["tune"] is None:
+                return entry
+            return replace(entry, tuning=parse_tuning(item["tune"], place))
+        if self.tune is None:
+            return entry
+        return replace(entry, tuning=parse_tuning(self.tune, where))
 
 
 def _add_label(entry: SweepEntry, *, unique: bool) -> SweepEntry:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.core.errors import DivergedError
 from vlpeft.benchmark.run.checkpoint import trained_tensors
 from vlpeft.benchmark.run.compile import eager
 from vlpeft.benchmark.run.loop import Feed, Piece, TrainingState, compute_loss
@@ -30,14 +30,14 @@ def check_trained(state: TrainingState, feeds: Sequence[Feed]) -> None:
     fix = f"lower `lr` ({recipe.lr}) or set `clip_norm`"
     for name, tensor in trained_tensors(state.backbone).items():
         if not bool(torch.isfinite(tensor).all()):
-            raise UserError(
+            raise DivergedError(
                 f"the trained tensor {name} is not finite after step {state.step}: "
                 f"the weights have overflowed; {fix}"
             )
     for feed in feeds:
         loss = _trial_loss(state, feed)
         if not math.isfinite(loss):
-            raise UserError(
+            raise DivergedError(
                 f"the loss is {loss} after step {state.step}, the last update: "
                 f"the weights have overflowed; {fix}"
             )

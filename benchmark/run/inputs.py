@@ -40,7 +40,7 @@ class Inputs:
             DataError: a split cannot be read.
         """
         data, task = part.dataset.open(), TASKS.load(part.task)()
-        training, test, selection = splits(data, part.task, part.protocol)
+        training, test, selection = splits(part)
         # The list comes from the training answers only: those of the test split are unknown.
         answers = task.answers(training, part.protocol)
         return cls(part, data, task, training, test, answers, selection)
@@ -87,7 +87,7 @@ class Inputs:
     def split_size(self) -> int:
         """Return how many examples the tested split holds, beyond any `eval_limit`."""
         split = self.part.protocol.eval_split
-        return len(_examples(self.data, self.data.fingerprint(), self.part.task, split))
+        return len(_read_split(self.part, split))
 
     def image_fingerprint(self) -> str:
         """Return a hash of the state of all image files, or "" if the model sees none."""
@@ -122,19 +122,16 @@ def _check_references(task: Task, examples: Sequence[Example], protocol: Protoco
         seen.add(example.id)
 
 
-def splits(
-    data: DataFormat, task: str, protocol: Protocol
-) -> tuple[Sequence[Example], Sequence[Example], Sequence[Example]]:
+def splits(part: Part) -> tuple[Sequence[Example], Sequence[Example], Sequence[Example]]:
     """Return training, test and selection examples.
 
     They are the first `train_limit` examples of the training split, and the first `eval_limit` of
     the two others. The selection examples are empty without `select: best`.
     """
-    # Part of the key below, so a file that was edited is read again.
-    content = data.fingerprint()
+    protocol = part.protocol
 
     def read(split: str, limit: int | None) -> Sequence[Example]:
-        return _examples(data, content, task, split)[:limit]
+        return _read_split(part, split)[:limit]
 
     training = read(protocol.train_split, protocol.train_limit)
     test = read(protocol.eval_split, protocol.eval_limit)
@@ -142,6 +139,16 @@ def splits(
     if protocol.select != "best":
         return training, test, ()
     return training, test, read(protocol.select_split, protocol.eval_limit)
+
+
+def _read_split(part: Part, split: str) -> Sequence[Example]:
+    """Return the examples of a split, which a dataset's `cut` may define."""
+    data, cut = part.dataset.open(), part.dataset.cut
+    # Part of the key of what is kept, so a file that was edited is read again.
+    content = data.fingerprint()
+    if cut is None or split not in cut.names():
+        return _examples(data, content, part.task, split)
+    return cut.select(_examples(data, content, part.task, cut.of), split)
 
 
 # A worker runs many cells on the same data, so splits that were read are kept.

@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from vlpeft.benchmark.contract.backbone import Backbone
 from vlpeft.benchmark.contract.method import TrackedModule
-from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.core.errors import DivergedError, UserError
 from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.libraries.torch import clip_gradients
 from vlpeft.benchmark.run.distributed import ALONE, Ranks
@@ -166,7 +166,7 @@ def _plan_steps(
 
 def _check_finite(loss: float | None, step: int, lr: float) -> None:
     if loss is not None and not math.isfinite(loss):
-        raise UserError(
+        raise DivergedError(
             f"the loss became {loss} at step {step}; lower `lr` ({lr}) or set `clip_norm`"
         )
 

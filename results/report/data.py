@@ -160,9 +160,10 @@ class ReportModel:
         return [score for score in self.scores if "/" not in score.entry.metric]
 
 
-def gather(plan: Plan, store: ReadOnce, *, mixed: bool = False) -> ReportModel:
-    """Read the results of a plan's cells. Raises UserError as `leaderboard` does."""
-    board = leaderboard(plan, store, mixed=mixed)
+def gather(plan: Plan, store: ReadOnce, *, mixed: bool = False, stage: str = "") -> ReportModel:
+    """Read the results of a plan's cells of one stage. Raises UserError as `leaderboard` does."""
+    board = leaderboard(plan, store, mixed=mixed, stage=stage)
+    plan = plan.at_stage(stage)
     # At another scale a cell may repeat an earlier one and have the same id.
     distinct = {cell.id: cell for cell in plan.runnable()}
     undone = [cell for cell in distinct.values() if cell.id not in store.kept]

@@ -25,6 +25,7 @@ from vlpeft.benchmark.cells.cell import Plan
 from vlpeft.benchmark.cells.results import Results
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.core.files import write_output
+from vlpeft.benchmark.plan.tuning import STAGE
 from vlpeft.results.papers.compare import published_table
 from vlpeft.results.papers.published import load_published, published_names
 from vlpeft.results.report import charts
@@ -129,6 +130,10 @@ def _page(plan: Plan, results: Results, examples: int, mixed: bool) -> tuple[str
     """Return the HTML of a sweep's page, and what it shows."""
     store = ReadOnce(results)
     model = gather(plan, store, mixed=mixed)
+    compared: list[Figure] = []
+    if plan.at_stage(STAGE).cells:
+        compared = varied_charts(gather(plan, store, mixed=mixed, stage=STAGE))
+    plan = plan.at_stage("")
     found = browsers(plan, store, model, examples)
     text = (
         _environment()
@@ -139,6 +144,7 @@ def _page(plan: Plan, results: Results, examples: int, mixed: bool) -> tuple[str
             labels=_labels(plan),
             **_tables(plan, store, model, mixed),
             **_charts(model),
+            compared=compared,
             breakdowns=list(breakdowns(model)),
             browsers=found,
             duels=_duels(found, model),
