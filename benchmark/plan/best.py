@@ -125,7 +125,7 @@ def value_names(part: Part, metric: str) -> list[str]:
 
 
 def _order(tried: Sequence[Tried], number: int) -> list[float]:
-    """Return the sort key of a setting: its numbers, and the place of what is no number."""
+    """Return the sort key of a setting: its numbers, and the place of any other value."""
     keys: list[float] = []
     for key, value in tried[number].settings.items():
         values = [each.settings[key] for each in tried]

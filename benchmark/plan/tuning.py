@@ -25,7 +25,7 @@ STAGE = "tune"  # of a cell of stage 1
 
 @dataclass(frozen=True)
 class TuningOptions(Config):
-    """The keys of `tune:` that are no settings to try.
+    """The keys of `tune:` other than the settings to try.
 
     Attributes:
         on: The split that settings are compared on.

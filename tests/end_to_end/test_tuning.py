@@ -51,9 +51,8 @@ def test_a_tuned_sweep(main, tmp_path, way) -> None:
     assert main("table", sweep, "--root", root).out.splitlines()[:4] == table.splitlines()[:4]
     assert science(root).keys() >= by_hand.keys()
 
-    compared = main(
-        "table", sweep, "--root", root, "--tuning", "--rows", "method", "--columns", "lr"
-    )
+    sides = ("--rows", "method", "--columns", "lr")
+    compared = main("table", sweep, "--root", root, "--tuning", *sides)
     assert compared.code == 0
     assert "lora" in compared.out
     report = main("report", sweep, "--root", root, "-o", tmp_path / "report")
