@@ -42,9 +42,8 @@ def choose(
         UserError: If a metric is absent from a record, or if all settings have diverged.
     """
     for part in tried[0].cells[0].cell.parts:
-        value_names(
-            part, tuning.options.metric
-        )  # an unknown metric is refused before any cell runs
+        # An unknown metric is refused before any cell runs.
+        value_names(part, tuning.options.metric)
     scores: list[float | None] = []
     done, waits = 0, []
     for each in tried:
