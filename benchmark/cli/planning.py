@@ -21,6 +21,7 @@ from vlpeft.benchmark.core.errors import UserError
 
 if TYPE_CHECKING:
     from vlpeft.benchmark.cells.cell import Plan
+    from vlpeft.benchmark.plan.sweep import SweepHandle
 
 
 def list_names(options: argparse.Namespace) -> int:
@@ -54,7 +55,7 @@ def plan(options: argparse.Namespace) -> int:
         results = Store(options.handle.root)
     made = plan(options.handle, need_data=False, results=results)
     if options.widen:
-        return _widen(made)
+        return _widen(made, options.handle)
     if options.cost:
         return _cost(made, options)
     if options.json:
@@ -64,10 +65,13 @@ def plan(options: argparse.Namespace) -> int:
     return 0
 
 
-def _widen(made: Plan) -> int:
+def _widen(made: Plan, sweep: SweepHandle) -> int:
     """Print which values a wider `tune:` would try next."""
+    from vlpeft.benchmark.plan.stages import waits
     from vlpeft.results.tuned import widened
 
+    if waits(made):
+        raise UserError(f"--widen: the settings are still to be compared; {sweep.launch_command()}")
     lines = list(widened(made))
     for line in lines or ["no number that was chosen is at the edge of what was tried"]:
         print_line(line)

@@ -15,7 +15,7 @@ from vlpeft.benchmark.launch.presence import show_presence
 from vlpeft.benchmark.launch.screen import SweepProgress
 from vlpeft.benchmark.launch.ways import Way
 from vlpeft.benchmark.plan.check import save_plan
-from vlpeft.benchmark.plan.stages import Stage, first_stage, has_lost, next_stage
+from vlpeft.benchmark.plan.stages import Stage, first_stage, has_lost, is_lost, next_stage
 from vlpeft.benchmark.plan.sweep import SweepHandle
 
 
@@ -31,6 +31,8 @@ def launch_sweep(
     way: Way, sweep: SweepHandle, root: Path, *, unverified: bool = False, mixed: bool = False
 ) -> Launched:
     """Run the unfinished cells of a sweep, and then those that a `tune:` lets follow.
+
+    A cell that compares a setting and diverges has not failed, unless no setting is left.
 
     Args:
         way: where they run.
@@ -56,7 +58,13 @@ def launch_sweep(
         if not way.waits:
             break
         stage = next_stage(sweep, store, stage)
-    return Launched(made, number, [each for each in failed if not has_lost(each[0], store)])
+    real = [each for each in failed if not has_lost(each[0], store)]
+    if len(real) < len(failed):
+        made = first_stage(sweep, store).plan  # a method may have no setting left
+        save_plan(made, root, mixed=mixed)
+        if is_lost(made):
+            real = failed
+    return Launched(made, number, real)
 
 
 def launch(

@@ -13,7 +13,7 @@ from vlpeft.benchmark.cells.results import Results
 from vlpeft.benchmark.core.config import JSON
 from vlpeft.benchmark.core.errors import UserError, did_you_mean
 from vlpeft.benchmark.metrics import METRICS
-from vlpeft.benchmark.plan.tuning import WAITING, Tuning
+from vlpeft.benchmark.plan.tuning import DIVERGED_ALL, WAITING, Tuning
 from vlpeft.benchmark.plan.vary import Values, show
 from vlpeft.benchmark.run.selection import selection_metrics
 from vlpeft.benchmark.tasks import TASKS
@@ -36,10 +36,10 @@ def choose(
     that has diverged with any seed loses.
 
     Returns:
-        The number, and a `Tuned`; or 0 and why stage 2 has to wait.
+        The number, and a `Tuned`; or 0 and why stage 2 has to wait or is left out.
 
     Raises:
-        UserError: If a metric is absent from a record, or if all settings have diverged.
+        UserError: If a metric is absent from a record.
     """
     for part in tried[0].cells[0].cell.parts:
         # An unknown metric is refused before any cell runs.
@@ -59,11 +59,7 @@ def choose(
         return 0, f"{WAITING}{done} of {total} cells are done"
     finite = [score for score in scores if score is not None and math.isfinite(score)]
     if not finite:
-        first = tried[0].cells[0]
-        raise UserError(
-            f"tune: '{first.families.get('method', first.row)}' on '{first.backbone}', "
-            f"{first.task}/{first.dataset}: every setting has diverged; try lower learning rates"
-        )
+        return 0, f"{DIVERGED_ALL}: try lower learning rates"
     best = [number for number, score in enumerate(scores) if score == max(finite)]
     number = min(best, key=lambda number: _order(tried, number))
     return number, _describe(tuning, tried, number, scores)

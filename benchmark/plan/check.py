@@ -22,6 +22,7 @@ from vlpeft.benchmark.plan.compatibility import (
     check_names,
     check_recipe,
     reason_to_skip,
+    skip_unfit,
     without_optimizer,
 )
 from vlpeft.benchmark.plan.counts import count_parameters, describe_cut_texts
@@ -35,7 +36,6 @@ from vlpeft.benchmark.plan.sweep import (
     relative_origin,
     sweep_name,
 )
-from vlpeft.benchmark.plan.tuning import WAITING
 from vlpeft.benchmark.run.inputs import Inputs
 
 UNREADABLE = "data: "  # the reason begins so if a cell is skipped because its data is unreadable
@@ -81,7 +81,7 @@ def plan_cell(sweep: SweepHandle, beginning: str) -> tuple[Plan, Planned]:
             cannot work, or if its data cannot be read.
     """
     path = str(sweep.path)
-    cells = tuple(replace(cell, skipped=reason_to_skip(cell.cell)) for cell in expand(sweep))
+    cells = tuple(map(skip_unfit, expand(sweep, Store(sweep.root))))
     if sweep.scale:
         cells = tuple(_skip_repeated(cells))
     _refuse_equal_cells(cells, path)
@@ -223,7 +223,6 @@ class _Checker:
         reason = reason_to_skip(cell)
         if reason:
             return replace(planned, skipped=reason)
-        waits = planned.skipped.startswith(WAITING)
         place = (
             f"{self.where}: '{planned.row}' on '{planned.backbone}', "
             f"{planned.task}/{planned.dataset}"
@@ -232,8 +231,8 @@ class _Checker:
             check_recipe(cell)
             for part in cell.parts:
                 check_names(part)
-        if waits:
-            return planned  # the tested split stays closed
+        if planned.skipped:
+            return planned  # it waits for other cells, and the tested split stays closed
         keys = [json.dumps(without_optimizer(part), sort_keys=True) for part in cell.parts]
         found = [self._answers(*each) for each in zip(keys, cell.parts, strict=True)]
         for answers in found:

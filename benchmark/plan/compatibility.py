@@ -7,10 +7,10 @@ setting that cannot work, or has no effect, is an error: `check_recipe` and `che
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 
 from vlpeft.benchmark.backbones import BACKBONES
-from vlpeft.benchmark.cells.cell import Cell, Part
+from vlpeft.benchmark.cells.cell import Cell, Part, Planned
 from vlpeft.benchmark.contract import METHODS
 from vlpeft.benchmark.contract.backbone import BackboneConfig
 from vlpeft.benchmark.core.config import JSON, parse
@@ -60,6 +60,13 @@ def reason_to_skip(cell: Cell) -> str:
         if need not in offers:
             return f"{cell.method.name} needs {need}, which {cell.backbone.name} does not have here"
     return ""
+
+
+def skip_unfit(cell: Planned) -> Planned:
+    """Return a cell with its reason to skip, if it has none yet and does not fit."""
+    if cell.skipped:
+        return cell
+    return replace(cell, skipped=reason_to_skip(cell.cell))
 
 
 def _unsupported_task(cell: Cell, model: type[BackboneConfig]) -> str:

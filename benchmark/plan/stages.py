@@ -9,7 +9,7 @@ from vlpeft.benchmark.cells.cell import Plan, Planned
 from vlpeft.benchmark.cells.records import Store
 from vlpeft.benchmark.plan.check import plan
 from vlpeft.benchmark.plan.sweep import SweepHandle
-from vlpeft.benchmark.plan.tuning import STAGE, WAITING
+from vlpeft.benchmark.plan.tuning import DIVERGED_ALL, STAGE, WAITING
 
 
 class Stage(NamedTuple):
@@ -22,6 +22,11 @@ class Stage(NamedTuple):
 def waits(made: Plan) -> bool:
     """Return whether cells of the plan wait for the comparison of their settings."""
     return any(cell.skipped.startswith(WAITING) for cell in made.cells)
+
+
+def is_lost(made: Plan) -> bool:
+    """Return whether a method has no setting left, because all of them have diverged."""
+    return any(cell.skipped.startswith(DIVERGED_ALL) for cell in made.cells)
 
 
 def first_stage(sweep: SweepHandle, store: Store) -> Stage:

@@ -20,6 +20,7 @@ from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.plan.vary import Values, combine, parse_variation
 
 WAITING = "waiting for the tuning: "  # the reason why a cell of stage 2 cannot run yet begins so
+DIVERGED_ALL = "every setting of `tune:` has diverged"  # then stage 2 is left out
 STAGE = "tune"  # of a cell of stage 1
 
 

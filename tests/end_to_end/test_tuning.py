@@ -51,6 +51,11 @@ def test_a_tuned_sweep(main, tmp_path, way) -> None:
     assert main("table", sweep, "--root", root).out.splitlines()[:4] == table.splitlines()[:4]
     assert science(root).keys() >= by_hand.keys()
 
+    wider = main("plan", sweep, "--root", root, "--widen")
+    assert wider.code == 0
+    assert "bitfit on vit_roberta, vqa/small_shapes: lr: add " in wider.out
+    early = main("plan", sweep, "--root", tmp_path / "nothing", "--widen")
+    assert early.code == 2
     sides = ("--rows", "method", "--columns", "lr")
     compared = main("table", sweep, "--root", root, "--tuning", *sides)
     assert compared.code == 0

@@ -16,7 +16,7 @@ from vlpeft.benchmark.datasets.cut import Cut
 from vlpeft.benchmark.datasets.shapes import Shapes
 from vlpeft.benchmark.plan.check import plan
 from vlpeft.benchmark.plan.grid import expand
-from vlpeft.benchmark.plan.stages import first_stage, next_stage, waits
+from vlpeft.benchmark.plan.stages import first_stage, is_lost, next_stage, waits
 from vlpeft.benchmark.plan.sweep import SweepHandle
 from vlpeft.results.leaderboard import leaderboard
 from vlpeft.results.tuned import ORACLE, tuning_sentences, widened
@@ -130,11 +130,14 @@ def test_seeds_are_averaged(handle, store):
     assert (tuned.settings, tuned.seeds, tuned.diverged) == ({"weight_decay": 0.0}, 2, 1)
 
 
-def test_all_diverged_is_an_error_with_the_method(handle, store):
+def test_where_all_have_diverged_the_rest_goes_on(handle, store):
     sweep = handle()
+    assert not is_lost(first_stage(sweep, store).plan)
     finish(store, sweep, None, None, None)
-    with pytest.raises(UserError, match=r"'lora' on 'vit_roberta', vqa/shapes: every setting has"):
-        expand(sweep, store)
+    lora, head = final(expand(sweep, store))[1:3]
+    assert lora.skipped == "every setting of `tune:` has diverged: try lower learning rates"
+    assert head.skipped == ""
+    assert is_lost(first_stage(sweep, store).plan)
 
 
 def test_an_absent_metric_is_an_error(handle, store):
