@@ -24,7 +24,12 @@ ANSWER_SECONDS = 60
 # Variables of an allocation, with which sbatch and srun would describe the new jobs as well.
 # SRUN_ and PMI hold what was asked for a step; a prolog or the plug-in for GPUs sets the last ones.
 OF_A_JOB = ("SLURM_", "SLURMD_", "SRUN_", "PMI_", "PMIX_")
-OF_A_JOBS_GPUS = ("CUDA_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL", "ROCR_VISIBLE_DEVICES")
+OF_A_JOBS_GPUS = (
+    *("CUDA_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL", "ROCR_VISIBLE_DEVICES", "ZE_AFFINITY_MASK"),
+    *("CUDA_MPS_PIPE_DIRECTORY", "CUDA_MPS_LOG_DIRECTORY"),
+)
+# Options of the commands that are asked about jobs. They would hide jobs, or wait for an answer.
+OF_A_COMMAND = ("SQUEUE_", "SCANCEL_", "SACCT_", "SCONTROL_", "SINFO_")
 # How commands reach SLURM and what they print; no job sets these.
 OF_THE_CLUSTER = frozenset(
     (
@@ -155,7 +160,7 @@ def clean_environment() -> dict[str, str]:
 def _describes_a_job(name: str) -> bool:
     if name in OF_THE_CLUSTER:
         return False
-    return name.startswith(OF_A_JOB) or name in OF_THE_LAUNCHER
+    return name.startswith((*OF_A_JOB, *OF_A_COMMAND)) or name in OF_THE_LAUNCHER
 
 
 @contextmanager

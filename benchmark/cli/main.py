@@ -75,6 +75,9 @@ def _run_command(options: argparse.Namespace) -> int:
         print_error(error)
         return 2
     except OSError as error:
+        if isinstance(error, FileNotFoundError) and not _in_a_folder():
+            print_error("the current folder was deleted; change to another folder")
+            return 2
         if error.filename is None:  # one of stdout, or a fault of ours
             raise
         # Result folders are shared, and on disks that may fail: any file may be unreadable.
@@ -87,6 +90,15 @@ def _run_command(options: argparse.Namespace) -> int:
         print_note(f"interrupted{how_to_continue(options)}")
         return 130
     return code
+
+
+def _in_a_folder() -> bool:
+    """Return whether the current folder still exists."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _root(options: argparse.Namespace) -> Path | None:
@@ -165,7 +177,7 @@ def _pretrain(options: argparse.Namespace) -> int:
     from vlpeft.benchmark.pretraining.towers import TOWERS, pretrain_tiny
 
     towers = TOWERS
-    if options.only:
+    if options.only is not None:
         towers = options.only.split(",")
     pretrain_tiny(options.out, options.seed, only=towers)
     return 0

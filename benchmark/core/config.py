@@ -203,6 +203,8 @@ def _explain(error: ValidationError, cls: type[Any]) -> str:
     if first["type"] in ("tuple_type", "list_type"):
         example = "[0, 1, 2]" if key == "seeds" else f"[{got}]"
         message = f"write a list, such as {example}"
+    if first["type"] == "too_short":
+        message = "write at least one value"
     if first["type"] == "dict_type":
         message = "write a mapping, such as {key: value}"
     if not first["loc"]:  # a check of several keys together, from __post_init__

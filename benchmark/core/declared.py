@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from vlpeft.benchmark.core.errors import broken_source
+from vlpeft.benchmark.core.errors import UserError, broken_source
 
 ROOT = Path(__file__).absolute().parents[3]
 
@@ -17,8 +17,10 @@ def parse_source(path: Path) -> ast.Module:
     """Return the syntax tree of a source file.
 
     Raises:
-        UserError: The file is not valid Python; the message names the line.
+        UserError: The file is not valid Python; the message names the line. Or it is not a file.
     """
+    if not path.is_file():  # a pipe would be waited for
+        raise UserError(f"{path}: not a regular file; remove it, or restore the source")
     try:
         return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
     except (SyntaxError, ValueError) as error:  # ValueError: the bytes are not UTF-8 text

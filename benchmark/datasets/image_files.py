@@ -17,6 +17,9 @@ BYTES = 8  # a pixel: 4 in Pillow, 3 in the array, and some for a band
 WIDE = ("I;16", "I;16L", "I;16B", "I;16N")  # Pillow's modes of 16-bit grey
 WHITE_IS_ZERO = 0  # a value of TIFF's tag PhotometricInterpretation
 
+# Pillow knows more, but hands some to other programs: EPS to Ghostscript.
+FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+
 
 def decode_image(path: Path) -> Pixels:
     """Decode one image file to (height, width, 3) RGB values.
@@ -37,7 +40,7 @@ def decode_image(path: Path) -> Pixels:
     try:
         with (
             open_file(path) as file,
-            Image.open(file) as image,
+            Image.open(file, formats=FORMATS) as image,
             MEMORY.reserve(BYTES * image.width * image.height),
         ):
             return _rgb_pixels(image, path)

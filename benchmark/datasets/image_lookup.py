@@ -42,7 +42,7 @@ def find_images(
     lookup = _Lookup(root, tuple(dict.fromkeys(folders)))
     places: dict[str, str] = {}
     missing: list[tuple[str, str]] = []
-    owners: dict[str, str] = {}  # place that was found without its folder -> the name that has it
+    owners: dict[str, str] = {}  # place -> the path that has it
     for record, name in wanted:
         if name in places:
             continue
@@ -52,27 +52,37 @@ def find_images(
             missing.append((record, name))
             continue
         places[name] = place
-        if "/" in path and not _ends_with(_fold(place), _fold(path)):
-            other = owners.setdefault(place, path)
-            _refuse_shared(record, path, other, place)
+        _refuse_shared(record, path, owners.setdefault(place, path), place)
     if missing:
         raise lookup.missing_error(missing)
     return places
 
 
 def _refuse_shared(record: str, path: str, other: str, place: str) -> None:
-    """Raise DataError if two paths would get one file because neither exists."""
-    if other != path:
-        raise DataError(
-            f"{record}: neither its image '{shorten(path)}' nor '{shorten(other)}' exists, and"
-            f" {place} cannot be both; put the images at the paths that the file names"
+    """Raise DataError if two paths would get one file: at most one of them is its own."""
+    if other == path:
+        return
+    exact = [each for each in (path, other) if _ends_with(place, each)]
+    if len(exact) == 2:
+        said = f"its image '{shorten(path)}' and the image '{shorten(other)}' are both {place}"
+        raise DataError(f"{record}: {said}; write one path for one image")
+    if exact:
+        (missing,) = {path, other} - set(exact)
+        said = f"the image '{shorten(missing)}' is missing, and {place} is '{shorten(exact[0])}'"
+    else:
+        said = (
+            f"neither its image '{shorten(path)}' nor '{shorten(other)}' exists, and"
+            f" {place} cannot be both"
         )
+    raise DataError(f"{record}: {said}; put the images at the paths that the file names")
 
 
 class _Lookup:
     """The files below some folders; lists each folder at most once."""
 
     def __init__(self, root: Path, folders: tuple[str, ...]) -> None:
+        if not folders:
+            raise DataError(f"{root}: no folder of images is named; add one to `images`")
         self.root, self.folders = root, folders
         self.listed: dict[str, Mapping[str, Kind]] = {}
         self.closed: dict[str, OSError | ValueError] = {}  # what cannot be listed, and why

@@ -126,8 +126,8 @@ def parse_json(text: bytes, where: str) -> Any:
     try:
         # Strict: json.loads itself would accept bytes of half a character.
         decoded = text.decode(json.detect_encoding(text))
-        return json.loads(decoded, object_pairs_hook=_unique_keys)
-    except _RepeatedKey as error:
+        return json.loads(decoded, object_pairs_hook=unique_keys)
+    except RepeatedKey as error:
         raise DataError(f"{where}: {error}; keep one of them") from error
     except RecursionError as error:
         raise DataError(f"{where} is nested too deep to be read; fetch the file again") from error
@@ -137,16 +137,17 @@ def parse_json(text: bytes, where: str) -> Any:
         ) from error
 
 
-class _RepeatedKey(Exception):
+class RepeatedKey(ValueError):
     """A key occurs twice in an object, with different values."""
 
 
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Build an object of a JSON file, for `json.loads`. Raises RepeatedKey."""
     found = dict(pairs)
     if len(found) != len(pairs):
         for key, value in pairs:
             if found[key] != value:
-                raise _RepeatedKey(
+                raise RepeatedKey(
                     f"key '{shorten(key)}' occurs twice in one object, with"
                     f" {show(value)} and {show(found[key])}{_identifier(found, key)}"
                 )

@@ -29,6 +29,7 @@ from vlpeft.benchmark.contract.visual import VisionTower
 from vlpeft.benchmark.core.config import JSON, Config, parse
 from vlpeft.benchmark.core.errors import UserError, error_context
 from vlpeft.benchmark.core.files import sha256
+from vlpeft.benchmark.datasets.json_files import unique_keys
 from vlpeft.benchmark.export.weights import check_base
 from vlpeft.benchmark.run.checkpoint import load_trained, trained_tensors
 from vlpeft.benchmark.run.model import build
@@ -118,7 +119,7 @@ def _read_json(path: Path) -> JSON:
     """Read a JSON file of an adapter. Raises UserError for a damaged one."""
     check_adapter_file(path)
     with library_errors(lambda cause: UserError(f"{path}: damaged ({cause}); {AGAIN}")):
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique_keys)
 
 
 def check_adapter_file(path: Path) -> None:

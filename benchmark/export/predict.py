@@ -18,6 +18,7 @@ from vlpeft.benchmark.core.config import Config, parse
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.datasets.base import DataFormat, Example, Pixels, is_broken
 from vlpeft.benchmark.datasets.image_files import decode_image
+from vlpeft.benchmark.datasets.json_files import RepeatedKey, unique_keys
 from vlpeft.benchmark.export.folder import AdapterFolder
 from vlpeft.benchmark.run.evaluation import predict_split
 from vlpeft.benchmark.run.features import visual_inputs
@@ -134,7 +135,9 @@ def read_rows(path: Path) -> list[AskedQuestion]:
 
 def _row(line: str, path: Path, where: str) -> AskedQuestion:
     try:
-        values: Any = json.loads(line)
+        values: Any = json.loads(line, object_pairs_hook=unique_keys)
+    except RepeatedKey as error:
+        raise UserError(f"{where}: {error}; keep one of them") from error
     except (ValueError, RecursionError) as error:  # ValueError: a number of 5,000 digits, too
         raise UserError(f"{where}: not JSON: {error}; {ROW}") from error
     if not isinstance(values, dict):

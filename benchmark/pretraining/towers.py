@@ -11,9 +11,8 @@ same bytes. Each tower is drawn independently, so a change of one leaves the oth
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
@@ -23,7 +22,9 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from vlpeft.benchmark.contract.backbone import TINY
+from vlpeft.benchmark.core.config import parse
 from vlpeft.benchmark.core.errors import UserError, did_you_mean
+from vlpeft.benchmark.core.files import read_json
 from vlpeft.benchmark.pretraining.bart import pretrain_bart
 from vlpeft.benchmark.pretraining.blip import pretrain_blip
 from vlpeft.benchmark.pretraining.common import Scalars, TrainingSchedule, one_thread, write_json
@@ -74,9 +75,13 @@ def pretrain_tiny(
         only: The towers to make.
 
     Raises:
-        UserError: A tower is unknown, or `out` holds towers of another seed.
+        UserError: A tower is unknown, or `out` holds towers of another seed or cannot be a folder.
     """
     plan = plan or TrainingSchedule()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write to {out}: {error.strerror}; choose a folder") from error
     metrics = _kept_metrics(out, seed, only)
     with one_thread():
         base = train_tokenizer(
@@ -104,6 +109,14 @@ def _make_tower(
     return makers[name](out / name)
 
 
+@dataclass(frozen=True)
+class _KeptTowers:
+    """What is read of a manifest; other keys are ignored."""
+
+    seed: int
+    metrics: dict[str, Scalars]
+
+
 def _kept_metrics(out: Path, seed: int, only: Sequence[str]) -> dict[str, Scalars]:
     """Return the scores of the towers in OUT that are not made again, from its manifest."""
     for name in only:
@@ -112,12 +125,12 @@ def _kept_metrics(out: Path, seed: int, only: Sequence[str]) -> dict[str, Scalar
     path = out / "manifest.json"
     if not path.exists() or set(only) == set(TOWERS):
         return {}
-    manifest = json.loads(path.read_text(encoding="utf-8"))
-    if manifest["seed"] != seed:
+    manifest = parse(_KeptTowers, read_json(path) or {}, str(path))
+    if manifest.seed != seed:
         raise UserError(
-            f"{out} has towers of seed {manifest['seed']}: use that seed, or another folder"
+            f"{out} has towers of seed {manifest.seed}: use that seed, or another folder"
         )
-    return {name: scores for name, scores in manifest["metrics"].items() if name not in only}
+    return {name: scores for name, scores in manifest.metrics.items() if name not in only}
 
 
 def _manifest(

@@ -165,10 +165,16 @@ def _plan_steps(
 
 
 def _check_finite(loss: float | None, step: int, lr: float) -> None:
-    if loss is not None and not math.isfinite(loss):
-        raise DivergedError(
-            f"the loss became {loss} at step {step}; lower `lr` ({lr}) or set `clip_norm`"
+    if loss is None or math.isfinite(loss):
+        return
+    if step == 0:
+        raise UserError(
+            f"the loss is {loss} before the first update; the weights or the features of the "
+            "towers are not finite: fetch them again"
         )
+    raise DivergedError(
+        f"the loss became {loss} at step {step}; lower `lr` ({lr}) or set `clip_norm`"
+    )
 
 
 def _follow_curve(state: TrainingState, loss: float | None) -> None:

@@ -5,7 +5,8 @@ What counts:
 
 - the method, the backbone, and the tasks, metrics and data formats of the cell: each file, and what
   it imports of the project (`benchmark/core` is left out) or of its own package,
-- the training loop and the optimizer, without what they import.
+- the training loop and what it draws on: optimizer, data order, augmentation, features, evaluation
+  and the choice of the best epoch; without what these import.
 
 What only runs cells, such as caches, checkpoints, ranks and launchers, does not count: it may
 change no number, and tests say so. `SCIENCE` in `benchmark/cells/cell.py` covers the rest.
@@ -25,7 +26,13 @@ from vlpeft.benchmark.datasets import FORMATS
 from vlpeft.benchmark.metrics import METRICS
 from vlpeft.benchmark.tasks import TASKS, metric_names
 
-TRAINING = ("vlpeft.benchmark.run.loop", "vlpeft.benchmark.run.optimizer")
+TRAINING = tuple(
+    f"vlpeft.benchmark.run.{name}"
+    for name in (
+        *("loop", "optimizer", "inputs", "augmentation", "features", "evaluation", "selection"),
+        *("model", "finite"),
+    )
+)
 
 
 def cell_code(cell: Cell) -> dict[str, str]:

@@ -114,8 +114,8 @@ SETTINGS = {
         {"tasks": "[captioning/easy_vqa]"},
         ("dataset 'easy_vqa' has no task 'captioning'; it has: vqa",),
     ),
-    "no methods": ({"methods": "[]"}, ("one.yaml: methods:", "at least 1 item")),
-    "no seeds": ({"seeds": "[]"}, ("one.yaml: seeds:", "at least 1 item")),
+    "no methods": ({"methods": "[]"}, ("one.yaml: methods:", "write at least one value")),
+    "no seeds": ({"seeds": "[]"}, ("one.yaml: seeds:", "write at least one value")),
     "methods left out": ({"methods": ""}, ("one.yaml: 'methods' is required",)),
     "everything skipped": (
         {"tasks": "[captioning/shapes]"},

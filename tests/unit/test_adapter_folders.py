@@ -108,3 +108,9 @@ def test_half_characters_are_refused(asked: AskedQuestion) -> None:
 def test_rows_of_other_types_are_refused() -> None:
     with pytest.raises(UserError, match=r"row 1: expected \{'images': "):
         parse_question("red.png", "row 1")
+
+
+def test_a_key_that_stands_twice_in_a_request_is_refused(tmp_path):
+    (tmp_path / "list.jsonl").write_text('{"image": "a.png", "question": "x", "question": "y"}\n')
+    with pytest.raises(UserError, match=r"list\.jsonl:1: key 'question' occurs twice"):
+        read_rows(tmp_path / "list.jsonl")

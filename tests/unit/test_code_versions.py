@@ -233,3 +233,20 @@ def test_captions_say_what_was_scored(tmp_path: Path) -> None:
         "(9 images).",
     )
     assert leaderboard(plan, written(tmp_path / "old", None, None, None)).remarks == ()
+
+
+@pytest.mark.parametrize("name", ["loop", "inputs", "augmentation", "features", "evaluation"])
+def test_what_trains_and_evaluates_counts(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A changed file gives another hash of the training; the tree is not touched."""
+    forget()
+    before = cell_code(planned().cell)
+    read = source_hash._hash_file
+    monkeypatch.setattr(
+        source_hash,
+        "_hash_file",
+        lambda path: "changed" if path.stem == name and path.parent.name == "run" else read(path),
+    )
+    hash_code.cache_clear()
+    after = cell_code(planned().cell)
+    hash_code.cache_clear()
+    assert {key for key in before if before[key] != after[key]} == {"training"}

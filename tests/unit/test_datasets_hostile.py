@@ -36,6 +36,39 @@ def look(root, names, folders=("img",)):
 
 
 @pytest.mark.parametrize(
+    ("files", "names", "says"),
+    [
+        (["b/1.png"], ["a/1.png", "b/1.png"], "'a/1.png' is missing, and img/b/1.png is 'b/1.png'"),
+        (["b/1.png"], ["b/1.png", "a/1.png"], "'a/1.png' is missing, and img/b/1.png is 'b/1.png'"),
+        (["b/1.png"], ["1.png", "b/1.png"], "'1.png' is missing, and img/b/1.png is 'b/1.png'"),
+        (["1.png"], ["1.png", "1.PNG"], "'1.PNG' is missing, and img/1.png is '1.png'"),
+        (["a/1.png"], ["a/1.png", "x/a/1.png"], "'x/a/1.png' is missing"),
+        ([APART], [COMPOSED, APART], "is missing, and img/"),
+    ],
+)
+def test_two_names_never_get_one_image(tmp_path, files, names, says):
+    for file in files:
+        picture(tmp_path / "img" / file)
+    with pytest.raises(DataError, match="record 1") as error:
+        look(tmp_path, names)
+    assert says in str(error.value)
+    assert len(look(tmp_path, [names[0]] * 2)) == 1
+
+
+def test_a_dataset_names_at_least_one_folder_of_images(tmp_path):
+    with pytest.raises(DataError, match="no folder of images is named; add one to `images`"):
+        look(tmp_path, ["1.png"], folders=())
+
+
+def test_no_other_program_decodes_an_image(tmp_path):
+    """Pillow hands EPS to Ghostscript, whatever the file is called."""
+    path = tmp_path / "1.png"
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n")
+    with pytest.raises(DataError, match="cannot identify image file"):
+        decode_image(path)
+
+
+@pytest.mark.parametrize(
     ("files", "names", "found"),
     [
         (["a/1.png", "b/1.png"], ["a/1.png", "b/1.png"], ["a/1.png", "b/1.png"]),

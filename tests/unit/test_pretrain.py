@@ -375,3 +375,19 @@ def test_dialogues_answer_in_the_datasets_words() -> None:
     }
     assert len(asked & known) > 0.8 * len(asked)
     assert any(f"{shape}s are there?" in text for text in texts for shape in SHAPES)
+
+
+@pytest.mark.parametrize(
+    "content", [b"[]", b"{}", b"[" * 10**5, b"\xff\xfe", b"{", b'{"seed": "a"}']
+)
+def test_a_damaged_manifest_is_one_line(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"manifest\.json") as error:
+        pretrain_tiny(tmp_path, 0, SHORT, only=["vit"])
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_in_place_of_the_folder_is_refused_before_training(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("")
+    with pytest.raises(UserError, match="choose a folder"):
+        pretrain_tiny(tmp_path / "out", 0, SHORT, only=["vit"])

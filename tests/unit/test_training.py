@@ -370,7 +370,7 @@ def test_matrices_decay_and_vectors_do_not() -> None:
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_nan_loss_names_the_learning_rate(value: float) -> None:
+def test_a_loss_that_is_not_finite_before_any_update_blames_the_towers(value: float) -> None:
     backbone = LORA.build()
     one = feed(
         LORA.items(),
@@ -378,7 +378,7 @@ def test_a_nan_loss_names_the_learning_rate(value: float) -> None:
         VisualSteps(lambda _ids, _seeds: torch.full((8, 1, 128), value), nn.Identity()),
     )
     with pytest.raises(
-        UserError, match=r"loss became nan at step 0; lower `lr` \(0\.125\) or set `clip_norm`"
+        UserError, match=r"the loss is nan before the first update; the weights or the features"
     ):
         train(start(backbone, one.protocol, 1), [one], 0, None, lambda _: None)
 

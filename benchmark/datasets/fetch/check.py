@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from vlpeft.benchmark.core.errors import DataError, UserError, did_you_mean
 from vlpeft.benchmark.core.paths import expand_home
+from vlpeft.benchmark.core.terminal import escape
 from vlpeft.benchmark.datasets import Card, DatasetSpec, load_card, load_spec
 from vlpeft.benchmark.datasets.base import DataFormat, Example, read_examples
 from vlpeft.benchmark.datasets.fetch.checksum import wrong_checksum
@@ -86,6 +87,8 @@ def check(
     spec, card = find_dataset(name, path), load_card(name)
     data = spec.open()
     splits = data.splits()
+    if not splits:
+        raise UserError(f"dataset '{spec.name}' has no split; name its files in the YAML")
     if split is not None:
         if split not in splits:
             near = did_you_mean(split, splits)
@@ -234,6 +237,7 @@ def report_text(report: CheckReport) -> str:
     """Return one line per split: its counts, and whether they are the published ones."""
     lines = [f"{report.dataset}: {report.root or 'no folder'}"]
     lines += [f"  {each.split} ({each.task}): {_verdict(each)}" for each in report.splits]
+    lines = list(map(escape, lines))  # a name may hold a line break
     return "\n".join(lines)
 
 
