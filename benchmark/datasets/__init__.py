@@ -22,7 +22,7 @@ The files are in the folder `root`:
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
@@ -139,7 +139,10 @@ def load_spec(name_or_path: str) -> DatasetSpec:
     values = load_yaml(path)
     card = _card(values, path)
     own = _format_settings(values)
-    settings = dump_identity(parse(FORMATS.load(card.format), own, str(path)))
+    data = parse(FORMATS.load(card.format), own, str(path))
+    if card.cut is not None:
+        _check_cut(card.cut, data.splits(), path)
+    settings = dump_identity(data)
     root = settings.pop("root")
     if "root" not in own:
         root = _default_root(path)
@@ -187,8 +190,6 @@ def _card(values: Mapping[str, JSON], path: Path) -> Card:
         near = did_you_mean(card.format, FORMATS.entries)
         raise UserError(f"{path}: unknown data format '{card.format}'{near}")
     known = {f.name for f in fields(Protocol)} - {"name"}
-    if card.cut is not None:
-        _check_cut(card, values, path)
     unknown = set(card.protocol) - known
     if unknown:
         near = did_you_mean(min(unknown), known)
@@ -196,15 +197,10 @@ def _card(values: Mapping[str, JSON], path: Path) -> Card:
     return card
 
 
-def _check_cut(card: Card, values: Mapping[str, JSON], path: Path) -> None:
-    """Raise UserError if a cut names a split that the format has, or lacks the split it cuts."""
-    cut = card.cut
-    assert cut is not None
-    settings = {**_format_settings(values), "root": ""}
-    known = parse(FORMATS.load(card.format), settings, str(path)).splits()
+def _check_cut(cut: Cut, known: Sequence[str], path: Path) -> None:
+    """Raise UserError if a cut names a split that the files have, or lacks the split it cuts."""
     if cut.of not in known:
-        near = did_you_mean(cut.of, known)
-        raise UserError(f"{path}: cut: of: no split '{cut.of}'{near}")
+        raise UserError(f"{path}: cut: of: no split '{cut.of}'{did_you_mean(cut.of, known)}")
     if cut.name in known:
         raise UserError(f"{path}: cut: name: the files have a split '{cut.name}'; rename the cut")
 

@@ -18,7 +18,7 @@ WIDE = ("I;16", "I;16L", "I;16B", "I;16N")  # Pillow's modes of 16-bit grey
 WHITE_IS_ZERO = 0  # a value of TIFF's tag PhotometricInterpretation
 
 # Pillow knows more, but hands some to other programs: EPS to Ghostscript.
-FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 
 
 def decode_image(path: Path) -> Pixels:

@@ -371,7 +371,7 @@ def test_a_failing_cell_does_not_stop_the_others(tmp_path, main) -> None:
     assert "lower `lr`" in failed[0]
     assert said.lines[-1] == "vlpeft: 1 of 2 cells failed; fix the cause and rerun the same command"
     assert "failed [a]" in said.out
-    assert "[a] settings: the loss became" in said.out
+    assert "[a] diverged: the loss became" in said.out
     assert "0/1 seeds" not in said.out
     assert len(records(root)) == 1
     states = {
@@ -381,7 +381,7 @@ def test_a_failing_cell_does_not_stop_the_others(tmp_path, main) -> None:
     assert states["wild"]["state"] == "failed"
     assert "the loss became" in states["wild"]["reason"]
     # not a class name, which does not help a user
-    assert states["wild"]["reason"].startswith("settings: ")
+    assert states["wild"]["reason"].startswith("diverged: ")
     wild, calm = (
         main("logs", path, states[name]["id"][:8], "--root", root).out for name in ("wild", "calm")
     )
@@ -396,8 +396,8 @@ def test_a_failing_cell_does_not_stop_the_others(tmp_path, main) -> None:
         "--failed" in main("retry", path, "--root", root).err
     )  # the command needs `--failed` or a cause
     none = main("retry", path, "--root", root, "--cause", "memory", *RUN)
-    assert (none.code, none.err) == (0, "vlpeft: nothing to retry; causes of failure: settings\n")
-    again = main("retry", path, "--root", root, "--cause", "settings", "--on", "inline", *RUN)
+    assert (none.code, none.err) == (0, "vlpeft: nothing to retry; causes of failure: diverged\n")
+    again = main("retry", path, "--root", root, "--cause", "diverged", "--on", "inline", *RUN)
     assert again.code == 1
     assert again.lines[-1].startswith("vlpeft: 1 of 1 cells failed")
     said = main(

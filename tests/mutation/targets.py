@@ -41,6 +41,7 @@ TESTS: dict[str, dict[str, tuple[str, ...]]] = {
         "beam_search": ("unit/test_beam_search.py",),
         "blip blip_language blip_original blip_parts": ("unit/test_blip.py",),
         "clip_bart clip_bart_language clip_bart_parts": ("unit/test_clip_bart.py",),
+        "geometries": ("unit/test_geometry.py",),
         "language": ("unit/test_language.py", "unit/test_backbones.py"),
         "vit_gpt2 vit_roberta": ("unit/test_backbones.py", "unit/test_towers.py"),
         "normalisation vision": ("unit/test_backbones.py", "unit/test_clip_bart.py"),

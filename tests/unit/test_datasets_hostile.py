@@ -40,7 +40,7 @@ def look(root, names, folders=("img",)):
     [
         (["b/1.png"], ["a/1.png", "b/1.png"], "'a/1.png' is missing, and img/b/1.png is 'b/1.png'"),
         (["b/1.png"], ["b/1.png", "a/1.png"], "'a/1.png' is missing, and img/b/1.png is 'b/1.png'"),
-        (["b/1.png"], ["1.png", "b/1.png"], "'1.png' is missing, and img/b/1.png is 'b/1.png'"),
+        (["b/1.png"], ["1.png", "b/1.png"], "'b/1.png' and the image '1.png' are both img/b/1.png"),
         (["1.png"], ["1.png", "1.PNG"], "'1.PNG' is missing, and img/1.png is '1.png'"),
         (["a/1.png"], ["a/1.png", "x/a/1.png"], "'x/a/1.png' is missing"),
         ([APART], [COMPOSED, APART], "is missing, and img/"),
@@ -61,7 +61,7 @@ def test_a_dataset_names_at_least_one_folder_of_images(tmp_path):
 
 
 def test_no_other_program_decodes_an_image(tmp_path):
-    """Pillow hands EPS to Ghostscript, whatever the file is called."""
+    """Pillow hands EPS to Ghostscript, also from a file with another ending."""
     path = tmp_path / "1.png"
     path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n")
     with pytest.raises(DataError, match="cannot identify image file"):

@@ -26,7 +26,7 @@ from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.core.files import to_json
 from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.datasets import DatasetSpec
-from vlpeft.benchmark.plan import grid
+from vlpeft.benchmark.plan import grid, resolved
 from vlpeft.benchmark.plan import sweep as sweeps
 from vlpeft.benchmark.plan.grid import expand
 from vlpeft.benchmark.plan.sweep import SweepHandle, plan_file
@@ -395,10 +395,11 @@ def test_plans_come_back_until_the_sweep_changes(tmp_path) -> None:
 def test_seeds_cost_almost_nothing(tmp_path, monkeypatch) -> None:
     """For any number of seeds, files are read and settings are checked once."""
     calls = Counter()
-    for name in ("resolve", "_data_layers", "_resolve_choice"):
-        real = getattr(grid, name)
+    places = {"resolve": grid, "_data_layers": grid, "resolve_choice": resolved}
+    for name, module in places.items():
+        real = getattr(module, name)
         monkeypatch.setattr(
-            grid, name, lambda *given, name=name, real=real: calls.update([name]) or real(*given)
+            module, name, lambda *given, name=name, real=real: calls.update([name]) or real(*given)
         )
     counted = []
     for seeds in (1, 50):
@@ -407,6 +408,7 @@ def test_seeds_cost_almost_nothing(tmp_path, monkeypatch) -> None:
         assert len(expand(SweepHandle(path))) % seeds == 0
         counted.append(dict(calls))
     assert counted[0] == counted[1]
+    assert counted[0].keys() == places.keys()
 
 
 def test_finding_a_cell(tmp_path) -> None:

@@ -277,7 +277,7 @@ def test_user_errors_are_reported_as_such(tmp_path) -> None:
     with pytest.raises(UserError, match="the loss became nan at step"):
         run(made, tmp_path / "root", 2)
     (path,) = (tmp_path / "root").glob("cells/*/failure.json")
-    assert json.loads(path.read_text())["cause"] == "settings"
+    assert json.loads(path.read_text())["cause"] == "diverged"
 
 
 def test_an_interrupted_cell_leaves_no_process(tmp_path) -> None:
