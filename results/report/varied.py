@@ -100,7 +100,7 @@ def _draw(key: str, column: Column, chart: _Chart, names: list[str]) -> Figure:
         points = sorted(chart.lines[name].items())
         spread = [score.entry.std or 0.0 for _, score in points]
         ways.append(Dots(name, number, [(x, _mean(score)) for x, score in points], spread))
-    what = f"{len(shown)} lines"
+    what = "1 line" if len(shown) == 1 else f"{len(shown)} lines"
     if len(shown) < len(names):
         what = f"the best {len(shown)} of {len(names)} lines"
     figure = dotted_lines(

@@ -10,6 +10,8 @@ from tests.synthetic import fill, make_plan, planned, record
 from vlpeft.benchmark.cells.cell import Choice
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.results.leaderboard import leaderboard
+from vlpeft.results.report.data import ReadOnce, gather
+from vlpeft.results.report.varied import varied_charts
 from vlpeft.results.tables.pivot import pivot_table, sides
 from vlpeft.results.tables.render import render
 
@@ -159,3 +161,28 @@ def test_what_varies_is_a_side(tmp_path):
     assert next(row["method"] for row in whole.data) == "lora (rank=4)"
     with pytest.raises(UserError, match="unknown side 'rnak'; did you mean 'rank'"):
         sides("rnak", board)
+
+
+def test_scores_are_drawn_over_numbers_that_vary(tmp_path):
+    cells = [cell for rank in (2, 4, 64) for cell in varied(rank)]
+    cells += [*varied(4, "adapter"), planned("bitfit")]
+    made = [record(cell, {"vqa_accuracy": 10.0 * i}) for i, cell in enumerate(cells)]
+    plan, store = make_plan(*cells), fill(tmp_path, made)
+    (figure,) = varied_charts(gather(plan, ReadOnce(store)))
+    assert (figure.title, figure.backbone, figure.data) == (
+        "vqa_accuracy by rank",
+        "blip",
+        "vqa/shapes",
+    )
+    assert figure.x_title == "rank, log scale"
+    # The adapter has one point, which is not a line, and nothing varies in bitfit.
+    assert figure.legend == ((0, "lora"),)
+    assert [mark.text for mark in figure.marks] == [
+        "lora, rank 2: 5.0",
+        "lora, rank 4: 25.0",
+        "lora, rank 64: 45.0",
+    ]
+    assert sum(path.kind == "bar" for path in figure.paths) == 3
+    places = [mark.x for mark in figure.marks]
+    assert (places[2] - places[1]) / (places[1] - places[0]) == pytest.approx(4, rel=0.02)
+    assert figure.caption.startswith("n = 1 line;")
