@@ -166,7 +166,7 @@ def test_what_varies_is_a_side(tmp_path):
 def test_scores_are_drawn_over_numbers_that_vary(tmp_path):
     cells = [cell for rank in (2, 4, 64) for cell in varied(rank)]
     cells += [*varied(4, "adapter"), planned("bitfit")]
-    made = [record(cell, {"vqa_accuracy": 10.0 * i}) for i, cell in enumerate(cells)]
+    made = [record(cell, {"vqa_accuracy": 10.0 + i}) for i, cell in enumerate(cells)]
     plan, store = make_plan(*cells), fill(tmp_path, made)
     (figure,) = varied_charts(gather(plan, ReadOnce(store)))
     assert (figure.title, figure.backbone, figure.data) == (
@@ -178,9 +178,9 @@ def test_scores_are_drawn_over_numbers_that_vary(tmp_path):
     # The adapter has one point, which is not a line, and nothing varies in bitfit.
     assert figure.legend == ((0, "lora"),)
     assert [mark.text for mark in figure.marks] == [
-        "lora, rank 2: 5.0",
-        "lora, rank 4: 25.0",
-        "lora, rank 64: 45.0",
+        "lora, rank 2: 10.5",
+        "lora, rank 4: 12.5",
+        "lora, rank 64: 14.5",
     ]
     assert sum(path.kind == "bar" for path in figure.paths) == 3
     places = [mark.x for mark in figure.marks]
