@@ -9,7 +9,11 @@ def working_folder() -> str:
     try:
         return os.getcwd()  # noqa: PTH109 - pathlib is not imported before the path is safe
     except FileNotFoundError:
-        sys.exit("vlpeft: error: the current folder was deleted; change to another folder")
+        print(
+            "vlpeft: error: the current folder was deleted; change to another folder",
+            file=sys.stderr,
+        )
+        sys.exit(2)
 
 
 if __name__ == "__main__":

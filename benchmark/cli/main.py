@@ -38,6 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not (sys.argv[1:] if arguments is None else arguments):
         parser().print_help(sys.stderr)
         sys.exit(2)
+    if not _in_a_folder():  # libraries would end without a message
+        print_error("the current folder was deleted; change to another folder")
+        sys.exit(2)
     sys.exit(_run(arguments))
 
 
@@ -75,9 +78,6 @@ def _run_command(options: argparse.Namespace) -> int:
         print_error(error)
         return 2
     except OSError as error:
-        if isinstance(error, FileNotFoundError) and not _in_a_folder():
-            print_error("the current folder was deleted; change to another folder")
-            return 2
         if error.filename is None:  # one of stdout, or a fault of ours
             raise
         # Result folders are shared, and on disks that may fail: any file may be unreadable.

@@ -85,3 +85,23 @@ def test_as_a_module(folder) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("script", [False, True])
+def test_a_current_folder_that_was_deleted_is_one_line(folder, script) -> None:
+    start = [str(folder.parent / "bin" / "vlpeft")] if script else ["-m", "vlpeft"]
+    gone = folder.parent / "gone"
+    gone.mkdir()
+    command = [sys.executable, *start, "plan", "quickstart"]
+    done = subprocess.run(
+        ["bash", "-c", 'rmdir "$PWD" && exec "$0" "$@"', *command],
+        cwd=gone,
+        env={**environment(), "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "vlpeft: error: the current folder was deleted; change to another folder\n"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -252,3 +253,9 @@ def test_what_trains_and_evaluates_counts(name: str, monkeypatch: pytest.MonkeyP
     after = cell_code(cell)
     hash_code.cache_clear()
     assert {key for key in before if before[key] != after[key]} == {"training"}
+
+
+def test_a_pipe_in_place_of_a_source_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "mine.py")
+    with pytest.raises(UserError, match=r"mine\.py: not a regular file"):
+        declared.parse_source(tmp_path / "mine.py")

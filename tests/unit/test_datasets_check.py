@@ -9,7 +9,7 @@ from tests.samples import SAMPLES, write, write_sample
 from vlpeft.benchmark.cli import main as cli
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.datasets import load_card
-from vlpeft.benchmark.datasets.fetch.check import check, find_dataset
+from vlpeft.benchmark.datasets.fetch.check import CheckReport, check, find_dataset, report_text
 
 
 def quiet(*_):
@@ -297,3 +297,14 @@ def test_unknown_names_suggest_the_nearest(tmp_path, said):
     )
     with pytest.raises(UserError, match="unknown dataset"):
         find_dataset("nothing", tmp_path)
+
+
+def test_a_line_break_in_a_folder_is_not_printed_as_one() -> None:
+    report = CheckReport("mine", "a\nvlpeft: error: forged", (), (), ())
+    assert report_text(report).splitlines() == ["mine: a\\nvlpeft: error: forged"]
+
+
+def test_a_dataset_without_splits_is_not_in_order(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("{format: vqav2, files: {}}")
+    with pytest.raises(UserError, match="dataset 'mine' has no split"):
+        check(str(tmp_path / "mine.yaml"), None, None, images=False, watch=quiet)
