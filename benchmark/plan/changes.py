@@ -1,11 +1,21 @@
-"""Find, before a launch, that the code has changed since some seeds of a row were run."""
+"""Find, before a launch, that code or images have changed since some cells were run."""
 
 from __future__ import annotations
 
-from vlpeft.benchmark.cells.cell import Plan, Planned
+import json
+from collections.abc import Iterator
+
+from vlpeft.benchmark.cells.cell import Part, Plan, Planned
 from vlpeft.benchmark.cells.records import Store
 from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.run.inputs import Inputs
 from vlpeft.benchmark.run.sources import cell_code
+
+# The settings of a recipe that decide which images a cell reads unchanged.
+READING = (
+    *("train_split", "train_limit", "eval_split", "eval_limit", "select", "select_split"),
+    *("images", "augment"),
+)
 
 
 def refuse_other_code(plan: Plan, store: Store) -> None:
@@ -41,3 +51,43 @@ def _refuse_change(planned: Planned, store: Store, row: tuple[str, ...]) -> None
             "other outdated cells to run them again, choose another --root, or pass "
             "--mixed-environments, which tables note"
         )
+
+
+def refuse_other_images(plan: Plan, store: Store) -> None:
+    """Raise UserError if a launch would add cells on changed images to cells on the old ones.
+
+    Tables refuse these together, so the training would be in vain. Records of versions that
+    recorded no images are left alone.
+    """
+    wanted: set[str] = set()
+    for planned in plan.runnable():
+        if not store.has_record(planned.id):
+            wanted |= set(map(_images_key, planned.cell.parts))
+    for planned in plan.runnable():
+        if wanted and store.has_record(planned.id):
+            for part, recorded in _recorded_images(planned, store):
+                if _images_key(part) not in wanted:
+                    continue
+                wanted.remove(_images_key(part))
+                if Inputs.open(part).image_fingerprint() != recorded:
+                    raise UserError(
+                        f"dataset '{part.dataset.name}': its images have changed or were copied "
+                        f"since cell {planned.id} was run, and cells on both could not share a "
+                        f"table; choose another --root, delete {store.folder(planned.id)} and the "
+                        "folders of the other outdated cells, or pass --mixed-environments if "
+                        "they are copies"
+                    )
+
+
+def _images_key(part: Part) -> str:
+    """Return what decides which images a task reads."""
+    reading = {key: getattr(part.protocol, key) for key in READING}
+    return json.dumps([part.dataset.identity(), part.task, reading], sort_keys=True)
+
+
+def _recorded_images(planned: Planned, store: Store) -> Iterator[tuple[Part, str]]:
+    """Yield the tasks of a finished cell with what its record says of their images."""
+    recorded = store.record(planned.id).provenance.get("images")
+    values = recorded.split("+") if isinstance(recorded, str) else []
+    if len(values) == len(planned.cell.parts):
+        yield from zip(planned.cell.parts, values, strict=True)

@@ -17,7 +17,7 @@ from vlpeft.benchmark.cells.results import Results
 from vlpeft.benchmark.core.config import dump, parse_json
 from vlpeft.benchmark.core.errors import DataError, UserError, error_context
 from vlpeft.benchmark.core.files import read_bytes, to_json, write_atomically
-from vlpeft.benchmark.plan.changes import refuse_other_code
+from vlpeft.benchmark.plan.changes import refuse_other_code, refuse_other_images
 from vlpeft.benchmark.plan.compatibility import (
     check_names,
     check_recipe,
@@ -118,6 +118,7 @@ def save_plan(plan_: Plan, root: Path, *, mixed: bool = False) -> None:
     store = Store(root)
     if not mixed:
         refuse_other_code(plan_, store)
+        refuse_other_images(plan_, store)
     store.reserve()
     for planned in plan_.runnable():
         _save_cell(store, planned)

@@ -9,7 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from tests.end_to_end.conftest import write_one, write_vqav2
 from tests.synthetic import make_plan, planned, record
 from vlpeft.benchmark.cells.cell import Planned
 from vlpeft.benchmark.cells.records import Store
@@ -17,6 +19,9 @@ from vlpeft.benchmark.core import declared, source_hash
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.core.source_hash import hash_code
 from vlpeft.benchmark.plan.changes import refuse_other_code
+from vlpeft.benchmark.plan.check import plan, save_plan
+from vlpeft.benchmark.plan.sweep import SweepHandle
+from vlpeft.benchmark.run.inputs import Inputs
 from vlpeft.benchmark.run.sources import cell_code
 from vlpeft.results.code_versions import code_remarks
 from vlpeft.results.difference import diff, diff_table
@@ -259,3 +264,28 @@ def test_a_pipe_in_place_of_a_source_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "mine.py")
     with pytest.raises(UserError, match=r"mine\.py: not a regular file"):
         declared.parse_source(tmp_path / "mine.py")
+
+
+def test_changed_images_are_refused_before_a_launch(tmp_path: Path) -> None:
+    """Seed 0 is done, an image is replaced, and seed 1 is to run."""
+    data = write_vqav2(tmp_path)
+    sweep = write_one(
+        tmp_path,
+        dataset=data.name,
+        seeds="[0, 1]",
+        protocol="{lr: 1e-3, steps: 2, eval_split: val}",
+    )
+    made = plan(SweepHandle(str(sweep)), need_data=True)
+    save_plan(made, tmp_path / "root")
+    store, first = Store(tmp_path / "root"), made.cells[0]
+    images = Inputs.open(first.cell.parts[0]).image_fingerprint()
+    one = record(first, {"vqa_accuracy": 1.0}, data=first.data)
+    one = replace(one, provenance={"data": first.data, "science": 1, "images": images})
+    store.publish(one)
+    save_plan(made, tmp_path / "root")  # nothing has changed
+    Image.new("RGB", (9, 9)).save(tmp_path / "val2014" / "COCO_val2014_000000000003.jpg")
+    with pytest.raises(UserError, match=f"have changed or were copied since cell {first.id}"):
+        save_plan(made, tmp_path / "root")
+    save_plan(made, tmp_path / "root", mixed=True)
+    store.publish(replace(one, id=made.cells[1].id))
+    save_plan(made, tmp_path / "root")  # nothing is to run
