@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from vlpeft.benchmark.cells.recorded import recorded_images
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.results.environments import Made, label
 
@@ -51,12 +52,7 @@ def image_remarks(cells: Sequence[Made], *, mixed: bool = False) -> tuple[str, .
 def _fingerprints(cells: Sequence[Made]) -> Iterator[tuple[str, list[str], str]]:
     """Yield dataset, hashes and cell for each task of a record that has them."""
     for planned, record in cells:
-        recorded = record.provenance.get("images")
-        parts = planned.cell.parts
-        values = recorded.split("+") if isinstance(recorded, str) else []
-        if len(values) != len(parts):
-            continue
-        for part, value in zip(parts, values, strict=True):
+        for part, value in recorded_images(planned, record):
             hashes = value.split("-")
             if len(hashes) == 3:
                 yield part.dataset.name, hashes, label(planned)

@@ -107,6 +107,10 @@ class Leaderboard:
     remarks: tuple[str, ...] = ()
     families: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
+    def family(self, side: str, label: str) -> str:
+        """Return a label of a side without what varies; most labels vary nothing."""
+        return self.families.get(side, {}).get(label, label)
+
     @property
     def varied(self) -> tuple[str, ...]:
         """The settings that the sweep varies."""

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from vlpeft.benchmark.cells.cell import Plan, Planned, Tuned
 from vlpeft.benchmark.cells.results import Results
+from vlpeft.benchmark.core.config import is_number
 from vlpeft.benchmark.plan.tuning import STAGE
 from vlpeft.benchmark.plan.vary import show
 
@@ -18,15 +19,14 @@ ORACLE = (
 def tuning_sentences(plan: Plan, store: Results) -> Iterator[str]:
     """Yield what a table of the tested cells must say, for each way that settings were chosen."""
     rows = _rows(plan.at_stage(""))
-    tuned = [cell for cell in rows if cell.tuned is not None]
+    tuned = [(cell, cell.tuned) for cell in rows if cell.tuned is not None]
     if not tuned:
         return
-    if any(cell.tuned.selector == "oracle" for cell in tuned if cell.tuned is not None):
+    if any(how.selector == "oracle" for _, how in tuned):
         yield ORACLE
     groups: dict[str, list[str]] = {}
-    for cell in tuned:
-        assert cell.tuned is not None
-        groups.setdefault(_budget(cell.tuned), []).append(_chosen(cell, cell.tuned))
+    for cell, how in tuned:
+        groups.setdefault(_budget(how), []).append(_chosen(cell, how))
     for budget, chosen in groups.items():
         yield f"{budget}: {'; '.join(chosen)}."
     if len(groups) > 1:
@@ -34,24 +34,19 @@ def tuning_sentences(plan: Plan, store: Results) -> Iterator[str]:
     untuned = dict.fromkeys(cell.row for cell in rows if cell.tuned is None and not cell.skipped)
     if untuned:
         yield f"Not tuned: {', '.join(untuned)}."
-    edges = [f"{_place(cell)}: {', '.join(_edges(cell))}" for cell in tuned if _edges(cell)]
+    edges = [f"{_place(cell)}: {', '.join(how.edges)}" for cell, how in tuned if how.edges]
     if edges:
         yield (
             f"At the edge of what was tried: {'; '.join(edges)}. A wider range may give a better "
             "score (`vlpeft plan --widen`)."
         )
-    compared = [cell for cell in tuning_plan(plan).runnable() if store.has_record(cell.id)]
+    compared = [cell for cell in plan.at_stage(STAGE).runnable() if store.has_record(cell.id)]
     if compared:
         seconds = sum(store.record(cell.id).cost.get("train_seconds", 0.0) for cell in compared)
         yield (
             f"Comparing the settings took {len(compared)} more cells and {seconds:,.0f} s of "
             "training, which the costs leave out."
         )
-
-
-def tuning_plan(plan: Plan) -> Plan:
-    """Return the plan of the cells that compare settings."""
-    return plan.at_stage(STAGE)
 
 
 def _rows(plan: Plan) -> list[Planned]:
@@ -77,27 +72,23 @@ def _place(cell: Planned) -> str:
     return f"{cell.row} on {cell.backbone}, {cell.task}/{cell.dataset}"
 
 
-def _edges(cell: Planned) -> Sequence[str]:
-    if cell.tuned is None:
-        return ()
-    return cell.tuned.edges
-
-
 def widened(plan: Plan) -> Iterable[str]:
     """Yield the next value for each number that was chosen at the edge of what was tried."""
     tried: dict[tuple[str, ...], set[float]] = {}
     for cell in plan.at_stage(STAGE).cells:
         for key, value in cell.varied.items():
-            if isinstance(value, (int, float)) and not isinstance(value, bool):
+            if is_number(value):
                 family = cell.families.get("method", cell.row)
                 place = (family, cell.backbone, cell.task, cell.dataset, key)
                 tried.setdefault(place, set()).add(value)
     for cell in _rows(plan.at_stage("")):
-        for edge in _edges(cell):
+        if cell.tuned is None:
+            continue
+        for edge in cell.tuned.edges:
             key = edge.partition(":")[0]
             place = (cell.row, cell.backbone, cell.task, cell.dataset, key)
             values = sorted(tried.get(place, ()))
-            if len(values) > 1 and cell.tuned is not None:
+            if len(values) > 1:
                 yield f"{_place(cell)}: {key}: add {_next(values, cell.tuned.settings[key])}"
 
 

@@ -127,6 +127,11 @@ def _added_defaults(cls: Hashable) -> Mapping[str, JSON]:
     return plain
 
 
+def is_number(value: JSON) -> bool:
+    """Return whether a plain value is a number; for Python true and false are, too."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
 def yaml_names(folder: Path) -> tuple[str, ...]:
     """Return the names of the YAML files in a folder, without their ending, sorted."""
     return tuple(sorted(path.stem for path in folder.glob("*.yaml")))

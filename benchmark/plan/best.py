@@ -10,7 +10,7 @@ from statistics import fmean
 from vlpeft.benchmark.cells.attempts import DIVERGED, failure
 from vlpeft.benchmark.cells.cell import Part, Planned, Tuned
 from vlpeft.benchmark.cells.results import Results
-from vlpeft.benchmark.core.config import JSON
+from vlpeft.benchmark.core.config import is_number
 from vlpeft.benchmark.core.errors import UserError, did_you_mean
 from vlpeft.benchmark.metrics import METRICS
 from vlpeft.benchmark.plan.tuning import DIVERGED_ALL, WAITING, Tuning
@@ -124,7 +124,7 @@ def _order(tried: Sequence[Tried], number: int) -> list[float]:
     keys: list[float] = []
     for key, value in tried[number].settings.items():
         values = [each.settings[key] for each in tried]
-        if all(_is_number(each) for each in values):
+        if all(is_number(each) for each in values):
             keys.append(float(value))
         else:
             keys.append(values.index(value))
@@ -135,11 +135,7 @@ def _edges(settings: Values, every: Sequence[Values]) -> Iterator[str]:
     """Yield the chosen numbers that are the lowest or highest of those tried."""
     for key, value in settings.items():
         values = [each[key] for each in every]
-        if not all(_is_number(each) for each in values) or len(set(values)) == 1:
+        if not all(is_number(each) for each in values) or len(set(values)) == 1:
             continue
         if value in (min(values), max(values)):
             yield f"{key}: {show(value)}"
-
-
-def _is_number(value: JSON) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 
 from vlpeft.benchmark.cells.cell import Part, Plan, Planned
+from vlpeft.benchmark.cells.recorded import recorded_images
 from vlpeft.benchmark.cells.records import Store
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.run.inputs import Inputs
@@ -65,7 +65,7 @@ def refuse_other_images(plan: Plan, store: Store) -> None:
             wanted |= set(map(_images_key, planned.cell.parts))
     for planned in plan.runnable():
         if wanted and store.has_record(planned.id):
-            for part, recorded in _recorded_images(planned, store):
+            for part, recorded in recorded_images(planned, store.record(planned.id)):
                 if _images_key(part) not in wanted:
                     continue
                 wanted.remove(_images_key(part))
@@ -83,11 +83,3 @@ def _images_key(part: Part) -> str:
     """Return what decides which images a task reads."""
     reading = {key: getattr(part.protocol, key) for key in READING}
     return json.dumps([part.dataset.identity(), part.task, reading], sort_keys=True)
-
-
-def _recorded_images(planned: Planned, store: Store) -> Iterator[tuple[Part, str]]:
-    """Yield the tasks of a finished cell with what its record says of their images."""
-    recorded = store.record(planned.id).provenance.get("images")
-    values = recorded.split("+") if isinstance(recorded, str) else []
-    if len(values) == len(planned.cell.parts):
-        yield from zip(planned.cell.parts, values, strict=True)

@@ -15,7 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
-from vlpeft.benchmark.core.config import JSON, Config, Seed, parse
+from vlpeft.benchmark.core.config import JSON, Config, Seed, is_number, parse
 from vlpeft.benchmark.core.errors import UserError, did_you_mean
 from vlpeft.benchmark.core.plain_yaml import parse_yaml
 
@@ -90,7 +90,7 @@ def _parse_range(value: JSON, where: str) -> Callable[[float], JSON]:
     kind, values = _read_range(value, where)
     if kind == "choice":
         return lambda share: values[int(share * len(values))]
-    if len(values) != 2 or not all(_is_number(each) for each in values):
+    if len(values) != 2 or not all(is_number(each) and math.isfinite(each) for each in values):
         raise UserError(f"{where}: write two numbers: {kind}(LOW, HIGH), got {value}")
     low, high = values
     if not low < high:
@@ -136,10 +136,6 @@ def _join_commas(item: Mapping[str, JSON]) -> dict[str, JSON]:
         joined[key] = value
         unfinished = key if isinstance(value, str) and "(" in value and ")" not in value else ""
     return joined
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _round(value: float) -> float:

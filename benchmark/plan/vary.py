@@ -60,10 +60,8 @@ def parse_variation(item: Mapping[str, JSON], where: str) -> Variation:
         if value == {}:
             raise UserError(f"{where}: {key}: it is empty; name a setting, or remove the key")
     found = parse(Variation, own, where)
-    for key in ("vary", "zip"):
-        for name, values in getattr(found, key).items():
-            if key == "vary":
-                _refuse_repeated(values, f"{where}: {key}.{name}")
+    for name, values in found.vary.items():
+        _refuse_repeated(values, f"{where}: vary.{name}")
     _refuse_unequal(found.zip, where)
     for name, times in Counter(found.settings()).items():
         if times > 1:

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 
 from vlpeft.benchmark.metrics import unit_of
 from vlpeft.benchmark.plan.vary import label_values
+from vlpeft.results.report.charts import SHOWN_LINES
 from vlpeft.results.report.data import ReportModel, Score
 from vlpeft.results.report.dotted import Dots, dotted_lines
 from vlpeft.results.report.figures import Figure
 from vlpeft.results.varied import VARIED
 
-SHOWN_LINES = 12  # more lines look alike
 Column = tuple[str, str, str, str]  # backbone, task, dataset, metric
 Labels = tuple[str, str, str]  # method, backbone, dataset
 
@@ -75,15 +75,15 @@ def _charts(
 ) -> dict[Column, _Chart]:
     """Collect the lines over one number by column."""
     charts: dict[Column, _Chart] = {}
-    families = model.board.families
+    board = model.board
     for score in model.main:
         entry = score.entry
         values = settings[entry.method, entry.backbone, entry.dataset]
         if key not in values or entry.mean is None or entry.flags:
             continue
-        backbone = families.get("backbone", {}).get(entry.backbone, entry.backbone)
-        dataset = families.get("dataset", {}).get(entry.dataset, entry.dataset)
-        method = families.get("method", {}).get(entry.method, entry.method)
+        backbone = board.family("backbone", entry.backbone)
+        dataset = board.family("dataset", entry.dataset)
+        method = board.family("method", entry.method)
         others = {name: value for name, value in values.items() if name != key}
         chart = charts.setdefault((backbone, entry.task, dataset, entry.metric), _Chart())
         line = chart.lines.setdefault(label_values(method, others), {})

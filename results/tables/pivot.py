@@ -124,7 +124,7 @@ def _place(cell: Mapping[Hashable, Any], board: Leaderboard, names: Key, *, apar
         if name not in SIDES:
             values.append(cell[f"{VARIED}{name}"] or NONE)
         elif apart:
-            values.append(board.families.get(name, {}).get(cell[name], cell[name]))
+            values.append(board.family(name, cell[name]))
         else:
             values.append(cell[name])
     return tuple(values)

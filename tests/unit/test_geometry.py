@@ -145,7 +145,7 @@ def test_the_configuration_has_the_values(path: Path) -> None:
     for part, values in by_part(geometry.values()).items():
         found = getattr(config, part) if part else config
         for name, value in values.items():
-            if name != "pooler_output_size":  # None stands for the width
+            if name != "pooler_output_size":  # None means the width
                 assert getattr(found, name) == value, name
 
 
