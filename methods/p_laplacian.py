@@ -21,9 +21,6 @@ from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
 
 Backward = Callable[[Any, Tensor], tuple[Tensor | None, ...]]
-# The code of p-GNN sets edges of infinite weight to 0. The release adds a constant in place of
-# that.
-EPSILON = 1e-8  # the constant e of the release, inside the root and inside the norm
 
 
 def release_step(
@@ -157,6 +154,16 @@ class _PaperStep(Function):
         return d_m, d_query + to_query @ gram, d_value + to_value @ gram, d_gram, d_p, d_ratio
 
 
+def epsilon() -> float:
+    """Return the constant e of the release, inside the root and inside the norm.
+
+    The code of p-GNN sets edges of infinite weight to 0; the release adds e in place of that. It
+    is a function because torch 2.11 cannot compile a layer whose two adapters read one global
+    number.
+    """
+    return 1e-8
+
+
 def _aggregate(
     edges: Tensor, rows: Tensor, nodes: Tensor, ratio: Tensor, loops: bool
 ) -> tuple[Tensor, Tensor]:
@@ -219,10 +226,10 @@ def _release_norm(
     """
     # A matrix product would leave rounding errors where nodes are equal.
     squared = torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square_()
-    shifted = a + EPSILON
+    shifted = a + epsilon()
     norm = squared * shifted
     root = shifted.sqrt_()
-    along = (gap * root).add_(EPSILON)
+    along = (gap * root).add_(epsilon())
     norm.addcmul_(along, along, value=size)
     # N is 0 where the two terms of `along` cancel; a negative power of 0 would be infinite.
     return norm.clamp_min_(torch.finfo(norm.dtype).tiny), squared, root, along

@@ -122,6 +122,12 @@ def start_sleepers(folder: Path) -> None:
     in_ranks(sleep, 2, folder)
 
 
-def in_ranks(work: Any, world: int, *arguments: object, hear: Any = lambda *_: None) -> Any:
+def in_ranks(
+    work: Any,
+    world: int,
+    *arguments: object,
+    hear: Any = lambda *_: None,
+    fresh: bool = False,
+) -> Any:
     """Return what `work(*arguments, link)` returns on rank 0."""
-    return run_ranks(partial(work, *arguments), world, False, hear, lambda: False)
+    return run_ranks(partial(work, *arguments), world, fresh, hear, lambda: False)

@@ -12,7 +12,7 @@ import torch
 
 from vlpeft.benchmark.backbones import BACKBONES
 from vlpeft.benchmark.backbones.weights import random_weights
-from vlpeft.benchmark.bench._sides import TimedStep
+from vlpeft.benchmark.bench._sides import Repeated
 from vlpeft.benchmark.contract import METHODS
 from vlpeft.benchmark.contract.backbone import Backbone
 from vlpeft.benchmark.contract.method import apply
@@ -24,6 +24,8 @@ from vlpeft.benchmark.run.fetch_ahead import pin
 from vlpeft.benchmark.run.loop import Feed, autocast, start, train
 from vlpeft.benchmark.tasks.base import Item
 
+# Steps of a call. Real training enters its loop once, not once a step.
+STEPS = 8
 TowerSettings = Mapping[str, Any]
 FULL: Mapping[str, TowerSettings] = {
     "vit_roberta": {},
@@ -67,20 +69,22 @@ def items(batch: int) -> list[Item]:
     return [Item((str(i),), QUESTION, {ANSWERS[i % len(ANSWERS)]: 1.0}) for i in range(batch)]
 
 
-def training(backbone: Backbone, recipe: Protocol, visual: VisualSteps) -> TimedStep:
-    """Return one step of the training loop: features, forward, backward, AdamW, schedule."""
+def training(
+    backbone: Backbone, recipe: Protocol, visual: VisualSteps, steps: int = STEPS
+) -> Repeated:
+    """Return steps of the training loop: features, forward, backward, AdamW, schedule."""
     batch = recipe.batch_size
     state, feed = start(backbone, recipe, 1), Feed(items(batch), visual, recipe, ANSWERS)
 
-    def step() -> None:
-        state.total = state.step + 1
+    def run() -> None:
+        state.total = state.step + steps
         train(state, [feed], 0, None, lambda _: None)
 
-    return step
+    return Repeated(run, steps)
 
 
-def frozen_step(backbone: Backbone, recipe: Protocol, visual: VisualSteps) -> TimedStep:
-    """Return one step of the least that adapting a frozen backbone can cost.
+def frozen_step(backbone: Backbone, recipe: Protocol, visual: VisualSteps) -> Repeated:
+    """Return steps of the least that adapting a frozen backbone can cost.
 
     It is a forward pass, and the gradient of every activation of the text.
     """
@@ -91,13 +95,14 @@ def frozen_step(backbone: Backbone, recipe: Protocol, visual: VisualSteps) -> Ti
     )
     images = pin(visual.fetch_examples([i.images for i in batch]), backbone.device)
 
-    def step() -> None:
-        with autocast(backbone.device, recipe.precision):
-            loss, _ = backbone.loss(
-                visual.features(images),
-                [i.prompt for i in batch],
-                [i.targets for i in batch],
-            )
-        torch.autograd.backward(loss)
+    def run() -> None:
+        for _ in range(STEPS):
+            with autocast(backbone.device, recipe.precision):
+                loss, _ = backbone.loss(
+                    visual.features(images),
+                    [i.prompt for i in batch],
+                    [i.targets for i in batch],
+                )
+            torch.autograd.backward(loss)
 
-    return step
+    return Repeated(run, STEPS)

@@ -184,18 +184,27 @@ def check_folder(folder: Path) -> None:
         raise UserError(f"{folder}: cannot be written; choose another folder")
 
 
-def keep(
-    folder: Path, rows: Sequence[BenchRow], setting: BenchSetting, before: Sequence[float]
-) -> Path:
-    """Write the rows and their provenance to a new file, named by time and environment.
+def new_file(folder: Path, setting: BenchSetting) -> Path:
+    """Return a path for the rows of this run, named by time and environment.
 
-    `before`: the load averages when the run began. Raises UserError if the file exists already
-    or cannot be written; no file is ever overwritten.
+    Raises UserError if the file exists already; no run overwrites that of another.
     """
     now = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     machine = f"{platform.machine()}_{os.cpu_count()}cpu"
     device = setting.device.replace(":", "")
     path = folder / f"{now}_{machine}_torch{version('torch')}_{device}.json"
+    if os.path.lexists(path):
+        raise UserError(f"{path} exists already; run it again")
+    return path
+
+
+def keep(
+    path: Path, rows: Sequence[BenchRow], setting: BenchSetting, before: Sequence[float]
+) -> None:
+    """Write the rows and their provenance. A run calls this after each of its benches.
+
+    `before`: the load averages when the run began.
+    """
     load = {
         "load_before": list(before),
         "load_after": list(os.getloadavg()),
@@ -209,13 +218,8 @@ def keep(
         "provenance": where,
         "rows": [as_dict(row) for row in rows],
     }
-    if not write_atomically(
-        path,
-        (json.dumps(values, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode(),
-        exclusive=True,
-    ):
-        raise UserError(f"{path} exists already; run it again")
-    return path
+    text = json.dumps(values, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    write_atomically(path, text.encode())
 
 
 @dataclass(frozen=True)

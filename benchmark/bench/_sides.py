@@ -11,7 +11,7 @@ import ctypes
 import gc
 import resource
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -28,9 +28,22 @@ from vlpeft.benchmark.run.cost import MIB, peak_memory, reset_peak_memory
 from vlpeft.benchmark.run.runtime import Runtime, prepare_torch
 
 TimedStep = Callable[[], Any]  # what a turn times; what it returns must be alike on both sides
-Make = Callable[
-    [torch.device], TimedStep
-]  # builds a side: a function of a module, or `functools.partial` of one
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """A call that makes several steps. Its time is divided by their number."""
+
+    run: TimedStep
+    steps: int
+
+    def __call__(self) -> Any:
+        """Make the steps, and return what the last one returned."""
+        return self.run()
+
+
+# Builds a side: a function of a module, or `functools.partial` of one.
+Make = Callable[[torch.device], TimedStep]
 TURN_SECONDS = 0.3  # of a turn: so many steps that it takes about as long
 TOLERANCE = 1e-3
 
@@ -63,6 +76,7 @@ class Here:
             elapsed,
         )
         self.step = make(self.device)
+        self.steps = self.step.steps if isinstance(self.step, Repeated) else 1
         gc.collect()
         _give_back_memory()
         reset_peak_memory(self.device)
@@ -81,7 +95,7 @@ class Here:
         began = self._clock()
         for _ in range(self.count):
             said = self.step()
-        seconds = (self._clock() - began) / self.count
+        seconds = (self._clock() - began) / self.count / self.steps
         self.peak = max(self.peak, peak_memory(self.device))
         return Turn(seconds, (self.peak - self.base) / MIB, 0.0 if said is None else float(said))
 
@@ -105,6 +119,9 @@ class Elsewhere:
         )
         self.process.start()
         theirs.close()
+
+    def wait(self) -> None:
+        """Wait until the side is ready. Raises the error that it had."""
         self._hear()
 
     def __call__(self) -> Turn:
@@ -149,14 +166,25 @@ def _serve(connection: Connection, make: Make, setting: BenchSetting, elapsed: b
 @contextmanager
 def side(make: Make, setting: BenchSetting, elapsed: bool = False) -> Iterator[Contender]:
     """Start a side that is ready to take turns, and stop it at the end."""
-    if setting.quick:
-        yield Here(make, setting, elapsed)
-        return
-    made = Elsewhere(make, setting, elapsed)
-    try:
+    with sides([make], setting, elapsed) as (made,):
         yield made
-    finally:
-        made.stop()
+
+
+@contextmanager
+def sides(
+    makes: Sequence[Make], setting: BenchSetting, elapsed: bool = False
+) -> Iterator[list[Contender]]:
+    """Start sides, all at once, and stop them at the end."""
+    if setting.quick:
+        yield [Here(make, setting, elapsed) for make in makes]
+        return
+    with ExitStack() as stack:
+        made = [Elsewhere(make, setting, elapsed) for make in makes]
+        for each in made:
+            stack.callback(each.stop)
+        for each in made:
+            each.wait()
+        yield [*made]
 
 
 def turns(
@@ -166,13 +194,12 @@ def turns(
 
     Raises RuntimeError if the two sides compute different things.
     """
-    with ExitStack() as stack:
-        sides = [stack.enter_context(side(make, setting, elapsed)) for make in (ours, other)]
+    with sides((ours, other), setting, elapsed) as made:
         pairs = []
         for number in range(setting.turns):
-            order = sides if number % 2 == 0 else sides[::-1]
+            order = made if number % 2 == 0 else made[::-1]
             taken = {id(each): each() for each in order}
-            pairs.append((taken[id(sides[0])], taken[id(sides[1])]))
+            pairs.append((taken[id(made[0])], taken[id(made[1])]))
     for mine, theirs in pairs:
         if abs(mine.said - theirs.said) > TOLERANCE * (1 + abs(theirs.said)):
             raise RuntimeError(

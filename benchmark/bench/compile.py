@@ -16,7 +16,13 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from vlpeft.benchmark.bench._models import TowerSettings, adapt_backbone, protocol, training
+from vlpeft.benchmark.bench._models import (
+    STEPS,
+    TowerSettings,
+    adapt_backbone,
+    protocol,
+    training,
+)
 from vlpeft.benchmark.bench._rows import BenchRow, BenchSetting, row
 from vlpeft.benchmark.bench._sides import TimedStep, time_row, turns
 from vlpeft.benchmark.core.processes import end_with_parent
@@ -59,15 +65,17 @@ def run(setting: BenchSetting) -> Iterator[BenchRow]:
         )
 
 
-def step(number: int, compiled: bool, quick: bool, device: torch.device) -> TimedStep:
-    """Return one training step."""
+def step(
+    number: int, compiled: bool, quick: bool, device: torch.device, steps: int = STEPS
+) -> TimedStep:
+    """Return training steps."""
     case, recipe = CASES[number], protocol(2 if quick else 8)
     backbone = adapt_backbone(case.backbone, case.method, case.settings, recipe, quick=quick).to(
         device
     )
     if compiled:
         compile_layers(backbone, "aot_eager" if quick else "inductor")  # which needs no compiler
-    return training(backbone, recipe, cached_pixels(backbone, recipe.batch_size))
+    return training(backbone, recipe, cached_pixels(backbone, recipe.batch_size), steps)
 
 
 def first_step(number: int, compiled: bool, setting: BenchSetting) -> float:
@@ -89,5 +97,5 @@ def _keep_graphs(folder: str) -> None:
 def _first_step(number: int, compiled: bool, setting: BenchSetting) -> float:
     device = prepare_torch(Runtime(device=setting.device, threads=1))
     began = time.perf_counter()
-    step(number, compiled, setting.quick, device)()
+    step(number, compiled, setting.quick, device, 1)()
     return time.perf_counter() - began

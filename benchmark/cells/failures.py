@@ -8,22 +8,26 @@ from vlpeft.benchmark.cells.attempts import DIVERGED, Failure
 from vlpeft.benchmark.core.errors import (
     DataError,
     DivergedError,
+    OutOfMemory,
     UserError,
     WeightsError,
     disk_trouble,
 )
 
+OUT_OF_MEMORY = "out of memory"
 CAUSES: dict[type[BaseException], str] = {
     KeyboardInterrupt: "interrupted",
     DataError: "data",
     WeightsError: "weights",
     UserError: "settings",
     DivergedError: DIVERGED,
+    OutOfMemory: OUT_OF_MEMORY,
 }
 ERRORS: dict[str, type[UserError]] = {
     "data": DataError,
     "weights": WeightsError,
     DIVERGED: DivergedError,
+    OUT_OF_MEMORY: OutOfMemory,
 }
 MESSAGE_CHARACTERS = 500
 # torch raises a plain RuntimeError where the CPU's allocator or a library of a GPU finds no memory.
@@ -58,7 +62,7 @@ def describe_failure(error: BaseException) -> Failure:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether the memory of the device or of the machine did not suffice."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError, OutOfMemory)):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in MEMORY_WORDS)
 
@@ -66,7 +70,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 def _cause(error: BaseException) -> str:
     """Return the cause of a failure in a few words: for unknown errors, the type's name."""
     if is_out_of_memory(error):
-        return "out of memory"
+        return OUT_OF_MEMORY
     return disk_trouble(error) or CAUSES.get(type(error), type(error).__name__)
 
 

@@ -24,7 +24,7 @@ def bench(options: argparse.Namespace) -> int:
     that the others are measured nonetheless.
     """
     from vlpeft.benchmark.bench import names
-    from vlpeft.benchmark.bench._rows import keep, newest_rows
+    from vlpeft.benchmark.bench._rows import keep, new_file, newest_rows
 
     chosen = list(dict.fromkeys(options.names))
     if "all" in options.names:
@@ -34,12 +34,16 @@ def bench(options: argparse.Namespace) -> int:
     if options.kept:
         rows = newest_rows(options.kept, chosen, setting.device)
     else:
-        rows = list(_measure(chosen, setting, problems))
+        rows, path = [], new_file(options.keep, setting) if options.keep else None
+        for name in chosen:
+            rows += _measure(name, setting, problems)
+            if path and rows:  # now, so that a later bench that is killed costs no rows
+                keep(path, rows, setting, before)
+        if path and rows:
+            print_message(f"kept in {path}")
     _print(rows, options)
     if options.plot:
         _plot(rows, options.plot)
-    if options.keep and rows:
-        print_message(f"kept in {keep(options.keep, rows, setting, before)}")
     if problems:
         raise UserError("; ".join(problems))
     return int(any(row.verdict == "FAIL" for row in rows))
@@ -104,23 +108,20 @@ def _setting(options: argparse.Namespace, chosen: Sequence[str]) -> BenchSetting
     return BenchSetting(device, options.turns, options.quick)
 
 
-def _measure(
-    chosen: Sequence[str], setting: BenchSetting, problems: list[str]
-) -> Iterator[BenchRow]:
-    """Measure benches, and print each row on stderr at once.
+def _measure(name: str, setting: BenchSetting, problems: list[str]) -> Iterator[BenchRow]:
+    """Measure a bench, and print each row on stderr at once.
 
-    A bench may need what is not here, such as peft or a compiler. This is added to `problems`,
-    and the next bench runs.
+    A bench may need what is not here, such as peft or a compiler, or its sides may differ. This
+    is added to `problems`, and the next bench runs.
     """
     from vlpeft.benchmark.bench._rows import run, text
 
-    for name in chosen:
-        try:
-            for row in run(name, setting):
-                shown = row
-                if setting.quick:  # such numbers allow no verdict
-                    shown = replace(row, required=None)
-                print_message(text([shown]).splitlines()[1])
-                yield shown
-        except UserError as error:
-            problems.append(f"{name}: {error}")
+    try:
+        for row in run(name, setting):
+            shown = row
+            if setting.quick:  # such numbers allow no verdict
+                shown = replace(row, required=None)
+            print_message(text([shown]).splitlines()[1])
+            yield shown
+    except (UserError, RuntimeError) as error:
+        problems.append(f"{name}: {error}")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, runtime_checkable
+from functools import cache
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, cast, runtime_checkable
 
 from torch import Tensor, nn
 from transformers import Conv1D
@@ -69,6 +70,19 @@ class TrackedModule(Protocol):
         Raises:
             UserError: If a value makes the rest of the training useless.
         """
+
+
+@cache
+def _is_tracked(kind: type) -> bool:
+    """Return whether modules of a class have scalars. To compare with a protocol is slow."""
+    return issubclass(kind, TrackedModule)
+
+
+def tracked_modules(model: nn.Module) -> Iterator[TrackedModule]:
+    """Yield the modules of a model that have scalars to follow."""
+    for module in model.modules():
+        if _is_tracked(type(module)):  # type: ignore[arg-type] # a class has a hash
+            yield cast("TrackedModule", module)
 
 
 class LowRank(NamedTuple):

@@ -23,6 +23,10 @@ class DivergedError(UserError):
     """Training has diverged: a loss or a weight is no longer a finite number."""
 
 
+class OutOfMemory(UserError):
+    """The memory did not suffice; the message names what would fit."""
+
+
 class WeightsError(UserError):
     """Weights cannot be loaded: they are not on this machine, or incomplete."""
 

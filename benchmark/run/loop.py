@@ -17,7 +17,7 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from vlpeft.benchmark.contract.backbone import Backbone
-from vlpeft.benchmark.contract.method import TrackedModule
+from vlpeft.benchmark.contract.method import tracked_modules
 from vlpeft.benchmark.core.errors import DivergedError, UserError
 from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.libraries.torch import clip_gradients
@@ -190,10 +190,9 @@ def _follow_curve(state: TrainingState, loss: float | None) -> None:
     if state.window:
         state.curve.append((state.step, sum(state.window) / len(state.window)))
         state.window.clear()
-    for module in state.backbone.modules():
-        if isinstance(module, TrackedModule):
-            for name, value in module.scalars().items():
-                state.scalars.setdefault(name, []).append((state.step, value))
+    for module in tracked_modules(state.backbone):
+        for name, value in module.scalars().items():
+            state.scalars.setdefault(name, []).append((state.step, value))
 
 
 def batches(

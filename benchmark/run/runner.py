@@ -32,9 +32,10 @@ from vlpeft.benchmark.run.distributed import ALONE, Ranks, join
 from vlpeft.benchmark.run.evaluation import predictions
 from vlpeft.benchmark.run.features import training_views, visual_inputs
 from vlpeft.benchmark.run.finite import check_trained
+from vlpeft.benchmark.run.fitting import train_in_memory
 from vlpeft.benchmark.run.flops import first_step
 from vlpeft.benchmark.run.inputs import Inputs
-from vlpeft.benchmark.run.loop import Feed, TrainingState, start, train
+from vlpeft.benchmark.run.loop import Feed, TrainingState, start
 from vlpeft.benchmark.run.model import build
 from vlpeft.benchmark.run.ranks import Link, run_ranks
 from vlpeft.benchmark.run.result import (
@@ -266,7 +267,7 @@ class _Attempt:
         seed, micro_batch = self.cell.seed, self.runtime.micro_batch
         try:
             with compile_errors():
-                train(state, feeds, seed, micro_batch, after_step, self.ranks)
+                train_in_memory(state, feeds, seed, micro_batch, after_step, self.ranks)
             check_trained(state, feeds)
         except UserError as error:
             # A signal that asks a group of processes to stop also kills the compiler, which is one

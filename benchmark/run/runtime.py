@@ -58,6 +58,8 @@ def prepare_torch(runtime: Runtime, rank: int = 0) -> torch.device:
     device = runtime.torch_device(rank)
     if device.index is not None:
         torch.cuda.set_device(device)
+    # By default, cuDNN computes convolutions of float32 with 10 bits of each number.
+    torch.backends.cudnn.allow_tf32 = False
     # Some CUDA kernels have no deterministic version, so GPUs are exempt.
     torch.use_deterministic_algorithms(device.type == "cpu")
     return device

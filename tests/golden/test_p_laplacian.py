@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from vlpeft.methods.p_laplacian import EPSILON, paper_step, release_step
+from vlpeft.methods.p_laplacian import epsilon, paper_step, release_step
 
 EXPONENTS = (1.0, 1.25, 1.5, 2.0, 2.5)
 
@@ -22,9 +22,9 @@ EXPONENTS = (1.0, 1.25, 1.5, 2.0, 2.5)
 def plain_release(
     a: Tensor, rows: Tensor, nodes: Tensor, p: Tensor, ratio: Tensor, *, loops: bool
 ) -> Tensor:
-    difference = (a + EPSILON).sqrt().unsqueeze(-1) * (
+    difference = (a + epsilon()).sqrt().unsqueeze(-1) * (
         nodes.unsqueeze(-3) - rows.unsqueeze(-2)
-    ) + EPSILON
+    ) + epsilon()
     edges = a * difference.square().sum(-1).pow((p - 2) / 2)
     alpha = 1 / (edges.sum(-1, keepdim=True) + ratio)
     return alpha * (edges @ nodes) + (ratio * alpha * rows if loops else 0)
@@ -220,7 +220,7 @@ def test_equal_nodes_have_no_gradient_through_their_distance() -> None:
     same[0, 0] = True
     apart = nodes.unsqueeze(-3) - rows.unsqueeze(-2)
     apart = torch.where(same[..., None], apart.detach(), apart)
-    norm = ((a + EPSILON).sqrt().unsqueeze(-1) * apart + EPSILON).square().sum(-1)
+    norm = ((a + epsilon()).sqrt().unsqueeze(-1) * apart + epsilon()).square().sum(-1)
     edges = a * norm.pow((p - 2) / 2)
     alpha = 1 / (edges.sum(-1, keepdim=True) + ratio)
     compare(release_step(*leaves, loops=True), alpha * (edges @ nodes + ratio * rows), leaves)

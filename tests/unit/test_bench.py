@@ -24,6 +24,7 @@ from vlpeft.benchmark.bench._rows import (
     RatioLimit,
     keep,
     markdown,
+    new_file,
     row,
     text,
 )
@@ -172,7 +173,8 @@ def test_kept_results_are_never_overwritten(
 ) -> None:
     rows = [BenchRow("b", "one", "ms", 1.0, 2.0, 2.0, "at least", 1.5)]
     monkeypatch.setattr("time.strftime", lambda *_: "now")
-    path = keep(tmp_path, rows, BenchSetting(), (0.5, 0.5, 0.5))
+    path = new_file(tmp_path, BenchSetting())
+    keep(path, rows, BenchSetting(), (0.5, 0.5, 0.5))
     assert path.name.startswith("now_")
     assert f"torch{torch.__version__.partition('+')[0]}" in path.name
     values = json.loads(path.read_text())
@@ -180,7 +182,7 @@ def test_kept_results_are_never_overwritten(
     assert {"load_before", "load_after", "provenance", "turns"} <= values.keys()
     assert "host" not in values["provenance"]
     with pytest.raises(UserError, match="exists already"):
-        keep(tmp_path, rows, BenchSetting(), (0.5, 0.5, 0.5))
+        new_file(tmp_path, BenchSetting())
 
 
 def test_the_newest_rows_of_a_device_are_shown_again(
@@ -204,7 +206,8 @@ def test_the_newest_rows_of_a_device_are_shown_again(
         ("3", "cuda:0", [BenchRow("lora", "one", "ms", 1.0, 9.0, 9.0, "at least", 1.5)]),
     ]:
         monkeypatch.setattr("time.strftime", lambda *_, now=now: now)
-        path = keep(tmp_path, rows, BenchSetting(), (0.5, 0.5, 0.5))
+        path = new_file(tmp_path, BenchSetting())
+        keep(path, rows, BenchSetting(), (0.5, 0.5, 0.5))
         path.write_text(path.read_text().replace('"device": "cpu"', f'"device": "{device}"'))
     picture = tmp_path / "curve.svg"
     assert (

@@ -325,7 +325,7 @@ def test_a_compiler_killed_by_the_stop_signal_is_not_a_failure(tmp_path, monkeyp
         raise UserError("--compile: CppCompileError: C++ compile error; leave out --compile")
 
     monkeypatch.setattr("vlpeft.benchmark.run.runner.compile_layers", lambda _: None)
-    monkeypatch.setattr("vlpeft.benchmark.run.runner.train", die)
+    monkeypatch.setattr("vlpeft.benchmark.run.fitting.train", die)
     run = partial(
         run_cell,
         made.cells[0].id,

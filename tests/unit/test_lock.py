@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -65,3 +67,26 @@ def test_transformers_has_an_upper_bound() -> None:
     (transformers,) = (each for each in direct() if each.name == "transformers")
     assert "6.0" not in transformers.specifier
     assert any(each.operator == "<" for each in transformers.specifier)
+
+
+def test_what_a_gpu_machine_needs_is_carried_or_named() -> None:
+    """`gpu_day.sh` carries a package, or says that the machine must have it."""
+    script = (TOP / "benchmark/bench/gpu_day.sh").read_text()
+    carried = set(re.search(r'^CARRIED="([^"]*)"', script, re.MULTILINE)[1].split())
+    head = script[: script.index("set -uo")]
+    named = set(re.findall(r"[a-z0-9_-]+", head.replace("#", " ")))
+    # Installed with the packages that the head names.
+    named |= {"filelock", "markupsafe", "packaging"}
+    project = tomllib.loads((TOP / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    for requirement in [*project["dependencies"], *extras["quickstart"], *extras["test"]]:
+        name = canonicalize_name(Requirement(requirement).name)
+        assert name in carried | named, name
+    assert carried <= locked("3.12").keys(), "carried in the versions of the lock"
+
+
+def test_the_script_of_a_gpu_machine_explains_itself() -> None:
+    script = TOP / "benchmark/bench/gpu_day.sh"
+    done = subprocess.run([script], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "gpu_day.sh --download WHEELS" in done.stderr
