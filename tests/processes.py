@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import pty
+import select
 import signal
 import subprocess
 import termios
@@ -32,7 +33,9 @@ class Started:
         source: int = subprocess.DEVNULL
         if terminal:
             self.master, source = pty.openpty()
-            threading.Thread(target=_copy, args=(self.master, log), daemon=True).start()
+            self.closing = threading.Event()
+            self.reader = threading.Thread(target=self._copy, args=(log,), daemon=True)
+            self.reader.start()
         self.process = subprocess.Popen(
             command,
             stdin=source,
@@ -49,8 +52,7 @@ class Started:
     def end(self, kind: str) -> None:
         """End the command by a signal to it or to its group, or by closing its terminal."""
         if kind == "terminal":
-            os.close(self.master)
-            self.master = -1
+            self._close_terminal()
         elif kind.startswith("group "):
             os.killpg(self.process.pid, signal.Signals[kind.removeprefix("group ")])
         else:
@@ -72,7 +74,24 @@ class Started:
                 process.kill()
         self.process.wait()
         if self.master >= 0:
-            os.close(self.master)
+            self._close_terminal()
+
+    def _copy(self, log: Path) -> None:
+        """Read the terminal until it is closed: a full buffer would block the command."""
+        with log.open("wb", buffering=0) as file, suppress(OSError):
+            while not self.closing.is_set():
+                if select.select([self.master], [], [], 0.05)[0]:
+                    file.write(os.read(self.master, 2**16))
+
+    def _close_terminal(self) -> None:
+        """Close the terminal, which hangs up on the command.
+
+        The system waits with that for a thread that reads, so the reader ends first.
+        """
+        self.closing.set()
+        self.reader.join()
+        os.close(self.master)
+        self.master = -1
 
     def _is_ours(self, process: psutil.Process) -> bool:
         try:
@@ -102,10 +121,3 @@ def _reset_signals() -> None:
 def _take_terminal() -> None:
     _reset_signals()
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-
-
-def _copy(master: int, log: Path) -> None:
-    """Read a terminal until it is closed: a full buffer would block the command."""
-    with log.open("wb", buffering=0) as file, suppress(OSError):
-        while data := os.read(master, 2**16):
-            file.write(data)
