@@ -17,6 +17,7 @@ from vlpeft.benchmark.cells.records import Record, Store
 from vlpeft.benchmark.cells.results import Results
 from vlpeft.benchmark.core.config import parse
 from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.core.words import count_cells
 from vlpeft.benchmark.plan.sweep import SweepHandle
 from vlpeft.results.environments import UNKNOWN
 from vlpeft.results.evidence import SUFFIX, open_results, read_evidence
@@ -239,8 +240,8 @@ def _caption(a: Path, b: Path, found: Diff) -> Iterator[str]:
         yield f"Code differs: {', '.join(dict.fromkeys(code))}."
     verdict = "equal" if found.equal else "different"
     yield (
-        f"{found.both} cells in both, {len(found.only_a)} only in A, {len(found.only_b)} only in "
-        f"B; {len(found.metrics)} metrics differ: {verdict}."
+        f"{count_cells(found.both)} in both, {len(found.only_a)} only in A, "
+        f"{len(found.only_b)} only in B; {len(found.metrics)} metrics differ: {verdict}."
     )
 
 

@@ -13,6 +13,7 @@ from vlpeft.benchmark.cells.cell import Planned
 from vlpeft.benchmark.cells.provenance import PACKAGES
 from vlpeft.benchmark.cells.records import Record
 from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.core.words import count_cells
 from vlpeft.results.code_versions import code_remarks
 
 UNKNOWN = "not recorded"
@@ -120,23 +121,23 @@ def _groups(cells: Iterable[Made], differing: Sequence[str], limit: int) -> str:
         return ", ".join(f"{name} {versions.get(name, UNKNOWN)}" for name in differing)
 
     (first, largest), *others = _grouped(cells, key).items()
-    texts = [f"{first} in {_count(len(largest))}"]
+    texts = [f"{first} in {count_cells(len(largest))}"]
     for versions, group in others:
-        texts.append(f"{versions} in {_count(len(group))} ({_named(group, limit)})")
+        texts.append(f"{versions} in {count_cells(len(group))} ({_named(group, limit)})")
     return "; ".join(texts)
 
 
 def _mixture(cells: Sequence[Made], differing: Sequence[str], unverified: int) -> str:
     doubt = ""
     if unverified:
-        doubt = f" Of these, {_count(unverified)} not verified."
+        doubt = f" Of these, {count_cells(unverified)} not verified."
     return f"Cells from different environments: {_groups(cells, differing, NAMED)}.{doubt}"
 
 
 def _refusal(cells: Sequence[Made], differing: Sequence[str], unverified: int) -> str:
     return (
         "the cells come from environments that differ in libraries that can change numbers: "
-        f"{_groups(cells, differing, LISTED)}; {_count(unverified)} not verified: "
+        f"{_groups(cells, differing, LISTED)}; {count_cells(unverified)} not verified: "
         "run the cells again in one environment (delete record.json of the outdated ones), "
         "or pass --mixed-environments to `vlpeft table`, `report` or `keep`, which notes this"
     )
@@ -147,7 +148,7 @@ def _facts(cells: Sequence[Made]) -> Iterator[str]:
     for name, key in FACTS.items():
         groups = _grouped((made for made in cells if key(made[1])), key)
         if len(groups) > 1:
-            listed = [f"{value} ({_count(len(group))})" for value, group in groups.items()]
+            listed = [f"{value} ({count_cells(len(group))})" for value, group in groups.items()]
             yield f"More than one {name}: {_shortened(listed, NAMED)}."
 
 
@@ -182,13 +183,7 @@ def _unverified(cells: Iterable[Made]) -> Iterator[str]:
     if len(found) == 1:
         yield f"1 cell was run with --unverified: {_named(found, NAMED)}."
     elif found:
-        yield f"{_count(len(found))} were run with --unverified: {_named(found, NAMED)}."
-
-
-def _count(number: int) -> str:
-    if number == 1:
-        return "1 cell"
-    return f"{number} cells"
+        yield f"{count_cells(len(found))} were run with --unverified: {_named(found, NAMED)}."
 
 
 def _named(cells: Sequence[Planned], limit: int) -> str:

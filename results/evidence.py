@@ -117,13 +117,14 @@ def read_evidence(path: Path) -> Evidence:
     """
     try:
         with open_regular(path) as file:
-            lines = [line.decode() for line in file]
+            # Editors add a byte order mark at the front, or an empty line at the end.
+            text = file.read().decode("utf-8-sig").rstrip()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
             f"{path}: not readable as evidence ({error}); give a file that `vlpeft keep` wrote"
         ) from error
     reader = EvidenceReader(path)
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(text.split("\n") if text else (), 1):
         reader.read_line(number, line)
     return reader.evidence()
 

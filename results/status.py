@@ -28,6 +28,7 @@ from vlpeft.benchmark.cells.cell import Cell, Plan, Planned
 from vlpeft.benchmark.cells.records import Store
 from vlpeft.benchmark.core.config import parse
 from vlpeft.benchmark.core.files import read_json
+from vlpeft.benchmark.core.words import count_cells
 from vlpeft.benchmark.plan.sweep import launched_plans
 from vlpeft.results.tables.blocks import Block, Table, Text, one_line
 
@@ -235,7 +236,7 @@ def _caption(cells: Sequence[CellStatus], rows: Sequence[CellStatus]) -> str:
     if not cells:
         return "no cells"
     counts = ", ".join(f"{number} {state}" for state, number in summary(cells).items() if number)
-    caption = f"{len(cells)} cells: {counts}"
+    caption = f"{count_cells(len(cells))}: {counts}"
     if len(rows) < len(cells):
         caption += f"; {len(rows)} of them below, all with --json"
     return caption

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from vlpeft.benchmark.core.config import (
     Config,
@@ -26,8 +26,22 @@ from vlpeft.benchmark.core.errors import UserError, did_you_mean
 
 PROFILES = Path(__file__).resolve().parent / "profiles"
 # One word, because it goes into a line of the sbatch script.
-Word = Annotated[str, Field(pattern=r"^[^\s]+$")]
-Line = Annotated[str, Field(pattern=r"^[^\n]+$")]
+
+
+def _check_word(text: str) -> str:
+    if not text or any(character.isspace() for character in text):
+        raise ValueError("write one word without spaces")
+    return text
+
+
+def _check_line(text: str) -> str:
+    if not text or "\n" in text:
+        raise ValueError("write one line of text")
+    return text
+
+
+Word = Annotated[str, AfterValidator(_check_word)]
+Line = Annotated[str, AfterValidator(_check_line)]
 
 TIMES = (  # as sbatch writes them
     re.compile(r"(?P<minutes>[0-9]+)"),

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from vlpeft.benchmark.cells.code import keep_diff
 from vlpeft.benchmark.core.config import dump
 from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.core.words import count_cells
 from vlpeft.benchmark.launch.local import clear_failures
 from vlpeft.slurm.cluster import (
     SlurmSilent,
@@ -92,7 +93,7 @@ class Submitter:
         text = submission_script(executor, len(arrays[0]))
         answer = _test_script(text)
         number = sum(map(len, arrays))
-        summary = f"# {len(ids)} cells in {number} jobs, {len(arrays)} x sbatch"
+        summary = f"# {count_cells(len(ids))} in {number} jobs, {len(arrays)} x sbatch"
         return f"{text}\n{summary}\n# {answer}\n"
 
     def _without_job(self, ids: Sequence[str]) -> list[str]:

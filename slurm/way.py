@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from vlpeft.benchmark.cells.cell import Planned
+from vlpeft.benchmark.core.words import count_cells
 from vlpeft.benchmark.launch.screen import SweepProgress
 from vlpeft.slurm.profiles import Profile
 
@@ -47,7 +48,7 @@ class Slurm:
         self._require_weights(cells)
         submitter, ids = self._submitter(root), [cell.id for cell in cells]
         sent = submitter.submit(ids, forget=True)
-        progress.line(f"{sent} cells submitted, {len(ids) - sent} were in the queue")
+        progress.line(f"{count_cells(sent)} submitted, {len(ids) - sent} were in the queue")
         if not self.detach:
             Supervisor(submitter, progress.watch).wait(ids)
 

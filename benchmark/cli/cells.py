@@ -156,7 +156,9 @@ def _missing_note(options: argparse.Namespace, made: Any) -> str:
     command, verb = f"`vlpeft sweep {where}`", "runs"
     if options.on == "slurm":
         command, verb = f"`vlpeft sweep {where} --on slurm --profile {options.profile}`", "submits"
-    return f"; {number} cells are missing, which is not a failure: {command} {verb} them"
+    missing = "1 cell is missing" if number == 1 else f"{number} cells are missing"
+    them = "it" if number == 1 else "them"
+    return f"; {missing}, which is not a failure: {command} {verb} {them}"
 
 
 def _print_tables(options: argparse.Namespace, made: Any) -> None:

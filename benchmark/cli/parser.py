@@ -18,6 +18,10 @@ WORDS: tuple[tuple[str, Callable[[re.Match[str]], str]], ...] = (
         lambda found: f"add {' or '.join(found[1].split())}",
     ),
     (
+        r"the following arguments are required: what",
+        lambda _: "say what to list, such as `methods`",
+    ),
+    (
         r"the following arguments are required: (.*)",
         lambda found: f"{found[1]} must be given",
     ),

@@ -25,6 +25,11 @@ ADDED = "added"
 LARGEST_YAML = 2**20  # bytes; the largest shipped file has 1 % of it
 UNKNOWN_KEY = ("unexpected_keyword_argument", "extra_forbidden")  # pydantic's error types
 MISSING_KEY = ("missing", "missing_argument")
+WRITE = {
+    "too_short": "write at least one value",
+    "string_too_short": "write some text",
+    "dict_type": "write a mapping, such as {key: value}",
+}  # what to write in place of a value that does not fit
 
 # pydantic's types of errors, and what to write; then how it names types in the place of an error.
 KINDS = {
@@ -208,10 +213,7 @@ def _explain(error: ValidationError, cls: type[Any]) -> str:
     if first["type"] in ("tuple_type", "list_type"):
         example = "[0, 1, 2]" if key == "seeds" else f"[{got}]"
         message = f"write a list, such as {example}"
-    if first["type"] == "too_short":
-        message = "write at least one value"
-    if first["type"] == "dict_type":
-        message = "write a mapping, such as {key: value}"
+    message = WRITE.get(first["type"], message)
     if not first["loc"]:  # a check of several keys together, from __post_init__
         return message
     return f"{key}: {message}, got {got}"

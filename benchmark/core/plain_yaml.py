@@ -22,6 +22,9 @@ LARGEST_BITS = 64  # of a whole number
 SHOWN_CHARACTERS = 40  # of a value, in a message
 TAG = "tag:yaml.org,2002:"
 PLAIN = {f"{TAG}{kind}" for kind in ("null", "bool", "int", "float", "str", "seq", "map", "merge")}
+WORDS = {
+    "but found another document": "a second document begins here; keep one, and remove the `---`",
+}
 # Halves of characters cannot be written to a file; NUL ends a path in the operating system.
 NO_TEXT = re.compile("[\0\ud800-\udfff]")
 
@@ -40,7 +43,8 @@ def parse_yaml(text: str) -> Any:
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f"{mark.line + 1}: " if mark else ""
-        raise ValueError(f"{place}{_one_line(error.problem or error.context)}") from error
+        problem = WORDS.get(error.problem, error.problem or error.context)
+        raise ValueError(f"{place}{_one_line(problem)}") from error
     except ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise ValueError(

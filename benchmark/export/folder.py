@@ -11,6 +11,7 @@ A folder holds:
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -28,7 +29,7 @@ from vlpeft.benchmark.contract.backbone import Backbone
 from vlpeft.benchmark.contract.visual import VisionTower
 from vlpeft.benchmark.core.config import JSON, Config, parse
 from vlpeft.benchmark.core.errors import UserError, error_context
-from vlpeft.benchmark.core.files import sha256
+from vlpeft.benchmark.core.files import sha256, to_json
 from vlpeft.benchmark.datasets.json_files import unique_keys
 from vlpeft.benchmark.export.weights import check_base
 from vlpeft.benchmark.run.checkpoint import load_trained, trained_tensors
@@ -65,6 +66,8 @@ class AdapterFolder(Config):
     plugin: str = ""  # the module of a method from another package
     files: dict[str, str] = field(default_factory=dict)  # file -> sha256
     schema: int = SCHEMA
+    # sha256 of the other values but `weights`; older exports have none.
+    checksum: str = ""
 
     def locate_weights(self, folder: Path) -> Cell:
         """Return the cell to build, with its weights located in the adapter's folder."""
@@ -112,7 +115,19 @@ def read_adapter(folder: Path) -> AdapterFolder:
         )
     _check_content(adapter, path)
     _check_files(adapter, folder)
+    if adapter.checksum not in ("", checksum(values)):
+        raise UserError(f"{path}: changed since the export; {AGAIN}")
     return adapter
+
+
+def checksum(values: Mapping[str, JSON]) -> str:
+    """Return the sha256 of the values of a config.json.
+
+    Left out are the checksum itself, and where weights lie: a user may have them elsewhere, and
+    base.json recognises them.
+    """
+    named = {key: value for key, value in values.items() if key not in ("checksum", "weights")}
+    return hashlib.sha256(to_json(named)).hexdigest()
 
 
 def _read_json(path: Path) -> JSON:

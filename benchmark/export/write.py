@@ -26,6 +26,7 @@ from vlpeft.benchmark.export.folder import (
     TENSORS,
     AdapterFolder,
     Format,
+    checksum,
     image_transform,
     plugin_module,
     rebuild_model,
@@ -210,7 +211,8 @@ def _write_description(
     adapter = replace(
         adapter, files={path.relative_to(folder).as_posix(): sha256(path) for path in files}
     )
-    (folder / CONFIG).write_bytes(to_json(dump(adapter)))
+    values = dump(adapter)
+    (folder / CONFIG).write_bytes(to_json({**values, "checksum": checksum(values)}))
     text = card(adapter, loading.python, loading.notes)
     (folder / "README.md").write_text(text, encoding="utf-8")
     return adapter

@@ -12,6 +12,7 @@ from vlpeft.benchmark.cells.cell import Planned
 from vlpeft.benchmark.cells.records import Store
 from vlpeft.benchmark.core.config import dump
 from vlpeft.benchmark.core.errors import disk_trouble
+from vlpeft.benchmark.core.words import count_cells
 
 CANCELLED = "cancelled"  # the cause of a cell whose job the user has cancelled; nothing to fix
 FailedCell = tuple[Planned, dict[str, Any]]  # a cell, and what its failure.json holds
@@ -76,7 +77,10 @@ def count_failures(failed: Sequence[FailedCell], of: int) -> str:
     """Return how many of the cells failed or were cancelled, and what to do."""
     cancelled = sum(failure["cause"] == CANCELLED for _, failure in failed)
     if cancelled == len(failed):
-        return f"{cancelled} of {of} cells were cancelled; the same command runs them again"
+        were = "was" if cancelled == 1 else "were"
+        return (
+            f"{cancelled} of {count_cells(of)} {were} cancelled; the same command runs them again"
+        )
     more = f", {cancelled} were cancelled" if cancelled else ""
     number = len(failed) - cancelled
-    return f"{number} of {of} cells failed{more}; fix the cause and rerun the same command"
+    return f"{number} of {count_cells(of)} failed{more}; fix the cause and rerun the same command"

@@ -11,6 +11,7 @@ from rich.progress import TaskID
 from vlpeft.benchmark.cells.attempts import AttemptProgress, progress
 from vlpeft.benchmark.cells.cell import Plan, Planned
 from vlpeft.benchmark.cells.records import Store
+from vlpeft.benchmark.core.words import count_cells
 from vlpeft.benchmark.run.screen import Bars, PhaseProgress
 
 QUIET_SECONDS = 60.0  # a log without new lines for so long gets one about the cells at work
@@ -39,8 +40,8 @@ class SweepProgress(Bars):
         self.last_line = time.monotonic()
         skipped = len(plan.cells) - self.total
         self.line(
-            f"{plan.sweep}: {self.total} cells, {self.done} done before, {len(cells)} to run; "
-            f"{skipped} skipped (see `vlpeft plan`)"
+            f"{plan.sweep}: {count_cells(self.total)}, {self.done} done before, "
+            f"{len(cells)} to run; {skipped} skipped (see `vlpeft plan`)"
         )
 
     def watch(self) -> None:

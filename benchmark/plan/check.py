@@ -17,6 +17,7 @@ from vlpeft.benchmark.cells.results import Results
 from vlpeft.benchmark.core.config import dump, parse_json
 from vlpeft.benchmark.core.errors import DataError, UserError, error_context
 from vlpeft.benchmark.core.files import read_bytes, to_json, write_atomically
+from vlpeft.benchmark.core.words import count_cells
 from vlpeft.benchmark.plan.changes import refuse_other_code, refuse_other_images
 from vlpeft.benchmark.plan.compatibility import (
     check_names,
@@ -65,7 +66,7 @@ def plan(sweep: SweepHandle, *, need_data: bool, results: Results | None = None)
     elsewhere = not need_data and any(_has_no_folder(cell) for cell in cells)
     if all(cell.skipped for cell in cells) and not elsewhere:
         raise UserError(
-            f"{path}: nothing to run: all {len(cells)} cells are skipped; "
+            f"{path}: nothing to run: {count_cells(len(cells))}, all skipped; "
             f"the first: {cells[0].skipped}"
         )
     return _make_plan(sweep, cells)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from vlpeft.benchmark.cells.scores import ImageScores
 from vlpeft.benchmark.cells.verified import is_covered
 from vlpeft.benchmark.contract.backbone import Backbone
 from vlpeft.benchmark.core.config import dump
+from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.core.files import sha256, write_atomically
 from vlpeft.benchmark.metrics.base import Prediction
 from vlpeft.benchmark.run.checkpoint import save_trained
@@ -101,6 +103,18 @@ def _lines(
         }
         rows.append(json.dumps(row, sort_keys=True, ensure_ascii=False))
     return "\n".join(rows) + "\n"
+
+
+def check_places(folder: Path) -> None:
+    """Raise UserError if results could not be written where they belong.
+
+    It is asked before training: afterwards it would cost the training.
+    """
+    for name in ("record.json", PREDICTIONS, scores.NAME, TRAINED):
+        path = folder / name
+        if os.path.lexists(path) and not path.is_file():
+            kind = "a folder" if path.is_dir() else "not a file, or a link to nothing"
+            raise UserError(f"{path}: {kind}; delete it, a result will be written there")
 
 
 def write_files(folder: Path, backbone: Backbone, results: Sequence[TaskResult]) -> int:

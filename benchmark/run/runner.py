@@ -43,6 +43,7 @@ from vlpeft.benchmark.run.result import (
     TRAINED,
     Readings,
     TaskResult,
+    check_places,
     describe_origin,
     make_record,
     score_task,
@@ -106,6 +107,7 @@ def run_cell(
                 return "already done"
             if not begin():
                 return "left alone"
+            check_places(folder)
             _run_held(store, cell_id, runtime, progress, asked)
     except Timeout:
         return "running elsewhere"

@@ -19,6 +19,7 @@ from vlpeft.benchmark.core.config import dump
 from vlpeft.benchmark.core.declared import parse_source
 from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.core.registry import Registry, RegistryEntry, fields_of
+from vlpeft.benchmark.core.words import count_cells
 from vlpeft.benchmark.datasets import dataset_names, load_card
 from vlpeft.benchmark.metrics import METRICS
 from vlpeft.benchmark.plan.recipes import load_protocol, protocol_names
@@ -197,9 +198,9 @@ def plan_table(plan: Plan, root: Path | None) -> Table:
         _plan_row(cell, state, footnotes) for cell, state in zip(plan.cells, states, strict=True)
     ]
     header = ("id", "method", "backbone", "task", "seed", "trainable", "%", "state")
-    count = len(plan.cells)
     skipped = sum(bool(cell.skipped) for cell in plan.cells)
-    title = f"{plan.title}: {count} cells, {count - skipped} runnable, {skipped} skipped"
+    cells, runnable = count_cells(len(plan.cells)), len(plan.cells) - skipped
+    title = f"{plan.title}: {cells}, {runnable} runnable, {skipped} skipped"
     block = Block("", "llllrrrl", (header,), tuple(rows))
     data = tuple(plan_rows(plan, root))
     notes = tuple(map(one_line, _cut_notes(plan)))

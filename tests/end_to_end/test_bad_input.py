@@ -120,7 +120,7 @@ SETTINGS = {
     "everything skipped": (
         {"tasks": "[captioning/shapes]"},
         (
-            "one.yaml: nothing to run: all 1 cells are skipped",
+            "one.yaml: nothing to run: 1 cell, all skipped",
             "vit_roberta does vqa, entailment, nlvr2, not captioning",
         ),
     ),
@@ -199,6 +199,10 @@ SETTINGS = {
         ("one.yaml:", "is read as a date; quote the value"),
     ),
     "broken YAML": ({"title": "[1, 2"}, ("one.yaml:", "not valid YAML")),
+    "two documents": (
+        {"title": "a\n---\ntitle: b"},
+        ("not valid YAML: a second document begins here", "remove the `---`"),
+    ),
     "a key twice": ({"title": "a\ntitle: b"}, ("one.yaml:", "not valid YAML", "duplicate key")),
     "a control character": ({"title": '"\x01"'}, ("one.yaml", "not valid YAML")),
     "a cycle": ({"title": "&a [*a]"}, ("one.yaml",)),
@@ -359,6 +363,10 @@ def test_a_missing_gpu(tmp_path, refused, monkeypatch) -> None:
         ("sweap", "vlpeft: error: unknown command 'sweap'; did you mean 'sweep'?"),
         ("data chek", "vlpeft data: error: unknown action 'chek'; did you mean 'check'?"),
         (
+            "list",
+            "vlpeft list: error: say what to list, such as `methods`; see `vlpeft list --help`",
+        ),
+        (
             "list method",
             "vlpeft list: error: argument what: unknown value 'method'; did you mean 'methods'?",
         ),
@@ -430,6 +438,28 @@ def test_cell_ids(tmp_path, refused) -> None:
         *RUN,
         words=("cell: give the beginning of a cell's id",),
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "block", "words"),
+    [
+        ("record.json", lambda path: path.symlink_to("nowhere"), "a link to nothing; delete it"),
+        ("predictions.jsonl", Path.mkdir, "a folder; delete it"),
+        ("trained.safetensors", Path.mkdir, "a folder; delete it"),
+    ],
+)
+def test_a_place_of_results_that_is_taken(name, block, words, tmp_path, main) -> None:
+    """It is named before training, which would be lost afterwards."""
+    path, root = write_one(tmp_path), tmp_path / "root"
+    (cell,) = json.loads(main("plan", path, "--json").out)
+    folder = root / "cells" / cell["id"]
+    folder.mkdir(parents=True)
+    block(folder / name)
+    said = main("run", path, "--cell", cell["id"], "--root", root, *RUN)
+    assert said.code == 2
+    assert f"{folder / name}: " in said.lines[-1]
+    assert words in said.lines[-1]
+    assert "train 1/" not in said.err
 
 
 def test_a_skipped_cell_is_not_run(tmp_path, refused, main) -> None:
@@ -539,7 +569,7 @@ def test_after_the_launch(tmp_path, refused, main) -> None:
         "status", path, "--root", root
     )  # reports what exists and that it belongs to the former sweep
     assert said.code == 0
-    assert "1 cells: 1 done" in said.out
+    assert "1 cell: 1 done" in said.out
     assert all(words in said.err for words in changed)
     path.unlink()
     refused("table", path, "--root", root, words=(f"cannot read {path}: No such file",))

@@ -17,7 +17,7 @@ from tests.end_to_end.finished import Ran
 from vlpeft.benchmark.cells.records import Store
 from vlpeft.benchmark.contract.backbone import TINY
 from vlpeft.benchmark.core.errors import UserError
-from vlpeft.benchmark.export.folder import CONFIG, TENSORS, read_adapter, rebuild
+from vlpeft.benchmark.export.folder import CONFIG, TENSORS, checksum, read_adapter, rebuild
 from vlpeft.benchmark.export.predict import AskedQuestion, predict, read_rows
 from vlpeft.benchmark.export.write import export
 
@@ -186,7 +186,10 @@ def damage_copy(out: Path, tmp_path: Path, name: str = "vqa") -> tuple[Path, dic
     return folder, json.loads((folder / CONFIG).read_text())
 
 
-def load(folder: Path, config: dict[str, Any]) -> str:
+def load(folder: Path, config: dict[str, Any], *, sealed: bool = True) -> str:
+    """Return the error for a config.json with these values; `sealed`: as an export writes it."""
+    if sealed:
+        config = {**config, "checksum": checksum(config)}
     (folder / CONFIG).write_text(json.dumps(config))
     with pytest.raises(UserError) as error:
         rebuild(read_adapter(folder), folder)
@@ -223,6 +226,10 @@ def test_damaged_and_missing_files_are_named(out: Path, tmp_path: Path) -> None:
     )
     assert "images would be prepared differently" in load(
         folder, {**config, "image": {**config["image"], "size": 32}}
+    )
+    louder = {**config, "metrics": {**config["metrics"], "vqa_accuracy": 99.9}}
+    assert "config.json: changed since the export; copy or export" in load(
+        folder, louder, sealed=False
     )
     fewer = {**config, "answers": [config["answers"][0][:-1]]}
     assert "not trained, or has another shape" in load(folder, fewer)

@@ -399,7 +399,7 @@ def test_a_failing_cell_does_not_stop_the_others(tmp_path, main) -> None:
     assert (none.code, none.err) == (0, "vlpeft: nothing to retry; causes of failure: diverged\n")
     again = main("retry", path, "--root", root, "--cause", "diverged", "--on", "inline", *RUN)
     assert again.code == 1
-    assert again.lines[-1].startswith("vlpeft: 1 of 1 cells failed")
+    assert again.lines[-1].startswith("vlpeft: 1 of 1 cell failed")
     said = main(
         "export-adapter", path, states["wild"]["id"][:8], "--root", root, "-o", tmp_path / "out"
     )
@@ -412,7 +412,7 @@ def test_a_failing_cell_does_not_stop_the_others(tmp_path, main) -> None:
     ).unlink()  # as if it had been cancelled while no launcher was waiting
     none = main("retry", path, "--root", root, "--failed", *RUN)
     assert (
-        "causes of failure: none; 1 cells are missing, which is not a failure: `vlpeft sweep "
+        "causes of failure: none; 1 cell is missing, which is not a failure: `vlpeft sweep "
         in none.err
     )
 

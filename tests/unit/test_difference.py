@@ -50,7 +50,7 @@ def test_metrics_cells_and_how_they_were_made(tmp_path):
     ]
     assert [(p.key, p.a, p.b, p.cells) for p in found.provenance] == [("science", "1", "2", 1)]
     text = render(diff_table(tmp_path / "a", tmp_path / "b", found), "text")
-    assert "1 cells in both, 1 only in A, 1 only in B; 2 metrics differ: different." in text
+    assert "1 cell in both, 1 only in A, 1 only in B; 2 metrics differ: different." in text
     assert re.search(r"70\.0000 +70\.5000 +\+0\.5000$", text, re.MULTILINE)
 
 

@@ -177,6 +177,12 @@ def test_without_results_nothing_is_kept(tmp_path):
         keep(SweepHandle("quickstart", root=tmp_path), tmp_path)
 
 
+def test_marks_and_blank_lines_of_editors_are_skipped(kept):
+    before = read_evidence(kept)
+    kept.write_bytes(b"\xef\xbb\xbf" + kept.read_bytes() + b"\r\n\n")
+    assert read_evidence(kept) == before
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [

@@ -23,7 +23,8 @@ def test_shipped_profiles_load_and_have_a_summary() -> None:
     ("more", "words"),
     [
         ({"partion": "main"}, "unknown key 'partion'; did you mean 'partition'?"),
-        ({"partition": "main --wrap=x"}, "partition:"),
+        ({"partition": "main --wrap=x"}, "partition: write one word without spaces, got"),
+        ({"setup": ["a\nb"]}, "setup[0]: write one line of text, got"),
         ({"gpus": -1}, "gpus: input should be greater than or equal to 0"),
         ({"gpus": "1"}, "gpus: input should be a valid integer"),
         ({"mem_gb": 0}, "mem_gb:"),
