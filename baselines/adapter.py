@@ -23,8 +23,8 @@ from vlpeft.benchmark.contract.parameters import (
 from vlpeft.benchmark.contract.sites import Site, SiteKind, TowerSide, count
 from vlpeft.benchmark.core.config import Positive, added_field
 from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.core.libraries.transformers import make_activation
 from vlpeft.benchmark.core.registry import register
-from vlpeft.benchmark.libraries.transformers import make_activation
 
 AdapterPart = Literal["down", "up"]
 

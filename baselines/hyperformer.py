@@ -20,8 +20,8 @@ from vlpeft.benchmark.contract.parameters import (
 )
 from vlpeft.benchmark.contract.sites import ActiveTask, Site, SiteKind, TowerSide, count
 from vlpeft.benchmark.core.config import Positive
+from vlpeft.benchmark.core.libraries.transformers import make_activation
 from vlpeft.benchmark.core.registry import register
-from vlpeft.benchmark.libraries.transformers import make_activation
 
 
 @register("hyperformer", paper="Mahabadi et al. 2021", needs=("sublayers",))

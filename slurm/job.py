@@ -19,9 +19,9 @@ import psutil
 
 from vlpeft.benchmark.cells.records import Store
 from vlpeft.benchmark.core.environment import SAFE_PATH
+from vlpeft.benchmark.core.libraries.submitit import RequeuedJob, job_log
 from vlpeft.benchmark.launch.tries import LIMIT, is_attempt_of, note
 from vlpeft.benchmark.launch.worker import SIGNALS, STOPPED
-from vlpeft.benchmark.libraries.submitit import RequeuedJob, job_log
 from vlpeft.slurm.cluster import SlurmSilent, ask
 
 POLL_SECONDS = 0.2

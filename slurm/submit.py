@@ -87,7 +87,7 @@ class Submitter:
         if not ids:
             return "# nothing to submit: all cells are done\n"
         arrays = list(chunks(list(chunks(ids, self.profile.cells_per_job)), _array_size()))
-        from vlpeft.benchmark.libraries.submitit import submission_script
+        from vlpeft.benchmark.core.libraries.submitit import submission_script
 
         executor = self._executor(self.ledger.folder / "SUBMISSION")
         text = submission_script(executor, len(arrays[0]))
@@ -162,7 +162,7 @@ class Submitter:
         # they cannot make a job import other code.
         setup = ["export HF_HUB_OFFLINE=1", *self.profile.setup, *self.code.setup(self._copies)]
         parameters = {**self.profile.parameters(), "slurm_setup": setup}
-        from vlpeft.benchmark.libraries.submitit import slurm_executor
+        from vlpeft.benchmark.core.libraries.submitit import slurm_executor
 
         try:
             return slurm_executor(folder, python, self.profile.time_outs, self.name, parameters)

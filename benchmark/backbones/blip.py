@@ -44,9 +44,7 @@ from vlpeft.benchmark.contract.backbone import (
 from vlpeft.benchmark.contract.sites import Need
 from vlpeft.benchmark.contract.visual import VisionTower, VisualFeatures, single
 from vlpeft.benchmark.core.config import Fraction, Positive
-from vlpeft.benchmark.core.protocol import Protocol
-from vlpeft.benchmark.core.registry import register
-from vlpeft.benchmark.libraries.transformers import (
+from vlpeft.benchmark.core.libraries.transformers import (
     call_model,
     decode_tokens,
     generate,
@@ -54,6 +52,8 @@ from vlpeft.benchmark.libraries.transformers import (
     reorder_own_cache,
     select_cache_rows,
 )
+from vlpeft.benchmark.core.protocol import Protocol
+from vlpeft.benchmark.core.registry import register
 
 # The number of answers that are scored in one forward.
 RANKED_TOGETHER = 64

@@ -12,7 +12,7 @@ from vlpeft.benchmark.backbones.language import IGNORED, pad_rows
 from vlpeft.benchmark.contract.backbone import Backbone
 from vlpeft.benchmark.contract.texts import Length, Room
 from vlpeft.benchmark.contract.visual import VisualFeatures
-from vlpeft.benchmark.libraries.transformers import call_model, tokenize
+from vlpeft.benchmark.core.libraries.transformers import call_model, tokenize
 
 # The soft prompt's place among token ids.
 SOFT = -1

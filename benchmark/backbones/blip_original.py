@@ -18,7 +18,7 @@ from transformers import (
 
 from vlpeft.benchmark.backbones.files import AGAIN, flatten, library_errors, read_pickle
 from vlpeft.benchmark.core.errors import WeightsError
-from vlpeft.benchmark.libraries.transformers import make_config
+from vlpeft.benchmark.core.libraries.transformers import make_config
 
 # The model of transformers for each form.
 CLASSES = {"decoder": BlipForConditionalGeneration, "vqa": BlipForQuestionAnswering}

@@ -22,7 +22,7 @@ from vlpeft.benchmark.backbones.weights import WeightSource, reads_weights
 from vlpeft.benchmark.contract.attention import Attention, attend, reads_probabilities
 from vlpeft.benchmark.contract.sites import Projection, Site, Slot, TowerSide
 from vlpeft.benchmark.core.errors import UserError, WeightsError
-from vlpeft.benchmark.libraries.transformers import BlipAttention, override_blip_text
+from vlpeft.benchmark.core.libraries.transformers import BlipAttention, override_blip_text
 
 # Mean and standard deviation of the pixels in CLIP, which BLIP uses too.
 CLIP: tuple[Triple, Triple] = (

@@ -44,12 +44,12 @@ from vlpeft.benchmark.contract.texts import Length, Room, usable_positions
 from vlpeft.benchmark.contract.visual import VisualFeatures
 from vlpeft.benchmark.core.config import NonNegative, Positive
 from vlpeft.benchmark.core.errors import UserError
-from vlpeft.benchmark.core.protocol import Protocol
-from vlpeft.benchmark.core.registry import register
-from vlpeft.benchmark.libraries.transformers import (
+from vlpeft.benchmark.core.libraries.transformers import (
     decode_tokens,
     generate,
 )
+from vlpeft.benchmark.core.protocol import Protocol
+from vlpeft.benchmark.core.registry import register
 
 
 @register(

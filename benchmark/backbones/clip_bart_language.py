@@ -18,7 +18,7 @@ from vlpeft.benchmark.backbones.language import (
     rank,
 )
 from vlpeft.benchmark.contract.backbone import Backbone
-from vlpeft.benchmark.libraries.transformers import (
+from vlpeft.benchmark.core.libraries.transformers import (
     call_model,
     embed_bart_tokens,
     repeat_cache,

@@ -17,7 +17,7 @@ from vlpeft.benchmark.contract.parameters import init_normal
 from vlpeft.benchmark.contract.sites import Projection, Site, Slot, TowerSide
 from vlpeft.benchmark.contract.visual import VisionTower
 from vlpeft.benchmark.core.errors import UserError, WeightsError
-from vlpeft.benchmark.libraries.transformers import tokenize
+from vlpeft.benchmark.core.libraries.transformers import tokenize
 
 # The standard deviation of every new embedding row and linear map: BART's `init_std`, with which
 # transformers initialises the modules that VL-Adapter adds, too.

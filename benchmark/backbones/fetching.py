@@ -23,9 +23,9 @@ from vlpeft.benchmark.backbones.geometries import known_models
 from vlpeft.benchmark.backbones.weights import WeightSource, quiet
 from vlpeft.benchmark.contract.backbone import WeightFiles
 from vlpeft.benchmark.core.errors import UserError
-from vlpeft.benchmark.libraries import open_clip, timm
-from vlpeft.benchmark.libraries.huggingface_hub import cache_folder, cached_path, first_file
-from vlpeft.benchmark.libraries.transformers import (
+from vlpeft.benchmark.core.libraries import open_clip, timm
+from vlpeft.benchmark.core.libraries.huggingface_hub import cache_folder, cached_path, first_file
+from vlpeft.benchmark.core.libraries.transformers import (
     CHECKPOINTS,
     PICKLED,
     find_file,

@@ -19,7 +19,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from vlpeft.benchmark.core.errors import UserError, WeightsError
-from vlpeft.benchmark.libraries.transformers import CHECKPOINTS
+from vlpeft.benchmark.core.libraries.transformers import CHECKPOINTS
 
 CONFIG, PIXELS, TOKENIZER = "config.json", "preprocessor_config.json", "tokenizer_config.json"
 # The files of a folder that the libraries may open.

@@ -18,8 +18,8 @@ from pydantic import Field
 from vlpeft.benchmark.backbones.files import AGAIN, library_errors, read_json
 from vlpeft.benchmark.core.config import Config, parse
 from vlpeft.benchmark.core.errors import UserError, WeightsError, error_context
-from vlpeft.benchmark.libraries import open_clip
-from vlpeft.benchmark.libraries.transformers import make_config
+from vlpeft.benchmark.core.libraries import open_clip
+from vlpeft.benchmark.core.libraries.transformers import make_config
 
 FOLDER = Path(__file__).parent / "geometry"
 

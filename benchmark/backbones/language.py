@@ -14,8 +14,8 @@ from torch.nn import functional
 from transformers import GenerationConfig
 
 from vlpeft.benchmark.core.errors import WeightsError
+from vlpeft.benchmark.core.libraries.transformers import generation_settings
 from vlpeft.benchmark.core.protocol import Protocol
-from vlpeft.benchmark.libraries.transformers import generation_settings
 
 # The label of a token that does not count; the default of torch's cross-entropy.
 IGNORED = -100

@@ -23,9 +23,9 @@ from vlpeft.benchmark.backbones.normalisation import Triple, normalisation
 from vlpeft.benchmark.backbones.weights import WeightSource, reads_weights
 from vlpeft.benchmark.contract.visual import VisionTower
 from vlpeft.benchmark.core.errors import UserError, WeightsError, did_you_mean
+from vlpeft.benchmark.core.libraries import open_clip, timm
+from vlpeft.benchmark.core.libraries.transformers import call_model
 from vlpeft.benchmark.datasets.base import Pixels
-from vlpeft.benchmark.libraries import open_clip, timm
-from vlpeft.benchmark.libraries.transformers import call_model
 
 Pool = Literal["pooler", "cls", "mean"]
 FEATURES = "features:"

@@ -24,9 +24,14 @@ from vlpeft.benchmark.contract.backbone import (
 from vlpeft.benchmark.contract.sites import Need, Projection, Site, Slot
 from vlpeft.benchmark.contract.texts import Length, Room, usable_positions
 from vlpeft.benchmark.contract.visual import single
+from vlpeft.benchmark.core.libraries.transformers import (
+    call_model,
+    decode_tokens,
+    generate,
+    tokenize,
+)
 from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.core.registry import register
-from vlpeft.benchmark.libraries.transformers import call_model, decode_tokens, generate, tokenize
 
 # The release masks this id in the loss, which it takes for padding. It is GPT-2's "!". GPT-2 has no
 # padding token: the release pads with the end token, 50256.

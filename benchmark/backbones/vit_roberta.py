@@ -24,9 +24,13 @@ from vlpeft.benchmark.contract.sites import Need, Projection, Site, Slot
 from vlpeft.benchmark.contract.texts import Length, Room, usable_positions
 from vlpeft.benchmark.contract.visual import VisualFeatures
 from vlpeft.benchmark.core.errors import UserError, WeightsError
+from vlpeft.benchmark.core.libraries.transformers import (
+    call_model,
+    make_roberta_pooler,
+    tokenize_padded,
+)
 from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.core.registry import register
-from vlpeft.benchmark.libraries.transformers import call_model, make_roberta_pooler, tokenize_padded
 
 # The fewest tokens that make sense: two images, <s>, one token of text, </s>.
 SHORTEST = 5

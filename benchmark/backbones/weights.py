@@ -27,9 +27,9 @@ from vlpeft.benchmark.backbones.files import (
 from vlpeft.benchmark.backbones.geometries import build_config, find_geometry, known_models
 from vlpeft.benchmark.contract.backbone import TINY
 from vlpeft.benchmark.core.errors import UserError, WeightsError
-from vlpeft.benchmark.libraries import huggingface_hub, transformers
-from vlpeft.benchmark.libraries.huggingface_hub import cached_path
-from vlpeft.benchmark.libraries.transformers import (
+from vlpeft.benchmark.core.libraries import huggingface_hub, transformers
+from vlpeft.benchmark.core.libraries.huggingface_hub import cached_path
+from vlpeft.benchmark.core.libraries.transformers import (
     find_file,
     load_config,
     load_model,

@@ -9,7 +9,7 @@ import torch
 
 from vlpeft.benchmark.bench._rows import BenchRow, BenchSetting, row
 from vlpeft.benchmark.bench._sides import TimedStep, kept_bytes, time_row, turns
-from vlpeft.benchmark.verify.p_laplacian import Shape, forward, parts
+from vlpeft.benchmark.plan.verify.p_laplacian import Shape, forward, parts
 
 BENCH = "p_laplacian"
 

@@ -14,7 +14,7 @@ import torch
 from vlpeft.benchmark.bench._rows import BenchRow, BenchSetting
 from vlpeft.benchmark.bench._sides import TimedStep, time_row, turns
 from vlpeft.benchmark.contract import METHODS
-from vlpeft.benchmark.verify import transcriptions as _literal
+from vlpeft.benchmark.plan.verify import transcriptions as _literal
 
 BENCH = "routing"
 ROWS = (

@@ -12,8 +12,8 @@ from vlpeft.benchmark.bench._rows import BenchRow, BenchSetting, row
 from vlpeft.benchmark.cells.cell import Cell
 from vlpeft.benchmark.plan.grid import expand
 from vlpeft.benchmark.plan.sweep import SweepHandle
-from vlpeft.benchmark.verify.gate import require
-from vlpeft.benchmark.verify.stamp import code_hash
+from vlpeft.benchmark.plan.verify.gate import require
+from vlpeft.benchmark.plan.verify.stamp import code_hash
 
 BENCH = "verify"
 FIRST, STAMPED = 60.0, 1000.0  # allowed: CPU seconds and milliseconds, in one thread

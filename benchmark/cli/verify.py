@@ -11,7 +11,7 @@ from vlpeft.benchmark.core.errors import UserError
 
 def verify(options: argparse.Namespace) -> int:
     """Print a line for each check, then the versions. Return 1 if a check fails."""
-    from vlpeft.benchmark.verify.parts import PARTS, parts_of_backbone
+    from vlpeft.benchmark.plan.verify.parts import PARTS, parts_of_backbone
 
     parts: Any = PARTS
     if options.backbone:
@@ -25,9 +25,9 @@ def _check(parts: Any, options: argparse.Namespace) -> int:
     """Run checks, and remember the parts that passed for later sweeps."""
     from time import perf_counter
 
+    from vlpeft.benchmark.plan.verify.runner import run
+    from vlpeft.benchmark.plan.verify.stamp import Environment, remember
     from vlpeft.benchmark.run.runtime import Runtime
-    from vlpeft.benchmark.verify.runner import run
-    from vlpeft.benchmark.verify.stamp import Environment, remember
 
     began = perf_counter()
     findings: list[Any] = []
@@ -80,7 +80,7 @@ def _summary(findings: Any, environment: Any, seconds: float) -> str:
 
 def _write(parts: Any, options: argparse.Namespace) -> int:
     """Write what this CPU computes as the expected values, and print the changes."""
-    from vlpeft.benchmark.verify.runner import write
+    from vlpeft.benchmark.plan.verify.runner import write
 
     if options.json or options.device not in ("auto", "cpu"):
         raise UserError(

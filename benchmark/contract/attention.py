@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from vlpeft.benchmark.libraries.transformers import (
+from vlpeft.benchmark.core.libraries.transformers import (
     fused_attention,
     refuse_attention_arguments,
     register_attention,

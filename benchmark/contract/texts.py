@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from transformers import PreTrainedModel
 
-from vlpeft.benchmark.libraries.transformers import quiet, tokenize
+from vlpeft.benchmark.core.libraries.transformers import quiet, tokenize
 
 TOGETHER = 10_000  # texts that are tokenized in one call
 

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vlpeft.benchmark.core.errors import DataError
+from vlpeft.benchmark.core.libraries.easy_vqa import data_folder
 from vlpeft.benchmark.core.registry import register
 from vlpeft.benchmark.datasets.base import DataFormat, Example, Pixels
 from vlpeft.benchmark.datasets.files import check_request, content_fingerprint
 from vlpeft.benchmark.datasets.image_files import decode_image
 from vlpeft.benchmark.datasets.image_lookup import find_images
 from vlpeft.benchmark.datasets.json_files import read_json, show
-from vlpeft.benchmark.libraries.easy_vqa import data_folder
 
 KINDS = {
     "yes_no": ("yes", "no"),

@@ -11,7 +11,7 @@ import torch
 from vlpeft.benchmark.contract.backbone import Backbone
 from vlpeft.benchmark.core.config import JSON
 from vlpeft.benchmark.core.errors import UserError
-from vlpeft.benchmark.libraries.huggingface_hub import cached_path, snapshot_source
+from vlpeft.benchmark.core.libraries.huggingface_hub import cached_path, snapshot_source
 from vlpeft.benchmark.run.checkpoint import trained_tensors
 
 SOURCES = ("text", "vision", "weights", "tokenizer")  # settings of backbones that name weights

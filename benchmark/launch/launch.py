@@ -105,7 +105,7 @@ def verify(runtime: Any, cells: Sequence[Planned], device: str) -> Any:
 
     Raises UserError if a check fails.
     """
-    from vlpeft.benchmark.verify.gate import require
+    from vlpeft.benchmark.plan.verify.gate import require
 
     if not cells:
         return runtime

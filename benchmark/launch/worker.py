@@ -28,7 +28,7 @@ from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.core.files import read_json
 from vlpeft.benchmark.core.terminal import escape, escape_lines, print_message, write_stderr
 from vlpeft.benchmark.launch.tries import begin, forget, give_up, last_if_exhausted
-from vlpeft.benchmark.verify.gate import EnvironmentGate
+from vlpeft.benchmark.plan.verify.gate import EnvironmentGate
 
 STOPPED = 75  # exit code of a worker that was asked to stop; EX_TEMPFAIL of sysexits.h
 SIGNALS = (signal.SIGTERM, signal.SIGUSR2)

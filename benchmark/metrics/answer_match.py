@@ -28,7 +28,7 @@ class AnswerMatch(Metric):
 
 def _run_module(predictions: list[str], references: list[list[str]]) -> dict[str, Any]:
     # Imported here, because importing `evaluate` takes seconds.
-    from vlpeft.benchmark.libraries.evaluate import run_module
+    from vlpeft.benchmark.core.libraries.evaluate import run_module
     from vlpeft.benchmark.metrics.modules.answer_match import AnswerMatchModule
 
     return run_module(AnswerMatchModule, predictions, references)

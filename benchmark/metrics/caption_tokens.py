@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
-from vlpeft.benchmark.libraries.nltk import treebank_tokens
-from vlpeft.benchmark.libraries.pycocoevalcap import ptb_jar, punctuation
+from vlpeft.benchmark.core.libraries.nltk import treebank_tokens
+from vlpeft.benchmark.core.libraries.pycocoevalcap import ptb_jar, punctuation
 from vlpeft.benchmark.metrics.base import Prediction, Tokenizer
 from vlpeft.benchmark.metrics.java import run_java
 

@@ -18,8 +18,14 @@ from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
 
 from vlpeft.benchmark.core.errors import MetricUnavailable
+from vlpeft.benchmark.core.libraries.pycocoevalcap import (
+    bleu,
+    cider,
+    meteor_jar,
+    rouge_l,
+    spice_folder,
+)
 from vlpeft.benchmark.core.registry import register
-from vlpeft.benchmark.libraries.pycocoevalcap import bleu, cider, meteor_jar, rouge_l, spice_folder
 from vlpeft.benchmark.metrics.base import Metric, Prediction, Scores, Tokenizer
 from vlpeft.benchmark.metrics.caption_tokens import CaptionsByImage, tokenise_split
 from vlpeft.benchmark.metrics.java import run_java, talk_to_java

@@ -24,7 +24,7 @@ from torch import nn
 
 from vlpeft.benchmark.contract.backbone import Backbone
 from vlpeft.benchmark.core.errors import UserError
-from vlpeft.benchmark.libraries.torch import CompilerError, LimitHit, set_up_compiler
+from vlpeft.benchmark.core.libraries.torch import CompilerError, LimitHit, set_up_compiler
 
 # Graphs that layers of all kinds may need together. torch's default of 8 is too low for two towers.
 LIMIT = 64

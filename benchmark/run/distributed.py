@@ -22,7 +22,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, distributed, nn
 
-from vlpeft.benchmark.libraries.torch import join_group
+from vlpeft.benchmark.core.libraries.torch import join_group
 
 T = TypeVar("T")
 # Dead ranks are found by benchmark/run/ranks.py, not by this timeout. It must be long, because all

@@ -19,8 +19,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from vlpeft.benchmark.contract.backbone import Backbone
 from vlpeft.benchmark.contract.method import tracked_modules
 from vlpeft.benchmark.core.errors import DivergedError, UserError
+from vlpeft.benchmark.core.libraries.torch import clip_gradients
 from vlpeft.benchmark.core.protocol import Protocol
-from vlpeft.benchmark.libraries.torch import clip_gradients
 from vlpeft.benchmark.run.distributed import ALONE, Ranks
 from vlpeft.benchmark.run.features import VisualSteps
 from vlpeft.benchmark.run.fetch_ahead import ahead_in_groups, fetch_depth, pin

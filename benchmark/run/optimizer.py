@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import AdamW
 
+from vlpeft.benchmark.core.libraries.torch import make_adamw
 from vlpeft.benchmark.core.protocol import Protocol
-from vlpeft.benchmark.libraries.torch import make_adamw
 
 
 def build_optimizer(model: nn.Module, protocol: Protocol) -> AdamW:

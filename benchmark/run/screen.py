@@ -16,8 +16,8 @@ from rich.progress import (
 )
 from rich.table import Column
 
+from vlpeft.benchmark.core.libraries.rich import TimeLeft
 from vlpeft.benchmark.core.terminal import escape, print_message
-from vlpeft.benchmark.libraries.rich import TimeLeft
 
 
 class Bars:

@@ -4,7 +4,7 @@ A record holds them, so that tables can refuse to average seeds that different c
 What counts:
 
 - the method, the backbone, and the tasks, metrics and data formats of the cell: each file, and what
-  it imports of the project (`benchmark/core` is left out) or of its own package,
+  it imports of the project (of `benchmark/core` only `libraries`) or of its own package,
 - the training loop and what it draws on: optimizer, data order, augmentation, features, evaluation
   and the choice of the best epoch; without what these import.
 

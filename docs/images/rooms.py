@@ -25,7 +25,6 @@ ROOMS = {
     "results": (1.45, "tables, statistics, report"),
     "plan": (1.2, "YAML to checked cells"),
     "export": (2.4, "trained cells as files"),
-    "verify": (3.4, "checks of the libraries"),
     "pretraining": (4.4, "the tiny towers"),
     "run": (0.8, "a cell to a record"),
     "methods": (2.8, "p-Adapter, routing"),
@@ -36,8 +35,7 @@ ROOMS = {
     "metrics": (0.4, "scores"),
     "contract": (2.75, "Method, Backbone, Site"),
     "datasets": (3.9, "examples and images"),
-    "libraries": (2.0, "internals of libraries"),
-    "core": (2.0, "config, errors, registry"),
+    "core": (2.0, "config, errors, libraries"),
 }
 STYLE = """
 text { font: 12px system-ui, "DejaVu Sans", sans-serif; fill: #4a4f57; text-anchor: middle; }

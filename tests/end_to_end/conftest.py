@@ -18,9 +18,9 @@ import torch
 from PIL import Image
 
 from vlpeft.benchmark.cli import main as cli
-from vlpeft.benchmark.verify.parts import PARTS
-from vlpeft.benchmark.verify.runner import run
-from vlpeft.benchmark.verify.stamp import Environment, missing, remember
+from vlpeft.benchmark.plan.verify.parts import PARTS
+from vlpeft.benchmark.plan.verify.runner import run
+from vlpeft.benchmark.plan.verify.stamp import Environment, missing, remember
 
 COMMAND = str(Path(sys.executable).with_name("vlpeft"))
 OFFLINE = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}

@@ -17,8 +17,8 @@ from transformers.models.vit.modeling_vit import ViTModel
 
 from vlpeft.benchmark.backbones.blip_parts import TextAttention
 from vlpeft.benchmark.cells.verified import BACKBONES
-from vlpeft.benchmark.verify import models, tokenizers
-from vlpeft.benchmark.verify.runner import SOURCES, as_in_a_run, run_check
+from vlpeft.benchmark.plan.verify import models, tokenizers
+from vlpeft.benchmark.plan.verify.runner import SOURCES, as_in_a_run, run_check
 
 CPU = torch.device("cpu")
 TOWER = {"vit_roberta": "roberta", "vit_gpt2": "gpt2", "clip_bart": "bart", "blip": "blip"}

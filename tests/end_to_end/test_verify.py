@@ -8,10 +8,10 @@ import torch
 
 from vlpeft.benchmark.cells.verified import BACKBONES
 from vlpeft.benchmark.core.files import to_json
-from vlpeft.benchmark.verify import expected, models
-from vlpeft.benchmark.verify.check import _largest, difference
-from vlpeft.benchmark.verify.parts import PARTS
-from vlpeft.benchmark.verify.runner import SOURCES, as_in_a_run, run_check
+from vlpeft.benchmark.plan.verify import expected, models
+from vlpeft.benchmark.plan.verify.check import _largest, difference
+from vlpeft.benchmark.plan.verify.parts import PARTS
+from vlpeft.benchmark.plan.verify.runner import SOURCES, as_in_a_run, run_check
 
 from .conftest import RUN, records, write_one
 

@@ -23,9 +23,9 @@ from vlpeft.baselines.adapter import Bottleneck
 from vlpeft.benchmark.contract.attention import Seen
 from vlpeft.benchmark.contract.sites import Site, count
 from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.plan.verify.transcriptions import LiteralAttention, LiteralBlock
+from vlpeft.benchmark.plan.verify.transcriptions import p_adapter as release
 from vlpeft.benchmark.run.checkpoint import trained_tensors
-from vlpeft.benchmark.verify.transcriptions import LiteralAttention, LiteralBlock
-from vlpeft.benchmark.verify.transcriptions import p_adapter as release
 from vlpeft.methods import p_adapter_paper, p_adapter_release
 from vlpeft.methods.p_adapter import PAdapter
 from vlpeft.methods.p_adapter_graph import Laplacian, linear

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vlpeft.benchmark.contract.attention import Seen
-from vlpeft.benchmark.verify.transcriptions import LiteralAttention, LiteralBlock
+from vlpeft.benchmark.plan.verify.transcriptions import LiteralAttention, LiteralBlock
 from vlpeft.methods.p_adapter import PAdapter
 
 REFERENCE = Path(__file__).parent / "reference"

@@ -15,9 +15,9 @@ from torch import Tensor
 from tests.conftest import ANSWERS, Case
 from tests.end_to_end.conftest import main
 from vlpeft.benchmark.contract.backbone import Backbone
+from vlpeft.benchmark.plan.verify.models import without_dropout
 from vlpeft.benchmark.run.features import VisualSteps
 from vlpeft.benchmark.run.loop import Feed, TrainingState, start, train
-from vlpeft.benchmark.verify.models import without_dropout
 
 __all__ = ["main"]
 DEVICE = torch.device(os.environ.get("VLPEFT_TEST_DEVICE", "cuda"))

@@ -14,11 +14,11 @@ from tests.gpu.conftest import DEVICE
 from vlpeft.benchmark.cells.records import Store
 from vlpeft.benchmark.plan.check import plan
 from vlpeft.benchmark.plan.sweep import SweepHandle
+from vlpeft.benchmark.plan.verify.parts import PARTS
+from vlpeft.benchmark.plan.verify.runner import run as verify
 from vlpeft.benchmark.run.cost import MIB, Meter
 from vlpeft.benchmark.run.features import visual_inputs
 from vlpeft.benchmark.run.inputs import Inputs
-from vlpeft.benchmark.verify.parts import PARTS
-from vlpeft.benchmark.verify.runner import run as verify
 
 pytestmark = pytest.mark.gpu
 ON = ("--device", DEVICE.type)

@@ -11,7 +11,7 @@ import torch
 from torch import distributed, nn
 
 from tests.ranks_at_work import in_ranks
-from vlpeft.benchmark.libraries.torch import join_group
+from vlpeft.benchmark.core.libraries.torch import join_group
 from vlpeft.benchmark.run.distributed import Ranks, join
 from vlpeft.benchmark.run.ranks import Link
 

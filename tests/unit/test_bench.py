@@ -32,7 +32,7 @@ from vlpeft.benchmark.bench._sides import TimedStep, kept_bytes, turns
 from vlpeft.benchmark.cli import main as cli
 from vlpeft.benchmark.cli.arguments import parser
 from vlpeft.benchmark.core.errors import UserError
-from vlpeft.benchmark.verify import transcriptions as _literal
+from vlpeft.benchmark.plan.verify import transcriptions as _literal
 from vlpeft.methods.routing import routing_function
 
 pytestmark = [

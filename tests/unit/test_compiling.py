@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch._dynamo.utils import counters
 from torch._functorch import config as functorch
 
-import vlpeft.benchmark.libraries.torch
+import vlpeft.benchmark.core.libraries.torch
 from tests.conftest import ANSWERS, Case, visual
 from tests.end_to_end.conftest import write_one
 from vlpeft.benchmark.cli.arguments import parser
@@ -222,7 +222,7 @@ def test_an_old_torch_is_reported_and_works_uncompiled(
 ) -> None:
     """Before 2.7 the limit and its error had other names."""
     monkeypatch.delattr("torch._dynamo.exc.FailOnRecompileLimitHit")
-    library, older = again(vlpeft.benchmark.libraries.torch), again(compiling)
+    library, older = again(vlpeft.benchmark.core.libraries.torch), again(compiling)
     monkeypatch.setattr(library, "functorch", object())
     for name in ("CompilerError", "LimitHit", "set_up_compiler"):
         monkeypatch.setattr(older, name, getattr(library, name))

@@ -109,7 +109,7 @@ def test_easy_vqa_equals_the_published_set():
 
 
 def test_easy_vqa_names_its_package_when_it_is_absent(monkeypatch):
-    monkeypatch.setattr("vlpeft.benchmark.libraries.easy_vqa.find_spec", lambda _: None)
+    monkeypatch.setattr("vlpeft.benchmark.core.libraries.easy_vqa.find_spec", lambda _: None)
     with pytest.raises(DataError, match=r"pip install 'vlpeft\[quickstart\]'"):
         load_spec("easy_vqa").open().examples("vqa", "train")
 

@@ -8,11 +8,10 @@ from vlpeft.benchmark.core.registry import REPOSITORY
 
 FLOORS = (  # a room imports from lower floors only
     "core",
-    "libraries",
     "contract metrics datasets",
     "backbones tasks cells baselines",
     "run methods",
-    "plan export pretraining verify",
+    "plan export pretraining",
     "launch results",
     "slurm bench",
     "cli",
@@ -46,6 +45,13 @@ def test_arrows_go_down() -> None:
     arrows = {(a, b) for a in MODULES for b in imports(a) if b in MODULES and room(a) != room(b)}
     between = {(room(a), room(b)) for a, b in arrows}
     assert [each for each in between if each in NEVER or FLOOR[each[0]] <= FLOOR[each[1]]] == []
+
+
+def test_the_core_does_not_wait_for_torch() -> None:
+    """Only `core/libraries` imports it, and the rest of the core never imports that."""
+    libraries = "vlpeft.benchmark.core.libraries"
+    rest = [name for name in MODULES if room(name) == "core" and not name.startswith(libraries)]
+    assert [a for a in rest for b in imports(a) if b.startswith((libraries, "torch"))] == []
 
 
 def test_the_picture_shows_these_rooms() -> None:

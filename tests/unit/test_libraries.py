@@ -12,14 +12,14 @@ from tests.conftest import Case
 from vlpeft.benchmark.backbones.language import generation
 from vlpeft.benchmark.contract.attention import attend
 from vlpeft.benchmark.core.errors import UserError
-from vlpeft.benchmark.libraries.changes import refuse_unknown, require_arguments
-from vlpeft.benchmark.libraries.transformers import (
+from vlpeft.benchmark.core.libraries.changes import refuse_unknown, require_arguments
+from vlpeft.benchmark.core.libraries.transformers import (
     call_model,
     generate,
     make_config,
     override_blip_text,
 )
-from vlpeft.benchmark.libraries.transformers import generation as generation_module
+from vlpeft.benchmark.core.libraries.transformers import generation as generation_module
 
 NAMED = r"^transformers [\d.]+"
 FIX = r"install the versions in constraints\.txt"

@@ -1,4 +1,4 @@
-"""Arguments are never dropped, and internals of libraries are used in benchmark/libraries only."""
+"""Arguments are never dropped, and only benchmark/core/libraries uses a library's internals."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 OWN = ("vlpeft", "benchmark", "baselines", "methods", "results", "slurm")
-ROOM = Path("benchmark/libraries")
+ROOM = Path("benchmark/core/libraries")
 FILES = sorted(path.relative_to(ROOT) for name in OWN[1:] for path in (ROOT / name).rglob("*.py"))
 LIBRARY_FILES = sorted((ROOT / ROOM).rglob("*.py"))
 # A library has one module, or one package.
@@ -182,9 +182,9 @@ def test_used_arguments_are_not_a_violation() -> None:
     "path", LIBRARY_FILES, ids=lambda path: path.relative_to(ROOT / ROOM).as_posix()
 )
 def test_the_room_imports_no_other_room(path: Path) -> None:
-    allowed = {"vlpeft.benchmark.core.errors", "vlpeft.benchmark.libraries.changes"}
+    allowed = {"vlpeft.benchmark.core.errors", "vlpeft.benchmark.core.libraries.changes"}
     if path.parent.name in PACKAGES:
-        package = f"vlpeft.benchmark.libraries.{path.parent.name}"
+        package = f"vlpeft.benchmark.core.libraries.{path.parent.name}"
         allowed |= {f"{package}.{each.stem}" for each in path.parent.glob("[!_]*.py")}
     for line, module, _ in imports(ast.parse(path.read_text())):
         assert not module.startswith("."), (
@@ -195,7 +195,7 @@ def test_the_room_imports_no_other_room(path: Path) -> None:
 
 @pytest.mark.parametrize("name", [name for name in MODULES if name != "changes"])
 def test_each_module_names_its_tried_versions_and_hides_no_library(name: str) -> None:
-    ours = import_module(f"vlpeft.benchmark.libraries.{name}")
+    ours = import_module(f"vlpeft.benchmark.core.libraries.{name}")
     assert ours.TRIED
     assert all(re.fullmatch(r"\d+(\.\d+)+", version) for version in ours.TRIED)
     assert ours.LIBRARY in {each for names in packages_distributions().values() for each in names}
@@ -208,7 +208,7 @@ def test_the_tried_versions_are_those_of_the_constraints() -> None:
         re.findall(r"^([\w.-]+)==(\S+)", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
     )
     for name in MODULES:
-        module = import_module(f"vlpeft.benchmark.libraries.{name}")
+        module = import_module(f"vlpeft.benchmark.core.libraries.{name}")
         if name != "changes":
             assert pinned[module.LIBRARY.replace("_", "-")] in module.TRIED, (
                 f"try {name} with the pinned version, then add it to TRIED"
@@ -247,7 +247,7 @@ def test_light_modules_of_the_room_import_no_torch() -> None:
     light = ["pycocoevalcap", "nltk", "evaluate", "easy_vqa", "rich", "submitit", "huggingface_hub"]
     code = (
         "import sys\nfrom importlib import import_module\n"
-        "for name in sys.argv[1:]: import_module(f'vlpeft.benchmark.libraries.{name}')\n"
+        "for name in sys.argv[1:]: import_module(f'vlpeft.benchmark.core.libraries.{name}')\n"
     )
     code += "sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code, *light], check=True, cwd=ROOT)

@@ -18,12 +18,12 @@ from vlpeft.benchmark.core.config import dump
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.launch import worker
-from vlpeft.benchmark.verify import expected, gate, stamp
-from vlpeft.benchmark.verify.check import EXACT, FLOAT32, SMALL, Check, NotRun, difference
-from vlpeft.benchmark.verify.gate import EnvironmentFailed, EnvironmentGate, require
-from vlpeft.benchmark.verify.parts import PARTS, parts_of_backbone, parts_of_cells
-from vlpeft.benchmark.verify.runner import SOURCES, run, run_check
-from vlpeft.benchmark.verify.stamp import Environment, cache_folder, missing, passed, remember
+from vlpeft.benchmark.plan.verify import expected, gate, stamp
+from vlpeft.benchmark.plan.verify.check import EXACT, FLOAT32, SMALL, Check, NotRun, difference
+from vlpeft.benchmark.plan.verify.gate import EnvironmentFailed, EnvironmentGate, require
+from vlpeft.benchmark.plan.verify.parts import PARTS, parts_of_backbone, parts_of_cells
+from vlpeft.benchmark.plan.verify.runner import SOURCES, run, run_check
+from vlpeft.benchmark.plan.verify.stamp import Environment, cache_folder, missing, passed, remember
 
 CPU = torch.device("cpu")
 

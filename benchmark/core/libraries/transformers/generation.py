@@ -7,8 +7,8 @@ from typing import Any
 from torch import Tensor
 from transformers import GenerationConfig
 
-from vlpeft.benchmark.libraries.changes import refuse_unsupported
-from vlpeft.benchmark.libraries.transformers.calls import LIBRARY
+from vlpeft.benchmark.core.libraries.changes import refuse_unsupported
+from vlpeft.benchmark.core.libraries.transformers.calls import LIBRARY
 
 # Settings that change what is generated, and have one value in every protocol.
 _FIXED = {

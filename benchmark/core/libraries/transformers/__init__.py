@@ -4,34 +4,34 @@ The models of transformers take `**kwargs` and ignore what they do not know. `ca
 each keyword with the model's signature, so a renamed argument is an error.
 """
 
-from vlpeft.benchmark.libraries.transformers.attention import (
+from vlpeft.benchmark.core.libraries.transformers.attention import (
     NO_EFFECT,
     fused_attention,
     refuse_attention_arguments,
     register_attention,
 )
-from vlpeft.benchmark.libraries.transformers.bart import embed_bart_tokens, run_bart_encoder
-from vlpeft.benchmark.libraries.transformers.blip import (
+from vlpeft.benchmark.core.libraries.transformers.bart import embed_bart_tokens, run_bart_encoder
+from vlpeft.benchmark.core.libraries.transformers.blip import (
     BlipAttention,
     BlipDecoder,
     override_blip_text,
 )
-from vlpeft.benchmark.libraries.transformers.caches import (
+from vlpeft.benchmark.core.libraries.transformers.caches import (
     new_cache,
     reorder_own_cache,
     repeat_cache,
     select_cache_rows,
 )
-from vlpeft.benchmark.libraries.transformers.calls import LIBRARY, call_model
-from vlpeft.benchmark.libraries.transformers.files import (
+from vlpeft.benchmark.core.libraries.transformers.calls import LIBRARY, call_model
+from vlpeft.benchmark.core.libraries.transformers.files import (
     CHECKPOINTS,
     PICKLED,
     SAFE,
     find_file,
     find_shards,
 )
-from vlpeft.benchmark.libraries.transformers.generation import generate, generation_settings
-from vlpeft.benchmark.libraries.transformers.loading import (
+from vlpeft.benchmark.core.libraries.transformers.generation import generate, generation_settings
+from vlpeft.benchmark.core.libraries.transformers.loading import (
     load_config,
     load_model,
     load_shapes,
@@ -39,8 +39,12 @@ from vlpeft.benchmark.libraries.transformers.loading import (
     make_config,
     quiet,
 )
-from vlpeft.benchmark.libraries.transformers.parts import make_activation, make_roberta_pooler
-from vlpeft.benchmark.libraries.transformers.text import decode_tokens, tokenize, tokenize_padded
+from vlpeft.benchmark.core.libraries.transformers.parts import make_activation, make_roberta_pooler
+from vlpeft.benchmark.core.libraries.transformers.text import (
+    decode_tokens,
+    tokenize,
+    tokenize_padded,
+)
 
 TRIED = ("5.24.0",)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from vlpeft.benchmark.libraries.changes import require_arguments
+from vlpeft.benchmark.core.libraries.changes import require_arguments
 
 LIBRARY = "transformers"
 

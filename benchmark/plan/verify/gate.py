@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 from vlpeft.benchmark.cells.cell import Cell
 from vlpeft.benchmark.core.errors import UserError
-from vlpeft.benchmark.verify.parts import SECONDS, parts_of_cells
-from vlpeft.benchmark.verify.stamp import Environment, alone, missing, remember
+from vlpeft.benchmark.plan.verify.parts import SECONDS, parts_of_cells
+from vlpeft.benchmark.plan.verify.stamp import Environment, alone, missing, remember
 
 FIX = (
     "install the locked versions (`uv pip install -c constraints.txt vlpeft`), "
@@ -52,7 +52,7 @@ def _verify(environment: Environment, parts: Sequence[str], device: str, say: Sa
     # Imported here: a verified environment must not wait for torch.
     import torch
 
-    from vlpeft.benchmark.verify.runner import run
+    from vlpeft.benchmark.plan.verify.runner import run
 
     seconds = sum(SECONDS[part] for part in parts)
     say(f"verifying this environment (once, about {seconds:.0f} s): {', '.join(parts)}")

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from transformers import DynamicCache, EncoderDecoderCache
 from transformers.models.blip.modeling_blip_text import BlipTextLMHeadModel, BlipTextSelfAttention
 
-from vlpeft.benchmark.libraries.changes import refuse_unknown
-from vlpeft.benchmark.libraries.transformers.calls import LIBRARY
+from vlpeft.benchmark.core.libraries.changes import refuse_unknown
+from vlpeft.benchmark.core.libraries.transformers.calls import LIBRARY
 
 
 class BlipAttention(BlipTextSelfAttention):  # type: ignore[misc]

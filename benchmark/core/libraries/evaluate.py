@@ -5,7 +5,7 @@ from __future__ import annotations
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from vlpeft.benchmark.libraries.changes import require_arguments
+from vlpeft.benchmark.core.libraries.changes import require_arguments
 
 LIBRARY = "evaluate"
 TRIED = ("0.4.6",)

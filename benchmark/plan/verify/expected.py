@@ -9,7 +9,7 @@ from typing import Any
 
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.core.files import read_json, to_json, write_atomically
-from vlpeft.benchmark.verify.check import FLOAT32, JSONValue
+from vlpeft.benchmark.plan.verify.check import FLOAT32, JSONValue
 
 FOLDER = Path(__file__).parent / "expected"
 DIGITS = 7  # as many as float32 has; exact values and those in float64 keep all digits

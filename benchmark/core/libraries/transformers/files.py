@@ -12,7 +12,7 @@ from transformers.utils import (
 )
 from transformers.utils.hub import cached_files, get_checkpoint_shard_files
 
-from vlpeft.benchmark.libraries.transformers.calls import call_function, check_call
+from vlpeft.benchmark.core.libraries.transformers.calls import call_function, check_call
 
 PICKLED, SAFE = WEIGHTS_NAME, SAFE_WEIGHTS_NAME
 CHECKPOINTS = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME, WEIGHTS_INDEX_NAME)

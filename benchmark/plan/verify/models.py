@@ -15,11 +15,11 @@ from vlpeft.benchmark.backbones.vision import transform
 from vlpeft.benchmark.cells.cell import Cell, Choice
 from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.datasets import DatasetSpec
+from vlpeft.benchmark.plan.verify.check import JSONValue
+from vlpeft.benchmark.plan.verify.images import SCENES, scene
+from vlpeft.benchmark.plan.verify.waves import fingerprint, wave
 from vlpeft.benchmark.run.model import build
 from vlpeft.benchmark.tasks import tasks_for
-from vlpeft.benchmark.verify.check import JSONValue
-from vlpeft.benchmark.verify.images import SCENES, scene
-from vlpeft.benchmark.verify.waves import fingerprint, wave
 
 BackboneSettings = Mapping[str, Any]
 ANSWERS = ("no", "yes", "circle", "rectangle", "triangle", "blue", "large circle", "red shape")

@@ -13,7 +13,7 @@ import open_clip
 import torch
 from torch import Tensor, nn
 
-from vlpeft.benchmark.libraries.changes import refuse_unsupported
+from vlpeft.benchmark.core.libraries.changes import refuse_unsupported
 
 LIBRARY = "open_clip_torch"
 TRIED = ("3.3.0",)

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from vlpeft.benchmark.contract.attention import Seen
-from vlpeft.benchmark.verify import transcriptions as _literal
-from vlpeft.benchmark.verify.check import Check, JSONValue
-from vlpeft.benchmark.verify.p_laplacian import Shape, forward, parts
-from vlpeft.benchmark.verify.waves import fingerprint, wave
+from vlpeft.benchmark.plan.verify import transcriptions as _literal
+from vlpeft.benchmark.plan.verify.check import Check, JSONValue
+from vlpeft.benchmark.plan.verify.p_laplacian import Shape, forward, parts
+from vlpeft.benchmark.plan.verify.waves import fingerprint, wave
 from vlpeft.methods.routing import mul_expand, project
 
 # Both sides are computed here, in float64, so only the order of additions differs.

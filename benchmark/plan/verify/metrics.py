@@ -7,7 +7,7 @@ from functools import partial
 
 from vlpeft.benchmark.metrics import Tokenizer, score
 from vlpeft.benchmark.metrics.base import Prediction
-from vlpeft.benchmark.verify.check import FLOAT64, Check, JSONValue, NotRun
+from vlpeft.benchmark.plan.verify.check import FLOAT64, Check, JSONValue, NotRun
 
 TEN = ("two", "2", "2", "two", "2", "3", "2", "two", "2", "two")
 ANSWERS = (

@@ -19,8 +19,8 @@ from vlpeft.benchmark.contract.visual import VisionTower
 from vlpeft.benchmark.datasets.base import Pixels
 from vlpeft.benchmark.datasets.image_files import decode_image
 from vlpeft.benchmark.datasets.shapes import Shapes
+from vlpeft.benchmark.plan.verify.check import Check, JSONValue
 from vlpeft.benchmark.run.augmentation import augment
-from vlpeft.benchmark.verify.check import Check, JSONValue
 
 SCENES = tuple(f"test/{i}" for i in range(4))
 SIZE = 48

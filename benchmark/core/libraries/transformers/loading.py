@@ -11,8 +11,8 @@ import torch
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
-from vlpeft.benchmark.libraries.changes import refuse_unsupported
-from vlpeft.benchmark.libraries.transformers.calls import LIBRARY
+from vlpeft.benchmark.core.libraries.changes import refuse_unsupported
+from vlpeft.benchmark.core.libraries.transformers.calls import LIBRARY
 
 
 def make_config(model_type: str, settings: Mapping[str, Any]) -> PretrainedConfig:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from vlpeft.benchmark.backbones.weights import WeightSource
-from vlpeft.benchmark.verify.check import Check, JSONValue
+from vlpeft.benchmark.plan.verify.check import Check, JSONValue
 
 TOWERS = ("roberta", "gpt2", "bart", "blip")
 TEXTS = (

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from vlpeft.benchmark.libraries.transformers.calls import call_function
+from vlpeft.benchmark.core.libraries.transformers.calls import call_function
 
 
 def decode_tokens(tokenizer: Any, tokens: Tensor) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 from transformers.masking_utils import create_bidirectional_mask
 
-from vlpeft.benchmark.libraries.transformers.calls import call_function, check_call
+from vlpeft.benchmark.core.libraries.transformers.calls import call_function, check_call
 
 
 def embed_bart_tokens(encoder: Any, ids: Tensor) -> Tensor:

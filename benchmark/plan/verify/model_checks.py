@@ -10,13 +10,10 @@ from typing import Any
 import torch
 
 from vlpeft.benchmark.backbones.vision import transform
-from vlpeft.benchmark.run.features import VisualSteps
-from vlpeft.benchmark.run.loop import Feed, autocast, start, train
-from vlpeft.benchmark.tasks.base import Item
-from vlpeft.benchmark.verify import literal
-from vlpeft.benchmark.verify.check import BFLOAT16, CUDA_FLOAT32, FLOAT32, Check, JSONValue
-from vlpeft.benchmark.verify.images import SCENES, digest, scene
-from vlpeft.benchmark.verify.models import (
+from vlpeft.benchmark.plan.verify import literal
+from vlpeft.benchmark.plan.verify.check import BFLOAT16, CUDA_FLOAT32, FLOAT32, Check, JSONValue
+from vlpeft.benchmark.plan.verify.images import SCENES, digest, scene
+from vlpeft.benchmark.plan.verify.models import (
     FORMS,
     METHODS,
     PROTOCOL,
@@ -32,7 +29,10 @@ from vlpeft.benchmark.verify.models import (
     targets,
     without_dropout,
 )
-from vlpeft.benchmark.verify.waves import fingerprint
+from vlpeft.benchmark.plan.verify.waves import fingerprint
+from vlpeft.benchmark.run.features import VisualSteps
+from vlpeft.benchmark.run.loop import Feed, autocast, start, train
+from vlpeft.benchmark.tasks.base import Item
 
 BEAMS = 3
 # Gradients pass through every layer twice, and bfloat16 rounds each time.

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from vlpeft.benchmark.contract import METHODS
 from vlpeft.benchmark.contract.attention import Seen
 from vlpeft.benchmark.core.config import parse
-from vlpeft.benchmark.verify.transcriptions import LiteralAttention, LiteralBlock, p_adapter
+from vlpeft.benchmark.plan.verify.transcriptions import LiteralAttention, LiteralBlock, p_adapter
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import torch
 
 from vlpeft.benchmark.backbones.weights import quiet
 from vlpeft.benchmark.cells.verified import BACKBONES
-from vlpeft.benchmark.verify import (
+from vlpeft.benchmark.plan.verify import (
     expected,
     formulas,
     images,
@@ -20,7 +20,7 @@ from vlpeft.benchmark.verify import (
     models,
     tokenizers,
 )
-from vlpeft.benchmark.verify.check import Check, Finding, NotRun, difference, shorten
+from vlpeft.benchmark.plan.verify.check import Check, Finding, NotRun, difference, shorten
 
 Source = Callable[[torch.device], Iterator[Check]]
 SOURCES: Mapping[str, Source] = {

@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
-from vlpeft.benchmark.libraries.changes import refuse_unknown
-from vlpeft.benchmark.libraries.transformers.calls import LIBRARY
+from vlpeft.benchmark.core.libraries.changes import refuse_unknown
+from vlpeft.benchmark.core.libraries.transformers.calls import LIBRARY
 
 NO_EFFECT = frozenset({"position_ids", "use_cache", "encoder_hidden_states"})
 """Arguments that models pass to every attention function, and that none of them reads."""
