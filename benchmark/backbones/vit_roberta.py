@@ -1,7 +1,4 @@
-"""RoBERTa + ViT with an answer classifier: the encoder-only assembly of the routing paper.
-
-Qu et al., ECCV 2024.
-"""
+"""RoBERTa + ViT with an answer classifier: the encoder-only assembly of Qu et al., ECCV 2024."""
 
 from __future__ import annotations
 

@@ -111,6 +111,13 @@ def _add_plan(commands: Any) -> None:
     )
     add_sweep(plan)
     add_scale(plan)
+    _add_plan_views(plan)
+    _add_plan_cost(plan)
+    add_json(plan)
+
+
+def _add_plan_views(plan: argparse.ArgumentParser) -> None:
+    """Add what `plan` shows in place of the list, or next to it."""
     plan.add_argument(
         "--root",
         type=path,
@@ -127,6 +134,10 @@ def _add_plan(commands: Any) -> None:
         action="store_true",
         help="name the next value for each number that was best at the edge of its `tune:` list",
     )
+
+
+def _add_plan_cost(plan: argparse.ArgumentParser) -> None:
+    """Add `--cost` and how it measures."""
     plan.add_argument(
         "--cost",
         action="store_true",
@@ -141,7 +152,6 @@ def _add_plan(commands: Any) -> None:
     add_device(plan, "--cost: ")
     add_threads(plan, "--cost: ")
     add_compile(plan, "--cost: ")
-    add_json(plan)
 
 
 def _add_prefetch(commands: Any) -> None:

@@ -175,6 +175,25 @@ def add_runtime(parser: argparse.ArgumentParser) -> None:
     """Add the options that say how a cell runs. None of them is part of the cell's id."""
     add_root(parser)
     add_device(parser)
+    _add_processes(parser)
+    _add_batches(parser)
+    add_compile(parser)
+    parser.add_argument(
+        "--unverified",
+        action="store_true",
+        help="run even if the environment fails `vlpeft verify`; the records say so",
+    )
+    parser.add_argument(
+        "--checkpoint-seconds",
+        type=float,
+        default=60.0,
+        metavar="S",
+        help="time between two checkpoints of a cell (default: 60)",
+    )
+
+
+def _add_processes(parser: argparse.ArgumentParser) -> None:
+    """Add `--threads` and `--ranks`."""
     parser.add_argument(
         "--threads",
         type=int,
@@ -188,6 +207,10 @@ def add_runtime(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="processes that train a cell together, each on its own GPU (default: 1)",
     )
+
+
+def _add_batches(parser: argparse.ArgumentParser) -> None:
+    """Add `--micro-batch` and `--eval-batch`."""
     parser.add_argument(
         "--micro-batch",
         type=int,
@@ -201,17 +224,4 @@ def add_runtime(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="examples at once in evaluation; halved by itself if memory runs out "
         "(default: 128, or the profile's)",
-    )
-    add_compile(parser)
-    parser.add_argument(
-        "--unverified",
-        action="store_true",
-        help="run even if the environment fails `vlpeft verify`; the records say so",
-    )
-    parser.add_argument(
-        "--checkpoint-seconds",
-        type=float,
-        default=60.0,
-        metavar="S",
-        help="time between two checkpoints of a cell (default: 60)",
     )

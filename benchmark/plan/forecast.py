@@ -24,7 +24,7 @@ from vlpeft.benchmark.contract.backbone import Backbone
 from vlpeft.benchmark.core.config import dump
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.core.processes import end_with_parent
-from vlpeft.benchmark.plan.check import UNREADABLE
+from vlpeft.benchmark.plan.checker import UNREADABLE
 from vlpeft.benchmark.plan.measure import ANSWERS, cached_pixels, items, pixels, shorten_error
 from vlpeft.benchmark.run.compile import compile_errors, compile_layers
 from vlpeft.benchmark.run.features import VisualSteps, redraws_images

@@ -13,7 +13,7 @@ from tests.end_to_end.conftest import RUN, SHAPES, cells, records
 from vlpeft.benchmark.cells.cell import Part
 from vlpeft.benchmark.cells.records import Store
 from vlpeft.benchmark.core.errors import UserError
-from vlpeft.benchmark.plan.check import _Checker
+from vlpeft.benchmark.plan.checker import CellChecker
 from vlpeft.benchmark.plan.compatibility import without_optimizer
 
 JOINT = """
@@ -129,7 +129,7 @@ def test_recipes_that_cannot_be_followed_are_refused(sweep, main, old, new, mess
 
 
 def test_further_tasks_are_checked_if_two_cells_share_the_first() -> None:
-    checker, cell = _Checker(need_data=False, where="a sweep"), Case("lora", "blip").cell()
+    checker, cell = CellChecker(need_data=False, where="a sweep"), Case("lora", "blip").cell()
     short = Part("captioning", cell.dataset, cell.protocol)
     long = replace(short, protocol=replace(cell.protocol, max_output_tokens=1000))
 

@@ -62,6 +62,18 @@ def test_the_picture_shows_these_rooms() -> None:
     assert rooms.PICTURE.read_text(encoding="utf-8") == rooms.draw()
 
 
+def test_files_and_functions_are_short() -> None:
+    """At most 350 lines a file, and 40 a function, its signature and docstring aside."""
+    long = [name for name, path in MODULES.items() if path.read_text().count("\n") > 350]
+    for name, path in MODULES.items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef):
+                first = node.body[1:2] if ast.get_docstring(node) else node.body[:1]
+                lines = node.body[-1].end_lineno - first[0].lineno + 1 if first else 0
+                long += [f"{name}.{node.name}"] * (lines > 40)
+    assert long == []
+
+
 def test_no_circles() -> None:
     TopologicalSorter({module: set(imports(module)) for module in MODULES}).prepare()
 

@@ -14,7 +14,7 @@ from vlpeft.benchmark.cells.records import Record, Selected, Store
 from vlpeft.benchmark.core.errors import MetricUnavailable, UserError
 from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.metrics.base import Metric
-from vlpeft.benchmark.plan import check as planning
+from vlpeft.benchmark.plan import checker as planning
 from vlpeft.benchmark.plan.check import plan, save_plan
 from vlpeft.benchmark.plan.sweep import SweepHandle
 from vlpeft.benchmark.run import selection
