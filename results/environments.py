@@ -14,12 +14,11 @@ from vlpeft.benchmark.cells.provenance import PACKAGES
 from vlpeft.benchmark.cells.records import Record
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.core.words import count_cells
-from vlpeft.results.code_versions import code_remarks
+from vlpeft.results.code_versions import Made, code_remarks
 
 UNKNOWN = "not recorded"
 NAMED = 6  # cells that a note names; the others are counted
 LISTED = 20  # cells that an error names
-Made = tuple[Planned, Record]
 
 
 def remarks(cells: Sequence[Made], *, mixed: bool = False) -> tuple[str, ...]:

@@ -11,9 +11,10 @@ from collections.abc import Iterator, Sequence
 
 from vlpeft.benchmark.cells.recorded import recorded_images
 from vlpeft.benchmark.core.errors import UserError
-from vlpeft.results.environments import Made, label
+from vlpeft.results.code_versions import Made
+from vlpeft.results.environments import label
 
-Seen = dict[tuple[str, str], dict[str, list[str]]]  # dataset, names -> value -> cells
+SeenImages = dict[tuple[str, str], dict[str, list[str]]]  # dataset, names -> value -> cells
 
 
 def image_remarks(cells: Sequence[Made], *, mixed: bool = False) -> tuple[str, ...]:
@@ -26,8 +27,8 @@ def image_remarks(cells: Sequence[Made], *, mixed: bool = False) -> tuple[str, .
     Raises:
         UserError: Cells saw images of other sizes, or of other modification times (unless `mixed`).
     """
-    sizes: Seen = {}
-    times: Seen = {}
+    sizes: SeenImages = {}
+    times: SeenImages = {}
     for dataset, (names, size, time), cell in _fingerprints(cells):
         sizes.setdefault((dataset, names), {}).setdefault(size, []).append(cell)
         times.setdefault((dataset, names), {}).setdefault(time, []).append(cell)
@@ -58,7 +59,7 @@ def _fingerprints(cells: Sequence[Made]) -> Iterator[tuple[str, list[str], str]]
                 yield part.dataset.name, hashes, label(planned)
 
 
-def _differing(seen: Seen) -> Iterator[tuple[str, str]]:
+def _differing(seen: SeenImages) -> Iterator[tuple[str, str]]:
     """Yield each dataset with several values, and an example cell of each value."""
     for (dataset, _), groups in seen.items():
         if len(groups) > 1:

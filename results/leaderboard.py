@@ -48,6 +48,7 @@ from vlpeft.benchmark.cells.results import Results
 from vlpeft.benchmark.core.paths import hide_folders
 from vlpeft.benchmark.metrics import METRICS
 from vlpeft.benchmark.tasks import metric_names
+from vlpeft.results.code_versions import Made
 from vlpeft.results.compatible import (
     ResultGroup,
     group_of,
@@ -56,7 +57,7 @@ from vlpeft.results.compatible import (
     reject_mixtures,
     reject_recipes,
 )
-from vlpeft.results.environments import Made, environment, remarks, verified
+from vlpeft.results.environments import environment, remarks, verified
 from vlpeft.results.images import image_remarks
 from vlpeft.results.scale import FULL, label_title, scale_notes
 from vlpeft.results.scored import scored_sentences

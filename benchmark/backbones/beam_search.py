@@ -61,7 +61,7 @@ def beam_settings(protocol: Protocol, end: int, pad: int) -> BeamSettings:
     )
 
 
-class Text(NamedTuple):
+class FinishedText(NamedTuple):
     """A text with the score that it is compared by."""
 
     score: float
@@ -79,13 +79,13 @@ class Finished:
 
     settings: BeamSettings
     prompt: int
-    texts: list[Text] = field(default_factory=list)
+    texts: list[FinishedText] = field(default_factory=list)
     done: bool = False  # no running beam is continued
 
     def add(self, ids: list[int], log_likelihood: float) -> None:
         """Keep a text if it is among the best."""
         length = self.prompt + len(ids)
-        text = Text(log_likelihood / length**self.settings.penalty, tuple(ids))
+        text = FinishedText(log_likelihood / length**self.settings.penalty, tuple(ids))
         if self._is_full() and text.score <= self._worst().score:
             return
         self.texts.append(text)
@@ -111,7 +111,7 @@ class Finished:
     def _is_full(self) -> bool:
         return len(self.texts) >= self.settings.beams
 
-    def _worst(self) -> Text:
+    def _worst(self) -> FinishedText:
         """Return the worst text; of equal ones, the first that was added."""
         return min(self.texts, key=lambda text: text.score)
 

@@ -23,9 +23,9 @@ from vlpeft.benchmark.core.libraries.transformers import make_config
 
 FOLDER = Path(__file__).parent / "geometry"
 
-Kind = Literal["hub", "blip", "open_clip"]
+WeightsKind = Literal["hub", "blip", "open_clip"]
 """The folders: models by their id on the hub, files of BLIP's own code, models of open_clip."""
-Text = Annotated[str, Field(min_length=1)]
+SourceText = Annotated[str, Field(min_length=1)]
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class SourcedValues(Config):
         values: The values by name; those of a part are in a mapping of their own.
     """
 
-    source: Text
+    source: SourceText
     values: Mapping[str, Any]
 
 
@@ -53,9 +53,9 @@ class Geometry(Config):
         settings: Its values, by source.
     """
 
-    model: Text
+    model: SourceText
     library: Literal["transformers", "open_clip"]
-    type: Text
+    type: SourceText
     settings: tuple[SourcedValues, ...]
 
     def values(self) -> dict[str, Any]:
@@ -73,7 +73,7 @@ class Geometry(Config):
                 raise ValueError(f"{name} has two sources; keep one")
 
 
-def known_models(kind: Kind) -> tuple[str, ...]:
+def known_models(kind: WeightsKind) -> tuple[str, ...]:
     """Return the names of the models whose geometry is known."""
     return _list_models(FOLDER / kind)
 
@@ -83,7 +83,7 @@ def _list_models(folder: Path) -> tuple[str, ...]:
     return tuple(sorted(path.stem.replace("--", "/") for path in folder.glob("*.json")))
 
 
-def find_geometry(kind: Kind, model: str) -> Geometry | None:
+def find_geometry(kind: WeightsKind, model: str) -> Geometry | None:
     """Return the geometry of a model; None for a model that has no file.
 
     Raises:
@@ -128,7 +128,7 @@ def build_config(geometry: Geometry) -> Any:
         return make_config(geometry.type, geometry.values())
 
 
-def _path(kind: Kind, model: str) -> Path:
+def _path(kind: WeightsKind, model: str) -> Path:
     return FOLDER / kind / f"{model.replace('/', '--')}.json"
 
 

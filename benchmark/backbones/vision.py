@@ -27,14 +27,14 @@ from vlpeft.benchmark.core.libraries import open_clip, timm
 from vlpeft.benchmark.core.libraries.transformers import call_model
 from vlpeft.benchmark.datasets.base import Pixels
 
-Pool = Literal["pooler", "cls", "mean"]
+Pooling = Literal["pooler", "cls", "mean"]
 FEATURES = "features:"
 # Mean and standard deviation of the pixels for the in21k checkpoints. BLIP and CLIP have others, so
 # a checkpoint's own numbers come first: see `normalisation`.
 HALF: tuple[Triple, Triple] = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
-def vision_tower(source: str, pool: Pool, tokens: bool) -> VisionTower:
+def vision_tower(source: str, pool: Pooling, tokens: bool) -> VisionTower:
     """Build a vision tower.
 
     `source` is `tiny`, a Hugging Face id or folder, `random:ID`, `timm:NAME` (also
@@ -91,9 +91,9 @@ class HuggingFaceTower(VisionTower):
     # The pooled vector, then the CLS state.
     leading = 2
 
-    def __init__(self, source: WeightSource, pool: Pool, tokens: bool) -> None:
+    def __init__(self, source: WeightSource, pool: Pooling, tokens: bool) -> None:
         super().__init__()
-        self.pool: Pool = pool
+        self.pool: Pooling = pool
         self.tokens = tokens
         self.model = source.model(ViTModel, add_pooling_layer=pool == "pooler")
         config = cast("Any", self.model.config)
@@ -126,13 +126,13 @@ class TimmTower(VisionTower):
     # The pooled vector, then the CLS state.
     leading = 2
 
-    def __init__(self, name: str, pool: Pool, tokens: bool) -> None:
+    def __init__(self, name: str, pool: Pooling, tokens: bool) -> None:
         super().__init__()
         if pool == "pooler":
             raise UserError(
                 f"timm:{name} has no pretrained pooler: choose `pool: cls` or `pool: mean`"
             )
-        self.pool: Pool = pool
+        self.pool: Pooling = pool
         self.tokens = tokens
         self.model = _create_timm_tower(name)
         # `leading` and `pool: cls` count on exactly one token before the grid.
@@ -163,9 +163,9 @@ class OpenClipTower(VisionTower):
     A ViT gives its states after ln_post; `pool` is cls or mean.
     """
 
-    def __init__(self, name: str, pool: Pool, tokens: bool) -> None:
+    def __init__(self, name: str, pool: Pooling, tokens: bool) -> None:
         super().__init__()
-        self.pool: Pool = pool
+        self.pool: Pooling = pool
         self.tokens = tokens
         visual = _create_open_clip_visual(name)
         if visual is None:
@@ -307,7 +307,7 @@ def _open_clip_error(name: str, file: Path | None, cause: str) -> WeightsError:
     )
 
 
-def _assemble(pooled: Tensor | None, states: Tensor, pool: Pool, tokens: bool) -> Tensor:
+def _assemble(pooled: Tensor | None, states: Tensor, pool: Pooling, tokens: bool) -> Tensor:
     """Return the pooled vector, (batch, 1, width), with the states behind it if `tokens` is set."""
     if pooled is None:
         pooled = _pool_states(states, pool)
@@ -316,7 +316,7 @@ def _assemble(pooled: Tensor | None, states: Tensor, pool: Pool, tokens: bool) -
     return pooled[:, None]
 
 
-def _pool_states(states: Tensor, pool: Pool) -> Tensor:
+def _pool_states(states: Tensor, pool: Pooling) -> Tensor:
     # The mean leaves out the class state, which is not a patch.
     if pool == "cls":
         return states[:, 0]

@@ -12,7 +12,7 @@ from torch.nn import functional
 from transformers import GPT2LMHeadModel
 
 from vlpeft.benchmark.backbones.language import generation, token_id
-from vlpeft.benchmark.backbones.vision import Pool, vision_tower
+from vlpeft.benchmark.backbones.vision import Pooling, vision_tower
 from vlpeft.benchmark.backbones.weights import WeightSource
 from vlpeft.benchmark.contract.attention import Attention
 from vlpeft.benchmark.contract.backbone import (
@@ -64,7 +64,7 @@ class ViTGPT2(BackboneConfig):
     text: str = "gpt2"
     vision: str = "google/vit-base-patch16-224-in21k"
     # All scripts of the release read the ViT's tanh pooler, not the CLS state before it.
-    pool: Pool = "pooler"
+    pool: Pooling = "pooler"
     # The visual tokens that routing functions mix in. The release's element-wise functions run on
     # one pooled token only.
     context: Literal["pooled", "tokens"] = "pooled"

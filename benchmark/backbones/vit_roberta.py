@@ -12,7 +12,7 @@ from torch.nn import functional
 from transformers import RobertaModel
 
 from vlpeft.benchmark.backbones.language import token_id
-from vlpeft.benchmark.backbones.vision import Pool, vision_tower
+from vlpeft.benchmark.backbones.vision import Pooling, vision_tower
 from vlpeft.benchmark.backbones.weights import WeightSource
 from vlpeft.benchmark.contract.attention import Attention
 from vlpeft.benchmark.contract.backbone import Backbone, BackboneConfig, WeightFiles, check_widths
@@ -66,7 +66,7 @@ class ViTRoberta(BackboneConfig):
     text: str = "roberta-base"
     vision: str = "google/vit-base-patch16-224-in21k"
     # All scripts of the release read the ViT's tanh pooler, not the CLS state before it.
-    pool: Pool = "pooler"
+    pool: Pooling = "pooler"
     # The visual tokens that routing functions mix in. The release's element-wise functions run on
     # one pooled token only.
     context: Literal["pooled", "tokens"] = "pooled"

@@ -34,7 +34,7 @@ from vlpeft.benchmark.run.runtime import Runtime
 from vlpeft.benchmark.run.texts import CutTexts
 
 PREDICTIONS, TRAINED = "predictions.jsonl", "trained.safetensors"
-Values = dict[str, float | dict[str, str]]  # {"absent": reason} where a metric could not run
+MetricValues = dict[str, float | dict[str, str]]  # {"absent": reason} where a metric could not run
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class TaskResult:
         scored: How many examples and images were scored, of which split, and of how many examples.
     """
 
-    values: Values
+    values: MetricValues
     lines: str
     by_image: ImageScores
     scored: dict[str, int | str]
@@ -67,7 +67,7 @@ def score_task(cell: Cell, inputs: Inputs, made: Sequence[Prediction], ranks: Ra
     protocol, name = inputs.part.protocol, inputs.part.name
     names = inputs.task.metrics if protocol.metrics is None else protocol.metrics
     report = ranks.once(lambda: metrics.score(names, made, protocol.metric_tokenizer))
-    values: Values = {}
+    values: MetricValues = {}
     for key, value in report.values.items():
         values[key] = {"absent": value["absent"]} if isinstance(value, dict) else value
     images = [example.images for example in inputs.test]
@@ -200,7 +200,7 @@ def make_record(
     cut: dict[str, CutTexts],
 ) -> Record:
     """Return the record of a cell whose files are written."""
-    values: Values = {}
+    values: MetricValues = {}
     for i, result in enumerate(results):
         prefix = cell.metric_prefix(i)
         values |= {prefix + name: value for name, value in result.values.items()}
