@@ -56,7 +56,8 @@ class ReleaseAdapter(nn.Module):
         self.laplacian = laplacian
         # All three maps start from N(0, 0.02^2): the adapter is not the identity at first.
         self.down = init_normal(nn.Linear(site.width, size))
-        # The gate is the third map: 222,146 parameters in all at width 768 and size 96.
+        # With the gate as third map, p and mu, these are 222,146 parameters at width 768 and
+        # size 96.
         self.gate = init_normal(nn.Linear(site.width, size))
         self.up = init_normal(nn.Linear(size, site.width))
         self.attention = attention
@@ -74,8 +75,8 @@ class ReleaseAdapter(nn.Module):
         # Autocast would round the probabilities and the tiny constant that is added to them.
         with torch.autocast(output.device.type, enabled=False):
             aggregated = self.aggregate(as_float32(self.attention.take()))
-        # The gate is not in the paper. With this third map the release has a third more parameters
-        # in all than plain adapters of the same size.
+        # The gate is not in the paper. With it, an adapter has half more parameters than a plain
+        # one of the same size; over all sites of BLIP, a third more.
         gate = functional.gelu(self.gate(output), approximate="none")
         y: Tensor = self.up(gate * aggregated.to(output.dtype))
         # The residual is the ordinary output of the attention. In the paper, U takes its place.
@@ -99,7 +100,7 @@ class ReleaseAdapter(nn.Module):
         else:
             # The graph of training: no query nodes, and the causal probabilities as they are.
             rows = nodes[..., keys - queries :, :]
-        # Degrees D are left out: rows of `a` sum to 1 without pooling.
+        # Degrees D are left out, as in the release. Rows of `a` sum to 1 only without pooling.
         p, ratio = self.laplacian(a.dtype)
         # In self-attention, e = 1e-8 gives self-loops a huge weight. On random causal attention
         # they hold over 99 % of a row at p = 1.5. Z is then almost the token's own value, behind a

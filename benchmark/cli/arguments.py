@@ -51,8 +51,8 @@ SWEEP is the name of a shipped sweep (`vlpeft list sweeps`), or the path of your
 
 exit codes:
   0    done
-  1    some cells of a sweep failed, results differ, a check failed, or a bench fell short
-  2    the command could not run; one line says what is wrong and how to fix it
+  1    some cells of a sweep failed, results differ, `verify` failed, or a bench fell short
+  2    the command could not run, or files are missing or wrong; each line says what to fix
   130  interrupted
 """
 LISTS = ("methods", "backbones", "tasks", "datasets", "metrics", "protocols", "sweeps")

@@ -96,8 +96,8 @@ def add_scale(parser: argparse.ArgumentParser) -> None:
         "--scale",
         default="",
         metavar="NAME",
-        help="use the sweep at another size; `tiny` uses tiny towers and drawn data, and takes "
-        "minutes (default: full size)",
+        help="the scale of the sweep; `tiny` is the sweep with tiny towers and drawn data "
+        "(default: full size)",
     )
 
 
@@ -160,7 +160,8 @@ def add_launcher(parser: argparse.ArgumentParser) -> None:
         "--workers",
         type=int,
         metavar="N",
-        help="local: number of workers (default: one for each core, at most 8)",
+        help="local: number of workers (default: 1 on a GPU, else the number of cores, at most 8, "
+        "divided by --ranks)",
     )
     parser.add_argument(
         "--profile",

@@ -97,8 +97,9 @@ def _add_bench(commands: Any) -> None:
         commands,
         "bench",
         "compare time and memory with other implementations and with limits",
-        "Two sides take turns on this machine, and the ratio of their medians is compared with a\n"
-        "required one. The exit code is 1 if a ratio falls short. docs/speed.md explains the rows.",
+        "Two sides take turns on this machine. The median of the turns' ratios is compared with\n"
+        "a required ratio. The exit code is 1 if a ratio falls short. docs/speed.md explains the\n"
+        "rows.",
         "  vlpeft bench lora p_laplacian\n  vlpeft bench all --keep\n  vlpeft bench all --kept\n",
     )
     bench.add_argument(

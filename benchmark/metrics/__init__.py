@@ -35,7 +35,7 @@ class Absent(TypedDict):
 
 @dataclass(frozen=True)
 class MetricReport:
-    """All numbers of a split, in percent.
+    """All numbers of a split, multiplied by 100: percentages, or CIDEr x 100.
 
     Attributes:
         values: by name. A value that could not be computed is `{"absent": reason}`, never 0.
@@ -102,7 +102,7 @@ def score(
 
 
 def _add(report: MetricReport, scores: Scores) -> None:
-    """Add a metric's numbers to a report; what is not a number is absent.
+    """Add a metric's numbers to a report; a value that is not finite is absent.
 
     A metric of another package may divide 0 by 0 on a small split. That must neither enter a mean
     nor end a cell whose training is done.
@@ -111,7 +111,7 @@ def _add(report: MetricReport, scores: Scores) -> None:
         if math.isfinite(value):
             report.values[name] = value + 0.0  # never the negative zero
         else:
-            report.values[name] = Absent(absent=f"the metric gave {value}, which is not a number")
+            report.values[name] = Absent(absent=f"the metric gave {value}, which is not finite")
     for name, each in scores.per_example.items():
         if all(map(math.isfinite, each)):
             report.per_example[name] = each

@@ -23,7 +23,9 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Scores:
-    """A metric's numbers for one split, all in percent (a CIDEr of 1.2 is 120).
+    """A metric's numbers for one split, all multiplied by 100.
+
+    They are percentages, or CIDEr x 100: a CIDEr of 1.2 is 120.
 
     Attributes:
         values: by name.

@@ -6,11 +6,19 @@ import gc
 from collections.abc import Callable, Sequence
 
 import torch
+from torch import Tensor
 
 from vlpeft.benchmark.cells.failures import is_out_of_memory
 from vlpeft.benchmark.core.errors import OutOfMemory
 from vlpeft.benchmark.run.distributed import Ranks
-from vlpeft.benchmark.run.loop import Feed, Piece, TrainingState, compute_loss, train
+from vlpeft.benchmark.run.loop import (
+    Feed,
+    Piece,
+    TrainingState,
+    compute_loss,
+    item_length,
+    train,
+)
 
 
 def train_in_memory(
@@ -36,7 +44,8 @@ def train_in_memory(
     else:
         return
     # Outside of the handler: the error's traceback holds the tensors of the failed step.
-    tried = min(micro_batch or len(feeds[0].items), -(-_batch(feeds) // ranks.world))
+    share = -(-_batch(feeds) // ranks.world)
+    tried = min(micro_batch or share, share)
     fits = _largest_that_fits(state, feeds, tried // 2)
     advice = f"`--micro-batch {fits}` fits" if fits else "one example needs more memory, too"
     raise OutOfMemory(f"training: {tried} at once ran out of memory; {advice} ({reason})")
@@ -60,17 +69,26 @@ def _fits(state: TrainingState, feed: Feed, size: int) -> bool:
     No weight changes.
     """
     _free(state)
-    longest = sorted(feed.items, key=lambda item: -len(item.prompt) - max(map(len, item.targets)))
+    longest = sorted(feed.items, key=item_length, reverse=True)
     piece = Piece(longest[:size], [f"fit/{i}" for i in range(size)])
     try:
+        moments = _missing_moments(state)
         state.backbone.follow(feed.protocol, feed.answers, feed.task)
         loss, _ = compute_loss(state.backbone, feed, piece, piece.fetch(feed))
         torch.autograd.backward(loss)
+        del moments
     except Exception as error:
         if not is_out_of_memory(error):
             raise
         return False
     return True
+
+
+def _missing_moments(state: TrainingState) -> list[Tensor]:
+    """Return tensors of the size of what AdamW allocates in the first step, if it has not yet."""
+    parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
+    new = [p for p in parameters if p not in state.optimizer.state]
+    return [torch.empty_like(p) for p in new for _ in range(2)]
 
 
 def _free(state: TrainingState) -> None:

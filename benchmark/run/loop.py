@@ -244,7 +244,9 @@ def _order_items(feed: Feed, seed: int, epoch: int) -> list[int]:
         return order
     found: list[int] = []
     for begin in range(0, len(order), window * size):
-        part = sorted(order[begin : begin + window * size], key=lambda i: _length(feed.items[i]))
+        part = sorted(
+            order[begin : begin + window * size], key=lambda i: item_length(feed.items[i])
+        )
         whole = [part[at : at + size] for at in range(0, len(part) - size + 1, size)]
         for turn in torch.randperm(len(whole), generator=generator).tolist():
             found += whole[turn]
@@ -253,7 +255,7 @@ def _order_items(feed: Feed, seed: int, epoch: int) -> list[int]:
     return found
 
 
-def _length(item: Item) -> int:
+def item_length(item: Item) -> int:
     """Return the length of an item in characters, which needs no tokenizer."""
     return len(item.prompt) + max(map(len, item.targets), default=0)
 

@@ -25,6 +25,7 @@ from vlpeft.results.scale import scale_notes
 from vlpeft.results.states import DONE, MISSING, State, parse_states, worst_state
 
 CellKey = tuple[str, str, str]  # method, backbone, task/dataset
+ValueKey = tuple[str, str, str]  # cell id, task, dataset
 ValueState = tuple[float, State]
 
 
@@ -138,11 +139,17 @@ class Measurements:
         if cell.skipped:
             return math.nan, State("skipped", cell.skipped)
         if self.store is None or not self.store.has_record(cell.id):
-            return math.nan, MISSING
+            return math.nan, self._state(cell)
         cost = self.store.record(cell.id).cost
         if not {"trainable", "total", "vision"} <= set(cost):
             return math.nan, State("absent", "the record does not count parameters")
         return 100 * cost["trainable"] / (cost["total"] - cost["vision"]), DONE
+
+    def _state(self, cell: Planned) -> State:
+        """Return why a cell has no record: that of its first metric."""
+        first = cell.cell.parts[0]
+        metrics = self._values.get((cell.id, first.task, first.dataset.name), {})
+        return next((state for _, state in metrics.values()), MISSING)
 
     @cached_property
     def _cells(self) -> dict[CellKey, list[tuple[Planned, int]]]:
@@ -161,9 +168,9 @@ class Measurements:
         return found
 
     @cached_property
-    def _values(self) -> dict[CellKey, dict[str, ValueState]]:
-        """Value and state of each metric, by cell, task and dataset."""
-        found: dict[CellKey, dict[str, ValueState]] = {}
+    def _values(self) -> dict[ValueKey, dict[str, ValueState]]:
+        """Value and state of each metric, by cell id, task and dataset."""
+        found: dict[ValueKey, dict[str, ValueState]] = {}
         if self.board is None:
             return found
         frame = self.board.frame
@@ -208,4 +215,6 @@ def _combine(
     state = next((part.state for part in parts if not part.state.is_done), DONE)
     if state.is_done and not values:
         state = State("absent", "no seed is common to all parts")
+    if not all(map(math.isfinite, values.values())):
+        values, state = {}, State("absent", "a gain over 0 is not defined")
     return MeasuredValue(values, min(part.planned for part in parts), state, tuple(labels))

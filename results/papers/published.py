@@ -8,6 +8,7 @@ task/dataset and a metric.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -83,9 +84,9 @@ class Gain(Config):
     relative: bool = False
 
     def between(self, of: float, over: float) -> float:
-        """Return the gain in points, or in percent of `over`."""
+        """Return the gain in points, or in percent of `over`: NaN where that is 0."""
         if self.relative:
-            return 100 * (of / over - 1)
+            return 100 * (of / over - 1) if over else math.nan
         return of - over
 
 

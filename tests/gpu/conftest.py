@@ -43,7 +43,7 @@ def card() -> torch.device:
     return DEVICE
 
 
-def seeded(backbone: Backbone) -> VisualSteps:
+def random_features(backbone: Backbone) -> VisualSteps:
     """Return the visual features of random images, computed on the model's device."""
     tower = backbone.vision
 
@@ -57,7 +57,7 @@ def seeded(backbone: Backbone) -> VisualSteps:
     return VisualSteps(fetch, lambda pixels: tower(pixels.to(backbone.device)))
 
 
-def steps(
+def fresh_state(
     case: Case, device: torch.device, *, dropout: bool = False, total: int = 3
 ) -> TrainingState:
     """Return the state before training a fresh model on a device."""
@@ -72,6 +72,6 @@ def steps(
 
 def run(state: TrainingState, case: Case, micro_batch: int | None = None) -> list[float]:
     """Train to the end, and return the losses of the curve."""
-    feed = Feed(case.items(), seeded(state.backbone), case.protocol, ANSWERS)
+    feed = Feed(case.items(), random_features(state.backbone), case.protocol, ANSWERS)
     train(state, [feed], 0, micro_batch, lambda _: None)
     return [loss for _, loss in state.curve]

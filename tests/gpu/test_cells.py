@@ -35,11 +35,11 @@ def test_the_meter_reads_the_memory_of_the_card(card: torch.device) -> None:
     assert kept.is_cuda
 
 
-def test_features_are_those_of_the_cpu(tmp_path) -> None:
+def test_features_are_those_of_the_cpu(tmp_path, card: torch.device) -> None:
     case = Case("lora", "vit_roberta")
     inputs = Inputs.open(case.cell().parts[0])
     found = []
-    for device in (DEVICE, torch.device("cpu")):
+    for device in (card, torch.device("cpu")):
         backbone = case.build().to(device)
         images = inputs.images[:6]
         seen = visual_inputs(backbone, inputs.data, images, False, tmp_path / device.type)
@@ -70,7 +70,7 @@ def _records(root):
 def test_a_full_card_is_reported_with_the_batch_that_fits(tmp_path, main, card) -> None:
     """The memory of the process is limited so that a part of the batch fits."""
     protocol = (
-        "{lr: 1e-3, steps: 1, batch_size: 4096, train_limit: 4096, eval_limit: 4, augment: blip}"
+        "{lr: 1e-3, steps: 2, batch_size: 4096, train_limit: 4096, eval_limit: 4, augment: blip}"
     )
     path = write_one(
         tmp_path,

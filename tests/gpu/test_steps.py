@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.conftest import Case
-from tests.gpu.conftest import DEVICE, run, steps
+from tests.gpu.conftest import DEVICE, fresh_state, run
 from vlpeft.benchmark.run.checkpoint import load_checkpoint, save_checkpoint, trained_tensors
 from vlpeft.benchmark.run.compile import compile_layers
 from vlpeft.benchmark.run.fetch_ahead import fetch_depth, pin
@@ -23,9 +23,9 @@ SOME = [
 ]
 
 
-def test_the_first_losses_are_those_of_the_cpu(case: Case) -> None:
+def test_the_first_losses_are_those_of_the_cpu(case: Case, card: torch.device) -> None:
     """Also: all parameters, buffers and moments of the optimizer are on the GPU."""
-    here, there = steps(case, DEVICE), steps(case, torch.device("cpu"))
+    here, there = fresh_state(case, card), fresh_state(case, torch.device("cpu"))
     found, expected = run(here, case), run(there, case)
     assert found == pytest.approx(expected, rel=1e-4)
     model = here.backbone
@@ -36,13 +36,13 @@ def test_the_first_losses_are_those_of_the_cpu(case: Case) -> None:
         for name, each in moments.items()
         if name != "step"
     ]
-    assert {each.device.type for each in everything} == {DEVICE.type}
+    assert {each.device.type for each in everything} == {card.type}
 
 
 @pytest.mark.parametrize("case", SOME, ids=str)
 def test_bfloat16_losses_are_near_those_of_float32(case: Case) -> None:
     half = _Half(case.method, case.backbone, case.settings)
-    expected, found = run(steps(case, DEVICE), case), run(steps(half, DEVICE), half)
+    expected, found = run(fresh_state(case, DEVICE), case), run(fresh_state(half, DEVICE), half)
     assert found == pytest.approx(expected, rel=2e-2)
     assert found != expected, "autocast has changed nothing"
 
@@ -62,17 +62,18 @@ def test_a_resumed_run_ends_as_one_that_was_not_interrupted(
 ) -> None:
     """With deterministic kernels to the bit, with dropout; else up to rounding."""
     torch.use_deterministic_algorithms(exact)
-    whole = steps(case, DEVICE, dropout=True, total=6)
+    whole = fresh_state(case, DEVICE, dropout=True, total=6)
     run(whole, case)
-    begun = steps(case, DEVICE, dropout=True, total=3)
+    begun = fresh_state(case, DEVICE, dropout=True, total=3)
     run(begun, case)
     save_checkpoint(tmp_path / "checkpoint.pt", begun, {})
-    resumed = steps(case, DEVICE, dropout=True, total=6)
+    resumed = fresh_state(case, DEVICE, dropout=True, total=6)
     load_checkpoint(tmp_path / "checkpoint.pt", resumed, {})
     assert resumed.step == 3
     run(resumed, case)
-    expected = trained_tensors(whole.backbone)
-    for name, tensor in trained_tensors(resumed.backbone).items():
+    expected, found = trained_tensors(whole.backbone), trained_tensors(resumed.backbone)
+    assert found.keys() == expected.keys()
+    for name, tensor in found.items():
         if exact:
             assert torch.equal(tensor, expected[name]), name
         else:
@@ -81,7 +82,7 @@ def test_a_resumed_run_ends_as_one_that_was_not_interrupted(
 
 @pytest.mark.parametrize("case", SOME, ids=str)
 def test_micro_batches_give_the_same_step(case: Case) -> None:
-    whole, cut = (run(steps(case, DEVICE), case, size) for size in (None, 3))
+    whole, cut = (run(fresh_state(case, DEVICE), case, size) for size in (None, 3))
     assert cut == pytest.approx(whole, rel=1e-4)
 
 
@@ -89,8 +90,8 @@ def test_micro_batches_give_the_same_step(case: Case) -> None:
 @pytest.mark.parametrize("case", SOME, ids=str)
 def test_compiled_layers_give_the_same_losses(case: Case) -> None:
     """On a GPU by Triton. On a CPU no compiler is needed: torch runs the graphs itself."""
-    expected = run(steps(case, DEVICE), case)
-    state = steps(case, DEVICE)
+    expected = run(fresh_state(case, DEVICE), case)
+    state = fresh_state(case, DEVICE)
     compile_layers(state.backbone, "inductor" if DEVICE.type == "cuda" else "aot_eager")
     assert run(state, case) == pytest.approx(expected, rel=1e-4)
 

@@ -261,7 +261,7 @@ class Ratio(Metric):
 def test_what_is_not_a_number_is_absent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(type(METRICS), "load", lambda _registry, _name: Ratio)
     report = score(["ratio"], PREDICTIONS)
-    assert report.values["ratio"] == {"absent": "the metric gave nan, which is not a number"}
+    assert report.values["ratio"] == {"absent": "the metric gave nan, which is not finite"}
     assert str(report.values["zero"]) == "0.0", "without a sign"
     assert report.per_example == {}
 

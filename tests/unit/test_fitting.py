@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 import pytest
@@ -14,6 +15,7 @@ from vlpeft.benchmark.run.checkpoint import trained_tensors
 from vlpeft.benchmark.run.distributed import ALONE
 from vlpeft.benchmark.run.fitting import train_in_memory
 from vlpeft.benchmark.run.loop import Feed, TrainingState, start
+from vlpeft.benchmark.tasks.base import Item
 
 LORA = Case("lora", "vit_roberta")
 
@@ -30,11 +32,13 @@ def limited(state: TrainingState, room: int) -> None:
     state.backbone.loss = checked
 
 
-def attempt(room: int, micro_batch: int | None = None) -> TrainingState:
+def attempt(
+    room: int, micro_batch: int | None = None, items: Sequence[Item] | None = None
+) -> TrainingState:
     backbone = LORA.build()
     state = start(backbone, LORA.protocol, 1)
     limited(state, room)
-    feed = Feed(LORA.items(), visual(backbone), LORA.protocol, ANSWERS)
+    feed = Feed(items or LORA.items(), visual(backbone), LORA.protocol, ANSWERS)
     work = partial(train_in_memory, state, [feed], 0, micro_batch, lambda _: None, ALONE)
     before = {name: each.clone() for name, each in trained_tensors(backbone).items()}
     if room < (micro_batch or 8):
@@ -65,6 +69,11 @@ def test_the_batch_that_fits_is_named(room: int, micro_batch: int | None, advice
     fits = advice.partition("--micro-batch ")[2].partition("`")[0]
     if fits:
         assert attempt(room, int(fits)).step == 3
+
+
+def test_a_question_without_answers_does_not_hide_the_advice() -> None:
+    items = [*LORA.items()[:7], Item(("7",), "what is this?", {})]
+    assert "`--micro-batch 4` fits" in attempt(5, items=items).message
 
 
 def test_other_errors_pass() -> None:

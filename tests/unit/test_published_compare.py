@@ -223,6 +223,29 @@ def test_gains_are_taken_seed_by_seed_whether_the_rows_are_printed_or_not(tmp_pa
     assert relative == {0: pytest.approx(100 * 10 / 59), 1: pytest.approx(100 * 11 / 60.5)}
 
 
+def test_a_gain_over_zero_is_not_defined(tmp_path):
+    records = [
+        record(p, vqa_accuracy=0.0) if (p.row, p.task) == ("lora", "vqa") else record(p)
+        for p in cells()
+    ]
+    found = compare(table(), *results(tmp_path, *records))
+    assert verdict(found, "Full over LoRA, %", "VQA") == (
+        "not run",
+        "absent: a gain over 0 is not defined",
+    )
+    assert find(found, "Full over LoRA", "VQA").outcome.values == {0: 69.0, 1: 71.5}
+
+
+def test_a_failed_cell_has_failed_in_the_column_of_shares_too(tmp_path):
+    plan, store = results(tmp_path, *[record(p) for p in cells() if p.row == "full"])
+    for p in cells():
+        if p.row == "lora":
+            store.write_failure(p.id, {"cause": "out of memory", "message": "x", "user": False})
+    found = compare(table(), plan, store)
+    assert verdict(found, "LoRA", "Params") == verdict(found, "LoRA", "VQA")
+    assert "failed: out of memory" in verdict(found, "LoRA", "Params")[1]
+
+
 def test_a_share_excludes_the_vision_tower(tmp_path):
     found = compare(table(), *full(tmp_path))
     assert [find(found, row, "Params").outcome.values for row in ("Full", "LoRA")] == [

@@ -102,13 +102,14 @@ def load_shapes(
 
 @contextmanager
 def quiet(*, bars: bool) -> Iterator[None]:
-    """Log errors only, and show progress bars if `bars` is set."""
-    before = logging.get_verbosity()
+    """Log errors only, and hide progress bars unless `bars` is set."""
+    before, had_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     if not bars:
         logging.disable_progress_bar()
     try:
         yield
     finally:
-        logging.enable_progress_bar()
+        if had_bars:
+            logging.enable_progress_bar()
         logging.set_verbosity(before)
