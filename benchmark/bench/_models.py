@@ -69,18 +69,16 @@ def items(batch: int) -> list[Item]:
     return [Item((str(i),), QUESTION, {ANSWERS[i % len(ANSWERS)]: 1.0}) for i in range(batch)]
 
 
-def training(
-    backbone: Backbone, recipe: Protocol, visual: VisualSteps, steps: int = STEPS
-) -> Repeated:
+def training(backbone: Backbone, recipe: Protocol, visual: VisualSteps) -> Repeated:
     """Return steps of the training loop: features, forward, backward, AdamW, schedule."""
     batch = recipe.batch_size
     state, feed = start(backbone, recipe, 1), Feed(items(batch), visual, recipe, ANSWERS)
 
-    def run() -> None:
+    def run(steps: int) -> None:
         state.total = state.step + steps
         train(state, [feed], 0, None, lambda _: None)
 
-    return Repeated(run, steps)
+    return Repeated(run, STEPS)
 
 
 def frozen_step(backbone: Backbone, recipe: Protocol, visual: VisualSteps) -> Repeated:
@@ -95,8 +93,8 @@ def frozen_step(backbone: Backbone, recipe: Protocol, visual: VisualSteps) -> Re
     )
     images = pin(visual.fetch_examples([i.images for i in batch]), backbone.device)
 
-    def run() -> None:
-        for _ in range(STEPS):
+    def run(steps: int) -> None:
+        for _ in range(steps):
             with autocast(backbone.device, recipe.precision):
                 loss, _ = backbone.loss(
                     visual.features(images),

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
@@ -32,18 +33,18 @@ TimedStep = Callable[[], Any]  # what a turn times; what it returns must be alik
 
 @dataclass(frozen=True)
 class Repeated:
-    """A call that makes several steps. Its time is divided by their number."""
+    """Steps that are made together. Their time is divided by their number.
 
-    run: TimedStep
+    run: makes a number of steps, and returns what the last one returned.
+    steps: the number; a quick setting makes one.
+    """
+
+    run: Callable[[int], Any]
     steps: int
-
-    def __call__(self) -> Any:
-        """Make the steps, and return what the last one returned."""
-        return self.run()
 
 
 # Builds a side: a function of a module, or `functools.partial` of one.
-Make = Callable[[torch.device], TimedStep]
+Make = Callable[[torch.device], TimedStep | Repeated]
 TURN_SECONDS = 0.3  # of a turn: so many steps that it takes about as long
 TOLERANCE = 1e-3
 
@@ -75,8 +76,11 @@ class Here:
             prepare_torch(Runtime(device=setting.device, threads=1)),
             elapsed,
         )
-        self.step = make(self.device)
-        self.steps = self.step.steps if isinstance(self.step, Repeated) else 1
+        made, self.steps = make(self.device), 1
+        if isinstance(made, Repeated):
+            self.steps = 1 if setting.quick else made.steps
+            made = partial(made.run, self.steps)
+        self.step = made
         gc.collect()
         _give_back_memory()
         reset_peak_memory(self.device)

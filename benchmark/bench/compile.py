@@ -17,14 +17,13 @@ from tempfile import TemporaryDirectory
 import torch
 
 from vlpeft.benchmark.bench._models import (
-    STEPS,
     TowerSettings,
     adapt_backbone,
     protocol,
     training,
 )
 from vlpeft.benchmark.bench._rows import BenchRow, BenchSetting, row
-from vlpeft.benchmark.bench._sides import TimedStep, time_row, turns
+from vlpeft.benchmark.bench._sides import Repeated, time_row, turns
 from vlpeft.benchmark.core.processes import end_with_parent
 from vlpeft.benchmark.plan.measure import cached_pixels
 from vlpeft.benchmark.run.compile import compile_layers
@@ -65,9 +64,7 @@ def run(setting: BenchSetting) -> Iterator[BenchRow]:
         )
 
 
-def step(
-    number: int, compiled: bool, quick: bool, device: torch.device, steps: int = STEPS
-) -> TimedStep:
+def step(number: int, compiled: bool, quick: bool, device: torch.device) -> Repeated:
     """Return training steps."""
     case, recipe = CASES[number], protocol(2 if quick else 8)
     backbone = adapt_backbone(case.backbone, case.method, case.settings, recipe, quick=quick).to(
@@ -75,7 +72,7 @@ def step(
     )
     if compiled:
         compile_layers(backbone, "aot_eager" if quick else "inductor")  # which needs no compiler
-    return training(backbone, recipe, cached_pixels(backbone, recipe.batch_size), steps)
+    return training(backbone, recipe, cached_pixels(backbone, recipe.batch_size))
 
 
 def first_step(number: int, compiled: bool, setting: BenchSetting) -> float:
@@ -97,5 +94,5 @@ def _keep_graphs(folder: str) -> None:
 def _first_step(number: int, compiled: bool, setting: BenchSetting) -> float:
     device = prepare_torch(Runtime(device=setting.device, threads=1))
     began = time.perf_counter()
-    step(number, compiled, setting.quick, device, 1)()
+    step(number, compiled, setting.quick, device).run(1)
     return time.perf_counter() - began

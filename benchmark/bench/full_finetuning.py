@@ -12,7 +12,7 @@ import torch
 
 from vlpeft.benchmark.bench._models import adapt_backbone, protocol, training
 from vlpeft.benchmark.bench._rows import BenchRow, BenchSetting
-from vlpeft.benchmark.bench._sides import TimedStep, memory_row, time_row, turns
+from vlpeft.benchmark.bench._sides import Repeated, memory_row, time_row, turns
 from vlpeft.benchmark.plan.measure import cached_pixels, pixels
 
 BENCH = "full_finetuning"
@@ -39,7 +39,7 @@ def step(
     batch: int,
     quick: bool,
     device: torch.device,
-) -> TimedStep:
+) -> Repeated:
     """Return one training step."""
     recipe = protocol(batch)
     backbone = adapt_backbone("vit_roberta", method, dict(settings), recipe, quick=quick).to(device)

@@ -19,7 +19,7 @@ from vlpeft.benchmark.bench._models import (
     training,
 )
 from vlpeft.benchmark.bench._rows import BenchRow, BenchSetting
-from vlpeft.benchmark.bench._sides import TimedStep, time_row, turns
+from vlpeft.benchmark.bench._sides import Repeated, time_row, turns
 from vlpeft.benchmark.plan.measure import cached_pixels
 
 BENCH = "limit"
@@ -52,7 +52,7 @@ def run(setting: BenchSetting) -> Iterator[BenchRow]:
         )
 
 
-def step(number: int, limit: bool, quick: bool, device: torch.device) -> TimedStep:
+def step(number: int, limit: bool, quick: bool, device: torch.device) -> Repeated:
     """Return one training step, or the limit."""
     case, recipe = CASES[number], protocol(2 if quick else 8)
     settings = (

@@ -13,7 +13,7 @@ import torch
 
 from vlpeft.benchmark.bench._models import TowerSettings, adapt_backbone, protocol, training
 from vlpeft.benchmark.bench._rows import BenchRow, BenchSetting, row
-from vlpeft.benchmark.bench._sides import Repeated, TimedStep, memory_row, turns
+from vlpeft.benchmark.bench._sides import Repeated, memory_row, turns
 from vlpeft.benchmark.plan.measure import QUESTION, pixels
 
 BENCH = "throughput"
@@ -52,7 +52,7 @@ def run(setting: BenchSetting) -> Iterator[BenchRow]:
         yield memory_row(BENCH, name, pairs, "at least", None)
 
 
-def step(number: int, whole: bool, small: bool, precision: str, device: torch.device) -> TimedStep:
+def step(number: int, whole: bool, small: bool, precision: str, device: torch.device) -> Repeated:
     """Return one training step of the method, or of full fine-tuning with the vision tower.
 
     The step returns the number of tokens of its prompts.
@@ -67,8 +67,8 @@ def step(number: int, whole: bool, small: bool, precision: str, device: torch.de
     train = training(backbone, recipe, pixels(backbone, recipe.batch_size))
     tokens = recipe.batch_size * len(backbone.tokenizer(QUESTION).input_ids)
 
-    def counted() -> int:
-        train()
+    def counted(steps: int) -> int:
+        train.run(steps)
         return tokens
 
     return Repeated(counted, train.steps)

@@ -78,8 +78,8 @@ SKIPPED = {
     "benchmark/backbones": "fetching files weights",
     "benchmark/metrics": "java",
     "benchmark/run": (
-        "checkpoint compile devices distributed fetch_ahead memory ranks result runner runtime "
-        "screen sources texts"
+        "checkpoint compile devices distributed fetch_ahead fitting memory ranks result runner "
+        "runtime screen sources texts"
     ),
 }
 
