@@ -68,7 +68,7 @@ def find_shipped_evidence(sweep: SweepHandle) -> Path:
         raise UserError(f"--measured: no evidence of '{name}' is shipped, only of: {known}")
     if len(files) == 1:
         return files[0]
-    return max(files, key=_finished)
+    return max(files, key=_last_finish)
 
 
 def _shipped_names() -> list[str]:
@@ -77,7 +77,7 @@ def _shipped_names() -> list[str]:
     return sorted({path.partition("--")[0] for path in paths})
 
 
-def _finished(path: Path) -> str:
+def _last_finish(path: Path) -> str:
     """Return when the last cell of a file ended, as ISO 8601 in UTC, which sorts by time."""
     records = read_evidence(path).records()
     return max(str(record.provenance.get("finished", "")) for record in records)
@@ -164,9 +164,10 @@ def _words(cell_id: str, about: Mapping[str, Any]) -> tuple[str, ...]:
                 f"cell {cell_id}: its record does not contain its {key}; "
                 "delete the record and run the cell again"
             )
-    # As in "Linux-6.1-x86_64-with-glibc2.36": the first word, then the machine if it is known.
-    pattern = r"([^-]*).*?((?:x86_64|aarch64|arm64)?)(?:-with.*)?"
-    system, machine = re.fullmatch(pattern, about["system"]).groups()  # type: ignore[union-attr]
+    # As in "Linux-6.1-x86_64-with-glibc2.36" and "macOS-14.5-arm64-arm-64bit".
+    system = about["system"].partition("-")[0]
+    known = re.search("x86_64|aarch64|arm64", about["system"])
+    machine = known[0] if known else ""
     hardware = (system, machine, about["device"], about.get("instructions", ""))
     return tuple(map(_slug, (*hardware, f"torch{about['packages']['torch']}")))
 
@@ -186,11 +187,13 @@ def _content(
     """Return the bytes of a file of evidence."""
     lines = [_head(plan, notes)]
     sets: ImageSets = {}
+    written: set[str] = set()
     for cell in plan.cells:
         record, planned = records.get(cell.id), dump(_without_folders(cell))
-        if record is None:
+        if record is None or cell.id in written:  # a cell that is there twice has one record
             lines.append({"cell": planned, "record": None, "scores": []})
             continue
+        written.add(cell.id)
         scores = store.scores(cell.id)
         lines += _new_image_sets(scores, sets)
         kept = [_kept_scores(part, sets) for part in scores]

@@ -129,11 +129,11 @@ class EvidenceReader:
 
     def _read_cell(self, line: _CellLine, where: str) -> None:
         cell = line.cell
-        if cell.id in self.records:
-            raise UserError(f"{where}: a second record of cell {cell.id}; {RESTORE}")
         self.cells.append(cell)
         if line.record is None:
             return
+        if cell.id in self.records:
+            raise UserError(f"{where}: a second record of cell {cell.id}; {RESTORE}")
         schema = line.record.get("schema")
         if schema != RECORD_SCHEMA:
             raise UserError(

@@ -12,7 +12,7 @@ import gc
 import resource
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
@@ -130,15 +130,18 @@ class Elsewhere:
 
     def __call__(self) -> Turn:
         """Take one turn in that process."""
-        self.ours.send("turn")
-        turn: Turn = self._hear()
+        turn: Turn = self._hear("turn")
         return turn
 
-    def _hear(self) -> Any:
+    def _hear(self, *asked: str) -> Any:
         try:
+            for word in asked:
+                self.ours.send(word)
             answer = self.ours.recv()
-        except EOFError:
-            raise UserError("the process of one side was killed (out of memory?)") from None
+        except (EOFError, ConnectionError):
+            raise UserError(
+                "the process of one side was killed (out of memory?); free memory for it"
+            ) from None
         if isinstance(answer, Exception):
             raise answer
         return answer
@@ -151,20 +154,29 @@ class Elsewhere:
 
 def _serve(connection: Connection, make: Make, setting: BenchSetting, elapsed: bool) -> None:
     end_with_parent()
+    with suppress(BrokenPipeError):  # the other process has stopped listening
+        try:
+            side = Here(make, setting, elapsed)
+            connection.send("ready")
+            while _is_asked(connection):
+                connection.send(side())
+        except BrokenPipeError:
+            raise
+        except Exception as error:  # the other process raises it
+            connection.send(
+                error
+                if isinstance(error, UserError)
+                else RuntimeError(f"{type(error).__name__}: {error}")
+            )
+
+
+def _is_asked(connection: Connection) -> bool:
+    """Wait to be asked for a turn. Return False once no more will come."""
     try:
-        side = Here(make, setting, elapsed)
-        connection.send("ready")
-        while True:
-            connection.recv()
-            connection.send(side())
+        connection.recv()
     except EOFError:
-        return  # no more turns
-    except Exception as error:  # the other process raises it
-        connection.send(
-            error
-            if isinstance(error, UserError)
-            else RuntimeError(f"{type(error).__name__}: {error}")
-        )
+        return False
+    return True
 
 
 @contextmanager
@@ -205,7 +217,8 @@ def turns(
             taken = {id(each): each() for each in order}
             pairs.append((taken[id(made[0])], taken[id(made[1])]))
     for mine, theirs in pairs:
-        if abs(mine.said - theirs.said) > TOLERANCE * (1 + abs(theirs.said)):
+        near = abs(mine.said - theirs.said) <= TOLERANCE * (1 + abs(theirs.said))
+        if not near:  # also if one of them is NaN
             raise RuntimeError(
                 f"the two sides compute different things: {mine.said} and {theirs.said}"
             )

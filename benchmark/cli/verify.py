@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.core.terminal import print_message
 
 
 def verify(options: argparse.Namespace) -> int:
@@ -40,7 +41,8 @@ def _check(parts: Any, options: argparse.Namespace) -> int:
         findings.append(finding)
         print(_line(finding), file=stream, flush=True)
     failed = {each.part for each in findings if each.state == "FAILED"}
-    remember(environment, [part for part in parts if part not in failed])
+    if problem := remember(environment, [part for part in parts if part not in failed]):
+        print_message(f"cannot remember what passed ({problem}); the next sweep verifies it again")
     seconds = perf_counter() - began
     if options.json:
         _print_json(findings, environment, seconds)

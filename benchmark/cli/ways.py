@@ -31,7 +31,8 @@ def select_way(options: argparse.Namespace, runtime: Callable[[], Any]) -> Way:
         runtime: Reads how cells run; it is called once the options are known to fit.
 
     Raises:
-        UserError: For options that are for another way.
+        UserError: For options that are for another way, a missing profile, or a number of
+            workers that this machine cannot run.
     """
     _check_options(options)
     if options.on == "slurm":
@@ -47,7 +48,8 @@ def select_way(options: argparse.Namespace, runtime: Callable[[], Any]) -> Way:
 def _check_options(options: argparse.Namespace) -> None:
     """Raise UserError for options that are for another way, and for a missing profile."""
     for name, ways in ONLY.items():
-        if getattr(options, name) and options.on not in ways:
+        given = getattr(options, name)
+        if given is not None and given is not False and options.on not in ways:
             hint = ""
             if name == "ranks":
                 hint = "; write `ranks` into the profile"

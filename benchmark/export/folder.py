@@ -251,8 +251,8 @@ def _check_tensors(own: Mapping[str, Tensor], saved: Mapping[str, Tensor], path:
     ]
     if unfit:
         raise UserError(
-            f"{path}: {unfit[0]} is not trained, or has another shape or type, in the model built"
-            f" here ({len(unfit)} such); use the version of vlpeft that exported it"
+            f"{path}: {unfit[0]} is missing in the file or in the model built here, or differs in"
+            f" shape or type ({len(unfit)} such); use the version of vlpeft that exported it"
         )
     for name, tensor in saved.items():
         if not bool(torch.isfinite(tensor).all()):

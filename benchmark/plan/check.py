@@ -103,9 +103,9 @@ def _has_no_folder(planned: Planned) -> bool:
 def save_plan(plan_: Plan, root: Path, *, mixed: bool = False) -> None:
     """Write a plan and its cells to a result folder, where workers and tables find them.
 
-    Raises UserError if a dataset has changed since one of the cells was run, if the folder holds
-    another sweep of the same name, or (unless `mixed`) if the code has changed since some seeds of
-    a row were run and others are still to run.
+    Raises UserError if a dataset has changed since one of the cells was run, or if the folder
+    holds another sweep of the same name. Unless `mixed`, also if the images have changed, or if
+    the code has changed since some seeds of a row were run and others are still to run.
     """
     _refuse_other_sweep(plan_, root)
     store = Store(root)
@@ -215,11 +215,15 @@ def _skip_repeated(cells: Sequence[Planned]) -> Iterator[Planned]:
 
 
 def _refuse_equal_cells(cells: Sequence[Planned], where: str) -> None:
-    """Raise UserError for two runnable cells with the same id."""
-    seen: dict[str, Planned] = {}
+    """Raise UserError for two runnable cells with the same id.
+
+    The best setting that an oracle chose is the same cell in both stages of a `tune:`.
+    """
+    seen: dict[tuple[str, str], Planned] = {}
     for cell in cells:
-        if cell.id in seen and not cell.skipped:
-            first = seen[cell.id]
+        key = cell.id, cell.stage
+        if key in seen and not cell.skipped:
+            first = seen[key]
             if (first.row, first.backbone) == (cell.row, cell.backbone):
                 raise UserError(
                     f"{where}: '{cell.row}' on {cell.backbone}, {cell.task}/{cell.dataset}, "
@@ -229,4 +233,4 @@ def _refuse_equal_cells(cells: Sequence[Planned], where: str) -> None:
                 f"{where}: '{first.row}' on {first.backbone} and '{cell.row}' on {cell.backbone} "
                 f"are the same cell {cell.id}; remove one"
             )
-        seen[cell.id] = cell
+        seen[key] = cell

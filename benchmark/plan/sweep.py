@@ -53,7 +53,7 @@ class Sweep(Config):
     def entries(self, kind: str, where: str) -> list[SweepEntry]:
         """Return the `methods` or `backbones` entries, each with a unique label.
 
-        An entry that varies something is there once a combination.
+        An entry that varies something appears once for each combination.
 
         Raises UserError for a bad entry, and for a label that appears twice.
         """
@@ -288,7 +288,10 @@ class SweepHandle:
         """Return why a plan no longer matches the sweep; "" if it does."""
         if plan.source == self.fingerprint():
             return ""
-        return f"{self.path}, its protocol or a dataset of it has changed since it was launched"
+        return (
+            f"{self.path}, its protocol, its scale or one of its datasets has changed since the "
+            "launch"
+        )
 
     def launch_command(self) -> str:
         """Return the command that launches the sweep, for messages."""

@@ -63,8 +63,8 @@ class Browser:
     series: who answers, by backbone and method.
     images: data URIs by image id.
     means: the mean score of each series over the examples.
-    better: [i][j] is on how many examples series i has a higher score than series j.
-    equal: [i][j] is on how many examples they have the same score.
+    better: [i][j] is the number of examples on which series i scores higher than series j.
+    equal: [i][j] is the number of examples on which both have the same score.
     """
 
     task: str

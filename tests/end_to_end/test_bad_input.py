@@ -303,6 +303,10 @@ OPTIONS = {
         ("--on", "inline", "--workers", "2"),
         ("--workers is for --on local, not for --on inline",),
     ),
+    "no workers elsewhere": (
+        ("--on", "inline", "--workers", "0"),
+        ("--workers is for --on local, not for --on inline",),
+    ),
     "a profile elsewhere": (
         ("--profile", "one_gpu"),
         ("--profile is for --on slurm, not for --on",),
@@ -563,7 +567,7 @@ def test_after_the_launch(tmp_path, refused, main) -> None:
     text, sweep, plan = record.read_text(), path.read_text(), root / "sweeps" / "one.json"
 
     path.write_text(sweep + "notes: changed\n")
-    changed = (f"{path}, its protocol or a dataset of it has changed", "run `vlpeft sweep")
+    changed = (f"{path}, its protocol, its scale or one of its datasets has changed", "run `vlpeft sweep")
     refused("table", path, "--root", root, words=changed)
     said = main(
         "status", path, "--root", root

@@ -89,6 +89,11 @@ def test_sides_with_different_results_are_refused() -> None:
         turns(partial(say, "ours", 1.0, []), partial(say, "other", 2.0, []), QUICK)
 
 
+def test_a_side_that_returns_nan_is_refused() -> None:
+    with pytest.raises(RuntimeError, match="compute different things"):
+        turns(partial(say, "ours", math.nan, []), partial(say, "other", 1.0, []), QUICK)
+
+
 def raises(device: torch.device) -> TimedStep:
     raise UserError("a reason")
 

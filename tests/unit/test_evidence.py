@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from tests.synthetic import fill, make_plan, planned, record, score
+from vlpeft.benchmark.core.config import dump
 from vlpeft.benchmark.core.errors import UserError
-from vlpeft.benchmark.core.files import to_json
+from vlpeft.benchmark.core.files import to_json, write_atomically
 from vlpeft.benchmark.plan.grid import expand
 from vlpeft.benchmark.plan.sweep import SweepHandle, plan_file
 from vlpeft.results import evidence
@@ -175,6 +176,31 @@ def test_without_results_nothing_is_kept(tmp_path):
         (store.folder(one.id) / "record.json").unlink()
     with pytest.raises(UserError, match="nothing to keep"):
         keep(SweepHandle("quickstart", root=tmp_path), tmp_path)
+
+
+def test_a_cell_that_is_there_twice_is_kept_once(tmp_path):
+    """A scale may make two entries the same cell; the second is skipped, with the same id."""
+    plan, store = launched(tmp_path)
+    again = replace(plan.cells[0], row="again", skipped="at this scale it is the cell of lora")
+    plan = replace(plan, cells=(*plan.cells, again))
+    write_atomically(plan_file(tmp_path, plan.sweep), to_json(dump(plan)))
+    kept = keep(SweepHandle("quickstart", root=tmp_path), tmp_path / "kept")
+    found = read_evidence(kept)
+    assert [cell.row for cell in found.plan.cells] == [cell.row for cell in plan.cells]
+    assert len(list(found.records())) == len(list(store.records()))
+
+
+@pytest.mark.parametrize(
+    ("system", "words"),
+    [
+        ("Linux-6.1-x86_64-with-glibc2.36", "linux-x86_64"),
+        ("macOS-14.5-arm64-arm-64bit", "macos-arm64"),
+        ("Windows-11", "windows-"),
+    ],
+)
+def test_the_machine_is_in_the_name(tmp_path, system, words):
+    launched(tmp_path, system=system)
+    assert words in keep(SweepHandle("quickstart", root=tmp_path), tmp_path / "kept").name
 
 
 def test_marks_and_blank_lines_of_editors_are_skipped(kept):

@@ -388,7 +388,7 @@ def test_plans_come_back_until_the_sweep_changes(tmp_path) -> None:
     file.write_bytes(to_json(dump(plan)))
     assert SweepHandle(str(path), root=tmp_path).load_plan() == plan
     path.write_text(path.read_text() + "# a remark\n")
-    with pytest.raises(UserError, match="has changed since it was launched"):
+    with pytest.raises(UserError, match="has changed since the launch"):
         SweepHandle(str(path), root=tmp_path).load_plan()
 
 

@@ -218,6 +218,15 @@ def test_refusals_are_one_line(handle, new, says):
     assert "a.yaml" in str(error.value)
 
 
+def test_the_best_setting_of_an_oracle_may_be_one_cell_in_both_stages(handle, store):
+    text = SWEEP.replace("on: val", "selector: oracle").replace("seeds: [3, 4]", "seeds: [0, 1]")
+    sweep = handle(text)
+    finish(store, sweep, 1.0, 3.0, 2.0)
+    made = plan(sweep, need_data=True, results=store)
+    ids = {stage: {c.id for c in made.cells if bool(c.stage) is stage} for stage in (True, False)}
+    assert ids[True] & ids[False], "seed 0 of the best setting is trained once"
+
+
 def test_an_oracle_is_labelled(handle, store):
     sweep = handle(SWEEP.replace("on: val", "selector: oracle"))
     compared = [cell for cell in expand(sweep) if cell.stage]

@@ -15,7 +15,7 @@ from submitit.helpers import Checkpointable, DelayedSubmission
 
 LIBRARY = "submitit"
 TRIED = ("1.5.4",)
-# SUBMITIT_PREEMPT_SIGNAL would replace it, and workers would not save their cells.
+# The signal at which workers save their cells. SUBMITIT_PREEMPT_SIGNAL could set another.
 JobEnvironment.USR_SIG = "USR2"
 
 
@@ -31,7 +31,7 @@ class RequeuedJob(Checkpointable):  # type: ignore[misc]
         raise NotImplementedError
 
     def checkpoint(self) -> DelayedSubmission:
-        """Call `resumed` by the name that submitit knows."""
+        """Submit `resumed()`. submitit calls a method of this name."""
         return DelayedSubmission(self.resumed())
 
 
