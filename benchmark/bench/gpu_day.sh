@@ -12,13 +12,14 @@
 # hypothesis, pytest and pytest-xdist. CARRIED is everything else, in the versions of
 # constraints.txt. transformers and huggingface_hub are carried although such machines have them,
 # because vlpeft is bound to the version whose internals it uses.
+
 set -uo pipefail
 ROOT=$(realpath "$(dirname "$0")/../..")
 
-CARRIED="annotated-types datasets defusedxml dill easy-vqa evaluate ftfy hatchling huggingface-hub httpcore2 httpx2
-    markdown-it-py multiprocess nltk open-clip-torch pathspec peft pluggy pycocoevalcap pycocotools
-    pydantic pydantic-core ruamel-yaml submitit tokenizers tomlkit transformers trove-classifiers truststore
-    typing-inspection wcwidth xxhash"
+CARRIED="annotated-types datasets defusedxml dill easy-vqa evaluate ftfy hatchling httpcore2 httpx2
+    huggingface-hub markdown-it-py multiprocess nltk open-clip-torch pathspec peft pluggy
+    pycocoevalcap pycocotools pydantic pydantic-core ruamel-yaml submitit tokenizers tomlkit
+    transformers trove-classifiers truststore typing-inspection wcwidth xxhash"
 PLATFORMS="manylinux_2_28_x86_64 manylinux_2_27_x86_64 manylinux_2_17_x86_64 manylinux2014_x86_64
     manylinux_2_5_x86_64 manylinux1_x86_64"
 BENCHES="throughput limit lora p_laplacian full_finetuning routing feature_cache ranking loading
@@ -31,28 +32,32 @@ download() {
     # shellcheck disable=SC2086 # the names are words
     python3 -m pip download --quiet --no-deps --only-binary=:all: --python-version 3.12 \
         --implementation cp "${platforms[@]}" -c constraints.txt -d "$wheels" $CARRIED || return
-    # 104 MB of Java and word lists. The scorers in Python are enough: captions are compared as text.
+    # 104 MB of Java and word lists. The scorers in Python are enough: texts are compared as texts.
     (cd "$wheels" && python3 - pycocoevalcap-*.whl) <<'PYTHON' || return
 import os, sys, zipfile
 
 kept = (".py", "LICENSE", "license.txt", "METADATA", "WHEEL", "RECORD", "top_level.txt")
-with zipfile.ZipFile(sys.argv[1]) as whole, zipfile.ZipFile("small", "w", zipfile.ZIP_DEFLATED) as small:
-    for entry in whole.infolist():
-        if entry.filename.endswith(kept):
-            small.writestr(entry, whole.read(entry))
+with zipfile.ZipFile(sys.argv[1]) as whole:
+    with zipfile.ZipFile("small", "w", zipfile.ZIP_DEFLATED) as small:
+        for entry in whole.infolist():
+            if entry.filename.endswith(kept):
+                small.writestr(entry, whole.read(entry))
 os.replace("small", sys.argv[1])
 PYTHON
     local size
     size=$(du -cm "$wheels" $(git ls-files) | tail -n 1 | cut -f 1)
     echo "$wheels: $(find "$wheels" -name '*.whl' | wc -l) wheels; $size MiB with the repository"
-    [ -z "$LIMIT_MIB" ] || [ "$size" -le "$LIMIT_MIB" ] || { echo "more than $LIMIT_MIB MiB" >&2; return 1; }
+    if [ -n "$LIMIT_MIB" ] && [ "$size" -gt "$LIMIT_MIB" ]; then
+        echo "more than $LIMIT_MIB MiB" >&2
+        return 1
+    fi
 }
 
 # A virtual environment in front of the machine's own packages, which it leaves as they are.
 install() {
     local wheels=$1 place=$2
     python3 -m venv --without-pip "$place" || return
-    python3 -c 'import site, sys; print("\n".join(p for p in sys.path if p.endswith("-packages")))' \
+    python3 -c 'import sys; print("\n".join(p for p in sys.path if p.endswith("-packages")))' \
         > "$(echo "$place"/lib/python3*/site-packages)/machine.pth" || return
     python3 -m pip --python "$place/bin/python" install --quiet --no-index --no-deps \
         --no-compile --ignore-installed "$wheels"/*.whl || return
@@ -99,8 +104,9 @@ TESTS=4
 step install install "$WHEELS" "$PLACE/env"
 [ -z "$FAILED" ] || exit 1
 BIN="$PLACE/env/bin"
-step versions "$BIN/python" -c 'import torch, transformers; print(torch.__version__, transformers.__version__)'
-step tests "$BIN/python" -m pytest -n "$TESTS" --dist worksteal -q -m gpu -W default -p no:cacheprovider tests/gpu
+step versions python3 -m pip --python "$BIN/python" list
+step tests "$BIN/python" -m pytest -n "$TESTS" --dist worksteal -q -m gpu -W default \
+    --show-capture=stderr -p no:cacheprovider tests/gpu
 # shellcheck disable=SC2086 # the names are words
 step bench "$BIN/vlpeft" bench $BENCHES --device "$DEVICE" "${OPTIONS[@]}"
 cat "$OUT/summary.txt"
