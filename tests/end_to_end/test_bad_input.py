@@ -567,7 +567,10 @@ def test_after_the_launch(tmp_path, refused, main) -> None:
     text, sweep, plan = record.read_text(), path.read_text(), root / "sweeps" / "one.json"
 
     path.write_text(sweep + "notes: changed\n")
-    changed = (f"{path}, its protocol, its scale or one of its datasets has changed", "run `vlpeft sweep")
+    changed = (
+        f"{path}, its protocol, its scale or one of its datasets has changed",
+        "run `vlpeft sweep",
+    )
     refused("table", path, "--root", root, words=changed)
     said = main(
         "status", path, "--root", root
