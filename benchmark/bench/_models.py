@@ -6,6 +6,7 @@ Speed does not depend on the values of weights.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -35,6 +36,21 @@ SMALL: Mapping[str, TowerSettings] = {
     "vit_roberta": {"text": "tiny", "vision": "tiny"},
     "blip": {"weights": "tiny", "image_size": 64},
 }
+
+
+@dataclass(frozen=True)
+class MethodCase:
+    """A method with its paper's settings, on a backbone."""
+
+    backbone: str
+    method: str
+    settings: TowerSettings
+
+    def sized(self, *, quick: bool) -> TowerSettings:
+        """Return the settings; `quick`: with sizes that fit the tiny towers."""
+        if quick and "size" in self.settings:
+            return {**self.settings, "size": 16, "image_tokens": 4}
+        return self.settings
 
 
 def protocol(batch: int, **more: Any) -> Protocol:

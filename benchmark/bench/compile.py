@@ -9,7 +9,6 @@ import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 from tempfile import TemporaryDirectory
@@ -17,7 +16,7 @@ from tempfile import TemporaryDirectory
 import torch
 
 from vlpeft.benchmark.bench._models import (
-    TowerSettings,
+    MethodCase,
     adapt_backbone,
     protocol,
     training,
@@ -32,18 +31,9 @@ from vlpeft.benchmark.run.runtime import Runtime, prepare_torch
 BENCH = "compile"
 
 
-@dataclass(frozen=True)
-class CompileCase:
-    """A method with its paper's settings."""
-
-    backbone: str
-    method: str
-    settings: TowerSettings
-
-
 CASES = (
-    CompileCase("vit_roberta", "lora", {}),
-    CompileCase("blip", "p_adapter", {"size": 96, "image_tokens": 16, "p": 1.25}),
+    MethodCase("vit_roberta", "lora", {}),
+    MethodCase("blip", "p_adapter", {"size": 96, "image_tokens": 16, "p": 1.25}),
 )
 
 

@@ -40,7 +40,7 @@ def step(
     quick: bool,
     device: torch.device,
 ) -> Repeated:
-    """Return one training step."""
+    """Return training steps."""
     recipe = protocol(batch)
     backbone = adapt_backbone("vit_roberta", method, dict(settings), recipe, quick=quick).to(device)
     live = any(p.requires_grad for p in backbone.vision.parameters())

@@ -12,7 +12,7 @@ from functools import partial
 import torch
 
 from vlpeft.benchmark.bench._models import (
-    TowerSettings,
+    MethodCase,
     adapt_backbone,
     frozen_step,
     protocol,
@@ -26,12 +26,9 @@ BENCH = "limit"
 
 
 @dataclass(frozen=True)
-class LimitCase:
-    """A method with its paper's settings, and how much more than the limit it may cost."""
+class LimitCase(MethodCase):
+    """A method, and how much more than the limit it may cost."""
 
-    backbone: str
-    method: str
-    settings: TowerSettings
     required: float
 
 
@@ -53,16 +50,10 @@ def run(setting: BenchSetting) -> Iterator[BenchRow]:
 
 
 def step(number: int, limit: bool, quick: bool, device: torch.device) -> Repeated:
-    """Return one training step, or the limit."""
+    """Return training steps, or the limit."""
     case, recipe = CASES[number], protocol(2 if quick else 8)
-    settings = (
-        {**case.settings, "size": 16, "image_tokens": 4}
-        if quick and "size" in case.settings
-        else case.settings
-    )
-    backbone = adapt_backbone(
-        case.backbone, None if limit else case.method, settings, recipe, quick=quick
-    ).to(device)
+    method, settings = None if limit else case.method, case.sized(quick=quick)
+    backbone = adapt_backbone(case.backbone, method, settings, recipe, quick=quick).to(device)
     return (frozen_step if limit else training)(
         backbone, recipe, cached_pixels(backbone, recipe.batch_size)
     )

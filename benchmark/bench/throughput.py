@@ -6,12 +6,11 @@ The towers are the papers', the images are not cached, and the batch is large en
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 
 import torch
 
-from vlpeft.benchmark.bench._models import TowerSettings, adapt_backbone, protocol, training
+from vlpeft.benchmark.bench._models import MethodCase, adapt_backbone, protocol, training
 from vlpeft.benchmark.bench._rows import BenchRow, BenchSetting, row
 from vlpeft.benchmark.bench._sides import Repeated, memory_row, turns
 from vlpeft.benchmark.plan.measure import QUESTION, pixels
@@ -20,20 +19,11 @@ BENCH = "throughput"
 BATCH, CPU_BATCH = 64, 2
 
 
-@dataclass(frozen=True)
-class ThroughputCase:
-    """A method with its paper's settings."""
-
-    backbone: str
-    method: str
-    settings: TowerSettings
-
-
 CASES = (
-    ThroughputCase("vit_roberta", "lora", {}),
-    ThroughputCase("vit_roberta", "routing_lora", {"function": "mul"}),
-    ThroughputCase("blip", "lora", {}),
-    ThroughputCase("blip", "p_adapter", {"size": 96, "image_tokens": 16, "p": 1.25}),
+    MethodCase("vit_roberta", "lora", {}),
+    MethodCase("vit_roberta", "routing_lora", {"function": "mul"}),
+    MethodCase("blip", "lora", {}),
+    MethodCase("blip", "p_adapter", {"size": 96, "image_tokens": 16, "p": 1.25}),
 )
 
 
@@ -53,14 +43,12 @@ def run(setting: BenchSetting) -> Iterator[BenchRow]:
 
 
 def step(number: int, whole: bool, small: bool, precision: str, device: torch.device) -> Repeated:
-    """Return one training step of the method, or of full fine-tuning with the vision tower.
+    """Return training steps of the method, or of full fine-tuning with the vision tower.
 
-    The step returns the number of tokens of its prompts.
+    They return the number of tokens of the prompts of a step.
     """
     case, recipe = CASES[number], protocol(CPU_BATCH if small else BATCH, precision=precision)
-    method, settings = case.method, dict(case.settings)
-    if small and "size" in settings:
-        settings |= {"size": 16, "image_tokens": 4}
+    method, settings = case.method, case.sized(quick=small)
     if whole:
         method, settings = "full_finetuning", {"vision": True}
     backbone = adapt_backbone(case.backbone, method, settings, recipe, quick=small).to(device)

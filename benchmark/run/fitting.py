@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Sequence
 
 import torch
@@ -19,6 +18,7 @@ from vlpeft.benchmark.run.loop import (
     item_length,
     train,
 )
+from vlpeft.benchmark.run.memory import free_memory
 
 
 def train_in_memory(
@@ -68,7 +68,8 @@ def _fits(state: TrainingState, feed: Feed, size: int) -> bool:
 
     No weight changes.
     """
-    _free(state)
+    state.optimizer.zero_grad(set_to_none=True)
+    free_memory()
     longest = sorted(feed.items, key=item_length, reverse=True)
     piece = Piece(longest[:size], [f"fit/{i}" for i in range(size)])
     try:
@@ -89,11 +90,3 @@ def _missing_moments(state: TrainingState) -> list[Tensor]:
     parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
     new = [p for p in parameters if p not in state.optimizer.state]
     return [torch.empty_like(p) for p in new for _ in range(2)]
-
-
-def _free(state: TrainingState) -> None:
-    """Free what a failed step has left behind."""
-    state.optimizer.zero_grad(set_to_none=True)
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

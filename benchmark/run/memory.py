@@ -52,6 +52,11 @@ class PartsInMemory:
             f"{self.what} at once: {failed} ran out of memory, continuing with {self.size} "
             "(results stay the same)"
         )
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        free_memory()
+
+
+def free_memory() -> None:
+    """Free what failed work has left behind."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
