@@ -130,18 +130,17 @@ class Elsewhere:
 
     def __call__(self) -> Turn:
         """Take one turn in that process."""
-        turn: Turn = self._hear("turn")
+        self._tell("turn")
+        turn: Turn = self._hear()
         return turn
 
-    def _hear(self, *asked: str) -> Any:
-        try:
-            for word in asked:
-                self.ours.send(word)
+    def _tell(self, word: str) -> None:
+        with _alive():
+            self.ours.send(word)
+
+    def _hear(self) -> Any:
+        with _alive():
             answer = self.ours.recv()
-        except (EOFError, ConnectionError):
-            raise UserError(
-                "the process of one side was killed (out of memory?); free memory for it"
-            ) from None
         if isinstance(answer, Exception):
             raise answer
         return answer
@@ -150,6 +149,17 @@ class Elsewhere:
         """End the process."""
         self.ours.close()
         self.process.join()
+
+
+@contextmanager
+def _alive() -> Iterator[None]:
+    """Say what has happened if the process at the other end is gone."""
+    try:
+        yield
+    except (EOFError, ConnectionError):
+        raise UserError(
+            "the process of one side was killed (out of memory?); free memory for it"
+        ) from None
 
 
 def _serve(connection: Connection, make: Make, setting: BenchSetting, elapsed: bool) -> None:

@@ -148,9 +148,18 @@ def load_yaml(path: Path) -> dict[str, JSON]:
     Raises:
         UserError: The file cannot be read or is not such a mapping; names the file and line.
     """
+    return decode_yaml(read_yaml(path), path)
+
+
+def read_yaml(path: Path) -> bytes:
+    """Return the bytes of a YAML file. Raises UserError if it cannot be read or is too large."""
+    return read_bounded(path, LARGEST_YAML, (".yaml", ".yml"))
+
+
+def decode_yaml(data: bytes, path: Path) -> dict[str, JSON]:
+    """Return the mapping in the bytes of a YAML file. Raises UserError with the file and line."""
     try:
-        text = read_bounded(path, LARGEST_YAML, (".yaml", ".yml")).decode("utf-8-sig")
-        values = parse_yaml(text)
+        values = parse_yaml(data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise UserError(
             f"{path}: not UTF-8 text: {error.reason} at byte {error.start}; save it as UTF-8"

@@ -37,7 +37,7 @@ from vlpeft.benchmark.export.weights import base_norms, base_weights
 from vlpeft.benchmark.run.evaluation import predict_split
 from vlpeft.benchmark.run.inputs import Inputs
 
-TRIED = 16  # test examples that are answered again, of each task
+ANSWERED_AGAIN = 16  # test examples that are answered again, of each task
 TRAINED = ("trainable", "head", "total", "steps")  # costs that the adapter's config.json keeps
 PROVENANCE = ("packages", "python", "git", "device", "data", "science", "finished")
 
@@ -61,7 +61,7 @@ class FinishedCell:
         texts = _read_texts(self.folder / "predictions.jsonl")
         first = []
         for inputs in self.inputs:
-            first.append(texts[: min(TRIED, len(inputs.test))])
+            first.append(texts[: min(ANSWERED_AGAIN, len(inputs.test))])
             texts = texts[len(inputs.test) :]
         return first
 
@@ -167,9 +167,11 @@ def _predict_first(backbone: Backbone, cell: FinishedCell) -> list[list[str]]:
     made = []
     with TemporaryDirectory(prefix="vlpeft-") as cache:
         for i, each in enumerate(cell.inputs):
-            inputs = read_inputs(each.part, each.data, each.test[:TRIED], each.answers)
+            inputs = read_inputs(each.part, each.data, each.test[:ANSWERED_AGAIN], each.answers)
             feed = make_feed(backbone, inputs, i, Path(cache))
-            texts = predict_split(backbone, backbone.predict, inputs, feed, inputs.test, TRIED)
+            texts = predict_split(
+                backbone, backbone.predict, inputs, feed, inputs.test, ANSWERED_AGAIN
+            )
             made.append(texts)
     return made
 

@@ -49,6 +49,8 @@ def plan(sweep: SweepHandle, *, need_data: bool, results: Results | None = None)
             data that cannot be read. If nothing can run, unless that is because a dataset's
             whole folder is not on this machine.
     """
+    # Before the files are read for the cells: an edit in between must show as a change later.
+    source = sweep.fingerprint()
     path = str(sweep.path)
     checker = CellChecker(need_data, path)
     cells = tuple(checker.check(cell) for cell in expand(sweep, results))
@@ -61,7 +63,7 @@ def plan(sweep: SweepHandle, *, need_data: bool, results: Results | None = None)
             f"{path}: nothing to run: {count_cells(len(cells))}, all skipped; "
             f"the first: {cells[0].skipped}"
         )
-    return _make_plan(sweep, cells)
+    return _make_plan(sweep, source, cells)
 
 
 def plan_cell(sweep: SweepHandle, beginning: str) -> tuple[Plan, Planned]:
@@ -73,25 +75,29 @@ def plan_cell(sweep: SweepHandle, beginning: str) -> tuple[Plan, Planned]:
         UserError: If no cell or several cells match, if the cell is skipped, if its settings
             cannot work, or if its data cannot be read.
     """
+    source = sweep.fingerprint()
     path = str(sweep.path)
     cells = tuple(map(skip_unfit, expand(sweep, Store(sweep.root))))
     if sweep.scale:
         cells = tuple(_skip_repeated(cells))
     _refuse_equal_cells(cells, path)
-    chosen = _make_plan(sweep, cells).find(beginning)
+    chosen = _make_plan(sweep, source, cells).find(beginning)
     checked = CellChecker(need_data=True, where=path).check(chosen)
     cells = tuple(checked if cell is chosen else cell for cell in cells)
-    return _make_plan(sweep, cells), checked
+    return _make_plan(sweep, source, cells), checked
 
 
-def _make_plan(sweep: SweepHandle, cells: tuple[Planned, ...]) -> Plan:
-    """Build the plan of a sweep; another scale is part of its name and title."""
+def _make_plan(sweep: SweepHandle, source: str, cells: tuple[Planned, ...]) -> Plan:
+    """Build the plan of a sweep; another scale is part of its name and title.
+
+    source: the sweep's fingerprint.
+    """
     content = sweep.sweep
     title = content.title or sweep_name(sweep.path)
     if sweep.scale:
         title = f"{title} (scale: {sweep.scale})"
     file = name_file(sweep.path)
-    return Plan(sweep.name, title, content.notes, sweep.fingerprint(), cells, file)
+    return Plan(sweep.name, title, content.notes, source, cells, file)
 
 
 def _has_no_folder(planned: Planned) -> bool:

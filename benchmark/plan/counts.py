@@ -13,7 +13,8 @@ from vlpeft.benchmark.run.inputs import Inputs
 from vlpeft.benchmark.run.model import build
 from vlpeft.benchmark.run.texts import cut_texts, describe_cut
 
-TRIED = 1000  # training examples whose texts are measured; all of them would take minutes
+# Training examples whose texts are measured; all of them would take minutes.
+MEASURED_EXAMPLES = 1000
 
 
 def describe_cut_texts(cell: Cell) -> str:
@@ -24,7 +25,7 @@ def describe_cut_texts(cell: Cell) -> str:
         backbone = build(replace(cell, method=Choice("full_finetuning", {})), inputs[0].answers)
         for task, each in enumerate(inputs):
             backbone.follow(each.part.protocol, each.answers, task)
-            cut = describe_cut(cut_texts(backbone, each, TRIED))
+            cut = describe_cut(cut_texts(backbone, each, MEASURED_EXAMPLES))
             if cut:
                 found.append(f"{each.part.name}: {cut}")
     return "; ".join(found)

@@ -15,7 +15,15 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from vlpeft.benchmark.cells.cell import Plan
-from vlpeft.benchmark.core.config import JSON, Config, Seed, load_yaml, parse, parse_json
+from vlpeft.benchmark.core.config import (
+    JSON,
+    Config,
+    Seed,
+    decode_yaml,
+    parse,
+    parse_json,
+    read_yaml,
+)
 from vlpeft.benchmark.core.errors import UserError, did_you_mean
 from vlpeft.benchmark.core.files import read_bytes
 from vlpeft.benchmark.core.paths import resolve_path
@@ -125,7 +133,11 @@ def sweep_path(name_or_path: str) -> Path:
 def load_sweep(name_or_path: str) -> Sweep:
     """Read a sweep file. Raises UserError with the file, the key and the fix."""
     path = sweep_path(name_or_path)
-    values = load_yaml(path)
+    return _parse_sweep(read_yaml(path), path)
+
+
+def _parse_sweep(data: bytes, path: Path) -> Sweep:
+    values = decode_yaml(data, path)
     refuse_protocol_keys(values, Sweep, str(path), "under `protocol:`")
     return parse(Sweep, values, str(path))
 
@@ -212,9 +224,14 @@ class SweepHandle:
         return sweep_path(self.named)
 
     @cached_property
+    def data(self) -> bytes:
+        """The bytes of the file. Raises UserError if it cannot be read."""
+        return read_yaml(self.path)
+
+    @cached_property
     def sweep(self) -> Sweep:
         """The content of the file. Raises UserError for a bad one."""
-        return load_sweep(self.named)
+        return _parse_sweep(self.data, self.path)
 
     @property
     def name(self) -> str:
@@ -232,14 +249,15 @@ class SweepHandle:
     def fingerprint(self) -> str:
         """Return 12 hex digits that change whenever a file changes that defines the cells.
 
-        These files are the sweep's own, those of its protocol and its datasets, and the scale's.
+        These files are the sweep's own, as it was read, and as they are now those of its protocol
+        and its datasets, and the scale's.
         """
-        files = [self.path, *protocol_files(self.sweep.protocol)]
+        files = list(protocol_files(self.sweep.protocol))
         files += [dataset_path(place.source) for place in self.places()]
         unique = list(dict.fromkeys(files))
         if self.scale:
             unique.append(scale_path(self.scale))
-        digest = hashlib.sha256()
+        digest = hashlib.sha256(self.data + b"\0")
         for file in unique:
             digest.update(file.read_bytes() + b"\0")
         return digest.hexdigest()[:12]

@@ -75,14 +75,15 @@ def pretrain_tiny(
         only: The towers to make.
 
     Raises:
-        UserError: A tower is unknown, or `out` holds towers of another seed or cannot be a folder.
+        UserError: A tower is unknown, or `out` cannot be a folder, or holds other towers of another
+            seed, plan or version of the libraries.
     """
     plan = plan or TrainingSchedule()
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot write to {out}: {error.strerror}; choose a folder") from error
-    metrics = _kept_metrics(out, seed, only)
+    metrics = _kept_metrics(out, seed, plan, only)
     with one_thread():
         base = train_tokenizer(
             sample_dialogue(Random(f"tokenizer/{seed}/{i}")) for i in range(plan.tokenizer_texts)
@@ -114,11 +115,19 @@ class _KeptTowers:
     """What is read of a manifest; other keys are ignored."""
 
     seed: int
+    plan: dict[str, Any]
+    versions: dict[str, str]
     metrics: dict[str, Scalars]
 
 
-def _kept_metrics(out: Path, seed: int, only: Sequence[str]) -> dict[str, Scalars]:
-    """Return the scores of the towers in OUT that are not made again, from its manifest."""
+def _kept_metrics(
+    out: Path, seed: int, plan: TrainingSchedule, only: Sequence[str]
+) -> dict[str, Scalars]:
+    """Return the scores of the towers in OUT that are not made again, from its manifest.
+
+    A manifest has one seed, plan and list of versions for all towers. Raises UserError if those of
+    the towers in OUT are others.
+    """
     for name in only:
         if name not in TOWERS:
             raise UserError(f"unknown tiny tower '{name}'{did_you_mean(name, TOWERS)}")
@@ -130,6 +139,15 @@ def _kept_metrics(out: Path, seed: int, only: Sequence[str]) -> dict[str, Scalar
         raise UserError(
             f"{out} has towers of seed {manifest.seed}: use that seed, or another folder"
         )
+    if manifest.plan != asdict(plan):
+        raise UserError(
+            f"{out} has towers of another plan of training: make all, or use another folder"
+        )
+    if manifest.versions != _versions():
+        raise UserError(
+            f"{out} has towers made with other versions ({_join_versions(manifest.versions)}): "
+            f"install these, make all towers, or use another folder"
+        )
     return {name: scores for name, scores in manifest.metrics.items() if name not in only}
 
 
@@ -138,7 +156,6 @@ def _manifest(
 ) -> dict[str, Any]:
     paths = sorted(chain.from_iterable((out / name).rglob("*") for name in metrics))
     rounded = {name: _rounded(scores) for name, scores in metrics.items()}
-    libraries = ("numpy", "tokenizers", "torch", "transformers")
     return {
         "command": f"vlpeft pretrain tiny --out DIR --seed {seed}",
         "seed": seed,
@@ -149,8 +166,17 @@ def _manifest(
         "files": {
             path.relative_to(out).as_posix(): _checksum(path) for path in paths if path.is_file()
         },
-        "versions": {name: version(name) for name in libraries},
+        "versions": _versions(),
     }
+
+
+def _versions() -> dict[str, str]:
+    """Return the versions of the libraries that the weights depend on."""
+    return {name: version(name) for name in ("numpy", "tokenizers", "torch", "transformers")}
+
+
+def _join_versions(versions: dict[str, str]) -> str:
+    return ", ".join(f"{name} {number}" for name, number in versions.items())
 
 
 def _rounded(scores: Scalars) -> Scalars:

@@ -12,7 +12,7 @@ from vlpeft.benchmark.run.checkpoint import trained_tensors
 from vlpeft.benchmark.run.compile import eager
 from vlpeft.benchmark.run.loop import Feed, Piece, TrainingState, compute_loss
 
-TRIED = 8  # items whose loss is computed: overflow shows on any input
+CHECKED_ITEMS = 8  # items whose loss is computed: overflow shows on any input
 
 
 def check_trained(state: TrainingState, feeds: Sequence[Feed]) -> None:
@@ -48,7 +48,7 @@ def _trial_loss(state: TrainingState, feed: Feed) -> float:
     """Return the summed loss of the first items of a task, in evaluation mode."""
     backbone = state.backbone
     devices = [backbone.device] if backbone.device.type == "cuda" else []
-    items = feed.items[: min(TRIED, feed.protocol.batch_size)]
+    items = feed.items[: min(CHECKED_ITEMS, feed.protocol.batch_size)]
     piece = Piece(items, [f"trial/{i}" for i in range(len(items))])
     training = backbone.training
     backbone.eval()

@@ -15,7 +15,7 @@ from vlpeft.results.report.data import (
     TrackedCurves,
     thinned,
 )
-from vlpeft.results.report.figures import Figure, FigureRow, SeriesWay, lines, sites, strips
+from vlpeft.results.report.figures import ChartLine, Figure, FigureRow, lines, sites, strips
 from vlpeft.results.report.scatter import Dot, scatter
 
 SHOWN_LINES = 12  # more lines look alike
@@ -101,37 +101,37 @@ def curves(model: ReportModel) -> list[Figure]:
     """Draw the training losses, and scores over epochs where epochs were compared."""
     figures = []
     for each in model.curves:
-        ways = _ways(each, model)
-        if ways:
-            figures.append(_curve(each, ways))
+        series = _lines(each, model)
+        if series:
+            figures.append(_curve(each, series))
     return figures
 
 
-def _ways(each: Curves, model: ReportModel) -> list[SeriesWay]:
+def _lines(each: Curves, model: ReportModel) -> list[ChartLine]:
     """Return the lines of the best methods."""
     ranked = _ranked(model, each.backbone, each.data)
     names = sorted(each.lines, key=lambda name: ranked.get(name, len(ranked)))[:SHOWN_LINES]
-    ways = []
+    series = []
     for name in names:
         points = each.lines[name].points
         if points:
-            ways.append(SeriesWay(name, model.methods.index(name), points))
-    return ways
+            series.append(ChartLine(name, model.methods.index(name), points))
+    return series
 
 
-def _curve(each: Curves, ways: Sequence[SeriesWay]) -> Figure:
+def _curve(each: Curves, series: Sequence[ChartLine]) -> Figure:
     is_loss = each.name == "training loss"
     x_title, y_title = "epoch", f"{each.name} (%)"
     if is_loss:
         x_title, y_title = "optimizer step", "training loss"
-    seeds = _range([each.lines[way.name].n for way in ways])
+    seeds = _range([each.lines[own.name].n for own in series])
     return lines(
-        ways,
+        series,
         x_title,
         y_title,
         log=is_loss,
         title=each.name[0].upper() + each.name[1:],
-        caption=f"n = {_shown(ways, each.lines)}, mean over {seeds}",
+        caption=f"n = {_shown(series, each.lines)}, mean over {seeds}",
         backbone=each.backbone,
         data=each.data,
     )
@@ -150,19 +150,19 @@ def _last(
     backbone: str, quantity: str, names: Sequence[str], settings: Sequence[TrackedCurves]
 ) -> Figure:
     """Draw the last values of one quantity on one backbone."""
-    ways = []
+    series = []
     counts: list[int] = []
     for each in settings:
         last = [site.last for site in each.sites]
-        ways.append((f"{each.method}, {each.data}", last))
+        series.append((f"{each.method}, {each.data}", last))
         counts += map(len, last)
-    what = "settings" if len(ways) > 1 else "setting"
+    what = "settings" if len(series) > 1 else "setting"
     return sites(
-        ways,
+        series,
         list(map(_site, names)),
         f"{quantity} (no unit)",
         title=f"{quantity} after training",
-        caption=(f"n = {len(ways)} {what}, {_range(counts)} each; dot: one seed, line: their mean"),
+        caption=f"n = {len(series)} {what}, {_range(counts)} each; dot: one seed, line: the mean",
         backbone=backbone,
         data="",
     )
@@ -176,14 +176,14 @@ def tracked_charts(model: ReportModel) -> list[Figure]:
 def _course(each: TrackedCurves) -> Figure:
     """Draw one quantity of one method over the steps, a line a site."""
     shown: list[SiteCurve] = thinned(each.sites, SHOWN_LINES)
-    ways, legend = [], []
+    series, legend = [], []
     for number, site in enumerate(shown):
         name = _site(site.name)
-        ways.append(SeriesWay(name, number, site.line.points))
+        series.append(ChartLine(name, number, site.line.points))
         legend.append((number, name))
     seeds = _range([site.line.n for site in shown])
     figure = lines(
-        ways,
+        series,
         "optimizer step",
         f"{each.quantity} (no unit)",
         title=f"{each.quantity} of {each.method}",

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from vlpeft.benchmark.cells.cell import Plan, Planned
 from vlpeft.benchmark.tasks import TASKS
-from vlpeft.results.compatible import JOINT
+from vlpeft.results.compatible import group_of
 from vlpeft.results.report.data import ReadOnce, ReportModel
 from vlpeft.results.report.pictures import OpenedExamples, open_examples
 from vlpeft.results.report.predictions import PredictionLine, count_words, read_predictions
@@ -117,20 +117,25 @@ class Browser:
 def browsers(plan: Plan, store: ReadOnce, model: ReportModel, wanted: int) -> list[Browser]:
     """Return a browser for each task and dataset that has predictions.
 
-    wanted: how many examples all browsers show together; they share them evenly.
+    wanted: how many examples all browsers show together; they share them evenly. Each shows at
+        least one, unless none are wanted.
     """
+    if not wanted:
+        return []
     groups = _groups(plan, store, model)
     found = []
     for i, group in enumerate(groups):
         share = wanted // len(groups) + (i < wanted % len(groups))
-        if share:
-            found.append(_browser(group, store, share))
+        found.append(_browser(group, store, max(1, share)))
     return found
 
 
 @dataclass(frozen=True)
 class _Group:
-    """The cells that answer one task on one dataset, one a series."""
+    """The cells that answer one task on one dataset, one a series.
+
+    dataset: as the tables name it; a model that is trained jointly has another one.
+    """
 
     task: str
     dataset: str
@@ -161,8 +166,9 @@ def _cells_by_task(plan: Plan, store: ReadOnce) -> dict[tuple[str, str], dict[Se
             continue
         if not (store.folder(cell.id) / "predictions.jsonl").exists():
             continue
-        for i, part in enumerate(cell.cell.parts):
-            group = found.setdefault((part.task, part.dataset.name), {})
+        for i in range(len(cell.cell.parts)):
+            _, task, dataset = group_of(cell, i)
+            group = found.setdefault((task, dataset), {})
             group.setdefault((cell.backbone, cell.row), (cell, i))
     return found
 
@@ -177,7 +183,7 @@ def _best(
     own = []
     for score in model.main:
         entry = score.entry
-        if entry.task == task and entry.dataset.partition(JOINT)[0] == dataset:
+        if (entry.task, entry.dataset) == (task, dataset):
             own.append(entry)
     metric = own[0].metric if own else ""
     means: dict[Series, float] = {}

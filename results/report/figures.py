@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Any
+from typing import Any, ClassVar
 
 from vlpeft.benchmark.core.axes import Axis
 
@@ -142,7 +142,7 @@ class Figure:
     legend: tuple[tuple[int, str], ...] = ()
     left: float = LEFT
     height: float = HEIGHT
-    width: float = WIDTH
+    width: ClassVar[float] = WIDTH
 
     @property
     def box(self) -> tuple[float, float, float, float]:
@@ -185,7 +185,7 @@ class Frame:
 
 
 @dataclass(frozen=True)
-class SeriesWay:
+class ChartLine:
     """A line of a chart, and its name."""
 
     name: str
@@ -194,32 +194,32 @@ class SeriesWay:
 
 
 def lines(
-    ways: Sequence[SeriesWay], x_title: str, y_title: str, *, log: bool = False, **about: Any
+    series: Sequence[ChartLine], x_title: str, y_title: str, *, log: bool = False, **about: Any
 ) -> Figure:
     """Draw lines over steps. `log`: the y axis may be logarithmic."""
     points: list[tuple[float, float]] = []
-    for way in ways:
-        points += way.points
+    for own in series:
+        points += own.points
     x_axis = Axis.around(x_title, [x for x, _ in points], whole=True)
     y_axis = Axis.around(y_title, [y for _, y in points], log=log)
     frame = Frame(x_axis, y_axis)
-    paths = tuple(_way_path(frame, way) for way in ways)
+    paths = tuple(_line_path(frame, own) for own in series)
     return Figure(
         **about,
-        about=f"{len(ways)} lines. {'; '.join(path.text for path in paths)}.",
+        about=f"{len(series)} lines. {'; '.join(path.text for path in paths)}.",
         x_title=x_title,
         y_title=f"{y_title}, log scale" if frame.y.log else y_title,
         x_ticks=frame.x_ticks(),
         y_ticks=frame.y_ticks(),
         paths=paths,
         marks=(),
-        methods=tuple(way.method for way in ways),
+        methods=tuple(own.method for own in series),
     )
 
 
-def _way_path(frame: Frame, way: SeriesWay) -> Path:
-    _, last = way.points[-1]
-    return Path(frame.path(way.points), way.method, f"{way.name}: ends at {last:.4g}")
+def _line_path(frame: Frame, own: ChartLine) -> Path:
+    _, last = own.points[-1]
+    return Path(frame.path(own.points), own.method, f"{own.name}: ends at {last:.4g}")
 
 
 @dataclass(frozen=True)
@@ -279,27 +279,27 @@ def _seeds(row: FigureRow) -> str:
 
 
 def sites(
-    ways: Sequence[tuple[str, Sequence[Sequence[float]]]],
+    series: Sequence[tuple[str, Sequence[Sequence[float]]]],
     names: Sequence[str],
     y_title: str,
     **about: Any,
 ) -> Figure:
     """Draw the last values site by site: a line through the means, and a dot per seed.
 
-    ways: for each setting its name, and the values of its seeds at each site.
+    series: for each setting its name, and the values of its seeds at each site.
     names: of the sites.
     """
     every: list[float] = []
-    for _, way in ways:
-        every += chain.from_iterable(way)
+    for _, own in series:
+        every += chain.from_iterable(own)
     frame = Frame(Axis("", -0.5, len(names) - 0.5), Axis.around(y_title, every))
     paths: list[Path] = []
     marks: list[Mark] = []
-    for number, (name, way) in enumerate(ways):
-        means = [(i, sum(seeds) / len(seeds)) for i, seeds in enumerate(way) if seeds]
+    for number, (name, own) in enumerate(series):
+        means = [(i, sum(seeds) / len(seeds)) for i, seeds in enumerate(own) if seeds]
         listed = ", ".join(f"{mean:.3f}" for _, mean in means)
         paths.append(Path(frame.path(means), number, f"{name}: {listed}"))
-        for i, seeds in enumerate(way):
+        for i, seeds in enumerate(own):
             for value in seeds:
                 text = f"{name}, {names[i]}: {value:.4f}"
                 marks.append(Mark(frame.to_x(i), frame.to_y(value), number, text))
@@ -312,7 +312,7 @@ def sites(
         y_ticks=frame.y_ticks(),
         paths=tuple(paths),
         marks=tuple(marks),
-        legend=tuple((number, name) for number, (name, _) in enumerate(ways)),
+        legend=tuple((number, name) for number, (name, _) in enumerate(series)),
     )
 
 

@@ -15,6 +15,9 @@ from vlpeft.benchmark.cells.records import Store
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.plan.checker import CellChecker
 from vlpeft.benchmark.plan.compatibility import without_optimizer
+from vlpeft.benchmark.plan.sweep import SweepHandle
+from vlpeft.results.report.data import ReadOnce, gather
+from vlpeft.results.report.examples import browsers
 
 JOINT = """
 protocol: {base: vl_adapter, epochs: null, steps: 6, batch_size: 8, train_limit: 24,
@@ -95,6 +98,13 @@ def test_a_joint_cell_is_planned_run_and_shown_in_a_column_for_each_task(
         f"captioning,small_shapes{joint}",
     ):
         assert column in shown, column
+    plan, store = SweepHandle(str(sweep), root=tmp_path).load_plan(), ReadOnce(Store(tmp_path))
+    browsed = browsers(plan, store, gather(plan, store), 1)
+    assert [(each.task, each.dataset, len(each.shown)) for each in browsed] == [
+        ("captioning", f"small_shapes{joint[:-1]}", 1),
+        ("vqa", "small_shapes", 1),
+        ("vqa", f"small_shapes{joint[:-1]}", 1),
+    ]
     again = main("sweep", sweep, "--root", tmp_path, "--on", "inline", *RUN)
     assert again.code == 0
     assert "0 to run" in again.err

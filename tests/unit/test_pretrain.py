@@ -28,6 +28,7 @@ from transformers import (
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.datasets.drawing import SHAPES, Scene, Thing, sample_single
 from vlpeft.benchmark.datasets.questions import questions
+from vlpeft.benchmark.pretraining import towers
 from vlpeft.benchmark.pretraining.batches import (
     MASK,
     PROMPT,
@@ -117,6 +118,16 @@ def test_unknown_towers_and_mixed_seeds_are_errors(made: Path) -> None:
         pretrain_tiny(made, seed=3, plan=SHORT, only=("brat",))
     with pytest.raises(UserError, match="seed 3"):
         pretrain_tiny(made, seed=4, plan=SHORT, only=("bart",))
+
+
+def test_a_manifest_never_speaks_for_towers_of_other_versions_or_plans(
+    made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UserError, match="another plan"):
+        pretrain_tiny(made, seed=3, plan=TrainingSchedule(), only=("bart",))
+    monkeypatch.setattr(towers, "version", lambda name: "0.1")
+    with pytest.raises(UserError, match="other versions"):
+        pretrain_tiny(made, seed=3, plan=SHORT, only=("bart",))
 
 
 def described(folder: Path) -> dict[str, str]:

@@ -10,6 +10,7 @@ from vlpeft.benchmark.contract.sites import count
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.plan import sweep
+from vlpeft.benchmark.plan.check import plan
 from vlpeft.benchmark.plan.grid import cross_layers, expand
 from vlpeft.benchmark.plan.sweep import SweepHandle, plan_file, sweep_name, sweep_names, sweep_path
 
@@ -56,6 +57,16 @@ def test_a_folder_is_part_of_a_shipped_sweeps_name(tmp_path, monkeypatch):
 
 def test_a_users_sweep_is_named_after_its_file(write):
     assert sweep_name(Path(write())) == "a"
+
+
+def test_an_edit_while_the_sweep_is_planned_shows_as_a_change_later(write):
+    handle = SweepHandle(write())
+    assert len(handle.sweep.methods) == 2
+    write(SWEEP.replace("  - lora\n", ""))
+    made = plan(handle, need_data=False)
+    assert {cell.row for cell in made.cells} == {"ours", "lora"}
+    assert SweepHandle(handle.named).reason_outdated(made)
+    assert not handle.reason_outdated(made)
 
 
 def test_plans_of_equal_names_in_two_folders_are_separate(tmp_path):

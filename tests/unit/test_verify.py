@@ -158,7 +158,7 @@ def test_a_passed_check_is_remembered(cache):
     assert kept["environment"]["packages"] == here.packages
 
 
-@pytest.mark.parametrize("changed", ["library", "python", "code", "device", "instructions"])
+@pytest.mark.parametrize("changed", ["library", "python", "code", "device", "instructions", "java"])
 def test_another_environment_is_verified_again(changed, cache, monkeypatch):
     before = Environment.here("cpu")
     remember(before, PARTS)
@@ -174,6 +174,7 @@ def test_another_environment_is_verified_again(changed, cache, monkeypatch):
         "code": (stamp, "code_hash", lambda: "another"),
         "device": (provenance, "processor", lambda: "another processor"),
         "instructions": (torch.backends.cpu, "get_cpu_capability", lambda: "AVX9"),
+        "java": (stamp.shutil, "which", lambda name: None if before.has_java else name),
     }
     monkeypatch.setattr(*patches[changed])
     assert missing(Environment.here("cpu"), PARTS) == PARTS

@@ -6,6 +6,7 @@ A job's own process imports this module, so it stays light.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,8 @@ def submission_script(executor: Any, jobs: int) -> str:
 
     Nothing is submitted.
     """
-    inner = executor._executor
+    inner = copy(executor._executor)
+    inner.parameters = dict(inner.parameters)
     if jobs > 1:
         inner.parameters["map_count"] = jobs
     text: str = inner._make_submission_file_text(inner._submitit_command_str, "")

@@ -1,6 +1,7 @@
 """What has passed in which environment, as files in the user's cache. Imports no torch.
 
-An environment consists of the versions of Python and of the libraries, the code, and the device.
+An environment consists of the versions of Python and of the libraries, the code, the device, and
+whether there is a Java, without which some checks do not run.
 One file holds the parts that have passed there: ~/.cache/vlpeft/verified/KEY.json. If
 $XDG_CACHE_HOME is set, it replaces ~/.cache.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,13 +38,15 @@ class Environment(Config):
     packages: dict[str, str]
     code: str  # hash of the packages' files
     device: str  # such as "cpu: AMD EPYC, AVX2" or "cuda: NVIDIA H100"
+    has_java: bool
 
     @classmethod
     def here(cls, device: str) -> Environment:
         """Return the environment of this process; `device` is "cpu" or "cuda"."""
         packages = {name: version(name) for name in provenance.PACKAGES}
         described = f"{device}: {device_name(device)}"
-        return cls(platform.python_version(), packages, code_hash(), described)
+        has_java = shutil.which("java") is not None
+        return cls(platform.python_version(), packages, code_hash(), described, has_java)
 
     @cached_property
     def key(self) -> str:
