@@ -33,8 +33,9 @@ from vlpeft.benchmark.datasets import DatasetSpec
 from vlpeft.benchmark.datasets.base import Example
 from vlpeft.benchmark.plan.compatibility import reason_to_skip
 from vlpeft.benchmark.plan.sweep import load_sweep
+from vlpeft.benchmark.run.batches import Feed
 from vlpeft.benchmark.run.features import VisualSteps
-from vlpeft.benchmark.run.loop import Feed, TrainingState, start, train
+from vlpeft.benchmark.run.loop import TrainingState, start, train
 from vlpeft.benchmark.run.model import build
 from vlpeft.benchmark.tasks import TASKS, tasks_for
 from vlpeft.benchmark.tasks.base import Item

@@ -18,10 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from vlpeft.benchmark.cells.cell import Cell
+from vlpeft.benchmark.run.batches import Feed
 from vlpeft.benchmark.run.checkpoint import trained_tensors
 from vlpeft.benchmark.run.distributed import Ranks, join
 from vlpeft.benchmark.run.features import VisualSteps
-from vlpeft.benchmark.run.loop import Feed, start, train
+from vlpeft.benchmark.run.loop import start, train
 from vlpeft.benchmark.run.model import build
 from vlpeft.benchmark.run.ranks import Link, run_ranks
 from vlpeft.benchmark.tasks.base import Item

@@ -20,9 +20,10 @@ from vlpeft.benchmark.contract.method import apply
 from vlpeft.benchmark.core.config import parse
 from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.plan.measure import ANSWERS, QUESTION
+from vlpeft.benchmark.run.batches import Feed
 from vlpeft.benchmark.run.features import VisualSteps
 from vlpeft.benchmark.run.fetch_ahead import pin
-from vlpeft.benchmark.run.loop import Feed, autocast, start, train
+from vlpeft.benchmark.run.loop import autocast, start, train
 from vlpeft.benchmark.tasks.base import Item
 
 # Steps of a call. Real training enters its loop once, not once a step.

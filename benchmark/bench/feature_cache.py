@@ -14,10 +14,11 @@ from vlpeft.benchmark.bench._rows import BenchRow, BenchSetting
 from vlpeft.benchmark.bench._sides import TimedStep, time_row, turns
 from vlpeft.benchmark.cells.cell import Part
 from vlpeft.benchmark.datasets import load_spec
+from vlpeft.benchmark.run.batches import Feed
 from vlpeft.benchmark.run.checkpoint import load_trained, trained_tensors
 from vlpeft.benchmark.run.features import live_features, visual_inputs
 from vlpeft.benchmark.run.inputs import Inputs
-from vlpeft.benchmark.run.loop import Feed, start, train
+from vlpeft.benchmark.run.loop import start, train
 
 BENCH = "feature_cache"
 BATCH, BATCHES = 4, 2

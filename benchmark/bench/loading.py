@@ -16,10 +16,11 @@ from vlpeft.benchmark.bench._rows import BenchRow, BenchSetting
 from vlpeft.benchmark.bench._sides import TimedStep, time_row, turns
 from vlpeft.benchmark.export.predict import ImageFiles
 from vlpeft.benchmark.plan.measure import ANSWERS, QUESTION
+from vlpeft.benchmark.run.batches import Feed
 from vlpeft.benchmark.run.checkpoint import load_trained, trained_tensors
 from vlpeft.benchmark.run.features import views
 from vlpeft.benchmark.run.fetch_ahead import DEPTH
-from vlpeft.benchmark.run.loop import Feed, start, train
+from vlpeft.benchmark.run.loop import start, train
 from vlpeft.benchmark.tasks.base import Item
 
 BENCH = "loading"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -15,6 +16,7 @@ from vlpeft.benchmark.core.files import write_output
 
 if TYPE_CHECKING:
     from vlpeft.benchmark.bench._rows import BenchRow, BenchSetting
+    from vlpeft.results.report.growth import Curve
 
 
 def bench(options: argparse.Namespace) -> int:
@@ -64,17 +66,29 @@ def _print(rows: Sequence[BenchRow], options: argparse.Namespace) -> None:
 
 def _plot(rows: Sequence[BenchRow], path: Path) -> None:
     """Draw the curves of `growth`. Raises UserError if there are none, or the file is refused."""
-    from vlpeft.benchmark.bench._plot import plot
+    from vlpeft.results.report.growth import draw_growth
 
-    if not any(row.points for row in rows):
+    curves = list(_curves(rows))
+    if not curves:
         raise UserError(
             "--plot: no curve of `growth` was measured; measure it, or leave --plot out"
         )
     try:
-        write_output(path, plot(rows).encode())
+        write_output(path, draw_growth(curves).encode())
     except OSError as error:
         raise UserError(f"--plot {path}: {error.strerror}; choose another file") from error
     print_message(f"drawn in {path}")
+
+
+def _curves(rows: Sequence[BenchRow]) -> Iterator[Curve]:
+    """Yield the rows that have points."""
+    from vlpeft.results.report.growth import Curve
+
+    for row in rows:
+        if row.points:
+            name = row.name.partition(",")[0]
+            points = list(row.points.items())
+            yield Curve(name, row.unit, row.ratio, row.required or math.inf, points)
 
 
 def _setting(options: argparse.Namespace, chosen: Sequence[str]) -> BenchSetting:

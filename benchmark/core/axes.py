@@ -50,9 +50,12 @@ class Axis:
 
     def ticks(self, wanted: int = 6) -> list[tuple[float, str]]:
         """Return about `wanted` round values in the range, each with its label."""
-        values = self._steps(wanted)
+        values = list(self._steps(wanted))
         if self.log:
-            values = self._decades()
+            decades = list(self._decades())
+            # A short range may hold one of them, or none; then the round steps stay.
+            if len(decades) > 1:
+                values = decades
         return [(value, short_number(value)) for value in values]
 
     def _steps(self, wanted: int) -> Iterator[float]:

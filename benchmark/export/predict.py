@@ -20,10 +20,10 @@ from vlpeft.benchmark.datasets.base import DataFormat, Example, Pixels, is_broke
 from vlpeft.benchmark.datasets.image_files import decode_image
 from vlpeft.benchmark.datasets.json_files import RepeatedKey, unique_keys
 from vlpeft.benchmark.export.folder import AdapterFolder
+from vlpeft.benchmark.run.batches import Feed
 from vlpeft.benchmark.run.evaluation import predict_split
 from vlpeft.benchmark.run.features import visual_inputs
 from vlpeft.benchmark.run.inputs import Inputs
-from vlpeft.benchmark.run.loop import Feed
 from vlpeft.benchmark.tasks import TASKS
 from vlpeft.benchmark.tasks.base import Task
 

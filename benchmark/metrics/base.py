@@ -39,7 +39,11 @@ class Scores:
 
 
 class Metric(ABC):
-    """A way to score the predictions of one split."""
+    """A way to score the predictions of one split.
+
+    Higher values must be better: bold type, selection of epochs and `tune:` rely on it. Give an
+    error as its negative, or as 100 minus it.
+    """
 
     name: ClassVar[str]  # set by @register
     # Set by @register: the names of the numbers that the metric gives, without breakdowns.

@@ -26,10 +26,11 @@ from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.core.processes import end_with_parent
 from vlpeft.benchmark.plan.checker import UNREADABLE
 from vlpeft.benchmark.plan.measure import ANSWERS, cached_pixels, items, pixels, shorten_error
+from vlpeft.benchmark.run.batches import Feed
 from vlpeft.benchmark.run.compile import compile_errors, compile_layers
 from vlpeft.benchmark.run.features import VisualSteps, redraws_images
 from vlpeft.benchmark.run.inputs import Inputs
-from vlpeft.benchmark.run.loop import Feed, TrainingState, start, train
+from vlpeft.benchmark.run.loop import TrainingState, start, train
 from vlpeft.benchmark.run.model import build
 from vlpeft.benchmark.run.runtime import Runtime, prepare_torch
 

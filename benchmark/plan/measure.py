@@ -25,10 +25,11 @@ from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.core.processes import end_with_parent
 from vlpeft.benchmark.plan.check import combinations
 from vlpeft.benchmark.plan.sweep import SweepHandle
+from vlpeft.benchmark.run.batches import Feed
 from vlpeft.benchmark.run.compile import eager
 from vlpeft.benchmark.run.cost import Meter, parameters
 from vlpeft.benchmark.run.features import VisualSteps
-from vlpeft.benchmark.run.loop import Feed, start, train
+from vlpeft.benchmark.run.loop import start, train
 from vlpeft.benchmark.run.model import build
 from vlpeft.benchmark.run.runtime import Runtime, prepare_torch
 from vlpeft.benchmark.tasks import TASKS

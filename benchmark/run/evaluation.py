@@ -12,11 +12,12 @@ from torch import Tensor
 from vlpeft.benchmark.contract.backbone import Backbone
 from vlpeft.benchmark.datasets.base import Example
 from vlpeft.benchmark.metrics.base import Prediction
+from vlpeft.benchmark.run.batches import Feed
 from vlpeft.benchmark.run.compile import eager
 from vlpeft.benchmark.run.distributed import ALONE, Ranks
 from vlpeft.benchmark.run.fetch_ahead import ahead, fetch_depth, pin
 from vlpeft.benchmark.run.inputs import Inputs
-from vlpeft.benchmark.run.loop import Feed, autocast
+from vlpeft.benchmark.run.loop import autocast
 from vlpeft.benchmark.run.memory import PartsInMemory
 
 T = TypeVar("T")

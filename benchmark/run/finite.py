@@ -8,9 +8,10 @@ from collections.abc import Sequence
 import torch
 
 from vlpeft.benchmark.core.errors import DivergedError
+from vlpeft.benchmark.run.batches import Feed, Piece
 from vlpeft.benchmark.run.checkpoint import trained_tensors
 from vlpeft.benchmark.run.compile import eager
-from vlpeft.benchmark.run.loop import Feed, Piece, TrainingState, compute_loss
+from vlpeft.benchmark.run.loop import TrainingState, compute_loss
 
 CHECKED_ITEMS = 8  # items whose loss is computed: overflow shows on any input
 

@@ -9,15 +9,9 @@ from torch import Tensor
 
 from vlpeft.benchmark.cells.failures import is_out_of_memory
 from vlpeft.benchmark.core.errors import OutOfMemory
+from vlpeft.benchmark.run.batches import Feed, Piece, item_length
 from vlpeft.benchmark.run.distributed import Ranks
-from vlpeft.benchmark.run.loop import (
-    Feed,
-    Piece,
-    TrainingState,
-    compute_loss,
-    item_length,
-    train,
-)
+from vlpeft.benchmark.run.loop import TrainingState, compute_loss, train
 from vlpeft.benchmark.run.memory import free_memory
 
 

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from vlpeft.benchmark.contract.backbone import Backbone
+from vlpeft.benchmark.run.batches import Feed, batches, split_batch
 from vlpeft.benchmark.run.compile import eager
 from vlpeft.benchmark.run.distributed import ALONE, Ranks
-from vlpeft.benchmark.run.loop import Feed, TrainingState, batches, compute_loss, split_batch
+from vlpeft.benchmark.run.loop import TrainingState, compute_loss
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from vlpeft.benchmark.core.config import dump, parse
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.core.files import read_json, remove
 from vlpeft.benchmark.core.locks import hold
+from vlpeft.benchmark.run.batches import Feed
 from vlpeft.benchmark.run.checkpoint import load_checkpoint, save_checkpoint, trained_tensors
 from vlpeft.benchmark.run.compile import compile_errors, compile_layers
 from vlpeft.benchmark.run.cost import Meter, merge_readings
@@ -35,7 +36,7 @@ from vlpeft.benchmark.run.finite import check_trained
 from vlpeft.benchmark.run.fitting import train_in_memory
 from vlpeft.benchmark.run.flops import first_step
 from vlpeft.benchmark.run.inputs import Inputs
-from vlpeft.benchmark.run.loop import Feed, TrainingState, start
+from vlpeft.benchmark.run.loop import TrainingState, start
 from vlpeft.benchmark.run.model import build
 from vlpeft.benchmark.run.ranks import Link, run_ranks
 from vlpeft.benchmark.run.result import (

@@ -18,12 +18,13 @@ from vlpeft.benchmark.core.errors import UserError, did_you_mean
 from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.metrics import METRICS
 from vlpeft.benchmark.metrics.base import Prediction
+from vlpeft.benchmark.run.batches import Feed
 from vlpeft.benchmark.run.checkpoint import load_trained, trained_tensors
 from vlpeft.benchmark.run.distributed import ALONE, Ranks
 from vlpeft.benchmark.run.evaluation import predictions
 from vlpeft.benchmark.run.finite import check_trained
 from vlpeft.benchmark.run.inputs import Inputs
-from vlpeft.benchmark.run.loop import Feed, TrainingState
+from vlpeft.benchmark.run.loop import TrainingState
 from vlpeft.benchmark.tasks.base import Task
 
 TRIAL = 8  # examples that are scored before training

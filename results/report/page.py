@@ -268,7 +268,8 @@ def _assets() -> dict[str, Any]:
     The page's security policy has the hash, so that no other script may run in it.
     """
     folder = files("vlpeft.results.report") / "templates"
-    style = (folder / "report.css").read_text(encoding="utf-8")
+    sheets = [folder / name for name in ("charts.css", "report.css")]
+    style = "".join(sheet.read_text(encoding="utf-8") for sheet in sheets)
     script = (folder / "report.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return {"style": Markup(style), "script": Markup(script), "digest": digest}

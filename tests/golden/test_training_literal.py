@@ -12,8 +12,9 @@ from torch import Tensor
 
 from tests.conftest import ANSWERS, Case, visual
 from vlpeft.benchmark.core.protocol import Protocol
+from vlpeft.benchmark.run.batches import Feed, batches
 from vlpeft.benchmark.run.checkpoint import trained_tensors
-from vlpeft.benchmark.run.loop import Feed, batches, start, train
+from vlpeft.benchmark.run.loop import start, train
 from vlpeft.benchmark.run.optimizer import build_optimizer
 from vlpeft.benchmark.tasks.base import Item
 

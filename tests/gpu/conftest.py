@@ -16,8 +16,9 @@ from tests.conftest import ANSWERS, Case
 from tests.end_to_end.conftest import main
 from vlpeft.benchmark.contract.backbone import Backbone
 from vlpeft.benchmark.plan.verify.models import without_dropout
+from vlpeft.benchmark.run.batches import Feed
 from vlpeft.benchmark.run.features import VisualSteps
-from vlpeft.benchmark.run.loop import Feed, TrainingState, start, train
+from vlpeft.benchmark.run.loop import TrainingState, start, train
 
 __all__ = ["main"]
 DEVICE = torch.device(os.environ.get("VLPEFT_TEST_DEVICE", "cuda"))

@@ -17,11 +17,12 @@ from torch import Tensor
 from tests.conftest import ANSWERS, Case, visual
 from vlpeft.benchmark.core.errors import DataError
 from vlpeft.benchmark.datasets.shapes import Shapes
+from vlpeft.benchmark.run.batches import Feed
 from vlpeft.benchmark.run.distributed import ALONE, Ranks
 from vlpeft.benchmark.run.evaluation import predict_split
 from vlpeft.benchmark.run.features import VisualSteps, views
 from vlpeft.benchmark.run.fetch_ahead import DEPTH, ahead, fetch_depth, pin
-from vlpeft.benchmark.run.loop import Feed, start, train
+from vlpeft.benchmark.run.loop import start, train
 from vlpeft.benchmark.tasks.base import Item
 
 LORA = Case("lora", "vit_roberta")

@@ -30,12 +30,13 @@ from vlpeft.benchmark.plan.check import plan, save_plan
 from vlpeft.benchmark.plan.measure import cached_pixels
 from vlpeft.benchmark.plan.sweep import SweepHandle
 from vlpeft.benchmark.run import compile as compiling
+from vlpeft.benchmark.run.batches import Feed
 from vlpeft.benchmark.run.checkpoint import load_trained, trained_tensors
 from vlpeft.benchmark.run.compile import compile_errors, compile_layers, layers
 from vlpeft.benchmark.run.distributed import ALONE
 from vlpeft.benchmark.run.evaluation import predict_split
 from vlpeft.benchmark.run.flops import first_step
-from vlpeft.benchmark.run.loop import Feed, start
+from vlpeft.benchmark.run.loop import start
 from vlpeft.benchmark.run.runner import Stopped, run_cell
 from vlpeft.benchmark.run.runtime import Runtime
 

@@ -11,10 +11,11 @@ import torch
 from tests.conftest import ANSWERS, Case, visual
 from vlpeft.benchmark.cells.failures import describe_failure
 from vlpeft.benchmark.core.errors import OutOfMemory
+from vlpeft.benchmark.run.batches import Feed
 from vlpeft.benchmark.run.checkpoint import trained_tensors
 from vlpeft.benchmark.run.distributed import ALONE
 from vlpeft.benchmark.run.fitting import train_in_memory
-from vlpeft.benchmark.run.loop import Feed, TrainingState, start
+from vlpeft.benchmark.run.loop import TrainingState, start
 from vlpeft.benchmark.tasks.base import Item
 
 LORA = Case("lora", "vit_roberta")

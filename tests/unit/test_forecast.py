@@ -13,7 +13,7 @@ from vlpeft.benchmark.plan import forecast
 from vlpeft.benchmark.plan.check import plan
 from vlpeft.benchmark.plan.forecast import step_seconds, total_steps
 from vlpeft.benchmark.plan.sweep import SweepHandle
-from vlpeft.benchmark.run.loop import Feed
+from vlpeft.benchmark.run.batches import Feed
 from vlpeft.benchmark.run.runtime import Runtime
 from vlpeft.results.tables.render import render
 from vlpeft.results.tables.steps import forecast_table

@@ -26,10 +26,11 @@ from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.plan.check import plan, save_plan
 from vlpeft.benchmark.plan.sweep import SweepHandle
+from vlpeft.benchmark.run.batches import Feed, batches
 from vlpeft.benchmark.run.checkpoint import load_checkpoint, save_checkpoint, trained_tensors
 from vlpeft.benchmark.run.features import VisualSteps
 from vlpeft.benchmark.run.finite import check_trained
-from vlpeft.benchmark.run.loop import Feed, TrainingState, batches, start, train
+from vlpeft.benchmark.run.loop import TrainingState, start, train
 from vlpeft.benchmark.run.optimizer import learning_rate_factor
 from vlpeft.benchmark.run.runner import run_cell
 from vlpeft.benchmark.run.runtime import Runtime

@@ -10,12 +10,13 @@ from torch import nn
 
 from tests.conftest import ANSWERS, Case, visual
 from vlpeft.benchmark.core.protocol import Protocol
+from vlpeft.benchmark.run.batches import Feed
 from vlpeft.benchmark.run.checkpoint import trained_tensors
 from vlpeft.benchmark.run.cost import gpu_hours
 from vlpeft.benchmark.run.distributed import ALONE, Ranks
 from vlpeft.benchmark.run.features import VisualSteps
 from vlpeft.benchmark.run.flops import StepFlops, first_step
-from vlpeft.benchmark.run.loop import Feed, start
+from vlpeft.benchmark.run.loop import start
 from vlpeft.benchmark.tasks.base import Item
 
 

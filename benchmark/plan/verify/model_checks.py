@@ -30,8 +30,9 @@ from vlpeft.benchmark.plan.verify.models import (
     without_dropout,
 )
 from vlpeft.benchmark.plan.verify.waves import fingerprint
+from vlpeft.benchmark.run.batches import Feed
 from vlpeft.benchmark.run.features import VisualSteps
-from vlpeft.benchmark.run.loop import Feed, autocast, start, train
+from vlpeft.benchmark.run.loop import autocast, start, train
 from vlpeft.benchmark.tasks.base import Item
 
 BEAMS = 3
