@@ -58,7 +58,7 @@ TESTS: dict[str, dict[str, tuple[str, ...]]] = {
         "augmentation": ("unit/test_augmentation.py",),
         "evaluation": ("unit/test_ahead.py", "end_to_end/test_eval_batch.py"),
         "feature_cache features": ("unit/test_features.py",),
-        "finite loop model optimizer": (
+        "batches finite loop model optimizer": (
             "golden/test_training_literal.py",
             "unit/test_training.py",
         ),
