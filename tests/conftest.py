@@ -208,9 +208,19 @@ def visual(backbone: Backbone) -> VisualSteps:
             ]
         )
 
+    seen: dict[tuple[float, ...], Tensor] = {}
+
+    def feature(image: Tensor) -> Tensor:
+        if any(parameter.requires_grad for parameter in tower.parameters()):
+            return tower(image[None])
+        key = tuple(image[0, 0, :4].tolist())
+        if key not in seen:
+            seen[key] = tower(image[None])
+        return seen[key]
+
     # A batch of another size may round differently. One image at a time keeps the features
-    # independent.
-    return VisualSteps(fetch, lambda pixels: torch.cat([tower(image[None]) for image in pixels]))
+    # independent; those of a frozen tower are computed once.
+    return VisualSteps(fetch, lambda pixels: torch.cat([feature(image) for image in pixels]))
 
 
 def variations(cls: type[Any], base: Settings) -> Iterator[Settings]:
