@@ -20,7 +20,7 @@ from PIL import Image
 from vlpeft.benchmark.cli import main as cli
 from vlpeft.benchmark.plan.verify.parts import PARTS
 from vlpeft.benchmark.plan.verify.runner import run
-from vlpeft.benchmark.plan.verify.stamp import Environment, missing, remember
+from vlpeft.benchmark.plan.verify.stamp import Environment, cache_folder, missing, remember
 
 COMMAND = str(Path(sys.executable).with_name("vlpeft"))
 OFFLINE = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -176,12 +176,17 @@ def edit_json(path: Path, change) -> None:
     write_json(path, content)
 
 
-@cache
 def verify_once() -> None:
     """Verify what the tests' cells use before the first command does.
 
-    Otherwise the output would depend on which command runs first.
+    Otherwise the output would depend on which command runs first. A test may have a cache folder
+    or an environment of its own.
     """
+    _verify(cache_folder(), Environment.here("cpu").key)
+
+
+@cache
+def _verify(_folder: Path, _key: str) -> None:
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     device, left = torch.device("cpu"), missing(Environment.here("cpu"), PARTS)
     if left:

@@ -20,6 +20,8 @@ PROTOCOL = "{lr: 1e-3, epochs: 2, batch_size: 4, train_limit: 10, eval_limit: 4,
 @pytest.mark.filterwarnings(
     "ignore:The .grad attribute of a Tensor that is not a leaf Tensor is being accessed:UserWarning"
 )
+# torch says so of Python 3.13.0 alone.
+@pytest.mark.filterwarnings("ignore:Guards may run slower on Python 3.13.0:RuntimeWarning")
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_a_cell_is_compiled(tmp_path, main) -> None:
     torch.compiler.reset()
