@@ -61,17 +61,20 @@ class _PlainComposer(Composer):
     def __init__(self, loader: Any = None) -> None:
         super().__init__(loader)
         self.warn_double_anchors = False  # an anchor may be given again; the last one counts
+        self.nested = 0  # levels, at the current node
         self.values = 0  # so far, with each anchor counted wherever it is used
         self.sizes: dict[int, int] = {}  # the number of values in each node
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         """Compose one node and all in it, or return that of an alias."""
         mark = self.parser.peek_event().start_mark
-        if self.depth >= DEEPEST:
+        if self.nested >= DEEPEST:
             raise ComposerError(None, None, f"nested deeper than {DEEPEST} levels", mark)
         before = self.values
         self.values += 1
+        self.nested += 1
         node = super().compose_node(parent, index)
+        self.nested -= 1  # an error ends the whole document, so it need not be counted back
         if id(node) in self.sizes:  # an alias
             self.values = before + self.sizes[id(node)]
         elif node.end_mark is None:
