@@ -20,6 +20,6 @@ if __name__ == "__main__":
     # A user's own files may have the name of any module.
     if sys.path[0] in ("", working_folder()):
         del sys.path[0]
-    from vlpeft.benchmark.cli.main import main
+    from vlpeft.benchmark.cli.main import program
 
-    main()
+    program()

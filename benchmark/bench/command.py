@@ -18,7 +18,7 @@ from vlpeft.benchmark.core.processes import starter_variables
 
 BENCH = "command"
 RUNS = 10  # of a short command in a step
-HELP = ("-c", "from vlpeft.benchmark.cli.main import main; main()", "--help")
+HELP = ("-m", "vlpeft", "--help")
 CPU_SECONDS = """
 import sys, time
 from vlpeft.benchmark.cli.main import main

@@ -24,7 +24,11 @@ from vlpeft.benchmark.cli.tables import diff, keep, table
 from vlpeft.benchmark.cli.verify import verify
 from vlpeft.benchmark.cli.watching import cancel, logs, status
 from vlpeft.benchmark.core.errors import UserError
-from vlpeft.benchmark.core.processes import end_with_starter, interrupt_at_end_signals
+from vlpeft.benchmark.core.processes import (
+    QuickExit,
+    end_with_starter,
+    interrupt_at_end_signals,
+)
 from vlpeft.benchmark.core.terminal import OutputError, discard, prepare_streams
 
 
@@ -42,6 +46,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print_error("the current folder was deleted; change to another folder")
         sys.exit(2)
     sys.exit(_run(arguments))
+
+
+def program() -> None:
+    """Run `main` as a process of its own."""
+    with QuickExit():
+        main()
 
 
 def _run(arguments: Sequence[str] | None) -> int:

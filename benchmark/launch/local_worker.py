@@ -20,7 +20,7 @@ from vlpeft.benchmark.cells.records import Store
 from vlpeft.benchmark.core.config import JSON, Config, parse
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.core.files import read_json
-from vlpeft.benchmark.core.processes import continue_without_parent
+from vlpeft.benchmark.core.processes import QuickExit, continue_without_parent
 from vlpeft.benchmark.launch.interrupts import SAVE_SECONDS
 from vlpeft.benchmark.launch.presence import WORKER, show_presence
 from vlpeft.benchmark.launch.worker import STOPPED, StopSignal, print_error, run_cells
@@ -122,4 +122,5 @@ def main(path: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    with QuickExit():
+        sys.exit(main(sys.argv[1]))

@@ -26,6 +26,7 @@ from vlpeft.benchmark.cells.records import Store
 from vlpeft.benchmark.core.config import dump, parse
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.core.files import read_json
+from vlpeft.benchmark.core.processes import QuickExit
 from vlpeft.benchmark.core.terminal import escape, escape_lines, print_message, write_stderr
 from vlpeft.benchmark.launch.tries import begin, forget, give_up, last_if_exhausted
 from vlpeft.benchmark.plan.verify.gate import EnvironmentGate
@@ -183,4 +184,5 @@ def main(root: str, runtime: str, log: str, ids: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4:]))
+    with QuickExit():
+        sys.exit(main(sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4:]))

@@ -16,12 +16,10 @@ import pytest
 from tests.end_to_end.conftest import COMMAND, RUN, cells, environment, main, write_one
 from tests.processes import Started, wait_until
 from vlpeft.benchmark.cells.records import Store
-from vlpeft.benchmark.launch.interrupts import SAVE_SECONDS
 
 __all__ = ["main"]
 LONG = "{lr: 1e-3, steps: 1000000, batch_size: 4, train_limit: 8, eval_limit: 4}"
-# A worker may take SAVE_SECONDS to finish its step and to write; both processes then exit.
-LEFT_SECONDS = SAVE_SECONDS + 15
+LEFT_SECONDS = 15
 
 
 def trains(root: Path) -> bool:
