@@ -24,7 +24,7 @@ from vlpeft.benchmark.core.config import (
     parse_json,
     read_yaml,
 )
-from vlpeft.benchmark.core.errors import UserError, did_you_mean
+from vlpeft.benchmark.core.errors import UserError, did_you_mean, error_context
 from vlpeft.benchmark.core.files import read_bytes
 from vlpeft.benchmark.core.paths import resolve_path
 from vlpeft.benchmark.datasets import dataset_path
@@ -252,7 +252,8 @@ class SweepHandle:
         These files are the sweep's own, as it was read, and as they are now those of its protocol
         and its datasets, and the scale's.
         """
-        files = list(protocol_files(self.sweep.protocol))
+        with error_context(f"{self.path}: protocol"):
+            files = list(protocol_files(self.sweep.protocol))
         files += [dataset_path(place.source) for place in self.places()]
         unique = list(dict.fromkeys(files))
         if self.scale:

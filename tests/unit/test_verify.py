@@ -17,6 +17,7 @@ from vlpeft.benchmark.cells.verified import BACKBONES, is_covered
 from vlpeft.benchmark.core.config import dump
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.core.protocol import Protocol
+from vlpeft.benchmark.core.registry import REPOSITORY
 from vlpeft.benchmark.launch import worker
 from vlpeft.benchmark.plan.verify import expected, gate, stamp
 from vlpeft.benchmark.plan.verify.check import EXACT, FLOAT32, SMALL, Check, NotRun, difference
@@ -182,11 +183,11 @@ def test_another_environment_is_verified_again(changed, cache, monkeypatch):
 
 def test_the_code_is_hashed_by_its_content(tmp_path):
     for package in stamp.COMPUTING:
-        (tmp_path / package).mkdir()
-    file = tmp_path / "benchmark" / "a.py"
+        (tmp_path / "vlpeft" / package).mkdir(parents=True)
+    file = tmp_path / "vlpeft" / "benchmark" / "a.py"
     file.write_text("a = 1\n")
     hashes = {stamp.code_hash.__wrapped__(tmp_path)}
-    (tmp_path / "benchmark" / "notes.txt").write_text("not code")
+    (tmp_path / "vlpeft" / "benchmark" / "notes.txt").write_text("not code")
     hashes.add(stamp.code_hash.__wrapped__(tmp_path))
     assert len(hashes) == 1
     file.write_text("a = 2\n")
@@ -194,6 +195,13 @@ def test_the_code_is_hashed_by_its_content(tmp_path):
     file.rename(file.with_name("b.py"))
     hashes.add(stamp.code_hash.__wrapped__(tmp_path))
     assert len(hashes) == 3
+
+
+def test_all_that_computes_is_hashed():
+    hashed = dict(stamp._files(REPOSITORY))
+    for name in ("benchmark/run/loop.py", "baselines/lora.py", "methods/routing.py"):
+        assert f"vlpeft/{name}" in hashed
+    assert "vlpeft/benchmark/backbones/tiny/vit/model.safetensors" in hashed
 
 
 def test_an_incomplete_stamp_is_ignored(cache):

@@ -86,6 +86,8 @@ def code_hash(folder: Path = REPOSITORY) -> str:
     """Return the hash of the files that compute.
 
     It is the same for a checkout, a wheel and the copy that jobs run.
+
+    folder: the one that holds the package `vlpeft`.
     """
     digest = hashlib.sha256()
     for name, path in sorted(_files(folder)):
@@ -96,7 +98,7 @@ def code_hash(folder: Path = REPOSITORY) -> str:
 
 def _files(folder: Path) -> Iterator[tuple[str, Path]]:
     for package in COMPUTING:
-        for path in (folder / package).rglob("*"):
+        for path in (folder / "vlpeft" / package).rglob("*"):
             if path.suffix in SUFFIXES and path.is_file():
                 yield path.relative_to(folder).as_posix(), path
 
