@@ -107,7 +107,8 @@ def _add_plan(commands: Any) -> None:
         "look for weights from the hub; `vlpeft prefetch SWEEP --dry-run` does.",
         "  vlpeft plan quickstart\n"
         "  vlpeft plan quickstart --explain 02f7\n"
-        "  vlpeft plan p_adapter/table1 --cost --device cuda\n",
+        "  vlpeft plan p_adapter/table1 --cost --device cuda\n"
+        "  vlpeft plan quickstart --commands | parallel -j 4\n",
     )
     add_sweep(plan)
     add_scale(plan)
@@ -133,6 +134,11 @@ def _add_plan_views(plan: argparse.ArgumentParser) -> None:
         "--widen",
         action="store_true",
         help="name the next value for each number that was best at the edge of its `tune:` list",
+    )
+    plan.add_argument(
+        "--commands",
+        action="store_true",
+        help="print a shell line for each cell that is not done, for a scheduler of your own",
     )
 
 

@@ -135,7 +135,7 @@ def _root(options: argparse.Namespace) -> Path | None:
     default = Path("runs") / name
     if given:
         return given
-    if options.command == "plan" and not default.exists():
+    if options.command == "plan" and not options.commands and not default.exists():
         return None
     return default
 

@@ -14,6 +14,7 @@ from vlpeft.benchmark.cli.printing import (
     print_json,
     print_line,
     print_message,
+    print_note,
     print_table,
     print_text,
 )
@@ -37,7 +38,7 @@ def list_names(options: argparse.Namespace) -> int:
 
 
 def plan(options: argparse.Namespace) -> int:
-    """List the cells of a sweep, explain one of them, or estimate what they cost."""
+    """List the cells of a sweep, explain one of them, estimate their cost, or print commands."""
     _check_plan_options(options)
     if options.explain is not None:
         return _explain(options)
@@ -45,17 +46,19 @@ def plan(options: argparse.Namespace) -> int:
     from vlpeft.benchmark.plan.check import plan
     from vlpeft.results.tables.listing import plan_rows, plan_table
 
-    if options.root is not None and not options.root.exists():
+    if options.root is not None and not options.root.exists() and not options.commands:
         raise UserError(
             f"--root {options.root}: no such folder; leave --root out, or run "
             f"`vlpeft sweep {options.handle.as_typed()}`"
         )
     results = None
-    if options.root is not None or options.widen:
+    if options.root is not None or options.widen or options.commands:
         results = Store(options.handle.root)
     made = plan(options.handle, need_data=False, results=results)
     if options.widen:
         return _widen(made, options.handle)
+    if options.commands:
+        return _print_commands(made, options.handle)
     if options.cost:
         return _cost(made, options)
     if options.json:
@@ -78,10 +81,27 @@ def _widen(made: Plan, sweep: SweepHandle) -> int:
     return 0
 
 
+def _print_commands(made: Plan, sweep: SweepHandle) -> int:
+    """Print a command for each cell that is not done. They may run anywhere, in any order."""
+    from vlpeft.benchmark.cells.records import Store
+    from vlpeft.benchmark.plan.stages import unfinished, waits
+
+    words = sweep.absolute().as_typed()
+    for cell in unfinished(made, Store(sweep.root)):
+        print_line(f"vlpeft run {words} --cell {cell.id}")
+    if waits(made):
+        print_note("the best settings of `tune:` are tested after these; plan again for the rest")
+    return 0
+
+
 def _check_plan_options(options: argparse.Namespace) -> None:
     """Raise UserError for options of `plan` that do not go together."""
-    if options.explain is not None and options.cost:
-        raise UserError("--explain, --cost: choose one of the two")
+    views = ("explain", "cost", "widen", "commands")
+    chosen = [f"--{name}" for name in views if getattr(options, name)]
+    if len(chosen) > 1:
+        raise UserError(f"{', '.join(chosen)}: choose one of them")
+    if options.commands and options.json:
+        raise UserError("--commands, --json: commands are lines of text; leave out --json")
     if options.cost:
         return
     if options.batch or options.threads or options.compile or options.device != "auto":

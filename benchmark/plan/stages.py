@@ -35,7 +35,7 @@ def first_stage(sweep: SweepHandle, store: Store) -> Stage:
     Raises UserError as `plan` does.
     """
     made = plan(sweep, need_data=True, results=store)
-    return Stage(made, _unfinished(made, store))
+    return Stage(made, unfinished(made, store))
 
 
 def next_stage(sweep: SweepHandle, store: Store, before: Stage) -> Stage | None:
@@ -47,13 +47,13 @@ def next_stage(sweep: SweepHandle, store: Store, before: Stage) -> Stage | None:
         return None
     made = plan(sweep, need_data=True, results=store)
     known = {cell.id for cell in before.cells}
-    cells = [cell for cell in _unfinished(made, store) if cell.id not in known]
+    cells = [cell for cell in unfinished(made, store) if cell.id not in known]
     if not cells:
         return None
     return Stage(made, cells)
 
 
-def _unfinished(made: Plan, store: Store) -> list[Planned]:
+def unfinished(made: Plan, store: Store) -> list[Planned]:
     """Return the runnable cells without a record, but those that have lost already."""
     undone = [cell for cell in made.runnable() if not store.has_record(cell.id)]
     return [cell for cell in undone if not has_lost(cell, store)]

@@ -312,6 +312,13 @@ class SweepHandle:
             "launch"
         )
 
+    def absolute(self) -> SweepHandle:
+        """Return a handle that means the same in every current folder."""
+        named = self.named
+        if named not in sweep_names():
+            named = str(resolve_path(Path(named)))
+        return replace(self, named=named, root=resolve_path(self.root))
+
     def launch_command(self) -> str:
         """Return the command that launches the sweep, for messages."""
         return f"run `vlpeft sweep {self.as_typed()}`"

@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from tests.end_to_end.conftest import (
+    COMMAND,
     RUN,
     cells,
     edit_json,
@@ -478,6 +479,22 @@ def test_run_writes_its_own_cell_alone(tmp_path, main) -> None:
     before = (root / "sweeps" / "tiny.json").read_bytes()
     assert main("run", path, "--cell", mine, "--root", root, *RUN).code == 0
     assert (root / "sweeps" / "tiny.json").read_bytes() == before  # it keeps what was counted
+
+
+def test_commands_for_a_scheduler_of_your_own(tmp_path, main) -> None:
+    """Each line is a command that may run in any folder. Those of cells that are done are gone."""
+    path, root = write_one(tmp_path), tmp_path / "a root"
+    path.write_text(path.read_text().replace("seeds: [0]", "seeds: [0, 1]"))
+    ids = [row["id"] for row in json.loads(main("plan", path, "--json").out)]
+    lines = main("plan", path, "--root", root, "--commands").out.splitlines()
+    assert lines == [f"vlpeft run {path} --root '{root}' --cell {cell}" for cell in ids]
+    assert not root.exists()
+    line = " ".join([lines[1], *RUN])
+    folder = Path(COMMAND).parent
+    variables = {**environment(), "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}
+    subprocess.run(line, shell=True, cwd="/", env=variables, check=True, capture_output=True)
+    assert [folder.name for folder in cells(root)] == ids[1:]
+    assert main("plan", path, "--root", root, "--commands").out.splitlines() == lines[:1]
 
 
 def test_micro_batches_do_not_change_the_cell(tmp_path, main) -> None:

@@ -162,7 +162,9 @@ def test_the_command(
     [
         (["--batch", "2"], "add --cost"),
         (["--compile"], "add --cost"),
-        (["--cost", "--explain", "0"], "choose one of the two"),
+        (["--cost", "--explain", "0"], "--explain, --cost: choose one of them"),
+        (["--widen", "--commands"], "--widen, --commands: choose one of them"),
+        (["--commands", "--json"], "leave out --json"),
         (["--cost", "--batch", "some"], "must be a whole number"),
         (["--cost", "--device", "gpu"], "device"),
     ],
