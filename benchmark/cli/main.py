@@ -20,7 +20,7 @@ from vlpeft.benchmark.cli.cells import how_to_continue, retry, run, sweep
 from vlpeft.benchmark.cli.planning import list_names, measure, params, plan, prefetch
 from vlpeft.benchmark.cli.printing import print_error, print_note
 from vlpeft.benchmark.cli.report import report
-from vlpeft.benchmark.cli.tables import diff, keep, table
+from vlpeft.benchmark.cli.tables import diff, keep, seeds, table
 from vlpeft.benchmark.cli.verify import verify
 from vlpeft.benchmark.cli.watching import cancel, logs, status
 from vlpeft.benchmark.core.errors import UserError
@@ -206,6 +206,7 @@ COMMANDS = {
     "cancel": cancel,
     "logs": logs,
     "table": table,
+    "seeds": seeds,
     "report": report,
     "diff": diff,
     "keep": keep,

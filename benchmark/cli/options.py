@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,17 @@ def _in_bounds(text: str) -> int:
         return check_number(_at_least(1, text), "it")
     except UserError as error:
         raise argparse.ArgumentTypeError(str(error).removeprefix("it: ")) from None
+
+
+def points(text: str) -> float:
+    """Read a difference of scores, in points."""
+    try:
+        number = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number, not {text!r}") from None
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError("must be more than 0")
+    return number
 
 
 positive = partial(_at_least, 1)

@@ -17,14 +17,16 @@ from vlpeft.benchmark.cli.options import (
     add_threads,
     count,
     path,
+    points,
 )
 
 FORMATS = ("text", "md", "latex", "html", "csv", "json", "parquet")
 
 
 def add_result_commands(commands: Any) -> None:
-    """Add `table`, `diff`, `keep`, `report`, `export-adapter` and `predict`."""
+    """Add `table`, `seeds`, `diff`, `keep`, `report`, `export-adapter` and `predict`."""
     _add_table(commands)
+    _add_seeds(commands)
     _add_diff(commands)
     _add_keep(commands)
     _add_report(commands)
@@ -45,19 +47,49 @@ def _add_table(commands: Any) -> None:
         "  vlpeft table quickstart --tidy --format parquet -o scores.parquet\n",
     )
     add_sweep(table)
-    place = table.add_mutually_exclusive_group()
-    add_root(place)
-    place.add_argument(
-        "--measured",
-        action="store_true",
-        help="read the results that ship with vlpeft (results/measured)",
-    )
+    _add_place(table)
     add_scale(table)
     _add_table_form(table)
     _add_table_content(table)
     add_mixed(table)
     table.add_argument(
         "-o", "--out", type=path, metavar="FILE", help="write to a file instead of printing"
+    )
+
+
+def _add_seeds(commands: Any) -> None:
+    seeds = add_command(
+        commands,
+        "seeds",
+        "say how many seeds would show a difference between each pair of methods",
+        "It reads the scatter from results: over seeds, and over the images of the test split,\n"
+        "which more seeds do not reduce. Results of a few seeds of the same task are enough;\n"
+        "a file of evidence will do, too.",
+        "  vlpeft seeds quickstart --detect 2\n"
+        "  vlpeft seeds quickstart --measured --detect 2 --json\n",
+    )
+    add_sweep(seeds)
+    _add_place(seeds)
+    add_scale(seeds)
+    seeds.add_argument(
+        "--detect",
+        type=points,
+        default=1.0,
+        metavar="POINTS",
+        help="the difference to find, in the unit of the tables (default: 1)",
+    )
+    add_mixed(seeds)
+    add_json(seeds)
+
+
+def _add_place(parser: Any) -> None:
+    """Add where results are: in a folder, in a file, or shipped."""
+    place = parser.add_mutually_exclusive_group()
+    add_root(place)
+    place.add_argument(
+        "--measured",
+        action="store_true",
+        help="read the results that ship with vlpeft (results/measured)",
     )
 
 

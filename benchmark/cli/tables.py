@@ -1,4 +1,4 @@
-"""The commands that read results: `table`, `diff` and `keep`."""
+"""The commands that read results: `table`, `seeds`, `diff` and `keep`."""
 
 from __future__ import annotations
 
@@ -141,6 +141,24 @@ def _board(options: argparse.Namespace) -> Any:
     if options.significance:
         return significance_table(board, tests)
     return score_table(board, tests, details=options.details)
+
+
+def seeds(options: argparse.Namespace) -> int:
+    """Print how many seeds each comparison needs."""
+    from vlpeft.results.evidence import open_results
+    from vlpeft.results.leaderboard import leaderboard
+    from vlpeft.results.statistics.seeds import seeds_table
+    from vlpeft.results.statistics.significance import significance
+
+    _open_measured(options)
+    plan, store = open_results(options.handle)
+    board = leaderboard(plan, store, mixed=options.mixed_environments)
+    table = seeds_table(board, significance(board, store), options.detect)
+    if options.json:
+        print_json(list(table.data))
+    else:
+        print_table(table)
+    return 0
 
 
 def _stage(options: argparse.Namespace, plan: Any) -> str:
