@@ -150,12 +150,17 @@ def find_unplanned(plan: Plan, store: Store) -> list[CellStatus]:
     They are left when a sweep is changed after its launch. Raises UserError for a damaged plan or
     cell.
     """
+    every = find_all_unplanned(plan, store)
+    return [cell for cell in every if not store.has_record(cell.id)]
+
+
+def find_all_unplanned(plan: Plan, store: Store) -> list[CellStatus]:
+    """Return the cells of the folder that no plan in it has, finished ones included."""
     folder = store.root / "cells"
     unknown = set(_names(folder)) - {cell.id for cell in plan.cells}
     for other in launched_plans(store.root) if unknown else ():
         unknown -= {cell.id for cell in other.cells}
-    unfinished = [cell_id for cell_id in sorted(unknown) if not store.has_record(cell_id)]
-    return [_unplanned(cell_id, store) for cell_id in unfinished]
+    return [_unplanned(cell_id, store) for cell_id in sorted(unknown)]
 
 
 def _unplanned(cell_id: str, store: Store) -> CellStatus:

@@ -59,6 +59,20 @@ def cancel(root: Path, sweep: str, cells: Collection[str]) -> Cancelled:
     return Cancelled(jobs, len(main), len(orphans), sorted(hosts))
 
 
+def cancel_cells(root: Path, cells: Collection[str]) -> Cancelled:
+    """Cancel the SLURM jobs of these cells alone, and stop the local workers that hold them.
+
+    The launchers of these workers go on with other cells.
+    """
+    jobs, submitted = _cancel_jobs(root, cells)
+    holders = list(_holders(root, set(cells) - submitted))
+    local = {each.process for each in holders if each.is_local}
+    for process in local:
+        _stop(process)
+    hosts = {each.host for each in holders if not each.is_local}
+    return Cancelled(jobs, 0, len(local), sorted(hosts))
+
+
 def _holders(root: Path, cells: Collection[str]) -> Iterator[Launcher]:
     """Yield the processes that hold one of these cells."""
     store = Store(root)

@@ -249,6 +249,14 @@ def _add_sweep(commands: Any) -> None:
         action="store_true",
         help="slurm: print the script and SLURM's answer to it, and submit nothing",
     )
+    sweep.add_argument(
+        "--prune",
+        action="store_true",
+        help="first stop and list the cells of the result folder that no sweep there has any more",
+    )
+    sweep.add_argument(
+        "--delete", action="store_true", help="--prune: delete the results of these cells"
+    )
     add_runtime(sweep)
 
 

@@ -47,12 +47,17 @@ def run(options: argparse.Namespace) -> int:
 def sweep(options: argparse.Namespace) -> int:
     """Run all cells that are not done, then print the tables. Return 1 if a cell failed."""
     from vlpeft.benchmark.cells.records import Store
+    from vlpeft.benchmark.cli.prune import prune
     from vlpeft.benchmark.cli.ways import select_way
     from vlpeft.benchmark.launch.launch import launch_sweep
     from vlpeft.benchmark.plan.stages import first_stage, waits
     from vlpeft.slurm.way import Slurm
 
+    if options.delete and not options.prune:
+        raise UserError("--delete: deletes what --prune finds; add --prune")
     way = select_way(options, lambda: _runtime(options))
+    if options.prune:
+        prune(options)
     if isinstance(way, Slurm) and options.dry_run:
         stage = first_stage(options.handle, Store(options.root))
         print_text(way.dry_run(stage.cells, options.root).rstrip("\n"))

@@ -429,6 +429,30 @@ def test_a_failing_cell_does_not_stop_the_others(tmp_path, main) -> None:
     ]  # the last cell has the wrong settings
     assert rows[-1]["id"] == states["wild"]["id"]
 
+    done = rows[1]["id"]
+    path.write_text(re.sub(r"  - \{[^\n]*wild[^\n]*\n", "", path.read_text()))
+    sweep = ("sweep", path, "--root", root, "--on", "inline", *RUN)
+    alone = main(*sweep, "--delete")
+    assert (alone.code, alone.lines) == (
+        2,
+        ["vlpeft: error: --delete: deletes what --prune finds; add --prune"],
+    )
+    kept = {folder.name for folder in cells(root)}
+    listed = main(*sweep, "--prune")
+    assert listed.code == 0
+    left = sorted({rows[0]["id"]: "done", states["wild"]["id"]: "not done"}.items())
+    assert listed.lines[:2] == [
+        f"vlpeft: --prune: {state}: {cell} lora | vit_roberta | vqa/small_shapes | seed 0"
+        for cell, state in left
+    ]
+    assert listed.lines[2] == "vlpeft: --prune: 2 cells left; --delete deletes their results"
+    assert {folder.name for folder in cells(root)} == kept
+    assert main(*sweep, "--prune", "--delete").lines[2] == "vlpeft: --prune: 2 cells deleted"
+    assert [folder.name for folder in cells(root)] == [done]
+    assert main(*sweep, "--prune").lines[0] == (
+        "vlpeft: --prune: all cells of the folder belong to a sweep"
+    )
+
 
 def test_run_one_cell(tmp_path, main) -> None:
     path, root = write_one(tmp_path), tmp_path / "root"
