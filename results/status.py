@@ -27,6 +27,7 @@ from vlpeft.benchmark.cells.attempts import AttemptProgress, failure, progress
 from vlpeft.benchmark.cells.cell import Cell, Plan, Planned
 from vlpeft.benchmark.cells.records import Store
 from vlpeft.benchmark.core.config import parse
+from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.core.files import read_json
 from vlpeft.benchmark.core.words import count_cells
 from vlpeft.benchmark.plan.sweep import launched_plans
@@ -147,8 +148,7 @@ def has_begun(cell: CellStatus) -> bool:
 def find_unplanned(plan: Plan, store: Store) -> list[CellStatus]:
     """Return the unfinished cells of the folder that no plan in it has.
 
-    They are left when a sweep is changed after its launch. Raises UserError for a damaged plan or
-    cell.
+    They are left when a sweep is changed after its launch. Raises UserError for a damaged plan.
     """
     every = find_all_unplanned(plan, store)
     return [cell for cell in every if not store.has_record(cell.id)]
@@ -169,7 +169,10 @@ def _unplanned(cell_id: str, store: Store) -> CellStatus:
     values = read_json(path)
     if values is None:
         return CellStatus(cell_id, "?", "?", "?", "?", 0, "stale", reason=reason)
-    cell = parse(Cell, values, str(path))
+    try:
+        cell = parse(Cell, values, str(path))
+    except UserError:  # of settings that this version no longer knows
+        return CellStatus(cell_id, "?", "?", "?", "?", 0, "stale", reason=reason)
     return CellStatus(
         cell_id,
         cell.method.name,

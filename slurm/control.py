@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Collection, Iterator
-from contextlib import nullcontext, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,8 +17,8 @@ from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.core.files import read_bytes
 from vlpeft.benchmark.launch.presence import WORKER, Launcher, launchers
 from vlpeft.slurm import cluster
-from vlpeft.slurm.cluster import SlurmSilent
-from vlpeft.slurm.ledger import Ledger
+from vlpeft.slurm.cluster import Job, SlurmSilent
+from vlpeft.slurm.ledger import Ledger, Sent
 from vlpeft.slurm.states import live_cells
 
 
@@ -59,18 +59,21 @@ def cancel(root: Path, sweep: str, cells: Collection[str]) -> Cancelled:
     return Cancelled(jobs, len(main), len(orphans), sorted(hosts))
 
 
-def cancel_cells(root: Path, cells: Collection[str]) -> Cancelled:
-    """Cancel the SLURM jobs of these cells alone, and stop the local workers that hold them.
+def cancel_jobs_of(root: Path, cells: Collection[str]) -> int:
+    """Cancel the SLURM jobs that run some of these cells. Returns their number.
 
-    The launchers of these workers go on with other cells.
+    Raises UserError for a job that runs other cells, too.
     """
-    jobs, submitted = _cancel_jobs(root, cells)
-    holders = list(_holders(root, set(cells) - submitted))
-    local = {each.process for each in holders if each.is_local}
-    for process in local:
-        _stop(process)
-    hosts = {each.host for each in holders if not each.is_local}
-    return Cancelled(jobs, 0, len(local), sorted(hosts))
+    with _live_cells(root) as live:
+        doomed = {sent.job for cell, (sent, _) in live.items() if cell in cells}
+        for cell, (sent, _) in live.items():
+            if sent.job in doomed and cell not in cells:
+                raise UserError(
+                    f"job {sent.job} also runs cells that the sweep still has; wait for it, or "
+                    "run `vlpeft cancel` first"
+                )
+        cluster.cancel(sorted(doomed))
+    return len(doomed)
 
 
 def _holders(root: Path, cells: Collection[str]) -> Iterator[Launcher]:
@@ -91,21 +94,29 @@ def _has_parent(process: int, parents: Collection[int]) -> bool:
 
 def _cancel_jobs(root: Path, cells: Collection[str]) -> tuple[int, set[str]]:
     """Cancel the jobs of these cells. Returns their number and all cells in live jobs."""
+    with _live_cells(root) as live:
+        doomed = {
+            sent.job
+            for cell, (sent, job) in live.items()
+            if cell in cells and job.state != "COMPLETING"
+        }
+        cluster.cancel(sorted(doomed))
+    return len(doomed), set(live)
+
+
+@contextmanager
+def _live_cells(root: Path) -> Iterator[dict[str, tuple[Sent, Job]]]:
+    """Yield the cells in live jobs. Inside this context no launcher submits jobs.
+
+    So jobs that one is submitting right now are among them. Raises UserError if SLURM is silent.
+    """
     ledger = Ledger(root.resolve())
-    # With the lock, jobs that a launcher is submitting right now are cancelled, too.
     lock = ledger.lock() if ledger.folder.exists() else nullcontext()
     try:
         with lock:
-            live = live_cells(root)
-            doomed = {
-                sent.job
-                for cell, (sent, job) in live.items()
-                if cell in cells and job.state != "COMPLETING"
-            }
-            cluster.cancel(sorted(doomed))
+            yield live_cells(root)
     except SlurmSilent as error:
         raise UserError(f"SLURM does not answer: {error}") from error
-    return len(doomed), set(live)
 
 
 def _stop(process: int) -> None:

@@ -252,7 +252,8 @@ def _add_sweep(commands: Any) -> None:
     sweep.add_argument(
         "--prune",
         action="store_true",
-        help="first stop and list the cells of the result folder that no sweep there has any more",
+        help="first list the cells of the result folder that no sweep there has any more, and "
+        "cancel their jobs; not while the sweep runs",
     )
     sweep.add_argument(
         "--delete", action="store_true", help="--prune: delete the results of these cells"

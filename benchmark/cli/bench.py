@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -88,7 +87,7 @@ def _curves(rows: Sequence[BenchRow]) -> Iterator[Curve]:
         if row.points:
             name = row.name.partition(",")[0]
             points = list(row.points.items())
-            yield Curve(name, row.unit, row.ratio, row.required or math.inf, points)
+            yield Curve(name, row.unit, row.ratio, row.required, points)
 
 
 def _setting(options: argparse.Namespace, chosen: Sequence[str]) -> BenchSetting:

@@ -3,76 +3,112 @@
 from __future__ import annotations
 
 import argparse
+import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vlpeft.benchmark.cli.printing import print_note
 from vlpeft.benchmark.core.errors import UserError
-from vlpeft.benchmark.core.words import count_cells
+from vlpeft.benchmark.core.words import count_cells, count_things
 
 if TYPE_CHECKING:
     from vlpeft.benchmark.cells.records import Store
     from vlpeft.results.status import CellStatus
 
-STOP_SECONDS = 60.0  # for a worker to save its cell; a deleted cell must have no process
+CELL_ID = re.compile("[0-9a-f]{12}")
+LOCK_SECONDS = 60.0  # for a cancelled job to save its cell and end
 
 
 def prune(options: argparse.Namespace) -> None:
-    """Stop and list the cells that no sweep of the folder has; with --delete, delete them.
+    """Cancel and list the cells that no sweep of the folder has; with --delete, delete them.
 
-    Raises UserError if one of them goes on running: on another machine, or in a job that SLURM has
-    not ended yet.
+    Raises UserError while a launcher of the sweep is at work: it would run them again. With
+    --delete, also while a `tune:` is unfinished, and for cells that cannot be deleted.
     """
     from vlpeft.benchmark.cells.records import Store
+    from vlpeft.benchmark.launch.presence import launchers
     from vlpeft.benchmark.plan.check import save_plan
-    from vlpeft.benchmark.plan.stages import first_stage
-    from vlpeft.results.status import find_all_unplanned
-    from vlpeft.slurm.control import cancel_cells
+    from vlpeft.benchmark.plan.stages import first_stage, waits
+    from vlpeft.slurm.control import cancel_jobs_of
 
     store = Store(options.root)
     made = first_stage(options.handle, store).plan
+    if at_work := launchers(options.root, made.sweep):
+        first = at_work[0]
+        raise UserError(
+            f"--prune: the sweep runs (process {first.process} on {first.host}); "
+            f"stop it first: `vlpeft cancel {options.handle.as_typed()}`"
+        )
+    if options.delete and waits(made):
+        raise UserError(
+            "--delete: which settings are the best is not known yet, and their results may be "
+            "needed; leave it out until `tune:` is done"
+        )
     save_plan(made, options.root, mixed=options.mixed_environments)
-    left = find_all_unplanned(made, store)
-    if not left:
-        print_note("--prune: all cells of the folder belong to a sweep")
-        return
-    stopped = cancel_cells(options.root, {cell.id for cell in left})
-    if stopped.jobs or stopped.workers:
-        print_note(f"--prune: {stopped.jobs} jobs cancelled, {stopped.workers} workers stopped")
+    left = _find(made, store)
+    unfinished = {cell.id for cell in left if not store.has_record(cell.id)}
+    if jobs := cancel_jobs_of(options.root, unfinished):
+        print_note(f"--prune: {count_things(jobs, 'job')} cancelled")
     for cell in left:
-        state = "done" if store.has_record(cell.id) else "not done"
+        state = "not done" if cell.id in unfinished else "done"
         where = f"{cell.method} | {cell.backbone} | {cell.task}/{cell.dataset} | seed {cell.seed}"
         print_note(f"--prune: {state}: {cell.id} {where}")
     if options.delete:
         _delete(left, store)
         print_note(f"--prune: {count_cells(len(left))} deleted")
-    else:
+    elif left:
         print_note(f"--prune: {count_cells(len(left))} left; --delete deletes their results")
+    else:
+        print_note("--prune: all cells of the folder belong to a sweep")
 
 
-def _delete(cells: Iterable[CellStatus], store: Store) -> None:
+def _find(made: Any, store: Store) -> list[CellStatus]:
+    """Return the cells that no plan has. Files and folders of other names are none."""
+    from vlpeft.results.status import find_all_unplanned
+
+    found = find_all_unplanned(made, store)
+    return [cell for cell in found if CELL_ID.fullmatch(cell.id)]
+
+
+def _delete(cells: Collection[CellStatus], store: Store) -> None:
+    """Delete the results of all cells that can be deleted; then raise UserError for the others."""
+    problems = []
     for cell in cells:
-        folder = store.folder(cell.id)
-        _delete_cell(folder)
+        problem = _delete_cell(store.folder(cell.id))
+        if problem:
+            problems.append(problem)
+    if problems:
+        raise UserError(f"--delete: {'; '.join(problems)}")
 
 
-def _delete_cell(folder: Path) -> None:
-    """Delete the folder of a cell once no process holds it."""
+def _delete_cell(folder: Path) -> str:
+    """Delete the folder of a cell once no process holds it. Returns why that is impossible."""
     from filelock import Timeout
 
     from vlpeft.benchmark.core.locks import hold
 
+    if folder.is_symlink():
+        return f"{folder} is a link; delete it by hand"
+    lock = folder / "lock"
     try:
-        with hold(folder / "lock", STOP_SECONDS):
-            shutil.rmtree(folder)
-    except Timeout as error:
-        raise UserError(
-            f"--delete: cell {folder.name} still runs; wait for it, or run `vlpeft cancel` where "
-            "it does"
-        ) from error
+        with hold(lock, LOCK_SECONDS):
+            for path in sorted(folder.iterdir()):
+                if path != lock:
+                    _remove(path)
+        # Only now: a network disk keeps the file of a lock that is held.
+        lock.unlink()
+        folder.rmdir()
+    except Timeout:
+        return f"cell {folder.name} still runs; stop it where it does with `vlpeft cancel`"
     except OSError as error:
-        raise UserError(
-            f"--delete: cannot delete {folder}: {error.strerror}; delete it by hand"
-        ) from error
+        return f"cannot delete {folder}: {error.strerror or error}; delete it by hand"
+    return ""
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()

@@ -64,7 +64,7 @@ def _add_seeds(commands: Any) -> None:
         "say how many seeds would show a difference between each pair of methods",
         "It reads the scatter from results: over seeds, and over the images of the test split,\n"
         "which more seeds do not reduce. Results of a few seeds of the same task are enough;\n"
-        "a file of evidence will do, too.",
+        "a file of evidence works, too.",
         "  vlpeft seeds quickstart --detect 2\n"
         "  vlpeft seeds quickstart --measured --detect 2 --json\n",
     )

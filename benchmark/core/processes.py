@@ -19,6 +19,7 @@ END_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 STARTER = "VLPEFT_STARTER"  # the process that a command must not outlive
 POLL_SECONDS = 0.5
 UNWRITTEN = 120  # Python's own exit code if its output could not be written
+SLOW_EXIT = "VLPEFT_SLOW_EXIT"  # set it for profilers that write when Python ends
 PR_SET_PDEATHSIG = 1  # of prctl(2)
 
 
@@ -48,14 +49,14 @@ class QuickExit:
             self.code = error.code or 0
 
     def _end(self) -> None:
-        if self.code is None:
+        if self.code is None or os.environ.get(SLOW_EXIT):
             return
         code = self.code
         for stream in (sys.stdout, sys.stderr):
             try:
                 stream.flush()
-            except OSError:
-                code = code or UNWRITTEN
+            except (OSError, ValueError):  # ValueError: it is closed
+                code = UNWRITTEN
         os._exit(code)
 
 

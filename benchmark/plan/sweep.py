@@ -249,8 +249,8 @@ class SweepHandle:
     def fingerprint(self) -> str:
         """Return 12 hex digits that change whenever a file changes that defines the cells.
 
-        These files are the sweep's own, as it was read, and as they are now those of its protocol
-        and its datasets, and the scale's.
+        The sweep's own file counts as it was read. The files of its protocol, its datasets and its
+        scale count as they are now.
         """
         with error_context(f"{self.path}: protocol"):
             files = list(protocol_files(self.sweep.protocol))

@@ -141,7 +141,7 @@ def _kept_metrics(
         )
     if manifest.plan != asdict(plan):
         raise UserError(
-            f"{out} has towers of another plan of training: make all, or use another folder"
+            f"{out} has towers of another training schedule: make all towers, or use another folder"
         )
     if manifest.versions != _versions():
         raise UserError(

@@ -1,6 +1,7 @@
-"""How costs grow, as an SVG file: a panel a curve, with the measured points and a fitted power.
+"""How costs grow, as an SVG file: a panel for each curve.
 
-Both axes are logarithmic, so that a power is a straight line.
+It shows the measured points and a fitted power law. Both axes are logarithmic, so that a power is a
+straight line.
 """
 
 from __future__ import annotations
@@ -28,13 +29,13 @@ class Curve:
     """The measured cost of each size.
 
     exponent: of the power that is fitted to the points.
-    limit: the largest exponent that is accepted.
+    limit: the largest exponent that is accepted; None if any is.
     """
 
     name: str
     unit: str
     exponent: float
-    limit: float
+    limit: float | None
     points: Sequence[tuple[float, float]]
 
     def fitted(self, size: float) -> float:
@@ -79,10 +80,11 @@ def _figure(curve: Curve) -> Figure:
         Mark(frame.to_x(size), frame.to_y(cost), 1, f"{short_number(size)}: {cost:.3g}")
         for size, cost in curve.points
     ]
+    limit = "" if curve.limit is None else f", at most {curve.limit:g}"
     return Figure(
         title=curve.name,
         about="; ".join(mark.text for mark in marks),
-        caption=f"{curve.unit}; exponent {curve.exponent:.2f}, at most {curve.limit:g}",
+        caption=f"{curve.unit}; exponent {curve.exponent:.2f}{limit}",
         x_title="",
         y_title="",
         x_ticks=tuple(Tick(frame.to_x(size), f"{size:g}") for size in sizes),

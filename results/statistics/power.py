@@ -13,6 +13,7 @@ from collections.abc import Callable
 from vlpeft.results.statistics.paired import LEVEL, POWER
 
 MOST = 10_000  # seeds; a comparison that needs more is called impossible
+CERTAIN = 1e6  # errors from 0; from 1e10 scipy gives NaN
 FAR = 6.0  # errors from 0; from there the other tail is below 1e-9, and scipy gives NaN for it
 # Of the upper limit of a standard deviation that few seeds have shown.
 CONFIDENCE = 0.8
@@ -70,6 +71,8 @@ def _power(shift: float, n: int) -> float:
     # This import takes a quarter of a second, and most commands do not need it.
     from scipy.special import nctdtr, stdtrit
 
+    if shift > CERTAIN:
+        return 1.0
     limit = stdtrit(n - 1, 1 - LEVEL / 2)
     power = float(1 - nctdtr(n - 1, shift, limit))
     if shift < FAR:

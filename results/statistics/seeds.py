@@ -61,8 +61,8 @@ def seeds_table(board: Leaderboard, tests: Significance, detect: float) -> Table
         f"How many seeds find a difference of {detect:g} points four times out of five, at 5 %.",
         "spread: standard deviation of the difference over the seeds that both have. images: its "
         "standard error over images, which seeds do not reduce. at most: for the upper 80 % limit "
-        "of the spread, because few seeds show it badly. hours: of both methods, for the seeds "
-        "that are still missing. never: the test split is too small for any number of seeds.",
+        "of the spread, because a few seeds estimate it poorly. hours: of both methods, for the "
+        "seeds that are still missing. never: the test split is too small for any number of seeds.",
         f"A sign-flip test over seeds needs {sign_flip_needs()} of them to reach 5 % at all.",
     ]
     for place, reason in tests.reasons.items():
@@ -89,8 +89,8 @@ def _pairs(
         if len(by_seed) < 2:
             continue
         spread = float(np.std(by_seed, ddof=1))
-        (error,) = standard_errors((column.sums[i] - column.sums[j])[None], column.examples)
-        known = float(np.nan_to_num(error))  # of a single image there is none
+        error = _image_error(column, i, j)
+        known = error or 0.0
         needed = seeds_needed(detect, spread, known)
         missing = max(0, needed - len(by_seed)) if needed is not None else None
         both = sum(seconds[*place, column.methods[k]] for k in (i, j))
@@ -101,11 +101,29 @@ def _pairs(
             difference=float(np.mean(by_seed)),
             n=len(by_seed),
             spread=spread,
-            image_error=None if np.isnan(error) else known,
+            image_error=error,
             seeds=needed,
             at_most=seeds_needed(detect, upper_spread(spread, len(by_seed)), known),
             hours=None if missing is None else missing * both / SECONDS,
         )
+
+
+def _image_error(column: TestedColumn, i: int, j: int) -> float | None:
+    """Return the standard error over images that more seeds would not reduce.
+
+    That of the mean over n seeds also holds the scatter of each image from seed to seed, divided by
+    n. It is taken out, because the spread over seeds has it already. Returns None for one image.
+    """
+    first, other = column.by_seed[i], column.by_seed[j]
+    sums = np.array([first[seed] - other[seed] for seed in first if seed in other])
+    images, total = len(column.examples), column.examples.sum()
+    if images < 2:
+        return None
+    (error,) = standard_errors(sums.mean(0)[None], column.examples)
+    # The residuals of each seed, as in `standard_errors`, (seeds, images).
+    residuals = sums - (sums.sum(1, keepdims=True) / total) * column.examples
+    from_seeds = residuals.var(0, ddof=1).sum() / len(sums) * images / (images - 1) / total**2
+    return float(np.sqrt(max(0.0, error**2 - from_seeds)))
 
 
 def _seconds(board: Leaderboard) -> dict[ColumnMethod, float]:

@@ -28,15 +28,20 @@ TOLERANCE = 10.0**-DECIMALS
 class TestedColumn:
     """The methods of one column of a table, all of whose cells are done.
 
-    sums: (methods, images), means over seeds of the sums of scores by image.
     examples: (images,), how many examples each image has.
     seeds: for each method, its value by seed.
+    by_seed: for each method and seed, the sums of scores by image, (images,).
     """
 
     methods: tuple[str, ...]
-    sums: Floats
     examples: Floats
     seeds: tuple[Mapping[int, float], ...]
+    by_seed: tuple[Mapping[int, Floats], ...]
+
+    @cached_property
+    def sums(self) -> Floats:
+        """(methods, images), means over seeds of the sums of scores by image."""
+        return np.array([np.mean(list(own.values()), 0) for own in self.by_seed])
 
     @cached_property
     def means(self) -> Floats:
@@ -188,22 +193,21 @@ def _column(place: ColumnPlace, cells: Sequence[_Cell], reader: _Reader) -> Test
         return "the metric is not a mean over examples"
     if len({(part.images, part.examples) for part in parts}) > 1:
         return "its cells were tested on different examples"
-    return _average(methods, place[3], cells, parts)
+    return _collect(methods, place[3], cells, parts)
 
 
-def _average(
+def _collect(
     methods: tuple[str, ...], metric: str, cells: Sequence[_Cell], parts: Sequence[ImageScores]
 ) -> TestedColumn:
-    """Average the sums of scores of each method over its seeds."""
-    rows: dict[str, list[tuple[float, ...]]] = {method: [] for method in methods}
+    """Collect the sums of scores of each method by seed."""
+    rows: dict[str, dict[int, Floats]] = {method: {} for method in methods}
     seeds: dict[str, dict[int, float]] = {method: {} for method in methods}
     for cell, part in zip(cells, parts, strict=True):
         _check(cell, metric, part)
-        rows[cell.method].append(part.sums[metric])
+        rows[cell.method][cell.seed] = np.array(part.sums[metric], float)
         seeds[cell.method][cell.seed] = cell.value
-    sums = np.array([np.mean(rows[method], 0) for method in methods])
     examples = np.array(parts[0].examples, float)
-    return TestedColumn(methods, sums, examples, tuple(seeds.values()))
+    return TestedColumn(methods, examples, tuple(seeds.values()), tuple(rows.values()))
 
 
 def _check(cell: _Cell, metric: str, part: ImageScores) -> None:

@@ -30,6 +30,7 @@ from tests.end_to_end.conftest import (
     write_one,
     write_sweep,
 )
+from vlpeft.benchmark.launch.presence import show_presence
 
 FORMATS = ("text", "md", "latex", "csv", "json")
 # vit_roberta answers with four methods; vit_gpt2 captions with three, because it has no head.
@@ -437,18 +438,30 @@ def test_a_failing_cell_does_not_stop_the_others(tmp_path, main) -> None:
         2,
         ["vlpeft: error: --delete: deletes what --prune finds; add --prune"],
     )
+    assert main(*sweep, "--prune", "--dry-run").code == 2
+    with show_presence(root, path.stem, "local"):
+        busy = main(*sweep, "--prune")
+    assert busy.code == 2
+    assert "stop it first: `vlpeft cancel " in busy.lines[0]
+    (root / "cells" / "backup").mkdir()
+    damaged = root / "cells" / "0123456789ab" / "cell.json"
+    damaged.parent.mkdir()
+    write_json(damaged, {"method": "of another version"})
     kept = {folder.name for folder in cells(root)}
     listed = main(*sweep, "--prune")
     assert listed.code == 0
     left = sorted({rows[0]["id"]: "done", states["wild"]["id"]: "not done"}.items())
-    assert listed.lines[:2] == [
-        f"vlpeft: --prune: {state}: {cell} lora | vit_roberta | vqa/small_shapes | seed 0"
-        for cell, state in left
+    assert listed.lines[:3] == [
+        "vlpeft: --prune: not done: 0123456789ab ? | ? | ?/? | seed 0",
+        *(
+            f"vlpeft: --prune: {state}: {cell} lora | vit_roberta | vqa/small_shapes | seed 0"
+            for cell, state in left
+        ),
     ]
-    assert listed.lines[2] == "vlpeft: --prune: 2 cells left; --delete deletes their results"
+    assert listed.lines[3] == "vlpeft: --prune: 3 cells left; --delete deletes their results"
     assert {folder.name for folder in cells(root)} == kept
-    assert main(*sweep, "--prune", "--delete").lines[2] == "vlpeft: --prune: 2 cells deleted"
-    assert [folder.name for folder in cells(root)] == [done]
+    assert main(*sweep, "--prune", "--delete").lines[3] == "vlpeft: --prune: 3 cells deleted"
+    assert [folder.name for folder in cells(root)] == sorted([done, "backup"])
     assert main(*sweep, "--prune").lines[0] == (
         "vlpeft: --prune: all cells of the folder belong to a sweep"
     )

@@ -58,6 +58,21 @@ def test_output_that_cannot_be_written_sets_the_exit_code() -> None:
     assert done.returncode == 120
 
 
+def test_full_exits_can_be_asked_for() -> None:
+    variables = {**buffered(), "VLPEFT_SLOW_EXIT": "1"}
+    command = [sys.executable, "-c", PROGRAM.replace("CODE", "3")]
+    done = subprocess.run(command, capture_output=True, text=True, env=variables, check=False)
+    assert done.returncode == 3
+    assert done.stdout.endswith("freed\n")
+
+
+@pytest.mark.parametrize("module", ["cli.main", "launch.local_worker", "launch.worker"])
+def test_no_import_of_a_program_registers_an_end(module: str) -> None:
+    """Functions of `atexit` that are registered before the context would not run."""
+    code = f"import sys, vlpeft.benchmark.{module}; print('multiprocessing.util' in sys.modules)"
+    assert run(code).stdout == "False\n"
+
+
 def run(program: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", program],

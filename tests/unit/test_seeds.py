@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy.stats import chi2, nct, t
 
+from vlpeft.results.statistics import significance
 from vlpeft.results.statistics.paired import seed_interval
 from vlpeft.results.statistics.power import (
     MOST,
@@ -15,6 +16,7 @@ from vlpeft.results.statistics.power import (
     sign_flip_needs,
     upper_spread,
 )
+from vlpeft.results.statistics.seeds import _image_error
 
 
 @pytest.mark.parametrize("n", [2, 3, 6, 40, 10_000])
@@ -58,7 +60,39 @@ def test_images_bound_what_seeds_can_do() -> None:
     assert seeds_needed(1.0, 0.0, 1 / 2.79) is None
     assert seeds_needed(1.0, 1000.0) is None  # more than MOST
     assert seeds_needed(1.0, 0.0) == 2
+    assert seeds_needed(1.0, 1e-14) == 2
     assert seeds_needed(1.0, 30.0) < MOST
+
+
+@pytest.mark.parametrize("seeds", [2, 5])
+def test_noise_of_single_runs_is_no_error_over_images(seeds) -> None:
+    """Two methods that answer at random differ by no image, so enough seeds show any difference.
+
+    What differs from image to image with every seed stays: here 20 points up or down.
+    """
+    rng = np.random.default_rng(0)
+    images, examples = 2000, np.ones(2000)
+
+    def column(effect):
+        draws = rng.random((2, seeds, images)) * 100
+        draws[0] += effect
+        by_seed = tuple(dict(enumerate(own)) for own in draws)
+        values = tuple({s: sums.mean() for s, sums in own.items()} for own in by_seed)
+        return significance.TestedColumn(("a", "b"), examples, values, by_seed)
+
+    naive = math.sqrt(2 * 100**2 / 12 / seeds / images)
+    assert _image_error(column(0.0), 0, 1) < naive / 2
+    effect = 20.0 * rng.choice([-1, 1], images)
+    found = _image_error(column(effect), 0, 1)
+    assert found == pytest.approx(20 / math.sqrt(images), rel=0.3)
+
+
+def test_one_image_has_no_error_over_images() -> None:
+    sums = ({0: np.array([1.0]), 1: np.array([2.0])}, {0: np.array([3.0]), 1: np.array([5.0])})
+    values = tuple({seed: float(own[seed].item()) for seed in own} for own in sums)
+    assert (
+        _image_error(significance.TestedColumn(("a", "b"), np.ones(1), values, sums), 0, 1) is None
+    )
 
 
 def test_the_upper_limit_of_a_spread() -> None:

@@ -1,7 +1,7 @@
 """What has passed in which environment, as files in the user's cache. Imports no torch.
 
 An environment consists of the versions of Python and of the libraries, the code, the device, and
-whether there is a Java, without which some checks do not run.
+whether Java is installed, without which some checks do not run.
 One file holds the parts that have passed there: ~/.cache/vlpeft/verified/KEY.json. If
 $XDG_CACHE_HOME is set, it replaces ~/.cache.
 """
@@ -32,7 +32,7 @@ SUFFIXES = (".py", ".json", ".safetensors")
 
 @dataclass(frozen=True)
 class Environment(Config):
-    """All that the numbers of a cell depend on, apart from its settings."""
+    """What decides whether the checks must run again."""
 
     python: str
     packages: dict[str, str]
