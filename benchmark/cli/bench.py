@@ -15,7 +15,7 @@ from vlpeft.benchmark.core.files import write_output
 
 if TYPE_CHECKING:
     from vlpeft.benchmark.bench._rows import BenchRow, BenchSetting
-    from vlpeft.results.report.growth import Curve
+    from vlpeft.results.report.growth import GrowthCurve
 
 
 def bench(options: argparse.Namespace) -> int:
@@ -79,15 +79,15 @@ def _plot(rows: Sequence[BenchRow], path: Path) -> None:
     print_message(f"drawn in {path}")
 
 
-def _curves(rows: Sequence[BenchRow]) -> Iterator[Curve]:
+def _curves(rows: Sequence[BenchRow]) -> Iterator[GrowthCurve]:
     """Yield the rows that have points."""
-    from vlpeft.results.report.growth import Curve
+    from vlpeft.results.report.growth import GrowthCurve
 
     for row in rows:
         if row.points:
             name = row.name.partition(",")[0]
             points = list(row.points.items())
-            yield Curve(name, row.unit, row.ratio, row.required, points)
+            yield GrowthCurve(name, row.unit, row.ratio, row.required, points)
 
 
 def _setting(options: argparse.Namespace, chosen: Sequence[str]) -> BenchSetting:

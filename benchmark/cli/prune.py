@@ -7,13 +7,14 @@ import re
 import shutil
 from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vlpeft.benchmark.cli.printing import print_note
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.core.words import count_cells, count_things
 
 if TYPE_CHECKING:
+    from vlpeft.benchmark.cells.cell import Plan
     from vlpeft.benchmark.cells.records import Store
     from vlpeft.results.status import CellStatus
 
@@ -28,24 +29,13 @@ def prune(options: argparse.Namespace) -> None:
     --delete, also while a `tune:` is unfinished, and for cells that cannot be deleted.
     """
     from vlpeft.benchmark.cells.records import Store
-    from vlpeft.benchmark.launch.presence import launchers
     from vlpeft.benchmark.plan.check import save_plan
-    from vlpeft.benchmark.plan.stages import first_stage, waits
+    from vlpeft.benchmark.plan.stages import first_stage
     from vlpeft.slurm.control import cancel_jobs_of
 
     store = Store(options.root)
     made = first_stage(options.handle, store).plan
-    if at_work := launchers(options.root, made.sweep):
-        first = at_work[0]
-        raise UserError(
-            f"--prune: the sweep runs (process {first.process} on {first.host}); "
-            f"stop it first: `vlpeft cancel {options.handle.as_typed()}`"
-        )
-    if options.delete and waits(made):
-        raise UserError(
-            "--delete: which settings are the best is not known yet, and their results may be "
-            "needed; leave it out until `tune:` is done"
-        )
+    _refuse_too_early(options, made)
     save_plan(made, options.root, mixed=options.mixed_environments)
     left = _find(made, store)
     unfinished = {cell.id for cell in left if not store.has_record(cell.id)}
@@ -64,7 +54,25 @@ def prune(options: argparse.Namespace) -> None:
         print_note("--prune: all cells of the folder belong to a sweep")
 
 
-def _find(made: Any, store: Store) -> list[CellStatus]:
+def _refuse_too_early(options: argparse.Namespace, made: Plan) -> None:
+    """Raise UserError while the cells that would be pruned may still be run or needed."""
+    from vlpeft.benchmark.launch.presence import launchers
+    from vlpeft.benchmark.plan.stages import waits
+
+    if at_work := launchers(options.root, made.sweep):
+        first = at_work[0]
+        raise UserError(
+            f"--prune: the sweep runs (process {first.process} on {first.host}); "
+            f"stop it first: `vlpeft cancel {options.handle.as_typed()}`"
+        )
+    if options.delete and waits(made):
+        raise UserError(
+            "--delete: which settings are the best is not known yet, and their results may be "
+            "needed; leave it out until `tune:` is done"
+        )
+
+
+def _find(made: Plan, store: Store) -> list[CellStatus]:
     """Return the cells that no plan has. Files and folders of other names are none."""
     from vlpeft.results.status import find_all_unplanned
 

@@ -25,7 +25,7 @@ ABOVE = 34  # height of the title of a panel
 
 
 @dataclass(frozen=True)
-class Curve:
+class GrowthCurve:
     """The measured cost of each size.
 
     exponent: of the power that is fitted to the points.
@@ -46,7 +46,7 @@ class Curve:
         return math.exp(fmean(up) + self.exponent * (math.log(size) - fmean(across)))
 
 
-def draw_growth(curves: Sequence[Curve]) -> str:
+def draw_growth(curves: Sequence[GrowthCurve]) -> str:
     """Return the SVG of at least one curve."""
     height = HEIGHT + ABOVE
     placed = [
@@ -71,7 +71,7 @@ def draw_growth(curves: Sequence[Curve]) -> str:
     )
 
 
-def _figure(curve: Curve) -> Figure:
+def _figure(curve: GrowthCurve) -> Figure:
     sizes = [size for size, _ in curve.points]
     ends = [(size, curve.fitted(size)) for size in (sizes[0], sizes[-1])]
     costs = [cost for _, cost in chain(curve.points, ends)]
