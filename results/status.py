@@ -27,7 +27,6 @@ from vlpeft.benchmark.cells.attempts import AttemptProgress, failure, progress
 from vlpeft.benchmark.cells.cell import Cell, Plan, Planned
 from vlpeft.benchmark.cells.records import Store
 from vlpeft.benchmark.core.config import parse
-from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.core.files import read_json
 from vlpeft.benchmark.core.words import count_cells
 from vlpeft.benchmark.plan.sweep import launched_plans
@@ -148,31 +147,29 @@ def has_begun(cell: CellStatus) -> bool:
 def find_unplanned(plan: Plan, store: Store) -> list[CellStatus]:
     """Return the unfinished cells of the folder that no plan in it has.
 
-    They are left when a sweep is changed after its launch. Raises UserError for a damaged plan.
+    They are left when a sweep is changed after its launch. Raises UserError for a damaged plan or
+    cell.
     """
-    every = find_all_unplanned(plan, store)
-    return [cell for cell in every if not store.has_record(cell.id)]
+    unknown = unplanned_ids(plan, store)
+    return [describe_unplanned(name, store) for name in unknown if not store.has_record(name)]
 
 
-def find_all_unplanned(plan: Plan, store: Store) -> list[CellStatus]:
+def unplanned_ids(plan: Plan, store: Store) -> list[str]:
     """Return the cells of the folder that no plan in it has, finished ones included."""
-    folder = store.root / "cells"
-    unknown = set(_names(folder)) - {cell.id for cell in plan.cells}
+    unknown = set(_names(store.root / "cells")) - {cell.id for cell in plan.cells}
     for other in launched_plans(store.root) if unknown else ():
         unknown -= {cell.id for cell in other.cells}
-    return [_unplanned(cell_id, store) for cell_id in sorted(unknown)]
+    return sorted(unknown)
 
 
-def _unplanned(cell_id: str, store: Store) -> CellStatus:
+def describe_unplanned(cell_id: str, store: Store) -> CellStatus:
+    """Return a stale cell. Raises UserError if its cell.json is damaged."""
     path = store.folder(cell_id) / "cell.json"
     reason = "belongs to settings that no sweep here has any more"
     values = read_json(path)
     if values is None:
         return CellStatus(cell_id, "?", "?", "?", "?", 0, "stale", reason=reason)
-    try:
-        cell = parse(Cell, values, str(path))
-    except UserError:  # of settings that this version no longer knows
-        return CellStatus(cell_id, "?", "?", "?", "?", 0, "stale", reason=reason)
+    cell = parse(Cell, values, str(path))
     return CellStatus(
         cell_id,
         cell.method.name,

@@ -16,9 +16,8 @@ from vlpeft.benchmark.core.words import count_cells, count_things
 if TYPE_CHECKING:
     from vlpeft.benchmark.cells.cell import Plan
     from vlpeft.benchmark.cells.records import Store
-    from vlpeft.results.status import CellStatus
 
-CELL_ID = re.compile("[0-9a-f]{12}")
+CELL_ID = re.compile("[0-9a-f]{12}")  # other names in the folder are not ours
 LOCK_SECONDS = 60.0  # for a cancelled job to save its cell and end
 
 
@@ -31,20 +30,20 @@ def prune(options: argparse.Namespace) -> None:
     from vlpeft.benchmark.cells.records import Store
     from vlpeft.benchmark.plan.check import save_plan
     from vlpeft.benchmark.plan.stages import first_stage
+    from vlpeft.results.status import unplanned_ids
     from vlpeft.slurm.control import cancel_jobs_of
 
     store = Store(options.root)
     made = first_stage(options.handle, store).plan
     _refuse_too_early(options, made)
     save_plan(made, options.root, mixed=options.mixed_environments)
-    left = _find(made, store)
-    unfinished = {cell.id for cell in left if not store.has_record(cell.id)}
+    left = [name for name in unplanned_ids(made, store) if CELL_ID.fullmatch(name)]
+    unfinished = {cell_id for cell_id in left if not store.has_record(cell_id)}
     if jobs := cancel_jobs_of(options.root, unfinished):
         print_note(f"--prune: {count_things(jobs, 'job')} cancelled")
-    for cell in left:
-        state = "not done" if cell.id in unfinished else "done"
-        where = f"{cell.method} | {cell.backbone} | {cell.task}/{cell.dataset} | seed {cell.seed}"
-        print_note(f"--prune: {state}: {cell.id} {where}")
+    for cell_id in left:
+        state = "not done" if cell_id in unfinished else "done"
+        print_note(f"--prune: {state}: {cell_id} {_describe(cell_id, store)}")
     if options.delete:
         _delete(left, store)
         print_note(f"--prune: {count_cells(len(left))} deleted")
@@ -72,19 +71,21 @@ def _refuse_too_early(options: argparse.Namespace, made: Plan) -> None:
         )
 
 
-def _find(made: Plan, store: Store) -> list[CellStatus]:
-    """Return the cells that no plan has. Files and folders of other names are none."""
-    from vlpeft.results.status import find_all_unplanned
+def _describe(cell_id: str, store: Store) -> str:
+    from vlpeft.results.status import describe_unplanned
 
-    found = find_all_unplanned(made, store)
-    return [cell for cell in found if CELL_ID.fullmatch(cell.id)]
+    try:
+        cell = describe_unplanned(cell_id, store)
+    except UserError:  # of settings that this version does not know, or damaged
+        return "its cell.json cannot be read"
+    return f"{cell.method} | {cell.backbone} | {cell.task}/{cell.dataset} | seed {cell.seed}"
 
 
-def _delete(cells: Collection[CellStatus], store: Store) -> None:
+def _delete(cells: Collection[str], store: Store) -> None:
     """Delete the results of all cells that can be deleted; then raise UserError for the others."""
     problems = []
-    for cell in cells:
-        problem = _delete_cell(store.folder(cell.id))
+    for cell_id in cells:
+        problem = _delete_cell(store.folder(cell_id))
         if problem:
             problems.append(problem)
     if problems:

@@ -452,7 +452,7 @@ def test_a_failing_cell_does_not_stop_the_others(tmp_path, main) -> None:
     assert listed.code == 0
     left = sorted({rows[0]["id"]: "done", states["wild"]["id"]: "not done"}.items())
     assert listed.lines[:3] == [
-        "vlpeft: --prune: not done: 0123456789ab ? | ? | ?/? | seed 0",
+        "vlpeft: --prune: not done: 0123456789ab its cell.json cannot be read",
         *(
             f"vlpeft: --prune: {state}: {cell} lora | vit_roberta | vqa/small_shapes | seed 0"
             for cell, state in left
