@@ -123,7 +123,7 @@ def test_unknown_towers_and_mixed_seeds_are_errors(made: Path) -> None:
 def test_a_manifest_never_speaks_for_towers_of_other_versions_or_plans(
     made: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(UserError, match="another plan"):
+    with pytest.raises(UserError, match="another training schedule"):
         pretrain_tiny(made, seed=3, plan=TrainingSchedule(), only=("bart",))
     monkeypatch.setattr(towers, "version", lambda name: "0.1")
     with pytest.raises(UserError, match="other versions"):
