@@ -56,7 +56,7 @@ def sweep(options: argparse.Namespace) -> int:
     if options.delete and not options.prune:
         raise UserError("--delete: deletes what --prune finds; add --prune")
     if options.prune and options.dry_run:
-        raise UserError("--dry-run: --prune stops jobs and workers; leave one of the two out")
+        raise UserError("--dry-run: --prune cancels jobs; leave one of the two out")
     way = select_way(options, lambda: _runtime(options))
     if options.prune:
         prune(options)

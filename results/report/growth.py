@@ -9,15 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from itertools import chain
 from statistics import fmean
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-
 from vlpeft.benchmark.core.axes import Axis, short_number
 from vlpeft.results.report.figures import HEIGHT, WIDTH, Figure, Frame, Mark, Path, Tick
+from vlpeft.results.report.rendering import environment, read_asset
 
 AIR = 0.08  # free space at both ends of an axis, as a power of its range
 COLUMNS = 2
@@ -53,21 +50,17 @@ def draw_growth(curves: Sequence[GrowthCurve]) -> str:
         (_figure(curve), WIDTH * (number % COLUMNS), height * (number // COLUMNS))
         for number, curve in enumerate(curves)
     ]
-    style = files("vlpeft.results.report") / "templates" / "charts.css"
-    environment = Environment(
-        loader=PackageLoader("vlpeft.results.report"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
-    return environment.get_template("figures.svg.j2").render(
-        title="; ".join(f"{curve.name} {curve.exponent:.2f}" for curve in curves),
-        style=Markup(style.read_text(encoding="utf-8")),
-        placed=placed,
-        above=ABOVE,
-        width=f"{WIDTH * COLUMNS:g}",
-        height=f"{height * math.ceil(len(curves) / COLUMNS):g}",
+    return (
+        environment()
+        .get_template("figures.svg.j2")
+        .render(
+            title="; ".join(f"{curve.name} {curve.exponent:.2f}" for curve in curves),
+            style=read_asset("charts.css"),
+            placed=placed,
+            above=ABOVE,
+            width=f"{WIDTH * COLUMNS:g}",
+            height=f"{height * math.ceil(len(curves) / COLUMNS):g}",
+        )
     )
 
 

@@ -13,13 +13,11 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cache
-from importlib.resources import files
 from itertools import count, groupby
 from pathlib import Path
 from typing import Any, TypeVar
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from jinja2 import Environment
 
 from vlpeft.benchmark.cells.cell import Plan
 from vlpeft.benchmark.cells.results import Results
@@ -34,6 +32,7 @@ from vlpeft.results.report.data import ReadOnce, ReportModel, Score, gather
 from vlpeft.results.report.duels import Duel, duels, undecided
 from vlpeft.results.report.examples import Browser, Series, browsers
 from vlpeft.results.report.figures import COLOURS, SHAPES, Figure
+from vlpeft.results.report.rendering import environment, read_asset
 from vlpeft.results.report.varied import varied_charts
 from vlpeft.results.scale import scale_notes
 from vlpeft.results.states import State
@@ -210,21 +209,15 @@ def _task_place(score: Score) -> str:
 @cache
 def _environment() -> Environment:
     """Return the templates with the filters that they use."""
-    environment = Environment(
-        loader=PackageLoader("vlpeft.results.report"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
-    environment.filters |= {
+    made = environment()
+    made.filters |= {
         "grouped": _by_place,
         "columns": _columns,
         "shares": block_shares,
         "named": _by_backbone,
         "counted": _counted,
     }
-    return environment
+    return made
 
 
 def _by_place(figures: Iterable[Figure]) -> list[tuple[tuple[str, str], list[Figure]]]:
@@ -267,12 +260,10 @@ def _assets() -> dict[str, Any]:
 
     The page's security policy has the hash, so that no other script may run in it.
     """
-    folder = files("vlpeft.results.report") / "templates"
-    sheets = [folder / name for name in ("charts.css", "report.css")]
-    style = "".join(sheet.read_text(encoding="utf-8") for sheet in sheets)
-    script = (folder / "report.js").read_text(encoding="utf-8")
+    style = read_asset("charts.css") + read_asset("report.css")
+    script = read_asset("report.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return {"style": Markup(style), "script": Markup(script), "digest": digest}
+    return {"style": style, "script": script, "digest": digest}
 
 
 def _published_names(plan: Plan) -> list[str]:

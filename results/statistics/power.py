@@ -34,8 +34,6 @@ def seeds_needed(detect: float, spread: float, image_error: float = 0.0) -> int 
     image_error^2 and n - 1 degrees of freedom; its power is that of the noncentral t (Cohen 1988,
     "Statistical Power Analysis", chapter 2).
     """
-    if image_error and _power(detect / image_error, MOST) < POWER:
-        return None
 
     def is_enough(n: int) -> bool:
         error = math.hypot(spread / math.sqrt(n), image_error)

@@ -11,7 +11,12 @@ import numpy as np
 from vlpeft.results.leaderboard import Leaderboard
 from vlpeft.results.statistics.paired import standard_errors
 from vlpeft.results.statistics.power import seeds_needed, sign_flip_needs, upper_spread
-from vlpeft.results.statistics.significance import ColumnPlace, Significance, TestedColumn
+from vlpeft.results.statistics.significance import (
+    ColumnPlace,
+    Significance,
+    TestedColumn,
+    subtract_by_seed,
+)
 from vlpeft.results.tables.blocks import Block, Table, Text, one_line
 
 HEADER = ("method", "other", "difference", "seeds", "spread", "images", "needs", "at most", "hours")
@@ -84,8 +89,7 @@ def _pairs(
     place: ColumnPlace, column: TestedColumn, seconds: Mapping[ColumnMethod, float], detect: float
 ) -> Iterator[PairNeeds]:
     for i, j in combinations(range(len(column.methods)), 2):
-        first, other = column.seeds[i], column.seeds[j]
-        by_seed = [first[seed] - other[seed] for seed in first if seed in other]
+        by_seed = subtract_by_seed(column.seeds[i], column.seeds[j])
         if len(by_seed) < 2:
             continue
         spread = float(np.std(by_seed, ddof=1))
@@ -114,8 +118,7 @@ def _image_error(column: TestedColumn, i: int, j: int) -> float | None:
     That of the mean over n seeds also holds the scatter of each image from seed to seed, divided by
     n. It is taken out, because the spread over seeds has it already. Returns None for one image.
     """
-    first, other = column.by_seed[i], column.by_seed[j]
-    sums = np.array([first[seed] - other[seed] for seed in first if seed in other])
+    sums = np.array(subtract_by_seed(column.by_seed[i], column.by_seed[j]))
     images, total = len(column.examples), column.examples.sum()
     if images < 2:
         return None

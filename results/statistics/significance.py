@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 
@@ -20,8 +21,14 @@ from vlpeft.results.states import State, parse_states
 from vlpeft.results.statistics.paired import Difference, Floats, differences, ranks
 
 ColumnPlace = tuple[str, str, str, str]  # backbone, task, dataset, metric
+Value = TypeVar("Value", float, Floats)
 NO_VALUE = "a value is missing"
 TOLERANCE = 10.0**-DECIMALS
+
+
+def subtract_by_seed(first: Mapping[int, Value], other: Mapping[int, Value]) -> list[Value]:
+    """Return the differences of what both have for a seed, in the order of the first."""
+    return [first[seed] - other[seed] for seed in first if seed in other]
 
 
 @dataclass(frozen=True)
@@ -76,9 +83,8 @@ class TestedColumn:
 
     def differences_by_seed(self, method: str) -> list[float]:
         """Return the best minus this method, for each seed that both have."""
-        best = self.seeds[self.methods.index(self.best)]
-        other = self.seeds[self.methods.index(method)]
-        return [best[seed] - other[seed] for seed in best if seed in other]
+        best, other = self.methods.index(self.best), self.methods.index(method)
+        return subtract_by_seed(self.seeds[best], self.seeds[other])
 
     @cached_property
     def clear(self) -> bool:
