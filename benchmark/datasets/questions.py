@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import cache
 from itertools import product
-from operator import attrgetter
 from random import Random
 from typing import NamedTuple, TypeVar
 
@@ -26,66 +27,84 @@ class Question(NamedTuple):
     options: tuple[str, ...]  # all answers that the wording allows
 
 
+@cache  # every scene is asked the same questions, and a million objects keep the collector busy
+def ask(kind: str, text: str, answer: str, options: tuple[str, ...]) -> Question:
+    """Return a question; the same object for the same arguments."""
+    return Question(kind, text, answer, options)
+
+
 def questions(scene: Scene) -> Iterator[Question]:
     """Yield every question that the grammar allows about a scene."""
     for grammar in (_exist, _attributes, _count, _relations):
         yield from grammar(scene.things)
 
 
-def _exist(things: Sequence[Thing]) -> Iterator[Question]:
-    kinds = {(t.color, t.shape) for t in things}
-    sized = {(t.size, t.shape) for t in things}
+def nouns() -> tuple[str, ...]:
+    """Return every noun that a question or statement may use."""
+    found: list[str] = []
     for shape in SHAPES:
-        for color in COLORS:
-            answer = _yes((color, shape) in kinds)
-            yield Question("exist", f"is there a {color} {shape}?", answer, YES_NO)
-        for size in SIZES:
-            answer = _yes((size, shape) in sized)
-            yield Question("exist", f"is there a {size} {shape}?", answer, YES_NO)
-    present = {t.color for t in things}
-    for color in COLORS:
-        yield Question("exist", f"is there a {color} shape?", _yes(color in present), YES_NO)
+        found += [f"{adjective} {shape}" for adjective in (*COLORS, *SIZES)]
+    return (*found, *(f"{color} shape" for color in COLORS))
+
+
+NOUNS = nouns()
+
+
+def count_nouns(things: Sequence[Thing]) -> Counter[str]:
+    """Return how many things each noun applies to."""
+    found: Counter[str] = Counter()
+    for thing in things:
+        color, size, shape = thing.color, thing.size, thing.shape
+        found.update((f"{color} {shape}", f"{size} {shape}", f"{color} shape"))
+    return found
+
+
+def _exist(things: Sequence[Thing]) -> Iterator[Question]:
+    found = count_nouns(things)
+    for noun in NOUNS:
+        yield ask("exist", f"is there a {noun}?", _yes(noun in found), YES_NO)
 
 
 def _attributes(things: Sequence[Thing]) -> Iterator[Question]:
     colors = tuple(COLORS)
+    shapes, sizes, both = _shared(things)
     for thing in things:
         color, shape, size = thing.color, thing.shape, thing.size
-        yield Question("shape", f"what is the {color} shape?", shape, SHAPES)
-        yield Question("size", f"what size is the {color} shape?", size, SIZES)
-        if _is_only_one(things, thing, "shape"):
-            yield Question("color", f"what color is the {shape}?", color, colors)
-            yield Question("size", f"what size is the {shape}?", size, SIZES)
-        if _is_only_one(things, thing, "shape", "size"):
-            yield Question("color", f"what color is the {size} {shape}?", color, colors)
-        if _is_only_one(things, thing, "size"):
-            yield Question("color", f"what color is the {size} shape?", color, colors)
-            yield Question("shape", f"what is the {size} shape?", shape, SHAPES)
+        yield ask("shape", f"what is the {color} shape?", shape, SHAPES)
+        yield ask("size", f"what size is the {color} shape?", size, SIZES)
+        if shapes[shape] == 1:
+            yield ask("color", f"what color is the {shape}?", color, colors)
+            yield ask("size", f"what size is the {shape}?", size, SIZES)
+        if both[size, shape] == 1:
+            yield ask("color", f"what color is the {size} {shape}?", color, colors)
+        if sizes[size] == 1:
+            yield ask("color", f"what color is the {size} shape?", color, colors)
+            yield ask("shape", f"what is the {size} shape?", shape, SHAPES)
 
 
 def _count(things: Sequence[Thing]) -> Iterator[Question]:
-    yield Question("count", "how many shapes are there?", str(len(things)), ("2", "3", "4"))
+    yield ask("count", "how many shapes are there?", str(len(things)), ("2", "3", "4"))
+    shapes, sizes, _ = _shared(things)
     for shape in SHAPES:
-        n = sum(t.shape == shape for t in things)
-        yield from _small_count(f"how many {shape}s are there?", n)
+        yield from _small_count(f"how many {shape}s are there?", shapes[shape])
     for size in SIZES:
-        n = sum(t.size == size for t in things)
-        yield from _small_count(f"how many {size} shapes are there?", n)
+        yield from _small_count(f"how many {size} shapes are there?", sizes[size])
 
 
 def _small_count(text: str, n: int) -> Iterator[Question]:
     if str(n) in COUNTS:  # three or four things of a kind are too rare to balance
-        yield Question("count", text, str(n), COUNTS)
+        yield ask("count", text, str(n), COUNTS)
 
 
 def _relations(things: Sequence[Thing]) -> Iterator[Question]:
+    shapes, _, _ = _shared(things)
     for one, other, name, holds in clear_relations(things):
         answer = _yes(holds)
         text = f"is the {one.color} shape {name} the {other.color} shape?"
-        yield Question("relation", text, answer, YES_NO)
-        if _is_only_one(things, one, "shape") and _is_only_one(things, other, "shape"):
+        yield ask("relation", text, answer, YES_NO)
+        if shapes[one.shape] == shapes[other.shape] == 1:
             text = f"is the {one.shape} {name} the {other.shape}?"
-            yield Question("relation", text, answer, YES_NO)
+            yield ask("relation", text, answer, YES_NO)
 
 
 def clear_relations(things: Sequence[Thing]) -> Iterator[tuple[Thing, Thing, str, bool]]:
@@ -109,10 +128,16 @@ def _yes(truth: bool) -> str:
     return "no"
 
 
-def _is_only_one(things: Sequence[Thing], thing: Thing, *attributes: str) -> bool:
-    """Return whether no other thing has these attributes of `thing`, so that they identify it."""
-    attributes_of = attrgetter(*attributes)
-    return sum(attributes_of(t) == attributes_of(thing) for t in things) == 1
+def _shared(
+    things: Sequence[Thing],
+) -> tuple[Counter[str], Counter[str], Counter[tuple[str, str]]]:
+    """Return how many things have each shape, each size, and each size and shape.
+
+    What only one thing has identifies it.
+    """
+    shapes = Counter([thing.shape for thing in things])
+    sizes = Counter([thing.size for thing in things])
+    return shapes, sizes, Counter([(thing.size, thing.shape) for thing in things])
 
 
 def balance(
@@ -150,7 +175,8 @@ def _places_by_text(
     """Return (kind, text) -> answer -> places in `asked`."""
     by_text: dict[tuple[str, str], dict[str, list[int]]] = {}
     for place, (_, question) in enumerate(asked):
-        none_yet: dict[str, list[int]] = {option: [] for option in question.options}
-        answers = by_text.setdefault((question.kind, question.text), none_yet)
-        answers[question.answer].append(place)
+        key = (question.kind, question.text)
+        if key not in by_text:
+            by_text[key] = {option: [] for option in question.options}
+        by_text[key][question.answer].append(place)
     return by_text

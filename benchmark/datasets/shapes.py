@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from random import Random
 from typing import Annotated
 
@@ -106,7 +107,7 @@ class Shapes(DataFormat):
 
     def scene(self, split: str, index: int) -> Scene:
         """Return scene `index` of a split or of the stream `pretrain`."""
-        return sample_scene(Random(f"shapes/{self.seed}/{split}/{index}"))
+        return _scene(self.seed, split, index)
 
     def examples(self, task: str, split: str) -> Sequence[Example]:
         """Return the examples of a split, in the order of the scenes.
@@ -202,3 +203,8 @@ class Shapes(DataFormat):
             Example(f"{images[0]}/{n}", images, q.text, (q.answer,), q.kind)
             for n, (images, q) in enumerate(kept)
         ]
+
+
+@lru_cache(2**13)  # the scenes of the default splits; all tasks ask about the same ones
+def _scene(seed: int, split: str, index: int) -> Scene:
+    return sample_scene(Random(f"shapes/{seed}/{split}/{index}"))

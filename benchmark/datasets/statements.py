@@ -7,19 +7,18 @@ visible thing is visible as a whole. A claimed thing that is not visible is then
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 
 from vlpeft.benchmark.datasets.drawing import (
-    COLORS,
     CURTAIN_WIDTH,
     SHAPES,
     SIDE,
-    SIZES,
     Scene,
     Thing,
 )
-from vlpeft.benchmark.datasets.questions import Question
+from vlpeft.benchmark.datasets.questions import NOUNS, Question, ask, count_nouns
 
 ENTAILMENT = ("entailment", "neutral", "contradiction")
 OPPOSITE = dict(zip(ENTAILMENT, reversed(ENTAILMENT), strict=True))
@@ -44,16 +43,16 @@ def _touches(thing: Thing, side: str) -> bool:
 
 def hypotheses(scene: Scene) -> Iterator[Question]:
     """Yield every hypothesis that the grammar allows about a scene, with or without a curtain."""
-    hidden = bool(scene.curtain)
-    for noun, found in _nouns(scene.things):
-        presence = _presence_label(found > 0, hidden)
-        yield Question("exist", f"there is a {noun}", presence, ENTAILMENT)
+    hidden, found = bool(scene.curtain), count_nouns(scene.things)
+    for noun in NOUNS:
+        presence = _presence_label(noun in found, hidden)
+        yield ask("exist", f"there is a {noun}", presence, ENTAILMENT)
         absence = OPPOSITE[presence]
-        yield Question("absent", f"there is no {noun}", absence, ENTAILMENT)
+        yield ask("absent", f"there is no {noun}", absence, ENTAILMENT)
+    shapes = Counter(thing.shape for thing in scene.things)
     for shape in SHAPES:
-        found = sum(thing.shape == shape for thing in scene.things)
-        label = _presence_label(found > 1, hidden)
-        yield Question("count", f"there are at least two {shape}s", label, ENTAILMENT)
+        label = _presence_label(shapes[shape] > 1, hidden)
+        yield ask("count", f"there are at least two {shape}s", label, ENTAILMENT)
 
 
 def _presence_label(seen: bool, hidden: bool) -> str:
@@ -72,8 +71,9 @@ def _presence_label(seen: bool, hidden: bool) -> str:
 
 def statements(left: Scene, right: Scene) -> Iterator[Question]:
     """Yield every statement that the grammar allows about two scenes."""
-    for (noun, one), (_, other) in zip(_nouns(left.things), _nouns(right.things), strict=True):
-        a, b = one > 0, other > 0
+    at_left, at_right = count_nouns(left.things), count_nouns(right.things)
+    for noun in NOUNS:
+        a, b = noun in at_left, noun in at_right
         yield _statement("side", f"there is a {noun} in the left image", a)
         yield _statement("side", f"there is a {noun} in the right image", b)
         yield _statement("both", f"both images have a {noun}", a and b)
@@ -85,15 +85,4 @@ def statements(left: Scene, right: Scene) -> Iterator[Question]:
 
 
 def _statement(kind: str, text: str, holds: bool) -> Question:
-    return Question(kind, text, TRUTH[not holds], TRUTH)
-
-
-def _nouns(things: Sequence[Thing]) -> Iterator[tuple[str, int]]:
-    """Yield each noun that a statement may use, and how many things it applies to."""
-    for shape in SHAPES:
-        for color in COLORS:
-            yield f"{color} {shape}", sum((t.color, t.shape) == (color, shape) for t in things)
-        for size in SIZES:
-            yield f"{size} {shape}", sum((t.size, t.shape) == (size, shape) for t in things)
-    for color in COLORS:
-        yield f"{color} shape", sum(t.color == color for t in things)
+    return ask(kind, text, TRUTH[not holds], TRUTH)

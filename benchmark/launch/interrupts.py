@@ -98,29 +98,29 @@ def _would_interrupt(number: signal.Signals) -> bool:
 
 
 def save(pids: Collection[int], ids: Sequence[str], root: Path) -> None:
-    """Ask those of these workers that train a cell to save it and end.
+    """Ask these workers to end, and to save first what they train.
 
     Returns when they have ended, or after SAVE_SECONDS.
     """
-    training = _training(pids, ids, Store(root))
-    if training:
-        print_notice(len(training))
+    if training := _count_training(pids, ids, Store(root)):
+        print_notice(training)
+    workers = []
     with ignore_end_signals():
-        for worker in training:
+        for pid in pids:
             with suppress(psutil.NoSuchProcess):
+                worker = psutil.Process(pid)
                 worker.send_signal(signal.SIGTERM)
                 worker.send_signal(signal.SIGCONT)  # it may be suspended
-        psutil.wait_procs(training, timeout=SAVE_SECONDS)
+                workers.append(worker)
+        psutil.wait_procs(workers, timeout=SAVE_SECONDS)
 
 
-def _training(pids: Collection[int], ids: Sequence[str], store: Store) -> list[psutil.Process]:
-    found = []
-    for cell_id in ids:
-        where = progress(store, cell_id)
-        if where is not None and where.phase == "train" and where.pid in pids:
-            with suppress(psutil.NoSuchProcess):
-                found.append(psutil.Process(where.pid))
-    return found
+def _count_training(pids: Collection[int], ids: Sequence[str], store: Store) -> int:
+    """Return how many of these workers train a cell."""
+    found = [progress(store, cell_id) for cell_id in ids]
+    return sum(
+        where is not None and where.phase == "train" and where.pid in pids for where in found
+    )
 
 
 def print_notice(cells: int) -> None:

@@ -59,8 +59,10 @@ class LauncherWatch(StopSignal):
 
     def _watch(self) -> None:
         while not self.received:
-            # Only the end of the launcher makes the pipe readable.
-            self.received = bool(select.select([0], [], [], POLL_SECONDS)[0])
+            # Only the end of the launcher makes the pipe readable. Nothing is set if it is not: a
+            # signal may have come in the meantime.
+            if select.select([0], [], [], POLL_SECONDS)[0]:
+                self.received = True
         began = time.monotonic()
         while time.monotonic() - began < self._limit():
             time.sleep(POLL_SECONDS)

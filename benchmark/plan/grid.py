@@ -11,15 +11,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import Any
 
-from vlpeft.benchmark.backbones import BACKBONES
-from vlpeft.benchmark.cells.cell import Cell, Choice, Part, Planned
+from vlpeft.benchmark.cells.cell import Cell, Part, Planned
 from vlpeft.benchmark.cells.results import Results
 from vlpeft.benchmark.contract import METHODS
-from vlpeft.benchmark.core.config import JSON, dump, parse
+from vlpeft.benchmark.core.config import JSON
 from vlpeft.benchmark.core.errors import error_context
-from vlpeft.benchmark.core.registry import Registry
 from vlpeft.benchmark.datasets import DatasetSpec, dataset_settings
 from vlpeft.benchmark.plan.best import Tried, choose
 from vlpeft.benchmark.plan.entries import (
@@ -28,7 +25,7 @@ from vlpeft.benchmark.plan.entries import (
     Tasks,
 )
 from vlpeft.benchmark.plan.recipes import Layer, resolve, sweep_layers
-from vlpeft.benchmark.plan.resolved import Grid, Resolved, allows, read_grid, resolve_choice
+from vlpeft.benchmark.plan.resolved import Grid, Resolved, allows, read_grid, resolve_entry
 from vlpeft.benchmark.plan.scale import Scale
 from vlpeft.benchmark.plan.sweep import SweepHandle
 from vlpeft.benchmark.plan.tuning import STAGE, Tuning
@@ -131,7 +128,8 @@ def _cells(
         alone = tasks.places[0].task
     if alone in method.entry.by_task:
         where = f"{grid.where}: method '{method.entry.label}'"
-        method = Resolved(method.entry, resolve_choice(METHODS, method.entry.at(alone), where))
+        at_task = resolve_entry(METHODS, method.entry.at(alone), where)
+        method = replace(at_task, entry=method.entry)
     where = f"{grid.where}: protocol"
     layers = tuple(_recipe_layers(grid, place, method, backbone, where) for place in tasks.places)
     seeds = grid.sweep.seeds
@@ -253,20 +251,14 @@ def _facts(place: TaskPlace, method: Resolved, backbone: Resolved) -> dict[str, 
     These are the names, and the settings of method and backbone as `method.KEY` and
     `backbone.KEY`, defaults included.
     """
-    facts: dict[str, JSON] = {
+    return {
         "backbone": backbone.entry.name,
         "task": place.task,
         "dataset": place.spec.name,
         "method": method.entry.name,
+        **{f"method.{key}": value for key, value in method.settings.items()},
+        **{f"backbone.{key}": value for key, value in backbone.settings.items()},
     }
-    kinds: tuple[tuple[str, Registry[Any], Choice], ...] = (
-        ("method", METHODS, method.choice),
-        ("backbone", BACKBONES, backbone.choice),
-    )
-    for kind, registry, choice in kinds:
-        settings = dump(parse(registry.load(choice.name), choice.settings, kind))
-        facts |= {f"{kind}.{key}": value for key, value in settings.items()}
-    return facts
 
 
 def _data_layers(place: TaskPlace, size: Scale | None) -> tuple[Layer, ...]:

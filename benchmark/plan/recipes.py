@@ -75,10 +75,14 @@ def protocol_names() -> tuple[str, ...]:
 
 def load_protocol(name: str) -> ProtocolFile:
     """Read a shipped protocol. Raises UserError for an unknown one."""
-    known = protocol_names()
-    if name not in known:
-        raise UserError(f"unknown protocol '{name}'{did_you_mean(name, known)}")
-    return _read(_path(name), _path(name).read_bytes())
+    path = _path(name)
+    try:
+        about = path.stat()
+    except (OSError, ValueError):
+        about = None
+    if about is None or path.parent != FOLDER:
+        raise UserError(f"unknown protocol '{name}'{did_you_mean(name, protocol_names())}")
+    return _read(path, (about.st_mtime_ns, about.st_size))
 
 
 def protocol_files(chosen: str | Mapping[str, JSON]) -> tuple[Path, ...]:
@@ -197,8 +201,11 @@ def _options(value: JSON) -> list[Any]:
 
 
 @cache
-def _read(path: Path, content: bytes) -> ProtocolFile:
-    """Read a protocol file once for all cells of a sweep, and again after it has changed."""
+def _read(path: Path, _stamp: tuple[int, int]) -> ProtocolFile:
+    """Read a protocol file once for all cells of a sweep, and again after it has changed.
+
+    `_stamp` is its time of modification and its size, which show a change.
+    """
     return parse(ProtocolFile, load_yaml(path), str(path))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from vlpeft.benchmark.backbones import BACKBONES
 from vlpeft.benchmark.cells.cell import Choice
 from vlpeft.benchmark.cells.results import Results
 from vlpeft.benchmark.contract import METHODS
-from vlpeft.benchmark.core.config import dump_identity, parse
+from vlpeft.benchmark.core.config import JSON, dump, dump_identity, parse
 from vlpeft.benchmark.core.errors import UserError, did_you_mean, error_context
 from vlpeft.benchmark.core.registry import Registry
 from vlpeft.benchmark.datasets import dataset_path
@@ -26,6 +26,7 @@ class Resolved:
 
     entry: SweepEntry
     choice: Choice
+    settings: Mapping[str, JSON]  # all of them, also those that `choice` leaves out of ids
     tried: tuple[Resolved, ...] = ()  # a method's settings that are compared first
 
 
@@ -68,8 +69,8 @@ def _resolve_method(entry: SweepEntry, where: str) -> Resolved:
         cls = METHODS.load(entry.name)
         for values in entry.tuning.settings:
             each = entry.try_settings(values, cls, f"{where}: tune")
-            tried.append(Resolved(each, resolve_choice(METHODS, each, where)))
-    return Resolved(entry, resolve_choice(METHODS, entry, where), tuple(tried))
+            tried.append(resolve_entry(METHODS, each, where))
+    return replace(resolve_entry(METHODS, entry, where), tried=tuple(tried))
 
 
 def _resolve_backbone(entry: SweepEntry, size: Scale | None, where: str) -> Resolved:
@@ -80,7 +81,7 @@ def _resolve_backbone(entry: SweepEntry, size: Scale | None, where: str) -> Reso
         settings = {**entry.settings, **size.scaled_settings(entry.name)}
         scaled = replace(entry, settings=settings)
     where = f"{where}: backbone '{entry.label}'"
-    return Resolved(entry, resolve_choice(BACKBONES, scaled, where))
+    return replace(resolve_entry(BACKBONES, scaled, where), entry=entry)
 
 
 def _read_tasks(sweep: Sweep, path: Path) -> list[Tasks]:
@@ -109,11 +110,12 @@ def _assign(registry: Registry[Any], entry: SweepEntry, where: str) -> SweepEntr
     return entry.assign(registry.load(entry.name), where)
 
 
-def resolve_choice(registry: Registry[Any], entry: SweepEntry, where: str) -> Choice:
+def resolve_entry(registry: Registry[Any], entry: SweepEntry, where: str) -> Resolved:
     """Fill in the settings of an entry whose name is known. Raises UserError."""
     cls = registry.load(entry.name)
     refuse_protocol_keys(entry.settings, cls, where, "as `protocol: {{{key}: ...}}` in this entry")
-    return Choice(entry.name, dump_identity(parse(cls, entry.settings, where)))
+    config = parse(cls, entry.settings, where)
+    return Resolved(entry, Choice(entry.name, dump_identity(config)), dump(config))
 
 
 def _check_on(grid: Grid) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -35,7 +36,7 @@ DOCUMENTS: tuple[bytes, ...] = (
 
 def hostile_value(rng: Random) -> Any:
     """Return a value that a file should not hold at a random place."""
-    return rng.choice(VALUES)
+    return deepcopy(rng.choice(VALUES))  # it may be damaged further
 
 
 def damage_json(rng: Random, values: Any) -> Any:

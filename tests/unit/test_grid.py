@@ -395,7 +395,7 @@ def test_plans_come_back_until_the_sweep_changes(tmp_path) -> None:
 def test_seeds_cost_almost_nothing(tmp_path, monkeypatch) -> None:
     """For any number of seeds, files are read and settings are checked once."""
     calls = Counter()
-    places = {"resolve": grid, "_data_layers": grid, "resolve_choice": resolved}
+    places = {"resolve": grid, "_data_layers": grid, "resolve_entry": resolved}
     for name, module in places.items():
         real = getattr(module, name)
         monkeypatch.setattr(

@@ -138,6 +138,29 @@ time.sleep(60)
 """
 
 
+SIGNAL_BETWEEN = """
+import os, select, signal, time
+def find_nothing(*_):
+    os.kill(os.getpid(), signal.SIGTERM)
+    select.select = lambda *_: time.sleep(0.1) or ([], [], [])
+    return select.select()
+select.select = find_nothing
+"""
+
+
+def test_a_signal_is_kept_that_comes_while_a_worker_looks_at_its_launcher() -> None:
+    worker = subprocess.Popen(
+        [sys.executable, "-c", SIGNAL_BETWEEN + WATCH],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        assert worker.wait(30) == 75
+    finally:
+        worker.kill()
+        worker.communicate()
+
+
 def test_a_worker_that_does_not_look_is_ended_with_its_launcher() -> None:
     """Closing the pipe is all that the end of a launcher does."""
     worker = subprocess.Popen(
