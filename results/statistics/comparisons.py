@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from vlpeft.results.leaderboard import Leaderboard
+from vlpeft.results.statistics.crossed import SEEDS
 from vlpeft.results.statistics.paired import Difference, seed_interval
 from vlpeft.results.statistics.significance import ColumnPlace, Significance, TestedColumn
 from vlpeft.results.tables.blocks import Block, Table, Text, one_line
@@ -18,22 +19,25 @@ HEADER = (
     "95 % over seeds",
     "gap from best",
     "95 % over images",
-    "p",
+    "p, images",
+    "p, both",
     "p (Holm)",
     "detectable",
     "with each seed",
 )
 CAPTION = (
     "gap from best: points, means over seeds; 95 % over images: clustered by image. "
-    "p: sign flips of whole images. "
-    "p (Holm): corrected for the comparisons of the block. "
-    "detectable: the difference that such a test finds four times out of five. "
+    "p, images: sign flips of whole images; it takes the trained models as they are. "
+    f"p, both: over seeds and images, by Student's t; empty with fewer than {SEEDS} seeds, which "
+    "are too few to say more than that the methods differ on these images. "
+    "p (Holm): of p, both or else p, images, corrected for the comparisons of the block. "
+    "detectable: the difference that a test over images finds four times out of five. "
     "95 % over seeds: of the mean, by Student's t. "
     "with each seed: the difference seed by seed.",
     "Rank 1 is shared by the methods that the best does not clearly beat: p (Holm) is 5 % or more, "
-    "or one seed reverses the difference.",
+    f"or, with fewer than {SEEDS} seeds, one seed reverses the difference.",
 )
-UNTESTED_TEXTS = ("",) * 6  # of the best method, which is not compared with itself
+UNTESTED_TEXTS = ("",) * 7  # of the best method, which is not compared with itself
 
 
 def significance_table(board: Leaderboard, tests: Significance) -> Table:
@@ -63,7 +67,7 @@ def _block(place: ColumnPlace, column: TestedColumn, rows: list[dict[str, Any]])
     examples, images = int(column.examples.sum()), len(column.examples)
     title = f"{backbone}, {task}/{dataset}, {metric}: {examples:,} examples, {images:,} images"
     lines = tuple(_line(row, column) for row in rows)
-    return Block(one_line(title), "rlrrrrrrrr", (HEADER,), lines)
+    return Block(one_line(title), "rlrrrrrrrrr", (HEADER,), lines)
 
 
 def _data(place: ColumnPlace, column: TestedColumn) -> Iterator[dict[str, Any]]:
@@ -100,13 +104,14 @@ def _row(method: str, column: TestedColumn, mean: float, rank: int) -> dict[str,
 def _difference(method: str, column: TestedColumn, difference: Difference | None) -> dict[str, Any]:
     """Return the statistics of the best minus a method, None for the best itself."""
     if difference is None:
-        keys = ("difference", "low", "high", "p", "p_holm", "detectable")
+        keys = ("difference", "low", "high", "p", "p_both", "p_holm", "detectable")
         return {**dict.fromkeys(keys), "with_each_seed": ()}
     return {
         "difference": difference.value,
         "low": difference.low,
         "high": difference.high,
         "p": difference.p,
+        "p_both": difference.p_both,
         "p_holm": difference.corrected,
         "detectable": difference.detectable,
         "with_each_seed": tuple(column.differences_by_seed(method)),
@@ -134,6 +139,7 @@ def _tested(row: dict[str, Any]) -> Iterator[str]:
     yield f"{row['difference']:.2f}"
     yield "" if math.isnan(row["low"]) else f"{row['low']:+.2f} to {row['high']:+.2f}"
     yield f"{row['p']:.4f}"
+    yield "" if row["p_both"] is None else f"{row['p_both']:.4f}"
     yield f"{row['p_holm']:.4f}"
     yield "" if math.isnan(row["detectable"]) else f"{row['detectable']:.2f}"
     yield " ".join(f"{each:+.2f}" for each in row["with_each_seed"])

@@ -5,8 +5,8 @@ difference that a test could have found.
 
 Scores are summed by image (`vlpeft.benchmark.cells.scores`), because the questions of one image
 are not independent. Then they are averaged over seeds. So a test asks whether the difference
-between two methods, as trained here, would hold on other images. The standard deviation and the
-interval over seeds show how much another seed would change it.
+between two methods, as trained here, would hold on other images. Whether it would hold with other
+seeds, too, is asked by `vlpeft.results.statistics.crossed`.
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ class Difference:
     """A minus B over the same examples, in points.
 
     low, high: 95 % interval, not corrected for several comparisons; NaN for one image.
-    p: two-sided, of this comparison alone.
-    corrected: p by Holm's method, among all comparisons that were made together.
+    p: two-sided over images, of this comparison alone.
+    corrected: p by Holm's method, among all comparisons that were made together; of `p_both` where
+        there is one.
     detectable: the smallest true difference that such a test (5 %, uncorrected) would find four
         times out of five; NaN for one image.
     """
@@ -45,6 +46,7 @@ class Difference:
     p: float
     corrected: float
     detectable: float
+    p_both: float | None = None  # two-sided over seeds and images, where there are enough seeds
 
     @property
     def significant(self) -> bool:

@@ -9,7 +9,7 @@ from itertools import combinations
 import numpy as np
 
 from vlpeft.results.leaderboard import Leaderboard
-from vlpeft.results.statistics.paired import standard_errors
+from vlpeft.results.statistics.crossed import image_errors
 from vlpeft.results.statistics.power import seeds_needed, sign_flip_needs, upper_spread
 from vlpeft.results.statistics.significance import (
     ColumnPlace,
@@ -113,20 +113,10 @@ def _pairs(
 
 
 def _image_error(column: TestedColumn, i: int, j: int) -> float | None:
-    """Return the standard error over images that more seeds would not reduce.
-
-    That of the mean over n seeds also holds the scatter of each image from seed to seed, divided by
-    n. It is taken out, because the spread over seeds has it already. Returns None for one image.
-    """
+    """Return the standard error over images, which seeds do not reduce; None for one image."""
     sums = np.array(subtract_by_seed(column.by_seed[i], column.by_seed[j]))
-    images, total = len(column.examples), column.examples.sum()
-    if images < 2:
-        return None
-    (error,) = standard_errors(sums.mean(0)[None], column.examples)
-    # The residuals of each seed, as in `standard_errors`, (seeds, images).
-    residuals = sums - (sums.sum(1, keepdims=True) / total) * column.examples
-    from_seeds = residuals.var(0, ddof=1).sum() / len(sums) * images / (images - 1) / total**2
-    return float(np.sqrt(max(0.0, error**2 - from_seeds)))
+    (error,) = image_errors(sums[None], column.examples)
+    return None if np.isnan(error) else float(error)
 
 
 def _seconds(board: Leaderboard) -> dict[ColumnMethod, float]:

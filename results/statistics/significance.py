@@ -6,7 +6,7 @@ The best method of a column is tested against every other.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TypeVar
 
@@ -18,7 +18,8 @@ from vlpeft.benchmark.core.errors import UserError
 from vlpeft.results.compatible import JOINT
 from vlpeft.results.leaderboard import Leaderboard
 from vlpeft.results.states import State, parse_states
-from vlpeft.results.statistics.paired import Difference, Floats, differences, ranks
+from vlpeft.results.statistics.crossed import SEEDS, two_way
+from vlpeft.results.statistics.paired import Difference, Floats, differences, holm, ranks
 
 ColumnPlace = tuple[str, str, str, str]  # backbone, task, dataset, metric
 Value = TypeVar("Value", float, Floats)
@@ -38,6 +39,8 @@ class TestedColumn:
     examples: (images,), how many examples each image has.
     seeds: for each method, its value by seed.
     by_seed: for each method and seed, the sums of scores by image, (images,).
+
+    With SEEDS seeds or more, differences are tested over seeds and images, with fewer over images.
     """
 
     methods: tuple[str, ...]
@@ -68,17 +71,39 @@ class TestedColumn:
         if not others:
             return {}
         found = differences(self.sums[best], self.sums[others], self.examples)
-        return {self.methods[i]: difference for i, difference in zip(others, found, strict=True)}
+        over_images = {self.methods[i]: each for i, each in zip(others, found, strict=True)}
+        decides = {method: each.p for method, each in over_images.items()} | self.over_seeds
+        corrected = dict(zip(decides, holm(list(decides.values())), strict=True))
+        return {
+            method: replace(
+                each, corrected=float(corrected[method]), p_both=self.over_seeds.get(method)
+            )
+            for method, each in over_images.items()
+        }
+
+    @cached_property
+    def over_seeds(self) -> dict[str, float]:
+        """The p over seeds and images, for each method that shares enough seeds with the best."""
+        best = self.by_seed[self.methods.index(self.best)]
+        found: dict[str, float] = {}
+        for method, own in zip(self.methods, self.by_seed, strict=True):
+            sums = subtract_by_seed(best, own)
+            if method != self.best and len(sums) >= SEEDS:
+                (p,) = two_way(np.array(sums)[None], self.examples)
+                found[method] = float(p)
+        return found
 
     def is_beaten(self, method: str) -> bool:
-        """Return whether the best is significantly above a method, and above it with every seed.
+        """Return whether the best is significantly above a method.
 
-        A test over images alone does not see how training scatters. A difference that another
-        seed reverses is not clear.
+        A test over images alone does not see how training scatters. With too few seeds for a test
+        over both, a difference that another seed reverses is not clear.
         """
         if method not in self.below or not self.below[method].significant:
             return False
         ahead = self.differences_by_seed(method)
+        if method in self.over_seeds:
+            return float(np.mean(ahead)) > 0  # not so if the best has seeds that this one lacks
         return bool(ahead) and min(ahead) > 0
 
     def differences_by_seed(self, method: str) -> list[float]:
@@ -90,6 +115,11 @@ class TestedColumn:
     def clear(self) -> bool:
         """Whether there are other methods, and the best has beaten all of them."""
         return bool(self.below) and all(map(self.is_beaten, self.below))
+
+    @property
+    def has_enough_seeds(self) -> bool:
+        """Whether all comparisons are over seeds and images."""
+        return len(self.over_seeds) == len(self.methods) - 1
 
     @property
     def ranks(self) -> dict[str, int]:

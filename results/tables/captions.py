@@ -7,8 +7,20 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from vlpeft.benchmark.metrics import other_units
 from vlpeft.results.states import State
+from vlpeft.results.statistics.crossed import SEEDS
 from vlpeft.results.statistics.significance import NO_VALUE, Significance
 from vlpeft.results.summaries import SummaryEntry
+
+OVER_BOTH = (
+    "significantly above every other method in its column, in a test over both seeds and "
+    "images (p < 5 % after Holm's correction)"
+)
+OVER_IMAGES = (
+    "above every other method in its column with every seed, and significantly so in a paired "
+    "test over images (sign flips, seeds averaged, p < 5 % after Holm's correction)"
+)
+TOO_FEW = f"So it differs on these images; fewer than {SEEDS} seeds are too few to say more."
+NO_WINNER = "A column without one has no clear winner."
 
 
 def percent(metrics: Iterable[str]) -> str:
@@ -65,6 +77,18 @@ def seeds_sentence(counts: Collection[int]) -> str:
     if len(counts) == 1:
         return f"Mean ± standard deviation (ddof=1) over n={min(counts)} seeds"
     return "Mean ± standard deviation (ddof=1); the number n of seeds is next to each"
+
+
+def bold_sentence(tests: Significance) -> str:
+    """Return what is bold, which depends on the number of seeds; "" if nothing was tested."""
+    enough = {column.has_enough_seeds for column in tests.columns.values()}
+    if not enough:
+        return ""
+    if enough == {True}:
+        return f"{OVER_BOTH}. {NO_WINNER}"
+    if enough == {False}:
+        return f"{OVER_IMAGES}. {TOO_FEW} {NO_WINNER}"
+    return f"with {SEEDS} seeds or more, {OVER_BOTH}; with fewer, {OVER_IMAGES}. {NO_WINNER}"
 
 
 def untested_sentences(tests: Significance) -> Iterator[str]:

@@ -11,6 +11,7 @@ from vlpeft.results.statistics.significance import UNTESTED, ColumnPlace, Signif
 from vlpeft.results.summaries import SummaryEntry, costs, scores
 from vlpeft.results.tables.blocks import Block, Footnotes, Table, Text, one_line
 from vlpeft.results.tables.captions import (
+    bold_sentence,
     mean_text,
     percent,
     range_text,
@@ -21,11 +22,6 @@ from vlpeft.results.tables.captions import (
     untested_sentences,
 )
 
-CLEAR = (
-    "above every other method in its column with every seed, and significantly so in a paired "
-    "test over images (sign flips, seeds averaged, p < 5 % after Holm's correction). A column "
-    "without one has no clear winner."
-)
 PARTIAL = "k/n seeds: only k of n seeds are done, so there is no mean yet."
 COSTS = {  # the title of a column, and the divisor of its values
     "train_seconds": ("train s", 1.0),
@@ -70,8 +66,7 @@ def score_table(
     for row, entry in zip(table.data, entries, strict=True):
         place, method = _place(entry), entry.method
         data.append({**row, "rank": tests.rank(place, method), "bold": tests.bold(place, method)})
-    bold = one_line(CLEAR) if tests.columns else ""
-    return replace(table, data=tuple(data), bold=bold)
+    return replace(table, data=tuple(data), bold=one_line(bold_sentence(tests)))
 
 
 def cost_table(board: Leaderboard) -> Table:

@@ -68,7 +68,7 @@ TESTS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "results/statistics": {
         "comparisons": ("unit/test_significance.py", "unit/test_partial_tables.py"),
-        "paired": ("unit/test_statistics.py",),
+        "crossed paired": ("unit/test_statistics.py",),
         "power seeds": ("unit/test_seeds.py",),
         "significance": ("unit/test_significance.py", "unit/test_partial_tables.py"),
     },

@@ -12,6 +12,7 @@ from vlpeft.benchmark.cells.scores import NAME, by_image, read_scores, to_bytes
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.results.leaderboard import leaderboard
 from vlpeft.results.statistics.significance import Significance, significance
+from vlpeft.results.tables.captions import bold_sentence
 
 PLACE = ("blip", "vqa", "shapes", "accuracy")
 NOISE = np.random.default_rng(0).normal(0, 10, 200)
@@ -57,6 +58,64 @@ def test_a_lead_that_one_seed_reverses_is_not_clear(tmp_path):
     assert found.columns[PLACE].below["steady"].significant
     assert found.columns[PLACE].differences_by_seed("steady") == pytest.approx([-2, 20])
     assert bold(found, "steady", "lucky") == []
+
+
+def three_seeds(root, first, other) -> Significance:
+    """Return the result of `first` and `other`, the scores of each image for each seed."""
+    cells, store = [], Store(root)
+    for method, values in (("first", first), ("other", other)):
+        for seed, mine in enumerate(values):
+            cell = planned(method, seed=seed)
+            cells.append((cell, np.round(mine, 3)))
+    fill(root, [record(cell, {"accuracy": float(mine.mean())}) for cell, mine in cells])
+    for cell, mine in cells:
+        score(store, cell, {"accuracy": mine.tolist()})
+    return significance(leaderboard(make_plan(*(cell for cell, _ in cells)), store), store)
+
+
+def test_with_three_seeds_bold_needs_both_sources_of_scatter(tmp_path):
+    """These images show a clear difference, with every seed; three seeds do not."""
+    base = [60 + NOISE] * 3
+    found = three_seeds(tmp_path, [60.2 + NOISE, 62 + NOISE, 69 + NOISE], base)
+    column = found.columns[PLACE]
+    assert min(column.differences_by_seed("other")) > 0
+    assert column.below["other"].p < 0.001
+    assert column.below["other"].p_both > 0.05
+    assert column.below["other"].corrected == column.below["other"].p_both
+    assert bold(found, "first", "other") == []
+    assert column.ranks == {"first": 1, "other": 1}
+
+
+def test_with_three_seeds_a_steady_lead_is_bold(tmp_path):
+    found = three_seeds(
+        tmp_path, [64 + NOISE, 64.5 + NOISE, 65 + NOISE], [60 + NOISE, 60.2 + NOISE, 59.8 + NOISE]
+    )
+    assert bold(found, "first", "other") == ["first"]
+    assert found.columns[PLACE].has_enough_seeds
+    text = bold_sentence(found)
+    assert "both seeds and images" in text
+    assert "too few" not in text
+
+
+def test_a_lead_over_seeds_that_the_other_lacks_is_none(tmp_path):
+    """On the seeds that both have, the other is ahead, clearly so."""
+    first = [*(60 + NOISE + NOISE[::-1] / 9 + i / 9 for i in range(3)), 99 + NOISE]
+    other = [65 + NOISE + NOISE[::-1] / 9 + i / 7 for i in range(3)]
+    found = three_seeds(tmp_path, first, other)
+    column = found.columns[PLACE]
+    assert column.best == "first"
+    assert column.below["other"].p_both < 0.05
+    assert bold(found, "first", "other") == []
+
+
+def test_two_seeds_are_too_few_to_say_more(tmp_path):
+    found = found_in(tmp_path, {"low": 60 + NOISE, "high": 66 + NOISE[::-1]})
+    assert found.columns[PLACE].below["low"].p_both is None
+    assert bold_sentence(found).endswith(
+        "So it differs on these images; fewer than 3 seeds are too few to say more. "
+        "A column without one has no clear winner."
+    )
+    assert bold_sentence(Significance({}, {})) == ""
 
 
 def test_pairing_detects_more_than_means(tmp_path):

@@ -7,7 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
+from statsmodels.regression.linear_model import OLS
+from statsmodels.stats.multitest import multipletests
 
+from vlpeft.results.statistics.crossed import image_errors, two_way
 from vlpeft.results.statistics.paired import (
     differences,
     holm,
@@ -90,6 +93,100 @@ def test_the_detectable_difference_is_found_four_times_of_five():
 def test_clustered_errors_are_the_usual_ones_where_every_image_has_one_example():
     values = drawn(5, 2, 40)
     assert standard_errors(values, np.ones(40)) == pytest.approx(stats.sem(values, axis=1))
+
+
+def test_clustered_errors_are_those_of_statsmodels():
+    """OLS of the difference of each question on a constant, clustered by image."""
+    generator = np.random.default_rng(10)
+    images = generator.integers(0, 30, 200)
+    each = generator.normal(size=30)[images] + generator.normal(size=200) + 0.3
+    fit = OLS(each, np.ones(200)).fit(cov_type="cluster", cov_kwds={"groups": images})
+    sums, counts = np.bincount(images, each), np.bincount(images).astype(float)
+    assert standard_errors(sums[None], counts) == pytest.approx(fit.bse)
+
+
+def test_holm_is_that_of_statsmodels():
+    p = np.random.default_rng(11).random(20) ** 4
+    assert holm(p) == pytest.approx(multipletests(p, method="holm")[1])
+
+
+def drawn_again(sums: np.ndarray, examples: np.ndarray, seeds: int, images: int) -> float:
+    """Return the variance of the mean if seeds, or images, are drawn again, made unbiased."""
+    generator = np.random.default_rng(12)
+    means = []
+    for _ in range(4000):
+        rows, columns = np.arange(len(sums)), np.arange(len(examples))
+        if seeds:
+            rows = generator.choice(rows, seeds)
+        if images:
+            columns = generator.choice(columns, images)
+        means.append(sums[np.ix_(rows, columns)].mean(0).sum() / examples[columns].sum())
+    many = seeds or images
+    return float(np.var(means) * many / (many - 1))
+
+
+def test_two_way_has_the_variance_of_seeds_and_images_drawn_again():
+    seeds, images = 6, 50
+    counts = np.random.default_rng(13).integers(1, 4, images).astype(float)
+    sums = (drawn(14, seeds, 1) / 4 + drawn(15, images) + 0.4) * counts
+    variance = drawn_again(sums, counts, seeds, 0) + drawn_again(sums, counts, 0, images)
+    parts = drawn_again(sums, counts, seeds, 0), image_errors(sums[None], counts)[0] ** 2
+    freedom = sum(parts) ** 2 / (parts[0] ** 2 / (seeds - 1) + parts[1] ** 2 / (images - 1))
+    mean = sums.mean(0).sum() / counts.sum()
+    expected = 2 * stats.t.sf(mean / math.sqrt(variance), freedom)
+    assert two_way(sums[None], counts)[0] == pytest.approx(expected, rel=0.1)
+
+
+def test_two_way_is_scipys_t_test_over_seeds_where_images_do_not_scatter():
+    by_seed = drawn(16, 2, 5) + 0.8
+    p = two_way(by_seed[..., None] * np.ones(30), np.ones(30))
+    assert p == pytest.approx(stats.ttest_1samp(by_seed, 0, axis=1).pvalue)
+
+
+def test_two_way_is_scipys_t_test_over_images_where_seeds_do_not_scatter():
+    by_image = drawn(17, 2, 40) + 0.2
+    p = two_way(np.repeat(by_image[:, None], 3, 1), np.ones(40))
+    assert p == pytest.approx(stats.ttest_1samp(by_image, 0, axis=1).pvalue)
+
+
+@pytest.mark.parametrize("seeds", [3, 5, 10])
+@pytest.mark.parametrize("scatter", [(1.0, 0.1), (0.1, 5.0), (0.5, 5.0), (0.0, 0.0)])
+def test_two_way_keeps_its_level_for_both_kinds_of_scatter(seeds, scatter):
+    """A test over images alone rejects far too often if seeds scatter, and the reverse."""
+    trials, images = 2000, 60
+    over_seeds, over_images = scatter
+    generator = np.random.default_rng(18)
+    sums = generator.normal(size=(trials, seeds, images))
+    sums += over_seeds * generator.normal(size=(trials, seeds, 1))
+    sums += over_images * generator.normal(size=(trials, 1, images))
+    assert 0.03 < (two_way(sums, np.ones(images)) < 0.05).mean() < 0.07
+    by_images = stats.ttest_1samp(sums.mean(1), 0, axis=1).pvalue < 0.05
+    by_seeds = stats.ttest_1samp(sums.mean(2), 0, axis=1).pvalue < 0.05
+    if over_seeds == 1.0:
+        assert by_images.mean() > 0.4
+    if over_images == 5.0:
+        assert by_seeds.mean() > 0.12
+
+
+def test_two_way_finds_what_stands_out_of_both_kinds_of_scatter():
+    generator = np.random.default_rng(19)
+    sums = generator.normal(size=(300, 5, 60)) + 0.4 * generator.normal(size=(300, 5, 1))
+    assert (two_way(sums + 1.0, np.ones(60)) < 0.05).mean() > 0.9
+
+
+def test_two_way_does_not_depend_on_scale_or_sign():
+    sums, counts = drawn(20, 2, 3, 90), np.arange(1.0, 91.0)
+    p = two_way(sums, counts)
+    assert two_way(-8 * sums, counts) == pytest.approx(p)
+    assert two_way(2 * sums, 2 * counts) == pytest.approx(p)
+
+
+def test_two_way_without_scatter():
+    ones = np.ones((1, 3, 40))
+    assert two_way(0 * ones, np.ones(40))[0] == 1
+    assert two_way(ones, np.ones(40))[0] == 0
+    assert two_way(ones[..., :1], np.ones(1))[0] == 1
+    assert np.isnan(image_errors(ones[..., :1], np.ones(1))[0])
 
 
 @given(st.integers(1, 5))
