@@ -7,31 +7,28 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator
 
 from vlpeft.benchmark.core.config import (
+    JSON,
     Config,
     NonNegative,
     Positive,
     PositiveFloat,
+    dump,
     load_yaml,
     parse,
     yaml_names,
 )
 from vlpeft.benchmark.core.errors import UserError, did_you_mean
+from vlpeft.benchmark.plan.resources import Minutes, Word
 
 PROFILES = Path(__file__).resolve().parent / "profiles"
-# One word, because it goes into a line of the sbatch script.
-
-
-def _check_word(text: str) -> str:
-    if not text or any(character.isspace() for character in text):
-        raise ValueError("write one word without spaces")
-    return text
 
 
 def _check_line(text: str) -> str:
@@ -40,18 +37,8 @@ def _check_line(text: str) -> str:
     return text
 
 
-Word = Annotated[str, AfterValidator(_check_word)]
 Line = Annotated[str, AfterValidator(_check_line)]
 
-TIMES = (  # as sbatch writes them
-    re.compile(r"(?P<minutes>[0-9]+)"),
-    re.compile(r"(?P<hours>[0-9]+):(?P<minutes>[0-5]?[0-9]):(?P<seconds>[0-5]?[0-9])"),
-    re.compile(
-        r"(?P<days>[0-9]+)-(?P<hours>[01]?[0-9]|2[0-3])"
-        r"(:(?P<minutes>[0-5]?[0-9])(:(?P<seconds>[0-5]?[0-9]))?)?"
-    ),
-)
-SECONDS = {"days": 86400, "hours": 3600, "minutes": 60, "seconds": 1}
 LEAST_GB = 1 / 1024  # SLURM counts in MB, and takes 0 as all memory of a node
 
 # Options of sbatch that `sbatch:` may not set, each with the key of the profile that sets it.
@@ -83,28 +70,6 @@ RESERVED = {
     "wrap": "it writes the script",
     **dict.fromkeys(("clusters", "cluster", "uid", "gid"), "it asks squeue for your jobs here"),
 }
-
-
-def parse_minutes(value: Any) -> Any:
-    """Return a time as minutes, rounded up: 240, "04:00:00" or "1-12:00:00".
-
-    "04:00" is refused: sbatch reads it as four minutes, and people as four hours.
-    """
-    if not isinstance(value, str):
-        return value
-    for form in TIMES:
-        found = form.fullmatch(value)
-        if found:
-            parts = found.groupdict(default="0")
-            seconds = sum(SECONDS[name] * int(number) for name, number in parts.items())
-            return -(-seconds // 60)
-    raise ValueError(
-        f"'{value}' is not a time; write minutes (240), HH:MM:SS ('04:00:00') "
-        "or D-HH:MM:SS ('1-12:00:00')"
-    )
-
-
-Minutes = Annotated[int, Field(gt=0), BeforeValidator(parse_minutes)]
 
 
 @dataclass(frozen=True)
@@ -192,6 +157,18 @@ class Profile(Config):
     def threads(self) -> int:
         """CPU threads of one process."""
         return self.cpus // (self.ranks * self.cells_at_once)
+
+    def with_resources(self, resources: Mapping[str, JSON], where: str) -> Profile:
+        """Return the profile for cells that need these `Resources`.
+
+        Raises UserError, which begins with `where`, if they do not fit the other keys.
+        """
+        if not resources:
+            return self
+        changes = dict(resources)
+        if "gpus" in changes:
+            changes["ranks"] = max(1, changes["gpus"])
+        return parse(Profile, {**dump(self), **changes}, where)
 
     def parameters(self) -> dict[str, Any]:
         """Return the parameters of submitit's AutoExecutor."""

@@ -36,31 +36,39 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Submitter:
-    """Submits cells of one result folder with one profile, one runtime and one version of the code.
+    """Submits cells of one result folder with one runtime and one version of the code.
 
+    profile: of all cells that `own` does not have.
+    settings: the runtime, as it was asked for.
     name: of the jobs, as squeue shows it.
+    own: the profiles of cells that need other resources.
     """
 
     ledger: Ledger
     profile: Profile
-    runtime: Mapping[str, Any]
+    settings: Mapping[str, Any]
     name: str
     code: Snapshot
+    own: Mapping[str, Profile]
 
     @classmethod
-    def make(cls, root: Path, profile: Profile, runtime: Any, name: str) -> Submitter:
-        """Make one with the profile's threads and device where the runtime leaves them open.
-
-        Raises UserError for a root that cannot be part of a log's name.
-        """
+    def make(
+        cls,
+        root: Path,
+        profile: Profile,
+        runtime: Any,
+        name: str,
+        own: Mapping[str, Profile] | None = None,
+    ) -> Submitter:
+        """Make one. Raises UserError for a root that cannot be part of a log's name."""
         if any(sign in str(root.resolve()) for sign in "%\\\n"):
             raise UserError(
                 f"--root {root}: % and \\ have a special meaning in the names of SLURM's "
                 "logs; choose a path without them"
             )
-        settings = _complete(dump(runtime), profile)
-        words = " ".join(name.split())
-        return cls(Ledger(root.resolve()), profile, settings, f"vlpeft-{words}", Snapshot.take())
+        words = f"vlpeft-{' '.join(name.split())}"
+        ledger = Ledger(root.resolve())
+        return cls(ledger, profile, dump(runtime), words, Snapshot.take(), own or {})
 
     def submit(self, ids: Sequence[str], *, forget: bool = False) -> int:
         """Submit the cells that are in no live job. Returns how many.
@@ -86,15 +94,31 @@ class Submitter:
         """
         if not ids:
             return "# nothing to submit: all cells are done\n"
-        arrays = list(chunks(list(chunks(ids, self.profile.cells_per_job)), _array_size()))
         from vlpeft.benchmark.core.libraries.submitit import submission_script
 
-        executor = self._executor(self.ledger.folder / "SUBMISSION")
-        text = submission_script(executor, len(arrays[0]))
-        answer = _test_script(text)
-        number = sum(map(len, arrays))
-        summary = f"# {count_cells(len(ids))} in {number} jobs, {len(arrays)} x sbatch"
-        return f"{text}\n{summary}\n# {answer}\n"
+        parts = []
+        for profile, group in self._by_profile(ids):
+            arrays = list(_arrays(group, profile))
+            executor = self._executor(self.ledger.folder / "SUBMISSION", profile)
+            text = submission_script(executor, len(arrays[0]))
+            answer = _test_script(text)
+            number = sum(map(len, arrays))
+            summary = f"# {count_cells(len(group))} in {number} jobs, {len(arrays)} x sbatch"
+            parts.append(f"{text}\n{summary}\n# {answer}\n")
+        return "\n".join(parts)
+
+    def _by_profile(self, ids: Sequence[str]) -> list[tuple[Profile, list[str]]]:
+        """Group cells by their profiles, in the order of the first cell of each."""
+        groups: list[tuple[Profile, list[str]]] = []
+        for cell in ids:
+            wanted = self.own.get(cell, self.profile)
+            for profile, group in groups:
+                if profile == wanted:
+                    group.append(cell)
+                    break
+            else:
+                groups.append((wanted, [cell]))
+        return groups
 
     def _without_job(self, ids: Sequence[str]) -> list[str]:
         try:
@@ -106,30 +130,33 @@ class Submitter:
         return [cell for cell in ids if not any(each.job in live for each in sent.get(cell, ()))]
 
     def _submit_all(self, ids: Sequence[str]) -> None:
-        groups = list(chunks(ids, self.profile.cells_per_job))
         done = 0
-        for array in chunks(groups, _array_size()):
-            left = ""
-            if done:
-                left = (
-                    f"; {done} of {len(ids)} cells are submitted, the same command submits the rest"
-                )
-            self._submit_array(array, left)
-            done += sum(map(len, array))
+        for profile, group in self._by_profile(ids):
+            for array in _arrays(group, profile):
+                left = ""
+                if done:
+                    left = (
+                        f"; {done} of {len(ids)} cells are submitted, "
+                        "the same command submits the rest"
+                    )
+                self._submit_array(array, profile, left)
+                done += sum(map(len, array))
 
-    def _submit_array(self, groups: Sequence[Sequence[str]], left: str) -> None:
+    def _submit_array(self, groups: Sequence[Sequence[str]], profile: Profile, left: str) -> None:
         """Submit one array, a job for each group. `left` ends every error message."""
         folder = self.ledger.new()
-        job = self._send(folder, groups, left)
+        job = self._send(folder, groups, profile, left)
         try:
             self.ledger.write(folder, Submission(job, tuple(map(tuple, groups))))
         except UserError as error:  # a job that is not written down must not run
             cancel([job])
             raise UserError(f"{error}{left}") from error
 
-    def _send(self, folder: Path, groups: Sequence[Sequence[str]], left: str) -> str:
-        executor = self._executor(folder)
-        calls = [self._call(ids) for ids in groups]
+    def _send(
+        self, folder: Path, groups: Sequence[Sequence[str]], profile: Profile, left: str
+    ) -> str:
+        executor = self._executor(folder, profile)
+        calls = [self._call(ids, profile) for ids in groups]
         silence = contextlib.redirect_stderr(io.StringIO())  # submitit also prints what it raises
         try:
             with silence, outside_of_a_job(), executor.batch():
@@ -145,27 +172,27 @@ class Submitter:
         first: str = jobs_made[0].job_id
         return first.partition("_")[0]
 
-    def _call(self, ids: Sequence[str]) -> CellJob:
+    def _call(self, ids: Sequence[str], profile: Profile) -> CellJob:
         return CellJob(
             tuple(ids),
             str(self.ledger.root),
-            self.runtime,
-            self.profile.signal_seconds,
-            self.profile.cells_at_once,
+            complete(self.settings, profile),
+            profile.signal_seconds,
+            profile.cells_at_once,
         )
 
-    def _executor(self, folder: Path) -> Any:
-        python = self.profile.python or shlex.quote(sys.executable)
-        if self.profile.container:
-            python = f"{self.profile.container} {python}"
+    def _executor(self, folder: Path, profile: Profile) -> Any:
+        python = profile.python or shlex.quote(sys.executable)
+        if profile.container:
+            python = f"{profile.container} {python}"
         # The profile's lines are in the middle. They may name another cache or allow the hub, but
         # they cannot make a job import other code.
-        setup = ["export HF_HUB_OFFLINE=1", *self.profile.setup, *self.code.setup(self._copies)]
-        parameters = {**self.profile.parameters(), "slurm_setup": setup}
+        setup = ["export HF_HUB_OFFLINE=1", *profile.setup, *self.code.setup(self._copies)]
+        parameters = {**profile.parameters(), "slurm_setup": setup}
         from vlpeft.benchmark.core.libraries.submitit import slurm_executor
 
         try:
-            return slurm_executor(folder, python, self.profile.time_outs, self.name, parameters)
+            return slurm_executor(folder, python, profile.time_outs, self.name, parameters)
         except RuntimeError as error:
             raise UserError(
                 "there is no SLURM on this machine (no `srun`); use --on local, "
@@ -177,8 +204,9 @@ class Submitter:
         return self.ledger.folder / "code"
 
 
-def _complete(settings: dict[str, Any], profile: Profile) -> dict[str, Any]:
-    """Fill in what the profile says about a runtime's settings."""
+def complete(settings: Mapping[str, Any], profile: Profile) -> dict[str, Any]:
+    """Return a runtime's settings with the profile's where they are left open."""
+    settings = dict(settings)
     settings["ranks"] = profile.ranks
     settings["threads"] = settings["threads"] or profile.threads
     settings["eval_batch"] = settings["eval_batch"] or profile.eval_batch
@@ -209,6 +237,11 @@ def _test_script(text: str) -> str:
 def chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
     """Yield slices of at most `size` items."""
     return (items[start : start + size] for start in range(0, len(items), size))
+
+
+def _arrays(ids: Sequence[str], profile: Profile) -> Iterator[Sequence[Sequence[str]]]:
+    """Yield arrays of at most as many jobs as the cluster allows; a job is a group of cells."""
+    return chunks(list(chunks(ids, profile.cells_per_job)), _array_size())
 
 
 def _array_size() -> int:

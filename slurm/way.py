@@ -46,7 +46,7 @@ class Slurm:
         if not cells:
             return
         self._require_weights(cells)
-        submitter, ids = self._submitter(root), [cell.id for cell in cells]
+        submitter, ids = self._submitter(root, cells), [cell.id for cell in cells]
         sent = submitter.submit(ids, forget=True)
         progress.line(f"{count_cells(sent)} submitted, {len(ids) - sent} were in the queue")
         if not self.detach:
@@ -55,13 +55,19 @@ class Slurm:
     def dry_run(self, cells: Sequence[Planned], root: Path) -> str:
         """Return the script that would be submitted, and SLURM's answer to it."""
         self._require_weights(cells)
-        text: str = self._submitter(root).dry_run([cell.id for cell in cells])
+        text: str = self._submitter(root, cells).dry_run([cell.id for cell in cells])
         return text
 
-    def _submitter(self, root: Path) -> Any:
+    def _submitter(self, root: Path, cells: Sequence[Planned]) -> Any:
         from vlpeft.slurm.submit import Submitter
 
-        return Submitter.make(root, self.profile, self.runtime, Path(self.sweep).stem)
+        own = {cell.id: self._profile_of(cell) for cell in cells if cell.resources}
+        return Submitter.make(root, self.profile, self.runtime, Path(self.sweep).stem, own)
+
+    def _profile_of(self, cell: Planned) -> Profile:
+        """Return the profile with what a cell needs. Raises UserError if the two do not fit."""
+        where = f"--profile with the resources of '{cell.row}' on '{cell.backbone}'"
+        return self.profile.with_resources(cell.resources, where)
 
     def _require_weights(self, cells: Sequence[Planned]) -> None:
         from vlpeft.benchmark.plan.prefetch import require_weights

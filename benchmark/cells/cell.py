@@ -191,6 +191,8 @@ class Planned(Config):
     families: dict[str, str] = field(default_factory=dict)
     stage: str = ""  # "tune" for a cell that compares settings
     tuned: Tuned | None = None  # how its settings were chosen, for a cell that tests them
+    # What it needs of a cluster over the profile's (vlpeft.benchmark.plan.resources).
+    resources: dict[str, JSON] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

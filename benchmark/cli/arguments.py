@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from functools import cache
 from typing import Any
 
 from vlpeft.benchmark.cli.options import (
@@ -58,6 +59,7 @@ exit codes:
 LISTS = ("methods", "backbones", "tasks", "datasets", "metrics", "protocols", "sweeps")
 
 
+@cache  # to build it takes 20 ms, and programs such as the tests run many commands
 def parser() -> argparse.ArgumentParser:
     """Return the parser of all commands; it stores the name of the chosen one as `command`."""
     parser = Parser(

@@ -19,6 +19,7 @@ from vlpeft.benchmark.core.errors import UserError, error_context
 from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.datasets import FORMATS, DatasetSpec, change_settings, load_spec
 from vlpeft.benchmark.plan.recipes import Layer
+from vlpeft.benchmark.plan.resources import parse_resources
 from vlpeft.benchmark.plan.tuning import Tuning
 from vlpeft.benchmark.plan.vary import (
     KEYS,
@@ -32,7 +33,7 @@ from vlpeft.benchmark.plan.vary import (
 )
 
 # Every other key of an entry is a setting, or one of `vlpeft.benchmark.plan.vary`.
-ENTRY_KEYS = ("name", "label", "on", "by_task", "protocol")
+ENTRY_KEYS = ("name", "label", "on", "by_task", "protocol", "resources")
 SHOWN_CHARACTERS = 80  # of a bad value, in an error message
 
 
@@ -91,6 +92,7 @@ class SweepEntry(Config):
     by_task: dict[str, dict[str, JSON]] = field(default_factory=dict)
     settings: dict[str, JSON] = field(default_factory=dict)
     protocol: dict[str, JSON] = field(default_factory=dict)
+    resources: dict[str, JSON] = field(default_factory=dict)  # as `parse_resources` returns them
     # What varies, with the values of this combination; and those of them that `assign` has not
     # yet added to `settings` or `protocol`, because that needs the entry's class.
     varied: dict[str, JSON] = field(default_factory=dict)
@@ -160,6 +162,8 @@ def parse_entry(item: JSON, where: str) -> SweepEntry:
     if isinstance(label := item.get("label"), str) and not label.strip():
         raise UserError(f"{where}: `label` is empty; write a label, or remove the key")
     own = {key: item[key] for key in ENTRY_KEYS if key in item}
+    if "resources" in own:
+        own["resources"] = parse_resources(own["resources"], where)
     other = (*own, *KEYS, "tune")
     settings = {key: value for key, value in item.items() if key not in other}
     return parse(SweepEntry, {**own, "settings": settings}, where)

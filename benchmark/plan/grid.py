@@ -12,13 +12,14 @@ from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
-from vlpeft.benchmark.cells.cell import Cell, Part, Planned
+from vlpeft.benchmark.cells.cell import Cell, Part, Planned, Tuned
 from vlpeft.benchmark.cells.results import Results
 from vlpeft.benchmark.contract import METHODS
 from vlpeft.benchmark.core.config import JSON
 from vlpeft.benchmark.core.errors import error_context
 from vlpeft.benchmark.datasets import DatasetSpec, dataset_settings
 from vlpeft.benchmark.plan.best import Tried, choose
+from vlpeft.benchmark.plan.compatibility import reason_to_skip
 from vlpeft.benchmark.plan.entries import (
     SweepEntry,
     TaskPlace,
@@ -26,6 +27,7 @@ from vlpeft.benchmark.plan.entries import (
 )
 from vlpeft.benchmark.plan.recipes import Layer, resolve, sweep_layers
 from vlpeft.benchmark.plan.resolved import Grid, Resolved, allows, read_grid, resolve_entry
+from vlpeft.benchmark.plan.resources import join_resources
 from vlpeft.benchmark.plan.scale import Scale
 from vlpeft.benchmark.plan.sweep import SweepHandle
 from vlpeft.benchmark.plan.tuning import STAGE, Tuning
@@ -93,8 +95,11 @@ def _tuned(
         settings = {key: each.entry.varied[key] for key in tuning.settings[0]}
         compared.append(Tried(settings, tuple(crossed.planned for crossed in made)))
     where = f"{grid.where}: method '{method.entry.label}'"
-    with error_context(where):
-        number, chosen = choose(tuning, compared, grid.results)
+    number: int = 0
+    chosen: Tuned | str = reason_to_skip(compared[0].cells[0].cell)
+    if not chosen:
+        with error_context(where):
+            number, chosen = choose(tuning, compared, grid.results)
     best = method.tried[number]
     entry = replace(
         best.entry,
@@ -184,6 +189,7 @@ def _planned(
     dataset = _join(part.dataset.name for part in parts)
     varied = {**backbone.entry.varied, **tasks.places[0].varied, **method.entry.varied}
     families = _families(method, backbone, tasks)
+    resources = join_resources(method.entry.resources, backbone.entry.resources)
     for cell_id, cell in base.with_seeds(seeds):
         yield Planned(
             cell_id,
@@ -195,6 +201,7 @@ def _planned(
             cell,
             varied=varied,
             families=families,
+            resources=resources,
         )
 
 

@@ -67,12 +67,27 @@ methods:
   - {{name: routing_lora, rank: 4, function: mul}}
 {more}"""
 
+MORE_TUNED = """
+  - {name: adapter, size: 8}
+  - layernorm_tuning
+tune: {lr: [1e-4, 1e-3, 1e-2, 3e-2], on: val}
+"""
+
 
 def write_sweep(folder: Path, name: str = "tiny.yaml", steps: int = 4, more: str = "") -> Path:
     """Write the sweep's file next to the dataset that it names."""
     (folder / "small_shapes.yaml").write_text(SHAPES)
     path = folder / name
     path.write_text(SWEEP.format(protocol=PROTOCOL.format(steps=steps), more=more))
+    return path
+
+
+def write_tuned(folder: Path, steps: int = 4) -> Path:
+    """Write a sweep of five methods that compares four rates on two tasks: 40 cells, then 20."""
+    (folder / "small_shapes.yaml").write_text(SHAPES)
+    path = folder / "tuned.yaml"
+    tuned = SWEEP.format(protocol=PROTOCOL.format(steps=steps), more=MORE_TUNED)
+    path.write_text(tuned.replace("  lr: 1e-3\n", "").replace("  - head_only\n", ""))
     return path
 
 

@@ -8,7 +8,8 @@ For each way to end a launcher (SIGTERM, SIGTERM to its process group, SIGHUP, a
 SIGKILL), a sweep is started and ended that many times at random moments. 15 seconds later no
 process of it may be left. At the end the sweep runs undisturbed, and its table must equal that of
 a sweep that was never disturbed. It takes about a minute for each ten moments, and prints counts.
-The exit code is 1 if something was wrong.
+The exit code is 1 if something was wrong. `--tuned` takes a sweep with `tune:`, which compares
+settings in its first stage and tests the best ones in its second.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.end_to_end.conftest import OFFLINE, write_sweep
+from tests.end_to_end.conftest import OFFLINE, write_sweep, write_tuned
 from tests.processes import Started
 
 KINDS = ("SIGTERM", "group SIGTERM", "SIGHUP", "terminal", "SIGKILL")
@@ -36,6 +37,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--moments", type=int, default=10)
     parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--tuned", action="store_true", help="a sweep with `tune:`")
     parser.add_argument("--kinds", default=",".join(KINDS))
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="vlpeft-signals-") as folder:
@@ -43,7 +45,8 @@ def main() -> int:
 
 
 def _campaign(folder: Path, options: argparse.Namespace) -> int:
-    sweep = write_sweep(folder, steps=options.steps)
+    write = write_tuned if options.tuned else write_sweep
+    sweep = write(folder, steps=options.steps)
     began = time.monotonic()
     wanted = _table(sweep, folder / "undisturbed")
     seconds = time.monotonic() - began

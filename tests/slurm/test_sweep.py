@@ -20,12 +20,15 @@ from tests.end_to_end.conftest import (
     science,
     write_one,
     write_sweep,
+    write_tuned,
 )
 from tests.slurm.conftest import (
+    BLOWS,
     HARDER,
     HUNG,
     ROOT,
     output,
+    press,
     running,
     strike,
     trace,
@@ -103,6 +106,49 @@ def test_a_disturbed_sweep_gives_the_same_table(cluster, main, tmp_path) -> None
             for folder in (root, local)
         ]
         assert tables[0] == tables[1]
+
+
+def test_a_disturbed_sweep_with_tune_gives_the_same_table(cluster, main, tmp_path) -> None:
+    """Both stages are struck: stopped, requeued, killed, pre-empted, and the launcher ended."""
+    sweep = write_tuned(tmp_path)
+    sweep.write_text(sweep.read_text().replace("[1e-4, 1e-3, 1e-2, 3e-2]", "[1e-4, 1e-2]"))
+    settings = {"cells_per_job": 2, "cpus": 2, "mem_gb": 3, "signal_seconds": 20}
+    profile = write_profile(tmp_path, partition="preemptible", array_parallelism=4, **settings)
+    root, local = tmp_path / "root", tmp_path / "local"
+    blows = {name: blow for name, blow in BLOWS.items() if name != "cancelled"}
+    struck: set[str] = set()
+    HUNG.clear()
+
+    def disturb() -> None:
+        for blow in (*blows.values(), press):
+            strike(root, struck, blow)
+        wait_until(lambda: _stage_two_runs(root))
+        for blow in (*blows.values(), press):
+            strike(root, struck, blow)
+
+    thread = threading.Thread(target=disturb, daemon=True)
+    thread.start()
+    command = ("sweep", sweep, "--root", root, "--on", "slurm", "--profile", profile, *RUN)
+    first = main(*command)
+    assert first.code == 0, first.err
+    thread.join(60)
+    assert {"PREEMPTED", "REQUEUED", "COMPLETED"} <= history(root)
+    assert len(struck) >= 5
+    assert main("sweep", sweep, "--root", local, "--on", "local", "--workers", 2, *RUN).code == 0
+    assert science(root) == science(local)
+    for more in (("text",), ("csv",), ("text", "--details"), ("text", "--tuning")):
+        tables = [
+            main("table", sweep, "--root", folder, "--format", *more).out
+            for folder in (root, local)
+        ]
+        assert tables[0] == tables[1]
+
+
+def _stage_two_runs(root: Path) -> bool:
+    """Return whether a cell that tests the best setting has begun."""
+    (plan,) = (root / "sweeps").glob("*.json")
+    tested = {cell["id"] for cell in json.loads(plan.read_text())["cells"] if not cell["stage"]}
+    return any(cell in tested for cell in running(root))
 
 
 def history(root: Path) -> set[str]:

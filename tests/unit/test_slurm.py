@@ -14,7 +14,7 @@ import pytest
 
 from tests.end_to_end.conftest import edit_json
 from vlpeft.benchmark.cells.records import Store
-from vlpeft.benchmark.core.config import parse
+from vlpeft.benchmark.core.config import dump, parse
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.core.files import read_json
 from vlpeft.benchmark.launch import worker
@@ -37,7 +37,7 @@ from vlpeft.slurm.job import CellJob
 from vlpeft.slurm.ledger import Ledger, Submission
 from vlpeft.slurm.profiles import Profile
 from vlpeft.slurm.states import notes
-from vlpeft.slurm.submit import Submitter
+from vlpeft.slurm.submit import Submitter, complete
 from vlpeft.slurm.supervise import Supervisor, verdict
 
 PROFILE = parse(Profile, {"time": 10, "mem_gb": 2, "cells_per_job": 2}, "test")
@@ -260,27 +260,54 @@ def test_without_slurm(tmp_path, monkeypatch) -> None:
         Submitter.make(tmp_path / "root", PROFILE, Runtime(), "test").submit(ids(1))
 
 
-def test_a_gpu_profile_does_not_run_on_the_cpu(tmp_path) -> None:
+def test_a_gpu_profile_does_not_run_on_the_cpu() -> None:
     gpu = replace(PROFILE, gpus=1, cpus=6)
-    assert Submitter.make(tmp_path, gpu, Runtime(), "").runtime["device"] == "cuda"
-    assert Submitter.make(tmp_path, gpu, Runtime(device="cpu"), "").runtime["device"] == "cpu"
-    assert Submitter.make(tmp_path, PROFILE, Runtime(), "").runtime["device"] == "auto"
-    assert Submitter.make(tmp_path, gpu, Runtime(), "").runtime["threads"] == 6
-    assert Submitter.make(tmp_path, gpu, Runtime(compile=True), "").runtime["compile"] is True
-    assert Submitter.make(tmp_path, gpu, Runtime(threads=1), "").runtime["threads"] == 1
-    assert (
-        Submitter.make(
-            tmp_path, replace(gpu, cells_per_job=4, cells_at_once=2), Runtime(), ""
-        ).runtime["threads"]
-        == 3
-    )
+    assert complete(dump(Runtime()), gpu)["device"] == "cuda"
+    assert complete(dump(Runtime(device="cpu")), gpu)["device"] == "cpu"
+    assert complete(dump(Runtime()), PROFILE)["device"] == "auto"
+    assert complete(dump(Runtime()), gpu)["threads"] == 6
+    assert complete(dump(Runtime(compile=True)), gpu)["compile"] is True
+    assert complete(dump(Runtime(threads=1)), gpu)["threads"] == 1
+    shared = replace(gpu, cells_per_job=4, cells_at_once=2)
+    assert complete(dump(Runtime()), shared)["threads"] == 3
 
 
-def test_ranks_share_the_cpus(tmp_path) -> None:
-    noted = Submitter.make(
-        tmp_path, replace(PROFILE, gpus=2, ranks=2, cpus=7), Runtime(), ""
-    ).runtime
-    assert (noted["ranks"], noted["threads"], noted["device"]) == (2, 3, "cuda")
+def test_ranks_share_the_cpus() -> None:
+    made = complete(dump(Runtime()), replace(PROFILE, gpus=2, ranks=2, cpus=7))
+    assert (made["ranks"], made["threads"], made["device"]) == (2, 3, "cuda")
+
+
+def test_cells_that_need_more_are_submitted_apart(slurm, tmp_path) -> None:
+    """With their own profile, threads and device; in the order of the first cell of each kind."""
+    large = PROFILE.with_resources({"gpus": 2, "cpus": 8, "mem_gb": 200.0, "time": 600}, "here")
+    own = {ids(7)[1]: large, ids(7)[4]: large}
+    made = Submitter.make(tmp_path / "root", PROFILE, Runtime(), "test", own)
+    text = made.dry_run(ids(7))
+    assert text.count("# 5 cells in 3 jobs, 1 x sbatch") == 1
+    assert text.count("# 2 cells in 1 jobs, 1 x sbatch") == 1
+    assert made.submit(ids(7)) == 7
+    found = {}
+    for script in sorted(made.ledger.folder.glob("*/*_submission.sh")):
+        lines = script.read_text().splitlines()
+        found[script.parent] = [
+            line.removeprefix("#SBATCH --")
+            for line in lines
+            if line.startswith(("#SBATCH --time", "#SBATCH --mem", "#SBATCH --gpus", "#SBATCH --c"))
+        ]
+    small, big = found.values()
+    assert small == ["cpus-per-task=1", "mem=2GB", "time=10"]
+    assert big == ["cpus-per-task=8", "gpus-per-node=2", "mem=200GB", "time=600"]
+    (pickled,) = list(found)[1].glob("*submitted.pkl")
+    job = pickle.loads(pickled.read_bytes()).function
+    assert job.ids == (ids(7)[1], ids(7)[4])
+    assert (job.runtime["ranks"], job.runtime["threads"], job.runtime["device"]) == (2, 4, "cuda")
+
+
+def test_resources_that_do_not_fit_the_profile_are_refused() -> None:
+    with pytest.raises(UserError, match="here: cpus: 1 is less than one for each of the 4 process"):
+        PROFILE.with_resources({"gpus": 4}, "here")
+    assert PROFILE.with_resources({}, "here") is PROFILE
+    assert PROFILE.with_resources({"gpus": 0}, "here").ranks == 1
 
 
 def test_squeue_and_sacct_are_read(slurm) -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from vlpeft.benchmark.backbones.blip import BLIP
+from vlpeft.benchmark.cells.cell import Planned
 from vlpeft.benchmark.contract.sites import count
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.core.protocol import Protocol
@@ -154,3 +155,44 @@ def test_a_known_checkpoint_is_counted_without_its_file(tmp_path, monkeypatch):
             BLIP(weights="model_large.pth").build([], recipe)
     with pytest.raises(UserError, match=r"cannot read model_base_capfilt_large\.pth"):
         BLIP(weights="model_base_capfilt_large.pth").build([], recipe)
+
+
+NEEDY = """
+protocol: {{lr: 1e-3, steps: 5}}
+seeds: [0]
+tasks: [vqa/shapes]
+backbones: [{{name: vit_roberta, text: tiny, vision: tiny{backbone}}}]
+methods: [{{name: lora{method}}}, bitfit]
+"""
+
+
+def needs(write, method: str = "", backbone: str = "") -> list[Planned]:
+    return expand(SweepHandle(write(NEEDY.format(method=method, backbone=backbone))))
+
+
+def test_resources_are_joined_and_change_no_id(write):
+    plain = needs(write)
+    found = needs(
+        write,
+        method=", resources: {gpus: 4, time: '10:00:00', partition: big}",
+        backbone=", resources: {gpus: 1, time: 900, mem_gb: 80, partition: small}",
+    )
+    assert [cell.id for cell in found] == [cell.id for cell in plain]
+    assert found[0].resources == {"gpus": 4, "time": 900, "mem_gb": 80.0, "partition": "big"}
+    assert found[1].resources == {"gpus": 1, "time": 900, "mem_gb": 80.0, "partition": "small"}
+    assert all(cell.resources == {} for cell in plain)
+
+
+@pytest.mark.parametrize(
+    ("method", "says"),
+    [
+        ("[4]", r"methods\[0\]: resources: write a mapping, such as \{gpus: 4, time: 600"),
+        ("{gpu: 4}", r"methods\[0\]: resources: unknown key 'gpu'; did you mean 'gpus'\?"),
+        ("{time: '10:00'}", r"methods\[0\]: resources: time: '10:00' is not a time; write minutes"),
+        ("{mem_gb: 0}", r"methods\[0\]: resources: mem_gb: input should be greater than 0, got 0"),
+        ("{partition: 'a b'}", r"methods\[0\]: resources: partition: write one word"),
+    ],
+)
+def test_bad_resources_are_refused(write, method, says):
+    with pytest.raises(UserError, match=says):
+        needs(write, method=f", resources: {method}")

@@ -176,6 +176,18 @@ def test_the_stages_of_a_sweep(handle, store):
     assert not any(cell.stage for cell in first_stage(sweep, store).cells)
 
 
+def test_a_metric_of_a_task_that_a_backbone_cannot_do_is_not_looked_for(handle):
+    text = SWEEP.replace("[vqa/shapes]", "[vqa/shapes, captioning/shapes]").replace(
+        "vision: tiny}", "vision: tiny, protocol: {metrics: [vqa_accuracy]}}"
+    )
+    made = plan(handle(text), need_data=True)
+    skipped = [cell for cell in made.cells if cell.task == "captioning"]
+    assert {cell.skipped for cell in skipped} == {
+        "vit_roberta does vqa, entailment, nlvr2, not captioning"
+    }
+    assert waits(made)
+
+
 def test_planning_opens_no_tested_split_while_settings_are_compared(handle, store, monkeypatch):
     opened: Counter[str] = Counter()
     read = Shapes.examples
