@@ -59,7 +59,10 @@ def _rows(plan: Plan) -> list[Planned]:
 
 def _budget(tuned: Tuned) -> str:
     seeds = "1 seed" if tuned.seeds == 1 else f"{tuned.seeds} seeds"
-    return f"Tuned on '{tuned.on}' over {tuned.tried} settings, {seeds} each"
+    text = f"Tuned on '{tuned.on}' over {tuned.tried} settings, {seeds} each"
+    if tuned.sampler:
+        return f"{text}, chosen one after the other by {tuned.sampler} (an adaptive search)"
+    return text
 
 
 def _chosen(cell: Planned, tuned: Tuned) -> str:

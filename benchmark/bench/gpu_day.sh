@@ -11,8 +11,8 @@
 # pyarrow, scipy, scikit-learn, h5py, pillow, jinja2, requests, rich, psutil, safetensors,
 # hypothesis, pytest and pytest-xdist. CARRIED is everything else, in the versions of
 # constraints.txt. transformers and huggingface_hub are carried although such machines have them,
-# because vlpeft is bound to the version whose internals it uses. statsmodels is left out: only the
-# tests of the statistics need it, and they do not run here.
+# because vlpeft is bound to the version whose internals it uses. statsmodels and optuna are left
+# out: only tests of statistics and searches need them, and these do not run here.
 
 set -uo pipefail
 ROOT=$(realpath "$(dirname "$0")/../..")

@@ -155,6 +155,7 @@ class Tuned(Config):
         seeds: The number of seeds of each.
         edges: Numbers of the best setting that are the lowest or highest tried, as "key: value".
         diverged: How many settings diverged.
+        sampler: What chose the settings from the scores of earlier ones; "" for a fixed list.
     """
 
     on: str
@@ -164,6 +165,7 @@ class Tuned(Config):
     seeds: int
     edges: tuple[str, ...] = ()
     diverged: int = 0
+    sampler: str = ""
 
 
 @dataclass(frozen=True)

@@ -27,13 +27,43 @@ class Tried:
     cells: tuple[Planned, ...]
 
 
-def choose(
+def score_all(
     tuning: Tuning, tried: Sequence[Tried], results: Results | None
+) -> list[float | None]:
+    """Return the score of each setting: the mean over the seeds of stage 1.
+
+    It is -inf for a setting that has diverged with any seed, and None for one that is not done.
+
+    Raises:
+        UserError: If a metric is absent from a record.
+    """
+    scores: list[float | None] = []
+    for each in tried:
+        found = [_score(cell, tuning, results) for cell in each.cells]
+        known = [value for value in found if value is not None]
+        if len(known) < len(found):
+            scores.append(None)
+        else:
+            scores.append(fmean(known) if all(map(math.isfinite, known)) else -math.inf)
+    return scores
+
+
+def choose(
+    tuning: Tuning,
+    tried: Sequence[Tried],
+    results: Results | None,
+    *,
+    is_complete: bool = True,
 ) -> tuple[int, Tuned | str]:
     """Return the number of the best setting, and how it was chosen.
 
-    The highest mean over the seeds of stage 1 wins, and the lowest setting wins a tie. A setting
-    that has diverged with any seed loses.
+    The highest score wins, and the lowest setting wins a tie.
+
+    Args:
+        tuning: What is compared.
+        tried: The settings, with their cells.
+        results: Where the cells have their records.
+        is_complete: Whether there will be no more settings.
 
     Returns:
         The number, and a `Tuned`; or 0 and why stage 2 has to wait or is left out.
@@ -41,22 +71,9 @@ def choose(
     Raises:
         UserError: If a metric is absent from a record.
     """
-    for part in tried[0].cells[0].cell.parts:
-        # An unknown metric is refused before any cell runs.
-        value_names(part, tuning.options.metric)
-    scores: list[float | None] = []
-    done, waits = 0, []
-    for each in tried:
-        found = [_score(cell, tuning, results) for cell in each.cells]
-        done += sum(value is not None for value in found)
-        known = [value for value in found if value is not None]
-        if len(known) == len(found):
-            scores.append(fmean(known) if all(map(math.isfinite, known)) else -math.inf)
-        else:
-            waits.append(each)
-    if waits:
-        total = sum(len(each.cells) for each in tried)
-        return 0, f"{WAITING}{done} of {total} cells are done"
+    scores = score_all(tuning, tried, results)
+    if None in scores or not is_complete:
+        return 0, f"{WAITING}{_progress(tuning, tried, results)} are done"
     finite = [score for score in scores if score is not None and math.isfinite(score)]
     if not finite:
         return 0, f"{DIVERGED_ALL}: try lower learning rates"
@@ -65,14 +82,41 @@ def choose(
     return number, _describe(tuning, tried, number, scores)
 
 
+def check_metric(tuning: Tuning, cell: Planned) -> None:
+    """Raise UserError for a metric that a task does not report, before any cell runs."""
+    for part in cell.cell.parts:
+        value_names(part, tuning.options.metric)
+
+
+def _progress(tuning: Tuning, tried: Sequence[Tried], results: Results | None) -> str:
+    """Return how many cells, or trials of a search, are done, of how many."""
+    if tuning.search is not None:
+        done = sum(score is not None for score in score_all(tuning, tried, results))
+        return f"{done} of {tuning.search.options.trials} trials"
+    scores = [_score(cell, tuning, results) for each in tried for cell in each.cells]
+    return f"{sum(score is not None for score in scores)} of {len(scores)} cells"
+
+
 def _describe(
     tuning: Tuning, tried: Sequence[Tried], number: int, scores: Sequence[float | None]
 ) -> Tuned:
     options, settings = tuning.options, tried[number].settings
     lost = sum(score == -math.inf for score in scores)
-    edges = tuple(_edges(settings, [each.settings for each in tried]))
+    edges: tuple[str, ...] = ()
+    sampler = ""
+    if tuning.search is None:
+        edges = tuple(_edges(settings, [each.settings for each in tried]))
+    else:
+        sampler = tuning.search.options.sampler
     return Tuned(
-        options.on, options.selector, settings, len(tried), len(options.seeds), edges, lost
+        options.on,
+        options.selector,
+        settings,
+        len(tried),
+        len(options.seeds),
+        edges,
+        lost,
+        sampler,
     )
 
 

@@ -43,23 +43,41 @@ class Range(NamedTuple):
     values: list[Any]
 
 
+@dataclass(frozen=True)
+class Axis:
+    """The values of a setting with a range.
+
+    at: the value for a share of the way from the first to the last, in [0, 1).
+    choices: how many values there are to choose from; 0 for a range of numbers.
+    """
+
+    at: Callable[[float], JSON]
+    choices: int = 0
+
+    def share(self, place: float) -> float:
+        """Return the share of a place: a number in [0, 1], or the index of a choice."""
+        if self.choices:
+            return (place + 0.5) / self.choices
+        return place
+
+
 def draw(item: Mapping[str, JSON], where: str) -> list[dict[str, JSON]]:
     """Return the draws of a `sample:` mapping.
 
     Draws are distinct: one that repeats an earlier one is left out, and the next takes its place.
     Raises UserError for a bad option or range, and if there are too few combinations.
     """
-    item = _join_commas(item)
+    item = join_commas(item)
     options = parse(Sample, {key: item[key] for key in Sample.OPTIONS if key in item}, where)
     ranges = {key: value for key, value in item.items() if key not in Sample.OPTIONS}
     if not ranges:
         raise UserError(f"{where}: it draws nothing; add a setting with a range: {FORMS}")
-    maps = {key: _parse_range(value, f"{where}.{key}") for key, value in ranges.items()}
+    axes = parse_axes(ranges, where)
     drawn: list[dict[str, JSON]] = []
     for factor in FACTORS:
         drawn = []
-        for point in _points(len(maps), factor * options.n, options):
-            values = {key: maps[key](share) for key, share in zip(maps, point, strict=True)}
+        for point in _points(len(axes), factor * options.n, options):
+            values = {key: axes[key].at(share) for key, share in zip(axes, point, strict=True)}
             if values not in drawn:
                 drawn.append(values)
         if len(drawn) >= options.n:
@@ -85,21 +103,26 @@ def _points(dimensions: int, count: int, options: Sample) -> Sequence[Sequence[f
     return points[:count]
 
 
-def _parse_range(value: JSON, where: str) -> Callable[[float], JSON]:
-    """Return the map from [0, 1) to the values of a range. Raises UserError for a bad one."""
+def parse_axes(ranges: Mapping[str, JSON], where: str) -> dict[str, Axis]:
+    """Read the ranges of several settings. Raises UserError for a bad one."""
+    return {key: _parse_range(value, f"{where}.{key}") for key, value in ranges.items()}
+
+
+def _parse_range(value: JSON, where: str) -> Axis:
+    """Read a range. Raises UserError for a bad one."""
     kind, values = _read_range(value, where)
     if kind == "choice":
-        return lambda share: values[int(share * len(values))]
+        return Axis(lambda share: values[int(share * len(values))], len(values))
     if len(values) != 2 or not all(is_number(each) and math.isfinite(each) for each in values):
         raise UserError(f"{where}: write two numbers: {kind}(LOW, HIGH), got {value}")
     low, high = values
     if not low < high:
         raise UserError(f"{where}: the range is empty or turned round: write {kind}({high}, {low})")
     if kind == "uniform":
-        return lambda share: _round(low + share * (high - low))
+        return Axis(lambda share: _round(low + share * (high - low)))
     if low <= 0:
         raise UserError(f"{where}: a logarithmic range begins above 0, got {value}")
-    return lambda share: _round(low * (high / low) ** share)
+    return Axis(lambda share: _round(low * (high / low) ** share))
 
 
 def _read_range(value: JSON, where: str) -> Range:
@@ -120,7 +143,7 @@ def _read_range(value: JSON, where: str) -> Range:
     return Range(kind, values)
 
 
-def _join_commas(item: Mapping[str, JSON]) -> dict[str, JSON]:
+def join_commas(item: Mapping[str, JSON]) -> dict[str, JSON]:
     """Put ranges together again that YAML has split at a comma.
 
     Within braces, `{lr: log(1e-5, 1e-2)}` is read as two keys, `lr` with "log(1e-5", and "1e-2)"

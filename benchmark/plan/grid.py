@@ -1,47 +1,37 @@
 """From a sweep to its cells: methods crossed with backbones, tasks and seeds.
 
-`benchmark/plan/sweep.py` reads the file, and `benchmark/plan/recipes.py` works out the recipe
-that each cell follows. What is here puts both together: it resolves the settings of every
-entry, then builds one cell for each combination.
+`benchmark/plan/sweep.py` reads the file, `benchmark/plan/resolved.py` fills in the settings of its
+entries, and `benchmark/plan/crossing.py` builds the cells of one combination. What is here goes
+through all combinations, and through both stages of a `tune:`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
-from pathlib import Path
 
-from vlpeft.benchmark.cells.cell import Cell, Part, Planned, Tuned
+from vlpeft.benchmark.cells.cell import Planned, Tuned
 from vlpeft.benchmark.cells.results import Results
-from vlpeft.benchmark.contract import METHODS
-from vlpeft.benchmark.core.config import JSON
+from vlpeft.benchmark.core.config import dump
 from vlpeft.benchmark.core.errors import error_context
-from vlpeft.benchmark.datasets import DatasetSpec, dataset_settings
-from vlpeft.benchmark.plan.best import Tried, choose
+from vlpeft.benchmark.plan.best import Tried, check_metric, choose
 from vlpeft.benchmark.plan.compatibility import reason_to_skip
+from vlpeft.benchmark.plan.crossing import Crossed, build_cells, data_layers
 from vlpeft.benchmark.plan.entries import (
-    SweepEntry,
-    TaskPlace,
     Tasks,
 )
-from vlpeft.benchmark.plan.recipes import Layer, resolve, sweep_layers
-from vlpeft.benchmark.plan.resolved import Grid, Resolved, allows, read_grid, resolve_entry
-from vlpeft.benchmark.plan.resources import join_resources
-from vlpeft.benchmark.plan.scale import Scale
+from vlpeft.benchmark.plan.recipes import Layer
+from vlpeft.benchmark.plan.resolved import (
+    Grid,
+    Resolved,
+    allows,
+    read_grid,
+    resolve_tried,
+)
+from vlpeft.benchmark.plan.search import Search, Study, study_name
 from vlpeft.benchmark.plan.sweep import SweepHandle
 from vlpeft.benchmark.plan.tuning import STAGE, Tuning
-
-
-@dataclass(frozen=True)
-class Crossed:
-    """A cell of a sweep, with the layers of settings that it was made from."""
-
-    planned: Planned
-    data: tuple[tuple[Layer, ...], ...]  # for the dataset of each task
-    method: tuple[Layer, ...]
-    backbone: tuple[Layer, ...]
-    protocols: tuple[tuple[Layer, ...], ...]  # for the recipe of each task
 
 
 def expand(sweep: SweepHandle, results: Results | None = None) -> list[Planned]:
@@ -67,7 +57,7 @@ def cross_layers(sweep: SweepHandle, results: Results | None = None) -> list[Cro
 def _cross(grid: Grid) -> Iterator[Crossed]:
     """Build the cells of every combination that `on:` allows."""
     # The layers of a dataset are the same in all its cells, so they are read once.
-    data = [tuple(_data_layers(place, grid.size) for place in tasks.places) for tasks in grid.tasks]
+    data = [tuple(data_layers(place, grid.size) for place in tasks.places) for tasks in grid.tasks]
     for backbone, number, method in product(grid.backbones, range(len(grid.tasks)), grid.methods):
         tasks = grid.tasks[number]
         if not (allows(tasks.on, backbone) and allows(method.entry.on, backbone)):
@@ -75,7 +65,81 @@ def _cross(grid: Grid) -> Iterator[Crossed]:
         if method.tried:
             yield from _tuned(grid, backbone, tasks, method, data[number])
         else:
-            yield from _cells(grid, backbone, tasks, method, data[number])
+            yield from build_cells(grid, backbone, tasks, method, data[number])
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The settings of a method that are compared on one backbone and task.
+
+    methods: the method with each setting.
+    crossed: the cells of each, one a seed.
+    study: the search that chooses the settings; None for a list.
+    """
+
+    tuning: Tuning
+    methods: tuple[Resolved, ...]
+    crossed: tuple[tuple[Crossed, ...], ...]
+    study: Study | None
+
+    def tried(self) -> list[Tried]:
+        """Return the settings with their cells."""
+        found = []
+        for method, cells in zip(self.methods, self.crossed, strict=True):
+            settings = {key: method.entry.varied[key] for key in self.tuning.settings[0]}
+            found.append(Tried(settings, tuple(each.planned for each in cells)))
+        return found
+
+
+def searches(sweep: SweepHandle, results: Results) -> Iterator[Comparison]:
+    """Yield the comparisons whose settings a search chooses, where method and backbone fit."""
+    grid = read_grid(sweep, results)
+    for backbone, number, method in product(grid.backbones, range(len(grid.tasks)), grid.methods):
+        tasks, tuning = grid.tasks[number], method.entry.tuning
+        if tuning is None or tuning.search is None:
+            continue
+        if not (allows(tasks.on, backbone) and allows(method.entry.on, backbone)):
+            continue
+        (first, *_) = build_cells(grid, backbone, tasks, method.tried[0], (), tuning)
+        if not reason_to_skip(first.planned.cell):
+            yield _compare(grid, backbone, tasks, method, ())
+
+
+def _compare(
+    grid: Grid,
+    backbone: Resolved,
+    tasks: Tasks,
+    method: Resolved,
+    data: tuple[tuple[Layer, ...], ...],
+) -> Comparison:
+    """Build the cells that compare the settings of a method."""
+    tuning = method.entry.tuning
+    assert tuning is not None  # there are settings to try
+    methods, study = method.tried, None
+    if tuning.search is not None:
+        study = _study(grid, backbone, tasks, method, tuning.search)
+        where = f"{grid.where}: method '{method.entry.label}'"
+        methods = tuple(resolve_tried(method.entry, each, where) for each in study.tried())
+    crossed = []
+    for each in methods:
+        cells = build_cells(grid, backbone, tasks, each, data, tuning)
+        crossed.append(tuple(_at_stage(one) for one in cells))
+    return Comparison(tuning, methods, tuple(crossed), study)
+
+
+def _study(grid: Grid, backbone: Resolved, tasks: Tasks, method: Resolved, search: Search) -> Study:
+    """Return the search for one combination.
+
+    Its name changes with all that its scores depend on: the ranges, and the cell at their lowest
+    values, which holds every other setting.
+    """
+    tuning = method.entry.tuning
+    (first, *_) = build_cells(grid, backbone, tasks, method.tried[0], (), tuning)
+    at, options = first.planned, search.options
+    assert tuning is not None
+    identity = (at.id, search.ranges, options.sampler, options.seed, dump(tuning.options))
+    place = f"{method.entry.label} on {backbone.entry.label}, {at.task}/{at.dataset}"
+    return Study(grid.journal, study_name(place, *identity), search)
 
 
 def _tuned(
@@ -86,28 +150,18 @@ def _tuned(
     data: tuple[tuple[Layer, ...], ...],
 ) -> Iterator[Crossed]:
     """Build the cells that compare the settings of a method, then those that test the best."""
-    tuning = method.entry.tuning
-    assert tuning is not None  # there are settings to try
-    compared: list[Tried] = []
-    for each in method.tried:
-        made = [_at_stage(one) for one in _cells(grid, backbone, tasks, each, data, tuning)]
-        yield from made
-        settings = {key: each.entry.varied[key] for key in tuning.settings[0]}
-        compared.append(Tried(settings, tuple(crossed.planned for crossed in made)))
-    where = f"{grid.where}: method '{method.entry.label}'"
-    number: int = 0
-    chosen: Tuned | str = reason_to_skip(compared[0].cells[0].cell)
-    if not chosen:
-        with error_context(where):
-            number, chosen = choose(tuning, compared, grid.results)
-    best = method.tried[number]
+    compared = _compare(grid, backbone, tasks, method, data)
+    for cells in compared.crossed:
+        yield from cells
+    number, chosen = _choose(grid, backbone, tasks, method, compared)
+    best = (compared.methods or method.tried)[number]
     entry = replace(
         best.entry,
         label=method.entry.label,
         varied=method.entry.varied,
         family=method.entry.family,
     )
-    for crossed in _cells(grid, backbone, tasks, replace(best, entry=entry), data):
+    for crossed in build_cells(grid, backbone, tasks, replace(best, entry=entry), data):
         if isinstance(chosen, str):
             planned = replace(crossed.planned, skipped=chosen)
         else:
@@ -115,165 +169,19 @@ def _tuned(
         yield replace(crossed, planned=planned)
 
 
+def _choose(
+    grid: Grid, backbone: Resolved, tasks: Tasks, method: Resolved, compared: Comparison
+) -> tuple[int, Tuned | str]:
+    """Return the number of the best setting and how it was chosen, or 0 and why there is none."""
+    (first, *_) = build_cells(grid, backbone, tasks, method.tried[0], (), compared.tuning)
+    if reason := reason_to_skip(first.planned.cell):
+        return 0, reason
+    study = compared.study
+    is_complete = study is None or study.is_complete()
+    with error_context(f"{grid.where}: method '{method.entry.label}'"):
+        check_metric(compared.tuning, first.planned)
+        return choose(compared.tuning, compared.tried(), grid.results, is_complete=is_complete)
+
+
 def _at_stage(crossed: Crossed) -> Crossed:
     return replace(crossed, planned=replace(crossed.planned, stage=STAGE))
-
-
-def _cells(
-    grid: Grid,
-    backbone: Resolved,
-    tasks: Tasks,
-    method: Resolved,
-    data: tuple[tuple[Layer, ...], ...],
-    tuning: Tuning | None = None,
-) -> Iterator[Crossed]:
-    """Build the cells of one combination, one for each seed; with `tuning`, those of stage 1."""
-    alone = ""
-    if len(tasks.places) == 1:
-        alone = tasks.places[0].task
-    if alone in method.entry.by_task:
-        where = f"{grid.where}: method '{method.entry.label}'"
-        at_task = resolve_entry(METHODS, method.entry.at(alone), where)
-        method = replace(at_task, entry=method.entry)
-    where = f"{grid.where}: protocol"
-    layers = tuple(_recipe_layers(grid, place, method, backbone, where) for place in tasks.places)
-    seeds = grid.sweep.seeds
-    if tuning is not None:
-        seeds = tuning.options.seeds
-        places = zip(layers, tasks.places, strict=True)
-        layers = tuple(_tuning_layers(*each, tuning, where) for each in places)
-    parts = tuple(
-        Part(place.task, _scaled_dataset(place, grid.size), resolve(recipe, where))
-        for place, recipe in zip(tasks.places, layers, strict=True)
-    )
-    method_layers = method.entry.layers("method", alone)
-    backbone_layers = _backbone_layers(backbone.entry, grid.size)
-    for planned in _planned(method, backbone, tasks, parts, seeds):
-        yield Crossed(planned, data, method_layers, backbone_layers, layers)
-
-
-def _scaled_dataset(place: TaskPlace, size: Scale | None) -> DatasetSpec:
-    """Return a task's dataset, or the one that replaces it at a scale."""
-    if size is None:
-        return place.spec
-    return size.drawn_dataset(place.spec)
-
-
-def _backbone_layers(entry: SweepEntry, size: Scale | None) -> tuple[Layer, ...]:
-    """Return the layers of a backbone's settings; those of a scale come last."""
-    own = entry.layers("backbone")
-    if size is None:
-        return own
-    return (*own, Layer(size.origin, size.scaled_settings(entry.name)))
-
-
-def _planned(
-    method: Resolved,
-    backbone: Resolved,
-    tasks: Tasks,
-    parts: tuple[Part, ...],
-    seeds: Sequence[int],
-) -> Iterator[Planned]:
-    """Build the cells of one combination, with their place in the table."""
-    first, *also = parts
-    base = Cell(
-        method.choice,
-        backbone.choice,
-        first.task,
-        first.dataset,
-        first.protocol,
-        seeds[0],
-        tuple(also),
-    )
-    task = _join(part.task for part in parts)
-    dataset = _join(part.dataset.name for part in parts)
-    varied = {**backbone.entry.varied, **tasks.places[0].varied, **method.entry.varied}
-    families = _families(method, backbone, tasks)
-    resources = join_resources(method.entry.resources, backbone.entry.resources)
-    for cell_id, cell in base.with_seeds(seeds):
-        yield Planned(
-            cell_id,
-            method.entry.label,
-            backbone.entry.label,
-            task,
-            dataset,
-            cell.seed,
-            cell,
-            varied=varied,
-            families=families,
-            resources=resources,
-        )
-
-
-def _families(method: Resolved, backbone: Resolved, tasks: Tasks) -> dict[str, str]:
-    """Return the labels without what varies, of those sides that vary something."""
-    families = {}
-    if method.entry.varied:
-        families["method"] = method.entry.family
-    if backbone.entry.varied:
-        families["backbone"] = backbone.entry.family
-    if tasks.places[0].varied:
-        families["dataset"] = Path(tasks.places[0].source).stem
-    return families
-
-
-def _join(names: Iterable[str]) -> str:
-    """Join the names of a joint cell's tasks or datasets by "+", each once."""
-    return "+".join(dict.fromkeys(names))
-
-
-def _recipe_layers(
-    grid: Grid, place: TaskPlace, method: Resolved, backbone: Resolved, where: str
-) -> tuple[Layer, ...]:
-    """Return the recipe's layers for one task of a method and a backbone, lowest first."""
-    spec = place.spec
-    facts = _facts(place, method, backbone)
-    layers = [
-        Layer(f"dataset {spec.name}", spec.protocol),
-        *sweep_layers(grid.sweep.protocol, facts, where),
-        Layer(f"backbone '{backbone.entry.label}'", backbone.entry.protocol),
-        Layer(f"method '{method.entry.label}'", method.entry.protocol),
-    ]
-    if grid.size is not None:
-        layers += grid.size.layers(facts)
-    return tuple(layers)
-
-
-def _tuning_layers(
-    layers: tuple[Layer, ...], place: TaskPlace, tuning: Tuning, where: str
-) -> tuple[Layer, ...]:
-    """Return the layers of a recipe for stage 1, which never reads the tested split."""
-    recipe = resolve(layers, where)
-    cut = place.spec.cut
-    rest = ""
-    if cut is not None and cut.name == tuning.options.on and recipe.train_split == cut.of:
-        rest = cut.rest
-    with error_context(where):
-        return (*layers, Layer("tune", tuning.recipe(recipe.eval_split, rest)))
-
-
-def _facts(place: TaskPlace, method: Resolved, backbone: Resolved) -> dict[str, JSON]:
-    """Return what the `when:` conditions of protocols may ask for.
-
-    These are the names, and the settings of method and backbone as `method.KEY` and
-    `backbone.KEY`, defaults included.
-    """
-    return {
-        "backbone": backbone.entry.name,
-        "task": place.task,
-        "dataset": place.spec.name,
-        "method": method.entry.name,
-        **{f"method.{key}": value for key, value in method.settings.items()},
-        **{f"backbone.{key}": value for key, value in backbone.settings.items()},
-    }
-
-
-def _data_layers(place: TaskPlace, size: Scale | None) -> tuple[Layer, ...]:
-    """Return the layers of a dataset's settings, or of what replaces it at a scale."""
-    name = Path(place.source).stem
-    own: tuple[Layer, ...] = (Layer(f"dataset {name}", dataset_settings(place.source)),)
-    if place.varied:
-        own += (Layer(f"task {place.task}/{place.spec.name}", place.varied),)
-    if size is None:
-        return own
-    return size.data_layers(place.spec) or own

@@ -17,7 +17,9 @@ from vlpeft.benchmark.core.registry import Registry
 from vlpeft.benchmark.datasets import dataset_path
 from vlpeft.benchmark.plan.entries import SweepEntry, Tasks, parse_tasks, refuse_protocol_keys
 from vlpeft.benchmark.plan.scale import Scale, load_scale
+from vlpeft.benchmark.plan.search import JOURNAL
 from vlpeft.benchmark.plan.sweep import Sweep, SweepHandle
+from vlpeft.benchmark.plan.vary import Values
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Grid:
     tasks: list[Tasks]
     size: Scale | None
     results: Results | None
+    journal: Path | None  # of the searches
 
 
 def read_grid(handle: SweepHandle, results: Results | None) -> Grid:
@@ -54,7 +57,10 @@ def read_grid(handle: SweepHandle, results: Results | None) -> Grid:
         _resolve_backbone(entry, size, where) for entry in sweep.entries("backbones", where)
     ]
     tasks = _read_tasks(sweep, handle.path)
-    grid = Grid(sweep, where, methods, backbones, tasks, size, results)
+    journal = None
+    if results is not None:
+        journal = handle.root / JOURNAL
+    grid = Grid(sweep, where, methods, backbones, tasks, size, results, journal)
     _check_on(grid)
     _check_by_task(grid)
     return grid
@@ -64,13 +70,16 @@ def _resolve_method(entry: SweepEntry, where: str) -> Resolved:
     """Resolve a method."""
     where = f"{where}: method '{entry.label}'"
     entry = _assign(METHODS, entry, where)
-    tried: list[Resolved] = []
+    tried: tuple[Resolved, ...] = ()
     if entry.tuning is not None:
-        cls = METHODS.load(entry.name)
-        for values in entry.tuning.settings:
-            each = entry.try_settings(values, cls, f"{where}: tune")
-            tried.append(resolve_entry(METHODS, each, where))
-    return replace(resolve_entry(METHODS, entry, where), tried=tuple(tried))
+        tried = tuple(resolve_tried(entry, values, where) for values in entry.tuning.settings)
+    return replace(resolve_entry(METHODS, entry, where), tried=tried)
+
+
+def resolve_tried(entry: SweepEntry, values: Values, where: str) -> Resolved:
+    """Resolve a method with one of the settings that are compared. Raises UserError."""
+    each = entry.try_settings(values, METHODS.load(entry.name), f"{where}: tune")
+    return resolve_entry(METHODS, each, where)
 
 
 def _resolve_backbone(entry: SweepEntry, size: Scale | None, where: str) -> Resolved:

@@ -2,7 +2,7 @@
 
     {name: full_finetuning, resources: {gpus: 4, time: 600, mem_gb: 200}}
 
-It replaces what the profile of a launch says, and is no part of a cell's id.
+It replaces what the profile of a launch says. Ids of cells do not depend on it.
 """
 
 from __future__ import annotations

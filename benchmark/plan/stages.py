@@ -7,7 +7,9 @@ from typing import NamedTuple
 from vlpeft.benchmark.cells.attempts import DIVERGED, failure
 from vlpeft.benchmark.cells.cell import Plan, Planned
 from vlpeft.benchmark.cells.records import Store
+from vlpeft.benchmark.plan.best import score_all
 from vlpeft.benchmark.plan.check import plan
+from vlpeft.benchmark.plan.grid import searches
 from vlpeft.benchmark.plan.sweep import SweepHandle
 from vlpeft.benchmark.plan.tuning import DIVERGED_ALL, STAGE, WAITING
 
@@ -32,8 +34,11 @@ def is_lost(made: Plan) -> bool:
 def first_stage(sweep: SweepHandle, store: Store) -> Stage:
     """Plan a sweep, with the best settings that are on record already.
 
+    The searches of a `tune:` choose their next trials first.
+
     Raises UserError as `plan` does.
     """
+    _advance(sweep, store)
     made = plan(sweep, need_data=True, results=store)
     return Stage(made, unfinished(made, store))
 
@@ -45,12 +50,20 @@ def next_stage(sweep: SweepHandle, store: Store, before: Stage) -> Stage | None:
     """
     if not waits(before.plan):
         return None
+    _advance(sweep, store)
     made = plan(sweep, need_data=True, results=store)
     known = {cell.id for cell in before.cells}
     cells = [cell for cell in unfinished(made, store) if cell.id not in known]
     if not cells:
         return None
     return Stage(made, cells)
+
+
+def _advance(sweep: SweepHandle, store: Store) -> None:
+    """Let the searches of a sweep choose their next trials, from what is on record."""
+    for compared in searches(sweep, store):
+        assert compared.study is not None
+        compared.study.advance(score_all(compared.tuning, compared.tried(), store))
 
 
 def unfinished(made: Plan, store: Store) -> list[Planned]:

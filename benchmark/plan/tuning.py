@@ -17,6 +17,8 @@ from pydantic import Field
 
 from vlpeft.benchmark.core.config import JSON, Config, Seed, parse
 from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.plan.draws import join_commas
+from vlpeft.benchmark.plan.search import Search, parse_search
 from vlpeft.benchmark.plan.vary import Values, combine, parse_variation
 
 WAITING = "waiting for the tuning: "  # the reason why a cell of stage 2 cannot run yet begins so
@@ -43,10 +45,14 @@ class TuningOptions(Config):
 
 @dataclass(frozen=True)
 class Tuning:
-    """A `tune:` mapping: its options, and the settings to try."""
+    """A `tune:` mapping: its options, and the settings to try.
+
+    With a search, `settings` holds one that stands for those that its trials will have.
+    """
 
     options: TuningOptions
     settings: tuple[Values, ...]
+    search: Search | None = None
 
     def recipe(self, part_split: str, rest: str) -> dict[str, JSON]:
         """Return what stage 1 sets in the recipe of a task.
@@ -77,8 +83,12 @@ def parse_tuning(item: JSON, where: str) -> Tuning:
     where = f"{where}: tune"
     if not isinstance(item, Mapping):
         raise UserError(f"{where}: write a mapping, such as {{lr: [1e-4, 1e-3], on: val}}")
+    item = join_commas(item)
     options = parse(TuningOptions, {key: item[key] for key in OPTIONS if key in item}, where)
     lists = {key: value for key, value in item.items() if key not in OPTIONS}
+    if "sampler" in lists:
+        search = parse_search(lists, where)
+        return Tuning(options, (search.first_settings(),), search)
     if not lists:
         raise UserError(f"{where}: it tries nothing; add a list of settings: lr: [1e-4, 1e-3]")
     settings = combine(parse_variation({"vary": lists}, where), where)

@@ -12,7 +12,8 @@ from vlpeft.benchmark.core.config import JSON, dump, parse
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.core.registry import Registry
 from vlpeft.benchmark.datasets import DatasetSpec
-from vlpeft.benchmark.plan.grid import Crossed, cross_layers
+from vlpeft.benchmark.plan.crossing import Crossed
+from vlpeft.benchmark.plan.grid import cross_layers
 from vlpeft.benchmark.plan.recipes import DEFAULT, Layer, origins
 from vlpeft.benchmark.plan.sweep import SweepHandle
 from vlpeft.results.tables.blocks import Block, Table, one_line, text_row

@@ -65,6 +65,26 @@ def test_a_tuned_sweep(main, tmp_path, way) -> None:
     assert 'id="tuning"' in (tmp_path / "report" / "index.html").read_text()
 
 
+def test_a_search(main, tmp_path) -> None:
+    """Two rounds of trials, then the best one; lost trials are run again, not chosen again."""
+    search = "{sampler: optuna.random, trials: 3, at_once: 2, lr: log(1e-4, 1e-2)}"
+    sweep, root = write_one(tmp_path, **{**TUNED, "tune": search}), tmp_path / "root"
+    command = ("sweep", sweep, "--root", root, "--on", "inline", *RUN)
+    first = main(*command)
+    assert first.code == 0, first.err
+    assert len(records(root)) == 3 + 2 + 2 * 2  # bitfit compares a list
+    said = main("table", sweep, "--root", root).out
+    rows = main("table", sweep, "--root", root, "--format", "csv").out
+    assert "over 3 settings, 1 seed each, chosen one after the other by optuna.random" in said
+    plan = json.loads(main("plan", sweep, "--root", root, "--json").out)
+    trials = [row["id"] for row in plan if row["stage"] and row["row"].startswith("lora")]
+    shutil.rmtree(root / "cells" / trials[1])
+    again = main(*command)
+    assert again.code == 0, again.err
+    assert len(records(root)) == 3 + 2 + 2 * 2
+    assert main("table", sweep, "--root", root, "--format", "csv").out == rows
+
+
 def test_tuning_without_tune(main, tmp_path) -> None:
     sweep, root = write_one(tmp_path), tmp_path / "root"
     assert main("sweep", sweep, "--root", root, "--on", "inline", *RUN).code == 0

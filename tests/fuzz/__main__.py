@@ -10,6 +10,7 @@ import os
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
@@ -50,12 +51,13 @@ def run() -> int:
         work = spread(options.inputs, options.seed, options.kinds.split(","))
         if options.one:
             work = [(options.one[0], int(options.one[1]))]
-        for verdict in run_campaign(work, base, Path(folder), options.processes):
-            campaign.add(verdict)
-            if verdict.problem:
-                print(f"{verdict.kind} {verdict.seed}: {verdict.problem}: {verdict.detail}")
-            if time.monotonic() - start > options.minutes * 60:
-                break
+        with suppress(KeyboardInterrupt):  # the counts so far
+            for verdict in run_campaign(work, base, Path(folder), options.processes):
+                campaign.add(verdict)
+                if verdict.problem:
+                    print(f"{verdict.kind} {verdict.seed}: {verdict.problem}: {verdict.detail}")
+                if time.monotonic() - start > options.minutes * 60:
+                    break
     for kind, number in sorted(campaign.tried.items()):
         bad = sum(verdict.kind == kind for verdict in campaign.problems)
         print(f"{kind:16} {number:7,} inputs {bad:5} problems")

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from vlpeft.benchmark.core.config import dump, load_yaml
 from vlpeft.benchmark.plan import recipes as protocols
-from vlpeft.benchmark.plan.grid import Crossed, cross_layers
+from vlpeft.benchmark.plan.crossing import Crossed
+from vlpeft.benchmark.plan.grid import cross_layers
 from vlpeft.benchmark.plan.recipes import protocol_names
 from vlpeft.benchmark.plan.sweep import SweepHandle, sweep_names
 from vlpeft.results.papers.published import load_published, published_names

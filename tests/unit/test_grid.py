@@ -26,7 +26,7 @@ from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.core.files import to_json
 from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.datasets import DatasetSpec
-from vlpeft.benchmark.plan import grid, resolved
+from vlpeft.benchmark.plan import crossing, grid, resolved
 from vlpeft.benchmark.plan import sweep as sweeps
 from vlpeft.benchmark.plan.grid import expand
 from vlpeft.benchmark.plan.sweep import SweepHandle, plan_file
@@ -395,7 +395,7 @@ def test_plans_come_back_until_the_sweep_changes(tmp_path) -> None:
 def test_seeds_cost_almost_nothing(tmp_path, monkeypatch) -> None:
     """For any number of seeds, files are read and settings are checked once."""
     calls = Counter()
-    places = {"resolve": grid, "_data_layers": grid, "resolve_entry": resolved}
+    places = {"resolve": crossing, "data_layers": grid, "resolve_entry": resolved}
     for name, module in places.items():
         real = getattr(module, name)
         monkeypatch.setattr(

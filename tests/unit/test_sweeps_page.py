@@ -23,4 +23,4 @@ def test_they_are_planned(tmp_path: Path, number: int, rows: int) -> None:
 
 
 def test_no_block_is_left_out() -> None:
-    assert len(BLOCKS) == 3
+    assert len(BLOCKS) == 4
