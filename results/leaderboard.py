@@ -62,7 +62,7 @@ from vlpeft.results.images import image_remarks
 from vlpeft.results.scale import FULL, label_title, scale_notes
 from vlpeft.results.scored import scored_sentences
 from vlpeft.results.states import DONE, MISSING, State
-from vlpeft.results.tuned import tuning_sentences
+from vlpeft.results.tuned import search_costs, tuning_sentences
 from vlpeft.results.varied import VARIED, families, show_varied, varied_columns
 
 COSTS = (
@@ -100,6 +100,7 @@ class Leaderboard:
     remarks: what each table must say in its caption, one sentence each: cells that failed or
     are missing, different environments, cells that were run unverified.
     families: labels -> the label without what varies, by "method", "backbone" and "dataset".
+    search: what a table of costs says about the cells that compared settings.
     """
 
     title: str
@@ -107,6 +108,7 @@ class Leaderboard:
     frame: pd.DataFrame
     remarks: tuple[str, ...] = ()
     families: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    search: str = ""
 
     def family(self, side: str, label: str) -> str:
         """Return a label of a side without what varies; most labels vary nothing."""
@@ -136,8 +138,10 @@ def leaderboard(plan: Plan, store: Results, *, mixed: bool = False, stage: str =
             come from different environments that are not all verified (unless `mixed`).
     """
     chosen: tuple[str, ...] = ()
+    search = ""
     if not stage:
         chosen = tuple(tuning_sentences(plan, store))
+        search = search_costs(plan, store)
     plan = plan.at_stage(stage)
     reject_duplicates(plan.cells)
     reject_recipes(plan.cells)
@@ -161,7 +165,7 @@ def leaderboard(plan: Plan, store: Results, *, mixed: bool = False, stage: str =
     progress = _progress(plan, len(records), len(failures))
     scored = scored_sentences(records.values())
     said = (*progress, *chosen, *scored, *notes)
-    return Leaderboard(title, plan.notes, frame, said, families(plan))
+    return Leaderboard(title, plan.notes, frame, said, families(plan), search)
 
 
 def _read_records(plan: Plan, store: Results) -> dict[str, Record]:

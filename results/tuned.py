@@ -40,13 +40,28 @@ def tuning_sentences(plan: Plan, store: Results) -> Iterator[str]:
             f"At the edge of what was tried: {'; '.join(edges)}. A wider range may give a better "
             "score (`vlpeft plan --widen`)."
         )
-    compared = [cell for cell in plan.at_stage(STAGE).runnable() if store.has_record(cell.id)]
-    if compared:
-        seconds = sum(store.record(cell.id).cost.get("train_seconds", 0.0) for cell in compared)
-        yield (
-            f"Comparing the settings took {len(compared)} more cells and {seconds:,.0f} s of "
-            "training, which the costs leave out."
-        )
+    if compared := _compared(plan, store):
+        yield f"Comparing the settings took {len(compared)} more cells."
+
+
+def search_costs(plan: Plan, store: Results) -> str:
+    """Return what a table of costs says about the cells that compared settings; "" without any.
+
+    Times differ from run to run, so the tables of scores do not have this sentence.
+    """
+    compared = _compared(plan, store)
+    if not compared:
+        return ""
+    seconds = sum(store.record(cell.id).cost.get("train_seconds", 0.0) for cell in compared)
+    return (
+        f"Comparing the settings took {len(compared)} more cells and {seconds:,.0f} s of "
+        "training, which are not in the table."
+    )
+
+
+def _compared(plan: Plan, store: Results) -> list[Planned]:
+    """Return the cells that compared settings and are done."""
+    return [cell for cell in plan.at_stage(STAGE).runnable() if store.has_record(cell.id)]
 
 
 def _rows(plan: Plan) -> list[Planned]:

@@ -30,6 +30,7 @@ from vlpeft.benchmark.core.errors import UserError, WeightsError
 from vlpeft.benchmark.core.libraries import huggingface_hub, transformers
 from vlpeft.benchmark.core.libraries.huggingface_hub import cached_path
 from vlpeft.benchmark.core.libraries.transformers import (
+    build_shapes,
     find_file,
     load_config,
     load_model,
@@ -157,6 +158,9 @@ class WeightSource:
     def _build(self, cls: type[PreTrainedModel], options: Mapping[str, Any]) -> PreTrainedModel:
         """Return the model with new weights, or without values on the meta device."""
         config = self.config()
+        if _on_meta():
+            shapes: PreTrainedModel = self._load(lambda: build_shapes(cls, config, options))
+            return shapes.eval()
         model: PreTrainedModel = self._load(lambda: cls(config, **options))
         return model.eval()
 

@@ -77,6 +77,7 @@ def cost_table(board: Leaderboard) -> Table:
     caption = (
         "Means over the seeds; the time of a step is the median within a cell. "
         "Work, tokens and images count all ranks of a cell.",
+        *filter(None, [board.search]),
     )
 
     def show(entry: SummaryEntry) -> str:

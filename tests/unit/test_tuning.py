@@ -19,6 +19,8 @@ from vlpeft.benchmark.plan.grid import expand
 from vlpeft.benchmark.plan.stages import first_stage, is_lost, next_stage, waits
 from vlpeft.benchmark.plan.sweep import SweepHandle
 from vlpeft.results.leaderboard import leaderboard
+from vlpeft.results.tables.render import render
+from vlpeft.results.tables.table import cost_table, score_table
 from vlpeft.results.tuned import ORACLE, tuning_sentences, widened
 
 SWEEP = """
@@ -258,9 +260,13 @@ def test_what_tables_say(handle, store):
         "Not tuned: head_only.",
         f"At the edge of what was tried: {place}: weight_decay: 0.2. A wider range may give a "
         "better score (`vlpeft plan --widen`).",
-        "Comparing the settings took 2 more cells and 240 s of training, which the costs leave "
-        "out.",
+        "Comparing the settings took 2 more cells.",
     ]
+    costs = render(cost_table(leaderboard(made, store)), "text")
+    assert (
+        "Comparing the settings took 2 more cells and 240 s of training, which are not in the table"
+    ) in costs
+    assert "240 s" not in render(score_table(leaderboard(made, store)), "text")
     assert list(widened(made)) == [f"{place}: weight_decay: add 0.4"]
     compared = leaderboard(made, store, stage="tune").frame
     assert set(compared["method"]) == {f"lora (weight_decay={value})" for value in (0.0, 0.1, 0.2)}

@@ -32,6 +32,7 @@ from vlpeft.benchmark.core.libraries.transformers.files import (
 )
 from vlpeft.benchmark.core.libraries.transformers.generation import generate, generation_settings
 from vlpeft.benchmark.core.libraries.transformers.loading import (
+    build_shapes,
     load_config,
     load_model,
     load_shapes,
@@ -57,6 +58,7 @@ __all__ = [
     "TRIED",
     "BlipAttention",
     "BlipDecoder",
+    "build_shapes",
     "call_model",
     "decode_tokens",
     "embed_bart_tokens",
