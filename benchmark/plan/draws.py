@@ -44,7 +44,7 @@ class Range(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Axis:
+class SettingRange:
     """The values of a setting with a range.
 
     at: the value for a share of the way from the first to the last, in [0, 1).
@@ -72,12 +72,12 @@ def draw(item: Mapping[str, JSON], where: str) -> list[dict[str, JSON]]:
     ranges = {key: value for key, value in item.items() if key not in Sample.OPTIONS}
     if not ranges:
         raise UserError(f"{where}: it draws nothing; add a setting with a range: {FORMS}")
-    axes = parse_axes(ranges, where)
+    maps = parse_ranges(ranges, where)
     drawn: list[dict[str, JSON]] = []
     for factor in FACTORS:
         drawn = []
-        for point in _points(len(axes), factor * options.n, options):
-            values = {key: axes[key].at(share) for key, share in zip(axes, point, strict=True)}
+        for point in _points(len(maps), factor * options.n, options):
+            values = {key: maps[key].at(share) for key, share in zip(maps, point, strict=True)}
             if values not in drawn:
                 drawn.append(values)
         if len(drawn) >= options.n:
@@ -103,26 +103,26 @@ def _points(dimensions: int, count: int, options: Sample) -> Sequence[Sequence[f
     return points[:count]
 
 
-def parse_axes(ranges: Mapping[str, JSON], where: str) -> dict[str, Axis]:
+def parse_ranges(ranges: Mapping[str, JSON], where: str) -> dict[str, SettingRange]:
     """Read the ranges of several settings. Raises UserError for a bad one."""
     return {key: _parse_range(value, f"{where}.{key}") for key, value in ranges.items()}
 
 
-def _parse_range(value: JSON, where: str) -> Axis:
+def _parse_range(value: JSON, where: str) -> SettingRange:
     """Read a range. Raises UserError for a bad one."""
     kind, values = _read_range(value, where)
     if kind == "choice":
-        return Axis(lambda share: values[int(share * len(values))], len(values))
+        return SettingRange(lambda share: values[int(share * len(values))], len(values))
     if len(values) != 2 or not all(is_number(each) and math.isfinite(each) for each in values):
         raise UserError(f"{where}: write two numbers: {kind}(LOW, HIGH), got {value}")
     low, high = values
     if not low < high:
         raise UserError(f"{where}: the range is empty or turned round: write {kind}({high}, {low})")
     if kind == "uniform":
-        return Axis(lambda share: _round(low + share * (high - low)))
+        return SettingRange(lambda share: _round(low + share * (high - low)))
     if low <= 0:
         raise UserError(f"{where}: a logarithmic range begins above 0, got {value}")
-    return Axis(lambda share: _round(low * (high / low) ** share))
+    return SettingRange(lambda share: _round(low * (high / low) ** share))
 
 
 def _read_range(value: JSON, where: str) -> Range:

@@ -69,7 +69,7 @@ def _cross(grid: Grid) -> Iterator[Crossed]:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ComparedSettings:
     """The settings of a method that are compared on one backbone and task.
 
     methods: the method with each setting.
@@ -91,7 +91,7 @@ class Comparison:
         return found
 
 
-def searches(sweep: SweepHandle, results: Results) -> Iterator[Comparison]:
+def searches(sweep: SweepHandle, results: Results) -> Iterator[ComparedSettings]:
     """Yield the comparisons whose settings a search chooses, where method and backbone fit."""
     grid = read_grid(sweep, results)
     for backbone, number, method in product(grid.backbones, range(len(grid.tasks)), grid.methods):
@@ -111,7 +111,7 @@ def _compare(
     tasks: Tasks,
     method: Resolved,
     data: tuple[tuple[Layer, ...], ...],
-) -> Comparison:
+) -> ComparedSettings:
     """Build the cells that compare the settings of a method."""
     tuning = method.entry.tuning
     assert tuning is not None  # there are settings to try
@@ -124,7 +124,7 @@ def _compare(
     for each in methods:
         cells = build_cells(grid, backbone, tasks, each, data, tuning)
         crossed.append(tuple(_at_stage(one) for one in cells))
-    return Comparison(tuning, methods, tuple(crossed), study)
+    return ComparedSettings(tuning, methods, tuple(crossed), study)
 
 
 def _study(grid: Grid, backbone: Resolved, tasks: Tasks, method: Resolved, search: Search) -> Study:
@@ -137,7 +137,7 @@ def _study(grid: Grid, backbone: Resolved, tasks: Tasks, method: Resolved, searc
     (first, *_) = build_cells(grid, backbone, tasks, method.tried[0], (), tuning)
     at, options = first.planned, search.options
     assert tuning is not None
-    identity = (at.id, search.ranges, options.sampler, options.seed, dump(tuning.options))
+    identity = (at.id, search.written, options.sampler, options.seed, dump(tuning.options))
     place = f"{method.entry.label} on {backbone.entry.label}, {at.task}/{at.dataset}"
     return Study(grid.journal, study_name(place, *identity), search)
 
@@ -170,7 +170,7 @@ def _tuned(
 
 
 def _choose(
-    grid: Grid, backbone: Resolved, tasks: Tasks, method: Resolved, compared: Comparison
+    grid: Grid, backbone: Resolved, tasks: Tasks, method: Resolved, compared: ComparedSettings
 ) -> tuple[int, Tuned | str]:
     """Return the number of the best setting and how it was chosen, or 0 and why there is none."""
     (first, *_) = build_cells(grid, backbone, tasks, method.tried[0], (), compared.tuning)

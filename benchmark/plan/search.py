@@ -22,7 +22,7 @@ from pydantic import Field
 from vlpeft.benchmark.core.config import JSON, Config, Positive, Seed, parse
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.core.files import write_errors
-from vlpeft.benchmark.plan.draws import FORMS, Axis, parse_axes
+from vlpeft.benchmark.plan.draws import FORMS, SettingRange, parse_ranges
 from vlpeft.benchmark.plan.vary import Values
 
 JOURNAL = "search.journal"  # in the result folder
@@ -52,26 +52,26 @@ class Search:
     """The options of a search, and the ranges of its settings."""
 
     options: SearchOptions
-    ranges: Mapping[str, JSON]  # as they are written
-    axes: Mapping[str, Axis]
+    written: Mapping[str, JSON]  # the ranges, as they are in the file
+    ranges: Mapping[str, SettingRange]
 
     def settings(self, place: Mapping[str, float]) -> Values:
         """Return the settings at a point of the journal."""
-        return {key: axis.at(axis.share(place[key])) for key, axis in self.axes.items()}
+        return {key: each.at(each.share(place[key])) for key, each in self.ranges.items()}
 
     def first_settings(self) -> Values:
         """Return the lowest value of each range, which stands for all before there is a trial."""
-        return {key: axis.at(0.0) for key, axis in self.axes.items()}
+        return {key: each.at(0.0) for key, each in self.ranges.items()}
 
 
 def parse_search(item: Mapping[str, JSON], where: str) -> Search:
     """Read the options and ranges of a search. Raises UserError for a bad one."""
     given = {key: item[key] for key in SearchOptions.OPTIONS if key in item}
     options = parse(SearchOptions, given, where)
-    ranges = {key: value for key, value in item.items() if key not in SearchOptions.OPTIONS}
-    if not ranges:
+    written = {key: value for key, value in item.items() if key not in SearchOptions.OPTIONS}
+    if not written:
         raise UserError(f"{where}: it searches nothing; add a setting with a range: {FORMS}")
-    return Search(options, ranges, parse_axes(ranges, where))
+    return Search(options, written, parse_ranges(written, where))
 
 
 @dataclass(frozen=True)
@@ -113,12 +113,15 @@ class Study:
 
         if None in scores or self.journal is None:
             return
-        by_settings = list(zip(self.tried(), scores, strict=True))
+        tried = self.tried()
+        by_settings = list(zip(tried, scores, strict=True))
         options = self.search.options
-        choices = {key: axis.choices for key, axis in self.search.axes.items()}
+        choices = {key: each.choices for key, each in self.search.ranges.items()}
         with write_errors(self.journal):
             self.journal.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(self.journal.with_suffix(".lock")):
+                if self.tried() != tried:  # another launcher has chosen the next trials
+                    return
                 values: dict[int, float | None] = {}
                 for point in optuna.recorded(self.journal, self.name):
                     if not point.is_scored:
@@ -138,7 +141,7 @@ class Study:
         from vlpeft.benchmark.core.libraries import optuna
 
         points = optuna.recorded(self.journal, self.name)
-        optuna.check_places(points, tuple(self.search.axes), self.journal)
+        optuna.check_places(points, tuple(self.search.ranges), self.journal)
         return {point.number: self.search.settings(point.place) for point in points}
 
 

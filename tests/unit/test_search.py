@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -11,8 +12,10 @@ from vlpeft.benchmark.cells.cell import Planned
 from vlpeft.benchmark.cells.records import Store
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.core.files import to_json
+from vlpeft.benchmark.plan.best import score_all
 from vlpeft.benchmark.plan.check import plan
-from vlpeft.benchmark.plan.grid import expand
+from vlpeft.benchmark.plan.grid import expand, searches
+from vlpeft.benchmark.plan.search import Study
 from vlpeft.benchmark.plan.stages import first_stage, next_stage, waits
 from vlpeft.benchmark.plan.sweep import SweepHandle
 from vlpeft.results.tuned import tuning_sentences, widened
@@ -100,6 +103,28 @@ def test_trials_are_recorded_and_never_chosen_again(handle):
         cell for cell in first if "lora" in {c.id: c.row for c in shown.cells}[cell]
     ]
     assert (sweep.root / "search.journal").read_bytes() == journal
+
+
+def test_two_launchers_at_once_choose_the_next_trials_once(handle):
+    """Both have seen the same scores; the second finds the trials of the first."""
+    sweep = handle()
+    store = Store(sweep.root)
+    finish(store, [cell for cell in first_stage(sweep, store).cells if cell.stage])
+    (compared,) = searches(sweep, store)
+    scores = score_all(compared.tuning, compared.tried(), store)
+    study = compared.study
+    journal = sweep.root / "search.journal"
+    before = study.tried()
+    study.advance(scores)
+    assert len(study.tried()) == 4
+    late = replace(study)
+    written = journal.read_bytes()
+    with pytest.MonkeyPatch.context() as patch:
+        answers = iter([before])
+        real = Study.tried
+        patch.setattr(Study, "tried", lambda self: next(answers, None) or real(self))
+        late.advance(scores)
+    assert journal.read_bytes() == written
 
 
 def test_the_same_scores_give_the_same_trials(handle):
