@@ -166,7 +166,7 @@ class Profile(Config):
         if not resources:
             return self
         changes = dict(resources)
-        if "gpus" in changes:
+        if changes.get("gpus", self.gpus) != self.gpus:
             changes["ranks"] = max(1, changes["gpus"])
         return parse(Profile, {**dump(self), **changes}, where)
 

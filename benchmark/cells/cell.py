@@ -192,6 +192,7 @@ class Planned(Config):
     varied: dict[str, JSON] = field(default_factory=dict)
     families: dict[str, str] = field(default_factory=dict)
     stage: str = ""  # "tune" for a cell that compares settings
+    searched: bool = False  # a search chose its settings
     tuned: Tuned | None = None  # how its settings were chosen, for a cell that tests them
     # What it needs of a cluster over the profile's (vlpeft.benchmark.plan.resources).
     resources: dict[str, JSON] = field(default_factory=dict)

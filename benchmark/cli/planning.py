@@ -90,7 +90,10 @@ def _print_commands(made: Plan, sweep: SweepHandle) -> int:
     for cell in unfinished(made, Store(sweep.root)):
         print_line(f"vlpeft run {words} --cell {cell.id}")
     if waits(made):
-        print_note("the best settings of `tune:` are tested after these; plan again for the rest")
+        print_note(
+            "the best settings of `tune:` are tested after these; plan again for the rest "
+            "(the trials of a search are chosen by `vlpeft sweep` alone)"
+        )
     return 0
 
 

@@ -46,7 +46,7 @@ def launch_sweep(
         KeyboardInterrupt: the launch was interrupted.
     """
     store = Store(root)
-    stage: Stage | None = first_stage(sweep, store)
+    stage: Stage | None = first_stage(sweep, store, choose=True)
     assert stage is not None
     made, number = stage.plan, 0
     failed: list[FailedCell] = []

@@ -33,6 +33,7 @@ from vlpeft.benchmark.plan.sweep import (
     relative_origin,
     sweep_name,
 )
+from vlpeft.benchmark.plan.tuning import WAITING
 
 
 def plan(sweep: SweepHandle, *, need_data: bool, results: Results | None = None) -> Plan:
@@ -58,7 +59,9 @@ def plan(sweep: SweepHandle, *, need_data: bool, results: Results | None = None)
         cells = tuple(_skip_repeated(cells))
     _refuse_equal_cells(cells, path)
     elsewhere = not need_data and any(_has_no_folder(cell) for cell in cells)
-    if all(cell.skipped for cell in cells) and not elsewhere:
+    # Before its first trial, a search has cells that wait alone.
+    later = elsewhere or any(cell.skipped.startswith(WAITING) for cell in cells)
+    if all(cell.skipped for cell in cells) and not later:
         raise UserError(
             f"{path}: nothing to run: {count_cells(len(cells))}, all skipped; "
             f"the first: {cells[0].skipped}"
@@ -220,6 +223,11 @@ def _skip_repeated(cells: Sequence[Planned]) -> Iterator[Planned]:
             yield replace(cell, skipped=f"at this scale it is the cell of {place}")
 
 
+def _is_chosen(*cells: Planned) -> bool:
+    """Return whether scores chose the settings of a cell: then two may be equal."""
+    return any(cell.searched or cell.tuned is not None for cell in cells)
+
+
 def _refuse_equal_cells(cells: Sequence[Planned], where: str) -> None:
     """Raise UserError for two runnable cells with the same id.
 
@@ -228,7 +236,7 @@ def _refuse_equal_cells(cells: Sequence[Planned], where: str) -> None:
     seen: dict[tuple[str, str], Planned] = {}
     for cell in cells:
         key = cell.id, cell.stage
-        if key in seen and not cell.skipped:
+        if key in seen and not cell.skipped and not _is_chosen(cell, seen[key]):
             first = seen[key]
             if (first.row, first.backbone) == (cell.row, cell.backbone):
                 raise UserError(

@@ -71,6 +71,8 @@ def build_cells(
     method_layers = method.entry.layers("method", alone)
     backbone_layers = _backbone_layers(backbone.entry, grid.size)
     for planned in _planned(method, backbone, tasks, parts, seeds):
+        if grid.size is not None:  # what the full size needs
+            planned = replace(planned, resources={})
         yield Crossed(planned, data, method_layers, backbone_layers, layers)
 
 

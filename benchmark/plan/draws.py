@@ -60,6 +60,12 @@ class SettingRange:
             return (place + 0.5) / self.choices
         return place
 
+    def limits(self) -> list[JSON]:
+        """Return every choice, or the lowest and the highest number."""
+        if self.choices:
+            return [self.at(self.share(index)) for index in range(self.choices)]
+        return [self.at(0.0), self.at(1.0)]
+
 
 def draw(item: Mapping[str, JSON], where: str) -> list[dict[str, JSON]]:
     """Return the draws of a `sample:` mapping.

@@ -14,7 +14,7 @@ from itertools import product
 from vlpeft.benchmark.cells.cell import Planned, Tuned
 from vlpeft.benchmark.cells.results import Results
 from vlpeft.benchmark.core.config import dump
-from vlpeft.benchmark.core.errors import error_context
+from vlpeft.benchmark.core.errors import UserError, error_context
 from vlpeft.benchmark.plan.best import Tried, check_metric, choose
 from vlpeft.benchmark.plan.compatibility import reason_to_skip
 from vlpeft.benchmark.plan.crossing import Crossed, build_cells, data_layers
@@ -82,7 +82,7 @@ class ComparedSettings:
     crossed: tuple[tuple[Crossed, ...], ...]
     study: Study | None
 
-    def tried(self) -> list[Tried]:
+    def list_tried(self) -> list[Tried]:
         """Return the settings with their cells."""
         found = []
         for method, cells in zip(self.methods, self.crossed, strict=True):
@@ -91,7 +91,7 @@ class ComparedSettings:
         return found
 
 
-def searches(sweep: SweepHandle, results: Results) -> Iterator[ComparedSettings]:
+def list_searches(sweep: SweepHandle, results: Results) -> Iterator[ComparedSettings]:
     """Yield the comparisons whose settings a search chooses, where method and backbone fit."""
     grid = read_grid(sweep, results)
     for backbone, number, method in product(grid.backbones, range(len(grid.tasks)), grid.methods):
@@ -119,11 +119,12 @@ def _compare(
     if tuning.search is not None:
         study = _study(grid, backbone, tasks, method, tuning.search)
         where = f"{grid.where}: method '{method.entry.label}'"
-        methods = tuple(resolve_tried(method.entry, each, where) for each in study.tried())
+        methods = tuple(resolve_tried(method.entry, each, where) for each in study.list_settings())
     crossed = []
     for each in methods:
         cells = build_cells(grid, backbone, tasks, each, data, tuning)
-        crossed.append(tuple(_at_stage(one) for one in cells))
+        searched = study is not None
+        crossed.append(tuple(_at_stage(one, searched=searched) for one in cells))
     return ComparedSettings(tuning, methods, tuple(crossed), study)
 
 
@@ -134,12 +135,27 @@ def _study(grid: Grid, backbone: Resolved, tasks: Tasks, method: Resolved, searc
     values, which holds every other setting.
     """
     tuning = method.entry.tuning
+    assert tuning is not None
+    _check_limits(grid, backbone, tasks, method, search)
     (first, *_) = build_cells(grid, backbone, tasks, method.tried[0], (), tuning)
     at, options = first.planned, search.options
-    assert tuning is not None
-    identity = (at.id, search.written, options.sampler, options.seed, dump(tuning.options))
-    place = f"{method.entry.label} on {backbone.entry.label}, {at.task}/{at.dataset}"
-    return Study(grid.journal, study_name(place, *identity), search)
+    name = study_name(at.id, search.written, options.sampler, options.seed, dump(tuning.options))
+    return Study(name, search, grid.trials.studies.get(name, ()))
+
+
+def _check_limits(
+    grid: Grid, backbone: Resolved, tasks: Tasks, method: Resolved, search: Search
+) -> None:
+    """Raise UserError for a range with a value that cannot work, before there is a trial."""
+    where = f"{grid.where}: method '{method.entry.label}'"
+    for values in search.limits():
+        try:
+            tried = resolve_tried(method.entry, values, where)
+            list(build_cells(grid, backbone, tasks, tried, (), method.entry.tuning))
+        except UserError as error:
+            if "integer" not in str(error):
+                raise
+            raise UserError(f"{error}; write whole numbers as choice(A, B, ...)") from error
 
 
 def _tuned(
@@ -180,8 +196,8 @@ def _choose(
     is_complete = study is None or study.is_complete()
     with error_context(f"{grid.where}: method '{method.entry.label}'"):
         check_metric(compared.tuning, first.planned)
-        return choose(compared.tuning, compared.tried(), grid.results, is_complete=is_complete)
+        return choose(compared.tuning, compared.list_tried(), grid.results, is_complete=is_complete)
 
 
-def _at_stage(crossed: Crossed) -> Crossed:
-    return replace(crossed, planned=replace(crossed.planned, stage=STAGE))
+def _at_stage(crossed: Crossed, *, searched: bool) -> Crossed:
+    return replace(crossed, planned=replace(crossed.planned, stage=STAGE, searched=searched))

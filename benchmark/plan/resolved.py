@@ -17,7 +17,7 @@ from vlpeft.benchmark.core.registry import Registry
 from vlpeft.benchmark.datasets import dataset_path
 from vlpeft.benchmark.plan.entries import SweepEntry, Tasks, parse_tasks, refuse_protocol_keys
 from vlpeft.benchmark.plan.scale import Scale, load_scale
-from vlpeft.benchmark.plan.search import JOURNAL
+from vlpeft.benchmark.plan.search import Trials, read_trials
 from vlpeft.benchmark.plan.sweep import Sweep, SweepHandle
 from vlpeft.benchmark.plan.vary import Values
 
@@ -43,7 +43,7 @@ class Grid:
     tasks: list[Tasks]
     size: Scale | None
     results: Results | None
-    journal: Path | None  # of the searches
+    trials: Trials  # of its searches
 
 
 def read_grid(handle: SweepHandle, results: Results | None) -> Grid:
@@ -57,13 +57,17 @@ def read_grid(handle: SweepHandle, results: Results | None) -> Grid:
         _resolve_backbone(entry, size, where) for entry in sweep.entries("backbones", where)
     ]
     tasks = _read_tasks(sweep, handle.path)
-    journal = None
-    if results is not None:
-        journal = handle.root / JOURNAL
-    grid = Grid(sweep, where, methods, backbones, tasks, size, results, journal)
+    trials = Trials()
+    if results is not None and any(_is_searched(method) for method in methods):
+        trials = read_trials(handle.root)
+    grid = Grid(sweep, where, methods, backbones, tasks, size, results, trials)
     _check_on(grid)
     _check_by_task(grid)
     return grid
+
+
+def _is_searched(method: Resolved) -> bool:
+    return method.entry.tuning is not None and method.entry.tuning.search is not None
 
 
 def _resolve_method(entry: SweepEntry, where: str) -> Resolved:
@@ -73,7 +77,20 @@ def _resolve_method(entry: SweepEntry, where: str) -> Resolved:
     tried: tuple[Resolved, ...] = ()
     if entry.tuning is not None:
         tried = tuple(resolve_tried(entry, values, where) for values in entry.tuning.settings)
+        _check_search(entry, where)
     return replace(resolve_entry(METHODS, entry, where), tried=tried)
+
+
+def _check_search(entry: SweepEntry, where: str) -> None:
+    """Raise UserError for a search of a setting that `by_task` replaces."""
+    if entry.tuning is None or entry.tuning.search is None:
+        return
+    for key in entry.tuning.search.ranges:
+        if any(key in settings for settings in entry.by_task.values()):
+            raise UserError(
+                f"{where}: tune: '{key}' is searched, and by_task has it, too; "
+                "remove one of the two"
+            )
 
 
 def resolve_tried(entry: SweepEntry, values: Values, where: str) -> Resolved:

@@ -1,8 +1,9 @@
 """What the cells of a method or backbone need of a cluster: `resources:` in its entry.
 
-    {name: full_finetuning, resources: {gpus: 4, time: 600, mem_gb: 200}}
+    {name: full_finetuning, resources: {gpus: 4, cpus: 32, time: 600, mem_gb: 200}}
 
-It replaces what the profile of a launch says. Ids of cells do not depend on it.
+It replaces what the profile of a launch says. Ids of cells do not depend on it. A scale leaves it
+out.
 """
 
 from __future__ import annotations

@@ -3,29 +3,32 @@
     tune: {sampler: optuna.tpe, trials: 20, lr: log(1e-5, 1e-2), on: val}
 
 A trial is a cell of stage 1, like a setting of a list. Which trials there are depends on earlier
-results, so they are kept in the result folder, in a journal of optuna, and are never asked for
-again. Only a launch asks for new ones; a plan shows those that are known.
+results, so they are kept in the result folder, in `search.json`. Only `vlpeft sweep` chooses new
+ones; a plan shows those that are known.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from filelock import FileLock
+from filelock import Timeout
 from pydantic import Field
 
-from vlpeft.benchmark.core.config import JSON, Config, Positive, Seed, parse
+from vlpeft.benchmark.core.config import JSON, Config, Positive, Seed, dump, parse
 from vlpeft.benchmark.core.errors import UserError
-from vlpeft.benchmark.core.files import write_errors
+from vlpeft.benchmark.core.files import read_json, to_json, write_atomically
+from vlpeft.benchmark.core.locks import hold
 from vlpeft.benchmark.plan.draws import FORMS, SettingRange, parse_ranges
 from vlpeft.benchmark.plan.vary import Values
 
-JOURNAL = "search.journal"  # in the result folder
+FILE = "search.json"  # in the result folder
+LOCK_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -55,13 +58,21 @@ class Search:
     written: Mapping[str, JSON]  # the ranges, as they are in the file
     ranges: Mapping[str, SettingRange]
 
-    def settings(self, place: Mapping[str, float]) -> Values:
-        """Return the settings at a point of the journal."""
-        return {key: each.at(each.share(place[key])) for key, each in self.ranges.items()}
+    def settings(self, point: Mapping[str, float]) -> Values:
+        """Return the settings at a point: for each a number in [0, 1], or a choice's index."""
+        return {key: each.at(each.share(point[key])) for key, each in self.ranges.items()}
 
-    def first_settings(self) -> Values:
-        """Return the lowest value of each range, which stands for all before there is a trial."""
-        return {key: each.at(0.0) for key, each in self.ranges.items()}
+    def limits(self) -> list[Values]:
+        """Return settings that hold each choice, and the lowest and highest of each range.
+
+        The first has the lowest values. They are checked before there is a trial.
+        """
+        values = {key: each.limits() for key, each in self.ranges.items()}
+        count = max(map(len, values.values()))
+        return [
+            {key: own[min(number, len(own) - 1)] for key, own in values.items()}
+            for number in range(count)
+        ]
 
 
 def parse_search(item: Mapping[str, JSON], where: str) -> Search:
@@ -75,85 +86,107 @@ def parse_search(item: Mapping[str, JSON], where: str) -> Search:
 
 
 @dataclass(frozen=True)
+class Trials(Config):
+    """The file of the searches of a result folder: the points of each study, in their order."""
+
+    studies: dict[str, tuple[dict[str, float], ...]] = field(default_factory=dict)
+
+
+def read_trials(root: Path) -> Trials:
+    """Read the trials in a result folder; none if there is no file.
+
+    Raises UserError for a damaged file.
+    """
+    path = root / FILE
+    try:
+        values = read_json(path)
+        return parse(Trials, values or {}, str(path))
+    except (OSError, ValueError, UserError) as error:
+        raise UserError(f"cannot read {path} ({error}); delete it to search again") from error
+
+
+@dataclass(frozen=True)
 class Study:
     """The trials of a search for one method, backbone and task.
 
-    journal: the file; None where there is no result folder.
+    points: all that have been chosen, also by a sweep with more trials.
     """
 
-    journal: Path | None
     name: str
     search: Search
+    points: tuple[dict[str, float], ...]
 
-    def tried(self) -> list[Values]:
-        """Return the different settings of all trials, in the order in which they were chosen."""
+    def list_settings(self) -> list[Values]:
+        """Return the different settings of the trials, in the order in which they were chosen."""
         found: list[Values] = []
-        for settings in self._settings().values():
+        for point in self.points[: self.search.options.trials]:
+            settings = self.search.settings(point)
             if settings not in found:
                 found.append(settings)
         return found
 
     def is_complete(self) -> bool:
         """Return whether no more trials are to be chosen."""
-        return len(self._settings()) >= self.search.options.trials
+        return len(self.points) >= self.search.options.trials
 
-    def advance(self, scores: Sequence[float | None]) -> None:
-        """Record the scores of the trials, and choose the next ones.
-
-        Nothing happens while a trial has no score.
+    def choose(self, scores: Sequence[float | None]) -> tuple[dict[str, float], ...]:
+        """Return the next points; none while a trial has no score, or if there are enough.
 
         Args:
-            scores: Of the settings of `tried`; -inf for one that has diverged, None for one that
-                is not done.
+            scores: Of `list_settings`; -inf for one that has diverged, None for one not done.
 
         Raises:
-            UserError: Without optuna, or if the journal cannot be read or written.
+            UserError: optuna is not installed.
         """
-        from vlpeft.benchmark.core.libraries import optuna
+        known = [score for score in scores if score is not None]
+        if len(known) < len(scores) or self.is_complete():
+            return ()
+        from vlpeft.benchmark.core.libraries.optuna import ScoredPoint, propose_points
 
-        if None in scores or self.journal is None:
-            return
-        tried = self.tried()
-        by_settings = list(zip(tried, scores, strict=True))
+        settings = self.list_settings()
+        earlier = []
+        for point in self.points:
+            score = known[settings.index(self.search.settings(point))]
+            earlier.append(ScoredPoint(point, _finite(score, known)))
         options = self.search.options
-        choices = {key: each.choices for key, each in self.search.ranges.items()}
-        with write_errors(self.journal):
-            self.journal.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(self.journal.with_suffix(".lock")):
-                if self.tried() != tried:  # another launcher has chosen the next trials
-                    return
-                values: dict[int, float | None] = {}
-                for point in optuna.recorded(self.journal, self.name):
-                    if not point.is_scored:
-                        settings = self.search.settings(point.place)
-                        values[point.number] = _score(settings, by_settings)
-                if values:
-                    optuna.record_values(self.journal, self.name, values)
-                left = options.trials - len(self._settings())
-                for _ in range(min(options.at_once, left)):
-                    sampler = options.sampler.removeprefix("optuna.")
-                    optuna.ask(self.journal, self.name, sampler, options.seed, choices)
-
-    def _settings(self) -> dict[int, Values]:
-        """Return the settings of each trial in the journal, by its number."""
-        if self.journal is None or not self.journal.exists():
-            return {}
-        from vlpeft.benchmark.core.libraries import optuna
-
-        points = optuna.recorded(self.journal, self.name)
-        optuna.check_places(points, tuple(self.search.ranges), self.journal)
-        return {point.number: self.search.settings(point.place) for point in points}
+        text = f"{options.seed} {self.name} {len(self.points)}"
+        return tuple(
+            propose_points(
+                options.sampler.removeprefix("optuna."),
+                int(hashlib.sha256(text.encode()).hexdigest()[:8], 16),
+                {key: each.choices for key, each in self.search.ranges.items()},
+                earlier,
+                min(options.at_once, options.trials - len(self.points)),
+            )
+        )
 
 
-def _score(settings: Values, by_settings: Sequence[tuple[Values, float | None]]) -> float | None:
-    """Return the score of a setting; None if it has diverged."""
-    (score,) = (score for each, score in by_settings if each == settings)
-    if score == float("-inf"):
-        return None
-    return score
+def _finite(score: float, known: Sequence[float]) -> float:
+    """Return a score; for one that has diverged, less than the worst of the others."""
+    if math.isfinite(score):
+        return score
+    finite = [each for each in known if math.isfinite(each)] or [0.0]
+    return min(finite) - 1 - (max(finite) - min(finite))
 
 
-def study_name(place: str, *identity: JSON) -> str:
-    """Return the name of a study: where it belongs, and a hash of what its scores depend on."""
+def append_points(root: Path, study: Study, points: Sequence[dict[str, float]]) -> None:
+    """Add trials to a study in a result folder, unless another launcher has added some.
+
+    Raises UserError if the file cannot be read or written.
+    """
+    path = root / FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with hold(path.with_suffix(".lock"), LOCK_SECONDS):
+            studies = dict(read_trials(root).studies)
+            if studies.get(study.name, ()) == study.points:
+                studies[study.name] = (*study.points, *points)
+                write_atomically(path, to_json(dump(Trials(studies)), indent=None))
+    except Timeout as error:
+        raise UserError(f"{path} is locked by another process; try again") from error
+
+
+def study_name(*identity: JSON) -> str:
+    """Return the name of a study: a hash of what its scores depend on."""
     text = json.dumps(identity, sort_keys=True)
-    return f"{place} {hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

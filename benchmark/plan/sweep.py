@@ -252,8 +252,9 @@ class SweepHandle:
         The sweep's own file counts as it was read. The files of its protocol, its datasets and its
         scale count as they are now.
         """
+        protocol = self.sweep.protocol
         with error_context(f"{self.path}: protocol"):
-            files = list(protocol_files(self.sweep.protocol))
+            files = list(protocol_files(protocol))
         files += [dataset_path(place.source) for place in self.places()]
         unique = list(dict.fromkeys(files))
         if self.scale:

@@ -88,7 +88,7 @@ def parse_tuning(item: JSON, where: str) -> Tuning:
     lists = {key: value for key, value in item.items() if key not in OPTIONS}
     if "sampler" in lists:
         search = parse_search(lists, where)
-        return Tuning(options, (search.first_settings(),), search)
+        return Tuning(options, (search.limits()[0],), search)
     if not lists:
         raise UserError(f"{where}: it tries nothing; add a list of settings: lr: [1e-4, 1e-3]")
     settings = combine(parse_variation({"vary": lists}, where), where)

@@ -30,7 +30,7 @@ CAPTION = (
     "p, images: sign flips of whole images; it takes the trained models as they are. "
     f"p, both: over seeds and images, by Student's t; empty with fewer than {SEEDS} seeds, which "
     "are too few to say more than that the methods differ on these images. "
-    "p (Holm): of p, both or else p, images, corrected for the comparisons of the block. "
+    "p (Holm): of the larger of the two, corrected for the comparisons of the block. "
     "detectable: the difference that a test over images finds four times out of five. "
     "95 % over seeds: of the mean, by Student's t. "
     "with each seed: the difference seed by seed.",

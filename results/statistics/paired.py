@@ -34,8 +34,8 @@ class Difference:
 
     low, high: 95 % interval, not corrected for several comparisons; NaN for one image.
     p: two-sided over images, of this comparison alone.
-    corrected: p by Holm's method, among all comparisons that were made together; of `p_both` where
-        there is one.
+    corrected: p by Holm's method, among all comparisons that were made together; of the larger of
+        `p` and `p_both`.
     detectable: the smallest true difference that such a test (5 %, uncorrected) would find four
         times out of five; NaN for one image.
     """

@@ -88,7 +88,8 @@ def bold_sentence(tests: Significance) -> str:
         return f"{OVER_BOTH}. {NO_WINNER}"
     if enough == {False}:
         return f"{OVER_IMAGES}. {TOO_FEW} {NO_WINNER}"
-    return f"with {SEEDS} seeds or more, {OVER_BOTH}; with fewer, {OVER_IMAGES}. {NO_WINNER}"
+    both = f"with {SEEDS} seeds or more, {OVER_BOTH}"
+    return f"{both}; with fewer, {OVER_IMAGES}. {TOO_FEW} {NO_WINNER}"
 
 
 def untested_sentences(tests: Significance) -> Iterator[str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vlpeft.benchmark.backbones import BACKBONES
+from vlpeft.benchmark.cells.records import Store
 from vlpeft.benchmark.contract import METHODS
 from vlpeft.benchmark.core.config import JSON, dump, parse
 from vlpeft.benchmark.core.errors import UserError
@@ -37,7 +38,7 @@ def find(sweep: SweepHandle, beginning: str) -> Crossed:
     Raises UserError if there is none, or several.
     """
     found: dict[str, Crossed] = {}  # at another scale two cells may have the same id
-    for each in cross_layers(sweep):
+    for each in cross_layers(sweep, Store(sweep.root)):
         if each.planned.id.startswith(beginning):
             found.setdefault(each.planned.id, each)
     if not beginning or len(found) != 1:

@@ -97,6 +97,14 @@ def test_with_three_seeds_a_steady_lead_is_bold(tmp_path):
     assert "too few" not in text
 
 
+def test_two_images_are_too_few_for_any_claim(tmp_path):
+    few = NOISE[:2]
+    found = three_seeds(tmp_path, [90 + few] * 3, [60 + few] * 3)
+    below = found.columns[PLACE].below["other"]
+    assert below.p_both < below.p == below.corrected
+    assert bold(found, "first", "other") == []
+
+
 def test_a_lead_over_seeds_that_the_other_lacks_is_none(tmp_path):
     """On the seeds that both have, the other is ahead, clearly so."""
     first = [*(60 + NOISE + NOISE[::-1] / 9 + i / 9 for i in range(3)), 99 + NOISE]

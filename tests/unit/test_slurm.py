@@ -308,6 +308,7 @@ def test_resources_that_do_not_fit_the_profile_are_refused() -> None:
         PROFILE.with_resources({"gpus": 4}, "here")
     assert PROFILE.with_resources({}, "here") is PROFILE
     assert PROFILE.with_resources({"gpus": 0}, "here").ranks == 1
+    assert replace(PROFILE, ranks=4, cpus=8).with_resources({"gpus": 0}, "here").ranks == 4
 
 
 def test_squeue_and_sacct_are_read(slurm) -> None:

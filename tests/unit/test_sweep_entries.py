@@ -181,6 +181,8 @@ def test_resources_are_joined_and_change_no_id(write):
     assert found[0].resources == {"gpus": 4, "time": 900, "mem_gb": 80.0, "partition": "big"}
     assert found[1].resources == {"gpus": 1, "time": 900, "mem_gb": 80.0, "partition": "small"}
     assert all(cell.resources == {} for cell in plain)
+    path = write(NEEDY.format(method=", resources: {gpus: 4}", backbone=""))
+    assert all(cell.resources == {} for cell in expand(SweepHandle(path, "tiny")))
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "sweeps.md"
 BLOCKS = re.findall(r"```yaml\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
 
 
-@pytest.mark.parametrize(("number", "rows"), [(0, 6), (1, (4 + 2 + 5) * 2), (2, 5 + 5 + 1)])
+@pytest.mark.parametrize(("number", "rows"), [(0, 6), (1, (4 + 2 + 5) * 2), (2, 5 + 5 + 1), (3, 2)])
 def test_they_are_planned(tmp_path: Path, number: int, rows: int) -> None:
     path = tmp_path / "a.yaml"
     path.write_text(BLOCKS[number])

@@ -58,7 +58,9 @@ def load_tokenizer(
     tokenizer = AutoTokenizer.from_pretrained(
         location, revision=revision, local_files_only=local_only, trust_remote_code=False
     )
-    tokenizer("a")  # some damage of its configuration shows only when it is used
+    # Some damage of its configuration shows only when it is used.
+    tokenizer("a")
+    tokenizer.convert_tokens_to_ids(tokenizer.all_special_tokens)
     return tokenizer
 
 
