@@ -71,9 +71,16 @@ def build_cells(
     method_layers = method.entry.layers("method", alone)
     backbone_layers = _backbone_layers(backbone.entry, grid.size)
     for planned in _planned(method, backbone, tasks, parts, seeds):
-        if grid.size is not None:  # what the full size needs
-            planned = replace(planned, resources={})
-        yield Crossed(planned, data, method_layers, backbone_layers, layers)
+        yield Crossed(
+            _without_resources(planned, grid.size), data, method_layers, backbone_layers, layers
+        )
+
+
+def _without_resources(planned: Planned, size: Scale | None) -> Planned:
+    """Return a cell; at a scale, without the resources that its full size needs."""
+    if size is None:
+        return planned
+    return replace(planned, resources={})
 
 
 def _scaled_dataset(place: TaskPlace, size: Scale | None) -> DatasetSpec:

@@ -54,14 +54,15 @@ def first_stage(sweep: SweepHandle, store: Store, *, choose: bool = False) -> St
 def next_stage(sweep: SweepHandle, store: Store, before: Stage) -> Stage | None:
     """Plan a sweep again after cells have run; None if nothing new can run.
 
-    Cells that have failed in this launch are not tried again.
+    Cells that have failed in this launch are not tried again. The stage has no cells if all that
+    was waited for is on record already.
     """
     if not waits(before.plan):
         return None
     made = _plan(sweep, store, choose=True)
     begun = before.begun | {cell.id for cell in before.cells}
     cells = [cell for cell in unfinished(made, store) if cell.id not in begun]
-    if not cells:
+    if not cells and waits(made):
         return None
     return Stage(made, cells, begun)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 
 import pytest
@@ -176,6 +177,24 @@ def test_the_stages_of_a_sweep(handle, store):
     assert [cell.row for cell in second.cells] == ["lora", "lora"]
     # A cell that has diverged has its result, and is not run again.
     assert not any(cell.stage for cell in first_stage(sweep, store).cells)
+
+
+def test_the_plan_is_whole_again_where_only_a_comparison_was_lost(handle, store):
+    """The cells of stage 2 are on record, so nothing is left to run."""
+    sweep = handle()
+    finish(store, sweep, 1.0, 2.0, 3.0)
+    for cell in final(plan(sweep, need_data=True, results=store).runnable()):
+        store.publish(record(cell, {"vqa_accuracy": 5.0}))
+    lost = next(cell for cell in expand(sweep) if cell.stage)
+    shutil.rmtree(store.folder(lost.id))
+    first = first_stage(sweep, store)
+    assert [cell.id for cell in first.cells] == [lost.id]
+    store.publish(record(lost, {"vqa_accuracy": 1.0}))
+    second = next_stage(sweep, store, first)
+    assert second is not None
+    assert second.cells == []
+    assert not waits(second.plan)
+    assert next_stage(sweep, store, second) is None
 
 
 def test_a_metric_of_a_task_that_a_backbone_cannot_do_is_not_looked_for(handle):
