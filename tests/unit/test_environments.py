@@ -42,6 +42,7 @@ NO_NUMBERS = {
         "integer",
         "jinja2",
         "markupsafe",
+        "optuna",
         "pandas",
         "peft",
     ),
