@@ -67,7 +67,7 @@ def _exist(things: Sequence[Thing]) -> Iterator[Question]:
 
 def _attributes(things: Sequence[Thing]) -> Iterator[Question]:
     colors = tuple(COLORS)
-    shapes, sizes, both = _shared(things)
+    shapes, sizes, both = _count_shared(things)
     for thing in things:
         color, shape, size = thing.color, thing.shape, thing.size
         yield ask("shape", f"what is the {color} shape?", shape, SHAPES)
@@ -84,7 +84,7 @@ def _attributes(things: Sequence[Thing]) -> Iterator[Question]:
 
 def _count(things: Sequence[Thing]) -> Iterator[Question]:
     yield ask("count", "how many shapes are there?", str(len(things)), ("2", "3", "4"))
-    shapes, sizes, _ = _shared(things)
+    shapes, sizes, _ = _count_shared(things)
     for shape in SHAPES:
         yield from _small_count(f"how many {shape}s are there?", shapes[shape])
     for size in SIZES:
@@ -97,7 +97,7 @@ def _small_count(text: str, n: int) -> Iterator[Question]:
 
 
 def _relations(things: Sequence[Thing]) -> Iterator[Question]:
-    shapes, _, _ = _shared(things)
+    shapes, _, _ = _count_shared(things)
     for one, other, name, holds in clear_relations(things):
         answer = _yes(holds)
         text = f"is the {one.color} shape {name} the {other.color} shape?"
@@ -128,7 +128,7 @@ def _yes(truth: bool) -> str:
     return "no"
 
 
-def _shared(
+def _count_shared(
     things: Sequence[Thing],
 ) -> tuple[Counter[str], Counter[str], Counter[tuple[str, str]]]:
     """Return how many things have each shape, each size, and each size and shape.

@@ -73,7 +73,7 @@ def choose(
     """
     scores = score_all(tuning, tried, results)
     if None in scores or not is_complete:
-        return 0, f"{WAITING}{_progress(tuning, tried, results)} are done"
+        return 0, f"{WAITING}{_progress(tuning, tried, scores, results)} are done"
     finite = [score for score in scores if score is not None and math.isfinite(score)]
     if not finite:
         return 0, f"{DIVERGED_ALL}: try lower learning rates"
@@ -88,13 +88,18 @@ def check_metric(tuning: Tuning, cell: Planned) -> None:
         value_names(part, tuning.options.metric)
 
 
-def _progress(tuning: Tuning, tried: Sequence[Tried], results: Results | None) -> str:
+def _progress(
+    tuning: Tuning,
+    tried: Sequence[Tried],
+    scores: Sequence[float | None],
+    results: Results | None,
+) -> str:
     """Return how many cells, or trials of a search, are done, of how many."""
     if tuning.search is not None:
-        done = sum(score is not None for score in score_all(tuning, tried, results))
+        done = sum(score is not None for score in scores)
         return f"{done} of {tuning.search.options.trials} trials"
-    scores = [_score(cell, tuning, results) for each in tried for cell in each.cells]
-    return f"{sum(score is not None for score in scores)} of {len(scores)} cells"
+    found = [_score(cell, tuning, results) for each in tried for cell in each.cells]
+    return f"{sum(score is not None for score in found)} of {len(found)} cells"
 
 
 def _describe(

@@ -70,17 +70,11 @@ def build_cells(
     )
     method_layers = method.entry.layers("method", alone)
     backbone_layers = _backbone_layers(backbone.entry, grid.size)
-    for planned in _planned(method, backbone, tasks, parts, seeds):
-        yield Crossed(
-            _without_resources(planned, grid.size), data, method_layers, backbone_layers, layers
-        )
-
-
-def _without_resources(planned: Planned, size: Scale | None) -> Planned:
-    """Return a cell; at a scale, without the resources that its full size needs."""
-    if size is None:
-        return planned
-    return replace(planned, resources={})
+    resources = {}
+    if grid.size is None:  # they are what the full size needs
+        resources = join_resources(method.entry.resources, backbone.entry.resources)
+    for planned in _planned(method, backbone, tasks, parts, seeds, resources):
+        yield Crossed(planned, data, method_layers, backbone_layers, layers)
 
 
 def _scaled_dataset(place: TaskPlace, size: Scale | None) -> DatasetSpec:
@@ -104,6 +98,7 @@ def _planned(
     tasks: Tasks,
     parts: tuple[Part, ...],
     seeds: Sequence[int],
+    resources: dict[str, JSON],
 ) -> Iterator[Planned]:
     """Build the cells of one combination, with their place in the table."""
     first, *also = parts
@@ -120,7 +115,6 @@ def _planned(
     dataset = _join(part.dataset.name for part in parts)
     varied = {**backbone.entry.varied, **tasks.places[0].varied, **method.entry.varied}
     families = _families(method, backbone, tasks)
-    resources = join_resources(method.entry.resources, backbone.entry.resources)
     for cell_id, cell in base.with_seeds(seeds):
         yield Planned(
             cell_id,

@@ -58,14 +58,16 @@ def _cross(grid: Grid) -> Iterator[Crossed]:
     """Build the cells of every combination that `on:` allows."""
     # The layers of a dataset are the same in all its cells, so they are read once.
     data = [tuple(data_layers(place, grid.size) for place in tasks.places) for tasks in grid.tasks]
+    for backbone, number, method in _combinations(grid):
+        build = _tuned if method.tried else build_cells
+        yield from build(grid, backbone, grid.tasks[number], method, data[number])
+
+
+def _combinations(grid: Grid) -> Iterator[tuple[Resolved, int, Resolved]]:
+    """Yield the backbone, the number of the task and the method of what `on:` allows."""
     for backbone, number, method in product(grid.backbones, range(len(grid.tasks)), grid.methods):
-        tasks = grid.tasks[number]
-        if not (allows(tasks.on, backbone) and allows(method.entry.on, backbone)):
-            continue
-        if method.tried:
-            yield from _tuned(grid, backbone, tasks, method, data[number])
-        else:
-            yield from build_cells(grid, backbone, tasks, method, data[number])
+        if allows(grid.tasks[number].on, backbone) and allows(method.entry.on, backbone):
+            yield backbone, number, method
 
 
 @dataclass(frozen=True)
@@ -94,11 +96,9 @@ class ComparedSettings:
 def list_searches(sweep: SweepHandle, results: Results) -> Iterator[ComparedSettings]:
     """Yield the comparisons whose settings a search chooses, where method and backbone fit."""
     grid = read_grid(sweep, results)
-    for backbone, number, method in product(grid.backbones, range(len(grid.tasks)), grid.methods):
+    for backbone, number, method in _combinations(grid):
         tasks, tuning = grid.tasks[number], method.entry.tuning
         if tuning is None or tuning.search is None:
-            continue
-        if not (allows(tasks.on, backbone) and allows(method.entry.on, backbone)):
             continue
         (first, *_) = build_cells(grid, backbone, tasks, method.tried[0], (), tuning)
         if not reason_to_skip(first.planned.cell):

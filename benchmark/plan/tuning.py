@@ -47,7 +47,7 @@ class TuningOptions(Config):
 class Tuning:
     """A `tune:` mapping: its options, and the settings to try.
 
-    With a search, `settings` holds one that stands for those that its trials will have.
+    With a search, `settings` holds one setting: the lowest value of each range.
     """
 
     options: TuningOptions
