@@ -17,8 +17,10 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ from vlpeft.benchmark.core.config import dump
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.core.files import encode_json, open_regular, write_atomically
 from vlpeft.benchmark.core.paths import hide_folders
+from vlpeft.benchmark.plan.launched import LaunchedSweep
 from vlpeft.benchmark.plan.sweep import SweepHandle
 from vlpeft.results.environments import remarks
 from vlpeft.results.evidence_reader import EVIDENCE_SCHEMA, Evidence, EvidenceReader
@@ -41,11 +44,37 @@ LEFT_OUT = ("id", "cell", "curve", "scalars", "files")
 ImageSets = dict[tuple[tuple[str, ...], tuple[int, ...]], int]  # (images, examples) -> index
 
 
-def open_results(sweep: SweepHandle) -> tuple[Plan, Results]:
+@dataclass(frozen=True)
+class KeptSweep:
+    """The sweep in a file of evidence, named by the file alone.
+
+    root: the file.
+    """
+
+    root: Path
+
+    @cached_property
+    def evidence(self) -> Evidence:
+        """The content of the file. Raises UserError for a damaged one."""
+        return read_evidence(self.root)
+
+    @property
+    def name(self) -> str:
+        """The name of the sweep: NAME, or NAME@SCALE."""
+        return self.evidence.plan.sweep
+
+    def as_typed(self) -> str:
+        """Return the argument that names the file, quoted for a shell."""
+        return shlex.quote(str(self.root))
+
+
+def open_results(sweep: SweepHandle | LaunchedSweep | KeptSweep) -> tuple[Plan, Results]:
     """Open a sweep's plan and results, from a result folder or from a file of evidence.
 
     Raises UserError if `root` holds another sweep.
     """
+    if isinstance(sweep, KeptSweep):
+        return sweep.evidence.plan, sweep.evidence
     root = sweep.root
     if root.suffix != SUFFIX:
         return sweep.load_plan(), Store(root)
@@ -83,7 +112,9 @@ def _last_finish(path: Path) -> str:
     return max(str(record.provenance.get("finished", "")) for record in records)
 
 
-def keep(sweep: SweepHandle, folder: Path = MEASURED, *, mixed: bool = False) -> Path:
+def keep(
+    sweep: SweepHandle | LaunchedSweep, folder: Path = MEASURED, *, mixed: bool = False
+) -> Path:
     """Write the evidence of a launched sweep into `folder` and return the new file.
 
     Raises:

@@ -29,7 +29,7 @@ from vlpeft.benchmark.cells.records import Store
 from vlpeft.benchmark.core.config import parse
 from vlpeft.benchmark.core.files import read_json
 from vlpeft.benchmark.core.words import count_cells
-from vlpeft.benchmark.plan.sweep import launched_plans
+from vlpeft.benchmark.plan.plan_files import launched_plans
 from vlpeft.results.tables.blocks import Block, Table, Text, one_line
 
 CellState = Literal[
@@ -309,11 +309,11 @@ def _row(cell: CellStatus, *detail: str) -> tuple[Text, ...]:
 
 def _status(planned: Planned, store: Store, now: float) -> CellStatus:
     cell = (planned.id, planned.row, planned.backbone, planned.task, planned.dataset, planned.seed)
+    files = _names(store.folder(planned.id))
+    if "record.json" in files:  # first: its data may have gone since, and then it is skipped, too
+        return CellStatus(*cell, "done")
     if planned.skipped:
         return CellStatus(*cell, "skipped", reason=planned.skipped)
-    files = _names(store.folder(planned.id))
-    if "record.json" in files:
-        return CellStatus(*cell, "done")
     failed = failure(store, planned.id) if "failure.json" in files else None
     if failed is not None:
         return CellStatus(*cell, "failed", reason=failed.reason)

@@ -17,7 +17,7 @@ from vlpeft.benchmark.core.config import dump
 from vlpeft.benchmark.core.files import to_json, write_atomically
 from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.datasets import DatasetSpec
-from vlpeft.benchmark.plan.sweep import plan_file
+from vlpeft.benchmark.plan.plan_files import plan_file
 
 DATA = DatasetSpec(
     "small", "shapes", {"seed": 0, "train_scenes": 24, "val_scenes": 4, "test_scenes": 12}, ""

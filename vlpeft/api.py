@@ -120,7 +120,8 @@ def open_results(root: str | Path, sweep: str = "", *, scale: str = "") -> Sweep
     Raises:
         UserError: if the folder holds no sweep, or several and none is named.
     """
-    from vlpeft.benchmark.plan.sweep import SweepHandle, launched_plans
+    from vlpeft.benchmark.plan.plan_files import launched_plans
+    from vlpeft.benchmark.plan.sweep import SweepHandle
     from vlpeft.results.evidence import SUFFIX, read_evidence
     from vlpeft.results.evidence import open_results as open_sweep
 

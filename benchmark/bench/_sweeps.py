@@ -11,7 +11,8 @@ from vlpeft.benchmark.cells.records import Record, Store
 from vlpeft.benchmark.core.config import dump
 from vlpeft.benchmark.core.files import to_json, write_atomically
 from vlpeft.benchmark.plan.check import plan
-from vlpeft.benchmark.plan.sweep import SweepHandle, plan_file
+from vlpeft.benchmark.plan.plan_files import plan_file
+from vlpeft.benchmark.plan.sweep import SweepHandle
 
 RANKS, BACKBONE = (
     20,

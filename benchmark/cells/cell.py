@@ -82,6 +82,7 @@ class Cell(Config):
     protocol: Protocol
     seed: int
     also: tuple[Part, ...] = ()
+    plugins: tuple[str, ...] = ()  # files with code of the user; no part of the id
 
     @cached_property
     def parts(self) -> tuple[Part, ...]:
@@ -95,7 +96,7 @@ class Cell(Config):
         return f"{self.parts[part].name}:"
 
     def without_folders(self) -> Cell:
-        """Return the cell with the last names of its data's folders alone; its id is the same.
+        """Return the cell with the last names of its folders and plug-ins; its id is the same.
 
         The name stays, because data without a folder is data that comes with a package.
         """
@@ -103,7 +104,8 @@ class Cell(Config):
             Part(part.task, replace(part.dataset, root=Path(part.dataset.root).name), part.protocol)
             for part in self.parts
         )
-        return replace(self, dataset=first.dataset, also=tuple(also))
+        plugins = tuple(Path(file).name for file in self.plugins)
+        return replace(self, dataset=first.dataset, also=tuple(also), plugins=plugins)
 
     def identity(self) -> dict[str, JSON]:
         """Return what the id is a hash of.

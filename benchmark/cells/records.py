@@ -8,6 +8,7 @@ Layout of a result folder:
                     record.json       the result: absent or complete
                     predictions.jsonl one line for each test example, written before the record
                     scores.json       the same scores, by image (`vlpeft.benchmark.cells.scores`)
+                    answers.json      for each task, the closed answer list
                     trained.safetensors  what was trained
                     failure.json      why the last attempt failed, until one succeeds
                     progress.json     how far a running attempt is

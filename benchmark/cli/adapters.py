@@ -19,6 +19,7 @@ BATCH = 32  # questions that `predict` answers at once
 def export_adapter(options: argparse.Namespace) -> int:
     """Write the trained weights of a finished cell to a folder."""
     from vlpeft.benchmark.cells.records import Store
+    from vlpeft.benchmark.export.cards import describe_check
     from vlpeft.benchmark.export.write import export
 
     planned = options.handle.load_plan().find(options.cell)
@@ -30,11 +31,8 @@ def export_adapter(options: argparse.Namespace) -> int:
             f"run it first (`vlpeft run {where} --cell {planned.id}`)"
         )
     adapter = export(planned, store, options.output, options.format)
-    same, tried = adapter.reproduced
-    print_line(
-        f"{options.output}: {adapter.method} of cell {adapter.id}; "
-        f"{same} of {tried} test examples answered as in the run"
-    )
+    checked = describe_check(*adapter.reproduced)
+    print_line(f"{options.output}: {adapter.method} of cell {adapter.id}; {checked}")
     return 0
 
 
@@ -43,9 +41,11 @@ def predict(options: argparse.Namespace) -> int:
     from vlpeft.benchmark.core.config import parse
     from vlpeft.benchmark.export.folder import read_adapter, rebuild
     from vlpeft.benchmark.export.predict import TOP, as_rows, predict, select_part
+    from vlpeft.benchmark.run.plugins import load_plugins
     from vlpeft.benchmark.run.runtime import Runtime, prepare_torch
     from vlpeft.benchmark.tasks import TASKS
 
+    load_plugins(options.plugin)
     adapter = read_adapter(options.adapter)
     part = select_part(adapter, options.task)
     wanted = _read_questions(options, TASKS.load(adapter.cell.parts[part].task)())

@@ -14,6 +14,8 @@ from vlpeft.benchmark.cli.options import (
     add_json,
     add_launcher,
     add_mixed,
+    add_plugin,
+    add_results,
     add_root,
     add_runtime,
     add_scale,
@@ -48,6 +50,7 @@ more examples:
   vlpeft bench all                                    how fast and how lean is it?
 
 SWEEP is the name of a shipped sweep (`vlpeft list sweeps`), or the path of your own YAML file.
+Once it was launched, its result folder says as much: `vlpeft table ROOT`.
 `vlpeft COMMAND --help` lists the options of a command.
 
 exit codes:
@@ -95,6 +98,7 @@ def _add_list(commands: Any) -> None:
         "  vlpeft list methods\n  vlpeft list datasets --json\n",
     )
     listing.add_argument("what", choices=LISTS, help=f"one of {', '.join(LISTS)}")
+    add_plugin(listing)
     add_json(listing)
 
 
@@ -296,7 +300,7 @@ def _add_status(commands: Any) -> None:
         "preempted by a cluster; pending in a queue; missing, which the next `vlpeft sweep` runs;\n"
         "stale, from settings that the sweep no longer has; skipped.",
     )
-    add_sweep(status)
+    add_results(status)
     add_scale(status)
     add_root(status)
     form = status.add_mutually_exclusive_group()
@@ -313,14 +317,14 @@ def _add_cancel(commands: Any) -> None:
         "stop a running sweep: its cluster jobs and its local workers",
         "Finished cells are kept. `vlpeft sweep` runs the others.",
     )
-    add_sweep(cancel)
+    add_results(cancel)
     add_scale(cancel)
     add_root(cancel)
 
 
 def _add_logs(commands: Any) -> None:
     logs = add_command(commands, "logs", "print the output of all attempts at a cell")
-    add_sweep(logs)
+    add_results(logs)
     add_cell(logs)
     add_scale(logs)
     add_root(logs)

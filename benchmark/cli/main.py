@@ -11,12 +11,12 @@ import errno
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from vlpeft.benchmark.cli.adapters import export_adapter, predict
 from vlpeft.benchmark.cli.arguments import parser
 from vlpeft.benchmark.cli.bench import bench
 from vlpeft.benchmark.cli.cells import how_to_continue, retry, run, sweep
+from vlpeft.benchmark.cli.naming import name_results
 from vlpeft.benchmark.cli.planning import list_names, measure, params, plan, prefetch
 from vlpeft.benchmark.cli.printing import print_error, print_note
 from vlpeft.benchmark.cli.report import report
@@ -77,12 +77,8 @@ def _run(arguments: Sequence[str] | None) -> int:
 def _run_command(options: argparse.Namespace) -> int:
     """Run a command; turn the errors that a user can fix into one line and an exit code."""
     try:
-        if "root" in options:
-            options.root = _root(options)
-        if "sweep" in options and options.command != "table":
-            options.sweep = _sweep_of(options.sweep)
         if "sweep" in options:
-            options.handle = _handle(options)
+            name_results(options)
         code: int = COMMANDS[options.command](options)
     except UserError as error:
         print_error(error)
@@ -109,64 +105,6 @@ def _in_a_folder() -> bool:
     except FileNotFoundError:
         return False
     return True
-
-
-def _root(options: argparse.Namespace) -> Path | None:
-    """Return the result folder: the given one, or runs/ and the sweep's name.
-
-    Return None if `plan` has no default folder to look at. Also set `options.asked`, which is
-    true if the user asked for certain results.
-    """
-    from vlpeft.results.papers.published import sweep_name_of
-
-    given: Path | None = options.root
-    if given is not None and given.is_file() and given.suffix != ".jsonl":
-        raise UserError(
-            f"--root {given}: is a file; give a result folder that `vlpeft sweep` has filled, "
-            "or a new one"
-        )
-    options.asked = given is not None or bool(options.scale)
-    if options.sweep.endswith((".yaml", ".yml")):
-        name = Path(options.sweep).stem
-    else:
-        name = sweep_name_of(options.sweep)
-    if options.scale:
-        name = f"{name}@{options.scale}"
-    default = Path("runs") / name
-    if given:
-        return given
-    if options.command == "plan" and not options.commands and not default.exists():
-        return None
-    return default
-
-
-def _handle(options: argparse.Namespace) -> Any:
-    """Return the sweep with its scale and result folder, as far as the command has these."""
-    from vlpeft.benchmark.plan.sweep import SweepHandle
-
-    given = vars(options)
-    return SweepHandle(options.sweep, given.get("scale") or "", given.get("root") or Path())
-
-
-def _sweep_of(name: str) -> str:
-    """Return the name of a sweep, which may be given as the name of its published table.
-
-    Raises UserError for a published table that no sweep can reproduce.
-    """
-    from vlpeft.benchmark.plan.sweep import sweep_names
-    from vlpeft.results.papers.published import load_published, published_names, sweep_name_of
-
-    sweep = sweep_name_of(name)
-    if sweep not in published_names() or sweep in sweep_names():
-        return sweep
-    reasons: dict[str, None] = {}  # a set that keeps the order
-    for number in load_published(sweep).numbers():
-        if number.why_impossible:
-            reasons[number.why_impossible] = None
-    raise UserError(
-        f"{name} is a published table without a sweep, because nothing here can reproduce it "
-        f"({'; '.join(reasons)}): see `vlpeft table {name}`"
-    )
 
 
 def _data_check(options: argparse.Namespace) -> int:

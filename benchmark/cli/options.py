@@ -89,7 +89,31 @@ def add_sweep(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "sweep",
         metavar="SWEEP",
-        help="the name of a shipped sweep (`vlpeft list sweeps`), or the path of a YAML file",
+        help="the name of a shipped sweep (`vlpeft list sweeps`), the path of a YAML file, or a "
+        "result folder",
+    )
+
+
+def add_results(parser: argparse.ArgumentParser) -> None:
+    """Add SWEEP to a command that reads results."""
+    parser.add_argument(
+        "sweep",
+        metavar="SWEEP",
+        help="the name of a sweep, the path of its YAML file, or where its results are: a folder, "
+        "a plan in it (ROOT/sweeps/NAME.json), or a file of evidence",
+    )
+
+
+def add_plugin(parser: argparse.ArgumentParser) -> None:
+    """Add --plugin."""
+    parser.add_argument(
+        "--plugin",
+        type=path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a Python file with methods, backbones or others of your own, as in a sweep's "
+        "`plugins:`; may be given several times",
     )
 
 

@@ -27,8 +27,10 @@ if TYPE_CHECKING:
 
 def list_names(options: argparse.Namespace) -> int:
     """List what a sweep can name."""
+    from vlpeft.benchmark.run.plugins import load_plugins
     from vlpeft.results.tables.listing import listing, listing_text
 
+    load_plugins(options.plugin)
     rows = listing(options.what)
     if options.json:
         print_json(rows)

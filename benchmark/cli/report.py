@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import argparse
 import gc
-from pathlib import Path
 from typing import Any
 
 from vlpeft.benchmark.cli.printing import print_line
-from vlpeft.benchmark.core.errors import UserError
 
 
 def report(options: argparse.Namespace) -> int:
@@ -30,22 +28,10 @@ def report(options: argparse.Namespace) -> int:
 
 
 def _results(options: argparse.Namespace) -> list[Any]:
-    """Return the plans and results of a sweep, a result folder, or a file of evidence."""
-    from vlpeft.benchmark.cells.records import Store
-    from vlpeft.benchmark.plan.sweep import launched_plans, sweep_names
-    from vlpeft.results.evidence import SUFFIX, open_results, read_evidence
+    """Return the plans and results of a sweep, of a result folder, or of a file of evidence."""
+    from vlpeft.benchmark.plan.launched import launched_sweeps
+    from vlpeft.results.evidence import open_results
 
-    named = Path(options.sweep)
-    is_sweep = options.asked or options.sweep in sweep_names()
-    if not is_sweep and named.is_dir():
-        plans = launched_plans(named)
-        if not plans:
-            raise UserError(
-                f"{named} holds no launched sweep; give a folder that `vlpeft sweep --root` "
-                "has filled, or a sweep's name"
-            )
-        return [(plan, Store(named)) for plan in plans]
-    if not is_sweep and named.suffix == SUFFIX:
-        evidence = read_evidence(named)
-        return [(evidence.plan, evidence)]
+    if options.handle is None:
+        return [open_results(each) for each in launched_sweeps(options.place)]
     return [open_results(options.handle)]

@@ -11,9 +11,10 @@ from vlpeft.benchmark.cli.options import (
     add_device,
     add_json,
     add_mixed,
+    add_plugin,
+    add_results,
     add_root,
     add_scale,
-    add_sweep,
     add_threads,
     count,
     path,
@@ -46,7 +47,7 @@ def _add_table(commands: Any) -> None:
         "  vlpeft table quickstart --rows method --columns task\n"
         "  vlpeft table quickstart --tidy --format parquet -o scores.parquet\n",
     )
-    add_sweep(table)
+    add_results(table)
     _add_place(table)
     add_scale(table)
     _add_table_form(table)
@@ -68,7 +69,7 @@ def _add_seeds(commands: Any) -> None:
         "  vlpeft seeds quickstart --detect 2\n"
         "  vlpeft seeds quickstart --measured --detect 2 --json\n",
     )
-    add_sweep(seeds)
+    add_results(seeds)
     _add_place(seeds)
     add_scale(seeds)
     seeds.add_argument(
@@ -136,6 +137,12 @@ def _add_table_content(table: Any) -> None:
     )
     table.add_argument("--columns", metavar="SIDES", help="the same; metrics are always columns")
     table.add_argument(
+        "--published",
+        type=path,
+        metavar="FILE",
+        help="compare with published numbers of your own: a YAML file as in results/published",
+    )
+    table.add_argument(
         "--tuning",
         action="store_true",
         help="show the cells that compare settings (`tune:`) instead of those that test the best",
@@ -165,7 +172,7 @@ def _add_keep(commands: Any) -> None:
         "keep",
         "write a sweep's results into one file of evidence, which is never changed again",
     )
-    add_sweep(keep)
+    add_results(keep)
     add_root(keep)
     add_scale(keep)
     add_mixed(keep)
@@ -173,7 +180,8 @@ def _add_keep(commands: Any) -> None:
         "--out",
         type=path,
         metavar="DIR",
-        help="folder of the file (default: results/measured of this checkout)",
+        default=Path("measured"),
+        help="folder of the file (default: measured)",
     )
 
 
@@ -182,12 +190,9 @@ def _add_report(commands: Any) -> None:
         commands,
         "report",
         "write a page of tables, charts and predictions, which opens without a network",
+        "For a result folder, the page shows all sweeps that were launched in it.",
     )
-    report.add_argument(
-        "sweep",
-        metavar="SWEEP|ROOT",
-        help="a sweep, or a result folder for all sweeps launched in it",
-    )
+    add_results(report)
     add_root(report)
     add_scale(report)
     add_mixed(report)
@@ -217,7 +222,7 @@ def _add_export(commands: Any) -> None:
         "most answers differ from those of the run.",
         "  vlpeft export-adapter quickstart 02f7 -o my_adapter\n",
     )
-    add_sweep(export)
+    add_results(export)
     add_cell(export)
     add_scale(export)
     add_root(export)
@@ -276,6 +281,7 @@ def _add_predict_options(predict: Any) -> None:
     predict.add_argument(
         "--task", default="", metavar="TASK", help="the task, if the adapter does several"
     )
+    add_plugin(predict)
     add_device(predict)
     add_threads(predict)
     predict.add_argument(

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Iterable
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from vlpeft.benchmark.cli.printing import print_json, print_line, print_note, print_table
 from vlpeft.benchmark.core.errors import UserError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def table(options: argparse.Namespace) -> int:
@@ -32,7 +30,11 @@ def table(options: argparse.Namespace) -> int:
         return _tidy(options)
     if options.format == "parquet":
         raise UserError("--format parquet: only with --tidy, the table of single cells")
-    if content or arranged or options.sweep not in published_names():
+    if options.published and (content or arranged):
+        raise UserError("--published is a table of its own; leave out what arranges the scores")
+    if options.published:
+        made = _own_published(options)
+    elif content or arranged or options.sweep not in published_names():
         made = _board(options)
     else:
         made = _published(options)
@@ -106,19 +108,44 @@ def _tidy(options: argparse.Namespace) -> int:
 def _published(options: argparse.Namespace) -> Any:
     """Return a paper's table, next to what the sweep's cells have measured if it was launched."""
     from vlpeft.benchmark.cells.records import Store
-    from vlpeft.benchmark.plan.sweep import plan_file, sweep_names
+    from vlpeft.benchmark.plan.plan_files import plan_file
+    from vlpeft.benchmark.plan.sweep import SweepHandle
+    from vlpeft.benchmark.plan.sweep_files import sweep_names
     from vlpeft.results.evidence import open_results
     from vlpeft.results.papers.compare import published_table
     from vlpeft.results.papers.published import load_published, sweep_name_of
 
     sweep = sweep_name_of(options.sweep)
     asked = options.asked and sweep in sweep_names()  # then results must exist
+    handle = options.handle
+    if isinstance(handle, SweepHandle):
+        handle = replace(handle, named=sweep)
     plan: Any = None
     store: Any = Store(options.root)
     if asked or plan_file(options.root, sweep, options.scale).exists():
-        plan, store = open_results(replace(options.handle, named=sweep))
+        plan, store = open_results(handle)
     table = load_published(options.sweep)
     return published_table(options.sweep, table, plan, store, mixed=options.mixed_environments)
+
+
+def _own_published(options: argparse.Namespace) -> Any:
+    """Return a table of published numbers of the user next to the sweep's measured ones.
+
+    Raises UserError if a number is linked to a cell that the sweep does not have.
+    """
+    from vlpeft.results.evidence import open_results
+    from vlpeft.results.papers.compare import published_table
+    from vlpeft.results.papers.links import link_problems, places
+    from vlpeft.results.papers.published import read_published
+
+    path = options.published
+    table = read_published(path)
+    plan, store = open_results(options.handle)
+    problems = link_problems(table, places(plan.at_stage("").cells))
+    if problems:
+        more = f" ({len(problems)} such problems)" if len(problems) > 1 else ""
+        raise UserError(f"{path}: {problems[0]}{more}")
+    return published_table(path.stem, table, plan, store, mixed=options.mixed_environments)
 
 
 def _board(options: argparse.Namespace) -> Any:
@@ -187,10 +214,9 @@ def diff(options: argparse.Namespace) -> int:
 
 def keep(options: argparse.Namespace) -> int:
     """Write a sweep's results into one file of evidence."""
-    from vlpeft.results.evidence import MEASURED, keep
+    from vlpeft.results.evidence import keep
 
-    out: Path = options.out or MEASURED
-    path = keep(options.handle, out, mixed=options.mixed_environments)
-    again = f"vlpeft table {replace(options.handle, root=path).as_typed()}"
-    print_line(f"{path} ({path.stat().st_size / 1e6:.1f} MB); read it with `{again}`")
+    path = keep(options.handle, options.out, mixed=options.mixed_environments)
+    size = f"{path.stat().st_size / 1e6:.1f} MB"
+    print_line(f"{path} ({size}); read it with `vlpeft table {shlex.quote(str(path))}`")
     return 0

@@ -9,15 +9,17 @@ are literals:
     class LoRA(Method): ...
 
 Other packages add entries through entry points of the group `vlpeft.<kind>s`, for instance
-`[project.entry-points."vlpeft.methods"]  my_method = "my_package.my_module:MyMethod"`.
+`[project.entry-points."vlpeft.methods"]  my_method = "my_package.my_module:MyMethod"`. A sweep can
+name single files in `plugins:` (`benchmark/run/plugins.py`).
 """
 
 from __future__ import annotations
 
 import ast
 import importlib
+import importlib.util
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -85,12 +87,13 @@ class Registry(Generic[T]):
         self.kind, self.folders = kind, folders
         # An import takes 0.2 ms even if the module is there, and a plan asks for each cell.
         self._loaded: dict[str, type[T]] = {}
+        self._added: dict[str, RegistryEntry] = {}
 
     @cached_property
     def entries(self) -> Mapping[str, RegistryEntry]:
         """All entries by name, sorted. Raises UserError if two entries have the same name."""
         found: dict[str, RegistryEntry] = {}
-        for entry in [*self._from_source(), *self._from_entry_points()]:
+        for entry in [*self._from_source(), *self._from_entry_points(), *self._added.values()]:
             if entry.name in found:
                 raise UserError(
                     f"{self.kind} '{entry.name}' is registered in {found[entry.name].module}"
@@ -109,6 +112,21 @@ class Registry(Generic[T]):
             raise UserError(f"unknown {self.kind} '{name}'{did_you_mean(name, self.entries)}")
         return self.entries[name]
 
+    def add(self, entry: RegistryEntry) -> None:
+        """Add an entry of another file; adding it again changes nothing.
+
+        Raises:
+            UserError: Another module has an entry of this name.
+        """
+        held = self.entries.get(entry.name)
+        if held is not None and held.module != entry.module:
+            raise UserError(
+                f"{self.kind} '{entry.name}' of {entry.module}.py is registered in {held.module}, "
+                "too; rename it"
+            )
+        self._added[entry.name] = entry
+        vars(self).pop("entries", None)  # they are collected again
+
     def load(self, name: str) -> type[T]:
         """Import an entry's module and return its class."""
         if name not in self._loaded:
@@ -118,7 +136,7 @@ class Registry(Generic[T]):
     def _from_source(self) -> Iterator[RegistryEntry]:
         for folder in self.folders:
             for path in sorted((REPOSITORY / folder).glob("*.py")):
-                yield from _read_entries(path, f"{folder.replace('/', '.')}.{path.stem}")
+                yield from read_entries(path, f"{folder.replace('/', '.')}.{path.stem}")
 
     def _from_entry_points(self) -> Iterator[RegistryEntry]:
         for point in entry_points(group=f"vlpeft.{self.kind}s"):
@@ -126,7 +144,7 @@ class Registry(Generic[T]):
 
 
 @cache
-def _read_entries(path: Path, module: str) -> tuple[RegistryEntry, ...]:
+def read_entries(path: Path, module: str) -> tuple[RegistryEntry, ...]:
     """Return the entries of a source file, in the order of their classes."""
     tree = parse_source(path)
     found: list[RegistryEntry] = []
@@ -185,7 +203,7 @@ def _bases(node: ast.ClassDef, tree: ast.Module) -> Iterator[RegistryEntry]:
     for base in node.bases:
         if not isinstance(base, ast.Name) or base.id not in sources:
             continue
-        for entry in _read_entries(*sources[base.id]):
+        for entry in read_entries(*sources[base.id]):
             if entry.attribute == base.id:
                 yield entry
 
@@ -223,10 +241,30 @@ def fields_of(
 
 
 def _from_entry_point(point: EntryPoint) -> RegistryEntry:
+    """Return the entry of another package, with what its source declares where it can be read."""
     source, distribution = point.module, ""
     if point.dist:
         source, distribution = point.dist.name, f"{point.dist.name} {point.dist.version}"
     summary = f"from the package {source}"
+    for entry in _declared_at(point):
+        if entry.attribute == point.attr:
+            summary = f"{entry.summary} ({summary})"
+            return replace(entry, name=point.name, summary=summary, distribution=distribution)
     return RegistryEntry(
         point.name, point.module, point.attr, summary, {}, {}, distribution=distribution
     )
+
+
+def _declared_at(point: EntryPoint) -> tuple[RegistryEntry, ...]:
+    """Return the entries in the source of another package, if that is a file which can be read."""
+    top, *rest = point.module.split(".")
+    spec = importlib.util.find_spec(top)  # imports nothing, as `top` has no parent
+    if spec is None or spec.origin is None:
+        return ()
+    path = Path(spec.origin)
+    if rest:
+        path = path.parent.joinpath(*rest).with_suffix(".py")
+    try:
+        return read_entries(path, point.module)
+    except UserError:  # compiled, or broken: loading it will say so
+        return ()

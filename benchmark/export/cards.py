@@ -101,12 +101,16 @@ def _scores(adapter: AdapterFolder) -> Iterator[str]:
     listed = ""
     if others := other_units(names):
         listed = f" ({', '.join(others)})"
-    yield (
-        f"\nOne run, seed {cell.seed}; in per cent{listed}."
-        f" At export {same} of {tried} test examples were answered as in the run."
-    )
+    yield (f"\nOne run, seed {cell.seed}; in per cent{listed}. {describe_check(same, tried)}.")
     for scored in describe_scored(adapter.provenance):
         yield f"Scored on part of a split: {scored}."
+
+
+def describe_check(same: int, tried: int) -> str:
+    """Say how the exported model was compared with its run."""
+    if not tried:
+        return "the data was not there, so nothing was compared with the run"
+    return f"{same} of {tried} test examples were answered as in the run"
 
 
 def _score_rows(adapter: AdapterFolder, part: Part, prefix: str) -> Iterator[str]:

@@ -22,6 +22,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from vlpeft.benchmark.backbones import BACKBONES
 from vlpeft.benchmark.backbones.files import check_file, library_errors, local_path
 from vlpeft.benchmark.cells.cell import Cell
 from vlpeft.benchmark.contract import METHODS
@@ -61,7 +62,8 @@ class AdapterFolder(Config):
     metrics: dict[str, float | dict[str, str]]  # of the finished cell
     trained: dict[str, float]  # parameter counts and steps of the finished cell
     provenance: dict[str, Any]
-    # Of how many test examples the export repeated the run's answer, and how many it tried.
+    # Of how many test examples the export repeated the run's answer, and how many it tried: none
+    # if the data was not there.
     reproduced: tuple[int, int]
     plugin: str = ""  # the module of a method from another package
     files: dict[str, str] = field(default_factory=dict)  # file -> sha256
@@ -200,11 +202,7 @@ def rebuild(adapter: AdapterFolder, folder: Path) -> Backbone:
     Raises:
         UserError: The base weights are missing, or not those that the adapter was trained on.
     """
-    if adapter.cell.method.name not in METHODS.entries and adapter.plugin:
-        raise UserError(
-            f"{folder}: method '{adapter.method}' comes from another package;"
-            f" install the one that holds `{adapter.plugin}`"
-        )
+    _check_plugins(adapter, folder)
     with error_context(str(folder)):
         cell = adapter.locate_weights(folder)
         backbone = rebuild_model(cell, adapter.answers[0], folder / TENSORS)
@@ -217,6 +215,25 @@ def rebuild(adapter: AdapterFolder, folder: Path) -> Backbone:
     norms = parse(BaseNorms, {"norms": _read_json(folder / BASE)}, str(folder / BASE)).norms
     check_base(backbone, norms, f"{folder}: {_weight_names(adapter)}")
     return backbone
+
+
+def _check_plugins(adapter: AdapterFolder, folder: Path) -> None:
+    """Raise UserError if the code of the method or backbone is not registered here."""
+    cell = adapter.cell
+    for registry, name in ((METHODS, cell.method.name), (BACKBONES, cell.backbone.name)):
+        if name in registry.entries:
+            continue
+        if cell.plugins:
+            files = ", ".join(cell.plugins)
+            raise UserError(
+                f"{folder}: {registry.kind} '{name}' comes from a plug-in ({files});"
+                " name that file with --plugin"
+            )
+        if adapter.plugin:
+            raise UserError(
+                f"{folder}: {registry.kind} '{name}' comes from another package;"
+                f" install the one that holds `{adapter.plugin}`"
+            )
 
 
 def rebuild_model(cell: Cell, answers: Sequence[str], tensors: Path) -> Backbone:

@@ -36,6 +36,8 @@ from vlpeft.benchmark.export.predict import make_feed, read_inputs
 from vlpeft.benchmark.export.weights import base_norms, base_weights
 from vlpeft.benchmark.run.evaluation import predict_split
 from vlpeft.benchmark.run.inputs import Inputs
+from vlpeft.benchmark.run.plugins import load_plugins
+from vlpeft.benchmark.run.result import ANSWERS
 
 ANSWERED_AGAIN = 16  # test examples that are answered again, of each task
 TRAINED = ("trainable", "head", "total", "steps")  # costs that the adapter's config.json keeps
@@ -44,11 +46,20 @@ PROVENANCE = ("packages", "python", "git", "device", "data", "science", "finishe
 
 @dataclass(frozen=True)
 class FinishedCell:
-    """A finished cell: its record, its folder, and the data that it read."""
+    """A finished cell: its record, its folder, and the data that it read.
+
+    Attributes:
+        cell: The cell.
+        record: Its record.
+        folder: Its folder.
+        answers: For each task, the closed answer list.
+        inputs: For each task, the data; empty if the data is not on this machine.
+    """
 
     cell: Cell
     record: Record
     folder: Path
+    answers: tuple[tuple[str, ...], ...]
     inputs: tuple[Inputs, ...]
 
     @property
@@ -57,7 +68,9 @@ class FinishedCell:
         return self.folder / "trained.safetensors"
 
     def predictions(self) -> list[list[str]]:
-        """Return the run's texts for the first test examples of each task."""
+        """Return the run's texts for the first test examples of each task whose data is here."""
+        if not self.inputs:
+            return []
         texts = _read_texts(self.folder / "predictions.jsonl")
         first = []
         for inputs in self.inputs:
@@ -80,16 +93,20 @@ def read_finished_cell(planned: Planned, store: Store) -> FinishedCell:
     """Read a finished cell.
 
     Raises:
-        UserError: The cell is not finished, its files are damaged, or its data has changed.
+        UserError: The cell is not finished, its files are damaged, or its data has changed. Without
+            its data, also if an older version has run it, which did not keep the answer lists.
     """
     if not store.has_record(planned.id):
         raise UserError(f"cell {planned.id} is not finished in {store.root}; run it first")
+    load_plugins(planned.cell.plugins)
     record, folder = store.record(planned.id), store.folder(planned.id)
     for name, digest in record.files.items():
         if not (folder / name).is_file() or sha256(folder / name) != digest:
             raise UserError(
                 f"{folder / name} is missing or damaged; delete {folder} and run the cell again"
             )
+    if ANSWERS in record.files and not _has_data(planned.cell):
+        return FinishedCell(planned.cell, record, folder, _read_answers(folder / ANSWERS), ())
     inputs = tuple(Inputs.open(part) for part in planned.cell.parts)
     data = "+".join(each.data.fingerprint() for each in inputs)
     if data != record.provenance.get("data"):
@@ -97,11 +114,24 @@ def read_finished_cell(planned: Planned, store: Store) -> FinishedCell:
             f"dataset '{planned.dataset}' has changed since cell {planned.id} was run;"
             " restore the data it was run on"
         )
-    return FinishedCell(planned.cell, record, folder, inputs)
+    answers = tuple(each.answers for each in inputs)
+    return FinishedCell(planned.cell, record, folder, answers, inputs)
+
+
+def _has_data(cell: Cell) -> bool:
+    """Return whether the folders of all datasets are on this machine. Drawn data has none."""
+    return all(not part.dataset.root or Path(part.dataset.root).exists() for part in cell.parts)
+
+
+def _read_answers(path: Path) -> tuple[tuple[str, ...], ...]:
+    """Read the closed answer list of each task."""
+    return tuple(tuple(answers) for answers in json.loads(read_bytes(path)))
 
 
 def export(planned: Planned, store: Store, output: Path, form: Format) -> AdapterFolder:
     """Export a finished cell to a new folder, which appears complete or not at all.
+
+    Some test examples are answered again, unless the data is not on this machine.
 
     Args:
         planned: The cell.
@@ -115,7 +145,7 @@ def export(planned: Planned, store: Store, output: Path, form: Format) -> Adapte
     if output.exists():
         raise UserError(f"{output} exists; choose another folder, or remove it")
     cell = read_finished_cell(planned, store)
-    backbone = rebuild_model(cell.cell, cell.inputs[0].answers, cell.tensors)
+    backbone = rebuild_model(cell.cell, cell.answers[0], cell.tensors)
     answers = _predict_first(backbone, cell)
     same, tried = _agreement(answers, cell.predictions())
     if 2 * same < tried:
@@ -187,7 +217,7 @@ def _describe(
         format=form,
         cell=cell.cell.without_folders(),
         method=method,
-        answers=tuple(inputs.answers for inputs in cell.inputs),
+        answers=cell.answers,
         base=base,
         weights={key: value for key, value in base.items() if "@" in value},
         image=image_transform(backbone.vision),

@@ -21,15 +21,14 @@ from types import FrameType
 from typing import Any, Protocol
 
 from vlpeft.benchmark.cells.attempts import Failure, ReportProgress, unwatched
-from vlpeft.benchmark.cells.cell import Cell
 from vlpeft.benchmark.cells.records import Store
 from vlpeft.benchmark.core.config import dump, parse
 from vlpeft.benchmark.core.errors import UserError
-from vlpeft.benchmark.core.files import read_json
 from vlpeft.benchmark.core.processes import QuickExit
 from vlpeft.benchmark.core.terminal import escape, escape_lines, print_message, write_stderr
 from vlpeft.benchmark.launch.tries import begin, forget, give_up, last_if_exhausted
 from vlpeft.benchmark.plan.verify.gate import EnvironmentGate
+from vlpeft.benchmark.run.plugins import read_cell
 
 STOPPED = 75  # exit code of a worker that was asked to stop; EX_TEMPFAIL of sysexits.h
 SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
@@ -155,17 +154,12 @@ class JobPolicy:
     def _fails_verification(self, cell_id: str) -> bool:
         if self.gate is None:
             return False
-        problem = self.gate.problem(_read_cell(self.store, cell_id))
+        problem = self.gate.problem(read_cell(self.store.folder(cell_id)))
         if not problem:
             return False
         self.store.write_failure(cell_id, dump(Failure("environment", problem, user=True)))
         print_message(f"error: {problem}")
         return True
-
-
-def _read_cell(store: Store, cell_id: str) -> Cell:
-    path = store.folder(cell_id) / "cell.json"
-    return parse(Cell, read_json(path) or {}, str(path))
 
 
 def main(root: str, runtime: str, log: str, ids: Sequence[str]) -> int:

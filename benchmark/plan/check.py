@@ -24,15 +24,14 @@ from vlpeft.benchmark.plan.compatibility import (
     skip_unfit,
 )
 from vlpeft.benchmark.plan.grid import expand
-from vlpeft.benchmark.plan.sweep import (
+from vlpeft.benchmark.plan.plan_files import (
     PlanOrigin,
-    SweepHandle,
-    name_file,
     plan_file,
     refuse_other_sweep,
     relative_origin,
-    sweep_name,
 )
+from vlpeft.benchmark.plan.sweep import SweepHandle
+from vlpeft.benchmark.plan.sweep_files import name_file, sweep_name
 from vlpeft.benchmark.plan.tuning import WAITING
 
 
@@ -40,6 +39,7 @@ def plan(sweep: SweepHandle, *, need_data: bool, results: Results | None = None)
     """Expand a sweep and check all its cells.
 
     With `results`, the cells of stage 2 of a `tune:` get the best setting that is on record there.
+    Done cells need no data any more.
 
     Four kinds of cells are marked as skipped, with the reason: those that a backbone or method
     rules out; those whose data cannot be read, unless `need_data`; those that a scale makes equal
@@ -61,7 +61,8 @@ def plan(sweep: SweepHandle, *, need_data: bool, results: Results | None = None)
     elsewhere = not need_data and any(_has_no_folder(cell) for cell in cells)
     # Before its first trial, a search has cells that wait alone.
     later = elsewhere or any(cell.skipped.startswith(WAITING) for cell in cells)
-    if all(cell.skipped for cell in cells) and not later:
+    is_done = results is not None and any(results.has_record(cell.id) for cell in cells)
+    if all(cell.skipped for cell in cells) and not later and not is_done:
         raise UserError(
             f"{path}: nothing to run: {count_cells(len(cells))}, all skipped; "
             f"the first: {cells[0].skipped}"

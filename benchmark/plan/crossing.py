@@ -73,7 +73,8 @@ def build_cells(
     resources = {}
     if grid.size is None:  # they are what the full size needs
         resources = join_resources(method.entry.resources, backbone.entry.resources)
-    for planned in _planned(method, backbone, tasks, parts, seeds, resources):
+    plugins = grid.sweep.plugins
+    for planned in _planned(method, backbone, tasks, parts, seeds, resources, plugins):
         yield Crossed(planned, data, method_layers, backbone_layers, layers)
 
 
@@ -99,6 +100,7 @@ def _planned(
     parts: tuple[Part, ...],
     seeds: Sequence[int],
     resources: dict[str, JSON],
+    plugins: tuple[str, ...],
 ) -> Iterator[Planned]:
     """Build the cells of one combination, with their place in the table."""
     first, *also = parts
@@ -110,6 +112,7 @@ def _planned(
         first.protocol,
         seeds[0],
         tuple(also),
+        plugins,
     )
     task = _join(part.task for part in parts)
     dataset = _join(part.dataset.name for part in parts)

@@ -13,7 +13,7 @@ From low to high:
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.plan.vary import KEYS
 
 FOLDER = Path(__file__).resolve().parents[1] / "protocols"
+YAML = (".yaml", ".yml")
 DEFAULT = "default of Protocol"  # the origin of what no layer sets
 
 
@@ -73,20 +74,32 @@ def protocol_names() -> tuple[str, ...]:
     return yaml_names(FOLDER)
 
 
+def locate_protocol(name: str, folder: Path) -> str:
+    """Return the name of a shipped protocol as it is, and the path of a file from `folder`."""
+    if name.endswith(YAML):
+        return str(folder / name)
+    return name
+
+
 def load_protocol(name: str) -> ProtocolFile:
-    """Read a shipped protocol. Raises UserError for an unknown one."""
+    """Read a shipped protocol, or the file of a path. Raises UserError for an unknown one."""
     path = _path(name)
     try:
         about = path.stat()
     except (OSError, ValueError):
         about = None
-    if about is None or path.parent != FOLDER:
-        raise UserError(f"unknown protocol '{name}'{did_you_mean(name, protocol_names())}")
+    if about is None and name.endswith(YAML):
+        raise UserError(f"{path}: no such file; check the path of the protocol")
+    if about is None or (path.parent != FOLDER and not name.endswith(YAML)):
+        raise UserError(
+            f"unknown protocol '{name}'{did_you_mean(name, protocol_names())}; "
+            "or give the path of a YAML file"
+        )
     return _read(path, (about.st_mtime_ns, about.st_size))
 
 
 def protocol_files(chosen: str | Mapping[str, JSON]) -> tuple[Path, ...]:
-    """Return the files behind a sweep's `protocol:`: a shipped protocol's, and its bases'."""
+    """Return the files behind a sweep's `protocol:`: the protocol's, and its bases'."""
     name = _base_name(chosen)
     found: list[Path] = []
     # A circle of bases ends the loop here; `protocol_layers` reports it.
@@ -130,8 +143,9 @@ def protocol_layers(
         raise UserError(f"{_path(name)}: base: {chain} is circular")
     if file.base is not None:
         yield from protocol_layers(file.base, facts, (*_derived, name))
-    yield Layer(f"protocol {name}", {"name": name, **file.defaults})
-    yield from matching_rules(file.rules, facts, f"protocol {name}", str(_path(name)))
+    short = _path(name).stem
+    yield Layer(f"protocol {short}", {"name": short, **file.defaults})
+    yield from matching_rules(file.rules, facts, f"protocol {short}", str(_path(name)))
 
 
 def matching_rules(
@@ -206,8 +220,13 @@ def _read(path: Path, _stamp: tuple[int, int]) -> ProtocolFile:
 
     `_stamp` is its time of modification and its size, which show a change.
     """
-    return parse(ProtocolFile, load_yaml(path), str(path))
+    file = parse(ProtocolFile, load_yaml(path), str(path))
+    if file.base is None:
+        return file
+    return replace(file, base=locate_protocol(file.base, path.parent))
 
 
 def _path(name: str) -> Path:
+    if name.endswith(YAML):
+        return Path(name)
     return FOLDER / f"{name}.yaml"

@@ -1,9 +1,8 @@
-"""Sweep files, and the plans that launched sweeps leave in result folders."""
+"""Sweeps: the content of their files, and what a sweep is at a scale and in a result folder."""
 
 from __future__ import annotations
 
 import hashlib
-import os
 import shlex
 from collections import Counter
 from collections.abc import Mapping
@@ -24,7 +23,7 @@ from vlpeft.benchmark.core.config import (
     parse_json,
     read_yaml,
 )
-from vlpeft.benchmark.core.errors import UserError, did_you_mean, error_context
+from vlpeft.benchmark.core.errors import UserError, error_context
 from vlpeft.benchmark.core.files import read_bytes
 from vlpeft.benchmark.core.paths import resolve_path
 from vlpeft.benchmark.datasets import dataset_path
@@ -36,11 +35,13 @@ from vlpeft.benchmark.plan.entries import (
     refuse_protocol_keys,
     vary_entry,
 )
-from vlpeft.benchmark.plan.recipes import protocol_files
+from vlpeft.benchmark.plan.plan_files import plan_file, refuse_other_sweep, scaled_name
+from vlpeft.benchmark.plan.recipes import locate_protocol, protocol_files
 from vlpeft.benchmark.plan.scale import scale_path
+from vlpeft.benchmark.plan.sweep_files import name_file, sweep_name, sweep_names, sweep_path
 from vlpeft.benchmark.plan.tuning import parse_tuning
+from vlpeft.benchmark.run.plugins import load_plugins
 
-SWEEPS = Path(__file__).resolve().parents[1] / "sweeps"
 NonEmptyList = Annotated[tuple[Any, ...], Field(min_length=1)]
 
 
@@ -57,6 +58,9 @@ class Sweep(Config):
     title: str = ""
     summary: str = ""
     notes: str = ""  # printed below the table
+    # Files with methods, backbones and so on of the user, relative to the sweep's file; absolute
+    # once the sweep is read.
+    plugins: tuple[str, ...] = ()
 
     def entries(self, kind: str, where: str) -> list[SweepEntry]:
         """Return the `methods` or `backbones` entries, each with a unique label.
@@ -103,33 +107,6 @@ def _add_label(entry: SweepEntry, *, unique: bool) -> SweepEntry:
     return replace(entry, label=entry.describe())
 
 
-def sweep_names() -> tuple[str, ...]:
-    """Return the names of the shipped sweeps; one in a folder is called folder/name."""
-    return tuple(sorted(sweep_name(path) for path in SWEEPS.rglob("*.yaml")))
-
-
-def sweep_name(path: Path) -> str:
-    """Return the name of a sweep file.
-
-    A shipped one is named by its path below the folder of sweeps, any other by its file name.
-    """
-    resolved = resolve_path(path)
-    if resolved.is_relative_to(SWEEPS):
-        return resolved.relative_to(SWEEPS).with_suffix("").as_posix()
-    return path.stem
-
-
-def sweep_path(name_or_path: str) -> Path:
-    """Return the file of a shipped sweep, or of a path. Raises UserError for neither."""
-    if name_or_path.endswith((".yaml", ".yml")):
-        return Path(name_or_path)
-    known = sweep_names()
-    if name_or_path in known:
-        return SWEEPS / f"{name_or_path}.yaml"
-    hint = did_you_mean(name_or_path, known)
-    raise UserError(f"unknown sweep '{name_or_path}'{hint}; or give a path ending in .yaml")
-
-
 def load_sweep(name_or_path: str) -> Sweep:
     """Read a sweep file. Raises UserError with the file, the key and the fix."""
     path = sweep_path(name_or_path)
@@ -137,69 +114,25 @@ def load_sweep(name_or_path: str) -> Sweep:
 
 
 def _parse_sweep(data: bytes, path: Path) -> Sweep:
+    """Parse a sweep, find the files that it names, and register its plug-ins."""
     values = decode_yaml(data, path)
     refuse_protocol_keys(values, Sweep, str(path), "under `protocol:`")
-    return parse(Sweep, values, str(path))
+    sweep = parse(Sweep, values, str(path))
+    folder = path.absolute().parent
+    plugins = tuple(str(folder / file) for file in sweep.plugins)
+    with error_context(f"{path}: plugins"):
+        load_plugins(plugins)
+    protocol = sweep.protocol
+    if isinstance(protocol, str):
+        protocol = locate_protocol(protocol, folder)
+    elif isinstance(protocol.get("base"), str):
+        protocol = {**protocol, "base": locate_protocol(str(protocol["base"]), folder)}
+    return replace(sweep, plugins=plugins, protocol=protocol)
 
 
-def plan_file(root: Path, sweep: str, scale: str = "") -> Path:
-    """Return the path of a launched sweep's plan; another scale has a file NAME@SCALE."""
-    return root / "sweeps" / f"{_scaled(sweep, scale)}.json"
-
-
-@dataclass(frozen=True)
-class PlanOrigin:
-    """What a plan file says about the sweep it was made from; other keys are not read."""
-
-    sweep: str
-    source: str
-    file: str | None = None
-
-
-def name_file(path: Path) -> str:
-    """Return the sweep's file as a plan that is not written yet has it: "" for a shipped one."""
-    resolved = resolve_path(path)
-    if resolved.is_relative_to(SWEEPS):
-        return ""
-    return str(resolved)
-
-
-def relative_origin(file: str, root: Path) -> str:
-    """Return the sweep's file relative to the result folder, so that both may be moved together."""
-    if not file:
-        return ""
-    return os.path.relpath(file, resolve_path(root))
-
-
-def refuse_other_sweep(held: PlanOrigin | Plan, file: str, source: str, root: Path) -> None:
-    """Raise UserError if the plan in a result folder is of another sweep of the same name.
-
-    A moved or edited file is the same sweep, and so is a copy with equal content.
-
-    Args:
-        held: The plan in the folder.
-        file: The file of the sweep that is run, from `name_file`.
-        source: Its `fingerprint`.
-        root: The result folder.
-    """
-    if held.file is None or held.source == source:
-        return
-    name = held.sweep.partition("@")[0]
-    shipped = SWEEPS / f"{name}.yaml"
-    other = resolve_path(resolve_path(root) / held.file) if held.file else shipped
-    own = Path(file) if file else shipped
-    if not other.exists() or (own.exists() and other.samefile(own)):
-        return
-    raise UserError(
-        f"{root} holds the results of {other}, and {own} is another sweep of the same name "
-        f"'{name}'; choose another --root, or rename one of the two files"
-    )
-
-
-def _scaled(name: str, scale: str) -> str:
-    if scale:
-        return f"{name}@{scale}"
-    return name
+def default_root(name: str) -> Path:
+    """Return the result folder of a launch without `--root`, relative to the current folder."""
+    return Path("runs") / name
 
 
 @dataclass(frozen=True)
@@ -236,7 +169,7 @@ class SweepHandle:
     @property
     def name(self) -> str:
         """The name that plans and evidence have: NAME, or NAME@SCALE."""
-        return _scaled(sweep_name(self.path), self.scale)
+        return scaled_name(sweep_name(self.path), self.scale)
 
     def places(self) -> list[TaskPlace]:
         """Return every task with its dataset, those of joint entries included."""
@@ -272,7 +205,8 @@ class SweepHandle:
         plan = self.read_plan()
         if changed := self.reason_outdated(plan):
             raise UserError(
-                f"{changed} in {self.root}; {self.launch_command()} for what is new or changed"
+                f"{changed} in {self.root}; {self.launch_command()} for what is new or changed, "
+                f"or name {self.root} in place of the sweep for what was launched"
             )
         return plan
 
@@ -294,7 +228,8 @@ class SweepHandle:
             return parse_json(Plan, read_bytes(file), str(file))
         except FileNotFoundError as error:
             raise UserError(
-                f"{self.root} holds no results of the sweep '{name}'; {self.launch_command()}"
+                f"{self.root} holds no results of the sweep '{name}'; "
+                f"{self._find_results() or self.launch_command()}"
             ) from error
         except NotADirectoryError as error:
             raise UserError(
@@ -303,6 +238,13 @@ class SweepHandle:
             ) from error
         except (OSError, ValueError, UserError) as error:
             raise UserError(f"cannot read {file} ({error}); {self.launch_command()}") from error
+
+    def _find_results(self) -> str:
+        """Return where results lie if the sweep was launched from the folder of its file, or ""."""
+        root = self.path.parent / default_root(self.name)
+        if self.named in sweep_names() or not plan_file(root, self.name).exists():
+            return ""
+        return f"there are some next to its file: add {shlex.join(['--root', str(root)])}"
 
     def reason_outdated(self, plan: Plan) -> str:
         """Return why a plan no longer matches the sweep; "" if it does."""
@@ -330,21 +272,3 @@ class SweepHandle:
         if self.scale:
             words += ["--scale", self.scale]
         return shlex.join(words)
-
-
-def launched_plans(root: Path) -> list[Plan]:
-    """Return all plans in a result folder, sorted by name. Raises UserError for a damaged one.
-
-    A plan still lists what was launched, even after the sweep's file has changed.
-    """
-    return [_read_launched(path) for path in sorted((root / "sweeps").rglob("*.json"))]
-
-
-def _read_launched(path: Path) -> Plan:
-    """Read one plan file."""
-    try:
-        return parse_json(Plan, read_bytes(path), str(path))
-    except (OSError, UserError) as error:
-        raise UserError(
-            f"cannot read {path} ({error}); run its sweep again with --root to rewrite it"
-        ) from error

@@ -22,7 +22,7 @@ from vlpeft.benchmark.cells.verified import is_covered
 from vlpeft.benchmark.contract.backbone import Backbone
 from vlpeft.benchmark.core.config import dump
 from vlpeft.benchmark.core.errors import UserError
-from vlpeft.benchmark.core.files import sha256, write_atomically
+from vlpeft.benchmark.core.files import encode_json, sha256, write_atomically
 from vlpeft.benchmark.metrics.base import Prediction
 from vlpeft.benchmark.run.checkpoint import save_trained
 from vlpeft.benchmark.run.cost import gpu_hours, parameters
@@ -34,6 +34,7 @@ from vlpeft.benchmark.run.runtime import Runtime
 from vlpeft.benchmark.run.texts import CutTexts
 
 PREDICTIONS, TRAINED = "predictions.jsonl", "trained.safetensors"
+ANSWERS = "answers.json"
 MetricValues = dict[str, float | dict[str, str]]  # {"absent": reason} where a metric could not run
 
 
@@ -46,12 +47,14 @@ class TaskResult:
         lines: The lines of its predictions.
         by_image: Its scores by image.
         scored: How many examples and images were scored, of which split, and of how many examples.
+        answers: The closed answer list.
     """
 
     values: MetricValues
     lines: str
     by_image: ImageScores
     scored: dict[str, int | str]
+    answers: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ def score_task(cell: Cell, inputs: Inputs, made: Sequence[Prediction], ranks: Ra
     by_image = scores.by_image(name, images, report.per_example)
     about = {"task": name} if cell.also else {}  # several tasks share one file
     scored = _count_scored(inputs)
-    return TaskResult(values, _lines(made, report, about), by_image, scored)
+    return TaskResult(values, _lines(made, report, about), by_image, scored, inputs.answers)
 
 
 def _count_scored(inputs: Inputs) -> dict[str, int | str]:
@@ -110,7 +113,7 @@ def check_places(folder: Path) -> None:
 
     It is asked before training: afterwards it would cost the training.
     """
-    for name in ("record.json", PREDICTIONS, scores.NAME, TRAINED):
+    for name in ("record.json", PREDICTIONS, scores.NAME, ANSWERS, TRAINED):
         path = folder / name
         if os.path.lexists(path) and not path.is_file():
             kind = "a folder" if path.is_dir() else "not a file, or a link to nothing"
@@ -118,10 +121,12 @@ def check_places(folder: Path) -> None:
 
 
 def write_files(folder: Path, backbone: Backbone, results: Sequence[TaskResult]) -> int:
-    """Write predictions, scores and trained tensors; return the size of the tensors in bytes."""
+    """Write what is next to the record; return the size of the trained tensors in bytes."""
     lines = "".join(result.lines for result in results)
     write_atomically(folder / PREDICTIONS, lines.encode())
     write_atomically(folder / scores.NAME, scores.to_bytes([each.by_image for each in results]))
+    answers = json.dumps([each.answers for each in results], ensure_ascii=False)
+    write_atomically(folder / ANSWERS, encode_json(answers))
     return save_trained(folder / TRAINED, backbone)
 
 
@@ -205,7 +210,7 @@ def make_record(
         prefix = cell.metric_prefix(i)
         values |= {prefix + name: value for name, value in result.values.items()}
     # Hashes show later whether one of these files was changed.
-    names = (PREDICTIONS, scores.NAME, TRAINED)
+    names = (PREDICTIONS, scores.NAME, ANSWERS, TRAINED)
     scored = {part.name: each.scored for part, each in zip(cell.parts, results, strict=True)}
     return Record(
         id=cell.id,

@@ -16,14 +16,13 @@ import torch
 from filelock import Timeout
 
 from vlpeft.benchmark.cells.attempts import ReportProgress, reporter, unwatched
-from vlpeft.benchmark.cells.cell import Cell
 from vlpeft.benchmark.cells.code import code, keep_diff
 from vlpeft.benchmark.cells.failures import describe_failure
 from vlpeft.benchmark.cells.records import Record, Selected, Store
 from vlpeft.benchmark.contract.backbone import Backbone
-from vlpeft.benchmark.core.config import dump, parse
+from vlpeft.benchmark.core.config import dump
 from vlpeft.benchmark.core.errors import UserError
-from vlpeft.benchmark.core.files import read_json, remove
+from vlpeft.benchmark.core.files import remove
 from vlpeft.benchmark.core.locks import hold
 from vlpeft.benchmark.run.batches import Feed
 from vlpeft.benchmark.run.checkpoint import load_checkpoint, save_checkpoint, trained_tensors
@@ -38,6 +37,7 @@ from vlpeft.benchmark.run.flops import first_step
 from vlpeft.benchmark.run.inputs import Inputs
 from vlpeft.benchmark.run.loop import TrainingState, start
 from vlpeft.benchmark.run.model import build
+from vlpeft.benchmark.run.plugins import read_cell
 from vlpeft.benchmark.run.ranks import Link, run_ranks
 from vlpeft.benchmark.run.result import (
     PREDICTIONS,
@@ -189,8 +189,7 @@ class _Attempt:
         self.asked = asked
         self.ranks = ranks
         self.folder = store.folder(cell_id)
-        path = self.folder / "cell.json"
-        self.cell = parse(Cell, read_json(path) or {}, str(path))
+        self.cell = read_cell(self.folder)
         self.device = prepare_torch(runtime, ranks.rank)
         # Read now: files that are edited during the run are not what runs.
         self.code, self.sources = code(), cell_code(self.cell)

@@ -6,12 +6,14 @@ for tests and for authors of tables.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from vlpeft.benchmark.cells.cell import Planned
+from vlpeft.benchmark.core.errors import did_you_mean
 from vlpeft.benchmark.metrics import METRICS
 from vlpeft.benchmark.plan.grid import expand
-from vlpeft.benchmark.plan.sweep import SweepHandle, sweep_names
+from vlpeft.benchmark.plan.sweep import SweepHandle
+from vlpeft.benchmark.plan.sweep_files import sweep_names
 from vlpeft.benchmark.tasks import TASKS
 from vlpeft.results.papers.published import (
     SHARE,
@@ -34,21 +36,28 @@ def find_sweep(name: str) -> str | None:
     return None
 
 
-def places(sweep: str) -> dict[LinkedPlace, Planned]:
-    """Return every task of every cell of a sweep, with one cell for all seeds."""
+def places(cells: Iterable[Planned]) -> dict[LinkedPlace, Planned]:
+    """Return every task of the cells of a sweep, with one cell for all seeds."""
     found = {}
-    for cell in expand(SweepHandle(sweep)):
+    for cell in cells:
         for part in cell.cell.parts:
             found[cell.row, cell.backbone, part.name] = cell
     return found
 
 
 def find_link_problems(name: str) -> list[str]:
-    """Return what is wrong with the links of a table, one line each."""
-    known = _known_places(name)
+    """Return what is wrong with the links of a shipped table, one line each."""
+    return link_problems(load_published(name), _known_places(name))
+
+
+def link_problems(table: PublishedTable, known: dict[LinkedPlace, Planned]) -> list[str]:
+    """Return what is wrong with the links of a table, one line each.
+
+    known: the places of its sweep.
+    """
     problems: list[str] = []
-    for number in load_published(name).numbers():
-        problems += _problems(name, number, known)
+    for number in table.numbers():
+        problems += _problems(table, number, known)
     return problems
 
 
@@ -67,25 +76,37 @@ def _known_places(name: str) -> dict[LinkedPlace, Planned]:
     sweep = find_sweep(name)
     if sweep is None:
         return {}
-    return places(sweep)
+    return places(expand(SweepHandle(sweep)))
 
 
-def _problems(name: str, number: Number, known: dict[LinkedPlace, Planned]) -> Iterator[str]:
-    where = f"{name}: {number.group.name}, {number.row.name}, {number.column.name}"
+def _problems(
+    table: PublishedTable, number: Number, known: dict[LinkedPlace, Planned]
+) -> Iterator[str]:
+    where = f"{number.group.name}, {number.row.name}, {number.column.name}"
     if number.why_impossible:
         return
     if not number.column.is_linked and not number.why_not_comparable:
         yield f"{where}: neither a cell nor a reason"
     pairs = {place[:2] for place in known}  # method, backbone
-    for place, metric in _wanted(load_published(name), number):
+    for place, metric in _wanted(table, number):
         *_, task = place
         if not task:  # the share of parameters: a cell of any task has it
             if place[:2] not in pairs:
-                yield f"{where}: no cell {' / '.join(place[:2])}"
+                yield f"{where}: {_no_cell(place[:2], pairs)}"
         elif place not in known:
-            yield f"{where}: no cell {' / '.join(place)}"
+            yield f"{where}: {_no_cell(place, known)}"
         elif metric not in _reported(known[place], task):
             yield f"{where}: {' / '.join(place)} does not report {metric}"
+
+
+def _no_cell(place: tuple[str, ...], known: Iterable[tuple[str, ...]]) -> str:
+    """Say that the sweep has no such cell, with the nearest name of the part that is wrong."""
+    said = f"no cell {' / '.join(place)}"
+    for side, word in enumerate(place):
+        names = {each[side] for each in known}
+        if word not in names:
+            return f"{said}{did_you_mean(word, names)}"
+    return said
 
 
 def _wanted(table: PublishedTable, number: Number) -> Iterator[tuple[LinkedPlace, str]]:

@@ -25,7 +25,7 @@ from vlpeft.benchmark.core.config import (
     load_yaml,
     parse,
 )
-from vlpeft.benchmark.plan.sweep import sweep_names
+from vlpeft.benchmark.plan.sweep_files import sweep_names
 
 FOLDER = Path(__file__).resolve().parents[1] / "published"
 # `measured:` of the trainable parameters in percent of all without the vision tower's.
@@ -273,8 +273,12 @@ def published_names() -> tuple[str, ...]:
 
 @cache
 def load_published(name: str) -> PublishedTable:
-    """Read a table. Raises UserError with the file and the place in it."""
-    path = FOLDER / f"{name}.yaml"
+    """Read a shipped table. Raises UserError with the file and the place in it."""
+    return read_published(FOLDER / f"{name}.yaml")
+
+
+def read_published(path: Path) -> PublishedTable:
+    """Read the file of a table. Raises UserError with the file and the place in it."""
     return parse(PublishedTable, load_yaml(path), str(path))
 
 

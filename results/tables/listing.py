@@ -23,7 +23,8 @@ from vlpeft.benchmark.core.words import count_cells
 from vlpeft.benchmark.datasets import dataset_names, load_card
 from vlpeft.benchmark.metrics import METRICS
 from vlpeft.benchmark.plan.recipes import load_protocol, protocol_names
-from vlpeft.benchmark.plan.sweep import load_sweep, sweep_names
+from vlpeft.benchmark.plan.sweep import load_sweep
+from vlpeft.benchmark.plan.sweep_files import sweep_names
 from vlpeft.benchmark.tasks import TASKS, tasks_for
 from vlpeft.results.papers.published import load_published, published_names
 from vlpeft.results.status import CellStatus, status
@@ -198,7 +199,8 @@ def plan_table(plan: Plan, root: Path | None) -> Table:
         _plan_row(cell, state, footnotes) for cell, state in zip(plan.cells, states, strict=True)
     ]
     header = ("id", "method", "backbone", "task", "seed", "trainable", "%", "state")
-    skipped = sum(bool(cell.skipped) for cell in plan.cells)
+    pairs = zip(plan.cells, states, strict=True)
+    skipped = sum(bool(cell.skipped) and state != "done" for cell, state in pairs)
     cells, runnable = count_cells(len(plan.cells)), len(plan.cells) - skipped
     title = f"{plan.title}: {cells}, {runnable} runnable, {skipped} skipped"
     block = Block("", "llllrrrl", (header,), tuple(rows))
@@ -216,11 +218,13 @@ def _cut_notes(plan: Plan) -> Iterator[str]:
 
 def _plan_row(cell: Planned, state: str, footnotes: Footnotes) -> tuple[Text, ...]:
     about = (cell.id, cell.row, cell.backbone, f"{cell.task}/{cell.dataset}", str(cell.seed))
-    if cell.skipped:
+    if cell.skipped and state != "done":
         last = Text("skipped", (footnotes.mark(cell.skipped),))
         return (*text_row((*about, "", "")), last)
-    share = f"{100 * cell.trainable / cell.total:.2f}"
-    return text_row((*about, f"{cell.trainable:,}", share, state))
+    counted = ("", "")  # of a done cell whose data has gone
+    if cell.total:
+        counted = (f"{cell.trainable:,}", f"{100 * cell.trainable / cell.total:.2f}")
+    return text_row((*about, *counted, state))
 
 
 def _states(plan: Plan, root: Path | None) -> list[str]:

@@ -52,7 +52,7 @@ def test_the_commands(ran: Ran, out: Path, tmp_path: Path, main: Any) -> None:
         0,
         (
             f"{tmp_path / 'mine'}: lora of cell {cell.id}; 5 of 5 test "
-            "examples answered as in the run\n"
+            "examples were answered as in the run\n"
         ),
     )
     assert not leftovers(ran.root)

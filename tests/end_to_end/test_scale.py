@@ -13,7 +13,8 @@ from vlpeft.benchmark.datasets import load_spec
 from vlpeft.benchmark.plan.check import plan
 from vlpeft.benchmark.plan.grid import cross_layers, expand
 from vlpeft.benchmark.plan.scale import load_scale
-from vlpeft.benchmark.plan.sweep import SweepHandle, sweep_names
+from vlpeft.benchmark.plan.sweep import SweepHandle
+from vlpeft.benchmark.plan.sweep_files import sweep_names
 from vlpeft.results.scale import EMBEDDED, TINY, scale_notes
 
 OF_PAPERS = [name for name in sweep_names() if "/" in name]

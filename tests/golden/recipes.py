@@ -15,7 +15,8 @@ from vlpeft.benchmark.plan import recipes as protocols
 from vlpeft.benchmark.plan.crossing import Crossed
 from vlpeft.benchmark.plan.grid import cross_layers
 from vlpeft.benchmark.plan.recipes import protocol_names
-from vlpeft.benchmark.plan.sweep import SweepHandle, sweep_names
+from vlpeft.benchmark.plan.sweep import SweepHandle
+from vlpeft.benchmark.plan.sweep_files import sweep_names
 from vlpeft.results.papers.published import load_published, published_names
 from vlpeft.results.tables.explain import SettingsSection, sections
 from vlpeft.results.tables.listing import flow

@@ -17,7 +17,7 @@ from ruamel.yaml import YAML
 from tests.golden import recipes
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.plan import recipes as protocols
-from vlpeft.benchmark.plan import sweep as sweeps
+from vlpeft.benchmark.plan import sweep_files as sweeps
 from vlpeft.results.papers import published
 
 MUTANTS = 100

@@ -14,7 +14,8 @@ from vlpeft.benchmark.cells.records import Store
 from vlpeft.benchmark.core.config import dump
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.core.files import to_json
-from vlpeft.benchmark.plan.sweep import SweepHandle, plan_file
+from vlpeft.benchmark.plan.plan_files import plan_file
+from vlpeft.benchmark.plan.sweep import SweepHandle
 from vlpeft.results.environments import LISTED, NAMED, label, remarks
 from vlpeft.results.evidence import keep, read_evidence
 from vlpeft.results.leaderboard import leaderboard

@@ -16,7 +16,8 @@ from vlpeft.benchmark.core.config import dump
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.core.files import to_json, write_atomically
 from vlpeft.benchmark.plan.grid import expand
-from vlpeft.benchmark.plan.sweep import SweepHandle, plan_file
+from vlpeft.benchmark.plan.plan_files import plan_file
+from vlpeft.benchmark.plan.sweep import SweepHandle
 from vlpeft.results import evidence
 from vlpeft.results.evidence import (
     MEASURED,

@@ -27,9 +27,10 @@ from vlpeft.benchmark.core.files import to_json
 from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.datasets import DatasetSpec
 from vlpeft.benchmark.plan import crossing, grid, resolved
-from vlpeft.benchmark.plan import sweep as sweeps
+from vlpeft.benchmark.plan import sweep_files as sweeps
 from vlpeft.benchmark.plan.grid import expand
-from vlpeft.benchmark.plan.sweep import SweepHandle, plan_file
+from vlpeft.benchmark.plan.plan_files import plan_file
+from vlpeft.benchmark.plan.sweep import SweepHandle
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden" / "cell_ids.json"
 LINES = {

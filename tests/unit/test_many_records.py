@@ -22,7 +22,7 @@ import json, re, sys
 from collections import Counter
 from pathlib import Path
 from vlpeft.benchmark.cells import records
-from vlpeft.benchmark.plan.sweep import launched_plans
+from vlpeft.benchmark.plan.plan_files import launched_plans
 from vlpeft.results.statistics.comparisons import significance_table
 from vlpeft.results.leaderboard import leaderboard
 from vlpeft.results.tables.pivot import pivot_table

@@ -22,7 +22,9 @@ from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.core.files import to_json, write_atomically
 from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.datasets import DatasetSpec
-from vlpeft.benchmark.plan.sweep import SweepHandle, plan_file, sweep_names
+from vlpeft.benchmark.plan.plan_files import plan_file
+from vlpeft.benchmark.plan.sweep import SweepHandle
+from vlpeft.benchmark.plan.sweep_files import sweep_names
 from vlpeft.results.leaderboard import leaderboard
 from vlpeft.results.papers.compare import Comparison, compare, published_table
 from vlpeft.results.papers.published import PublishedTable, load_published, published_names

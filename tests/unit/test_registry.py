@@ -91,7 +91,8 @@ def test_reading_results_never_imports_torch(command, tmp_path) -> None:
     from vlpeft.benchmark.core.config import dump
     from vlpeft.benchmark.core.files import to_json
     from vlpeft.benchmark.plan.grid import expand
-    from vlpeft.benchmark.plan.sweep import SweepHandle, plan_file
+    from vlpeft.benchmark.plan.plan_files import plan_file
+    from vlpeft.benchmark.plan.sweep import SweepHandle
 
     file = plan_file(tmp_path, "quickstart")
     file.parent.mkdir()

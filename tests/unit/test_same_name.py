@@ -11,7 +11,9 @@ import pytest
 from tests.end_to_end.conftest import write_one
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.plan.check import plan, save_plan, save_planned_cell
-from vlpeft.benchmark.plan.sweep import SWEEPS, SweepHandle, plan_file
+from vlpeft.benchmark.plan.plan_files import plan_file
+from vlpeft.benchmark.plan.sweep import SweepHandle
+from vlpeft.benchmark.plan.sweep_files import SWEEPS
 
 
 def write(folder: Path, seeds: str = "[0]", name: str = "s.yaml") -> Path:

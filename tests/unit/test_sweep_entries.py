@@ -10,10 +10,12 @@ from vlpeft.benchmark.cells.cell import Planned
 from vlpeft.benchmark.contract.sites import count
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.core.protocol import Protocol
-from vlpeft.benchmark.plan import sweep
+from vlpeft.benchmark.plan import sweep_files
 from vlpeft.benchmark.plan.check import plan
 from vlpeft.benchmark.plan.grid import cross_layers, expand
-from vlpeft.benchmark.plan.sweep import SweepHandle, plan_file, sweep_name, sweep_names, sweep_path
+from vlpeft.benchmark.plan.plan_files import plan_file
+from vlpeft.benchmark.plan.sweep import SweepHandle
+from vlpeft.benchmark.plan.sweep_files import sweep_name, sweep_names, sweep_path
 
 SWEEP = """
 protocol: {lr: 1e-3, steps: 2}
@@ -45,7 +47,7 @@ def test_a_folder_is_part_of_a_shipped_sweeps_name(tmp_path, monkeypatch):
     (tmp_path / "paper").mkdir()
     for name in ("paper/table1", "table1"):
         (tmp_path / f"{name}.yaml").write_text(SWEEP)
-    monkeypatch.setattr(sweep, "SWEEPS", tmp_path)
+    monkeypatch.setattr(sweep_files, "SWEEPS", tmp_path)
     assert sweep_names() == ("paper/table1", "table1")
     for name in sweep_names():
         assert sweep_path(name) == tmp_path / f"{name}.yaml"
