@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
@@ -206,8 +206,14 @@ class WeightSource:
         """Run a load without messages of the libraries, and turn its errors into WeightsError."""
         if self.folder is not None:
             check_folder(self.folder)
-        with library_errors(self._describe), quiet():
+        with library_errors(self._describe), quiet(), self._ask_hub():
             return load()
+
+    def _ask_hub(self) -> AbstractContextManager[None]:
+        """Return a context in which a hub that does not answer is not asked."""
+        if self.folder is not None or _on_meta():
+            return nullcontext()
+        return huggingface_hub.offline_if_unreachable()
 
     def _describe(self, cause: str) -> WeightsError:
         """Return the error for weights that cannot be loaded, with the fix."""

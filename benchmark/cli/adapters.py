@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from vlpeft.benchmark.cli.printing import json_text, print_line
+from vlpeft.benchmark.cli.printing import json_text, print_error, print_line
 from vlpeft.benchmark.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -48,7 +48,9 @@ def predict(options: argparse.Namespace) -> int:
     load_plugins(options.plugin)
     adapter = read_adapter(options.adapter)
     part = select_part(adapter, options.task)
-    wanted = _read_questions(options, TASKS.load(adapter.cell.parts[part].task)())
+    asked = _read_questions(options, TASKS.load(adapter.cell.parts[part].task)())
+    problems = _unreadable(asked, options)
+    wanted = [question for question in asked if question not in problems]
     given = {"device": options.device, "threads": options.threads}
     device = prepare_torch(parse(Runtime, given, "options"))
     backbone = rebuild(adapter, options.adapter).to(device)
@@ -56,13 +58,37 @@ def predict(options: argparse.Namespace) -> int:
     if options.json:
         kept = TOP
     made = predict(adapter, backbone, part, wanted, BATCH, kept)
-    for row in as_rows(wanted, made, backbone.score):
+    rows = as_rows(wanted, made, backbone.score)
+    for question in asked:
+        if question in problems:
+            row: dict[str, Any] = {"images": question.images, "error": problems[question]}
+        else:
+            row = next(rows)
         if options.json:
             print(json_text(row))
         else:
-            print_line(row["prediction"])
+            print_line(row.get("prediction", ""))  # a line for each request
     sys.stdout.flush()
-    return 0
+    return int(bool(problems))
+
+
+def _unreadable(asked: list[AskedQuestion], options: argparse.Namespace) -> dict[Any, str]:
+    """Return the requests of a file whose images cannot be read, and why; print each reason.
+
+    Raises UserError for an image of the command line, and if no request can be answered.
+    """
+    from vlpeft.benchmark.export.predict import image_problem
+
+    problems = {}
+    for number, question in enumerate(asked, 1):
+        if problem := image_problem(question):
+            if options.rows is None:
+                raise UserError(problem)
+            problems[question] = problem
+            print_error(f"{options.rows}: request {number}: {problem}")
+    if len(problems) == len(set(asked)):
+        raise UserError(f"{options.rows}: no request has an image that can be read")
+    return problems
 
 
 def _read_questions(options: argparse.Namespace, task: Task) -> list[AskedQuestion]:

@@ -24,7 +24,7 @@ from vlpeft.benchmark.cli.options import (
     path,
     positive,
 )
-from vlpeft.benchmark.cli.parser import Parser
+from vlpeft.benchmark.cli.parser import Parser, ShowVersion
 from vlpeft.benchmark.cli.result_arguments import add_result_commands
 from vlpeft.benchmark.cli.tool_arguments import add_tool_commands
 
@@ -71,6 +71,7 @@ def parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action=ShowVersion, help="print the version, and exit")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_list(commands)
     _add_plan(commands)
@@ -95,9 +96,14 @@ def _add_list(commands: Any) -> None:
         f"list what a sweep can name: {', '.join(LISTS)}",
         "Settings are listed with their defaults and allowed values. Entries of installed\n"
         "packages are included.",
-        "  vlpeft list methods\n  vlpeft list datasets --json\n",
+        "  vlpeft list methods\n  vlpeft list methods --fits blip\n  vlpeft list datasets --json\n",
     )
     listing.add_argument("what", choices=LISTS, help=f"one of {', '.join(LISTS)}")
+    listing.add_argument(
+        "--fits",
+        metavar="BACKBONE",
+        help="only what works with this backbone, with its default settings",
+    )
     add_plugin(listing)
     add_json(listing)
 

@@ -169,7 +169,7 @@ def _missing_note(options: argparse.Namespace, made: Any) -> str:
 
 
 def _print_tables(options: argparse.Namespace, made: Any) -> None:
-    """Print scores and costs, if there are any."""
+    """Print costs, then scores, if there are any. What is printed last is what one sees."""
     from vlpeft.benchmark.cells.records import Store
     from vlpeft.results.leaderboard import leaderboard
     from vlpeft.results.statistics.significance import significance
@@ -179,9 +179,11 @@ def _print_tables(options: argparse.Namespace, made: Any) -> None:
     if not any(store.has_record(cell.id) for cell in made.runnable()):
         return
     board = leaderboard(made, store, mixed=options.mixed_environments)
+    costs = cost_table(board)
+    if costs.blocks:
+        print_table(costs)
+        print()
     print_table(score_table(board, significance(board, store)))
-    print()
-    print_table(cost_table(board))
 
 
 def _runtime(options: argparse.Namespace) -> Any:

@@ -16,9 +16,10 @@ from vlpeft.benchmark.cli.adapters import export_adapter, predict
 from vlpeft.benchmark.cli.arguments import parser
 from vlpeft.benchmark.cli.bench import bench
 from vlpeft.benchmark.cli.cells import how_to_continue, retry, run, sweep
+from vlpeft.benchmark.cli.doctor import doctor
 from vlpeft.benchmark.cli.naming import name_results
 from vlpeft.benchmark.cli.planning import list_names, measure, params, plan, prefetch
-from vlpeft.benchmark.cli.printing import print_error, print_note
+from vlpeft.benchmark.cli.printing import print_error, print_note, print_text
 from vlpeft.benchmark.cli.report import report
 from vlpeft.benchmark.cli.tables import diff, keep, seeds, table
 from vlpeft.benchmark.cli.verify import verify
@@ -131,6 +132,13 @@ def _pretrain(options: argparse.Namespace) -> int:
     return 0
 
 
+def _completion(options: argparse.Namespace) -> int:
+    import shtab
+
+    print_text(shtab.complete(parser(), options.shell))
+    return 0
+
+
 COMMANDS = {
     "list": list_names,
     "plan": plan,
@@ -154,6 +162,8 @@ COMMANDS = {
     "data download": _data_download,
     "verify": verify,
     "bench": bench,
+    "doctor": doctor,
+    "completion": _completion,
     "pretrain": _pretrain,
 }
 

@@ -32,6 +32,20 @@ WORDS: tuple[tuple[str, Callable[[re.Match[str]], str]], ...] = (
 )
 
 
+class ShowVersion(argparse.Action):
+    """Print the version, and exit."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str) -> None:  # noqa: A002
+        super().__init__(option_strings, dest=argparse.SUPPRESS, nargs=0, help=help)
+
+    def __call__(self, parser: Any, *_: Any) -> None:
+        """Print the version. Its import takes 10 ms, which other commands need not wait for."""
+        from importlib.metadata import version
+
+        sys.stdout.write(f"vlpeft {version('vlpeft')}\n")
+        parser.exit()
+
+
 class Parser(argparse.ArgumentParser):
     """The parser of the command and, through argparse, of each of its subcommands."""
 

@@ -17,6 +17,7 @@ from vlpeft.benchmark.cli.printing import (
     print_note,
     print_table,
     print_text,
+    terminal_width,
 )
 from vlpeft.benchmark.core.errors import UserError
 
@@ -28,14 +29,17 @@ if TYPE_CHECKING:
 def list_names(options: argparse.Namespace) -> int:
     """List what a sweep can name."""
     from vlpeft.benchmark.run.plugins import load_plugins
+    from vlpeft.results.tables.fits import select_fitting
     from vlpeft.results.tables.listing import listing, listing_text
 
     load_plugins(options.plugin)
     rows = listing(options.what)
+    if options.fits:
+        rows = select_fitting(options.what, rows, options.fits)
     if options.json:
         print_json(rows)
     else:
-        print_text(listing_text(rows).rstrip("\n"))
+        print_text(listing_text(rows, terminal_width() or 110).rstrip("\n"))
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from typing import Any
 
@@ -17,14 +18,23 @@ __all__ = [
     "print_note",
     "print_table",
     "print_text",
+    "terminal_width",
 ]
 
 
 def print_table(table: Any) -> None:
-    """Print a table as text, in colour on a terminal."""
+    """Print a table as text; on a terminal in colour, and as wide as it."""
     from vlpeft.results.tables.render import render
 
-    print(render(table, "text", colour=sys.stdout.isatty()), end="")
+    width = terminal_width()
+    print(render(table, "text", colour=width is not None, width=width), end="")
+
+
+def terminal_width() -> int | None:
+    """Return the columns of the terminal; None if the output is not a terminal."""
+    if not sys.stdout.isatty():
+        return None
+    return shutil.get_terminal_size().columns
 
 
 def print_json(values: Any) -> None:

@@ -22,6 +22,7 @@ from vlpeft.benchmark.cli.options import (
 )
 
 FORMATS = ("text", "md", "latex", "html", "csv", "json", "parquet")
+SAME_FORMAT = {"markdown": "md", "tex": "latex"}  # also accepted
 
 
 def add_result_commands(commands: Any) -> None:
@@ -99,6 +100,7 @@ def _add_table_form(table: Any) -> None:
     form = table.add_mutually_exclusive_group()
     form.add_argument(
         "--format",
+        type=lambda word: SAME_FORMAT.get(word, word),
         choices=FORMATS,
         default="text",
         help="file format (default: text); parquet only with --tidy",

@@ -9,7 +9,13 @@ from collections.abc import Iterable
 from dataclasses import asdict, replace
 from typing import Any
 
-from vlpeft.benchmark.cli.printing import print_json, print_line, print_note, print_table
+from vlpeft.benchmark.cli.printing import (
+    print_json,
+    print_line,
+    print_note,
+    print_table,
+    terminal_width,
+)
 from vlpeft.benchmark.core.errors import UserError
 
 
@@ -43,8 +49,11 @@ def table(options: argparse.Namespace) -> int:
         form = "markdown"
     if form == "csv":
         _print_notes(made.remark_lines)
-    colour = options.out is None and sys.stdout.isatty()
-    _write(options, render(made, form, colour=colour).encode(errors="backslashreplace"))
+    width = None
+    if options.out is None:
+        width = terminal_width()
+    shown = render(made, form, colour=width is not None, width=width)
+    _write(options, shown.encode(errors="backslashreplace"))
     return 0
 
 
@@ -86,7 +95,7 @@ def _tidy(options: argparse.Namespace) -> int:
     from vlpeft.results.evidence import open_results
     from vlpeft.results.leaderboard import leaderboard
     from vlpeft.results.tables.blocks import one_line
-    from vlpeft.results.tables.tidy import FORMS, tidy
+    from vlpeft.results.tables.tidy import FORMS, add_settings, tidy
 
     form = options.format
     if form == "text":  # the default, which has no tidy form
@@ -101,7 +110,7 @@ def _tidy(options: argparse.Namespace) -> int:
     plan, store = open_results(options.handle)
     board = leaderboard(plan, store, mixed=options.mixed_environments, stage=_stage(options, plan))
     _print_notes(map(one_line, board.remarks))
-    _write(options, tidy(board.frame, form))
+    _write(options, tidy(add_settings(board.frame, plan), form))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The arguments of `data`, `verify`, `bench` and `pretrain`."""
+"""The arguments of `data`, `verify`, `bench`, `pretrain`, `doctor` and `completion`."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from vlpeft.benchmark.bench import names as bench_names
 from vlpeft.benchmark.cli.options import add_command, add_device, add_json, path, positive
 
 KEPT = Path(__file__).resolve().parents[2] / "results" / "measured" / "bench"
+SHELLS = ("bash", "zsh", "tcsh")
 VERIFIED = ("vit_roberta", "vit_gpt2", "clip_bart", "blip")  # backbones with expected values
 
 
 def add_tool_commands(commands: Any) -> None:
-    """Add `data`, `verify`, `bench` and `pretrain`."""
+    """Add `data`, `verify`, `bench`, `pretrain`, `doctor` and `completion`."""
     data = add_command(commands, "data", "check or fetch the files of a dataset")
     actions = data.add_subparsers(metavar="ACTION", required=True)
     _add_data_check(actions)
@@ -22,6 +23,37 @@ def add_tool_commands(commands: Any) -> None:
     _add_verify(commands)
     _add_bench(commands)
     _add_pretrain(commands)
+    _add_doctor(commands)
+    _add_completion(commands)
+
+
+def _add_doctor(commands: Any) -> None:
+    doctor = add_command(
+        commands,
+        "doctor",
+        "look at what this machine has, and say what to do about what it lacks",
+        "Each line is ok; a note, for what only some sweeps need; or FIX. The exit code is 1 if\n"
+        "there is a FIX.",
+    )
+    doctor.add_argument(
+        "--root",
+        type=path,
+        default=Path(),
+        metavar="DIR",
+        help="a folder on the disk for results (default: the current folder)",
+    )
+    add_json(doctor)
+
+
+def _add_completion(commands: Any) -> None:
+    completion = add_command(
+        commands,
+        "completion",
+        "print a script that completes commands and options in your shell",
+        examples="  vlpeft completion bash > ~/.local/share/bash-completion/completions/vlpeft\n"
+        "  vlpeft completion zsh > ~/.zfunc/_vlpeft\n",
+    )
+    completion.add_argument("shell", choices=SHELLS, help="one of bash, zsh, tcsh")
 
 
 def _add_data_check(actions: Any) -> None:

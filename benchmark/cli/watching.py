@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from vlpeft.benchmark.cli.printing import (
     print_note,
     print_table,
     print_text,
+    terminal_width,
 )
 from vlpeft.benchmark.core.errors import UserError
 
@@ -28,7 +28,7 @@ def status(options: argparse.Namespace) -> int:
     """Print the state of each cell."""
     from vlpeft.results.status import as_dicts, select_shown, status_table
 
-    made = options.handle.read_plan()
+    made = _wait_for_plan(options)
     changed = options.handle.reason_outdated(made)
     if changed:
         again = options.handle.launch_command()
@@ -39,15 +39,21 @@ def status(options: argparse.Namespace) -> int:
         _watch(made.title, partial(look, made, options.root, changed))
     else:
         cells = look(made, options.root, changed)
-        print_table(status_table(made.title, cells, select_shown(cells), _columns()))
+        print_table(status_table(made.title, cells, select_shown(cells), terminal_width()))
     return 0
 
 
-def _columns() -> int | None:
-    """Return the width of the terminal; None if the output is not a terminal."""
-    if not sys.stdout.isatty():
-        return None
-    return shutil.get_terminal_size().columns
+def _wait_for_plan(options: argparse.Namespace) -> Any:
+    """Return the plan. With --watch, wait for the launch of a sweep that has not begun."""
+    from vlpeft.benchmark.plan.plan_files import plan_file
+
+    handle = options.handle
+    file = plan_file(handle.root, handle.name)
+    if options.watch and not file.exists():
+        print_note(f"waiting for the launch: there is not a plan in {file} yet (Ctrl-C ends this)")
+        while not file.exists():
+            time.sleep(WATCH_SECONDS)
+    return handle.read_plan()
 
 
 def look(made: Any, root: Path, changed: str) -> Any:
@@ -117,7 +123,7 @@ def _update(live: Any, title: str, cells: Any) -> None:
     from vlpeft.results.tables.render import render
 
     active = [cell for cell in select_shown(cells) if is_active(cell)]
-    table = status_table(title, cells, active, _columns())
+    table = status_table(title, cells, active, terminal_width())
     live.update(Text.from_ansi(render(table, "text", colour=True), no_wrap=True), refresh=True)
 
 

@@ -7,11 +7,22 @@ in strict mode: `"8"` is not a number, and `1e-4` is one, as in YAML 1.2.
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import field, fields
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import field, fields, is_dataclass
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, TypeVar, cast
+from types import UnionType
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    TypeVar,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -210,8 +221,7 @@ def _explain(error: ValidationError, cls: type[Any]) -> str:
     first = (unknown or problems)[0]
     key = _dotted(first["loc"])
     if unknown:
-        word = str(first["loc"][-1])
-        return f"unknown key '{key}'{did_you_mean(word, [f.name for f in fields(cls)])}"
+        return f"unknown key '{key}'{did_you_mean(str(first['loc'][-1]), _keys_at(cls, first))}"
     if first["type"] in MISSING_KEY:
         return f"'{key}' is required"
     got = json.dumps(first["input"], default=str)[:80]
@@ -226,6 +236,36 @@ def _explain(error: ValidationError, cls: type[Any]) -> str:
     if not first["loc"]:  # a check of several keys together, from __post_init__
         return message
     return f"{key}: {message}, got {got}"
+
+
+def _keys_at(cls: type[Any], problem: Any) -> list[str]:
+    """Return the keys that are known where a problem is: those of the class at its place."""
+    kinds: list[Any] = [cls]
+    for step in problem["loc"][:-1]:
+        kinds = [inner for kind in kinds for inner in _inside(kind, step)]
+    found = [kind for kind in kinds if is_dataclass(kind)] or [cls]
+    return list(dict.fromkeys(each.name for kind in found for each in fields(kind)))
+
+
+def _inside(kind: Any, step: int | str) -> Iterator[Any]:
+    """Yield the types that may stand at a step below a type, without Annotated and unions."""
+    if not is_dataclass(kind):
+        items = get_args(kind)  # of a list, or of a mapping: the values are last
+        if items:
+            yield from _members(items[0] if isinstance(step, int) else items[-1])
+    elif step == getattr(kind, "__name__", ""):  # how pydantic names a member of a union
+        yield kind
+    else:
+        yield from _members(get_type_hints(kind).get(str(step)))
+
+
+def _members(hint: Any) -> Iterator[Any]:
+    """Yield a type, or the members of a union."""
+    if get_origin(hint) in (Union, UnionType):
+        for each in get_args(hint):
+            yield from _members(each)
+    elif hint is not None:
+        yield hint
 
 
 def _choices(problems: Sequence[Any], first: Any) -> list[str]:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import io
 import os
 import re
+import shutil
 import sys
 from pathlib import Path
+from textwrap import wrap
 from typing import Any, TextIO
 
 # Control characters (C0, DEL, C1), line and paragraph separators, marks of direction, and halves
@@ -49,8 +51,15 @@ def print_line(text: str) -> None:
 
 
 def print_message(text: str) -> None:
-    """Print one line on stderr, where it does not mix with results."""
-    write_stderr(f"{escape(text)}\n")
+    """Print one line on stderr, where it does not mix with results.
+
+    A terminal would break it inside words, so there it is broken between words.
+    """
+    text = escape(text)
+    if sys.stderr.isatty():
+        width = shutil.get_terminal_size().columns
+        text = "\n".join(wrap(text, width, break_long_words=False, break_on_hyphens=False))
+    write_stderr(f"{text}\n")
 
 
 def write_stderr(text: str) -> None:

@@ -209,8 +209,12 @@ def _default_root(path: Path) -> str:
     """Return the `root` of a dataset whose YAML sets none."""
     if path.parent != FOLDER:
         return "."
-    data = expand_home(os.environ.get("VLPEFT_DATA") or "~/.cache/vlpeft/data")
-    return str(data.absolute() / path.stem)
+    return str(data_folder() / path.stem)
+
+
+def data_folder() -> Path:
+    """Return the folder of the shipped datasets' files."""
+    return expand_home(os.environ.get("VLPEFT_DATA") or "~/.cache/vlpeft/data").absolute()
 
 
 def _absolute(root: str, path: Path) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 from vlpeft.benchmark.cells.cell import Part
 from vlpeft.benchmark.contract.backbone import Backbone
 from vlpeft.benchmark.core.config import Config, parse
-from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.core.errors import DataError, UserError
 from vlpeft.benchmark.datasets.base import DataFormat, Example, Pixels, is_broken
 from vlpeft.benchmark.datasets.image_files import decode_image
 from vlpeft.benchmark.datasets.json_files import RepeatedKey, unique_keys
@@ -151,7 +151,7 @@ def _row(line: str, path: Path, where: str) -> AskedQuestion:
 
 
 def check(asked: AskedQuestion, task: Task, where: str = "") -> None:
-    """Check the number of images, the question and the image files of one input.
+    """Check the number of images and the question of one input.
 
     Args:
         asked: The input.
@@ -171,9 +171,18 @@ def check(asked: AskedQuestion, task: Task, where: str = "") -> None:
         raise UserError(f"{where}{task.name} needs a text for the image; give `--question`")
     if asked.question and not task.asks:
         raise UserError(f"{where}{task.name} takes no question; leave it out")
+
+
+def image_problem(asked: AskedQuestion) -> str:
+    """Return why an image of an input cannot be read; "" if all can."""
     for image in asked.images:
         if not _is_file(image):
-            raise UserError(f"{where}image {image} is not a file; check the path")
+            return f"image {image} is not a file; check the path"
+        try:
+            decode_image(Path(image))
+        except DataError as error:
+            return str(error)
+    return ""
 
 
 def _check_text(asked: AskedQuestion, where: str) -> None:

@@ -141,11 +141,11 @@ class SweepEntry(Config):
         return replace(self, settings={**self.settings, **self.by_task.get(task, {})})
 
     def describe(self) -> str:
-        """Return the name with all settings, which distinguish entries of the same name."""
+        """Return the name with all settings as in YAML, to distinguish entries of one name."""
         changes = {**self.settings, **self.protocol}
         if not changes:
             return self.name
-        return f"{self.name} ({', '.join(f'{key}={value}' for key, value in changes.items())})"
+        return label_values(self.name, changes)
 
 
 def parse_entry(item: JSON, where: str) -> SweepEntry:

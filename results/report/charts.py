@@ -68,6 +68,18 @@ def _pareto(
         )
 
 
+def undrawn(model: ReportModel) -> list[str]:
+    """Return a sentence for each score of the plan that no chart shows, with the reason."""
+    drawn = _columns(model)
+    sentences = []
+    for column, planned in _planned(model).items():
+        if column not in drawn:
+            backbone, task, dataset, metric = column
+            reason = _without(planned, ())
+            sentences.append(f"{metric} on {backbone}, {task}/{dataset}: {reason}")
+    return sentences
+
+
 def _dot(score: Score, cost: float, model: ReportModel) -> Dot:
     entry = score.entry
     return Dot(entry.method, model.methods.index(entry.method), cost, entry.mean or 0.0, entry.std)

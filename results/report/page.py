@@ -185,6 +185,7 @@ def _charts(model: ReportModel) -> dict[str, Any]:
     looks = range(COLOURS * len(SHAPES))
     return {
         "pareto": charts.pareto(model),
+        "undrawn": charts.undrawn(model),
         "spread": charts.spread(model),
         "curves": charts.curves(model),
         "varied": varied_charts(model),

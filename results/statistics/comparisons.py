@@ -35,7 +35,7 @@ CAPTION = (
     "95 % over seeds: of the mean, by Student's t. "
     "with each seed: the difference seed by seed.",
     "Rank 1 is shared by the methods that the best does not clearly beat: p (Holm) is 5 % or more, "
-    f"or, with fewer than {SEEDS} seeds, one seed reverses the difference.",
+    f"or, with fewer than {SEEDS} seeds, one seed shows no difference or the opposite one.",
 )
 UNTESTED_TEXTS = ("",) * 7  # of the best method, which is not compared with itself
 

@@ -162,7 +162,7 @@ def listing_text(rows: Sequence[dict[str, Any]], width: int = 110) -> str:
 
     width: columns of the text.
     """
-    indent = 2 + max(len(row["name"]) for row in rows)
+    indent = 2 + max((len(row["name"]) for row in rows), default=0)
     margin = " " * indent
     lines: list[str] = []
     for row, before in zip(rows, [*rows[:1], *rows], strict=False):

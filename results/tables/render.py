@@ -10,115 +10,34 @@ import io
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal
-
-from rich import box
-from rich.cells import cell_len
-from rich.console import Console
-from rich.table import Table as RichTable
-from rich.text import Text as RichText
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 from vlpeft.benchmark.core.errors import UserError, did_you_mean
-from vlpeft.benchmark.core.terminal import escape
 from vlpeft.results.tables.blocks import Block, Table, Text
 from vlpeft.results.tables.html import html
 from vlpeft.results.tables.latex import latex
+from vlpeft.results.tables.text import text
 
-# In columns. Nothing is ever cut off: a pager or a spreadsheet handles what does not fit.
-WIDE = 100_000
-GAP = "   "  # between two columns of the grid
 # An underscore inside a word is literal in Markdown and stays readable unescaped.
 MARKDOWN = re.compile(
     r"[\\`*\[\]<>|~$&#]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|^[-+=](?=\s)|(?<=^\d)[.)](?=\s)"
 )
-HeaderGroup = tuple[str, int, int]  # title, first column, column after the last
 
 
-def render(table: Table, format: str, *, colour: bool = False) -> str:  # noqa: A002
-    """Render the table in one of FORMATS. `colour` is for text that goes to a terminal."""
+def render(
+    table: Table,
+    format: str,  # noqa: A002
+    *,
+    colour: bool = False,
+    width: int | None = None,
+) -> str:
+    """Render the table in one of FORMATS. `colour` and `width` are for text on a terminal."""
     if format == "text":
-        return _text(table, colour=colour)
+        return text(table, colour=colour, width=width)
     if format not in _RENDERERS:
         raise UserError(f"unknown format '{format}'{did_you_mean(format, FORMATS)}")
     return _RENDERERS[format](table)
-
-
-def _text(table: Table, *, colour: bool) -> str:
-    """Return text for a terminal."""
-    out = io.StringIO()
-    system: Literal["standard"] | None = "standard" if colour else None
-    console = Console(
-        file=out, width=WIDE, force_terminal=colour, color_system=system, legacy_windows=False
-    )
-    lines = table.lines("Bold and *" if colour else "*")
-    console.print(_rich(table.title, "bold"), *map(_rich, lines), sep="\n")
-    for block in table.blocks:
-        console.print()
-        if block.title:
-            console.print(_rich(block.title, "bold cyan"))
-        console.print(*_grid(block), sep="\n")
-    below = [f"[{mark}] {text}" for mark, text in table.footnotes]
-    below += table.notes
-    if below:
-        console.print(*map(_rich, ["", *below]), sep="\n")
-    return "".join(f"{line.rstrip()}\n" for line in out.getvalue().splitlines())
-
-
-def _rich(text: str, style: str = "") -> RichText:
-    """Return one line of rich's text. A name in it cannot act on the terminal."""
-    return RichText(escape(text), style)
-
-
-def _grid(block: Block) -> Iterator[RichText | RichTable]:
-    """Yield the lines of group titles, then the grid below them.
-
-    A title of rich cannot span columns, so the group titles are centred by hand.
-    """
-    rows = [list(map(_cell_text, row)) for row in block.rows]
-    columns = zip(block.header[-1], *rows, strict=True)
-    widths = [max(map(cell_len, column)) for column in columns]
-    levels = [list(block.groups(depth)) for depth in range(1, len(block.header))]
-    for groups in levels:
-        _widen(widths, groups)
-    for groups in levels:
-        titles = [_centred(title, _span(widths[start:stop])) for title, start, stop in groups]
-        yield _rich(GAP.join(titles), "bold")
-    grid = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for align, title, width in zip(block.align, block.header[-1], widths, strict=True):
-        justify: Literal["left", "right"] = "left" if align == "l" else "right"
-        grid.add_column(_rich(title), justify=justify, no_wrap=True, min_width=width)
-    for row, texts in zip(block.rows, rows, strict=True):
-        grid.add_row(*map(_rich, texts, map(_style, row)))
-    yield grid
-
-
-def _cell_text(cell: Text) -> str:
-    """Return the text of a cell. A star marks bold where there is no colour."""
-    text = escape(f"*{cell.text}" if cell.bold else cell.text)
-    return " ".join([text, *(f"[{mark}]" for mark in cell.marks)])
-
-
-def _style(cell: Text) -> str:
-    if cell.style:
-        return cell.style
-    return "bold" if cell.bold else ""
-
-
-def _widen(widths: list[int], groups: Iterable[HeaderGroup]) -> None:
-    """Widen the last column of each group whose title is wider than its columns."""
-    for title, start, stop in groups:
-        widths[stop - 1] += max(0, cell_len(title) - _span(widths[start:stop]))
-
-
-def _span(widths: Sequence[int]) -> int:
-    """Return the width of neighbouring columns together."""
-    return sum(widths) + len(GAP) * (len(widths) - 1)
-
-
-def _centred(title: str, width: int) -> str:
-    """Centre a title in columns of the screen, which are not characters."""
-    return title.center(width - cell_len(title) + len(title))
 
 
 def _markdown(table: Table) -> str:
@@ -127,7 +46,7 @@ def _markdown(table: Table) -> str:
         if block.title:
             parts.append(f"**{_md(block.title)}**")
         parts.append("\n".join(_markdown_lines(block)))
-    parts += [f"<sup>{mark}</sup> {_md(text)}" for mark, text in table.footnotes]
+    parts += [f"<sup>{mark}</sup> {_md(note)}" for mark, note in table.footnotes]
     parts += map(_md, table.notes)
     return "\n\n".join(parts) + "\n"
 

@@ -72,7 +72,8 @@ def score_table(
 def cost_table(board: Leaderboard) -> Table:
     """Return the measured costs, one block per backbone and dataset.
 
-    Costs depend on the machine, so they are a table apart from the scores.
+    Costs depend on the machine, so they are a table apart from the scores. A block in which nothing
+    has run is left out.
     """
     caption = (
         "Means over the seeds; the time of a step is the median within a cell. "
@@ -83,7 +84,14 @@ def cost_table(board: Leaderboard) -> Table:
     def show(entry: SummaryEntry) -> str:
         return short_value((entry.mean or 0.0) / COSTS[entry.metric][1])
 
-    return _table(board, ": cost", caption, costs(board), show, by_dataset=True)
+    measured = [entry for entry in costs(board) if entry.state.is_done]
+    ran = {_cost_block(entry) for entry in measured}
+    entries = [entry for entry in costs(board) if _cost_block(entry) in ran]
+    return _table(board, ": cost", caption, entries, show, by_dataset=True)
+
+
+def _cost_block(entry: SummaryEntry) -> tuple[str, ...]:
+    return entry.backbone, entry.task, entry.dataset
 
 
 def _place(entry: SummaryEntry) -> ColumnPlace:
@@ -113,7 +121,7 @@ def _table(
     for entry in entries:
         key: tuple[str, ...] = (entry.backbone,)
         if by_dataset:
-            key = (entry.backbone, entry.task, entry.dataset)
+            key = _cost_block(entry)
         grouped.setdefault(key, []).append(entry)
     blocks = tuple(_block(backbone, own, text) for (backbone, *_), own in grouped.items())
     lines = [*map(one_line, caption)]

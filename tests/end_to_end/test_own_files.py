@@ -81,7 +81,7 @@ def test_a_plugin_runs_everywhere(folder: Path, way: str) -> None:
     plan = json.loads((root / "sweeps" / "mine.json").read_text())
     trained = {row["row"]: row["trainable"] - row["head"] for row in plan["cells"]}
     assert trained == {
-        "own_scale (one=True)": 6, "own_scale (one=False)": 3 * 2 * 128, "head_only": 0
+        "own_scale (one=true)": 6, "own_scale (one=false)": 3 * 2 * 128, "head_only": 0
     }  # fmt: skip
     cell = plan["cells"][0]
     assert cell["cell"]["plugins"] == [str(folder / "own_method.py")]

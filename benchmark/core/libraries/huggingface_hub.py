@@ -5,15 +5,24 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from logging import ERROR
 from typing import Literal
 
-from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+from huggingface_hub import (
+    constants,
+    get_session,
+    hf_hub_download,
+    is_offline_mode,
+    try_to_load_from_cache,
+)
 from huggingface_hub.errors import EntryNotFoundError, HFValidationError
 from huggingface_hub.utils import logging
 
 LIBRARY = "huggingface_hub"
 TRIED = ("2.4.0",)
+
+REACH_SECONDS = 5.0
 
 _SNAPSHOT = re.compile(r"/models--(.+)/snapshots/([0-9a-f]{40})/?$")
 
@@ -37,6 +46,34 @@ def cached_path(repository: str, file: str, revision: str | None) -> str | Liter
     if found is None or isinstance(found, str):
         return found
     return False  # the library returns an object of its own for a file known to be missing
+
+
+@cache
+def is_reachable() -> bool:
+    """Return whether the hub answers. A process asks once, and waits for REACH_SECONDS."""
+    if is_offline_mode():
+        return False
+    try:
+        get_session().head(constants.ENDPOINT, timeout=REACH_SECONDS)
+    except Exception:  # the classes are those of its HTTP library, which has changed before
+        return False
+    return True
+
+
+@contextmanager
+def offline_if_unreachable() -> Iterator[None]:
+    """Keep the hub's library from asking a hub that does not answer.
+
+    It would ask for every file, wait, and ask again: a minute until the error.
+    """
+    if is_offline_mode() or is_reachable():
+        yield
+        return
+    constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = False
 
 
 def snapshot_source(folder: str) -> tuple[str, str] | None:
