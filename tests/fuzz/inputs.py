@@ -271,7 +271,7 @@ def adapter_folder(rng: Random, here: Path, base: Prepared) -> list[Any]:
             values = json.loads(config.read_text())
             values["files"] = rng.choice(({}, {}, {"/dev/zero": "0"}, {"../x": "0"}))
             config.write_text(json.dumps(values))
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, RecursionError):
             pass  # the file is damaged already
     return ["predict", "--adapter", folder, "--image", base.picture, "--question", "q"]
 
