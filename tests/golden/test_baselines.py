@@ -313,6 +313,24 @@ def test_everything_added_trains(method: str, settings: dict[str, Any], backbone
     assert [name for name in before if torch.equal(before[name], after[name])] == []
 
 
+@pytest.mark.parametrize("method", ["hyperformer", "compacter", "vl_pet"])
+def test_counts_of_both_sides(method: str) -> None:
+    """The encoder and the decoder of CLIP-BART have parts of their own."""
+    case = Case(method, "clip_bart")
+    fresh = case.fresh()
+    expected = case.adaptation.trainable(fresh) + count(fresh.head_parameters())
+    assert count(p for p in case.build().parameters() if p.requires_grad) == expected
+
+
+@pytest.mark.parametrize(
+    ("method", "setting"),
+    [("adapter", "size"), ("hyperformer", "size"), ("lora", "rank"), ("vl_pet", "size")],
+)
+def test_a_bottleneck_wider_than_its_input_is_refused(method: str, setting: str) -> None:
+    with pytest.raises(UserError, match=f"{setting}: 129 is larger than the width 128"):
+        Case(method, "vit_roberta", {setting: 129}).build()
+
+
 # Counts at full size.
 
 

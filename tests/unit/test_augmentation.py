@@ -142,6 +142,16 @@ PLACES = {
 
 
 @pytest.mark.parametrize("sign", [1, -1])
+def test_translations_move_whole_pixels_along_one_axis(sign: int) -> None:
+    source = np.asarray(smooth())
+    for name, axis in (("translate_x", 1), ("translate_y", 0)):
+        moved = np.asarray(OPERATION[name](smooth(), sign))
+        rolled = np.roll(source, sign * 5, axis)
+        inside = [slice(6, -6), slice(6, -6)]  # the edges are filled with grey
+        assert np.array_equal(moved[tuple(inside)], rolled[tuple(inside)])
+
+
+@pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize("name", PLACES)
 def test_movements_equal_opencv_except_half_a_pixel_and_the_edge(name: str, sign: int) -> None:
     ours = np.asarray(OPERATION[name](smooth(), sign), float)

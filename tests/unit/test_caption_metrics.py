@@ -363,3 +363,20 @@ def test_importing_metrics_is_light() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "is_absent"),
+    [
+        ("a a a a", "a a a a a", True),  # CIDEr counts n-grams of at most four words
+        ("a a a", "a a a a", False),
+        ("a", "b a", False),
+        ("a b", "b a", False),
+    ],
+)
+def test_cider_is_absent_only_if_all_its_n_grams_are_shared(
+    first: str, second: str, is_absent: bool
+) -> None:
+    rows = [Prediction("0", first, (first,)), Prediction("1", second, (second,))]
+    value = score(["cider"], rows, "treebank").values["CIDEr (treebank)"]
+    assert isinstance(value, dict) == is_absent

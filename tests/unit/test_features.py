@@ -250,6 +250,15 @@ def test_a_tower_that_trains_is_never_cached(data: Shapes, tmp_path: Path) -> No
     assert not list(tmp_path.iterdir())
 
 
+def test_a_tower_of_which_a_part_trains_is_not_cached(
+    frozen: Backbone, data: Shapes, tmp_path: Path
+) -> None:
+    next(frozen.vision.parameters()).requires_grad_(True)
+    features = visual_inputs(frozen, data, IMAGES, False, tmp_path)(alone(IMAGES))
+    assert features.requires_grad
+    assert not list(tmp_path.iterdir())
+
+
 def test_images_are_loaded_in_the_order_asked_for(data: Shapes) -> None:
     forward = live(data, IMAGES)
     assert torch.equal(live(data, IMAGES[::-1]), forward.flip(0))

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from vlpeft.benchmark.cells.cell import Part
+from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.datasets import DatasetSpec
 from vlpeft.benchmark.run.inputs import Inputs
@@ -53,3 +56,14 @@ def test_prompts_and_items_follow_the_examples() -> None:
     assert [item.images for item in inputs.items] == [each.images for each in inputs.training]
     assert [item.prompt for item in inputs.items] == inputs.prompts(inputs.training)
     assert set(inputs.answers) == {answer for each in inputs.training for answer in each.answers}
+
+
+def test_one_answer_with_a_weight_is_enough_to_train_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = opened(train_limit=2, eval_limit=2)
+    weighted = [replace(item, targets={"x": 0.0, "y": 1.0}) for item in inputs.items]
+    monkeypatch.setattr(type(inputs.task), "items", lambda *_: weighted)
+    inputs.check()
+    empty = [replace(item, targets={"x": 0.0}) for item in weighted]
+    monkeypatch.setattr(type(inputs.task), "items", lambda *_: empty)
+    with pytest.raises(UserError, match="has an answer to train on"):
+        inputs.check()

@@ -154,3 +154,10 @@ def test_differences_that_are_none(vlpeft, points) -> None:
     code, _, err = vlpeft("seeds", "quickstart", "--measured", "--detect", points)
     assert code == 2
     assert "argument --detect: must be" in err
+
+
+def test_power_far_from_zero_is_a_number() -> None:
+    """Where scipy's own tail is NaN. The value is that of the first tail alone."""
+    expected = 1 - nct.cdf(t.ppf(0.975, 1), 1, 8.0)
+    assert _power(8.0, 2) == pytest.approx(expected, abs=1e-9)
+    assert seeds_needed(8.0, 1.0) == 3

@@ -11,6 +11,7 @@ from vlpeft.benchmark.cells.records import Store
 from vlpeft.benchmark.cells.scores import NAME, by_image, read_scores, to_bytes
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.results.leaderboard import leaderboard
+from vlpeft.results.statistics.comparisons import significance_table
 from vlpeft.results.statistics.significance import Significance, significance
 from vlpeft.results.tables.captions import bold_sentence
 
@@ -229,3 +230,15 @@ def test_scores_are_added_up_by_image(tmp_path):
     assert [each.task for each in read_scores(path)] == ["vqa/shapes", "captioning/shapes"]
     assert read_scores(path)[0] == part
     assert json.loads(path.read_text())["schema"] == 1
+
+
+def test_the_table_counts_examples_and_shows_intervals(tmp_path):
+    found = found_in(tmp_path, {"low": 60 + NOISE, "high": 66 + NOISE[::-1]})
+    board = leaderboard(make_plan(*[planned(m, seed=s) for m in ("low", "high") for s in (0, 1)]),
+                        Store(tmp_path))  # fmt: skip
+    table = significance_table(board, found)
+    rows = {row["method"]: row for row in table.data}
+    assert [rows[name]["examples"] for name in ("low", "high")] == [200, 200]
+    texts = {row[1].text: [cell.text for cell in row] for row in table.blocks[0].rows}
+    low = rows["low"]
+    assert f"{low['low']:+.2f} to {low['high']:+.2f}" in texts["low"]

@@ -257,3 +257,8 @@ def test_a_difference_of_images_with_several_examples():
         (7 / 6 - 4.3026527 * error, 7 / 6 + 4.3026527 * error)
     )
     assert found.detectable == pytest.approx((4.3026527 + 1.0606602) * error)
+
+
+def test_two_values_have_an_interval():
+    """Student's t with one degree of freedom leaves 5 % outside 12.706 errors."""
+    assert seed_interval([0.0, 2.0]) == pytest.approx((1 - 12.7062, 1 + 12.7062), rel=1e-5)

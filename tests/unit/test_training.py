@@ -26,6 +26,7 @@ from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.plan.check import plan, save_plan
 from vlpeft.benchmark.plan.sweep import SweepHandle
+from vlpeft.benchmark.run import loop
 from vlpeft.benchmark.run.batches import Feed, batches
 from vlpeft.benchmark.run.checkpoint import load_checkpoint, save_checkpoint, trained_tensors
 from vlpeft.benchmark.run.features import VisualSteps
@@ -525,3 +526,12 @@ def test_sorting_by_length_neither_drops_nor_repeats(
 def test_a_key_that_needs_another() -> None:
     with pytest.raises(ValueError, match="remove one of the two keys"):
         Protocol(lr=1.0, steps=1, views=4)
+
+
+def test_a_long_curve_has_means_of_several_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    every = LORA.train(LORA.build(), 6).curve
+    monkeypatch.setattr(loop, "CURVE_POINTS", 2)
+    curve = LORA.train(LORA.build(), 6).curve
+    means = [sum(loss for _, loss in every[i : i + 3]) / 3 for i in (0, 3)]
+    assert [step for step, _ in curve] == [3, 6]
+    assert [loss for _, loss in curve] == pytest.approx(means, rel=1e-6)

@@ -226,3 +226,11 @@ def test_metrics_are_listed_with_their_values_without_importing_them() -> None:
         "vqa_accuracy_vl_adapter",
     }
     assert all(entry.summary for entry in METRICS.entries.values())
+
+
+@pytest.mark.parametrize("other", [0, 9])
+def test_two_different_references_are_processed(other: int) -> None:
+    """Also if only one of them differs, at either end of the list."""
+    references = ["cat"] * 10
+    references[other] = "a cat"
+    assert vqa_accuracy("the cat", references) == 1.0
