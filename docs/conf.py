@@ -44,6 +44,7 @@ CONTENTS = {
         "sweeps",
         "slurm",
         "data",
+        "formats",
         "report",
         "export",
         "api",

@@ -19,7 +19,7 @@ ROOT=$(realpath "$(dirname "$0")/../..")
 
 CARRIED="annotated-types datasets defusedxml dill easy-vqa evaluate ftfy hatchling httpcore2 httpx2
     huggingface-hub markdown-it-py multiprocess nltk open-clip-torch pathspec peft pluggy
-    pycocoevalcap pycocotools pydantic pydantic-core ruamel-yaml submitit tokenizers tomlkit
+    pycocoevalcap pycocotools pydantic pydantic-core ruamel-yaml shtab submitit tokenizers tomlkit
     transformers trove-classifiers truststore typing-inspection wcwidth xxhash"
 PLATFORMS="manylinux_2_28_x86_64 manylinux_2_27_x86_64 manylinux_2_17_x86_64 manylinux2014_x86_64
     manylinux_2_5_x86_64 manylinux1_x86_64"

@@ -105,6 +105,28 @@ def test_the_commands(ran: Ran, out: Path, tmp_path: Path, main: Any) -> None:
     assert main("predict", "--adapter", out / "captioning", "--image", out / "red.png").code == 0
 
 
+def test_a_bad_image_does_not_stop_the_other_requests(out: Path, tmp_path: Path, main: Any) -> None:
+    rows = tmp_path / "rows.jsonl"
+    (tmp_path / "text.png").write_text("not an image")
+    names = [out / "red.png", "none.png", "text.png", out / "red.png"]
+    rows.write_text("".join(f'{{"image": "{name}", "question": "why?"}}\n' for name in names))
+    asked = ["predict", "--adapter", out / "vqa", "--from", rows, "--device", "cpu"]
+    plain = main(*asked)
+    lines = plain.out.splitlines()
+    assert (plain.code, len(lines)) == (1, 4)  # a line for each request, empty without an answer
+    assert lines[0] == lines[3] != ""
+    assert lines[1:3] == ["", ""]
+    assert f"{rows}: request 2: image {tmp_path / 'none.png'} is not a file" in plain.err
+    assert f"{rows}: request 3: cannot decode image" in plain.err
+    listed = main(*asked, "--json")
+    found = [json.loads(line) for line in listed.out.splitlines()]
+    assert [("prediction" in row, "error" in row) for row in found] == [
+        (True, False), (False, True), (False, True), (True, False)
+    ]  # fmt: skip
+    rows.write_text('{"image": "none.png", "question": "why?"}\n')
+    assert main(*asked).code == 2
+
+
 @pytest.mark.parametrize(
     ("adapter", "arguments", "message"),
     [

@@ -88,4 +88,9 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "layers[site.side] = max(layers.get(site.side, 0), site.layer + 1)",
         "0 -> 1",
     ): "a side with a site has at least one layer",
+    (
+        "benchmark/run/feature_cache.py",
+        "if found.dtype != np.dtype(kept) or found.ndim < 2 or len(found) != rows:",
+        "found.ndim < 2 -> found.ndim <= 2",
+    ): "a cache of one vector an image is then computed again",
 }

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from tests.synthetic import fill, planned, record
+from vlpeft.benchmark.backbones import BACKBONES
 from vlpeft.benchmark.plan.sweep import SweepHandle
 from vlpeft.results.evidence import find_shipped_evidence
 from vlpeft.results.leaderboard import SCHEMA
@@ -20,7 +21,9 @@ def test_tidy_rows_are_the_same_in_every_form(vlpeft, tmp_path):
         vlpeft("table", "quickstart", "--measured", "--tidy", "--format", "parquet", "-o", file)[0],
     ) == (0, 0)
     frame = pd.read_parquet(file)
-    assert list(frame.columns) == list(SCHEMA)
+    assert list(frame.columns)[: len(SCHEMA)] == list(SCHEMA)
+    sides = {name.partition(".")[0] for name in list(frame.columns)[len(SCHEMA) :]}
+    assert sides == {"method", "backbone", "protocol"}
     kept = ["method", "id", "metric", "value", "state"]
     pd.testing.assert_frame_equal(
         pd.read_csv(io.StringIO(printed))[kept], frame[kept], check_dtype=False
@@ -110,3 +113,13 @@ def test_keep_needs_a_launched_sweep(vlpeft, tmp_path):
     code, _, messages = vlpeft("keep", "quickstart", "--root", tmp_path)
     assert code == 2
     assert "holds no results of the sweep" in messages
+
+
+def test_tidy_rows_have_the_settings_of_their_cells(vlpeft):
+    _, printed, _ = vlpeft("table", "quickstart", "--measured", "--tidy", "--format", "json")
+    rows = json.loads(printed)
+    ranks = {row["method"]: row["method.rank"] for row in rows}
+    assert (ranks["lora"], ranks["adapter"]) == (16, None)
+    assert {row["backbone.name"] for row in rows} == set(BACKBONES.entries)
+    assert all(row["protocol.lr"] > 0 for row in rows)
+    assert {type(row["protocol.betas"]) for row in rows} == {str}  # a list is JSON

@@ -23,9 +23,6 @@ from vlpeft.results.papers.published import PublishedTable, recompute_numbers
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONTRIBUTING = REPOSITORY / "CONTRIBUTING.md"
 README = REPOSITORY / "README.md"
-ENTRY_POINT = """[project.entry-points."vlpeft.methods"]
-channel_shift = "channel_shift:ChannelShift"
-"""
 
 
 def snippets(page: Path, language: str = r"\w+") -> dict[str, str]:
@@ -108,7 +105,8 @@ def test_the_snippets_plan_and_run(tmp_path: Path) -> None:
 
 
 def test_the_readmes_method_and_sweep_are_planned(tmp_path: Path) -> None:
-    write_package(tmp_path, README, ENTRY_POINT)
+    for title, text in snippets(README).items():
+        (tmp_path / title).write_text(text, encoding="utf-8")
     cells = json.loads(vlpeft(tmp_path, "plan", "shift_or_lora.yaml", "--json"))
     planned = [cell for cell in cells if cell["row"] == "channel_shift" and not cell["skipped"]]
     trained = {(cell["backbone"], cell["trainable"] - cell["head"]) for cell in planned}

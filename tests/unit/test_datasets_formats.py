@@ -1,6 +1,7 @@
 """VizWiz, GQA, SNLI-VE, NLVR2, TextCaps, lists and feature files: reading, and bad records."""
 
 import json
+import re
 from pathlib import Path
 
 import h5py
@@ -488,7 +489,9 @@ def test_every_dataset_of_files_has_a_sample_and_names_its_sources():
     [
         ("downloads: [{file: ../a, url: https://x}]", "'../a' must be inside the dataset's root"),
         ("downloads: [{file: a, url: ftp://x}]", "must begin with https://"),
-        ("downloads: [{file: a, url: https://x, sha: 1}]", "unknown key 'downloads[0].sha'"),
+        ("downloads: [{file: a, url: https://x, shaa: 1}]", "unknown key 'downloads[0].shaa'"),
+        ("downloads: [{file: a, url: https://x, zzz: 1}]", "known: bytes, file, gives, into, md5"),
+        ("by_hand: [{zzz: 1}]", "unknown key 'by_hand[0].zzz'; known: get, places, what"),
         ("expected: {train: {examples: -1}}", "expected.train.examples"),
         ("by_hand: [{what: a}]", "'by_hand[0].get' is required"),
     ],
@@ -499,6 +502,13 @@ def test_a_bad_source_in_a_yaml_is_named(tmp_path, line, expected):
         load_spec(str(tmp_path / "mine.yaml"))
     assert expected in str(caught.value)
     assert str(tmp_path / "mine.yaml") in str(caught.value)
+
+
+def test_the_known_keys_are_those_of_the_level(tmp_path):
+    (tmp_path / "mine.yaml").write_text("format: vqav2\nfiles: {train: {zzz: a}}\n")
+    expected = "unknown key 'files.train.zzz'; known: annotations, images, pattern, questions"
+    with pytest.raises(UserError, match=re.escape(expected)):
+        load_spec(str(tmp_path / "mine.yaml"))
 
 
 def test_the_yaml_of_the_documentation_is_valid(tmp_path):

@@ -431,7 +431,8 @@ def test_a_method_of_another_package(tmp_path) -> None:
 
     out, modules = modules_of("list", "methods", "--json", folder=site)
     (row,) = (row for row in json.loads(out) if row["name"] == "foreign_norms")
-    assert row["summary"] == "from the package foreign-package"
+    assert row["summary"].endswith(" (from the package foreign-package)")
+    assert row["settings"]
     assert "foreign_module" not in modules
 
     arguments = (

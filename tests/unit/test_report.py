@@ -464,6 +464,22 @@ def test_a_label_represents_each_of_its_methods(tmp_path):
     assert "0 1 2 3" in {attrs["data-m"] for attrs, _ in shown.all("text", **{"class": "label"})}
 
 
+def test_scores_without_a_chart_are_named_with_the_reason(tmp_path):
+    launched = fill(tmp_path, plan())
+    for cell in launched.runnable():
+        path = Store(tmp_path).folder(cell.id) / "record.json"
+        if path.exists() and cell.backbone == "blip":
+            found = json.loads(path.read_text())
+            absent = {"absent": "the split has one example"}
+            path.write_text(
+                json.dumps({**found, "metrics": dict.fromkeys(found["metrics"], absent)})
+            )
+    (path,) = write_report([(launched, Store(tmp_path))], tmp_path / "out", 0)
+    text = path.read_text(encoding="utf-8")
+    assert "Scores without a chart: vqa_accuracy on blip, " in text
+    assert " (absent)" in text.partition("Scores without a chart")[2][:400]
+
+
 @pytest.mark.parametrize(
     ("values", "log", "texts"),
     [

@@ -116,7 +116,7 @@ def test_kills_change_nothing(planned: Plan, tmp_path: Path) -> None:
     assert done.stdout.split() == ["-9", "-9", "-9", "-9", "0"] * 2
     for cell in cells:
         ours, theirs = broken.record(cell), whole.record(cell)
-        for name in ("trained.safetensors", "predictions.jsonl", "scores.json"):
+        for name in ("trained.safetensors", "predictions.jsonl", "scores.json", "answers.json"):
             assert (broken.folder(cell) / name).read_bytes() == (
                 whole.folder(cell) / name
             ).read_bytes(), name
@@ -137,6 +137,7 @@ def test_kills_change_nothing(planned: Plan, tmp_path: Path) -> None:
             "record.json",
             "predictions.jsonl",
             "scores.json",
+            "answers.json",
             "trained.safetensors",
             "lock",
         }
