@@ -18,6 +18,7 @@ from vlpeft.benchmark.backbones import BACKBONES
 from vlpeft.benchmark.backbones.weights import quiet
 from vlpeft.benchmark.cells.cell import Choice
 from vlpeft.benchmark.contract.backbone import Backbone, BackboneConfig
+from vlpeft.benchmark.contract.linear import Mergeable, add_to_weight
 from vlpeft.benchmark.contract.method import LowRank, LowRankUpdate, PerTask
 from vlpeft.benchmark.contract.visual import VisionTower
 from vlpeft.benchmark.core.config import parse
@@ -185,9 +186,13 @@ def write_merged(folder: Path, backbone: Backbone, adapter: AdapterFolder) -> Ad
     Raises:
         UserError: The method adds something that no weight of the towers can hold.
     """
+    mergeable = {
+        name: module for name, module in backbone.named_modules() if isinstance(module, Mergeable)
+    }
+    for name, module in mergeable.items():
+        _put(backbone, name, module.merge())
     for name, update in low_rank_updates(backbone).items():
-        owner, _, attribute = name.rpartition(".")
-        setattr(backbone.get_submodule(owner), attribute, fold(update))
+        _put(backbone, name, fold(update))
     _refuse_added_weights(backbone, adapter)
     head = {
         name: tensor
@@ -203,6 +208,12 @@ def write_merged(folder: Path, backbone: Backbone, adapter: AdapterFolder) -> Ad
         cell=replace(adapter.cell, method=PLAIN, backbone=model),
         weights={**adapter.weights, **folders},
     )
+
+
+def _put(backbone: Backbone, name: str, module: nn.Module) -> None:
+    """Replace the submodule of this name."""
+    owner, _, attribute = name.rpartition(".")
+    setattr(backbone.get_submodule(owner), attribute, module)
 
 
 def _write_towers(folder: Path, backbone: Backbone) -> dict[str, str]:
@@ -235,11 +246,7 @@ def _write_towers(folder: Path, backbone: Backbone) -> dict[str, str]:
 @torch.no_grad()
 def fold(update: LowRank) -> nn.Module:
     """Return the base map with the update added to its weight: W + scale * B A."""
-    delta, weight = update.scale * update.b @ update.a, update.base.get_parameter("weight")
-    if isinstance(update.base, Conv1D):  # GPT-2's layer stores the transposed weight
-        delta = delta.T
-    weight.add_(delta)
-    return update.base
+    return add_to_weight(update.base, update.scale * update.b @ update.a)
 
 
 def _refuse_added_weights(backbone: Backbone, adapter: AdapterFolder) -> None:

@@ -33,6 +33,8 @@ TESTS: dict[str, dict[str, tuple[str, ...]]] = {
             "golden/test_peft_lora.py",
             "golden/test_baselines.py",
         ),
+        "dora ia3": ("golden/test_dora_ia3.py",),
+        "cross_attention_lora": ("golden/test_cross_attention_lora.py",),
         "bitfit full_finetuning head_only layernorm_tuning prefix_tuning prompt_tuning": (
             "golden/test_baselines.py",
         ),
@@ -79,8 +81,8 @@ SKIPPED = {
     "benchmark/backbones": "fetching files weights",
     "benchmark/metrics": "java",
     "benchmark/run": (
-        "checkpoint compile devices distributed fetch_ahead fitting memory ranks result runner "
-        "runtime screen sources texts"
+        "checkpoint compile devices distributed fetch_ahead fitting memory plugins ranks result "
+        "runner runtime screen sources texts"
     ),
 }
 

@@ -12,13 +12,14 @@ import subprocess
 import sys
 import typing
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import pytest
 
 from vlpeft.benchmark import tasks
 from vlpeft.benchmark.backbones import BACKBONES
 from vlpeft.benchmark.contract import METHODS
+from vlpeft.benchmark.contract.sites import Need
 from vlpeft.benchmark.core import registry
 from vlpeft.benchmark.core.config import dump
 from vlpeft.benchmark.core.errors import UserError
@@ -200,15 +201,7 @@ def test_methods_name_their_source(name) -> None:
     options = METHODS.entry(name).options
     assert set(options) == {"paper", "needs"}
     assert re.search(r"\d{4}", options["paper"])
-    assert set(options["needs"]) <= {
-        "linears",
-        "sublayers",
-        "attention",
-        "embeddings",
-        "visual_context",
-        "encoder",
-        "head",
-    }
+    assert set(options["needs"]) <= set(get_args(Need))
 
 
 def test_unknown_names() -> None:
