@@ -18,11 +18,14 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from random import Random
 
+import psutil
+
 from tests.fuzz.inputs import KINDS
 from tests.fuzz.prepared import Prepared
 from vlpeft.benchmark.cli.main import main
 
-SECONDS = 30.0  # that one input may take
+SECONDS = 30.0  # of a processor that one input may take
+PATIENCE = 4  # times as long, where other programs keep the processor, or nothing happens at all
 MEMORY = 2 << 30  # bytes that one input may need, imported libraries included
 FORGET = 500  # inputs after which a child is replaced, because caches of a process only grow
 ERROR = re.compile(r"vlpeft( [a-z-]+)*: error: .")
@@ -98,7 +101,7 @@ class _Child:
             self.over = True
             return
         kind, seed = self.left[0]
-        if not self.receiver.poll(SECONDS):
+        if not self._ends():
             self.kill()
             self.left = self.left[1:]
             yield Verdict(kind, seed, "hang", f"no end after {SECONDS:g} s")
@@ -111,6 +114,23 @@ class _Child:
             verdict = Verdict(kind, seed, "crash", f"the process ended: {self.process.exitcode}")
         self.left = self.left[1:]
         yield verdict
+
+    def _ends(self) -> bool:
+        """Wait for the end of an input. A busy machine must not look like a hang."""
+        before = self._processor_seconds()
+        for _ in range(PATIENCE):
+            if self.receiver.poll(SECONDS):
+                return True
+            if self._processor_seconds() - before >= SECONDS:
+                return False
+        return False
+
+    def _processor_seconds(self) -> float:
+        try:
+            times = psutil.Process(self.process.pid).cpu_times()
+        except psutil.NoSuchProcess:  # the pipe says how it ended
+            return 0.0
+        return times.user + times.system
 
     def kill(self) -> None:
         """Stop the process."""
