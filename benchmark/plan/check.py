@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from vlpeft.benchmark.backbones.weights import quiet
 from vlpeft.benchmark.cells.cell import Plan, Planned
 from vlpeft.benchmark.cells.records import Store
 from vlpeft.benchmark.cells.results import Results
@@ -54,7 +55,9 @@ def plan(sweep: SweepHandle, *, need_data: bool, results: Results | None = None)
     source = sweep.fingerprint()
     path = str(sweep.path)
     checker = CellChecker(need_data, path)
-    cells = tuple(checker.check(cell) for cell in expand(sweep, results))
+    # Silenced once: to silence the libraries for each model empties a cache of Python's logging.
+    with quiet():
+        cells = tuple(checker.check(cell) for cell in expand(sweep, results))
     if sweep.scale:
         cells = tuple(_skip_repeated(cells))
     _refuse_equal_cells(cells, path)
