@@ -294,5 +294,7 @@ def predict(
         kind = TASKS.load(adapter.folder.cell.parts[part].task)()
         for number, each in enumerate(asked, 1):
             library.check(each, kind, f"row {number}: ")
+            if problem := library.image_problem(each):
+                raise UserError(f"row {number}: {problem}")
     answers = library.predict(adapter.folder, adapter.backbone, part, asked, BATCH, top)
     return list(library.as_rows(asked, answers, adapter.backbone.score))

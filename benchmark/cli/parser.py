@@ -38,7 +38,9 @@ class ShowVersion(argparse.Action):
     def __init__(self, option_strings: Sequence[str], dest: str, help: str) -> None:  # noqa: A002
         super().__init__(option_strings, dest=argparse.SUPPRESS, nargs=0, help=help)
 
-    def __call__(self, parser: Any, *_: Any) -> None:
+    def __call__(
+        self, parser: Any, namespace: Any, values: Any, option_string: str | None = None
+    ) -> None:
         """Print the version. Its import takes 10 ms, which other commands need not wait for."""
         from importlib.metadata import version
 

@@ -77,7 +77,7 @@ def _pages(block: Block, width: int | None) -> Iterator[tuple[Block, list[int]]]
 def _natural_widths(block: Block) -> list[int]:
     """Return the widths of the columns with every text on one line."""
     rows = [list(map(_cell_text, row)) for row in block.rows]
-    columns = zip(block.header[-1], *rows, strict=True)
+    columns = zip(map(escape, block.header[-1]), *rows, strict=True)
     return _widened([max(map(cell_len, column)) for column in columns], block)
 
 
@@ -86,7 +86,7 @@ def _widened(widths: list[int], block: Block) -> list[int]:
     widths = list(widths)
     for depth in range(1, len(block.header)):
         for title, start, stop in block.groups(depth):
-            widths[stop - 1] += max(0, cell_len(title) - _span(widths[start:stop]))
+            widths[stop - 1] += max(0, cell_len(escape(title)) - _span(widths[start:stop]))
     return widths
 
 
@@ -104,7 +104,7 @@ def _narrow(block: Block, widths: Sequence[int], width: int) -> list[int]:
 
 def _least_width(block: Block, column: int) -> int:
     """Return the width of the longest word of a column; of a very long one only a part."""
-    texts = [block.header[-1][column], *(_cell_text(row[column]) for row in block.rows)]
+    texts = [escape(block.header[-1][column]), *(_cell_text(row[column]) for row in block.rows)]
     words = (cell_len(word) for each in texts for word in each.split())
     return min(LONGEST, max(words, default=1))
 
@@ -172,4 +172,5 @@ def _span(widths: Iterable[int]) -> int:
 
 def _centred(title: str, width: int) -> str:
     """Centre a title in columns of the screen, which are not characters."""
+    title = escape(title)
     return title.center(width - cell_len(title) + len(title))

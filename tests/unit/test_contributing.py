@@ -91,7 +91,7 @@ def test_the_snippets_plan_and_run(tmp_path: Path) -> None:
     done = [cell for cell in cells if not cell["skipped"]]
     trained = {(cell["row"], cell["backbone"]): cell["trainable"] - cell["head"] for cell in done}
     assert trained["sublayer_scale", "vit_roberta"] == 3 * 2 * 128  # layers x sub-layers x width
-    assert trained["sublayer_scale (one=True)", "vit_roberta"] == 3 * 2
+    assert trained["sublayer_scale (one=true)", "vit_roberta"] == 3 * 2
     assert trained["sublayer_scale", "late_fusion"] == 3 * 128
     skipped = [cell for cell in cells if cell["skipped"] and cell["task"].startswith("yes_no")]
     assert {cell["row"] for cell in skipped} == {"lora"}, "late_fusion has no linear maps"

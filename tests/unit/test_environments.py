@@ -47,7 +47,7 @@ NO_NUMBERS = {
         "pandas",
         "peft",
     ),
-    *("psutil", "pydantic", "requests", "rich", "ruamel", "submitit", "scipy"),
+    *("psutil", "pydantic", "requests", "rich", "ruamel", "shtab", "submitit", "scipy"),
 }
 OURS = {"vlpeft"}
 

@@ -88,7 +88,8 @@ def test_typos_in_a_protocol_file(rules, old, new, message) -> None:
 def test_unknown_protocols(rules) -> None:
     for chosen in ("orus", {"base": "orus"}):
         with pytest.raises(
-            UserError, match=r"^here: unknown protocol 'orus'; did you mean 'ours'\?$"
+            UserError,
+            match=r"^here: unknown protocol 'orus'; did you mean 'ours'\?; or give the path of a Y",
         ):
             resolved(chosen)
 
