@@ -34,7 +34,6 @@ TESTS: dict[str, dict[str, tuple[str, ...]]] = {
             "golden/test_baselines.py",
         ),
         "dora ia3": ("golden/test_dora_ia3.py",),
-        "cross_attention_lora": ("golden/test_cross_attention_lora.py",),
         "bitfit full_finetuning head_only layernorm_tuning prefix_tuning prompt_tuning": (
             "golden/test_baselines.py",
         ),
