@@ -262,18 +262,9 @@ def accepted(cases: Iterable[Case]) -> list[Case]:
     return [case for case in capable(cases) if not case.refusal()]
 
 
-def fitting(method: str, backbone: str) -> Iterator[Case]:
-    """Yield a method on a backbone, with one setting of the backbone changed if it needs that."""
-    changes = ({}, *variations(BACKBONES.load(backbone), tiny(backbone)))
-    yield from capable(Case(method, backbone, {}, changed) for changed in changes)[:1]
-
-
-CASES = [
-    case
-    for backbone in BACKBONES.entries
-    for method in METHODS.entries
-    for case in fitting(method, backbone)
-]
+CASES = capable(
+    Case(method, backbone) for backbone in BACKBONES.entries for method in METHODS.entries
+)
 
 
 @cache
