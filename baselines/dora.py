@@ -10,7 +10,7 @@ m starts as the row norms of W and B as zero, so y starts as W x + b. The bias i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -79,7 +79,7 @@ class DoRALinear(LoRALinear):
         y: Tensor = self.base(x)
         dropped = self.dropout(x)
         pieces = list(y.split_with_sizes([size for size, _ in self.cuts], -1))
-        changes = iter(self._changes(dropped))
+        changes = self._changes(dropped)
         for i, (_, adapted) in enumerate(self.cuts):
             if adapted:
                 pieces[i] = pieces[i] + next(changes)
@@ -87,15 +87,27 @@ class DoRALinear(LoRALinear):
             return pieces[0]
         return torch.cat(pieces, -1)
 
-    def _changes(self, x: Tensor) -> list[Tensor]:
-        """Return W' x - W x of each span, (..., outputs of the span)."""
-        changes = []
-        parts = zip(self._weights(), self._factors(), self._magnitudes(), strict=True)
-        for weight, (a, b), magnitude in parts:
-            ratio = magnitude / self._norm(weight, a, b)
+    def _changes(self, x: Tensor) -> Iterator[Tensor]:
+        """Yield W' x - W x of each span, (..., outputs of the span)."""
+        for weight, a, b, ratio in self._parts():
             low = functional.linear(functional.linear(x, a), b)
-            changes.append((ratio - 1) * functional.linear(x, weight) + ratio * self.scale * low)
-        return changes
+            yield (ratio - 1) * functional.linear(x, weight) + ratio * self.scale * low
+
+    def _parts(self) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+        """Yield W, A, B and m / |W + s B A| of each span.
+
+        Shapes: (outputs, inputs), (rank, inputs), (outputs, rank) and (outputs,).
+        """
+        lengths = [stop - start for start, stop in self.spans]
+        parts = zip(
+            self._weights(),
+            self.lora_a.chunk(len(self.spans)),
+            self.lora_b.split_with_sizes(lengths),
+            self.magnitude.split_with_sizes(lengths),
+            strict=True,
+        )
+        for weight, a, b, magnitude in parts:
+            yield weight, a, b, magnitude / self._norm(weight, a, b)
 
     def _norm(self, weight: Tensor, a: Tensor, b: Tensor) -> Tensor:
         """Return |W + s B A| of each row, (outputs of the span,)."""
@@ -109,25 +121,13 @@ class DoRALinear(LoRALinear):
         weight = weight_rows(self.base)
         return [weight[start:stop] for start, stop in self.spans]
 
-    def _factors(self) -> list[tuple[Tensor, Tensor]]:
-        """Return A, (rank, inputs), and B, (outputs of the span, rank), of each span."""
-        lengths = [stop - start for start, stop in self.spans]
-        both = zip(
-            self.lora_a.chunk(len(self.spans)), self.lora_b.split_with_sizes(lengths), strict=True
-        )
-        return list(both)
-
-    def _magnitudes(self) -> tuple[Tensor, ...]:
-        return self.magnitude.split_with_sizes([stop - start for start, stop in self.spans])
-
     @torch.no_grad()
     def delta_weight(self) -> Tensor:
         """Return W' - W as one matrix, (outputs, inputs)."""
         delta = self.lora_a.new_zeros(self.outputs, self.lora_a.shape[1])
-        parts = zip(self.spans, self._weights(), self._factors(), self._magnitudes(), strict=True)
-        for (start, stop), weight, (a, b), magnitude in parts:
-            ratio = (magnitude / self._norm(weight, a, b)).unsqueeze(1)
-            delta[start:stop] = (ratio - 1) * weight + ratio * self.scale * b @ a
+        for (start, stop), (weight, a, b, ratio) in zip(self.spans, self._parts(), strict=True):
+            rows = ratio.unsqueeze(1)
+            delta[start:stop] = (rows - 1) * weight + rows * self.scale * b @ a
         return delta
 
     def low_rank(self) -> LowRank:

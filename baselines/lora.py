@@ -71,7 +71,7 @@ class LoRA(Method):
             check_rank(self.rank, _narrowest(slot.module, spans), "rank")
             slot.replace(self._wrap_per_task(slot.module, spans, backbone))
 
-    def wrap(self, module: nn.Module, spans: Sequence[Span], backbone: Backbone) -> LowRankSpans:
+    def wrap(self, module: nn.Module, spans: Sequence[Span], backbone: Backbone) -> LoRALinear:
         """Return the module with its update."""
         return LoRALinear(module, spans, self.rank, self.alpha, self.dropout)
 
@@ -113,27 +113,45 @@ def _narrowest(module: nn.Module, spans: Sequence[Span]) -> int:
     return min(*shape(module), *(stop - start for start, stop in spans))
 
 
-class LowRankSpans(nn.Module):
-    """A frozen linear map and, for each of its `spans`, an up-projection B that starts at zero.
+class LoRALinear(nn.Module):
+    """A frozen linear map plus scale * B A x on each of its `spans`.
 
-    B is (outputs of all spans, rank). So every target has its own update, in a fused projection
-    too. Subclasses make B last, with `make_up_projection`, and choose what it reads.
+    A is (spans * rank, inputs): the down-projections of all spans, stacked. B is (outputs of all
+    spans, rank). So every target has its own update, in a fused projection too.
+
+    A starts uniform in +-1/sqrt(inputs) and B at zero. The update therefore starts at zero.
     """
 
-    lora_b: nn.Parameter
-
-    def __init__(self, base: nn.Module, spans: Sequence[Span], rank: int, alpha: float) -> None:
+    def __init__(
+        self, base: nn.Module, spans: Sequence[Span], rank: int, alpha: float, dropout: float
+    ) -> None:
         super().__init__()
-        _, self.outputs = shape(base)
+        inputs, self.outputs = shape(base)
         self.base = base
         self.spans = tuple(spans)
         self.rank = rank
         self.scale = alpha / rank
         self.cuts = _cut_outputs(spans, self.outputs)
+        # Only the update sees this dropout; the frozen map reads its input unchanged.
+        self.dropout = nn.Dropout(dropout)
+        self.lora_a = nn.Parameter(torch.empty(len(spans) * rank, inputs))
+        self.lora_b = nn.Parameter(torch.zeros(sum(stop - start for start, stop in spans), rank))
+        # With a = sqrt 5 the bound is 1/sqrt(inputs): the default of nn.Linear, and loralib's.
+        nn.init.kaiming_uniform_(self.lora_a, a=math.sqrt(5))
 
-    def make_up_projection(self) -> nn.Parameter:
-        """Return B: zeros, so that the update starts at zero."""
-        return nn.Parameter(torch.zeros(sum(stop - start for start, stop in self.spans), self.rank))
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., inputs) to (..., outputs)."""
+        y: Tensor = self.base(x)
+        low = self.bottleneck(self.down(x))
+        return self.add_update(y.flatten(0, -2), low.flatten(0, -2)).view(y.shape)
+
+    def down(self, x: Tensor) -> Tensor:
+        """Map (..., inputs) to (..., spans * rank)."""
+        return functional.linear(self.dropout(x), self.lora_a)
+
+    def bottleneck(self, low: Tensor) -> Tensor:
+        """Return `low`, (..., spans * rank), as it is; routing functions override this step."""
+        return low
 
     def add_update(self, y: Tensor, low: Tensor) -> Tensor:
         """Add scale * B low to the spans of y, (tokens, outputs), and return the sum.
@@ -156,40 +174,6 @@ class LowRankSpans(nn.Module):
         if len(parts) == 1:
             return parts[0]
         return torch.cat(parts, -1)
-
-
-class LoRALinear(LowRankSpans):
-    """A frozen linear map plus scale * B A x on each of its `spans`.
-
-    A is (spans * rank, inputs): the down-projections of all spans, stacked. It starts uniform in
-    +-1/sqrt(inputs). B starts at zero, and so does the update.
-    """
-
-    def __init__(
-        self, base: nn.Module, spans: Sequence[Span], rank: int, alpha: float, dropout: float
-    ) -> None:
-        super().__init__(base, spans, rank, alpha)
-        inputs, _ = shape(base)
-        # Only the update sees this dropout; the frozen map reads its input unchanged.
-        self.dropout = nn.Dropout(dropout)
-        self.lora_a = nn.Parameter(torch.empty(len(spans) * rank, inputs))
-        self.lora_b = self.make_up_projection()
-        # With a = sqrt 5 the bound is 1/sqrt(inputs): the default of nn.Linear, and loralib's.
-        nn.init.kaiming_uniform_(self.lora_a, a=math.sqrt(5))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (..., inputs) to (..., outputs)."""
-        y: Tensor = self.base(x)
-        low = self.bottleneck(self.down(x))
-        return self.add_update(y.flatten(0, -2), low.flatten(0, -2)).view(y.shape)
-
-    def down(self, x: Tensor) -> Tensor:
-        """Map (..., inputs) to (..., spans * rank)."""
-        return functional.linear(self.dropout(x), self.lora_a)
-
-    def bottleneck(self, low: Tensor) -> Tensor:
-        """Return `low`, (..., spans * rank), as it is; routing functions override this step."""
-        return low
 
     @torch.no_grad()
     def delta_weight(self) -> Tensor:

@@ -26,6 +26,7 @@ from vlpeft.benchmark.core.config import (
     yaml_names,
 )
 from vlpeft.benchmark.core.errors import UserError, did_you_mean
+from vlpeft.benchmark.core.paths import YAML
 from vlpeft.benchmark.plan.resources import Minutes, Word
 
 PROFILES = Path(__file__).resolve().parent / "profiles"
@@ -219,7 +220,7 @@ def load_profile(name_or_path: str) -> Profile:
 
     Raises UserError naming the file, the key and the fix.
     """
-    own = name_or_path.endswith((".yaml", ".yml"))
+    own = name_or_path.endswith(YAML)
     path = Path(name_or_path) if own else PROFILES / f"{name_or_path}.yaml"
     if not own and not path.exists():
         hint = did_you_mean(name_or_path, profile_names())

@@ -6,7 +6,7 @@ message.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,14 +15,14 @@ import pandas as pd
 
 from vlpeft.arguments import check_answers, python_arguments, require_type
 from vlpeft.benchmark.backbones import BACKBONES
-from vlpeft.benchmark.cells.cell import Cell, Plan
+from vlpeft.benchmark.cells.cell import Plan
 from vlpeft.benchmark.cells.records import Store
 from vlpeft.benchmark.cells.results import Results
 from vlpeft.benchmark.contract import METHODS
 from vlpeft.benchmark.contract.backbone import Backbone
 from vlpeft.benchmark.contract.fit import check_fit
 from vlpeft.benchmark.contract.method import Method, apply
-from vlpeft.benchmark.core.config import JSON, dump, parse
+from vlpeft.benchmark.core.config import JSON, parse
 from vlpeft.benchmark.core.errors import UserError
 from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.export.folder import AdapterFolder
@@ -148,30 +148,20 @@ def leaderboard(results: SweepResults, *, mixed_environments: bool = False) -> p
         mixed_environments: accept unverified cells from environments that differ.
 
     Returns:
-        The columns of `vlpeft table --tidy`, then the settings of each cell: `method.rank`,
+        The columns of `vlpeft.results.leaderboard`, then the settings of each cell: `method.rank`,
         `backbone.text`, `protocol.lr`, ...
 
     Raises:
         UserError: for records that cannot be compared; the message names them.
     """
     from vlpeft.results.leaderboard import leaderboard as build
+    from vlpeft.results.tables.tidy import cell_settings
 
     require_type("results", results, SweepResults, "open_results(ROOT)")
     frame = build(*results, mixed=mixed_environments).frame
     cells = {each.id: each.cell for each in results.plan.cells}
-    settings = {cell_id: dict(_settings(cell)) for cell_id, cell in cells.items()}
+    settings = {cell_id: cell_settings(cell) for cell_id, cell in cells.items()}
     return frame.join(pd.DataFrame.from_dict(settings, orient="index"), on="id")
-
-
-def _settings(cell: Cell) -> Iterator[tuple[str, JSON]]:
-    groups: dict[str, Mapping[str, JSON]] = {
-        "method": cell.method.settings,
-        "backbone": cell.backbone.settings,
-        "protocol": dump(cell.protocol),
-    }
-    for group, values in groups.items():
-        for key, value in values.items():
-            yield f"{group}.{key}", value
 
 
 def report(results: SweepResults, folder: str | Path, *, mixed_environments: bool = False) -> Path:

@@ -41,7 +41,7 @@ from vlpeft.benchmark.contract.backbone import (
     Checkpoint,
     WeightFiles,
 )
-from vlpeft.benchmark.contract.sites import Need, visual_needs
+from vlpeft.benchmark.contract.sites import Need
 from vlpeft.benchmark.contract.visual import VisionTower, VisualFeatures, single
 from vlpeft.benchmark.core.config import Fraction, Positive
 from vlpeft.benchmark.core.libraries.transformers import (
@@ -98,7 +98,7 @@ class BLIP(BackboneConfig):
         A text encoder comes with `form: vqa` only.
         """
         common: frozenset[Need] = frozenset(
-            {"linears", "sublayers", "attention", "embeddings", *visual_needs(self.context)}
+            {"linears", "sublayers", "attention", "embeddings", "visual_context"}
         )
         if self.form == "vqa":
             return common | {"encoder"}

@@ -39,7 +39,7 @@ from vlpeft.benchmark.contract.backbone import (
     Checkpoint,
     WeightFiles,
 )
-from vlpeft.benchmark.contract.sites import Need, visual_needs
+from vlpeft.benchmark.contract.sites import Need
 from vlpeft.benchmark.contract.texts import Length, Room, usable_positions
 from vlpeft.benchmark.contract.visual import VisualFeatures
 from vlpeft.benchmark.core.config import NonNegative, Positive
@@ -87,10 +87,9 @@ class CLIPBart(BackboneConfig):
 
     def offers(self) -> frozenset[Need]:
         """Return everything; the head is the visual embedding."""
-        others: frozenset[Need] = frozenset(
-            {"linears", "sublayers", "attention", "embeddings", "encoder", "head"}
+        return frozenset(
+            {"linears", "sublayers", "attention", "embeddings", "visual_context", "encoder", "head"}
         )
-        return others | visual_needs(self.context)
 
     def weight_files(self) -> tuple[WeightFiles, ...]:
         """Return BART with its tokenizer, and the vision tower if there is one."""

@@ -21,7 +21,7 @@ from vlpeft.benchmark.contract.backbone import (
     WeightFiles,
     check_widths,
 )
-from vlpeft.benchmark.contract.sites import Need, Projection, Site, Slot, visual_needs
+from vlpeft.benchmark.contract.sites import Need, Projection, Site, Slot
 from vlpeft.benchmark.contract.texts import Length, Room, usable_positions
 from vlpeft.benchmark.contract.visual import single
 from vlpeft.benchmark.core.libraries.transformers import (
@@ -78,9 +78,7 @@ class ViTGPT2(BackboneConfig):
 
         Captions come from the language model's own head.
         """
-        return frozenset(
-            {"linears", "sublayers", "attention", "embeddings", *visual_needs(self.context)}
-        )
+        return frozenset({"linears", "sublayers", "attention", "embeddings", "visual_context"})
 
     def weight_files(self) -> tuple[WeightFiles, ...]:
         """Return both towers and the tokenizer."""

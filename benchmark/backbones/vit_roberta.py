@@ -17,7 +17,7 @@ from vlpeft.benchmark.backbones.weights import WeightSource
 from vlpeft.benchmark.contract.attention import Attention
 from vlpeft.benchmark.contract.backbone import Backbone, BackboneConfig, WeightFiles, check_widths
 from vlpeft.benchmark.contract.parameters import init_normal
-from vlpeft.benchmark.contract.sites import Need, Projection, Site, Slot, visual_needs
+from vlpeft.benchmark.contract.sites import Need, Projection, Site, Slot
 from vlpeft.benchmark.contract.texts import Length, Room, usable_positions
 from vlpeft.benchmark.contract.visual import VisualFeatures
 from vlpeft.benchmark.core.errors import UserError, WeightsError
@@ -83,10 +83,9 @@ class ViTRoberta(BackboneConfig):
 
     def offers(self) -> frozenset[Need]:
         """Return everything that a method can need."""
-        others: frozenset[Need] = frozenset(
-            {"linears", "sublayers", "attention", "embeddings", "encoder", "head"}
+        return frozenset(
+            {"linears", "sublayers", "attention", "embeddings", "visual_context", "encoder", "head"}
         )
-        return others | visual_needs(self.context)
 
     def weight_files(self) -> tuple[WeightFiles, ...]:
         """Return both towers and the tokenizer."""

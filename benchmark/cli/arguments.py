@@ -55,7 +55,8 @@ Once it was launched, its result folder says as much: `vlpeft table ROOT`.
 
 exit codes:
   0    done
-  1    some cells of a sweep failed, results differ, `verify` failed, or a bench fell short
+  1    some cells of a sweep failed, results differ, `verify` failed, `doctor` found something to
+       fix, `predict --from` could not read an image, or a bench fell short
   2    the command could not run, or files are missing or wrong; each line says what to fix
   130  interrupted
 """

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from vlpeft.benchmark.core.errors import UserError
+from vlpeft.benchmark.core.paths import YAML
 
-YAML = (".yaml", ".yml")
 # These read results, so a result folder says all that they need.
 READERS = frozenset(
     ("status", "cancel", "logs", "table", "seeds", "keep", "report", "export-adapter")

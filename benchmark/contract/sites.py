@@ -12,25 +12,10 @@ from vlpeft.benchmark.contract.attention import Attention
 
 # What a method needs and a backbone offers. The grid skips a cell where one is missing.
 Need = Literal[
-    "linears",
-    "sublayers",
-    "attention",
-    "embeddings",
-    "visual_context",
-    "visual_tokens",  # several of them, in the visual context
-    "encoder",
-    "head",
+    "linears", "sublayers", "attention", "embeddings", "visual_context", "encoder", "head"
 ]
-VisualContextKind = Literal["pooled", "tokens"]  # the setting `context` of a backbone
 SiteKind = Literal["self", "cross", "ffn"]
 TowerSide = Literal["encoder", "decoder"]
-
-
-def visual_needs(context: VisualContextKind) -> frozenset[Need]:
-    """Return what a backbone with this kind of visual context offers."""
-    if context == "tokens":
-        return frozenset({"visual_context", "visual_tokens"})
-    return frozenset({"visual_context"})
 
 
 @dataclass(frozen=True)

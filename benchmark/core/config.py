@@ -27,6 +27,7 @@ from typing import (
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from vlpeft.benchmark.core.errors import UserError, did_you_mean
+from vlpeft.benchmark.core.paths import YAML
 from vlpeft.benchmark.core.plain_yaml import parse_yaml
 from vlpeft.benchmark.core.reading import read_bounded
 
@@ -164,7 +165,7 @@ def load_yaml(path: Path) -> dict[str, JSON]:
 
 def read_yaml(path: Path) -> bytes:
     """Return the bytes of a YAML file. Raises UserError if it cannot be read or is too large."""
-    return read_bounded(path, LARGEST_YAML, (".yaml", ".yml"))
+    return read_bounded(path, LARGEST_YAML, YAML)
 
 
 def decode_yaml(data: bytes, path: Path) -> dict[str, JSON]:

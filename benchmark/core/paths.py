@@ -10,6 +10,8 @@ from pathlib import Path
 NAME = r"[^\s/:;,'\"()<>`|]+"
 ABSOLUTE = re.compile(rf"(?<![\w./:~<-])(?:~|[A-Za-z]:)?/(?:{NAME}/)*({NAME})/?")
 
+YAML = (".yaml", ".yml")  # how the names of such files end
+
 
 # Path.expanduser and Path.resolve raise RuntimeError for unknown users and for links to themselves.
 # Here these stay as they are, and opening the file reports them.

@@ -119,6 +119,8 @@ class Registry(Generic[T]):
             UserError: Another module has an entry of this name.
         """
         held = self.entries.get(entry.name)
+        if held == entry:
+            return
         if held is not None and held.module != entry.module:
             raise UserError(
                 f"{self.kind} '{entry.name}' of {entry.module}.py is registered in {held.module}, "

@@ -36,7 +36,7 @@ from vlpeft.benchmark.core.config import (
     yaml_names,
 )
 from vlpeft.benchmark.core.errors import UserError, did_you_mean
-from vlpeft.benchmark.core.paths import expand_home, resolve_path
+from vlpeft.benchmark.core.paths import YAML, expand_home, resolve_path
 from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.core.registry import Registry
 from vlpeft.benchmark.datasets.base import DataFormat
@@ -170,7 +170,7 @@ def dataset_settings(name_or_path: str) -> dict[str, JSON]:
 
 def dataset_path(name_or_path: str) -> Path:
     """Return the path of a dataset's YAML. Raises UserError for an unknown name."""
-    if name_or_path.endswith((".yaml", ".yml")):
+    if name_or_path.endswith(YAML):
         return resolve_path(name_or_path)
     if name_or_path not in dataset_names():
         raise UserError(

@@ -101,7 +101,8 @@ def _scores(adapter: AdapterFolder) -> Iterator[str]:
     listed = ""
     if others := other_units(names):
         listed = f" ({', '.join(others)})"
-    yield (f"\nOne run, seed {cell.seed}; in per cent{listed}. {describe_check(same, tried)}.")
+    checked = describe_check(same, tried)
+    yield f"\nOne run, seed {cell.seed}; in per cent{listed}. At export {checked}."
     for scored in describe_scored(adapter.provenance):
         yield f"Scored on part of a split: {scored}."
 

@@ -16,6 +16,7 @@ from pydantic import Field
 
 from vlpeft.benchmark.core.config import JSON, Config, parse
 from vlpeft.benchmark.core.errors import UserError, error_context
+from vlpeft.benchmark.core.paths import YAML
 from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.datasets import FORMATS, DatasetSpec, change_settings, load_spec
 from vlpeft.benchmark.plan.recipes import Layer
@@ -287,7 +288,7 @@ def _parse_task(item: JSON, path: Path, where: str) -> TaskPlace:
     with error_context(where):
         TASKS.entry(entry.task)
     source = entry.dataset
-    if source.endswith((".yaml", ".yml")):
+    if source.endswith(YAML):
         source = str(path.parent / source)
         spec = load_spec(source)  # its errors already name the dataset's file
     else:

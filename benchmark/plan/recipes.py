@@ -20,11 +20,11 @@ from typing import Any
 
 from vlpeft.benchmark.core.config import JSON, Config, load_yaml, merge, parse, yaml_names
 from vlpeft.benchmark.core.errors import UserError, did_you_mean, error_context
+from vlpeft.benchmark.core.paths import YAML
 from vlpeft.benchmark.core.protocol import Protocol
 from vlpeft.benchmark.plan.vary import KEYS
 
 FOLDER = Path(__file__).resolve().parents[1] / "protocols"
-YAML = (".yaml", ".yml")
 DEFAULT = "default of Protocol"  # the origin of what no layer sets
 
 

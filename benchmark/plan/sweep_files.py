@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from vlpeft.benchmark.core.errors import UserError, did_you_mean
-from vlpeft.benchmark.core.paths import resolve_path
+from vlpeft.benchmark.core.paths import YAML, resolve_path
 
 SWEEPS = Path(__file__).resolve().parents[1] / "sweeps"
 
@@ -28,7 +28,7 @@ def sweep_name(path: Path) -> str:
 
 def sweep_path(name_or_path: str) -> Path:
     """Return the file of a shipped sweep, or of a path. Raises UserError for neither."""
-    if name_or_path.endswith((".yaml", ".yml")):
+    if name_or_path.endswith(YAML):
         return Path(name_or_path)
     known = sweep_names()
     if name_or_path in known:

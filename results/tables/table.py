@@ -84,9 +84,9 @@ def cost_table(board: Leaderboard) -> Table:
     def show(entry: SummaryEntry) -> str:
         return short_value((entry.mean or 0.0) / COSTS[entry.metric][1])
 
-    measured = [entry for entry in costs(board) if entry.state.is_done]
-    ran = {_cost_block(entry) for entry in measured}
-    entries = [entry for entry in costs(board) if _cost_block(entry) in ran]
+    every = costs(board)
+    ran = {_cost_block(entry) for entry in every if entry.state.is_done}
+    entries = [entry for entry in every if _cost_block(entry) in ran]
     return _table(board, ": cost", caption, entries, show, by_dataset=True)
 
 

@@ -28,14 +28,20 @@ def add_settings(frame: pd.DataFrame, plan: Plan) -> pd.DataFrame:
 
 
 def _settings(cell: Cell) -> dict[str, JSON]:
-    sides = {
-        "method": {"name": cell.method.name, **cell.method.settings},
-        "backbone": {"name": cell.backbone.name, **cell.backbone.settings},
+    names = {"method.name": cell.method.name, "backbone.name": cell.backbone.name}
+    return {**names, **{key: _plain(value) for key, value in cell_settings(cell).items()}}
+
+
+def cell_settings(cell: Cell) -> dict[str, JSON]:
+    """Return the settings of a cell by group and key, such as "method.rank"."""
+    groups = {
+        "method": cell.method.settings,
+        "backbone": cell.backbone.settings,
         "protocol": dump(cell.protocol),
     }
     found = {}
-    for side, values in sides.items():
-        found.update({f"{side}.{key}": _plain(value) for key, value in values.items()})
+    for group, values in groups.items():
+        found.update({f"{group}.{key}": value for key, value in values.items()})
     return found
 
 
